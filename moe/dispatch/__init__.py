@@ -1,0 +1,5 @@
+"""How tokens reach their experts. A dispatcher is a Megatron-Core ``MoETokenDispatcher`` (six calls)."""
+
+from moe.dispatch.all_to_all import HomeReturnDispatcher
+
+__all__ = ["HomeReturnDispatcher"]

@@ -1,0 +1,251 @@
+"""The placement file: which expert lives in which slot of which rank, and how good that is.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, S slots of one rank and layer.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moe.files import FileError, first_complaint, replacing
+
+Dispatch = Literal["coherent", "home", "copies"]
+_Count = Annotated[int, Field(gt=0, strict=True)]
+_Index = Annotated[int, Field(ge=0, strict=True)]
+_Cost = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectiveRecord(_Record):
+    """How good a placement is.
+
+    Attributes:
+        name: Objective that was minimised.
+        cost: Cost per token of this placement, in units of the cost matrix.
+        contiguous_cost: Cost per token of the contiguous placement.
+        lower_bound: No balanced placement costs less per token.
+        gap: (cost - lower_bound) / cost, the share of the cost that better search could still save at most.
+    """
+
+    name: Dispatch
+    cost: _Cost
+    contiguous_cost: _Cost
+    lower_bound: _Cost
+    gap: Annotated[float, Field(ge=0, le=1, strict=True)]
+
+
+class SolverRecord(_Record):
+    """Which solver made the placement.
+
+    Attributes:
+        name: Name of the solver.
+        seed: Seed of its random draws.
+    """
+
+    name: str
+    seed: _Index
+
+
+class Placement(_Record):
+    """Experts of every layer on the ranks of one expert-parallel group; rank g sits on node g // ranks_per_node.
+
+    Attributes:
+        format: Name and version of the file format.
+        num_layers: MoE layers L.
+        num_experts: Experts E per layer.
+        num_nodes: Nodes of the group.
+        ranks_per_node: Ranks of the group on each node.
+        dispatch: Dispatch mode that the placement is made for; only there does its objective hold.
+        rank_experts: Logical expert ids in slot order, [L][G][S]; the same number of slots everywhere.
+        ep_ranks: World ranks of each expert-parallel group that repeats the placement, or None.
+        objective: How good it is, or None where nothing was measured.
+        solver: What made it.
+        cost_matrix: Cost of one token's move between ranks, [G][G].
+        trace_sha256: Hash of the routing trace that it was made from, or None.
+    """
+
+    format: Literal["flowfabric.placement/1"] = "flowfabric.placement/1"
+    num_layers: _Count
+    num_experts: _Count
+    num_nodes: _Count
+    ranks_per_node: _Count
+    dispatch: Dispatch
+    rank_experts: tuple[tuple[tuple[_Index, ...], ...], ...]
+    ep_ranks: tuple[tuple[_Index, ...], ...] | None = None
+    objective: ObjectiveRecord | None = None
+    solver: SolverRecord
+    cost_matrix: tuple[tuple[_Cost, ...], ...]
+    trace_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        ranks = self.num_ranks
+        if len(self.rank_experts) != self.num_layers:
+            raise ValueError(f"rank_experts: {len(self.rank_experts)} layers where num_layers is {self.num_layers}")
+        for layer, slots_of_ranks in enumerate(self.rank_experts):
+            self._check_layer(f"rank_experts.{layer}", slots_of_ranks)
+        if len(self.cost_matrix) != ranks or any(len(row) != ranks for row in self.cost_matrix):
+            raise ValueError(f"cost_matrix: is not {ranks} x {ranks}, the ranks of the group")
+        if self.ep_ranks is not None:
+            members = [rank for group in self.ep_ranks for rank in group]
+            if any(len(group) != ranks for group in self.ep_ranks) or len(set(members)) != len(members):
+                raise ValueError(f"ep_ranks: every group names {ranks} ranks and no rank is in two places")
+        return self
+
+    def _check_layer(self, field: str, slots_of_ranks: tuple[tuple[int, ...], ...]) -> None:
+        if len(slots_of_ranks) != self.num_ranks:
+            raise ValueError(
+                f"{field}: {len(slots_of_ranks)} ranks where num_nodes * ranks_per_node is {self.num_ranks}"
+            )
+        widths = {len(experts) for experts in slots_of_ranks}
+        if len(widths) != 1:
+            raise ValueError(f"{field}: ranks have different numbers of slots ({sorted(widths)})")
+        placed = [expert for experts in slots_of_ranks for expert in experts]
+        if any(expert >= self.num_experts for expert in placed):
+            raise ValueError(f"{field}: expert {max(placed)} is outside num_experts {self.num_experts}")
+        if len(set(placed)) != len(placed):
+            double = next(expert for expert in placed if placed.count(expert) > 1)
+            raise ValueError(f"{field}: expert {double} is in two slots, and replicas are not supported yet")
+        if len(placed) != self.num_experts:
+            missing = min(set(range(self.num_experts)) - set(placed))
+            raise ValueError(f"{field}: expert {missing} is in no slot")
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks G of one expert-parallel group."""
+        return self.num_nodes * self.ranks_per_node
+
+    @property
+    def slots_per_rank(self) -> int:
+        """Slots S of one rank and layer."""
+        return self.num_experts // self.num_ranks
+
+    def slot_to_expert(self, layer: int) -> NDArray[np.int64]:
+        """Logical expert in each slot of a layer.
+
+        Args:
+            layer: MoE layer, 0 to L - 1.
+
+        Returns:
+            Logical ids, int64 [G * S]; slot s of rank g is entry g * S + s.
+        """
+        return np.array(self.rank_experts[layer], dtype=np.int64).reshape(-1)
+
+    def expert_ranks(self) -> NDArray[np.int64]:
+        """Rank that holds each expert.
+
+        Returns:
+            Ranks, int64 [L, E].
+        """
+        slots = np.stack([self.slot_to_expert(layer) for layer in range(self.num_layers)])
+        return np.argsort(slots, axis=1) // self.slots_per_rank
+
+    @classmethod
+    def contiguous(
+        cls,
+        num_layers: int,
+        num_experts: int,
+        num_nodes: int,
+        ranks_per_node: int,
+        *,
+        dispatch: Dispatch = "home",
+    ) -> Self:
+        """Put experts 0 to S - 1 on rank 0, the next S on rank 1, and so on: where experts live without a placement.
+
+        Args:
+            num_layers: MoE layers L, at least 1.
+            num_experts: Experts E per layer, a multiple of the number of ranks.
+            num_nodes: Nodes of the expert-parallel group.
+            ranks_per_node: Ranks of the group on each node.
+            dispatch: Dispatch mode that the placement is for.
+
+        Returns:
+            The placement, with hops as its cost matrix.
+
+        Raises:
+            ValueError: The experts do not divide among the ranks.
+        """
+        slots = slots_per_rank(num_experts, num_nodes * ranks_per_node)
+        layer = tuple(tuple(range(first, first + slots)) for first in range(0, num_experts, slots))
+        node = np.arange(num_nodes * ranks_per_node) // ranks_per_node
+        hops = 2.0 * (node[:, None] != node) + 1.0 * (node[:, None] == node) - np.eye(len(node))
+        return cls(
+            num_layers=num_layers,
+            num_experts=num_experts,
+            num_nodes=num_nodes,
+            ranks_per_node=ranks_per_node,
+            dispatch=dispatch,
+            rank_experts=(layer,) * num_layers,
+            solver=SolverRecord(name="contiguous", seed=0),
+            cost_matrix=tuple(map(tuple, hops.tolist())),
+        )
+
+    def write(self, path: Path | str) -> None:
+        """Write the placement; equal placements become equal bytes.
+
+        Args:
+            path: The `.json` file to write.
+        """
+        with replacing(path) as temporary:
+            lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in self.model_dump(mode="json").items())
+            temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """Read and check a placement.
+
+        Args:
+            path: The `.json` file.
+
+        Returns:
+            The placement.
+
+        Raises:
+            FileError: The file cannot be read or its content contradicts itself.
+        """
+        path = Path(path)
+        remedy = "make the file with `python -m moe place`"
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except OSError as error:
+            raise FileError(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
+        except ValueError as error:
+            raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
+        if isinstance(document, dict) and "format" not in document:
+            raise FileError(path, "format", "is missing", "state flowfabric.placement/1")
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise FileError(path, *first_complaint(error), remedy) from error
+
+
+def slots_per_rank(num_experts: int, num_ranks: int) -> int:
+    """Slots that each rank needs to hold every expert once.
+
+    Args:
+        num_experts: Experts per layer.
+        num_ranks: Ranks of the expert-parallel group.
+
+    Returns:
+        num_experts / num_ranks.
+
+    Raises:
+        ValueError: It is no whole number.
+    """
+    if num_ranks < 1 or num_experts % num_ranks:
+        raise ValueError(
+            f"num_experts: {num_experts} experts do not divide among {num_ranks} ranks; "
+            "choose nodes * ranks_per_node that divides the experts"
+        )
+    return num_experts // num_ranks
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

@@ -1,0 +1,140 @@
+"""The ranks of one expert-parallel group and what it costs to move a token between them.
+
+Shape legend: G ranks of the group.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError
+
+_BITS_PER_S = {"Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """Nodes with the same number of ranks each, and a cost for every ordered pair of ranks.
+
+    Attributes:
+        num_nodes: Nodes of the group.
+        ranks_per_node: Ranks on each node; rank g sits on node g // ranks_per_node.
+        cost: Cost of moving one token from a rank to another, float [G, G], zero on the diagonal.
+        unit: What one unit of cost is, for tables and axes.
+    """
+
+    num_nodes: int
+    ranks_per_node: int
+    cost: NDArray[np.float64]
+    unit: str
+
+    def __post_init__(self) -> None:
+        """Check sizes and costs.
+
+        Raises:
+            ValueError: A count is not positive or the matrix is no cost matrix of these ranks.
+        """
+        for name in ("num_nodes", "ranks_per_node"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1 ({getattr(self, name)}); give a positive number")
+        square = (self.num_ranks, self.num_ranks)
+        if self.cost.shape != square:
+            raise ValueError(f"cost: shape {self.cost.shape} is not {square}; give a row and a column for each rank")
+        if not np.isfinite(self.cost).all() or (self.cost < 0).any():
+            raise ValueError("cost: holds NaN, infinite or negative entries; give finite costs of at least 0")
+        if self.cost.diagonal().any():
+            raise ValueError("cost: the diagonal is not zero; a token that stays on its rank costs nothing")
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks G of the group."""
+        return self.num_nodes * self.ranks_per_node
+
+    @property
+    def off_rank(self) -> NDArray[np.float64]:
+        """1 where two ranks differ, float [G, G]."""
+        return 1.0 - np.eye(self.num_ranks)
+
+    @property
+    def off_node(self) -> NDArray[np.float64]:
+        """1 where two ranks sit on different nodes, float [G, G]."""
+        node = np.arange(self.num_ranks) // self.ranks_per_node
+        return (node[:, None] != node).astype(np.float64)
+
+    @classmethod
+    def two_level(cls, num_nodes: int, ranks_per_node: int, *, intra: float, inter: float, unit: str) -> Self:
+        """Build a topology with one cost inside a node and one between nodes.
+
+        Args:
+            num_nodes: Nodes of the group, at least 1.
+            ranks_per_node: Ranks on each node, at least 1.
+            intra: Cost between two ranks of one node.
+            inter: Cost between ranks of two nodes.
+            unit: What one unit of cost is.
+
+        Returns:
+            The topology.
+        """
+        node = np.arange(max(num_nodes * ranks_per_node, 0)) // max(ranks_per_node, 1)
+        cost = np.where(node[:, None] == node, float(intra), float(inter))
+        np.fill_diagonal(cost, 0.0)
+        return cls(num_nodes, ranks_per_node, cost, unit)
+
+    @classmethod
+    def hops(cls, num_nodes: int, ranks_per_node: int) -> Self:
+        """Count 0 on the same rank, 1 on the same node, 2 between nodes."""
+        return cls.two_level(num_nodes, ranks_per_node, intra=1, inter=2, unit="hops")
+
+    @classmethod
+    def parse(cls, text: str, num_nodes: int, ranks_per_node: int) -> Self:
+        """Read the cost that a user asked for.
+
+        Args:
+            text: `hops`; a path to a `.npy` matrix [G, G]; or `intra=900Gbps,inter=100Gbps`, which gives a byte its
+                transfer time relative to the transfer time inside a node.
+            num_nodes: Nodes of the group.
+            ranks_per_node: Ranks on each node.
+
+        Returns:
+            The topology.
+
+        Raises:
+            FileError: The matrix cannot be read or is no cost matrix.
+            ValueError: The text is none of the three.
+        """
+        if text == "hops":
+            return cls.hops(num_nodes, ranks_per_node)
+        if text.endswith(".npy"):
+            return cls._from_matrix(Path(text), num_nodes, ranks_per_node)
+        rates = re.fullmatch(r"intra=([\d.]+)([MGT]bps),inter=([\d.]+)([MGT]bps)", text)
+        try:
+            if rates is None:
+                raise ValueError(text)
+            intra = float(rates[1]) * _BITS_PER_S[rates[2]]
+            inter = float(rates[3]) * _BITS_PER_S[rates[4]]
+            ratio = intra / inter
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(
+                f"cost: is no cost that is known ({text}); give hops, a .npy matrix or intra=900Gbps,inter=100Gbps"
+            ) from error
+        return cls.two_level(num_nodes, ranks_per_node, intra=1, inter=ratio, unit="transfers inside a node")
+
+    @classmethod
+    def _from_matrix(cls, path: Path, num_nodes: int, ranks_per_node: int) -> Self:
+        remedy = f"save a float matrix with {num_nodes * ranks_per_node} rows and columns by numpy.save"
+        try:
+            matrix = np.load(path, allow_pickle=False).astype(np.float64)
+        except OSError as error:
+            raise FileError(path, "cost", f"cannot be read ({error.strerror or error})", "check the path") from error
+        except (ValueError, EOFError) as error:
+            raise FileError(path, "cost", "is no plain array of numbers", remedy) from error
+        try:
+            return cls(num_nodes, ranks_per_node, matrix, "units of the cost matrix")
+        except ValueError as error:
+            field, _, problem = str(error).partition(": ")
+            problem, _, remedy = problem.partition("; ")
+            raise FileError(path, field, problem, remedy) from error

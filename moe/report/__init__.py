@@ -1,0 +1,1 @@
+"""The report of a placement: one page that stands alone."""

@@ -1,0 +1,224 @@
+"""The pictures of the placement report, as SVG that is the same every time; no global state of matplotlib is used."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+CONTIGUOUS, PLACED, BOUND, INK, FRAME = "#9aa5b1", "#0072b2", "#ffffff", "#1c2733", "#d55e00"
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "flowfabric",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": "#8a949e",
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_FOLDED_WIDTH = 11.0
+
+
+@dataclass(frozen=True, eq=False)
+class BlockMap:
+    """A matrix of tokens whose rows and columns belong to ranks.
+
+    Attributes:
+        tokens: Counts, [rows, columns].
+        row_ranks: Rank of each row.
+        column_ranks: Rank of each column.
+    """
+
+    tokens: NDArray[np.int64]
+    row_ranks: NDArray[np.int64]
+    column_ranks: NDArray[np.int64]
+
+    @property
+    def staying(self) -> float:
+        """Share of the tokens whose row and column are on one rank."""
+        on_rank = self.row_ranks[:, None] == self.column_ranks
+        return float((self.tokens * on_rank).sum() / max(self.tokens.sum(), 1))
+
+    def ordered_shares(self) -> NDArray[np.float64]:
+        """Rows and columns in order of their ranks; every row as shares of its sum."""
+        rows = np.argsort(self.row_ranks, kind="stable")
+        columns = np.argsort(self.column_ranks, kind="stable")
+        tokens = self.tokens[np.ix_(rows, columns)]
+        return tokens / np.maximum(tokens.sum(axis=1, keepdims=True), 1)
+
+
+def to_svg(figure: Figure) -> str:
+    """Render a figure as SVG markup to stand inside a page.
+
+    Args:
+        figure: A matplotlib figure.
+
+    Returns:
+        Markup without date, the same bytes for the same figure.
+    """
+    stream = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def cost_bars(contiguous: float, placed: float, bound: float, unit: str) -> str:
+    """Compare the cost per token of contiguous and placed with the lower bound.
+
+    Args:
+        contiguous: Cost per token of the contiguous placement.
+        placed: Cost per token of this placement.
+        bound: Lower bound per token.
+        unit: Unit of cost.
+
+    Returns:
+        SVG markup.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        values = (contiguous, placed, bound)
+        bars = axes.barh(
+            ("contiguous", "placed", "lower bound"), values, color=(CONTIGUOUS, PLACED, BOUND), height=0.62
+        )
+        bars[2].set(edgecolor=INK, hatch="///", linewidth=0.8)
+        axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=5)
+        axes.invert_yaxis()
+        axes.set_xlim(0, max(*values, 1e-9) * 1.14)
+        axes.set_xlabel(f"cost per token [{unit}]")
+        axes.tick_params(axis="y", length=0)
+        return to_svg(figure)
+
+
+def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], unit: str) -> str:
+    """Show where along the model the cost falls.
+
+    Args:
+        contiguous: Cost per token by layer under the contiguous placement, [L].
+        placed: The same under this placement, [L].
+        unit: Unit of cost.
+
+    Returns:
+        SVG markup.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        layers = np.arange(len(placed))
+        axes.plot(layers, contiguous, "o--", color=CONTIGUOUS, markersize=4.5, label="contiguous")
+        axes.plot(layers, placed, "o-", color=PLACED, markersize=4.5, label="placed")
+        axes.set_ylim(0, max(contiguous.max(), placed.max(), 1e-9) * 1.25)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("MoE layer where the token arrives")
+        axes.set_ylabel(f"cost per token [{unit}]")
+        axes.legend(frameon=False, ncols=2, loc="upper right")
+        return to_svg(figure)
+
+
+def block_maps(
+    titles: Sequence[str], before: Sequence[BlockMap], after: Sequence[BlockMap], row_name: str, column_name: str
+) -> str:
+    """Draw a pair of heat maps for each title: rows and columns in rank order, the blocks of a rank framed.
+
+    Args:
+        titles: One title a pair, at least one.
+        before: Matrices in the contiguous order.
+        after: The same matrices in the placed order.
+        row_name: What the rows are.
+        column_name: What the columns are.
+
+    Returns:
+        SVG markup.
+    """
+    shares = [[block_map.ordered_shares() for block_map in maps] for maps in (before, after)]
+    norm = PowerNorm(0.6, vmin=0, vmax=max(float(np.quantile(np.stack(shares[0]), 0.998)), 1e-9))
+    per_row = min(3, len(titles))
+    lines = -(-len(titles) // per_row)
+    pair_width, pair_height, margin, head = _FOLDED_WIDTH / 3, 2.18, 0.42, 0.42
+    width, height = per_row * pair_width + margin + 0.75, lines * pair_height + margin + 0.1
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        side = (pair_width - 0.35) / 2
+        for index, title in enumerate(titles):
+            left = margin + index % per_row * pair_width
+            bottom = height - (index // per_row + 1) * pair_height
+            figure.text(left / width, (bottom + side + head - 0.1) / height, title, weight="bold", va="bottom")
+            for half, (name, block_map) in enumerate((("contiguous", before[index]), ("placed", after[index]))):
+                x = left + half * (side + 0.1)
+                axes = figure.add_axes((x / width, bottom / height, side / width, side / height))
+                image = axes.imshow(shares[half][index], cmap="Blues", norm=norm, interpolation="none", aspect="auto")
+                axes.set_title(f"{name}: {block_map.staying:.0%} stays", fontsize=9, loc="left", pad=3)
+                _frame_blocks(axes, block_map)
+        figure.text(0.1 / width, 0.5, f"{row_name}, by rank", rotation=90, va="center", ha="left")
+        figure.text(margin / width, 0.1 / height, f"{column_name}, by rank", va="bottom")
+        scale = figure.add_axes(
+            ((width - 0.62) / width, margin / height, 0.12 / width, min(1.9, height - 0.8) / height)
+        )
+        figure.colorbar(image, cax=scale, format=lambda share, _: f"{share:.0%}").ax.tick_params(labelsize=8)
+        scale.set_title("share\nof row", fontsize=8, loc="left")
+        return to_svg(figure)
+
+
+def load_maps(contiguous: NDArray[np.int64], placed: NDArray[np.int64]) -> str:
+    """Draw the load of every rank in every layer, relative to the mean of the layer, before and after.
+
+    Args:
+        contiguous: Choices that each rank computes under the contiguous placement, [L, G].
+        placed: The same under this placement, [L, G].
+
+    Returns:
+        SVG markup.
+    """
+    relative = [loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-9) for loads in (contiguous, placed)]
+    reach = max(max(float(np.abs(ratio - 1).max()) for ratio in relative), 0.05)
+    num_layers, num_ranks = placed.shape
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_FOLDED_WIDTH, min(2.0 + 0.22 * num_layers, 9.0)), layout="constrained")
+        for axes, ratio, name in zip(figure.subplots(1, 2), relative, ("contiguous", "placed"), strict=True):
+            image = axes.imshow(
+                ratio, cmap="RdBu_r", vmin=1 - reach, vmax=1 + reach, interpolation="none", aspect="auto"
+            )
+            axes.set_title(f"{name}: busiest rank at {ratio.max():.2f} of the mean", loc="left", fontsize=10)
+            axes.set_xlabel("rank of the expert-parallel group")
+            axes.set_ylabel("MoE layer")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            if num_layers * num_ranks <= 128:
+                for (layer, rank), value in np.ndenumerate(ratio):
+                    shade = "white" if abs(value - 1) > 0.65 * reach else INK
+                    axes.text(rank, layer, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
+        figure.colorbar(image, ax=figure.axes, label="load / mean load of the layer", shrink=0.9)
+        return to_svg(figure)
+
+
+def _frame_blocks(axes: Axes, block_map: BlockMap) -> None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    columns, rows = np.sort(block_map.column_ranks), np.sort(block_map.row_ranks)
+    for rank in np.unique(rows):
+        top, bottom = np.searchsorted(rows, [rank, rank + 1])
+        left, right = np.searchsorted(columns, [rank, rank + 1])
+        axes.add_patch(
+            Rectangle(
+                (left - 0.5, top - 0.5),
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor=FRAME,
+                linewidth=1.1,
+                clip_on=False,
+            )
+        )

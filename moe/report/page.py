@@ -1,0 +1,185 @@
+"""One HTML page that needs no network and no script: a finding on top, then sections of figures, tables, numbers."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+_STYLE = """
+:root { --ink: #1c2733; --soft: #5b6875; --line: #dde3e9; --paper: #ffffff; --ground: #f5f7f9; --accent: #0072b2; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+main, header > div, footer { max-width: 1120px; margin: 0 auto; padding: 0 28px; }
+header { background: var(--paper); border-bottom: 1px solid var(--line); padding: 36px 0 28px; }
+.kicker { color: var(--accent); font-weight: 600; font-size: 14px; letter-spacing: .02em; margin: 0 0 6px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 12px; letter-spacing: -.01em; }
+.finding { font-size: 19px; line-height: 1.45; margin: 0; max-width: 60em; }
+section { margin: 36px 0; }
+h2 { font-size: 21px; margin: 0 0 6px; }
+section > p { max-width: 68em; margin: 0 0 14px; color: var(--soft); }
+.note { border-left: 4px solid var(--accent); background: var(--paper); color: var(--ink); padding: 10px 16px; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 14px 0; }
+.facts div, figure, .table { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; }
+.facts div { padding: 12px 16px; }
+.facts dt { color: var(--soft); font-size: 14px; }
+.facts dd { margin: 0; font-size: 25px; font-weight: 600; font-variant-numeric: tabular-nums; line-height: 1.25; }
+.facts small { color: var(--soft); font-size: 13px; font-weight: 400; display: block; }
+.blocks { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; align-items: start; }
+.blocks > * { grid-column: 1 / -1; margin: 0; }
+.blocks > .half { grid-column: auto; }
+figure { padding: 14px 16px; }
+figure svg, figure img { display: block; width: 100%; height: auto; margin: 0 auto; }
+figcaption { color: var(--soft); font-size: 14px; margin-top: 8px; }
+.table { padding: 8px 16px; overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 15px; }
+caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: 14px; padding: 8px 0 4px; }
+th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); text-align: right;
+  font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+thead th { color: var(--soft); font-weight: 600; font-size: 14px; }
+tbody tr:last-child td { border-bottom: 0; }
+footer { color: var(--soft); font-size: 13px; padding-bottom: 36px; }
+@media (max-width: 760px) { .blocks > .half { grid-column: 1 / -1; } h1 { font-size: 25px; } }
+@media print {
+  body { background: #fff; font-size: 12px; }
+  header { padding-top: 0; }
+  figure, .table, .facts div { break-inside: avoid; }
+  h2 { break-after: avoid; }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption.
+
+    Attributes:
+        image: SVG markup, or the bytes of a PNG file.
+        caption: What the picture shows and how to read it.
+        half: Whether it shares a row with another half; otherwise it takes the whole width.
+    """
+
+    image: str | bytes
+    caption: str
+    half: bool = False
+
+    def html(self) -> str:
+        """Markup of the block."""
+        if isinstance(self.image, bytes):
+            data = base64.b64encode(self.image).decode("ascii")
+            picture = f'<img alt="{escape(self.caption)}" src="data:image/png;base64,{data}">'
+        else:
+            picture = self.image[self.image.index("<svg") :]
+        return f"<figure{_half(self.half)}>{picture}<figcaption>{escape(self.caption)}</figcaption></figure>"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under column names; the first column is left-aligned, the others hold numbers.
+
+    Attributes:
+        columns: Column names.
+        rows: Cells, as many a row as there are columns.
+        caption: A line below the table, may be empty.
+        half: Whether it shares a row with another half.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    half: bool = False
+
+    def html(self) -> str:
+        """Markup of the block."""
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.columns)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
+        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'<div class="table{" half" if self.half else ""}">{table}</div>'
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A row of large numbers.
+
+    Attributes:
+        facts: Name, value and a short remark (may be empty) of each.
+    """
+
+    facts: Sequence[tuple[str, str, str]]
+
+    def html(self) -> str:
+        """Markup of the block."""
+        cells = (
+            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
+            for name, value, remark in self.facts
+        )
+        return f'<dl class="facts">{"".join(cells)}</dl>'
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark that a reader must not miss.
+
+    Attributes:
+        text: The remark.
+    """
+
+    text: str
+
+    def html(self) -> str:
+        """Markup of the block."""
+        return f'<p class="note">{escape(self.text)}</p>'
+
+
+Block = Figure | Table | Facts | Note
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its blocks.
+
+    Attributes:
+        title: The heading; best a statement.
+        blocks: What stands under it, in order.
+        text: A paragraph before the blocks, may be empty.
+    """
+
+    title: str
+    blocks: Sequence[Block]
+    text: str = ""
+
+    def html(self) -> str:
+        """Markup of the section."""
+        text = f"<p>{escape(self.text)}</p>" if self.text else ""
+        blocks = "\n".join(block.html() for block in self.blocks)
+        return f'<section><h2>{escape(self.title)}</h2>{text}\n<div class="blocks">\n{blocks}\n</div></section>'
+
+
+def page(title: str, finding: str, sections: Sequence[Section], *, kicker: str = "", footer: str = "") -> str:
+    """Compose a page.
+
+    Args:
+        title: What the page is about.
+        finding: One sentence that a reader should take away.
+        sections: The sections in order.
+        kicker: A short line above the title, such as the dispatch mode; may be empty.
+        footer: A line at the end, such as where the numbers come from; may be empty.
+
+    Returns:
+        A whole HTML document that needs no other file.
+    """
+    above = f'<p class="kicker">{escape(kicker)}</p>' if kicker else ""
+    below = f"<footer>{escape(footer)}</footer>" if footer else ""
+    body = "\n".join(section.html() for section in sections)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f'<header><div>{above}<h1>{escape(title)}</h1><p class="finding">{escape(finding)}</p></div></header>\n'
+        f"<main>\n{body}\n</main>\n{below}\n</body>\n</html>\n"
+    )
+
+
+def _half(half: bool) -> str:
+    return ' class="half"' if half else ""

@@ -1,0 +1,277 @@
+"""The routing trace: which experts each token was sent to in every MoE layer, and from which rank.
+
+Shape legend: T tokens, L MoE layers, K choices per token and layer.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moe.files import FileError, first_complaint, replacing
+
+DROPPED = -1
+_PER_TOKEN = ("step", "micro", "sequence", "position")
+_Positive = Annotated[int, Field(gt=0, strict=True)]
+
+
+class RoutingHeader(BaseModel):
+    """What the arrays of a routing trace mean.
+
+    Attributes:
+        format: Name and version of the file format.
+        num_experts: Logical experts per layer.
+        num_layers: MoE layers L.
+        top_k: Choices K per token and layer.
+        world_size: Ranks that recorded the trace.
+        model: Free name of the model.
+        hidden: Width of a token, for replay.
+        element_bytes: Bytes of one element of a token, for replay.
+        moe_layers: Block index of each MoE layer, for replay.
+        expert_parallel: Ranks of one expert-parallel group while recording.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["flowfabric.routing/1"] = "flowfabric.routing/1"
+    num_experts: _Positive
+    num_layers: _Positive
+    top_k: _Positive
+    world_size: _Positive
+    model: str
+    hidden: _Positive | None = None
+    element_bytes: _Positive | None = None
+    moe_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
+    expert_parallel: _Positive | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingTrace:
+    """Routing decisions of T tokens; the path of a token through the layers follows its anchors.
+
+    Attributes:
+        expert_ids: Logical expert ids, int [T, L, K], best choice first; -1 is a dropped choice.
+        source_rank: World rank that holds each token, int [T].
+        header: Sizes and names.
+        weights: Gate weights, float [T, L, K].
+        step: Optimiser step of each token, int [T].
+        micro: Micro-batch of each token, int [T].
+        sequence: Sequence of each token, int [T].
+        position: Position of each token in its sequence, int [T].
+    """
+
+    expert_ids: NDArray[np.integer]
+    source_rank: NDArray[np.integer]
+    header: RoutingHeader
+    weights: NDArray[np.floating] | None = None
+    step: NDArray[np.integer] | None = None
+    micro: NDArray[np.integer] | None = None
+    sequence: NDArray[np.integer] | None = None
+    position: NDArray[np.integer] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that arrays and header agree.
+
+        Raises:
+            ValueError: A shape, an id, a rank or a weight does not fit; the message names the field.
+        """
+        header, ids = self.header, self.expert_ids
+        expected = (header.num_layers, header.top_k)
+        _require_integers("expert_ids", ids)
+        if ids.ndim != 3 or ids.shape[1:] != expected:
+            raise ValueError(f"expert_ids: shape {ids.shape} is not [tokens, {expected[0]}, {expected[1]}]")
+        tokens = len(ids)
+        if not tokens:
+            raise ValueError("expert_ids: holds no tokens (0)")
+        _require_range("expert_ids", ids, DROPPED, header.num_experts, "num_experts")
+        for name in ("source_rank", *_PER_TOKEN):
+            array = getattr(self, name)
+            if array is None:
+                continue
+            _require_integers(name, array)
+            if array.shape != (tokens,):
+                raise ValueError(f"{name}: shape {array.shape} is not [{tokens}], one entry a token")
+        _require_range("source_rank", self.source_rank, 0, header.world_size, "world_size")
+        if self.weights is not None:
+            if not np.issubdtype(self.weights.dtype, np.floating) or self.weights.shape != ids.shape:
+                raise ValueError(f"weights: {self.weights.dtype} {self.weights.shape} is not floats of {ids.shape}")
+            if not np.isfinite(self.weights).all():
+                raise ValueError(f"weights: {int((~np.isfinite(self.weights)).sum())} entries are NaN or infinite")
+        if header.moe_layers is not None and len(header.moe_layers) != header.num_layers:
+            raise ValueError(f"header.moe_layers: names {len(header.moe_layers)} of {header.num_layers} layers")
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens T."""
+        return len(self.expert_ids)
+
+    def anchors(self) -> NDArray[np.integer]:
+        """First kept choice of each token and layer.
+
+        Returns:
+            Expert ids, int [T, L]; -1 where every choice was dropped.
+        """
+        kept = self.expert_ids != DROPPED
+        first = kept.argmax(axis=2, keepdims=True)
+        return np.take_along_axis(self.expert_ids, first, axis=2)[:, :, 0]
+
+    @classmethod
+    def concatenate(cls, traces: Sequence[Self]) -> Self:
+        """Join the tokens of several traces of one model, in the given order.
+
+        Args:
+            traces: At least one trace; all with the same header and the same optional arrays.
+
+        Returns:
+            One trace with the tokens of all.
+
+        Raises:
+            ValueError: The traces differ in header or in the arrays that they carry.
+        """
+        if not traces:
+            raise ValueError("traces: none were given; pass at least one")
+        first = traces[0]
+        names = [name for name in _ARRAYS if getattr(first, name) is not None]
+        for trace in traces[1:]:
+            if trace.header != first.header:
+                raise ValueError("header: the traces have different headers; join traces of one run only")
+            if names != [name for name in _ARRAYS if getattr(trace, name) is not None]:
+                raise ValueError("traces: some lack arrays that others have; record all ranks with the same settings")
+        return replace(first, **{name: np.concatenate([getattr(trace, name) for trace in traces]) for name in names})
+
+    def write(self, path: Path | str) -> None:
+        """Write the trace; equal traces become equal bytes (stored members, no time stamps).
+
+        Args:
+            path: The `.npz` file to write.
+        """
+        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        header = self.header.model_dump(mode="json", exclude_none=True)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+
+    @classmethod
+    def read(cls, path: Path | str, num_experts: int | None = None) -> Self:
+        """Read a trace of this project (`.npz`) or of ExFlow (`.npy`, [tokens, layers] or [tokens, layers, k]).
+
+        Args:
+            path: The file.
+            num_experts: Experts per layer; needed for `.npy`, which does not say, and not taken for `.npz`.
+
+        Returns:
+            The trace. ExFlow's files do not say where a token came from: all sit on rank 0 of a world of 1.
+
+        Raises:
+            FileError: The file cannot be read or its content contradicts itself.
+        """
+        path = Path(path)
+        if path.suffix == ".npy":
+            return cls._read_exflow(path, num_experts)
+        if num_experts is not None:
+            raise FileError(path, "num_experts", f"is given ({num_experts}) but .npz says it itself", "leave it out")
+        arrays = _load_members(path)
+        header = _parse_header(path, arrays.pop("header"))
+        try:
+            return cls(header=header, **arrays)
+        except ValueError as error:
+            raise _blame(path, error) from error
+
+    @classmethod
+    def _read_exflow(cls, path: Path, num_experts: int | None) -> Self:
+        remedy = "save it with numpy.save as integers [tokens, layers] or [tokens, layers, k]"
+        if num_experts is None:
+            raise FileError(path, "num_experts", "a .npy trace does not say it", "give --num-experts")
+        try:
+            ids = np.load(path, allow_pickle=False)
+        except OSError as error:
+            raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+        except (ValueError, EOFError) as error:
+            raise FileError(path, "file", "is no plain array (pickled, ragged or truncated)", remedy) from error
+        ids = ids[:, :, None] if ids.ndim == 2 else ids
+        if ids.ndim != 3 or 0 in ids.shape:
+            raise FileError(path, "expert_ids", f"has shape {ids.shape}", remedy)
+        try:
+            header = RoutingHeader(
+                num_experts=num_experts, num_layers=ids.shape[1], top_k=ids.shape[2], world_size=1, model=path.stem
+            )
+            return cls(expert_ids=ids, source_rank=np.zeros(len(ids), np.int64), header=header)
+        except ValidationError as error:
+            raise FileError(path, *first_complaint(error), "give a positive --num-experts") from error
+        except ValueError as error:
+            raise _blame(path, error) from error
+
+
+_ARRAYS = ("expert_ids", "source_rank", "weights", *_PER_TOKEN)
+
+
+def _require_integers(name: str, array: NDArray) -> None:
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name}: holds {array.dtype}, not integers")
+
+
+def _require_range(name: str, array: NDArray, low: int, high: int, limit: str) -> None:
+    outside = (array < low) | (array >= high)
+    if outside.any():
+        value = int(array[outside].flat[0])
+        raise ValueError(f"{name}: {int(outside.sum())} entries lie outside [{low}, {limit} {high}) (first {value})")
+
+
+def _blame(path: Path, error: ValueError) -> FileError:
+    field, _, problem = str(error).partition(": ")
+    return FileError(path, field, problem, "record the trace again, or correct the array and its header")
+
+
+def _load_members(path: Path) -> dict[str, NDArray]:
+    record_again = "record the trace again"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise FileError(path, "file", "holds a single array", "name it .npy and give --num-experts")
+            required = ("header", "expert_ids", "source_rank")
+            for name in required:
+                if name not in archive.files:
+                    raise FileError(path, name, "is missing", record_again)
+            for name in archive.files:
+                if name not in ("header", *_ARRAYS):
+                    raise FileError(path, name, "is no array of this format", f"keep only header, {', '.join(_ARRAYS)}")
+            members = {}
+            for name in archive.files:
+                try:
+                    members[name] = archive[name]
+                except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                    reason = "is pickled or damaged" if "pickle" not in str(error) else "is a pickled object array"
+                    raise FileError(path, name, reason, "save rectangular arrays of numbers, no objects") from error
+            return members
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise FileError(
+            path, "file", "is no complete .npz archive (truncated or another format)", record_again
+        ) from error
+
+
+def _parse_header(path: Path, header: NDArray) -> RoutingHeader:
+    if header.shape or header.dtype.kind != "U":
+        raise FileError(
+            path, "header", f"is {header.dtype} {header.shape}, not one string", "store JSON as a 0-d string"
+        )
+    try:
+        document = json.loads(str(header))
+    except json.JSONDecodeError as error:
+        raise FileError(path, "header", f"is not JSON ({error})", "store the header as JSON") from error
+    if isinstance(document, dict) and "format" not in document:
+        raise FileError(path, "header.format", "is missing", "state flowfabric.routing/1")
+    try:
+        return RoutingHeader.model_validate(document)
+    except ValidationError as error:
+        field, reason = first_complaint(error)
+        raise FileError(path, f"header.{field}", reason, "write the header as flowfabric.routing/1 has it") from error

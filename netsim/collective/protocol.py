@@ -1,0 +1,47 @@
+"""What a collective is made of: an operation says what must move, an algorithm turns it into messages."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Operation(NamedTuple):
+    """What one collective must achieve among `size` participants 0..size-1.
+
+    Args:
+        op: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send or barrier.
+        size: Number of participants.
+        blocks: Bytes by block. all_reduce: any cut of the vector into `size` blocks; all_gather and reduce_scatter:
+            block i starts, or ends, at participant i; broadcast and send: one block; barrier: none.
+        matrix: Bytes from row to column, own block included; all_to_all only.
+        root: Participant that broadcasts.
+    """
+
+    op: str
+    size: int
+    blocks: tuple[int, ...] = ()
+    matrix: tuple[tuple[int, ...], ...] = ()
+    root: int = 0
+
+
+class Message(NamedTuple):
+    """One message of a schedule.
+
+    Args:
+        id: Its index in the schedule.
+        src: Participant that sends.
+        dst: Participant that receives.
+        bytes: Payload, may be 0.
+        block: Which block it carries; all_to_all: the block meant for that participant.
+        after: Ids of messages that must have arrived before this one may leave; all smaller than `id`.
+    """
+
+    id: int
+    src: int
+    dst: int
+    bytes: int
+    block: int
+    after: tuple[int, ...]
+
+
+CollectiveAlgorithm = Callable[[Operation], list[Message]]
+"""A pure function from an operation to the messages that carry it out."""

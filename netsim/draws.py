@@ -1,0 +1,43 @@
+"""Randomness without state: a draw is a hash of what it is for, so every engine and every order of work sees the same."""
+
+from enum import IntEnum
+
+_MASK = (1 << 64) - 1
+
+
+class Purpose(IntEnum):
+    """What a draw decides; two purposes never share draws."""
+
+    ECMP_PATH = 1
+    SPRAY_PATH = 2
+    SPRAY_START = 3
+    DESTINATION_ORDER = 4
+    ETHEREAL_FLOWS = 5
+    ETHEREAL_PATHS = 6
+
+
+def mix(value: int) -> int:
+    """One step of SplitMix64 from the state `value`: 64 bits in, 64 well-mixed bits out.
+
+    Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014, figure 17.
+    """
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+class Draws:
+    """The draws of one seed for one purpose: mix(mix(mix(mix(seed) + purpose) + flow) + sequence).
+
+    Args:
+        seed: Seed of the run.
+        purpose: What the draws decide.
+    """
+
+    def __init__(self, seed: int, purpose: Purpose) -> None:
+        self._stream = mix(mix(seed) + purpose)
+
+    def __call__(self, flow: int, sequence: int = 0) -> int:
+        """A uniform integer in [0, 2**64) that depends on (seed, purpose, flow, sequence) alone."""
+        return mix(mix(self._stream + flow) + sequence)

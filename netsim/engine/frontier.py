@@ -1,0 +1,32 @@
+"""Which tasks may begin: the bookkeeping of dependencies that every engine needs."""
+
+from collections.abc import Sequence
+
+from netsim.workload.protocol import Task
+
+
+class Frontier:
+    """Counts for each task how many of the tasks it waits for are not done yet.
+
+    Args:
+        tasks: All tasks.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.roots = [index for index, task in enumerate(tasks) if not task.after]
+        self.undone = len(tasks)
+        self._waits_for = [len(task.after) for task in tasks]
+        self._successors: list[list[int]] = [[] for _ in tasks]
+        for index, task in enumerate(tasks):
+            for earlier in task.after:
+                self._successors[earlier].append(index)
+
+    def done(self, index: int) -> list[int]:
+        """Notes that a task is done and returns those that no longer wait for anything."""
+        self.undone -= 1
+        ready = []
+        for successor in self._successors[index]:
+            self._waits_for[successor] -= 1
+            if not self._waits_for[successor]:
+                ready.append(successor)
+        return ready

@@ -1,0 +1,78 @@
+"""The one kind of error a user can cause: it names the file, the field, the value and the remedy."""
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+class InputError(ValueError):
+    """Wrong input in a file.
+
+    Args:
+        file: The file that is wrong.
+        field: Dotted path of the field, or ``line N`` with the field behind it.
+        problem: What is wrong, with the value.
+        remedy: What the user can do.
+    """
+
+    def __init__(self, file: str | Path, field: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{file}: {field}: {problem}; {remedy}")
+        self.file = str(file)
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str, str]]:
+        return InputError, (self.file, self.field, self.problem, self.remedy)
+
+
+def first_error(error: ValidationError, file: str | Path, content: object, place: str = "") -> InputError:
+    """Turns what pydantic found into one line about its first finding.
+
+    Args:
+        error: What pydantic found.
+        file: The file that is wrong.
+        content: What was validated.
+        place: What comes before the dotted path, such as ``line 7``.
+    """
+    findings = error.errors(include_url=False)
+    first = findings[0]
+    field = ".".join(_field_path(first["loc"], content)) or "file"
+    problem, remedy = _explain(first)
+    if len(findings) > 1:
+        remedy += f" (and {len(findings) - 1} more)"
+    return InputError(file, f"{place}: {field}" if place else field, problem, remedy)
+
+
+def _field_path(location: Sequence[int | str], content: object) -> list[str]:
+    """The location without the names of alternatives that pydantic adds to it."""
+    path = []
+    for depth, part in enumerate(location):
+        if isinstance(content, Mapping) and part in content:
+            content = content[part]
+        elif isinstance(content, (list, tuple)) and isinstance(part, int) and part < len(content):
+            content = content[part]
+        elif depth < len(location) - 1:
+            continue
+        path.append(str(part))
+    return path
+
+
+def _explain(finding: "ErrorDetails") -> tuple[str, str]:
+    value = reprlib.repr(finding["input"])
+    match finding["type"]:
+        case "missing":
+            return "is missing", "add it"
+        case "extra_forbidden":
+            return f"is no known key ({value})", "remove it or check its spelling"
+        case "value_error":
+            problem, _, remedy = str(finding["ctx"]["error"]).partition("; ")
+            return (f"{problem} ({value})" if isinstance(finding["input"], (str, int, float)) else problem), remedy
+        case _:
+            return f"has a wrong value ({value})", finding["msg"][0].lower() + finding["msg"][1:]

@@ -1,0 +1,140 @@
+"""What comes out: results.json, links.csv and flows.csv, the same bytes for the same scenario but for `wall_s`."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from netsim.engine.protocol import LinkRecord, Outcome
+from netsim.topology.protocol import Link
+from netsim.units import PICOSECONDS_PER_SECOND, to_ns
+
+FORMAT = "flowfabric.results/1"
+_OUTSIDE_HASH = ("wall_s", "engine", "sha256")
+
+
+class Run:
+    """One transport with one seed.
+
+    Args:
+        transport: Name of the transport.
+        seed: Seed of all draws.
+        engine: Who simulated it; fluid is flow level.
+        bound_ps: No packet-level run completes earlier.
+        outcome: What the engine returned; only the parts that go into files are kept.
+        wall_s: Seconds it took, preparation included.
+    """
+
+    def __init__(self, transport: str, seed: int, engine: str, bound_ps: int, outcome: Outcome, wall_s: float) -> None:
+        self.transport, self.seed, self.engine, self.wall_s = transport, seed, engine, wall_s
+        self.bound_ps, self.completion_ps = bound_ps, outcome.completion_ps
+        self.packets, self.packet_hops = outcome.packets, outcome.packet_hops
+        self.links: Sequence[LinkRecord] = outcome.links
+        self.flows = np.array(outcome.flows, dtype=np.int64).reshape(-1, 9)
+
+    def to_dict(self, links: Sequence[Link]) -> dict[str, Any]:
+        """The run as results.json holds it; times in ns, sizes in bytes."""
+        durations = self.flows[:, 7] - self.flows[:, 6]
+        summary: dict[str, Any] = {
+            "transport": self.transport,
+            "seed": self.seed,
+            "engine": self.engine,
+            "completion_ns": to_ns(self.completion_ps),
+            "bound_ns": to_ns(self.bound_ps),
+            "flows": len(self.flows),
+            "packets": self.packets,
+            "packet_hops": self.packet_hops,
+            "max_link_bytes": max(record.bytes for record in self.links),
+            "max_queue_bytes": max(queue_bytes(*pair) for pair in zip(self.links, links, strict=True)),
+            "reordered_packets": int(self.flows[:, 8].sum()),
+            "dropped_packets": 0,
+            "retransmitted_packets": 0,
+            "fct_ns": {name: to_ns(value) for name, value in _quantiles(durations).items()},
+            "wall_s": round(self.wall_s, 3),
+        }
+        hashed = {key: value for key, value in summary.items() if key not in _OUTSIDE_HASH}
+        canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
+        return {**summary, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+
+
+class Results:
+    """All runs of a scenario.
+
+    Args:
+        scenario: The resolved scenario.
+        links: The fabric's links.
+        runs: Transports in the scenario's order, each with its seeds in order.
+    """
+
+    def __init__(self, scenario: dict[str, Any], links: Sequence[Link], runs: Sequence[Run]) -> None:
+        self.scenario, self.links, self.runs = scenario, links, runs
+
+    def to_dict(self) -> dict[str, Any]:
+        """results.json."""
+        return {"format": FORMAT, "scenario": self.scenario, "runs": [run.to_dict(self.links) for run in self.runs]}
+
+    def write(self, folder: Path) -> None:
+        """Writes results.json, links.csv and flows.csv; each appears whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "results.json") as file:
+            json.dump(self.to_dict(), file, indent=1)
+            file.write("\n")
+        with replacing(folder / "links.csv") as file:
+            file.write("transport,seed,link,bytes,busy_ns,max_queue_bytes\n")
+            file.writelines(self._link_rows())
+        with replacing(folder / "flows.csv") as file:
+            file.write("transport,seed,flow,message,src,dst,bytes,packets,start_ns,end_ns,reordered_packets\n")
+            file.writelines(self._flow_rows())
+
+    def _link_rows(self) -> Iterator[str]:
+        for run in self.runs:
+            for record, link in zip(run.links, self.links, strict=True):
+                busy, queue = decimal_ns(record.busy_ps), queue_bytes(record, link)
+                yield f"{run.transport},{run.seed},{link.name},{record.bytes},{busy},{queue}\n"
+
+    def _flow_rows(self) -> Iterable[str]:
+        for run in self.runs:
+            head = f"{run.transport},{run.seed},"
+            for flow, task, src, dst, size, packets, start, end, reordered in run.flows.tolist():
+                times = f"{decimal_ns(start)},{decimal_ns(end)}"
+                yield f"{head}{flow},{task},{src},{dst},{size},{packets},{times},{reordered}\n"
+
+
+def queue_bytes(record: LinkRecord, link: Link) -> int:
+    """Longest unfinished work at a link as bytes, the packet in service included as far as it is not sent yet."""
+    return record.max_queue_ps * link.rate_bps // (8 * PICOSECONDS_PER_SECOND)
+
+
+def decimal_ns(time_ps: int) -> str:
+    """Picoseconds as nanoseconds with exactly three places."""
+    whole, rest = divmod(time_ps, 1000)
+    return f"{whole}.{rest:03d}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of `path` when the block ends well, and leaves nothing behind when it does not."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unfinished = Path(name)
+    try:
+        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        unfinished.chmod(0o644)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _quantiles(durations: np.ndarray) -> dict[str, int]:
+    """Quantiles that are durations of actual flows; 0 without flows."""
+    if not len(durations):
+        return {"p50": 0, "p99": 0, "max": 0}
+    p50, p99, largest = np.quantile(durations, [0.5, 0.99, 1.0], method="inverted_cdf")
+    return {"p50": int(p50), "p99": int(p99), "max": int(largest)}

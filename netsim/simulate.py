@@ -1,0 +1,208 @@
+"""Runs a scenario: every transport with every seed. The only place that names implementations."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from netsim.bound import Bound
+from netsim.collective import barrier, direct, ring, tree
+from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
+from netsim.engine.protocol import Outcome, Scene
+from netsim.errors import InputError
+from netsim.results import Results, Run
+from netsim.scenario import Job, Scenario, TransportConfig, read_scenario
+from netsim.topology.leaf_spine import LeafSpine
+from netsim.transport.ecmp import Ecmp
+from netsim.transport.ethereal import Ethereal
+from netsim.transport.protocol import Transport
+from netsim.transport.spray import SprayRandom, SprayRoundRobin
+from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
+from netsim.workload.protocol import Program, Workload
+from netsim.workload.trace import TraceConfig, TraceWorkload
+
+_PACKET_TRANSPORTS: dict[str, Callable[[int, int], Transport]] = {
+    "ecmp": Ecmp,
+    "ethereal": Ethereal,
+    "spray_round_robin": SprayRoundRobin,
+    "spray_random": SprayRandom,
+}
+_ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {
+    ("all_reduce", "ring"): ring.all_reduce,
+    ("all_gather", "ring"): ring.all_gather,
+    ("reduce_scatter", "ring"): ring.reduce_scatter,
+    ("all_to_all", "direct"): direct.all_to_all,
+    ("broadcast", "tree"): tree.broadcast,
+}
+
+Progress = Callable[["Event"], None]
+
+
+class Event(NamedTuple):
+    """Something that a watcher of a simulation may want to show.
+
+    Args:
+        transport: Name of the transport.
+        seed: Seed of the run.
+        run: The finished run, None when it starts.
+    """
+
+    transport: str
+    seed: int
+    run: Run | None
+
+
+class _Prepared(NamedTuple):
+    scene: Scene
+    bound: Bound
+    most_paths: int
+
+
+def simulate(
+    scenario: Path | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Results:
+    """Simulates every transport of a scenario with every seed.
+
+    Args:
+        scenario: A YAML file, or what one would contain.
+        overrides: ``dotted.key=value`` changes to it.
+        jobs: Processes to use, at least 1; the results do not depend on it.
+        progress: Called when a run starts and when it ends.
+
+    Returns:
+        All runs, transports in the scenario's order, each with its seeds in order.
+
+    Raises:
+        InputError: The scenario, or a trace it names, is wrong.
+    """
+    read = read_scenario(scenario, overrides)
+    source = str(scenario) if isinstance(scenario, Path) else "scenario"
+    topology = prepare(read, source).scene.topology
+    work = [(transport, seed) for transport in read.transports for seed in read.seeds]
+    runs = dict(_all_runs(read, source, work, max(1, min(jobs, len(work))), progress or (lambda _: None)))
+    return Results(read.resolved(), topology.links, [runs[transport.name, seed] for transport, seed in work])
+
+
+def _all_runs(
+    scenario: Scenario, source: str, work: Sequence[tuple[TransportConfig, int]], jobs: int, progress: Progress
+) -> Iterator[tuple[tuple[str, int], Run]]:
+    if jobs == 1:
+        for transport, seed in work:
+            progress(Event(transport.name, seed, None))
+            run = run_one(scenario, source, transport, seed)
+            progress(Event(transport.name, seed, run))
+            yield (transport.name, seed), run
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = list(reversed(work))
+        running: dict[Future[Run], tuple[str, int]] = {}
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                transport, seed = waiting.pop()
+                progress(Event(transport.name, seed, None))
+                running[pool.submit(run_one, scenario, source, transport, seed)] = transport.name, seed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name, seed = running.pop(future)
+                progress(Event(name, seed, future.result()))
+                yield (name, seed), future.result()
+
+
+def run_one(scenario: Scenario, source: str, transport: TransportConfig, seed: int) -> Run:
+    """Simulates one transport with one seed.
+
+    Args:
+        scenario: What to simulate.
+        source: Name of the scenario in messages.
+        transport: One of the scenario's transports.
+        seed: Seed of all draws.
+    """
+    started = time.perf_counter()
+    prepared = prepare(scenario, source)
+    outcome, engine = _simulate(prepared, transport, seed)
+    bound_ps = prepared.bound.of_run(outcome.last_sent)
+    return Run(transport.name, seed, engine, bound_ps, outcome, time.perf_counter() - started)
+
+
+def _simulate(prepared: _Prepared, transport: TransportConfig, seed: int) -> tuple[Outcome, str]:
+    if transport.kind == "ideal":
+        from netsim.engine.fluid import FluidEngine
+
+        return FluidEngine(prepared.scene).run(), "fluid"
+    from netsim.engine.reference import ReferenceEngine
+
+    chosen = _PACKET_TRANSPORTS[transport.kind](seed, prepared.most_paths)
+    return ReferenceEngine(prepared.scene, chosen, seed).run(), "simpy"
+
+
+@lru_cache(maxsize=1)
+def prepare(scenario: Scenario, source: str) -> _Prepared:
+    """Lays out what all runs of a scenario share; kept, because a process simulates many of them.
+
+    Raises:
+        InputError: A workload does not fit the fabric or its ranks.
+    """
+    topology = LeafSpine(scenario.topology)
+    places = topology.hosts * topology.ranks_per_host
+    hosts = _hosts(scenario, source, places, topology.ranks_per_host)
+    program = Program()
+    for index, job in enumerate(_jobs(scenario)):
+        workload = _workload(job.workload)
+        field = "workload" if scenario.jobs is None else f"jobs.{index}"
+        needed = workload.size(len(job.ranks or hosts))
+        ranks = job.ranks or range(needed)
+        if len(ranks) != needed:
+            problem = f"the workload has {needed} ranks, the job lists {len(ranks)}"
+            raise InputError(source, f"{field}.ranks", problem, f"list {needed} ranks")
+        if max(ranks) >= len(hosts):
+            problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
+            raise InputError(source, field, problem, "raise topology.leaves, hosts_per_leaf or ranks_per_host")
+        workload.extend(program, ranks, job.start, lambda operation: _schedule(scenario, operation))
+    scene = Scene(topology, hosts, program.tasks, scenario.packet, scenario.nic)
+    return _Prepared(scene, Bound(scene), scene.most_paths)
+
+
+def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:
+    """Host of each rank."""
+    order = scenario.rank_order or tuple(range(places))
+    if len(order) > places:
+        problem = f"lists {len(order)} ranks, {places} fit"
+        raise InputError(source, "rank_order", problem, "shorten it, or raise topology.leaves or hosts_per_leaf")
+    if sorted(order) != list(range(len(order))):
+        absent = min(set(range(len(order))) - set(order))
+        raise InputError(source, "rank_order", f"lacks rank {absent}", f"list each of 0..{len(order) - 1} once")
+    place = {rank: position for position, rank in enumerate(order)}
+    return [place[rank] // ranks_per_host for rank in range(len(order))]
+
+
+class _WholeFabric(NamedTuple):
+    """The one job of a scenario without `jobs`."""
+
+    workload: CollectiveConfig | TraceConfig
+    ranks: None = None
+    start: int = 0
+
+
+def _jobs(scenario: Scenario) -> Sequence[Job | _WholeFabric]:
+    return scenario.jobs if scenario.workload is None else [_WholeFabric(scenario.workload)]
+
+
+def _workload(config: CollectiveConfig | TraceConfig) -> Workload:
+    return CollectiveWorkload(config) if isinstance(config, CollectiveConfig) else TraceWorkload(config)
+
+
+@lru_cache(maxsize=256)
+def _schedule(scenario: Scenario, operation: Operation) -> list[Message]:
+    match operation.op:
+        case "send":
+            return direct.send(operation)
+        case "barrier":
+            return barrier.barrier(operation)
+        case op:
+            return _ALGORITHMS[op, getattr(scenario.algorithms, op)](operation)

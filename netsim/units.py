@@ -1,0 +1,98 @@
+"""Quantities as typed strings, integers inside: bits per second, bytes, picoseconds."""
+
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+PICOSECONDS_PER_SECOND = 10**12
+
+_RATES = {"bps": 1, "kbps": 10**3, "Mbps": 10**6, "Gbps": 10**9, "Tbps": 10**12}
+_SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_TIMES = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*([A-Za-z]+)\s*")
+
+
+def _parse(value: object, units: dict[str, int], quantity: str, example: str) -> int:
+    remedy = f"write a number and one of {', '.join(units)}, such as {example}"
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] not in units:
+        raise ValueError(f"{quantity} needs a unit; {remedy}")
+    exact = Decimal(match[1]) * units[match[2]]
+    if exact != int(exact):
+        raise ValueError(f"{quantity} is no whole number of {next(iter(units))}; {remedy}")
+    return int(exact)
+
+
+def _format(value: int, units: dict[str, int]) -> str:
+    name, scale = max(((n, s) for n, s in units.items() if value % s == 0 and "i" not in n), key=lambda unit: unit[1])
+    return f"{value // scale}{name}" if value else f"0{next(iter(units))}"
+
+
+def parse_rate(value: object) -> int:
+    """Reads a rate such as ``100Gbps`` as bits per second.
+
+    Raises:
+        ValueError: No string, no known unit, or no whole number of bits per second.
+    """
+    return _parse(value, _RATES, "a rate", "100Gbps")
+
+
+def parse_size(value: object) -> int:
+    """Reads a size such as ``4.096MB`` or ``64KiB`` as bytes; KB = 1000 B, KiB = 1024 B.
+
+    Raises:
+        ValueError: No string, no known unit, or no whole number of bytes.
+    """
+    return _parse(value, _SIZES, "a size", "4000B")
+
+
+def parse_time(value: object) -> int:
+    """Reads a duration such as ``500ns`` as picoseconds.
+
+    Raises:
+        ValueError: No string, no known unit, or no whole number of picoseconds.
+    """
+    return _parse(value, _TIMES, "a time", "500ns")
+
+
+def format_rate(bits_per_second: int) -> str:
+    """Writes a rate in its largest whole unit, the inverse of `parse_rate`."""
+    return _format(bits_per_second, _RATES)
+
+
+def format_size(size_bytes: int) -> str:
+    """Writes a size in its largest whole decimal unit, the inverse of `parse_size`."""
+    return _format(size_bytes, _SIZES)
+
+
+def format_time(time_ps: int) -> str:
+    """Writes a duration in its largest whole unit, the inverse of `parse_time`."""
+    return _format(time_ps, _TIMES)
+
+
+def _typed(parse: Callable[[object], int], write: Callable[[int], str], pattern: str) -> tuple[object, ...]:
+    return BeforeValidator(parse), PlainSerializer(write), WithJsonSchema({"type": "string", "pattern": pattern})
+
+
+Rate = Annotated[int, *_typed(parse_rate, format_rate, r"^\s*[0-9.eE]+\s*(bps|kbps|Mbps|Gbps|Tbps)\s*$")]
+Size = Annotated[int, *_typed(parse_size, format_size, r"^\s*[0-9.eE]+\s*(B|KB|MB|GB|TB|KiB|MiB|GiB)\s*$")]
+Duration = Annotated[int, *_typed(parse_time, format_time, r"^\s*[0-9.eE]+\s*(ps|ns|us|ms|s)\s*$")]
+
+
+def service_ps(size_bytes: int, rate_bps: int) -> int:
+    """Time a link of `rate_bps` is busy with `size_bytes`: ceil(8 * bytes * 1e12 / rate) picoseconds."""
+    return -(-8 * size_bytes * PICOSECONDS_PER_SECOND // rate_bps)
+
+
+def to_ns(time_ps: int) -> float:
+    """Picoseconds as nanoseconds with three decimal places."""
+    return time_ps / 1000
+
+
+def split_bytes(total: int, parts: int) -> list[int]:
+    """Cuts `total` bytes into `parts` that differ by at most one byte, larger ones first; the sum is kept."""
+    each, longer = divmod(total, parts)
+    return [each + 1] * longer + [each] * (parts - longer)

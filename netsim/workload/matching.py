@@ -1,0 +1,94 @@
+"""Which records are one collective, and what they amount to together."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from netsim.collective.protocol import Operation
+from netsim.errors import InputError
+from netsim.units import split_bytes
+from netsim.workload.records import Record
+
+
+def matching_key(record: Record) -> tuple[str | int, ...]:
+    """Records with the same key meet in order: the k-th at one rank is the k-th at the others."""
+    if record.peer is None:
+        return ("group", record.group)
+    src, dst = (record.rank, record.peer) if record.op == "send" else (record.peer, record.rank)
+    return ("pair", record.group, src, dst, record.tag or 0)
+
+
+def check_and_combine(path: Path, lines: Sequence[tuple[int, Record]]) -> Operation:
+    """The operation that the records of one collective describe together.
+
+    Args:
+        path: The trace, for the message.
+        lines: For each member, in the order of the group, its line number and record; for a pair the sender first.
+
+    Raises:
+        InputError: They disagree about what it is, or about its bytes.
+    """
+    records = [record for _, record in lines]
+    for position, field, problem in _disagreements(records):
+        number, record = lines[position]
+        where = f"rank {record.rank}, {record.op} on group {record.group}"
+        raise InputError(path, f"line {number}: {field}", f"{problem} ({where})", "record or compute the trace again")
+    size, first = len(records), records[0]
+    match first.op:
+        case "all_to_all":
+            return Operation(first.op, size, matrix=tuple(record.in_splits or () for record in records))
+        case "all_reduce":
+            return Operation(first.op, size, blocks=tuple(split_bytes(first.bytes_in, size)))
+        case "all_gather":
+            return Operation(first.op, size, blocks=tuple(record.bytes_in for record in records))
+        case "reduce_scatter":
+            return Operation(first.op, size, blocks=tuple(record.bytes_out for record in records))
+        case "broadcast":
+            root = next(position for position, record in enumerate(records) if record.rank == record.root)
+            return Operation(first.op, size, blocks=(first.bytes_out,), root=root)
+        case "send":
+            return Operation(first.op, size, blocks=(first.bytes_in,))
+        case _:
+            return Operation("barrier", size)
+
+
+def _disagreements(records: Sequence[Record]) -> Iterator[tuple[int, str, str]]:
+    """Positions of records that do not fit the first one or the whole, with field and problem."""
+    first = records[0]
+    if first.peer is not None:
+        sender, receiver = records
+        if (sender.op, receiver.op) != ("send", "recv"):
+            yield 1, "op", f"{receiver.op} meets {sender.op} instead of a send meeting its recv"
+        if receiver.bytes_out != sender.bytes_in:
+            yield 1, "bytes_out", f"{receiver.bytes_out} received of {sender.bytes_in} sent"
+        return
+    for position, record in enumerate(records):
+        if record.op != first.op:
+            yield position, "op", f"{record.op} meets {first.op} of rank {first.rank}"
+        if record.root != first.root:
+            yield position, "root", f"{record.root} meets {first.root} of rank {first.rank}"
+    for field in _SAME[first.op]:
+        for position, record in enumerate(records):
+            value, expected = getattr(record, field), getattr(first, field)
+            if value != expected:
+                yield position, field, f"{value} meets {expected} of rank {first.rank}"
+    if first.op == "all_gather" and first.bytes_out != sum(record.bytes_in for record in records):
+        yield 0, "bytes_out", f"{first.bytes_out} is not the sum of what the members contribute"
+    if first.op == "reduce_scatter" and first.bytes_in != sum(record.bytes_out for record in records):
+        yield 0, "bytes_in", f"{first.bytes_in} is not the sum of what the members hold afterwards"
+    if first.op == "all_to_all":
+        sent = [record.in_splits or () for record in records]
+        for position, record in enumerate(records):
+            for peer, received in enumerate(record.out_splits or ()):
+                if received != sent[peer][position]:
+                    problem = f"{received} bytes from rank {records[peer].rank}, which sends {sent[peer][position]}"
+                    yield position, f"out_splits.{peer}", problem
+
+
+_SAME = {
+    "all_reduce": ("bytes_in", "bytes_out"),
+    "all_gather": ("bytes_out",),
+    "reduce_scatter": ("bytes_in",),
+    "all_to_all": (),
+    "broadcast": ("bytes_out",),
+    "barrier": (),
+}

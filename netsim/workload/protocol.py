@@ -1,0 +1,64 @@
+"""What a workload becomes: a directed acyclic graph of tasks, whatever it was read from."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from netsim.collective.protocol import Message, Operation
+
+Schedules = Callable[[Operation], list[Message]]
+"""Turns an operation into messages, by the algorithm the scenario names for it."""
+
+
+class Task(NamedTuple):
+    """Waits for `after`, then `delay_ps`, then moves `bytes` from `src` to `dst`; it is done when they have arrived.
+
+    A task without bytes is done as soon as its delay is over: gaps of computation, points in a rank's program.
+
+    Args:
+        src: Rank that sends.
+        dst: Rank that receives.
+        bytes: Payload.
+        delay_ps: Picoseconds between the last of `after` and the start.
+        after: Earlier tasks, by index.
+    """
+
+    src: int
+    dst: int
+    bytes: int
+    delay_ps: int
+    after: tuple[int, ...]
+
+
+class Program:
+    """The tasks of a scenario, in an order in which every task comes after those it waits for."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+
+    def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
+        """Adds a task that moves nothing and returns its index."""
+        return self.move(rank, rank, 0, after, delay_ps)
+
+    def move(self, src: int, dst: int, size_bytes: int, after: Sequence[int], delay_ps: int = 0) -> int:
+        """Adds a task and returns its index."""
+        self.tasks.append(Task(src, dst, size_bytes, delay_ps, tuple(after)))
+        return len(self.tasks) - 1
+
+
+class Workload(Protocol):
+    """A source of tasks."""
+
+    def size(self, available: int) -> int:
+        """Number of ranks it needs, where `available` are there."""
+        ...
+
+    def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
+        """Adds the workload's tasks to `program`.
+
+        Args:
+            program: Grows by this workload.
+            ranks: Ranks of the scenario that take part; the workload's rank i is ranks[i].
+            start_ps: Nothing happens earlier.
+            schedules: The algorithm of each operation.
+        """
+        ...

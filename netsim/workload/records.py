@@ -1,0 +1,169 @@
+"""The collective trace as a file: a header line, then one line for each collective that a rank issued."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from netsim.errors import InputError, first_error
+from netsim.section import Section
+
+Count = Annotated[int, Field(ge=0)]
+Line = TypeVar("Line", bound=Section)
+Splits = tuple[Count, ...] | None
+_REMEDY = "record or compute the trace again"
+
+
+class Header(Section):
+    """First line of a trace.
+
+    Args:
+        format: Name and version of the format.
+        source: How the records came about.
+        world_size: Number of ranks.
+        ranks_per_node: Ranks on a node of the traced run; where they sit here is the scenario's business.
+        groups: Name of each process group and its global ranks.
+        steps: Optimiser steps in the file.
+        config_sha256: Hash of the traced configuration.
+        torch: Version of torch that issued the collectives.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal["flowfabric.collectives/1"]
+    source: Literal["recorded", "formula", "replayed"]
+    world_size: Annotated[int, Field(ge=1)]
+    ranks_per_node: Annotated[int, Field(ge=1)]
+    groups: dict[str, tuple[Count, ...]]
+    steps: tuple[Count, ...]
+    config_sha256: str | None
+    torch: str | None
+
+
+class Record(Section):
+    """A line of a trace: what one rank issued; bytes_in is what it contributes, bytes_out what it holds afterwards.
+
+    rank, root and peer are global ranks; splits follow the order of the group's ranks; seq grows along a rank's program.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    rank: Count
+    seq: Count
+    step: Count
+    micro: Count
+    phase: Literal["forward", "backward", "optimizer"]
+    op: Literal[
+        "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier"
+    ]
+    group: str
+    size1: bool
+    dtype: str
+    bytes_in: Count
+    bytes_out: Count
+    in_splits: Splits
+    out_splits: Splits
+    root: Count | None
+    peer: Count | None
+    tag: int | None
+    asynchronous: bool = Field(alias="async")
+    wait_seq: Count | None
+    gap_ns: Count | None
+    t_issue_ns: Count | None
+    t_done_ns: Count | None
+    layer: Count | None
+
+
+class Trace(NamedTuple):
+    """A whole trace.
+
+    Args:
+        path: Where it was read.
+        header: First line.
+        programs: For each rank its records in program order, each with its line number.
+    """
+
+    path: Path
+    header: Header
+    programs: Sequence[Sequence[tuple[int, Record]]]
+
+
+def _parsed(path: Path, number: int, line: str, kind: type[Line]) -> Line:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise InputError(path, f"line {number}", "is no JSON, or cut off", _REMEDY) from None
+        raise first_error(error, path, json.loads(line), f"line {number}") from None
+
+
+def _check_header(path: Path, header: Header) -> None:
+    for name, ranks in header.groups.items():
+        if not ranks or len(set(ranks)) < len(ranks) or max(ranks) >= header.world_size:
+            problem = f"does not list distinct ranks below {header.world_size} ({list(ranks)!r:.60})"
+            raise InputError(path, f"line 1: groups.{name}", problem, _REMEDY)
+
+
+def _contradictions(header: Header, steps: frozenset[int], record: Record) -> Iterator[tuple[str, str]]:
+    """Fields that do not fit the header or each other, and why."""
+    ranks = header.groups.get(record.group)
+    if ranks is None:
+        yield "group", f"is not in the header ({record.group})"
+        return
+    if record.rank not in ranks:
+        yield "rank", f"is no member of group {record.group} ({record.rank})"
+    if record.size1 != (len(ranks) == 1):
+        yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
+    if record.step not in steps:
+        yield "step", f"is not in the header's steps ({record.step})"
+    sides = (("in_splits", record.in_splits, record.bytes_in), ("out_splits", record.out_splits, record.bytes_out))
+    for field, splits, total in sides:
+        if (splits is None) == (record.op == "all_to_all"):
+            yield field, f"belongs to all_to_all and to nothing else (op {record.op})"
+        elif splits is not None and len(splits) != len(ranks):
+            yield field, f"has {len(splits)} entries for a group of {len(ranks)} ranks"
+        elif splits is not None and sum(splits) != total:
+            yield field, f"does not add up to {total} bytes ({sum(splits)})"
+    points = (("root", record.root, ("broadcast",)), ("peer", record.peer, ("send", "recv")))
+    for field, point, ops in points:
+        if (point is None) == (record.op in ops):
+            yield field, f"belongs to {' and '.join(ops)} and to nothing else (op {record.op}, {field} {point})"
+        elif point is not None and (point not in ranks or (field == "peer" and point == record.rank)):
+            yield field, f"is no other member of group {record.group} ({point})"
+    if record.asynchronous != (record.wait_seq is not None):
+        yield "wait_seq", f"belongs to async records and to nothing else (async {record.asynchronous})"
+    elif record.wait_seq is not None and record.wait_seq <= record.seq:
+        yield "wait_seq", f"does not lie after seq {record.seq} ({record.wait_seq})"
+
+
+def read_trace(path: Path) -> Trace:
+    """Reads and checks a trace, line by line.
+
+    Raises:
+        InputError: Missing, truncated or malformed; the message names line, field and remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from None
+    except UnicodeDecodeError:
+        raise InputError(path, "file", "is no text", "give a collective trace in JSON lines") from None
+    if not text.endswith("\n"):
+        raise InputError(path, "file", "is empty or its last line is cut off", _REMEDY)
+    lines = text.split("\n")[:-1]
+    header = _parsed(path, 1, lines[0], Header)
+    _check_header(path, header)
+    programs: list[list[tuple[int, Record]]] = [[] for _ in range(header.world_size)]
+    steps = frozenset(header.steps)
+    for number, line in enumerate(lines[1:], start=2):
+        record = _parsed(path, number, line, Record)
+        for field, problem in _contradictions(header, steps, record):
+            raise InputError(path, f"line {number}: {field}", problem, _REMEDY)
+        program = programs[record.rank]
+        if program and record.seq <= program[-1][1].seq:
+            problem = f"does not grow along rank {record.rank} ({record.seq} after {program[-1][1].seq})"
+            raise InputError(path, f"line {number}: seq", problem, _REMEDY)
+        program.append((number, record))
+    return Trace(path, header, programs)

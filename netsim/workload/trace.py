@@ -1,0 +1,194 @@
+"""Replay of a recorded or computed collective trace: each rank's program, in its order, with its gaps."""
+
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from netsim.errors import InputError
+from netsim.section import Section
+from netsim.workload.matching import check_and_combine, matching_key
+from netsim.workload.protocol import Program, Schedules
+from netsim.workload.records import Record, Trace, read_trace
+
+Line = tuple[int, Record]
+
+
+class TraceConfig(Section):
+    """Section ``workload`` of kind ``trace``.
+
+    Args:
+        path: A collective trace, relative to the working directory.
+        steps: Optimiser steps to replay, one after the other.
+    """
+
+    kind: Literal["trace"]
+    path: str
+    steps: Literal["all"] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = "all"
+
+
+class TraceWorkload:
+    """The workload of a `TraceConfig`.
+
+    A rank comes to a record when its last synchronous record is over at that rank, the asynchronous ones whose wait lies
+    before it are over too, and its gap of computation has passed; a null gap is none. From then on the rank sends its
+    messages of that collective as far as what it has received allows; nobody waits for the others to come, except in a
+    barrier. What arrives before its receiver has come waits there. A record is over at a rank when the rank has come and
+    all messages from it and to it have arrived. Groups of one rank move nothing: only their gaps count.
+
+    The k-th record of a group at one rank and the k-th at another are the same collective; sends and receives are
+    matched in order for each sender, receiver and tag.
+    """
+
+    def __init__(self, config: TraceConfig) -> None:
+        self._path = Path(config.path)
+        self._steps = config.steps
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The records to replay.
+
+        Raises:
+            InputError: The file is wrong, or lacks a step that is asked for.
+        """
+        trace = read_trace(self._path)
+        if self._steps == "all":
+            return trace
+        missing = sorted(set(self._steps) - set(trace.header.steps))
+        if missing:
+            held = ", ".join(map(str, trace.header.steps))
+            raise InputError(self._path, "line 1: steps", f"lacks step {missing[0]}", f"ask for steps among {held}")
+        chosen = [[line for line in program if line[1].step in self._steps] for program in trace.programs]
+        return trace._replace(programs=chosen)
+
+    def size(self, available: int) -> int:  # noqa: ARG002
+        """Number of ranks, whatever is available."""
+        return self.trace.header.world_size
+
+    def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
+        """See `netsim.workload.protocol.Workload`."""
+        _Replay(self.trace, program, ranks, schedules).run(start_ps)
+
+
+class _Meeting:
+    """One collective: who has come to it, and the task at which it is over for each."""
+
+    def __init__(self) -> None:
+        self.come: dict[int, tuple[int, Line]] = {}
+        self.over: dict[int, int] = {}
+        self.waiting: list[int] = []
+
+
+class _Outstanding(NamedTuple):
+    meeting: _Meeting
+    wait_seq: int
+
+
+class _Cursor:
+    """How far a rank's program has been laid out."""
+
+    def __init__(self, program: Sequence[Line], start: int) -> None:
+        self.lines = deque(program)
+        self.ready = [start]
+        self.current: _Meeting | None = None
+        self.outstanding: list[_Outstanding] = []
+        self.gap_ps = 0
+        self.met: dict[tuple[str | int, ...], int] = {}
+
+
+class _Replay:
+    """Lays the ranks' programs out as tasks, each rank as far as the others let it."""
+
+    def __init__(self, trace: Trace, program: Program, ranks: Sequence[int], schedules: Schedules) -> None:
+        self._trace, self._program, self._ranks, self._schedules = trace, program, ranks, schedules
+        self._meetings: dict[tuple[str | int, ...], _Meeting] = {}
+
+    def run(self, start_ps: int) -> None:
+        """Adds all tasks.
+
+        Raises:
+            InputError: Records of one collective disagree, or ranks wait for each other for ever.
+        """
+        start = self._program.wait(self._ranks[0], (), start_ps)
+        cursors = [_Cursor(lines, start) for lines in self._trace.programs]
+        runnable = deque(range(len(cursors)))
+        while runnable:
+            rank = runnable.popleft()
+            runnable += self._advance(rank, cursors[rank])
+        for rank, cursor in enumerate(cursors):
+            stuck = [cursor.current, *(pending.meeting for pending in cursor.outstanding)]
+            for meeting in stuck:
+                if meeting is not None and not meeting.over:
+                    self._refuse(rank, meeting)
+
+    def _advance(self, rank: int, cursor: _Cursor) -> list[int]:
+        """Lays out a rank's records until it must wait; returns the ranks that this sets free."""
+        freed: list[int] = []
+        while cursor.lines:
+            _, record = cursor.lines[0]
+            due = [pending.meeting for pending in cursor.outstanding if pending.wait_seq <= record.seq]
+            awaited = [meeting for meeting in (cursor.current, *due) if meeting is not None]
+            blocking = [meeting for meeting in awaited if not meeting.over]
+            if blocking:
+                blocking[0].waiting.append(rank)
+                break
+            if cursor.current is not None:
+                cursor.ready = []
+                cursor.current = None
+            cursor.ready += [meeting.over[rank] for meeting in awaited]
+            cursor.outstanding = [pending for pending in cursor.outstanding if pending.wait_seq > record.seq]
+            freed += self._come(rank, cursor, cursor.lines.popleft())
+        return freed
+
+    def _come(self, rank: int, cursor: _Cursor, line: Line) -> list[int]:
+        """The rank comes to a record; the last one to come sets those free that wait for it."""
+        _, record = line
+        cursor.gap_ps += 1000 * (record.gap_ns or 0)
+        if record.size1:
+            return []
+        come = self._program.wait(self._ranks[rank], cursor.ready, cursor.gap_ps)
+        cursor.gap_ps = 0
+        cursor.ready = [come]
+        key = matching_key(record)
+        turn = cursor.met[key] = cursor.met.get(key, -1) + 1
+        meeting = self._meetings.setdefault((*key, turn), _Meeting())
+        meeting.come[rank] = come, line
+        if record.wait_seq is None:
+            cursor.current = meeting
+        else:
+            cursor.outstanding.append(_Outstanding(meeting, record.wait_seq))
+        if len(meeting.come) < len(self._members(record)):
+            return []
+        self._carry_out(meeting)
+        return meeting.waiting
+
+    def _members(self, record: Record) -> Sequence[int]:
+        if record.peer is not None:
+            return (record.rank, record.peer) if record.op == "send" else (record.peer, record.rank)
+        return self._trace.header.groups[record.group]
+
+    def _carry_out(self, meeting: _Meeting) -> None:
+        """Adds the messages of a collective to which all have come."""
+        _, (_, any_record) = next(iter(meeting.come.values()))
+        members = self._members(any_record)
+        operation = check_and_combine(self._trace.path, [meeting.come[rank][1] for rank in members])
+        awaited = [[meeting.come[rank][0]] for rank in members]
+        first = len(self._program.tasks)
+        for message in self._schedules(operation):
+            after = [first + earlier for earlier in message.after]
+            src, dst = self._ranks[members[message.src]], self._ranks[members[message.dst]]
+            moved = self._program.move(src, dst, message.bytes, (awaited[message.src][0], *after))
+            awaited[message.src].append(moved)
+            awaited[message.dst].append(moved)
+        for rank, tasks in zip(members, awaited, strict=True):
+            meeting.over[rank] = self._program.wait(self._ranks[rank], tasks)
+
+    def _refuse(self, rank: int, meeting: _Meeting) -> None:
+        number, record = meeting.come[rank][1]
+        absent = next(member for member in self._members(record) if member not in meeting.come)
+        problem = f"rank {rank} waits in {record.op} on group {record.group} for rank {absent}, which never comes"
+        remedy = "the trace is cut off or inconsistent: record or compute it again"
+        raise InputError(self._trace.path, f"line {number}: group", problem, remedy)

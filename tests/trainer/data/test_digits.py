@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from sklearn.datasets import load_digits
+
+from trainer import data
+from trainer.data import DigitsConfig
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_images_are_the_published_ones_scaled_and_enlarged(size):
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = data.build(DigitsConfig(size=size)).get(torch.arange(1797))
+    assert x.shape == (1797, 1, size, size)
+    assert x.dtype == torch.float32
+    assert y is not None
+    np.testing.assert_array_equal(y.numpy(), labels)
+    factor = size // 8
+    expected = np.kron(pixels.reshape(-1, 8, 8), np.ones((1, factor, factor))) / 8 - 1
+    np.testing.assert_allclose(x.numpy()[:, 0], expected, rtol=0, atol=1e-7)
+    assert (float(x.min()), float(x.max())) == (-1, 1)
+
+
+def test_every_image_is_in_exactly_one_split():
+    config = DigitsConfig(held_out=360)
+    digits = data.build(config)
+    train, held_out = digits.indices("train"), digits.indices("held_out")
+    assert (len(train), len(held_out)) == (1437, 360)
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(digits.num_examples))
+    assert (digits.num_classes, digits.shape) == (config.num_classes, config.shape) == (10, (1, 8, 8))
+
+
+def test_a_larger_held_out_part_contains_a_smaller_one():
+    few, many = (set(data.build(DigitsConfig(held_out=n)).indices("held_out").tolist()) for n in (100, 300))
+    assert few < many
+
+
+def test_the_split_ignores_the_global_seed_and_holds_every_class():
+    torch.manual_seed(1)
+    first = data.build(DigitsConfig())
+    torch.manual_seed(2)
+    second = data.build(DigitsConfig())
+    assert torch.equal(first.indices("held_out"), second.indices("held_out"))
+    _, labels = first.get(first.indices("held_out"))
+    assert labels is not None
+    assert torch.bincount(labels, minlength=10).min() >= 20
+
+
+@pytest.mark.parametrize("values", [{"held_out": 0}, {"held_out": 1797}, {"size": 12}, {"size": "big"}, {"train": 3}])
+def test_wrong_settings_are_refused(values):
+    with pytest.raises(ValidationError):
+        DigitsConfig(**values)

@@ -1,0 +1,162 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from tests.trainer.flow.unions import members, name
+from trainer.flow import sampler
+
+samplers = pytest.mark.parametrize("config", members(sampler.Config), ids=name)
+FIXED = [(sampler.Euler(), 1), (sampler.Heun(), 2)]
+
+
+def grid(steps: int) -> Tensor:
+    return torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+
+
+def states(size: int = 5) -> Tensor:
+    return torch.randn(size, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def growth(x: Tensor, t: Tensor) -> Tensor:
+    """dx/dt = (1 + cos t) x, solved by x_0 exp(t + sin t)."""
+    return (1 + torch.cos(t)).reshape(-1, 1) * x
+
+
+def rotation(x: Tensor, _t: Tensor) -> Tensor:
+    """A quarter turn in unit time."""
+    return math.pi / 2 * torch.stack((-x[:, 1], x[:, 0]), dim=1)
+
+
+def gaussian(mean: float, std: float):
+    """The velocity that carries N(0, 1) to N(mean, std^2) along the straight path, in closed form."""
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        t = t.reshape(-1, 1)
+        return mean + (t * std**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * std**2) * (x - t * mean)
+
+    return velocity
+
+
+@samplers
+def test_growth_and_rotation_reach_their_closed_form(config):
+    built = sampler.build(config())
+    grown = built.sample(growth, states(), grid(800)).final
+    torch.testing.assert_close(grown, states() * math.exp(1 + math.sin(1)), rtol=2e-3, atol=1e-3)
+    turned = built.sample(rotation, states(), grid(800)).final
+    torch.testing.assert_close(turned, torch.stack((-states()[:, 1], states()[:, 0]), dim=1), rtol=2e-3, atol=3e-3)
+
+
+@samplers
+def test_a_gaussian_is_carried_to_a_gaussian(config):
+    """The flow map is x_1 = mean + std x_0 for every point, so moments follow."""
+    x_0 = torch.randn(2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    x_1 = sampler.build(config()).sample(gaussian(2.0, 0.5), x_0, grid(400)).final
+    torch.testing.assert_close(x_1, 2 + 0.5 * x_0, rtol=0, atol=1e-2)
+
+
+@samplers
+def test_the_way_back_returns_to_the_start(config):
+    built = sampler.build(config())
+    there = built.sample(rotation, states(), grid(800)).final
+    back = built.sample(rotation, there, grid(800).flip(0)).final
+    torch.testing.assert_close(back, states(), rtol=0, atol=1e-2)
+
+
+@samplers
+def test_the_trajectory_follows_the_grid(config):
+    calls = 0
+
+    def counted(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        assert t.shape == (5,)
+        return rotation(x, t)
+
+    times = torch.tensor([0.0, 0.3, 0.35, 1.0], dtype=torch.float64)
+    trajectory = sampler.build(config()).sample(counted, states(), times)
+    assert trajectory.x.shape == (4, 5, 2)
+    assert torch.equal(trajectory.x[0], states())
+    assert torch.equal(trajectory.final, trajectory.x[-1])
+    assert torch.equal(trajectory.times, times)
+    assert trajectory.evaluations == calls > 0
+
+
+@samplers
+def test_equal_generators_give_equal_samples(config):
+    drawn = [
+        sampler.build(config()).sample(growth, states(), grid(4), generator=torch.Generator().manual_seed(1)).final
+        for _ in range(2)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+
+
+@samplers
+def test_gradients_flow_through(config):
+    rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    final = sampler.build(config()).sample(lambda x, _: rate * x, states(), grid(200)).final
+    (slope,) = torch.autograd.grad(final.sum(), rate)
+    torch.testing.assert_close(slope, (states() * math.exp(0.5)).sum(), rtol=1e-2, atol=1e-3)
+
+
+@samplers
+def test_single_precision_states_stay_so(config):
+    trajectory = sampler.build(config()).sample(growth, states().float(), sampler.times(config()))
+    assert trajectory.x.dtype == torch.float32
+
+
+@samplers
+@pytest.mark.parametrize(
+    "times", [[0.0], [[0.0, 1.0]], [0.0, 0.5, 0.5], [0.0, 0.7, 0.2], [0.0, math.nan], [0, math.inf]]
+)
+def test_grids_that_lead_nowhere_are_refused(config, times):
+    with pytest.raises(ValueError, match=r"^times: .*; "):
+        sampler.build(config()).sample(growth, states(), torch.tensor(times))
+
+
+@samplers
+def test_the_configured_grid_runs_from_source_to_data(config):
+    times = sampler.times(config())
+    assert float(times[0]) == 0
+    assert float(times[-1]) == 1
+    assert len(times) == getattr(config(), "steps", 1) + 1
+
+
+@pytest.mark.parametrize(("built", "order"), FIXED)
+def test_the_error_shrinks_at_the_order_of_the_method(built, order):
+    truth = states() * math.exp(1 + math.sin(1))
+    steps = [20, 40, 80, 160]
+    errors = [float((built.sample(growth, states(), grid(n)).final - truth).norm()) for n in steps]
+    slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
+    assert slopes[-1] == pytest.approx(order, abs=0.05)
+    assert built.sample(growth, states(), grid(20)).evaluations == 20 * order
+
+
+@pytest.mark.parametrize(("built", "_order"), FIXED)
+def test_one_step_is_exact_on_a_straight_flow(built, _order):
+    drift = torch.tensor([1.5, -2.0], dtype=torch.float64)
+    final = built.sample(lambda x, _: drift.expand_as(x), states(), grid(1)).final
+    torch.testing.assert_close(final, states() + drift)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
+def test_dopri5_keeps_its_tolerance(tolerance):
+    trajectory = sampler.Dopri5(rtol=tolerance, atol=tolerance).sample(growth, states(), grid(1))
+    error = (trajectory.final - states() * math.exp(1 + math.sin(1))).abs().max()
+    assert float(error) < 20 * tolerance
+
+
+def test_dopri5_works_harder_for_a_tighter_tolerance():
+    loose, tight = (sampler.Dopri5(tol, tol).sample(growth, states(), grid(1)).evaluations for tol in (1e-3, 1e-9))
+    assert loose < tight
+
+
+@pytest.mark.parametrize("values", [{"kind": "euler", "steps": 0}, {"kind": "dopri5", "rtol": 0.0}, {"kind": "rk45"}])
+def test_wrong_settings_are_refused(values):
+    from pydantic import TypeAdapter
+
+    with pytest.raises(ValidationError):
+        TypeAdapter(sampler.Config).validate_python(values)

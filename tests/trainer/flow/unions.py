@@ -1,0 +1,14 @@
+"""Lists the kinds of a component, so that a contract test meets a new kind on the day it is added."""
+
+from typing import Any, get_args
+
+
+def members(union: Any) -> tuple[type, ...]:
+    """Returns the configuration classes of a `Config`, be it one class or a discriminated union."""
+    inner = get_args(union)[0] if get_args(union) else union
+    return get_args(inner) or (inner,)
+
+
+def name(member: type) -> str:
+    """Returns the kind of a configuration class, to name a test by."""
+    return member().kind

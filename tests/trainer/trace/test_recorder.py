@@ -1,0 +1,236 @@
+"""Two gloo ranks call every collective directly; the expected records are written out by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
+
+from tests.ranks import run_ranks
+from trainer.trace.context import phase
+from trainer.trace.merge import merge
+from trainer.trace.record import CollectiveRecord, rank_path, read
+from trainer.trace.recorder import Recorder
+
+WORLD = 2
+Call = Callable[[int], Any]
+
+
+def exchange(rank: int) -> None:
+    """One send each way; the lower rank sends first."""
+    if rank == 0:
+        dist.send(torch.zeros(3), 1, tag=7)
+    else:
+        dist.recv(torch.zeros(3), 0, tag=7)
+
+
+def exchange_later(rank: int) -> None:
+    """A send whose wait comes after another collective."""
+    work = dist.isend(torch.zeros(5), 1) if rank == 0 else dist.irecv(torch.zeros(5), 0)
+    dist.barrier()
+    assert work is not None
+    work.wait()
+
+
+def reduce_later(_rank: int) -> None:
+    work = dist.all_reduce(torch.zeros(8), async_op=True)
+    dist.broadcast(torch.zeros(1), 0)
+    assert work is not None
+    work.wait()
+
+
+def uneven(rank: int) -> None:
+    rows = [[1, 3], [2, 0]]
+    dist.all_to_all_single(
+        torch.zeros(rows[0][rank] + rows[1][rank], 2),
+        torch.zeros(sum(rows[rank]), 2),
+        [rows[0][rank], rows[1][rank]],
+        rows[rank],
+    )
+
+
+def reduced_in_backward(_rank: int) -> None:
+    """DDP's C++ reducer makes the call."""
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 1, bias=False))
+    with phase("backward"):
+        model(torch.ones(2, 3)).sum().backward()
+
+
+def gathered_by_dtensor(_rank: int) -> None:
+    from torch.distributed.tensor import DTensor, Replicate, Shard, init_device_mesh
+
+    sharded = DTensor.from_local(torch.zeros(4), init_device_mesh("cpu", (WORLD,)), [Shard(0)], run_check=False)
+    (sharded.redistribute(placements=[Replicate()]) + 1).to_local()
+
+
+def tensors(count: int, size: int) -> list[torch.Tensor]:
+    return [torch.zeros(size) for _ in range(count)]
+
+
+CALLS: dict[str, Call] = {
+    "all_reduce": lambda rank: dist.all_reduce(torch.zeros(6, dtype=torch.bfloat16)),
+    "all_reduce_coalesced": lambda rank: dist.all_reduce_coalesced(tensors(2, 3)),
+    "all_gather": lambda rank: dist.all_gather(tensors(WORLD, 3), torch.zeros(3)),
+    "all_gather flat": lambda rank: dist.all_gather_into_tensor(torch.zeros(6), torch.zeros(3)),
+    "reduce_scatter": lambda rank: dist.reduce_scatter(torch.zeros(3), tensors(WORLD, 3)),
+    "reduce_scatter flat": lambda rank: dist.reduce_scatter_tensor(torch.zeros(3), torch.zeros(6)),
+    "all_to_all": lambda rank: dist.all_to_all_single(torch.zeros(4, 2), torch.zeros(4, 2)),
+    "all_to_all uneven": uneven,
+    "broadcast": lambda rank: dist.broadcast(torch.zeros(4, dtype=torch.int64), 1),
+    "send and recv": exchange,
+    "barrier": lambda rank: dist.barrier(),
+    "send later": exchange_later,
+    "all_reduce later": reduce_later,
+    "never waited": lambda rank: dist.all_reduce(torch.zeros(2), async_op=True),
+    "functional": lambda rank: functional.all_reduce(torch.zeros(4), "sum", dist.group.WORLD) + 1,
+    "functional all_to_all": lambda rank: functional.all_to_all_single(
+        torch.zeros(4), [2, 2], [2, 2], dist.group.WORLD
+    ).wait(),
+    "DTensor": gathered_by_dtensor,
+    "DDP": reduced_in_backward,
+}
+
+Fields = dict[str, Any]
+
+
+def record(op: str, bytes_in: int, bytes_out: int, **others: Any) -> Fields:
+    return {"op": op, "bytes_in": bytes_in, "bytes_out": bytes_out, **others}
+
+
+# What each rank's records must say, by call.
+EXPECTED: dict[str, list[list[Fields]]] = {
+    "all_reduce": [[record("all_reduce", 12, 12, dtype="bfloat16")]] * 2,
+    "all_reduce_coalesced": [[record("all_reduce", 24, 24)]] * 2,
+    "all_gather": [[record("all_gather", 12, 24)]] * 2,
+    "all_gather flat": [[record("all_gather", 12, 24)]] * 2,
+    "reduce_scatter": [[record("reduce_scatter", 24, 12)]] * 2,
+    "reduce_scatter flat": [[record("reduce_scatter", 24, 12)]] * 2,
+    "all_to_all": [[record("all_to_all", 32, 32, in_splits=(16, 16), out_splits=(16, 16))]] * 2,
+    "all_to_all uneven": [
+        [record("all_to_all", 32, 24, in_splits=(8, 24), out_splits=(8, 16))],
+        [record("all_to_all", 16, 24, in_splits=(16, 0), out_splits=(24, 0))],
+    ],
+    "broadcast": [
+        [record("broadcast", 0, 32, root=1, dtype="int64")],
+        [record("broadcast", 32, 32, root=1, dtype="int64")],
+    ],
+    "send and recv": [
+        [record("send", 12, 0, peer=1, tag=7, asynchronous=False, wait_seq=None)],
+        [record("recv", 0, 12, peer=0, tag=7, asynchronous=False, wait_seq=None)],
+    ],
+    "barrier": [[record("barrier", 0, 0)]] * 2,
+    "send later": [
+        [record("send", 20, 0, peer=1, asynchronous=True, wait_seq=2), record("barrier", 0, 0)],
+        [record("recv", 0, 20, peer=0, asynchronous=True, wait_seq=2), record("barrier", 0, 0)],
+    ],
+    "all_reduce later": [
+        [record("all_reduce", 32, 32, asynchronous=True, wait_seq=2), record("broadcast", 4, 4, root=0)],
+        [record("all_reduce", 32, 32, asynchronous=True, wait_seq=2), record("broadcast", 0, 4, root=0)],
+    ],
+    "never waited": [[record("all_reduce", 8, 8, asynchronous=True, wait_seq=1, t_done_ns=None)]] * 2,
+    "functional": [[record("all_reduce", 16, 16, asynchronous=False)]] * 2,
+    "functional all_to_all": [[record("all_to_all", 16, 16, in_splits=(8, 8), out_splits=(8, 8))]] * 2,
+    "DTensor": [[record("all_gather", 16, 32, asynchronous=False)]] * 2,
+    "DDP": [[record("all_reduce", 12, 12, phase="backward", asynchronous=True)]] * 2,
+}
+
+
+def record_calls(rank: int, _world_size: int, folder: str) -> None:
+    """Each call in a step of its own, and the same calls in one step of another file."""
+    names = {dist.group.WORLD.group_name: "world"}
+    for index, call in enumerate(CALLS.values()):
+        recorder = Recorder(
+            rank_path(Path(folder) / str(index), rank), steps=[1], ranks_per_node=WORLD, group_names=names
+        )
+        with recorder.step(0):
+            dist.all_reduce(torch.zeros(1))
+        with recorder.step(1):
+            call(rank)
+        recorder.write()
+        dist.barrier()
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[CollectiveRecord]]]:
+    folder = tmp_path_factory.mktemp("calls")
+    run_ranks(record_calls, WORLD, str(folder))
+    for index in range(len(CALLS)):
+        merge(folder / str(index), WORLD)
+    return {
+        name: [read(rank_path(folder / str(index), rank))[1] for rank in range(WORLD)]
+        for index, name in enumerate(CALLS)
+    }
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_each_call_gives_the_expected_records(recordings: dict[str, list[list[CollectiveRecord]]], name: str) -> None:
+    for rank in range(WORLD):
+        of_rank = [item for item in recordings[name][rank] if name != "DDP" or item.phase == "backward"]
+        assert len(of_rank) == len(EXPECTED[name][rank])
+        for item, expected in zip(of_rank, EXPECTED[name][rank], strict=True):
+            assert (item.rank, item.step, item.group, item.size1) == (rank, 1, "world", False)
+            assert {field: getattr(item, field) for field in expected} == expected
+
+
+def test_times_grow_and_gaps_leave_out_the_time_in_collectives(
+    recordings: dict[str, list[list[CollectiveRecord]]],
+) -> None:
+    first, second = recordings["all_reduce later"][0]
+    assert first.t_issue_ns == 0
+    assert first.t_done_ns is not None
+    assert second.t_issue_ns is not None
+    assert second.t_done_ns is not None
+    assert second.gap_ns is not None
+    assert 0 < second.gap_ns <= second.t_issue_ns < second.t_done_ns < first.t_done_ns
+
+
+def resume(rank: int, _world_size: int, folder: str) -> list[list[int]]:
+    """Two processes' worth of one run, then one of another configuration."""
+    names = {dist.group.WORLD.group_name: "world"}
+    kept = []
+    for config, last in (("a", None), ("a", 3), ("b", 3)):
+        recorder = Recorder(
+            rank_path(Path(folder), rank), steps=range(2, 6), ranks_per_node=1, config_sha256=config, group_names=names
+        )
+        if last is not None:
+            recorder.resume(last)
+        for step in range(0 if last is None else last + 1, 6):
+            with recorder.step(step):
+                dist.barrier()
+        recorder.write()
+        kept.append([item.step for item in read(recorder.path)[1]])
+    return kept
+
+
+def refuse_unknown(_rank: int, _world_size: int, folder: str) -> list[str]:
+    messages = []
+    for names, call in (
+        ({}, lambda: dist.reduce(torch.zeros(1), 0)),
+        (dict.fromkeys(("pair", "alone"), "data"), lambda: [dist.barrier(group) for group in groups]),
+    ):
+        groups = [dist.group.WORLD, *(dist.new_group([other]) for other in range(WORLD))]
+        own = [group for group in groups if dist.get_rank(group) >= 0]
+        groups = own
+        chosen = {group.group_name: "data" for group in own} if names else {}
+        recorder = Recorder(Path(folder) / "x.jsonl", steps=[0], ranks_per_node=1, group_names=chosen)
+        try:
+            with recorder.step(0):
+                call()
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
+
+
+def resume_and_refuse(rank: int, world_size: int, folder: str) -> tuple[list[list[int]], list[str]]:
+    return resume(rank, world_size, folder), refuse_unknown(rank, world_size, folder)
+
+
+def test_a_resumed_run_keeps_its_own_steps_and_unknown_operators_are_refused(tmp_path: Path) -> None:
+    for kept, (operator, group) in run_ranks(resume_and_refuse, WORLD, str(tmp_path)):
+        assert kept == [[2, 3, 4, 5], [2, 3, 4, 5], [4, 5]]
+        assert "trace.steps" in operator
+        assert "c10d::reduce_" in operator
+        assert "group_names.data" in group

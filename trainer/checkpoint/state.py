@@ -1,0 +1,154 @@
+"""Saving and resuming a run."""
+
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from moe.files import FileError, replacing
+from trainer.checkpoint.directory import Identity, mark_complete, prune, step_folder
+from trainer.checkpoint.experts import load_experts, save_experts
+from trainer.config import RunConfig
+from trainer.ema import MovingAverage
+from trainer.engine.protocol import Engine
+from trainer.layout import Layout
+
+
+def identity_of(config: RunConfig, layout: Layout) -> Identity:
+    """What a checkpoint of this run has in common with every continuation of it."""
+    network = {
+        "data": config.data.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json", exclude={"init_from", "dropout", "label_dropout"}),
+        "moe": config.moe and config.moe.model_dump(mode="json", include={"num_experts", "top_k", "expert_hidden"}),
+    }
+    return Identity(
+        world_size=layout.world_size,
+        expert_parallel=layout.expert_parallel,
+        zero_stage=config.engine.zero_stage,
+        precision=config.engine.precision,
+        network=str(network),
+    )
+
+
+def save_checkpoint(
+    root: Path, step: int, config: RunConfig, layout: Layout, engine: Engine, average: MovingAverage
+) -> Path:
+    """Saves everything that the run needs to go on; collective.
+
+    Args:
+        root: the run's checkpoints folder, on a file system that all ranks share.
+        step: optimiser steps done.
+        config: the run.
+        layout: how it is laid out.
+        engine: weights and optimiser state.
+        average: moving average of the weights.
+
+    Returns:
+        The folder, complete.
+    """
+    rank, folder = dist.get_rank(), step_folder(root, step)
+    if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    dist.barrier()
+    engine.save(folder / "engine")
+    save_experts(folder, engine, writes=rank < layout.expert_parallel)
+    with replacing(folder / _rank_file(rank)) as temporary:
+        torch.save(_rank_state(step), temporary)
+    averages = gather_averages(layout, engine, average)
+    if rank == 0:
+        with replacing(folder / "ema.safetensors") as temporary:
+            save_file(averages, temporary, metadata={"step": str(step)})
+        with replacing(folder / "config.yaml") as temporary:
+            temporary.write_text(config.to_yaml(), encoding="utf-8")
+        if layout.placement is not None:
+            layout.placement.write(folder / "placement.json")
+    dist.barrier()
+    if rank == 0:
+        mark_complete(folder, step, identity_of(config, layout))
+        prune(root, config.checkpoint.keep)
+    return folder
+
+
+def load_checkpoint(folder: Path, *, allow_rng_loss: bool, engine: Engine, average: MovingAverage) -> None:
+    """Takes a run up where a checkpoint left it; collective, and bit for bit.
+
+    Args:
+        folder: a complete checkpoint of the same identity; the placement may differ.
+        allow_rng_loss: go on although this rank's own file is missing.
+        engine: receives weights and optimiser state.
+        average: receives the moving average.
+
+    Raises:
+        FileError: a file is missing.
+    """
+    own = folder / _rank_file(dist.get_rank())
+    if not own.exists() and not allow_rng_loss:
+        raise FileError(
+            own, "rank state", "is missing", "delete the checkpoint, or set run.allow_rng_loss=true for another run"
+        )
+    engine.load(folder / "engine")
+    load_experts(folder, engine)
+    average.load(load_file(folder / "ema.safetensors"))
+    if own.exists():
+        _set_rank_state(torch.load(own, weights_only=True))
+
+
+def gather_averages(layout: Layout, engine: Engine, average: MovingAverage) -> dict[str, Tensor]:
+    """Brings the moving average of every parameter together on rank 0; collective.
+
+    Args:
+        layout: where the experts live.
+        engine: which knows how parameters are divided.
+        average: this rank's pieces.
+
+    Returns:
+        On rank 0, whole tensors on the CPU by logical name; elsewhere this rank's own.
+    """
+    whole = {}
+    for shard in engine.shards():
+        value = engine.full(shard, average.averages[shard.name])
+        if shard.expert is None:
+            whole[shard.name] = value.cpu()
+        elif dist.get_rank() < layout.expert_parallel:
+            for owner, piece in enumerate(_gather_experts(value)):
+                whole[_name_on(shard.name, shard.expert, owner, layout)] = piece.cpu()
+    return whole
+
+
+def _gather_experts(value: Tensor) -> list[Tensor]:
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_expert_model_parallel_group()
+    pieces = [torch.empty_like(value) for _ in range(group.size())] if group.rank() == 0 else None
+    dist.gather(value, pieces, dst=0, group=group)
+    return pieces or []
+
+
+def _name_on(name: str, expert: tuple[int, int], owner: int, layout: Layout) -> str:
+    """Name of the parameter that rank `owner` holds in the slot where rank 0 holds `name`."""
+    layer, logical = expert
+    slots = list(layout.slot_to_expert(layer))
+    per_rank = len(slots) // layout.expert_parallel
+    other = slots[owner * per_rank + slots.index(logical) % per_rank]
+    return name.replace(f".experts.{logical}.", f".experts.{other}.")
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank_{rank:05d}.pt"
+
+
+def _rank_state(step: int) -> dict[str, int | Tensor]:
+    state: dict[str, int | Tensor] = {"step": step, "rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rank_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["rng"])
+    if "cuda_rng" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda_rng"])

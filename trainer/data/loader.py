@@ -1,0 +1,109 @@
+"""Which examples a rank sees at a step: a pure function, so that resuming needs nothing but the step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.protocol import Batch, Dataset, Split
+
+
+def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
+    """Returns how many micro batches a rank works through in one optimiser step.
+
+    Args:
+        global_batch: examples of an optimiser step over all ranks.
+        micro_batch: examples of one forward pass on one rank.
+        world_size: ranks that share the data.
+
+    Raises:
+        ValueError: if the global batch does not come out even; names the nearest ones that do.
+    """
+    unit = micro_batch * world_size
+    if global_batch > 0 and global_batch % unit == 0:
+        return global_batch // unit
+    below = max(global_batch, 0) // unit * unit
+    remedy = " or ".join(str(value) for value in (below, below + unit) if value > 0)
+    raise ValueError(
+        f"optim.global_batch: {global_batch} is not a multiple of micro batch {micro_batch} x {world_size} ranks"
+        f" = {unit}; use {remedy}"
+    )
+
+
+class Loader:
+    """Deals an endless stream of shuffled epochs out to the ranks.
+
+    The epochs follow each other in one sequence of positions, so a batch may span two of them. Step s (from 0) takes
+    positions s*G to (s+1)*G of a global batch of G, cut into micro batches numbered from 0; rank r of W takes the
+    r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
+
+    Args:
+        dataset: where the examples are.
+        global_batch: examples of an optimiser step over all ranks.
+        micro_batch: examples of one micro batch on one rank.
+        rank: this process among those that share the data, 0 to world_size - 1.
+        world_size: how many processes share the data.
+        seed: of the shuffles, 0 or more.
+        split: which part of the data set is dealt.
+
+    Raises:
+        ValueError: if the global batch is not a multiple of micro_batch * world_size.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        global_batch: int,
+        micro_batch: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        split: Split = "train",
+    ) -> None:
+        self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
+        self._dataset = dataset
+        self._indices = dataset.indices(split)
+        self._global_batch = global_batch
+        self._micro_batch = micro_batch
+        self._rank = rank
+        self._seed = seed
+        self._orders: dict[int, Tensor] = {}
+
+    def global_micro(self, local: int) -> int:
+        """Returns the number, within the global batch, of this rank's micro batch `local` (0 to accumulation - 1)."""
+        return self._rank * self.accumulation + local
+
+    def batch(self, step: int, local: int) -> Batch:
+        """Returns one micro batch of this rank.
+
+        Args:
+            step: optimiser step, from 0.
+            local: which of this rank's micro batches, 0 to accumulation - 1.
+
+        Returns:
+            The examples, on the CPU.
+        """
+        first = step * self._global_batch + self.global_micro(local) * self._micro_batch
+        ids = torch.cat(self._ids(first, first + self._micro_batch))
+        x_1, labels = self._dataset.get(ids)
+        return Batch(x_1=x_1, condition=labels, ids=ids)
+
+    def _ids(self, first: int, end: int) -> list[Tensor]:
+        """Returns the ids at positions first to end of the stream, one piece for each epoch that they touch."""
+        length = len(self._indices)
+        pieces = []
+        while first < end:
+            epoch, offset = divmod(first, length)
+            piece = self._order(epoch)[offset : offset + end - first]
+            pieces.append(piece)
+            first += len(piece)
+        return pieces
+
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            shuffle = np.random.default_rng([self._seed, epoch]).permutation(len(self._indices))
+            recent = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            self._orders = {**recent, epoch: self._indices[torch.from_numpy(shuffle)]}
+        return self._orders[epoch]

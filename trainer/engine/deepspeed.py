@@ -1,0 +1,215 @@
+"""Training through DeepSpeed: ZeRO 0 to 3 for dense networks, 0 to 2 with experts."""
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("DS_ACCELERATOR_WARN", "0")
+
+import deepspeed
+import deepspeed.comm.torch
+import torch
+import torch.distributed as dist
+from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
+from deepspeed.utils import (
+    groups,
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor, nn
+
+from trainer.config import RunConfig
+from trainer.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
+from trainer.engine.groups import group_names
+from trainer.engine.protocol import Shard
+from trainer.layout import Layout
+from trainer.model.parameters import named_parameters
+
+TAG = "state"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class DeepSpeedEngine:
+    """See :class:`trainer.engine.protocol.Engine`."""
+
+    def __init__(self, module: nn.Module, config: RunConfig, layout: Layout, device: torch.device) -> None:
+        """Hands the network to DeepSpeed.
+
+        Args:
+            module: the network, float32 on the CPU.
+            config: the run.
+            layout: how it is laid out.
+            device: where this rank computes.
+        """
+        self.module = module.to(device)
+        self._stage = config.engine.zero_stage
+        self._has_experts = config.moe is not None
+        self._clip_norm = config.optim.clip_norm
+        # DeepSpeed clips experts by a wrong norm without ZeRO, and reports none.
+        self._clips_itself = self._stage == 0
+        if self._has_experts:
+            mark_moe_layers(module, layout.expert_parallel)
+        self._named = named_parameters(module)
+        deepspeed.comm.torch.build_shm_op = lambda: None  # would compile an extension at the first start
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        deepspeed.init_distributed(dist.get_backend(), verbose=False)
+        optimizer = torch.optim.AdamW(
+            self._parameter_groups(),
+            lr=config.optim.lr,
+            betas=config.optim.betas,
+            weight_decay=config.optim.weight_decay,
+            fused=True,
+        )
+        self._engine, self._optimizer, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=self._deepspeed_config(config, layout),
+            dist_init_required=False,
+            mpu=MegatronGroups(),
+        )
+        self.model = self._engine
+        self.group_names = {**group_names(), **self._own_group_names(layout)}
+
+    def backward(self, loss: Tensor) -> None:
+        """See the protocol."""
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts the micro batch
+
+    def step(self, lr: float) -> float:
+        """See the protocol."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        norm = self._clip() if self._clips_itself else None
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+
+    def shards(self) -> list[Shard]:
+        """See the protocol."""
+        return [
+            Shard(named.name, getattr(named.parameter, "ds_tensor", named.parameter).data, named.expert)
+            for named in self._named
+        ]
+
+    def full(self, shard: Shard, values: Tensor) -> Tensor:
+        """See the protocol."""
+        parameter = self._parameter(shard)
+        if self._stage < 3:
+            return values
+        group = groups._get_data_parallel_group()
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, values.contiguous(), group=group)
+        return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+
+    def part(self, shard: Shard, values: Tensor) -> Tensor:
+        """See the protocol."""
+        if self._stage < 3:
+            return values
+        rank, size = dist.get_rank(groups._get_data_parallel_group()), shard.tensor.numel()
+        own = values.flatten()[rank * size : (rank + 1) * size]
+        return nn.functional.pad(own, (0, size - own.numel()))
+
+    def save(self, folder: Path) -> None:
+        """See the protocol."""
+        with self._without_moe_saver():
+            self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """See the protocol."""
+        with self._without_moe_saver():
+            self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+
+    def expert_state(self, shard: Shard) -> dict[str, Tensor]:
+        """See the protocol."""
+        parameter = self._parameter(shard)
+        if self._stage == 0:
+            moments = self._optimizer.state[parameter]
+            return {"weight": parameter.detach(), **{name: moments[name] for name in MOMENTS}}
+        self._link_optimizer_state()
+        return {
+            "weight": safe_get_full_fp32_param(parameter),
+            **{name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS},
+        }
+
+    def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
+        """See the protocol."""
+        parameter = self._parameter(shard)
+        parameter.data.copy_(state["weight"])
+        if self._stage == 0:
+            for name in MOMENTS:
+                self._optimizer.state[parameter][name].copy_(state[name])
+            return
+        self._link_optimizer_state()
+        safe_set_full_fp32_param(parameter, state["weight"].to(parameter.device))
+        for name in MOMENTS:
+            safe_set_full_optimizer_state(parameter, state[name].to(parameter.device), name)
+
+    def _parameter(self, shard: Shard) -> Any:
+        return next(named.parameter for named in self._named if named.name == shard.name)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        if not self._has_experts:
+            return [{"params": [named.parameter for named in self._named]}]
+        everything = {"params": [named.parameter for named in self._named], "name": "parameters"}
+        return split_params_into_different_moe_groups_for_optimizer(everything)
+
+    def _deepspeed_config(self, config: RunConfig, layout: Layout) -> dict[str, Any]:
+        bucket = config.engine.bucket_elements
+        return {
+            "train_micro_batch_size_per_gpu": layout.micro_batch,
+            "gradient_accumulation_steps": layout.accumulation,
+            "gradient_clipping": 0.0 if self._clips_itself else config.optim.clip_norm or 0.0,
+            "bf16": {"enabled": config.engine.precision == "bf16"},
+            "zero_optimization": {
+                "stage": self._stage,
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+                "stage3_param_persistence_threshold": 0,
+            },
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+        }
+
+    def _own_group_names(self, layout: Layout) -> dict[str, str]:
+        names = {groups._get_data_parallel_group().group_name: "data"}
+        if self._has_experts:
+            name = expert_group_name(layout.expert_parallel)
+            names[groups._get_expert_parallel_group(name).group_name] = "expert"
+            names[groups._get_expert_data_parallel_group(name).group_name] = "expert_data"
+        return names
+
+    def _clip(self) -> float:
+        """Scales the averaged gradients to the largest allowed norm, experts counted over all their ranks."""
+        squares = {False: torch.zeros((), device=self._engine.device), True: torch.zeros((), device=self._engine.device)}
+        gradients = []
+        for named in self._named:
+            if named.parameter.grad is not None:
+                gradients.append(named.parameter.grad)
+                squares[named.expert is not None] += named.parameter.grad.float().square().sum()
+        if self._has_experts:
+            from megatron.core import parallel_state
+
+            dist.all_reduce(squares[True], group=parallel_state.get_expert_model_parallel_group())
+        norm = float((squares[False] + squares[True]).sqrt())
+        if self._clip_norm is not None and norm > self._clip_norm:
+            torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
+        return norm
+
+    def _link_optimizer_state(self) -> None:
+        """Links all parameters to their moments; DeepSpeed does so after its first group's step, for that group only."""
+        self._optimizer._hp_optimizer_states_linked = False
+        self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    @contextmanager
+    def _without_moe_saver(self):
+        """DeepSpeed's MoE saver knows only its own experts; ours are saved one file each, by logical id."""
+        self._engine.has_moe_layers = False
+        try:
+            yield
+        finally:
+            self._engine.has_moe_layers = self._has_experts

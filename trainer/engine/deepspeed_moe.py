@@ -1,0 +1,58 @@
+"""What DeepSpeed must be told to train a Megatron-Core MoE layer."""
+
+from typing import Any
+
+from deepspeed.moe.layer import MoE
+from deepspeed.utils import groups
+from megatron.core import parallel_state
+from torch import nn
+
+from moe.layer import PlacedMoELayer
+
+
+class DeepSpeedMoELayer(PlacedMoELayer, MoE):
+    """A layer that DeepSpeed recognises as a mixture of experts; it computes as before."""
+
+    def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
+        """Creates DeepSpeed's expert groups; DeepSpeed calls this."""
+        if self.expert_group_name not in groups._get_expert_parallel_group_dict():
+            groups._create_expert_and_data_parallel(
+                self.ep_size, use_data_before_expert_parallel_=use_data_before_expert_parallel_
+            )
+
+
+def mark_moe_layers(model: nn.Module, expert_parallel: int) -> None:
+    """Makes a network's MoE layers and their experts known to DeepSpeed, in place.
+
+    Args:
+        model: the network.
+        expert_parallel: ranks that share the experts of a layer.
+    """
+    for module in model.modules():
+        if isinstance(module, PlacedMoELayer):
+            module.__class__ = DeepSpeedMoELayer
+            module.ep_size = expert_parallel
+            module.num_experts = module.config.num_moe_experts
+            module.expert_group_name = expert_group_name(expert_parallel)
+            module.enable_expert_tensor_parallelism = False
+            for parameter in module.experts.parameters():
+                parameter.allreduce = False  # Megatron marks experts so only where they are shared among ranks
+                parameter.group_name = module.expert_group_name
+
+
+def expert_group_name(expert_parallel: int) -> str:
+    """DeepSpeed's name of the expert-parallel groups of a size."""
+    return f"ep_size_{expert_parallel}"
+
+
+class MegatronGroups:
+    """Megatron-Core's process groups under the names that DeepSpeed asks for."""
+
+    def __getattr__(self, name: str) -> Any:
+        renamed = {
+            "get_model_parallel_world_size": lambda: parallel_state.get_model_parallel_group().size(),
+            "get_model_parallel_rank": lambda: parallel_state.get_model_parallel_group().rank(),
+        }
+        if name == "initialize_sequence_parallel":
+            raise AttributeError(name)  # its presence would tell DeepSpeed to use Ulysses
+        return renamed.get(name) or getattr(parallel_state, name)

@@ -1,0 +1,86 @@
+"""Process groups: joined, named, left."""
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the launcher said to this process.
+
+    Attributes:
+        rank: number of this process, 0 to world_size - 1.
+        local_rank: its number on this node.
+        world_size: all processes of the run.
+        local_world_size: processes of the run on this node.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+
+    @classmethod
+    def from_environment(cls) -> "Launch":
+        """Reads torchrun's variables; without them the process is alone."""
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 0, 1, 1), strict=True)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes: its own GPU, or the CPU where there is none."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextmanager
+def joined(launch: Launch, expert_parallel: int) -> Iterator[None]:
+    """Joins the run's process groups and leaves them in an order that never aborts a finished run.
+
+    The default group is NCCL on GPUs and gloo on CPUs; the others are Megatron-Core's.
+
+    Args:
+        launch: what the launcher said.
+        expert_parallel: ranks of an expert-parallel group.
+
+    Yields:
+        Nothing; inside, ``torch.distributed`` and ``megatron.core.parallel_state`` are initialised.
+    """
+    from megatron.core import parallel_state
+
+    backend = "nccl" if launch.device.type == "cuda" else "gloo"
+    if launch.device.type == "cuda":
+        torch.cuda.set_device(launch.device)
+    alone = {} if "MASTER_ADDR" in os.environ else {"store": dist.HashStore()}
+    dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=TIMEOUT, **alone)
+    parallel_state.initialize_model_parallel(expert_model_parallel_size=expert_parallel)
+    yield
+    gc.collect()
+    dist.barrier()
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def group_names() -> dict[str, str]:
+    """Meaning of each process group of this rank.
+
+    Returns:
+        From torch's name of a group to ``world``, ``data``, ``expert`` or ``expert_data``.
+    """
+    from megatron.core import parallel_state
+
+    groups = {
+        "world": dist.group.WORLD,
+        "data": parallel_state.get_data_parallel_group(),
+        "expert": parallel_state.get_expert_model_parallel_group(),
+        "expert_data": parallel_state.get_expert_data_parallel_group(),
+    }
+    return {group.group_name: name for name, group in groups.items() if group is not None}

@@ -1,0 +1,96 @@
+"""What the training loop asks of an engine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What this rank stores of one parameter.
+
+    Attributes:
+        name: logical name; an expert's carries its logical id, wherever it lives.
+        tensor: the stored values, shared with the engine; the whole parameter, or this rank's part of it, flat.
+        expert: (MoE layer, logical expert id), None for the dense parameters.
+    """
+
+    name: str
+    tensor: Tensor
+    expert: tuple[int, int] | None
+
+
+class Engine(Protocol):
+    """Holds the network and its optimiser, in whatever pieces, and takes optimiser steps.
+
+    Attributes:
+        module: the network as it was given.
+        model: the network to call in training.
+        group_names: meaning of each process group, for traces.
+    """
+
+    module: nn.Module
+    model: nn.Module
+    group_names: Mapping[str, str]
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a micro batch's gradients; the last micro batch of a step also averages them over the data ranks.
+
+        Args:
+            loss: mean over the micro batch.
+        """
+        ...
+
+    def step(self, lr: float) -> float:
+        """Takes the optimiser step of the micro batches since the last one.
+
+        Args:
+            lr: learning rate.
+
+        Returns:
+            Norm of the gradient before clipping, over all parameters and ranks.
+        """
+        ...
+
+    def shards(self) -> list[Shard]:
+        """What this rank stores of each parameter, in the order of the network."""
+        ...
+
+    def full(self, shard: Shard, values: Tensor) -> Tensor:
+        """Puts values that are divided like a shard together; collective over the ranks that share it.
+
+        Args:
+            shard: which parameter.
+            values: shaped like ``shard.tensor``.
+
+        Returns:
+            Values in the parameter's own shape.
+        """
+        ...
+
+    def part(self, shard: Shard, values: Tensor) -> Tensor:
+        """This rank's share of a whole parameter, shaped like ``shard.tensor``; the inverse of :meth:`full`."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes the engine's own files to a folder; collective."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Reads what :meth:`save` wrote at the same world size; collective. Experts may come back misplaced."""
+        ...
+
+    def expert_state(self, shard: Shard) -> dict[str, Tensor]:
+        """Weight and optimiser state of one expert parameter, whole and in float32; collective over its replicas.
+
+        Returns:
+            ``weight``, ``exp_avg``, ``exp_avg_sq``, each in the parameter's shape.
+        """
+        ...
+
+    def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
+        """Sets what :meth:`expert_state` gave, possibly on another rank."""
+        ...

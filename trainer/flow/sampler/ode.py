@@ -1,0 +1,141 @@
+"""Solvers of dx/dt = v(x, t): Euler, Heun and adaptive Dormand-Prince."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import BaseModel
+from pydantic import Field as Setting
+from torch import Tensor
+from torchdiffeq import odeint
+
+from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
+
+
+class EulerConfig(BaseModel, extra="forbid", frozen=True):
+    """Euler's method, one evaluation a step.
+
+    Attributes:
+        steps: number of equal steps from source to data.
+    """
+
+    kind: Literal["euler"] = "euler"
+    steps: int = Setting(default=20, ge=1)
+
+
+class HeunConfig(BaseModel, extra="forbid", frozen=True):
+    """Heun's method, two evaluations a step.
+
+    Attributes:
+        steps: number of equal steps from source to data.
+    """
+
+    kind: Literal["heun"] = "heun"
+    steps: int = Setting(default=10, ge=1)
+
+
+class Dopri5Config(BaseModel, extra="forbid", frozen=True):
+    """Dormand and Prince's method of order 5, which chooses its own steps.
+
+    Attributes:
+        rtol: relative tolerance of a step.
+        atol: absolute tolerance of a step, in units of the state.
+    """
+
+    kind: Literal["dopri5"] = "dopri5"
+    rtol: float = Setting(default=1e-5, gt=0.0, lt=1.0)
+    atol: float = Setting(default=1e-5, gt=0.0, allow_inf_nan=False)
+
+
+class _FixedStep(Sampler):
+    """Takes one step between neighbouring times of the grid."""
+
+    evaluations_per_step: int
+
+    @abstractmethod
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Returns the states [B, *D] at `t_next`, given those at `t` (both scalars)."""
+
+    def sample(
+        self,
+        field: Field,
+        x_init: Tensor,
+        times: Tensor,
+        *,
+        generator: torch.Generator | None = None,  # noqa: ARG002
+    ) -> Trajectory:
+        """See `Sampler.sample`; the accuracy is that of the grid."""
+        check_times(times)
+        grid = times.to(x_init.device)
+        states = [x_init]
+        for t, t_next in pairwise(grid):
+            states.append(self.step(field, states[-1], t, t_next).to(x_init.dtype))
+        return Trajectory(torch.stack(states), times, self.evaluations_per_step * (len(times) - 1))
+
+
+class Euler(_FixedStep):
+    """x + h v(x, t); order 1.
+
+    Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
+    """
+
+    evaluations_per_step = 1
+
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Follows the velocity at the start of the step."""
+        return x + (t_next - t) * field(x, t.expand(len(x)))
+
+
+class Heun(_FixedStep):
+    """x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; order 2.
+
+    Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
+    """
+
+    evaluations_per_step = 2
+
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Averages the velocities at both ends of an Euler step."""
+        h = t_next - t
+        first = field(x, t.expand(len(x)))
+        second = field(x + h * first, t_next.expand(len(x)))
+        return x + h / 2 * (first + second)
+
+
+class Dopri5(Sampler):
+    """Dormand-Prince 5(4) with step-size control over the whole batch, by torchdiffeq.
+
+    Source: Dormand and Prince, "A family of embedded Runge-Kutta formulae", 1980, table 2.
+
+    Args:
+        rtol: relative tolerance of a step.
+        atol: absolute tolerance of a step, in units of the state.
+    """
+
+    def __init__(self, rtol: float, atol: float) -> None:
+        self.rtol = rtol
+        self.atol = atol
+
+    def sample(
+        self,
+        field: Field,
+        x_init: Tensor,
+        times: Tensor,
+        *,
+        generator: torch.Generator | None = None,  # noqa: ARG002
+    ) -> Trajectory:
+        """See `Sampler.sample`; the grid says only where the state is reported, steps are chosen by the tolerance."""
+        check_times(times)
+        evaluations = 0
+
+        def velocity(t: Tensor, x: Tensor) -> Tensor:
+            nonlocal evaluations
+            evaluations += 1
+            return field(x, t.expand(len(x))).to(x.dtype)
+
+        x = odeint(velocity, x_init, times.to(x_init.device), rtol=self.rtol, atol=self.atol, method="dopri5")
+        assert isinstance(x, Tensor)
+        return Trajectory(x, times, evaluations)

@@ -1,0 +1,72 @@
+"""How a sample is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Field = Callable[[Tensor, Tensor], Tensor]
+"""A velocity field: states [B, *D] and times [B] to velocities [B, *D], with condition and guidance already bound."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The states of a batch along the time grid.
+
+    Attributes:
+        x: [T, B, *D] the state at every time of the grid; `x[0]` is the start, `final` the end.
+        times: [T] the grid.
+        evaluations: how often the field was called.
+    """
+
+    x: Tensor
+    times: Tensor
+    evaluations: int
+
+    @property
+    def final(self) -> Tensor:
+        """The states [B, *D] at the last time."""
+        return self.x[-1]
+
+
+class Sampler(Protocol):
+    """Follows a field from the first time of a grid to the last."""
+
+    def sample(
+        self, field: Field, x_init: Tensor, times: Tensor, *, generator: torch.Generator | None = None
+    ) -> Trajectory:
+        """Integrates the field. Gradients flow through; wrap the call in `torch.no_grad()` where none are wanted.
+
+        Args:
+            field: the velocity.
+            x_init: [B, *D] states at `times[0]`.
+            times: [T] strictly increasing (towards the data) or strictly decreasing, T >= 2, float32 or float64.
+            generator: where random samplers draw from; deterministic ones ignore it.
+
+        Returns:
+            The trajectory, in the type of `x_init`.
+
+        Raises:
+            ValueError: if `times` is no such grid.
+        """
+        ...
+
+
+def check_times(times: Tensor) -> None:
+    """Refuses a time grid that no sampler can follow.
+
+    Args:
+        times: [T] the grid.
+
+    Raises:
+        ValueError: if it has fewer than two times, or is not strictly monotonic and finite.
+    """
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times: shape {tuple(times.shape)} is no grid; give at least two times in one dimension")
+    steps = times.diff()
+    if not (bool((steps > 0).all()) or bool((steps < 0).all())) or not bool(times.isfinite().all()):
+        raise ValueError(f"times: {times.tolist()} does not run one way; sort them and remove repeats")

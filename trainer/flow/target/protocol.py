@@ -1,0 +1,37 @@
+"""What the network predicts."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from trainer.flow.path.protocol import PathSample
+
+Quantity = Literal["velocity", "data", "noise", "score"]
+
+
+class Target(Protocol):
+    """A quantity that a network can be trained on, and its translation into the others."""
+
+    def make(self, sample: PathSample) -> Tensor:
+        """Returns what the network should predict at `sample`, [B, *D]."""
+        ...
+
+    def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
+        """Translates a prediction of this target into another quantity.
+
+        Args:
+            prediction: [B, *D] output of the network.
+            x_t: [B, *D] the state it was made at.
+            t: [B] times in [0, 1].
+            to: "velocity", "data" (the estimate of x_1), "noise" (the estimate of x_0) or "score" (the gradient of
+                the log density; the source must be standard normal).
+
+        Returns:
+            [B, *D] the quantity asked for.
+
+        Raises:
+            ValueError: if the path has no coefficients or adds noise of its own, or `to` is unknown.
+        """
+        ...

@@ -1,0 +1,35 @@
+"""Times spread evenly over the path."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from trainer.flow.time.protocol import TimeSampler
+
+
+class UniformConfig(BaseModel, extra="forbid", frozen=True):
+    """t is uniform on [0, 1); nothing to set."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class Uniform(TimeSampler):
+    """t ~ U[0, 1).
+
+    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9.
+    """
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """See `TimeSampler.sample`."""
+        return torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype).to(device)

@@ -1,0 +1,196 @@
+"""The training loop, the only one."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import trainer.data
+from moe.seed import derive_seed
+from trainer.checkpoint.directory import complete_steps, step_folder
+from trainer.checkpoint.state import load_checkpoint, save_checkpoint
+from trainer.checkpoint.weights import initialise_from
+from trainer.config import RunConfig
+from trainer.data import Batch, Loader, Split
+from trainer.ema import MovingAverage
+from trainer.engine.groups import Launch, joined
+from trainer.engine.protocol import Engine
+from trainer.layout import Layout, describe
+from trainer.model.build import build_model
+from trainer.observe.expert_load import ExpertLoad
+from trainer.observe.protocol import Sink
+from trainer.observe.quality import image_grid
+from trainer.sampling import draw_samples
+from trainer.schedule import learning_rate
+from trainer.task import FlowTask
+from trainer.trace.context import phase
+from trainer.trace.session import TraceSession
+
+
+def train(config: RunConfig, layout: Layout, launch: Launch, sinks: list[Sink]) -> None:
+    """Trains until the last step of the run, from its newest complete checkpoint if there is one.
+
+    Args:
+        config: the run.
+        layout: how it is laid out over the ranks.
+        launch: what the launcher said.
+        sinks: where rank 0 sends figures; empty elsewhere.
+    """
+    with joined(launch, layout.expert_parallel):
+        _Training(config, layout, launch, sinks).run()
+
+
+class _Training:
+    """One run on one rank."""
+
+    def __init__(self, config: RunConfig, layout: Layout, launch: Launch, sinks: list[Sink]) -> None:
+        from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
+
+        self.config, self.layout, self.launch, self.sinks = config, layout, launch, sinks
+        self.dataset = trainer.data.build(config.data)
+        self.task = FlowTask(config)
+        self.module = build_model(config, layout)
+        if config.model.init_from is not None:
+            initialise_from(self.module, config.model.init_from)
+        self.engine: Engine = DeepSpeedEngine(self.module, config, layout, launch.device)
+        self.average = MovingAverage(self.engine, config.optim.ema_decay)
+        self.loader = self._loader("train", config.optim.global_batch)
+        self.expert_load = ExpertLoad(self.module)
+        self.started = self._resume()
+        self.trace = TraceSession(config, layout, launch, self.engine, self.started)
+
+    def run(self) -> None:
+        """Takes the remaining steps."""
+        config = self.config
+        self._greet()
+        for step in range(self.started + 1, config.optim.steps + 1):
+            begun = time.perf_counter()
+            losses, norm = self._step(step)
+            if step % config.observe.log_every == 0 or step in (1, config.optim.steps):
+                self._log(step, losses, norm, time.perf_counter() - begun)
+            self.trace.after(step)
+            if config.sample.every and step % config.sample.every == 0:
+                self._sample(step)
+            if step % config.checkpoint.every == 0 or step == config.optim.steps:
+                save_checkpoint(self._checkpoints, step, config, self.layout, self.engine, self.average)
+
+    def _step(self, step: int) -> tuple[list[Tensor], float]:
+        """Takes one optimiser step.
+
+        Returns:
+            The mean loss of each micro batch of this rank, and the norm of the gradient.
+        """
+        losses = []
+        norm = 0.0
+        for local in range(self.layout.accumulation):
+            micro = self.loader.global_micro(local)
+            with self.trace.step(step, micro):
+                with phase("forward"), self._draws("train", step, micro) as generator:
+                    batch = self._on_device(self.loader.batch(step - 1, local))
+                    loss = self.task.step(self.engine.model, batch, generator=generator).per_example.mean()
+                with phase("backward"):
+                    self.engine.backward(loss)
+                losses.append(loss.detach())
+                if len(losses) == self.layout.accumulation:
+                    with phase("optimizer"):
+                        norm = self.engine.step(learning_rate(self.config.optim, step))
+        self.average.update(step)
+        return losses, norm
+
+    def _log(self, step: int, losses: list[Tensor], norm: float, step_s: float) -> None:
+        """Sends the figures of a step to the sinks; collective."""
+        loss = torch.stack(losses).mean()
+        dist.all_reduce(loss)
+        values = {
+            "loss": float(loss) / self.launch.world_size,
+            "grad_norm": norm,
+            "lr": learning_rate(self.config.optim, step),
+            "time.step_s": step_s,
+            "time.samples_per_s": self.config.optim.global_batch / step_s,
+            **self.expert_load.reduced(),
+        }
+        every = self.config.evaluate.every
+        if every and step % every == 0:
+            values["held_out_loss"] = self._held_out_loss()
+        for sink in self.sinks:
+            sink.write(step, values)
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float:
+        """Mean loss of the averaged weights over the held-out split, each example once; collective."""
+        examples = len(self.dataset.indices("held_out"))
+        total = torch.zeros((), device=self.launch.device)
+        chunk = self.layout.micro_batch * self.launch.world_size
+        loader = self._loader("held_out", chunk)
+        with self.average.in_place():
+            for index in range(-(-examples // chunk)):
+                micro = loader.global_micro(0)
+                first = index * chunk + micro * self.layout.micro_batch
+                with self._draws("held_out", index, micro) as generator:
+                    batch = self._on_device(loader.batch(index, 0))
+                    terms = self.task.step(self.module, batch, generator=generator)
+                total += terms.per_example[: max(0, examples - first)].sum()
+        dist.all_reduce(total)
+        return float(total) / examples
+
+    def _sample(self, step: int) -> None:
+        """Draws a grid, a class a row, to samples/; collective."""
+        sample, classes = self.config.sample, self.config.data.num_classes
+        labels = torch.arange(classes).repeat_interleave(sample.per_class)
+        with self.average.in_place():
+            images = draw_samples(
+                self.config, self.task, self.module, labels, guidance=sample.guidance, seed=self.config.run.seed
+            )
+        if self.launch.rank == 0:
+            path = self.config.run.dir / "samples" / f"{step_folder(Path(), step).name}.png"
+            image_grid(images.numpy(), sample.per_class, path)
+
+    def _resume(self) -> int:
+        """Returns the optimiser steps done, after loading the newest complete checkpoint if there is one."""
+        steps = complete_steps(self._checkpoints)
+        if not steps:
+            return 0
+        load_checkpoint(
+            step_folder(self._checkpoints, steps[-1]),
+            allow_rng_loss=self.config.run.allow_rng_loss,
+            engine=self.engine,
+            average=self.average,
+        )
+        return steps[-1]
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.config.run.dir / "checkpoints"
+
+    def _loader(self, split: Split, global_batch: int) -> Loader:
+        return Loader(
+            self.dataset,
+            global_batch=global_batch,
+            micro_batch=self.layout.micro_batch,
+            rank=self.launch.rank,
+            world_size=self.launch.world_size,
+            seed=self.config.run.seed,
+            split=split,
+        )
+
+    @contextmanager
+    def _draws(self, purpose: str, step: int, micro: int) -> Iterator[torch.Generator]:
+        """Makes every draw inside a function of (seed, purpose, step, micro batch), whichever rank has the batch."""
+        seed = derive_seed(self.config.run.seed, purpose, step, micro)
+        torch.manual_seed(derive_seed(seed, "dropout"))
+        yield torch.Generator().manual_seed(seed)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        device = self.launch.device
+        condition = None if batch.condition is None else batch.condition.to(device)
+        return Batch(x_1=batch.x_1.to(device), condition=condition, ids=batch.ids)
+
+    def _greet(self) -> None:
+        if self.launch.rank == 0:
+            origin = f"resumes after step {self.started}" if self.started else "starts"
+            print(f"{self.config.run.dir}: {origin}; {describe(self.config, self.layout)}", file=sys.stderr, flush=True)

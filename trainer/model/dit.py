@@ -1,0 +1,163 @@
+"""A diffusion transformer.
+
+Shape suffixes: B batch, C channels, H W pixels, N tokens (patches), P values of a patch, D width.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.model.config import DiTConfig
+
+LARGEST_PERIOD = 10_000.0
+TIME_SCALE = 1_000.0
+
+
+class DiT(nn.Module):
+    """A transformer over image patches, steered by time and class through adaLN-Zero.
+
+    Every block starts as the identity and the output starts at zero. The feed-forward layers come from the caller,
+    so that a dense and a mixture-of-experts model are one class.
+
+    Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.
+    """
+
+    def __init__(
+        self,
+        config: DiTConfig,
+        *,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        feed_forward: Callable[[int], nn.Module],
+        generator: torch.Generator | None,
+    ) -> None:
+        """Builds and initialises the network.
+
+        Args:
+            config: sizes.
+            shape: (C, H, W) of an image; H and W are multiples of the patch size.
+            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
+            feed_forward: from a block's index to a module [B, N, D] -> [B, N, D].
+            generator: draws the initial weights; None leaves them as they are (meta device).
+        """
+        super().__init__()
+        channels, height, width = shape
+        self.patch_size, self.hidden, self.null_label = config.patch_size, config.hidden, num_classes
+        self.grid = height // config.patch_size, width // config.patch_size
+        patch_values = channels * config.patch_size**2
+        self.embed_patches = nn.Linear(patch_values, config.hidden)
+        self.embed_time = nn.Sequential(
+            nn.Linear(config.hidden, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden)
+        )
+        self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
+        self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
+        self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
+        self.unembed_patches = nn.Linear(config.hidden, patch_values)
+        self.register_buffer("positions", _position_embedding(self.grid, config.hidden), persistent=False)
+        if generator is not None:
+            self._initialise(generator)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Predicts the target quantity.
+
+        Args:
+            x_t: [B, C, H, W] states.
+            t: [B] times in [0, 1].
+            condition: int64 [B] labels, `null_label` for none; None: no labels at all.
+
+        Returns:
+            float32 [B, C, H, W].
+        """
+        dtype = self.embed_patches.weight.dtype
+        if condition is None:
+            condition = torch.full(t.shape, self.null_label, device=t.device)
+        steering_BD = self.embed_time(_wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
+        steering_BD = functional.silu(steering_BD + self.embed_label(condition))
+        tokens_BND = self.embed_patches(self._patches(x_t).to(dtype)) + self.positions.to(dtype)
+        for block in self.blocks:
+            tokens_BND = block(tokens_BND, steering_BD)
+        shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
+        return self._image(self.unembed_patches(_modulate(tokens_BND, shift, scale)).float(), x_t.shape)
+
+    def _patches(self, x_t: Tensor) -> Tensor:
+        batch, channels = x_t.shape[:2]
+        (rows, columns), p = self.grid, self.patch_size
+        patches = x_t.view(batch, channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(batch, rows * columns, channels * p * p)
+
+    def _image(self, patches_BNP: Tensor, shape: torch.Size) -> Tensor:
+        (rows, columns), p = self.grid, self.patch_size
+        patches = patches_BNP.view(shape[0], rows, columns, shape[1], p, p)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(shape)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        zeroed = [self.final_modulation, self.unembed_patches, *(block.modulation for block in self.blocks)]
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+                if any(module is zero for zero in zeroed):
+                    nn.init.zeros_(module.weight)
+                else:
+                    nn.init.xavier_uniform_(module.weight, generator=generator)
+        nn.init.normal_(self.embed_label.weight, std=0.02, generator=generator)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each shifted, scaled and gated by the steering vector."""
+
+    def __init__(self, config: DiTConfig, feed_forward: nn.Module) -> None:
+        """Builds one block.
+
+        Args:
+            config: sizes.
+            feed_forward: the block's feed-forward layer.
+        """
+        super().__init__()
+        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
+        self.projection = nn.Linear(config.hidden, config.hidden)
+        self.modulation = nn.Linear(config.hidden, 6 * config.hidden)
+        self.feed_forward = feed_forward
+
+    def forward(self, tokens_BND: Tensor, steering_BD: Tensor) -> Tensor:
+        """Returns the tokens [B, N, D] after the block, given the steering vector [B, D]."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(steering_BD)[:, None].chunk(6, dim=-1)
+        attended = self._attention(_modulate(tokens_BND, shift_1, scale_1))
+        tokens_BND = tokens_BND + gate_1 * functional.dropout(attended, self.dropout, self.training)
+        fed = self.feed_forward(_modulate(tokens_BND, shift_2, scale_2))
+        return tokens_BND + gate_2 * functional.dropout(fed, self.dropout, self.training)
+
+    def _attention(self, tokens_BND: Tensor) -> Tensor:
+        batch, length, width = tokens_BND.shape
+        heads = self.qkv(tokens_BND).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        return self.projection(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+class FeedForward(nn.Sequential):
+    """The dense feed-forward layer of a transformer block."""
+
+    def __init__(self, hidden: int, inner: int) -> None:
+        """Builds two linear layers of widths hidden -> inner -> hidden around a GELU."""
+        super().__init__(nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden))
+
+
+def _modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return functional.layer_norm(tokens_BND, tokens_BND.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+def _wave_embedding(values: Tensor, width: int) -> Tensor:
+    exponents = torch.arange(width // 2, device=values.device, dtype=torch.float32) / (width // 2)
+    angles = values.float()[..., None] * torch.exp(-math.log(LARGEST_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _position_embedding(grid: tuple[int, int], width: int) -> Tensor:
+    rows, columns = (torch.arange(length, dtype=torch.float32) for length in grid)
+    by_row = _wave_embedding(rows, width // 2)[:, None].expand(-1, grid[1], -1)
+    by_column = _wave_embedding(columns, width // 2)[None].expand(grid[0], -1, -1)
+    return torch.cat([by_row, by_column], dim=-1).reshape(grid[0] * grid[1], width)

@@ -1,0 +1,42 @@
+"""Names of parameters that do not depend on where an expert lives."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class NamedParameter:
+    """A parameter of this rank's network.
+
+    Attributes:
+        name: its name; an expert's carries the logical expert id in place of Megatron's slot.
+        parameter: the parameter.
+        expert: (MoE layer, logical expert id), None for the dense parameters.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    expert: tuple[int, int] | None
+
+
+def named_parameters(model: nn.Module) -> list[NamedParameter]:
+    """Lists a network's parameters by their logical names.
+
+    Args:
+        model: a network whose MoE layers are :class:`moe.layer.PlacedMoELayer`.
+
+    Returns:
+        Every parameter once, in the order of ``model.named_parameters()``.
+    """
+    experts: dict[int, tuple[str, tuple[int, int]]] = {}
+    for path, module in model.named_modules():
+        if hasattr(module, "expert_parameters"):
+            for expert, parameters in module.expert_parameters().items():
+                for name, parameter in parameters.items():
+                    experts[id(parameter)] = f"{path}.experts.{expert}.{name}", (module.layer, expert)
+    listed = []
+    for name, parameter in model.named_parameters():
+        logical, expert = experts.get(id(parameter), (name, None))
+        listed.append(NamedParameter(logical, parameter, expert))
+    return listed

@@ -1,0 +1,5 @@
+"""What people and machines see of a run: sinks for its metrics, and measures of its samples."""
+
+from trainer.observe.protocol import Sink
+
+__all__ = ["Sink"]

@@ -1,0 +1,149 @@
+"""metrics.jsonl: one line a logged step, the record of a run that every other view is drawn from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import StringIO, TextIOWrapper
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+from moe.files import FileError, replacing
+from trainer.observe.protocol import Sink
+
+TIME = "time."
+
+
+@dataclass(frozen=True)
+class Record:
+    """The figures of one step.
+
+    Attributes:
+        step: optimiser steps done.
+        values: the figures by name, those of the clock under `time.`; a figure that was not finite is NaN.
+    """
+
+    step: int
+    values: Mapping[str, float]
+
+
+class MetricsFile(Sink):
+    """Appends to metrics.jsonl and hands every line to the system before it returns.
+
+    A line is a JSON object with sorted keys: `step`, the figures, and `time`, an object of those that depend on the
+    clock. Two equal runs therefore write equal lines but for `time`. A figure that is not finite is written as null.
+
+    Args:
+        path: the file; its folder must exist. What it holds already is kept: cut it with `truncate_after` first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIOWrapper = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Sink.write`."""
+        assert not {"step", "time"} & values.keys(), "step and time are the record's own keys"
+        plain = {name: _finite(value) for name, value in values.items() if not name.startswith(TIME)}
+        clock = {name.removeprefix(TIME): _finite(value) for name, value in values.items() if name.startswith(TIME)}
+        record = {"step": step, **plain, **({"time": clock} if clock else {})}
+        self._file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Reads a metrics file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its records, in rising order of steps.
+
+    Raises:
+        FileError: if the file is missing, cut off or malformed; names file, line, field and remedy.
+    """
+    lines = _lines(path)
+    if lines and not lines[-1].endswith("\n"):
+        raise _refusal(path, len(lines), "record", "it is cut off", lines[-1], "resume the run, which trims it")
+    records = [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+    for number, (earlier, later) in enumerate(pairwise(records), start=2):
+        if later.step <= earlier.step:
+            raise _refusal(path, number, "step", f"it does not follow step {earlier.step}", later.step)
+    return records
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Cuts the file back to the steps up to and including `step`; a file that is not there is left so.
+
+    A last line that was cut off while it was written is dropped too. The file is replaced in one move.
+
+    Args:
+        path: the metrics file.
+        step: the last step to keep, that of the checkpoint a run resumes from; 0 keeps nothing.
+
+    Raises:
+        FileError: if a whole line is malformed.
+    """
+    if not path.exists():
+        return
+    lines = [line for line in _lines(path) if line.endswith("\n")]
+    kept = [line for number, line in enumerate(lines, start=1) if _parse(path, number, line).step <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8", newline="\n")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _lines(path: Path) -> list[str]:
+    remedy = "give the metrics.jsonl of a run"
+    try:
+        return list(StringIO(path.read_bytes().decode("utf-8")))
+    except OSError as error:
+        raise FileError(path, "metrics file", f"it cannot be read ({error.strerror})", remedy) from error
+    except UnicodeDecodeError as error:
+        raise FileError(path, "metrics file", f"it is not UTF-8 (byte {error.start})", remedy) from error
+
+
+def _parse(path: Path, number: int, line: str) -> Record:
+    try:
+        content: Any = json.loads(line, parse_constant=_no_number)
+    except ValueError as error:
+        raise _refusal(path, number, "record", "it is not JSON", line) from error
+    if not isinstance(content, dict):
+        raise _refusal(path, number, "record", "it is not an object", content)
+    step = content.pop("step", None)
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise _refusal(path, number, "step", "it is not a whole number from 0", step)
+    clock = content.pop("time", {})
+    if not isinstance(clock, dict):
+        raise _refusal(path, number, "time", "it is not an object", clock)
+    figures = {**content, **{TIME + name: value for name, value in clock.items()}}
+    return Record(step, {name: _figure(path, number, name, value) for name, value in figures.items()})
+
+
+def _figure(path: Path, number: int, name: str, value: object) -> float:
+    if value is None:
+        return math.nan
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise _refusal(path, number, name, "it is neither a finite number nor null", value)
+    return float(value)
+
+
+def _refusal(
+    path: Path, number: int, field: str, problem: str, value: object, remedy: str = "correct or remove this line"
+) -> FileError:
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    return FileError(path, f"line {number}: {field}", f"{problem} ({shown})", remedy)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")

@@ -1,0 +1,95 @@
+"""Where in a step the program is: which phase, which model block.
+
+The position belongs to the process, not to a thread or a contextvars context: on a GPU autograd runs a backward
+pass in threads of its own, and what those issue belongs to the phase that the training loop is in.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(slots=True)
+class Position:
+    """Phase (forward, backward or optimizer) and model block (None outside) that the process is in."""
+
+    phase: str = "forward"
+    layer: int | None = None
+
+
+position = Position()
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Mark what runs inside as forward, backward or optimizer; no block is entered yet."""
+    outer = position.phase, position.layer
+    position.phase, position.layer = name, None
+    try:
+        yield
+    finally:
+        position.phase, position.layer = outer
+
+
+@contextmanager
+def layer(index: int | None) -> Iterator[None]:
+    """Mark what runs inside as part of model block `index`."""
+    outer = position.layer
+    position.layer = index
+    try:
+        yield
+    finally:
+        position.layer = outer
+
+
+@contextmanager
+def attach(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """While entered, the forward and backward passes of each block mark its index as the layer.
+
+    The backward pass enters a block when the gradient of its first output tensor is there and leaves it when the
+    gradient of its first input tensor is. Values and gradients are left alone.
+
+    Args:
+        blocks: the model's blocks in order; the index in this sequence is the layer.
+    """
+    with ExitStack() as hooks:
+        for index, block in enumerate(blocks):
+            before = block.register_forward_pre_hook(partial(_enter_forward, index))
+            after = block.register_forward_hook(partial(_leave_forward, index), always_call=True)
+            hooks.callback(before.remove)
+            hooks.callback(after.remove)
+        yield
+
+
+def _enter_forward(index: int, _block: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def leave_backward(_gradient: torch.Tensor) -> None:
+        if position.layer == index:
+            position.layer = None
+
+    _when_gradient_is_known(inputs, leave_backward)
+    position.layer = index
+
+
+def _leave_forward(index: int, _block: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+    def enter_backward(_gradient: torch.Tensor) -> None:
+        position.layer = index
+
+    _when_gradient_is_known(output, enter_backward)
+    position.layer = None
+
+
+def _when_gradient_is_known(values: Any, hook: Callable[[torch.Tensor], None]) -> None:
+    """Call the hook once the gradient of the first tensor among `values` is there.
+
+    A block's input often is the output of the block before it, whose hook then runs first: leaving a block must not
+    undo entering the next.
+    """
+    candidates = values if isinstance(values, tuple | list) else (values,)
+    tensor = next((value for value in candidates if isinstance(value, torch.Tensor)), None)
+    if tensor is not None and tensor.requires_grad:
+        tensor.register_hook(hook)

@@ -1,0 +1,159 @@
+"""What a call into torch's c10d operators means: the operation, its bytes, its group and its handle."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+NAMESPACES = frozenset({"c10d", "_c10d_functional"})
+WAITS = frozenset({"_c10d_functional::wait_tensor"})
+_RESULT = "the operator's result"
+
+# Operator to (operation, argument that the rank contributes, argument that it holds afterwards).
+_OPERATORS: dict[str, tuple[str, str | None, str | None]] = {
+    "c10d::allreduce_": ("all_reduce", "tensors", "tensors"),
+    "c10d::allreduce_coalesced_": ("all_reduce", "tensors", "tensors"),
+    "c10d::allgather_": ("all_gather", "input_tensors", "output_tensors"),
+    "c10d::allgather_coalesced_": ("all_gather", "input_list", "output_lists"),
+    "c10d::_allgather_base_": ("all_gather", "input_tensor", "output_tensor"),
+    "c10d::allgather_into_tensor_coalesced_": ("all_gather", "inputs", "outputs"),
+    "c10d::reduce_scatter_": ("reduce_scatter", "input_tensors", "output_tensors"),
+    "c10d::_reduce_scatter_base_": ("reduce_scatter", "input_tensor", "output_tensor"),
+    "c10d::reduce_scatter_tensor_coalesced_": ("reduce_scatter", "inputs", "outputs"),
+    "c10d::alltoall_": ("all_to_all", "input_tensors", "output_tensors"),
+    "c10d::alltoall_base_": ("all_to_all", "input", "output"),
+    "c10d::broadcast_": ("broadcast", "tensors", "tensors"),
+    "c10d::send": ("send", "tensors", None),
+    "c10d::recv_": ("recv", None, "tensors"),
+    "c10d::barrier": ("barrier", None, None),
+    "c10d::monitored_barrier_": ("barrier", None, None),
+    "_c10d_functional::all_reduce": ("all_reduce", "input", _RESULT),
+    "_c10d_functional::all_reduce_": ("all_reduce", "input", "input"),
+    "_c10d_functional::all_reduce_coalesced": ("all_reduce", "inputs", _RESULT),
+    "_c10d_functional::all_reduce_coalesced_": ("all_reduce", "inputs", "inputs"),
+    "_c10d_functional::all_gather_into_tensor": ("all_gather", "input", _RESULT),
+    "_c10d_functional::all_gather_into_tensor_out": ("all_gather", "input", "out"),
+    "_c10d_functional::all_gather_into_tensor_coalesced": ("all_gather", "inputs", _RESULT),
+    "_c10d_functional::reduce_scatter_tensor": ("reduce_scatter", "input", _RESULT),
+    "_c10d_functional::reduce_scatter_tensor_out": ("reduce_scatter", "input", "out"),
+    "_c10d_functional::reduce_scatter_tensor_coalesced": ("reduce_scatter", "inputs", _RESULT),
+    "_c10d_functional::all_to_all_single": ("all_to_all", "input", _RESULT),
+    "_c10d_functional::broadcast": ("broadcast", "input", _RESULT),
+    "_c10d_functional::broadcast_": ("broadcast", "input", "input"),
+    "_c10d_functional::isend": ("send", "tensor", None),
+    "_c10d_functional::irecv": ("recv", None, "tensor"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as the trace tells it.
+
+    Args:
+        fields: op, dtype, bytes, splits, root, peer and tag of the record.
+        group_name: torch's name of the process group.
+        ranks: its global ranks, in group order.
+        asynchronous: the call's own flag; None where it has none.
+        handle: the Work or the tensor that will be waited for; None if there is nothing to wait for.
+    """
+
+    fields: dict[str, Any]
+    group_name: str
+    ranks: tuple[int, ...]
+    asynchronous: bool | None
+    handle: object | None
+
+
+def describe(operator: str, arguments: dict[str, Any], result: Any, rank: int) -> Call | None:
+    """Read one call to `operator` as a logical operation of the trace; None for operators without a process group.
+
+    Args:
+        operator: full name, such as c10d::allreduce_.
+        arguments: by the names of the operator's schema.
+        result: what the operator returned.
+        rank: global rank that issued it.
+
+    Raises:
+        ValueError: the trace has no word for the operator.
+    """
+    if not arguments.keys() & {"process_group", "group_name"}:
+        return None
+    if operator not in _OPERATORS:
+        raise ValueError(
+            f"trace.steps: this step calls {operator}, which collective traces cannot hold; "
+            "record steps without it or set trace.steps to []"
+        )
+    operation, given, held = _OPERATORS[operator]
+    sources = arguments | {_RESULT: result}
+    tensors_in = list(_tensors(sources[given])) if given else []
+    tensors_out = list(_tensors(sources[held])) if held else []
+    group_name, ranks = _group(arguments)
+    fields = {
+        "op": operation,
+        "dtype": _dtype(tensors_in or tensors_out),
+        "bytes_in": sum(map(_bytes, tensors_in)),
+        "bytes_out": sum(map(_bytes, tensors_out)),
+    }
+    if operation == "all_to_all":
+        fields["in_splits"] = _splits(tensors_in, arguments.get("input_split_sizes"), len(ranks))
+        fields["out_splits"] = _splits(tensors_out, arguments.get("output_split_sizes"), len(ranks))
+    elif operation == "broadcast":
+        fields["root"] = ranks[arguments["root_rank"] if "root_rank" in arguments else arguments["src"]]
+        if fields["root"] != rank:
+            fields["bytes_in"] = 0
+    elif operation in ("send", "recv"):
+        fields["peer"] = ranks[arguments["dst"] if operation == "send" else arguments["src"]]
+        fields["tag"] = arguments["tag"]
+    return Call(fields, group_name, ranks, arguments.get("async_op", _flag(operator)), _handle(operator, result))
+
+
+def _flag(operator: str) -> bool | None:
+    """Whether a call without an async_op argument may outlive itself: only what hands back a Work or a tensor."""
+    return False if operator == "c10d::monitored_barrier_" else None
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _dtype(tensors: list[torch.Tensor]) -> str:
+    """The element type; a barrier, which carries nothing, is written as uint8."""
+    return str(tensors[0].dtype).removeprefix("torch.") if tensors else "uint8"
+
+
+def _splits(tensors: list[torch.Tensor], rows: list[int] | None, members: int) -> tuple[int, ...]:
+    """Bytes per member: from a list with a tensor each, from row counts, or from an even split (empty list)."""
+    if rows is None:
+        return tuple(map(_bytes, tensors))
+    (tensor,) = tensors
+    if not rows:
+        return (_bytes(tensor) // members,) * members
+    row_bytes = _bytes(tensor) // tensor.shape[0] if tensor.shape[0] else 0
+    return tuple(count * row_bytes for count in rows)
+
+
+def _group(arguments: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    given: Any = arguments.get("process_group", arguments.get("group_name"))
+    if isinstance(given, str):
+        given = dist.distributed_c10d._resolve_process_group(given)  # pyright: ignore[reportArgumentType]
+    group: dist.ProcessGroup = dist.ProcessGroup.unbox(given) if isinstance(given, torch.ScriptObject) else given
+    return group.group_name, tuple(dist.get_process_group_ranks(group))
+
+
+def _handle(operator: str, result: Any) -> object | None:
+    """What a caller will wait for: a functional operator's tensor, otherwise the Work in the result."""
+    if operator.startswith("_c10d_functional::"):
+        return next(_tensors(result), None)
+    parts = result if isinstance(result, list | tuple) else (result,)
+    work = next((part for part in parts if isinstance(part, torch.ScriptObject)), None)
+    return None if work is None else dist.Work.unbox(work)

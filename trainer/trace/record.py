@@ -1,0 +1,291 @@
+"""The collective trace: one header line, then one line for each collective that a rank issued.
+
+A trace speaks of logical operations, never of a backend's way to carry them out. `bytes_in` is what the rank
+contributes and `bytes_out` what it holds afterwards: a broadcast's root has both, the other members only
+`bytes_out`; a send has only `bytes_in`, a recv only `bytes_out`. `rank`, `root` and `peer` are global ranks;
+`in_splits` and `out_splits` follow the order of the group's ranks. `seq` counts a rank's records through the
+whole file, so a `wait_seq` one past the last record of a step means "waited for by the end of the step".
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+from moe.files import FileError, replacing
+
+FORMAT = "flowfabric.collectives/1"
+SOURCES = ("recorded", "formula", "replayed")
+PHASES = ("forward", "backward", "optimizer")
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier")
+
+
+@dataclass(frozen=True, slots=True)
+class TraceHeader:
+    """What holds for every record of a trace.
+
+    Args:
+        source: how the records came about: recorded, formula or replayed.
+        world_size: number of ranks.
+        ranks_per_node: ranks on one node.
+        groups: group name to its global ranks, ascending.
+        steps: optimiser steps that the trace holds, ascending.
+        config_sha256: hash of the resolved configuration; None where there was none.
+        torch: version of torch that issued the collectives; None for a formula.
+    """
+
+    source: str
+    world_size: int
+    ranks_per_node: int
+    groups: Mapping[str, tuple[int, ...]]
+    steps: tuple[int, ...]
+    config_sha256: str | None
+    torch: str | None
+
+    def to_json(self) -> str:
+        """The header line, without its line end."""
+        values = {"format": FORMAT} | {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(values, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveRecord:
+    """One collective as one rank issued it.
+
+    Args:
+        rank, seq, step, micro: who issued it, its place in the rank's order, optimiser step and micro step.
+        phase: forward, backward or optimizer.
+        op: one of OPERATIONS.
+        group: name in the header's group table.
+        size1: the group has one rank, so nothing crosses a network.
+        dtype: element type, such as float32.
+        bytes_in, bytes_out: bytes that the rank contributes, bytes that it holds afterwards.
+        in_splits, out_splits: bytes to and from each member, own block included; all_to_all only.
+        root, peer, tag: global rank of a broadcast's root, global rank and tag of a send's or recv's other side.
+        asynchronous: written as `async`: the rank went on before the collective had ended.
+        wait_seq: first record issued after the wait; None if synchronous.
+        gap_ns: compute since the previous record ended, ns; None if unknown.
+        t_issue_ns, t_done_ns: since the first record of the step, ns; None if unknown.
+        layer: index of the model block; None outside the blocks.
+    """
+
+    rank: int
+    seq: int
+    step: int
+    micro: int
+    phase: str
+    op: str
+    group: str
+    size1: bool
+    dtype: str
+    bytes_in: int
+    bytes_out: int
+    in_splits: tuple[int, ...] | None = None
+    out_splits: tuple[int, ...] | None = None
+    root: int | None = None
+    peer: int | None = None
+    tag: int | None = None
+    asynchronous: bool = False
+    wait_seq: int | None = None
+    gap_ns: int | None = None
+    t_issue_ns: int | None = None
+    t_done_ns: int | None = None
+    layer: int | None = None
+
+    def to_json(self) -> str:
+        """The record's line, without its line end."""
+        return json.dumps({key: getattr(self, name) for key, name in _KEYS.items()}, separators=(",", ":"))
+
+
+_KEYS = {"async" if field.name == "asynchronous" else field.name: field.name for field in fields(CollectiveRecord)}
+
+
+def rank_path(folder: Path, rank: int) -> Path:
+    """Where a rank's own records lie until they are merged."""
+    return folder / f"collectives.rank_{rank:05d}.jsonl"
+
+
+def write(path: Path, header: TraceHeader, records: Iterable[CollectiveRecord]) -> None:
+    """Write a trace to a temporary name beside `path`, then rename it; records may be a generator."""
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(header.to_json() + "\n")
+        file.writelines(record.to_json() + "\n" for record in records)
+
+
+def read(path: Path) -> tuple[TraceHeader, list[CollectiveRecord]]:
+    """Read and check a trace.
+
+    Raises:
+        FileError: the file is missing, truncated or breaks the format; the message names line, field and remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from error
+    except UnicodeDecodeError as error:
+        raise FileError(path, "file", "is not UTF-8 text", "give a collective trace in JSON lines") from error
+    if not text.endswith("\n"):
+        raise FileError(path, "file", "is empty or its last line has no end (truncated)", "write the trace again")
+    lines = _Lines(path, text)
+    header = lines.header()
+    return header, list(lines.records(header))
+
+
+class _Lines:
+    """The lines of one trace file, checked against the format."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.lines = path, text.split("\n")[:-1]
+
+    def fail(
+        self, number: int, field: str, problem: str, remedy: str = "record or compute the trace again"
+    ) -> NoReturn:
+        raise FileError(self.path, f"line {number}, {field}", problem, remedy)
+
+    def values(self, number: int, checks: Mapping[str, "_Check"]) -> dict:
+        """The JSON object on a line, its keys and types checked."""
+        try:
+            values = json.loads(self.lines[number - 1], parse_constant=float)
+        except ValueError:
+            self.fail(number, "record", "is not JSON (truncated?)")
+        if not isinstance(values, dict):
+            self.fail(number, "record", f"must be an object ({values!r:.40})")
+        for key in values:
+            if key not in checks:
+                self.fail(number, key, f"is no field of {FORMAT}", "remove it")
+        for key, check in checks.items():
+            if key not in values:
+                self.fail(number, key, "is missing")
+            if not check.holds(values[key]):
+                self.fail(number, key, f"must be {check.wording} ({values[key]!r:.40})")
+        return values
+
+    def header(self) -> TraceHeader:
+        """The first line."""
+        values = self.values(1, _HEADER)
+        world_size = values["world_size"]
+        for name, ranks in values["groups"].items():
+            if not _ascending(ranks) or not ranks or ranks[-1] >= world_size:
+                self.fail(1, f"groups.{name}", f"must list ascending ranks below {world_size} ({ranks!r:.40})")
+        return TraceHeader(
+            source=values["source"],
+            world_size=world_size,
+            ranks_per_node=values["ranks_per_node"],
+            groups={name: tuple(ranks) for name, ranks in values["groups"].items()},
+            steps=tuple(values["steps"]),
+            config_sha256=values["config_sha256"],
+            torch=values["torch"],
+        )
+
+    def records(self, header: TraceHeader) -> Iterator[CollectiveRecord]:
+        """All further lines."""
+        last: dict[int, int] = {}
+        steps = set(header.steps)
+        for number in range(2, len(self.lines) + 1):
+            values = self.values(number, _RECORD)
+            frozen: dict[str, Any] = {
+                name: tuple(values[key]) if isinstance(values[key], list) else values[key]
+                for key, name in _KEYS.items()
+            }
+            record = CollectiveRecord(**frozen)
+            for field, problem in _contradictions(header, steps, record, last.get(record.rank, -1)):
+                self.fail(number, field, problem)
+            last[record.rank] = record.seq
+            yield record
+
+
+def _contradictions(
+    header: TraceHeader, steps: set[int], record: CollectiveRecord, last: int
+) -> Iterator[tuple[str, str]]:
+    """Fields that do not fit the header, the rank's last record or each other, and why."""
+    ranks = header.groups.get(record.group)
+    if ranks is None:
+        yield "group", f"is not in the header's groups ({record.group!r})"
+        return
+    if record.rank not in ranks:
+        yield "rank", f"is no member of group {record.group} ({record.rank})"
+    if record.size1 != (len(ranks) == 1):
+        yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
+    if record.step not in steps:
+        yield "step", f"is not in the header's steps ({record.step})"
+    if record.seq <= last:
+        yield "seq", f"must grow from record to record of a rank ({record.seq} after {last})"
+    for field, splits, total in (
+        ("in_splits", record.in_splits, record.bytes_in),
+        ("out_splits", record.out_splits, record.bytes_out),
+    ):
+        if (splits is not None) != (record.op == "all_to_all"):
+            yield field, f"belongs to all_to_all and to it alone (op {record.op})"
+        elif splits is not None and len(splits) != len(ranks):
+            yield field, f"must have one entry a member, {len(ranks)} ({len(splits)})"
+        elif splits is not None and sum(splits) != total:
+            yield field, f"must sum to the record's {total} bytes ({sum(splits)})"
+    if record.op == "all_reduce" and record.bytes_in != record.bytes_out:
+        yield "bytes_out", f"must equal bytes_in {record.bytes_in} in an all_reduce ({record.bytes_out})"
+    for field, value, ops in (
+        ("root", record.root, ("broadcast",)),
+        ("peer", record.peer, ("send", "recv")),
+        ("tag", record.tag, ("send", "recv")),
+    ):
+        if (value is not None) != (record.op in ops):
+            yield field, f"belongs to {' and '.join(ops)} and to no other op (op {record.op}, {field} {value})"
+        elif value is not None and field != "tag" and value not in ranks:
+            yield field, f"is no member of group {record.group} ({value})"
+    if (record.wait_seq is not None) != record.asynchronous:
+        yield "wait_seq", f"belongs to async records and to them alone (async {record.asynchronous})"
+    elif record.wait_seq is not None and record.wait_seq <= record.seq:
+        yield "wait_seq", f"must be above seq {record.seq} ({record.wait_seq})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A condition on one value and the words for it."""
+
+    holds: Callable[[object], bool]
+    wording: str
+
+    def or_null(self) -> "_Check":
+        return _Check(lambda value: value is None or self.holds(value), f"{self.wording} or null")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _ascending(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and all(map(_is_count, value))
+        and all(first < second for first, second in pairwise(value))
+    )
+
+
+def _one_of(values: tuple[str, ...]) -> _Check:
+    return _Check(lambda value: value in values, "one of " + ", ".join(values))
+
+
+_COUNT = _Check(_is_count, "an integer of 0 or more")
+_SIZE = _Check(lambda value: _is_count(value) and value != 0, "an integer of 1 or more")
+_TEXT = _Check(lambda value: isinstance(value, str) and value != "", "a non-empty string")
+_FLAG = _Check(lambda value: isinstance(value, bool), "true or false")
+_COUNTS = _Check(lambda value: isinstance(value, list) and all(map(_is_count, value)), "a list of byte counts")
+
+_HEADER = {
+    "format": _one_of((FORMAT,)),
+    "source": _one_of(SOURCES),
+    "world_size": _SIZE,
+    "ranks_per_node": _SIZE,
+    "groups": _Check(lambda value: isinstance(value, dict), "an object of name: [ranks]"),
+    "steps": _Check(_ascending, "ascending step numbers"),
+    "config_sha256": _TEXT.or_null(),
+    "torch": _TEXT.or_null(),
+}
+_RECORD = (
+    dict.fromkeys(("rank", "seq", "step", "micro", "bytes_in", "bytes_out"), _COUNT)
+    | {"phase": _one_of(PHASES), "op": _one_of(OPERATIONS), "group": _TEXT, "dtype": _TEXT}
+    | dict.fromkeys(("size1", "async"), _FLAG)
+    | dict.fromkeys(("in_splits", "out_splits"), _COUNTS.or_null())
+    | dict.fromkeys(("root", "peer", "tag", "wait_seq", "gap_ns", "t_issue_ns", "t_done_ns", "layer"), _COUNT.or_null())
+)

@@ -1,0 +1,145 @@
+"""Which gradient all-reduces DeepSpeed issues in a step, and of how many elements.
+
+DeepSpeed all-reduces gradients in every ZeRO stage up to 2, so the stages move the same bytes; they differ in the
+pieces. Stages 1 and 2 fill buckets of limited size, cut their content at the borders of the ranks' partitions and
+reduce what belongs to one process group together; stage 0 reduces each group as a whole.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+_STAGE_0_ELEMENTS = 500_000_000
+_EXPERT_GROUP_ELEMENTS = 178_956_971
+_ALIGNMENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """One parameter group of the optimiser.
+
+    Args:
+        group: process group over which its gradients are reduced and its optimiser state is sharded.
+        sizes: elements of each parameter on one rank, in the optimiser's order.
+    """
+
+    group: Literal["data", "expert_data"]
+    sizes: tuple[int, ...]
+
+    def padded_elements(self, num_ranks: int) -> int:
+        """Elements of the flat buffer that `num_ranks` ranks share: a multiple of twice their number."""
+        unit = _ALIGNMENT * num_ranks
+        return -(-sum(self.sizes) // unit) * unit
+
+
+def optimizer_groups(dense: Sequence[int], expert: Sequence[int]) -> tuple[ParameterGroup, ...]:
+    """The optimiser's parameter groups: the dense parameters, then the experts in groups of limited size.
+
+    Args:
+        dense: elements of each dense parameter, in the order of the model.
+        expert: elements of each expert parameter of one rank, in the order of the model; empty without experts.
+
+    Returns:
+        The groups in the order in which DeepSpeed splits them.
+    """
+    groups: list[list[int]] = []
+    for size in expert:
+        if not groups or sum(groups[-1]) + size > _EXPERT_GROUP_ELEMENTS:
+            groups.append([])
+        groups[-1].append(size)
+    return ParameterGroup("data", tuple(dense)), *(ParameterGroup("expert_data", tuple(sizes)) for sizes in groups)
+
+
+def gradient_reductions(
+    parameters: Sequence[ParameterGroup], num_ranks: Mapping[str, int], *, zero_stage: int, bucket_elements: int
+) -> list[tuple[str, int]]:
+    """The all-reduces of one gradient reduction, in order.
+
+    Exact for stages 0 and 1. Stage 2 fills its buckets as autograd delivers the gradients; here that is the reverse
+    order of the parameters, so its pieces may differ while their sum does not.
+
+    Args:
+        parameters: the optimiser's parameter groups in order.
+        num_ranks: ranks of each process group.
+        zero_stage: 0, 1 or 2.
+        bucket_elements: DeepSpeed's reduce_bucket_size.
+
+    Returns:
+        Process group and number of elements of each all-reduce.
+    """
+    if zero_stage == 0:
+        return _whole_groups(parameters)
+    gradients = [
+        _Gradient(
+            owner.group, size, end - size, owner.padded_elements(num_ranks[owner.group]) // num_ranks[owner.group]
+        )
+        for owner in parameters
+        for size, end in zip(owner.sizes, accumulate(owner.sizes), strict=True)
+    ]
+    if zero_stage == 2:
+        gradients.reverse()
+    pieces: list[tuple[str, int]] = []
+    bucket: list[_Gradient] = []
+    for gradient in gradients:
+        if bucket and sum(item.size for item in bucket) + gradient.size > bucket_elements:
+            pieces.extend(_bucket_reductions(bucket, bucket_elements))
+            bucket = []
+        bucket.append(gradient)
+    pieces.extend(_bucket_reductions(bucket, bucket_elements))
+    return pieces
+
+
+@dataclass(frozen=True, slots=True)
+class _Gradient:
+    """A parameter's gradient: its process group, elements, offset in the flat buffer and a partition's elements."""
+
+    group: str
+    size: int
+    offset: int
+    partition: int
+
+    def slices(self) -> Iterator[tuple[int, int]]:
+        """Partition and elements of each stretch that one rank owns."""
+        start, end = self.offset, self.offset + self.size
+        while start < end:
+            owner = start // self.partition
+            border = min(end, (owner + 1) * self.partition)
+            yield owner, border - start
+            start = border
+
+
+def _bucket_reductions(bucket: Sequence[_Gradient], bucket_elements: int) -> Iterator[tuple[str, int]]:
+    """Adjacent slices of one owner are one; a group's slices go together until they exceed the bucket size."""
+    slices: dict[str, list[int]] = {}
+    previous = None
+    for gradient in bucket:
+        for owner, size in gradient.slices():
+            sizes = slices.setdefault(gradient.group, [])
+            if (gradient.group, owner) == previous:
+                sizes[-1] += size
+            else:
+                sizes.append(size)
+            previous = gradient.group, owner
+    for group, sizes in slices.items():
+        yield from ((group, elements) for elements in _until_exceeded(sizes, bucket_elements))
+
+
+def _whole_groups(parameters: Sequence[ParameterGroup]) -> list[tuple[str, int]]:
+    sizes = {name: [size for owner in parameters if owner.group == name for size in owner.sizes] for name in _ORDER}
+    return [(name, elements) for name in _ORDER for elements in _until_exceeded(sizes[name], _STAGE_0_ELEMENTS)]
+
+
+_ORDER = ("data", "expert_data")
+
+
+def _until_exceeded(sizes: Sequence[int], limit: int) -> Iterator[int]:
+    """Sums of runs of sizes, each ended by the size that takes it above the limit."""
+    total = 0
+    for size in sizes:
+        total += size
+        if total > limit:
+            yield total
+            total = 0
+    if total:
+        yield total

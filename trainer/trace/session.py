@@ -1,0 +1,101 @@
+"""The traces of a run: what is recorded when, and the files that come of it."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+
+from moe.routing_trace import RoutingHeader
+from trainer.config import RunConfig
+from trainer.engine.groups import Launch
+from trainer.engine.protocol import Engine
+from trainer.layout import Layout
+from trainer.trace.merge import merge
+from trainer.trace.record import rank_path
+from trainer.trace.recorder import Recorder
+from trainer.trace.routing import RoutingRecorder, merge_routing
+
+
+class TraceSession:
+    """Records the sampled steps of a run on every rank and merges them on rank 0 after the last one."""
+
+    def __init__(self, config: RunConfig, layout: Layout, launch: Launch, engine: Engine, started: int) -> None:
+        """Prepares the recorders.
+
+        Args:
+            config: the run.
+            layout: how it is laid out.
+            launch: what the launcher said.
+            engine: whose module is recorded.
+            started: optimiser steps done; what was recorded after them is dropped.
+        """
+        self._folder = config.run.dir / "traces"
+        self._steps = [step for step in config.trace.steps if step <= config.optim.steps]
+        self._launch = launch
+        blocks = list(engine.module.blocks)
+        self._collectives = Recorder(
+            rank_path(self._folder, launch.rank),
+            steps=self._steps,
+            ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
+            config_sha256=config_digest(config),
+            group_names=engine.group_names,
+            blocks=blocks,
+        )
+        self._routing = None
+        if config.moe is not None:
+            header = RoutingHeader(
+                num_experts=config.moe.num_experts,
+                num_layers=config.model.num_layers,
+                top_k=config.moe.top_k,
+                world_size=layout.world_size,
+                model=config.model.kind,
+                hidden=config.model.hidden,
+                element_bytes=2 if config.engine.precision == "bf16" else 4,
+                moe_layers=tuple(range(config.model.num_layers)),
+                expert_parallel=layout.expert_parallel,
+            )
+            routers = [block.feed_forward.router for block in blocks]
+            self._routing = RoutingRecorder(
+                self._folder, routers, header, steps=self._steps, micro_batch=layout.micro_batch
+            )
+        if started:
+            self._collectives.resume(started)
+            if self._routing is not None:
+                self._routing.resume(started)
+
+    @contextmanager
+    def step(self, step: int, micro: int) -> Iterator[None]:
+        """Records what runs inside, if `step` is sampled.
+
+        Args:
+            step: optimiser step.
+            micro: number of the micro batch in the global batch.
+        """
+        if step not in self._steps:
+            yield
+            return
+        with self._collectives.step(step, micro):
+            if self._routing is None:
+                yield
+            else:
+                with self._routing.step(step, micro):
+                    yield
+
+    def after(self, step: int) -> None:
+        """Writes and merges once the last sampled step is done; collective then."""
+        if not self._steps or step != self._steps[-1]:
+            return
+        self._collectives.write()
+        if self._routing is not None:
+            self._routing.write()
+        dist.barrier()
+        if self._launch.rank == 0:
+            merge(self._folder, self._launch.world_size)
+            if self._routing is not None:
+                merge_routing(self._folder, self._launch.world_size)
+
+
+def config_digest(config: RunConfig) -> str:
+    """Hash of everything in a configuration that a trace depends on; not of where the run lives."""
+    return hashlib.sha256(config.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()

@@ -1,0 +1,95 @@
+"""The train verb: everything that can be refused is refused before a process group exists."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from moe.files import FileError, replacing
+from trainer.checkpoint.directory import check_identity, complete_steps, step_folder
+from trainer.checkpoint.state import identity_of
+from trainer.config import RunConfig, load_config
+from trainer.engine.groups import Launch
+from trainer.layout import plan_layout
+from trainer.observe.protocol import Sink
+
+
+def run(path: Path, overrides: Sequence[str]) -> int:
+    """Trains one rank.
+
+    Args:
+        path: configuration file.
+        overrides: ``dotted.key=value``.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the configuration, the run folder or a port cannot be used; nothing has been joined or written.
+    """
+    launch = Launch.from_environment()
+    config = load_config(path, overrides)
+    layout = plan_layout(config, launch.world_size)
+    steps = complete_steps(config.run.dir / "checkpoints")
+    if steps and config.run.resume == "never":
+        raise ValueError(f"run.dir: {config.run.dir} already holds checkpoints; choose another, or run.resume=auto")
+    if steps:
+        check_identity(step_folder(config.run.dir / "checkpoints", steps[-1]), identity_of(config, layout))
+    started = steps[-1] if steps else 0
+    with ExitStack() as closing:
+        sinks: list[Sink] = []
+        if launch.rank == 0:
+            closing.enter_context(_locked(config.run.dir))
+            sinks = _sinks(config, started, closing)
+        from trainer.loop import train  # torch, DeepSpeed and Megatron: not before the input is known to be good
+
+        try:
+            train(config, layout, launch, sinks)
+        except FileError:
+            raise
+        except ValueError as error:
+            raise RuntimeError("the run failed; its input was good") from error
+    return 0
+
+
+def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
+    """Opens what rank 0 writes to, cut back to the step that the run resumes from."""
+    from trainer.observe.metrics import MetricsFile, truncate_after
+    from trainer.observe.prometheus import Prometheus
+    from trainer.observe.tensorboard import TensorBoard
+    from trainer.observe.terminal import terminal
+
+    sinks: list[Sink] = []
+    if config.observe.port is not None:
+        sinks.append(Prometheus(host=config.observe.host, port=config.observe.port))
+        closing.callback(sinks[-1].close)
+    with replacing(config.run.dir / "config.yaml") as temporary:
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    truncate_after(config.run.dir / "metrics.jsonl", started)
+    sinks.append(MetricsFile(config.run.dir / "metrics.jsonl"))
+    if config.observe.tensorboard:
+        sinks.append(TensorBoard(config.run.dir / "tensorboard", last_step=started))
+    sinks.append(terminal(first_step=started, last_step=config.optim.steps))
+    for sink in sinks:
+        closing.callback(sink.close)
+    return sinks
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps every other run out of a folder; the system lets go of the lock however the process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise FileError(folder, "run.dir", f"cannot be written ({error.strerror})", "choose another folder") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise FileError(folder, "run.dir", "is in use by another run", "wait for it, or choose another folder") from error
+    try:
+        yield
+    finally:
+        os.close(handle)
