@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -68,4 +68,5 @@ def replacing(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise FileError(path, "output", f"cannot be written ({error.strerror})", "choose a writable path") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

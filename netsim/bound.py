@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from netsim.engine.protocol import Scene
 from netsim.units import PICOSECONDS_PER_SECOND, service_ps, split_bytes
-from netsim.workload.protocol import Task
 
 
 class _Passage(NamedTuple):
@@ -39,15 +38,13 @@ class _Queue:
     """Messages that pass one link one after the other."""
 
     def __init__(self) -> None:
-        self._arrives: float = inf
-        self._rest: float = inf
-        self._service = 0
+        self._arrives = self._service = self._rest = 0
 
     def add(self, arrives_ps: int, service_ps: int, rest_ps: int) -> None:
-        """A message that comes at `arrives_ps`, is served, and then has `rest_ps` to go."""
-        if arrives_ps < self._arrives:
+        """A message that comes at `arrives_ps`, is served for a positive time, and then has `rest_ps` to go."""
+        if not self._service or arrives_ps < self._arrives:
             self._arrives = arrives_ps
-        if rest_ps < self._rest:
+        if not self._service or rest_ps < self._rest:
             self._rest = rest_ps
         self._service += service_ps
 
@@ -107,7 +104,8 @@ class Bound:
             if passage:
                 start = self._start[index]
                 queues[passage.first].add(start, passage.first_ps, passage.tail_ps)
-                queues[passage.last].add(start + passage.head_ps, passage.last_ps, passage.end_ps)
+                if passage.last != passage.first:
+                    queues[passage.last].add(start + passage.head_ps, passage.last_ps, passage.end_ps)
         return max([done, *(queue.done() for queue in queues.values())])
 
     def _passage_between(self, src: int, dst: int, size_bytes: int) -> _Passage:

@@ -1,4 +1,4 @@
-"""Randomness without state: a draw is a hash of what it is for, so every engine and every order of work sees the same."""
+"""Randomness without state: a draw is a hash of what it is for, the same in every engine and order of work."""
 
 from enum import IntEnum
 

@@ -54,14 +54,19 @@ def _field_path(location: Sequence[int | str], content: object) -> list[str]:
     """The location without the names of alternatives that pydantic adds to it."""
     path = []
     for depth, part in enumerate(location):
-        if isinstance(content, Mapping) and part in content:
-            content = content[part]
-        elif isinstance(content, (list, tuple)) and isinstance(part, int) and part < len(content):
-            content = content[part]
-        elif depth < len(location) - 1:
-            continue
-        path.append(str(part))
+        inside = _entry(content, part)
+        if inside is not None or depth == len(location) - 1:
+            path.append(str(part))
+            content = inside
     return path
+
+
+def _entry(content: object, part: int | str) -> object:
+    if isinstance(content, Mapping):
+        return content.get(part)
+    if isinstance(content, (list, tuple)) and isinstance(part, int) and part < len(content):
+        return content[part]
+    return None
 
 
 def _explain(finding: "ErrorDetails") -> tuple[str, str]:
@@ -72,7 +77,7 @@ def _explain(finding: "ErrorDetails") -> tuple[str, str]:
         case "extra_forbidden":
             return f"is no known key ({value})", "remove it or check its spelling"
         case "value_error":
-            problem, _, remedy = str(finding["ctx"]["error"]).partition("; ")
+            problem, _, remedy = finding["msg"].removeprefix("Value error, ").partition("; ")
             return (f"{problem} ({value})" if isinstance(finding["input"], (str, int, float)) else problem), remedy
         case _:
             return f"has a wrong value ({value})", finding["msg"][0].lower() + finding["msg"][1:]

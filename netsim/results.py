@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,17 +118,14 @@ def decimal_ns(time_ps: int) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` when the block ends well, and leaves nothing behind when it does not."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    unfinished = Path(name)
+    """A text file that takes the place of `path` when the block ends well, and leaves nothing when it does not."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
             yield file
-        unfinished.chmod(0o644)
-        os.replace(unfinished, path)
-    except BaseException:
+        unfinished.replace(path)
+    finally:
         unfinished.unlink(missing_ok=True)
-        raise
 
 
 def _quantiles(durations: np.ndarray) -> dict[str, int]:

@@ -35,7 +35,7 @@ def _transport(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
-class TransportConfig(Section):
+class TransportConfig(Section, frozen=True):
     """An entry of ``transports``: a kind alone, or a mapping with the kind and a label for reports."""
 
     kind: TransportKind
@@ -47,7 +47,7 @@ class TransportConfig(Section):
         return self.label or self.kind
 
 
-class Job(Section):
+class Job(Section, frozen=True):
     """An entry of ``jobs``: a workload on some of the ranks. Its rank i is ranks[i]."""
 
     workload: WorkloadConfig
@@ -55,25 +55,25 @@ class Job(Section):
     start: Duration = 0
 
 
-class Algorithms(Section):
+class Algorithms(Section, frozen=True):
     """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice."""
 
     all_reduce: Annotated[Literal["ring"], BeforeValidator(not_yet(("ring",), ("tree", "halving_doubling")))] = "ring"
     all_gather: Annotated[Literal["ring"], BeforeValidator(not_yet(("ring",), ("direct", "halving_doubling")))] = "ring"
-    reduce_scatter: Annotated[
-        Literal["ring"], BeforeValidator(not_yet(("ring",), ("direct", "halving_doubling")))
-    ] = "ring"
+    reduce_scatter: Annotated[Literal["ring"], BeforeValidator(not_yet(("ring",), ("direct", "halving_doubling")))] = (
+        "ring"
+    )
     all_to_all: Annotated[Literal["direct"], BeforeValidator(not_yet(("direct",), ("hierarchical",)))] = "direct"
     broadcast: Annotated[Literal["tree"], BeforeValidator(not_yet(("tree",), ("ring",)))] = "tree"
 
 
-class CongestionConfig(Section):
+class CongestionConfig(Section, frozen=True):
     """Section ``congestion``: hosts send at line rate."""
 
     kind: Literal["none"] = "none"
 
 
-class RecoveryConfig(Section):
+class RecoveryConfig(Section, frozen=True):
     """Section ``recovery``: nothing is lost, so nothing is recovered.
 
     Args:
@@ -85,7 +85,7 @@ class RecoveryConfig(Section):
     timeout: Duration = 10**9
 
 
-class FlowControlConfig(Section):
+class FlowControlConfig(Section, frozen=True):
     """Section ``flow_control``: queues are unlimited."""
 
     kind: Literal["none"] = "none"
@@ -97,7 +97,7 @@ def _filled(value: object) -> object:
     return value
 
 
-class Scenario(Section):
+class Scenario(Section, frozen=True):
     """A whole scenario file.
 
     Args:

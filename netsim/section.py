@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 
-class Section(BaseModel):
+class Section(BaseModel, extra="forbid", frozen=True):
     """Base of every part of a scenario."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def not_yet(today: tuple[str, ...], planned: tuple[str, ...]) -> Callable[[object], object]:

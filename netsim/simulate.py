@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,10 +55,21 @@ class Event(NamedTuple):
     run: Run | None
 
 
-class _Prepared(NamedTuple):
-    scene: Scene
-    bound: Bound
-    most_paths: int
+class Prepared:
+    """What all runs of a scenario share.
+
+    Args:
+        scene: What must happen, and where.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.most_paths = scene.most_paths
+
+    @cached_property
+    def bound(self) -> Bound:
+        """Lower bound of the completion time."""
+        return Bound(self.scene)
 
 
 def simulate(
@@ -130,7 +141,7 @@ def run_one(scenario: Scenario, source: str, transport: TransportConfig, seed: i
     return Run(transport.name, seed, engine, bound_ps, outcome, time.perf_counter() - started)
 
 
-def _simulate(prepared: _Prepared, transport: TransportConfig, seed: int) -> tuple[Outcome, str]:
+def _simulate(prepared: Prepared, transport: TransportConfig, seed: int) -> tuple[Outcome, str]:
     if transport.kind == "ideal":
         from netsim.engine.fluid import FluidEngine
 
@@ -142,7 +153,7 @@ def _simulate(prepared: _Prepared, transport: TransportConfig, seed: int) -> tup
 
 
 @lru_cache(maxsize=1)
-def prepare(scenario: Scenario, source: str) -> _Prepared:
+def prepare(scenario: Scenario, source: str) -> Prepared:
     """Lays out what all runs of a scenario share; kept, because a process simulates many of them.
 
     Raises:
@@ -165,7 +176,7 @@ def prepare(scenario: Scenario, source: str) -> _Prepared:
             raise InputError(source, field, problem, "raise topology.leaves, hosts_per_leaf or ranks_per_host")
         workload.extend(program, ranks, job.start, lambda operation: _schedule(scenario, operation))
     scene = Scene(topology, hosts, program.tasks, scenario.packet, scenario.nic)
-    return _Prepared(scene, Bound(scene), scene.most_paths)
+    return Prepared(scene)
 
 
 def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:
@@ -190,7 +201,7 @@ class _WholeFabric(NamedTuple):
 
 
 def _jobs(scenario: Scenario) -> Sequence[Job | _WholeFabric]:
-    return scenario.jobs if scenario.workload is None else [_WholeFabric(scenario.workload)]
+    return scenario.jobs or ([_WholeFabric(scenario.workload)] if scenario.workload else [])
 
 
 def _workload(config: CollectiveConfig | TraceConfig) -> Workload:

@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 failed, 2 wrong input.
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")  # one warning for each accelerator library that is absent
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's own calls
     options = _parser().parse_args(arguments)
     try:
         return options.verb(options)
@@ -45,7 +46,21 @@ def _check(options: argparse.Namespace) -> int:
 def _sample(options: argparse.Namespace) -> int:
     from trainer.sample import run
 
-    return run(options)
+    return run(options.run_dir, options.num, options.out, options.guidance, options.seed, options.quality)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from trainer.emit import run
+
+    return run(
+        options.config,
+        options.overrides,
+        options.world_size,
+        options.ranks_per_node,
+        options.gap_ns,
+        options.times,
+        options.out,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,6 +89,45 @@ def _parser() -> argparse.ArgumentParser:
     )
     _configuration(check)
     check.add_argument("--world-size", type=int, default=1, metavar="W", help="ranks of the run (default: 1)")
+
+    sample = _verb(
+        verbs,
+        "sample",
+        _sample,
+        "draw images from the averaged weights of a run's newest complete checkpoint, the classes in turn",
+        "python -m trainer sample runs/digits_moe --num 80 --out grid.png",
+    )
+    sample.add_argument("run_dir", type=Path, help="folder of the run")
+    sample.add_argument("--num", type=int, default=80, help="images, the same number of each class (default: 80)")
+    sample.add_argument("--out", type=Path, required=True, metavar="PNG", help="grid of images, one row a class")
+    sample.add_argument(
+        "--guidance", type=float, help="scale of classifier-free guidance (default: the run's sample.guidance)"
+    )
+    sample.add_argument("--seed", type=int, default=0, help="of the starting noise (default: 0)")
+    sample.add_argument(
+        "--quality",
+        type=Path,
+        metavar="JSON",
+        help="also judge the images: share of them that a classifier of the real data takes for the class asked for, "
+        "and the Fréchet distance on pixels of as many images drawn without guidance",
+    )
+
+    trace = _verb(
+        verbs,
+        "trace",
+        _trace,
+        "write the collectives that one step of a run would issue, by formula, for netsim to simulate",
+        "python -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out collectives.jsonl",
+    )
+    _configuration(trace)
+    trace.add_argument("--world-size", type=int, required=True, metavar="W", help="ranks of the run")
+    trace.add_argument("--ranks-per-node", type=int, default=8, metavar="R", help="ranks on one node (default: 8)")
+    gaps = trace.add_mutually_exclusive_group()
+    gaps.add_argument("--gap-ns", type=int, metavar="N", help="compute before each collective in ns (default: unknown)")
+    gaps.add_argument(
+        "--times", type=Path, metavar="JSONL", help="take the mean compute by phase, operation and layer from a recording"
+    )
+    trace.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the trace to write")
     return parser
 
 

@@ -71,12 +71,12 @@ class _Training:
         for step in range(self.started + 1, config.optim.steps + 1):
             begun = time.perf_counter()
             losses, norm = self._step(step)
-            if step % config.observe.log_every == 0 or step in (1, config.optim.steps):
+            if step in (1, config.optim.steps) or _due(step, config.observe.log_every, config.evaluate.every):
                 self._log(step, losses, norm, time.perf_counter() - begun)
             self.trace.after(step)
-            if config.sample.every and step % config.sample.every == 0:
+            if _due(step, config.sample.every):
                 self._sample(step)
-            if step % config.checkpoint.every == 0 or step == config.optim.steps:
+            if step == config.optim.steps or _due(step, config.checkpoint.every):
                 save_checkpoint(self._checkpoints, step, config, self.layout, self.engine, self.average)
 
     def _step(self, step: int) -> tuple[list[Tensor], float]:
@@ -87,9 +87,10 @@ class _Training:
         """
         losses = []
         norm = 0.0
+        self.expert_load.start()
         for local in range(self.layout.accumulation):
             micro = self.loader.global_micro(local)
-            with self.trace.step(step, micro):
+            with self.trace.step(step, local, micro):
                 with phase("forward"), self._draws("train", step, micro) as generator:
                     batch = self._on_device(self.loader.batch(step - 1, local))
                     loss = self.task.step(self.engine.model, batch, generator=generator).per_example.mean()
@@ -114,8 +115,7 @@ class _Training:
             "time.samples_per_s": self.config.optim.global_batch / step_s,
             **self.expert_load.reduced(),
         }
-        every = self.config.evaluate.every
-        if every and step % every == 0:
+        if _due(step, self.config.evaluate.every):
             values["held_out_loss"] = self._held_out_loss()
         for sink in self.sinks:
             sink.write(step, values)
@@ -194,3 +194,7 @@ class _Training:
         if self.launch.rank == 0:
             origin = f"resumes after step {self.started}" if self.started else "starts"
             print(f"{self.config.run.dir}: {origin}; {describe(self.config, self.layout)}", file=sys.stderr, flush=True)
+
+
+def _due(step: int, *intervals: int | None) -> bool:
+    return any(every is not None and step % every == 0 for every in intervals)

@@ -25,52 +25,69 @@ def solve_sweep(statistics: RoutingStatistics, topology: Topology, *, seed: int)
     a rank and one level of cost. Sweeps then assign each layer again given both neighbours; a step that does not
     gain is not taken, so the cost never rises. Starts: chains from a contiguous layer 0 and from seeded random ones.
     """
-    num_layers, num_experts = statistics.num_layers, statistics.num_experts
-    contiguous = contiguous_ranks(num_layers, num_experts, topology.num_ranks)
+    contiguous = contiguous_ranks(1, statistics.num_experts, topology.num_ranks)[0]
     generator = np.random.default_rng(seed)
-    first_layers = [contiguous[0], *(generator.permutation(contiguous[0]) for _ in range(_RANDOM_STARTS))]
-    descent = _Descent(statistics, topology.cost)
-    candidates = [descent.sweep(descent.chain(first, contiguous)) for first in first_layers]
+    first_layers = [contiguous, *(generator.permutation(contiguous) for _ in range(_RANDOM_STARTS))]
+    descent = Descent(statistics, topology.cost)
+    candidates = [descent.sweep(descent.chain(first)) for first in first_layers]
     costs = [coherent_cost(statistics, ranks, topology.cost).sum() for ranks in candidates]
     return Assignment(candidates[int(np.argmin(costs))], degree_bound(statistics.transitions, topology.cost))
 
 
-class _Descent:
-    """The prices of one layer, given where the experts of the layers before and after it are."""
+class Descent:
+    """Coordinate descent over layers on the coherent cost.
+
+    Args:
+        statistics: Counts of the routing trace.
+        cost: Cost of moving one token between ranks, [G, G].
+    """
 
     def __init__(self, statistics: RoutingStatistics, cost: NDArray[np.float64]) -> None:
         self.transitions = statistics.transitions.astype(np.float64)
         self.jumps = statistics.jumps
         self.cost = cost
 
-    def chain(self, first_layer: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        ranks = ranks.copy()
-        ranks[0] = first_layer
+    def chain(self, first_layer: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Assign each layer at least cost given the layers before it.
+
+        Args:
+            first_layer: Rank of each expert of layer 0, [E].
+
+        Returns:
+            Rank of each expert, [L, E].
+        """
+        ranks = np.tile(first_layer, (len(self.transitions) + 1, 1))
         for layer in range(1, len(ranks)):
             ranks[layer] = cheapest_ranks(self.arriving(layer, ranks))
         return ranks
 
     def sweep(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Assign layer after layer at least cost given all others, to and fro, until no layer gains.
+
+        Args:
+            ranks: A balanced assignment to start from, [L, E].
+
+        Returns:
+            Rank of each expert, [L, E]; never dearer than the start.
+        """
         ranks = ranks.copy()
-        layers = range(len(ranks))
         experts = np.arange(ranks.shape[1])
-        settled = 0
-        while settled < len(ranks):
+        layers = range(len(ranks))
+        gained = True
+        while gained:
+            gained = False
             for layer in layers:
                 prices = self.arriving(layer, ranks) + self.leaving(layer, ranks)
                 best = cheapest_ranks(prices)
                 gain = prices[experts, ranks[layer]].sum() - prices[experts, best].sum()
                 if gain > _LEAST_GAIN * prices.sum():
                     ranks[layer] = best
-                    settled = 0
-                else:
-                    settled += 1
-                    if settled == len(ranks):
-                        break
+                    gained = True
             layers = layers[::-1]
         return ranks
 
     def arriving(self, layer: int, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cost of the moves into a layer by the rank that each of its experts might be on, [E, G]."""
         prices = np.zeros((ranks.shape[1], len(self.cost)))
         if layer:
             prices += self.transitions[layer - 1].T @ self.cost[ranks[layer - 1]]
@@ -79,6 +96,7 @@ class _Descent:
         return prices
 
     def leaving(self, layer: int, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Cost of the moves out of a layer by the rank that each of its experts might be on, [E, G]."""
         prices = np.zeros((ranks.shape[1], len(self.cost)))
         if layer < len(self.transitions):
             prices += self.transitions[layer] @ self.cost[:, ranks[layer + 1]].T

@@ -8,10 +8,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 CONTIGUOUS, PLACED, BOUND, INK, FRAME = "#9aa5b1", "#0072b2", "#ffffff", "#1c2733", "#d55e00"
@@ -28,7 +30,9 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-_FOLDED_WIDTH = 11.0
+_FULL_WIDTH = 11.0
+_LARGEST_SVG_BYTES = 300_000
+_SHADES = 24  # few shades keep the pixels of many heat maps small
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,23 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def to_image(figure: Figure) -> str | bytes:
+    """Render a figure as SVG markup, or as PNG bytes where the markup would be heavy (over 300 KB).
+
+    Args:
+        figure: A matplotlib figure.
+
+    Returns:
+        The picture, the same bytes for the same figure.
+    """
+    markup = to_svg(figure)
+    if len(markup) <= _LARGEST_SVG_BYTES:
+        return markup
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return stream.getvalue()
+
+
 def cost_bars(contiguous: float, placed: float, bound: float, unit: str) -> str:
     """Compare the cost per token of contiguous and placed with the lower bound.
 
@@ -103,13 +124,14 @@ def cost_bars(contiguous: float, placed: float, bound: float, unit: str) -> str:
         return to_svg(figure)
 
 
-def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], unit: str) -> str:
+def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], unit: str, *, first_layer: int) -> str:
     """Show where along the model the cost falls.
 
     Args:
-        contiguous: Cost per token by layer under the contiguous placement, [L].
-        placed: The same under this placement, [L].
+        contiguous: Cost per token by layer under the contiguous placement.
+        placed: The same under this placement.
         unit: Unit of cost.
+        first_layer: Layer of the first entry.
 
     Returns:
         SVG markup.
@@ -117,12 +139,12 @@ def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], 
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
-        layers = np.arange(len(placed))
+        layers = first_layer + np.arange(len(placed))
         axes.plot(layers, contiguous, "o--", color=CONTIGUOUS, markersize=4.5, label="contiguous")
         axes.plot(layers, placed, "o-", color=PLACED, markersize=4.5, label="placed")
         axes.set_ylim(0, max(contiguous.max(), placed.max(), 1e-9) * 1.25)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("MoE layer where the token arrives")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlabel("MoE layer")
         axes.set_ylabel(f"cost per token [{unit}]")
         axes.legend(frameon=False, ncols=2, loc="upper right")
         return to_svg(figure)
@@ -130,7 +152,7 @@ def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], 
 
 def block_maps(
     titles: Sequence[str], before: Sequence[BlockMap], after: Sequence[BlockMap], row_name: str, column_name: str
-) -> str:
+) -> str | bytes:
     """Draw a pair of heat maps for each title: rows and columns in rank order, the blocks of a rank framed.
 
     Args:
@@ -141,35 +163,38 @@ def block_maps(
         column_name: What the columns are.
 
     Returns:
-        SVG markup.
+        SVG markup, or a PNG where there are many.
     """
     shares = [[block_map.ordered_shares() for block_map in maps] for maps in (before, after)]
+    blues = mpl.colormaps["Blues"].resampled(_SHADES)
     norm = PowerNorm(0.6, vmin=0, vmax=max(float(np.quantile(np.stack(shares[0]), 0.998)), 1e-9))
     per_row = min(3, len(titles))
-    lines = -(-len(titles) // per_row)
-    pair_width, pair_height, margin, head = _FOLDED_WIDTH / 3, 2.18, 0.42, 0.42
-    width, height = per_row * pair_width + margin + 0.75, lines * pair_height + margin + 0.1
+    pair_width, pair_height, margin, gap = _FULL_WIDTH / 3, 2.42, 0.42, 0.12
+    side = (pair_width - 0.22) / 2 - gap
+    width = per_row * pair_width + margin + 0.75
+    height = -(-len(titles) // per_row) * pair_height + margin
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
-        side = (pair_width - 0.35) / 2
+
+        def panel(x: float, y: float, w: float, h: float) -> Axes:
+            return figure.add_axes((x / width, y / height, w / width, h / height))
+
         for index, title in enumerate(titles):
             left = margin + index % per_row * pair_width
-            bottom = height - (index // per_row + 1) * pair_height
-            figure.text(left / width, (bottom + side + head - 0.1) / height, title, weight="bold", va="bottom")
+            bottom = height - (index // per_row + 1) * pair_height + 0.1
+            figure.text(left / width, (bottom + side + 0.28) / height, title, weight="bold", va="bottom")
             for half, (name, block_map) in enumerate((("contiguous", before[index]), ("placed", after[index]))):
-                x = left + half * (side + 0.1)
-                axes = figure.add_axes((x / width, bottom / height, side / width, side / height))
-                image = axes.imshow(shares[half][index], cmap="Blues", norm=norm, interpolation="none", aspect="auto")
-                axes.set_title(f"{name}: {block_map.staying:.0%} stays", fontsize=9, loc="left", pad=3)
+                axes = panel(left + half * (side + gap), bottom, side, side)
+                axes.imshow(shares[half][index], cmap=blues, norm=norm, interpolation="none", aspect="auto")
+                axes.set_title(f"{name}: {block_map.staying:.0%} stays", fontsize=9, loc="left", pad=4)
                 _frame_blocks(axes, block_map)
-        figure.text(0.1 / width, 0.5, f"{row_name}, by rank", rotation=90, va="center", ha="left")
-        figure.text(margin / width, 0.1 / height, f"{column_name}, by rank", va="bottom")
-        scale = figure.add_axes(
-            ((width - 0.62) / width, margin / height, 0.12 / width, min(1.9, height - 0.8) / height)
-        )
-        figure.colorbar(image, cax=scale, format=lambda share, _: f"{share:.0%}").ax.tick_params(labelsize=8)
+        figure.text(0.12 / width, 0.5, f"{row_name}, by rank", rotation=90, va="center", ha="left")
+        figure.text(margin / width, 0.12 / height, f"{column_name}, by rank", va="bottom")
+        scale = panel(width - 0.62, height - pair_height + 0.1, 0.12, side)
+        colours = figure.colorbar(ScalarMappable(norm, blues), cax=scale, format=PercentFormatter(1, decimals=0))
+        colours.ax.tick_params(labelsize=8)
         scale.set_title("share\nof row", fontsize=8, loc="left")
-        return to_svg(figure)
+        return to_image(figure)
 
 
 def load_maps(contiguous: NDArray[np.int64], placed: NDArray[np.int64]) -> str:
@@ -183,10 +208,10 @@ def load_maps(contiguous: NDArray[np.int64], placed: NDArray[np.int64]) -> str:
         SVG markup.
     """
     relative = [loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-9) for loads in (contiguous, placed)]
-    reach = max(max(float(np.abs(ratio - 1).max()) for ratio in relative), 0.05)
+    reach = max(max(float(np.abs(ratio - 1).max()) for ratio in relative), 0.25)
     num_layers, num_ranks = placed.shape
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_FOLDED_WIDTH, min(2.0 + 0.22 * num_layers, 9.0)), layout="constrained")
+        figure = Figure(figsize=(_FULL_WIDTH, min(2.0 + 0.22 * num_layers, 9.0)), layout="constrained")
         for axes, ratio, name in zip(figure.subplots(1, 2), relative, ("contiguous", "placed"), strict=True):
             image = axes.imshow(
                 ratio, cmap="RdBu_r", vmin=1 - reach, vmax=1 + reach, interpolation="none", aspect="auto"
@@ -194,8 +219,8 @@ def load_maps(contiguous: NDArray[np.int64], placed: NDArray[np.int64]) -> str:
             axes.set_title(f"{name}: busiest rank at {ratio.max():.2f} of the mean", loc="left", fontsize=10)
             axes.set_xlabel("rank of the expert-parallel group")
             axes.set_ylabel("MoE layer")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             if num_layers * num_ranks <= 128:
                 for (layer, rank), value in np.ndenumerate(ratio):
                     shade = "white" if abs(value - 1) > 0.65 * reach else INK
@@ -208,17 +233,11 @@ def _frame_blocks(axes: Axes, block_map: BlockMap) -> None:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     columns, rows = np.sort(block_map.column_ranks), np.sort(block_map.row_ranks)
+    corners = []
     for rank in np.unique(rows):
-        top, bottom = np.searchsorted(rows, [rank, rank + 1])
-        left, right = np.searchsorted(columns, [rank, rank + 1])
-        axes.add_patch(
-            Rectangle(
-                (left - 0.5, top - 0.5),
-                right - left,
-                bottom - top,
-                fill=False,
-                edgecolor=FRAME,
-                linewidth=1.1,
-                clip_on=False,
-            )
-        )
+        top, bottom = np.searchsorted(rows, [rank, rank + 1]) - 0.5
+        left, right = np.searchsorted(columns, [rank, rank + 1]) - 0.5
+        corners.append(Path([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]))
+    width = 1.1 if len(corners) <= 8 else 0.6
+    frames = Path.make_compound_path(*corners)
+    axes.add_patch(PathPatch(frames, fill=False, edgecolor=FRAME, linewidth=width, clip_on=False))

@@ -7,7 +7,7 @@ from moe.placement.placement import Placement
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.report.figures import BlockMap, block_maps, cost_bars, cost_by_layer, load_maps
-from moe.report.page import Facts, Figure, Note, Section, Table, page
+from moe.report.page import Block, Facts, Figure, Note, Section, Table, page
 
 DISPATCH_NAMES = {"coherent": "context-coherent dispatch", "home": "home-return dispatch"}
 DISPATCH_LAWS = {
@@ -52,18 +52,8 @@ def placement_report(
     Returns:
         A self-contained HTML document.
     """
-    objective = placement.objective
-    assert objective is not None
     mode = DISPATCH_NAMES[placement.dispatch]
-    share = saving(placement)
     shape = f"{placement.num_nodes} x {placement.ranks_per_node} ranks"
-    verdict = (
-        f"Placing {placement.num_experts} experts in each of {placement.num_layers} layers on {shape} cuts the traffic "
-        f"of {mode} by {share:.0%}, from {objective.contiguous_cost:.3g} to {objective.cost:.3g} {topology.unit} "
-        "a token."
-        if share > 0
-        else f"Contiguous placement is kept: on {shape} nothing cheaper was found for {mode}."
-    )
     sections = [
         _cost_section(placement, statistics, topology, contiguous, placed),
         *_traffic_sections(placement, statistics, topology, contiguous, placed),
@@ -73,7 +63,21 @@ def placement_report(
         f"Solver {placement.solver.name}, seed {placement.solver.seed}. Measured on the trace that the placement was "
         f"made from (sha256 {placement.trace_sha256 or 'unknown'}); tokens of another time may route differently."
     )
-    return page(f"Expert placement on {shape}", verdict, sections, kicker=f"Dispatch mode: {mode}", footer=footer)
+    finding = _finding(placement, topology, f"{mode} on {shape}")
+    return page(f"Expert placement on {shape}", finding, sections, kicker=f"Dispatch mode: {mode}", footer=footer)
+
+
+def _finding(placement: Placement, topology: Topology, where: str) -> str:
+    objective = placement.objective
+    assert objective is not None
+    if not objective.contiguous_cost:
+        return f"There is nothing to place: {where} moves no token between ranks."
+    if not saving(placement):
+        return f"Experts stay contiguous: the search found nothing cheaper for {where}."
+    return (
+        f"Placing {placement.num_experts} experts a layer cuts the traffic of {where} by {saving(placement):.0%}, from "
+        f"{objective.contiguous_cost:.3g} to {objective.cost:.3g} {topology.unit} a token."
+    )
 
 
 def _cost_section(
@@ -94,17 +98,16 @@ def _cost_section(
             ("Tokens", f"{statistics.num_tokens:,}", f"{statistics.skipped:,} moves skip a dropped layer"),
         )
     )
-    bars = Figure(
-        cost_bars(objective.contiguous_cost, objective.cost, objective.lower_bound, topology.unit),
-        "Cost per token over all layers. No balanced placement can go below the lower bound; it may not be reachable.",
-        half=True,
-    )
-    layers = Figure(
-        cost_by_layer(contiguous.cost_by_layer, placed.cost_by_layer, topology.unit),
-        "The same cost by the layer in which it arises.",
-        half=True,
-    )
-    return Section("What it saves", (facts, Note(_law(placement, statistics)), bars, layers))
+    blocks: list[Block] = [facts, Note(_law(placement, statistics))]
+    if objective.contiguous_cost:
+        bars = cost_bars(objective.contiguous_cost, objective.cost, objective.lower_bound, topology.unit)
+        caption = "Cost per token over all layers. The lower bound holds for every placement; it may not be reachable."
+        blocks.append(Figure(bars, caption, half=True))
+        first = 1 if placement.dispatch == "coherent" else 0
+        costs = contiguous.cost_by_layer[first:], placed.cost_by_layer[first:]
+        layers = cost_by_layer(*costs, topology.unit, first_layer=first)
+        blocks.append(Figure(layers, "The same cost by the layer in which it arises.", half=True))
+    return Section("What it saves", blocks)
 
 
 def _law(placement: Placement, statistics: RoutingStatistics) -> str:
@@ -145,7 +148,7 @@ def _affinity_section(
         for traffic in (contiguous, placed)
     )
     titles = [f"layer {gap} to {gap + 1}" for gap in gaps]
-    maps = Figure(
+    picture = Figure(
         block_maps(titles, before, after, "expert of the layer", "expert of the next layer"),
         "Each row: where the tokens of one expert go in the next layer. Experts are sorted by the rank that holds "
         "them; orange frames are moves that stay on a rank.",
@@ -168,15 +171,14 @@ def _affinity_section(
         f"Mutual information: 0 no affinity, 1 fully determined. Chance to stay is {1 / topology.num_ranks:.1%}; the "
         f"top {slots} successors of each expert are what one rank could keep if experts did not compete for it.",
     )
-    useless = placement.dispatch == "home"
-    text = (
-        "For information: affinity does not change home-return traffic; context-coherent dispatch could use it."
-        if useless
-        else f"Over all gaps, {np.mean([m.staying for m in after]):.0%} of the tokens find their next expert on the "
-        f"same rank; with contiguous placement it is {np.mean([m.staying for m in before]):.0%}."
-    )
-    title = "Affinity between consecutive layers" if useless else "Experts that follow each other share a rank"
-    return Section(title, (maps, table), text)
+    stays_before, stays_after = 1 - contiguous.cross_rank, 1 - placed.cross_rank
+    title = "Affinity between consecutive layers"
+    if placement.dispatch == "home":
+        text = "For information: affinity does not change home-return traffic; context-coherent dispatch could use it."
+    else:
+        text = f"{stays_after:.0%} of the moves stay on their rank; with contiguous placement {stays_before:.0%} do."
+        title = "Experts that follow each other share a rank" if stays_after > stays_before else title
+    return Section(title, (picture, table), text)
 
 
 def _source_section(sources: np.ndarray, contiguous: Evaluation, placed: Evaluation) -> Section:
@@ -194,7 +196,7 @@ def _source_section(sources: np.ndarray, contiguous: Evaluation, placed: Evaluat
         "Each row: from which ranks the tokens of one expert come. Experts are sorted by the rank that holds them; "
         "orange frames are tokens that stay on their rank.",
     )
-    return Section("Experts sit where their tokens are", (maps,))
+    return Section("Where the tokens of each expert come from", (maps,))
 
 
 def _load_section(contiguous: Evaluation, placed: Evaluation) -> Section:

@@ -50,8 +50,8 @@ def max_min_rates(incidence: list[Incidence], capacity: np.ndarray) -> np.ndarra
 class FluidEngine:
     """One run. Times are whole picoseconds: a message that would end within one of now ends now.
 
-    After its last byte has left, a message still takes the propagation delays and, as a packet would, the service of its
-    last packet on each link but the first; so a message alone takes exactly its store-and-forward time.
+    After its last byte has left, a message still takes the propagation delays and, as a packet would, the service of
+    its last packet on each link but the first; so a message alone takes exactly its store-and-forward time.
 
     Args:
         scene: What must happen, and where.
@@ -75,17 +75,17 @@ class FluidEngine:
         now = 0
         self._begin(self._frontier.roots, now)
         while self._active or self._calendar:
-            rates = max_min_rates([self._spread(index) for index in self._active], self._capacity) if self._active else None
-            now = self._drain(rates, now)
+            now = self._drain(now)
             self._turn_over(now)
         assert not self._frontier.undone, "tasks wait for each other in a circle"
         return self._outcome()
 
-    def _drain(self, rates: np.ndarray | None, now: int) -> int:
+    def _drain(self, now: int) -> int:
         """Lets bytes flow until the next event and returns its time; messages that end then go onto the calendar."""
         until = [self._calendar[0][0]] if self._calendar else []
-        if rates is None:
+        if not self._active:
             return until[0]
+        rates = max_min_rates([self._spread(index) for index in self._active], self._capacity)
         time_ps = min([*until, now + int(np.ceil((self._left / rates).min()))])
         self._left = self._left - rates * (time_ps - now)
         ends = self._left <= rates

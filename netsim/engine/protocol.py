@@ -11,7 +11,7 @@ from netsim.units import Size
 from netsim.workload.protocol import Task
 
 
-class PacketConfig(Section):
+class PacketConfig(Section, frozen=True):
     """Section ``packet``.
 
     Args:
@@ -23,7 +23,7 @@ class PacketConfig(Section):
     header: Size = 0
 
 
-class NicConfig(Section):
+class NicConfig(Section, frozen=True):
     """Section ``nic``: the order in which a host's flows get at its link.
 
     Args:

@@ -29,19 +29,28 @@ _SEND = EventPriority(_RELEASE + 1)
 _PS_BITS = 8 * PICOSECONDS_PER_SECOND
 
 
+class _Calendar(simpy.Environment):
+    """simpy's calendar in whole picoseconds."""
+
+    @property
+    def now(self) -> int:
+        """Current time in picoseconds."""
+        return int(self._now)
+
+
 class _Event(simpy.Event):
     """A simpy event that happens at a chosen time and priority, and may be scheduled again after it has happened."""
 
     _ok = True
 
-    def __init__(self, env: simpy.Environment, call: Callable[[], None]) -> None:
-        self.env = env
+    def __init__(self, env: _Calendar, call: Callable[[], None]) -> None:
+        self._calendar = env
         self._calls = [lambda _: call()]
 
     def schedule(self, priority: EventPriority, time_ps: int) -> None:
         """Puts the event on the calendar."""
         self.callbacks = self._calls
-        self.env.schedule(self, priority, time_ps - self.env.now)
+        self._calendar.schedule(self, priority, time_ps - self._calendar.now)
 
 
 class _Sending:
@@ -79,7 +88,7 @@ class _Packet(simpy.Event):
 class _Nic:
     """The sending side of a host's link: a ring of flows."""
 
-    def __init__(self, env: simpy.Environment, send: Callable[["_Nic"], None], link: int) -> None:
+    def __init__(self, env: _Calendar, send: Callable[["_Nic"], None], link: int) -> None:
         self.link = link
         self.ring: deque[_Sending] = deque()
         self.idle = True
@@ -98,7 +107,7 @@ class ReferenceEngine:
 
     def __init__(self, scene: Scene, transport: Transport, seed: int) -> None:
         self._scene, self._transport = scene, transport
-        self._env = simpy.Environment()
+        self._env = _Calendar()
         self._order = Draws(seed, Purpose.DESTINATION_ORDER)
         links = scene.topology.links
         self._rate = [link.rate_bps for link in links]
@@ -147,7 +156,7 @@ class ReferenceEngine:
         self._begin(self._move_or_finish(index))
 
     def _move_or_finish(self, index: int) -> list[int]:
-        """Releases a task's message; a task without one is done, and the tasks that now wait for nothing are returned."""
+        """Releases a task's message; a task without one is done, and those that now wait for nothing are returned."""
         if not self._scene.tasks[index].bytes:
             self._task_end[index] = self._env.now
             return self._frontier.done(index)

@@ -23,7 +23,7 @@ def _no_failures(value: object) -> object:
     return value
 
 
-class LeafSpineConfig(Section):
+class LeafSpineConfig(Section, frozen=True):
     """Section ``topology`` of kind ``leaf_spine``.
 
     Args:
@@ -55,7 +55,7 @@ class LeafSpineConfig(Section):
 class LeafSpine:
     """The fabric of a `LeafSpineConfig`.
 
-    Link indices: host to leaf, leaf to host, leaf to spine, spine to leaf, and the link inside each host, in that order.
+    Link indices: host to leaf, leaf to host, leaf to spine, spine to leaf, and the link inside each host.
     Path k between two leaves goes through spine k.
     """
 

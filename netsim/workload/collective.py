@@ -13,7 +13,7 @@ from netsim.workload.protocol import Program, Schedules
 Collective = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "broadcast"]
 
 
-class CollectiveConfig(Section):
+class CollectiveConfig(Section, frozen=True):
     """Section ``workload`` of kind ``collective``.
 
     Args:

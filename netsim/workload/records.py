@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from netsim.errors import InputError, first_error
 from netsim.section import Section
@@ -16,7 +16,7 @@ Splits = tuple[Count, ...] | None
 _REMEDY = "record or compute the trace again"
 
 
-class Header(Section):
+class Header(Section, frozen=True, strict=True):
     """First line of a trace.
 
     Args:
@@ -30,8 +30,6 @@ class Header(Section):
         torch: Version of torch that issued the collectives.
     """
 
-    model_config = ConfigDict(strict=True)
-
     format: Literal["flowfabric.collectives/1"]
     source: Literal["recorded", "formula", "replayed"]
     world_size: Annotated[int, Field(ge=1)]
@@ -42,22 +40,18 @@ class Header(Section):
     torch: str | None
 
 
-class Record(Section):
+class Record(Section, frozen=True, strict=True):
     """A line of a trace: what one rank issued; bytes_in is what it contributes, bytes_out what it holds afterwards.
 
-    rank, root and peer are global ranks; splits follow the order of the group's ranks; seq grows along a rank's program.
+    rank, root and peer are global ranks; splits follow the order of the group's ranks; seq grows along a program.
     """
-
-    model_config = ConfigDict(strict=True)
 
     rank: Count
     seq: Count
     step: Count
     micro: Count
     phase: Literal["forward", "backward", "optimizer"]
-    op: Literal[
-        "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier"
-    ]
+    op: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier"]
     group: str
     size1: bool
     dtype: str

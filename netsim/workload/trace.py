@@ -17,7 +17,7 @@ from netsim.workload.records import Record, Trace, read_trace
 Line = tuple[int, Record]
 
 
-class TraceConfig(Section):
+class TraceConfig(Section, frozen=True):
     """Section ``workload`` of kind ``trace``.
 
     Args:
@@ -33,11 +33,11 @@ class TraceConfig(Section):
 class TraceWorkload:
     """The workload of a `TraceConfig`.
 
-    A rank comes to a record when its last synchronous record is over at that rank, the asynchronous ones whose wait lies
-    before it are over too, and its gap of computation has passed; a null gap is none. From then on the rank sends its
-    messages of that collective as far as what it has received allows; nobody waits for the others to come, except in a
-    barrier. What arrives before its receiver has come waits there. A record is over at a rank when the rank has come and
-    all messages from it and to it have arrived. Groups of one rank move nothing: only their gaps count.
+    A rank comes to a record when its last synchronous record is over at that rank, the asynchronous ones whose wait
+    lies before it are over too, and its gap of computation has passed; a null gap is none. From then on the rank sends
+    its messages of that collective as far as what it has received allows; nobody waits for the others to come, except
+    in a barrier. What arrives before its receiver has come waits there. A record is over at a rank when the rank has
+    come and all messages from it and to it have arrived. Groups of one rank move nothing: only their gaps count.
 
     The k-th record of a group at one rank and the k-th at another are the same collective; sends and receives are
     matched in order for each sender, receiver and tag.
@@ -55,7 +55,7 @@ class TraceWorkload:
             InputError: The file is wrong, or lacks a step that is asked for.
         """
         trace = read_trace(self._path)
-        if self._steps == "all":
+        if isinstance(self._steps, str):
             return trace
         missing = sorted(set(self._steps) - set(trace.header.steps))
         if missing:

@@ -15,7 +15,9 @@ class TraceWriter:
         steps: Steps of the header.
     """
 
-    def __init__(self, world_size: int, groups: dict[str, list[int]] | None = None, steps: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self, world_size: int, groups: dict[str, list[int]] | None = None, steps: Sequence[int] = (0,)
+    ) -> None:
         self.groups = {"world": list(range(world_size)), **(groups or {})}
         self.header: dict[str, Any] = {
             "format": "flowfabric.collectives/1",

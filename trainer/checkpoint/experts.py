@@ -30,7 +30,7 @@ def save_experts(folder: Path, engine: Engine, *, writes: bool) -> None:
         }
         if writes:
             with replacing(expert_path(folder, layer, expert)) as temporary:
-                save_file(tensors, temporary, metadata={"layer": str(layer), "expert": str(expert)})
+                save_file(tensors, temporary)
 
 
 def load_experts(folder: Path, engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """Training through DeepSpeed: ZeRO 0 to 3 for dense networks, 0 to 2 with experts."""
 
+import importlib
 import logging
 import os
 from collections.abc import Mapping
@@ -7,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("DS_ACCELERATOR_WARN", "0")
+import torch
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed
-import deepspeed.comm.torch
-import torch
 import torch.distributed as dist
 from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 from deepspeed.utils import (
@@ -55,7 +56,9 @@ class DeepSpeedEngine:
         if self._has_experts:
             mark_moe_layers(module, layout.expert_parallel)
         self._named = named_parameters(module)
-        deepspeed.comm.torch.build_shm_op = lambda: None  # would compile an extension at the first start
+        os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # DeepSpeed insists, launched or not
+        backend = importlib.import_module("deepspeed.comm.torch")
+        backend.build_shm_op = lambda: None  # it compiles an extension at the first start, half a minute
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         deepspeed.init_distributed(dist.get_backend(), verbose=False)
         optimizer = torch.optim.AdamW(

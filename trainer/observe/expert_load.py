@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ExpertLoad:
-    """Counts the tokens of each expert in training passes, over all micro batches since the last report."""
+    """Counts the tokens of each expert over the micro batches of one optimiser step."""
 
     def __init__(self, model: nn.Module) -> None:
         """Listens to the routers of a network.
@@ -21,8 +21,12 @@ class ExpertLoad:
         for layer, router in enumerate(routers):
             router.register_forward_hook(self._counter(layer))
 
+    def start(self) -> None:
+        """Forgets the last step."""
+        self._counts = [None] * len(self._counts)
+
     def reduced(self) -> dict[str, float]:
-        """Sums over the ranks and starts anew; collective.
+        """Sums over the ranks; collective.
 
         Returns:
             ``expert_load_max_over_mean``: the busiest expert's tokens over the mean, averaged over the layers; 1 is
@@ -32,7 +36,6 @@ class ExpertLoad:
             return {}
         counts_LE = torch.stack([counts for counts in self._counts if counts is not None]).double()
         dist.all_reduce(counts_LE)
-        self._counts = [None] * len(self._counts)
         return {"expert_load_max_over_mean": float((counts_LE.amax(dim=1) / counts_LE.mean(dim=1)).mean())}
 
     def _counter(self, layer: int) -> Any:

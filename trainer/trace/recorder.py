@@ -68,6 +68,7 @@ class Recorder:
         self._records: list[CollectiveRecord] = []
         self._open: dict[int, _Open] = {}
         self._clock = _Clock(step=-1)
+        self._first_micro = self._micro = 0
 
     def resume(self, step: int) -> None:
         """Take over what an earlier process of the same run recorded up to optimiser step `step`.
@@ -80,10 +81,16 @@ class Recorder:
         if replace(header, groups={}, steps=()) == self.header:
             self._groups = dict(header.groups)
             self._records = [record for record in records if record.step <= step]
+            self.path.unlink()
             self.write()
 
     def step(self, step: int, micro: int = 0) -> AbstractContextManager[None]:
-        """Record what runs inside, if `step` is sampled: one micro step, the last one with the optimiser's step."""
+        """Record what runs inside, if `step` is sampled: one micro step, the last one with the optimiser's step.
+
+        Args:
+            step: optimiser step.
+            micro: number of the micro step, in the rank's or in the global batch; records count from the rank's first.
+        """
         return self._recording(step, micro) if step in self.steps else nullcontext()
 
     def write(self) -> None:
@@ -98,7 +105,8 @@ class Recorder:
         if step != self._clock.step:
             self._close_step()
             self._clock = _Clock(step)
-        self._micro = micro
+            self._first_micro = micro
+        self._micro = micro - self._first_micro
         with attach(self._blocks), _watched_waits(self), _Interception(self):
             torch.empty(0)  # torch imports its tracing machinery (a second) at the first call under a dispatch mode
             self._clock.resume()

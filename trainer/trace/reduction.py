@@ -56,8 +56,9 @@ def gradient_reductions(
 ) -> list[tuple[str, int]]:
     """The all-reduces of one gradient reduction, in order.
 
-    Exact for stages 0 and 1. Stage 2 fills its buckets as autograd delivers the gradients; here that is the reverse
-    order of the parameters, so its pieces may differ while their sum does not.
+    Exact for stages 0 and 1, and for stage 2 while everything fits one bucket. Stage 2 fills its buckets as autograd
+    delivers the gradients, dense and expert ones mixed; here each group comes in the reverse order of its parameters,
+    so the pieces may differ while their sum does not.
 
     Args:
         parameters: the optimiser's parameter groups in order.
@@ -70,15 +71,13 @@ def gradient_reductions(
     """
     if zero_stage == 0:
         return _whole_groups(parameters)
-    gradients = [
-        _Gradient(
-            owner.group, size, end - size, owner.padded_elements(num_ranks[owner.group]) // num_ranks[owner.group]
-        )
-        for owner in parameters
-        for size, end in zip(owner.sizes, accumulate(owner.sizes), strict=True)
-    ]
-    if zero_stage == 2:
-        gradients.reverse()
+    gradients = []
+    for owner in parameters:
+        ranks = num_ranks[owner.group]
+        partition = owner.padded_elements(ranks) // ranks
+        stretches = zip(owner.sizes, accumulate(owner.sizes), strict=True)
+        of_group = [_Gradient(owner.group, size, end - size, partition) for size, end in stretches]
+        gradients += reversed(of_group) if zero_stage == 2 else of_group
     pieces: list[tuple[str, int]] = []
     bucket: list[_Gradient] = []
     for gradient in gradients:

@@ -65,17 +65,18 @@ class TraceSession:
                 self._routing.resume(started)
 
     @contextmanager
-    def step(self, step: int, micro: int) -> Iterator[None]:
+    def step(self, step: int, local: int, micro: int) -> Iterator[None]:
         """Records what runs inside, if `step` is sampled.
 
         Args:
             step: optimiser step.
-            micro: number of the micro batch in the global batch.
+            local: which of this rank's micro batches.
+            micro: its number in the global batch.
         """
         if step not in self._steps:
             yield
             return
-        with self._collectives.step(step, micro):
+        with self._collectives.step(step, local):
             if self._routing is None:
                 yield
             else:

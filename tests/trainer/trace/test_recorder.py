@@ -16,34 +16,44 @@ from trainer.trace.record import CollectiveRecord, rank_path, read
 from trainer.trace.recorder import Recorder
 
 WORLD = 2
-Call = Callable[[int], Any]
+Call = Callable[[], Any]
 
 
-def exchange(rank: int) -> None:
+def world() -> dist.ProcessGroup:
+    group = dist.group.WORLD
+    assert group is not None
+    return group
+
+
+def world_named(name: str) -> dict[str, str]:
+    return {world().group_name: name}
+
+
+def exchange() -> None:
     """One send each way; the lower rank sends first."""
-    if rank == 0:
+    if dist.get_rank() == 0:
         dist.send(torch.zeros(3), 1, tag=7)
     else:
         dist.recv(torch.zeros(3), 0, tag=7)
 
 
-def exchange_later(rank: int) -> None:
+def exchange_later() -> None:
     """A send whose wait comes after another collective."""
-    work = dist.isend(torch.zeros(5), 1) if rank == 0 else dist.irecv(torch.zeros(5), 0)
+    work = dist.isend(torch.zeros(5), 1) if dist.get_rank() == 0 else dist.irecv(torch.zeros(5), 0)
     dist.barrier()
     assert work is not None
     work.wait()
 
 
-def reduce_later(_rank: int) -> None:
+def reduce_later() -> None:
     work = dist.all_reduce(torch.zeros(8), async_op=True)
     dist.broadcast(torch.zeros(1), 0)
     assert work is not None
     work.wait()
 
 
-def uneven(rank: int) -> None:
-    rows = [[1, 3], [2, 0]]
+def uneven() -> None:
+    rank, rows = dist.get_rank(), [[1, 3], [2, 0]]
     dist.all_to_all_single(
         torch.zeros(rows[0][rank] + rows[1][rank], 2),
         torch.zeros(sum(rows[rank]), 2),
@@ -52,18 +62,18 @@ def uneven(rank: int) -> None:
     )
 
 
-def reduced_in_backward(_rank: int) -> None:
+def reduced_in_backward() -> None:
     """DDP's C++ reducer makes the call."""
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 1, bias=False))
     with phase("backward"):
         model(torch.ones(2, 3)).sum().backward()
 
 
-def gathered_by_dtensor(_rank: int) -> None:
+def gathered_by_dtensor() -> None:
     from torch.distributed.tensor import DTensor, Replicate, Shard, init_device_mesh
 
     sharded = DTensor.from_local(torch.zeros(4), init_device_mesh("cpu", (WORLD,)), [Shard(0)], run_check=False)
-    (sharded.redistribute(placements=[Replicate()]) + 1).to_local()
+    _ = sharded.redistribute(placements=[Replicate()]) + 1
 
 
 def tensors(count: int, size: int) -> list[torch.Tensor]:
@@ -71,24 +81,24 @@ def tensors(count: int, size: int) -> list[torch.Tensor]:
 
 
 CALLS: dict[str, Call] = {
-    "all_reduce": lambda rank: dist.all_reduce(torch.zeros(6, dtype=torch.bfloat16)),
-    "all_reduce_coalesced": lambda rank: dist.all_reduce_coalesced(tensors(2, 3)),
-    "all_gather": lambda rank: dist.all_gather(tensors(WORLD, 3), torch.zeros(3)),
-    "all_gather flat": lambda rank: dist.all_gather_into_tensor(torch.zeros(6), torch.zeros(3)),
-    "reduce_scatter": lambda rank: dist.reduce_scatter(torch.zeros(3), tensors(WORLD, 3)),
-    "reduce_scatter flat": lambda rank: dist.reduce_scatter_tensor(torch.zeros(3), torch.zeros(6)),
-    "all_to_all": lambda rank: dist.all_to_all_single(torch.zeros(4, 2), torch.zeros(4, 2)),
+    "all_reduce": lambda: dist.all_reduce(torch.zeros(6, dtype=torch.bfloat16)),
+    "all_reduce_coalesced": lambda: dist.all_reduce_coalesced(tensors(2, 3)),
+    "all_gather": lambda: dist.all_gather(tensors(WORLD, 3), torch.zeros(3)),
+    "all_gather flat": lambda: dist.all_gather_into_tensor(torch.zeros(6), torch.zeros(3)),
+    "reduce_scatter": lambda: dist.reduce_scatter(torch.zeros(3), tensors(WORLD, 3)),
+    "reduce_scatter flat": lambda: dist.reduce_scatter_tensor(torch.zeros(3), torch.zeros(6)),
+    "all_to_all": lambda: dist.all_to_all_single(torch.zeros(4, 2), torch.zeros(4, 2)),
     "all_to_all uneven": uneven,
-    "broadcast": lambda rank: dist.broadcast(torch.zeros(4, dtype=torch.int64), 1),
+    "broadcast": lambda: dist.broadcast(torch.zeros(4, dtype=torch.int64), 1),
     "send and recv": exchange,
-    "barrier": lambda rank: dist.barrier(),
+    "barrier": lambda: dist.barrier(),
     "send later": exchange_later,
     "all_reduce later": reduce_later,
-    "never waited": lambda rank: dist.all_reduce(torch.zeros(2), async_op=True),
-    "functional": lambda rank: functional.all_reduce(torch.zeros(4), "sum", dist.group.WORLD) + 1,
-    "functional all_to_all": lambda rank: functional.all_to_all_single(
-        torch.zeros(4), [2, 2], [2, 2], dist.group.WORLD
-    ).wait(),
+    "never waited": lambda: dist.all_reduce(torch.zeros(2), async_op=True),
+    "functional": lambda: functional.all_reduce(torch.zeros(4), "sum", world()) + 1,
+    "functional all_to_all": lambda: functional.wait_tensor(
+        functional.all_to_all_single(torch.zeros(4), [2, 2], [2, 2], world())
+    ),
     "DTensor": gathered_by_dtensor,
     "DDP": reduced_in_backward,
 }
@@ -140,7 +150,7 @@ EXPECTED: dict[str, list[list[Fields]]] = {
 
 def record_calls(rank: int, _world_size: int, folder: str) -> None:
     """Each call in a step of its own, and the same calls in one step of another file."""
-    names = {dist.group.WORLD.group_name: "world"}
+    names = world_named("world")
     for index, call in enumerate(CALLS.values()):
         recorder = Recorder(
             rank_path(Path(folder) / str(index), rank), steps=[1], ranks_per_node=WORLD, group_names=names
@@ -148,7 +158,7 @@ def record_calls(rank: int, _world_size: int, folder: str) -> None:
         with recorder.step(0):
             dist.all_reduce(torch.zeros(1))
         with recorder.step(1):
-            call(rank)
+            call()
         recorder.write()
         dist.barrier()
 
@@ -189,7 +199,7 @@ def test_times_grow_and_gaps_leave_out_the_time_in_collectives(
 
 def resume(rank: int, _world_size: int, folder: str) -> list[list[int]]:
     """Two processes' worth of one run, then one of another configuration."""
-    names = {dist.group.WORLD.group_name: "world"}
+    names = world_named("world")
     kept = []
     for config, last in (("a", None), ("a", 3), ("b", 3)):
         recorder = Recorder(
@@ -205,27 +215,25 @@ def resume(rank: int, _world_size: int, folder: str) -> list[list[int]]:
     return kept
 
 
-def refuse_unknown(_rank: int, _world_size: int, folder: str) -> list[str]:
-    messages = []
-    for names, call in (
+def refusals(rank: int, _world_size: int, folder: str) -> list[str]:
+    """What the recorder says to an operator without a word in the trace, and to one name for two groups."""
+    alone: Any = [dist.new_group([other]) for other in range(WORLD)][rank]
+    both = world_named("data") | {alone.group_name: "data"}
+    calls: list[tuple[dict[str, str], Call]] = [
         ({}, lambda: dist.reduce(torch.zeros(1), 0)),
-        (dict.fromkeys(("pair", "alone"), "data"), lambda: [dist.barrier(group) for group in groups]),
-    ):
-        groups = [dist.group.WORLD, *(dist.new_group([other]) for other in range(WORLD))]
-        own = [group for group in groups if dist.get_rank(group) >= 0]
-        groups = own
-        chosen = {group.group_name: "data" for group in own} if names else {}
-        recorder = Recorder(Path(folder) / "x.jsonl", steps=[0], ranks_per_node=1, group_names=chosen)
-        try:
-            with recorder.step(0):
-                call()
-        except ValueError as error:
-            messages.append(str(error))
+        (both, lambda: [dist.barrier(group) for group in (world(), alone)]),
+    ]
+    messages = []
+    for names, call in calls:
+        recorder = Recorder(Path(folder) / "refused.jsonl", steps=[0], ranks_per_node=1, group_names=names)
+        with pytest.raises(ValueError) as refusal, recorder.step(0):  # noqa: PT011
+            call()
+        messages.append(str(refusal.value))
     return messages
 
 
 def resume_and_refuse(rank: int, world_size: int, folder: str) -> tuple[list[list[int]], list[str]]:
-    return resume(rank, world_size, folder), refuse_unknown(rank, world_size, folder)
+    return resume(rank, world_size, folder), refusals(rank, world_size, folder)
 
 
 def test_a_resumed_run_keeps_its_own_steps_and_unknown_operators_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""The report of a comparison: its table, its page, its pictures, and where they go."""
+
+from html import escape
+from pathlib import Path
+
+from netsim.report.figures import completion_svg, completion_title, links_svg
+from netsim.report.page import Section, figure, page, table
+from netsim.report.summary import TransportSummary, extremes, summarise
+from netsim.results import Results, replacing
+from netsim.units import format_size
+
+COLUMNS = ("transport", "completion, mean [min, max]", "above bound", "longest queue", "reordered packets", "flow p99")
+
+
+def table_rows(results: Results) -> list[tuple[str, ...]]:
+    """A row of text a transport, under `COLUMNS`."""
+    return [_row(summary) for summary in summarise(results)]
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """Writes report.html, figures/completion.svg and figures/links.svg; each appears whole or not at all."""
+    pictures = {"completion": completion_svg(results), "links": links_svg(results)}
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, svg in pictures.items():
+        with replacing(folder / "figures" / f"{name}.svg") as file:
+            file.write(f'<?xml version="1.0" encoding="utf-8"?>\n{svg}')
+    with replacing(folder / "report.html") as file:
+        file.write(_page(results, pictures["completion"], pictures["links"]))
+
+
+def _page(results: Results, completion: str, links: str) -> str:
+    summaries = summarise(results)
+    fastest, _ = extremes(summaries)
+    best = [summary.name for summary in summaries].index(fastest.name)
+    return page(
+        completion_title(results),
+        [
+            Section("", f'<p class="lead">{escape(_lead(results))}</p>'),
+            Section("", figure(completion, _COMPLETION)),
+            Section("", figure(links, f"{_LINKS} Seed {results.runs[0].seed}.")),
+            Section("In numbers", table(COLUMNS, table_rows(results), best) + f'<p class="note">{escape(_NOTE)}</p>'),
+            Section("Scenario", f"<pre>{escape(_scenario(results))}</pre>"),
+        ],
+    )
+
+
+_COMPLETION = (
+    "Completion of the whole workload: bars are means over the seeds, dots the seeds. No routing of packets can finish "
+    "before the dashed line. Flow level: an ideal without packets and queues."
+)
+_LINKS = (
+    "Every link between leaves and spines: a row is a leaf, a column a spine. White is an even share of what the leaf "
+    "sends or receives, orange more, blue less."
+)
+_NOTE = (
+    "The lower bound is each run's own. A queue counts the packet in service. Reordered packets arrive behind a later "
+    "packet of their flow. flow p99: 99th percentile of the completion times of flows."
+)
+
+
+def _lead(results: Results) -> str:
+    topology = results.scenario["topology"]
+    hosts = topology["leaves"] * topology["hosts_per_leaf"]
+    seeds = len(results.scenario["seeds"])
+    fabric = (
+        f"{hosts} hosts on {topology['leaves']} leaves and {topology['spines']} spines, "
+        f"{topology['host_rate']} hosts, {topology['fabric_rate']} fabric, {topology['link_delay']} a link"
+    )
+    workloads = [job["workload"] for job in results.scenario.get("jobs", [])] or [results.scenario["workload"]]
+    named = " and ".join(_workload(workload) for workload in workloads)
+    packets = f"packets of {results.scenario['packet']['payload']}"
+    return f"{named}: {fabric}; {packets}; {seeds} seed{'s' if seeds > 1 else ''}."
+
+
+def _workload(workload: dict[str, str]) -> str:
+    if workload["kind"] == "trace":
+        return f"Replay of {Path(workload['path']).name}"
+    return f"{workload['op']} of {workload['bytes_per_rank']} a rank"
+
+
+def _row(summary: TransportSummary) -> tuple[str, ...]:
+    times = summary.completions_us
+    name = f"{summary.name} (flow level)" if summary.flow_level else summary.name
+    completion = f"{_microseconds(summary.mean_us)} µs [{_microseconds(min(times))}, {_microseconds(max(times))}]"
+    above, p99 = f"+{summary.above_bound:.1%}", f"{_microseconds(summary.flow_p99_us)} µs"
+    if summary.flow_level:
+        return name, completion, above, "-", "-", p99
+    return name, completion, above, _size(summary.max_queue_bytes), f"{summary.reordered_packets:,.0f}", p99
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1000:,.0f} KB" if size_bytes >= 1000 else format_size(size_bytes)
+
+
+def _scenario(results: Results) -> str:
+    import yaml
+
+    return yaml.safe_dump(results.scenario, sort_keys=False, default_flow_style=None, width=100)

@@ -1,0 +1,191 @@
+"""Two pictures of a comparison: how long each transport takes, and how evenly it loads the fabric."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netsim.report.summary import TransportSummary, extremes, summarise
+from netsim.results import Results, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SLOWEST, _FASTEST, _OTHER, _FLOW_LEVEL = "#d55e00", "#0072b2", "#8fb8d6", "#c9ccd1"
+_INK, _FAINT, _GRID = "#1f2933", "#6b7680", "#e4e7eb"
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _FAINT,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "svg.fonttype": "path",
+}
+_TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
+
+
+def completion_title(results: Results) -> str:
+    """The finding of `completion_svg` in one line."""
+    summaries = summarise(results)
+    fastest, slowest = extremes(summaries)
+    behind = 100 * (slowest.mean_us / fastest.mean_us - 1) if fastest.mean_us else 0.0
+    if behind < 0.5:
+        return "All transports take the same time, to half a percent"
+    return (
+        f"{slowest.name} takes {behind:.0f} % longer than {fastest.name}"
+        if behind >= 1.5
+        else (f"{slowest.name} takes {behind:.1f} % longer than {fastest.name}")
+    )
+
+
+def completion_svg(results: Results) -> str:
+    """Completion time of each transport, and how far it lies above the lower bound; dots are seeds."""
+    import matplotlib
+
+    summaries = summarise(results)
+    fastest, slowest = extremes(summaries)
+    scale, unit = next((s, u) for s, u in _TIME_UNITS if slowest.mean_us >= s or s == 1)
+    colours = [_colour(summary, fastest, slowest) for summary in summaries]
+    with matplotlib.rc_context(_STYLE):
+        figure = _figure(10, 1.9 + 0.44 * len(summaries), completion_title(results))
+        times, excess = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        _bars(
+            times, colours, [[us / scale for us in summary.completions_us] for summary in summaries], f"{{:.4g}} {unit}"
+        )
+        _bars(excess, colours, [_above_bound(summary) for summary in summaries], "+{:.1f} %")
+        _mark(times, max(summary.bound_us for summary in summaries) / scale, unit)
+        names = [f"{summary.name}\n(flow level)" if summary.flow_level else summary.name for summary in summaries]
+        times.set_yticks(range(len(summaries)), names)
+        times.set_ylim(len(summaries) - 0.5, -1)
+        times.set_xlabel(f"completion time ({unit})")
+        excess.set_xlabel("above the lower bound (%)")
+        return _svg(figure, "completion")
+
+
+def links_title(results: Results) -> str:
+    """The finding of `links_svg` in one line."""
+    peaks = {run.transport: _peak(_loads(results, run)) for run in _first_runs(results)}
+    most, least = max(peaks, key=lambda name: peaks[name]), min(peaks, key=lambda name: peaks[name])
+    if peaks[most] < 0.005:
+        return "Every transport loads the fabric evenly"
+    return f"{most} puts {peaks[most]:.0%} more than its even share on a link, {least} {peaks[least]:.0%}"
+
+
+def links_svg(results: Results) -> str:
+    """Load of every link between leaves and spines, over the mean of its leaf's links in that direction."""
+    import matplotlib
+
+    runs = _first_runs(results)
+    loads = [_loads(results, run) for run in runs]
+    reach = max(0.1, *(float(np.abs(load).max()) for load in loads))
+    leaves, columns = loads[0].shape
+    with matplotlib.rc_context(_STYLE):
+        figure = _figure(10, 3.4, links_title(results))
+        panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+        for axes, run, load in zip(panels, runs, loads, strict=True):
+            image = axes.imshow(100 * load, cmap=_diverging(), vmin=-100 * reach, vmax=100 * reach, aspect="equal")
+            axes.set_title(f"{run.transport}\nbusiest link {_peak(load):+.0%}", size=10, pad=16)
+            axes.axvline(columns / 2 - 0.5, color=_INK, linewidth=1)
+            axes.set_xticks([], [])
+            axes.set_yticks(range(leaves) if leaves <= 16 else range(0, leaves, 8))
+            axes.tick_params(length=0)
+            for side in ("left", "bottom"):
+                axes.spines[side].set_visible(False)
+            for half, text in ((0.25, "to spines"), (0.75, "from spines")):
+                axes.annotate(
+                    text, (half, 1.02), xycoords="axes fraction", ha="center", va="bottom", size=8, color=_FAINT
+                )
+        panels[0].set_ylabel("leaf")
+        figure.colorbar(image, ax=panels, shrink=0.62, label="load against an even\nshare (%)", pad=0.02)
+        return _svg(figure, "links")
+
+
+def _figure(width: float, height: float, title: str) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, x=0.012, ha="left", weight="bold", size=13)
+    return figure
+
+
+def _svg(figure: "Figure", name: str) -> str:
+    """The figure as an svg element, the same bytes for the same data."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _bars(axes: "Axes", colours: Sequence[str], seeds: Sequence[Sequence[float]], label: str) -> None:
+    """A bar for each mean, a dot for each seed, the mean as text."""
+    rows = range(len(seeds))
+    means = [sum(values) / len(values) for values in seeds]
+    axes.barh(rows, means, color=colours, height=0.62)
+    for row, (mean, values) in enumerate(zip(means, seeds, strict=True)):
+        axes.scatter(values, [row] * len(values), s=13, color="white", edgecolor=_INK, linewidth=0.8, zorder=3)
+        axes.annotate(
+            label.format(mean), (max(values), row), (9, 0), textcoords="offset points", va="center", weight="bold"
+        )
+    axes.set_xlim(0, 1.25 * max(0.4, *(max(values) for values in seeds)) if label.startswith("+") else None)
+    axes.margins(x=0.22)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+
+
+def _mark(axes: "Axes", bound: float, unit: str) -> None:
+    """The lower bound as a dashed line with its value."""
+    axes.axvline(bound, color=_INK, linewidth=1.1, linestyle=(0, (4, 3)))
+    text = f"lower bound {bound:.4g} {unit}"
+    axes.annotate(text, (bound, -0.72), (-5, 0), textcoords="offset points", ha="right", va="center", size=9)
+
+
+def _above_bound(summary: TransportSummary) -> list[float]:
+    return [100 * (us / summary.bound_us - 1) if summary.bound_us else 0.0 for us in summary.completions_us]
+
+
+def _colour(summary: TransportSummary, fastest: TransportSummary, slowest: TransportSummary) -> str:
+    if summary.flow_level:
+        return _FLOW_LEVEL
+    return {fastest.name: _FASTEST, slowest.name: _SLOWEST}.get(summary.name, _OTHER)
+
+
+def _diverging() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("load", ["#08519c", "#6baed6", "#f7f7f5", "#fd8d3c", "#a63603"])
+
+
+def _first_runs(results: Results) -> list[Run]:
+    """The first seed of each transport."""
+    first: dict[str, Run] = {}
+    for run in results.runs:
+        first.setdefault(run.transport, run)
+    return list(first.values())
+
+
+def _loads(results: Results, run: Run) -> np.ndarray:
+    """[leaves, 2 * spines] load over the mean of the leaf's links in that direction, less one; up, then down."""
+    by_name = {link.name: record.bytes for link, record in zip(results.links, run.links, strict=True)}
+    leaves, spines = range(results.scenario["topology"]["leaves"]), range(results.scenario["topology"]["spines"])
+    up = np.array([[by_name[f"leaf{leaf}-spine{spine}"] for spine in spines] for leaf in leaves], dtype=float)
+    down = np.array([[by_name[f"spine{spine}-leaf{leaf}"] for spine in spines] for leaf in leaves], dtype=float)
+    shares = []
+    for load in (up, down):
+        even = load.mean(axis=1, keepdims=True)
+        shares.append(load / np.where(even, even, 1) - (even > 0))
+    return np.hstack(shares)
+
+
+def _peak(load: np.ndarray) -> float:
+    return float(load.max())

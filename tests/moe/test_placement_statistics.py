@@ -1,0 +1,84 @@
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from moe.placement.statistics import RoutingStatistics
+from moe.routing_trace import RoutingTrace
+from tests.moe.traces import dropping_trace, markov_trace, trace
+
+
+def assert_equal(one: RoutingStatistics, other: RoutingStatistics) -> None:
+    for name in ("num_tokens", "transitions", "jumps", "source_counts", "loads", "dropped"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.3, 0.8])
+def test_counts_equal_a_walk_over_the_tokens(drop: float) -> None:
+    routing = dropping_trace(5, 6, 2, 300, seed=1, world_size=6, drop=drop)
+    transitions, sources, loads = Counter(), Counter(), Counter()
+    for home, layers in zip(routing.source_rank.tolist(), routing.expert_ids.tolist(), strict=True):
+        path = [(layer, next(e for e in kept if e >= 0)) for layer, kept in enumerate(layers) if max(kept) >= 0]
+        for (start, leaving), (end, arriving) in pairwise(path):
+            transitions[start, end, leaving, arriving] += 1
+        for layer, kept in enumerate(layers):
+            for expert in kept:
+                if expert >= 0:
+                    sources[layer, home % 3, expert] += 1
+                    loads[layer, expert] += 1
+    statistics = RoutingStatistics.collect(routing, num_ranks=3)
+    near = {(gap, gap + 1, i, j): count for (gap, i, j), count in np.ndenumerate(statistics.transitions) if count}
+    far = {tuple(kind): count for *kind, count in statistics.jumps.tolist()}
+    assert near | far == dict(transitions)
+    assert all(end - start > 1 for start, end, _, _ in far)
+    assert statistics.skipped == sum(far.values())
+    assert statistics.moves == sum(transitions.values())
+    assert statistics.dropped == (routing.expert_ids == -1).sum()
+    assert statistics.source_counts is not None
+    assert {key: count for key, count in np.ndenumerate(statistics.source_counts) if count} == dict(sources)
+    assert {key: count for key, count in np.ndenumerate(statistics.loads) if count} == dict(loads)
+
+
+def test_counts_of_parts_add_up_to_the_counts_of_the_whole() -> None:
+    parts = [dropping_trace(5, 4, 2, 100, seed=seed, world_size=4, drop=0.4) for seed in range(3)]
+    whole = RoutingStatistics.collect(RoutingTrace.concatenate(parts), 2)
+    first, second, third = (RoutingStatistics.collect(part, 2) for part in parts)
+    assert_equal(first + second + third, whole)
+    assert_equal(first + (third + second), whole)
+
+
+def test_a_world_of_no_whole_groups_has_no_source_counts() -> None:
+    routing = dropping_trace(6, 3, 1, 50, seed=0, world_size=4, drop=0.0)
+    without, with_counts = RoutingStatistics.collect(routing, 3), RoutingStatistics.collect(routing, 4)
+    assert without.source_counts is None
+    assert (without + with_counts).source_counts is None
+    assert (without + without).loads.sum() == 300
+
+
+def test_mutual_information_is_one_for_a_permutation_and_zero_for_independence() -> None:
+    start = np.tile(np.arange(4), 4)
+    permuted = np.stack([start, (start + 1) % 4], axis=1)[:, :, None]
+    independent = np.stack([start, np.repeat(np.arange(4), 4)], axis=1)[:, :, None]
+    certain, none = (RoutingStatistics.collect(trace(ids, start * 0, 4, 1), 1) for ids in (permuted, independent))
+    assert certain.normalised_mutual_information() == pytest.approx([1.0])
+    assert none.normalised_mutual_information() == pytest.approx([0.0], abs=1e-12)
+    assert certain.top_mass(1) == pytest.approx([1.0])
+    assert none.top_mass(1) == pytest.approx([0.25])
+    assert none.top_mass(4) == pytest.approx([1.0])
+
+
+def test_affinity_measures_rise_with_affinity() -> None:
+    traces = [markov_trace(8, 3, affinity, 20_000, seed=0) for affinity in (0.0, 0.5, 0.95)]
+    statistics = [RoutingStatistics.collect(routing, 1) for routing in traces]
+    information = [float(counts.normalised_mutual_information().mean()) for counts in statistics]
+    mass = [float(counts.top_mass(2).mean()) for counts in statistics]
+    assert information[0] < 0.01 < information[1] < information[2]
+    assert 0.25 <= mass[0] < 0.3 < mass[1] < mass[2]
+
+
+def test_one_layer_has_no_gaps() -> None:
+    statistics = RoutingStatistics.collect(markov_trace(4, 1, 0.5, 20, seed=0), 2)
+    assert statistics.transitions.shape == (0, 4, 4)
+    assert statistics.moves == 0
+    assert len(statistics.normalised_mutual_information()) == len(statistics.top_mass(1)) == 0

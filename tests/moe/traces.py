@@ -1,0 +1,80 @@
+"""Synthetic routing traces with known affinity, and a walk over their tokens that prices a placement."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.routing_trace import RoutingHeader, RoutingTrace
+
+
+def markov_trace(
+    num_experts: int,
+    num_layers: int,
+    affinity: float,
+    tokens: int,
+    *,
+    seed: int,
+    world_size: int = 1,
+    tokens_seed: int = 0,
+) -> RoutingTrace:
+    """Tokens that follow a Markov chain: (1 - a)/E + a * (a random convex mix of three permutations).
+
+    `seed` fixes the chain and `tokens_seed` the tokens, so that two traces of one chain can be told apart.
+    """
+    chain, draw = np.random.default_rng(seed), np.random.default_rng((seed, tokens_seed))
+    ids = np.empty((tokens, num_layers, 1), np.int64)
+    ids[:, 0, 0] = draw.integers(num_experts, size=tokens)
+    for layer in range(1, num_layers):
+        transition = np.full((num_experts, num_experts), (1 - affinity) / num_experts)
+        for share in chain.dirichlet(np.ones(3)):
+            transition[np.arange(num_experts), chain.permutation(num_experts)] += affinity * share
+        reached = transition.cumsum(axis=1)[ids[:, layer - 1, 0]]
+        ids[:, layer, 0] = np.minimum((draw.random(tokens)[:, None] > reached).sum(axis=1), num_experts - 1)
+    return trace(ids, draw.integers(world_size, size=tokens), num_experts, world_size)
+
+
+def dropping_trace(
+    num_experts: int, num_layers: int, top_k: int, tokens: int, *, seed: int, world_size: int, drop: float
+) -> RoutingTrace:
+    """Tokens with distinct choices at random, each choice dropped with probability `drop`."""
+    draw = np.random.default_rng(seed)
+    order = draw.random((tokens, num_layers, num_experts)).argsort(axis=2)[:, :, :top_k]
+    ids = np.where(draw.random(order.shape) < drop, -1, order)
+    return trace(ids, draw.integers(world_size, size=tokens), num_experts, world_size)
+
+
+def trace(ids: NDArray, source_rank: NDArray, num_experts: int, world_size: int) -> RoutingTrace:
+    """A trace from bare arrays."""
+    header = RoutingHeader(
+        num_experts=num_experts, num_layers=ids.shape[1], top_k=ids.shape[2], world_size=world_size, model="synthetic"
+    )
+    return RoutingTrace(ids.astype(np.int32), source_rank.astype(np.int32), header)
+
+
+def coherent_walk(routing: RoutingTrace, expert_ranks: NDArray, cost: NDArray) -> tuple[float, int]:
+    """Cost of all tokens in coherent dispatch and the moves that skip a layer, token by token."""
+    total, skipped = 0.0, 0
+    for choices_of_layers in routing.expert_ids.tolist():
+        at, since = None, None
+        for layer, choices in enumerate(choices_of_layers):
+            kept = [expert for expert in choices if expert >= 0]
+            if not kept:
+                continue
+            rank = expert_ranks[layer][kept[0]]
+            if at is not None:
+                total += cost[at, rank]
+                skipped += layer - since > 1
+            at, since = rank, layer
+    return total, skipped
+
+
+def home_walk(routing: RoutingTrace, expert_ranks: NDArray, cost: NDArray) -> float:
+    """Cost of all tokens in home-return dispatch, token by token."""
+    total = 0.0
+    for home, choices_of_layers in zip(routing.source_rank.tolist(), routing.expert_ids.tolist(), strict=True):
+        home %= len(cost)
+        for layer, choices in enumerate(choices_of_layers):
+            for expert in choices:
+                if expert >= 0:
+                    rank = expert_ranks[layer][expert]
+                    total += cost[home, rank] + cost[rank, home]
+    return total

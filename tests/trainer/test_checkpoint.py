@@ -1,0 +1,191 @@
+"""Saving, resuming and re-placing, for every engine setting, inside one process group."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from moe.placement.placement import Placement
+from tests.ranks import run_ranks
+from trainer.config import RunConfig
+
+EXPERTS, LAYERS, STEPS, SAVED_AT = 8, 2, 6, 3
+CASES: dict[int, dict[str, dict[str, Any]]] = {
+    2: {
+        "ZeRO 0": {"engine": {"zero_stage": 0}},
+        "ZeRO 1": {"engine": {"zero_stage": 1}},
+        "ZeRO 2": {"engine": {"zero_stage": 2}},
+        "ZeRO 1, bf16": {"engine": {"zero_stage": 1, "precision": "bf16"}},
+        "ZeRO 1, accumulation": {"engine": {"zero_stage": 1}, "micro_batch": 2},
+        "dense, ZeRO 1": {"engine": {"zero_stage": 1}, "moe": None},
+        "dense, ZeRO 3": {"engine": {"zero_stage": 3}, "moe": None},
+    },
+    4: {
+        "ZeRO 1": {"engine": {"zero_stage": 1}},
+        "ZeRO 2": {"engine": {"zero_stage": 2}},
+    },
+}
+FLAT = [(world_size, name) for world_size, cases in CASES.items() for name in cases]
+
+
+def configuration(folder: Path, engine: dict[str, Any], moe: Any = True, micro_batch: int | None = None) -> RunConfig:
+    experts = {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": 24}
+    return RunConfig.model_validate(
+        {
+            "run": {"dir": folder},
+            "model": {"hidden": 16, "num_layers": LAYERS, "num_heads": 4, "dropout": 0.1},
+            "moe": experts if moe else None,
+            "optim": {"steps": STEPS, "global_batch": 16, "micro_batch": micro_batch, "lr": 1e-2, "clip_norm": 0.5},
+            "engine": engine,
+            "parallel": {"expert": 2 if moe else 1},
+        }
+    )
+
+
+def permuted_placement(path: Path) -> Path:
+    generator = np.random.default_rng(5)
+    layers = tuple(
+        tuple(tuple(int(e) for e in half) for half in generator.permutation(EXPERTS).reshape(2, -1))
+        for _ in range(LAYERS)
+    )
+    contiguous = Placement.contiguous(LAYERS, EXPERTS, 2, 1)
+    contiguous.model_copy(update={"rank_experts": layers}).write(path)
+    return path
+
+
+def run_cases(rank: int, world_size: int, root: str) -> dict[str, Any]:
+    """Every case: straight; stopped and resumed; stopped and resumed under another placement."""
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(expert_model_parallel_size=2)
+    placement = Path(root) / "placement.json"
+    if rank == 0:
+        permuted_placement(placement)
+    torch.distributed.barrier()
+    return {
+        name: run_case(Path(root) / str(index), configuration(Path(root) / str(index), **case), world_size, placement)
+        for index, (name, case) in enumerate(CASES[world_size].items())
+    }
+
+
+def run_case(folder: Path, config: RunConfig, world_size: int, placement: Path) -> dict[str, Any]:
+    straight = train(config, world_size, range(1, STEPS + 1), save=folder / "straight")
+    train(config, world_size, range(1, SAVED_AT + 1), save=folder / "first")
+    resumed = train(config, world_size, range(SAVED_AT + 1, STEPS + 1), load=folder / "first", save=folder / "resumed")
+    results = {"straight": straight, "resumed": resumed}
+    if config.moe is not None:
+        moved = config.model_copy(update={"moe": config.moe.model_copy(update={"placement": placement})})
+        results["moved"] = train(
+            moved, world_size, range(SAVED_AT + 1, STEPS + 1), load=folder / "first", save=folder / "moved"
+        )
+    return results
+
+
+def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load: Path | None = None) -> dict[str, Any]:
+    """The loop's own arithmetic without its surroundings."""
+    import torch.distributed as dist
+
+    from moe.seed import derive_seed
+    from trainer.checkpoint.directory import step_folder
+    from trainer.checkpoint.state import load_checkpoint, save_checkpoint
+    from trainer.ema import MovingAverage
+    from trainer.engine.deepspeed import DeepSpeedEngine
+    from trainer.layout import plan_layout
+    from trainer.model.build import build_model
+
+    layout = plan_layout(config, world_size)
+    engine = DeepSpeedEngine(build_model(config, layout), config, layout, torch.device("cpu"))
+    average = MovingAverage(engine, 0.9)
+    if load is not None:
+        load_checkpoint(step_folder(load, steps[0] - 1), allow_rng_loss=False, engine=engine, average=average)
+    losses, norms = [], []
+    for step in steps:
+        for local in range(layout.accumulation):
+            micro = dist.get_rank() * layout.accumulation + local
+            generator = torch.Generator().manual_seed(derive_seed("data", step, micro))
+            torch.manual_seed(derive_seed("dropout", step, micro))
+            x_t = torch.randn(layout.micro_batch, *config.data.shape, generator=generator)
+            t = torch.rand(layout.micro_batch, generator=generator)
+            loss = (engine.model(x_t, t, torch.arange(layout.micro_batch) % 10) - x_t).square().mean()
+            engine.backward(loss)
+            losses.append(float(loss))
+        norms.append(engine.step(1e-2))
+        average.update(step)
+    save_checkpoint(save, steps[-1], config, layout, engine, average)
+    return {"losses": losses, "norms": norms}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, list[dict[str, Any]]]]:
+    folders = {world_size: tmp_path_factory.mktemp(f"ranks_{world_size}") for world_size in CASES}
+    return {
+        world_size: (folder, run_ranks(run_cases, world_size, str(folder))) for world_size, folder in folders.items()
+    }
+
+
+def saved(runs: dict[int, tuple[Path, Any]], world_size: int, case: str, which: str) -> Path:
+    return runs[world_size][0] / str(list(CASES[world_size]).index(case)) / which / f"step_{STEPS:08d}"
+
+
+@pytest.mark.parametrize(("world_size", "case"), FLAT)
+def test_a_resumed_run_is_the_same_run(runs: dict[int, Any], world_size: int, case: str) -> None:
+    straight, resumed = (saved(runs, world_size, case, which) for which in ("straight", "resumed"))
+    names = sorted(path.relative_to(straight) for path in straight.rglob("*") if path.suffix in (".safetensors", ".pt"))
+    assert names == sorted(path.relative_to(resumed) for path in resumed.rglob("*") if path.suffix in (".safetensors", ".pt"))
+    for name in names:
+        if name.suffix == ".safetensors":
+            assert (straight / name).read_bytes() == (resumed / name).read_bytes(), name
+        else:
+            one, other = (torch.load(folder / name, weights_only=False) for folder in (straight, resumed))
+            assert_equal_tensors(one, other, str(name))
+    for rank in runs[world_size][1]:
+        assert rank[case]["straight"]["losses"][-len(rank[case]["resumed"]["losses"]) :] == rank[case]["resumed"]["losses"]
+
+
+def assert_equal_tensors(one: Any, other: Any, where: str) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal_tensors(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal_tensors(*pair, f"{where}.{index}")
+
+
+@pytest.mark.parametrize(("world_size", "case"), [(w, c) for w, c in FLAT if "dense" not in c])
+def test_a_moved_expert_does_not_change_the_run(runs: dict[int, Any], world_size: int, case: str) -> None:
+    for rank in runs[world_size][1]:
+        expected = rank[case]["straight"]["losses"][-len(rank[case]["moved"]["losses"]) :]
+        np.testing.assert_allclose(rank[case]["moved"]["losses"], expected, rtol=1e-6, atol=1e-6)
+    straight, moved = (load_file(saved(runs, world_size, case, w) / "ema.safetensors") for w in ("straight", "moved"))
+    assert straight.keys() == moved.keys()
+    for name, value in straight.items():
+        torch.testing.assert_close(moved[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_every_expert_has_its_own_file(runs: dict[int, Any]) -> None:
+    files = list((saved(runs, 2, "ZeRO 1", "moved") / "experts").iterdir())
+    assert len(files) == LAYERS * EXPERTS
+    weights = {load_file(file)["linear_fc1.weight:weight"].sum().item() for file in files}
+    assert len(weights) == LAYERS * EXPERTS
+
+
+def test_without_zero_the_norm_is_that_of_zero(runs: dict[int, Any]) -> None:
+    for rank in runs[2][1]:
+        np.testing.assert_allclose(rank["ZeRO 0"]["straight"]["norms"], rank["ZeRO 1"]["straight"]["norms"], rtol=1e-4)
+        np.testing.assert_allclose(rank["ZeRO 0"]["straight"]["losses"], rank["ZeRO 1"]["straight"]["losses"], rtol=1e-5)
+        assert min(rank["ZeRO 0"]["straight"]["norms"]) > 0.5, "the gradient was never clipped"
+
+
+def test_parameters_are_whole_under_zero_3(runs: dict[int, Any]) -> None:
+    sharded = load_file(saved(runs, 2, "dense, ZeRO 3", "straight") / "ema.safetensors")
+    plain = load_file(saved(runs, 2, "dense, ZeRO 1", "straight") / "ema.safetensors")
+    assert sharded.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(sharded[name], value, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,73 @@
+"""The check verb: what a configuration means, before anything is started."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer.config import RunConfig, load_config
+from trainer.layout import Layout, describe, plan_layout
+from trainer.model.build import dense_parameters, expert_parameters
+from trainer.trace.formula import formula
+from trainer.trace.plan import trace_spec
+
+
+def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
+    """Prints the resolved configuration, the layout, the parameters and the collectives of a step.
+
+    Args:
+        path: configuration file.
+        overrides: ``dotted.key=value``.
+        world_size: ranks of the run.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the configuration is wrong, or does not fit that many ranks.
+    """
+    if world_size < 1:
+        raise ValueError(f"--world-size: {world_size} ranks cannot run anything; use 1 or more")
+    config = load_config(path, overrides)
+    layout = plan_layout(config, world_size)
+    console = Console(highlight=False)
+    console.print(config.to_yaml(), end="", soft_wrap=True)
+    console.rule()
+    console.print(describe(config, layout), soft_wrap=True)
+    console.print(_parameters(config, layout), soft_wrap=True)
+    if config.engine.zero_stage < 3:
+        console.print(_collectives(config, layout))
+    return 0
+
+
+def _parameters(config: RunConfig, layout: Layout) -> str:
+    dense, expert = sum(dense_parameters(config)), expert_parameters(config)
+    if config.moe is None:
+        return f"{dense:,} parameters"
+    experts = config.model.num_layers * config.moe.num_experts
+    active = config.model.num_layers * config.moe.top_k
+    return (
+        f"{dense + experts * expert:,} parameters = {dense:,} dense + {experts} experts x {expert:,}; "
+        f"{dense + active * expert:,} used by a token, {dense + experts // layout.expert_parallel * expert:,} on a rank"
+    )
+
+
+def _collectives(config: RunConfig, layout: Layout) -> Table:
+    header, records = formula(trace_spec(config, layout, ranks_per_node=layout.world_size))
+    sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for record in records:
+        if record.rank > 0:
+            break
+        entry = sums[record.phase, record.op, record.group]
+        entry[0] += 1
+        entry[1] += record.bytes_in
+    table = Table(title="collectives of rank 0 in one optimiser step, by formula", title_justify="left")
+    for name, justify in (("phase", "left"), ("operation", "left"), ("group", "left"), ("ranks", "right")):
+        table.add_column(name, justify=justify)
+    table.add_column("calls", justify="right")
+    table.add_column("bytes in", justify="right")
+    for (phase, op, group), (calls, size) in sums.items():
+        table.add_row(phase, op, group, str(len(header.groups[group])), f"{calls:,}", f"{size:,}")
+    return table

@@ -1,0 +1,36 @@
+"""Pictures of a run's figures."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from moe.report.figures import STYLE, to_svg
+from trainer.observe.metrics import Record
+
+
+def loss_curves(records: Sequence[Record]) -> str:
+    """Draws training loss, held-out loss and learning rate over the steps.
+
+    Args:
+        records: of a metrics.jsonl, at least one.
+
+    Returns:
+        SVG markup.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 3.9), layout="constrained")
+        losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        _line(losses, records, "loss", color="#9aa5b1", linewidth=1.2, label="training")
+        _line(losses, records, "held_out_loss", color="#0072b2", marker="o", markersize=4, label="held out, averaged")
+        losses.set(ylabel="loss", ylim=(0, None))
+        losses.legend(frameon=False)
+        _line(rates, records, "lr", color="#d55e00", linewidth=1.2)
+        rates.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
+        rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        return to_svg(figure)
+
+
+def _line(axes, records: Sequence[Record], name: str, **style) -> None:  # noqa: ANN001, ANN003
+    points = [(record.step, record.values[name]) for record in records if name in record.values]
+    axes.plot([step for step, _ in points], [value for _, value in points], **style)
