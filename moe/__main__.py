@@ -36,6 +36,7 @@ _OPTIONS = {
     "seed": "--seed",
     "num_nodes": "--nodes",
     "ranks_per_node": "--ranks-per-node",
+    "report": "--report",
 }
 
 
@@ -104,7 +105,7 @@ def _place(arguments: argparse.Namespace) -> None:
 
     report_path = arguments.report or arguments.out.with_suffix(".html")
     if report_path.resolve() == arguments.out.resolve():
-        raise ValueError(f"--report: is the same file as --out ({report_path}); choose another name for one of them")
+        raise ValueError(f"report: is the same file as --out ({report_path}); choose another name for one of them")
     topology = Topology.parse(arguments.cost, arguments.nodes, arguments.ranks_per_node)
     trace = RoutingTrace.read(arguments.trace, arguments.num_experts)
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -155,7 +156,7 @@ class RoutingTrace:
         arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
         header = self.header.model_dump(mode="json", exclude_none=True)
         with replacing(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+            np.savez(stream, header=np.array(json.dumps(header)), **arrays)
 
     @classmethod
     def read(cls, path: Path | str, num_experts: int | None = None) -> Self:
@@ -231,39 +232,38 @@ def _blame(path: Path, error: ValueError) -> FileError:
 def _load_members(path: Path) -> dict[str, NDArray]:
     record_again = "record the trace again"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise FileError(path, "file", "holds a single array", "name it .npy and give --num-experts")
-            required = ("header", "expert_ids", "source_rank")
-            for name in required:
-                if name not in archive.files:
-                    raise FileError(path, name, "is missing", record_again)
-            for name in archive.files:
-                if name not in ("header", *_ARRAYS):
-                    raise FileError(path, name, "is no array of this format", f"keep only header, {', '.join(_ARRAYS)}")
-            members = {}
-            for name in archive.files:
-                try:
-                    members[name] = archive[name]
-                except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                    reason = "is pickled or damaged" if "pickle" not in str(error) else "is a pickled object array"
-                    raise FileError(path, name, reason, "save rectangular arrays of numbers, no objects") from error
-            return members
-    except FileError:
-        raise
+        archive = np.load(path, allow_pickle=False)
     except OSError as error:
         raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise FileError(
-            path, "file", "is no complete .npz archive (truncated or another format)", record_again
-        ) from error
+        problem = "is no whole .npz archive (truncated or another format)"
+        raise FileError(path, "file", problem, record_again) from error
+    if isinstance(archive, np.ndarray):
+        raise FileError(path, "file", "holds a single array", "name it .npy and give --num-experts")
+    with archive:
+        for name in ("header", "expert_ids", "source_rank"):
+            if name not in archive.files:
+                raise FileError(path, name, "is missing", record_again)
+        for name in archive.files:
+            if name not in ("header", *_ARRAYS):
+                raise FileError(path, name, "is no array of this format", f"keep only header, {', '.join(_ARRAYS)}")
+        return {name: _load_member(path, archive, name) for name in archive.files}
+
+
+def _load_member(path: Path, archive: NpzFile, name: str) -> NDArray:
+    try:
+        member = archive[name]
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        remedy = "save rectangular arrays of numbers, no objects"
+        raise FileError(path, name, "is pickled, ragged or damaged", remedy) from error
+    if not isinstance(member, np.ndarray):
+        raise FileError(path, name, "is no array", "save it by numpy.savez")
+    return member
 
 
 def _parse_header(path: Path, header: NDArray) -> RoutingHeader:
     if header.shape or header.dtype.kind != "U":
-        raise FileError(
-            path, "header", f"is {header.dtype} {header.shape}, not one string", "store JSON as a 0-d string"
-        )
+        raise FileError(path, "header", f"is {header.dtype} {header.shape}, not a string", "store JSON as a 0-d string")
     try:
         document = json.loads(str(header))
     except json.JSONDecodeError as error:

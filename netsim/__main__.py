@@ -65,13 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _compare(arguments)
     except InputError as error:
-        problem, status = str(error), WRONG_INPUT
-    except KeyboardInterrupt:
-        problem, status = "interrupted", INTERRUPTED
+        return _refuse(arguments, error, str(error), WRONG_INPUT)
+    except KeyboardInterrupt as error:
+        return _refuse(arguments, error, "interrupted", INTERRUPTED)
     except Exception as error:
-        problem, status = f"{type(error).__name__}: {error}; use --debug to see where", FAILED
+        return _refuse(arguments, error, f"{type(error).__name__}: {error}; use --debug to see where", FAILED)
+
+
+def _refuse(arguments: argparse.Namespace, error: BaseException, problem: str, status: int) -> int:
+    """Says in one line what went wrong."""
     if arguments.debug:
-        traceback.print_exc()
+        traceback.print_exception(error)
     print(f"netsim {arguments.verb}: {' '.join(problem.split())}", file=sys.stderr)
     return status
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from netsim.engine.protocol import NicConfig, PacketConfig
 from netsim.errors import InputError, first_error
@@ -39,7 +39,7 @@ class TransportConfig(Section, frozen=True):
     """An entry of ``transports``: a kind alone, or a mapping with the kind and a label for reports."""
 
     kind: TransportKind
-    label: str = Field(default="", max_length=40)
+    label: Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")] | None = None
 
     @property
     def name(self) -> str:
@@ -91,7 +91,7 @@ class FlowControlConfig(Section, frozen=True):
     kind: Literal["none"] = "none"
 
 
-def _filled(value: object) -> object:
+def _distinct_entries(value: object) -> object:
     if isinstance(value, (list, tuple)) and len({repr(item) for item in value}) < len(value):
         raise ValueError("an entry occurs twice; remove one")
     return value
@@ -119,7 +119,7 @@ class Scenario(Section, frozen=True):
 
     format: Literal["flowfabric.scenario/1"]
     topology: TopologyConfig
-    rank_order: Annotated[tuple[Rank, ...], BeforeValidator(_filled)] | None = None
+    rank_order: Annotated[tuple[Rank, ...], BeforeValidator(_distinct_entries), Field(min_length=1)] | None = None
     packet: PacketConfig = PacketConfig()
     nic: NicConfig = NicConfig()
     workload: WorkloadConfig | None = None
@@ -128,7 +128,6 @@ class Scenario(Section, frozen=True):
     transports: Annotated[
         tuple[Annotated[TransportConfig, BeforeValidator(_transport)], ...],
         Field(min_length=1),
-        BeforeValidator(_filled),
     ]
     congestion: Annotated[
         CongestionConfig, BeforeValidator(not_yet(("none",), ("window", "dctcp", "dcqcn", "swift")))
@@ -143,8 +142,19 @@ class Scenario(Section, frozen=True):
         Literal["auto", "simpy"], BeforeValidator(not_yet(("auto", "simpy"), ("exact", "event", "fluid")))
     ] = "auto"
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...], Field(min_length=1), BeforeValidator(_filled)
+        tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],
+        Field(min_length=1),
+        BeforeValidator(_distinct_entries),
     ]
+
+    @field_validator("transports")
+    @classmethod
+    def _distinct(cls, transports: tuple[TransportConfig, ...]) -> tuple[TransportConfig, ...]:
+        names = [transport.name for transport in transports]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"'{twice}' occurs twice; remove one or give it a label")
+        return transports
 
     @model_validator(mode="after")
     def _one_source(self) -> "Scenario":

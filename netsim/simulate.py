@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 from netsim.engine.protocol import Outcome, Scene
 from netsim.errors import InputError
 from netsim.results import Results, Run
-from netsim.scenario import Job, Scenario, TransportConfig, read_scenario
+from netsim.scenario import Algorithms, Job, Scenario, TransportConfig, read_scenario
 from netsim.topology.leaf_spine import LeafSpine
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
@@ -38,6 +38,7 @@ _ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {
     ("broadcast", "tree"): tree.broadcast,
 }
 
+Work = Sequence[tuple[TransportConfig, int]]
 Progress = Callable[["Event"], None]
 
 
@@ -91,26 +92,34 @@ def simulate(
         All runs, transports in the scenario's order, each with its seeds in order.
 
     Raises:
-        InputError: The scenario, or a trace it names, is wrong.
+        ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`).
     """
     read = read_scenario(scenario, overrides)
     source = str(scenario) if isinstance(scenario, Path) else "scenario"
-    topology = prepare(read, source).scene.topology
+    prepared = prepare(read, source)
     work = [(transport, seed) for transport in read.transports for seed in read.seeds]
-    runs = dict(_all_runs(read, source, work, max(1, min(jobs, len(work))), progress or (lambda _: None)))
-    return Results(read.resolved(), topology.links, [runs[transport.name, seed] for transport, seed in work])
+    report = progress or (lambda _: None)
+    if min(jobs, len(work)) > 1:
+        runs = dict(_parallel(read, source, work, min(jobs, len(work)), report))
+    else:
+        runs = dict(_one_by_one(prepared, work, report))
+    return Results(
+        read.resolved(), prepared.scene.topology.links, [runs[transport.name, seed] for transport, seed in work]
+    )
 
 
-def _all_runs(
-    scenario: Scenario, source: str, work: Sequence[tuple[TransportConfig, int]], jobs: int, progress: Progress
+def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[tuple[tuple[str, int], Run]]:
+    for transport, seed in work:
+        progress(Event(transport.name, seed, None))
+        run = run_one(prepared, transport, seed)
+        progress(Event(transport.name, seed, run))
+        yield (transport.name, seed), run
+
+
+def _parallel(
+    scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
-    if jobs == 1:
-        for transport, seed in work:
-            progress(Event(transport.name, seed, None))
-            run = run_one(scenario, source, transport, seed)
-            progress(Event(transport.name, seed, run))
-            yield (transport.name, seed), run
-        return
+    """Each process prepares the scenario once and lives as long as the comparison."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = list(reversed(work))
         running: dict[Future[Run], tuple[str, int]] = {}
@@ -118,24 +127,31 @@ def _all_runs(
             while waiting and len(running) < jobs:
                 transport, seed = waiting.pop()
                 progress(Event(transport.name, seed, None))
-                running[pool.submit(run_one, scenario, source, transport, seed)] = transport.name, seed
+                running[pool.submit(_run_in_worker, scenario, source, transport, seed)] = transport.name, seed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, seed = running.pop(future)
                 progress(Event(name, seed, future.result()))
                 yield (name, seed), future.result()
 
 
-def run_one(scenario: Scenario, source: str, transport: TransportConfig, seed: int) -> Run:
+def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, seed: int) -> Run:
+    return run_one(_prepared_in_worker(scenario, source), transport, seed)
+
+
+@lru_cache(maxsize=1)
+def _prepared_in_worker(scenario: Scenario, source: str) -> Prepared:
+    return prepare(scenario, source)
+
+
+def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
     """Simulates one transport with one seed.
 
     Args:
-        scenario: What to simulate.
-        source: Name of the scenario in messages.
+        prepared: What to simulate.
         transport: One of the scenario's transports.
         seed: Seed of all draws.
     """
     started = time.perf_counter()
-    prepared = prepare(scenario, source)
     outcome, engine = _simulate(prepared, transport, seed)
     bound_ps = prepared.bound.of_run(outcome.last_sent)
     return Run(transport.name, seed, engine, bound_ps, outcome, time.perf_counter() - started)
@@ -152,9 +168,12 @@ def _simulate(prepared: Prepared, transport: TransportConfig, seed: int) -> tupl
     return ReferenceEngine(prepared.scene, chosen, seed).run(), "simpy"
 
 
-@lru_cache(maxsize=1)
 def prepare(scenario: Scenario, source: str) -> Prepared:
-    """Lays out what all runs of a scenario share; kept, because a process simulates many of them.
+    """Reads the workloads of a scenario and lays them out on its fabric.
+
+    Args:
+        scenario: What to simulate.
+        source: Name of the scenario in messages.
 
     Raises:
         InputError: A workload does not fit the fabric or its ranks.
@@ -163,6 +182,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
     places = topology.hosts * topology.ranks_per_host
     hosts = _hosts(scenario, source, places, topology.ranks_per_host)
     program = Program()
+    schedules = cache(partial(_schedule, scenario.algorithms))
     for index, job in enumerate(_jobs(scenario)):
         workload = _workload(job.workload)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
@@ -174,7 +194,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         if max(ranks) >= len(hosts):
             problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
             raise InputError(source, field, problem, "raise topology.leaves, hosts_per_leaf or ranks_per_host")
-        workload.extend(program, ranks, job.start, lambda operation: _schedule(scenario, operation))
+        workload.extend(program, ranks, job.start, schedules)
     scene = Scene(topology, hosts, program.tasks, scenario.packet, scenario.nic)
     return Prepared(scene)
 
@@ -208,12 +228,11 @@ def _workload(config: CollectiveConfig | TraceConfig) -> Workload:
     return CollectiveWorkload(config) if isinstance(config, CollectiveConfig) else TraceWorkload(config)
 
 
-@lru_cache(maxsize=256)
-def _schedule(scenario: Scenario, operation: Operation) -> list[Message]:
+def _schedule(algorithms: Algorithms, operation: Operation) -> list[Message]:
     match operation.op:
         case "send":
             return direct.send(operation)
         case "barrier":
             return barrier.barrier(operation)
         case op:
-            return _ALGORITHMS[op, getattr(scenario.algorithms, op)](operation)
+            return _ALGORITHMS[op, getattr(algorithms, op)](operation)

@@ -27,8 +27,12 @@ def _parse(value: object, units: dict[str, int], quantity: str, example: str) ->
 
 
 def _format(value: int, units: dict[str, int]) -> str:
-    name, scale = max(((n, s) for n, s in units.items() if value % s == 0 and "i" not in n), key=lambda unit: unit[1])
-    return f"{value // scale}{name}" if value else f"0{next(iter(units))}"
+    """In the largest decimal unit that leaves a number of at least 1 with at most three places."""
+    name, scale = next(iter(units.items()))
+    for larger, size in units.items():
+        if "i" not in larger and value >= size and 1000 * value % size == 0:
+            name, scale = larger, size
+    return f"{Decimal(value) / scale:f}{name}"
 
 
 def parse_rate(value: object) -> int:
@@ -59,17 +63,17 @@ def parse_time(value: object) -> int:
 
 
 def format_rate(bits_per_second: int) -> str:
-    """Writes a rate in its largest whole unit, the inverse of `parse_rate`."""
+    """Writes a rate in the largest unit that keeps it short, the inverse of `parse_rate`."""
     return _format(bits_per_second, _RATES)
 
 
 def format_size(size_bytes: int) -> str:
-    """Writes a size in its largest whole decimal unit, the inverse of `parse_size`."""
+    """Writes a size in the largest decimal unit that keeps it short, the inverse of `parse_size`."""
     return _format(size_bytes, _SIZES)
 
 
 def format_time(time_ps: int) -> str:
-    """Writes a duration in its largest whole unit, the inverse of `parse_time`."""
+    """Writes a duration in the largest unit that keeps it short, the inverse of `parse_time`."""
     return _format(time_ps, _TIMES)
 
 

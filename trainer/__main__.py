@@ -1,4 +1,4 @@
-"""python -m trainer: train, check, sample and trace."""
+"""python -m trainer: train, check, sample, trace and report."""
 
 import argparse
 import sys
@@ -63,6 +63,20 @@ def _trace(options: argparse.Namespace) -> int:
     )
 
 
+def _report(options: argparse.Namespace) -> int:
+    from trainer.report import run
+
+    return run(
+        options.run_dir,
+        options.quality,
+        options.placement,
+        options.routing,
+        options.placed_run,
+        options.simulation,
+        options.out,
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
@@ -117,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         "trace",
         _trace,
         "write the collectives that one step of a run would issue, by formula, for netsim to simulate",
-        "python -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out collectives.jsonl",
+        "python -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out trace.jsonl",
     )
     _configuration(trace)
     trace.add_argument("--world-size", type=int, required=True, metavar="W", help="ranks of the run")
@@ -125,13 +139,34 @@ def _parser() -> argparse.ArgumentParser:
     gaps = trace.add_mutually_exclusive_group()
     gaps.add_argument("--gap-ns", type=int, metavar="N", help="compute before each collective in ns (default: unknown)")
     gaps.add_argument(
-        "--times", type=Path, metavar="JSONL", help="take the mean compute by phase, operation and layer from a recording"
+        "--times",
+        type=Path,
+        metavar="JSONL",
+        help="take the mean compute by phase, operation and layer from a recording",
     )
     trace.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the trace to write")
+
+    report = _verb(
+        verbs,
+        "report",
+        _report,
+        "write one self-contained page about a run, and what was placed and simulated for it",
+        "python -m trainer report runs/demo --placement placement.json --simulation runs/demo/netsim --out index.html",
+    )
+    report.add_argument("run_dir", type=Path, help="folder of the run")
+    for option, metavar, text in (
+        ("--quality", "JSON", "what sample --quality wrote"),
+        ("--placement", "JSON", "what moe place wrote"),
+        ("--routing", "NPZ", "routing trace to measure the placement on (default: the run's own)"),
+        ("--placed-run", "DIR", "a continuation of the run under the placement, compared step by step"),
+        ("--simulation", "DIR", "what netsim compare wrote"),
+    ):
+        report.add_argument(option, type=Path, metavar=metavar, help=text)
+    report.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
     return parser
 
 
-def _verb(verbs, name: str, verb, summary: str, example: str) -> argparse.ArgumentParser:  # noqa: ANN001
+def _verb(verbs, name: str, verb, summary: str, example: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"Example: {example}"
     )

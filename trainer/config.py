@@ -19,7 +19,6 @@ from moe.files import FileError, first_complaint
 from trainer.model.config import DiTConfig
 
 
-
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -176,11 +175,14 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise FileError(path, "file", f"cannot be read ({reason})", "give a YAML file such as those in configs/runs")
+        remedy = "give a YAML file such as those in configs/runs"
+        raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "document"
-        raise FileError(path, where, f"is not YAML ({getattr(error, 'problem', error)})", "correct the syntax")
+        raise FileError(
+            path, where, f"is not YAML ({getattr(error, 'problem', error)})", "correct the syntax"
+        ) from error
     if not isinstance(document, dict):
         raise FileError(path, "document", f"is a {type(document).__name__}", "write sections such as run, model, optim")
     for override in overrides:

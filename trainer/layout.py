@@ -127,7 +127,10 @@ def _placement(config: RunConfig) -> Placement | None:
     ):
         if found != wanted:
             raise FileError(
-                path, field, f"is {found} where the run has {wanted}", "place this run's own trace (python -m moe place)"
+                path,
+                field,
+                f"is {found} where the run has {wanted}",
+                "place this run's own trace (python -m moe place)",
             )
     return placement
 

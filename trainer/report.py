@@ -1,20 +1,217 @@
-"""The report verb: a run, what its experts and its traffic look like, on one page."""
+"""The report verb: a run, its experts and its traffic on one page."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from moe.files import FileError, replacing
+from moe.placement.contiguous import contiguous_ranks
 from moe.placement.evaluation import evaluate
 from moe.placement.placement import Placement
 from moe.placement.statistics import RoutingStatistics
+from moe.placement.topology import Topology
 from moe.report.page import Block, Facts, Figure, Section, Table, page
-from moe.report.report import placement_sections, saving
+from moe.report.report import DISPATCH_NAMES, placement_sections, saving
 from moe.routing_trace import RoutingTrace
-from trainer.checkpoint.directory import complete_steps
-from trainer.observe.curves import loss_curves
-from trainer.observe.metrics import Record, read_metrics
+from trainer.observe.curves import continuation_curves, loss_curves
+from trainer.observe.metrics import read_metrics
 from trainer.observe.simulation import Simulation
+
+NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one source contributes: rows of the summary, facts and sections of the page, a clause of its finding."""
+
+    rows: list[tuple[str, str]]
+    facts: list[tuple[str, str, str]]
+    sections: list[Section]
+    finding: str
+
+
+def run(
+    run_dir: Path,
+    quality: Path | None,
+    placement: Path | None,
+    routing: Path | None,
+    placed_run: Path | None,
+    simulation: Path | None,
+    out: Path,
+) -> int:
+    """Writes the page and prints its summary.
+
+    Args:
+        run_dir: folder of the run.
+        quality: judgement that ``sample --quality`` wrote, or None.
+        placement: placement file, or None.
+        routing: routing trace that the placement is measured on, or None for the run's own.
+        placed_run: a continuation of the run under the placement, or None.
+        simulation: folder that netsim wrote, or None.
+        out: the page.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: an input is missing or malformed.
+    """
+    parts = [_training(run_dir, quality)]
+    if placement is not None:
+        parts.append(_placement(placement, routing or run_dir / "traces" / "routing.npz"))
+    if placed_run is not None:
+        parts.append(_continuation(run_dir, placed_run))
+    if simulation is not None:
+        parts.append(_simulation(simulation))
+    document = page(
+        "Train, trace, place, simulate",
+        "; ".join(part.finding for part in parts if part.finding) + ".",
+        [
+            Section("At a glance", [Facts([fact for part in parts for fact in part.facts])]),
+            *(section for part in parts for section in part.sections),
+        ],
+        kicker=f"Flowfabric run {run_dir.name}",
+        footer="Every figure on this page is read from the files of the run; nothing is loaded from a network.",
+    )
+    with replacing(out) as temporary:
+        temporary.write_text(document, encoding="utf-8")
+    table = ConsoleTable(title=str(run_dir), title_justify="left", show_header=False)
+    for name, value in (row for part in parts for row in part.rows):
+        table.add_row(name, value)
+    Console(highlight=False).print(table)
+    print(out)
+    return 0
+
+
+def _training(run_dir: Path, quality: Path | None) -> Part:
+    records = read_metrics(run_dir / "metrics.jsonl")
+    if not records:
+        raise FileError(run_dir / "metrics.jsonl", "records", "there are none", "train the run first")
+    last = records[-1]
+    held_out = [record.values["held_out_loss"] for record in records if "held_out_loss" in record.values]
+    rows = [("optimiser steps", f"{last.step:,}"), ("training loss", f"{last.values['loss']:.4f}")]
+    facts = [("Optimiser steps", f"{last.step:,}", f"{last.values['time.samples_per_s']:,.0f} samples/s at the end")]
+    if held_out:
+        rows.append(("held-out loss", f"{held_out[-1]:.4f}"))
+        facts.append(("Held-out loss", f"{held_out[-1]:.4f}", "averaged weights"))
+    blocks: list[Block] = [Figure(loss_curves(records), "Loss and learning rate over the run.", half=True)]
+    grids = sorted((run_dir / "samples").glob("*.png"))
+    finding = f"{last.step:,} steps of training"
+    if quality is not None:
+        accuracy, distance = _quality(quality)
+        rows += [
+            ("images that are the digit asked for", f"{accuracy:.1%}"),
+            ("Fréchet distance, no guidance", f"{distance:.3f}"),
+        ]
+        facts.append(("Digit asked for", f"{accuracy:.1%}", "judged by a classifier of real digits"))
+        facts.append(("Fréchet distance", f"{distance:.2f}", "on pixels, without guidance"))
+        finding += f", {accuracy:.0%} of the images drawn are the digit asked for"
+    if grids:
+        caption = f"Images drawn from the averaged weights, one class a row ({grids[-1].name})."
+        blocks.append(Figure(grids[-1].read_bytes(), caption, half=True))
+    return Part(rows, facts, [Section("Training", blocks)], finding)
+
+
+def _quality(path: Path) -> tuple[float, float]:
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        return float(figures["class_accuracy"]), float(figures["frechet_distance_unguided"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(path, "quality", f"cannot be read ({error})", "write it with sample --quality") from error
+
+
+def _placement(path: Path, routing: Path) -> Part:
+    placement, trace = Placement.read(path), RoutingTrace.read(routing)
+    if placement.objective is None:
+        raise FileError(path, "objective", "is null", "make the file with `python -m moe place`")
+    topology = Topology.hops(placement.num_nodes, placement.ranks_per_node)
+    statistics = RoutingStatistics.collect(trace, topology.num_ranks)
+    baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
+    contiguous = evaluate(statistics, topology, baseline, placement.dispatch)
+    placed = evaluate(statistics, topology, placement.expert_ranks(), placement.dispatch)
+    mode = DISPATCH_NAMES[placement.dispatch]
+    change = f"{contiguous.cross_rank:.1%} -> {placed.cross_rank:.1%}"
+    sections = [
+        Section(f"Placement: {section.title[0].lower()}{section.title[1:]}", section.blocks, section.text)
+        for section in placement_sections(placement, statistics, topology, contiguous, placed)
+    ]
+    return Part(
+        [(f"moves to another rank, {mode}", f"{change} placed")],
+        [("Moves off the rank", f"{placed.cross_rank:.1%}", f"{mode}; contiguous {contiguous.cross_rank:.1%}")],
+        sections,
+        f"placing the experts by affinity saves {saving(placement):.0%} of the moves between ranks in {mode}",
+    )
+
+
+def _continuation(run_dir: Path, placed_run: Path) -> Part:
+    plain, placed = (
+        {record.step: record.values["loss"] for record in read_metrics(folder / "metrics.jsonl")}
+        for folder in (run_dir, placed_run)
+    )
+    steps = sorted(plain.keys() & placed.keys())
+    if not steps:
+        raise FileError(placed_run / "metrics.jsonl", "step", f"shares none with {run_dir}", "continue the same run")
+    difference = max(abs(plain[step] - placed[step]) for step in steps)
+    picture = continuation_curves(steps, [plain[step] for step in steps], [placed[step] for step in steps])
+    text = (
+        "The run was resumed from the same checkpoint twice, with its experts where they were and under the placement; "
+        f"the largest difference of {len(steps)} losses is {difference:.1e}."
+    )
+    section = Section(
+        "Moving the experts does not change what is learned",
+        [Figure(picture, "Training loss of both continuations, step by step.")],
+        text,
+    )
+    return Part(
+        [("loss, placed against unplaced", f"largest difference {difference:.1e} over {len(steps)} steps")],
+        [("Loss under placement", f"{difference:.0e}", f"largest difference over {len(steps)} steps")],
+        [section],
+        "",
+    )
+
+
+def _simulation(folder: Path) -> Part:
+    simulation = Simulation.read(folder)
+    means = {name: simulation.mean_completion_ns(name) for name in simulation.by_transport()}
+    bound = min(run.bound_ns for run in simulation.runs)
+    fastest = min(means.values())
+    rows, cells = [], []
+    for name, runs in simulation.by_transport().items():
+        completions = [run.completion_ns / NS_PER_MS for run in runs]
+        low, high, ratio = min(completions), max(completions), means[name] / bound
+        rows.append((f"simulated step, {name}", f"{means[name] / NS_PER_MS:.3f} ms, {ratio:.3f} x bound"))
+        cells.append(
+            (
+                name,
+                "flow" if runs[0].engine == "fluid" else "packet",
+                f"{means[name] / NS_PER_MS:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                f"{ratio:.3f}",
+                f"{max(run.max_queue_bytes for run in runs) / 1e6:.2f}",
+                f"{max(run.reordered_packets for run in runs):,}",
+            )
+        )
+    blocks: list[Block] = []
+    for name, caption in (
+        ("completion.svg", "When the last message of the step has arrived, by transport."),
+        ("links.svg", "Bytes on every link between leaves and spines."),
+    ):
+        picture = folder / "figures" / name
+        if picture.exists():
+            blocks.append(Figure(picture.read_text(encoding="utf-8"), caption))
+    columns = ("transport", "level", "mean ms", "over seeds, ms", "x bound", "longest queue, MB", "reordered packets")
+    blocks.append(
+        Table(columns, cells, "Lossless fabric without congestion control; the bound holds for every transport.")
+    )
+    facts, finding = [], ""
+    if {"ecmp", "ethereal"} <= means.keys():
+        behind = means["ecmp"] / means["ethereal"] - 1
+        facts.append(("ecmp behind ethereal", f"{behind:+.0%}", f"{means['ethereal'] / fastest:.3f} x the fastest"))
+        finding = f"ethereal ends a step of the simulated fabric {behind:.0%} before ecmp"
+        finding = finding if behind > 0 else "on this fabric ecmp is not behind ethereal"
+    hops = max(run.packet_hops for run in simulation.runs)
+    text = f"The collectives of one step replayed in program order, {hops:,} packet-hops a run."
+    return Part(rows, facts, [Section("The step on the fabric", blocks, text)], finding)

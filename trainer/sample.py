@@ -39,7 +39,9 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
     config = _alone(load_config(folder / "config.yaml"))
     classes = config.data.num_classes
     if num < 1 or num % classes:
-        raise ValueError(f"--num: {num} is no positive multiple of the {classes} classes; use {max(1, num // classes) * classes}")
+        raise ValueError(
+            f"--num: {num} is no positive multiple of the {classes} classes; use {max(1, num // classes) * classes}"
+        )
     guidance = config.sample.guidance if guidance is None else guidance
     if not guidance >= 0:
         raise ValueError(f"--guidance: {guidance} is below 0; use 1 for none, 1.5 for sharper images")

@@ -88,7 +88,9 @@ def _locked(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        raise FileError(folder, "run.dir", "is in use by another run", "wait for it, or choose another folder") from error
+        raise FileError(
+            folder, "run.dir", "is in use by another run", "wait for it, or choose another folder"
+        ) from error
     try:
         yield
     finally:

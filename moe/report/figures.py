@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 CONTIGUOUS, PLACED, BOUND, INK, FRAME = "#9aa5b1", "#0072b2", "#ffffff", "#1c2733", "#d55e00"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "flowfabric",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -73,8 +73,8 @@ def to_svg(figure: Figure) -> str:
         Markup without date, the same bytes for the same figure.
     """
     stream = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context(STYLE):
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = stream.getvalue()
     return text[text.index("<svg") :]
 
@@ -108,7 +108,7 @@ def cost_bars(contiguous: float, placed: float, bound: float, unit: str) -> str:
     Returns:
         SVG markup.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
         values = (contiguous, placed, bound)
@@ -136,7 +136,7 @@ def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], 
     Returns:
         SVG markup.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
         layers = first_layer + np.arange(len(placed))
@@ -173,7 +173,7 @@ def block_maps(
     side = (pair_width - 0.22) / 2 - gap
     width = per_row * pair_width + margin + 0.75
     height = -(-len(titles) // per_row) * pair_height + margin
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
 
         def panel(x: float, y: float, w: float, h: float) -> Axes:
@@ -210,7 +210,7 @@ def load_maps(contiguous: NDArray[np.int64], placed: NDArray[np.int64]) -> str:
     relative = [loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-9) for loads in (contiguous, placed)]
     reach = max(max(float(np.abs(ratio - 1).max()) for ratio in relative), 0.25)
     num_layers, num_ranks = placed.shape
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_FULL_WIDTH, min(2.0 + 0.22 * num_layers, 9.0)), layout="constrained")
         for axes, ratio, name in zip(figure.subplots(1, 2), relative, ("contiguous", "placed"), strict=True):
             image = axes.imshow(

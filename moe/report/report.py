@@ -54,17 +54,39 @@ def placement_report(
     """
     mode = DISPATCH_NAMES[placement.dispatch]
     shape = f"{placement.num_nodes} x {placement.ranks_per_node} ranks"
-    sections = [
-        _cost_section(placement, statistics, topology, contiguous, placed),
-        *_traffic_sections(placement, statistics, topology, contiguous, placed),
-        _load_section(contiguous, placed),
-    ]
+    sections = placement_sections(placement, statistics, topology, contiguous, placed)
     footer = (
         f"Solver {placement.solver.name}, seed {placement.solver.seed}. Measured on the trace that the placement was "
         f"made from (sha256 {placement.trace_sha256 or 'unknown'}); tokens of another time may route differently."
     )
     finding = _finding(placement, topology, f"{mode} on {shape}")
     return page(f"Expert placement on {shape}", finding, sections, kicker=f"Dispatch mode: {mode}", footer=footer)
+
+
+def placement_sections(
+    placement: Placement,
+    statistics: RoutingStatistics,
+    topology: Topology,
+    contiguous: Evaluation,
+    placed: Evaluation,
+) -> list[Section]:
+    """Compose the sections of the report, for a page of their own or as part of another.
+
+    Args:
+        placement: The placement with its objective.
+        statistics: Counts of the trace on which both are measured.
+        topology: Ranks and costs.
+        contiguous: Traffic under the contiguous placement.
+        placed: Traffic under this placement.
+
+    Returns:
+        What it saves, where the traffic goes, what the ranks compute.
+    """
+    return [
+        _cost_section(placement, statistics, topology, contiguous, placed),
+        *_traffic_sections(placement, statistics, topology, contiguous, placed),
+        _load_section(contiguous, placed),
+    ]
 
 
 def _finding(placement: Placement, topology: Topology, where: str) -> str:

@@ -10,14 +10,12 @@ def barrier(operation: Operation) -> list[Message]:
     """
     size = operation.size
     messages: list[Message] = []
+    heard: list[tuple[int, ...]] = [()] * size
     reach = 1
-    heard: dict[int, int] = {}
     while reach < size:
-        told = {}
-        for i in range(size):
-            after = (heard[i],) if i in heard else ()
-            told[(i + reach) % size] = len(messages)
-            messages.append(Message(len(messages), i, (i + reach) % size, 0, 0, after))
-        heard = told
+        for i, after in enumerate(heard.copy()):
+            told = (i + reach) % size
+            heard[told] = (*heard[told], len(messages))
+            messages.append(Message(len(messages), i, told, 0, 0, after))
         reach *= 2
     return messages

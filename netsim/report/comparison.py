@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from netsim.report.figures import completion_svg, completion_title, links_svg
+from netsim.report.figures import completion_svg, links_svg
 from netsim.report.page import Section, figure, page, table
 from netsim.report.summary import TransportSummary, extremes, summarise
 from netsim.results import Results, replacing
@@ -31,14 +31,16 @@ def write_report(results: Results, folder: Path) -> None:
 def _page(results: Results, completion: str, links: str) -> str:
     summaries = summarise(results)
     fastest, _ = extremes(summaries)
-    best = [summary.name for summary in summaries].index(fastest.name)
     return page(
-        completion_title(results),
+        _title(results),
         [
             Section("", f'<p class="lead">{escape(_lead(results))}</p>'),
             Section("", figure(completion, _COMPLETION)),
             Section("", figure(links, f"{_LINKS} Seed {results.runs[0].seed}.")),
-            Section("In numbers", table(COLUMNS, table_rows(results), best) + f'<p class="note">{escape(_NOTE)}</p>'),
+            Section(
+                "In numbers",
+                table(COLUMNS, table_rows(results), summaries.index(fastest)) + f'<p class="note">{escape(_NOTE)}</p>',
+            ),
             Section("Scenario", f"<pre>{escape(_scenario(results))}</pre>"),
         ],
     )
@@ -58,18 +60,21 @@ _NOTE = (
 )
 
 
+def _title(results: Results) -> str:
+    workloads = [job["workload"] for job in results.scenario.get("jobs", [])] or [results.scenario["workload"]]
+    return " and ".join(_workload(workload) for workload in workloads)
+
+
 def _lead(results: Results) -> str:
     topology = results.scenario["topology"]
     hosts = topology["leaves"] * topology["hosts_per_leaf"]
     seeds = len(results.scenario["seeds"])
     fabric = (
-        f"{hosts} hosts on {topology['leaves']} leaves and {topology['spines']} spines, "
-        f"{topology['host_rate']} hosts, {topology['fabric_rate']} fabric, {topology['link_delay']} a link"
+        f"{hosts} hosts on {topology['leaves']} leaves and {topology['spines']} spines; {topology['host_rate']} to "
+        f"hosts, {topology['fabric_rate']} between switches, {topology['link_delay']} a link"
     )
-    workloads = [job["workload"] for job in results.scenario.get("jobs", [])] or [results.scenario["workload"]]
-    named = " and ".join(_workload(workload) for workload in workloads)
     packets = f"packets of {results.scenario['packet']['payload']}"
-    return f"{named}: {fabric}; {packets}; {seeds} seed{'s' if seeds > 1 else ''}."
+    return f"{fabric}; {packets}; {seeds} seed{'s' if seeds > 1 else ''}."
 
 
 def _workload(workload: dict[str, str]) -> str:
@@ -82,7 +87,7 @@ def _row(summary: TransportSummary) -> tuple[str, ...]:
     times = summary.completions_us
     name = f"{summary.name} (flow level)" if summary.flow_level else summary.name
     completion = f"{_microseconds(summary.mean_us)} µs [{_microseconds(min(times))}, {_microseconds(max(times))}]"
-    above, p99 = f"+{summary.above_bound:.1%}", f"{_microseconds(summary.flow_p99_us)} µs"
+    above, p99 = f"+{100 * summary.above_bound:.1f} %", f"{_microseconds(summary.flow_p99_us)} µs"
     if summary.flow_level:
         return name, completion, above, "-", "-", p99
     return name, completion, above, _size(summary.max_queue_bytes), f"{summary.reordered_packets:,.0f}", p99

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SLOWEST, _FASTEST, _OTHER, _FLOW_LEVEL = "#d55e00", "#0072b2", "#8fb8d6", "#c9ccd1"
 _INK, _FAINT, _GRID = "#1f2933", "#6b7680", "#e4e7eb"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": _INK,
@@ -33,16 +33,11 @@ _TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
 
 def completion_title(results: Results) -> str:
     """The finding of `completion_svg` in one line."""
-    summaries = summarise(results)
-    fastest, slowest = extremes(summaries)
+    fastest, slowest = extremes(summarise(results))
     behind = 100 * (slowest.mean_us / fastest.mean_us - 1) if fastest.mean_us else 0.0
     if behind < 0.5:
         return "All transports take the same time, to half a percent"
-    return (
-        f"{slowest.name} takes {behind:.0f} % longer than {fastest.name}"
-        if behind >= 1.5
-        else (f"{slowest.name} takes {behind:.1f} % longer than {fastest.name}")
-    )
+    return f"{slowest.name} takes {behind:.{0 if behind >= 10 else 1}f} % longer than {fastest.name}"
 
 
 def completion_svg(results: Results) -> str:
@@ -71,11 +66,16 @@ def completion_svg(results: Results) -> str:
 
 def links_title(results: Results) -> str:
     """The finding of `links_svg` in one line."""
-    peaks = {run.transport: _peak(_loads(results, run)) for run in _first_runs(results)}
-    most, least = max(peaks, key=lambda name: peaks[name]), min(peaks, key=lambda name: peaks[name])
-    if peaks[most] < 0.005:
+    peaks = {run.transport: _peak(results, run) for run in _first_runs(results)}
+    fastest, _ = extremes(summarise(results))
+    worst = max(peaks, key=lambda name: peaks[name])
+    if peaks[worst] < 0.005:
         return "Every transport loads the fabric evenly"
-    return f"{most} puts {peaks[most]:.0%} more than its even share on a link, {least} {peaks[least]:.0%}"
+    finding = f"{worst} overloads its busiest fabric link by {100 * peaks[worst]:.0f} %"
+    if worst == fastest.name:
+        return finding
+    rival = "evenly" if peaks[fastest.name] < 0.005 else f"to within {100 * peaks[fastest.name]:.0f} %"
+    return f"{finding}; {fastest.name} loads all of them {rival}"
 
 
 def links_svg(results: Results) -> str:
@@ -84,26 +84,28 @@ def links_svg(results: Results) -> str:
 
     runs = _first_runs(results)
     loads = [_loads(results, run) for run in runs]
-    reach = max(0.1, *(float(np.abs(load).max()) for load in loads))
-    leaves, columns = loads[0].shape
+    reach = 100 * max(0.1, *(float(np.abs(load).max()) for load in loads))
     with matplotlib.rc_context(_STYLE):
-        figure = _figure(10, 3.4, links_title(results))
-        panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
-        for axes, run, load in zip(panels, runs, loads, strict=True):
-            image = axes.imshow(100 * load, cmap=_diverging(), vmin=-100 * reach, vmax=100 * reach, aspect="equal")
-            axes.set_title(f"{run.transport}\nbusiest link {_peak(load):+.0%}", size=10, pad=16)
-            axes.axvline(columns / 2 - 0.5, color=_INK, linewidth=1)
-            axes.set_xticks([], [])
-            axes.set_yticks(range(leaves) if leaves <= 16 else range(0, leaves, 8))
-            axes.tick_params(length=0)
-            for side in ("left", "bottom"):
-                axes.spines[side].set_visible(False)
-            for half, text in ((0.25, "to spines"), (0.75, "from spines")):
-                axes.annotate(
-                    text, (half, 1.02), xycoords="axes fraction", ha="center", va="bottom", size=8, color=_FAINT
+        figure = _figure(10, 4.7, links_title(results))
+        panels = figure.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
+        for column, (run, load) in enumerate(zip(runs, loads, strict=True)):
+            for axes, direction in zip(panels[:, column], load, strict=True):
+                image = axes.pcolormesh(
+                    100 * direction, cmap=_diverging(), vmin=-reach, vmax=reach, edgecolor="white", linewidth=0.8
                 )
-        panels[0].set_ylabel("leaf")
-        figure.colorbar(image, ax=panels, shrink=0.62, label="load against an even\nshare (%)", pad=0.02)
+                axes.set_box_aspect(1)
+                axes.tick_params(length=0, labelsize=8)
+                for axis, count in ((axes.xaxis, direction.shape[1]), (axes.yaxis, direction.shape[0])):
+                    every = -(-count // 8)
+                    axis.set_ticks([index + 0.5 for index in range(0, count, every)], range(0, count, every))
+                for spine in axes.spines.values():
+                    spine.set(visible=True, color=_GRID)
+            panels[0, column].set_title(f"{run.transport}\nbusiest {100 * _peak(results, run):+.0f} %", size=10)
+            panels[1, column].set_xlabel("spine", size=9)
+        panels[0, 0].invert_yaxis()
+        for axes, direction in zip(panels[:, 0], ("leaf to spine", "spine to leaf"), strict=True):
+            axes.set_ylabel(f"{direction}\nleaf", size=9)
+        figure.colorbar(image, ax=panels, shrink=0.7, pad=0.015, label="load against an even share (%)")
         return _svg(figure, "links")
 
 
@@ -175,17 +177,15 @@ def _first_runs(results: Results) -> list[Run]:
 
 
 def _loads(results: Results, run: Run) -> np.ndarray:
-    """[leaves, 2 * spines] load over the mean of the leaf's links in that direction, less one; up, then down."""
+    """[direction, leaf, spine] load over the mean of the leaf's links in that direction, less one; up, then down."""
     by_name = {link.name: record.bytes for link, record in zip(results.links, run.links, strict=True)}
     leaves, spines = range(results.scenario["topology"]["leaves"]), range(results.scenario["topology"]["spines"])
-    up = np.array([[by_name[f"leaf{leaf}-spine{spine}"] for spine in spines] for leaf in leaves], dtype=float)
-    down = np.array([[by_name[f"spine{spine}-leaf{leaf}"] for spine in spines] for leaf in leaves], dtype=float)
-    shares = []
-    for load in (up, down):
-        even = load.mean(axis=1, keepdims=True)
-        shares.append(load / np.where(even, even, 1) - (even > 0))
-    return np.hstack(shares)
+    up = [[by_name[f"leaf{leaf}-spine{spine}"] for spine in spines] for leaf in leaves]
+    down = [[by_name[f"spine{spine}-leaf{leaf}"] for spine in spines] for leaf in leaves]
+    load = np.array([up, down], dtype=float)
+    even = load.mean(axis=2, keepdims=True)
+    return load / np.where(even, even, 1) - (even > 0)
 
 
-def _peak(load: np.ndarray) -> float:
-    return float(load.max())
+def _peak(results: Results, run: Run) -> float:
+    return float(_loads(results, run).max())

@@ -12,9 +12,9 @@ h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .4rem; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .6rem; }
 p { margin: .5rem 0; max-width: 48rem; }
 .lead, figcaption, .note { color: #52606d; }
-figure { margin: 0; }
+figure { margin: 1.6rem 0 2.2rem; }
 figure svg { width: 100%; height: auto; }
-figcaption, .note { font-size: .875rem; }
+figcaption, .note { font-size: .875rem; margin-top: .5rem; max-width: 52rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .94rem; }
 th, td { padding: .4rem .9rem; text-align: right; border-bottom: 1px solid #e4e7eb; white-space: nowrap; }
 th { font-weight: 600; color: #52606d; }

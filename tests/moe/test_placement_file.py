@@ -121,7 +121,7 @@ def layers(first: list[list[int]]) -> list[list[list[int]]]:
 def test_malformed_files_are_refused_by_name(text: str, field: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="bad.json") as caught:
+    with pytest.raises(ValueError, match=r"bad\.json") as caught:
         Placement.read(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: {field}: ")

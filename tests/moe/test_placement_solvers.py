@@ -9,12 +9,12 @@ from moe.placement.bounds import degree_bound, heaviest_pairs
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.evaluation import evaluate
 from moe.placement.objective import OBJECTIVES, coherent_cost, home_cost
-from moe.placement.placement import Placement
+from moe.placement.placement import Dispatch, Placement
 from moe.placement.solve import SOLVERS
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.sweep import Descent
 from moe.placement.topology import Topology
-from tests.moe.traces import coherent_walk, dropping_trace, markov_trace
+from tests.moe.traces import coherent_walk, dropping_trace, markov_trace, trace
 
 EVERY_SOLVER = [
     (objective, name) for objective, solvers in SOLVERS.items() for name in (*solvers, "contiguous", "auto")
@@ -32,7 +32,7 @@ def balanced_layers(num_experts: int, num_ranks: int) -> list[tuple[int, ...]]:
     return sorted(set(permutations(ranks)))
 
 
-def optimum(objective: str, statistics: RoutingStatistics, topology: Topology) -> float:
+def optimum(objective: Dispatch, statistics: RoutingStatistics, topology: Topology) -> float:
     layers = balanced_layers(statistics.num_experts, topology.num_ranks)
     price = OBJECTIVES[objective]
     return min(
@@ -53,7 +53,7 @@ def topologies() -> list[Topology]:
 @pytest.mark.parametrize(("objective", "solver"), EVERY_SOLVER)
 @pytest.mark.parametrize("topology", topologies(), ids=["1x4", "2x2", "uneven", "1x1"])
 @pytest.mark.parametrize("drop", [0.0, 0.4])
-def test_every_solver_keeps_the_contract(objective: str, solver: str, topology: Topology, drop: float) -> None:
+def test_every_solver_keeps_the_contract(objective: Dispatch, solver: str, topology: Topology, drop: float) -> None:
     routing = dropping_trace(8, 5, 2, 400, seed=4, world_size=4, drop=drop)
     statistics = RoutingStatistics.collect(routing, topology.num_ranks)
     one, same = (solve(statistics, topology, objective=objective, solver=solver, seed=7) for _ in range(2))
@@ -184,8 +184,6 @@ def test_renaming_the_ranks_of_a_node_changes_no_cost() -> None:
 
 def test_a_placement_that_cannot_gain_is_the_contiguous_one() -> None:
     ids = np.tile(np.arange(8)[:, None, None], (10, 4, 1))
-    from tests.moe.traces import trace
-
     statistics = RoutingStatistics.collect(trace(ids, ids[:, 0, 0] // 2, 8, 4), 4)
     for objective in OBJECTIVES:
         placement = solve(statistics, Topology.hops(2, 2), objective=objective)
@@ -230,8 +228,6 @@ def test_experts_must_divide_among_the_ranks() -> None:
 def test_home_cost_and_its_solver_agree_on_where_tokens_live() -> None:
     routing = dropping_trace(8, 1, 1, 100, seed=0, world_size=4, drop=0.0)
     aligned = np.array([expert // 2 for expert in routing.expert_ids[:, 0, 0]])
-    from tests.moe.traces import trace
-
     statistics = RoutingStatistics.collect(trace(routing.expert_ids, 3 - aligned, 8, 4), 4)
     placement = solve(statistics, Topology.hops(1, 4), objective="home")
     assert home_cost(statistics, placement.expert_ranks(), Topology.hops(1, 4).cost).sum() == 0

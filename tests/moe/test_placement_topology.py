@@ -53,7 +53,7 @@ def test_matrices_that_are_no_cost_are_refused(matrix: np.ndarray, problem: str,
 
 
 def test_a_missing_matrix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="none.npy: cost: cannot be read"):
+    with pytest.raises(ValueError, match=r"none\.npy: cost: cannot be read"):
         Topology.parse(str(tmp_path / "none.npy"), 2, 2)
 
 

@@ -54,14 +54,14 @@ def coherent_walk(routing: RoutingTrace, expert_ranks: NDArray, cost: NDArray) -
     """Cost of all tokens in coherent dispatch and the moves that skip a layer, token by token."""
     total, skipped = 0.0, 0
     for choices_of_layers in routing.expert_ids.tolist():
-        at, since = None, None
+        at, since = None, 0
         for layer, choices in enumerate(choices_of_layers):
             kept = [expert for expert in choices if expert >= 0]
             if not kept:
                 continue
             rank = expert_ranks[layer][kept[0]]
             if at is not None:
-                total += cost[at, rank]
+                total += float(cost[at, rank])
                 skipped += layer - since > 1
             at, since = rank, layer
     return total, skipped
@@ -76,5 +76,5 @@ def home_walk(routing: RoutingTrace, expert_ranks: NDArray, cost: NDArray) -> fl
             for expert in choices:
                 if expert >= 0:
                     rank = expert_ranks[layer][expert]
-                    total += cost[home, rank] + cost[rank, home]
+                    total += float(cost[home, rank] + cost[rank, home])
     return total

@@ -134,7 +134,9 @@ def saved(runs: dict[int, tuple[Path, Any]], world_size: int, case: str, which: 
 def test_a_resumed_run_is_the_same_run(runs: dict[int, Any], world_size: int, case: str) -> None:
     straight, resumed = (saved(runs, world_size, case, which) for which in ("straight", "resumed"))
     names = sorted(path.relative_to(straight) for path in straight.rglob("*") if path.suffix in (".safetensors", ".pt"))
-    assert names == sorted(path.relative_to(resumed) for path in resumed.rglob("*") if path.suffix in (".safetensors", ".pt"))
+    assert names == sorted(
+        path.relative_to(resumed) for path in resumed.rglob("*") if path.suffix in (".safetensors", ".pt")
+    )
     for name in names:
         if name.suffix == ".safetensors":
             assert (straight / name).read_bytes() == (resumed / name).read_bytes(), name
@@ -142,7 +144,9 @@ def test_a_resumed_run_is_the_same_run(runs: dict[int, Any], world_size: int, ca
             one, other = (torch.load(folder / name, weights_only=False) for folder in (straight, resumed))
             assert_equal_tensors(one, other, str(name))
     for rank in runs[world_size][1]:
-        assert rank[case]["straight"]["losses"][-len(rank[case]["resumed"]["losses"]) :] == rank[case]["resumed"]["losses"]
+        assert (
+            rank[case]["straight"]["losses"][-len(rank[case]["resumed"]["losses"]) :] == rank[case]["resumed"]["losses"]
+        )
 
 
 def assert_equal_tensors(one: Any, other: Any, where: str) -> None:
@@ -179,7 +183,9 @@ def test_every_expert_has_its_own_file(runs: dict[int, Any]) -> None:
 def test_without_zero_the_norm_is_that_of_zero(runs: dict[int, Any]) -> None:
     for rank in runs[2][1]:
         np.testing.assert_allclose(rank["ZeRO 0"]["straight"]["norms"], rank["ZeRO 1"]["straight"]["norms"], rtol=1e-4)
-        np.testing.assert_allclose(rank["ZeRO 0"]["straight"]["losses"], rank["ZeRO 1"]["straight"]["losses"], rtol=1e-5)
+        np.testing.assert_allclose(
+            rank["ZeRO 0"]["straight"]["losses"], rank["ZeRO 1"]["straight"]["losses"], rtol=1e-5
+        )
         assert min(rank["ZeRO 0"]["straight"]["norms"]) > 0.5, "the gradient was never clipped"
 
 

@@ -1,12 +1,12 @@
 """Checkpoint folders: named by step, complete or not there.
 
-    checkpoints/step_00000300/
-        engine/                  the engine's own files
-        experts/                 layer_000_expert_00005.safetensors: weight and optimiser state of one logical expert
-        rank_00000.pt ...        what only that rank knows: tensors and plain values
-        ema.safetensors          moving average of every parameter by its logical name
-        config.yaml, placement.json
-        COMPLETE                 written last: what a resuming run must have in common with this one
+checkpoints/step_00000300/
+    engine/                  the engine's own files
+    experts/                 layer_000_expert_00005.safetensors: weight and optimiser state of one logical expert
+    rank_00000.pt ...        what only that rank knows: tensors and plain values
+    ema.safetensors          moving average of every parameter by its logical name
+    config.yaml, placement.json
+    COMPLETE                 written last: what a resuming run must have in common with this one
 """
 
 import json

@@ -188,7 +188,10 @@ class DeepSpeedEngine:
 
     def _clip(self) -> float:
         """Scales the averaged gradients to the largest allowed norm, experts counted over all their ranks."""
-        squares = {False: torch.zeros((), device=self._engine.device), True: torch.zeros((), device=self._engine.device)}
+        squares = {
+            False: torch.zeros((), device=self._engine.device),
+            True: torch.zeros((), device=self._engine.device),
+        }
         gradients = []
         for named in self._named:
             if named.parameter.grad is not None:
@@ -204,7 +207,7 @@ class DeepSpeedEngine:
         return norm
 
     def _link_optimizer_state(self) -> None:
-        """Links all parameters to their moments; DeepSpeed does so after its first group's step, for that group only."""
+        """Links all parameters to their moments; DeepSpeed itself does so when only its first group has any."""
         self._optimizer._hp_optimizer_states_linked = False
         self._optimizer._lazy_init_hp_params_optimizer_state()
 

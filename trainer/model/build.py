@@ -75,9 +75,7 @@ def dense_inner(config: RunConfig) -> int:
     return config.model.feed_forward_hidden or 4 * config.model.hidden
 
 
-def _dit(
-    config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None
-) -> DiT:
+def _dit(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> DiT:
     return DiT(
         config.model,
         shape=config.data.shape,

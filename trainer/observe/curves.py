@@ -1,8 +1,10 @@
 """Pictures of a run's figures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moe.report.figures import STYLE, to_svg
@@ -31,6 +33,27 @@ def loss_curves(records: Sequence[Record]) -> str:
         return to_svg(figure)
 
 
-def _line(axes, records: Sequence[Record], name: str, **style) -> None:  # noqa: ANN001, ANN003
+def continuation_curves(steps: Sequence[int], plain: Sequence[float], placed: Sequence[float]) -> str:
+    """Draws the losses of two continuations of one run.
+
+    Args:
+        steps: optimiser steps that both took.
+        plain: losses with the experts where they were.
+        placed: losses under the placement.
+
+    Returns:
+        SVG markup.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11.0, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(steps, plain, color="#9aa5b1", linewidth=5, label="experts where they were")
+        axes.plot(steps, placed, color="#0072b2", linewidth=1.2, marker="o", markersize=4, label="experts placed")
+        axes.set(xlabel="optimiser step", ylabel="training loss")
+        axes.legend(frameon=False, ncols=2)
+        return to_svg(figure)
+
+
+def _line(axes: Axes, records: Sequence[Record], name: str, **style: Any) -> None:
     points = [(record.step, record.values[name]) for record in records if name in record.values]
     axes.plot([step for step, _ in points], [value for _, value in points], **style)

@@ -81,8 +81,10 @@ class Recorder:
         if replace(header, groups={}, steps=()) == self.header:
             self._groups = dict(header.groups)
             self._records = [record for record in records if record.step <= step]
-            self.path.unlink()
-            self.write()
+            if self._records:
+                self.write()
+            else:
+                self.path.unlink()
 
     def step(self, step: int, micro: int = 0) -> AbstractContextManager[None]:
         """Record what runs inside, if `step` is sampled: one micro step, the last one with the optimiser's step.

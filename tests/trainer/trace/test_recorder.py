@@ -88,6 +88,7 @@ CALLS: dict[str, Call] = {
     "reduce_scatter": lambda: dist.reduce_scatter(torch.zeros(3), tensors(WORLD, 3)),
     "reduce_scatter flat": lambda: dist.reduce_scatter_tensor(torch.zeros(3), torch.zeros(6)),
     "all_to_all": lambda: dist.all_to_all_single(torch.zeros(4, 2), torch.zeros(4, 2)),
+    "all_to_all list": lambda: dist.all_to_all(tensors(WORLD, 3), tensors(WORLD, 3)),
     "all_to_all uneven": uneven,
     "broadcast": lambda: dist.broadcast(torch.zeros(4, dtype=torch.int64), 1),
     "send and recv": exchange,
@@ -99,6 +100,17 @@ CALLS: dict[str, Call] = {
     "functional all_to_all": lambda: functional.wait_tensor(
         functional.all_to_all_single(torch.zeros(4), [2, 2], [2, 2], world())
     ),
+    "functional all_gather": lambda: functional.wait_tensor(functional.all_gather_tensor(torch.zeros(4), 0, world())),
+    "functional reduce_scatter": lambda: functional.wait_tensor(
+        functional.reduce_scatter_tensor(torch.zeros(4), "sum", 0, world())
+    ),
+    "functional broadcast": lambda: functional.wait_tensor(functional.broadcast(torch.zeros(4), 1, world())),
+    "functional coalesced": lambda: [
+        functional.wait_tensor(item)
+        for item in functional.all_gather_into_tensor_coalesced([torch.zeros(4), torch.zeros(1)], world())
+    ],
+    "coalesced": lambda: dist.all_gather_coalesced([tensors(2, 3), tensors(2, 3)], tensors(2, 3)),
+    "monitored barrier": lambda: dist.monitored_barrier(),
     "DTensor": gathered_by_dtensor,
     "DDP": reduced_in_backward,
 }
@@ -119,6 +131,7 @@ EXPECTED: dict[str, list[list[Fields]]] = {
     "reduce_scatter": [[record("reduce_scatter", 24, 12)]] * 2,
     "reduce_scatter flat": [[record("reduce_scatter", 24, 12)]] * 2,
     "all_to_all": [[record("all_to_all", 32, 32, in_splits=(16, 16), out_splits=(16, 16))]] * 2,
+    "all_to_all list": [[record("all_to_all", 24, 24, in_splits=(12, 12), out_splits=(12, 12))]] * 2,
     "all_to_all uneven": [
         [record("all_to_all", 32, 24, in_splits=(8, 24), out_splits=(8, 16))],
         [record("all_to_all", 16, 24, in_splits=(16, 0), out_splits=(24, 0))],
@@ -143,6 +156,12 @@ EXPECTED: dict[str, list[list[Fields]]] = {
     "never waited": [[record("all_reduce", 8, 8, asynchronous=True, wait_seq=1, t_done_ns=None)]] * 2,
     "functional": [[record("all_reduce", 16, 16, asynchronous=False)]] * 2,
     "functional all_to_all": [[record("all_to_all", 16, 16, in_splits=(8, 8), out_splits=(8, 8))]] * 2,
+    "functional all_gather": [[record("all_gather", 16, 32, asynchronous=False)]] * 2,
+    "functional reduce_scatter": [[record("reduce_scatter", 16, 8)]] * 2,
+    "functional broadcast": [[record("broadcast", 0, 16, root=1)], [record("broadcast", 16, 16, root=1)]],
+    "functional coalesced": [[record("all_gather", 20, 40, asynchronous=False)]] * 2,
+    "coalesced": [[record("all_gather", 24, 48)]] * 2,
+    "monitored barrier": [[record("barrier", 0, 0, asynchronous=False)]] * 2,
     "DTensor": [[record("all_gather", 16, 32, asynchronous=False)]] * 2,
     "DDP": [[record("all_reduce", 12, 12, phase="backward", asynchronous=True)]] * 2,
 }
@@ -155,10 +174,13 @@ def record_calls(rank: int, _world_size: int, folder: str) -> None:
         recorder = Recorder(
             rank_path(Path(folder) / str(index), rank), steps=[1], ranks_per_node=WORLD, group_names=names
         )
+        unwatched = dist.Work.wait
         with recorder.step(0):
+            assert dist.Work.wait is unwatched
             dist.all_reduce(torch.zeros(1))
         with recorder.step(1):
             call()
+        assert dist.Work.wait is unwatched
         recorder.write()
         dist.barrier()
 

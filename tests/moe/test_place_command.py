@@ -1,0 +1,279 @@
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moe.__main__ import main
+from moe.placement import Placement
+from moe.routing_trace import RoutingTrace
+from tests.moe.traces import markov_trace
+
+GOLDEN = Path("tests/files/routing.npz")
+SHAPE = ["--nodes", "2", "--ranks-per-node", "2"]
+
+
+@pytest.fixture
+def trace_path(tmp_path: Path) -> Path:
+    markov_trace(8, 4, 0.8, 400, seed=0, world_size=4).write(tmp_path / "routing.npz")
+    return tmp_path / "routing.npz"
+
+
+def run(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err.rstrip("\n")
+
+
+@pytest.mark.parametrize("objective", ["coherent", "home"])
+def test_place_writes_placement_and_report_and_says_what_it_saved(
+    objective: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "made" / "placement.json"
+    assert main(["place", str(trace_path), *SHAPE, "--objective", objective, "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.parent.iterdir()) == ["placement.html", "placement.json"]
+    placement = Placement.read(out)
+    assert placement.dispatch == objective
+    assert placement.objective is not None
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    for word in ("contiguous", "placed", "lower bound", "moves to another node", "400 tokens", "0 skipped"):
+        assert word in printed.out
+    assert f"{placement.objective.cost:.4g}" in printed.out
+    assert {"coherent": "context-coherent dispatch", "home": "home-return dispatch"}[objective] in printed.out
+
+
+def test_placing_twice_gives_the_same_bytes(trace_path: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert main(["place", str(trace_path), *SHAPE, "--seed", "3", "--out", str(tmp_path / f"{name}.json")]) == 0
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_exflow_traces_and_other_costs_are_placed(tmp_path: Path) -> None:
+    routing = markov_trace(8, 4, 0.8, 300, seed=0)
+    np.save(tmp_path / "exflow.npy", routing.expert_ids[:, :, 0])
+    np.save(tmp_path / "cost.npy", 1.0 - np.eye(4))
+    for number, cost in enumerate(("hops", "intra=900Gbps,inter=100Gbps", str(tmp_path / "cost.npy"))):
+        out, report = tmp_path / f"{number}.json", tmp_path / f"report-{number}.html"
+        arguments = ["place", str(tmp_path / "exflow.npy"), "--num-experts", "8", *SHAPE, "--cost", cost]
+        assert main([*arguments, "--out", str(out), "--report", str(report)]) == 0
+        assert report.exists()
+        assert Placement.read(out).cost_matrix[0] == (0, 1, *[(2, 9, 1)[number]] * 2)
+
+
+def members() -> dict[str, Any]:
+    with np.load(GOLDEN, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def with_header(**changes: Any) -> dict[str, Any]:
+    arrays = members()
+    header = {key: value for key, value in (json.loads(str(arrays["header"])) | changes).items() if value is not None}
+    return arrays | {"header": np.array(json.dumps(header))}
+
+
+def with_entry(name: str, value: float) -> dict[str, Any]:
+    arrays = members()
+    arrays[name].flat[0] = value
+    return {name: arrays[name]}
+
+
+MALFORMED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no ids": ({"expert_ids": None}, "expert_ids", "is missing"),
+    "no ranks": ({"source_rank": None}, "source_rank", "is missing"),
+    "no header": ({"header": None}, "header", "is missing"),
+    "unknown version": (with_header(format="flowfabric.routing/9"), "header.format", "flowfabric.routing/9"),
+    "no version": (with_header(format=None), "header.format", "is missing"),
+    "unknown key": (with_header(colour="red"), "header.colour", "not permitted"),
+    "missing size": (with_header(num_experts=None), "header.num_experts", "required"),
+    "wrong type": (with_header(top_k="two"), "header.top_k", "'two'"),
+    "header is text": ({"header": np.array("so long")}, "header", "is not JSON"),
+    "header is a list": ({"header": np.array("[1]")}, "header.document", "dictionary"),
+    "header is numbers": ({"header": np.arange(3)}, "header", "not a string"),
+    "other shape": (with_header(num_layers=5, moe_layers=None), "expert_ids", "is not [tokens, 5, 2]"),
+    "no tokens": ({"expert_ids": np.zeros((0, 3, 2), int)}, "expert_ids", "no tokens"),
+    "id too high": (with_entry("expert_ids", 8), "expert_ids", "(first 8)"),
+    "id too low": (with_entry("expert_ids", -2), "expert_ids", "(first -2)"),
+    "ids are floats": ({"expert_ids": np.zeros((48, 3, 2))}, "expert_ids", "float64"),
+    "rank outside": (with_entry("source_rank", 4), "source_rank", "[0, world_size 4)"),
+    "ranks of others": ({"source_rank": np.zeros(7, int)}, "source_rank", "(7,)"),
+    "weight is NaN": (with_entry("weights", np.nan), "weights", "1 entries are NaN"),
+    "weights of others": ({"weights": np.zeros((48, 3))}, "weights", "(48, 3)"),
+    "layers unnamed": (with_header(moe_layers=[1]), "header.moe_layers", "1 of 3"),
+    "extra array": ({"surprise": np.arange(3)}, "surprise", "no array of this format"),
+    "pickled ids": ({"expert_ids": np.array([[[0]], [[1], [2]]], dtype=object)}, "expert_ids", "pickled"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_traces_are_refused_in_one_line(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes, field, problem = MALFORMED[case]
+    arrays = {name: array for name, array in (members() | changes).items() if array is not None}
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    line = refused(["place", str(path), *SHAPE, "--out", str(tmp_path / "out" / "placement.json")], capsys)
+    assert line.startswith(f"moe place: {path}: {field}: ")
+    assert problem in line
+    assert line.rpartition("; ")[2]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bad.npz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("cut.npz", GOLDEN.read_bytes()[:2000], "file: is no whole .npz archive"),
+        ("empty.npz", b"", "file: is no whole .npz archive"),
+        ("text.npz", b"hello, this is text", "file: is no whole .npz archive"),
+        ("bent.npz", GOLDEN.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPI"), "header: "),
+        ("cut.npy", b"\x93NUMPY\x01\x00", "file: is no plain array"),
+        ("text.npy", b"hello, this is text", "file: is no plain array"),
+    ],
+)
+def test_damaged_files_are_refused_in_one_line(
+    name: str, content: bytes, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    experts = ["--num-experts", "8"] if path.suffix == ".npy" else []
+    line = refused(["place", str(path), *SHAPE, *experts, "--out", str(tmp_path / "placement.json")], capsys)
+    assert line.startswith(f"moe place: {path}: {problem}")
+    assert "; " in line
+
+
+@pytest.mark.parametrize(
+    ("array", "experts", "problem"),
+    [
+        (np.zeros((4, 3), int), None, "num_experts: a .npy trace does not say it; give --num-experts"),
+        (np.zeros((4, 3), int), "0", "num_experts: Input should be greater than 0 (0); give a positive"),
+        (np.full((4, 3), 9), "8", "expert_ids: 12 entries lie outside"),
+        (np.zeros(4, int), "8", "expert_ids: has shape (4,); save it"),
+        (np.zeros((4, 3)), "8", "expert_ids: holds float64"),
+        (np.array([[1, 2], [1]], dtype=object), "8", "file: is no plain array (pickled, ragged or truncated); save it"),
+    ],
+)
+def test_malformed_exflow_arrays_are_refused_in_one_line(
+    array: np.ndarray, experts: str | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "exflow.npy"
+    np.save(path, array, allow_pickle=True)
+    given = ["--num-experts", experts] if experts else []
+    line = refused(["place", str(path), *SHAPE, *given, "--out", str(tmp_path / "placement.json")], capsys)
+    assert line.startswith(f"moe place: {path}: {problem}")
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.npz"
+    path.write_bytes(GOLDEN.read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("weights", "plain text")
+    line = refused(["place", str(path), *SHAPE, "--out", str(tmp_path / "p.json")], capsys)
+    assert line.startswith(f"moe place: {path}: weights: ")
+
+
+def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 3), int))
+    path = (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    line = refused(["place", str(path), *SHAPE, "--out", str(tmp_path / "p.json")], capsys)
+    assert line == f"moe place: {path}: file: holds a single array; name it .npy and give --num-experts"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--solver", "milp"], "moe place: --solver: is not built for objective coherent (milp); choose from auto"),
+        (["--objective", "copies"], "moe place: --objective: is not built (copies); choose from coherent, home"),
+        (["--objective", "home", "--solver", "sweep"], "moe place: --solver: is not built for objective home (sweep)"),
+        (["--cost", "miles"], "moe place: --cost: is no cost that is known (miles); give hops"),
+        (["--seed", "-1"], "moe place: --seed: must be at least 0 (-1)"),
+        (["--nodes", "0"], "moe place: --nodes: must be at least 1 (0); give a positive number"),
+        (["--ranks-per-node", "-3"], "moe place: --ranks-per-node: must be at least 1 (-3)"),
+        (["--nodes", "3"], "moe place: {trace}: num_experts: 8 experts do not divide among 6 ranks; choose"),
+        (["--objective", "home", "--nodes", "4"], "moe place: {trace}: source_rank: the ranks that recorded"),
+        (["--num-experts", "8"], "moe place: {trace}: num_experts: is given (8) but .npz says it itself; leave it out"),
+        (["--report", "{out}"], "moe place: --report: is the same file as --out"),
+        (
+            ["--results", "results.json"],
+            "moe: unrecognized arguments: --results results.json; see python -m moe --help",
+        ),
+        (["--nodes", "two"], "moe place: argument --nodes: invalid int value: 'two'; see python -m moe place --help"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(
+    options: list[str], line: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "placement.json"
+    filled = [option.format(out=out) for option in options]
+    printed = refused(["place", str(trace_path), *SHAPE, "--out", str(out), *filled], capsys)
+    assert printed.startswith(line.format(trace=trace_path))
+    assert not out.exists()
+
+
+def test_missing_files_and_verbs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "none.npz"
+    line = refused(["place", str(missing), *SHAPE, "--out", str(tmp_path / "p.json")], capsys)
+    assert line == f"moe place: {missing}: file: cannot be read (No such file or directory); check the path"
+    missing = tmp_path / "none.npy"
+    line = refused(["place", str(missing), *SHAPE, "--num-experts", "8", "--out", str(tmp_path / "p.json")], capsys)
+    assert line == f"moe place: {missing}: file: cannot be read (No such file or directory); check the path"
+    assert "required: VERB" in refused([], capsys)
+    assert "choose from" in refused(["replay"], capsys)
+    (tmp_path / "file").touch()
+    line = refused(["place", str(GOLDEN), *SHAPE, "--out", str(tmp_path / "file" / "p.json")], capsys)
+    assert "output: cannot be written" in line
+
+
+def test_debug_adds_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["place", str(tmp_path / "none.npz"), *SHAPE, "--out", str(tmp_path / "p.json"), "--debug"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert error.rstrip().splitlines()[-1].startswith("moe place: ")
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["place", "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("example:", "python -m moe place", "home", "coherent", "hops (default"):
+        assert word in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_the_torch_free_part_imports_no_torch() -> None:
+    """In a fresh interpreter; the placement itself does without matplotlib, too."""
+    program = (
+        "import sys, moe.__main__, moe.placement, moe.routing_trace\n"
+        "assert not {'torch', 'matplotlib', 'scipy', 'trainer', 'netsim'} & set(sys.modules)\n"
+        "import moe.report.report, moe.report.table\n"
+        "assert not {'torch', 'trainer', 'netsim'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_process_itself_exits_with_2() -> None:
+    done = subprocess.run([sys.executable, "-m", "moe", "place"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_was_placed_can_be_placed_again(trace_path: Path, tmp_path: Path) -> None:
+    """A trace, written again under another name, leads to the same placement but for nothing."""
+    copy = tmp_path / "copy.npz"
+    RoutingTrace.read(trace_path).write(copy)
+    for path in (trace_path, copy):
+        assert main(["place", str(path), *SHAPE, "--out", str(path.with_suffix(".json"))]) == 0
+    assert trace_path.with_suffix(".json").read_bytes() == copy.with_suffix(".json").read_bytes()

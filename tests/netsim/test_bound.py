@@ -1,0 +1,67 @@
+"""The lower bound: where it is exact, and that nothing beats it."""
+
+import pytest
+
+from netsim.bound import Bound
+from netsim.collective import ring
+from netsim.collective.protocol import Operation
+from netsim.units import split_bytes
+from netsim.workload.protocol import Task
+from tests.netsim.scenes import TRANSPORTS, all_to_all, fabric, flow, scene, simulate
+from tests.netsim.test_reference_engine import random_scene
+
+SERVICE, DELAY = 320_000, 500_000
+
+
+def ring_tasks(size: int, total: int) -> list[Task]:
+    """A ring all-reduce of hosts in order."""
+    messages = ring.all_reduce(Operation("all_reduce", size, blocks=tuple(split_bytes(total, size))))
+    return [Task(m.src, m.dst, m.bytes, 0, m.after) for m in messages]
+
+
+@pytest.mark.parametrize("packets", [1, 4])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_all_to_all_whose_last_packets_leave_the_leaf(packets, transport):
+    """((H-1) P + 3) services and 4 delays."""
+    what = scene(fabric(4, 4, 4), all_to_all(16, 4 * packets * 4000))
+    outcome = simulate(what, transport)
+    expected = (15 * 4 * packets + 3) * SERVICE + 4 * DELAY
+    assert Bound(what).of_run(outcome.last_sent) == expected
+    assert outcome.completion_ps >= expected
+
+
+@pytest.mark.parametrize("transport", ["ecmp", "ethereal"])
+def test_a_ring_takes_exactly_its_closed_form(transport):
+    """2 (p-1) rounds of one message through k links of which the longest way, between leaves, counts."""
+    size, packets = 8, 3
+    what = scene(fabric(4, 3, 2), ring_tasks(size, size * packets * 4000))
+    rounds = 2 * (size - 1)
+    outcome = simulate(what, transport)
+    assert Bound(what).of_run(outcome.last_sent) == outcome.completion_ps
+    between, inside = 4 * DELAY + (packets + 3) * SERVICE, 2 * DELAY + (packets + 1) * SERVICE
+    # A chain of messages goes around the ring, every second hop inside a leaf.
+    assert outcome.completion_ps == rounds // 2 * (between + inside)
+
+
+def test_incast_counts_the_receivers_link():
+    what = scene(fabric(4, 4, 1), [flow(src, 0, 16 * 4000) for src in (1, 2, 3)])
+    assert Bound(what).ps == (48 + 3) * SERVICE + 4 * DELAY
+
+
+def test_few_spines_count():
+    what = scene(fabric(2, 1, 4), [flow(src, 4 + src, 400_000) for src in range(4)])
+    assert Bound(what).ps == 4 * 100 * SERVICE
+
+
+def test_a_chain_counts_gaps_and_messages():
+    tasks = [Task(0, 0, 0, 9000, ()), Task(0, 1, 4000, 0, (0,)), Task(1, 0, 8000, 500, (1,))]
+    what = scene(fabric(1, 1, 2), tasks)
+    assert Bound(what).ps == 9500 + (2 * DELAY + 2 * SERVICE) + (2 * DELAY + 3 * SERVICE)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("seed", range(40))
+def test_no_run_beats_it(transport, seed):
+    what = random_scene(seed)
+    outcome = simulate(what, transport, seed)
+    assert Bound(what).of_run(outcome.last_sent) <= outcome.completion_ps

@@ -1,0 +1,210 @@
+"""Results: what is in the files, that they do not depend on how they were made, and the report."""
+
+import csv
+import hashlib
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from netsim import Results, simulate
+from netsim.__main__ import main
+from netsim.report.figures import completion_svg, completion_title, links_svg, links_title
+from netsim.report.page import Section, page, table
+from netsim.results import replacing
+
+GOLDEN_SCENARIO, GOLDEN_RESULTS = Path("tests/files/scenario.yaml"), Path("tests/files/results.json")
+SCHEMA = json.loads(Path("configs/schemas/results.schema.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return simulate(GOLDEN_SCENARIO)
+
+
+@pytest.fixture(scope="module")
+def written(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    results.write(folder)
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_written_and_golden_results_satisfy_the_schema(written):
+    for path in (written / "results.json", GOLDEN_RESULTS):
+        jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+
+
+def test_runs_are_the_golden_ones_whatever_machine_made_those(results):
+    golden = json.loads(GOLDEN_RESULTS.read_text())
+    assert results.to_dict()["scenario"] == golden["scenario"]
+    assert [run["sha256"] for run in results.to_dict()["runs"]] == [run["sha256"] for run in golden["runs"]]
+
+
+def test_hash_is_over_the_canonical_run_as_anyone_can_compute_it():
+    for run in json.loads(GOLDEN_RESULTS.read_text())["runs"]:
+        kept = {key: run[key] for key in sorted(run) if key not in ("wall_s", "engine", "sha256")}
+        text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+        assert hashlib.sha256(text.encode()).hexdigest() == run["sha256"]
+
+
+def test_the_number_of_processes_changes_nothing(written, tmp_path):
+    events = []
+    simulate(GOLDEN_SCENARIO, jobs=2, progress=events.append).write(tmp_path)
+    for name in ("links.csv", "flows.csv"):
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
+    timeless = [re.sub(r'"wall_s": [\d.]+', "", (f / "results.json").read_text()) for f in (tmp_path, written)]
+    assert timeless[0] == timeless[1]
+    assert (
+        sorted(e.seed for e in events if e.run is None) == sorted(e.seed for e in events if e.run) == [0] * 5 + [7] * 5
+    )
+
+
+def test_tables_agree_with_the_summary_and_with_each_other(results, written):
+    links, flows = rows(written / "links.csv"), rows(written / "flows.csv")
+    for run in results.to_dict()["runs"]:
+        mine = [row for row in links if (row["transport"], row["seed"]) == (run["transport"], str(run["seed"]))]
+        assert len(mine) == len(results.links)
+        assert max(int(row["bytes"]) for row in mine) == run["max_link_bytes"]
+        assert max(int(row["max_queue_bytes"]) for row in mine) == run["max_queue_bytes"]
+        own = [row for row in flows if (row["transport"], row["seed"]) == (run["transport"], str(run["seed"]))]
+        assert len(own) == run["flows"]
+        assert sum(int(row["packets"]) for row in own) == run["packets"]
+        assert sum(int(row["reordered_packets"]) for row in own) == run["reordered_packets"]
+        durations = sorted(float(row["end_ns"]) - float(row["start_ns"]) for row in own)
+        assert run["fct_ns"]["max"] == pytest.approx(durations[-1], abs=1e-3)
+        assert run["fct_ns"]["p50"] == pytest.approx(durations[(len(durations) + 1) // 2 - 1], abs=1e-3)
+        if run["engine"] == "simpy":
+            assert run["completion_ns"] >= run["bound_ns"]
+            assert max(float(row["end_ns"]) for row in own) == run["completion_ns"]
+    assert all(re.fullmatch(r"\d+\.\d{3}", row[key]) for row in flows for key in ("start_ns", "end_ns"))
+
+
+def test_nothing_half_written_stays(tmp_path):
+    target = tmp_path / "file.json"
+    target.write_text("before")
+
+    def fail_midway() -> None:
+        with replacing(target) as file:
+            file.write("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_midway()
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+    assert target.read_text() == "before"
+
+
+def test_pictures_state_findings_and_are_the_same_every_time(results):
+    assert completion_svg(results) == completion_svg(results)
+    assert links_svg(results).startswith("<svg")
+    means = {}
+    for run in results.runs:
+        if run.engine == "simpy":
+            means.setdefault(run.transport, []).append(run.completion_ps)
+    slowest, fastest = max(means, key=lambda name: sum(means[name])), min(means, key=lambda name: sum(means[name]))
+    assert slowest in completion_title(results)
+    assert fastest in completion_title(results)
+    assert links_title(results).startswith("ecmp overloads its busiest fabric link by ")
+
+
+def test_equal_transports_are_said_to_be_equal():
+    ring = simulate(
+        {
+            "format": "flowfabric.scenario/1",
+            "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 1, "hosts_per_leaf": 2},
+            "workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "64KB"},
+            "transports": ["ecmp", "ethereal"],
+            "seeds": [0],
+        }
+    )
+    assert completion_title(ring) == "All transports take the same time, to half a percent"
+    assert links_title(ring) == "Every transport loads the fabric evenly"
+
+
+def test_page_needs_no_network_and_escapes_text():
+    text = page("a < b", [Section("x & y", table(["<i>"], [["1"], ["2"]], best=1))])
+    assert "a &lt; b" in text
+    assert "x &amp; y" in text
+    assert "&lt;i&gt;" in text
+    assert '<tr class="best"><td>2</td></tr>' in text
+    assert "http" not in text
+
+
+def test_compare_writes_everything_and_prints_the_table(tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert main(["compare", str(GOLDEN_SCENARIO), "seeds=[3]", "--out", str(out), "--jobs", "1"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert all(name in printed.out for name in ("ecmp", "ethereal-equal", "ideal (flow level)", "mean [min, max]"))
+    assert max(len(line) for line in printed.out.splitlines()) <= 120
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    expected = ["figures/completion.svg", "figures/links.svg", "flows.csv", "links.csv", "report.html", "results.json"]
+    assert files == expected
+    report = (out / "report.html").read_text()
+    assert report.count("<svg") == 2
+    assert not re.search(r'(src|href)="https?:', report)
+    assert json.loads((out / "results.json").read_text())["scenario"]["seeds"] == [3]
+
+
+def test_the_same_command_again_replaces_the_files_by_the_same(tmp_path):
+    command = ["compare", str(GOLDEN_SCENARIO), "seeds=[3]", "--out", str(tmp_path), "--jobs", "1"]
+    contents = []
+    for _ in range(2):
+        assert main(command) == 0
+        names = ("links.csv", "flows.csv", "report.html", "figures/links.svg", "figures/completion.svg")
+        contents.append([(tmp_path / name).read_bytes() for name in names])
+    assert all(first == second for first, second in pairwise(contents))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "netsim: command line: "),
+        (["sweep"], "netsim: command line: "),
+        (["compare"], "netsim compare: command line: "),
+        (["compare", "tests/files/scenario.yaml"], "netsim compare: command line: "),
+        (["compare", "tests/files/scenario.yaml", "--out", "x", "--jobs", "two"], "netsim compare: command line: "),
+        (
+            ["compare", "tests/files/scenario.yaml", "--out", "x", "--jobs", "0"],
+            "netsim compare: command line: --jobs: ",
+        ),
+        (["compare", "tests/files/scenario.yaml", "--out", "pyproject.toml"], "netsim compare: command line: --out: "),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_status_2(arguments, expected, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(expected)
+
+
+def test_debug_shows_where(tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "out"), "--debug"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.splitlines()[-1].startswith("netsim compare: ")
+
+
+def test_a_failure_that_is_not_the_users_is_status_1(tmp_path, capsys, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Results, "write", fail)
+    assert main(["compare", str(GOLDEN_SCENARIO), "seeds=[0]", "--out", str(tmp_path), "--jobs", "1"]) == 1
+    assert capsys.readouterr().err == "netsim compare: OSError: disk full; use --debug to see where\n"
+
+
+def test_help_teaches(capsys):
+    assert main(["compare", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/a2a" in text
+    assert "results.json" in text
+    assert "100Gbps" in text

@@ -1,0 +1,205 @@
+"""The scenario file: what is read, what is refused and how, and that the schema says the same."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from netsim import simulate
+from netsim.__main__ import main
+from netsim.errors import InputError
+from netsim.scenario import read_scenario
+from netsim.simulate import prepare
+
+SCHEMA = json.loads(Path("configs/schemas/scenario.schema.json").read_text())
+GOLDEN = Path("tests/files/scenario.yaml")
+SCENARIOS = [*sorted(Path("configs/scenarios").glob("*.yaml")), GOLDEN]
+SMALL = """\
+format: flowfabric.scenario/1
+topology: {kind: leaf_spine, leaves: 2, spines: 2, hosts_per_leaf: 2}
+workload: {kind: collective, op: all_to_all, bytes_per_rank: 16KB}
+transports: [ecmp, ethereal]
+seeds: [0]
+"""
+
+
+def compare(text: str, folder: Path, *overrides: str) -> tuple[int, Path]:
+    """`compare` on a scenario of this text."""
+    path = folder / "scenario.yaml"
+    path.write_text(text)
+    return main(["compare", str(path), *overrides, "--out", str(folder / "out"), "--jobs", "1"]), path
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_scenarios_of_the_project_are_read_and_satisfy_the_schema(path):
+    read = read_scenario(path)
+    jsonschema.validate(yaml.safe_load(path.read_text()), SCHEMA)
+    jsonschema.validate(read.resolved(), SCHEMA)
+    assert read_scenario(read.resolved()) == read
+
+
+def test_the_schema_knows_the_keys_that_the_reader_knows():
+    """Every key of every section, by the reader's own models."""
+    model = json.loads(json.dumps(read_scenario(GOLDEN).__class__.model_json_schema()))
+    assert set(model["properties"]) == set(SCHEMA["properties"])
+    sections = {
+        "topology": "LeafSpineConfig",
+        "packet": "PacketConfig",
+        "nic": "NicConfig",
+        "algorithms": "Algorithms",
+        "recovery": "RecoveryConfig",
+    }
+    for key, name in sections.items():
+        assert set(SCHEMA["properties"][key]["properties"]) == set(model["$defs"][name]["properties"])
+
+
+WRONG: dict[str, tuple[str, str, str]] = {
+    "unknown key": ("color=red", "color: is no known key ('red')", "remove it"),
+    "unknown key below": ("topology.leafs=3", "topology.leafs: is no known key (3)", "remove it"),
+    "other version": ("format=flowfabric.scenario/2", "format: ", "flowfabric.scenario/1"),
+    "bare number for a rate": ("topology.host_rate=100", "topology.host_rate: a rate needs a unit (100)", "100Gbps"),
+    "bare number for a size": ("packet.payload=4000", "packet.payload: a size needs a unit (4000)", "4000B"),
+    "unknown unit": ("topology.link_delay=5min", "topology.link_delay: a time needs a unit ('5min')", "500ns"),
+    "part of a byte": ("packet.payload=0.5B", "packet.payload: a size is no whole number of B ('0.5B')", "4000B"),
+    "empty packet": ("packet.payload=0B", "packet.payload: ", "greater than 0"),
+    "no leaf": ("topology.leaves=0", "topology.leaves: has a wrong value (0)", "greater than 0"),
+    "half a leaf": ("topology.leaves=1.5", "topology.leaves: has a wrong value (1.5)", "integer"),
+    "no rate": ("topology.fabric_rate=0bps", "topology.fabric_rate: ", "greater than 0"),
+    "fat tree": ("topology.kind=fat_tree", "topology: 'fat_tree' is not built yet", "use leaf_spine"),
+    "graph": ("topology={kind: graph, path: f.json}", "topology: 'graph' is not built yet", "use leaf_spine"),
+    "finite queue": ("topology.queue=800KB", "topology.queue: a queue of 800KB is not built yet", "use unlimited"),
+    "failure": (
+        "topology.failures=[{link: leaf0-spine1, at: 0us, until: null, rate: 0bps}]",
+        "topology.failures: link failures are not built yet",
+        "remove them",
+    ),
+    "workload to come": ("workload={kind: flows, path: f.csv}", "workload: 'flows' is not built yet", "use collective"),
+    "unknown workload": ("workload={kind: storm}", "workload: ", "'collective', 'trace'"),
+    "unknown collective": ("workload.op=gossip", "workload.op: ", "'all_reduce'"),
+    "nothing to send": ("workload.bytes_per_rank=0B", "workload.bytes_per_rank: ", "greater than 0"),
+    "both workload and jobs": (
+        "jobs=[{workload: {kind: collective, op: all_reduce, bytes_per_rank: 1KB}, ranks: [0, 1]}]",
+        "file: there must be either workload or jobs",
+        "write exactly one",
+    ),
+    "neither workload nor jobs": ("workload=null", "file: there must be either workload or jobs", "exactly one"),
+    "unknown transport": ("transports=[ecmp, teleport]", "transports.1.kind: has a wrong value ('teleport')", "'ecmp'"),
+    "transport to come": ("transports=[{kind: drill, d: 2, m: 1}]", "transports.0: 'drill' is not built yet", "ecmp"),
+    "class of the user": ("transports=[{class: 'a:B'}]", "transports.0: a class of your own is not built yet", "ecmp"),
+    "transport twice": ("transports=[ecmp, ecmp]", "transports: 'ecmp' occurs twice", "give it a label"),
+    "label with a comma": ("transports=[{kind: ecmp, label: 'a,b'}]", "transports.0.label: ", "pattern"),
+    "no transport": ("transports=[]", "transports: ", "at least 1 item"),
+    "no seed": ("seeds=[]", "seeds: ", "at least 1 item"),
+    "seed twice": ("seeds=[1, 1]", "seeds: an entry occurs twice", "remove one"),
+    "negative seed": ("seeds=[-1]", "seeds.0: has a wrong value (-1)", "greater than or equal to 0"),
+    "congestion control": ("congestion.kind=dctcp", "congestion: 'dctcp' is not built yet", "use none"),
+    "recovery": ("recovery.kind=go_back_n", "recovery: 'go_back_n' is not built yet", "use none"),
+    "flow control": ("flow_control={kind: pfc, xoff: 1}", "flow_control: 'pfc' is not built yet", "use none"),
+    "engine": ("engine=exact", "engine: 'exact' is not built yet", "use auto or simpy"),
+    "algorithm": ("algorithms.all_reduce=tree", "algorithms.all_reduce: 'tree' is not built yet", "use ring"),
+    "rank order with a gap": ("rank_order=[0, 2]", "rank_order: lacks rank 1", "once"),
+    "rank order with a rank twice": ("rank_order=[0, 0]", "rank_order: an entry occurs twice", "remove one"),
+    "rank order too long": ("rank_order=[0, 1, 2, 3, 4]", "rank_order: lists 5 ranks, 4 fit", "shorten"),
+    "trace that is not there": (
+        "workload={kind: trace, path: nowhere.jsonl}",
+        "nowhere.jsonl: file: cannot be",
+        "give",
+    ),
+    "no override": ("seeds", "seeds: is no override", "write key=value"),
+    "override below a number": ("topology.leaves.x=1", "topology.leaves.x: nothing can be below 2", "existing"),
+    "override beyond a list": ("transports.7=ecmp", "transports.7: no entry 7 in a list of 2", "count from 0"),
+    "override that is no YAML": ("seeds=[0", "seeds: the value is no YAML", "write key=value"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_says_in_one_line_what_is_wrong(name, tmp_path, capsys):
+    override, problem, remedy = WRONG[name]
+    status, path = compare(SMALL, tmp_path, override)
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    assert any(error.startswith(f"netsim compare: {file}: ") for file in (path, "command line", "nowhere.jsonl"))
+    assert problem in error
+    assert remedy in error.split("; ", 1)[1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "file: holds no mapping"),
+        ("- 1\n", "file: holds no mapping"),
+        ("seeds: [0\n", "is no YAML"),
+        ("\x00", "is no YAML"),
+        ("format: flowfabric.scenario/1\n", "topology: is missing; add it (and 2 more)"),
+        ("!!python/object/apply:os.system ['true']\n", "is no YAML"),
+    ],
+)
+def test_refuses_files_that_are_no_scenarios(text, problem, tmp_path, capsys):
+    status, path = compare(text, tmp_path)
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    assert str(path) in error
+    assert problem in error
+
+
+def test_a_missing_file_and_a_binary_one(tmp_path, capsys):
+    assert main(["compare", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "none.yaml: file: cannot be read (No such file or directory); " in capsys.readouterr().err
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert main(["compare", str(binary), "--out", str(tmp_path / "out")]) == 2
+    assert "binary.yaml: file: is no text; " in capsys.readouterr().err
+
+
+def test_overrides_reach_sections_that_are_absent_and_entries_of_lists():
+    content = yaml.safe_load(SMALL)
+    read = read_scenario(content, ["packet.payload=1KiB", "transports.1=spray_random", "nic.destinations=rotated"])
+    assert read.packet.payload == 1024
+    assert [transport.name for transport in read.transports] == ["ecmp", "spray_random"]
+    assert read.nic.destinations == "rotated"
+    assert content == yaml.safe_load(SMALL)
+
+
+def test_python_gets_the_same_error():
+    content: dict[str, Any] = yaml.safe_load(SMALL) | {"seeds": [0.5]}
+    with pytest.raises(ValueError, match=r"scenario: seeds\.0: ") as raised:
+        simulate(content)
+    assert isinstance(raised.value, InputError)
+    assert raised.value.field == "seeds.0"
+
+
+def test_ranks_sit_where_the_grammar_says():
+    read = read_scenario(GOLDEN)
+    assert prepare(read, "golden").scene.hosts == [3, 3, 2, 2, 1, 1, 0, 0]
+    plain = read_scenario(yaml.safe_load(SMALL), ["topology.ranks_per_host=2"])
+    topology = prepare(plain, "small").scene.topology
+    assert prepare(plain, "small").scene.hosts == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [topology.leaf(host) for host in range(4)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("leaves", "spines", "per_leaf"), [(1, 1, 1), (2, 3, 4), (5, 2, 1)])
+def test_paths_are_chains_of_links_from_host_to_host(leaves, spines, per_leaf):
+    overrides = [f"topology.leaves={leaves}", f"topology.spines={spines}", f"topology.hosts_per_leaf={per_leaf}"]
+    topology = prepare(read_scenario(yaml.safe_load(SMALL), overrides), "small").scene.topology
+    assert len({link.name for link in topology.links}) == len(topology.links)
+    assert len(topology.links) == 3 * topology.hosts + 2 * leaves * spines
+    for src in range(topology.hosts):
+        for dst in range(topology.hosts):
+            paths = topology.paths(src, dst)
+            if src == dst:
+                assert [topology.links[link].name for link in paths[0]] == [f"host{src}-inside"]
+                continue
+            assert len(paths) == (1 if topology.leaf(src) == topology.leaf(dst) else spines)
+            assert len(set(paths)) == len(paths)
+            for path in paths:
+                ends = [topology.links[link].name.split("-") for link in path]
+                assert ends[0][0] == f"host{src}"
+                assert ends[-1][1] == f"host{dst}"
+                assert all(here[1] == there[0] for here, there in pairwise(ends))

@@ -1,0 +1,150 @@
+"""Merging: ranks that tell one story become one file, every disagreement is refused by name."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.trace.merge import merge
+from trainer.trace.record import CollectiveRecord, TraceHeader, rank_path, read, write
+
+GOLDEN = Path("tests/files/collectives.jsonl")
+WORLD = 2
+STEPS = (3, 4)
+
+Story = tuple[list[TraceHeader], list[list[CollectiveRecord]]]
+
+
+def story() -> Story:
+    """Two equal steps of both ranks, each with the group names that it used itself."""
+    header, records = read(GOLDEN)
+    headers = [replace(header, steps=STEPS, groups={"data": (0, 1), "expert_data": (rank,)}) for rank in range(WORLD)]
+    programs = []
+    for rank in range(WORLD):
+        own = [
+            replace(record, group="expert_data" if record.size1 else "data")
+            for record in records
+            if record.rank == rank
+        ]
+        later = [
+            replace(record, step=4, seq=record.seq + len(own), wait_seq=record.wait_seq and record.wait_seq + len(own))
+            for record in own
+        ]
+        programs.append(own + later)
+    return headers, programs
+
+
+def merged(folder: Path, told: Story) -> bool:
+    for rank, (header, records) in enumerate(zip(*told, strict=True)):
+        write(rank_path(folder, rank), header, records)
+    return merge(folder, WORLD)
+
+
+def edit(rank: int, seq: int, /, **fields: Any) -> Callable[[Story], Story]:
+    def change(told: Story) -> Story:
+        headers, programs = told
+        programs[rank][seq] = replace(programs[rank][seq], **fields)
+        return headers, programs
+
+    return change
+
+
+def drop(rank: int, seq: int) -> Callable[[Story], Story]:
+    def change(told: Story) -> Story:
+        headers, programs = told
+        del programs[rank][seq]
+        return headers, programs
+
+    return change
+
+
+def head(rank: int, **fields: Any) -> Callable[[Story], Story]:
+    def change(told: Story) -> Story:
+        headers, programs = told
+        headers[rank] = replace(headers[rank], **fields)
+        return headers, programs
+
+    return change
+
+
+def test_one_step_of_the_golden_trace_comes_back(tmp_path: Path) -> None:
+    headers, programs = story()
+    one = [replace(header, steps=(3,)) for header in headers], [program[:9] for program in programs]
+    assert merged(tmp_path, one) is False
+    assert (tmp_path / "collectives.jsonl").read_bytes() == GOLDEN.read_bytes()
+
+
+def test_groups_of_one_meaning_are_numbered_in_the_order_of_their_ranks(tmp_path: Path) -> None:
+    merged(tmp_path, story())
+    header, records = read(tmp_path / "collectives.jsonl")
+    assert header.groups == {"data": (0, 1), "expert_data_0": (0,), "expert_data_1": (1,)}
+    assert all(record.group == f"expert_data_{record.rank}" for record in records if record.size1)
+
+
+def test_consecutive_equal_steps_are_steady(tmp_path: Path) -> None:
+    assert merged(tmp_path, story()) is True
+
+
+def test_other_splits_in_the_next_step_are_steady_but_another_operation_is_not(tmp_path: Path) -> None:
+    headers, programs = story()
+    programs[0][10] = replace(programs[0][10], in_splits=(340, 68), bytes_in=408)
+    programs[1][10] = replace(programs[1][10], out_splits=(68, 408), bytes_out=476)
+    assert merged(tmp_path, (headers, programs)) is True
+    for program in programs:
+        program[17] = replace(program[17], op="all_reduce")
+    assert merged(tmp_path, (headers, programs)) is False
+
+
+def test_steps_with_a_hole_between_them_are_not_steady(tmp_path: Path) -> None:
+    headers, programs = story()
+    programs = [[replace(item, step=9) if item.step == 4 else item for item in program] for program in programs]
+    assert merged(tmp_path, ([replace(header, steps=(3, 9)) for header in headers], programs)) is False
+
+
+# A fault, and what the refusal must name. Sequence numbers: 0 all_gather, 1 and 2 all_to_all, 3 send or recv,
+# 4 async all_reduce, 5 all_reduce alone, 6 reduce_scatter, 7 broadcast from rank 1, 8 barrier; 9 to 17 the next step.
+FAULTS: dict[str, tuple[Callable[[Story], Story], str]] = {
+    "another size": (edit(1, 4, bytes_in=1204, bytes_out=1204), "rank 1 seq 4, bytes_in"),
+    "another operation": (edit(1, 8, op="all_reduce"), "rank 1 seq 8, op"),
+    "another type": (edit(1, 4, dtype="bfloat16"), "rank 1 seq 4, dtype"),
+    "another phase": (edit(1, 0, phase="backward"), "rank 1 seq 0, phase"),
+    "another micro step": (edit(1, 0, micro=1), "rank 1 seq 0, micro"),
+    "another root": (edit(0, 7, root=0), "rank 1 seq 7, root"),
+    "a gather that loses bytes": (edit(1, 0, bytes_out=120), "rank 1 seq 0, bytes_out"),
+    "a scatter that loses bytes": (edit(1, 6, bytes_out=196), "rank 0 seq 6, bytes_in"),
+    "a broadcast that loses bytes": (edit(0, 7, bytes_out=4), "rank 0 seq 7, bytes_out"),
+    "rows that nobody sent": (edit(1, 1, out_splits=(272, 340)), "rank 1 seq 1, out_splits"),
+    "a missing barrier": (drop(1, 17), "rank 0 seq 17, op"),
+    "a missing recv": (drop(1, 12), "rank 0 seq 12, peer"),
+    "another tag": (edit(1, 3, tag=0), "peer"),
+    "a recv of other bytes": (edit(1, 3, bytes_out=20), "rank 1 seq 3, bytes_out"),
+    "a foreign record": (edit(0, 0, rank=1), "rank 1 seq 0, rank"),
+    "another step": (head(1, steps=(3, 4, 5)), "line 1, steps"),
+    "another configuration": (head(1, config_sha256="0"), "line 1, config_sha256"),
+    "another torch": (head(1, torch="2.6.0"), "line 1, torch"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_refused(tmp_path: Path, fault: str) -> None:
+    change, place = FAULTS[fault]
+    with pytest.raises(ValueError, match=place) as refusal:
+        merged(tmp_path, change(story()))
+    assert str(tmp_path) in str(refusal.value)
+    assert "; record the step again" in str(refusal.value)
+    assert not (tmp_path / "collectives.jsonl").exists()
+
+
+def test_a_missing_rank_is_refused(tmp_path: Path) -> None:
+    merged(tmp_path, story())
+    rank_path(tmp_path, 1).unlink()
+    with pytest.raises(ValueError, match=r"rank_00001\.jsonl: file: cannot be read"):
+        merge(tmp_path, WORLD)
+
+
+def test_a_file_of_a_larger_world_is_refused(tmp_path: Path) -> None:
+    merged(tmp_path, story())
+    with pytest.raises(ValueError, match="line 1, world_size: is not 1"):
+        merge(tmp_path, 1)
