@@ -4,11 +4,12 @@ Shape suffixes: S sequence, B batch, D model width, E experts of a layer.
 """
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
 from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
-from megatron.core.transformer.moe.moe_layer import MoELayer
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class PlacedMoELayer(MoELayer):
     do not depend on the world size, on the placement or on what was drawn before.
     """
 
+    router: PortableTopKRouter
+
     def __init__(self, config: TransformerConfig, layer: int, seed: int, slot_to_expert: np.ndarray) -> None:
         """Builds the layer on the process groups of ``megatron.core.parallel_state``.
 
@@ -36,8 +39,8 @@ class PlacedMoELayer(MoELayer):
             slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
         """
         specification = get_moe_module_spec(use_te=False, num_experts=config.num_moe_experts)
-        submodules = copy.copy(specification.submodules)
-        submodules.router = PortableTopKRouter
+        assert isinstance(specification.submodules, MoESubmodules)
+        submodules = replace(specification.submodules, router=PortableTopKRouter)
         groups = get_default_pg_collection()
         # Megatron chooses the dispatcher itself, and its all-to-all needs CUDA to be built at all.
         portable = copy.copy(config)

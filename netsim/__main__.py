@@ -18,7 +18,7 @@ Simulates a workload on a fabric, once for each transport and seed of a scenario
 
 example:
   python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/a2a
-  python -m netsim compare configs/scenarios/all_to_all_64.yaml topology.spines=4 seeds=[0,1] --out runs/a2a_4
+  python -m netsim compare configs/scenarios/all_to_all_64.yaml topology.spines=4 'seeds=[0,1]' --out runs/a2a_4
 
 A scenario is YAML; these keys matter most, [in brackets] what they are if absent:
   topology    {kind: leaf_spine, leaves: 8, spines: 8, hosts_per_leaf: 8, ranks_per_host: [1], host_rate: [100Gbps],
@@ -92,10 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("scenario", type=Path, metavar="SCENARIO", help="a scenario, YAML")
     compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to it, by dotted key")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
-    cores = len(os.sched_getaffinity(0))
-    compare.add_argument("--jobs", type=int, default=cores, metavar="N", help="processes (default: all cores)")
+    compare.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="processes (default: all cores)")
     compare.add_argument("--debug", action="store_true", help="show where an error arose")
     return parser
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -60,6 +60,20 @@ class Run:
         hashed = {key: value for key, value in summary.items() if key not in _OUTSIDE_HASH}
         canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         return {**summary, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+
+
+class RunEvent(NamedTuple):
+    """Something that a watcher of a simulation may want to show.
+
+    Args:
+        transport: Name of the transport.
+        seed: Seed of the run.
+        run: The finished run, None when it starts.
+    """
+
+    transport: str
+    seed: int
+    run: Run | None
 
 
 class Results:

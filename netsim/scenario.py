@@ -35,6 +35,12 @@ def _transport(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
+def _distinct_entries(value: object) -> object:
+    if isinstance(value, (list, tuple)) and len({repr(item) for item in value}) < len(value):
+        raise ValueError("an entry occurs twice; remove one")
+    return value
+
+
 class TransportConfig(Section, frozen=True):
     """An entry of ``transports``: a kind alone, or a mapping with the kind and a label for reports."""
 
@@ -51,7 +57,7 @@ class Job(Section, frozen=True):
     """An entry of ``jobs``: a workload on some of the ranks. Its rank i is ranks[i]."""
 
     workload: WorkloadConfig
-    ranks: tuple[Rank, ...] = Field(min_length=1)
+    ranks: Annotated[tuple[Rank, ...], Field(min_length=1), BeforeValidator(_distinct_entries)]
     start: Duration = 0
 
 
@@ -89,12 +95,6 @@ class FlowControlConfig(Section, frozen=True):
     """Section ``flow_control``: queues are unlimited."""
 
     kind: Literal["none"] = "none"
-
-
-def _distinct_entries(value: object) -> object:
-    if isinstance(value, (list, tuple)) and len({repr(item) for item in value}) < len(value):
-        raise ValueError("an entry occurs twice; remove one")
-    return value
 
 
 class Scenario(Section, frozen=True):

@@ -13,7 +13,7 @@ from netsim.collective import barrier, direct, ring, tree
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 from netsim.engine.protocol import Outcome, Scene
 from netsim.errors import InputError
-from netsim.results import Results, Run
+from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Algorithms, Job, Scenario, TransportConfig, read_scenario
 from netsim.topology.leaf_spine import LeafSpine
 from netsim.transport.ecmp import Ecmp
@@ -24,7 +24,7 @@ from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.protocol import Program, Workload
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
-_PACKET_TRANSPORTS: dict[str, Callable[[int, int], Transport]] = {
+PACKET_TRANSPORTS: dict[str, Callable[[int, int], Transport]] = {
     "ecmp": Ecmp,
     "ethereal": Ethereal,
     "spray_round_robin": SprayRoundRobin,
@@ -39,21 +39,7 @@ _ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {
 }
 
 Work = Sequence[tuple[TransportConfig, int]]
-Progress = Callable[["Event"], None]
-
-
-class Event(NamedTuple):
-    """Something that a watcher of a simulation may want to show.
-
-    Args:
-        transport: Name of the transport.
-        seed: Seed of the run.
-        run: The finished run, None when it starts.
-    """
-
-    transport: str
-    seed: int
-    run: Run | None
+Progress = Callable[[RunEvent], None]
 
 
 class Prepared:
@@ -110,9 +96,9 @@ def simulate(
 
 def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[tuple[tuple[str, int], Run]]:
     for transport, seed in work:
-        progress(Event(transport.name, seed, None))
+        progress(RunEvent(transport.name, seed, None))
         run = run_one(prepared, transport, seed)
-        progress(Event(transport.name, seed, run))
+        progress(RunEvent(transport.name, seed, run))
         yield (transport.name, seed), run
 
 
@@ -126,11 +112,11 @@ def _parallel(
         while waiting or running:
             while waiting and len(running) < jobs:
                 transport, seed = waiting.pop()
-                progress(Event(transport.name, seed, None))
+                progress(RunEvent(transport.name, seed, None))
                 running[pool.submit(_run_in_worker, scenario, source, transport, seed)] = transport.name, seed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, seed = running.pop(future)
-                progress(Event(name, seed, future.result()))
+                progress(RunEvent(name, seed, future.result()))
                 yield (name, seed), future.result()
 
 
@@ -164,7 +150,7 @@ def _simulate(prepared: Prepared, transport: TransportConfig, seed: int) -> tupl
         return FluidEngine(prepared.scene).run(), "fluid"
     from netsim.engine.reference import ReferenceEngine
 
-    chosen = _PACKET_TRANSPORTS[transport.kind](seed, prepared.most_paths)
+    chosen = PACKET_TRANSPORTS[transport.kind](seed, prepared.most_paths)
     return ReferenceEngine(prepared.scene, chosen, seed).run(), "simpy"
 
 

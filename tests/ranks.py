@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# The ranks are forked from one server that has imported what costs seconds.
+mp.set_forkserver_preload(["torch", "trainer.engine.deepspeed"])
+
 
 def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
     """Calls ``function(rank, world_size, *arguments)`` on every rank of a fresh process group.
@@ -23,13 +26,14 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any) ->
         What each rank returned, by rank.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_call, (function, world_size, arguments, folder), nprocs=world_size)  # pyright: ignore[reportArgumentType]
+        call = (function, world_size, arguments, folder)
+        mp.start_processes(_call, call, nprocs=world_size, start_method="forkserver")  # pyright: ignore[reportArgumentType]
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 
 def _call(rank: int, function: Callable[..., Any], world_size: int, arguments: tuple[Any, ...], folder: str) -> None:
     torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ.update(GLOO_SOCKET_IFNAME="lo", LOCAL_RANK=str(rank))
     store = dist.FileStore(str(Path(folder) / "store"), world_size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     result = function(rank, world_size, *arguments)

@@ -71,6 +71,7 @@ def _report(options: argparse.Namespace) -> int:
         options.quality,
         options.placement,
         options.routing,
+        options.unplaced_run,
         options.placed_run,
         options.simulation,
         options.out,
@@ -158,7 +159,8 @@ def _parser() -> argparse.ArgumentParser:
         ("--quality", "JSON", "what sample --quality wrote"),
         ("--placement", "JSON", "what moe place wrote"),
         ("--routing", "NPZ", "routing trace to measure the placement on (default: the run's own)"),
-        ("--placed-run", "DIR", "a continuation of the run under the placement, compared step by step"),
+        ("--unplaced-run", "DIR", "a continuation of the run with its experts where they were (default: the run itself)"),
+        ("--placed-run", "DIR", "a continuation of the run under the placement, compared with the former step by step"),
         ("--simulation", "DIR", "what netsim compare wrote"),
     ):
         report.add_argument(option, type=Path, metavar=metavar, help=text)

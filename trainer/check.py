@@ -64,10 +64,10 @@ def _collectives(config: RunConfig, layout: Layout) -> Table:
         entry[0] += 1
         entry[1] += record.bytes_in
     table = Table(title="collectives of rank 0 in one optimiser step, by formula", title_justify="left")
-    for name, justify in (("phase", "left"), ("operation", "left"), ("group", "left"), ("ranks", "right")):
-        table.add_column(name, justify=justify)
-    table.add_column("calls", justify="right")
-    table.add_column("bytes in", justify="right")
+    for name in ("phase", "operation", "group"):
+        table.add_column(name)
+    for name in ("ranks", "calls", "bytes in"):
+        table.add_column(name, justify="right")
     for (phase, op, group), (calls, size) in sums.items():
         table.add_row(phase, op, group, str(len(header.groups[group])), f"{calls:,}", f"{size:,}")
     return table

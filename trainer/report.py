@@ -38,6 +38,7 @@ def run(
     quality: Path | None,
     placement: Path | None,
     routing: Path | None,
+    unplaced_run: Path | None,
     placed_run: Path | None,
     simulation: Path | None,
     out: Path,
@@ -49,6 +50,7 @@ def run(
         quality: judgement that ``sample --quality`` wrote, or None.
         placement: placement file, or None.
         routing: routing trace that the placement is measured on, or None for the run's own.
+        unplaced_run: a continuation of the run without the placement, or None for the run itself.
         placed_run: a continuation of the run under the placement, or None.
         simulation: folder that netsim wrote, or None.
         out: the page.
@@ -63,7 +65,7 @@ def run(
     if placement is not None:
         parts.append(_placement(placement, routing or run_dir / "traces" / "routing.npz"))
     if placed_run is not None:
-        parts.append(_continuation(run_dir, placed_run))
+        parts.append(_continuation(unplaced_run or run_dir, placed_run))
     if simulation is not None:
         parts.append(_simulation(simulation))
     document = page(

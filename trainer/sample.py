@@ -57,6 +57,7 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
             unguided = draw_samples(config, task, model, labels, guidance=1.0, seed=seed).numpy()
             dataset = trainer.data.build(config.data)
             real, real_labels = dataset.get(dataset.indices("train"))
+            assert real_labels is not None
             figures = {
                 "num": num,
                 "guidance": guidance,

@@ -46,11 +46,14 @@ class HomeReturnDispatcher(MoEAlltoAllTokenDispatcher):
             slot_to_expert: logical expert of each slot, int [num_experts].
         """
         if not torch.cuda.is_available():
-            MoEAlltoAllTokenDispatcher.cuda_dtoh_stream = object()  # Megatron would create a CUDA stream
+            # Megatron would create a CUDA stream
+            MoEAlltoAllTokenDispatcher.cuda_dtoh_stream = object()  # pyright: ignore[reportAttributeAccessIssue]
         super().__init__(num_local_experts, local_expert_indices, config=config, pg_collection=pg_collection)
         self.slot_to_expert_E = torch.as_tensor(slot_to_expert, dtype=torch.long)
 
-    def dispatch_preprocess(self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+    def dispatch_preprocess(
+        self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Orders the tokens by slot.
 
         Args:

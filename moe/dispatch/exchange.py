@@ -99,7 +99,8 @@ class ExchangeWeightedRows(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Sends the gradients of rows [R, D] and weights [R] back together."""
-        return *_exchange_weighted(*gradients, *ctx.route), None, None, None
+        rows_RD, weights_R = gradients
+        return *_exchange_weighted(rows_RD, weights_R, *ctx.route), None, None, None
 
 
 def _exchange_weighted(

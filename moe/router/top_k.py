@@ -30,11 +30,12 @@ class PortableTopKRouter(TopKRouter):
         without_bias.moe_router_enable_expert_bias = False
         super().__init__(config=without_bias, pg_collection=pg_collection)
         self.config = config
+        assert config.num_moe_experts is not None
         self.enable_expert_bias = config.moe_router_enable_expert_bias
         if self.enable_expert_bias:
             for name, persistent in (("local_tokens_per_expert", False), ("expert_bias", True)):
                 delattr(self, name)
-                self.register_buffer(name, torch.zeros(self.num_experts), persistent=persistent)
+                self.register_buffer(name, torch.zeros(config.num_moe_experts), persistent=persistent)
 
     def gating(self, input: Tensor) -> Tensor:
         """Gate logits.

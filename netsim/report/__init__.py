@@ -1,0 +1,1 @@
+"""Reports: table, pictures and page of a comparison."""

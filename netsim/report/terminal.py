@@ -10,12 +10,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from netsim.report.comparison import COLUMNS, table_rows
-from netsim.results import Results
-from netsim.simulate import Event
+from netsim.results import Results, RunEvent
 
 
 @contextmanager
-def watching() -> Iterator[Callable[[Event], None]]:
+def watching() -> Iterator[Callable[[RunEvent], None]]:
     """Shows on stderr, if it is a terminal, which runs are under way and how many packet-hops are done."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -24,7 +23,7 @@ def watching() -> Iterator[Callable[[Event], None]]:
         running: dict[tuple[str, int], None] = {}
         hops = finished = 0
 
-        def show(event: Event) -> None:
+        def show(event: RunEvent) -> None:
             nonlocal hops, finished
             key = event.transport, event.seed
             if event.run is None:

@@ -103,6 +103,16 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "algorithm": ("algorithms.all_reduce=tree", "algorithms.all_reduce: 'tree' is not built yet", "use ring"),
     "rank order with a gap": ("rank_order=[0, 2]", "rank_order: lacks rank 1", "once"),
     "rank order with a rank twice": ("rank_order=[0, 0]", "rank_order: an entry occurs twice", "remove one"),
+    "job with a rank twice": (
+        "jobs=[{workload: {kind: collective, op: all_reduce, bytes_per_rank: 1KB}, ranks: [1, 1]}]",
+        "jobs.0.ranks: an entry occurs twice",
+        "remove one",
+    ),
+    "job on ranks that are not there": (
+        "jobs=[{workload: {kind: collective, op: all_reduce, bytes_per_rank: 1KB}, ranks: [1, 4]}]",
+        "jobs.0: rank 4 has no host (4 ranks fit)",
+        "raise topology.leaves",
+    ),
     "rank order too long": ("rank_order=[0, 1, 2, 3, 4]", "rank_order: lists 5 ranks, 4 fit", "shorten"),
     "trace that is not there": (
         "workload={kind: trace, path: nowhere.jsonl}",
@@ -119,7 +129,8 @@ WRONG: dict[str, tuple[str, str, str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_says_in_one_line_what_is_wrong(name, tmp_path, capsys):
     override, problem, remedy = WRONG[name]
-    status, path = compare(SMALL, tmp_path, override)
+    only = ["workload=null"] if name.startswith("job ") else []
+    status, path = compare(SMALL, tmp_path, override, *only)
     error = capsys.readouterr().err
     assert status == 2
     assert error.count("\n") == 1

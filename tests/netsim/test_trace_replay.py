@@ -221,3 +221,30 @@ def test_the_golden_trace_of_the_trainer_is_replayed_as_it_stands():
         if line["op"] == "all_to_all"
     )
     assert crossing <= int(run.flows[:, 4].sum())
+
+
+def test_a_job_must_list_as_many_ranks_as_its_trace_has(tmp_path):
+    trace = TraceWriter(2)
+    trace.pair(0, 1, 4000)
+    content = scenario(tmp_path, 4)
+    workload = content.pop("workload") | {"path": str(trace.write(tmp_path / "trace.jsonl"))}
+    with pytest.raises(ValueError, match=r"jobs\.0\.ranks: the workload has 2 ranks, the job lists 3; list 2 ranks"):
+        simulate(content | {"jobs": [{"workload": workload, "ranks": [0, 1, 2]}]})
+
+
+@pytest.mark.parametrize(
+    ("op", "total"),
+    [
+        ("all_to_all", 4 * 3 * 1000),
+        ("all_reduce", 2 * 3 * 4000),
+        ("reduce_scatter", 3 * 4000),
+        ("all_gather", 4 * 3 * 4000),
+        ("broadcast", 3 * 4000),
+    ],
+)
+def test_bytes_per_rank_is_the_input_buffer(tmp_path, op, total):
+    """Four ranks with 4000 B each, by the closed forms of the collectives."""
+    collective = {"kind": "collective", "op": op, "bytes_per_rank": "4000B"}
+    run = simulate(scenario(tmp_path, 4, workload=collective)).runs[0]
+    assert int(run.flows[:, 4].sum()) == total
+    assert run.completion_ps >= run.bound_ps

@@ -9,7 +9,7 @@ from math import gcd
 import pytest
 
 from netsim.scenario import TransportConfig
-from netsim.simulate import _PACKET_TRANSPORTS
+from netsim.simulate import PACKET_TRANSPORTS
 from netsim.topology.leaf_spine import LeafSpine
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
@@ -143,7 +143,7 @@ def test_every_transport_carries_every_byte_of_every_message_once(transport):
 
 def test_the_list_of_transports_is_the_grammars():
     names = set(TransportConfig.model_json_schema()["properties"]["kind"]["enum"])
-    assert set(TRANSPORTS) == set(_PACKET_TRANSPORTS) == names - {"ideal"}
+    assert set(TRANSPORTS) == set(PACKET_TRANSPORTS) == names - {"ideal"}
 
 
 def test_ecmp_keeps_the_path_of_a_pair_for_all_its_messages():

@@ -60,7 +60,8 @@ def assert_equal_folders(one: Path, other: Path) -> None:
     assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
     for name in names:
         if name.suffix == ".pt":
-            assert_equal_tensors(*(torch.load(f / name, weights_only=False) for f in (one, other)), str(name))
+            first, second = (torch.load(folder / name, weights_only=False) for folder in (one, other))
+            assert_equal_tensors(first, second, str(name))
         elif name.name != "config.yaml":
             assert (one / name).read_bytes() == (other / name).read_bytes(), name
 

@@ -123,6 +123,7 @@ def _gather_experts(value: Tensor) -> list[Tensor]:
     from megatron.core import parallel_state
 
     group = parallel_state.get_expert_model_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
     pieces = [torch.empty_like(value) for _ in range(group.size())] if group.rank() == 0 else None
     dist.gather(value, pieces, dst=0, group=group)
     return pieces or []

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from trainer.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark
 from trainer.engine.groups import group_names
 from trainer.engine.protocol import Shard
 from trainer.layout import Layout
+from trainer.model.dit import DiT
 from trainer.model.parameters import named_parameters
 
 TAG = "state"
@@ -38,7 +39,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class DeepSpeedEngine:
     """See :class:`trainer.engine.protocol.Engine`."""
 
-    def __init__(self, module: nn.Module, config: RunConfig, layout: Layout, device: torch.device) -> None:
+    def __init__(self, module: DiT, config: RunConfig, layout: Layout, device: torch.device) -> None:
         """Hands the network to DeepSpeed.
 
         Args:
@@ -57,7 +58,7 @@ class DeepSpeedEngine:
             mark_moe_layers(module, layout.expert_parallel)
         self._named = named_parameters(module)
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # DeepSpeed insists, launched or not
-        backend = importlib.import_module("deepspeed.comm.torch")
+        backend: Any = importlib.import_module("deepspeed.comm.torch")
         backend.build_shm_op = lambda: None  # it compiles an extension at the first start, half a minute
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         deepspeed.init_distributed(dist.get_backend(), verbose=False)
@@ -68,6 +69,9 @@ class DeepSpeedEngine:
             weight_decay=config.optim.weight_decay,
             fused=True,
         )
+        # The optimiser is torch's own without ZeRO, else DeepSpeed's; neither type says what it holds.
+        self._engine: Any
+        self._optimizer: Any
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
@@ -104,7 +108,7 @@ class DeepSpeedEngine:
         parameter = self._parameter(shard)
         if self._stage < 3:
             return values
-        group = groups._get_data_parallel_group()
+        group = _data_group()
         parts = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
         dist.all_gather(parts, values.contiguous(), group=group)
         return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
@@ -113,7 +117,7 @@ class DeepSpeedEngine:
         """See the protocol."""
         if self._stage < 3:
             return values
-        rank, size = dist.get_rank(groups._get_data_parallel_group()), shard.tensor.numel()
+        rank, size = dist.get_rank(_data_group()), shard.tensor.numel()
         own = values.flatten()[rank * size : (rank + 1) * size]
         return nn.functional.pad(own, (0, size - own.numel()))
 
@@ -134,10 +138,9 @@ class DeepSpeedEngine:
             moments = self._optimizer.state[parameter]
             return {"weight": parameter.detach(), **{name: moments[name] for name in MOMENTS}}
         self._link_optimizer_state()
-        return {
-            "weight": safe_get_full_fp32_param(parameter),
-            **{name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS},
-        }
+        weight: Any = safe_get_full_fp32_param(parameter)
+        moments: dict[str, Any] = {name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS}
+        return {"weight": weight, **moments}
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
         """See the protocol."""
@@ -179,7 +182,7 @@ class DeepSpeedEngine:
         }
 
     def _own_group_names(self, layout: Layout) -> dict[str, str]:
-        names = {groups._get_data_parallel_group().group_name: "data"}
+        names: dict[str, str] = {_data_group().group_name: "data"}
         if self._has_experts:
             name = expert_group_name(layout.expert_parallel)
             names[groups._get_expert_parallel_group(name).group_name] = "expert"
@@ -212,10 +215,16 @@ class DeepSpeedEngine:
         self._optimizer._lazy_init_hp_params_optimizer_state()
 
     @contextmanager
-    def _without_moe_saver(self):
+    def _without_moe_saver(self) -> Iterator[None]:
         """DeepSpeed's MoE saver knows only its own experts; ours are saved one file each, by logical id."""
         self._engine.has_moe_layers = False
         try:
             yield
         finally:
             self._engine.has_moe_layers = self._has_experts
+
+
+def _data_group() -> dist.ProcessGroup:
+    group = groups._get_data_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch.distributed as dist
 from deepspeed.moe.layer import MoE
 from deepspeed.utils import groups
 from megatron.core import parallel_state
@@ -11,7 +12,19 @@ from moe.layer import PlacedMoELayer
 
 
 class DeepSpeedMoELayer(PlacedMoELayer, MoE):
-    """A layer that DeepSpeed recognises as a mixture of experts; it computes as before."""
+    """A layer that DeepSpeed recognises as a mixture of experts; it computes as before.
+
+    Attributes:
+        ep_size: ranks that share the experts.
+        num_experts: logical experts of the layer.
+        expert_group_name: DeepSpeed's name of the group of those ranks.
+        enable_expert_tensor_parallelism: whether experts are cut into pieces; they are not.
+    """
+
+    ep_size: int
+    num_experts: int
+    expert_group_name: str
+    enable_expert_tensor_parallelism: bool
 
     def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
         """Creates DeepSpeed's expert groups; DeepSpeed calls this."""
@@ -31,13 +44,15 @@ def mark_moe_layers(model: nn.Module, expert_parallel: int) -> None:
     for module in model.modules():
         if isinstance(module, PlacedMoELayer):
             module.__class__ = DeepSpeedMoELayer
+            assert isinstance(module, DeepSpeedMoELayer)
+            assert module.config.num_moe_experts is not None
             module.ep_size = expert_parallel
             module.num_experts = module.config.num_moe_experts
             module.expert_group_name = expert_group_name(expert_parallel)
             module.enable_expert_tensor_parallelism = False
-            for parameter in module.experts.parameters():
-                parameter.allreduce = False  # Megatron marks experts so only where they are shared among ranks
-                parameter.group_name = module.expert_group_name
+            for parameter in (p for named in module.expert_parameters().values() for p in named.values()):
+                # Megatron marks experts so only where they are shared among ranks.
+                vars(parameter).update(allreduce=False, group_name=module.expert_group_name)
 
 
 def expert_group_name(expert_parallel: int) -> str:
@@ -49,9 +64,10 @@ class MegatronGroups:
     """Megatron-Core's process groups under the names that DeepSpeed asks for."""
 
     def __getattr__(self, name: str) -> Any:
+        model_parallel: Any = parallel_state.get_model_parallel_group
         renamed = {
-            "get_model_parallel_world_size": lambda: parallel_state.get_model_parallel_group().size(),
-            "get_model_parallel_rank": lambda: parallel_state.get_model_parallel_group().rank(),
+            "get_model_parallel_world_size": lambda: dist.get_world_size(model_parallel()),
+            "get_model_parallel_rank": lambda: dist.get_rank(model_parallel()),
         }
         if name == "initialize_sequence_parallel":
             raise AttributeError(name)  # its presence would tell DeepSpeed to use Ulysses

@@ -59,8 +59,8 @@ def joined(launch: Launch, expert_parallel: int) -> Iterator[None]:
     backend = "nccl" if launch.device.type == "cuda" else "gloo"
     if launch.device.type == "cuda":
         torch.cuda.set_device(launch.device)
-    alone = {} if "MASTER_ADDR" in os.environ else {"store": dist.HashStore()}
-    dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=TIMEOUT, **alone)
+    store = None if "MASTER_ADDR" in os.environ else dist.HashStore()
+    dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=TIMEOUT, store=store)
     parallel_state.initialize_model_parallel(expert_model_parallel_size=expert_parallel)
     yield
     gc.collect()

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from trainer.flow.objective import Model
+from trainer.model.dit import DiT
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,19 @@ class Engine(Protocol):
 
     Attributes:
         module: the network as it was given.
-        model: the network to call in training.
-        group_names: meaning of each process group, for traces.
     """
 
-    module: nn.Module
-    model: nn.Module
-    group_names: Mapping[str, str]
+    module: DiT
+
+    @property
+    def model(self) -> Model:
+        """The network to call in training."""
+        ...
+
+    @property
+    def group_names(self) -> Mapping[str, str]:
+        """Meaning of each process group of this rank, for traces."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
         """Adds a micro batch's gradients; the last micro batch of a step also averages them over the data ranks.

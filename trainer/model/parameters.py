@@ -1,8 +1,26 @@
 """Names of parameters that do not depend on where an expert lives."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import nn
+
+
+@runtime_checkable
+class HoldsExperts(Protocol):
+    """A layer with experts, such as :class:`moe.layer.PlacedMoELayer`, known without importing Megatron.
+
+    Attributes:
+        layer: index of its block.
+        router: decides which experts a token visits.
+    """
+
+    layer: int
+    router: nn.Module
+
+    def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
+        """Parameters of the experts on this rank by logical id and name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
     """
     experts: dict[int, tuple[str, tuple[int, int]]] = {}
     for path, module in model.named_modules():
-        if hasattr(module, "expert_parameters"):
+        if isinstance(module, HoldsExperts):
             for expert, parameters in module.expert_parameters().items():
                 for name, parameter in parameters.items():
                     experts[id(parameter)] = f"{path}.experts.{expert}.{name}", (module.layer, expert)

@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.model.parameters import HoldsExperts
+
 
 class ExpertLoad:
     """Counts the tokens of each expert over the micro batches of one optimiser step."""
@@ -16,7 +18,7 @@ class ExpertLoad:
         Args:
             model: the network; a dense one has nothing to report.
         """
-        routers = [module.router for module in model.modules() if hasattr(module, "expert_parameters")]
+        routers = [module.router for module in model.modules() if isinstance(module, HoldsExperts)]
         self._counts: list[Tensor | None] = [None] * len(routers)
         for layer, router in enumerate(routers):
             router.register_forward_hook(self._counter(layer))

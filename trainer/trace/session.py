@@ -11,6 +11,7 @@ from trainer.config import RunConfig
 from trainer.engine.groups import Launch
 from trainer.engine.protocol import Engine
 from trainer.layout import Layout
+from trainer.model.parameters import HoldsExperts
 from trainer.trace.merge import merge
 from trainer.trace.record import rank_path
 from trainer.trace.recorder import Recorder
@@ -55,7 +56,7 @@ class TraceSession:
                 moe_layers=tuple(range(config.model.num_layers)),
                 expert_parallel=layout.expert_parallel,
             )
-            routers = [block.feed_forward.router for block in blocks]
+            routers = [module.router for module in engine.module.modules() if isinstance(module, HoldsExperts)]
             self._routing = RoutingRecorder(
                 self._folder, routers, header, steps=self._steps, micro_batch=layout.micro_batch
             )
