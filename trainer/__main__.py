@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("run_dir", type=Path, help="folder of the run")
     sample.add_argument("--num", type=int, default=80, help="images, the same number of each class (default: 80)")
-    sample.add_argument("--out", type=Path, required=True, metavar="PNG", help="grid of images, one row a class")
+    sample.add_argument("--out", type=Path, required=True, metavar="PNG", help="grid of images, one column a class")
     sample.add_argument(
         "--guidance", type=float, help="scale of classifier-free guidance (default: the run's sample.guidance)"
     )
@@ -159,7 +159,11 @@ def _parser() -> argparse.ArgumentParser:
         ("--quality", "JSON", "what sample --quality wrote"),
         ("--placement", "JSON", "what moe place wrote"),
         ("--routing", "NPZ", "routing trace to measure the placement on (default: the run's own)"),
-        ("--unplaced-run", "DIR", "a continuation of the run with its experts where they were (default: the run itself)"),
+        (
+            "--unplaced-run",
+            "DIR",
+            "a continuation of the run with its experts where they were (default: the run itself)",
+        ),
         ("--placed-run", "DIR", "a continuation of the run under the placement, compared with the former step by step"),
         ("--simulation", "DIR", "what netsim compare wrote"),
     ):

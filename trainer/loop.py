@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import torch.distributed as dist
@@ -68,11 +69,14 @@ class _Training:
         """Takes the remaining steps."""
         config = self.config
         self._greet()
+        seconds: list[float] = []
         for step in range(self.started + 1, config.optim.steps + 1):
             begun = time.perf_counter()
             losses, norm = self._step(step)
+            seconds.append(time.perf_counter() - begun)
             if step in (1, config.optim.steps) or _due(step, config.observe.log_every, config.evaluate.every):
-                self._log(step, losses, norm, time.perf_counter() - begun)
+                self._log(step, losses, norm, fmean(seconds))
+                seconds.clear()
             self.trace.after(step)
             if _due(step, config.sample.every):
                 self._sample(step)
@@ -104,7 +108,7 @@ class _Training:
         return losses, norm
 
     def _log(self, step: int, losses: list[Tensor], norm: float, step_s: float) -> None:
-        """Sends the figures of a step to the sinks; collective."""
+        """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
         loss = torch.stack(losses).mean()
         dist.all_reduce(loss)
         values = {
@@ -139,16 +143,16 @@ class _Training:
         return float(total) / examples
 
     def _sample(self, step: int) -> None:
-        """Draws a grid, a class a row, to samples/; collective."""
+        """Draws a grid, a class a column, to samples/; collective."""
         sample, classes = self.config.sample, self.config.data.num_classes
-        labels = torch.arange(classes).repeat_interleave(sample.per_class)
+        labels = torch.arange(classes).repeat(sample.per_class)
         with self.average.in_place():
             images = draw_samples(
                 self.config, self.task, self.module, labels, guidance=sample.guidance, seed=self.config.run.seed
             )
         if self.launch.rank == 0:
             path = self.config.run.dir / "samples" / f"{step_folder(Path(), step).name}.png"
-            image_grid(images.numpy(), sample.per_class, path)
+            image_grid(images.numpy(), classes, path)
 
     def _resume(self) -> int:
         """Returns the optimiser steps done, after loading the newest complete checkpoint if there is one."""

@@ -95,10 +95,10 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
     last = records[-1]
     held_out = [record.values["held_out_loss"] for record in records if "held_out_loss" in record.values]
     rows = [("optimiser steps", f"{last.step:,}"), ("training loss", f"{last.values['loss']:.4f}")]
-    facts = [("Optimiser steps", f"{last.step:,}", f"{last.values['time.samples_per_s']:,.0f} samples/s at the end")]
+    facts = []
     if held_out:
         rows.append(("held-out loss", f"{held_out[-1]:.4f}"))
-        facts.append(("Held-out loss", f"{held_out[-1]:.4f}", "averaged weights"))
+        facts.append(("Held-out loss", f"{held_out[-1]:.4f}", f"averaged weights, step {last.step:,}"))
     blocks: list[Block] = [Figure(loss_curves(records), "Loss and learning rate over the run.", half=True)]
     grids = sorted((run_dir / "samples").glob("*.png"))
     finding = f"{last.step:,} steps of training"
@@ -112,7 +112,7 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
         facts.append(("Fréchet distance", f"{distance:.2f}", "on pixels, without guidance"))
         finding += f", {accuracy:.0%} of the images drawn are the digit asked for"
     if grids:
-        caption = f"Images drawn from the averaged weights, one class a row ({grids[-1].name})."
+        caption = f"Images drawn from the averaged weights, one class a column ({grids[-1].name})."
         blocks.append(Figure(grids[-1].read_bytes(), caption, half=True))
     return Part(rows, facts, [Section("Training", blocks)], finding)
 
@@ -160,7 +160,7 @@ def _continuation(run_dir: Path, placed_run: Path) -> Part:
     picture = continuation_curves(steps, [plain[step] for step in steps], [placed[step] for step in steps])
     text = (
         "The run was resumed from the same checkpoint twice, with its experts where they were and under the placement; "
-        f"the largest difference of {len(steps)} losses is {difference:.1e}."
+        f"the largest difference of {len(steps)} losses is {difference:.1g}."
     )
     section = Section(
         "Moving the experts does not change what is learned",
@@ -168,8 +168,8 @@ def _continuation(run_dir: Path, placed_run: Path) -> Part:
         text,
     )
     return Part(
-        [("loss, placed against unplaced", f"largest difference {difference:.1e} over {len(steps)} steps")],
-        [("Loss under placement", f"{difference:.0e}", f"largest difference over {len(steps)} steps")],
+        [("loss, placed against unplaced", f"largest difference {difference:.1g} over {len(steps)} steps")],
+        [("Loss under placement", f"{difference:.1g}", f"largest difference over {len(steps)} steps")],
         [section],
         "",
     )

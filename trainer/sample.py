@@ -45,13 +45,13 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
     guidance = config.sample.guidance if guidance is None else guidance
     if not guidance >= 0:
         raise ValueError(f"--guidance: {guidance} is below 0; use 1 for none, 1.5 for sharper images")
-    labels = torch.arange(classes).repeat_interleave(num // classes)
+    labels = torch.arange(classes).repeat(num // classes)
     with joined(Launch.from_environment(), expert_parallel=1):
         task = FlowTask(config)
         model = build_model(config, plan_layout(config, 1)).eval()
         initialise_from(model, folder / "ema.safetensors")
         images = draw_samples(config, task, model, labels, guidance=guidance, seed=seed).numpy()
-        image_grid(images, num // classes, out)
+        image_grid(images, classes, out)
         print(f"{out}: {num} images of {folder.name}, guidance {guidance:g}")
         if quality is not None:
             unguided = draw_samples(config, task, model, labels, guidance=1.0, seed=seed).numpy()

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from moe.report.figures import STYLE, to_svg
 from trainer.observe.metrics import Record
@@ -21,7 +22,7 @@ def loss_curves(records: Sequence[Record]) -> str:
         SVG markup.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 3.9), layout="constrained")
+        figure = Figure(figsize=(5.4, 4.2), layout="constrained")
         losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         _line(losses, records, "loss", color="#9aa5b1", linewidth=1.2, label="training")
         _line(losses, records, "held_out_loss", color="#0072b2", marker="o", markersize=4, label="held out, averaged")
@@ -50,6 +51,7 @@ def continuation_curves(steps: Sequence[int], plain: Sequence[float], placed: Se
         axes.plot(steps, plain, color="#9aa5b1", linewidth=5, label="experts where they were")
         axes.plot(steps, placed, color="#0072b2", linewidth=1.2, marker="o", markersize=4, label="experts placed")
         axes.set(xlabel="optimiser step", ylabel="training loss")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, ncols=2)
         return to_svg(figure)
 
