@@ -55,7 +55,7 @@ class DeepSpeedEngine:
         # DeepSpeed clips experts by a wrong norm without ZeRO, and reports none.
         self._clips_itself = self._stage == 0
         if self._has_experts:
-            mark_moe_layers(module, layout.expert_parallel)
+            mark_moe_layers(module, layout.expert_parallel, layout.accumulation)
         self._named = named_parameters(module)
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # DeepSpeed insists, launched or not
         backend: Any = importlib.import_module("deepspeed.comm.torch")

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from deepspeed.moe.layer import MoE
 from deepspeed.utils import groups
 from megatron.core import parallel_state
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from torch import nn
 
 from moe.layer import PlacedMoELayer
@@ -34,13 +36,16 @@ class DeepSpeedMoELayer(PlacedMoELayer, MoE):
             )
 
 
-def mark_moe_layers(model: nn.Module, expert_parallel: int) -> None:
+def mark_moe_layers(model: nn.Module, expert_parallel: int, accumulation: int) -> None:
     """Makes a network's MoE layers and their experts known to DeepSpeed, in place.
 
     Args:
         model: the network.
         expert_parallel: ranks that share the experts of a layer.
+        accumulation: micro batches of an optimiser step; DeepSpeed divides the loss by them, and the routers' own
+            losses, which enter in the backward pass, must be divided alike.
     """
+    MoEAuxLossAutoScaler.set_loss_scale(torch.tensor(1.0 / accumulation))
     for module in model.modules():
         if isinstance(module, PlacedMoELayer):
             module.__class__ = DeepSpeedMoELayer

@@ -1,6 +1,7 @@
 """The traces of a run: what is recorded when, and the files that come of it."""
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -93,7 +94,12 @@ class TraceSession:
             self._routing.write()
         dist.barrier()
         if self._launch.rank == 0:
-            merge(self._folder, self._launch.world_size)
+            if not merge(self._folder, self._launch.world_size):
+                print(
+                    f"{self._folder}: the recorded steps are not alike, so none may be typical; "
+                    "give two or more steps in a row (trace.steps), not the first two",
+                    file=sys.stderr,
+                )
             if self._routing is not None:
                 merge_routing(self._folder, self._launch.world_size)
 
