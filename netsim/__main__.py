@@ -34,7 +34,9 @@ Quantities carry their unit: ps ns us ms s; bps kbps Mbps Gbps Tbps; B KB MB GB 
 written to DIR, whole or not at all:
   results.json            what every run was; times in ns, sizes in bytes
   links.csv, flows.csv    every link and flow of every run
-  report.html             the same as a page, with the pictures in figures/completion.svg and figures/links.svg
+  collectives.csv         every collective of every run: what it is, when its first rank came, when its last was done
+  report.html             the same as a page; its pictures are in figures/ too: completion.svg, links.svg and, where a
+                          workload has several collectives, operations.svg
 The files but for wall_s and everything printed but for progress are the same for any number of processes.
 
 exit status: 0 done, 1 failed, 2 wrong input, with one line on stderr that names file, field and remedy.

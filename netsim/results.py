@@ -1,5 +1,16 @@
-"""What comes out: results.json, links.csv and flows.csv, the same bytes for the same scenario but for `wall_s`."""
+"""What comes out: results.json and three tables, the same bytes for the same scenario but for `wall_s`.
 
+Each table begins with a line of column names; `transport` and `seed` say which run a row belongs to. Sizes are bytes,
+times nanoseconds with three decimals from the beginning of the run.
+
+links.csv: what each link carried, how long it was busy, its longest queue.
+flows.csv: each flow; `message` is the task it is a part of, its payload went from rank `src` to rank `dst`.
+collectives.csv: each collective, numbered as laid out: its operation (send: a send with its recv), group and number of
+ranks, its step, phase and layer, the payload of all its messages, and the time from the moment the first rank came to
+it to the moment it was over at the last. A cell is empty where the workload does not say.
+"""
+
+import csv
 import hashlib
 import json
 import os
@@ -13,6 +24,7 @@ import numpy as np
 from netsim.engine.protocol import LinkRecord, Outcome
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
+from netsim.workload.protocol import Span
 
 FORMAT = "flowfabric.results/1"
 _OUTSIDE_HASH = ("wall_s", "engine", "sha256")
@@ -27,15 +39,26 @@ class Run:
         engine: Who simulated it; fluid is flow level.
         bound_ps: No packet-level run completes earlier.
         outcome: What the engine returned; only the parts that go into files are kept.
+        spans: The collectives; of each its time of start and of end are kept.
         wall_s: Seconds it took, preparation included.
     """
 
-    def __init__(self, transport: str, seed: int, engine: str, bound_ps: int, outcome: Outcome, wall_s: float) -> None:
+    def __init__(
+        self,
+        transport: str,
+        seed: int,
+        engine: str,
+        bound_ps: int,
+        outcome: Outcome,
+        spans: Sequence[Span],
+        wall_s: float,
+    ) -> None:
         self.transport, self.seed, self.engine, self.wall_s = transport, seed, engine, wall_s
         self.bound_ps, self.completion_ps = bound_ps, outcome.completion_ps
         self.packets, self.packet_hops = outcome.packets, outcome.packet_hops
         self.links: Sequence[LinkRecord] = outcome.links
         self.flows = np.array(outcome.flows, dtype=np.int64).reshape(-1, 9)
+        self.collectives = [span.times_ps(outcome.task_end_ps) for span in spans]
 
     def to_dict(self, links: Sequence[Link]) -> dict[str, Any]:
         """The run as results.json holds it; times in ns, sizes in bytes."""
@@ -68,11 +91,13 @@ class RunEvent(NamedTuple):
     Args:
         transport: Name of the transport.
         seed: Seed of the run.
+        runs: Number of runs in all.
         run: The finished run, None when it starts.
     """
 
     transport: str
     seed: int
+    runs: int
     run: Run | None
 
 
@@ -82,18 +107,21 @@ class Results:
     Args:
         scenario: The resolved scenario.
         links: The fabric's links.
+        spans: The workload's collectives.
         runs: Transports in the scenario's order, each with its seeds in order.
     """
 
-    def __init__(self, scenario: dict[str, Any], links: Sequence[Link], runs: Sequence[Run]) -> None:
-        self.scenario, self.links, self.runs = scenario, links, runs
+    def __init__(
+        self, scenario: dict[str, Any], links: Sequence[Link], spans: Sequence[Span], runs: Sequence[Run]
+    ) -> None:
+        self.scenario, self.links, self.spans, self.runs = scenario, links, spans, runs
 
     def to_dict(self) -> dict[str, Any]:
         """results.json."""
         return {"format": FORMAT, "scenario": self.scenario, "runs": [run.to_dict(self.links) for run in self.runs]}
 
     def write(self, folder: Path) -> None:
-        """Writes results.json, links.csv and flows.csv; each appears whole or not at all."""
+        """Writes results.json, links.csv, flows.csv and collectives.csv; each appears whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "results.json") as file:
             json.dump(self.to_dict(), file, indent=1)
@@ -104,6 +132,9 @@ class Results:
         with replacing(folder / "flows.csv") as file:
             file.write("transport,seed,flow,message,src,dst,bytes,packets,start_ns,end_ns,reordered_packets\n")
             file.writelines(self._flow_rows())
+        with replacing(folder / "collectives.csv") as file:
+            file.write("transport,seed,collective,op,group,ranks,step,phase,layer,bytes,start_ns,end_ns\n")
+            csv.writer(file, lineterminator="\n").writerows(self._collective_rows())
 
     def _link_rows(self) -> Iterator[str]:
         for run in self.runs:
@@ -117,6 +148,12 @@ class Results:
             for flow, task, src, dst, size, packets, start, end, reordered in run.flows.tolist():
                 times = f"{decimal_ns(start)},{decimal_ns(end)}"
                 yield f"{head}{flow},{task},{src},{dst},{size},{packets},{times},{reordered}\n"
+
+    def _collective_rows(self) -> Iterator[tuple[str | int | None, ...]]:
+        for run in self.runs:
+            for index, (span, (start, end)) in enumerate(zip(self.spans, run.collectives, strict=True)):
+                about = (span.op, span.group, span.ranks, span.step, span.phase, span.layer, span.bytes)
+                yield run.transport, run.seed, index, *about, decimal_ns(start), decimal_ns(end)
 
 
 def queue_bytes(record: LinkRecord, link: Link) -> int:

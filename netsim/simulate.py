@@ -21,7 +21,7 @@ from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Transport
 from netsim.transport.spray import SprayRandom, SprayRoundRobin
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
-from netsim.workload.protocol import Program, Workload
+from netsim.workload.protocol import Program, Span, Workload
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 PACKET_TRANSPORTS: dict[str, Callable[[int, int], Transport]] = {
@@ -47,10 +47,11 @@ class Prepared:
 
     Args:
         scene: What must happen, and where.
+        spans: The collectives among it.
     """
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
+    def __init__(self, scene: Scene, spans: Sequence[Span]) -> None:
+        self.scene, self.spans = scene, spans
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -89,16 +90,15 @@ def simulate(
         runs = dict(_parallel(read, source, work, min(jobs, len(work)), report))
     else:
         runs = dict(_one_by_one(prepared, work, report))
-    return Results(
-        read.resolved(), prepared.scene.topology.links, [runs[transport.name, seed] for transport, seed in work]
-    )
+    in_order = [runs[transport.name, seed] for transport, seed in work]
+    return Results(read.resolved(), prepared.scene.topology.links, prepared.spans, in_order)
 
 
 def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[tuple[tuple[str, int], Run]]:
     for transport, seed in work:
-        progress(RunEvent(transport.name, seed, None))
+        progress(RunEvent(transport.name, seed, len(work), None))
         run = run_one(prepared, transport, seed)
-        progress(RunEvent(transport.name, seed, run))
+        progress(RunEvent(transport.name, seed, len(work), run))
         yield (transport.name, seed), run
 
 
@@ -112,11 +112,11 @@ def _parallel(
         while waiting or running:
             while waiting and len(running) < jobs:
                 transport, seed = waiting.pop()
-                progress(RunEvent(transport.name, seed, None))
+                progress(RunEvent(transport.name, seed, len(work), None))
                 running[pool.submit(_run_in_worker, scenario, source, transport, seed)] = transport.name, seed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, seed = running.pop(future)
-                progress(RunEvent(name, seed, future.result()))
+                progress(RunEvent(name, seed, len(work), future.result()))
                 yield (name, seed), future.result()
 
 
@@ -140,7 +140,8 @@ def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
     started = time.perf_counter()
     outcome, engine = _simulate(prepared, transport, seed)
     bound_ps = prepared.bound.of_run(outcome.last_sent)
-    return Run(transport.name, seed, engine, bound_ps, outcome, time.perf_counter() - started)
+    wall_s = time.perf_counter() - started
+    return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)
 
 
 def _simulate(prepared: Prepared, transport: TransportConfig, seed: int) -> tuple[Outcome, str]:
@@ -182,7 +183,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
             raise InputError(source, field, problem, "raise topology.leaves, hosts_per_leaf or ranks_per_host")
         workload.extend(program, ranks, job.start, schedules)
     scene = Scene(topology, hosts, program.tasks, scenario.packet, scenario.nic)
-    return Prepared(scene)
+    return Prepared(scene, program.spans)
 
 
 def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The report verb: a run, its experts and its traffic on one page."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from moe.report.page import Block, Facts, Figure, Section, Table, page
 from moe.report.report import DISPATCH_NAMES, placement_sections, saving
 from moe.routing_trace import RoutingTrace
 from trainer.observe.curves import continuation_curves, loss_curves
-from trainer.observe.metrics import read_metrics
+from trainer.observe.metrics import Record, read_metrics
 from trainer.observe.simulation import Simulation
 
 NS_PER_MS = 1e6
@@ -89,16 +90,15 @@ def run(
 
 
 def _training(run_dir: Path, quality: Path | None) -> Part:
-    records = read_metrics(run_dir / "metrics.jsonl")
-    if not records:
-        raise FileError(run_dir / "metrics.jsonl", "records", "there are none", "train the run first")
+    records = _records(run_dir)
     last = records[-1]
-    held_out = [record.values["held_out_loss"] for record in records if "held_out_loss" in record.values]
+    held_out = [record for record in records if "held_out_loss" in record.values]
     rows = [("optimiser steps", f"{last.step:,}"), ("training loss", f"{last.values['loss']:.4f}")]
     facts = []
     if held_out:
-        rows.append(("held-out loss", f"{held_out[-1]:.4f}"))
-        facts.append(("Held-out loss", f"{held_out[-1]:.4f}", f"averaged weights, step {last.step:,}"))
+        loss = f"{held_out[-1].values['held_out_loss']:.4f}"
+        rows.append(("held-out loss", loss))
+        facts.append(("Held-out loss", loss, f"averaged weights, step {held_out[-1].step:,}"))
     blocks: list[Block] = [Figure(loss_curves(records), "Loss and learning rate over the run.", half=True)]
     grids = sorted((run_dir / "samples").glob("*.png"))
     finding = f"{last.step:,} steps of training"
@@ -117,18 +117,46 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
     return Part(rows, facts, [Section("Training", blocks)], finding)
 
 
+def _records(run_dir: Path) -> list[Record]:
+    path = run_dir / "metrics.jsonl"
+    records = read_metrics(path)
+    if not records:
+        raise FileError(path, "records", "there are none", "train the run first")
+    for number, record in enumerate(records, start=1):
+        if "loss" not in record.values:
+            raise FileError(path, f"line {number}: loss", "is missing", "give the metrics.jsonl of a run")
+    return records
+
+
 def _quality(path: Path) -> tuple[float, float]:
+    remedy = "write it with sample --quality"
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
-        return float(figures["class_accuracy"]), float(figures["frechet_distance_unguided"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(path, "quality", f"cannot be read ({error})", "write it with sample --quality") from error
+    except OSError as error:
+        raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+    except ValueError as error:
+        raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
+    accuracy, distance = (
+        figures.get(name) if isinstance(figures, dict) else None
+        for name in ("class_accuracy", "frechet_distance_unguided")
+    )
+    if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+        raise FileError(path, "class_accuracy", f"is no share between 0 and 1 ({accuracy})", remedy)
+    if not isinstance(distance, int | float) or not 0 <= distance < math.inf:
+        raise FileError(path, "frechet_distance_unguided", f"is no number from 0 ({distance})", remedy)
+    return accuracy, distance
 
 
 def _placement(path: Path, routing: Path) -> Part:
     placement, trace = Placement.read(path), RoutingTrace.read(routing)
     if placement.objective is None:
         raise FileError(path, "objective", "is null", "make the file with `python -m moe place`")
+    for field in ("num_layers", "num_experts"):
+        found, wanted = getattr(placement, field), getattr(trace.header, field)
+        if found != wanted:
+            raise FileError(
+                path, field, f"is {found} where the routing trace has {wanted}", "give the trace that was placed"
+            )
     topology = Topology.hops(placement.num_nodes, placement.ranks_per_node)
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
     baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
@@ -150,8 +178,7 @@ def _placement(path: Path, routing: Path) -> Part:
 
 def _continuation(run_dir: Path, placed_run: Path) -> Part:
     plain, placed = (
-        {record.step: record.values["loss"] for record in read_metrics(folder / "metrics.jsonl")}
-        for folder in (run_dir, placed_run)
+        {record.step: record.values["loss"] for record in _records(folder)} for folder in (run_dir, placed_run)
     )
     steps = sorted(plain.keys() & placed.keys())
     if not steps:
@@ -179,7 +206,6 @@ def _simulation(folder: Path) -> Part:
     simulation = Simulation.read(folder)
     means = {name: simulation.mean_completion_ns(name) for name in simulation.by_transport()}
     bound = min(run.bound_ns for run in simulation.runs)
-    fastest = min(means.values())
     rows, cells = [], []
     for name, runs in simulation.by_transport().items():
         completions = [run.completion_ns / NS_PER_MS for run in runs]
@@ -199,6 +225,7 @@ def _simulation(folder: Path) -> Part:
     blocks: list[Block] = []
     for name, caption in (
         ("completion.svg", "When the last message of the step has arrived, by transport."),
+        ("operations.svg", "Time in the collectives of each operation, from the first rank's start to the last's end."),
         ("links.svg", "Bytes on every link between leaves and spines."),
     ):
         picture = folder / "figures" / name
@@ -208,12 +235,24 @@ def _simulation(folder: Path) -> Part:
     blocks.append(
         Table(columns, cells, "Lossless fabric without congestion control; the bound holds for every transport.")
     )
+    hops = max(run.packet_hops for run in simulation.runs)
+    text = f"The collectives of one step replayed in program order, at most {hops:,} packet-hops a run."
     facts, finding = [], ""
     if {"ecmp", "ethereal"} <= means.keys():
-        behind = means["ecmp"] / means["ethereal"] - 1
-        facts.append(("ecmp behind ethereal", f"{behind:+.0%}", f"{means['ethereal'] / fastest:.3f} x the fastest"))
-        finding = f"ethereal ends a step of the simulated fabric {behind:.0%} before ecmp"
-        finding = finding if behind > 0 else "on this fabric ecmp is not behind ethereal"
-    hops = max(run.packet_hops for run in simulation.runs)
-    text = f"The collectives of one step replayed in program order, {hops:,} packet-hops a run."
+        behind, where, aside = means["ecmp"] / means["ethereal"] - 1, "step", ""
+        exchange = simulation.behind("ecmp", "ethereal", "all_to_all")
+        if exchange is not None:
+            ecmp, ethereal = (simulation.mean_time_ns(name, "all_to_all") / NS_PER_MS for name in ("ecmp", "ethereal"))
+            ranks = max(collective.ranks for collective in simulation.collectives if collective.op == "all_to_all")
+            rows.append(("all-to-alls of the step", f"ecmp {exchange:+.1%} against ethereal"))
+            text += (
+                f" In its all-to-alls of {ranks} ranks, each timed from its first rank's start to its last rank's end, "
+                f"ecmp spends {ecmp:.3f} ms and ethereal {ethereal:.3f} ms: ecmp is {abs(exchange):.0%} "
+                f"{'behind' if exchange > 0 else 'ahead'}."
+            )
+            aside = f", {behind:+.0%} over the whole of it"
+            behind, where = exchange, "all-to-alls of the step"
+        facts.append(("ecmp behind ethereal", f"{behind:+.0%}", f"on the {where}"))
+        finding = f"on the simulated fabric ecmp is {behind:.0%} behind ethereal on the {where}{aside}"
+        finding = finding if behind > 0 else "on the simulated fabric ecmp is not behind ethereal"
     return Part(rows, facts, [Section("The step on the fabric", blocks, text)], finding)

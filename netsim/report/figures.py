@@ -1,34 +1,15 @@
 """Two pictures of a comparison: how long each transport takes, and how evenly it loads the fabric."""
 
-import io
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from netsim.report.drawing import GRID, INK, STYLE, bars, colours, name_rows, new_figure, rounded, time_unit, to_svg
 from netsim.report.summary import TransportSummary, extremes, summarise
 from netsim.results import Results, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_SLOWEST, _FASTEST, _OTHER, _FLOW_LEVEL = "#d55e00", "#0072b2", "#8fb8d6", "#c9ccd1"
-_INK, _FAINT, _GRID = "#1f2933", "#6b7680", "#e4e7eb"
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "svg.fonttype": "path",
-}
-_TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
 
 
 def completion_title(results: Results) -> str:
@@ -45,23 +26,24 @@ def completion_svg(results: Results) -> str:
     import matplotlib
 
     summaries = summarise(results)
-    fastest, slowest = extremes(summaries)
-    scale, unit = next((s, u) for s, u in _TIME_UNITS if slowest.mean_us >= s or s == 1)
-    colours = [_colour(summary, fastest, slowest) for summary in summaries]
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(10, 1.9 + 0.44 * len(summaries), completion_title(results))
+    _, slowest = extremes(summaries)
+    scale, unit = time_unit(slowest.mean_us)
+    fill = colours(summaries)
+    completions = [[us / scale for us in summary.completions_us] for summary in summaries]
+    above = [_above_bound(summary) for summary in summaries]
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(10, 1.9 + 0.44 * len(summaries), completion_title(results))
         times, excess = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        _bars(
-            times, colours, [[us / scale for us in summary.completions_us] for summary in summaries], f"{{:.4g}} {unit}"
-        )
-        _bars(excess, colours, [_above_bound(summary) for summary in summaries], "+{:.1f} %")
+        bars(times, fill, completions, [f"{rounded(summary.mean_us / scale, 4)} {unit}" for summary in summaries])
+        bars(excess, fill, above, [f"+{sum(values) / len(values):.1f} %" for values in above])
         _mark(times, max(summary.bound_us for summary in summaries) / scale, unit)
-        names = [f"{summary.name}\n(flow level)" if summary.flow_level else summary.name for summary in summaries]
-        times.set_yticks(range(len(summaries)), names)
-        times.set_ylim(len(summaries) - 0.5, -1)
+        name_rows(times, summaries)
+        times.set_ylim(top=-1)
+        times.set_xlim(0, 1.22 * max(map(max, completions)))
+        excess.set_xlim(0, 1.25 * max(0.4, *map(max, above)))
         times.set_xlabel(f"completion time ({unit})")
         excess.set_xlabel("above the lower bound (%)")
-        return _svg(figure, "completion")
+        return to_svg(figure, "completion")
 
 
 def links_title(results: Results) -> str:
@@ -85,8 +67,8 @@ def links_svg(results: Results) -> str:
     runs = _first_runs(results)
     loads = [_loads(results, run) for run in runs]
     reach = 100 * max(0.1, *(float(np.abs(load).max()) for load in loads))
-    with matplotlib.rc_context(_STYLE):
-        figure = _figure(10, 4.7, links_title(results))
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(10, 4.7, links_title(results))
         panels = figure.subplots(2, len(runs), sharex=True, sharey=True, squeeze=False)
         for column, (run, load) in enumerate(zip(runs, loads, strict=True)):
             for axes, direction in zip(panels[:, column], load, strict=True):
@@ -99,67 +81,25 @@ def links_svg(results: Results) -> str:
                     every = -(-count // 8)
                     axis.set_ticks([index + 0.5 for index in range(0, count, every)], range(0, count, every))
                 for spine in axes.spines.values():
-                    spine.set(visible=True, color=_GRID)
+                    spine.set(visible=True, color=GRID)
             panels[0, column].set_title(f"{run.transport}\nbusiest {100 * _peak(results, run):+.0f} %", size=10)
             panels[1, column].set_xlabel("spine", size=9)
         panels[0, 0].invert_yaxis()
         for axes, direction in zip(panels[:, 0], ("leaf to spine", "spine to leaf"), strict=True):
             axes.set_ylabel(f"{direction}\nleaf", size=9)
         figure.colorbar(image, ax=panels, shrink=0.7, pad=0.015, label="load against an even share (%)")
-        return _svg(figure, "links")
-
-
-def _figure(width: float, height: float, title: str) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, x=0.012, ha="left", weight="bold", size=13)
-    return figure
-
-
-def _svg(figure: "Figure", name: str) -> str:
-    """The figure as an svg element, the same bytes for the same data."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _bars(axes: "Axes", colours: Sequence[str], seeds: Sequence[Sequence[float]], label: str) -> None:
-    """A bar for each mean, a dot for each seed, the mean as text."""
-    rows = range(len(seeds))
-    means = [sum(values) / len(values) for values in seeds]
-    axes.barh(rows, means, color=colours, height=0.62)
-    for row, (mean, values) in enumerate(zip(means, seeds, strict=True)):
-        axes.scatter(values, [row] * len(values), s=13, color="white", edgecolor=_INK, linewidth=0.8, zorder=3)
-        axes.annotate(
-            label.format(mean), (max(values), row), (9, 0), textcoords="offset points", va="center", weight="bold"
-        )
-    axes.set_xlim(0, 1.25 * max(0.4, *(max(values) for values in seeds)) if label.startswith("+") else None)
-    axes.margins(x=0.22)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+        return to_svg(figure, "links")
 
 
 def _mark(axes: "Axes", bound: float, unit: str) -> None:
     """The lower bound as a dashed line with its value."""
-    axes.axvline(bound, color=_INK, linewidth=1.1, linestyle=(0, (4, 3)))
+    axes.axvline(bound, color=INK, linewidth=1.1, linestyle=(0, (4, 3)))
     text = f"lower bound {bound:.4g} {unit}"
     axes.annotate(text, (bound, -0.72), (-5, 0), textcoords="offset points", ha="right", va="center", size=9)
 
 
 def _above_bound(summary: TransportSummary) -> list[float]:
     return [100 * (us / summary.bound_us - 1) if summary.bound_us else 0.0 for us in summary.completions_us]
-
-
-def _colour(summary: TransportSummary, fastest: TransportSummary, slowest: TransportSummary) -> str:
-    if summary.flow_level:
-        return _FLOW_LEVEL
-    return {fastest.name: _FASTEST, slowest.name: _SLOWEST}.get(summary.name, _OTHER)
 
 
 def _diverging() -> Any:

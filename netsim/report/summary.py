@@ -1,6 +1,7 @@
-"""The runs of a transport in a few numbers, for the table, the page and the pictures."""
+"""The runs in a few numbers, for the table, the page and the pictures."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.results import Results, Run, queue_bytes
@@ -38,6 +39,30 @@ class TransportSummary(NamedTuple):
         return self.mean_us / self.bound_us - 1 if self.bound_us else 0.0
 
 
+class OperationSummary(NamedTuple):
+    """All collectives of one operation; collectives that overlap count in full each.
+
+    Args:
+        op: The operation.
+        collectives: Number of them in a run.
+        payload_bytes: What they move in a run.
+        times_us: For each transport, by name, their time with each seed.
+    """
+
+    op: str
+    collectives: int
+    payload_bytes: int
+    times_us: Mapping[str, Sequence[float]]
+
+    def mean_us(self, transport: str) -> float:
+        """Mean time over the seeds of a transport."""
+        return sum(self.times_us[transport]) / len(self.times_us[transport])
+
+    def above(self, transport: str, other: str) -> float:
+        """Mean time of a transport over that of another, less one."""
+        return self.mean_us(transport) / self.mean_us(other) - 1 if self.mean_us(other) else 0.0
+
+
 def summarise(results: Results) -> list[TransportSummary]:
     """One summary a transport, in the order of the scenario."""
     runs: dict[str, list[Run]] = {}
@@ -46,10 +71,29 @@ def summarise(results: Results) -> list[TransportSummary]:
     return [_summary(results, name, seeds) for name, seeds in runs.items()]
 
 
+def operations(results: Results) -> list[OperationSummary]:
+    """One summary an operation, the one that takes longest first; none unless there are several collectives."""
+    if len(results.spans) < 2:
+        return []
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, span in enumerate(results.spans):
+        members[span.op].append(index)
+    summaries = [_operation(results, op, indices) for op, indices in members.items()]
+    return sorted(summaries, key=lambda summary: -sum(map(sum, summary.times_us.values())))
+
+
 def extremes(summaries: Sequence[TransportSummary]) -> tuple[TransportSummary, TransportSummary]:
     """The fastest and the slowest transport, among those with packets if there are any."""
     among = [summary for summary in summaries if not summary.flow_level] or summaries
     return min(among, key=lambda summary: summary.mean_us), max(among, key=lambda summary: summary.mean_us)
+
+
+def _operation(results: Results, op: str, indices: Sequence[int]) -> OperationSummary:
+    times: dict[str, list[float]] = defaultdict(list)
+    for run in results.runs:
+        spans = (run.collectives[index] for index in indices)
+        times[run.transport].append(sum(end - start for start, end in spans) / 1e6)
+    return OperationSummary(op, len(indices), sum(results.spans[index].bytes for index in indices), times)
 
 
 def _summary(results: Results, name: str, seeds: Sequence[Run]) -> TransportSummary:

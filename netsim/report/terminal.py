@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from netsim.report.comparison import COLUMNS, table_rows
@@ -15,25 +15,24 @@ from netsim.results import Results, RunEvent
 
 @contextmanager
 def watching() -> Iterator[Callable[[RunEvent], None]]:
-    """Shows on stderr, if it is a terminal, which runs are under way and how many packet-hops are done."""
+    """Shows on stderr, if it is a terminal, how far the comparison is and for how long each run has been under way."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         total = progress.add_task("preparing")
-        running: dict[tuple[str, int], None] = {}
+        running: dict[tuple[str, int], TaskID] = {}
         hops = finished = 0
 
         def show(event: RunEvent) -> None:
             nonlocal hops, finished
             key = event.transport, event.seed
             if event.run is None:
-                running[key] = None
+                running[key] = progress.add_task(f"  {event.transport}, seed {event.seed}")
             else:
-                running.pop(key)
+                progress.remove_task(running.pop(key))
                 hops += event.run.packet_hops
                 finished += 1
-            under_way = ", ".join(f"{transport} seed {seed}" for transport, seed in running)
-            progress.update(total, description=f"{finished} runs, {hops:,} packet-hops done; {under_way}")
+            progress.update(total, description=f"{finished} of {event.runs} runs, {hops:,} packet-hops done")
 
         yield show
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from netsim.collective.protocol import Operation
 from netsim.section import Section
 from netsim.units import Size, split_bytes
-from netsim.workload.protocol import Program, Schedules
+from netsim.workload.protocol import Program, Schedules, Span
 
 Collective = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "broadcast"]
 
@@ -55,6 +55,10 @@ class CollectiveWorkload:
         """See `netsim.workload.protocol.Workload`."""
         begin = (program.wait(ranks[0], (), start_ps),) if start_ps else ()
         first = len(program.tasks)
-        for message in schedules(operation(self._config.op, len(ranks), self._config.bytes_per_rank)):
+        messages = schedules(operation(self._config.op, len(ranks), self._config.bytes_per_rank))
+        for message in messages:
             after = [first + earlier for earlier in message.after] or begin
             program.move(ranks[message.src], ranks[message.dst], message.bytes, after)
+        payload = sum(message.bytes for message in messages)
+        over = range(first, len(program.tasks))
+        program.spans.append(Span(self._config.op, None, len(ranks), None, None, None, payload, begin, over))

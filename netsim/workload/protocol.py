@@ -29,11 +29,47 @@ class Task(NamedTuple):
     after: tuple[int, ...]
 
 
+class Span(NamedTuple):
+    """A collective, and the tasks between which it lies. None is what the workload does not know.
+
+    Args:
+        op: Operation; send is a send with its recv.
+        group: Name of the process group.
+        ranks: Number of members.
+        step: Optimiser step.
+        phase: forward, backward or optimizer.
+        layer: Model block.
+        bytes: Payload of all its messages.
+        come: Tasks that are done when a member comes to it; without any, all come at the beginning of time.
+        over: Tasks that are done when it is over for a member.
+    """
+
+    op: str
+    group: str | None
+    ranks: int
+    step: int | None
+    phase: str | None
+    layer: int | None
+    bytes: int
+    come: Sequence[int]
+    over: Sequence[int]
+
+    def times_ps(self, task_end_ps: Sequence[int]) -> tuple[int, int]:
+        """When the first member comes and when the last one is over.
+
+        Args:
+            task_end_ps: When each task of the program was done.
+        """
+        come = min((task_end_ps[task] for task in self.come), default=0)
+        return come, max((task_end_ps[task] for task in self.over), default=come)
+
+
 class Program:
-    """The tasks of a scenario, in an order in which every task comes after those it waits for."""
+    """The tasks of a scenario, in an order in which every task comes after those it waits for, and its collectives."""
 
     def __init__(self) -> None:
         self.tasks: list[Task] = []
+        self.spans: list[Span] = []
 
     def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
         """Adds a task that moves nothing and returns its index."""
@@ -46,14 +82,14 @@ class Program:
 
 
 class Workload(Protocol):
-    """A source of tasks."""
+    """A source of tasks and collectives."""
 
     def size(self, available: int) -> int:
         """Number of ranks it needs, where `available` are there."""
         ...
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
-        """Adds the workload's tasks to `program`.
+        """Adds the workload's tasks and collectives to `program`.
 
         Args:
             program: Grows by this workload.

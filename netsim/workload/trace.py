@@ -11,7 +11,7 @@ from pydantic import Field
 from netsim.errors import InputError
 from netsim.section import Section
 from netsim.workload.matching import check_and_combine, matching_key
-from netsim.workload.protocol import Program, Schedules
+from netsim.workload.protocol import Program, Schedules, Span
 from netsim.workload.records import Record, Trace, read_trace
 
 Line = tuple[int, Record]
@@ -40,7 +40,8 @@ class TraceWorkload:
     come and all messages from it and to it have arrived. Groups of one rank move nothing: only their gaps count.
 
     The k-th record of a group at one rank and the k-th at another are the same collective; sends and receives are
-    matched in order for each sender, receiver and tag.
+    matched in order for each sender, receiver and tag. Step, phase and layer of a collective are those that its group's
+    first rank, or the sender, has for it.
     """
 
     def __init__(self, config: TraceConfig) -> None:
@@ -175,16 +176,22 @@ class _Replay:
         _, (_, any_record) = next(iter(meeting.come.values()))
         members = self._members(any_record)
         operation = check_and_combine(self._trace.path, [meeting.come[rank][1] for rank in members])
-        awaited = [[meeting.come[rank][0]] for rank in members]
+        come = [meeting.come[rank][0] for rank in members]
+        awaited = [[task] for task in come]
         first = len(self._program.tasks)
-        for message in self._schedules(operation):
+        messages = self._schedules(operation)
+        for message in messages:
             after = [first + earlier for earlier in message.after]
             src, dst = self._ranks[members[message.src]], self._ranks[members[message.dst]]
-            moved = self._program.move(src, dst, message.bytes, (awaited[message.src][0], *after))
+            moved = self._program.move(src, dst, message.bytes, (come[message.src], *after))
             awaited[message.src].append(moved)
             awaited[message.dst].append(moved)
         for rank, tasks in zip(members, awaited, strict=True):
             meeting.over[rank] = self._program.wait(self._ranks[rank], tasks)
+        _, record = meeting.come[members[0]][1]
+        about = (operation.op, record.group, len(members), record.step, record.phase, record.layer)
+        payload = sum(message.bytes for message in messages)
+        self._program.spans.append(Span(*about, payload, come, list(meeting.over.values())))
 
     def _refuse(self, rank: int, meeting: _Meeting) -> None:
         number, record = meeting.come[rank][1]

@@ -58,13 +58,14 @@ def test_hash_is_over_the_canonical_run_as_anyone_can_compute_it():
 def test_the_number_of_processes_changes_nothing(written, tmp_path):
     events = []
     simulate(GOLDEN_SCENARIO, jobs=2, progress=events.append).write(tmp_path)
-    for name in ("links.csv", "flows.csv"):
+    for name in ("links.csv", "flows.csv", "collectives.csv"):
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
     timeless = [re.sub(r'"wall_s": [\d.]+', "", (f / "results.json").read_text()) for f in (tmp_path, written)]
     assert timeless[0] == timeless[1]
     assert (
         sorted(e.seed for e in events if e.run is None) == sorted(e.seed for e in events if e.run) == [0] * 5 + [7] * 5
     )
+    assert {event.runs for event in events} == {10}
 
 
 def test_tables_agree_with_the_summary_and_with_each_other(results, written):
@@ -146,10 +147,10 @@ def test_compare_writes_everything_and_prints_the_table(tmp_path, capsys):
     assert all(name in printed.out for name in ("ecmp", "ethereal-equal", "ideal (flow level)", "mean [min, max]"))
     assert max(len(line) for line in printed.out.splitlines()) <= 120
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    expected = ["figures/completion.svg", "figures/links.svg", "flows.csv", "links.csv", "report.html", "results.json"]
-    assert files == expected
+    pictures = ["figures/completion.svg", "figures/links.svg", "figures/operations.svg"]
+    assert files == ["collectives.csv", *pictures, "flows.csv", "links.csv", "report.html", "results.json"]
     report = (out / "report.html").read_text()
-    assert report.count("<svg") == 2
+    assert report.count("<svg") == 3
     assert not re.search(r'(src|href)="https?:', report)
     assert json.loads((out / "results.json").read_text())["scenario"]["seeds"] == [3]
 
@@ -159,8 +160,8 @@ def test_the_same_command_again_replaces_the_files_by_the_same(tmp_path):
     contents = []
     for _ in range(2):
         assert main(command) == 0
-        names = ("links.csv", "flows.csv", "report.html", "figures/links.svg", "figures/completion.svg")
-        contents.append([(tmp_path / name).read_bytes() for name in names])
+        tables = [tmp_path / name for name in ("links.csv", "flows.csv", "collectives.csv", "report.html")]
+        contents.append([path.read_bytes() for path in (*tables, *sorted((tmp_path / "figures").iterdir()))])
     assert all(first == second for first, second in pairwise(contents))
 
 

@@ -1,0 +1,84 @@
+"""What the pictures of a comparison share: style, colours by rank among the transports, bars with their seeds."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from netsim.report.summary import TransportSummary, extremes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT, GRID = "#1f2933", "#6b7680", "#e4e7eb"
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "svg.fonttype": "path",
+}
+_SLOWEST, _FASTEST, _OTHER, _FLOW_LEVEL = "#d55e00", "#0072b2", "#8fb8d6", "#c9ccd1"
+_TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
+
+
+def new_figure(width: float, height: float, title: str) -> "Figure":
+    """An empty figure of so many inches; draw it and turn it into text within matplotlib's `STYLE`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, x=0.012, ha="left", weight="bold", size=13)
+    return figure
+
+
+def to_svg(figure: "Figure", name: str) -> str:
+    """The figure as an svg element, the same bytes for the same data; `name` keeps its ids apart from others'."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def time_unit(largest_us: float) -> tuple[float, str]:
+    """Microseconds in the unit that suits a picture, and its name."""
+    return next((scale, unit) for scale, unit in _TIME_UNITS if largest_us >= scale or scale == 1)
+
+
+def rounded(value: float, digits: int) -> str:
+    """A positive number with so many digits, zeros at the end included."""
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def colours(summaries: Sequence[TransportSummary]) -> list[str]:
+    """A colour for each transport: the fastest and the slowest with packets stand out, flow level is grey."""
+    fastest, slowest = extremes(summaries)
+    ends = {fastest.name: _FASTEST, slowest.name: _SLOWEST}
+    return [_FLOW_LEVEL if summary.flow_level else ends.get(summary.name, _OTHER) for summary in summaries]
+
+
+def name_rows(axes: "Axes", summaries: Sequence[TransportSummary]) -> None:
+    """The transports' names beside their bars, the first on top."""
+    names = [f"{summary.name}\n(flow level)" if summary.flow_level else summary.name for summary in summaries]
+    axes.set_yticks(range(len(summaries)), names)
+    axes.set_ylim(len(summaries) - 0.5, -0.5)
+
+
+def bars(axes: "Axes", fill: Sequence[str], seeds: Sequence[Sequence[float]], labels: Sequence[str]) -> None:
+    """A bar for the mean of each row, a dot for each seed, and a label behind them."""
+    rows = range(len(seeds))
+    axes.barh(rows, [sum(values) / len(values) for values in seeds], color=fill, height=0.62)
+    for row, (values, label) in enumerate(zip(seeds, labels, strict=True)):
+        axes.scatter(values, [row] * len(values), s=13, color="white", edgecolor=INK, linewidth=0.8, zorder=3)
+        axes.annotate(label, (max(values), row), (9, 0), textcoords="offset points", va="center", weight="bold")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
