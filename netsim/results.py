@@ -6,8 +6,9 @@ times nanoseconds with three decimals from the beginning of the run.
 links.csv: what each link carried, how long it was busy, its longest queue.
 flows.csv: each flow; `message` is the task it is a part of, its payload went from rank `src` to rank `dst`.
 collectives.csv: each collective, numbered as laid out: its operation (send: a send with its recv), group and number of
-ranks, its step, phase and layer, the payload of all its messages, and the time from the moment the first rank came to
-it to the moment it was over at the last. A cell is empty where the workload does not say.
+ranks, its step, phase and layer, the payload of all its messages, when the first rank came to it and when it was over
+at the last; `member_ns` is the time from coming to its being over, mean over its ranks. A cell is empty where the
+workload does not say.
 """
 
 import csv
@@ -39,7 +40,7 @@ class Run:
         engine: Who simulated it; fluid is flow level.
         bound_ps: No packet-level run completes earlier.
         outcome: What the engine returned; only the parts that go into files are kept.
-        spans: The collectives; of each its time of start and of end are kept.
+        spans: The collectives; of each its times are kept.
         wall_s: Seconds it took, preparation included.
     """
 
@@ -58,7 +59,7 @@ class Run:
         self.packets, self.packet_hops = outcome.packets, outcome.packet_hops
         self.links: Sequence[LinkRecord] = outcome.links
         self.flows = np.array(outcome.flows, dtype=np.int64).reshape(-1, 9)
-        self.collectives = [span.times_ps(outcome.task_end_ps) for span in spans]
+        self.collectives = [span.times(outcome.task_end_ps) for span in spans]
 
     def to_dict(self, links: Sequence[Link]) -> dict[str, Any]:
         """The run as results.json holds it; times in ns, sizes in bytes."""
@@ -133,7 +134,7 @@ class Results:
             file.write("transport,seed,flow,message,src,dst,bytes,packets,start_ns,end_ns,reordered_packets\n")
             file.writelines(self._flow_rows())
         with replacing(folder / "collectives.csv") as file:
-            file.write("transport,seed,collective,op,group,ranks,step,phase,layer,bytes,start_ns,end_ns\n")
+            file.write("transport,seed,collective,op,group,ranks,step,phase,layer,bytes,start_ns,end_ns,member_ns\n")
             csv.writer(file, lineterminator="\n").writerows(self._collective_rows())
 
     def _link_rows(self) -> Iterator[str]:
@@ -151,9 +152,9 @@ class Results:
 
     def _collective_rows(self) -> Iterator[tuple[str | int | None, ...]]:
         for run in self.runs:
-            for index, (span, (start, end)) in enumerate(zip(self.spans, run.collectives, strict=True)):
+            for index, (span, times) in enumerate(zip(self.spans, run.collectives, strict=True)):
                 about = (span.op, span.group, span.ranks, span.step, span.phase, span.layer, span.bytes)
-                yield run.transport, run.seed, index, *about, decimal_ns(start), decimal_ns(end)
+                yield run.transport, run.seed, index, *about, *map(decimal_ns, times)
 
 
 def queue_bytes(record: LinkRecord, link: Link) -> int:

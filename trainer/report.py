@@ -225,7 +225,10 @@ def _simulation(folder: Path) -> Part:
     blocks: list[Block] = []
     for name, caption in (
         ("completion.svg", "When the last message of the step has arrived, by transport."),
-        ("operations.svg", "Time in the collectives of each operation, from the first rank's start to the last's end."),
+        (
+            "operations.svg",
+            "Time that a rank spends in the collectives of each operation, waiting for others included.",
+        ),
         ("links.svg", "Bytes on every link between leaves and spines."),
     ):
         picture = folder / "figures" / name
@@ -246,8 +249,8 @@ def _simulation(folder: Path) -> Part:
             ranks = max(collective.ranks for collective in simulation.collectives if collective.op == "all_to_all")
             rows.append(("all-to-alls of the step", f"ecmp {exchange:+.1%} against ethereal"))
             text += (
-                f" In its all-to-alls of {ranks} ranks, each timed from its first rank's start to its last rank's end, "
-                f"ecmp spends {ecmp:.3f} ms and ethereal {ethereal:.3f} ms: ecmp is {abs(exchange):.0%} "
+                f" A rank spends {ecmp:.3f} ms in the all-to-alls of {ranks} ranks under ecmp and {ethereal:.3f} ms "
+                f"under ethereal, waiting for others included: ecmp is {abs(exchange):.0%} "
                 f"{'behind' if exchange > 0 else 'ahead'}."
             )
             aside = f", {behind:+.0%} over the whole of it"

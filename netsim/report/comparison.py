@@ -62,9 +62,9 @@ _COMPLETION = (
     "before the dashed line. Flow level: an ideal without packets and queues."
 )
 _OPERATIONS = (
-    "Time of all collectives of an operation together: bars are means over the seeds, dots the seeds. A collective "
-    "lasts from the moment its first rank comes to it to the moment its last rank is done, so waiting for ranks that "
-    "an earlier collective has held up counts, and collectives that overlap count in full each."
+    "Time that a rank spends in the collectives of an operation, from coming to one to its being over there, mean over "
+    "the ranks; waiting for ranks that an earlier collective has held up counts. Without computation and overlap the "
+    "operations add up to the run. Bars are means over the seeds, dots the seeds."
 )
 _LINKS = (
     "Every link between leaves and spines: a row is a leaf, a column a spine. White is an even share of what the leaf "

@@ -40,7 +40,10 @@ class TransportSummary(NamedTuple):
 
 
 class OperationSummary(NamedTuple):
-    """All collectives of one operation; collectives that overlap count in full each.
+    """All collectives of one operation.
+
+    The time is what a rank spends between coming to them and their being over, mean over the ranks: over all
+    operations it adds up to the run, but for computation and for collectives that overlap.
 
     Args:
         op: The operation.
@@ -90,9 +93,10 @@ def extremes(summaries: Sequence[TransportSummary]) -> tuple[TransportSummary, T
 
 def _operation(results: Results, op: str, indices: Sequence[int]) -> OperationSummary:
     times: dict[str, list[float]] = defaultdict(list)
+    ranks = max(span.ranks for span in results.spans)
     for run in results.runs:
-        spans = (run.collectives[index] for index in indices)
-        times[run.transport].append(sum(end - start for start, end in spans) / 1e6)
+        total_ps = sum(run.collectives[index].member_ps * results.spans[index].ranks for index in indices)
+        times[run.transport].append(total_ps / ranks / 1e6)
     return OperationSummary(op, len(indices), sum(results.spans[index].bytes for index in indices), times)
 
 

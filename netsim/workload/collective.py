@@ -56,9 +56,12 @@ class CollectiveWorkload:
         begin = (program.wait(ranks[0], (), start_ps),) if start_ps else ()
         first = len(program.tasks)
         messages = schedules(operation(self._config.op, len(ranks), self._config.bytes_per_rank))
+        awaited = [list(begin) for _ in ranks]
         for message in messages:
             after = [first + earlier for earlier in message.after] or begin
-            program.move(ranks[message.src], ranks[message.dst], message.bytes, after)
-        payload = sum(message.bytes for message in messages)
-        over = range(first, len(program.tasks))
-        program.spans.append(Span(self._config.op, None, len(ranks), None, None, None, payload, begin, over))
+            moved = program.move(ranks[message.src], ranks[message.dst], message.bytes, after)
+            awaited[message.src].append(moved)
+            awaited[message.dst].append(moved)
+        over = [program.wait(rank, tasks) for rank, tasks in zip(ranks, awaited, strict=True)]
+        payload, come = sum(message.bytes for message in messages), begin * len(ranks)
+        program.spans.append(Span(self._config.op, None, len(ranks), None, None, None, payload, come, over))

@@ -40,8 +40,8 @@ class Span(NamedTuple):
         phase: forward, backward or optimizer.
         layer: Model block.
         bytes: Payload of all its messages.
-        come: Tasks that are done when a member comes to it; without any, all come at the beginning of time.
-        over: Tasks that are done when it is over for a member.
+        come: For each member, the task that is done when it comes; empty if all come at the beginning of time.
+        over: For each member, the task that is done when the collective is over for it.
     """
 
     op: str
@@ -54,14 +54,29 @@ class Span(NamedTuple):
     come: Sequence[int]
     over: Sequence[int]
 
-    def times_ps(self, task_end_ps: Sequence[int]) -> tuple[int, int]:
-        """When the first member comes and when the last one is over.
+    def times(self, task_end_ps: Sequence[int]) -> "Times":
+        """When it happened.
 
         Args:
             task_end_ps: When each task of the program was done.
         """
-        come = min((task_end_ps[task] for task in self.come), default=0)
-        return come, max((task_end_ps[task] for task in self.over), default=come)
+        over = [task_end_ps[task] for task in self.over]
+        come = [task_end_ps[task] for task in self.come] or [0] * len(over)
+        return Times(min(come), max(over), (sum(over) - sum(come)) // len(over))
+
+
+class Times(NamedTuple):
+    """When a collective happened, in picoseconds.
+
+    Args:
+        start_ps: When the first member came to it.
+        end_ps: When it was over for the last member.
+        member_ps: Time from coming to it to its being over, mean over the members, rounded down.
+    """
+
+    start_ps: int
+    end_ps: int
+    member_ps: int
 
 
 class Program:

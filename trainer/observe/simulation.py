@@ -63,6 +63,7 @@ class SimulatedCollective(BaseModel):
         bytes: payload of all its messages.
         start_ns: when the first member came to it, ns.
         end_ns: when the last member was done, ns.
+        member_ns: time from coming to it to its being over, mean over the members, ns.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,6 +80,7 @@ class SimulatedCollective(BaseModel):
     bytes: _WrittenCount
     start_ns: _WrittenTime
     end_ns: _WrittenTime
+    member_ns: _WrittenTime
 
     @field_validator("end_ns")
     @classmethod
@@ -156,13 +158,13 @@ class Simulation(BaseModel):
         return fmean(run.completion_ns for run in self.by_transport()[transport])
 
     def mean_time_ns(self, transport: str, op: str) -> float:
-        """Mean over the seeds of a transport of the time of all collectives of an operation, ns.
+        """Time that a rank spends in the collectives of an operation, ns, mean over ranks and seeds of a transport.
 
-        A collective takes from its first member's coming to its last member's end; those that overlap count in full
-        each.
+        It counts from coming to a collective to its being over there, so waiting for others counts too.
         """
+        ranks = max((collective.ranks for collective in self.collectives), default=1)
         times = [
-            collective.end_ns - collective.start_ns
+            collective.member_ns * collective.ranks / ranks
             for collective in self.collectives
             if (collective.transport, collective.op) == (transport, op)
         ]
