@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,11 +23,12 @@ class FileError(ValueError):
         super().__init__(f"{path}: {field}: {problem}; {remedy}")
 
 
-def first_complaint(error: ValidationError) -> tuple[str, str]:
+def first_complaint(error: ValidationError, document: object = None) -> tuple[str, str]:
     """Boil a pydantic error down to its first complaint.
 
     Args:
         error: What pydantic raised.
+        document: What was validated; needed only where a part is chosen by its `kind`, which pydantic adds to the path.
 
     Returns:
         The dotted path of the field and the reason with the value; further errors are only counted. A check of a
@@ -34,16 +36,34 @@ def first_complaint(error: ValidationError) -> tuple[str, str]:
     """
     details = error.errors()
     first = details[0]
-    field = ".".join(str(part) for part in first["loc"])
+    path = list(first["loc"]) if document is None else _written(first["loc"], document)
     reason = first["msg"]
     shown = repr(first["input"])
-    if first["type"] == "value_error" and not field:
-        field, _, reason = reason.removeprefix("Value error, ").partition(": ")
-    elif first["type"] != "missing" and len(shown) <= 60:
+    if first["type"] == "value_error":
+        head, colon, rest = reason.removeprefix("Value error, ").partition(": ")
+        path, reason = ([*path, head], rest) if colon else (path, head)
+    elif first["type"] == "extra_forbidden":
+        reason = f"is not permitted here ({shown})" if len(shown) <= 60 else "is not permitted here"
+    elif first["type"] == "missing":
+        reason = "is required but missing"
+    elif len(shown) <= 60:
         reason = f"{reason} ({shown})"
+    field = ".".join(str(part) for part in path)
     if len(details) > 1:
         reason = f"{reason} (and {len(details) - 1} more)"
     return field or "document", reason
+
+
+def _written(path: tuple[int | str, ...], document: Any) -> list[int | str]:
+    """The path without the kinds that pydantic puts in; only its last part may be absent from the document."""
+    kept = []
+    for depth, part in enumerate(path):
+        inside = part in document if isinstance(document, dict) else isinstance(document, list)
+        if inside or depth == len(path) - 1:
+            kept.append(part)
+        if inside and depth < len(path) - 1:
+            document = document[part]
+    return kept
 
 
 @contextmanager

@@ -1,12 +1,26 @@
 """python -m trainer: train, check, sample, trace and report."""
 
 import argparse
+import os
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from trainer.engine.groups import Launch
+from moe.files import FileError
+
+PATIENCE_S = 5.0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are wrong input: one line, not a usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{self.prog.removeprefix('python -m ')}: {message}; see {self.prog} --help")
+        raise SystemExit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,15 +34,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")  # one warning for each accelerator library that is absent
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's own calls
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") or "overrides" not in options for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest  # argparse stops collecting overrides at the first option
     try:
         return options.verb(options)
     except ValueError as error:
         if options.debug:
-            raise
-        if Launch.from_environment().local_rank == 0:
-            print(f"trainer {options.name}: {' '.join(str(error).split())}", file=sys.stderr)
+            traceback.print_exc()
+        _complain(f"trainer {options.name}: {_located(error, options)}")
         return 2
+
+
+def _complain(line: str) -> None:
+    """Says it once a node: its first rank speaks, the others let it, for torchrun ends all when one has ended."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr)
+    else:
+        time.sleep(PATIENCE_S)
+
+
+def _located(error: ValueError, options: argparse.Namespace) -> str:
+    text = " ".join(str(error).split())
+    named = isinstance(error, FileError) or text.startswith("--") or "config" not in options
+    return text if named else f"{options.config}: {text}"
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -79,7 +111,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m trainer",
         description="Train flow-matching and mixture-of-experts models on one or many nodes.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what and how to mend it).",
@@ -174,7 +206,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _verb(verbs, name: str, verb, summary: str, example: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"Example: {example}"
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(verb=verb, name=name)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an input error")

@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig, load_config
 from trainer.layout import Layout, describe, plan_layout
-from trainer.model.build import dense_parameters, expert_parameters
+from trainer.model.build import dense_parameters, expert_parameters, parameter_shapes
 from trainer.trace.formula import formula
 from trainer.trace.plan import trace_spec
 
@@ -32,6 +33,8 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
         raise ValueError(f"--world-size: {world_size} ranks cannot run anything; use 1 or more")
     config = load_config(path, overrides)
     layout = plan_layout(config, world_size)
+    if config.model.init_from is not None:
+        check_weights(config.model.init_from, parameter_shapes(config))
     console = Console(highlight=False)
     console.print(config.to_yaml(), end="", soft_wrap=True)
     console.rule()

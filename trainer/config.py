@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -18,9 +18,11 @@ from moe.config import MoEConfig
 from moe.files import FileError, first_complaint
 from trainer.model.config import DiTConfig
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Run(_Section):
@@ -59,11 +61,11 @@ class Optim(_Section):
     """Steps over which the learning rate rises from 0."""
     final_lr: float = Field(default=0.0, ge=0)
     """Learning rate at the end of the cosine."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
     clip_norm: PositiveFloat | None = 1.0
     """Largest norm of the gradient over all parameters and ranks; null: no clipping."""
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    ema_decay: _Decay = 0.999
     """Decay of the moving average; at step s at most (1 + s) / (10 + s)."""
 
 
@@ -172,7 +174,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = Path(path)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         remedy = "give a YAML file such as those in configs/runs"
@@ -183,15 +185,37 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         raise FileError(
             path, where, f"is not YAML ({getattr(error, 'problem', error)})", "correct the syntax"
         ) from error
+    except ValueError as error:
+        raise FileError(path, "document", f"holds an impossible date ({error})", "quote it") from error
     if not isinstance(document, dict):
-        raise FileError(path, "document", f"is a {type(document).__name__}", "write sections such as run, model, optim")
+        found = "is empty" if document is None else f"is a {type(document).__name__}"
+        raise FileError(path, "document", found, "write sections such as run, model, optim")
     for override in overrides:
         _apply(path, document, override)
     try:
         return RunConfig.model_validate(document)
     except ValidationError as error:
-        field, reason = first_complaint(error)
-        raise FileError(path, field, reason, "see `python -m trainer check --help`") from error
+        field, reason = first_complaint(error, document)
+        reason, _, remedy = reason.partition("; ")
+        raise FileError(path, field, reason, remedy or _remedy(error)) from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is written twice, where YAML would silently keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See yaml.SafeLoader."""
+        keys = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _remedy(error: ValidationError) -> str:
+    kinds = {"missing": "add it", "extra_forbidden": "correct its name or remove it"}
+    return kinds.get(error.errors()[0]["type"], "correct the value")
 
 
 def _apply(path: Path, document: dict[str, Any], override: str) -> None:
@@ -199,13 +223,15 @@ def _apply(path: Path, document: dict[str, Any], override: str) -> None:
     if not equals or not all(key.split(".")):
         raise FileError(path, override, "is no override", "write dotted.key=value, for example optim.steps=200")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = yaml.load(text, _UniqueKeys)
+    except (yaml.YAMLError, ValueError) as error:
         raise FileError(path, key, f"its value is not YAML ({text})", "quote it") from error
     *sections, last = key.split(".")
     node = document
-    for section in sections:
-        child = node.get(section)
-        node[section] = child = dict(child) if isinstance(child, dict) else {}
-        node = child
+    for depth, section in enumerate(sections, start=1):
+        child = {} if node.get(section) is None else node[section]
+        if not isinstance(child, dict):
+            parent = ".".join(sections[:depth])
+            raise FileError(path, key, f"{parent} is no section ({child})", f"write {parent}=VALUE")
+        node[section] = node = dict(child)
     node[last] = value

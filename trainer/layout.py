@@ -75,6 +75,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
     if config.engine.zero_stage == 0 and config.engine.precision == "bf16":
         raise ValueError("engine.precision: bf16 keeps its fp32 weights in the ZeRO optimiser; use zero_stage 1 to 3")
     _check_image(config)
+    _check_sampler(config, world_size)
     micro_batch = config.optim.micro_batch
     if micro_batch is None:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, world_size)
@@ -109,6 +110,15 @@ def _check_image(config: RunConfig) -> None:
         raise ValueError(
             f"model.patch_size: {config.model.patch_size} does not divide images of {size} pixels; "
             f"use one of {_divisors(size)}"
+        )
+
+
+def _check_sampler(config: RunConfig, world_size: int) -> None:
+    shared = config.parallel.expert > 1 or (config.engine.zero_stage == 3 and world_size > 1)
+    if shared and config.sample.every is not None and config.sample.sampler.kind == "dopri5":
+        raise ValueError(
+            "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights must "
+            "take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
         )
 
 

@@ -1,6 +1,7 @@
 """The sample verb."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -8,11 +9,11 @@ import torch
 import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import complete_steps, step_folder
-from trainer.checkpoint.weights import initialise_from
+from trainer.checkpoint.weights import check_weights, initialise_from
 from trainer.config import Parallel, RunConfig, load_config
 from trainer.engine.groups import Launch, joined
 from trainer.layout import plan_layout
-from trainer.model.build import build_model
+from trainer.model.build import build_model, parameter_shapes
 from trainer.observe.quality import class_accuracy, frechet_distance, image_grid
 from trainer.sampling import draw_samples
 from trainer.task import FlowTask
@@ -43,8 +44,9 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
             f"--num: {num} is no positive multiple of the {classes} classes; use {max(1, num // classes) * classes}"
         )
     guidance = config.sample.guidance if guidance is None else guidance
-    if not guidance >= 0:
-        raise ValueError(f"--guidance: {guidance} is below 0; use 1 for none, 1.5 for sharper images")
+    if not 0 <= guidance < math.inf:
+        raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
+    check_weights(folder / "ema.safetensors", parameter_shapes(config))
     labels = torch.arange(classes).repeat(num // classes)
     with joined(Launch.from_environment(), expert_parallel=1):
         task = FlowTask(config)

@@ -9,9 +9,11 @@ from pathlib import Path
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import check_identity, complete_steps, step_folder
 from trainer.checkpoint.state import identity_of
+from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig, load_config
 from trainer.engine.groups import Launch
 from trainer.layout import plan_layout
+from trainer.model.build import parameter_shapes
 from trainer.observe.protocol import Sink
 
 
@@ -36,11 +38,12 @@ def run(path: Path, overrides: Sequence[str]) -> int:
         raise ValueError(f"run.dir: {config.run.dir} already holds checkpoints; choose another, or run.resume=auto")
     if steps:
         check_identity(step_folder(config.run.dir / "checkpoints", steps[-1]), identity_of(config, layout))
+    elif config.model.init_from is not None:
+        check_weights(config.model.init_from, parameter_shapes(config))
     started = steps[-1] if steps else 0
     with ExitStack() as closing:
         sinks: list[Sink] = []
         if launch.rank == 0:
-            closing.enter_context(_locked(config.run.dir))
             sinks = _sinks(config, started, closing)
         from trainer.loop import train  # torch, DeepSpeed and Megatron: not before the input is known to be good
 
@@ -54,25 +57,28 @@ def run(path: Path, overrides: Sequence[str]) -> int:
 
 
 def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
-    """Opens what rank 0 writes to, cut back to the step that the run resumes from."""
+    """Locks the folder and opens what rank 0 writes to, cut back to the step that the run resumes from."""
     from trainer.observe.metrics import MetricsFile, truncate_after
     from trainer.observe.prometheus import Prometheus
     from trainer.observe.tensorboard import TensorBoard
     from trainer.observe.terminal import terminal
 
     sinks: list[Sink] = []
+
+    def opened(sink: Sink) -> None:
+        closing.callback(sink.close)
+        sinks.append(sink)
+
     if config.observe.port is not None:
-        sinks.append(Prometheus(host=config.observe.host, port=config.observe.port))
-        closing.callback(sinks[-1].close)
+        opened(Prometheus(host=config.observe.host, port=config.observe.port))  # refused: before a folder is made
+    closing.enter_context(_locked(config.run.dir))
+    truncate_after(config.run.dir / "metrics.jsonl", started)
     with replacing(config.run.dir / "config.yaml") as temporary:
         temporary.write_text(config.to_yaml(), encoding="utf-8")
-    truncate_after(config.run.dir / "metrics.jsonl", started)
-    sinks.append(MetricsFile(config.run.dir / "metrics.jsonl"))
+    opened(MetricsFile(config.run.dir / "metrics.jsonl"))
     if config.observe.tensorboard:
-        sinks.append(TensorBoard(config.run.dir / "tensorboard", last_step=started))
-    sinks.append(terminal(first_step=started, last_step=config.optim.steps))
-    for sink in sinks:
-        closing.callback(sink.close)
+        opened(TensorBoard(config.run.dir / "tensorboard", last_step=started))
+    opened(terminal(first_step=started, last_step=config.optim.steps))
     return sinks
 
 

@@ -10,9 +10,11 @@ checkpoints/step_00000300/
 """
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from moe.files import FileError, replacing
 
@@ -28,14 +30,14 @@ class Identity:
         expert_parallel: ranks that share the experts of a layer.
         zero_stage: what the engine shards.
         precision: of the weights in the network.
-        network: model, experts and data without what may change between two starts.
+        network: settings of model, experts and data by dotted key, without what may change between two starts.
     """
 
     world_size: int
     expert_parallel: int
     zero_stage: int
     precision: str
-    network: str
+    network: dict[str, Any]
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -45,7 +47,7 @@ def step_folder(root: Path, step: int) -> Path:
 
 def complete_steps(root: Path) -> list[int]:
     """Steps of the complete checkpoints under a folder, in rising order."""
-    return sorted(int(marker.parent.name.removeprefix("step_")) for marker in root.glob("step_*/COMPLETE"))
+    return sorted(step for step, folder in _step_folders(root).items() if (folder / "COMPLETE").exists())
 
 
 def mark_complete(folder: Path, step: int, identity: Identity) -> None:
@@ -67,15 +69,17 @@ def check_identity(folder: Path, identity: Identity) -> None:
     marker = folder / "COMPLETE"
     try:
         found = json.loads(marker.read_text(encoding="utf-8"))
-        saved = Identity(**{name: found[name] for name in asdict(identity)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        saved = _flat(Identity(**{name: found[name] for name in asdict(identity)}))
+    except KeyError as error:
+        raise FileError(marker, str(error.args[0]), "is missing", "delete the folder to fall back") from error
+    except (OSError, ValueError, TypeError) as error:
         raise FileError(marker, "marker", f"is malformed ({error})", "delete the folder to fall back") from error
-    for name, value in asdict(identity).items():
-        if getattr(saved, name) != value:
+    for name, value in _flat(identity).items():
+        if saved.get(name) != value:
             raise FileError(
                 marker,
                 name,
-                f"is {getattr(saved, name)} where this run has {value}",
+                f"is {saved.get(name)} where this run has {value}",
                 "continue with the former, or give another run.dir",
             )
 
@@ -83,8 +87,18 @@ def check_identity(folder: Path, identity: Identity) -> None:
 def prune(root: Path, keep: int) -> None:
     """Deletes all but the newest complete checkpoints, and what broken saves left behind before them."""
     kept = complete_steps(root)[-keep:]
-    for folder in root.glob("step_*"):
-        step = int(folder.name.removeprefix("step_"))
+    for step, folder in _step_folders(root).items():
         if step not in kept and step <= kept[-1]:
             (folder / "COMPLETE").unlink(missing_ok=True)
             shutil.rmtree(folder)
+
+
+def _step_folders(root: Path) -> dict[int, Path]:
+    """Checkpoint folders by step; a copy under another name, such as step_00000300_good, is the user's own."""
+    return {int(path.name[5:]): path for path in root.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name)}
+
+
+def _flat(identity: Identity) -> dict[str, Any]:
+    fields = asdict(identity)
+    network = fields.pop("network")
+    return {**fields, **dict(network)}

@@ -19,17 +19,19 @@ from trainer.layout import Layout
 
 def identity_of(config: RunConfig, layout: Layout) -> Identity:
     """What a checkpoint of this run has in common with every continuation of it."""
-    network = {
+    sections = {
         "data": config.data.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json", exclude={"init_from", "dropout", "label_dropout"}),
-        "moe": config.moe and config.moe.model_dump(mode="json", include={"num_experts", "top_k", "expert_hidden"}),
+        "moe": config.moe.model_dump(mode="json", include={"num_experts", "top_k", "expert_hidden"})
+        if config.moe
+        else {"num_experts": 0},
     }
     return Identity(
         world_size=layout.world_size,
         expert_parallel=layout.expert_parallel,
         zero_stage=config.engine.zero_stage,
         precision=config.engine.precision,
-        network=str(network),
+        network={f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()},
     )
 
 

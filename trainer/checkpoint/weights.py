@@ -1,5 +1,6 @@
 """Weights for exchange: one safetensors file with every parameter by its logical name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +10,30 @@ from torch import nn
 from moe.files import FileError
 from trainer.model.parameters import named_parameters
 
+_REMEDY = "give the ema.safetensors of a run with the same model"
+
+
+def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses a file that :func:`initialise_from` could not use, without reading its tensors.
+
+    Args:
+        path: an ``ema.safetensors``.
+        shapes: of every parameter of the network by its logical name.
+
+    Raises:
+        FileError: the file is missing or malformed, or a parameter is missing or has another shape.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise FileError(path, "weights", f"cannot be read ({error})", _REMEDY) from error
+    for name, shape in shapes.items():
+        if name not in found:
+            raise FileError(path, name, "is missing", _REMEDY)
+        if found[name] != shape:
+            raise FileError(path, name, f"has shape {found[name]}, not {shape}", _REMEDY)
+
 
 @torch.no_grad()
 def initialise_from(model: nn.Module, path: Path) -> None:
@@ -16,23 +41,8 @@ def initialise_from(model: nn.Module, path: Path) -> None:
 
     Args:
         model: the network.
-        path: the file; experts are found by logical id, wherever they live now.
-
-    Raises:
-        FileError: the file is missing or malformed, or a parameter is missing or has another shape.
+        path: the file, accepted by :func:`check_weights`; experts are found by logical id, wherever they live now.
     """
-    remedy = "give the ema.safetensors of a run with the same model"
-    try:
-        with safe_open(path, framework="pt") as file:
-            present = set(file.keys())
-            for named in named_parameters(model):
-                if named.name not in present:
-                    raise FileError(path, named.name, "is missing", remedy)
-                value = file.get_tensor(named.name)
-                if value.shape != named.parameter.shape:
-                    raise FileError(
-                        path, named.name, f"has shape {tuple(value.shape)}, not {tuple(named.parameter.shape)}", remedy
-                    )
-                named.parameter.copy_(value)
-    except (OSError, SafetensorError) as error:
-        raise FileError(path, "weights", f"cannot be read ({error})", remedy) from error
+    with safe_open(path, framework="pt") as file:
+        for named in named_parameters(model):
+            named.parameter.copy_(file.get_tensor(named.name))

@@ -31,9 +31,24 @@ class Launch:
 
     @classmethod
     def from_environment(cls) -> "Launch":
-        """Reads torchrun's variables; without them the process is alone."""
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-        return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 0, 1, 1), strict=True)))
+        """Reads torchrun's variables; without them the process is alone.
+
+        Raises:
+            ValueError: a variable is no number, or there are other ranks and no way to them.
+        """
+        values = []
+        for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1")):
+            text = os.environ.get(name, default)
+            if not text.isdecimal():
+                raise ValueError(f"environment: {name} is no number ({text}); unset it, or start the run with torchrun")
+            values.append(int(text))
+        launch = cls(*values)
+        if launch.world_size > 1 and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
+            raise ValueError(
+                f"environment: WORLD_SIZE is {launch.world_size}, but RANK or MASTER_ADDR is not set; "
+                "start the ranks with torchrun, or unset WORLD_SIZE to run one process"
+            )
+        return launch
 
     @property
     def device(self) -> torch.device:

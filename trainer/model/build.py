@@ -1,5 +1,6 @@
 """From a configuration to a network."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -54,25 +55,53 @@ def dense_parameters(config: RunConfig) -> list[int]:
     Returns:
         Elements of each dense parameter, routers included and experts left out.
     """
-
-    def feed_forward(_: int) -> nn.Module:
-        if config.moe is None:
-            return FeedForward(config.model.hidden, dense_inner(config))
-        return nn.Linear(config.model.hidden, config.moe.num_experts, bias=False)
-
-    with torch.device("meta"):
-        model = _dit(config, feed_forward, generator=None)
-    return [parameter.numel() for parameter in model.parameters()]
+    return [math.prod(shape) for shape in _dense_shapes(config).values()]
 
 
 def expert_parameters(config: RunConfig) -> int:
     """Elements of one expert: two matrices between model width and expert width, no biases."""
-    return 0 if config.moe is None else 2 * config.model.hidden * config.moe.expert_hidden
+    return sum(math.prod(shape) for shape in _expert_shapes(config).values())
+
+
+def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of the network by its logical name, without building it.
+
+    Args:
+        config: the run.
+
+    Returns:
+        The dense parameters in the order of the network, then the experts.
+    """
+    experts = {
+        f"blocks.{layer}.feed_forward.experts.{expert}.{name}": shape
+        for layer in range(config.model.num_layers)
+        for expert in range(config.moe.num_experts if config.moe else 0)
+        for name, shape in _expert_shapes(config).items()
+    }
+    return {**_dense_shapes(config), **experts}
 
 
 def dense_inner(config: RunConfig) -> int:
     """Width of the dense feed-forward layers."""
     return config.model.feed_forward_hidden or 4 * config.model.hidden
+
+
+def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
+    def feed_forward(_: int) -> nn.Module:
+        if config.moe is None:
+            return FeedForward(config.model.hidden, dense_inner(config))
+        return nn.ModuleDict({"router": nn.Linear(config.model.hidden, config.moe.num_experts, bias=False)})
+
+    with torch.device("meta"):
+        model = _dit(config, feed_forward, generator=None)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
+    if config.moe is None:
+        return {}
+    hidden, inner = config.model.hidden, config.moe.expert_hidden
+    return {"linear_fc1.weight": (inner, hidden), "linear_fc2.weight": (hidden, inner)}
 
 
 def _dit(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> DiT:

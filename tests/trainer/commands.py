@@ -1,0 +1,45 @@
+"""Calls the command line in this process and looks at what it says and leaves."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+DIGITS = str(ROOT / "configs" / "runs" / "digits_moe.yaml")
+ALONE = ("parallel.expert=1", "trace.steps=[]", "sample.every=null", "optim.steps=1")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Runs a command that must be refused.
+
+    Args:
+        capsys: pytest's capture.
+        *arguments: the command line.
+
+    Returns:
+        The one line on standard error, without `trainer VERB: `.
+    """
+    words = [str(argument) for argument in arguments]
+    capsys.readouterr()
+    try:
+        code = main(words)
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    output = capsys.readouterr()
+    assert code == 2
+    assert output.out == ""
+    assert output.err.endswith("\n")
+    assert output.err.count("\n") == 1, output.err
+    start = f"trainer {words[0]}: "
+    assert output.err.startswith(start)
+    return output.err.removeprefix(start).rstrip("\n")
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path under a folder and what its file holds, to compare before and after."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }

@@ -1,0 +1,138 @@
+"""One process without a launcher: train, sample, report, and a new run from the old one's weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from moe.placement.placement import Placement
+from tests.trainer.commands import DIGITS, ROOT, contents
+from trainer import load_config
+from trainer.__main__ import main
+from trainer.checkpoint.directory import complete_steps
+from trainer.checkpoint.weights import initialise_from
+from trainer.layout import plan_layout
+from trainer.model.build import build_model, parameter_shapes
+from trainer.observe.metrics import read_metrics
+
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+TINY = (
+    "model.hidden=16",
+    "model.num_layers=1",
+    "parallel.expert=1",
+    "optim.steps=4",
+    "optim.global_batch=16",
+    "optim.warmup_steps=0",
+    "observe.log_every=1",
+    "observe.port=0",
+    "evaluate.every=2",
+    "checkpoint.every=3",
+    "data.held_out=60",
+    "sample.sampler.steps=2",
+)
+DENSE = (*TINY, "moe=null", "sample.every=null", "trace.steps=[]")
+EXPERTS = (
+    *TINY,
+    "moe.num_experts=4",
+    "moe.expert_hidden=16",
+    "sample.every=4",
+    "sample.per_class=2",
+    "trace.steps=[3]",
+)
+
+
+def trained(folder: Path, *overrides: str) -> Path:
+    result = subprocess.run(
+        [sys.executable, "-m", "trainer", "train", DIGITS, *overrides, f"run.dir={folder}"],
+        cwd=ROOT,
+        env={**{name: value for name, value in os.environ.items() if name not in LAUNCHED}, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("dense") / "run", *DENSE)
+
+
+@pytest.fixture(scope="module")
+def expert_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("experts") / "run", *EXPERTS)
+
+
+def newest(run: Path) -> Path:
+    return run / "checkpoints" / "step_00000004"
+
+
+def test_a_run_leaves_what_it_promises(dense_run: Path, expert_run: Path) -> None:
+    for run in (dense_run, expert_run):
+        assert complete_steps(run / "checkpoints") == [3, 4]
+        assert load_config(run / "config.yaml").run.dir == run
+        records = read_metrics(run / "metrics.jsonl")
+        assert [record.step for record in records] == [1, 2, 3, 4]
+        assert [record.step for record in records if "held_out_loss" in record.values] == [2, 4]
+        assert [path for path in contents(run) if path.endswith(".partial")] == []
+    assert {path.name for path in newest(expert_run).glob("experts/*")} == {
+        f"layer_000_expert_{expert:05d}.safetensors" for expert in range(4)
+    }
+    assert Placement.read(newest(expert_run) / "placement.json").num_ranks == 1
+    assert Image.open(expert_run / "samples" / "step_00000004.png").format == "PNG"
+    assert (expert_run / "traces" / "routing.npz").exists()
+    assert (expert_run / "traces" / "collectives.jsonl").exists()
+
+
+def test_the_saved_average_has_the_names_and_shapes_of_the_network(dense_run: Path, expert_run: Path) -> None:
+    for run in (dense_run, expert_run):
+        averages = load_file(newest(run) / "ema.safetensors")
+        shapes = {name: tuple(tensor.shape) for name, tensor in averages.items()}
+        assert shapes == parameter_shapes(load_config(run / "config.yaml"))
+
+
+def test_sample_and_report(expert_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    grid, quality, page = tmp_path / "new" / "grid.png", tmp_path / "quality.json", tmp_path / "page.html"
+    assert main(["sample", str(expert_run), "--num", "20", "--out", str(grid), "--quality", str(quality)]) == 0
+    width, height = Image.open(grid).size
+    assert width > 4 * height, "ten classes stand side by side, two images each"
+    figures = json.loads(quality.read_text())
+    assert figures["num"] == 20
+    assert 0 <= figures["class_accuracy"] <= 1
+    assert figures["frechet_distance_unguided"] > 0
+    assert main(["report", str(expert_run), "--quality", str(quality), "--out", str(page)]) == 0
+    assert "<html" in page.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "quality.json", "page.html"}
+
+
+def test_a_new_run_starts_with_the_weights_of_another(dense_run: Path, tmp_path: Path) -> None:
+    weights = newest(dense_run) / "ema.safetensors"
+    still = ("optim.steps=1", "optim.final_lr=0", "optim.ema_decay=0", "checkpoint.every=1")
+    run = trained(tmp_path / "run", *DENSE, *still, f"model.init_from={weights}")
+    fresh, warm = (read_metrics(folder / "metrics.jsonl")[0].values["loss"] for folder in (dense_run, run))
+    assert abs(fresh - warm) > 1e-4
+    given, kept = (load_file(path) for path in (weights, run / "checkpoints" / "step_00000001" / "ema.safetensors"))
+    assert given.keys() == kept.keys()
+    for name, value in given.items():
+        assert torch.equal(kept[name], value), name
+
+
+def test_weights_are_taken_over_exactly(dense_run: Path) -> None:
+    config = load_config(dense_run / "config.yaml")
+    model = build_model(config, plan_layout(config, 1))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    initialise_from(model, newest(dense_run) / "ema.safetensors")
+    given = load_file(newest(dense_run) / "ema.safetensors")
+    assert all(torch.equal(parameter, given[name]) for name, parameter in model.named_parameters())
+    assert np.mean([torch.equal(before[name], given[name]) for name in given]) < 0.5

@@ -1,0 +1,190 @@
+"""Reading a configuration: what it accepts, and the one line with which it refuses."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moe.files import FileError
+from trainer import load_config
+from trainer.config import RunConfig
+from trainer.flow.sampler import HeunConfig
+from trainer.layout import plan_layout
+
+RUNS = Path(__file__).parents[2] / "configs" / "runs"
+MINIMAL = """\
+run: {dir: runs/test}
+model: {hidden: 16, num_layers: 2, num_heads: 4}
+optim: {steps: 10, global_batch: 8}
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_overrides_reach_nested_keys_lists_and_null(config_file: Path) -> None:
+    config = load_config(
+        config_file,
+        [
+            "optim.lr=1e-3",
+            "optim.betas=[0.8, 0.95]",
+            "optim.clip_norm=null",
+            "optim.micro_batch=",
+            "trace.steps=[3, 4]",
+            "flow.time={kind: logit_normal, std: 0.5}",
+            "flow.time.mean=0.25",
+            "sample.sampler.kind=heun",
+            "sample.sampler.steps=7",
+            "run.dir='runs/with = and: colon'",
+            "moe={num_experts: 4, expert_hidden: 8}",
+            "moe.top_k=2",
+        ],
+    )
+    assert config.optim.lr == 1e-3
+    assert config.optim.betas == (0.8, 0.95)
+    assert config.optim.clip_norm is None
+    assert config.optim.micro_batch is None
+    assert config.trace.steps == (3, 4)
+    assert config.flow.time.model_dump() == {"kind": "logit_normal", "mean": 0.25, "std": 0.5}
+    assert config.sample.sampler == HeunConfig(steps=7)
+    assert config.run.dir == Path("runs/with = and: colon")
+    assert config.moe is not None
+    assert (config.moe.num_experts, config.moe.top_k) == (4, 2)
+
+
+def test_a_later_override_wins_and_a_section_can_be_taken_away(config_file: Path) -> None:
+    config = load_config(config_file, ["optim.steps=5", "moe.num_experts=4", "optim.steps=6", "moe=null"])
+    assert config.optim.steps == 6
+    assert config.moe is None
+
+
+def test_without_overrides_the_file_is_as_it_was(config_file: Path) -> None:
+    assert load_config(config_file, ["optim.steps=5"]) != load_config(config_file)
+    assert load_config(config_file) == load_config(str(config_file))
+
+
+BAD_OVERRIDES = {
+    "unknown key": ("optim.stepz=5", "optim.stepz", "5", "name"),
+    "unknown section": ("optimiser.steps=5", "optimiser", "5", "name"),
+    "unknown key of a part": ("flow.time={kind: logit_normal, sigma: 2}", "flow.time.sigma", "2", "name"),
+    "value of a part": ("sample.sampler={kind: heun, steps: 0}", "sample.sampler.steps", "0", "greater"),
+    "unknown kind": ("flow.time.kind=beta", "flow.time", "beta", "logit_normal"),
+    "no kind": ("flow.time={}", "flow.time", "kind", "correct"),
+    "word for a number": ("optim.steps=many", "optim.steps", "many", "integer"),
+    "fraction for a whole number": ("optim.steps=2.5", "optim.steps", "2.5", "integer"),
+    "list for a number": ("optim.lr=[1]", "optim.lr", "[1]", "number"),
+    "number for a list": ("trace.steps=5", "trace.steps", "5", "correct"),
+    "number for a section": ("optim=5", "optim", "5", "correct"),
+    "zero": ("optim.steps=0", "optim.steps", "0", "greater than 0"),
+    "negative": ("run.seed=-1", "run.seed", "-1", "greater"),
+    "infinite": ("optim.lr=.inf", "optim.lr", "inf", "finite"),
+    "not a number": ("optim.ema_decay=.nan", "optim.ema_decay", "nan", "finite"),
+    "too large": ("observe.port=65536", "observe.port", "65536", "65535"),
+    "decay of 1": ("optim.betas=[0.9, 1.0]", "optim.betas.1", "1.0", "less than 1"),
+    "one of two": ("optim.betas=[0.9]", "optim.betas.1", "missing", "add it"),
+    "three of two": ("optim.betas=[0.9, 0.9, 0.9]", "optim.betas", "at most 2", "correct"),
+    "no choice": ("engine.zero_stage=4", "engine.zero_stage", "4", "0, 1, 2 or 3"),
+    "null for a value": ("optim.steps=", "optim.steps", "None", "integer"),
+    "path from a date": ("run.dir=2024-01-01", "run.dir", "2024", "path"),
+    "impossible date": ("run.dir=2024-13-45", "run.dir", "2024-13-45", "quote"),
+    "not YAML": ("run.dir=[a", "run.dir", "[a", "quote"),
+    "key twice": ("moe={num_experts: 4, num_experts: 8}", "moe", "num_experts: 8", "quote"),
+    "no equals sign": ("optim.steps", "optim.steps", "no override", "dotted.key=value"),
+    "no key": ("=5", "=5", "no override", "dotted.key=value"),
+    "empty part of a key": ("optim..steps=5", "optim..steps=5", "no override", "dotted.key=value"),
+    "inside a scalar": ("model.hidden.x=1", "model.hidden.x", "16", "model.hidden=VALUE"),
+    "inside a list": ("optim.betas.0=1", "optim.betas", "correct", "correct"),
+    "rule over two fields": ("model.hidden=60", "model.hidden", "60", "choose 64"),
+    "too many choices": ("moe={num_experts: 4, expert_hidden: 8, top_k: 5}", "moe", "top_k 5", "choose"),
+    "missing in a section": ("moe.top_k=1", "moe.num_experts", "missing", "add it"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OVERRIDES)
+def test_a_wrong_override_is_refused(config_file: Path, case: str) -> None:
+    override, field, value, remedy = BAD_OVERRIDES[case]
+    message = refusal(config_file, override)
+    assert message.startswith(f"{config_file}: {field}: ")
+    assert value in message
+    assert remedy in message
+    assert message.count("; ") == 1
+
+
+BAD_FILES = {
+    "empty": ("", "document", "is empty", "sections"),
+    "comment only": ("# nothing\n", "document", "is empty", "sections"),
+    "a list": ("- run\n- model\n", "document", "list", "sections"),
+    "a word": ("run\n", "document", "str", "sections"),
+    "not YAML": ("run: {dir: a\noptim: 3\n", "line 2", "not YAML", "syntax"),
+    "tab": ("run:\n\tdir: a\n", "line 2", "not YAML", "syntax"),
+    "object": ("run: !!python/object:os.system {}\n", "line 1", "not YAML", "syntax"),
+    "control character": ("run: \x01\n", "document", "not YAML", "syntax"),
+    "impossible date": ("run: {dir: 2024-13-45}\n", "document", "date", "quote"),
+    "key twice": (MINIMAL + "optim: {steps: 5, global_batch: 8}\n", "line 4", "optim is written twice", "syntax"),
+    "inner key twice": (
+        MINIMAL.replace("steps: 10", "steps: 10, steps: 20"),
+        "line 3",
+        "steps is written twice",
+        "syntax",
+    ),
+    "section missing": (MINIMAL.replace("optim", "optimizer"), "optim", "missing (and 1 more)", "add it"),
+    "key missing": (MINIMAL.replace("steps: 10, ", ""), "optim.steps", "missing", "add it"),
+    "list as a key": (MINIMAL + "[1, 2]: 3\n", "line 4", "unhashable", "syntax"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_wrong_file_is_refused(tmp_path: Path, case: str) -> None:
+    text, field, problem, remedy = BAD_FILES[case]
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}: {field}: ")
+    assert problem in message
+    assert remedy in message
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"run: {dir: caf\xe9}\n")
+    for path, problem in (
+        (tmp_path / "none.yaml", "No such file"),
+        (tmp_path, "directory"),
+        (tmp_path / "latin.yaml", "UTF-8"),
+    ):
+        message = refusal(path)
+        assert message.startswith(f"{path}: file: cannot be read")
+        assert problem in message
+        assert "configs/runs" in message
+
+
+def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path, config_file: Path) -> None:
+    configs = [load_config(path) for path in sorted(RUNS.glob("*.yaml"))]
+    odd = ["run.dir='1e3'", "optim.lr=1e-05", "trace.steps=[1]", "model.init_from=null", "sample.sampler.kind=dopri5"]
+    configs.append(load_config(config_file, odd))
+    for config in configs:
+        path = tmp_path / "resolved.yaml"
+        path.write_text(config.to_yaml())
+        again = load_config(path)
+        assert again == config
+        assert again.to_yaml() == config.to_yaml()
+        assert yaml.safe_load(config.to_yaml()).keys() == RunConfig.model_fields.keys()
+
+
+WORLD_SIZES = {"digits_moe.yaml": 2, "dit_moe_64.yaml": 64}
+
+
+@pytest.mark.parametrize("path", sorted(RUNS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_runs_that_we_ship_fit_their_ranks(path: Path) -> None:
+    layout = plan_layout(load_config(path), WORLD_SIZES[path.name])
+    assert layout.world_size == WORLD_SIZES[path.name] == layout.expert_parallel
+    assert layout.micro_batch * layout.accumulation * layout.world_size == load_config(path).optim.global_batch
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(FileError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)

@@ -1,0 +1,229 @@
+"""What train and sample refuse before anything is joined or written: ports, folders, checkpoints, weights."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.trainer.commands import ALONE, DIGITS, contents, refused
+from trainer import load_config
+from trainer.checkpoint.directory import complete_steps, mark_complete, prune, step_folder
+from trainer.checkpoint.state import identity_of
+from trainer.layout import plan_layout
+from trainer.model.build import parameter_shapes
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path / 'run'}", f"observe.port={port}")
+    assert f"observe.port: cannot serve metrics on 127.0.0.1:{port}" in line
+    assert "choose another port" in line
+    assert contents(tmp_path) == {}
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    with locked(tmp_path):
+        before = contents(tmp_path)
+        line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}", f"observe.port={free}")
+        assert contents(tmp_path) == before
+    assert line.startswith(f"{tmp_path}: run.dir: is in use by another run; ")
+    with socket.socket() as again:
+        again.bind(("127.0.0.1", free))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    yield
+    os.close(handle)
+
+
+def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("mine")
+    before = contents(tmp_path)
+    for folder in ("run", "run/inner"):
+        line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path / folder}")
+        assert line.startswith(f"{tmp_path / folder}: run.dir: cannot be written ")
+    assert contents(tmp_path) == before
+
+
+def test_malformed_metrics_of_an_earlier_start_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 1.0}\n')
+    (tmp_path / "config.yaml").write_text("mine")
+    (tmp_path / ".lock").touch()
+    before = contents(tmp_path)
+    line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}")
+    assert line.startswith(f"{tmp_path / 'metrics.jsonl'}: line 1: step: ")
+    assert contents(tmp_path) == before
+
+
+def checkpoint(run_dir: Path, step: int = 10, **changes: Any) -> Path:
+    """The marker of a complete checkpoint of the digits run on one rank, but for what is changed."""
+    config = load_config(DIGITS, ALONE)
+    folder = step_folder(run_dir / "checkpoints", step)
+    folder.mkdir(parents=True)
+    mark_complete(folder, step, replace(identity_of(config, plan_layout(config, 1)), **changes))
+    return folder
+
+
+def test_never_resume_refuses_a_folder_with_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint(tmp_path)
+    before = contents(tmp_path)
+    line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}", "run.resume=never")
+    assert line.startswith(f"{DIGITS}: run.dir: {tmp_path} already holds checkpoints; ")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "field", "values"),
+    [
+        ({"world_size": 2}, (), "world_size", "is 2 where this run has 1"),
+        ({"expert_parallel": 2}, (), "expert_parallel", "is 2 where this run has 1"),
+        ({}, ("engine.zero_stage=2",), "zero_stage", "is 1 where this run has 2"),
+        ({}, ("engine.precision=bf16",), "precision", "is fp32 where this run has bf16"),
+        ({}, ("model.hidden=128",), "model.hidden", "is 64 where this run has 128"),
+        ({}, ("moe.num_experts=16",), "moe.num_experts", "is 8 where this run has 16"),
+        ({}, ("moe=null",), "moe.num_experts", "is 8 where this run has 0"),
+        ({}, ("data.size=16",), "data.size", "is 8 where this run has 16"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(
+    changes: dict[str, Any],
+    overrides: tuple[str, ...],
+    field: str,
+    values: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = checkpoint(tmp_path, **changes)
+    before = contents(tmp_path)
+    line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}", *overrides)
+    assert line == f"{folder / 'COMPLETE'}: {field}: {values}; continue with the former, or give another run.dir"
+    assert contents(tmp_path) == before
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("marker", "field"),
+    [
+        (b"", "marker"),
+        (b"[]", "marker"),
+        (b"\xff", "marker"),
+        (b"null", "marker"),
+        (b'{"world_size": 1}', "expert_parallel"),
+        (b'{"world_size": 1, "expert_parallel": 1, "zero_stage": 1, "precision": "fp32"}', "network"),
+        (
+            b'{"world_size": 1, "expert_parallel": 1, "zero_stage": 1, "precision": "fp32", "network": "digits"}',
+            "marker",
+        ),
+    ],
+)
+def test_a_malformed_marker_is_refused(
+    marker: bytes, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoint(tmp_path)
+    (folder / "COMPLETE").write_bytes(marker)
+    line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}")
+    assert line.startswith(f"{folder / 'COMPLETE'}: {field}: ")
+    assert "delete the folder" in line
+
+
+def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    for step in (10, 20, 30, 123456789):
+        checkpoint(tmp_path, step)
+    step_folder(root, 5).mkdir()
+    kept = step_folder(root, 20).rename(root / "step_00000020_good")
+    (root / "step_notes").write_text("mine")
+    assert complete_steps(root) == [10, 30, 123456789]
+    prune(root, 2)
+    assert complete_steps(root) == [30, 123456789]
+    assert {path.name for path in root.iterdir()} == {
+        "step_00000030",
+        "step_123456789",
+        kept.name,
+        "step_notes",
+    }
+
+
+@pytest.mark.parametrize("case", ["missing", "a folder", "no safetensors", "truncated", "other names", "other shapes"])
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_weights_that_do_not_fit_are_refused(
+    verb: str, case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ema.safetensors"
+    shapes = parameter_shapes(load_config(DIGITS))
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    last = list(shapes)[-1]
+    field = "weights"
+    match case:
+        case "missing":
+            pass
+        case "a folder":
+            path.mkdir()
+        case "no safetensors":
+            path.write_bytes(b"weights")
+        case "truncated":
+            save_file(tensors, path)
+            path.write_bytes(path.read_bytes()[:-4])
+        case "other names":
+            save_file({name: tensor for name, tensor in tensors.items() if name != last}, path)
+            field = last
+        case "other shapes":
+            save_file({**tensors, last: torch.zeros(3)}, path)
+            field = last
+    before = contents(tmp_path)
+    line = refused(capsys, verb, DIGITS, *ALONE, f"run.dir={tmp_path / 'run'}", f"model.init_from={path}")
+    assert line.startswith(f"{path}: {field}: ")
+    assert "ema.safetensors of a run with the same model" in line
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--num", 0), "--num: 0 is no positive multiple of the 10 classes; use 10"),
+        (("--num", 25), "--num: 25 is no positive multiple of the 10 classes; use 20"),
+        (("--num", -10), "--num: -10 "),
+        (("--guidance", -1), "--guidance: -1.0 "),
+        (("--guidance", "nan"), "--guidance: nan "),
+        (("--guidance", "inf"), "--guidance: inf "),
+        ((), "ema.safetensors: weights: cannot be read"),
+    ],
+)
+def test_sample_refuses(
+    options: tuple[object, ...], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint(tmp_path / "run") / "config.yaml").write_text(load_config(DIGITS).to_yaml())
+    before = contents(tmp_path)
+    line = refused(capsys, "sample", tmp_path / "run", "--out", tmp_path / "grid.png", *options)
+    assert problem in line
+    assert contents(tmp_path) == before
+    assert not torch.distributed.is_initialized()
+
+
+def test_sample_needs_a_complete_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkpoint(tmp_path) / "COMPLETE").unlink()
+    for run_dir in (tmp_path, tmp_path / "none"):
+        line = refused(capsys, "sample", run_dir, "--out", tmp_path / "grid.png")
+        assert line.startswith(f"{run_dir / 'checkpoints'}: checkpoint: there is no complete one; ")
+    checkpoint(tmp_path, 20)
+    line = refused(capsys, "sample", tmp_path, "--out", tmp_path / "grid.png")
+    assert line.startswith(f"{step_folder(tmp_path / 'checkpoints', 20) / 'config.yaml'}: file: cannot be read")
