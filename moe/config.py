@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 class TopKRouterConfig(BaseModel):
     """Each token goes to the experts with the largest gate value (Shazeer et al. 2017; Fedus et al. 2021)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["top_k"] = "top_k"
     score: Literal["softmax", "sigmoid"] = "softmax"
@@ -25,7 +25,7 @@ class TopKRouterConfig(BaseModel):
 class MoEConfig(BaseModel):
     """The mixture-of-experts feed-forward layers of a model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     num_experts: PositiveInt
     """Experts of each layer."""
@@ -42,10 +42,10 @@ class MoEConfig(BaseModel):
     @model_validator(mode="after")
     def _selection_is_possible(self) -> "MoEConfig":
         if self.top_k > self.num_experts:
-            raise ValueError(f"top_k {self.top_k} exceeds num_experts {self.num_experts}; choose at most that many")
+            raise ValueError(f"top_k: {self.top_k} exceeds num_experts {self.num_experts}; choose at most that many")
         if self.top_k == 1 and self.router.score == "softmax" and self.router.normalise_over == "selected":
             raise ValueError(
-                "router.normalise_over selected with top_k 1 makes every gate value 1, and the router never learns; "
+                "router.normalise_over: selected with top_k 1 makes every gate value 1, and the router never learns; "
                 "choose all"
             )
         return self

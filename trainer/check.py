@@ -10,7 +10,7 @@ from rich.table import Table
 from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig, load_config
 from trainer.layout import Layout, describe, plan_layout
-from trainer.model.build import dense_parameters, expert_parameters, parameter_shapes
+from trainer.network import dense_parameters, expert_parameters, parameter_shapes
 from trainer.trace.formula import formula
 from trainer.trace.plan import trace_spec
 

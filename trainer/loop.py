@@ -22,7 +22,7 @@ from trainer.ema import MovingAverage
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Engine
 from trainer.layout import Layout, describe
-from trainer.model.build import build_model
+from trainer.network import build_model
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.protocol import Sink
 from trainer.observe.quality import image_grid
@@ -56,13 +56,21 @@ class _Training:
         self.dataset = trainer.data.build(config.data)
         self.task = FlowTask(config)
         self.module = build_model(config, layout)
-        if config.model.init_from is not None:
+        steps = complete_steps(self._checkpoints)
+        if config.model.init_from is not None and not steps:
             initialise_from(self.module, config.model.init_from)
         self.engine: Engine = DeepSpeedEngine(self.module, config, layout, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.loader = self._loader("train", config.optim.global_batch)
         self.expert_load = ExpertLoad(self.module)
-        self.started = self._resume()
+        self.started = steps[-1] if steps else 0
+        if steps:
+            load_checkpoint(
+                step_folder(self._checkpoints, self.started),
+                allow_rng_loss=config.run.allow_rng_loss,
+                engine=self.engine,
+                average=self.average,
+            )
         self.trace = TraceSession(config, layout, launch, self.engine, self.started)
 
     def run(self) -> None:
@@ -153,19 +161,6 @@ class _Training:
         if self.launch.rank == 0:
             path = self.config.run.dir / "samples" / f"{step_folder(Path(), step).name}.png"
             image_grid(images.numpy(), classes, path)
-
-    def _resume(self) -> int:
-        """Returns the optimiser steps done, after loading the newest complete checkpoint if there is one."""
-        steps = complete_steps(self._checkpoints)
-        if not steps:
-            return 0
-        load_checkpoint(
-            step_folder(self._checkpoints, steps[-1]),
-            allow_rng_loss=self.config.run.allow_rng_loss,
-            engine=self.engine,
-            average=self.average,
-        )
-        return steps[-1]
 
     @property
     def _checkpoints(self) -> Path:

@@ -13,7 +13,7 @@ from trainer.checkpoint.weights import check_weights, initialise_from
 from trainer.config import Parallel, RunConfig, load_config
 from trainer.engine.groups import Launch, joined
 from trainer.layout import plan_layout
-from trainer.model.build import build_model, parameter_shapes
+from trainer.network import build_model, parameter_shapes
 from trainer.observe.quality import class_accuracy, frechet_distance, image_grid
 from trainer.sampling import draw_samples
 from trainer.task import FlowTask

@@ -13,7 +13,7 @@ from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig, load_config
 from trainer.engine.groups import Launch
 from trainer.layout import plan_layout
-from trainer.model.build import parameter_shapes
+from trainer.network import parameter_shapes
 from trainer.observe.protocol import Sink
 
 

@@ -19,7 +19,7 @@ from trainer.__main__ import main
 from trainer.checkpoint.directory import complete_steps
 from trainer.checkpoint.weights import initialise_from
 from trainer.layout import plan_layout
-from trainer.model.build import build_model, parameter_shapes
+from trainer.network import build_model, parameter_shapes
 from trainer.observe.metrics import read_metrics
 
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")

@@ -94,7 +94,7 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
     from trainer.ema import MovingAverage
     from trainer.engine.deepspeed import DeepSpeedEngine
     from trainer.layout import plan_layout
-    from trainer.model.build import build_model
+    from trainer.network import build_model
 
     layout = plan_layout(config, world_size)
     engine = DeepSpeedEngine(build_model(config, layout), config, layout, torch.device("cpu"))
@@ -195,3 +195,13 @@ def test_parameters_are_whole_under_zero_3(runs: dict[int, Any]) -> None:
     assert sharded.keys() == plain.keys()
     for name, value in plain.items():
         torch.testing.assert_close(sharded[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    from moe.files import FileError
+    from trainer.checkpoint.weights import read_tensors
+
+    (tmp_path / "ema.safetensors").write_bytes(b"half a")
+    for name in ("ema.safetensors", "missing.safetensors"):
+        with pytest.raises(FileError, match=rf"{name}: tensors: cannot be read .*; delete the checkpoint"):
+            read_tensors(tmp_path / name)

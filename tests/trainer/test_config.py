@@ -99,7 +99,7 @@ BAD_OVERRIDES = {
     "inside a scalar": ("model.hidden.x=1", "model.hidden.x", "16", "model.hidden=VALUE"),
     "inside a list": ("optim.betas.0=1", "optim.betas", "correct", "correct"),
     "rule over two fields": ("model.hidden=60", "model.hidden", "60", "choose 64"),
-    "too many choices": ("moe={num_experts: 4, expert_hidden: 8, top_k: 5}", "moe", "top_k 5", "choose"),
+    "too many choices": ("moe={num_experts: 4, expert_hidden: 8, top_k: 5}", "moe.top_k", "5", "choose"),
     "missing in a section": ("moe.top_k=1", "moe.num_experts", "missing", "add it"),
 }
 

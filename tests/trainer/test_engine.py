@@ -28,7 +28,7 @@ def gradient_norms(_rank: int, _world_size: int) -> dict[tuple[int, float, int],
 
     from trainer.engine.deepspeed import DeepSpeedEngine
     from trainer.layout import plan_layout
-    from trainer.model.build import build_model
+    from trainer.network import build_model
 
     parallel_state.initialize_model_parallel()
     norms = {}

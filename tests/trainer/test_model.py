@@ -14,10 +14,10 @@ from trainer.data import Batch
 from trainer.ema import MovingAverage
 from trainer.engine.protocol import Shard
 from trainer.layout import plan_layout
-from trainer.model.build import build_model, dense_parameters, expert_parameters, parameter_shapes
 from trainer.model.dit import DiT
 from trainer.model.head import guided_field
 from trainer.model.parameters import named_parameters
+from trainer.network import build_model, dense_parameters, expert_parameters, parameter_shapes
 from trainer.sampling import draw_samples
 from trainer.schedule import learning_rate
 from trainer.task import FlowTask

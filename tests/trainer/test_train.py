@@ -109,8 +109,8 @@ def test_a_placement_moves_experts_and_not_the_losses(runs: tuple[Path, Path], t
     straight, _ = runs
     stage = f"engine.zero_stage={yaml.safe_load((straight / 'config.yaml').read_text())['engine']['zero_stage']}"
     layers = np.stack([np.random.default_rng(layer).permutation(8).reshape(2, 4) for layer in range(2)])
-    placed = Placement.contiguous(2, 8, 2, 1).model_copy(update={"rank_experts": layers.tolist()})
-    Placement.model_validate(placed.model_dump()).write(tmp_path / "placement.json")
+    contiguous = Placement.contiguous(2, 8, 2, 1).model_dump()
+    Placement.model_validate({**contiguous, "rank_experts": layers.tolist()}).write(tmp_path / "placement.json")
     moved = tmp_path / "moved"
     (moved / "checkpoints").mkdir(parents=True)
     (moved / "checkpoints" / "step_00000010").symlink_to(straight / "checkpoints" / "step_00000010")

@@ -18,7 +18,7 @@ from trainer import load_config
 from trainer.checkpoint.directory import complete_steps, mark_complete, prune, step_folder
 from trainer.checkpoint.state import identity_of
 from trainer.layout import plan_layout
-from trainer.model.build import parameter_shapes
+from trainer.network import parameter_shapes
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,10 @@
 from collections import defaultdict
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from moe.files import FileError, replacing
+from moe.files import replacing
+from trainer.checkpoint.weights import read_tensors
 from trainer.engine.protocol import Engine, Shard
 
 
@@ -41,13 +42,10 @@ def load_experts(folder: Path, engine: Engine) -> None:
         engine: whose experts.
 
     Raises:
-        FileError: an expert's file is missing.
+        FileError: an expert's file is missing or damaged.
     """
     for (layer, expert), shards in _by_expert(engine).items():
-        path = expert_path(folder, layer, expert)
-        if not path.exists():
-            raise FileError(path, "expert", "is missing", "delete the checkpoint to fall back to an older one")
-        tensors = load_file(path)
+        tensors = read_tensors(expert_path(folder, layer, expert))
         for shard in shards:
             prefix = f"{_parameter(shard)}:"
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

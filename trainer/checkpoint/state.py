@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import Identity, mark_complete, prune, step_folder
 from trainer.checkpoint.experts import load_experts, save_experts
+from trainer.checkpoint.weights import read_tensors
 from trainer.config import RunConfig
 from trainer.ema import MovingAverage
 from trainer.engine.protocol import Engine
@@ -85,7 +86,7 @@ def load_checkpoint(folder: Path, *, allow_rng_loss: bool, engine: Engine, avera
         average: receives the moving average.
 
     Raises:
-        FileError: a file is missing.
+        FileError: a file is missing or damaged.
     """
     own = folder / _rank_file(dist.get_rank())
     if not own.exists() and not allow_rng_loss:
@@ -94,7 +95,7 @@ def load_checkpoint(folder: Path, *, allow_rng_loss: bool, engine: Engine, avera
         )
     engine.load(folder / "engine")
     load_experts(folder, engine)
-    average.load(load_file(folder / "ema.safetensors"))
+    average.load(read_tensors(folder / "ema.safetensors"))
     if own.exists():
         _set_rank_state(torch.load(own, weights_only=True))
 

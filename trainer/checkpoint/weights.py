@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from moe.files import FileError
 from trainer.model.parameters import named_parameters
@@ -33,6 +34,25 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
             raise FileError(path, name, "is missing", _REMEDY)
         if found[name] != shape:
             raise FileError(path, name, f"has shape {found[name]}, not {shape}", _REMEDY)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a file of a checkpoint.
+
+    Args:
+        path: a safetensors file.
+
+    Returns:
+        Its tensors by name.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        remedy = "delete the checkpoint to fall back to an older one"
+        raise FileError(path, "tensors", f"cannot be read ({error})", remedy) from error
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from trainer.config import RunConfig
 from trainer.layout import Layout
-from trainer.model.build import dense_parameters
+from trainer.network import dense_parameters
 from trainer.trace.formula import TraceSpec
 from trainer.trace.reduction import optimizer_groups
 from trainer.trace.session import config_digest

@@ -67,7 +67,7 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
 
     from trainer.engine.deepspeed import DeepSpeedEngine
     from trainer.layout import plan_layout
-    from trainer.model.build import build_model
+    from trainer.network import build_model
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
 
