@@ -5,6 +5,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from trainer.__main__ import main
 from trainer.observe.metrics import MetricsFile, Record, read_metrics, truncate_after
 
 GOLDEN = Path("tests/files/metrics.jsonl")
@@ -126,13 +127,16 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("content", MALFORMED)
-def test_malformed_files_are_refused_by_name_line_and_field(tmp_path, content):
+def test_malformed_files_are_refused_by_name_line_and_field(tmp_path, capsys, content):
     path = tmp_path / "metrics.jsonl"
     line, message = MALFORMED[content]
     path.write_bytes(b'{"step": 1}\n' + line)
     with pytest.raises(ValueError, match=rf"^{path}: {message}.*; .+$") as error:
         read_metrics(path)
     assert "\n" not in str(error.value)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 2
+    assert capsys.readouterr().err == f"trainer report: {error.value}\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path):
