@@ -4,7 +4,10 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from rich.console import Console
 
 import trainer.data
 from moe.files import FileError, replacing
@@ -13,6 +16,7 @@ from trainer.checkpoint.weights import check_weights, initialise_from
 from trainer.config import Parallel, RunConfig, load_config
 from trainer.engine.groups import Launch, joined
 from trainer.layout import plan_layout
+from trainer.model.dit import DiT
 from trainer.network import build_model, parameter_shapes
 from trainer.observe.quality import class_accuracy, frechet_distance, image_grid
 from trainer.sampling import draw_samples
@@ -52,11 +56,11 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
         task = FlowTask(config)
         model = build_model(config, plan_layout(config, 1)).eval()
         initialise_from(model, folder / "ema.safetensors")
-        images = draw_samples(config, task, model, labels, guidance=guidance, seed=seed).numpy()
+        images = _drawn(config, task, model, labels, guidance, seed)
         image_grid(images, classes, out)
         print(f"{out}: {num} images of {folder.name}, guidance {guidance:g}")
         if quality is not None:
-            unguided = draw_samples(config, task, model, labels, guidance=1.0, seed=seed).numpy()
+            unguided = _drawn(config, task, model, labels, 1.0, seed)
             dataset = trainer.data.build(config.data)
             real, real_labels = dataset.get(dataset.indices("train"))
             assert real_labels is not None
@@ -73,6 +77,20 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
                 f"Fréchet distance without guidance {figures['frechet_distance_unguided']:.3f}"
             )
     return 0
+
+
+def _drawn(
+    config: RunConfig, task: FlowTask, model: DiT, labels: torch.Tensor, guidance: float, seed: int
+) -> NDArray[np.float32]:
+    """Draws images and tells a terminal how far it is."""
+    with Console(stderr=True).status(f"drawing {len(labels)} images") as status:
+
+        def tell(evaluations: int) -> None:
+            status.update(
+                f"drawing {len(labels)} images, guidance {guidance:g}: {evaluations} evaluations of the field"
+            )
+
+        return draw_samples(config, task, model, labels, guidance=guidance, seed=seed, progress=tell).numpy()
 
 
 def _newest(run_dir: Path) -> Path:

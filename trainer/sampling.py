@@ -43,9 +43,9 @@ def draw_samples(
     """
     rank, world_size, device = dist.get_rank(), dist.get_world_size(), next(model.parameters()).device
     share = -(-len(labels) // world_size)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "sample"))
-    noise = torch.randn(len(labels), *config.data.shape, generator=generator)
     own = torch.arange(rank * share, (rank + 1) * share) % len(labels)
+    starts = [torch.Generator().manual_seed(derive_seed(seed, "start", image)) for image in own.tolist()]
+    noise = torch.stack([torch.randn(config.data.shape, generator=start) for start in starts])
     field = guided_field(
         lambda x, t, condition: task.velocity(model, x, t, condition),
         labels[own].to(device),
@@ -61,8 +61,9 @@ def draw_samples(
             progress(evaluations)
         return field(x, t)
 
+    generator = torch.Generator().manual_seed(derive_seed(seed, "way", rank))
     drawn = sampler.build(config.sample.sampler).sample(
-        counted, noise[own].to(device), sampler.times(config.sample.sampler), generator=generator
+        counted, noise.to(device), sampler.times(config.sample.sampler), generator=generator
     )
     shares = [torch.empty_like(drawn.final) for _ in range(world_size)]
     dist.all_gather(shares, drawn.final.contiguous())

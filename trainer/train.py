@@ -45,7 +45,7 @@ def run(path: Path, overrides: Sequence[str]) -> int:
         sinks: list[Sink] = []
         if launch.rank == 0:
             sinks = _sinks(config, started, closing)
-        from trainer.loop import train  # torch, DeepSpeed and Megatron: not before the input is known to be good
+        from trainer.loop import train  # Megatron takes seconds: not before the input is known to be good
 
         try:
             train(config, layout, launch, sinks)
