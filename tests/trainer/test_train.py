@@ -29,7 +29,7 @@ SETTINGS = [
     "evaluate.every=5",
     "sample.every=null",
     "observe.log_every=1",
-    "trace.steps=[8,9,11,12]",
+    "trace.steps=[8,9,14,15]",
 ]
 
 
@@ -102,7 +102,7 @@ def test_traces_are_cut_back_and_go_on(runs: tuple[Path, Path]) -> None:
     timed = ("gap_ns", "t_issue_ns", "t_done_ns")
     for one, other in zip(straight_records, killed_records, strict=True):
         assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
-    assert {record["step"] for record in straight_records} == {8, 9, 11, 12}
+    assert {record["step"] for record in straight_records} == {8, 9, 14, 15}
 
 
 def test_a_placement_moves_experts_and_not_the_losses(runs: tuple[Path, Path], tmp_path: Path) -> None:

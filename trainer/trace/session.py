@@ -33,7 +33,7 @@ class TraceSession:
             started: optimiser steps done; what was recorded after them is dropped.
         """
         self._folder = config.run.dir / "traces"
-        self._steps = [step for step in config.trace.steps if step <= config.optim.steps]
+        self._steps = sorted({step for step in config.trace.steps if step <= config.optim.steps})
         self._launch = launch
         blocks = list(engine.module.blocks)
         self._collectives = Recorder(
@@ -86,12 +86,14 @@ class TraceSession:
                     yield
 
     def after(self, step: int) -> None:
-        """Writes and merges once the last sampled step is done; collective then."""
-        if not self._steps or step != self._steps[-1]:
+        """Writes what a sampled step left, and merges after the last one; collective then."""
+        if step not in self._steps:
             return
         self._collectives.write()
         if self._routing is not None:
             self._routing.write()
+        if step < self._steps[-1]:
+            return
         dist.barrier()
         if self._launch.rank == 0:
             if not merge(self._folder, self._launch.world_size):
