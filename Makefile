@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint schemas clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.runtime
@@ -58,6 +58,9 @@ lint: $(VENV)/.dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m pyright
+
+schemas: $(VENV)/.runtime
+	@$(PY) -c 'import json; from netsim.scenario import Scenario; print(json.dumps(Scenario.schema(), indent=1))' > configs/schemas/scenario.schema.json
 
 clean:
 	rm -rf $(VENV) runs .coverage* .pytest_cache .ruff_cache build *.egg-info

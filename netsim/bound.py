@@ -2,11 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
 from netsim.engine.protocol import Scene
+from netsim.topology.protocol import Path
 from netsim.units import PICOSECONDS_PER_SECOND, service_ps, split_bytes
 
 
@@ -58,23 +58,27 @@ class Bound:
 
     A task is not done before those it waits for, its delay, and its own passage through an empty fabric. Messages that
     share their first link pass it one after the other, so tasks that wait for several of them wait at least for the
-    earliest start, the service of all, and the shortest way on; likewise for the last link. Fabric links are counted
-    with an even spread over all paths, which no choice of paths betters on the busiest of equal links. Together this
-    covers a rank's program order with its gaps, and every link's total bytes over its rate.
+    earliest start, the service of all, and the shortest way on; likewise for the last link. What leaves a leaf
+    passes its links up, what comes to it its links down, at their rates together. All rates are the best ever had.
+    Together this covers a rank's program order with its gaps, and the links of every host and leaf.
 
     `of_run` adds the order of injection, which belongs to the scenario and not to the routing: a host's last packet
     leaves after the service of everything the host sends and then has its own way to go. For an all-to-all of H hosts
     with P packets a pair of service c over four links of delay d whose last packet leaves the leaf this is
     ((H-1) P + 3) c + 4 d.
 
-    All paths of a message share its first and its last link.
+    The last packet of a message may be small if the message is cut: into shares of its paths, which is what ethereal
+    does, or as the arguments say.
 
     Args:
         scene: What must happen, and where.
+        parts: Numbers of equal parts into which transports cut messages.
+        anywhere: Whether some transport may cut messages in any way.
     """
 
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
+    def __init__(self, scene: Scene, parts: Iterable[int] = (), anywhere: bool = False) -> None:
+        self._scene, self._parts, self._anywhere = scene, frozenset(parts), anywhere
+        self._smallest_packet = cache(self._smallest_packet_of)
         between = cache(self._passage_between)
         hosts = scene.hosts
         self._passages = [between(hosts[t.src], hosts[t.dst], t.bytes) if t.bytes else None for t in scene.tasks]
@@ -84,7 +88,7 @@ class Bound:
             start = self._all_done(task.after) + task.delay_ps
             self._start.append(start)
             self._end.append(start + passage.alone_ps if passage else start)
-        self.ps = max(self._all_done(range(len(scene.tasks))), self._fabric())
+        self.ps = max(self._all_done(range(len(scene.tasks))), self._leaves())
 
     def of_run(self, last_sent: Mapping[int, int]) -> int:
         """The bound of a run whose last packet on a host's link had `last_sent` picoseconds to go from there."""
@@ -109,38 +113,58 @@ class Bound:
         return max([done, *(queue.done() for queue in queues.values())])
 
     def _passage_between(self, src: int, dst: int, size_bytes: int) -> _Passage:
-        topology, packet = self._scene.topology, self._scene.packet
-        paths = topology.paths(src, dst)
-        smallest = _smallest_packet(size_bytes, packet.payload, len(paths)) + packet.header
+        packet, links, rates = self._scene.packet, self._scene.topology.links, self._scene.rates
+        paths = self._paths(src, dst)
+        smallest = self._smallest_packet(size_bytes, packet.payload, len(paths)) + packet.header
         wire_bytes = size_bytes + packet.header * -(-size_bytes // packet.payload)
-        ways = [[topology.links[link] for link in path] for path in paths]
-        first, last = ways[0][0], ways[0][-1]
-        first_ps, last_ps = service_ps(wire_bytes, first.rate_bps), service_ps(wire_bytes, last.rate_bps)
-        head_ps = min(sum(service_ps(smallest, link.rate_bps) + link.delay_ps for link in way[:-1]) for way in ways)
-        rest_ps = min(sum(service_ps(smallest, link.rate_bps) + link.delay_ps for link in way[1:]) for way in ways)
-        tail_ps, end_ps = first.delay_ps + rest_ps, last.delay_ps
-        alone_ps = max(first_ps + tail_ps, head_ps + last_ps + end_ps)
-        return _Passage(paths[0][0], paths[0][-1], first_ps, last_ps, head_ps, tail_ps, end_ps, alone_ps)
 
-    def _fabric(self) -> int:
-        """Longest total service on a link if every message spreads evenly over its paths."""
+        def passes(path: Path) -> int:
+            return sum(service_ps(smallest, rates.best(link)) + links[link].delay_ps for link in path)
+
+        first, last = paths[0][0], paths[0][-1]
+        first_ps, last_ps = service_ps(wire_bytes, rates.best(first)), service_ps(wire_bytes, rates.best(last))
+        head_ps = min(passes(path[:-1]) for path in paths)
+        rest_ps = min(passes(path[1:]) for path in paths)
+        tail_ps, end_ps = links[first].delay_ps + rest_ps, links[last].delay_ps
+        alone_ps = max(first_ps + tail_ps, head_ps + last_ps + end_ps)
+        return _Passage(first, last, first_ps, last_ps, head_ps, tail_ps, end_ps, alone_ps)
+
+    def _smallest_packet_of(self, size_bytes: int, payload: int, paths: int) -> int:
+        """Least payload of a packet."""
+        if self._anywhere:
+            return 1
+        shares = {size_bytes * share // paths for share in range(1, paths + 1)}
+        shares |= {-(-size_bytes * share // paths) for share in range(1, paths + 1)}
+        shares |= {size for parts in self._parts for size in split_bytes(size_bytes, parts)}
+        return min((size - 1) % payload + 1 for size in shares if size)
+
+    def _paths(self, src: int, dst: int) -> list[Path]:
+        """Paths that work at some time."""
+        rates, paths = self._scene.rates, self._scene.routes.paths(src, dst)
+        return [path for path in paths if all(rates.best(link) for link in path)] or [paths[0]]
+
+    def _leaves(self) -> int:
+        """Longest time that a leaf needs for what it sends or receives."""
         scene = self._scene
+        topology = scene.topology
         volume: Counter[tuple[int, int]] = Counter()
         for task in scene.tasks:
             packets = -(-task.bytes // scene.packet.payload)
-            volume[scene.hosts[task.src], scene.hosts[task.dst]] += task.bytes + packets * scene.packet.header
-        load: dict[int, Fraction] = defaultdict(Fraction)
+            pair = topology.leaf(scene.hosts[task.src]), topology.leaf(scene.hosts[task.dst])
+            volume[pair] += task.bytes + packets * scene.packet.header
+        out: Counter[int] = Counter()
+        into: Counter[int] = Counter()
         for (src, dst), size in volume.items():
-            paths = scene.topology.paths(src, dst)
-            for link, times in Counter(link for path in paths for link in path).items():
-                load[link] += Fraction(size * times, len(paths))
-        links = scene.topology.links
-        service = (8 * PICOSECONDS_PER_SECOND * size / links[link].rate_bps for link, size in load.items())
-        return int(max(service, default=0))
-
-
-@cache
-def _smallest_packet(size_bytes: int, payload: int, paths: int) -> int:
-    """Least payload of a packet if a message is cut evenly into a number of pieces that divides the number of paths."""
-    pieces = {size for k in range(1, paths + 1) if paths % k == 0 for size in split_bytes(size_bytes, k) if size}
-    return min((size - 1) % payload + 1 for size in pieces)
+            if src != dst:
+                out[src] += size
+                into[dst] += size
+        number = {name: leaf for leaf, name in enumerate(topology.tiers[0])}
+        rate_out: Counter[int] = Counter()
+        rate_into: Counter[int] = Counter()
+        for index, link in enumerate(topology.links):
+            if not link.dst.startswith("host") and not link.src.startswith("host"):
+                rate_out[number.get(link.src, -1)] += scene.rates.best(index)
+                rate_into[number.get(link.dst, -1)] += scene.rates.best(index)
+        times = [8 * PICOSECONDS_PER_SECOND * size // max(1, rate_out[leaf]) for leaf, size in out.items()]
+        times += [8 * PICOSECONDS_PER_SECOND * size // max(1, rate_into[leaf]) for leaf, size in into.items()]
+        return max(times, default=0)

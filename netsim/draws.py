@@ -14,6 +14,16 @@ class Purpose(IntEnum):
     DESTINATION_ORDER = 4
     ETHEREAL_FLOWS = 5
     ETHEREAL_PATHS = 6
+    SUBFLOW_PATH = 7
+    FLOWLET_PATH = 8
+    ROTATION_START = 9
+    REPS_PATH = 10
+    DRILL_SAMPLE = 11
+    REPATH = 12
+    MARK = 13
+    START_DELAY = 14
+    ETHEREAL_LEAVES = 15
+    SPLITS = 16
 
 
 def mix(value: int) -> int:

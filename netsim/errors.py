@@ -43,19 +43,22 @@ def first_error(error: ValidationError, file: str | Path, content: object, place
     """
     findings = error.errors(include_url=False)
     first = findings[0]
-    field = ".".join(_field_path(first["loc"], content)) or "file"
+    field = ".".join(_field_path(first["loc"], content, first["type"] == "missing")) or "file"
     problem, remedy = _explain(first)
     if len(findings) > 1:
         remedy += f" (and {len(findings) - 1} more)"
     return InputError(file, f"{place}: {field}" if place else field, problem, remedy)
 
 
-def _field_path(location: Sequence[int | str], content: object) -> list[str]:
-    """The location without the names of alternatives that pydantic adds to it."""
+_ABSENT = object()
+
+
+def _field_path(location: Sequence[int | str], content: object, missing: bool) -> list[str]:
+    """The location without the names of alternatives that pydantic adds to it; its end may be `missing`."""
     path = []
     for depth, part in enumerate(location):
         inside = _entry(content, part)
-        if inside is not None or depth == len(location) - 1:
+        if inside is not _ABSENT or (missing and depth == len(location) - 1):
             path.append(str(part))
             content = inside
     return path
@@ -63,10 +66,10 @@ def _field_path(location: Sequence[int | str], content: object) -> list[str]:
 
 def _entry(content: object, part: int | str) -> object:
     if isinstance(content, Mapping):
-        return content.get(part)
+        return content.get(part, _ABSENT)
     if isinstance(content, (list, tuple)) and isinstance(part, int) and part < len(content):
         return content[part]
-    return None
+    return _ABSENT
 
 
 def _explain(finding: "ErrorDetails") -> tuple[str, str]:

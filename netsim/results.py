@@ -3,8 +3,9 @@
 Each table begins with a line of column names; `transport` and `seed` say which run a row belongs to. Sizes are bytes,
 times nanoseconds with three decimals from the beginning of the run.
 
-links.csv: what each link carried, how long it was busy, its longest queue.
-flows.csv: each flow; `message` is the task it is a part of, its payload went from rank `src` to rank `dst`.
+links.csv: what each link carried, how long it was busy, its longest queue, how long it was stopped by flow control.
+flows.csv: each flow; `message` is the task it is a part of, its payload went from rank `src` to rank `dst`. Beyond
+`PLAIN_FLOWS` rows it is flows.csv.gz, a fifth of the size, which the readers of tables take as it is.
 collectives.csv: each collective, numbered as laid out: its operation (send: a send with its recv), group and number of
 ranks, its step, phase and layer, the payload of all its messages, when the first rank came to it and when it was over
 at the last; `member_ns` is the time from coming to its being over, mean over its ranks. A cell is empty where the
@@ -12,7 +13,9 @@ workload does not say.
 """
 
 import csv
+import gzip
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,12 +25,14 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from netsim.engine.protocol import LinkRecord, Outcome
+from netsim.engine.protocol import Outcome, Scene
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.workload.protocol import Span
 
 FORMAT = "flowfabric.results/1"
+PLAIN_FLOWS = 100_000
+"""Most rows of flows.csv, about ten megabytes; more of them are compressed."""
 _OUTSIDE_HASH = ("wall_s", "engine", "sha256")
 
 
@@ -40,7 +45,7 @@ class Run:
         engine: Who simulated it; fluid is flow level.
         bound_ps: No packet-level run completes earlier.
         outcome: What the engine returned; only the parts that go into files are kept.
-        spans: The collectives; of each its times are kept.
+        spans: The collectives; of each its times are kept, and those of its members.
         wall_s: Seconds it took, preparation included.
     """
 
@@ -57,13 +62,14 @@ class Run:
         self.transport, self.seed, self.engine, self.wall_s = transport, seed, engine, wall_s
         self.bound_ps, self.completion_ps = bound_ps, outcome.completion_ps
         self.packets, self.packet_hops = outcome.packets, outcome.packet_hops
-        self.links: Sequence[LinkRecord] = outcome.links
-        self.flows = np.array(outcome.flows, dtype=np.int64).reshape(-1, 9)
+        self.control_hops, self.losses = outcome.control_hops, outcome.losses
+        self.links, self.flows, self.queues = outcome.links, outcome.flows, outcome.queues
         self.collectives = [span.times(outcome.task_end_ps) for span in spans]
+        self.members = [_members(span, outcome.task_end_ps) for span in spans]
 
     def to_dict(self, links: Sequence[Link]) -> dict[str, Any]:
         """The run as results.json holds it; times in ns, sizes in bytes."""
-        durations = self.flows[:, 7] - self.flows[:, 6]
+        durations = self.flows["end_ps"] - self.flows["start_ps"]
         summary: dict[str, Any] = {
             "transport": self.transport,
             "seed": self.seed,
@@ -73,17 +79,26 @@ class Run:
             "flows": len(self.flows),
             "packets": self.packets,
             "packet_hops": self.packet_hops,
-            "max_link_bytes": max(record.bytes for record in self.links),
-            "max_queue_bytes": max(queue_bytes(*pair) for pair in zip(self.links, links, strict=True)),
-            "reordered_packets": int(self.flows[:, 8].sum()),
-            "dropped_packets": 0,
-            "retransmitted_packets": 0,
+            "control_hops": self.control_hops,
+            "max_link_bytes": int(self.links["bytes"].max()),
+            "max_queue_bytes": max(self.queue_bytes(links)),
+            "reordered_packets": int(self.flows["reordered"].sum()),
+            "dropped_packets": self.losses.dropped,
+            "trimmed_packets": self.losses.trimmed,
+            "marked_packets": self.losses.marked,
+            "retransmitted_packets": self.losses.retransmitted,
+            "paused_ns": to_ns(int(self.links["paused_ps"].sum())),
             "fct_ns": {name: to_ns(value) for name, value in _quantiles(durations).items()},
             "wall_s": round(self.wall_s, 3),
         }
         hashed = {key: value for key, value in summary.items() if key not in _OUTSIDE_HASH}
         canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         return {**summary, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
+
+    def queue_bytes(self, links: Sequence[Link]) -> list[int]:
+        """For each link its longest queue, the packet in service included as far as it is not sent yet."""
+        queues = zip(self.links["max_queue_ps"].tolist(), links, strict=True)
+        return [queue * link.rate_bps // (8 * PICOSECONDS_PER_SECOND) for queue, link in queues]
 
 
 class RunEvent(NamedTuple):
@@ -107,59 +122,69 @@ class Results:
 
     Args:
         scenario: The resolved scenario.
-        links: The fabric's links.
+        scene: What all runs share.
         spans: The workload's collectives.
         runs: Transports in the scenario's order, each with its seeds in order.
     """
 
-    def __init__(
-        self, scenario: dict[str, Any], links: Sequence[Link], spans: Sequence[Span], runs: Sequence[Run]
-    ) -> None:
-        self.scenario, self.links, self.spans, self.runs = scenario, links, spans, runs
+    def __init__(self, scenario: dict[str, Any], scene: Scene, spans: Sequence[Span], runs: Sequence[Run]) -> None:
+        self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
+        self.links = scene.topology.links
+
+    def first_runs(self) -> list[Run]:
+        """The first seed of each transport."""
+        first: dict[str, Run] = {}
+        for run in self.runs:
+            first.setdefault(run.transport, run)
+        return list(first.values())
 
     def to_dict(self) -> dict[str, Any]:
         """results.json."""
         return {"format": FORMAT, "scenario": self.scenario, "runs": [run.to_dict(self.links) for run in self.runs]}
 
     def write(self, folder: Path) -> None:
-        """Writes results.json, links.csv, flows.csv and collectives.csv; each appears whole or not at all."""
+        """Writes results.json, links.csv, flows.csv and collectives.csv; each appears whole or not at all.
+
+        Of flows.csv and flows.csv.gz one is written, and one of an earlier run goes.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "results.json") as file:
             json.dump(self.to_dict(), file, indent=1)
             file.write("\n")
         with replacing(folder / "links.csv") as file:
-            file.write("transport,seed,link,bytes,busy_ns,max_queue_bytes\n")
+            file.write("transport,seed,link,bytes,busy_ns,max_queue_bytes,paused_ns\n")
             file.writelines(self._link_rows())
-        with replacing(folder / "flows.csv") as file:
-            file.write("transport,seed,flow,message,src,dst,bytes,packets,start_ns,end_ns,reordered_packets\n")
+        names = "flows.csv", "flows.csv.gz"
+        plain = sum(len(run.flows) for run in self.runs) <= PLAIN_FLOWS
+        name, other = names if plain else names[::-1]
+        with replacing(folder / name) as file:
+            file.write("transport,seed,flow,message,src,dst,bytes,packets,start_ns,end_ns,")
+            file.write("reordered_packets,retransmitted_packets\n")
             file.writelines(self._flow_rows())
+        (folder / other).unlink(missing_ok=True)
         with replacing(folder / "collectives.csv") as file:
             file.write("transport,seed,collective,op,group,ranks,step,phase,layer,bytes,start_ns,end_ns,member_ns\n")
             csv.writer(file, lineterminator="\n").writerows(self._collective_rows())
 
     def _link_rows(self) -> Iterator[str]:
         for run in self.runs:
-            for record, link in zip(run.links, self.links, strict=True):
-                busy, queue = decimal_ns(record.busy_ps), queue_bytes(record, link)
-                yield f"{run.transport},{run.seed},{link.name},{record.bytes},{busy},{queue}\n"
+            rows = zip(self.links, run.links.tolist(), run.queue_bytes(self.links), strict=True)
+            for link, (size, busy, _, paused), queue in rows:
+                times = f"{decimal_ns(busy)},{queue},{decimal_ns(paused)}"
+                yield f"{run.transport},{run.seed},{link.name},{size},{times}\n"
 
     def _flow_rows(self) -> Iterable[str]:
         for run in self.runs:
             head = f"{run.transport},{run.seed},"
-            for flow, task, src, dst, size, packets, start, end, reordered in run.flows.tolist():
+            for flow, task, src, dst, size, packets, start, end, *counts in run.flows.tolist():
                 times = f"{decimal_ns(start)},{decimal_ns(end)}"
-                yield f"{head}{flow},{task},{src},{dst},{size},{packets},{times},{reordered}\n"
+                yield f"{head}{flow},{task},{src},{dst},{size},{packets},{times},{counts[0]},{counts[1]}\n"
 
     def _collective_rows(self) -> Iterator[tuple[str | int | None, ...]]:
         for run in self.runs:
             for index, (span, times) in enumerate(zip(self.spans, run.collectives, strict=True)):
                 about = (span.op, span.group, span.ranks, span.step, span.phase, span.layer, span.bytes)
                 yield run.transport, run.seed, index, *about, *map(decimal_ns, times)
-
-
-def queue_bytes(record: LinkRecord, link: Link) -> int:
-    """Longest unfinished work at a link as bytes, the packet in service included as far as it is not sent yet."""
-    return record.max_queue_ps * link.rate_bps // (8 * PICOSECONDS_PER_SECOND)
 
 
 def decimal_ns(time_ps: int) -> str:
@@ -170,14 +195,26 @@ def decimal_ns(time_ps: int) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` when the block ends well, and leaves nothing when it does not."""
+    """A text file that takes the place of `path` when the block ends well, and leaves nothing when it does not.
+
+    It is compressed if the name ends in .gz, to the same bytes for the same text.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
+        with unfinished.open("wb") as raw:
+            packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else raw
+            with packed, io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file:
+                yield file
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _members(span: Span, task_end_ps: np.ndarray) -> np.ndarray:
+    """[member, 2] when each member of a collective came to it, and when it was over for it, in picoseconds."""
+    over = task_end_ps[np.array(span.over, dtype=np.int64)]
+    come = task_end_ps[np.array(span.come, dtype=np.int64)] if len(span.come) else np.zeros_like(over)
+    return np.stack([come, over], axis=1)
 
 
 def _quantiles(durations: np.ndarray) -> dict[str, int]:

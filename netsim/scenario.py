@@ -7,32 +7,26 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from netsim.engine.protocol import NicConfig, PacketConfig
+from netsim.collective.build import Algorithms
+from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
+from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
+from netsim.congestion.window import NoneConfig
+from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
 from netsim.errors import InputError, first_error
-from netsim.section import Section, not_yet
-from netsim.topology.leaf_spine import LeafSpineConfig
+from netsim.section import Section
+from netsim.topology.build import TopologyConfig
+from netsim.transport.config import TransportConfig
 from netsim.units import Duration
+from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
+from netsim.workload.flows import FlowsConfig
+from netsim.workload.matrix import MatrixConfig
 from netsim.workload.trace import TraceConfig
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
-
-TopologyConfig = Annotated[LeafSpineConfig, BeforeValidator(not_yet(("leaf_spine",), ("fat_tree", "graph")))]
 WorkloadConfig = Annotated[
-    CollectiveConfig | TraceConfig,
-    Field(discriminator="kind"),
-    BeforeValidator(not_yet(("collective", "trace"), ("flows", "matrix", "chakra"))),
+    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig, Field(discriminator="kind")
 ]
-TransportKind = Literal["ecmp", "ethereal", "spray_round_robin", "spray_random", "ideal"]
-_TRANSPORTS_TODAY = ("ecmp", "ethereal", "spray_round_robin", "spray_random", "ideal")
-_TRANSPORTS_PLANNED = ("subflows", "flowlet", "adaptive", "drb", "reps", "drill", "jsq")
-
-
-def _transport(value: object) -> object:
-    if isinstance(value, dict) and "class" in value:
-        raise ValueError(f"a class of your own is not built yet; use {' or '.join(_TRANSPORTS_TODAY)}")
-    value = not_yet(_TRANSPORTS_TODAY, _TRANSPORTS_PLANNED)(value)
-    return {"kind": value} if isinstance(value, str) else value
 
 
 def _distinct_entries(value: object) -> object:
@@ -41,60 +35,12 @@ def _distinct_entries(value: object) -> object:
     return value
 
 
-class TransportConfig(Section, frozen=True):
-    """An entry of ``transports``: a kind alone, or a mapping with the kind and a label for reports."""
-
-    kind: TransportKind
-    label: Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")] | None = None
-
-    @property
-    def name(self) -> str:
-        """Name in results and reports."""
-        return self.label or self.kind
-
-
 class Job(Section, frozen=True):
     """An entry of ``jobs``: a workload on some of the ranks. Its rank i is ranks[i]."""
 
     workload: WorkloadConfig
     ranks: Annotated[tuple[Rank, ...], Field(min_length=1), BeforeValidator(_distinct_entries)]
     start: Duration = 0
-
-
-class Algorithms(Section, frozen=True):
-    """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice."""
-
-    all_reduce: Annotated[Literal["ring"], BeforeValidator(not_yet(("ring",), ("tree", "halving_doubling")))] = "ring"
-    all_gather: Annotated[Literal["ring"], BeforeValidator(not_yet(("ring",), ("direct", "halving_doubling")))] = "ring"
-    reduce_scatter: Annotated[Literal["ring"], BeforeValidator(not_yet(("ring",), ("direct", "halving_doubling")))] = (
-        "ring"
-    )
-    all_to_all: Annotated[Literal["direct"], BeforeValidator(not_yet(("direct",), ("hierarchical",)))] = "direct"
-    broadcast: Annotated[Literal["tree"], BeforeValidator(not_yet(("tree",), ("ring",)))] = "tree"
-
-
-class CongestionConfig(Section, frozen=True):
-    """Section ``congestion``: hosts send at line rate."""
-
-    kind: Literal["none"] = "none"
-
-
-class RecoveryConfig(Section, frozen=True):
-    """Section ``recovery``: nothing is lost, so nothing is recovered.
-
-    Args:
-        kind: What happens after a loss.
-        timeout: How long a sender would wait.
-    """
-
-    kind: Literal["none"] = "none"
-    timeout: Duration = 10**9
-
-
-class FlowControlConfig(Section, frozen=True):
-    """Section ``flow_control``: queues are unlimited."""
-
-    kind: Literal["none"] = "none"
 
 
 class Scenario(Section, frozen=True):
@@ -112,7 +58,8 @@ class Scenario(Section, frozen=True):
         transports: What is compared.
         congestion: Congestion control.
         recovery: Loss recovery.
-        flow_control: Flow control of links.
+        flow_control: What switches do when a queue is full.
+        acknowledgement: How news of packets travels back.
         engine: Who simulates; auto picks by transport.
         seeds: Each transport runs once a seed.
     """
@@ -125,22 +72,12 @@ class Scenario(Section, frozen=True):
     workload: WorkloadConfig | None = None
     jobs: tuple[Job, ...] | None = Field(default=None, min_length=1)
     algorithms: Algorithms = Algorithms()
-    transports: Annotated[
-        tuple[Annotated[TransportConfig, BeforeValidator(_transport)], ...],
-        Field(min_length=1),
-    ]
-    congestion: Annotated[
-        CongestionConfig, BeforeValidator(not_yet(("none",), ("window", "dctcp", "dcqcn", "swift")))
-    ] = CongestionConfig()
-    recovery: Annotated[RecoveryConfig, BeforeValidator(not_yet(("none",), ("go_back_n", "selective")))] = (
-        RecoveryConfig()
-    )
-    flow_control: Annotated[FlowControlConfig, BeforeValidator(not_yet(("none",), ("pfc", "trim")))] = (
-        FlowControlConfig()
-    )
-    engine: Annotated[
-        Literal["auto", "simpy"], BeforeValidator(not_yet(("auto", "simpy"), ("exact", "event", "fluid")))
-    ] = "auto"
+    transports: Annotated[tuple[TransportConfig, ...], Field(min_length=1)]
+    congestion: CongestionConfig = NoneConfig()
+    recovery: RecoveryConfig = NoRecoveryConfig()
+    flow_control: FlowControlConfig = NoFlowControlConfig()
+    acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    engine: Engine = "auto"
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],
         Field(min_length=1),
@@ -162,9 +99,31 @@ class Scenario(Section, frozen=True):
             raise ValueError("there must be either workload or jobs; write exactly one of the two")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_missing(self) -> "Scenario":
+        lossless = self.flow_control.kind == "pfc"
+        if self.flow_control.kind == "trim" and (self.topology.queue is None or self.recovery.kind != "selective"):
+            raise ValueError(
+                "flow_control trim needs a queue and repeats; set topology.queue and recovery.kind: selective"
+            )
+        if self.recovery.kind == "none" and self.topology.queue is not None and not lossless:
+            raise ValueError("topology.queue drops packets that nobody sends again; set recovery.kind to selective")
+        late = [number for number, failure in enumerate(self.topology.failures) if failure.at and not failure.rate]
+        if self.recovery.kind == "none" and late:
+            problem = f"topology.failures.{late[0]} loses packets that nobody sends again"
+            raise ValueError(f"{problem}; set recovery.kind to go_back_n or selective")
+        return self
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """configs/schemas/scenario.schema.json, as far as JSON Schema can say it."""
+        one = {"oneOf": [{"required": ["workload"]}, {"required": ["jobs"]}]}
+        draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+        return draft | cls.model_json_schema(by_alias=True) | one
+
     def resolved(self) -> dict[str, Any]:
         """The scenario with every default written out, as it can be read back."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:

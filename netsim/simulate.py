@@ -1,63 +1,23 @@
-"""Runs a scenario: every transport with every seed. The only place that names implementations."""
+"""Runs a scenario: every transport with every seed."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from functools import cache, cached_property, lru_cache, partial
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from netsim.bound import Bound
-from netsim.collective import barrier, direct, ring, tree
-from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
-from netsim.engine.protocol import Outcome, Scene
-from netsim.errors import InputError
+from netsim.engine.protocol import Engine, Outcome, Scene
+from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
-from netsim.scenario import Algorithms, Job, Scenario, TransportConfig, read_scenario
-from netsim.topology.leaf_spine import LeafSpine
-from netsim.transport.ecmp import Ecmp
-from netsim.transport.ethereal import Ethereal
+from netsim.scenario import Scenario, read_scenario
+from netsim.transport.build import build_transport
+from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
-from netsim.transport.spray import SprayRandom, SprayRoundRobin
-from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
-from netsim.workload.protocol import Program, Span, Workload
-from netsim.workload.trace import TraceConfig, TraceWorkload
-
-PACKET_TRANSPORTS: dict[str, Callable[[int, int], Transport]] = {
-    "ecmp": Ecmp,
-    "ethereal": Ethereal,
-    "spray_round_robin": SprayRoundRobin,
-    "spray_random": SprayRandom,
-}
-_ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {
-    ("all_reduce", "ring"): ring.all_reduce,
-    ("all_gather", "ring"): ring.all_gather,
-    ("reduce_scatter", "ring"): ring.reduce_scatter,
-    ("all_to_all", "direct"): direct.all_to_all,
-    ("broadcast", "tree"): tree.broadcast,
-}
 
 Work = Sequence[tuple[TransportConfig, int]]
 Progress = Callable[[RunEvent], None]
-
-
-class Prepared:
-    """What all runs of a scenario share.
-
-    Args:
-        scene: What must happen, and where.
-        spans: The collectives among it.
-    """
-
-    def __init__(self, scene: Scene, spans: Sequence[Span]) -> None:
-        self.scene, self.spans = scene, spans
-        self.most_paths = scene.most_paths
-
-    @cached_property
-    def bound(self) -> Bound:
-        """Lower bound of the completion time."""
-        return Bound(self.scene)
 
 
 def simulate(
@@ -91,7 +51,7 @@ def simulate(
     else:
         runs = dict(_one_by_one(prepared, work, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    return Results(read.resolved(), prepared.scene.topology.links, prepared.spans, in_order)
+    return Results(read.resolved(), prepared.scene, prepared.spans, in_order)
 
 
 def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[tuple[tuple[str, int], Run]]:
@@ -138,88 +98,32 @@ def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
         seed: Seed of all draws.
     """
     started = time.perf_counter()
-    outcome, engine = _simulate(prepared, transport, seed)
+    built = build_transport(transport, seed, prepared.most_paths)
+    outcome, engine = run_engine(prepared.engine, prepared.scene, built, seed)
     bound_ps = prepared.bound.of_run(outcome.last_sent)
     wall_s = time.perf_counter() - started
     return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)
 
 
-def _simulate(prepared: Prepared, transport: TransportConfig, seed: int) -> tuple[Outcome, str]:
-    if transport.kind == "ideal":
-        from netsim.engine.fluid import FluidEngine
-
-        return FluidEngine(prepared.scene).run(), "fluid"
-    from netsim.engine.reference import ReferenceEngine
-
-    chosen = PACKET_TRANSPORTS[transport.kind](seed, prepared.most_paths)
-    return ReferenceEngine(prepared.scene, chosen, seed).run(), "simpy"
-
-
-def prepare(scenario: Scenario, source: str) -> Prepared:
-    """Reads the workloads of a scenario and lays them out on its fabric.
+def run_engine(wanted: Engine, scene: Scene, transport: Transport | None, seed: int) -> tuple[Outcome, str]:
+    """Simulates one transport with one seed.
 
     Args:
-        scenario: What to simulate.
-        source: Name of the scenario in messages.
+        wanted: The scenario's choice.
+        scene: What to simulate.
+        transport: Chooses the paths; None for ideal spraying, which has no packets.
+        seed: Seed of all draws.
+
+    Returns:
+        What the run was, and the engine.
 
     Raises:
-        InputError: A workload does not fit the fabric or its ranks.
+        InputError: The engine asked for cannot simulate this.
     """
-    topology = LeafSpine(scenario.topology)
-    places = topology.hosts * topology.ranks_per_host
-    hosts = _hosts(scenario, source, places, topology.ranks_per_host)
-    program = Program()
-    schedules = cache(partial(_schedule, scenario.algorithms))
-    for index, job in enumerate(_jobs(scenario)):
-        workload = _workload(job.workload)
-        field = "workload" if scenario.jobs is None else f"jobs.{index}"
-        needed = workload.size(len(job.ranks or hosts))
-        ranks = job.ranks or range(needed)
-        if len(ranks) != needed:
-            problem = f"the workload has {needed} ranks, the job lists {len(ranks)}"
-            raise InputError(source, f"{field}.ranks", problem, f"list {needed} ranks")
-        if max(ranks) >= len(hosts):
-            problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
-            raise InputError(source, field, problem, "raise topology.leaves, hosts_per_leaf or ranks_per_host")
-        workload.extend(program, ranks, job.start, schedules)
-    scene = Scene(topology, hosts, program.tasks, scenario.packet, scenario.nic)
-    return Prepared(scene, program.spans)
+    if transport is None or wanted == "fluid":
+        from netsim.engine.fluid import FluidEngine
 
+        return FluidEngine(scene).run(), "fluid"
+    from netsim.engine.reference.engine import ReferenceEngine
 
-def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:
-    """Host of each rank."""
-    order = scenario.rank_order or tuple(range(places))
-    if len(order) > places:
-        problem = f"lists {len(order)} ranks, {places} fit"
-        raise InputError(source, "rank_order", problem, "shorten it, or raise topology.leaves or hosts_per_leaf")
-    if sorted(order) != list(range(len(order))):
-        absent = min(set(range(len(order))) - set(order))
-        raise InputError(source, "rank_order", f"lacks rank {absent}", f"list each of 0..{len(order) - 1} once")
-    place = {rank: position for position, rank in enumerate(order)}
-    return [place[rank] // ranks_per_host for rank in range(len(order))]
-
-
-class _WholeFabric(NamedTuple):
-    """The one job of a scenario without `jobs`."""
-
-    workload: CollectiveConfig | TraceConfig
-    ranks: None = None
-    start: int = 0
-
-
-def _jobs(scenario: Scenario) -> Sequence[Job | _WholeFabric]:
-    return scenario.jobs or ([_WholeFabric(scenario.workload)] if scenario.workload else [])
-
-
-def _workload(config: CollectiveConfig | TraceConfig) -> Workload:
-    return CollectiveWorkload(config) if isinstance(config, CollectiveConfig) else TraceWorkload(config)
-
-
-def _schedule(algorithms: Algorithms, operation: Operation) -> list[Message]:
-    match operation.op:
-        case "send":
-            return direct.send(operation)
-        case "barrier":
-            return barrier.barrier(operation)
-        case op:
-            return _ALGORITHMS[op, getattr(algorithms, op)](operation)
+    return ReferenceEngine(scene, transport, seed).run(), "simpy"

@@ -1,6 +1,7 @@
 """Dissemination barrier whose messages weigh nothing: it costs the wait for the slowest, and no network time."""
 
 from netsim.collective.protocol import Message, Operation
+from netsim.collective.schedule import in_rounds
 
 
 def barrier(operation: Operation) -> list[Message]:
@@ -9,13 +10,5 @@ def barrier(operation: Operation) -> list[Message]:
     Hensgen, Finkel, Manber: Two algorithms for barrier synchronization, IJPP 1988.
     """
     size = operation.size
-    messages: list[Message] = []
-    heard: list[tuple[int, ...]] = [()] * size
-    reach = 1
-    while reach < size:
-        for i, after in enumerate(heard.copy()):
-            told = (i + reach) % size
-            heard[told] = (*heard[told], len(messages))
-            messages.append(Message(len(messages), i, told, 0, 0, after))
-        reach *= 2
-    return messages
+    reaches = (2**k for k in range((size - 1).bit_length()))
+    return in_rounds(([(i, (i + reach) % size) for i in range(size)] for reach in reaches), blocks=(0,))

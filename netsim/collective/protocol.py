@@ -14,6 +14,7 @@ class Operation(NamedTuple):
             block i starts, or ends, at participant i; broadcast and send: one block; barrier: none.
         matrix: Bytes from row to column, own block included; all_to_all only.
         root: Participant that broadcasts.
+        hosts: Host of each participant, any numbers; empty: nobody shares a host.
     """
 
     op: str
@@ -21,6 +22,7 @@ class Operation(NamedTuple):
     blocks: tuple[int, ...] = ()
     matrix: tuple[tuple[int, ...], ...] = ()
     root: int = 0
+    hosts: tuple[int, ...] = ()
 
 
 class Message(NamedTuple):
@@ -29,9 +31,10 @@ class Message(NamedTuple):
     Args:
         id: Its index in the schedule.
         src: Participant that sends.
-        dst: Participant that receives.
+        dst: Participant that receives; the sender itself where nothing moves and only `after` comes together.
         bytes: Payload, may be 0.
-        block: Which block it carries; all_to_all: the block meant for that participant.
+        blocks: Which blocks it carries. all_to_all: block j is what the sender holds for participant j; algorithms that
+            cut the whole into pieces (`netsim.collective.pieces`): the piece.
         after: Ids of messages that must have arrived before this one may leave; all smaller than `id`.
     """
 
@@ -39,9 +42,13 @@ class Message(NamedTuple):
     src: int
     dst: int
     bytes: int
-    block: int
+    blocks: tuple[int, ...]
     after: tuple[int, ...]
 
 
 CollectiveAlgorithm = Callable[[Operation], list[Message]]
-"""A pure function from an operation to the messages that carry it out."""
+"""A pure function from an operation to the messages that carry it out.
+
+Raises:
+    ValueError: It cannot serve these participants; ``problem; remedy``.
+"""

@@ -3,6 +3,7 @@
 Patarasuk, Yuan: Bandwidth optimal all-reduce algorithms for clusters of workstations, JPDC 2009, section 4.
 """
 
+from netsim.collective.pieces import pieces
 from netsim.collective.protocol import Message, Operation
 
 
@@ -21,12 +22,25 @@ def all_reduce(operation: Operation) -> list[Message]:
     return _rounds(operation, 2 * (operation.size - 1), shift=-1)
 
 
+def broadcast(operation: Operation) -> list[Message]:
+    """A chain from the root around the ring: k pieces take size + k - 2 rounds; each follows the one before it."""
+    size, root = operation.size, operation.root
+    messages: list[Message] = []
+    for piece, size_bytes in enumerate(pieces(operation.blocks[0])):
+        for hop in range(size - 1):
+            received = (len(messages) - 1,) if hop else ()
+            ahead = (len(messages) - size + 1,) if piece else ()
+            src, dst = (root + hop) % size, (root + hop + 1) % size
+            messages.append(Message(len(messages), src, dst, size_bytes, (piece,), ahead + received))
+    return messages
+
+
 def _rounds(operation: Operation, rounds: int, shift: int) -> list[Message]:
-    size = operation.size
+    size, blocks = operation.size, [(block,) for block in range(operation.size)]
     messages: list[Message] = []
     for k in range(rounds):
         for i in range(size):
             block = (i + shift - k) % size
             after = ((k - 1) * size + (i - 1) % size,) if k else ()
-            messages.append(Message(len(messages), i, (i + 1) % size, operation.blocks[block], block, after))
+            messages.append(Message(len(messages), i, (i + 1) % size, operation.blocks[block], blocks[block], after))
     return messages

@@ -17,7 +17,7 @@ def broadcast(operation: Operation) -> list[Message]:
             after = (last[holder],) if holder in last else ()
             message = len(messages)
             src, dst = (root + holder) % size, (root + holder + reach) % size
-            messages.append(Message(message, src, dst, operation.blocks[0], 0, after))
+            messages.append(Message(message, src, dst, operation.blocks[0], (0,), after))
             last[holder] = last[holder + reach] = message
         reach *= 2
     return messages

@@ -5,7 +5,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from netsim.engine.frontier import Frontier
-from netsim.engine.protocol import FlowRecord, LinkRecord, Outcome, Scene
+from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.topology.protocol import Path
 from netsim.units import PICOSECONDS_PER_SECOND, service_ps
 
@@ -136,7 +136,7 @@ class FluidEngine:
         task = self._scene.tasks[index]
         pair = self._scene.hosts[task.src], self._scene.hosts[task.dst]
         if pair not in self._incidence:
-            paths = self._scene.topology.paths(*pair)
+            paths = self._usable(*pair)
             links, count = np.unique([link for path in paths for link in path], return_counts=True)
             self._incidence[pair] = links, count / len(paths)
         return self._incidence[pair]
@@ -150,20 +150,28 @@ class FluidEngine:
 
     def _path(self, index: int) -> Path:
         task = self._scene.tasks[index]
-        return self._scene.topology.paths(self._scene.hosts[task.src], self._scene.hosts[task.dst])[0]
+        return self._usable(self._scene.hosts[task.src], self._scene.hosts[task.dst])[0]
+
+    def _usable(self, src: int, dst: int) -> list[Path]:
+        routes = self._scene.routes
+        return [routes.paths(src, dst)[index] for index in routes.usable(src, dst)]
 
     def _outcome(self) -> Outcome:
         moved = [(index, task) for index, task in enumerate(self._scene.tasks) if task.bytes]
+        flows = [(i, i, t.src, t.dst, t.bytes, 0, self._task_start[i], self._task_end[i], 0, 0) for i, t in moved]
         carried = [round(size) for size in self._bytes]
-        links = zip(carried, self._scene.topology.links, strict=True)
+        rates = zip(carried, self._scene.rates.initial, strict=True)
         return Outcome(
             completion_ps=max(self._task_end, default=0),
-            task_end_ps=self._task_end,
+            task_end_ps=np.array(self._task_end, dtype=np.int64),
             packets=0,
             packet_hops=0,
-            flows=[
-                FlowRecord(i, i, t.src, t.dst, t.bytes, 0, self._task_start[i], self._task_end[i], 0) for i, t in moved
-            ],
-            links=[LinkRecord(size, service_ps(size, link.rate_bps), 0) for size, link in links],
+            control_hops=0,
+            losses=Losses(),
+            flows=np.array(flows, dtype=FLOW).view(np.recarray),
+            links=np.array([(size, service_ps(size, rate), 0, 0) for size, rate in rates], dtype=LINK).view(
+                np.recarray
+            ),
+            queues=QueueSeries(1, np.zeros(0, dtype=np.int64)),
             last_sent={nic: latency for nic, (_, latency) in self._last_sent.items()},
         )

@@ -15,6 +15,7 @@ class Frontier:
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.roots = [index for index, task in enumerate(tasks) if not task.after]
         self.undone = len(tasks)
+        self._done = bytearray(len(tasks))
         self._waits_for = [len(task.after) for task in tasks]
         self._successors: list[list[int]] = [[] for _ in tasks]
         for index, task in enumerate(tasks):
@@ -24,9 +25,14 @@ class Frontier:
     def done(self, index: int) -> list[int]:
         """Notes that a task is done and returns those that no longer wait for anything."""
         self.undone -= 1
+        self._done[index] = 1
         ready = []
         for successor in self._successors[index]:
             self._waits_for[successor] -= 1
             if not self._waits_for[successor]:
                 ready.append(successor)
         return ready
+
+    def waiting(self) -> list[int]:
+        """Tasks that are not done although they wait for no other."""
+        return [index for index, waits in enumerate(self._waits_for) if not waits and not self._done[index]]

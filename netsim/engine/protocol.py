@@ -1,14 +1,31 @@
 """What every engine is given and gives back."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
+from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
+from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
+from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.section import Section
+from netsim.topology.failure import Rates
 from netsim.topology.protocol import Topology
+from netsim.topology.routes import Routes
 from netsim.units import Size
-from netsim.workload.protocol import Task
+from netsim.workload.protocol import Tasks
+
+CongestionConfig = Annotated[
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig, Field(discriminator="kind")
+]
+
+
+Engine = Literal["auto", "simpy", "exact", "event", "fluid"]
+"""Who simulates packets; auto: the fastest engine that is exact."""
 
 
 class PacketConfig(Section, frozen=True):
@@ -40,51 +57,95 @@ class Scene(NamedTuple):
 
     Args:
         topology: The fabric.
+        rates: What its links do over time.
+        routes: Its paths, and what the routing knows of them.
         hosts: Host of each rank.
         tasks: What must happen.
         packet: Sizes of packets.
         nic: Order of injection.
+        queue_bytes: Room in front of each link but the hosts' own; None without limit.
+        congestion: Congestion control of every flow that leaves its host.
+        recovery: What happens after losses.
+        flow_control: What switches do when a queue is full.
+        acknowledgement: How news travels back.
     """
 
     topology: Topology
+    rates: Rates
+    routes: Routes
     hosts: Sequence[int]
-    tasks: Sequence[Task]
-    packet: PacketConfig
-    nic: NicConfig
+    tasks: Tasks
+    packet: PacketConfig = PacketConfig()
+    nic: NicConfig = NicConfig()
+    queue_bytes: int | None = None
+    congestion: CongestionConfig = NoneConfig()
+    recovery: RecoveryConfig = NoRecoveryConfig()
+    flow_control: FlowControlConfig = NoFlowControlConfig()
+    acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
 
     @property
     def most_paths(self) -> int:
         """Largest number of paths between two hosts that talk to each other."""
-        pairs = {(self.hosts[t.src], self.hosts[t.dst]) for t in self.tasks if t.bytes}
-        return max((len(self.topology.paths(*pair)) for pair in pairs), default=1)
+        columns = self.tasks.columns()
+        moves = columns.bytes > 0
+        hosts, topology = np.asarray(self.hosts, dtype=np.int64), self.topology
+        leaf = np.array([topology.leaf(host) for host in range(topology.hosts)], dtype=np.int64)
+        src, dst = hosts[columns.src[moves]], hosts[columns.dst[moves]]
+        pairs = {tuple(pair) for pair in np.unique(leaf[np.stack([src, dst], axis=1)], axis=0).tolist()}
+        return max((len(topology.between(*pair)) for pair in pairs), default=1)
+
+    @property
+    def listens(self) -> bool:
+        """Whether something besides the transport needs acknowledgements."""
+        return self.congestion.kind != "none" or self.recovery.kind != "none" or self.flow_control.kind == "trim"
 
 
-class FlowRecord(NamedTuple):
-    """What became of a flow. Times in picoseconds; `end_ps` is the arrival of its last byte."""
+FLOW = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "id",
+            "task",
+            "src",
+            "dst",
+            "bytes",
+            "packets",
+            "start_ps",
+            "end_ps",
+            "reordered",
+            "retransmitted",
+        )
+    ]
+)
+"""What became of a flow; `end_ps` is the arrival of its last byte. Ranks, bytes, picoseconds, packets."""
 
-    id: int
-    task: int
-    src: int
-    dst: int
-    bytes: int
-    packets: int
-    start_ps: int
-    end_ps: int
-    reordered: int
+LINK = np.dtype([("bytes", np.int64), ("busy_ps", np.int64), ("max_queue_ps", np.int64), ("paused_ps", np.int64)])
+"""What a link saw.
+
+Bytes it carried, headers and acknowledgements included; time it was busy with them; longest unfinished work that a
+packet found and became part of, as time of service; time for which it was stopped by the switch it leads to.
+"""
 
 
-class LinkRecord(NamedTuple):
-    """What a link saw.
+class Losses(NamedTuple):
+    """What went wrong in a run, in packets."""
+
+    dropped: int = 0
+    trimmed: int = 0
+    marked: int = 0
+    retransmitted: int = 0
+
+
+class QueueSeries(NamedTuple):
+    """Longest queue at any switch over time.
 
     Args:
-        bytes: Bytes it carried, headers included.
-        busy_ps: Time it was busy.
-        max_queue_ps: Longest unfinished work a packet found and became part of, in picoseconds of service.
+        width_ps: Length of an interval.
+        max_queue_ps: For each interval the longest unfinished work that a packet found and became part of.
     """
 
-    bytes: int
-    busy_ps: int
-    max_queue_ps: int
+    width_ps: int
+    max_queue_ps: np.ndarray
 
 
 class Outcome(NamedTuple):
@@ -93,18 +154,34 @@ class Outcome(NamedTuple):
     Args:
         completion_ps: When the last task was done.
         task_end_ps: When each task was done.
-        packets: Packets sent.
-        packet_hops: Packets times links.
-        flows: By flow id.
-        links: By link index.
-        last_sent: For each link that hosts send on: what remained, in picoseconds without any queue, for what it sent
-            last.
+        packets: Data packets sent, each transmission counted.
+        packet_hops: Data packets times the links they passed.
+        control_hops: Acknowledgements and trimmed headers times the links they passed.
+        losses: What went wrong.
+        flows: Array of `FLOW`, by flow id.
+        links: Array of `LINK`, by link index.
+        queues: Queues over time.
+        last_sent: For each link that hosts send on: what remained, in picoseconds without any queue, for the data it
+            sent last.
     """
 
     completion_ps: int
-    task_end_ps: Sequence[int]
+    task_end_ps: np.ndarray
     packets: int
     packet_hops: int
-    flows: Sequence[FlowRecord]
-    links: Sequence[LinkRecord]
+    control_hops: int
+    losses: Losses
+    flows: np.recarray
+    links: np.recarray
+    queues: QueueSeries
     last_sent: dict[int, int]
+
+    def equals(self, other: "Outcome") -> bool:
+        """The same to the last bit."""
+        return all(
+            np.array_equal(mine, others) if isinstance(mine, np.ndarray) else mine == others
+            for mine, others in zip(self._flat(), other._flat(), strict=True)
+        )
+
+    def _flat(self) -> tuple[object, ...]:
+        return (*self[:8], *self.queues, self.last_sent)

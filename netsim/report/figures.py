@@ -118,7 +118,7 @@ def _first_runs(results: Results) -> list[Run]:
 
 def _loads(results: Results, run: Run) -> np.ndarray:
     """[direction, leaf, spine] load over the mean of the leaf's links in that direction, less one; up, then down."""
-    by_name = {link.name: record.bytes for link, record in zip(results.links, run.links, strict=True)}
+    by_name = {link.name: size for link, size in zip(results.links, run.links["bytes"].tolist(), strict=True)}
     leaves, spines = range(results.scenario["topology"]["leaves"]), range(results.scenario["topology"]["spines"])
     up = [[by_name[f"leaf{leaf}-spine{spine}"] for spine in spines] for leaf in leaves]
     down = [[by_name[f"spine{spine}-leaf{leaf}"] for spine in spines] for leaf in leaves]

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from netsim.results import Results, Run, queue_bytes
+from netsim.results import Results, Run
 
 
 class TransportSummary(NamedTuple):
@@ -108,7 +108,7 @@ def _summary(results: Results, name: str, seeds: Sequence[Run]) -> TransportSumm
         flow_level=seeds[0].engine == "fluid",
         completions_us=[run.completion_ps / 1e6 for run in seeds],
         bound_us=sum(run.bound_ps for run in seeds) / count / 1e6,
-        max_queue_bytes=max(queue_bytes(*pair) for run in seeds for pair in zip(run.links, results.links, strict=True)),
+        max_queue_bytes=max(max(run.queue_bytes(results.links)) for run in seeds),
         reordered_packets=sum(detail["reordered_packets"] for detail in details) / count,
         flow_p99_us=sum(detail["fct_ns"]["p99"] for detail in details) / count / 1000,
     )

@@ -10,17 +10,25 @@ class Link(NamedTuple):
 
     Args:
         name: Name in reports, unique in the fabric.
+        src: Node whose output it is: a host or a switch.
+        dst: Node it leads to; for the link inside a host the host itself.
         rate_bps: Bits per second.
         delay_ps: Propagation delay in picoseconds.
     """
 
     name: str
+    src: str
+    dst: str
     rate_bps: int
     delay_ps: int
 
 
 class Topology(Protocol):
-    """A fabric. Links are known by their index in `links`, hosts by 0..hosts-1."""
+    """A fabric. Links are known by their index in `links`, hosts by 0..hosts-1, first switches by 0..leaves-1.
+
+    A host has one cable, to its leaf, and one link inside that its ranks share. A path between two hosts is the
+    sender's link up, one of the ways between their leaves, and the receiver's link down.
+    """
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -29,7 +37,7 @@ class Topology(Protocol):
 
     @property
     def hosts(self) -> int:
-        """Number of hosts."""
+        """Number of hosts; they are called host0, host1, ..."""
         ...
 
     @property
@@ -37,10 +45,42 @@ class Topology(Protocol):
         """Number of ranks that share a host."""
         ...
 
-    def leaf(self, host: int) -> int:
-        """The first switch of a host; hosts of one leaf reach each other without a choice of path."""
+    @property
+    def tiers(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the switches, tier by tier from the leaves up, in the order in which they are drawn."""
         ...
 
-    def paths(self, src: int, dst: int) -> tuple[Path, ...]:
-        """All paths from host `src` to host `dst` that a transport may choose from, as link indices in order."""
+    def leaf(self, host: int) -> int:
+        """The first switch of a host, by its place in the lowest tier."""
         ...
+
+    def up(self, host: int) -> int:
+        """The link from a host to its leaf."""
+        ...
+
+    def down(self, host: int) -> int:
+        """The link from its leaf to a host."""
+        ...
+
+    def inside(self, host: int) -> int:
+        """The link between the ranks of a host."""
+        ...
+
+    def between(self, src_leaf: int, dst_leaf: int) -> tuple[Path, ...]:
+        """All ways from one leaf to another in a fixed order, as link indices; one empty way from a leaf to itself.
+
+        Ways of one pair of leaves have the same number of links. No way between two leaves: an empty tuple.
+        """
+        ...
+
+    def reverse(self, link: int) -> int:
+        """The other direction of the same cable; the link inside a host is its own."""
+        ...
+
+
+def paths(topology: Topology, src: int, dst: int) -> tuple[Path, ...]:
+    """All paths from host `src` to host `dst`, failures aside, in the order of `Topology.between`."""
+    if src == dst:
+        return ((topology.inside(src),),)
+    up, down = topology.up(src), topology.down(dst)
+    return tuple((up, *way, down) for way in topology.between(topology.leaf(src), topology.leaf(dst)))

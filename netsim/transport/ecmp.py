@@ -1,30 +1,39 @@
 """Equal-cost multipath: a hash of the connection picks one path for good."""
 
+from binascii import crc32
 from collections.abc import Sequence
+from typing import Literal
 
 from netsim.draws import Draws, Purpose
-from netsim.transport.protocol import Flow, Release
+from netsim.transport.protocol import Flow, Release, Transport
+
+Hash = Literal["random", "crc32"]
 
 
-class Ecmp:
+class Ecmp(Transport):
     """One path for each pair of ranks: their queue pair, hence its 5-tuple and hash, lives as long as the run.
 
     Args:
         seed: Seed of the run, the hash function's salt.
         most_paths: Largest number of paths between two hosts.
+        hash: random: as good as a hash can be; crc32: of seed, source, destination, as switches compute it.
     """
 
-    def __init__(self, seed: int, most_paths: int) -> None:
+    def __init__(self, seed: int, most_paths: int, hash: Hash = "random") -> None:
+        super().__init__(seed, most_paths)
         self._draws = Draws(seed, Purpose.ECMP_PATH)
-        self._most_paths = most_paths
+        self._hash = self._draws if hash == "random" else self._crc32
 
-    def admit(self, released: Sequence[Release]) -> list[Flow]:
+    def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:  # noqa: ARG002
         """One flow a message."""
-        return [Flow(m.task * self._most_paths, m, m.bytes, self._path(m)) for m in released]
+        return [Flow(m.task * self.stride, m, m.bytes, self._path(m, m.usable)) for m in released]
 
-    def choose_path(self, flow: Flow, sequence: int) -> int:  # noqa: ARG002
-        """The hash again, for the sake of the protocol: all flows carry it already."""
-        return self._path(flow.message)
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
+        """The same hash over fewer paths."""
+        return self._path(flow.message, usable)
 
-    def _path(self, message: Release) -> int:
-        return self._draws(message.src, message.dst) % len(message.paths)
+    def _path(self, message: Release, usable: tuple[int, ...]) -> int:
+        return usable[self._hash(message.src, message.dst) % len(usable)]
+
+    def _crc32(self, src: int, dst: int) -> int:
+        return crc32(b"".join(value.to_bytes(8, "little") for value in (self.seed, src, dst)))

@@ -1,66 +1,128 @@
 """Ethereal: flow-level balance of every fabric link, decided by each host alone."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import gcd
+from typing import Literal
 
 from netsim.draws import Draws, Purpose
-from netsim.transport.protocol import Flow, Release
+from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import split_bytes
 
+Pieces = Literal["equal", "minimal"]
 
-class Ethereal:
+
+class Ethereal(Transport):
     """Spreads the flows of a host to one leaf over all paths, and cuts only those that do not come out even.
 
-    Of n flows of equal size to one leaf over s paths, n - r with r = n mod s go whole, in turn over the paths; each of
-    the other r is cut into s / gcd(r, s) equal pieces that continue the turn. Every path then carries n/s flows'
-    worth, exactly what ideal spraying puts on it. Flows count together if their host releases them in one instant;
-    unequal sizes are groups of their own. Pieces of a size that does not divide differ by a byte at most.
+    Of n flows of equal size to one leaf over s paths, n - r with r = n mod s go whole, in turn over the paths; the
+    other r are cut, either into s / gcd(r, s) equal pieces each that continue the turn, or, as few as possible, where
+    the shares of s paths in r flows laid end to end meet: r + s - gcd(r, s) pieces in all. Every path then carries n/s
+    flows' worth, exactly what ideal spraying puts on it. Flows count together if their host releases them in one
+    instant; unequal sizes are groups of their own. Sizes that do not divide differ by a byte at most.
+
+    A flow that loses packets without news moves to another path, and its host avoids the old one towards that leaf for
+    a while.
 
     Addanki, Goyal, Marinos: Challenging the Need for Packet Spraying in Large-Scale Distributed Training,
-    arXiv 2407.00550, and its authors' simulator front end (AstraSimNetwork.cc).
+    arXiv 2407.00550, and its authors' simulator front end (AstraSimNetwork.cc); minimal pieces are ours.
 
     Args:
-        seed: Seed of the run; shuffles the flows of a group and the order of its paths.
+        seed: Seed of the run.
         most_paths: Largest number of paths between two hosts.
+        pieces: How flows are cut.
+        randomise: Shuffle the flows of a group and the order of its paths, as the authors do; otherwise both go by
+            number, and all hosts begin with the same path.
+        start_delay: Each flow joins its host's ring after a delay drawn up to this, in picoseconds; 50 ns in the paper.
+        avoid: How long a path that has failed a flow is avoided, in picoseconds; 100 ms by the authors.
     """
 
-    def __init__(self, seed: int, most_paths: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        most_paths: int,
+        pieces: Pieces = "equal",
+        randomise: bool = True,
+        start_delay: int = 0,
+        avoid: int = 10**11,
+    ) -> None:
+        super().__init__(seed, most_paths)
+        self._cut = self._equal if pieces == "equal" else self._minimal
+        self._randomise, self._start_delay_ps, self._avoid_ps = randomise, start_delay, avoid
         self._flow_order = Draws(seed, Purpose.ETHEREAL_FLOWS)
         self._path_order = Draws(seed, Purpose.ETHEREAL_PATHS)
-        self._most_paths = most_paths
+        self._delay = Draws(seed, Purpose.START_DELAY)
+        self._another = Draws(seed, Purpose.REPATH)
+        self._bad_until: dict[tuple[int, int, int], int] = {}
 
-    def admit(self, released: Sequence[Release]) -> list[Flow]:
+    def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:
         """Balances each group of equal flows to one leaf; traffic without a choice of path goes straight out."""
         groups: dict[tuple[int, int], list[Release]] = defaultdict(list)
-        flows: list[Flow] = []
         for message in released:
-            if len(message.paths) == 1:
-                flows.append(Flow(message.task * self._most_paths, message, message.bytes, 0))
-            else:
-                groups[message.dst_leaf, message.bytes].append(message)
-        for group in groups.values():
-            flows += self._balance(group)
-        return flows
-
-    def choose_path(self, flow: Flow, sequence: int) -> int:  # noqa: ARG002
-        """Never asked: all flows carry their path."""
-        raise AssertionError(f"flow {flow.id} carries its path")
-
-    def _balance(self, group: list[Release]) -> list[Flow]:
-        paths = len(group[0].paths)
-        first = group[0].task
-        order = sorted(range(paths), key=lambda path: self._path_order(first, path))
-        shuffled = sorted(group, key=lambda message: self._flow_order(message.task))
-        rest = len(group) % paths
-        whole = len(group) - rest
-        pieces = paths // gcd(rest, paths)
+            groups[message.dst_leaf if len(message.paths) > 1 else -1, message.bytes].append(message)
         flows: list[Flow] = []
-        for turn, message in enumerate(shuffled):
-            parts = split_bytes(message.bytes, pieces) if turn >= whole else [message.bytes]
-            at = turn if turn < whole else (turn - whole) * pieces
-            for piece, size in enumerate(parts):
-                if size:
-                    path = order[(at + piece) % paths]
-                    flows.append(Flow(message.task * self._most_paths + piece, message, size, path))
+        for group in groups.values():
+            paths = self._good(group[0], group[0].usable, now_ps)
+            if len(group[0].paths) == 1:
+                flows += [self._flow(message, 0, message.bytes, 0) for message in group]
+            else:
+                flows += self._balance(group, paths)
         return flows
+
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
+        """Another path for a flow whose own has failed."""
+        good = self._good(flow.message, usable, now_ps)
+        return good[self._another(flow.id, serial) % len(good)]
+
+    def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:
+        """Another path, and the old one is avoided."""
+        if path is None or len(flow.message.paths) == 1:
+            return path
+        self._bad_until[flow.message.paths[0][0], flow.message.dst_leaf, path] = now_ps + self._avoid_ps
+        return self.choose_path(flow, now_ps, usable, now_ps)
+
+    def _good(self, message: Release, usable: tuple[int, ...], now_ps: int) -> tuple[int, ...]:
+        """Usable paths that have not failed lately; all of them if none is left."""
+        if not self._bad_until:
+            return usable
+        pair = message.paths[0][0], message.dst_leaf
+        return tuple(path for path in usable if self._bad_until.get((*pair, path), 0) <= now_ps) or usable
+
+    def _balance(self, group: list[Release], paths: tuple[int, ...]) -> Iterator[Flow]:
+        first = group[0].task
+        order, flows = list(paths), group
+        if self._randomise:
+            order.sort(key=lambda path: self._path_order(first, path))
+            flows = sorted(group, key=lambda message: self._flow_order(message.task))
+        whole = len(flows) - len(flows) % len(order)
+        for turn, message in enumerate(flows[:whole]):
+            yield self._flow(message, 0, message.bytes, order[turn % len(order)])
+        if whole < len(flows):
+            yield from self._cut(flows[whole:], order)
+
+    def _equal(self, flows: Sequence[Release], order: Sequence[int]) -> Iterator[Flow]:
+        pieces = len(order) // gcd(len(flows), len(order))
+        for position, message in enumerate(flows):
+            for piece, size in enumerate(split_bytes(message.bytes, pieces)):
+                if size:
+                    yield self._flow(message, piece, size, order[(position * pieces + piece) % len(order)])
+
+    def _minimal(self, flows: Sequence[Release], order: Sequence[int]) -> Iterator[Flow]:
+        """Path k takes bytes [k, k + 1) * total / s of the flows laid end to end."""
+        each = flows[0].bytes
+        total = each * len(flows)
+        for position, message in enumerate(flows):
+            begin, end = position * each, (position + 1) * each
+            path = begin * len(order) // total
+            piece = 0
+            while begin < end:
+                border = min(end, (path + 1) * total // len(order))
+                if border > begin:
+                    yield self._flow(message, piece, border - begin, order[path])
+                    piece += 1
+                begin, path = max(begin, border), path + 1
+
+    def _flow(self, message: Release, piece: int, size_bytes: int, path: int) -> Flow:
+        identity = message.task * self.stride + piece
+        delay_ps = self._delay(identity) % (self._start_delay_ps + 1) if self._start_delay_ps else 0
+        return Flow(identity, message, size_bytes, path, delay_ps)

@@ -1,7 +1,7 @@
 """What the engines know about a transport: how it cuts messages into flows, and which path each packet takes."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from netsim.topology.protocol import Path
 
@@ -15,7 +15,8 @@ class Release(NamedTuple):
         dst: Destination rank.
         dst_leaf: First switch of the destination host.
         bytes: Payload, at least 1.
-        paths: All paths; one if there is no choice.
+        paths: All paths of the fabric; one if there is no choice.
+        usable: Indices of the paths that the routing believes in at this moment.
     """
 
     task: int
@@ -24,42 +25,108 @@ class Release(NamedTuple):
     dst_leaf: int
     bytes: int
     paths: tuple[Path, ...]
+    usable: tuple[int, ...]
 
 
 class Flow(NamedTuple):
     """A queue pair's share of a message; its packets leave in order.
 
     Args:
-        id: task * most_paths + piece: unique in a run, and the same in every engine.
+        id: task * stride + piece: unique in a run, and the same in every engine.
         message: What it belongs to.
         bytes: Payload, at least 1.
         path: Index into the message's paths if all packets share it, otherwise None.
+        delay_ps: How long after the release it joins the others of its host.
     """
 
     id: int
     message: Release
     bytes: int
     path: int | None
+    delay_ps: int = 0
 
 
-class Transport(Protocol):
-    """Path choice of one run. Draws depend on (seed, purpose, flow, sequence) alone."""
+class Transport:
+    """Path choice of one run; the base of all transports, your own included.
 
-    def admit(self, released: Sequence[Release]) -> list[Flow]:
+    Draws depend on (seed, purpose, flow, serial) alone. A packet's serial counts the transmissions of its flow from 0;
+    without losses it is the packet's place in the flow. A subclass overrides `choose_path`, or `choose_link` and
+    `at_switch`, or gives its flows a path in `admit`.
+
+    Args:
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts that talk to each other.
+    """
+
+    at_switch = False
+    """Whether switches choose the next link of each packet, by `choose_link`."""
+    needs_acknowledgements = False
+    """Whether `on_ack` must be called even if nothing else needs acknowledgements."""
+    mark_above: int | None = None
+    """Queue in bytes above which packets are marked, if the congestion control does not say."""
+
+    def __init__(self, seed: int, most_paths: int) -> None:
+        self.seed = seed
+        self.most_paths = most_paths
+
+    @property
+    def stride(self) -> int:
+        """No message is cut into more flows than this."""
+        return self.most_paths
+
+    def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:  # noqa: ARG002
         """Turns the messages that one host releases in one instant into flows, which carry all their bytes.
 
         Args:
             released: Messages of one source host, by task index.
-        """
-        ...
+            now_ps: That instant.
 
-    def choose_path(self, flow: Flow, sequence: int) -> int:
+        Returns:
+            Here: one flow a message, whose packets are asked for one by one.
+        """
+        return [Flow(m.task * self.stride, m, m.bytes, None) for m in released]
+
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
         """Path of a packet, as an index into the message's paths.
 
-        Called once for each packet of a flow without a path, in the order in which its host sends them.
+        Called for each packet of a flow without a path, in the order in which its host sends them; for a flow with a
+        path only when the routing no longer believes in it.
 
         Args:
             flow: Its flow.
-            sequence: Its number in the flow, from 0.
+            serial: Number of the transmission in the flow, from 0.
+            usable: Indices of the paths that the routing believes in now.
+            now_ps: When the packet leaves.
         """
-        ...
+        raise NotImplementedError
+
+    def choose_link(
+        self, flow: Flow, serial: int, links: Sequence[int], backlog_ps: Callable[[int], int], now_ps: int
+    ) -> int:
+        """Next link of a packet at a switch that has a choice, one of `links`; only if `at_switch`.
+
+        Args:
+            flow: Its flow.
+            serial: Number of the transmission in the flow.
+            links: Links that the routing believes to lead on, in order.
+            backlog_ps: Unfinished work in front of a link, in picoseconds.
+            now_ps: When the packet has arrived.
+        """
+        raise NotImplementedError
+
+    def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
+        """An acknowledgement has come back.
+
+        Args:
+            flow: Of the packet.
+            path: Path that the packet took.
+            marked: A queue on its way had marked it.
+        """
+
+    def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:  # noqa: ARG002
+        """A flow has lost packets without news.
+
+        Returns:
+            The path from now on, if the flow has one. Here: as before.
+        """
+        return path

@@ -1,57 +1,51 @@
 """Packet spraying: every packet of a flow may take another path, and packets may overtake each other."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 from netsim.draws import Draws, Purpose
-from netsim.transport.protocol import Flow, Release
+from netsim.transport.protocol import Flow, Transport
 
 
-def _unpinned(released: Sequence[Release], most_paths: int) -> list[Flow]:
-    return [Flow(m.task * most_paths, m, m.bytes, None) for m in released]
-
-
-class SprayRandom:
-    """Each packet draws its path.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-    """
+class SprayRandom(Transport):
+    """Each packet draws its path."""
 
     def __init__(self, seed: int, most_paths: int) -> None:
+        super().__init__(seed, most_paths)
         self._draws = Draws(seed, Purpose.SPRAY_PATH)
-        self._most_paths = most_paths
 
-    def admit(self, released: Sequence[Release]) -> list[Flow]:
-        """One flow a message."""
-        return _unpinned(released, self._most_paths)
-
-    def choose_path(self, flow: Flow, sequence: int) -> int:
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
         """A uniform draw over the paths."""
-        return self._draws(flow.id, sequence) % len(flow.message.paths)
+        return usable[self._draws(flow.id, serial) % len(usable)]
 
 
-class SprayRoundRobin:
-    """Each host counts its packets, whatever their destination, from a random start; the count picks the path.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-    """
+class SprayRoundRobin(Transport):
+    """Each host counts its packets, whatever their destination, from a random start; the count picks the path."""
 
     def __init__(self, seed: int, most_paths: int) -> None:
+        super().__init__(seed, most_paths)
         self._draws = Draws(seed, Purpose.SPRAY_START)
-        self._most_paths = most_paths
         self._sent: Counter[int] = Counter()
 
-    def admit(self, released: Sequence[Release]) -> list[Flow]:
-        """One flow a message."""
-        return _unpinned(released, self._most_paths)
-
-    def choose_path(self, flow: Flow, sequence: int) -> int:  # noqa: ARG002
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
         """The path after the one that the host's last packet got."""
-        paths = flow.message.paths
-        nic = paths[0][0]
+        nic = flow.message.paths[0][0]
         self._sent[nic] += 1
-        return (self._draws(nic) + self._sent[nic]) % len(paths)
+        return usable[(self._draws(nic) + self._sent[nic]) % len(usable)]
+
+
+class DestinationRotation(Transport):
+    """Each host counts its packets to each leaf from a random start; the count picks the path (DRB).
+
+    Cao et al.: Per-packet load-balanced, low-latency routing for Clos-based data center networks, CoNEXT 2013.
+    """
+
+    def __init__(self, seed: int, most_paths: int) -> None:
+        super().__init__(seed, most_paths)
+        self._draws = Draws(seed, Purpose.ROTATION_START)
+        self._sent: Counter[tuple[int, int]] = Counter()
+
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
+        """The path after the one that the host's last packet to that leaf got."""
+        pair = flow.message.paths[0][0], flow.message.dst_leaf
+        self._sent[pair] += 1
+        return usable[(self._draws(*pair) + self._sent[pair]) % len(usable)]

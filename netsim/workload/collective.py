@@ -1,34 +1,58 @@
 """One collective, every rank ready at the same moment."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 
 from netsim.collective.protocol import Operation
 from netsim.section import Section
 from netsim.units import Size, split_bytes
 from netsim.workload.protocol import Program, Schedules, Span
+from netsim.workload.splits import Matrix, MatrixSplits, Splits, read_matrix, zipf_matrix
 
-Collective = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "broadcast"]
+Collective = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "broadcast", "send"]
 
 
 class CollectiveConfig(Section, frozen=True):
     """Section ``workload`` of kind ``collective``.
 
     Args:
-        op: Which collective.
+        op: Which collective; send: from the first rank to the second.
+        splits: Bytes from rank to rank of an all_to_all; even if absent.
         bytes_per_rank: A rank's input buffer, its own block included: 4.096MB for an all_to_all of 64 ranks is 64 kB to
-            each. broadcast: the root's buffer; the root is the first rank.
+            each. broadcast and send: the buffer of the root, which is the first rank. Absent with a matrix of splits.
     """
 
     kind: Literal["collective"]
     op: Collective
-    bytes_per_rank: Annotated[Size, Field(gt=0)]
+    splits: Splits | None = None
+    bytes_per_rank: Annotated[Size, Field(gt=0)] | None = Field(default=None, validate_default=True)
+
+    @field_validator("splits")
+    @classmethod
+    def _splits_belong_to_all_to_all(cls, splits: Splits | None, info: ValidationInfo) -> Splits | None:
+        op = info.data.get("op", "all_to_all")
+        if splits is not None and op != "all_to_all":
+            raise ValueError(f"{op} has no splits; remove them or choose op: all_to_all")
+        return splits
+
+    @field_validator("bytes_per_rank")
+    @classmethod
+    def _said_once(cls, bytes_per_rank: int | None, info: ValidationInfo) -> int | None:
+        if isinstance(info.data.get("splits"), MatrixSplits):
+            if bytes_per_rank is not None:
+                raise ValueError("the matrix of splits says already how much moves; remove it")
+        elif bytes_per_rank is None:
+            raise PydanticKnownError("missing")
+        return bytes_per_rank
 
 
 def operation(op: Collective, size: int, bytes_per_rank: int) -> Operation:
-    """The operation of `size` participants whose input buffers hold `bytes_per_rank` each."""
+    """The operation of `size` participants whose input buffers hold `bytes_per_rank` each, splits being even."""
     cut = tuple(split_bytes(bytes_per_rank, size))
     match op:
         case "all_to_all":
@@ -37,7 +61,7 @@ def operation(op: Collective, size: int, bytes_per_rank: int) -> Operation:
             return Operation(op, size, blocks=cut)
         case "all_gather":
             return Operation(op, size, blocks=(bytes_per_rank,) * size)
-        case "broadcast":
+        case "broadcast" | "send":
             return Operation(op, size, blocks=(bytes_per_rank,))
 
 
@@ -45,17 +69,24 @@ class CollectiveWorkload:
     """The workload of a `CollectiveConfig`."""
 
     def __init__(self, config: CollectiveConfig) -> None:
+        self.notices: list[str] = []
         self._config = config
 
+    @cached_property
+    def _matrix(self) -> Matrix:
+        """What the file of a matrix of splits holds, nothing if there is none."""
+        splits = self._config.splits
+        return read_matrix(Path(splits.path)) if isinstance(splits, MatrixSplits) else ()
+
     def size(self, available: int) -> int:
-        """All ranks."""
-        return available
+        """All ranks; send: two; a matrix: as many as it has lines."""
+        return 2 if self._config.op == "send" else len(self._matrix) or available
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
         """See `netsim.workload.protocol.Workload`."""
         begin = (program.wait(ranks[0], (), start_ps),) if start_ps else ()
         first = len(program.tasks)
-        messages = schedules(operation(self._config.op, len(ranks), self._config.bytes_per_rank))
+        messages = schedules(self._operation(len(ranks)), ranks)
         awaited = [list(begin) for _ in ranks]
         for message in messages:
             after = [first + earlier for earlier in message.after] or begin
@@ -65,3 +96,11 @@ class CollectiveWorkload:
         over = [program.wait(rank, tasks) for rank, tasks in zip(ranks, awaited, strict=True)]
         payload, come = sum(message.bytes for message in messages), begin * len(ranks)
         program.spans.append(Span(self._config.op, None, len(ranks), None, None, None, payload, come, over))
+
+    def _operation(self, size: int) -> Operation:
+        op, splits, bytes_per_rank = self._config.op, self._config.splits, self._config.bytes_per_rank
+        if bytes_per_rank is None:
+            return Operation(op, size, matrix=self._matrix)
+        if splits is None or isinstance(splits, MatrixSplits):
+            return operation(op, size, bytes_per_rank)
+        return Operation(op, size, matrix=zipf_matrix(splits, size, bytes_per_rank))

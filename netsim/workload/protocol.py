@@ -1,12 +1,15 @@
 """What a workload becomes: a directed acyclic graph of tasks, whatever it was read from."""
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from netsim.collective.protocol import Message, Operation
 
-Schedules = Callable[[Operation], list[Message]]
-"""Turns an operation into messages, by the algorithm the scenario names for it."""
+Schedules = Callable[[Operation, Sequence[int]], list[Message]]
+"""Turns an operation, and the scenario's rank of each participant, into messages, by the algorithm named for it."""
 
 
 class Task(NamedTuple):
@@ -79,11 +82,61 @@ class Times(NamedTuple):
     member_ps: int
 
 
+class TaskColumns(NamedTuple):
+    """Tasks as arrays of int64; task i waits for after[after_begin[i]:after_begin[i + 1]]."""
+
+    src: np.ndarray
+    dst: np.ndarray
+    bytes: np.ndarray
+    delay_ps: np.ndarray
+    after_begin: np.ndarray
+    after: np.ndarray
+
+
+class Tasks(Sequence[Task]):
+    """Many tasks, kept as columns: a million of them weigh fifty megabytes.
+
+    Args:
+        tasks: The first of them.
+    """
+
+    def __init__(self, tasks: Iterable[Task] = ()) -> None:
+        self._src, self._dst, self._bytes, self._delay_ps = array("q"), array("q"), array("q"), array("q")
+        self._after_begin, self._after = array("q", (0,)), array("q")
+        for task in tasks:
+            self.append(*task)
+
+    def append(self, src: int, dst: int, size_bytes: int, delay_ps: int, after: Iterable[int]) -> int:
+        """Adds a task and returns its index."""
+        self._src.append(src)
+        self._dst.append(dst)
+        self._bytes.append(size_bytes)
+        self._delay_ps.append(delay_ps)
+        self._after.extend(after)
+        self._after_begin.append(len(self._after))
+        return len(self._src) - 1
+
+    def columns(self) -> TaskColumns:
+        """A copy of everything as arrays."""
+        parts = (self._src, self._dst, self._bytes, self._delay_ps, self._after_begin, self._after)
+        return TaskColumns(*(np.array(part, dtype=np.int64) for part in parts))
+
+    def __len__(self) -> int:
+        return len(self._src)
+
+    def __getitem__(self, index: int) -> Task:  # type: ignore[override]
+        after = tuple(self._after[self._after_begin[index] : self._after_begin[index + 1]])
+        return Task(self._src[index], self._dst[index], self._bytes[index], self._delay_ps[index], after)
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[index] for index in range(len(self)))
+
+
 class Program:
     """The tasks of a scenario, in an order in which every task comes after those it waits for, and its collectives."""
 
     def __init__(self) -> None:
-        self.tasks: list[Task] = []
+        self.tasks = Tasks()
         self.spans: list[Span] = []
 
     def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
@@ -92,12 +145,16 @@ class Program:
 
     def move(self, src: int, dst: int, size_bytes: int, after: Sequence[int], delay_ps: int = 0) -> int:
         """Adds a task and returns its index."""
-        self.tasks.append(Task(src, dst, size_bytes, delay_ps, tuple(after)))
-        return len(self.tasks) - 1
+        return self.tasks.append(src, dst, size_bytes, delay_ps, after)
 
 
 class Workload(Protocol):
     """A source of tasks and collectives."""
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know about how it was read, once it has been."""
+        ...
 
     def size(self, available: int) -> int:
         """Number of ranks it needs, where `available` are there."""

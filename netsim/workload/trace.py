@@ -45,6 +45,7 @@ class TraceWorkload:
     """
 
     def __init__(self, config: TraceConfig) -> None:
+        self.notices: list[str] = []
         self._path = Path(config.path)
         self._steps = config.steps
 
@@ -179,7 +180,7 @@ class _Replay:
         come = [meeting.come[rank][0] for rank in members]
         awaited = [[task] for task in come]
         first = len(self._program.tasks)
-        messages = self._schedules(operation)
+        messages = self._schedules(operation, [self._ranks[member] for member in members])
         for message in messages:
             after = [first + earlier for earlier in message.after]
             src, dst = self._ranks[members[message.src]], self._ranks[members[message.dst]]

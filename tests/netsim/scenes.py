@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from netsim.engine.protocol import NicConfig, Outcome, PacketConfig, Scene
-from netsim.engine.reference import ReferenceEngine
+from netsim.engine.reference.engine import ReferenceEngine
+from netsim.topology.failure import FailureConfig, Rates
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
+from netsim.topology.routes import Routes
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.spray import SprayRandom, SprayRoundRobin
-from netsim.workload.protocol import Task
+from netsim.workload.protocol import Task, Tasks
 
 TRANSPORTS = {
     "ecmp": Ecmp,
@@ -32,12 +34,15 @@ def scene(
     header: str = "0B",
     scheduling: str = "round_robin",
     destinations: str = "random",
+    failures: Sequence[FailureConfig] = (),
 ) -> Scene:
     """A scene in which every place of the fabric holds the rank of its number."""
     ranks = topology.hosts * topology.ranks_per_host
     packet = PacketConfig.model_validate({"payload": payload, "header": header})
     nic = NicConfig.model_validate({"scheduling": scheduling, "destinations": destinations})
-    return Scene(topology, [rank // topology.ranks_per_host for rank in range(ranks)], tasks, packet, nic)
+    rates = Rates(topology, failures)
+    hosts = [rank // topology.ranks_per_host for rank in range(ranks)]
+    return Scene(topology, rates, Routes(topology, rates), hosts, Tasks(tasks), packet, nic)
 
 
 def flow(src: int, dst: int, size_bytes: int, start_ps: int = 0) -> Task:

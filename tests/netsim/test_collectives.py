@@ -1,128 +1,128 @@
-"""Schedules, run on sets of contributions instead of bytes."""
-
-import math
+"""Every schedule delivers exactly what its collective means, whatever arrives early or late."""
 
 import pytest
 
-from netsim.collective import barrier, direct, ring, tree
+from netsim.collective import barrier, direct
+from netsim.collective.pieces import LEAST_PIECE_BYTES
 from netsim.collective.protocol import Message, Operation
+from tests.netsim.schedules import ALGORITHMS, algorithms, check_form, execute, schedule
 
-SIZES = range(1, 10)
-
-
-def run(messages: list[Message], state: list[dict[int, set[int]]]) -> list[dict[int, set[int]]]:
-    """Each message adds what its sender knows about a block to what its receiver knows.
-
-    A message takes what the sender has once the messages it waits for have arrived, and nothing that comes later: it is
-    run against every other order of independent messages by delaying all others as long as possible.
-    """
-    known: list[dict[int, set[int]]] = []
-    for message in messages:
-        needed = {message.id}
-        for m in reversed(messages[: message.id]):
-            if any(m.id in messages[later].after for later in needed):
-                needed.add(m.id)
-        view = [{block: set(parts) for block, parts in rank.items()} for rank in state]
-        for identity in sorted(needed - {message.id}):
-            earlier = messages[identity]
-            view[earlier.dst].setdefault(earlier.block, set()).update(known[identity].get(earlier.block, set()))
-        known.append({message.block: set(view[message.src].get(message.block, set()))})
-    final = [{block: set(parts) for block, parts in rank.items()} for rank in state]
-    for message in messages:
-        final[message.dst].setdefault(message.block, set()).update(known[message.id][message.block])
-    return final
+SIZES = [*range(1, 10), 12, 16, 17]
+BY_PIECES = ("tree", "double_tree")
 
 
-def contributions(size: int) -> list[dict[int, set[int]]]:
-    """Every rank holds its own part of every block."""
-    return [{block: {rank} for block in range(size)} for rank in range(size)]
+def hosts_of(size: int) -> list[tuple[int, ...]]:
+    """Placements with as many ranks on each host: blocks of neighbours, in turn, and hosts in another order."""
+    widths = [width for width in range(1, size + 1) if size % width == 0]
+    blocks = [tuple(rank // width for rank in range(size)) for width in widths]
+    turns = [tuple(rank % width for rank in range(size)) for width in widths]
+    return [*blocks, *turns, *(tuple(7 * (100 - host) for host in hosts) for hosts in blocks)]
 
 
-def check_form(messages: list[Message], size: int) -> None:
-    """Ids are positions, dependencies lie before and arrive at the sender, nobody sends to itself."""
-    for position, message in enumerate(messages):
-        assert message.id == position
-        assert message.src != message.dst
-        assert {message.src, message.dst} <= set(range(size))
-        assert all(earlier < position for earlier in message.after)
-        assert all(message.src in (messages[earlier].dst, messages[earlier].src) for earlier in message.after)
+def placements(name: str, size: int) -> list[tuple[int, ...]]:
+    return hosts_of(size) if name == "hierarchical" else [()]
+
+
+def uneven(size: int) -> tuple[int, ...]:
+    """Sizes of blocks, one of them 0."""
+    return tuple((rank * rank + 3 * rank) % 11 for rank in range(size))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_ring_all_reduce(size):
-    blocks = tuple(range(100, 100 + size))
-    messages = ring.all_reduce(Operation("all_reduce", size, blocks=blocks))
-    check_form(messages, size)
-    everyone = set(range(size))
-    assert all(rank[block] == everyone for rank in run(messages, contributions(size)) for block in range(size))
-    assert sum(message.bytes for message in messages) == 2 * (size - 1) * sum(blocks)
-    assert len(messages) == 2 * (size - 1) * size
-    assert all(message.dst == (message.src + 1) % size for message in messages)
+@pytest.mark.parametrize("name", algorithms("all_reduce"))
+def test_all_reduce(name, size):
+    everyone = frozenset(range(size))
+    blocks = tuple(size_bytes * LEAST_PIECE_BYTES for size_bytes in uneven(size))
+    for hosts in placements(name, size):
+        messages = schedule("all_reduce", name, size, blocks=blocks, hosts=hosts)
+        carried = {block for message in messages for block in message.blocks} or {0}
+        assert name in BY_PIECES or size == 1 or carried == set(range(size))
+        start = {(rank, block): frozenset((rank,)) for rank in everyone for block in carried}
+        held = execute(messages, start, complete=size).held
+        assert held == dict.fromkeys(start, everyone)
+        if name in BY_PIECES:
+            piece = {message.blocks[0]: message.bytes for message in messages}
+            assert all(message.bytes == piece[message.blocks[0]] for message in messages)
+            assert size == 1 or sum(piece.values()) == sum(blocks)
+        else:
+            assert all(message.bytes == sum(blocks[block] for block in message.blocks) for message in messages)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_ring_reduce_scatter(size):
-    blocks = tuple(range(size))
-    messages = ring.reduce_scatter(Operation("reduce_scatter", size, blocks=blocks))
-    check_form(messages, size)
-    final = run(messages, contributions(size))
-    assert all(final[rank][rank] == set(range(size)) for rank in range(size))
-    assert sum(message.bytes for message in messages) == (size - 1) * sum(blocks)
+@pytest.mark.parametrize("name", algorithms("reduce_scatter"))
+def test_reduce_scatter(name, size):
+    everyone, blocks = frozenset(range(size)), uneven(size)
+    for hosts in placements(name, size):
+        messages = schedule("reduce_scatter", name, size, blocks=blocks, hosts=hosts)
+        start = {(rank, block): frozenset((rank,)) for rank in everyone for block in everyone}
+        held = execute(messages, start, complete=size).held
+        assert all(held[rank, rank] == everyone for rank in everyone)
+        assert all(message.bytes == sum(blocks[block] for block in message.blocks) for message in messages)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_ring_all_gather(size):
-    blocks = tuple(10 * rank for rank in range(size))
-    messages = ring.all_gather(Operation("all_gather", size, blocks=blocks))
-    check_form(messages, size)
-    final = run(messages, [{rank: {rank}} for rank in range(size)])
-    assert all(rank == {block: {block} for block in range(size)} for rank in final)
-    assert sum(message.bytes for message in messages) == (size - 1) * sum(blocks)
+@pytest.mark.parametrize("name", algorithms("all_gather"))
+def test_all_gather(name, size):
+    everyone, blocks = frozenset(range(size)), uneven(size)
+    for hosts in placements(name, size):
+        messages = schedule("all_gather", name, size, blocks=blocks, hosts=hosts)
+        held = execute(messages, {(rank, rank): frozenset((rank,)) for rank in everyone}).held
+        assert held == {(rank, block): frozenset((block,)) for rank in everyone for block in everyone}
+        assert all(message.bytes == sum(blocks[block] for block in message.blocks) for message in messages)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_ring_depends_in_as_many_rounds_as_the_closed_form_says(size):
-    messages = ring.all_reduce(Operation("all_reduce", size, blocks=(1,) * size))
-    depth: list[int] = []
-    for message in messages:
-        depth.append(1 + max((depth[earlier] for earlier in message.after), default=0))
-    assert max(depth, default=0) == 2 * (size - 1)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_direct_all_to_all(size):
-    matrix = tuple(tuple(100 * i + j for j in range(size)) for i in range(size))
-    messages = direct.all_to_all(Operation("all_to_all", size, matrix=matrix))
-    check_form(messages, size)
-    assert sorted((m.src, m.dst, m.bytes) for m in messages) == sorted(
-        (i, j, matrix[i][j]) for i in range(size) for j in range(size) if i != j
-    )
-    final = run(messages, contributions(size))
-    assert all(final[rank][rank] == set(range(size)) for rank in range(size))
+@pytest.mark.parametrize("name", algorithms("all_to_all"))
+def test_all_to_all(name, size):
+    everyone = frozenset(range(size))
+    matrix = tuple(tuple((7 * i + j * j) % 5 * (10 * i + j) for j in range(size)) for i in range(size))
+    for hosts in placements(name, size):
+        messages = schedule("all_to_all", name, size, matrix=matrix, hosts=hosts)
+        start = {(rank, block): frozenset((rank,)) for rank in everyone for block in everyone}
+        carried, held = execute(messages, start)
+        assert all(held[rank, rank] == everyone for rank in everyone)
+        for message, what in zip(messages, carried, strict=True):
+            assert message.bytes == sum(matrix[source][block] for block in what for source in what[block])
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("root", [0, 3])
-def test_tree_broadcast(size, root):
-    root %= size
-    messages = tree.broadcast(Operation("broadcast", size, blocks=(7,), root=root))
-    check_form(messages, size)
-    final = run(messages, [{0: {0}} if rank == root else {} for rank in range(size)])
-    assert all(rank == {0: {0}} for rank in final)
-    assert len(messages) == size - 1
-    depth: list[int] = []
-    for message in messages:
-        depth.append(1 + max((depth[earlier] for earlier in message.after), default=0))
-    assert max(depth, default=0) == math.ceil(math.log2(size))
+@pytest.mark.parametrize("name", algorithms("broadcast"))
+def test_broadcast(name, root, size):
+    whole, root = 5 * LEAST_PIECE_BYTES + 3, root % size
+    messages = schedule("broadcast", name, size, blocks=(whole,), root=root)
+    piece = {message.blocks[0]: message.bytes for message in messages}
+    start = {(root, block): frozenset((root,)) for block in piece}
+    held = execute(messages, start).held
+    assert held == {(rank, block): frozenset((root,)) for rank in range(size) for block in piece}
+    assert sum(message.bytes for message in messages) == (size - 1) * whole
+    assert size == 1 or sum(piece.values()) == whole
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_barrier_lets_nobody_through_before_all_have_come(size):
     messages = barrier.barrier(Operation("barrier", size))
     check_form(messages, size)
-    assert all(rank[0] == set(range(size)) for rank in run(messages, [{0: {rank}} for rank in range(size)]))
+    ancestors = [{message.src} for message in messages]
+    told = [{rank} for rank in range(size)]
+    for message in messages:
+        ancestors[message.id].update(*(ancestors[earlier] for earlier in message.after))
+        told[message.dst] |= ancestors[message.id]
+    assert all(rank == set(range(size)) for rank in told)
     assert all(message.bytes == 0 for message in messages)
 
 
 def test_send():
-    assert direct.send(Operation("send", 2, blocks=(5,))) == [Message(0, 0, 1, 5, 0, ())]
+    assert direct.send(Operation("send", 2, blocks=(5,))) == [Message(0, 0, 1, 5, (0,), ())]
+
+
+@pytest.mark.parametrize("op", [op for op, name in ALGORITHMS if name == "hierarchical"])
+def test_hosts_that_are_filled_unevenly_are_refused_with_a_remedy(op):
+    with pytest.raises(ValueError, match=rf"^hosts hold 2 to 3 participants of the {op}; fill hosts evenly"):
+        schedule(op, "hierarchical", 5, blocks=(1,) * 5, matrix=((1,) * 5,) * 5, hosts=(0, 0, 1, 1, 1))
+
+
+@pytest.mark.parametrize(("op", "name"), ALGORITHMS)
+def test_no_bytes_at_all_are_no_special_case(op, name):
+    messages = schedule(op, name, 6, blocks=(0,) * 6, matrix=((0,) * 6,) * 6)
+    assert {message.dst for message in messages} | {0} == set(range(6))

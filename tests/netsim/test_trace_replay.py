@@ -220,7 +220,7 @@ def test_the_golden_trace_of_the_trainer_is_replayed_as_it_stands():
         for line in lines
         if line["op"] == "all_to_all"
     )
-    assert crossing <= int(run.flows[:, 4].sum())
+    assert crossing <= int(run.flows["bytes"].sum())
 
 
 def test_a_job_must_list_as_many_ranks_as_its_trace_has(tmp_path):
@@ -246,5 +246,5 @@ def test_bytes_per_rank_is_the_input_buffer(tmp_path, op, total):
     """Four ranks with 4000 B each, by the closed forms of the collectives."""
     collective = {"kind": "collective", "op": op, "bytes_per_rank": "4000B"}
     run = simulate(scenario(tmp_path, 4, workload=collective)).runs[0]
-    assert int(run.flows[:, 4].sum()) == total
+    assert int(run.flows["bytes"].sum()) == total
     assert run.completion_ps >= run.bound_ps

@@ -5,12 +5,15 @@ from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
 from math import gcd
+from typing import get_args
 
 import pytest
+from pydantic import TypeAdapter
 
-from netsim.scenario import TransportConfig
-from netsim.simulate import PACKET_TRANSPORTS
 from netsim.topology.leaf_spine import LeafSpine
+from netsim.topology.protocol import paths
+from netsim.transport.build import PACKET_TRANSPORTS, build_transport
+from netsim.transport.config import KINDS, TransportConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Flow, Release
@@ -20,7 +23,8 @@ from tests.netsim.scenes import TRANSPORTS, all_to_all, fabric, flow, scene, sim
 
 def release(task: int, src: int, dst: int, size_bytes: int, topology: LeafSpine) -> Release:
     """A message between hosts, one rank each."""
-    return Release(task, src, dst, topology.leaf(dst), size_bytes, topology.paths(src, dst))
+    ways = paths(topology, src, dst)
+    return Release(task, src, dst, topology.leaf(dst), size_bytes, ways, tuple(range(len(ways))))
 
 
 def loads(flows: list[Flow]) -> Counter[int]:
@@ -49,7 +53,7 @@ def ethereal_against_ideal(topology: LeafSpine, messages: list[Release], seed: i
     flows: list[Flow] = []
     for batch in range(batches):
         for src in range(topology.hosts):
-            flows += transport.admit([m for m in messages[batch::batches] if m.src == src])
+            flows += transport.admit([m for m in messages[batch::batches] if m.src == src], 0)
     load, ideal = loads(flows), ideal_loads(messages)
     return max(abs(load[link] - ideal[link]) for link in ideal)
 
@@ -74,7 +78,7 @@ def test_ethereal_puts_on_every_link_exactly_what_ideal_spraying_puts(seed):
 @pytest.mark.parametrize(("flows", "spines"), [(16, 16), (1, 16), (12, 16), (10, 16), (3, 4), (20, 8), (7, 7), (5, 1)])
 def test_ethereal_cuts_only_the_rest_and_in_as_few_equal_pieces_as_possible(flows, spines):
     topology = fabric(2, spines, 1)
-    cut = Ethereal(0, spines).admit([release(task, 0, 1, 1000 * spines, topology) for task in range(flows)])
+    cut = Ethereal(0, spines).admit([release(task, 0, 1, 1000 * spines, topology) for task in range(flows)], 0)
     rest = flows % spines
     pieces = Counter(item.message.task for item in cut)
     assert len(cut) == flows + rest * (spines // gcd(rest, spines) - 1)
@@ -90,7 +94,7 @@ def test_ethereal_cuts_only_the_rest_and_in_as_few_equal_pieces_as_possible(flow
 def test_bytes_that_do_not_divide_cost_less_than_a_byte_a_piece(size, spines):
     topology = fabric(2, spines, 1)
     messages = [release(task, 0, 1, size, topology) for task in range(5)]
-    cut = Ethereal(1, spines).admit(messages)
+    cut = Ethereal(1, spines).admit(messages, 0)
     assert all(item.bytes > 0 for item in cut)
     assert sum(item.bytes for item in cut) == 5 * size
     assert ethereal_against_ideal(topology, messages, 1) < len(cut)
@@ -110,15 +114,15 @@ def test_batches_seen_apart_stay_balanced_and_cost_more_pieces():
     topology = fabric(2, 4, 4)
     messages = [release(task, 0, 4 + task, 4000, topology) for task in range(4)]
     assert ethereal_against_ideal(topology, messages, 0, batches=4) == 0
-    assert len(Ethereal(0, 4).admit(messages)) == 4
-    assert sum(len(Ethereal(0, 4).admit([message])) for message in messages) == 16
+    assert len(Ethereal(0, 4).admit(messages, 0)) == 4
+    assert sum(len(Ethereal(0, 4).admit([message], 0)) for message in messages) == 16
 
 
 def test_unequal_spines_break_the_equality():
     """The rule counts paths, not their rates: a spine of half the rate gets the same bytes and twice the time."""
     topology = fabric(2, 2, 1)
     messages = [release(0, 0, 1, 8000, topology)]
-    load = loads(Ethereal(0, 2).admit(messages))
+    load = loads(Ethereal(0, 2).admit(messages, 0))
     slow = [load[link] / rate for link, rate in zip((4, 5), (1, 2), strict=True)]
     assert slow[0] == 2 * slow[1]
 
@@ -134,21 +138,24 @@ def test_every_transport_carries_every_byte_of_every_message_once(transport):
     built = TRANSPORTS[transport](3, 4)
     carried: Counter[int] = Counter()
     for src in range(9):
-        for item in built.admit([message for message in messages if message.src == src]):
+        for item in built.admit([message for message in messages if message.src == src], 0):
             carried[item.message.task] += item.bytes
-            path = built.choose_path(item, 0) if item.path is None else item.path
+            path = built.choose_path(item, 0, item.message.usable, 0) if item.path is None else item.path
             assert 0 <= path < len(item.message.paths)
     assert carried == {message.task: message.bytes for message in messages}
 
 
 def test_the_list_of_transports_is_the_grammars():
-    names = set(TransportConfig.model_json_schema()["properties"]["kind"]["enum"])
-    assert set(TRANSPORTS) == set(PACKET_TRANSPORTS) == names - {"ideal"}
+    kinds = {kind for section in KINDS for kind in get_args(section.model_fields["kind"].annotation)}
+    assert set(PACKET_TRANSPORTS) == kinds - {"ideal", "own"}
+    for kind in PACKET_TRANSPORTS:
+        config = TypeAdapter(TransportConfig).validate_python({"kind": kind})
+        assert type(build_transport(config, 0, 4)) is PACKET_TRANSPORTS[kind]
 
 
 def test_ecmp_keeps_the_path_of_a_pair_for_all_its_messages():
     topology = fabric(2, 8, 1)
-    flows = Ecmp(0, 8).admit([release(task, 0, 1, 100, topology) for task in range(50)])
+    flows = Ecmp(0, 8).admit([release(task, 0, 1, 100, topology) for task in range(50)], 0)
     assert len({item.path for item in flows}) == 1
 
 
@@ -165,18 +172,18 @@ def test_ecmp_puts_two_flows_on_one_of_two_spines_half_of_the_time():
 def test_round_robin_spray_of_one_flow_uses_all_paths_alike():
     topology = fabric(2, 8, 1)
     transport = SprayRoundRobin(0, 8)
-    item = transport.admit([release(0, 0, 1, 4000, topology)])[0]
-    paths = [transport.choose_path(item, sequence) for sequence in range(80)]
-    assert Counter(paths) == dict.fromkeys(range(8), 10)
-    assert all((second - first) % 8 == 1 for first, second in pairwise(paths))
+    item = transport.admit([release(0, 0, 1, 4000, topology)], 0)[0]
+    chosen = [transport.choose_path(item, sequence, item.message.usable, 0) for sequence in range(80)]
+    assert Counter(chosen) == dict.fromkeys(range(8), 10)
+    assert all((second - first) % 8 == 1 for first, second in pairwise(chosen))
 
 
 def test_random_spray_draws_by_packet_and_not_by_order():
     topology = fabric(2, 8, 1)
     transport = SprayRandom(0, 8)
-    item = transport.admit([release(0, 0, 1, 4000, topology)])[0]
-    forward = [transport.choose_path(item, sequence) for sequence in range(800)]
-    backward = [transport.choose_path(item, sequence) for sequence in reversed(range(800))]
+    item = transport.admit([release(0, 0, 1, 4000, topology)], 0)[0]
+    forward = [transport.choose_path(item, sequence, item.message.usable, 0) for sequence in range(800)]
+    backward = [transport.choose_path(item, sequence, item.message.usable, 0) for sequence in reversed(range(800))]
     assert forward == backward[::-1]
     assert all(60 < count < 140 for count in Counter(forward).values())
 

@@ -1,0 +1,69 @@
+"""All-reduce on binary trees: pieces are added up on the way to the root and come back down, one after the other.
+
+Sanders, Speck, Träff: Two-tree algorithms for full bandwidth broadcast, reduction and scan, Parallel Computing 2009,
+sections 2 and 3; without the colours of its edges, which book ports that here are shared.
+"""
+
+from collections.abc import Iterable
+
+from netsim.collective.pieces import pieces
+from netsim.collective.protocol import Message, Operation
+from netsim.units import split_bytes
+
+Edges = list[tuple[int, int]]
+
+
+def all_reduce(operation: Operation) -> list[Message]:
+    """One tree of height h = floor(log2(size)): k pieces take 2 h + k - 1 rounds; a small vector goes whole, k = 1."""
+    messages: list[Message] = []
+    _up_and_down(messages, in_order_tree(operation.size), enumerate(pieces(sum(operation.blocks))))
+    return messages
+
+
+def double_all_reduce(operation: Operation) -> list[Message]:
+    """Two trees, each with half of the vector, so that nobody sends or receives more than twice the vector.
+
+    In the second, participant i stands where i - 1 stands in the first: whoever is inside one is a leaf of the other.
+    """
+    size = operation.size
+    first = in_order_tree(size)
+    second = [((child + 1) % size, (parent + 1) % size) for child, parent in first]
+    messages: list[Message] = []
+    number = 0
+    for tree, half in zip((first, second), split_bytes(sum(operation.blocks), 2), strict=True):
+        cut = pieces(half)
+        _up_and_down(messages, tree, enumerate(cut, start=number))
+        number += len(cut)
+    return messages
+
+
+def in_order_tree(size: int) -> Edges:
+    """Edges from child to parent, from the bottom up, of a tree whose leaves are participants 0, 2, 4, ...
+
+    Number the places from 1. The height of a place is its lowest set bit; its parent is the place with that bit cleared
+    and the next one set or, where that lies beyond the last place, the parent of that.
+    """
+    edges: Edges = []
+    lowest = 1
+    while 2 * lowest <= size:
+        for place in range(lowest, size + 1, 2 * lowest):
+            parent, bit = place, lowest
+            while parent == place or parent > size:
+                parent, bit = parent & ~bit | 2 * bit, 2 * bit
+            edges.append((place - 1, parent - 1))
+        lowest *= 2
+    return edges
+
+
+def _up_and_down(messages: list[Message], tree: Edges, numbered: Iterable[tuple[int, int]]) -> None:
+    """Adds the way of each piece, given by number and bytes; it follows the one before it on every edge."""
+    ways = [*tree, *((parent, child) for child, parent in reversed(tree))]
+    ahead: dict[tuple[int, int], tuple[int, ...]] = {}
+    for piece, size_bytes in numbered:
+        received: dict[int, tuple[int, ...]] = {}
+        for src, dst in ways:
+            message = len(messages)
+            after = ahead.get((src, dst), ()) + received.get(src, ())
+            messages.append(Message(message, src, dst, size_bytes, (piece,), after))
+            ahead[src, dst] = (message,)
+            received[dst] = (*received.get(dst, ()), message)

@@ -1,0 +1,54 @@
+"""From configurations to what a flow is controlled by."""
+
+from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
+from netsim.congestion.dctcp import Dctcp, DctcpConfig
+from netsim.congestion.flow_control import AcknowledgementConfig
+from netsim.congestion.protocol import Congestion, RoundTrip
+from netsim.congestion.recovery import GoBackN, GoBackNConfig, Recovery, RecoveryConfig, Selective, SelectiveConfig
+from netsim.congestion.swift import Swift, SwiftConfig
+from netsim.congestion.window import FixedWindow, NoneConfig, WindowConfig, initial
+from netsim.topology.protocol import Link
+from netsim.units import service_ps
+
+CongestionKind = NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig
+
+
+def congestion_of(config: CongestionKind, round_trip: RoundTrip, start_ps: int) -> Congestion:
+    """Congestion control of one flow."""
+    match config:
+        case NoneConfig():
+            return FixedWindow()
+        case WindowConfig(window=window):
+            return FixedWindow(initial(window, round_trip))
+        case DctcpConfig():
+            return Dctcp(config, round_trip)
+        case SwiftConfig():
+            return Swift(config, round_trip)
+        case DcqcnConfig():
+            return Dcqcn(config, round_trip, start_ps)
+
+
+def recovery_of(config: RecoveryConfig, packets: int) -> Recovery:
+    """Both ends' memory of a flow of so many packets."""
+    match config:
+        case GoBackNConfig():
+            return GoBackN(packets)
+        case SelectiveConfig(reordering=reordering):
+            return Selective(packets, reordering)
+        case _:
+            return Selective(packets)
+
+
+def round_trip(links: list[Link], packet_bytes: int, acknowledgement: AcknowledgementConfig) -> RoundTrip:
+    """The empty network of a flow.
+
+    Args:
+        links: Links of its path, in order, at their nominal rates; the way back has the same rates and delays.
+        packet_bytes: A full packet on the wire.
+        acknowledgement: What comes back.
+    """
+    there = sum(service_ps(packet_bytes, link.rate_bps) + link.delay_ps for link in links)
+    back = sum(service_ps(acknowledgement.size, link.rate_bps) + link.delay_ps for link in links)
+    slowest = max(service_ps(packet_bytes, link.rate_bps) for link in links)
+    time_ps = there + back
+    return RoundTrip(time_ps, -(-time_ps // slowest), links[0].rate_bps, len(links), packet_bytes)

@@ -1,0 +1,124 @@
+"""DCQCN: a rate that falls with congestion notifications and recovers by timers and by bytes sent.
+
+Zhu et al.: Congestion Control for Large-Scale RDMA Deployments, SIGCOMM 2015, section 3.1, figure 7, equations 1 to 4.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from netsim.congestion.protocol import UNLIMITED, RoundTrip
+from netsim.section import Section
+from netsim.units import PICOSECONDS_PER_SECOND, Duration, Rate, Size
+
+
+class DcqcnConfig(Section, frozen=True):
+    """Section ``congestion`` of kind ``dcqcn``. Defaults: the paper, table 14 and section 5.2, for 40 Gbps links.
+
+    Args:
+        gain: Weight of a notification in the estimate of congestion (g).
+        notify_every: The receiver notifies a flow at most once in this time (N).
+        estimate_every: Without notifications the estimate decays once in this time (K).
+        increase_every: Timer of rate increases (T).
+        increase_bytes: Bytes sent between rate increases (B).
+        fast_steps: Increases of a kind before the rate goes beyond its target (F).
+        additive: Added to the target in additive increase (R_AI).
+        hyper: Added in hyper increase (R_HAI).
+        slowest: The rate never falls below.
+        mark_from: Queue above which packets are marked with growing probability (Kmin).
+        mark_all: Queue above which all are marked (Kmax).
+        mark_at_most: Probability just below `mark_all` (Pmax).
+    """
+
+    kind: Literal["dcqcn"]
+    gain: Annotated[float, Field(gt=0, le=1)] = 1 / 256
+    notify_every: Annotated[Duration, Field(gt=0)] = 50 * 10**6
+    estimate_every: Annotated[Duration, Field(gt=0)] = 55 * 10**6
+    increase_every: Annotated[Duration, Field(gt=0)] = 55 * 10**6
+    increase_bytes: Annotated[Size, Field(gt=0)] = 10 * 10**6
+    fast_steps: Annotated[int, Field(ge=1)] = 5
+    additive: Annotated[Rate, Field(gt=0)] = 40 * 10**6
+    hyper: Annotated[Rate, Field(gt=0)] = 400 * 10**6
+    slowest: Annotated[Rate, Field(gt=0)] = 40 * 10**6
+    mark_from: Size = 5_000
+    mark_all: Size = 200_000
+    mark_at_most: Annotated[float, Field(gt=0, le=1)] = 0.01
+
+    @model_validator(mode="after")
+    def _growing(self) -> "DcqcnConfig":
+        if self.mark_from >= self.mark_all:
+            raise ValueError("mark_from is not below mark_all; raise mark_all")
+        return self
+
+
+class Dcqcn:
+    """One flow under DCQCN; timers are caught up with whenever something happens to the flow.
+
+    Args:
+        config: Constants.
+        round_trip: The flow's path; it starts at the rate of its host's link.
+        start_ps: When the flow begins.
+    """
+
+    def __init__(self, config: DcqcnConfig, round_trip: RoundTrip, start_ps: int = 0) -> None:
+        self._config = config
+        self._line_bps = float(round_trip.rate_bps)
+        self.rate_bps = self._target_bps = self._line_bps
+        self.alpha = 1.0
+        self._estimated_ps = self._increased_ps = start_ps
+        self._timer_steps = self._byte_steps = self._bytes = 0
+
+    def window(self) -> int:
+        """The rate alone holds back."""
+        return UNLIMITED
+
+    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:
+        """Service time at the current rate."""
+        self._catch_up(now_ps)
+        self._bytes += wire_bytes
+        while self._bytes >= self._config.increase_bytes:
+            self._bytes -= self._config.increase_bytes
+            self._byte_steps += 1
+            self._increase()
+        if self.rate_bps >= self._line_bps:
+            return 0
+        return int(8.0 * wire_bytes * PICOSECONDS_PER_SECOND / self.rate_bps)
+
+    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
+        """A notification cuts the rate by half of alpha, and counting starts again."""
+        self._catch_up(now_ps)
+        if not notified:
+            return
+        self._target_bps = self.rate_bps
+        self.rate_bps = max(float(self._config.slowest), self.rate_bps * (1.0 - self.alpha / 2.0))
+        self.alpha = (1.0 - self._config.gain) * self.alpha + self._config.gain
+        self._estimated_ps = self._increased_ps = now_ps
+        self._timer_steps = self._byte_steps = self._bytes = 0
+
+    def on_timeout(self, now_ps: int) -> None:
+        """Loss has no rule of its own."""
+
+    def _catch_up(self, now_ps: int) -> None:
+        """Timers that ran out up to now, each in its own order."""
+        config = self._config
+        while self._estimated_ps + config.estimate_every <= now_ps:
+            self._estimated_ps += config.estimate_every
+            self.alpha = (1.0 - config.gain) * self.alpha
+        if self.rate_bps >= self._line_bps and self._target_bps >= self._line_bps:
+            self._increased_ps = max(self._increased_ps, now_ps - (now_ps - self._increased_ps) % config.increase_every)
+            return
+        while self._increased_ps + config.increase_every <= now_ps:
+            self._increased_ps += config.increase_every
+            self._timer_steps += 1
+            self._increase()
+
+    def _increase(self) -> None:
+        """Fast recovery, then additive, then hyper increase, by how many steps each counter has made."""
+        config = self._config
+        least, most = min(self._timer_steps, self._byte_steps), max(self._timer_steps, self._byte_steps)
+        if least > config.fast_steps:
+            self._target_bps += float(config.hyper)
+        elif most > config.fast_steps:
+            self._target_bps += float(config.additive)
+        self._target_bps = min(self._target_bps, self._line_bps)
+        self.rate_bps = (self.rate_bps + self._target_bps) / 2.0

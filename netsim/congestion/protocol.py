@@ -1,0 +1,53 @@
+"""What the engines know about congestion control: how many packets may be under way, and how far apart they leave."""
+
+from typing import NamedTuple, Protocol
+
+UNLIMITED = 2**31 - 1
+"""A window that never holds anything back, in packets."""
+
+
+class RoundTrip(NamedTuple):
+    """The network of a flow when nothing else uses it.
+
+    Args:
+        time_ps: From the first bit of a full packet leaving to its acknowledgement.
+        packets: Full packets that the slowest link of the path serves in that time, rounded up: one bandwidth-delay
+            product.
+        rate_bps: Rate of the host's link.
+        hops: Number of links of the path.
+        packet_bytes: A full packet on the wire.
+    """
+
+    time_ps: int
+    packets: int
+    rate_bps: int
+    hops: int
+    packet_bytes: int
+
+
+class Congestion(Protocol):
+    """Congestion control of one flow. Floating point in double precision, in the order written, on every engine."""
+
+    def window(self) -> int:
+        """Packets that may be under way at once, at least 1."""
+        ...
+
+    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:
+        """Least time from the packet that leaves now to the next; called once for each packet that leaves."""
+        ...
+
+    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:
+        """News from the receiver.
+
+        Args:
+            packets: Packets that are newly known to have arrived.
+            marked: A queue on the way of the acknowledged packet had marked it.
+            notified: The receiver sends a congestion notification along (at most one an interval).
+            round_trip_ps: From the packet's leaving to now.
+            now_ps: Now.
+        """
+        ...
+
+    def on_timeout(self, now_ps: int) -> None:
+        """Packets are lost without news."""
+        ...

@@ -1,0 +1,223 @@
+"""What a sender and a receiver remember of a flow so that nothing is missing in the end."""
+
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+from pydantic import Field
+
+from netsim.section import Section
+from netsim.units import Duration
+
+
+class NoRecoveryConfig(Section, frozen=True):
+    """Section ``recovery`` of kind ``none``: nothing may be lost.
+
+    Args:
+        timeout: Nobody waits for anything; the key is read so that only the kind need be changed.
+    """
+
+    kind: Literal["none"] = "none"
+    timeout: Annotated[Duration, Field(gt=0)] = 10**9
+
+
+class GoBackNConfig(Section, frozen=True):
+    """Section ``recovery`` of kind ``go_back_n``: the receiver takes packets in order only, as RoCE adapters do.
+
+    Args:
+        timeout: Without progress for so long the sender goes back to the first packet not acknowledged.
+    """
+
+    kind: Literal["go_back_n"]
+    timeout: Annotated[Duration, Field(gt=0)] = 10**9
+
+
+class SelectiveConfig(Section, frozen=True):
+    """Section ``recovery`` of kind ``selective``: packets are taken in any order, only what is lost goes again.
+
+    Args:
+        timeout: Without progress for so long everything under way counts as lost.
+        reordering: A packet counts as lost when one that left so many transmissions later is acknowledged; null: only
+            timeouts and trimmed headers tell. Spraying needs as many as its paths differ, a single path needs 0.
+    """
+
+    kind: Literal["selective"]
+    timeout: Annotated[Duration, Field(gt=0)] = 10**9
+    reordering: Annotated[int, Field(ge=0)] | None = None
+
+
+RecoveryConfig = Annotated[NoRecoveryConfig | GoBackNConfig | SelectiveConfig, Field(discriminator="kind")]
+
+
+class Reply(NamedTuple):
+    """What a receiver does with a packet.
+
+    Args:
+        accepted: It is new and taken.
+        refusal: The answer is a negative acknowledgement; None: there is no answer.
+        expected: First packet that is missing, go-back-N only.
+    """
+
+    accepted: bool
+    refusal: bool | None
+    expected: int
+
+
+class Recovery(Protocol):
+    """Both ends of one flow. Packets are numbered by their place in the flow, transmissions by their serial."""
+
+    in_flight: int
+    """Packets under way, as the sender believes."""
+
+    def pending(self) -> bool:
+        """There is something to send."""
+        ...
+
+    def take(self, serial: int) -> int:
+        """The packet that leaves as this transmission."""
+        ...
+
+    def acknowledged(self, sequence: int, serial: int, expected: int) -> int:
+        """An acknowledgement has come; returns how many packets are newly known to have arrived."""
+        ...
+
+    def refused(self, sequence: int, serial: int, expected: int) -> int:
+        """A negative acknowledgement has come; returns the same."""
+        ...
+
+    def timed_out(self) -> None:
+        """No progress for too long."""
+        ...
+
+    def received(self, sequence: int) -> Reply:
+        """A packet has come to the receiver."""
+        ...
+
+
+class Selective:
+    """Every packet is acknowledged by itself; lost ones go again, the first of them first, before new ones.
+
+    Args:
+        packets: Packets of the flow.
+        reordering: See `SelectiveConfig`; None also where nothing is ever lost.
+    """
+
+    def __init__(self, packets: int, reordering: int | None = None) -> None:
+        self._packets, self._reordering = packets, reordering
+        self._next = 0
+        self._acked = bytearray(packets)
+        self._received = bytearray(packets)
+        self._lost: set[int] = set()
+        self._under_way: dict[int, int] = {}
+        self.in_flight = 0
+
+    def pending(self) -> bool:
+        """Something is lost, or not yet sent."""
+        return bool(self._lost) or self._next < self._packets
+
+    def take(self, serial: int) -> int:
+        """See `Recovery`, as for all that follows."""
+        if self._lost:
+            sequence = min(self._lost)
+            self._lost.remove(sequence)
+        else:
+            sequence = self._next
+            self._next += 1
+        self._under_way[serial] = sequence
+        self.in_flight += 1
+        return sequence
+
+    def acknowledged(self, sequence: int, serial: int, expected: int) -> int:  # noqa: ARG002
+        """A late acknowledgement of a packet that counts as lost cancels its next transmission."""
+        if self._under_way.pop(serial, None) is not None:
+            self.in_flight -= 1
+        newly = 1 - self._acked[sequence]
+        self._acked[sequence] = 1
+        self._lost.discard(sequence)
+        if self._reordering is not None:
+            self._lose_before(serial - self._reordering)
+        return newly
+
+    def refused(self, sequence: int, serial: int, expected: int) -> int:  # noqa: ARG002
+        """The packet was trimmed: it goes again."""
+        if self._under_way.pop(serial, None) is not None:
+            self.in_flight -= 1
+            self._lose(sequence)
+        return 0
+
+    def timed_out(self) -> None:
+        """All that is under way counts as lost."""
+        self._lose_before(2**62)
+
+    def received(self, sequence: int) -> Reply:
+        """Every packet is acknowledged, one that is here already too."""
+        accepted = not self._received[sequence]
+        self._received[sequence] = 1
+        return Reply(accepted, False, 0)
+
+    def _lose_before(self, limit: int) -> None:
+        """Transmissions with smaller serials count as lost."""
+        while self._under_way and (serial := next(iter(self._under_way))) < limit:
+            self.in_flight -= 1
+            self._lose(self._under_way.pop(serial))
+
+    def _lose(self, sequence: int) -> None:
+        if not self._acked[sequence]:
+            self._lost.add(sequence)
+
+
+class GoBackN:
+    """The receiver takes the expected packet only, and says once what it misses; the sender goes back there.
+
+    Args:
+        packets: Packets of the flow.
+    """
+
+    def __init__(self, packets: int) -> None:
+        self._packets = packets
+        self._next = self._acked = 0
+        self._expected = 0
+        self._complained = -1
+
+    @property
+    def in_flight(self) -> int:
+        """Sent since the first packet not acknowledged."""
+        return self._next - self._acked
+
+    def pending(self) -> bool:
+        """See `Recovery`, as for all that follows."""
+        return self._next < self._packets
+
+    def take(self, serial: int) -> int:  # noqa: ARG002
+        """The next in order."""
+        self._next += 1
+        return self._next - 1
+
+    def acknowledged(self, sequence: int, serial: int, expected: int) -> int:  # noqa: ARG002
+        """Acknowledges everything before `expected`."""
+        newly = max(0, expected - self._acked)
+        self._acked += newly
+        self._next = max(self._next, self._acked)
+        return newly
+
+    def refused(self, sequence: int, serial: int, expected: int) -> int:
+        """Acknowledges everything before `expected`, and goes back to it unless that is old news."""
+        old = expected < self._acked
+        newly = self.acknowledged(sequence, serial, expected)
+        if not old:
+            self._next = self._acked
+        return newly
+
+    def timed_out(self) -> None:
+        """Back to the first packet not acknowledged."""
+        self._next = self._acked
+
+    def received(self, sequence: int) -> Reply:
+        """A gap is complained about once, until what is missing has come."""
+        if sequence == self._expected:
+            self._expected += 1
+            return Reply(True, False, self._expected)
+        if sequence < self._expected:
+            return Reply(False, False, self._expected)
+        if self._complained == self._expected:
+            return Reply(False, None, self._expected)
+        self._complained = self._expected
+        return Reply(False, True, self._expected)

@@ -1,0 +1,76 @@
+"""Swift: a window that keeps the round trip near a target delay.
+
+Kumar et al.: Swift: Delay is Simple and Effective for Congestion Control in the Datacenter, SIGCOMM 2020, algorithm 1.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from netsim.congestion.protocol import RoundTrip
+from netsim.congestion.window import Packets, initial
+from netsim.section import Section
+from netsim.units import Duration
+
+
+class SwiftConfig(Section, frozen=True):
+    """Section ``congestion`` of kind ``swift``. Defaults: the paper, section 3.5 and table 1, scaled to short paths.
+
+    Args:
+        window: Packets under way at the start.
+        queueing: Delay beyond the empty network that is aimed at.
+        increase: Packets added to the window in a round trip below the target (ai).
+        decrease: Weight of the excess over the target in a decrease (beta).
+        largest_decrease: No decrease takes more than this share of the window (max_mdf).
+        smallest_window: In packets; below 1 the flow is paced to less than a packet a round trip.
+    """
+
+    kind: Literal["swift"]
+    window: Packets = "bdp"
+    queueing: Duration = 5 * 10**6
+    increase: Annotated[float, Field(gt=0)] = 1.0
+    decrease: Annotated[float, Field(gt=0, le=1)] = 0.8
+    largest_decrease: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    smallest_window: Annotated[float, Field(gt=0, le=1)] = 0.01
+
+
+class Swift:
+    """One flow under Swift.
+
+    Args:
+        config: Constants.
+        round_trip: The flow's path; its time and `queueing` make the target.
+    """
+
+    def __init__(self, config: SwiftConfig, round_trip: RoundTrip) -> None:
+        self._config = config
+        self._target_ps = round_trip.time_ps + config.queueing
+        self._latest_ps = round_trip.time_ps
+        self._decreased_ps = -(2**62)
+        self.packets = float(initial(config.window, round_trip))
+
+    def window(self) -> int:
+        """The window, rounded down; 1 below 1."""
+        return max(1, int(self.packets))
+
+    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
+        """Below one packet a round trip, the round trip over the window."""
+        return 0 if self.packets >= 1.0 else int(self._latest_ps / self.packets)
+
+    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
+        """Up below the target; down above it, once a round trip."""
+        config = self._config
+        self._latest_ps = round_trip_ps
+        if round_trip_ps < self._target_ps:
+            self.packets += config.increase * packets / max(self.packets, 1.0)
+        elif now_ps - self._decreased_ps >= round_trip_ps:
+            excess = (round_trip_ps - self._target_ps) / round_trip_ps
+            self._shrink(max(1.0 - config.decrease * excess, 1.0 - config.largest_decrease), now_ps)
+
+    def on_timeout(self, now_ps: int) -> None:
+        """As much as it may lose at once."""
+        self._shrink(1.0 - self._config.largest_decrease, now_ps)
+
+    def _shrink(self, factor: float, now_ps: int) -> None:
+        self.packets = max(self._config.smallest_window, self.packets * factor)
+        self._decreased_ps = now_ps

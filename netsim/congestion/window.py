@@ -1,0 +1,58 @@
+"""Windows that do not listen: none at all, or a fixed one."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from netsim.congestion.protocol import UNLIMITED, RoundTrip
+from netsim.section import Section
+
+Packets = Annotated[int, Field(ge=1, le=2**20)] | Literal["bdp"]
+"""A number of packets, or ``bdp``: one bandwidth-delay product of the flow's own path."""
+
+
+class NoneConfig(Section, frozen=True):
+    """Section ``congestion`` of kind ``none``: hosts send at line rate."""
+
+    kind: Literal["none"] = "none"
+
+
+class WindowConfig(Section, frozen=True):
+    """Section ``congestion`` of kind ``window``.
+
+    Args:
+        window: Packets of a flow under way at once.
+    """
+
+    kind: Literal["window"]
+    window: Packets = "bdp"
+
+
+def initial(window: int | str, round_trip: RoundTrip) -> int:
+    """The window that a configuration asks for, in packets."""
+    return window if isinstance(window, int) else round_trip.packets
+
+
+class FixedWindow:
+    """A constant number of packets under way.
+
+    Args:
+        packets: That number.
+    """
+
+    def __init__(self, packets: int = UNLIMITED) -> None:
+        self._packets = packets
+
+    def window(self) -> int:
+        """Always the same."""
+        return self._packets
+
+    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
+        """Packets follow each other at once."""
+        return 0
+
+    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:
+        """Changes nothing."""
+
+    def on_timeout(self, now_ps: int) -> None:
+        """Changes nothing."""

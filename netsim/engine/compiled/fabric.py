@@ -1,0 +1,95 @@
+"""A scene's fabric as arrays: links and their rates over time, and the ways between leaves that talk to each other."""
+
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.engine.protocol import Scene
+
+
+class FabricArrays(NamedTuple):
+    """Arrays of int64. L links, H hosts, K leaves, P pairs of leaves that talk, W ways of all of them, E epochs.
+
+    Args:
+        delay_ps: [L] propagation delay.
+        change_begin: [L + 1] rows of `change_ps` and `rate_bps` of each link.
+        change_ps: When a link's rate changes, the first entry of each link at 0.
+        rate_bps: Rate from then on; 0 is down.
+        at_switch: [L] 1 for links that begin at a switch.
+        reverse: [L] the other direction of the same cable.
+        up: [H] link from a host to its leaf.
+        down: [H] link from its leaf to a host.
+        inside: [H] link inside a host.
+        leaf: [H] leaf of a host.
+        pair: [K * K] index of the pair (src leaf * K + dst leaf), -1 if they do not talk.
+        way_begin: [P + 1] rows of `way_links` of each pair, in the order of `Topology.between`.
+        way_links: [W, longest] links of a way, -1 behind its end.
+        way_length: [P] links of a pair's ways.
+        epoch_ps: [E] when the routing's knowledge changes, the first at 0.
+        usable_begin: [P * E + 1] rows of `usable` of each pair and epoch (pair * E + epoch).
+        usable: Indices of usable ways within their pair.
+    """
+
+    delay_ps: np.ndarray
+    change_begin: np.ndarray
+    change_ps: np.ndarray
+    rate_bps: np.ndarray
+    at_switch: np.ndarray
+    reverse: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    inside: np.ndarray
+    leaf: np.ndarray
+    pair: np.ndarray
+    way_begin: np.ndarray
+    way_links: np.ndarray
+    way_length: np.ndarray
+    epoch_ps: np.ndarray
+    usable_begin: np.ndarray
+    usable: np.ndarray
+
+
+def fabric_arrays(scene: Scene) -> FabricArrays:
+    """The fabric of a scene; depends on neither transport nor seed."""
+    topology, rates, routes = scene.topology, scene.rates, scene.routes
+    links, hosts, leaves = topology.links, range(topology.hosts), len(topology.tiers[0])
+    steps = [rates.changes.get(index, [(0, rate)]) for index, rate in enumerate(rates.initial)]
+    leaf = _int64(topology.leaf(host) for host in hosts)
+    columns, host = scene.tasks.columns(), np.asarray(scene.hosts, dtype=np.int64)
+    moves = columns.bytes > 0
+    talking = np.unique(leaf[host[columns.src[moves]]] * leaves + leaf[host[columns.dst[moves]]])
+    pairs = [divmod(code, leaves) for code in talking.tolist()]
+    ways = [topology.between(*pair) for pair in pairs]
+    longest = max((len(of_pair[0]) for of_pair in ways if of_pair), default=0)
+    usable = [routes.usable_ways(*pair, epoch) for pair in pairs for epoch in range(len(routes.times))]
+    pair = np.full(leaves * leaves, -1, dtype=np.int64)
+    pair[talking] = np.arange(len(talking))
+    padded = [way + (-1,) * (longest - len(way)) for of_pair in ways for way in of_pair]
+    return FabricArrays(
+        delay_ps=_int64(link.delay_ps for link in links),
+        change_begin=_offsets(len(of_link) for of_link in steps),
+        change_ps=_int64(time for of_link in steps for time, _ in of_link),
+        rate_bps=_int64(rate for of_link in steps for _, rate in of_link),
+        at_switch=_int64(not link.src.startswith("host") for link in links),
+        reverse=_int64(topology.reverse(index) for index in range(len(links))),
+        up=_int64(topology.up(index) for index in hosts),
+        down=_int64(topology.down(index) for index in hosts),
+        inside=_int64(topology.inside(index) for index in hosts),
+        leaf=leaf,
+        pair=pair,
+        way_begin=_offsets(len(of_pair) for of_pair in ways),
+        way_links=np.array(padded, dtype=np.int64).reshape(len(padded), longest),
+        way_length=_int64(len(of_pair[0]) if of_pair else 0 for of_pair in ways),
+        epoch_ps=_int64(routes.times),
+        usable_begin=_offsets(len(indices) for indices in usable),
+        usable=_int64(chain.from_iterable(usable)),
+    )
+
+
+def _int64(values: object) -> np.ndarray:
+    return np.array([*values], dtype=np.int64)  # type: ignore[misc]
+
+
+def _offsets(lengths: object) -> np.ndarray:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(_int64(lengths))])

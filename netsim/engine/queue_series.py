@@ -1,0 +1,36 @@
+"""Longest queue over time, in at most `INTERVALS` intervals whatever the run's length; the same in every engine."""
+
+import numpy as np
+
+from netsim.engine.protocol import QueueSeries
+
+INTERVALS = 256
+FIRST_WIDTH_PS = 1 << 17
+"""About 131 ns; intervals double, two becoming one, whenever a run outgrows them."""
+
+
+class QueueRecorder:
+    """Collects queue lengths as they are found."""
+
+    def __init__(self) -> None:
+        self._longest = [0] * INTERVALS
+        self._width_bits = FIRST_WIDTH_PS.bit_length() - 1
+        self._used = 0
+
+    def add(self, time_ps: int, queue_ps: int) -> None:
+        """Notes that a packet became part of a queue."""
+        interval = time_ps >> self._width_bits
+        while interval >= INTERVALS:
+            pairs = zip(self._longest[::2], self._longest[1::2], strict=True)
+            self._longest = [max(pair) for pair in pairs] + [0] * (INTERVALS // 2)
+            self._width_bits += 1
+            self._used = (self._used + 1) // 2
+            interval >>= 1
+        if queue_ps > self._longest[interval]:
+            self._longest[interval] = queue_ps
+        if interval >= self._used:
+            self._used = interval + 1
+
+    def series(self) -> QueueSeries:
+        """What was collected, up to the last interval in which anything was."""
+        return QueueSeries(1 << self._width_bits, np.array(self._longest[: self._used], dtype=np.int64))

@@ -1,0 +1,1 @@
+"""The reference engine, on simpy: the plainest statement of what a run is."""

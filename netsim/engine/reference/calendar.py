@@ -1,0 +1,65 @@
+"""simpy's calendar in whole picoseconds, and what comes first within one of them.
+
+1. links stop and go on, transmissions end, messages are done, tasks begin;
+2. packets arrive, by (flow id, serial), data before acknowledgements;
+3. timers of flows, by flow id;
+4. messages that may leave now are admitted to their host's ring of flows, then flows whose start was put off, by id;
+5. links that hosts send on take the next packet from their ring, by link.
+"""
+
+from collections.abc import Callable
+
+import simpy
+from simpy.events import EventPriority
+
+_SERIAL_BITS = 32
+_AFTER_ARRIVALS = 1 << 128
+_AFTER_TIMERS = 1 << 192
+_AFTER_ADMISSION = 1 << 256
+
+FIRST = EventPriority(0)
+RELEASE = EventPriority(_AFTER_TIMERS)
+
+
+def arrival(flow: int, serial: int, control: bool) -> EventPriority:
+    """Place of a packet among those that arrive in the same instant."""
+    return EventPriority((flow << _SERIAL_BITS | serial) << 1 | control)
+
+
+def timer(flow: int, pace: bool) -> EventPriority:
+    """Place of a flow's timers: first the one that waits for progress, then the one that keeps the pace."""
+    return EventPriority(_AFTER_ARRIVALS + (flow << 1 | pace))
+
+
+def late_start(flow: int) -> EventPriority:
+    """Place of a flow that joins its host's ring later than its message was released."""
+    return EventPriority(_AFTER_TIMERS + 1 + flow)
+
+
+def send(link: int) -> EventPriority:
+    """Place of a host's link that looks for a packet."""
+    return EventPriority(_AFTER_ADMISSION + link)
+
+
+class Calendar(simpy.Environment):
+    """simpy's calendar in whole picoseconds."""
+
+    @property
+    def now(self) -> int:
+        """Current time in picoseconds."""
+        return int(self._now)
+
+
+class Event(simpy.Event):
+    """A simpy event that happens at a chosen time and priority, and may be scheduled again after it has happened."""
+
+    _ok = True
+
+    def __init__(self, calendar: Calendar, call: Callable[[], None]) -> None:
+        self._calendar = calendar
+        self._calls = [lambda _: call()]
+
+    def schedule(self, priority: EventPriority, time_ps: int) -> None:
+        """Puts the event on the calendar."""
+        self.callbacks = self._calls
+        self._calendar.schedule(self, priority, time_ps - self._calendar.now)

@@ -1,0 +1,89 @@
+"""What may befall a packet at a link besides waiting: loss, a full queue, a mark, another rate."""
+
+from typing import NamedTuple
+
+from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.draws import Draws, Purpose
+from netsim.engine.protocol import Scene
+from netsim.transport.protocol import Transport
+from netsim.units import service_ps
+
+LOST, FULL = -1, -2
+"""In place of a service time: the link is or goes down; the queue has no room."""
+
+
+class Marking(NamedTuple):
+    """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability."""
+
+    above: int
+    all_above: int
+    at_most: float
+
+
+def marking(scene: Scene, transport: Transport) -> Marking | None:
+    """What the congestion control asks for, or else the transport."""
+    match scene.congestion:
+        case DctcpConfig(mark_above=above):
+            return Marking(above, above, 1.0)
+        case DcqcnConfig() as config:
+            return Marking(config.mark_from, config.mark_all, config.mark_at_most)
+    above = transport.mark_above
+    return None if above is None else Marking(above, above, 1.0)
+
+
+class Conditions:
+    """Decides when a packet joins a queue; its service time is by the rate of the moment at which service begins.
+
+    Room and thresholds are in bytes of unfinished work at that rate. A packet is lost if the link is down when it comes
+    or goes down before its last bit has left. Queues of hosts' own links have no limit and do not mark.
+
+    Args:
+        scene: The fabric and its failures.
+        transport: May ask for marks.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, scene: Scene, transport: Transport, seed: int) -> None:
+        self._rates = scene.rates
+        self._room_bytes = scene.queue_bytes if scene.flow_control.kind != "pfc" else None
+        self._marking = marking(scene, transport)
+        self._draws = Draws(seed, Purpose.MARK)
+        self.indifferent = not scene.rates.changes and self._room_bytes is None and self._marking is None
+
+    def service_ps(self, link: int, wire_bytes: int, now_ps: int, start_ps: int, at_switch: bool) -> int:
+        """Service time of a packet that would begin service at `start_ps`, or LOST or FULL."""
+        rate = self._rates.at(link, start_ps)
+        down = self._rates.next_down(link, now_ps)
+        if not rate or down <= start_ps:
+            return LOST
+        service = service_ps(wire_bytes, rate)
+        if down < start_ps + service:
+            return LOST
+        if at_switch and self._room_bytes is not None:
+            room = service_ps(self._room_bytes, rate)
+            if start_ps - now_ps + service > room:
+                return FULL
+        return service
+
+    def rate_bps(self, link: int, now_ps: int) -> int:
+        """Rate at this moment, 0 if the link is down."""
+        return self._rates.at(link, now_ps)
+
+    def is_lost(self, link: int, start_ps: int, end_ps: int) -> bool:
+        """Whether the link is down at some moment of a transmission."""
+        return self._rates.next_down(link, start_ps) < end_ps
+
+    def marks(self, link: int, flow: int, serial: int, backlog_ps: int, start_ps: int) -> bool:
+        """Whether a packet that finds so much unfinished work is marked."""
+        if self._marking is None:
+            return False
+        above, all_above, at_most = self._marking
+        rate = self._rates.at(link, start_ps)
+        low, high = service_ps(above, rate), service_ps(all_above, rate)
+        if backlog_ps <= low:
+            return False
+        if backlog_ps > high:
+            return True
+        chance = at_most * ((backlog_ps - low) / (high - low))
+        return (self._draws(flow, serial << 20 | link) >> 11) * 2.0**-53 < chance

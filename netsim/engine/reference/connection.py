@@ -1,0 +1,170 @@
+"""Flows and packets on their way."""
+
+import simpy
+
+from netsim.congestion.protocol import Congestion
+from netsim.congestion.recovery import Recovery
+from netsim.engine.reference.calendar import arrival
+from netsim.topology.protocol import Path
+from netsim.transport.protocol import Flow
+
+
+class Connection:
+    """A flow that nothing holds back and of which nothing is lost.
+
+    Args:
+        flow: What it carries.
+        packets: In so many packets.
+        start_ps: When its message was released.
+    """
+
+    __slots__ = (
+        "end_ps",
+        "flow",
+        "highest",
+        "in_ring",
+        "left",
+        "packets",
+        "path",
+        "reordered",
+        "retransmitted",
+        "serial",
+        "start_ps",
+    )
+
+    def __init__(self, flow: Flow, packets: int, start_ps: int) -> None:
+        self.flow = flow
+        self.path = flow.path
+        self.packets = self.left = packets
+        self.serial = 0
+        self.highest = -1
+        self.reordered = self.retransmitted = 0
+        self.in_ring = False
+        self.start_ps = self.end_ps = start_ps
+
+    def ready(self, now_ps: int) -> bool:  # noqa: ARG002
+        """A packet may leave now."""
+        return self.serial < self.packets
+
+    def take(self, now_ps: int) -> int:  # noqa: ARG002
+        """The packet that leaves as transmission `serial`, which is counted."""
+        self.serial += 1
+        return self.serial - 1
+
+
+class Listener(Connection):
+    """A flow whose receiver answers every packet.
+
+    Args:
+        flow: What it carries.
+        packets: In so many packets.
+        start_ps: When its message was released.
+        congestion: How much may be under way.
+        recovery: What both ends remember.
+        timeout_ps: Without progress for so long something is done; None: never.
+    """
+
+    __slots__ = (
+        "congestion",
+        "deadline_ps",
+        "next_ps",
+        "notified_ps",
+        "recovery",
+        "sent",
+        "timeout_ps",
+        "timer_runs",
+        "wake_ps",
+    )
+
+    def __init__(
+        self,
+        flow: Flow,
+        packets: int,
+        start_ps: int,
+        congestion: Congestion,
+        recovery: Recovery,
+        timeout_ps: int | None,
+    ) -> None:
+        super().__init__(flow, packets, start_ps)
+        self.congestion, self.recovery = congestion, recovery
+        self.timeout_ps = timeout_ps
+        self.timer_runs = False
+        self.deadline_ps = 0
+        self.next_ps = 0
+        self.wake_ps = -1
+        self.notified_ps = -(2**62)
+        self.sent = 0
+
+    def open(self) -> bool:
+        """There is a packet to send and the window has room for it."""
+        return self.recovery.pending() and self.recovery.in_flight < self.congestion.window()
+
+    def ready(self, now_ps: int) -> bool:
+        """A packet may leave now."""
+        return now_ps >= self.next_ps and self.open()
+
+    def take(self, now_ps: int) -> int:
+        """See `Connection`; progress is awaited from the first packet under way."""
+        if not self.recovery.in_flight and self.timeout_ps is not None:
+            self.deadline_ps = now_ps + self.timeout_ps
+        sequence = self.recovery.take(self.serial)
+        self.serial += 1
+        if sequence < self.sent:
+            self.retransmitted += 1
+        else:
+            self.sent = sequence + 1
+        return sequence
+
+
+class Packet(simpy.Event):
+    """A packet, or the news of one on its way back; simpy calls it where it arrives.
+
+    Args:
+        connection: Its flow.
+        sequence: Place in the flow.
+        serial: Number of the transmission.
+        path: Links it takes, as far as they are known.
+        links: Number of links in all.
+        wire_bytes: Its size.
+        control: It is news.
+    """
+
+    __slots__ = (
+        "callbacks",
+        "choice",
+        "connection",
+        "control",
+        "expected",
+        "hop",
+        "key",
+        "links",
+        "marked",
+        "notified",
+        "passes",
+        "path",
+        "refusal",
+        "sent_ps",
+        "sequence",
+        "serial",
+        "source",
+        "trimmed",
+        "usable",
+        "wire_bytes",
+        "work",
+    )
+    _ok = True
+
+    def __init__(
+        self, connection: Connection, sequence: int, serial: int, path: Path, links: int, wire_bytes: int, control: bool
+    ) -> None:
+        self.connection = connection
+        self.sequence = sequence
+        self.serial = serial
+        self.path = path
+        self.links = links
+        self.wire_bytes = wire_bytes
+        self.work = wire_bytes * 8 * 10**12
+        self.control = control
+        self.hop = 0
+        self.passes = self.trimmed = self.marked = False
+        self.key = arrival(connection.flow.id, serial, control)

@@ -1,0 +1,359 @@
+"""Packet-level engine on simpy: the plainest statement of what a run is; faster engines must agree with it exactly.
+
+Store and forward. A packet costs one callback a link: it finds the link's free time, adds its service time, and comes
+back at the next link, or is lost. Order within one instant: `netsim.engine.reference.calendar`.
+"""
+
+from collections import defaultdict
+from functools import cache, partial
+
+import numpy as np
+import simpy
+
+from netsim.draws import Draws, Purpose
+from netsim.engine.frontier import Frontier
+from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, Scene
+from netsim.engine.queue_series import QueueRecorder
+from netsim.engine.reference.calendar import FIRST, RELEASE, Calendar, Event, late_start
+from netsim.engine.reference.conditions import FULL, LOST, Conditions
+from netsim.engine.reference.connection import Connection, Listener, Packet
+from netsim.engine.reference.feedback import Feedback
+from netsim.engine.reference.nic import Nic
+from netsim.engine.reference.pausing import PausingLinks
+from netsim.engine.stalled import stalled
+from netsim.topology.protocol import Path
+from netsim.transport.protocol import Flow, Release, Transport
+from netsim.units import service_ps
+
+
+class ReferenceEngine:
+    """One run.
+
+    Args:
+        scene: What must happen, and where.
+        transport: Path choice.
+        seed: Seed of the run, for the order of destinations and for marks.
+    """
+
+    def __init__(self, scene: Scene, transport: Transport, seed: int) -> None:
+        self._scene, self._transport = scene, transport
+        self._calendar = Calendar()
+        self._order = Draws(seed, Purpose.DESTINATION_ORDER)
+        links = scene.topology.links
+        self._rate = scene.rates.initial
+        self._delay = [link.delay_ps for link in links]
+        self._at_switch = [not link.src.startswith("host") for link in links]
+        self._free = [0] * len(links)
+        self._bytes = [0] * len(links)
+        self._busy = [0] * len(links)
+        self._peak = [0] * len(links)
+        self._queues = QueueRecorder()
+        self._conditions = Conditions(scene, transport, seed)
+        self._nics: dict[int, Nic] = {}
+        self._frontier = Frontier(scene.tasks)
+        self._flows_left = [0] * len(scene.tasks)
+        self._task_end = [0] * len(scene.tasks)
+        self._released: list[int] = []
+        self._all: list[Connection] = []
+        self._hops = self._control_hops = self._packets = 0
+        self._dropped = self._trimmed = self._marked = 0
+        self._on_arrival = [self._arrive]
+        self._feedback = Feedback(scene, transport, self._calendar, self._arrive, self._delivered, self._offer)
+        self._pausing = None
+        if scene.flow_control.kind == "pfc":
+            self._pausing = PausingLinks(scene, scene.flow_control, self._calendar, self._nics, self._conditions, self)
+
+    def run(self) -> Outcome:
+        """Simulates until all tasks are done.
+
+        Raises:
+            InputError: Some never are.
+        """
+        self._begin(self._frontier.roots)
+        self._calendar.run()
+        if self._frontier.undone:
+            raise stalled(self._scene, self._frontier.waiting())
+        retransmitted = sum(connection.retransmitted for connection in self._all)
+        paused = self._pausing.paused_ps if self._pausing else [0] * len(self._free)
+        links = np.array(list(zip(self._bytes, self._busy, self._peak, paused, strict=True)), dtype=LINK)
+        flows = sorted(self._all, key=lambda connection: connection.flow.id)
+        return Outcome(
+            completion_ps=max(self._task_end, default=0),
+            task_end_ps=np.array(self._task_end, dtype=np.int64),
+            packets=self._packets,
+            packet_hops=self._hops,
+            control_hops=self._control_hops,
+            losses=Losses(self._dropped, self._trimmed, self._marked, retransmitted),
+            flows=np.array([_record(connection) for connection in flows], dtype=FLOW).view(np.recarray),
+            links=links.view(np.recarray),
+            queues=self._queues.series(),
+            last_sent={link: self._rest(nic.last) for link, nic in self._nics.items() if nic.last},
+        )
+
+    def _begin(self, ready: list[int]) -> None:
+        """Starts tasks that wait for nothing but their delay."""
+        at_once = list(ready)
+        while at_once:
+            index = at_once.pop()
+            delay_ps = self._scene.tasks[index].delay_ps
+            if delay_ps:
+                Event(self._calendar, partial(self._move, index)).schedule(FIRST, self._calendar.now + delay_ps)
+            else:
+                at_once += self._move_or_finish(index)
+
+    def _move(self, index: int) -> None:
+        self._begin(self._move_or_finish(index))
+
+    def _move_or_finish(self, index: int) -> list[int]:
+        """Releases a task's message; a task without one is done, and those that now wait for nothing are returned."""
+        if not self._scene.tasks[index].bytes:
+            self._task_end[index] = self._calendar.now
+            return self._frontier.done(index)
+        if not self._released:
+            Event(self._calendar, self._admit).schedule(RELEASE, self._calendar.now)
+        self._released.append(index)
+        return []
+
+    def _done(self, index: int) -> None:
+        self._begin(self._frontier.done(index))
+
+    def _admit(self) -> None:
+        """Hands the messages released in this instant, host by host, to the transport and the hosts' rings."""
+        scene, now = self._scene, self._calendar.now
+        epoch = scene.routes.epoch(now)
+        by_nic: dict[int, list[Release]] = defaultdict(list)
+        for index in sorted(self._released):
+            task = scene.tasks[index]
+            src, dst = scene.hosts[task.src], scene.hosts[task.dst]
+            paths = scene.routes.paths(src, dst)
+            usable = scene.routes.usable(src, dst, epoch)
+            release = Release(index, task.src, task.dst, scene.topology.leaf(dst), task.bytes, paths, usable)
+            by_nic[paths[0][0]].append(release)
+        self._released.clear()
+        for link, released in by_nic.items():
+            nic = self._nics.get(link) or self._nics.setdefault(link, Nic(self._calendar, link, self._send))
+            for flow in sorted(self._transport.admit(released, now), key=self._turn):
+                packets = -(-flow.bytes // scene.packet.payload)
+                connection = self._feedback.connection(flow, packets, now) or Connection(flow, packets, now)
+                self._flows_left[flow.message.task] += 1
+                self._all.append(connection)
+                if flow.delay_ps:
+                    start = Event(self._calendar, partial(self._offer, connection))
+                    start.schedule(late_start(flow.id), now + flow.delay_ps)
+                else:
+                    nic.join(connection)
+            if nic.ring:
+                nic.look_at(max(now, self._free[link]))
+
+    def _turn(self, flow: Flow) -> tuple[int, int]:
+        """Place of a flow among those its host releases together."""
+        if self._scene.nic.destinations == "random":
+            return self._order(flow.id), flow.id
+        hosts = self._scene.hosts
+        return (hosts[flow.message.dst] - hosts[flow.message.src]) % self._scene.topology.hosts, flow.id
+
+    def _offer(self, connection: Connection) -> None:
+        """A flow that is not in its host's ring may have something to send."""
+        if not connection.in_ring and connection.ready(self._calendar.now):
+            nic = self._nics[connection.flow.message.paths[0][0]]
+            nic.join(connection)
+            nic.look_at(max(self._calendar.now, self._free[nic.link]))
+
+    def _send(self, nic: Nic) -> None:
+        """Takes the next packet from a ring, if the link is free, and comes back when it is free again."""
+        now, free = self._calendar.now, self._free[nic.link]
+        if nic.stopped:
+            return
+        if free > now:
+            nic.look_at(free)
+            return
+        connection = nic.ready(now)
+        if connection is None:
+            return
+        nic.last = packet = self._packet(connection, now)
+        self._packets += 1
+        self._arrive(packet)
+        out = nic.turn(now, self._scene.nic.scheduling == "round_robin")
+        if isinstance(connection, Listener):
+            self._feedback.sent(connection, packet, out is not None)
+        if nic.ring:
+            nic.look_at(max(now, self._free[nic.link]))
+
+    def _packet(self, connection: Connection, now: int) -> Packet:
+        """The packet that leaves now, with its path, or its first link and the paths to choose from."""
+        flow, serial, config = connection.flow, connection.serial, self._scene.packet
+        sequence = connection.take(now)
+        payload = min(config.payload, flow.bytes - sequence * config.payload)
+        paths = flow.message.paths
+        usable = self._usable(flow, now)
+        choice: int | None = None
+        if connection.path is not None:
+            if connection.path not in usable:
+                connection.path = self._transport.choose_path(flow, serial, usable, now)
+            choice = connection.path
+        elif not self._transport.at_switch:
+            choice = self._transport.choose_path(flow, serial, usable, now)
+        path = paths[0][:1] if choice is None else paths[choice]
+        wire_bytes = payload + config.header
+        packet = Packet(connection, sequence, serial, path, len(paths[usable[0]]), wire_bytes, control=False)
+        packet.choice, packet.usable, packet.sent_ps = choice, usable, now
+        return packet
+
+    def _usable(self, flow: Flow, now: int) -> tuple[int, ...]:
+        routes, message = self._scene.routes, flow.message
+        if len(routes.times) == 1:
+            return message.usable
+        hosts = self._scene.hosts
+        return routes.usable(hosts[message.src], hosts[message.dst], routes.epoch(now))
+
+    def _arrive(self, packet: simpy.Event) -> None:
+        """A packet joins the queue of its next link; when it will leave is known at once, or that it will not."""
+        assert isinstance(packet, Packet)
+        now = self._calendar.now
+        hop = packet.hop
+        if hop == len(packet.path):
+            packet.path += (self._chosen_link(packet, now),)
+        link = packet.path[hop]
+        if packet.passes:
+            self._pass(packet, link, now)
+            return
+        if self._pausing:
+            self._pausing.join(packet, link, now)
+            return
+        free = self._free[link]
+        start = free if free > now else now
+        if self._conditions.indifferent:
+            service = -(-packet.work // self._rate[link])
+        else:
+            service = self._conditions.service_ps(link, packet.wire_bytes, now, start, self._at_switch[link])
+            if service < 0:
+                self._lose(packet, link, service, now, start)
+                return
+            self.mark(packet, link, start - now, start)
+        self._free[link] = leaves = start + service
+        self.count(packet, link, service, leaves - now, now)
+        self.forward(packet, link, leaves)
+
+    def mark(self, packet: Packet, link: int, backlog_ps: int, start_ps: int) -> None:
+        """Marks a data packet if the queue that it finds at a switch is long."""
+        if packet.control or packet.marked or not self._at_switch[link]:
+            return
+        if self._conditions.marks(link, packet.connection.flow.id, packet.serial, backlog_ps, start_ps):
+            packet.marked = True
+            self._marked += 1
+
+    def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, now_ps: int) -> None:
+        """Notes what a link carries, and the queue that a packet has become part of."""
+        self._busy[link] += service_ps
+        self._bytes[link] += packet.wire_bytes
+        if queue_ps > self._peak[link]:
+            self._peak[link] = queue_ps
+        if packet.control:
+            self._control_hops += 1
+        else:
+            self._hops += 1
+        if self._at_switch[link]:
+            self._queues.add(now_ps, queue_ps)
+
+    def forward(self, packet: Packet, link: int, leaves_ps: int) -> None:
+        """A packet's last bit leaves a link at that time, which may lie ahead."""
+        arrives = leaves_ps + self._delay[link]
+        packet.hop += 1
+        if packet.hop < packet.links:
+            packet.callbacks = self._on_arrival
+        elif isinstance(packet.connection, Listener):
+            packet.callbacks = self._feedback.on_news if packet.control else self._feedback.on_receipt
+        else:
+            self._deliver(packet, arrives)
+            return
+        self._calendar.schedule(packet, packet.key, arrives - self._calendar.now)
+
+    def _pass(self, packet: Packet, link: int, now: int) -> None:
+        """A packet in the control lane takes a link without waiting and without being waited for."""
+        rate = self._scene.rates.at(link, now)
+        service = service_ps(packet.wire_bytes, rate) if rate else 0
+        if self._scene.rates.next_down(link, now) < now + service or not rate:
+            self._dropped += 1
+            return
+        self._bytes[link] += packet.wire_bytes
+        self._control_hops += 1
+        self.forward(packet, link, now + service)
+
+    def _chosen_link(self, packet: Packet, now: int) -> int:
+        """The next link, by the switch that the packet has come to."""
+        hop, taken = packet.hop, packet.path
+        paths = packet.connection.flow.message.paths
+        ahead = [paths[index] for index in packet.usable if paths[index][:hop] == taken]
+        links = tuple(dict.fromkeys(path[hop] for path in ahead))
+        if len(links) == 1:
+            return links[0]
+        flow = packet.connection.flow
+        return self._transport.choose_link(flow, packet.serial, links, partial(self._backlog, now), now)
+
+    def _backlog(self, now: int, link: int) -> int:
+        if self._pausing:
+            return self._pausing.backlog_ps(link, now)
+        return max(0, self._free[link] - now)
+
+    def _lose(self, packet: Packet, link: int, why: int, now: int, start: int) -> None:
+        """A packet is lost, or only its header goes on."""
+        trim = self._scene.flow_control
+        if why == FULL and trim.kind == "trim" and not packet.control:
+            self._trimmed += 1
+            packet.trimmed = packet.passes = True
+            packet.wire_bytes = trim.header
+            self._pass(packet, link, now)
+            return
+        if why == LOST and not self._at_switch[link]:
+            self._free[link] = start + service_ps(packet.wire_bytes, self._rate[link])
+        self.drop()
+
+    def drop(self) -> None:
+        """A packet is gone."""
+        self._dropped += 1
+
+    def free_at(self, link: int, time_ps: int) -> None:
+        """A link that can be stopped is busy until then."""
+        self._free[link] = time_ps
+
+    def look(self, nic: Nic) -> None:
+        """A host's link that was stopped goes on."""
+        nic.look_at(max(self._calendar.now, self._free[nic.link]))
+
+    def _deliver(self, packet: Packet, arrives: int) -> None:
+        """Notes a packet that nobody answers and that has passed its last link; `arrives` may lie ahead."""
+        connection = packet.connection
+        if packet.sequence < connection.highest:
+            connection.reordered += 1
+        else:
+            connection.highest = packet.sequence
+        connection.left -= 1
+        connection.end_ps = max(connection.end_ps, arrives)
+        if not connection.left:
+            self._delivered(connection, connection.end_ps)
+
+    def _delivered(self, connection: Connection, end_ps: int) -> None:
+        """A flow is complete at its receiver."""
+        task = connection.flow.message.task
+        self._flows_left[task] -= 1
+        self._task_end[task] = max(self._task_end[task], end_ps)
+        if not self._flows_left[task]:
+            Event(self._calendar, partial(self._done, task)).schedule(FIRST, self._task_end[task])
+
+    @cache  # noqa: B019
+    def _alone(self, path: Path, wire_bytes: int) -> int:
+        rest = (service_ps(wire_bytes, self._rate[link]) + self._delay[link] for link in path[1:])
+        return self._delay[path[0]] + sum(rest)
+
+    def _rest(self, packet: Packet) -> int:
+        size = packet.wire_bytes
+        if packet.choice is not None:
+            return self._alone(packet.connection.flow.message.paths[packet.choice], size)
+        paths = packet.connection.flow.message.paths
+        return min(self._alone(paths[index], size) for index in packet.usable)
+
+
+def _record(connection: Connection) -> tuple[int, ...]:
+    flow, message = connection.flow, connection.flow.message
+    ends = connection.start_ps, connection.end_ps, connection.reordered, connection.retransmitted
+    return flow.id, message.task, message.src, message.dst, flow.bytes, connection.packets, *ends

@@ -1,0 +1,172 @@
+"""What flows hear from their receivers, and what they do about it."""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import simpy
+
+from netsim.congestion.build import congestion_of, recovery_of, round_trip
+from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.protocol import RoundTrip
+from netsim.engine.protocol import Scene
+from netsim.engine.reference.calendar import Calendar, Event, timer
+from netsim.engine.reference.connection import Connection, Listener, Packet
+from netsim.topology.protocol import Path
+from netsim.transport.protocol import Flow, Transport
+
+
+class Feedback:
+    """Receivers answer, senders listen.
+
+    Traffic inside a host is answered by nobody.
+
+    Args:
+        scene: Congestion control, recovery and all that.
+        transport: Listens too.
+        calendar: Time.
+        arrive: Sends a packet onto its next link.
+        delivered: Called when a flow is complete at its receiver.
+        offer: Called when a flow may have something to send.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        transport: Transport,
+        calendar: Calendar,
+        arrive: Callable[[simpy.Event], None],
+        delivered: Callable[[Connection, int], None],
+        offer: Callable[[Connection], None],
+    ) -> None:
+        self._scene, self._transport, self._calendar = scene, transport, calendar
+        self._arrive, self._delivered, self._offer = arrive, delivered, offer
+        self._listens = scene.listens or transport.needs_acknowledgements
+        self._timeout_ps = None if scene.recovery.kind == "none" else scene.recovery.timeout
+        congestion = scene.congestion
+        self._notify_ps = congestion.notify_every if isinstance(congestion, DcqcnConfig) else None
+        self._round_trip = cache(self._round_trip_of)
+        self.on_receipt = [self._receive]
+        self.on_news = [self._hear]
+
+    def connection(self, flow: Flow, packets: int, now_ps: int) -> Listener | None:
+        """The connection of a flow that is answered, None for one that is not."""
+        path = flow.message.paths[flow.message.usable[0]]
+        if not self._listens or len(path) == 1:
+            return None
+        congestion = congestion_of(self._scene.congestion, self._round_trip(path), now_ps + flow.delay_ps)
+        recovery = recovery_of(self._scene.recovery, packets)
+        return Listener(flow, packets, now_ps, congestion, recovery, self._timeout_ps)
+
+    def sent(self, connection: Listener, packet: Packet, out: bool) -> None:
+        """A packet has left its host.
+
+        Args:
+            connection: Its flow.
+            packet: The packet.
+            out: The flow has left its host's ring.
+        """
+        now = self._calendar.now
+        connection.next_ps = now + connection.congestion.gap_ps(packet.wire_bytes, now)
+        if connection.timeout_ps is not None and not connection.timer_runs:
+            self._await_progress(connection)
+        if out:
+            self._keep_pace(connection)
+
+    def _round_trip_of(self, path: Path) -> RoundTrip:
+        scene = self._scene
+        links = [scene.topology.links[link] for link in path]
+        return round_trip(links, scene.packet.payload + scene.packet.header, scene.acknowledgement)
+
+    def _receive(self, packet: simpy.Event) -> None:
+        """A packet is at its receiver."""
+        assert isinstance(packet, Packet)
+        connection, now = packet.connection, self._calendar.now
+        assert isinstance(connection, Listener)
+        if packet.trimmed:
+            self._answer(packet, refusal=True, expected=0)
+            return
+        if packet.sequence < connection.highest:
+            connection.reordered += 1
+        else:
+            connection.highest = packet.sequence
+        reply = connection.recovery.received(packet.sequence)
+        if reply.accepted:
+            connection.left -= 1
+            if not connection.left:
+                connection.end_ps = now
+                self._delivered(connection, now)
+        if reply.refusal is not None:
+            self._answer(packet, reply.refusal, reply.expected)
+
+    def _answer(self, packet: Packet, refusal: bool, expected: int) -> None:
+        """Sends news of a packet back along its path."""
+        connection, scene, now = packet.connection, self._scene, self._calendar.now
+        assert isinstance(connection, Listener)
+        path = tuple(scene.topology.reverse(link) for link in reversed(packet.path))
+        size = scene.acknowledgement.size
+        news = Packet(connection, packet.sequence, packet.serial, path, len(path), size, control=True)
+        news.passes = scene.acknowledgement.lane == "control"
+        news.refusal, news.expected, news.trimmed = refusal, expected, packet.trimmed
+        news.marked, news.sent_ps, news.choice = packet.marked, packet.sent_ps, packet.choice
+        news.notified = False
+        if self._notify_ps is not None and packet.marked and now - connection.notified_ps >= self._notify_ps:
+            connection.notified_ps = now
+            news.notified = True
+        self._arrive(news)
+
+    def _hear(self, news: simpy.Event) -> None:
+        """News is back at the sender."""
+        assert isinstance(news, Packet)
+        connection, now = news.connection, self._calendar.now
+        assert isinstance(connection, Listener)
+        recovery = connection.recovery
+        settle = recovery.refused if news.refusal else recovery.acknowledged
+        newly = settle(news.sequence, news.serial, news.expected)
+        if (newly or news.refusal) and connection.timeout_ps is not None:
+            connection.deadline_ps = now + connection.timeout_ps
+        marked = news.marked or news.trimmed
+        packets = 1 if news.trimmed else newly
+        connection.congestion.on_ack(packets, marked, news.notified, now - news.sent_ps, now)
+        if news.choice is not None:
+            self._transport.on_ack(connection.flow, news.choice, marked)
+        self._continue(connection)
+
+    def _continue(self, connection: Listener) -> None:
+        """A flow goes on as soon as its pace allows, if it is not in its host's ring."""
+        if not connection.in_ring:
+            self._offer(connection)
+            self._keep_pace(connection)
+
+    def _keep_pace(self, connection: Listener) -> None:
+        """Wakes a flow that only its pace holds back."""
+        now = self._calendar.now
+        if now < connection.next_ps and connection.wake_ps != connection.next_ps and connection.open():
+            connection.wake_ps = connection.next_ps
+            wake = Event(self._calendar, partial(self._wake, connection, connection.next_ps))
+            wake.schedule(timer(connection.flow.id, pace=True), connection.next_ps)
+
+    def _wake(self, connection: Listener, due_ps: int) -> None:
+        if connection.wake_ps == due_ps:
+            connection.wake_ps = -1
+        self._continue(connection)
+
+    def _await_progress(self, connection: Listener) -> None:
+        connection.timer_runs = True
+        late = Event(self._calendar, partial(self._look_at_progress, connection))
+        late.schedule(timer(connection.flow.id, pace=False), connection.deadline_ps)
+
+    def _look_at_progress(self, connection: Listener) -> None:
+        """The timer has run out: it may have been put off meanwhile, or be for nothing."""
+        now = self._calendar.now
+        connection.timer_runs = False
+        if not connection.recovery.in_flight:
+            return
+        if now < connection.deadline_ps:
+            self._await_progress(connection)
+            return
+        connection.recovery.timed_out()
+        connection.congestion.on_timeout(now)
+        flow, hosts, routes = connection.flow, self._scene.hosts, self._scene.routes
+        usable = routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now))
+        connection.path = self._transport.on_timeout(flow, connection.path, usable, now)
+        self._continue(connection)

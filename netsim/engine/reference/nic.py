@@ -1,0 +1,61 @@
+"""The sending side of a host's link: a ring of flows that take turns."""
+
+from collections import deque
+from collections.abc import Callable
+
+from netsim.engine.reference.calendar import Calendar, Event, send
+from netsim.engine.reference.connection import Connection, Packet
+
+
+class Nic:
+    """The ring of one link.
+
+    Args:
+        calendar: Time.
+        link: The link.
+        take_next: Called when the link should look for a packet.
+    """
+
+    def __init__(self, calendar: Calendar, link: int, take_next: Callable[["Nic"], None]) -> None:
+        self.link = link
+        self.ring: deque[Connection] = deque()
+        self.last: Packet | None = None
+        self.stopped = False
+        self._scheduled = False
+        self._look = Event(calendar, self._take)
+        self._priority = send(link)
+        self._take_next = take_next
+
+    def join(self, connection: Connection) -> None:
+        """A flow comes to the end of the ring."""
+        connection.in_ring = True
+        self.ring.append(connection)
+
+    def look_at(self, time_ps: int) -> None:
+        """Looks for a packet at that time, unless a look is due already."""
+        if not self._scheduled and not self.stopped:
+            self._scheduled = True
+            self._look.schedule(self._priority, time_ps)
+
+    def ready(self, now_ps: int) -> Connection | None:
+        """The first flow of the ring that may send; those before it leave the ring."""
+        while self.ring:
+            if self.ring[0].ready(now_ps):
+                return self.ring[0]
+            self.ring.popleft().in_ring = False
+        return None
+
+    def turn(self, now_ps: int, round_robin: bool) -> Connection | None:
+        """After a packet of the first flow: its place in the ring. Returns it if it has left the ring."""
+        first = self.ring[0]
+        if first.ready(now_ps):
+            if round_robin:
+                self.ring.rotate(-1)
+            return None
+        self.ring.popleft()
+        first.in_ring = False
+        return first
+
+    def _take(self) -> None:
+        self._scheduled = False
+        self._take_next(self)

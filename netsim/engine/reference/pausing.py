@@ -1,0 +1,155 @@
+"""Links under priority flow control: a queue cannot know when it empties, so every transmission ends with an event."""
+
+from collections import deque
+from collections.abc import Mapping
+from functools import partial
+from typing import Protocol
+
+from netsim.congestion.flow_control import PfcConfig
+from netsim.engine.protocol import Scene
+from netsim.engine.reference.calendar import FIRST, Calendar, Event
+from netsim.engine.reference.conditions import Conditions
+from netsim.engine.reference.connection import Packet
+from netsim.engine.reference.nic import Nic
+from netsim.units import PICOSECONDS_PER_SECOND, service_ps
+
+
+class Engine(Protocol):
+    """What the links tell the engine."""
+
+    def mark(self, packet: Packet, link: int, backlog_ps: int, start_ps: int) -> None: ...
+    def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, now_ps: int) -> None: ...
+    def forward(self, packet: Packet, link: int, leaves_ps: int) -> None: ...
+    def free_at(self, link: int, time_ps: int) -> None: ...
+    def look(self, nic: Nic) -> None: ...
+    def drop(self) -> None: ...
+
+
+class _Queue:
+    """Packets in front of a link."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Packet] = deque()
+        self.waiting_work = 0
+        self.ends_ps = 0
+        self.busy = False
+        self.stopped_ps = -1
+
+
+class PausingLinks:
+    """All links of a fabric whose switches stop the links that fill them.
+
+    Args:
+        scene: The fabric.
+        config: Thresholds.
+        calendar: Time.
+        nics: Hosts' rings by link; they heed what their link is told.
+        conditions: Rates over time.
+        engine: Is told what happens to packets.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        config: PfcConfig,
+        calendar: Calendar,
+        nics: Mapping[int, Nic],
+        conditions: Conditions,
+        engine: Engine,
+    ) -> None:
+        links = scene.topology.links
+        self._config, self._calendar, self._nics = config, calendar, nics
+        self._conditions, self._engine = conditions, engine
+        self._rate, self._delay = scene.rates.initial, [link.delay_ps for link in links]
+        self._news_ps = [links[scene.topology.reverse(index)].delay_ps for index in range(len(links))]
+        self._from_switch = [not link.src.startswith("host") for link in links]
+        largest = scene.packet.payload + scene.packet.header
+        self._limit = [self._limit_of(link.rate_bps, 2 * link.delay_ps, largest) for link in links]
+        self._queues = [_Queue() for _ in links]
+        self._held = [0] * len(links)
+        self._told_to_stop = [False] * len(links)
+        self.paused_ps = [0] * len(links)
+
+    def join(self, packet: Packet, link: int, now_ps: int) -> None:
+        """A packet comes to a link."""
+        queue = self._queues[link]
+        if self._from_switch[link]:
+            source = packet.path[packet.hop - 1]
+            if self._held[source] + packet.wire_bytes > self._limit[source]:
+                self._engine.drop()
+                return
+            packet.source = source
+            self._held[source] += packet.wire_bytes
+            if self._held[source] > self._config.pause_above and not self._told_to_stop[source]:
+                self._told_to_stop[source] = True
+                stop = Event(self._calendar, partial(self._stop, source))
+                stop.schedule(FIRST, now_ps + self._news_ps[source])
+        backlog = self.backlog_ps(link, now_ps)
+        self._engine.mark(packet, link, backlog, now_ps)
+        service = service_ps(packet.wire_bytes, self._conditions.rate_bps(link, now_ps) or self._rate[link])
+        self._engine.count(packet, link, service, backlog + service, now_ps)
+        queue.waiting.append(packet)
+        queue.waiting_work += service
+        packet.work = service
+        self._start(link, now_ps)
+
+    def backlog_ps(self, link: int, now_ps: int) -> int:
+        """Unfinished work in front of a link."""
+        queue = self._queues[link]
+        return queue.waiting_work + (max(0, queue.ends_ps - now_ps) if queue.busy else 0)
+
+    def _start(self, link: int, now_ps: int) -> None:
+        """Begins the next transmission, if the link may."""
+        queue = self._queues[link]
+        if queue.busy or queue.stopped_ps >= 0 or not queue.waiting:
+            return
+        packet = queue.waiting.popleft()
+        queue.waiting_work -= packet.work
+        if self._conditions.is_lost(link, now_ps, now_ps + packet.work):
+            self._engine.drop()
+            self._release(packet, link, now_ps)
+            self._start(link, now_ps)
+            return
+        queue.busy = True
+        queue.ends_ps = now_ps + packet.work
+        self._engine.free_at(link, queue.ends_ps)
+        Event(self._calendar, partial(self._end, packet, link)).schedule(FIRST, queue.ends_ps)
+
+    def _end(self, packet: Packet, link: int) -> None:
+        """A transmission has ended."""
+        now = self._calendar.now
+        self._queues[link].busy = False
+        self._release(packet, link, now)
+        self._start(link, now)
+        self._engine.forward(packet, link, now)
+
+    def _release(self, packet: Packet, link: int, now_ps: int) -> None:
+        """A switch no longer holds a packet."""
+        if not self._from_switch[link]:
+            return
+        source = packet.source
+        self._held[source] -= packet.wire_bytes
+        if self._held[source] <= self._config.resume_at and self._told_to_stop[source]:
+            self._told_to_stop[source] = False
+            Event(self._calendar, partial(self._resume, source)).schedule(FIRST, now_ps + self._news_ps[source])
+
+    def _stop(self, link: int) -> None:
+        self._queues[link].stopped_ps = self._calendar.now
+        if link in self._nics:
+            self._nics[link].stopped = True
+
+    def _resume(self, link: int) -> None:
+        queue, now = self._queues[link], self._calendar.now
+        self.paused_ps[link] += now - queue.stopped_ps
+        queue.stopped_ps = -1
+        self._start(link, now)
+        if link in self._nics:
+            self._nics[link].stopped = False
+            self._engine.look(self._nics[link])
+
+    def _limit_of(self, rate_bps: int, delays_ps: int, largest_bytes: int) -> int:
+        """Bytes that a switch may hold from one link: until it stops, what is on its way, a packet at either end."""
+        if self._config.headroom != "auto":
+            return self._config.pause_above + self._config.headroom
+        on_its_way = -(-rate_bps * delays_ps // (8 * PICOSECONDS_PER_SECOND))
+        return self._config.pause_above + on_its_way + 2 * largest_bytes

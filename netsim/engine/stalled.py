@@ -1,0 +1,20 @@
+"""What to say of a run in which some tasks are never done."""
+
+from netsim.engine.protocol import Scene
+from netsim.errors import InputError
+
+
+def stalled(scene: Scene, waiting: list[int]) -> InputError:
+    """The error for tasks that have begun and never end.
+
+    Args:
+        scene: What was simulated.
+        waiting: Tasks that wait for no other.
+    """
+    first = scene.tasks[waiting[0]]
+    problem = f"{len(waiting)} messages never arrive, among them one of {first.bytes} B from rank {first.src} to rank"
+    if scene.flow_control.kind == "pfc":
+        remedy = "links stop each other in a circle: change the topology or raise flow_control.pause_above"
+        return InputError("scenario", "flow_control", f"{problem} {first.dst}", remedy)
+    remedy = "packets were lost for good: set recovery.kind to go_back_n or selective"
+    return InputError("scenario", "recovery", f"{problem} {first.dst}", remedy)

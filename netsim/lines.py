@@ -1,0 +1,54 @@
+"""Text files of other tools, line by line: what cannot be read is refused in one line."""
+
+import re
+from pathlib import Path
+
+from netsim.errors import InputError
+
+MOST = 2**62
+"""Numbers in files stay below this, so that sums of bytes and of picoseconds keep to 64 bits."""
+
+_WHOLE = re.compile(r"[0-9]{1,19}")
+
+
+def read_lines(path: Path, content: str) -> list[str]:
+    """The lines of a text file in UTF-8, without their ends.
+
+    Args:
+        path: The file.
+        content: What it should hold, for messages.
+
+    Raises:
+        InputError: It is missing, empty or no text.
+    """
+    remedy = f"give {content}"
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
+    except UnicodeDecodeError:
+        raise InputError(path, "file", "is no text", remedy) from None
+    if "\0" in text:
+        raise InputError(path, "file", "is no text", remedy)
+    if not text.strip():
+        raise InputError(path, "file", "is empty", remedy)
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def whole_number(path: Path, field: str, text: str, least: int = 0) -> int:
+    """A decimal integer in [least, 2**62).
+
+    Args:
+        path: The file, for the message.
+        field: Line and column, for the message.
+        text: The digits.
+        least: Smallest value allowed.
+
+    Raises:
+        InputError: Sign, fraction, NaN, other characters, too small or too large.
+    """
+    if not _WHOLE.fullmatch(text) or not least <= int(text) < MOST:
+        raise InputError(
+            path, field, f"is no whole number ({text!r:.40})", f"write digits, from {least} to below 2**62"
+        )
+    return int(text)

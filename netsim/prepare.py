@@ -1,0 +1,171 @@
+"""From a scenario to what its runs share: fabric, places of ranks, tasks, lower bound."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from netsim.bound import Bound
+from netsim.collective.build import Schedules
+from netsim.engine.protocol import Engine, Scene
+from netsim.errors import InputError
+from netsim.scenario import Job, Scenario, WorkloadConfig
+from netsim.topology.build import build_topology
+from netsim.topology.failure import Rates
+from netsim.topology.routes import Routes
+from netsim.transport.build import build_transport
+from netsim.transport.config import SubflowsConfig, TransportConfig
+from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
+from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
+from netsim.workload.flows import FlowsConfig, FlowsWorkload
+from netsim.workload.matrix import MatrixConfig, MatrixWorkload
+from netsim.workload.protocol import Program, Span, Workload
+from netsim.workload.trace import TraceConfig, TraceWorkload
+
+
+class Prepared:
+    """What all runs of a scenario share.
+
+    Args:
+        scene: What must happen, and where.
+        spans: The collectives among it.
+        transports: All that will carry it.
+        engine: Who should simulate it.
+        notices: What the user should know about how the workloads were read.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        spans: Sequence[Span],
+        transports: Sequence[TransportConfig],
+        engine: Engine = "auto",
+        notices: Sequence[str] = (),
+    ) -> None:
+        self.scene, self.spans, self._transports = scene, spans, transports
+        self.engine, self.notices = engine, notices
+        self.most_paths = scene.most_paths
+
+    @cached_property
+    def bound(self) -> Bound:
+        """Lower bound of the completion time."""
+        parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
+        return Bound(self.scene, parts, any(transport.kind == "own" for transport in self._transports))
+
+
+def prepare(scenario: Scenario, source: str) -> Prepared:
+    """Reads the workloads of a scenario and lays them out on its fabric.
+
+    Args:
+        scenario: What to simulate.
+        source: Name of the scenario in messages.
+
+    Raises:
+        InputError: A workload does not fit the fabric or its ranks.
+    """
+    topology = build_topology(scenario.topology)
+    try:
+        rates = Rates(topology, scenario.topology.failures)
+    except ValueError as error:
+        field, _, problem = str(error).partition(": ")
+        raise InputError(source, field, *problem.split("; ", 1)) from None
+    _refuse_own_transports(scenario, source)
+    routes = Routes(topology, rates)
+    places = topology.hosts * topology.ranks_per_host
+    hosts = _hosts(scenario, source, places, topology.ranks_per_host)
+    program = Program()
+    notices: list[str] = []
+    schedules = Schedules(scenario.algorithms, hosts, source)
+    for index, job in enumerate(_jobs(scenario)):
+        workload = _workload(job.workload)
+        field = "workload" if scenario.jobs is None else f"jobs.{index}"
+        needed = workload.size(len(job.ranks or hosts))
+        ranks = job.ranks or range(needed)
+        if len(ranks) != needed:
+            problem = f"the workload has {needed} ranks, the job lists {len(ranks)}"
+            raise InputError(source, f"{field}.ranks", problem, f"list {needed} ranks")
+        if max(ranks) >= len(hosts):
+            problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
+            raise InputError(source, field, problem, "take a larger topology, or raise ranks_per_host")
+        workload.extend(program, ranks, job.start, schedules)
+        notices += workload.notices
+    scene = Scene(
+        topology,
+        rates,
+        routes,
+        hosts,
+        program.tasks,
+        scenario.packet,
+        scenario.nic,
+        scenario.topology.queue,
+        scenario.congestion,
+        scenario.recovery,
+        scenario.flow_control,
+        scenario.acknowledgement,
+    )
+    _refuse_unreachable(scene, source)
+    return Prepared(scene, program.spans, scenario.transports, scenario.engine, notices)
+
+
+def _workload(config: WorkloadConfig) -> Workload:
+    """The workload of a section ``workload``; files are read when they are needed."""
+    match config:
+        case CollectiveConfig():
+            return CollectiveWorkload(config)
+        case TraceConfig():
+            return TraceWorkload(config)
+        case FlowsConfig():
+            return FlowsWorkload(config)
+        case MatrixConfig():
+            return MatrixWorkload(config)
+        case ChakraConfig():
+            return ChakraWorkload(config)
+
+
+def _refuse_unreachable(scene: Scene, source: str) -> None:
+    """Every message has a path that works at the beginning."""
+    columns = scene.tasks.columns()
+    hosts = np.asarray(scene.hosts, dtype=np.int64)
+    moves = columns.bytes > 0
+    pairs = np.unique(np.stack([hosts[columns.src[moves]], hosts[columns.dst[moves]]], axis=1), axis=0)
+    for src, dst in pairs.tolist():
+        if not scene.routes.usable(src, dst):
+            problem = f"no path leads from host{src} to host{dst}"
+            raise InputError(source, "topology", problem, "add links, or take failures at 0us away")
+
+
+def _refuse_own_transports(scenario: Scenario, source: str) -> None:
+    """Classes of the user's can be found, and take their options."""
+    for index, transport in enumerate(scenario.transports):
+        if transport.kind == "own":
+            try:
+                build_transport(transport, seed=0, most_paths=1)
+            except ValueError as error:
+                problem, _, remedy = str(error).partition("; ")
+                raise InputError(source, f"transports.{index}", problem, remedy) from None
+
+
+def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:
+    """Host of each rank."""
+    order = scenario.rank_order or tuple(range(places))
+    if len(order) > places:
+        problem = f"lists {len(order)} ranks, {places} fit"
+        raise InputError(source, "rank_order", problem, "shorten it, or take a larger topology")
+    if sorted(order) != list(range(len(order))):
+        absent = min(set(range(len(order))) - set(order))
+        raise InputError(source, "rank_order", f"lacks rank {absent}", f"list each of 0..{len(order) - 1} once")
+    place = {rank: position for position, rank in enumerate(order)}
+    return [place[rank] // ranks_per_host for rank in range(len(order))]
+
+
+class _WholeFabric(NamedTuple):
+    """The one job of a scenario without `jobs`."""
+
+    workload: Any
+    ranks: None = None
+    start: int = 0
+
+
+def _jobs(scenario: Scenario) -> Sequence[Job | _WholeFabric]:
+    return scenario.jobs or ([_WholeFabric(scenario.workload)] if scenario.workload else [])

@@ -1,0 +1,27 @@
+"""From the names in a scenario to fabrics."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from netsim.topology.fat_tree import FatTree, FatTreeConfig
+from netsim.topology.graph import Graph, GraphConfig
+from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
+from netsim.topology.protocol import Topology
+
+TopologyConfig = Annotated[LeafSpineConfig | FatTreeConfig | GraphConfig, Field(discriminator="kind")]
+
+
+def build_topology(config: LeafSpineConfig | FatTreeConfig | GraphConfig) -> Topology:
+    """The fabric of a section ``topology``.
+
+    Raises:
+        InputError: The file of a graph is wrong.
+    """
+    match config:
+        case FatTreeConfig():
+            return FatTree(config)
+        case GraphConfig():
+            return Graph(config)
+        case _:
+            return LeafSpine(config)

@@ -1,0 +1,159 @@
+"""Links that fail: what a scenario says about them, and the rate of every link at every moment."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, model_validator
+
+from netsim.section import Section
+from netsim.topology.protocol import Topology
+from netsim.units import Duration, format_rate, format_time, parse_rate, parse_time
+
+NEVER = 2**62
+"""A time after the end of every simulation, in picoseconds."""
+
+
+def _rate_or_none(value: object) -> int:
+    return 0 if value == 0 and not isinstance(value, bool) else parse_rate(value)
+
+
+def _time_or_never(value: object) -> int:
+    return NEVER if value in (None, "never") else parse_time(value)
+
+
+DegradedRate = Annotated[
+    int,
+    BeforeValidator(_rate_or_none),
+    PlainSerializer(format_rate, return_type=str),
+    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "string"}]}),
+]
+NoticedAfter = Annotated[
+    int,
+    BeforeValidator(_time_or_never),
+    PlainSerializer(lambda time: "never" if time == NEVER else format_time(time), return_type=str),
+    WithJsonSchema({"type": ["string", "null"]}),
+]
+
+
+class FailureConfig(Section, frozen=True):
+    """An entry of ``failures``. A cable fails in both directions, a switch with all its cables.
+
+    Args:
+        link: Name of one direction of the cable, such as leaf0-spine3; or give `switch`.
+        switch: Name of a switch, such as spine3.
+        at: When it begins.
+        until: When it ends; null: never.
+        rate: Rate meanwhile; 0: it is down, and everything in its queue or on its way into it is lost.
+        noticed_after: How long after a change the routing knows it and uses other paths, or the same again; never,
+            or null: it does not. What is down from the beginning is known from the beginning.
+    """
+
+    link: str | None = None
+    switch: str | None = None
+    at: Duration = 0
+    until: Duration | None = None
+    rate: DegradedRate = 0
+    noticed_after: NoticedAfter = 10**9
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> "FailureConfig":
+        if (self.link is None) == (self.switch is None):
+            raise ValueError("a failure is of a link or of a switch; name exactly one")
+        if self.until is not None and self.until <= self.at:
+            raise ValueError("a failure must end after it begins; give a later until, or null")
+        return self
+
+
+class Rates:
+    """The rate of every link at every moment. A packet's service time is by the rate when its service begins.
+
+    Args:
+        topology: The fabric.
+        failures: What fails.
+
+    Raises:
+        ValueError: A failure names what the fabric does not have, or raises a rate.
+    """
+
+    def __init__(self, topology: Topology, failures: Sequence[FailureConfig]) -> None:
+        self.initial = [link.rate_bps for link in topology.links]
+        self.changes: dict[int, list[tuple[int, int]]] = {}
+        """For links that change: times and the rates from then on, the first at 0."""
+        self._by_link: dict[int, list[FailureConfig]] = {}
+        for number, failure in enumerate(failures):
+            for link in _links(topology, failure, number):
+                self._by_link.setdefault(link, []).append(failure)
+        for link, affecting in self._by_link.items():
+            times = {0, *(f.at for f in affecting), *(f.until for f in affecting if f.until is not None)}
+            nominal = topology.links[link].rate_bps
+            steps = [(time, min([nominal, *(f.rate for f in affecting if _active(f, time))])) for time in sorted(times)]
+            self.changes[link] = [step for n, step in enumerate(steps) if not n or step[1] != steps[n - 1][1]]
+
+    @property
+    def lossy(self) -> bool:
+        """Some link goes down while traffic may be on it."""
+        return any(rate == 0 and time > 0 for steps in self.changes.values() for time, rate in steps)
+
+    def at(self, link: int, time_ps: int) -> int:
+        """Bits per second at a moment; 0 is down."""
+        steps = self.changes.get(link)
+        if steps is None:
+            return self.initial[link]
+        return steps[bisect_right(steps, (time_ps, NEVER)) - 1][1]
+
+    def next_down(self, link: int, time_ps: int) -> int:
+        """The first moment from `time_ps` on at which the link is down, NEVER if there is none."""
+        steps = self.changes.get(link, ())
+        for number, (time, rate) in enumerate(steps):
+            end = steps[number + 1][0] if number + 1 < len(steps) else NEVER
+            if not rate and end > time_ps:
+                return max(time, time_ps)
+        return NEVER
+
+    def best(self, link: int) -> int:
+        """The highest rate the link ever has."""
+        steps = self.changes.get(link)
+        return self.initial[link] if steps is None else max(rate for _, rate in steps)
+
+    def known_down(self) -> list[tuple[int, frozenset[int]]]:
+        """Times from which the routing avoids which links; the first is 0."""
+        intervals: list[tuple[int, int, int]] = []
+        for link, affecting in self._by_link.items():
+            for failure in affecting:
+                if failure.rate:
+                    continue
+                begin = failure.at + failure.noticed_after if failure.at else 0
+                end = NEVER if failure.until is None else failure.until + failure.noticed_after
+                intervals.append((link, begin, end))
+        times = sorted({0, *(time for _, *ends in intervals for time in ends if time < NEVER)})
+        return [(t, frozenset(link for link, begin, end in intervals if begin <= t < end)) for t in times]
+
+
+def _active(failure: FailureConfig, time_ps: int) -> bool:
+    return failure.at <= time_ps and (failure.until is None or time_ps < failure.until)
+
+
+def _links(topology: Topology, failure: FailureConfig, number: int) -> list[int]:
+    """Both directions of everything that a failure concerns."""
+    field = f"topology.failures.{number}"
+    if failure.link is not None:
+        found = [index for index, link in enumerate(topology.links) if link.name == failure.link]
+        what = failure.link
+    else:
+        found = [i for i, link in enumerate(topology.links) if failure.switch in (link.src, link.dst)]
+        what = failure.switch or ""
+        if what.startswith("host"):
+            found = []
+    if not found:
+        switches = ", ".join(tier[0] for tier in topology.tiers)
+        fabric = next((link.name for link in topology.links if not link.name.startswith("host")), "none")
+        raise ValueError(
+            f"{field}: '{what}' is not in the fabric; name a link such as {fabric}, or a switch: {switches}"
+        )
+    both = sorted({*found, *(topology.reverse(link) for link in found)})
+    for link in both:
+        if failure.rate > topology.links[link].rate_bps:
+            nominal = format_rate(topology.links[link].rate_bps)
+            raise ValueError(f"{field}.rate: {format_rate(failure.rate)} is more than {nominal}; give at most that")
+    return both

@@ -1,0 +1,156 @@
+"""Three-tier fabric: pods of edge and aggregation switches, joined by core switches."""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from netsim.section import Section
+from netsim.topology.cabled import Cable, CabledFabric
+from netsim.topology.failure import FailureConfig
+from netsim.topology.protocol import Path
+from netsim.topology.queue import Queue
+from netsim.units import Duration, Rate
+
+PositiveRate = Annotated[Rate, Field(gt=0)]
+
+
+class FatTreeConfig(Section, frozen=True):
+    """Section ``topology`` of kind ``fat_tree``.
+
+    Either k or all counts: k stands for k pods of k/2 edge and k/2 aggregation switches, (k/2)^2 core switches, and
+    k/2 hosts below an edge unless hosts_per_edge says otherwise (Al-Fares, Loukissas, Vahdat: A Scalable, Commodity
+    Data Center Network Architecture, SIGCOMM 2008, section 3).
+
+    Args:
+        k: Ports of a switch, even.
+        pods: Number of pods.
+        edges_per_pod: Edge switches of a pod, each with links to every aggregation switch of its pod.
+        aggregations_per_pod: Aggregation switches of a pod.
+        cores: Core switches, a multiple of aggregations_per_pod; core c has links to aggregation
+            c // (cores / aggregations_per_pod) of every pod.
+        hosts_per_edge: Hosts below an edge; host h sits on edge h // hosts_per_edge.
+        edge_parallel: Links between an edge and an aggregation; aggregations_per_pod * edge_parallel is the number of
+            paths between two edges of a pod.
+        core_parallel: Links between an aggregation and a core; cores * core_parallel * edge_parallel is the number of
+            paths between edges of two pods.
+        ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host.
+        host_rate: Rate of a host's link to its edge, each direction.
+        edge_rate: Rate of a link between edge and aggregation, each direction.
+        core_rate: Rate of a link between aggregation and core, each direction.
+        intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
+        link_delay: Propagation delay of every link but the one inside a host, which has none.
+        queue: Room for packets in front of a link, in bytes of unfinished work.
+        failures: Links and switches that fail.
+    """
+
+    kind: Literal["fat_tree"]
+    k: Annotated[int, Field(strict=True, ge=2, multiple_of=2)] | None = None
+    pods: PositiveInt
+    edges_per_pod: PositiveInt
+    aggregations_per_pod: PositiveInt
+    cores: PositiveInt
+    hosts_per_edge: PositiveInt
+    edge_parallel: PositiveInt = 1
+    core_parallel: PositiveInt = 1
+    ranks_per_host: PositiveInt = 1
+    host_rate: PositiveRate = 100 * 10**9
+    edge_rate: PositiveRate = 100 * 10**9
+    core_rate: PositiveRate = 100 * 10**9
+    intra_host_rate: PositiveRate = 3600 * 10**9
+    link_delay: Duration = 500 * 10**3
+    queue: Queue = None
+    failures: tuple[FailureConfig, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_of_k(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if type(values.get("k")) is int:
+            return {**_counts(values["k"]), "hosts_per_edge": values["k"] // 2, **values}
+        missing = [name for name in (*_counts(2), "hosts_per_edge") if name not in values]
+        if missing and values.get("k") is None:
+            raise ValueError(f"a fat tree lacks {', '.join(missing)}; add what is missing, or give k, such as k: 8")
+        return values
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> "FatTreeConfig":
+        for name, count in _counts(self.k).items() if self.k else ():
+            if getattr(self, name) != count:
+                raise ValueError(f"k = {self.k} makes {name} {count}, not {getattr(self, name)}; give one of the two")
+        if self.cores % self.aggregations_per_pod:
+            every = self.aggregations_per_pod
+            raise ValueError(f"{self.cores} cores do not spread over {every} aggregations; give a multiple of {every}")
+        return self
+
+
+def _counts(k: int) -> dict[str, int]:
+    half = k // 2
+    return {"pods": k, "edges_per_pod": half, "aggregations_per_pod": half, "cores": half * half}
+
+
+class FatTree(CabledFabric):
+    """The fabric of a `FatTreeConfig`.
+
+    Edges and aggregations are numbered through all pods, pod by pod. Ways are in the order of their links; a way comes
+    down on the cables that have the numbers of those it goes up on.
+    """
+
+    def __init__(self, config: FatTreeConfig) -> None:
+        self._config = config
+        edges, aggregations = (config.pods * count for count in (config.edges_per_pod, config.aggregations_per_pod))
+        hosts = edges * config.hosts_per_edge
+        self._edge_up = config.aggregations_per_pod * config.edge_parallel
+        self._core_up = config.cores // config.aggregations_per_pod * config.core_parallel
+        self._edge_cables = hosts
+        self._core_cables = hosts + edges * self._edge_up
+        super().__init__([*self._cables()], hosts, config.ranks_per_host, config.intra_host_rate)
+        counts = {"edge": edges, "aggregation": aggregations, "core": config.cores}
+        self.tiers = tuple(tuple(f"{tier}{n}" for n in range(count)) for tier, count in counts.items())
+        self.between = cache(self._between)
+
+    def _cables(self) -> Iterator[Cable]:
+        config = self._config
+        delay, each = config.link_delay, config.aggregations_per_pod
+        cores_each = config.cores // each
+        for host in range(self._edge_cables):
+            yield Cable(f"host{host}", f"edge{self.leaf(host)}", config.host_rate, delay)
+        for edge in range(config.pods * config.edges_per_pod):
+            for place in range(each):
+                ends = f"edge{edge}", f"aggregation{self._pod(edge) * each + place}"
+                for suffix in _suffixes(config.edge_parallel):
+                    yield Cable(*ends, config.edge_rate, delay, suffix)
+        for aggregation in range(config.pods * each):
+            for place in range(cores_each):
+                ends = f"aggregation{aggregation}", f"core{aggregation % each * cores_each + place}"
+                for suffix in _suffixes(config.core_parallel):
+                    yield Cable(*ends, config.core_rate, delay, suffix)
+
+    def leaf(self, host: int) -> int:
+        """See `netsim.topology.protocol.Topology`: the edge switch."""
+        return host // self._config.hosts_per_edge
+
+    def _pod(self, edge: int) -> int:
+        return edge // self._config.edges_per_pod
+
+    def _between(self, src_leaf: int, dst_leaf: int) -> tuple[Path, ...]:
+        if src_leaf == dst_leaf:
+            return ((),)
+        src, dst = (self._edge_cables + edge * self._edge_up for edge in (src_leaf, dst_leaf))
+        src_pod, dst_pod = self._pod(src_leaf), self._pod(dst_leaf)
+        if src_pod == dst_pod:
+            return tuple((src + up, self.reverse(dst + up)) for up in range(self._edge_up))
+        pod_up = self._config.aggregations_per_pod * self._core_up
+        rise, fall = (self._core_cables + pod * pod_up for pod in (src_pod, dst_pod))
+        ups = [
+            (up, up // self._config.edge_parallel * self._core_up + above)
+            for up in range(self._edge_up)
+            for above in range(self._core_up)
+        ]
+        return tuple((src + up, rise + top, self.reverse(fall + top), self.reverse(dst + up)) for up, top in ups)
+
+
+def _suffixes(parallel: int) -> list[str]:
+    return [f".{cable}" for cable in range(parallel)] if parallel > 1 else [""]

@@ -1,0 +1,203 @@
+"""Fabrics in files: networkx node-link JSON with what a simulation must know of hosts, switches and cables."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from netsim.errors import InputError, first_error
+from netsim.section import Section
+from netsim.units import Duration, Rate
+
+Identifier = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    Field(pattern=r"^[\w.:/+-]{1,64}$"),
+]
+
+
+class NodeEntry(Section, frozen=True):
+    """An entry of ``nodes``.
+
+    Args:
+        id: Name. Switches keep it; hosts become host0, host1, ... in the order of the file.
+        kind: What it is.
+        tier: Tier of a switch in drawings, 0 for those with hosts; its distance from those if absent.
+    """
+
+    id: Identifier
+    kind: Literal["host", "switch"]
+    tier: NonNegativeInt | None = None
+
+
+class CableEntry(Section, frozen=True):
+    """An entry of ``links``: cables between two nodes.
+
+    Args:
+        source: One end.
+        target: The other end.
+        rate: Rate of each cable, each direction.
+        delay: Propagation delay.
+        count: Number of parallel cables.
+        key: What tells entries of the same pair apart, as networkx writes it.
+    """
+
+    source: Identifier
+    target: Identifier
+    rate: Annotated[Rate, Field(gt=0)]
+    delay: Duration
+    count: PositiveInt = 1
+    key: int | str | None = None
+
+
+class Expected(Section, frozen=True):
+    """Section ``graph``: numbers that the file must have, each parallel cable counted."""
+
+    name: str | None = None
+    hosts: int | None = None
+    switches: int | None = None
+    links: int | None = None
+
+
+class GraphFile(Section, frozen=True):
+    """A whole file. Cables are in ``links`` or, as newer networkx writes it, in ``edges``."""
+
+    directed: Literal[False] = False
+    multigraph: bool = True
+    graph: Expected = Expected()
+    nodes: Annotated[tuple[NodeEntry, ...], Field(min_length=1)]
+    links: tuple[CableEntry, ...] | None = None
+    edges: tuple[CableEntry, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_list(self) -> "GraphFile":
+        if (self.links is None) == (self.edges is None):
+            raise ValueError("there must be either links or edges; write exactly one of the two")
+        return self
+
+    @property
+    def cables(self) -> tuple[CableEntry, ...]:
+        """The entries of ``links`` or ``edges``."""
+        return self.links or self.edges or ()
+
+
+def read_graph(path: Path) -> GraphFile:
+    """Reads a fabric in which every host has one cable, to a switch, and reaches every other node.
+
+    Raises:
+        InputError: The first thing that is wrong.
+    """
+    content = _load(path)
+    try:
+        graph = GraphFile.model_validate(content)
+    except ValidationError as error:
+        raise first_error(error, path, content) from None
+    for field, problem, remedy in _faults(graph):
+        raise InputError(path, field, problem, remedy)
+    return graph
+
+
+def _load(path: Path) -> object:
+    remedy = "give the path of a fabric in node-link JSON"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
+    except UnicodeDecodeError:
+        raise InputError(path, "file", "is no text", remedy) from None
+    except json.JSONDecodeError as error:
+        raise InputError(path, f"line {error.lineno}", f"is no JSON ({error.msg})", "correct the line") from None
+    if not isinstance(content, Mapping):
+        raise InputError(path, "file", "holds no JSON object", remedy)
+    return content
+
+
+Fault = tuple[str, str, str]
+"""Field, problem and remedy."""
+
+
+def _faults(graph: GraphFile) -> Iterator[Fault]:
+    """Each check may rely on those before it."""
+    yield from _node_faults(graph)
+    yield from _cable_faults(graph)
+    yield from _host_faults(graph)
+    yield from _count_faults(graph)
+
+
+def _node_faults(graph: GraphFile) -> Iterator[Fault]:
+    seen = set()
+    for number, node in enumerate(graph.nodes):
+        if node.id in seen:
+            yield f"nodes.{number}.id", f"'{node.id}' occurs twice", "give every node an id of its own"
+        seen.add(node.id)
+        if node.kind == "host" and node.tier is not None:
+            yield f"nodes.{number}.tier", f"'{node.id}' is a host", "remove it; only switches have tiers"
+        if node.kind == "switch" and node.id.startswith("host"):
+            yield f"nodes.{number}.id", f"switch '{node.id}' is called like a host", "choose another id"
+    if all(node.kind != "host" for node in graph.nodes):
+        yield "nodes", "there is no host", "add nodes with kind: host"
+
+
+def _cable_faults(graph: GraphFile) -> Iterator[Fault]:
+    kinds = {node.id: node.kind for node in graph.nodes}
+    seen = set()
+    for number, cable in enumerate(graph.cables):
+        field = f"{'links' if graph.links else 'edges'}.{number}"
+        for end in ("source", "target"):
+            if getattr(cable, end) not in kinds:
+                yield f"{field}.{end}", f"there is no node '{getattr(cable, end)}'", "add it to nodes"
+        pair = f"'{cable.source}' and '{cable.target}'"
+        if cable.source == cable.target:
+            yield field, f"the cable leads from '{cable.source}' to itself", "remove it"
+        if kinds[cable.source] == kinds[cable.target] == "host":
+            yield field, f"{pair} are both hosts", "put a switch between them"
+        key = frozenset((cable.source, cable.target)), cable.key
+        if key in seen and not graph.multigraph:
+            yield field, f"{pair} are connected twice", "write multigraph: true, or one entry with a count"
+        if key in seen and cable.key is not None:
+            yield f"{field}.key", f"{cable.key!r} occurs twice between {pair}", "give each entry of a pair its own key"
+        seen.add(key)
+
+
+def _host_faults(graph: GraphFile) -> Iterator[Fault]:
+    neighbours = defaultdict(list)
+    for cable in graph.cables:
+        neighbours[cable.source] += [cable.target] * cable.count
+        neighbours[cable.target] += [cable.source] * cable.count
+    tiers = {node.id: node.tier for node in graph.nodes}
+    first = next(node.id for node in graph.nodes if node.kind == "host")
+    reached = _reached(neighbours, first)
+    for number, node in enumerate(graph.nodes):
+        field, cables = f"nodes.{number}", len(neighbours[node.id])
+        if node.kind == "host" and not cables:
+            yield field, f"host '{node.id}' has no cable", "connect it to a switch"
+        if node.kind == "host" and cables > 1:
+            yield field, f"host '{node.id}' has {cables} cables", "give each NIC a host node of its own"
+        if node.kind == "host" and tiers[neighbours[node.id][0]]:
+            leaf = neighbours[node.id][0]
+            yield field, f"its switch '{leaf}' is on tier {tiers[leaf]}", "give switches with hosts tier 0"
+        if node.kind == "host" and node.id not in reached:
+            yield field, f"no way leads from host '{first}' to host '{node.id}'", "connect their switches"
+        if node.id not in reached:
+            yield field, f"no host reaches switch '{node.id}'", "connect it or remove it"
+
+
+def _reached(neighbours: Mapping[str, list[str]], start: str) -> set[str]:
+    reached, waiting = {start}, [start]
+    while waiting:
+        new = set(neighbours[waiting.pop()]) - reached
+        reached |= new
+        waiting += new
+    return reached
+
+
+def _count_faults(graph: GraphFile) -> Iterator[Fault]:
+    kinds = Counter(node.kind for node in graph.nodes)
+    found = {"hosts": kinds["host"], "switches": kinds["switch"], "links": sum(c.count for c in graph.cables)}
+    for name, count in found.items():
+        expected = getattr(graph.graph, name)
+        if expected not in (None, count):
+            yield f"graph.{name}", f"says {expected}, the file has {count}", "correct the number or the file"

@@ -1,0 +1,50 @@
+"""Which paths the routing knows to work, at every moment."""
+
+from bisect import bisect_right
+from functools import cache
+
+from netsim.topology.failure import Rates
+from netsim.topology.protocol import Path, Topology, paths
+
+
+class Routes:
+    """The paths between hosts, and those among them that the routing believes in.
+
+    Knowledge changes at a few moments, `times`; between them it is constant. If all ways between two
+    leaves are known to be down after the beginning, all of them stay in use, as does a host's own link: there is
+    nothing better to do than to wait.
+
+    Args:
+        topology: The fabric.
+        rates: What its links do over time.
+    """
+
+    def __init__(self, topology: Topology, rates: Rates) -> None:
+        self._topology = topology
+        self._known = rates.known_down()
+        self.times = [time for time, _ in self._known]
+        self.paths = cache(self._paths)
+        self.usable_ways = cache(self._usable_ways)
+
+    def epoch(self, now_ps: int) -> int:
+        """Number of the interval between changes of knowledge."""
+        return bisect_right(self.times, now_ps) - 1
+
+    def usable(self, src: int, dst: int, epoch: int = 0) -> tuple[int, ...]:
+        """Indices of the paths that are believed to work; empty only if there is none at the beginning."""
+        topology, down = self._topology, self._known[epoch][1]
+        ends = (topology.inside(src),) if src == dst else (topology.up(src), topology.down(dst))
+        if not epoch and down.intersection(ends):
+            return ()
+        return self.usable_ways(topology.leaf(src), topology.leaf(dst), epoch)
+
+    def _paths(self, src: int, dst: int) -> tuple[Path, ...]:
+        """All paths from host to host, failures aside."""
+        return paths(self._topology, src, dst)
+
+    def _usable_ways(self, src_leaf: int, dst_leaf: int, epoch: int) -> tuple[int, ...]:
+        """The same between leaves: their indices are those of the paths."""
+        down = self._known[epoch][1]
+        ways = self._topology.between(src_leaf, dst_leaf)
+        good = tuple(index for index, way in enumerate(ways) if not down.intersection(way))
+        return good if good or not epoch else tuple(range(len(ways)))

@@ -1,0 +1,76 @@
+"""All shortest ways between the nodes of a graph, or an even selection among them."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from netsim.draws import mix
+from netsim.topology.protocol import Path
+
+Outgoing = Sequence[Sequence[tuple[int, int]]]
+"""For each node its links, each with the node it leads to; every link has one back."""
+
+
+def distances(outgoing: Outgoing, starts: Sequence[int]) -> dict[int, int]:
+    """Number of links from the nearest of `starts` to every node that can be reached, in ascending order."""
+    found = dict.fromkeys(starts, 0)
+    queue = list(found)
+    for node in queue:
+        for _, following in outgoing[node]:
+            if following not in found:
+                found[following] = found[node] + 1
+                queue.append(following)
+    return found
+
+
+class ShortestPaths:
+    """Shortest ways by number of links, in the order in which the nodes' links are given.
+
+    Of more than `most` ways, `most` are taken: a node's share is split over its links in proportion to the ways behind
+    each, rounded up or down, so that all ways are as equally likely as can be and no two are the same. What is rounded
+    up is hashed from the two ends, so that different pairs of nodes use different links.
+
+    Args:
+        outgoing: The graph.
+        most: Largest number of ways between two nodes, at least 1.
+    """
+
+    def __init__(self, outgoing: Outgoing, most: int) -> None:
+        self._outgoing = outgoing
+        self._most = most
+        self._towards = cache(self._onward)
+
+    def __call__(self, src: int, dst: int) -> tuple[Path, ...]:
+        """Ways from node to node, each as its links; none if there is no way, one empty way from a node to itself."""
+        distance, ways = self._towards(dst)
+        if src not in distance:
+            return ()
+        beginnings: list[tuple[Path, int, int]] = [((), src, min(self._most, ways[src]))]
+        draw = mix(mix(src) + dst)
+        for step in range(distance[src]):
+            beginnings = [
+                ((*path, link), following, share)
+                for place, (path, node, quota) in enumerate(beginnings)
+                for link, following, share in self._shares(node, dst, quota, mix(mix(draw + step) + place))
+            ]
+        return tuple(path for path, _, _ in beginnings)
+
+    def _onward(self, dst: int) -> tuple[dict[int, int], dict[int, int]]:
+        """For each node its distance to `dst` and its number of shortest ways there."""
+        distance = distances(self._outgoing, [dst])
+        ways = {dst: 1}
+        for node in [*distance][1:]:
+            behind = (following for _, following in self._outgoing[node])
+            ways[node] = sum(ways[following] for following in behind if distance[following] < distance[node])
+        return distance, ways
+
+    def _shares(self, node: int, dst: int, quota: int, draw: int) -> Iterator[tuple[int, int, int]]:
+        """Links that lead nearer, with the node behind and how many of `quota` ways go there: every total/quota-th."""
+        distance, ways = self._towards(dst)
+        taken, passed = 0, draw % ways[node]
+        for link, following in self._outgoing[node]:
+            if distance[following] < distance[node]:
+                passed += ways[following] * quota
+                share = passed // ways[node] - taken
+                taken += share
+                if share:
+                    yield link, following, share

@@ -1,0 +1,45 @@
+"""From the names in a scenario to transports."""
+
+from collections.abc import Callable
+
+from netsim.transport.config import OwnConfig, TransportConfig
+from netsim.transport.ecmp import Ecmp
+from netsim.transport.ethereal import Ethereal
+from netsim.transport.flowlet import Flowlet
+from netsim.transport.own import own_transport
+from netsim.transport.protocol import Transport
+from netsim.transport.reps import Reps
+from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
+from netsim.transport.subflows import Subflows
+from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
+
+PACKET_TRANSPORTS: dict[str, Callable[..., Transport]] = {
+    "adaptive_flow": AdaptiveFlow,
+    "drb": DestinationRotation,
+    "drill": Drill,
+    "ecmp": Ecmp,
+    "ethereal": Ethereal,
+    "flowlet": Flowlet,
+    "jsq": JoinShortestQueue,
+    "reps": Reps,
+    "spray_random": SprayRandom,
+    "spray_round_robin": SprayRoundRobin,
+    "subflows": Subflows,
+}
+
+
+def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Transport | None:
+    """The transport of one run; None for the ideal, which has no packets.
+
+    Raises:
+        ValueError: The user's own class does not exist, or does not take its options.
+    """
+    if config.kind == "ideal":
+        return None
+    if isinstance(config, OwnConfig):
+        found = own_transport(config.path)
+        try:
+            return found(seed, most_paths, **config.options())
+        except TypeError as error:
+            raise ValueError(f"{config.path} refuses its options ({error}); correct options") from None
+    return PACKET_TRANSPORTS[config.kind](seed, most_paths, **config.options())

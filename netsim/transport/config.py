@@ -1,0 +1,167 @@
+"""What a scenario may say about transports: one section a kind, its fields the options of the transport."""
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field
+
+from netsim.section import Section
+from netsim.transport.ecmp import Hash
+from netsim.transport.ethereal import Pieces
+from netsim.units import Duration, Size
+
+Label = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
+
+
+class _Transport(Section, frozen=True):
+    """An entry of ``transports``.
+
+    Args:
+        kind: Which transport.
+        label: Its name in results and reports.
+    """
+
+    kind: str
+    label: Label | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in results and reports."""
+        return self.label or self.kind
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of the transport besides seed and number of paths."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in ("kind", "label")}
+
+
+class PlainConfig(_Transport, frozen=True):
+    """Transports without options."""
+
+    kind: Literal["spray_round_robin", "spray_random", "drb", "adaptive_flow", "ideal"]
+
+
+class EcmpConfig(_Transport, frozen=True):
+    """See `netsim.transport.ecmp`."""
+
+    kind: Literal["ecmp"]
+    hash: Hash = "random"
+
+
+class SubflowsConfig(_Transport, frozen=True):
+    """See `netsim.transport.subflows`; ``mprdma-4`` for short."""
+
+    kind: Literal["subflows"]
+    count: Annotated[int, Field(ge=1, le=256)] = 4
+
+
+class FlowletConfig(_Transport, frozen=True):
+    """See `netsim.transport.flowlet`."""
+
+    kind: Literal["flowlet"]
+    gap: Duration = 10 * 10**6
+
+
+class RepsConfig(_Transport, frozen=True):
+    """See `netsim.transport.reps`."""
+
+    kind: Literal["reps"]
+    cache: Annotated[int, Field(ge=1, le=64)] = 8
+    freeze: Duration = 10**9
+    mark_above: Annotated[Size, Field(gt=0)] = 100_000
+
+
+class DrillConfig(_Transport, frozen=True):
+    """See `netsim.transport.switched`."""
+
+    kind: Literal["drill"]
+    d: Annotated[int, Field(ge=1, le=64)] = 2
+    m: Annotated[int, Field(ge=0, le=64)] = 1
+
+
+class JsqConfig(_Transport, frozen=True):
+    """See `netsim.transport.switched`."""
+
+    kind: Literal["jsq"]
+    step: Duration = 0
+
+
+class EtherealConfig(_Transport, frozen=True):
+    """See `netsim.transport.ethereal`."""
+
+    kind: Literal["ethereal"]
+    pieces: Pieces = "equal"
+    randomise: bool = True
+    start_delay: Duration = 0
+    avoid: Duration = 100 * 10**9
+
+
+class OwnConfig(Section, frozen=True):
+    """A class of the user's: ``{class: "module:Class", options: {...}}``.
+
+    Args:
+        path: Module and class, importable from the working directory; a `netsim.transport.Transport`.
+        options: Further arguments of the class.
+        label: Its name in results and reports.
+    """
+
+    path: Annotated[str, Field(pattern=r"^[\w.]+:\w+$", alias="class")]
+    options_: dict[str, Any] = Field(default={}, alias="options")
+    label: Label | None = None
+    kind: Literal["own"] = "own"
+
+    @property
+    def name(self) -> str:
+        """Name in results and reports."""
+        return self.label or self.path.rpartition(":")[2]
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of the transport besides seed and number of paths."""
+        return self.options_
+
+
+KINDS = (
+    PlainConfig,
+    EcmpConfig,
+    SubflowsConfig,
+    FlowletConfig,
+    RepsConfig,
+    DrillConfig,
+    JsqConfig,
+    EtherealConfig,
+    OwnConfig,
+)
+_SUBFLOWS = re.compile(r"mprdma-(\d+)")
+
+
+def _words() -> list[str]:
+    """Kinds that need no options, and words that stand for some."""
+    kinds = [kind for section in KINDS for kind in get_args(section.model_fields["kind"].annotation) if kind != "own"]
+    return [*sorted(kinds), _SUBFLOWS.pattern]
+
+
+def _entry(value: object) -> object:
+    """Words stand for mappings."""
+    if isinstance(value, dict) and "class" in value:
+        return {"kind": "own", **value}
+    if not isinstance(value, str):
+        return value
+    if match := _SUBFLOWS.fullmatch(value):
+        return {"kind": "subflows", "count": int(match[1]), "label": value}
+    return {"kind": value}
+
+
+_AnyKind = (
+    PlainConfig
+    | EcmpConfig
+    | SubflowsConfig
+    | FlowletConfig
+    | RepsConfig
+    | DrillConfig
+    | JsqConfig
+    | EtherealConfig
+    | OwnConfig
+)
+_Word = Annotated[str, Field(pattern=rf"^({'|'.join(_words())})$")]
+TransportConfig = Annotated[
+    _AnyKind, Field(discriminator="kind"), BeforeValidator(_entry, json_schema_input_type=_Word | _AnyKind)
+]

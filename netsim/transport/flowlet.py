@@ -1,0 +1,30 @@
+"""Flowlet switching: a flow may change its path whenever it has paused long enough not to overtake itself."""
+
+from netsim.draws import Draws, Purpose
+from netsim.transport.protocol import Flow, Transport
+
+
+class Flowlet(Transport):
+    """After a gap in a flow its next packets take a path that is drawn anew.
+
+    Vanini et al.: Let It Flow: Resilient Asymmetric Load Balancing with Flowlet Switching, NSDI 2017.
+
+    Args:
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts.
+        gap: Shortest pause that begins a flowlet, in picoseconds; about the largest difference of path delays.
+    """
+
+    def __init__(self, seed: int, most_paths: int, gap: int) -> None:
+        super().__init__(seed, most_paths)
+        self._gap_ps = gap
+        self._draws = Draws(seed, Purpose.FLOWLET_PATH)
+        self._last: dict[int, tuple[int, int]] = {}
+
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
+        """The path of the flow's last packet, unless that has left long ago or its path has failed."""
+        left_ps, path = self._last.get(flow.id, (0, -1))
+        if path not in usable or now_ps - left_ps > self._gap_ps:
+            path = usable[self._draws(flow.id, serial) % len(usable)]
+        self._last[flow.id] = now_ps, path
+        return path

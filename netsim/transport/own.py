@@ -1,0 +1,31 @@
+"""A transport of the user's: a class in a module of theirs, found from the working directory."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from netsim.transport.protocol import Transport
+
+
+def own_transport(path: str) -> Callable[..., Transport]:
+    """The class that ``module:Class`` names.
+
+    Raises:
+        ValueError: There is no such module or class, or it is no `netsim.transport.Transport`.
+    """
+    module_name, _, class_name = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"{module_name} cannot be imported ({error}); run where the module lies, or install it"
+        ) from None
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type) or not issubclass(found, Transport):
+        remedy = "name a class that extends netsim.transport.Transport"
+        raise ValueError(f"{class_name} of {module_name} is no transport; {remedy}")
+    return found

@@ -1,0 +1,64 @@
+"""REPS: paths whose packets came through without a mark are used again.
+
+Bonato et al.: REPS: Recycled Entropy Packet Spraying for Adaptive Load Balancing and Failure Mitigation, arXiv
+2407.21625: a ring of eight entries a connection; here an entropy is a path.
+"""
+
+from collections import deque
+
+from netsim.draws import Draws, Purpose
+from netsim.transport.protocol import Flow, Transport
+
+
+class Reps(Transport):
+    """Each acknowledgement without a mark caches its packet's path for the flow; a packet takes the oldest entry.
+
+    With an empty cache a packet explores: its path is drawn. After a timeout the flow freezes for a while: it uses the
+    entries of its ring again, oldest first, instead of exploring.
+
+    Args:
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts.
+        cache: Entries of a flow's ring.
+        freeze: How long a flow does not explore after a timeout, in picoseconds.
+        mark_above: Queue in bytes above which packets are marked, unless the congestion control says.
+    """
+
+    needs_acknowledgements = True
+
+    def __init__(self, seed: int, most_paths: int, cache: int, freeze: int, mark_above: int) -> None:
+        super().__init__(seed, most_paths)
+        self.mark_above = mark_above
+        self._entries, self._freeze_ps = cache, freeze
+        self._draws = Draws(seed, Purpose.REPS_PATH)
+        self._valid: dict[int, deque[int]] = {}
+        self._ring: dict[int, deque[int]] = {}
+        self._frozen_until: dict[int, int] = {}
+
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
+        """The oldest valid entry; else, frozen, the ring in turn; else a draw."""
+        valid = self._valid.get(flow.id)
+        while valid:
+            path = valid.popleft()
+            if path in usable:
+                return path
+        ring = self._ring.get(flow.id)
+        if ring and now_ps < self._frozen_until.get(flow.id, 0):
+            path = ring[0]
+            ring.rotate(-1)
+            if path in usable:
+                return path
+        return usable[self._draws(flow.id, serial) % len(usable)]
+
+    def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
+        """A path without a mark becomes the newest entry; the oldest one goes if there is no room."""
+        if marked:
+            return
+        for entries in (self._valid, self._ring):
+            kept = entries.setdefault(flow.id, deque(maxlen=self._entries))
+            kept.append(path)
+
+    def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:  # noqa: ARG002
+        """Explores no more for a while."""
+        self._frozen_until[flow.id] = now_ps + self._freeze_ps
+        return path

@@ -1,0 +1,43 @@
+"""Several queue pairs a message, each on its own path, as multipath RDMA in software does (MP-RDMA-x in the papers)."""
+
+from collections.abc import Sequence
+
+from netsim.draws import Draws, Purpose
+from netsim.transport.protocol import Flow, Release, Transport
+from netsim.units import split_bytes
+
+
+class Subflows(Transport):
+    """Cuts each message into equal parts; each part's hash picks a path for it, as if it had a port of its own.
+
+    Args:
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts.
+        count: Parts of a message.
+    """
+
+    def __init__(self, seed: int, most_paths: int, count: int) -> None:
+        super().__init__(seed, most_paths)
+        self._count = count
+        self._draws = Draws(seed, Purpose.SUBFLOW_PATH)
+
+    @property
+    def stride(self) -> int:
+        """As many as a message has parts."""
+        return self._count
+
+    def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:  # noqa: ARG002
+        """Parts that differ by a byte at most; a message of fewer bytes than parts has a part for each byte."""
+        return [
+            Flow(m.task * self.stride + part, m, size, self._path(m, part, m.usable))
+            for m in released
+            for part, size in enumerate(split_bytes(m.bytes, self._count))
+            if size
+        ]
+
+    def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
+        """The same hash over fewer paths."""
+        return self._path(flow.message, flow.id % self.stride, usable)
+
+    def _path(self, message: Release, part: int, usable: tuple[int, ...]) -> int:
+        return usable[self._draws(message.src << 32 | message.dst, part) % len(usable)]

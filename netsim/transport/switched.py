@@ -1,0 +1,103 @@
+"""Switches choose: each looks at the queues of its own links, and at nothing beyond."""
+
+from collections.abc import Callable, Sequence
+
+from netsim.draws import Draws, Purpose
+from netsim.transport.protocol import Flow, Transport
+
+Backlog = Callable[[int], int]
+
+
+class JoinShortestQueue(Transport):
+    """Each packet takes the link with the least unfinished work; of equals the next after the switch's last choice.
+
+    Args:
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts.
+        step: Queues are told apart in steps of so many picoseconds of work; 0: exactly.
+    """
+
+    at_switch = True
+
+    def __init__(self, seed: int, most_paths: int, step: int = 0) -> None:
+        super().__init__(seed, most_paths)
+        self._step_ps = max(1, step)
+        self._last: dict[int, int] = {}
+
+    def choose_link(
+        self,
+        flow: Flow,  # noqa: ARG002
+        serial: int,  # noqa: ARG002
+        links: Sequence[int],
+        backlog_ps: Backlog,
+        now_ps: int,  # noqa: ARG002
+    ) -> int:
+        """The links of one choice begin at one switch, so the first of them stands for it."""
+        last = self._last.get(links[0], -1)
+        ahead = [position for position in range(len(links)) if links[position] > last]
+        turn = [*ahead, *range(len(links) - len(ahead))]
+        best = min(turn, key=lambda position: backlog_ps(links[position]) // self._step_ps)
+        self._last[links[0]] = links[best]
+        return links[best]
+
+
+class Drill(Transport):
+    """Each packet takes the shortest of `d` queues drawn at random and the `m` that were shortest before.
+
+    Ghorbani et al.: DRILL: Micro Load Balancing for Low-latency Data Center Networks, SIGCOMM 2017.
+
+    Args:
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts.
+        d: Queues drawn for each packet, with repetition.
+        m: Queues remembered by each switch.
+    """
+
+    at_switch = True
+
+    def __init__(self, seed: int, most_paths: int, d: int = 2, m: int = 1) -> None:
+        super().__init__(seed, most_paths)
+        self._samples, self._memory = d, m
+        self._draws = Draws(seed, Purpose.DRILL_SAMPLE)
+        self._remembered: dict[int, list[int]] = {}
+
+    def choose_link(
+        self,
+        flow: Flow,
+        serial: int,
+        links: Sequence[int],
+        backlog_ps: Backlog,
+        now_ps: int,  # noqa: ARG002
+    ) -> int:
+        """Of equals the first one drawn; then the m shortest are remembered, in the same order of preference."""
+        candidates: list[int] = []
+        for sample in range(self._samples):
+            draw = self._draws(flow.id, (serial << 8 | sample) << 20 | links[0])
+            candidates.append(links[draw % len(links)])
+        candidates += [link for link in self._remembered.get(links[0], []) if link in links]
+        distinct = sorted(dict.fromkeys(candidates), key=backlog_ps)
+        self._remembered[links[0]] = distinct[: self._memory]
+        return distinct[0]
+
+
+class AdaptiveFlow(Transport):
+    """The first packet of a flow takes the link with the least unfinished work, all others follow it.
+
+    Args:
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts.
+    """
+
+    at_switch = True
+
+    def __init__(self, seed: int, most_paths: int) -> None:
+        super().__init__(seed, most_paths)
+        self._shortest = JoinShortestQueue(seed, most_paths)
+        self._chosen: dict[tuple[int, int], int] = {}
+
+    def choose_link(self, flow: Flow, serial: int, links: Sequence[int], backlog_ps: Backlog, now_ps: int) -> int:
+        """The flow's link at this switch, chosen anew if it is no longer among `links`."""
+        key = flow.id, links[0]
+        if self._chosen.get(key) not in links:
+            self._chosen[key] = self._shortest.choose_link(flow, serial, links, backlog_ps, now_ps)
+        return self._chosen[key]

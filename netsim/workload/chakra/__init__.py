@@ -1,0 +1,1 @@
+"""Chakra execution traces: one file a rank, nodes of computation and communication with their dependencies."""

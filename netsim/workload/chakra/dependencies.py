@@ -1,0 +1,71 @@
+"""What the nodes of one execution trace wait for."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from netsim.errors import InputError
+from netsim.workload.chakra.files import RankTrace
+
+_REMEDY = "convert or record the trace again"
+
+
+class Dependencies(NamedTuple):
+    """The dependencies of a trace, its nodes known by their place in the file.
+
+    Args:
+        needs: For each node those that it waits for, in its own order.
+        control: Whether these include all ctrl_deps on nodes that are there.
+    """
+
+    needs: Sequence[Sequence[int]]
+    control: bool
+
+
+def dependencies(trace: RankTrace) -> Dependencies:
+    """Data dependencies, and control dependencies where they do not contradict them.
+
+    Traces that a profiler recorded have the caller of a node in ctrl_deps, and sometimes a caller that waits for what
+    it has called: such a file, in which both together are a circle, is followed by data_deps alone.
+
+    Raises:
+        InputError: A node needs one that is not there, or data dependencies are a circle.
+    """
+    places = {node.id: place for place, node in enumerate(trace.nodes)}
+    data: list[list[int]] = []
+    both: list[list[int]] = []
+    for node in trace.nodes:
+        for other in node.data:
+            if other not in places:
+                problem = f"needs node {other}, which is not there"
+                raise InputError(trace.path, f"node {node.id}: data_deps", problem, _REMEDY)
+        data.append([places[other] for other in dict.fromkeys(node.data)])
+        both.append([places[other] for other in dict.fromkeys((*node.data, *node.control)) if other in places])
+    if _in_circle(both) is None:
+        return Dependencies(both, control=True)
+    place = _in_circle(data)
+    if place is not None:
+        where = f"node {trace.nodes[place].id}: data_deps"
+        raise InputError(trace.path, where, "nodes depend on each other in a circle", _REMEDY)
+    return Dependencies(data, control=False)
+
+
+def reversed_needs(needs: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each node those that wait for it."""
+    needed_by: list[list[int]] = [[] for _ in needs]
+    for place, needed in enumerate(needs):
+        for earlier in needed:
+            needed_by[earlier].append(place)
+    return needed_by
+
+
+def _in_circle(needs: Sequence[Sequence[int]]) -> int | None:
+    """A node that waits for itself through others, or for one that does."""
+    missing = [len(needed) for needed in needs]
+    needed_by = reversed_needs(needs)
+    ready = [place for place, number in enumerate(missing) if not number]
+    for place in ready:
+        for later in needed_by[place]:
+            missing[later] -= 1
+            if not missing[later]:
+                ready.append(later)
+    return next((place for place, number in enumerate(missing) if number), None)

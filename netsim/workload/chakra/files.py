@@ -1,0 +1,183 @@
+"""Execution traces as files: which belong together, and what each of them holds."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
+
+from netsim.errors import InputError, first_error
+from netsim.lines import read_lines
+from netsim.workload.chakra.nodes import Attribute, Node, NodeType, collective, is_earlier, read_metadata, read_node
+from netsim.workload.chakra.wire import WireError, read_messages
+
+RANKS_OF_GROUP = "pg_ranks."
+"""An attribute of the metadata with this name and a group's own behind it lists the group's ranks."""
+
+_FILE = re.compile(r"(?:(?P<prefix>.*)\.)?(?P<rank>0|[1-9][0-9]{0,8})\.(?P<form>et|json)", re.DOTALL)
+_REMEDY = "convert or record the trace again"
+
+Count = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
+
+
+class RankTrace(NamedTuple):
+    """What one rank does.
+
+    Args:
+        path: Where it was read.
+        groups: Process groups that the file defines: name and ranks in order.
+        nodes: In the order of the file.
+    """
+
+    path: Path
+    groups: Mapping[str, Sequence[int]]
+    nodes: Sequence[Node]
+
+
+class _JsonNode(BaseModel, frozen=True, extra="allow"):
+    """A node in JSON, by the names that Chakra's feeder reads; all other keys are its attributes."""
+
+    id: Count = Field(alias="Id")
+    name: str = Field(alias="Name", default="")
+    type: Annotated[int, Field(ge=0, le=max(NodeType), strict=True)] = Field(alias="NodeType")
+    data_deps: tuple[Count, ...]
+    control: tuple[Count, ...] = Field(alias="ctrlDeps", default=())
+    runtime: Count = 0
+
+
+class _JsonGraph(BaseModel, frozen=True, extra="ignore"):
+    workload_graph: tuple[_JsonNode, ...]
+
+
+def find_traces(path: Path) -> list[Path]:
+    """The files of all ranks, in the order of the ranks.
+
+    Args:
+        path: A folder that holds one set of them, or what comes before ``.RANK.et``.
+
+    Raises:
+        InputError: There are none, those of several sets, or a rank is missing.
+    """
+    folder, wanted = (path, None) if path.is_dir() else (path.parent, path.name)
+    found: dict[tuple[str, str], dict[int, Path]] = {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        match = _FILE.fullmatch(file.name)
+        if match and (wanted is None or match["prefix"] == wanted):
+            found.setdefault((match["form"], match["prefix"] or ""), {})[int(match["rank"])] = file
+    forms = [form for form in ("et", "json") if any(key[0] == form for key in found)]
+    if not forms:
+        raise InputError(path, "file", "no execution traces are there", "give a folder or prefix of NAME.RANK.et files")
+    prefixes = sorted(prefix for form, prefix in found if form == forms[0])
+    if len(prefixes) > 1:
+        problem = f"holds {len(prefixes)} traces ({', '.join(prefixes)!r:.60})"
+        raise InputError(path, "file", problem, f"write the prefix too, such as {path / prefixes[0]}")
+    files = found[forms[0], prefixes[0]]
+    for rank in range(len(files)):
+        if rank not in files:
+            name = f"{prefixes[0]}.{rank}.{forms[0]}".removeprefix(".")
+            raise InputError(path, "file", f"rank {rank} has no file ({name}), rank {max(files)} has", "add it")
+    return [files[rank] for rank in range(len(files))]
+
+
+def read_rank(path: Path) -> RankTrace:
+    """Reads the trace of one rank, in protocol buffers or JSON.
+
+    Raises:
+        InputError: Missing, cut off or malformed; the message names the node and the remedy.
+    """
+    trace = _read_json(path) if path.suffix == ".json" else _read_messages(path)
+    if not trace.nodes:
+        raise InputError(path, "file", "holds no nodes", _REMEDY)
+    seen: set[int] = set()
+    for node in trace.nodes:
+        if node.id in seen:
+            raise InputError(path, f"node {node.id}", "occurs twice", _REMEDY)
+        seen.add(node.id)
+    return trace
+
+
+def _read_messages(path: Path) -> RankTrace:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(path, "file", f"cannot be read ({error.strerror})", "give files that can be read") from None
+    if not content:
+        raise InputError(path, "file", "is empty", _REMEDY)
+    place = "file"
+    try:
+        messages = list(read_messages(content))
+        place = "message 1"
+        metadata = read_metadata(messages[0])
+        first = 0 if metadata is None else 1
+        earlier = False
+        for position, message in enumerate(messages[first:], start=first + 1):
+            place = f"message {position}"
+            earlier = earlier or is_earlier(message)
+        nodes = []
+        for position, message in enumerate(messages[first:], start=first + 1):
+            place = f"message {position}"
+            nodes.append(read_node(message, earlier=earlier))
+    except WireError as error:
+        raise InputError(path, place, f"is no execution trace, or damaged: {error}", _REMEDY) from None
+    return RankTrace(path, _groups(metadata or {}), nodes)
+
+
+def _groups(metadata: Mapping[str, Attribute]) -> dict[str, Sequence[int]]:
+    groups: dict[str, Sequence[int]] = {}
+    for name, ranks in metadata.items():
+        if name.startswith(RANKS_OF_GROUP) and isinstance(ranks, tuple):
+            groups[name.removeprefix(RANKS_OF_GROUP)] = [rank for rank in ranks if isinstance(rank, int)]
+    return groups
+
+
+def _read_json(path: Path) -> RankTrace:
+    content = read_json(path)
+    try:
+        graph = _JsonGraph.model_validate(content)
+    except ValidationError as error:
+        raise first_error(error, path, content) from None
+    nodes = []
+    for node in graph.workload_graph:
+        attributes = {name: _attribute(value) for name, value in (node.model_extra or {}).items()}
+        named = collective(attributes.get("comm_type"))
+        about = (node.id, node.name, NodeType(node.type), node.control, node.data_deps, node.runtime)
+        nodes.append(Node(*about, attributes, named))
+    return RankTrace(path, {}, nodes)
+
+
+def _attribute(value: object) -> Attribute:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, list):
+        return tuple(item for item in value if isinstance(item, (int, float, str)))
+    return value if isinstance(value, (int, float, str)) else ""
+
+
+def read_json(path: Path) -> object:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: Missing, no text, or no JSON.
+    """
+    text = "\n".join(read_lines(path, "a JSON file"))
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(path, "file", "is no JSON, or cut off", "correct it") from None
+
+
+def read_groups(path: Path) -> dict[str, Sequence[int]]:
+    """Process groups in a file of their own: a JSON mapping from name to list of ranks, as ASTRA-sim reads it.
+
+    Raises:
+        InputError: Missing or malformed.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(path, "file", "is no mapping", 'write {"0": [0, 1]}')
+    for name, ranks in content.items():
+        if not isinstance(ranks, list) or any(type(rank) is not int or rank < 0 for rank in ranks):
+            raise InputError(path, f"{name:.40}", "is no list of ranks", "write ranks such as [0, 1]")
+    return content

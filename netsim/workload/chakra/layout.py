@@ -1,0 +1,197 @@
+"""Lays the nodes of all ranks out as tasks, each rank as far as the others let it."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heappop, heappush
+
+from netsim.workload.chakra.dependencies import reversed_needs
+from netsim.workload.chakra.files import RankTrace
+from netsim.workload.chakra.nodes import Attribute
+from netsim.workload.chakra.operations import Meeting, Member, combine, duration_ps, meeting
+from netsim.workload.protocol import Program, Schedules, Span
+
+
+class _Gathering:
+    """One operation: who has come to it, with which node and task, and which ranks need it to be over."""
+
+    def __init__(self, about: Meeting) -> None:
+        self.about = about
+        self.come: dict[int, tuple[int, int]] = {}
+        self.waiting: list[int] = []
+
+
+class _Rank:
+    """How far a rank's nodes have been laid out; nodes are known by their place in the file."""
+
+    def __init__(
+        self, trace: RankTrace, needs: Sequence[Sequence[int]], rank: int, groups: Mapping[str, Sequence[int]]
+    ) -> None:
+        self.members = [Member(trace, node) for node in trace.nodes]
+        self.meetings = [meeting(member, rank, groups) for member in self.members]
+        self.turns = list(_turns(self.meetings))
+        self.needs, self.needed_by = needs, reversed_needs(needs)
+        self.over: list[int | None] = [None] * len(needs)
+        self.missing = [len(needed) for needed in needs]
+        self.claimed: set[int] = set()
+        self.next = 0
+        self.gathering: dict[int, _Gathering] = {}
+        self.ready = [place for place, missing in enumerate(self.missing) if not missing]
+
+    def finish(self, place: int, task: int) -> None:
+        """A node is over when `task` is done, which may make others ready."""
+        self.over[place] = task
+        for later in self.needed_by[place]:
+            self.missing[later] -= 1
+            if not self.missing[later]:
+                heappush(self.ready, later)
+
+    def claim(self, place: int) -> int | None:
+        """The task of the computation that alone a communication waits for; one communication may have it."""
+        needed = self.needs[place]
+        if self.meetings[place] is None or len(needed) != 1 or needed[0] in self.claimed:
+            return None
+        if self.meetings[needed[0]] is not None:
+            return None
+        self.claimed.add(needed[0])
+        return self.over[needed[0]]
+
+    def blocking(self) -> _Gathering | None:
+        """The operation that the first node not yet laid out waits for."""
+        while self.next < len(self.needs) and (self.over[self.next] is not None or self.next in self.gathering):
+            self.next += 1
+        if self.next == len(self.needs):
+            return None
+        unfinished = (self.gathering.get(earlier) for earlier in self.needs[self.next] if self.over[earlier] is None)
+        return next((gathering for gathering in unfinished if gathering), None)
+
+
+def _turns(meetings: Sequence[Meeting | None]) -> Iterator[int]:
+    """For each node, how many before it in the file have the same key."""
+    counts: dict[tuple[str | int, ...], int] = {}
+    for about in meetings:
+        key = about.key if about else ()
+        counts[key] = counts.get(key, -1) + 1
+        yield counts[key]
+
+
+class Layout:
+    """The tasks of all ranks.
+
+    Args:
+        traces: What each rank does.
+        needs: For each rank and node the nodes that it waits for, by their place in the file.
+        groups: Members of each process group; "" is all ranks.
+        program: Grows.
+        ranks: Rank of the scenario for each rank of the traces.
+        schedules: The algorithm of each operation.
+
+    Raises:
+        InputError: A node is wrong by itself.
+    """
+
+    def __init__(
+        self,
+        traces: Sequence[RankTrace],
+        needs: Sequence[Sequence[Sequence[int]]],
+        groups: Mapping[str, Sequence[int]],
+        program: Program,
+        ranks: Sequence[int],
+        schedules: Schedules,
+    ) -> None:
+        self._program, self._ranks, self._schedules = program, ranks, schedules
+        both = zip(traces, needs, strict=True)
+        self._states = [_Rank(trace, needed, rank, groups) for rank, (trace, needed) in enumerate(both)]
+        self._gatherings: dict[tuple[str | int, ...], _Gathering] = {}
+
+    def run(self, start_ps: int) -> None:
+        """Adds all tasks.
+
+        Raises:
+            InputError: Nodes of one operation disagree, or ranks wait for each other for ever.
+        """
+        self._start = self._program.wait(self._ranks[0], (), start_ps)
+        runnable = deque(range(len(self._states)))
+        queued = set(runnable)
+        while runnable:
+            rank = runnable.popleft()
+            queued.remove(rank)
+            freed = [other for other in dict.fromkeys(self._advance(rank)) if other not in queued]
+            runnable += freed
+            queued.update(freed)
+        for gathering in self._gatherings.values():
+            for rank in gathering.about.members:
+                if rank not in gathering.come:
+                    self._refuse(gathering, rank)
+
+    def _advance(self, rank: int) -> list[int]:
+        """Lays out what is ready at a rank; returns the ranks that this sets free."""
+        state, freed = self._states[rank], []
+        while state.ready:
+            freed += self._come(rank, heappop(state.ready))
+        blocking = state.blocking()
+        if blocking:
+            blocking.waiting.append(rank)
+        return freed
+
+    def _come(self, rank: int, place: int) -> list[int]:
+        """A rank comes to a node; the last one to come to an operation carries it out."""
+        state = self._states[rank]
+        member, about = state.members[place], state.meetings[place]
+        delay_ps = 0 if about else duration_ps(member)
+        if not (about or delay_ps or state.needed_by[place]):
+            state.finish(place, self._start)
+            return []
+        come = state.claim(place)
+        if come is None:
+            after = [task for task in (state.over[earlier] for earlier in state.needs[place]) if task is not None]
+            come = self._program.wait(self._ranks[rank], after or (self._start,), delay_ps)
+        if about is None or len(about.members) == 1:
+            state.finish(place, come)
+            return []
+        gathering = self._gatherings.setdefault((*about.key, state.turns[place]), _Gathering(about))
+        gathering.come[rank] = place, come
+        state.gathering[place] = gathering
+        if len(gathering.come) < len(about.members):
+            return []
+        self._carry_out(gathering)
+        woken = [other for other in about.members if other != rank and self._states[other].ready]
+        return gathering.waiting + woken
+
+    def _carry_out(self, gathering: _Gathering) -> None:
+        """Adds the messages of an operation to which all have come."""
+        members = gathering.about.members
+        nodes = [self._states[rank].members[gathering.come[rank][0]] for rank in members]
+        operation = combine(nodes, members)
+        come = [gathering.come[rank][1] for rank in members]
+        awaited = [[task] for task in come]
+        first = len(self._program.tasks)
+        messages = self._schedules(operation, [self._ranks[member] for member in members])
+        for message in messages:
+            after = [first + earlier for earlier in message.after]
+            src, dst = self._ranks[members[message.src]], self._ranks[members[message.dst]]
+            moved = self._program.move(src, dst, message.bytes, (come[message.src], *after))
+            awaited[message.src].append(moved)
+            awaited[message.dst].append(moved)
+        over = [self._program.wait(self._ranks[rank], tasks) for rank, tasks in zip(members, awaited, strict=True)]
+        for rank, task in zip(members, over, strict=True):
+            self._states[rank].finish(gathering.come[rank][0], task)
+        attributes = nodes[0].node.attributes
+        name = _text(attributes.get("pg_desc")) or gathering.about.group or None
+        step, layer = _number(attributes.get("step")), _number(attributes.get("layer"))
+        about = (operation.op, name, len(members), step, _text(attributes.get("phase")), layer)
+        self._program.spans.append(Span(*about, sum(message.bytes for message in messages), come, over))
+
+    def _refuse(self, gathering: _Gathering, absent: int) -> None:
+        rank, (place, _) = next(iter(gathering.come.items()))
+        member = self._states[rank].members[place]
+        what = member.node.collective or member.node.type.name
+        problem = f"rank {rank} waits in {what} for rank {absent}, which never comes"
+        raise member.refuse("peers", problem, "the traces are cut off or inconsistent: record them again")
+
+
+def _number(value: Attribute | None) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _text(value: Attribute | None) -> str | None:
+    return value if isinstance(value, str) and value else None

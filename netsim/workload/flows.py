@@ -1,0 +1,130 @@
+"""A list of flows in a file: who sends how much to whom, and when it starts."""
+
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from netsim.errors import InputError
+from netsim.lines import MOST, read_lines, whole_number
+from netsim.section import Section
+from netsim.workload.protocol import Program, Schedules
+
+COLUMNS = ("src", "dst", "bytes", "start_ns")
+_START = re.compile(r"[0-9]{1,16}(\.[0-9]{1,3})?")
+
+
+class FlowsConfig(Section, frozen=True):
+    """Section ``workload`` of kind ``flows``.
+
+    Args:
+        path: A CSV file with the header src,dst,bytes,start_ns, relative to the working directory.
+    """
+
+    kind: Literal["flows"]
+    path: str
+
+
+class Flow(NamedTuple):
+    """A line of the file.
+
+    Args:
+        line: Its number.
+        src: Rank that sends.
+        dst: Another rank.
+        bytes: Payload, at least 1.
+        start_ps: When it starts, in picoseconds.
+    """
+
+    line: int
+    src: int
+    dst: int
+    bytes: int
+    start_ps: int
+
+
+def read_flows(path: Path) -> list[Flow]:
+    """Reads and checks a list of flows.
+
+    Raises:
+        InputError: Missing or malformed; the message names line, column and remedy.
+    """
+    lines = read_lines(path, f"a CSV file with the header {','.join(COLUMNS)}")
+    header = tuple(name.strip() for name in lines[0].split(","))
+    for name in COLUMNS:
+        if header.count(name) != 1:
+            problem = f"column {name} occurs {header.count(name)} times"
+            raise InputError(path, "line 1", problem, f"write {','.join(COLUMNS)}")
+    for name in header:
+        if name not in COLUMNS:
+            raise InputError(path, "line 1", f"has an unknown column ({name!r:.40})", f"write {','.join(COLUMNS)}")
+    flows = [_flow(path, number, header, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
+    if not flows:
+        raise InputError(path, "file", "lists no flows", "add a line for each flow")
+    return flows
+
+
+def _flow(path: Path, number: int, header: Sequence[str], line: str) -> Flow:
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) != len(header):
+        problem = f"has {len(cells)} cells instead of {len(header)}"
+        raise InputError(path, f"line {number}", problem, f"write one each for {','.join(header)}")
+    row = dict(zip(header, cells, strict=True))
+    src = whole_number(path, f"line {number}: src", row["src"])
+    dst = whole_number(path, f"line {number}: dst", row["dst"])
+    if src == dst:
+        raise InputError(path, f"line {number}: dst", f"is the sender itself ({dst})", "name another rank")
+    size_bytes = whole_number(path, f"line {number}: bytes", row["bytes"], least=1)
+    return Flow(number, src, dst, size_bytes, _start_ps(path, f"line {number}: start_ns", row["start_ns"]))
+
+
+def _start_ps(path: Path, field: str, text: str) -> int:
+    if not _START.fullmatch(text) or Decimal(text) * 1000 >= MOST:
+        remedy = "write nanoseconds from 0 with at most three decimal places, below 2**62 ps"
+        raise InputError(path, field, f"is no time ({text!r:.40})", remedy)
+    return int(Decimal(text) * 1000)
+
+
+class FlowsWorkload:
+    """The workload of a `FlowsConfig`: flows wait for nothing but their start.
+
+    The file's rank i is the job's rank i; ranks that it does not name stay idle.
+    """
+
+    def __init__(self, config: FlowsConfig) -> None:
+        self.notices: list[str] = []
+        self._path = Path(config.path)
+
+    @cached_property
+    def flows(self) -> list[Flow]:
+        """The flows of the file.
+
+        Raises:
+            InputError: The file is wrong.
+        """
+        return read_flows(self._path)
+
+    def size(self, available: int) -> int:
+        """All ranks.
+
+        Raises:
+            InputError: A flow names a rank that is not there.
+        """
+        for line, column, rank in _ends(self.flows):
+            if rank >= available:
+                problem = f"is no rank ({rank}, of {available})"
+                raise InputError(self._path, f"line {line}: {column}", problem, f"write 0 to {available - 1}")
+        return available
+
+    def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
+        """See `netsim.workload.protocol.Workload`."""
+        for flow in self.flows:
+            program.move(ranks[flow.src], ranks[flow.dst], flow.bytes, (), start_ps + flow.start_ps)
+
+
+def _ends(flows: Sequence[Flow]) -> Iterator[tuple[int, str, int]]:
+    for flow in flows:
+        yield flow.line, "src", flow.src
+        yield flow.line, "dst", flow.dst

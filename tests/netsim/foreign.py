@@ -1,0 +1,73 @@
+"""Files of other tools: where they lie, what they become, and how they are damaged on purpose."""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from netsim.collective import barrier, direct, ring, tree
+from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
+from netsim.engine.protocol import Outcome
+from netsim.workload.protocol import Program, Workload
+from tests.netsim.scenes import fabric, scene, simulate
+
+ROOT = Path(__file__).parents[2]
+FILES = ROOT / "tests" / "files"
+SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
+INSIDE = 2 * DELAY + SERVICE  # what remains of a message below one leaf after its last packet has left
+
+_ALGORITHMS: dict[str, CollectiveAlgorithm] = {
+    "all_reduce": ring.all_reduce,
+    "all_gather": ring.all_gather,
+    "reduce_scatter": ring.reduce_scatter,
+    "all_to_all": direct.all_to_all,
+    "broadcast": tree.broadcast,
+    "send": direct.send,
+    "barrier": barrier.barrier,
+}
+
+
+def schedules(operation: Operation, ranks: Sequence[int]) -> list[Message]:  # noqa: ARG001
+    """The plainest algorithm of each operation."""
+    return _ALGORITHMS[operation.op](operation)
+
+
+def foreign(folder: str) -> Path:
+    """A folder of files that another tool wrote; the test is skipped where they are absent."""
+    path = Path(os.environ.get("FLOWFABRIC_FOREIGN_FILES", ROOT.parent / "shared" / "data")) / folder
+    if not path.is_dir():
+        pytest.skip(f"files of other tools are absent ({folder}); FLOWFABRIC_FOREIGN_FILES names their folder")
+    return path
+
+
+def laid_out(workload: Workload, available: int, start_ps: int = 0) -> Program:
+    """The tasks of a workload on ranks 0, 1, ..."""
+    program = Program()
+    workload.extend(program, range(workload.size(available)), start_ps, schedules)
+    return program
+
+
+def run(program: Program, hosts: int, leaves: int = 1, transport: str = "ecmp") -> Outcome:
+    """The program on a fabric of two spines."""
+    return simulate(scene(fabric(leaves, 2, hosts // leaves), list(program.tasks)), transport)
+
+
+def damaged(content: bytes, times: int) -> Iterator[bytes]:
+    """Copies with a few bytes replaced, inserted or removed, or cut off."""
+    draw = random.Random(0)
+    for _ in range(times):
+        copy = bytearray(content)
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(copy)) if copy else 0
+            match draw.randrange(4):
+                case 0:
+                    copy[at : at + 1] = bytes([draw.randrange(256)])
+                case 1:
+                    copy[at:at] = draw.choice([b"\xff\xff\xff\xff\x7f", b"9", b"-", b" ", b"\n", b"\x80", b"1e30"])
+                case 2:
+                    del copy[at : at + draw.randint(1, 5)]
+                case 3:
+                    del copy[at + draw.randrange(len(copy) - at + 1) :]
+        yield bytes(copy)
