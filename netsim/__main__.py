@@ -4,11 +4,15 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from netsim.errors import InputError
+
+if TYPE_CHECKING:
+    from netsim.observe.status import Status, Watcher
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -42,6 +46,56 @@ The files but for wall_s and everything printed but for progress are the same fo
 exit status: 0 done, 1 failed, 2 wrong input, with one line on stderr that names file, field and remedy.
 """
 
+_SWEEP = """\
+Simulates a grid of scenarios, one run (cell, transport, seed) at a time on every core, and compares all on one page.
+
+example:
+  python -m netsim sweep configs/sweeps/spines.yaml --out runs/spines
+  python -m netsim sweep configs/sweeps/spines.yaml --out runs/spines --executor tcp://scheduler:8786
+
+A sweep is YAML:
+  format: flowfabric.sweep/1
+  scenario: configs/scenarios/all_to_all_64.yaml    path from the working directory, or the scenario itself
+  grid:                                             every combination is a cell; keys are those of compare's KEY=VALUE
+    topology.spines: [2, 4, 8]
+    packet.payload: [1KB, 4KB]
+  cells: [{seeds: [0]}, {seeds: [1]}]               combinations that no grid gives; each with every point of the grid
+
+Every cell is checked before anything runs. The same command again goes on where a sweep was stopped or killed: finished
+runs are kept, whatever else has changed in the sweep, as long as their scenario, the files it names and netsim are the
+same. Nobody else may write to DIR meanwhile.
+
+written to DIR, each file and each cell whole or not at all:
+  cells/KEY/    a finished cell: results.json, links.csv, flows.csv and collectives.csv as compare writes them
+  unfinished/   finished runs of unfinished cells
+  summary.csv   a row for every finished run, with its cell's KEY and what the cell changes; at most a second old
+  index.html    all finished cells on one page, at the end
+The files but for wall_s are the same for any number of processes or machines and however often a sweep was stopped.
+
+With --executor, Dask (pip install 'flowfabric[cluster]') hands out the runs: its workers need this version of netsim
+and the files of the scenarios under the same paths, which is checked; only this machine writes.
+
+exit status: 0 done, 1 some cells failed, 2 wrong input, with one line on stderr for each cell that failed, or for what
+is wrong.
+"""
+_BENCH = """\
+Measures how many packet-hops (a packet over a link) each engine simulates in a second of CPU time, on this machine.
+
+example:
+  python -m netsim bench --out bench.json
+
+Every case runs in a process of its own: first on a small twin, in which what must be compiled is compiled, then
+repeatedly; the median counts. Takes a few minutes.
+"""
+_EXPORT = """\
+Writes a collective trace in the format of another simulator.
+
+example:
+  python -m netsim export runs/demo/traces/collectives.jsonl --to chakra runs/demo/chakra
+
+chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as ASTRA-sim reads them.
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     """Wrong arguments are wrong input: one line, not a usage text."""
@@ -65,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        return _compare(arguments)
+        return arguments.run(arguments)
     except InputError as error:
         return _refuse(arguments, error, str(error), WRONG_INPUT)
     except KeyboardInterrupt as error:
@@ -85,17 +139,35 @@ def _refuse(arguments: argparse.Namespace, error: BaseException, problem: str, s
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="netsim", description=_ABOUT)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    compare = verbs.add_parser(
-        "compare",
-        help="every transport and seed of a scenario",
-        description=_COMPARE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+    def verb(name: str, summary: str, description: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
+        style = argparse.RawDescriptionHelpFormatter
+        added = verbs.add_parser(name, help=summary, description=description, formatter_class=style)
+        added.add_argument("--debug", action="store_true", help="show where an error arose")
+        added.set_defaults(run=run)
+        return added
+
+    compare = verb("compare", "every transport and seed of a scenario", _COMPARE, _compare)
     compare.add_argument("scenario", type=Path, metavar="SCENARIO", help="a scenario, YAML")
     compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to it, by dotted key")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     compare.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="processes (default: all cores)")
-    compare.add_argument("--debug", action="store_true", help="show where an error arose")
+
+    sweep = verb("sweep", "a grid of scenarios, resumable, on one machine or many", _SWEEP, _sweep)
+    sweep.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep, YAML")
+    sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    who = sweep.add_mutually_exclusive_group()
+    who.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="local processes (default: all cores)")
+    who.add_argument("--executor", metavar="ADDRESS", help="Dask scheduler in place of them: tcp://scheduler:8786")
+    sweep.add_argument("--prometheus-port", type=int, metavar="PORT", help="serve gauges on 127.0.0.1 (0: a free port)")
+
+    bench = verb("bench", "packet-hops per second of CPU time, by engine", _BENCH, _bench)
+    bench.add_argument("--out", type=Path, metavar="FILE", help="also write the figures there, JSON")
+    bench.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs a case (default: 5)")
+
+    export = verb("export", "a collective trace for another simulator", _EXPORT, _export)
+    export.add_argument("trace", type=Path, metavar="TRACE", help="a collective trace, JSONL")
+    export.add_argument("--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="chakra, and where it goes")
     return parser
 
 
@@ -109,10 +181,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     from netsim.report.terminal import print_table, watching
     from netsim.simulate import simulate
 
-    if arguments.jobs < 1:
-        raise InputError("command line", "--jobs", f"is no number of processes ({arguments.jobs})", "use 1 or more")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise InputError("command line", "--out", f"is a file ({arguments.out})", "name a folder")
+    _refuse_no_processes(arguments)
+    _refuse_file(arguments.out)
     with watching() as progress:
         results = simulate(arguments.scenario, overrides=arguments.overrides, jobs=arguments.jobs, progress=progress)
     results.write(arguments.out)
@@ -120,6 +190,72 @@ def _compare(arguments: argparse.Namespace) -> int:
     print_table(results)
     print(f"report: {arguments.out / 'report.html'}")
     return DONE
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from netsim.observe.prometheus import Gauges
+    from netsim.observe.terminal import watching
+    from netsim.sweep import sweep
+
+    _refuse_no_processes(arguments)
+    _refuse_file(arguments.out)
+    with ExitStack() as stack:
+        watchers: list[Watcher] = []
+        if arguments.prometheus_port is not None:
+            gauges = Gauges(arguments.prometheus_port)
+            stack.callback(gauges.close)
+            print(f"gauges: {gauges.url}", file=sys.stderr)
+            watchers.append(gauges)
+        watchers.append(stack.enter_context(watching()))
+
+        def watch(status: "Status") -> None:
+            for watcher in watchers:
+                watcher(status)
+
+        who = {"jobs": arguments.jobs, "executor": arguments.executor}
+        failures = sweep(arguments.sweep, arguments.out, **who, watcher=watch)
+    for failure in failures:
+        print(f"netsim sweep: cell {failure.cell} failed: {failure.problem}", file=sys.stderr)
+    print(f"summary: {arguments.out / 'summary.csv'}")
+    if (arguments.out / "index.html").exists():
+        print(f"report: {arguments.out / 'index.html'}")
+    return FAILED if failures else DONE
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from netsim.bench.bench import bench, print_figures, write_figures
+
+    if arguments.repeats < 1:
+        raise InputError("command line", "--repeats", f"is no number of runs ({arguments.repeats})", "use 1 or more")
+    figures = bench(arguments.repeats)
+    print_figures(figures)
+    if arguments.out:
+        write_figures(figures, arguments.out)
+    return DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from netsim.workload.chakra.export import write_chakra
+    from netsim.workload.records import read_trace
+
+    kind, folder = arguments.to[0], Path(arguments.to[1])
+    if kind != "chakra":
+        raise InputError("command line", "--to", f"no format is called {kind}", "write --to chakra DIR")
+    _refuse_file(folder, "--to")
+    trace = read_trace(arguments.trace)
+    write_chakra(trace, folder)
+    print(f"{len(trace.programs)} execution traces: {folder}")
+    return DONE
+
+
+def _refuse_no_processes(arguments: argparse.Namespace) -> None:
+    if arguments.jobs < 1:
+        raise InputError("command line", "--jobs", f"is no number of processes ({arguments.jobs})", "use 1 or more")
+
+
+def _refuse_file(folder: Path, option: str = "--out") -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError("command line", option, f"is a file ({folder})", "name a folder")
 
 
 if __name__ == "__main__":

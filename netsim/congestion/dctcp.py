@@ -32,9 +32,9 @@ class DctcpConfig(Section, frozen=True):
 class Dctcp:
     """One flow under DCTCP.
 
-    Once a window of acknowledgements the estimate moves, alpha = (1 - g) alpha + g F with F the marked share of that
-    window; the window loses alpha / 2 of itself if anything was marked and gains a packet otherwise. After a timeout it
-    is one packet.
+    Once a window of acknowledgements the estimate, 1 at first, moves to alpha = (1 - g) alpha + g F with F the marked
+    share of that window, and the window gains a packet if nothing was marked. The first mark cuts it at once by
+    alpha / 2; marks of packets that left before the last cut do not cut again. After a timeout it is one packet.
 
     Args:
         config: Constants.
@@ -44,8 +44,9 @@ class Dctcp:
     def __init__(self, config: DctcpConfig, round_trip: RoundTrip) -> None:
         self._gain = config.gain
         self.packets = float(initial(config.window, round_trip))
-        self.alpha = 0.0
+        self.alpha = 1.0
         self._seen = self._marked = 0
+        self._cut_ps = 0
 
     def window(self) -> int:
         """The window, rounded down."""
@@ -56,17 +57,18 @@ class Dctcp:
         return 0
 
     def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
-        """Counts, and adapts at the end of a window."""
+        """Cuts at a mark, counts, and adapts at the end of a window."""
         self._seen += packets
         if marked:
             self._marked += packets
+            if now_ps - round_trip_ps >= self._cut_ps:
+                self.packets = max(1.0, self.packets * (1.0 - self.alpha / 2.0))
+                self._cut_ps = now_ps
         if self._seen < self.packets:
             return
         share = self._marked / self._seen
         self.alpha = (1.0 - self._gain) * self.alpha + self._gain * share
-        if self._marked:
-            self.packets = max(1.0, self.packets * (1.0 - self.alpha / 2.0))
-        else:
+        if not self._marked:
             self.packets += 1.0
         self._seen = self._marked = 0
 

@@ -1,8 +1,11 @@
-"""What the pictures of a comparison share: style, colours by rank among the transports, bars with their seeds."""
+"""What the pictures of a comparison share: style, colours by rank among the transports, bars and lines."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from netsim.report.summary import TransportSummary, extremes
 
@@ -25,6 +28,8 @@ STYLE: Any = {
     "svg.fonttype": "path",
 }
 _SLOWEST, _FASTEST, _OTHER, _FLOW_LEVEL = "#d55e00", "#0072b2", "#8fb8d6", "#c9ccd1"
+_LINES = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7f85")
+_DASHES: Any = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
 _TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
 
 
@@ -33,7 +38,7 @@ def new_figure(width: float, height: float, title: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, x=0.012, ha="left", weight="bold", size=13)
+    figure.suptitle(textwrap.fill(title, 9 * round(width)), x=0.012, ha="left", weight="bold", size=13)
     return figure
 
 
@@ -82,3 +87,19 @@ def bars(axes: "Axes", fill: Sequence[str], seeds: Sequence[Sequence[float]], la
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
+
+
+def lines(axes: "Axes", summaries: Sequence[TransportSummary], curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """A line of x and y for each transport, and a legend on the right; the fastest and the slowest stand out."""
+    ends = [summary.name for summary in extremes(summaries)]
+    others = 0
+    for summary, fill, (xs, ys) in zip(summaries, colours(summaries), curves, strict=True):
+        label = f"{summary.name} (flow level)" if summary.flow_level else summary.name
+        if summary.name in ends or summary.flow_level:
+            width, above = (1.6, 1) if summary.flow_level else (2.2, 3)
+            axes.plot(xs, ys, color=fill, linewidth=width, label=label, zorder=above)
+            continue
+        colour, dash = _LINES[others % len(_LINES)], _DASHES[others // len(_LINES) % len(_DASHES)]
+        axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=1.3, label=label, zorder=2)
+        others += 1
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)

@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from statistics import fmean
 from typing import NamedTuple
 
 from netsim.results import Results, Run
@@ -16,7 +18,14 @@ class TransportSummary(NamedTuple):
         completions_us: Completion time of each seed.
         bound_us: Mean lower bound.
         max_queue_bytes: Longest queue on any link with any seed.
+        packets: Mean number of data packets sent.
         reordered_packets: Mean number of packets that arrived behind a later one of their flow.
+        dropped_packets: Mean number of packets lost.
+        trimmed_packets: Mean number of packets of which switches kept the header only.
+        marked_packets: Mean number of packets marked by a long queue.
+        retransmitted_packets: Mean number of packets sent again.
+        paused_us: Mean time for which links were stopped by flow control, sum over the links.
+        flow_p50_us: Mean over the seeds of the median of flow completion times.
         flow_p99_us: Mean over the seeds of the 99th percentile of flow completion times.
     """
 
@@ -25,7 +34,14 @@ class TransportSummary(NamedTuple):
     completions_us: Sequence[float]
     bound_us: float
     max_queue_bytes: int
+    packets: float
     reordered_packets: float
+    dropped_packets: float
+    trimmed_packets: float
+    marked_packets: float
+    retransmitted_packets: float
+    paused_us: float
+    flow_p50_us: float
     flow_p99_us: float
 
     @property
@@ -66,12 +82,13 @@ class OperationSummary(NamedTuple):
         return self.mean_us(transport) / self.mean_us(other) - 1 if self.mean_us(other) else 0.0
 
 
-def summarise(results: Results) -> list[TransportSummary]:
+@lru_cache(maxsize=1)
+def summarise(results: Results) -> tuple[TransportSummary, ...]:
     """One summary a transport, in the order of the scenario."""
     runs: dict[str, list[Run]] = {}
     for run in results.runs:
         runs.setdefault(run.transport, []).append(run)
-    return [_summary(results, name, seeds) for name, seeds in runs.items()]
+    return tuple(_summary(results, name, seeds) for name, seeds in runs.items())
 
 
 def operations(results: Results) -> list[OperationSummary]:
@@ -101,14 +118,20 @@ def _operation(results: Results, op: str, indices: Sequence[int]) -> OperationSu
 
 
 def _summary(results: Results, name: str, seeds: Sequence[Run]) -> TransportSummary:
-    count = len(seeds)
     details = [run.to_dict(results.links) for run in seeds]
     return TransportSummary(
         name=name,
         flow_level=seeds[0].engine == "fluid",
         completions_us=[run.completion_ps / 1e6 for run in seeds],
-        bound_us=sum(run.bound_ps for run in seeds) / count / 1e6,
-        max_queue_bytes=max(max(run.queue_bytes(results.links)) for run in seeds),
-        reordered_packets=sum(detail["reordered_packets"] for detail in details) / count,
-        flow_p99_us=sum(detail["fct_ns"]["p99"] for detail in details) / count / 1000,
+        bound_us=fmean(run.bound_ps for run in seeds) / 1e6,
+        max_queue_bytes=max(detail["max_queue_bytes"] for detail in details),
+        packets=fmean(run.packets for run in seeds),
+        reordered_packets=fmean(detail["reordered_packets"] for detail in details),
+        dropped_packets=fmean(run.losses.dropped for run in seeds),
+        trimmed_packets=fmean(run.losses.trimmed for run in seeds),
+        marked_packets=fmean(run.losses.marked for run in seeds),
+        retransmitted_packets=fmean(run.losses.retransmitted for run in seeds),
+        paused_us=fmean(detail["paused_ns"] for detail in details) / 1000,
+        flow_p50_us=fmean(detail["fct_ns"]["p50"] for detail in details) / 1000,
+        flow_p99_us=fmean(detail["fct_ns"]["p99"] for detail in details) / 1000,
     )

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from netsim.report.comparison import COLUMNS, table_rows
+from netsim.report.columns import columns, table_rows
 from netsim.results import Results, RunEvent
 
 
@@ -40,8 +40,9 @@ def watching() -> Iterator[Callable[[RunEvent], None]]:
 def print_table(results: Results) -> None:
     """Prints the comparison as a table."""
     table = Table(box=SIMPLE_HEAD)
-    for index, column in enumerate(COLUMNS):
-        table.add_column(escape(column), justify="right" if index else "left", no_wrap=True)
+    for index, column in enumerate(columns(results)):
+        head = escape(column.head).replace(", ", "\n", 1)
+        table.add_column(head, justify="right" if index else "left", no_wrap=True)
     for row in table_rows(results):
         table.add_row(*map(escape, row))
     Console(width=None if Console().is_terminal else 120).print(table)

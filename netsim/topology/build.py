@@ -2,14 +2,18 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.graph import Graph, GraphConfig
+from netsim.topology.htsim import HtsimConfig, replaced
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology
 
-TopologyConfig = Annotated[LeafSpineConfig | FatTreeConfig | GraphConfig, Field(discriminator="kind")]
+_Kinds = LeafSpineConfig | FatTreeConfig | GraphConfig
+TopologyConfig = Annotated[
+    _Kinds, Field(discriminator="kind"), BeforeValidator(replaced, json_schema_input_type=_Kinds | HtsimConfig)
+]
 
 
 def build_topology(config: LeafSpineConfig | FatTreeConfig | GraphConfig) -> Topology:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from netsim.errors import InputError
 from netsim.lines import read_lines, whole_number
+from netsim.section import Section
 from netsim.units import format_rate, format_size, format_time
 
 _HEADER = ("nodes", "tiers", "podsize")
@@ -40,6 +41,17 @@ class Tier(NamedTuple):
     queue_down_bytes: int | None
     queue_up_bytes: int | None
     oversubscription: int
+
+
+class HtsimConfig(Section, frozen=True, extra="allow"):
+    """Section ``topology`` of kind ``htsim``, before it is replaced; other keys go before what the file says.
+
+    Args:
+        path: A topology of htsim, relative to the working directory.
+    """
+
+    kind: Literal["htsim"]
+    path: str
 
 
 class FatTreeShape(NamedTuple):

@@ -1,5 +1,6 @@
 """What the rest of the simulator knows about a fabric: directed links and the paths between hosts."""
 
+from collections import Counter
 from typing import NamedTuple, Protocol
 
 Path = tuple[int, ...]
@@ -76,6 +77,17 @@ class Topology(Protocol):
     def reverse(self, link: int) -> int:
         """The other direction of the same cable; the link inside a host is its own."""
         ...
+
+
+def places(topology: Topology) -> list[int]:
+    """Place of each host among the hosts of its leaf."""
+    seen: Counter[int] = Counter()
+    found = []
+    for host in range(topology.hosts):
+        leaf = topology.leaf(host)
+        found.append(seen[leaf])
+        seen[leaf] += 1
+    return found
 
 
 def paths(topology: Topology, src: int, dst: int) -> tuple[Path, ...]:

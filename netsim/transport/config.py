@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 
 from netsim.section import Section
 from netsim.transport.ecmp import Hash
-from netsim.transport.ethereal import Pieces
+from netsim.transport.ethereal import Order, Pieces
 from netsim.units import Duration, Size
 
 Label = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
@@ -91,6 +91,7 @@ class EtherealConfig(_Transport, frozen=True):
     kind: Literal["ethereal"]
     pieces: Pieces = "equal"
     randomise: bool = True
+    order: Order = "nic"
     start_delay: Duration = 0
     avoid: Duration = 100 * 10**9
 

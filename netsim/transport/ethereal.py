@@ -10,6 +10,7 @@ from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import split_bytes
 
 Pieces = Literal["equal", "minimal"]
+Order = Literal["nic", "published", "staggered"]
 
 
 class Ethereal(Transport):
@@ -33,6 +34,11 @@ class Ethereal(Transport):
         pieces: How flows are cut.
         randomise: Shuffle the flows of a group and the order of its paths, as the authors do; otherwise both go by
             number, and all hosts begin with the same path.
+        order: How flows released together stand in their host's ring. nic: as the scenario's nic says. published: leaf
+            by leaf in shuffled order, flow by flow, piece by piece, as the authors' hosts open them. staggered, ours:
+            by how far the destination's place in its leaf, and its leaf, lie ahead, and each host begins with the path
+            of its own place, without shuffles. Hosts that start together then send, at every moment, to hosts that are
+            all different, over links that are all different, without a word between them.
         start_delay: Each flow joins its host's ring after a delay drawn up to this, in picoseconds; 50 ns in the paper.
         avoid: How long a path that has failed a flow is avoided, in picoseconds; 100 ms by the authors.
     """
@@ -43,12 +49,15 @@ class Ethereal(Transport):
         most_paths: int,
         pieces: Pieces = "equal",
         randomise: bool = True,
+        order: Order = "nic",
         start_delay: int = 0,
         avoid: int = 10**11,
     ) -> None:
         super().__init__(seed, most_paths)
         self._cut = self._equal if pieces == "equal" else self._minimal
-        self._randomise, self._start_delay_ps, self._avoid_ps = randomise, start_delay, avoid
+        self._randomise, self._start_delay_ps, self._avoid_ps = randomise and order != "staggered", start_delay, avoid
+        self._order, self.orders_flows = order, order != "nic"
+        self._leaf_order = Draws(seed, Purpose.ETHEREAL_LEAVES)
         self._flow_order = Draws(seed, Purpose.ETHEREAL_FLOWS)
         self._path_order = Draws(seed, Purpose.ETHEREAL_PATHS)
         self._delay = Draws(seed, Purpose.START_DELAY)
@@ -60,14 +69,16 @@ class Ethereal(Transport):
         groups: dict[tuple[int, int], list[Release]] = defaultdict(list)
         for message in released:
             groups[message.dst_leaf if len(message.paths) > 1 else -1, message.bytes].append(message)
+        keys = list(groups)
+        if self._order == "published":
+            keys.sort(key=lambda key: self._leaf_order(groups[key][0].task))
         flows: list[Flow] = []
-        for group in groups.values():
-            paths = self._good(group[0], group[0].usable, now_ps)
+        for group in (groups[key] for key in keys):
             if len(group[0].paths) == 1:
                 flows += [self._flow(message, 0, message.bytes, 0) for message in group]
             else:
-                flows += self._balance(group, paths)
-        return flows
+                flows += self._balance(group, self._good(group[0], group[0].usable, now_ps))
+        return sorted(flows, key=_stagger) if self._order == "staggered" else flows
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
         """Another path for a flow whose own has failed."""
@@ -89,11 +100,15 @@ class Ethereal(Transport):
         return tuple(path for path in usable if self._bad_until.get((*pair, path), 0) <= now_ps) or usable
 
     def _balance(self, group: list[Release], paths: tuple[int, ...]) -> Iterator[Flow]:
-        first = group[0].task
+        first = group[0]
         order, flows = list(paths), group
         if self._randomise:
-            order.sort(key=lambda path: self._path_order(first, path))
+            order.sort(key=lambda path: self._path_order(first.task, path))
             flows = sorted(group, key=lambda message: self._flow_order(message.task))
+        elif self._order == "staggered":
+            shift = first.src_place % len(order)
+            order = order[shift:] + order[:shift]
+            flows = sorted(group, key=_places_ahead)
         whole = len(flows) - len(flows) % len(order)
         for turn, message in enumerate(flows[:whole]):
             yield self._flow(message, 0, message.bytes, order[turn % len(order)])
@@ -126,3 +141,14 @@ class Ethereal(Transport):
         identity = message.task * self.stride + piece
         delay_ps = self._delay(identity) % (self._start_delay_ps + 1) if self._start_delay_ps else 0
         return Flow(identity, message, size_bytes, path, delay_ps)
+
+
+def _places_ahead(message: Release) -> tuple[bool, int]:
+    """How far the destination's place lies ahead of the source's, going round."""
+    return message.dst_place < message.src_place, message.dst_place
+
+
+def _stagger(flow: Flow) -> tuple[tuple[bool, int], bool, int, int]:
+    """Place in the ring: by how far the destination's place, then its leaf, lies ahead; pieces in turn."""
+    message = flow.message
+    return _places_ahead(message), message.dst_leaf < message.src_leaf, message.dst_leaf, flow.id

@@ -17,6 +17,9 @@ class Release(NamedTuple):
         bytes: Payload, at least 1.
         paths: All paths of the fabric; one if there is no choice.
         usable: Indices of the paths that the routing believes in at this moment.
+        src_leaf: First switch of the source host.
+        src_place: Place of the source host among the hosts of its leaf.
+        dst_place: Place of the destination host among the hosts of its leaf.
     """
 
     task: int
@@ -26,6 +29,9 @@ class Release(NamedTuple):
     bytes: int
     paths: tuple[Path, ...]
     usable: tuple[int, ...]
+    src_leaf: int = 0
+    src_place: int = 0
+    dst_place: int = 0
 
 
 class Flow(NamedTuple):
@@ -62,6 +68,8 @@ class Transport:
     """Whether switches choose the next link of each packet, by `choose_link`."""
     needs_acknowledgements = False
     """Whether `on_ack` must be called even if nothing else needs acknowledgements."""
+    orders_flows = False
+    """Whether flows of one `admit` join their host's ring in the order returned, whatever the scenario's nic says."""
     mark_above: int | None = None
     """Queue in bytes above which packets are marked, if the congestion control does not say."""
 

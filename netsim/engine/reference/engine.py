@@ -21,7 +21,7 @@ from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.pausing import PausingLinks
 from netsim.engine.stalled import stalled
-from netsim.topology.protocol import Path
+from netsim.topology.protocol import Path, places
 from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import service_ps
 
@@ -42,6 +42,7 @@ class ReferenceEngine:
         links = scene.topology.links
         self._rate = scene.rates.initial
         self._delay = [link.delay_ps for link in links]
+        self._place = places(scene.topology)
         self._at_switch = [not link.src.startswith("host") for link in links]
         self._free = [0] * len(links)
         self._bytes = [0] * len(links)
@@ -127,12 +128,14 @@ class ReferenceEngine:
             src, dst = scene.hosts[task.src], scene.hosts[task.dst]
             paths = scene.routes.paths(src, dst)
             usable = scene.routes.usable(src, dst, epoch)
-            release = Release(index, task.src, task.dst, scene.topology.leaf(dst), task.bytes, paths, usable)
+            leaves, places = (scene.topology.leaf(dst), scene.topology.leaf(src)), (self._place[src], self._place[dst])
+            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, leaves[1], *places)
             by_nic[paths[0][0]].append(release)
         self._released.clear()
         for link, released in by_nic.items():
             nic = self._nics.get(link) or self._nics.setdefault(link, Nic(self._calendar, link, self._send))
-            for flow in sorted(self._transport.admit(released, now), key=self._turn):
+            flows = self._transport.admit(released, now)
+            for flow in flows if self._transport.orders_flows else sorted(flows, key=self._turn):
                 packets = -(-flow.bytes // scene.packet.payload)
                 connection = self._feedback.connection(flow, packets, now) or Connection(flow, packets, now)
                 self._flows_left[flow.message.task] += 1
@@ -173,9 +176,11 @@ class ReferenceEngine:
         nic.last = packet = self._packet(connection, now)
         self._packets += 1
         self._arrive(packet)
-        out = nic.turn(now, self._scene.nic.scheduling == "round_robin")
         if isinstance(connection, Listener):
-            self._feedback.sent(connection, packet, out is not None)
+            self._feedback.sent(connection, packet)
+        out = nic.turn(now, self._scene.nic.scheduling == "round_robin")
+        if isinstance(out, Listener):
+            self._feedback.keep_pace(out)
         if nic.ring:
             nic.look_at(max(now, self._free[nic.link]))
 

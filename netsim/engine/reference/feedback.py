@@ -57,20 +57,20 @@ class Feedback:
         recovery = recovery_of(self._scene.recovery, packets)
         return Listener(flow, packets, now_ps, congestion, recovery, self._timeout_ps)
 
-    def sent(self, connection: Listener, packet: Packet, out: bool) -> None:
-        """A packet has left its host.
-
-        Args:
-            connection: Its flow.
-            packet: The packet.
-            out: The flow has left its host's ring.
-        """
+    def sent(self, connection: Listener, packet: Packet) -> None:
+        """A packet of the flow has left its host, and the flow's next turn in the ring is yet to be settled."""
         now = self._calendar.now
         connection.next_ps = now + connection.congestion.gap_ps(packet.wire_bytes, now)
         if connection.timeout_ps is not None and not connection.timer_runs:
             self._await_progress(connection)
-        if out:
-            self._keep_pace(connection)
+
+    def keep_pace(self, connection: Listener) -> None:
+        """Wakes a flow outside its host's ring that only its pace holds back."""
+        now = self._calendar.now
+        if now < connection.next_ps and connection.wake_ps != connection.next_ps and connection.open():
+            connection.wake_ps = connection.next_ps
+            wake = Event(self._calendar, partial(self._wake, connection, connection.next_ps))
+            wake.schedule(timer(connection.flow.id, pace=True), connection.next_ps)
 
     def _round_trip_of(self, path: Path) -> RoundTrip:
         scene = self._scene
@@ -135,15 +135,7 @@ class Feedback:
         """A flow goes on as soon as its pace allows, if it is not in its host's ring."""
         if not connection.in_ring:
             self._offer(connection)
-            self._keep_pace(connection)
-
-    def _keep_pace(self, connection: Listener) -> None:
-        """Wakes a flow that only its pace holds back."""
-        now = self._calendar.now
-        if now < connection.next_ps and connection.wake_ps != connection.next_ps and connection.open():
-            connection.wake_ps = connection.next_ps
-            wake = Event(self._calendar, partial(self._wake, connection, connection.next_ps))
-            wake.schedule(timer(connection.flow.id, pace=True), connection.next_ps)
+            self.keep_pace(connection)
 
     def _wake(self, connection: Listener, due_ps: int) -> None:
         if connection.wake_ps == due_ps:

@@ -1,0 +1,133 @@
+"""Calendars of the event engine: heaps of what is due, ordered as `netsim.engine.reference.calendar` says.
+
+Entry 0 of a heap is its head: `time_ps` the number of entries, `key` 1 if the first of them has been taken and its
+place is not filled yet. Entries begin at 1; those below entry i are 4 i - 2 to 4 i + 1.
+"""
+
+import numpy as np
+from numba import njit
+
+ENTRY = np.dtype([("time_ps", np.int64), ("key", np.int64), ("what", np.int64)])
+"""When, in which place within that instant, and what: a lane, a flow, a link or a task."""
+
+END_PS = np.int64(2**62)
+"""The time of nothing, after all others."""
+
+SERIAL_BITS = 28
+FLOW_BITS = 31
+_PHASE_BITS = 60
+ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1, 2, 3, 4))
+"""First key of each phase of an instant; tasks, which come before all of them, have a heap of their own."""
+
+
+def heap(entries: int) -> np.ndarray:
+    """An empty heap with room for so many entries."""
+    return np.zeros(entries + 1, dtype=ENTRY)
+
+
+@njit(cache=True)
+def phase(key):
+    """First key of the phase of a key."""
+    return (key >> _PHASE_BITS) << _PHASE_BITS
+
+
+@njit(cache=True)
+def arrival_key(flow_id, serial, control):
+    """Place of a packet among those that arrive in the same instant."""
+    return ARRIVAL | (flow_id << (SERIAL_BITS + 1)) | (serial << 1) | control
+
+
+@njit(cache=True)
+def timer_key(flow_id, pace):
+    """Place of a flow's timers: first the one that waits for progress, then the one that keeps the pace."""
+    return TIMER | (flow_id << 1) | pace
+
+
+@njit(cache=True)
+def first_time(heap):
+    """When the first entry is due."""
+    return heap[1].time_ps if heap[0].time_ps else END_PS
+
+
+@njit(cache=True)
+def push(heap, time_ps, key, what):
+    """Adds an entry, where the first one was if that has been taken."""
+    if heap[0].key:
+        heap[0].key = 0
+        _sink(heap, time_ps, key, what)
+        return
+    heap[0].time_ps += 1
+    _rise(heap, heap[0].time_ps, time_ps, key, what)
+
+
+@njit(cache=True)
+def replace(heap, time_ps, key, what):
+    """Puts a later entry in place of the first one."""
+    _sink(heap, time_ps, key, what)
+
+
+@njit(cache=True)
+def take(heap):
+    """Takes the first entry out; its place is filled by the next `push` or by `close`."""
+    heap[0].key = 1
+
+
+@njit(cache=True)
+def close(heap):
+    """Fills the place of the entry that was taken, if nothing else has."""
+    if heap[0].key:
+        heap[0].key = 0
+        size = heap[0].time_ps
+        heap[0].time_ps = size - 1
+        if size > 1:
+            last = heap[size]
+            _sink(heap, last.time_ps, last.key, last.what)
+
+
+@njit(cache=True)
+def bring_forward(heap, time_ps, key, what):
+    """Gives the entry of `what` an earlier place; rare, so it is looked for."""
+    place = 1
+    while heap[place].what != what or phase(heap[place].key) != phase(key):
+        place += 1
+    _rise(heap, place, time_ps, key, what)
+
+
+@njit(cache=True)
+def _rise(heap, place, time_ps, key, what):
+    while place > 1:
+        above = (place + 2) >> 2
+        entry = heap[above]
+        if entry.time_ps < time_ps or (entry.time_ps == time_ps and entry.key <= key):
+            break
+        _put(heap, place, entry.time_ps, entry.key, entry.what)
+        place = above
+    _put(heap, place, time_ps, key, what)
+
+
+@njit(cache=True)
+def _sink(heap, time_ps, key, what):
+    size = heap[0].time_ps
+    place = 1
+    while True:
+        below = 4 * place - 2
+        if below > size:
+            break
+        best, best_ps, best_key = below, heap[below].time_ps, heap[below].key
+        for other in range(below + 1, min(below + 4, size + 1)):
+            other_ps = heap[other].time_ps
+            if other_ps < best_ps or (other_ps == best_ps and heap[other].key < best_key):
+                best, best_ps, best_key = other, other_ps, heap[other].key
+        if time_ps < best_ps or (time_ps == best_ps and key <= best_key):
+            break
+        _put(heap, place, best_ps, best_key, heap[best].what)
+        place = best
+    _put(heap, place, time_ps, key, what)
+
+
+@njit(cache=True)
+def _put(heap, place, time_ps, key, what):
+    entry = heap[place]
+    entry.time_ps = time_ps
+    entry.key = key
+    entry.what = what

@@ -1,0 +1,71 @@
+"""From messages to flows, by each transport's rule; all messages at once, in the order of their flows' ids."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.draws import Purpose
+from netsim.engine.compiled.draws import stream
+from netsim.engine.exact.balance import balance
+from netsim.engine.exact.hashes import crc32_hashes, draws
+from netsim.engine.exact.layout import Layout
+from netsim.engine.exact.messages import Messages
+from netsim.transport.config import EcmpConfig, EtherealConfig, SubflowsConfig, TransportConfig
+
+
+class Flows(NamedTuple):
+    """Flows by id. Arrays with an entry a flow.
+
+    Args:
+        id: As in `netsim.transport.protocol.Flow`.
+        message: Index of its message.
+        bytes: Payload.
+        way: Way of all its packets, as a row of `FabricArrays.way_links`; -1 if each packet chooses.
+        delay_ps: How long after the release it joins the others of its host.
+    """
+
+    id: np.ndarray
+    message: np.ndarray
+    bytes: np.ndarray
+    way: np.ndarray
+    delay_ps: np.ndarray
+
+
+def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: int) -> Flows:
+    """What `Transport.admit` makes of all messages.
+
+    Args:
+        layout: Where they travel.
+        messages: What is released.
+        transport: By which rule.
+        seed: Seed of the run.
+    """
+    if isinstance(transport, EtherealConfig):
+        return Flows(*balance(layout, messages, transport, seed))
+    parts = transport.count if isinstance(transport, SubflowsConfig) else 1
+    stride = parts if isinstance(transport, SubflowsConfig) else layout.most_paths
+    pieces = np.minimum(messages.bytes, parts)
+    message = np.repeat(np.arange(len(pieces)), pieces)
+    part = np.arange(len(message)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    each, longer = np.divmod(messages.bytes[message], parts)
+    src, dst = messages.src[message], messages.dst[message]
+    match transport:
+        case EcmpConfig(hash="crc32"):
+            way = _hashed(layout, messages, message, crc32_hashes(seed, src, dst))
+        case EcmpConfig():
+            way = _hashed(layout, messages, message, draws(stream(seed, Purpose.ECMP_PATH), src, dst))
+        case SubflowsConfig():
+            way = _hashed(layout, messages, message, draws(stream(seed, Purpose.SUBFLOW_PATH), src << 32 | dst, part))
+        case _:
+            way = np.full(len(message), -1)
+    nothing = np.zeros(len(message), dtype=np.int64)
+    return Flows(messages.task[message] * stride + part, message, each + (part < longer), way, nothing)
+
+
+def _hashed(layout: Layout, messages: Messages, message: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """The usable way that a flow's hash picks."""
+    begin = layout.fabric.usable_begin
+    row = messages.usable[message]
+    count = (begin[row + 1] - begin[row]).astype(np.uint64)
+    choice = layout.fabric.usable[begin[row] + (hashes % count).astype(np.int64)]
+    return layout.fabric.way_begin[messages.pair[message]] + choice

@@ -1,0 +1,81 @@
+"""What all runs of a scene share, whatever the transport and the seed."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
+from netsim.engine.exact.messages import Messages, messages_of
+from netsim.engine.protocol import Scene
+from netsim.workload.protocol import TaskColumns
+
+
+class Layout(NamedTuple):
+    """A scene as arrays.
+
+    Args:
+        fabric: Links and ways.
+        columns: Tasks.
+        messages: Tasks with bytes; None if one waits for another.
+        inner: Links between switches in an order in which every link comes before those it feeds; None if there is none.
+        steps: Links of all ways laid end to end, -1 behind each; way w begins at w * `stride`.
+        stride: Entries of a way in `steps`.
+        most_paths: Largest number of paths between two hosts that talk to each other.
+    """
+
+    fabric: FabricArrays
+    columns: TaskColumns
+    messages: Messages | None
+    inner: np.ndarray | None
+    steps: np.ndarray
+    stride: int
+    most_paths: int
+
+
+_last: list[tuple[Scene, Layout]] = []
+
+
+def layout_of(scene: Scene) -> Layout:
+    """The layout of a scene; that of the latest scene is kept for its next run."""
+    if not _last or any(mine is not kept for mine, kept in zip(scene, _last[0][0], strict=True)):
+        _last[:] = [(scene, _lay_out(scene))]
+    return _last[0][1]
+
+
+def _lay_out(scene: Scene) -> Layout:
+    fabric, columns = fabric_arrays(scene), scene.tasks.columns()
+    ways, longest = fabric.way_links.shape
+    steps = np.full((ways, longest + 1), -1, dtype=np.int64)
+    steps[:, :longest] = fabric.way_links
+    return Layout(
+        fabric,
+        columns,
+        messages_of(columns, np.asarray(scene.hosts, dtype=np.int64), fabric),
+        _in_order(_links_in_use(fabric), len(fabric.delay_ps)),
+        steps.ravel(),
+        longest + 1,
+        max(1, np.diff(fabric.way_begin).max(initial=0)),
+    )
+
+
+def _links_in_use(fabric: FabricArrays) -> np.ndarray:
+    """Rows of `way_links` that the routing ever believes in."""
+    pair = np.repeat(np.arange(len(fabric.usable_begin) - 1) // len(fabric.epoch_ps), np.diff(fabric.usable_begin))
+    return fabric.way_links[np.unique(fabric.way_begin[pair] + fabric.usable)]
+
+
+def _in_order(ways: np.ndarray, links: int) -> np.ndarray | None:
+    """Links that occur in `ways`, every link before those that follow it in a way; None if they follow in a circle."""
+    before, after = ways[:, :-1].ravel(), ways[:, 1:].ravel()
+    before, after = before[after >= 0], after[after >= 0]
+    level = np.zeros(links, dtype=np.int64)
+    while len(after):
+        fed = np.zeros(links, dtype=bool)
+        fed[after] = True
+        level += fed
+        waits = fed[before]
+        if waits.all():
+            return None
+        before, after = before[waits], after[waits]
+    used = np.unique(ways[ways >= 0])
+    return used[np.argsort(level[used], kind="stable")]

@@ -1,0 +1,101 @@
+"""When tasks begin and end in an open loop: no message waits for another."""
+
+from math import isqrt
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.compiled.fabric import FabricArrays
+from netsim.workload.protocol import TaskColumns
+
+UNKNOWN = -1
+"""In place of the end of a message that has not been simulated yet, and of all that waits for it."""
+
+
+class Messages(NamedTuple):
+    """Tasks with bytes, by index. Arrays of int64, one entry a message.
+
+    Args:
+        task: Index of the task.
+        src: Source rank.
+        dst: Destination rank.
+        src_host: Host of the source.
+        dst_host: Host of the destination.
+        bytes: Payload.
+        release_ps: When the source may send it.
+        link: First link of its paths: the host's own, or the one inside.
+        exit: Last link of its paths.
+        pair: Its pair of leaves in `FabricArrays`.
+        usable: Row of `FabricArrays.usable_begin` at its release.
+    """
+
+    task: np.ndarray
+    src: np.ndarray
+    dst: np.ndarray
+    src_host: np.ndarray
+    dst_host: np.ndarray
+    bytes: np.ndarray
+    release_ps: np.ndarray
+    link: np.ndarray
+    exit: np.ndarray
+    pair: np.ndarray
+    usable: np.ndarray
+
+
+def messages_of(columns: TaskColumns, hosts: np.ndarray, fabric: FabricArrays) -> Messages | None:
+    """The messages of a program, None if one waits for another.
+
+    Args:
+        columns: The program.
+        hosts: Host of each rank.
+        fabric: Where they travel.
+    """
+    ends = np.full(len(columns.bytes), UNKNOWN, dtype=np.int64)
+    release_ps = release_times(columns.delay_ps, columns.bytes, columns.after_begin, columns.after, ends)
+    task = np.flatnonzero(columns.bytes)
+    if (release_ps[task] == UNKNOWN).any():
+        return None
+    src, dst = columns.src[task], columns.dst[task]
+    src_host, dst_host, release_ps = hosts[src], hosts[dst], release_ps[task]
+    inside, leaves = src_host == dst_host, isqrt(len(fabric.pair))
+    pair = fabric.pair[fabric.leaf[src_host] * leaves + fabric.leaf[dst_host]]
+    epochs = len(fabric.epoch_ps)
+    return Messages(
+        task,
+        src,
+        dst,
+        src_host,
+        dst_host,
+        columns.bytes[task],
+        release_ps,
+        np.where(inside, fabric.inside[src_host], fabric.up[src_host]),
+        np.where(inside, fabric.inside[src_host], fabric.down[dst_host]),
+        pair,
+        pair * epochs + np.searchsorted(fabric.epoch_ps, release_ps, side="right") - 1,
+    )
+
+
+@njit(cache=True)
+def release_times(
+    delay_ps: np.ndarray, size_bytes: np.ndarray, after_begin: np.ndarray, after: np.ndarray, end_ps: np.ndarray
+) -> np.ndarray:
+    """When each task has waited long enough, UNKNOWN if it waits for a message whose end is UNKNOWN.
+
+    Args:
+        delay_ps: Of each task.
+        size_bytes: Of each task.
+        after_begin: See `TaskColumns`.
+        after: See `TaskColumns`.
+        end_ps: When messages end; the ends of tasks without bytes are filled in.
+    """
+    release_ps = np.empty(len(delay_ps), dtype=np.int64)
+    for task in range(len(delay_ps)):
+        latest = np.int64(0)
+        for place in range(after_begin[task], after_begin[task + 1]):
+            end = end_ps[after[place]]
+            latest = UNKNOWN if end == UNKNOWN or latest == UNKNOWN else max(latest, end)
+        release_ps[task] = UNKNOWN if latest == UNKNOWN else latest + delay_ps[task]
+        if not size_bytes[task]:
+            end_ps[task] = release_ps[task]
+    return release_ps

@@ -1,0 +1,154 @@
+"""The folder of a sweep: what is finished is there whole, whatever ends the process that wrote it.
+
+cells/KEY/           a finished cell: the files that ``compare`` writes for its scenario, byte for byte but for wall_s
+unfinished/KEY/T-S/  a finished run of an unfinished cell, by its positions among transports and seeds
+
+KEY is a hash of all that the results depend on, so that whatever is there is valid, and whatever a changed sweep does
+not ask for is left alone.
+"""
+
+import fcntl
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from shutil import copyfileobj, rmtree
+from typing import Any, TextIO
+
+from netsim.errors import InputError
+from netsim.grid.job import Files
+from netsim.grid.sweep_file import Cell
+from netsim.results import PLAIN_FLOWS, replacing
+
+RESULTS = "results.json"
+
+
+class SweepFolder:
+    """The finished cells and runs of a sweep.
+
+    Args:
+        path: Where they are.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._cells, self._unfinished = path / "cells", path / "unfinished"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other sweep out; the system lets go of the lock however the process ends.
+
+        Raises:
+            InputError: Another sweep is writing here, or nothing can be written.
+        """
+        try:
+            self._cells.mkdir(parents=True, exist_ok=True)
+            self._unfinished.mkdir(exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            problem = f"cannot be written ({error.strerror})"
+            raise InputError(self.path, "--out", problem, "choose another folder") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            problem = "another sweep is writing here"
+            raise InputError(self.path, "--out", problem, "wait for it, or choose another folder") from None
+        try:
+            self._tidy()
+            yield
+        finally:
+            os.close(handle)
+
+    def _tidy(self) -> None:
+        """Removes what a killed sweep was at the middle of."""
+        for path in (*self.path.glob(".summary.csv.*"), *self.path.glob(".index.html.*")):
+            path.unlink()
+        for path in (*self._cells.glob(".*"), *self._unfinished.glob("*/.*")):
+            rmtree(path)
+        for path in self._unfinished.iterdir():
+            if (self._cells / path.name).exists():
+                rmtree(path)
+
+    def cell(self, cell: Cell) -> dict[str, Any] | None:
+        """results.json of a cell; None if it is not finished."""
+        results = _read(self._cells / cell.key)
+        wanted = [(transport.name, seed) for transport in cell.scenario.transports for seed in cell.scenario.seeds]
+        if results and [(run["transport"], run["seed"]) for run in results["runs"]] != wanted:
+            return None
+        return results
+
+    def run(self, cell: Cell, run: tuple[int, int]) -> dict[str, Any] | None:
+        """The entry of results.json for a run of an unfinished cell; None if it is not finished."""
+        results = _read(self._run_folder(cell, run))
+        return results["runs"][0] if results else None
+
+    def keep_run(self, cell: Cell, run: tuple[int, int], files: Files) -> None:
+        """Writes a finished run, whole or not at all."""
+        with _whole(self._run_folder(cell, run)) as folder:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+
+    def finish_cell(self, cell: Cell, runs: Iterable[tuple[int, int]]) -> None:
+        """Puts the runs of a cell together, when all are there."""
+        parts = [self._run_folder(cell, run) for run in runs]
+        with _whole(self._cells / cell.key) as folder:
+            flows = _join_results([part / RESULTS for part in parts], folder / RESULTS)
+            for name in sorted({path.name.removesuffix(".gz") for path in parts[0].iterdir()} - {RESULTS}):
+                packed = name == "flows.csv" and flows > PLAIN_FLOWS
+                _join_tables([part / name for part in parts], folder / (f"{name}.gz" if packed else name))
+        rmtree(self._unfinished / cell.key)
+
+    def _run_folder(self, cell: Cell, run: tuple[int, int]) -> Path:
+        return self._unfinished / cell.key / f"{run[0]}-{run[1]}"
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `target` when the block ends well."""
+    unfinished = target.with_name(f".{target.name}")
+    if unfinished.exists():
+        rmtree(unfinished)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    if target.exists():
+        rmtree(target)
+    unfinished.rename(target)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _join_results(parts: Sequence[Path], target: Path) -> int:
+    """Joins the runs of results.json, all else being the same, and returns the number of flows in all."""
+    contents: list[Mapping[str, Any]] = [json.loads(part.read_text(encoding="utf-8")) for part in parts]
+    runs = [run for content in contents for run in content["runs"]]
+    with replacing(target) as file:
+        json.dump({**contents[0], "runs": runs}, file, indent=1)
+        file.write("\n")
+    return sum(run["flows"] for run in runs)
+
+
+def _join_tables(parts: Sequence[Path], target: Path) -> None:
+    """Joins tables, packed or not; all begin with the same line of column names."""
+    with replacing(target) as joined:
+        for number, part in enumerate(parts):
+            with _opened(part) as table:
+                names = table.readline()
+                if number == 0:
+                    joined.write(names)
+                copyfileobj(table, joined)
+
+
+def _opened(table: Path) -> TextIO:
+    """A table, or the one with .gz behind its name."""
+    if table.exists():
+        return table.open(encoding="utf-8", newline="")
+    return TextIOWrapper(gzip.open(table.with_name(f"{table.name}.gz")), encoding="utf-8", newline="")

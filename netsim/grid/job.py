@@ -1,0 +1,102 @@
+"""What the processes of a sweep do: look whether a cell can be simulated, or simulate one run of it."""
+
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import NamedTuple
+
+from netsim.errors import InputError
+from netsim.grid.identity import Identity, identify
+from netsim.prepare import Prepared, prepare
+from netsim.results import Results
+from netsim.scenario import Scenario
+from netsim.simulate import run_one
+
+Files = dict[str, bytes]
+"""Contents of files by name: what `Results.write` writes for one run."""
+
+
+class Job(NamedTuple):
+    """A piece of work; it says all that a process anywhere needs to know.
+
+    Args:
+        key: Hash of the cell.
+        source: Name of the cell in messages.
+        scenario: The cell's scenario.
+        identity: What else its results depend on.
+        run: Positions among the scenario's transports and seeds; None: see whether the cell can be simulated at all.
+    """
+
+    key: str
+    source: str
+    scenario: Scenario
+    identity: Identity
+    run: tuple[int, int] | None
+
+    @property
+    def title(self) -> str:
+        """Transport and seed."""
+        if self.run is None:
+            return "preparing"
+        return f"{self.scenario.transports[self.run[0]].name}, seed {self.scenario.seeds[self.run[1]]}"
+
+
+class Failed(NamedTuple):
+    """Why a job gave nothing.
+
+    Args:
+        problem: In one line.
+        wrong_input: The same where the user's input is the cause.
+    """
+
+    problem: str
+    wrong_input: InputError | None = None
+
+
+_ONE_AT_A_TIME = Lock()
+
+
+def attempt(job: Job) -> Files | Failed:
+    """Carries out a job; whatever goes wrong is an answer too.
+
+    Jobs of threads of one process take turns: what they prepare is shared.
+    """
+    with _ONE_AT_A_TIME:
+        try:
+            return _carry_out(job)
+        except InputError as error:
+            field = error.field if error.file == job.source else f"{error.file}: {error.field}"
+            wrong = InputError(job.source, field, error.problem, error.remedy)
+            return Failed(f"{field}: {error.problem}; {error.remedy}", wrong)
+        except Exception as error:
+            return Failed(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _carry_out(job: Job) -> Files:
+    _refuse_other_inputs(job)
+    prepared = _prepared(job.scenario, job.source)
+    if job.run is None:
+        return {}
+    run = run_one(prepared, job.scenario.transports[job.run[0]], job.scenario.seeds[job.run[1]])
+    results = Results(job.scenario.resolved(), prepared.scene, prepared.spans, [run])
+    with TemporaryDirectory() as folder:
+        results.write(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _refuse_other_inputs(job: Job) -> None:
+    """Whoever simulates has the files, and the simulator, of the process that asks."""
+    here = identify(job.scenario)
+    if here.simulator != job.identity.simulator:
+        problem = "this process runs other sources of netsim than the sweep began with"
+        raise InputError(job.source, "netsim", problem, "install the same version everywhere and sweep again")
+    differing = sorted(set(job.identity.inputs) ^ set(here.inputs))
+    if differing:
+        problem = "is not the file that it was when the sweep began, or where it runs"
+        raise InputError(differing[0].path, "file", problem, "leave it alone, share it with all machines, sweep again")
+
+
+@lru_cache(maxsize=1)
+def _prepared(scenario: Scenario, source: str) -> Prepared:
+    return prepare(scenario, source)

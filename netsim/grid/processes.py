@@ -1,0 +1,107 @@
+"""Processes on this machine. One that dies takes nothing with it but the job that it was at."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from threading import Thread
+
+from netsim.grid.job import Failed, Files, Job, attempt
+
+
+class Processes:
+    """An executor (`netsim.grid.executor.Executor`) of local processes.
+
+    Args:
+        count: Processes, at least 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._idle = [_Process() for _ in range(count)]
+        self._busy: dict[Connection, _Process] = {}
+
+    def idle(self) -> Sequence[str | None]:
+        """See `Executor.idle`: a process has its last cell prepared."""
+        return [process.last for process in self._idle]
+
+    def submit(self, job: Job) -> None:
+        """See `Executor.submit`."""
+        position = next((n for n, process in enumerate(self._idle) if process.last == job.key), 0)
+        process = self._idle.pop(position)
+        if not process.start(job):
+            process = _Process()
+            process.start(job)
+        self._busy[process.connection] = process
+
+    def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
+        """See `Executor.finished`."""
+        for connection in wait(list(self._busy)):
+            assert isinstance(connection, Connection)
+            process = self._busy.pop(connection)
+            job = process.job
+            try:
+                answer = connection.recv()
+            except (EOFError, OSError):
+                answer = Failed(
+                    f"its process died ({process.end(patience_s=5)}); it may need more memory than there is"
+                )
+                process = _Process()
+            self._idle.append(process)
+            yield job, answer
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        for process in (*self._idle, *self._busy.values()):
+            process.end()
+
+
+class _Process:
+    """A process that waits for jobs."""
+
+    job: Job
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.last: str | None = None
+
+    def start(self, job: Job) -> bool:
+        """Whether the process took the job; it does not if it died idle."""
+        self.job, self.last = job, job.key
+        try:
+            self.connection.send(job)
+        except OSError:
+            return False
+        return True
+
+    def end(self, patience_s: float = 0) -> str:
+        """Ends the process, if it does not end by itself in time, and says how it ended."""
+        self._process.join(patience_s)
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+        code = self._process.exitcode or 0
+        return f"exit status {code}" if code >= 0 else f"signal {-code}"
+
+
+def _serve(connection: Connection) -> None:
+    """Does jobs for as long as whoever asks is there; an interrupt is the parent's to deal with."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        connection.send(attempt(job))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)

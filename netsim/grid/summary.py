@@ -1,0 +1,81 @@
+"""One table about all runs of a sweep that are finished."""
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from netsim.grid.sweep_file import Cell
+from netsim.results import replacing
+
+_COLUMNS = (
+    "transport",
+    "seed",
+    "engine",
+    "completion_ns",
+    "bound_ns",
+    "flows",
+    "packets",
+    "packet_hops",
+    "control_hops",
+    "max_link_bytes",
+    "max_queue_bytes",
+    "reordered_packets",
+    "dropped_packets",
+    "trimmed_packets",
+    "marked_packets",
+    "retransmitted_packets",
+    "paused_ns",
+    "sha256",
+)
+_QUANTILES = ("p50", "p99", "max")
+_SECONDS_BETWEEN_WRITES = 1.0
+
+
+class Summary:
+    """summary.csv: a row a finished run, in the order of the sweep; the columns are `cell`, the folder under cells/,
+    the keys that the sweep changes, and those of results.json.
+
+    Args:
+        path: Where it is.
+        cells: The sweep.
+    """
+
+    def __init__(self, path: Path, cells: Sequence[Cell]) -> None:
+        self._path, self._cells = path, cells
+        self._keys = list(dict.fromkeys(key for cell in cells for key in cell.overrides))
+        self._rows: dict[tuple[int, int, int], str] = {}
+        self._written_s = 0.0
+
+    def add(self, cell: int, run: tuple[int, int], entry: Mapping[str, Any]) -> None:
+        """Adds a run.
+
+        Args:
+            cell: Position of the cell in the sweep.
+            run: Positions among its transports and seeds.
+            entry: The run as results.json holds it.
+        """
+        about = self._cells[cell]
+        changes = [about.overrides.get(key, "") for key in self._keys]
+        values = [entry.get(column, "") for column in _COLUMNS]
+        self._rows[cell, *run] = _line([about.key, *changes, *values, *(entry["fct_ns"][q] for q in _QUANTILES)])
+
+    def write_soon(self) -> None:
+        """Writes the table unless it was written less than a second ago."""
+        if time.monotonic() > self._written_s + _SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the table, whole or not at all."""
+        with replacing(self._path) as file:
+            file.write(_line(["cell", *self._keys, *_COLUMNS, *(f"fct_{quantile}_ns" for quantile in _QUANTILES)]))
+            file.writelines(self._rows[position] for position in sorted(self._rows))
+        self._written_s = time.monotonic()
+
+
+def _line(values: Sequence[object]) -> str:
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

@@ -1,0 +1,137 @@
+"""The sweep file: a scenario, and the values to try for some of its keys."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from netsim.errors import InputError, first_error
+from netsim.grid.identity import Identity, content_hash, identify
+from netsim.scenario import Scenario, read_scenario
+from netsim.section import Section
+from netsim.yaml_file import load_yaml
+
+MOST_CELLS = 100_000
+
+Key = Annotated[str, Field(pattern=r"^[^\s=]+$")]
+
+
+class SweepConfig(Section, frozen=True):
+    """A whole sweep file. Every entry of `cells` is combined with every point of `grid`.
+
+    Args:
+        format: Name and version of the format.
+        scenario: Path of a scenario, relative to the working directory, or the scenario itself.
+        grid: Values to try for each dotted key; the last key varies fastest.
+        cells: Combinations of dotted keys and values that no grid gives.
+    """
+
+    format: Literal["flowfabric.sweep/1"]
+    scenario: str | dict[str, Any]
+    grid: dict[Key, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
+    cells: Annotated[list[dict[Key, Any]], Field(min_length=1)] = Field(default=[{}])
+
+    @model_validator(mode="after")
+    def _something_varies(self) -> "SweepConfig":
+        if not self.grid and self.cells == [{}]:
+            raise ValueError("nothing varies; write grid, cells or both")
+        twice = sorted(self.grid.keys() & {key for cell in self.cells for key in cell})
+        if twice:
+            raise ValueError(f"'{twice[0]}' is both in grid and in cells; remove it from one of them")
+        count = len(self.cells) * prod(len(values) for values in self.grid.values())
+        if count > MOST_CELLS:
+            raise ValueError(f"these are {count} cells; try fewer values, at most {MOST_CELLS} cells are possible")
+        return self
+
+
+class Cell(NamedTuple):
+    """One scenario of a sweep.
+
+    Args:
+        name: What it changes, as text; unique.
+        overrides: The same, by dotted key.
+        source: The sweep file and the name, for messages.
+        scenario: What to simulate.
+        identity: What else its results depend on.
+        key: Hash of scenario and identity; unique.
+    """
+
+    name: str
+    overrides: dict[str, str]
+    source: str
+    scenario: Scenario
+    identity: Identity
+    key: str
+
+
+def read_sweep(path: Path) -> list[Cell]:
+    """Reads and checks a sweep, and the scenario of every cell.
+
+    Args:
+        path: A YAML file.
+
+    Returns:
+        The cells in their order: by `cells`, then by `grid`.
+
+    Raises:
+        InputError: The first thing that is wrong; about a cell it names the cell.
+    """
+    content = load_yaml(path, "a sweep")
+    if not isinstance(content, Mapping):
+        raise InputError(path, "file", "holds no mapping", "write keys and values, format: flowfabric.sweep/1 first")
+    try:
+        config = SweepConfig.model_validate(content)
+    except ValidationError as error:
+        raise first_error(error, path, content) from None
+    scenario = _scenario(config.scenario)
+    cells: list[Cell] = []
+    first: dict[str, str] = {}
+    for overrides in _combinations(config):
+        cell = _cell(path, scenario, overrides)
+        if cell.key in first:
+            problem = f"is the same scenario as cell {first[cell.key]}"
+            raise InputError(path, f"cell {cell.name}", problem, "remove one of the two")
+        first[cell.key] = cell.name
+        cells.append(cell)
+    return cells
+
+
+def _scenario(source: str | dict[str, Any]) -> Mapping[str, Any]:
+    if isinstance(source, dict):
+        return source
+    content = load_yaml(Path(source), "a scenario")
+    if not isinstance(content, Mapping):
+        raise InputError(
+            source, "file", "holds no mapping", "write keys and values, format: flowfabric.scenario/1 first"
+        )
+    return content
+
+
+def _combinations(config: SweepConfig) -> Sequence[dict[str, str]]:
+    return [
+        {key: _text(value) for key, value in {**cell, **dict(zip(config.grid, point, strict=True))}.items()}
+        for cell in config.cells
+        for point in product(*config.grid.values())
+    ]
+
+
+def _cell(path: Path, content: Mapping[str, Any], overrides: dict[str, str]) -> Cell:
+    changes = [f"{key}={value}" for key, value in overrides.items()]
+    name = ", ".join(changes) or "without changes"
+    source = f"{path}: cell {name}"
+    try:
+        scenario = read_scenario(content, changes)
+    except InputError as error:
+        raise InputError(source, error.field, error.problem, error.remedy) from None
+    identity = identify(scenario)
+    return Cell(name, overrides, source, scenario, identity, content_hash(scenario, identity))
+
+
+def _text(value: object) -> str:
+    """The value as YAML in one line."""
+    dumped = yaml.safe_dump(value, default_flow_style=True, width=2**31, allow_unicode=True, sort_keys=False)
+    return dumped.removesuffix("\n").removesuffix("\n...")

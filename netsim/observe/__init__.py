@@ -1,0 +1,1 @@
+"""What can be seen of a long sweep while it runs."""

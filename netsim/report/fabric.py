@@ -1,0 +1,155 @@
+"""The fabric as a drawing, its links coloured by how busy they are: the slowest transport beside the fastest."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from netsim.report.drawing import FAINT, INK, STYLE, new_figure, to_svg
+from netsim.report.layout import Drawing, Stroke, drawings
+from netsim.report.summary import extremes, summarise
+from netsim.report.usage import Usage, usage
+from netsim.results import Results, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LEVELS = 20
+_MOST_NUMBERED = 16
+_MOST_VECTORS = 4000
+"""Links that one drawing keeps as lines; more of them are painted as an image."""
+
+
+def links_title(results: Results) -> str:
+    """The finding of `links_svg` in one line."""
+    (slow, slowest), (fast, fastest) = ((run.transport, usage(results, run)) for run in _ends(results))
+    if slowest.busiest is None:
+        return "No traffic crosses the fabric"
+    finding = f"{slow}: busiest fabric link {_percent(slowest.most)} busy, mean {_percent(slowest.mean)}"
+    return finding if slow == fast else f"{finding}; {fast}: {_percent(fastest.most)} and {_percent(fastest.mean)}"
+
+
+def links_svg(results: Results) -> str:
+    """Every link of the fabric on its drawing, by the part of the run in which it is busy; of the first seed."""
+    import matplotlib
+
+    panels = drawings(results.scene.topology)
+    runs = list(dict.fromkeys(_ends(results)))
+    rows, columns = (len(panels), len(runs)) if len(runs) > 1 else (1, len(panels))
+    height = 0.5 + rows * (2.75 if panels[0].rows else 4.9)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(10, height, links_title(results))
+        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for column, run in enumerate(runs):
+            used = usage(results, run)
+            for row, panel in enumerate(panels):
+                axes = grid[row, column] if len(runs) > 1 else grid[0, row]
+                _draw(axes, panel, used)
+                _head(axes, panel, run.transport if row == 0 else "", results, used)
+                if column == 0 and (row == 0 or len(runs) > 1):
+                    _name_rows(axes, panel)
+        _scale(figure, grid)
+        return to_svg(figure, "links")
+
+
+def _ends(results: Results) -> tuple[Run, Run]:
+    """The first seeds of the slowest and of the fastest transport."""
+    fastest, slowest = extremes(summarise(results))
+    first = {run.transport: run for run in results.first_runs()}
+    return first[slowest.name], first[fastest.name]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _head(axes: "Axes", panel: Drawing, name: str, results: Results, used: Usage) -> None:
+    """The transport, the direction, and what is busiest in it."""
+    here = {link for stroke in panel.between for link in stroke.links}
+    inside = [link for link in used.fabric.tolist() if link in here]
+    said = "nothing crosses it"
+    if inside:
+        busiest = max(inside, key=lambda link: used.shares[link])
+        mean = sum(used.shares[link] for link in inside) / len(inside)
+        most = _percent(float(used.shares[busiest]))
+        said = f"busiest {results.links[busiest].name}, {most}; mean {_percent(float(mean))}"
+    text = f"{panel.title}: {said}" if panel.title else said
+    axes.set_title(text, loc="left", size=8.5, color=FAINT, pad=4)
+    if name:
+        axes.annotate(name, (0, 1), (0, 19), "axes fraction", "offset points", weight="bold", size=11)
+
+
+def _draw(axes: "Axes", panel: Drawing, used: Usage) -> None:
+    count = max(1, len(panel.between))
+    _strokes(axes, panel.hosts, used, float(np.clip(50 / max(1, len(panel.hosts)), 0.7, 2.0)))
+    _strokes(axes, panel.between, used, float(np.clip(16 / count**0.5, 0.35, 2.2)))
+    crowd = max((sum(y == height for _, y in panel.switches.values()) for _, height in panel.rows[1:]), default=0)
+    size = float(np.clip(900 / max(crowd, len(panel.switches) / 2, 1), 16, 90))
+    xs, ys = zip(*panel.switches.values(), strict=True)
+    axes.scatter(xs, ys, s=size, marker="s", color="white", edgecolor=INK, linewidth=0.9, zorder=3)
+    for name, place in panel.switches.items():
+        if crowd <= _MOST_NUMBERED and panel.rows:
+            digits = name[len(name.rstrip("0123456789")) :]
+            axes.annotate(digits, place, ha="center", va="center_baseline", size=6, zorder=4)
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.03, 1.08)
+    if not panel.rows:
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+
+
+def _strokes(axes: "Axes", strokes: Sequence[Stroke], used: Usage, width: float) -> None:
+    """Lines of one colour are one path; the busiest lie on top, and are wider."""
+    from matplotlib.patches import PathPatch
+
+    levels: dict[int, list[Stroke]] = {}
+    for stroke in strokes:
+        share = float(np.mean(used.shares[list(stroke.links)]))
+        levels.setdefault(min(math.ceil(share * _LEVELS), _LEVELS), []).append(stroke)
+    image = len(strokes) > _MOST_VECTORS
+    for level, alike in sorted(levels.items()):
+        look: dict[str, Any] = {"edgecolor": _colours(level), "linewidth": width * (0.6 + 0.7 * level / _LEVELS)}
+        if not level:
+            look = {"edgecolor": "#c3c9cf", "linewidth": 0.6 * width, "linestyle": (0, (1, 2.5))}
+        axes.add_patch(PathPatch(_path(alike), facecolor="none", zorder=1 + level / 100, rasterized=image, **look))
+
+
+def _path(strokes: Iterable[Stroke]) -> Any:
+    from matplotlib.path import Path
+
+    codes = {2: (Path.MOVETO, Path.LINETO), 3: (Path.MOVETO, Path.CURVE3, Path.CURVE3)}
+    vertices = [point for stroke in strokes for point in stroke.points]
+    return Path(vertices, [code for stroke in strokes for code in codes[len(stroke.points)]])
+
+
+def _name_rows(axes: "Axes", panel: Drawing) -> None:
+    for name, height in panel.rows:
+        axes.annotate(
+            name, (0, height), (-8, 0), "data", "offset points", ha="right", va="center", size=8, annotation_clip=False
+        )
+
+
+def _scale(figure: "Figure", panels: Any) -> None:
+    """The colours beside the panels."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    colours = ListedColormap([_colours(level) for level in range(1, _LEVELS + 1)])
+    scale = ScalarMappable(Normalize(0, 100), colours)
+    bar = figure.colorbar(scale, ax=panels, shrink=0.6, pad=0.01, aspect=24, label="busy (% of the run)")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=2)
+
+
+def _colours(level: int) -> Any:
+    """From grey to dark blue, darker is busier; the highest level, a link that hardly ever rests, stands out."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if level == _LEVELS:
+        return "#d55e00"
+    blues = LinearSegmentedColormap.from_list("busy", ["#e3e7ea", "#a9cbe3", "#4f94c9", "#14599b", "#062a54"])
+    return blues((level - 1) / (_LEVELS - 2))
