@@ -84,17 +84,10 @@ class CollectiveWorkload:
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
         """See `netsim.workload.protocol.Workload`."""
-        begin = (program.wait(ranks[0], (), start_ps),) if start_ps else ()
-        first = len(program.tasks)
+        come = [program.wait(ranks[0], (), start_ps)] * len(ranks) if start_ps else []
         messages = schedules(self._operation(len(ranks)), ranks)
-        awaited = [list(begin) for _ in ranks]
-        for message in messages:
-            after = [first + earlier for earlier in message.after] or begin
-            moved = program.move(ranks[message.src], ranks[message.dst], message.bytes, after)
-            awaited[message.src].append(moved)
-            awaited[message.dst].append(moved)
-        over = [program.wait(rank, tasks) for rank, tasks in zip(ranks, awaited, strict=True)]
-        payload, come = sum(message.bytes for message in messages), begin * len(ranks)
+        over = program.carry_out(messages, ranks, come)
+        payload = sum(message.bytes for message in messages)
         program.spans.append(Span(self._config.op, None, len(ranks), None, None, None, payload, come, over))
 
     def _operation(self, size: int) -> Operation:

@@ -148,6 +148,27 @@ class Program:
         return self.tasks.append(src, dst, size_bytes, delay_ps, after)
 
 
+    def carry_out(self, messages: Sequence[Message], ranks: Sequence[int], come: Sequence[int]) -> list[int]:
+        """Adds the messages of a collective.
+
+        Args:
+            messages: Its schedule.
+            ranks: The scenario's rank of each member.
+            come: For each member, the task that is done when it comes; empty if all are there from the beginning.
+
+        Returns:
+            For each member, the task that is done when it has come and all messages from it and to it have arrived.
+        """
+        first = len(self.tasks)
+        awaited = [[task] for task in come] or [[] for _ in ranks]
+        for message in messages:
+            after = [*come[message.src : message.src + 1], *(first + earlier for earlier in message.after)]
+            moved = self.move(ranks[message.src], ranks[message.dst], message.bytes, after)
+            awaited[message.src].append(moved)
+            awaited[message.dst].append(moved)
+        return [self.wait(rank, tasks) for rank, tasks in zip(ranks, awaited, strict=True)]
+
+
 class Workload(Protocol):
     """A source of tasks and collectives."""
 

@@ -178,17 +178,9 @@ class _Replay:
         members = self._members(any_record)
         operation = check_and_combine(self._trace.path, [meeting.come[rank][1] for rank in members])
         come = [meeting.come[rank][0] for rank in members]
-        awaited = [[task] for task in come]
-        first = len(self._program.tasks)
-        messages = self._schedules(operation, [self._ranks[member] for member in members])
-        for message in messages:
-            after = [first + earlier for earlier in message.after]
-            src, dst = self._ranks[members[message.src]], self._ranks[members[message.dst]]
-            moved = self._program.move(src, dst, message.bytes, (come[message.src], *after))
-            awaited[message.src].append(moved)
-            awaited[message.dst].append(moved)
-        for rank, tasks in zip(members, awaited, strict=True):
-            meeting.over[rank] = self._program.wait(self._ranks[rank], tasks)
+        ranks = [self._ranks[member] for member in members]
+        messages = self._schedules(operation, ranks)
+        meeting.over = dict(zip(members, self._program.carry_out(messages, ranks, come), strict=True))
         _, record = meeting.come[members[0]][1]
         about = (operation.op, record.group, len(members), record.step, record.phase, record.layer)
         payload = sum(message.bytes for message in messages)

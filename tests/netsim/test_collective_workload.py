@@ -176,5 +176,5 @@ def test_messages_wait_where_the_schedule_says_and_a_point_gathers_without_movin
         (9, 7, 10),
         (9, 8, 10),
     ]
-    assert [task.after for task in tasks[:6]] == [(), (0,), (0,), (1, 2), (3,), (3,)]
+    assert [task.after for task in tasks[:6]] == [(), (0,), (0,), (0, 1, 2), (0, 3), (0, 3)]
     assert program.spans[0].bytes == 40

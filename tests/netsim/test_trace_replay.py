@@ -121,7 +121,7 @@ def test_a_collective_starts_at_each_rank_when_that_rank_comes(tmp_path):
     trace.records[2]["gap_ns"] = 50_000
     path = trace.write(tmp_path / "trace.jsonl")
     flows = simulate(scenario(path, 3)).runs[0].flows
-    ends = {(int(src), int(dst)): int(end) for _, _, src, dst, _, _, _, end, _ in flows}
+    ends = {(int(src), int(dst)): int(end) for _, _, src, dst, _, _, _, end, *_ in flows.tolist()}
     assert ends[0, 1] == ends[1, 0] == 10 * SERVICE + INSIDE
     assert ends[2, 1] == 50_000_000 + 10 * SERVICE + INSIDE
 

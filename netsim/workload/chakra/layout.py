@@ -163,16 +163,9 @@ class Layout:
         nodes = [self._states[rank].members[gathering.come[rank][0]] for rank in members]
         operation = combine(nodes, members)
         come = [gathering.come[rank][1] for rank in members]
-        awaited = [[task] for task in come]
-        first = len(self._program.tasks)
-        messages = self._schedules(operation, [self._ranks[member] for member in members])
-        for message in messages:
-            after = [first + earlier for earlier in message.after]
-            src, dst = self._ranks[members[message.src]], self._ranks[members[message.dst]]
-            moved = self._program.move(src, dst, message.bytes, (come[message.src], *after))
-            awaited[message.src].append(moved)
-            awaited[message.dst].append(moved)
-        over = [self._program.wait(self._ranks[rank], tasks) for rank, tasks in zip(members, awaited, strict=True)]
+        ranks = [self._ranks[member] for member in members]
+        messages = self._schedules(operation, ranks)
+        over = self._program.carry_out(messages, ranks, come)
         for rank, task in zip(members, over, strict=True):
             self._states[rank].finish(gathering.come[rank][0], task)
         attributes = nodes[0].node.attributes
