@@ -138,6 +138,8 @@ class Program:
     def __init__(self) -> None:
         self.tasks = Tasks()
         self.spans: list[Span] = []
+        self.recorded_ps: dict[int, int] = {}
+        """How long each optimiser step took where the workload was recorded, from its first collective's beginning."""
 
     def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
         """Adds a task that moves nothing and returns its index."""

@@ -1,6 +1,6 @@
 """Replay of a recorded or computed collective trace: each rank's program, in its order, with its gaps."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +72,19 @@ class TraceWorkload:
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
         """See `netsim.workload.protocol.Workload`."""
+        program.recorded_ps |= _recorded_ps(self.trace)
         _Replay(self.trace, program, ranks, schedules).run(start_ps)
+
+
+def _recorded_ps(trace: Trace) -> dict[int, int]:
+    """How long each step took until its last collective was over at the last rank, if the trace says so."""
+    records = [record for program in trace.programs for _, record in program]
+    if trace.header.source != "recorded" or any(record.t_done_ns is None for record in records):
+        return {}
+    ends_ps: dict[int, int] = defaultdict(int)
+    for record in records:
+        ends_ps[record.step] = max(ends_ps[record.step], 1000 * (record.t_done_ns or 0))
+    return dict(ends_ps)
 
 
 class _Meeting:
