@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep, YAML")
     sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     who = sweep.add_mutually_exclusive_group()
-    who.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="local processes (default: all cores)")
+    who.add_argument("--jobs", type=int, metavar="N", help="local processes (default: all cores)")
     who.add_argument("--executor", metavar="ADDRESS", help="Dask scheduler in place of them: tcp://scheduler:8786")
     sweep.add_argument("--prometheus-port", type=int, metavar="PORT", help="serve gauges on 127.0.0.1 (0: a free port)")
 
@@ -181,7 +181,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from netsim.report.terminal import print_table, watching
     from netsim.simulate import simulate
 
-    _refuse_no_processes(arguments)
+    _refuse_no_processes(arguments.jobs)
     _refuse_file(arguments.out)
     with watching() as progress:
         results = simulate(arguments.scenario, overrides=arguments.overrides, jobs=arguments.jobs, progress=progress)
@@ -197,7 +197,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from netsim.observe.terminal import watching
     from netsim.sweep import sweep
 
-    _refuse_no_processes(arguments)
+    jobs = _cores() if arguments.jobs is None else arguments.jobs
+    _refuse_no_processes(jobs)
     _refuse_file(arguments.out)
     with ExitStack() as stack:
         watchers: list[Watcher] = []
@@ -212,8 +213,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
             for watcher in watchers:
                 watcher(status)
 
-        who = {"jobs": arguments.jobs, "executor": arguments.executor}
-        failures = sweep(arguments.sweep, arguments.out, **who, watcher=watch)
+        failures = sweep(arguments.sweep, arguments.out, jobs=jobs, executor=arguments.executor, watcher=watch)
     for failure in failures:
         print(f"netsim sweep: cell {failure.cell} failed: {failure.problem}", file=sys.stderr)
     print(f"summary: {arguments.out / 'summary.csv'}")
@@ -227,11 +227,13 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     if arguments.repeats < 1:
         raise InputError("command line", "--repeats", f"is no number of runs ({arguments.repeats})", "use 1 or more")
+    if arguments.out and arguments.out.is_dir():
+        raise InputError("command line", "--out", f"is a folder ({arguments.out})", "name a file")
     figures = bench(arguments.repeats)
     print_figures(figures)
     if arguments.out:
         write_figures(figures, arguments.out)
-    return DONE
+    return FAILED if figures.unmeasured else DONE
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -248,9 +250,9 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _refuse_no_processes(arguments: argparse.Namespace) -> None:
-    if arguments.jobs < 1:
-        raise InputError("command line", "--jobs", f"is no number of processes ({arguments.jobs})", "use 1 or more")
+def _refuse_no_processes(jobs: int) -> None:
+    if jobs < 1:
+        raise InputError("command line", "--jobs", f"is no number of processes ({jobs})", "use 1 or more")
 
 
 def _refuse_file(folder: Path, option: str = "--out") -> None:

@@ -9,17 +9,18 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from netsim.errors import InputError
 from netsim.grid.executor import Executor
 from netsim.grid.folder import RESULTS, SweepFolder
 from netsim.grid.job import Failed, Files, Job, attempt
-from netsim.grid.page import sweep_page
 from netsim.grid.processes import Processes
 from netsim.grid.summary import Summary
 from netsim.grid.sweep_file import Cell, read_sweep
 from netsim.observe.status import Status, Watcher
+from netsim.report.sweep_page import sweep_page
 from netsim.results import replacing
 
 _CONNECT_S = 10
@@ -258,6 +259,7 @@ class Cluster:
             self._client.close()
             raise InputError("command line", "--executor", f"{address} has no workers", remedy) from None
         self._running: dict[Any, Job] = {}
+        self._over: SimpleQueue[Any] = SimpleQueue()
 
     def idle(self) -> Sequence[None]:
         """See `Executor.idle`: a job waits at each thread, so that none is idle while an answer travels."""
@@ -266,20 +268,19 @@ class Cluster:
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
-        self._running[self._client.submit(attempt, job, pure=False)] = job
+        future = self._client.submit(attempt, job, pure=False)
+        self._running[future] = job
+        future.add_done_callback(self._over.put)
 
     def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
         """See `Executor.finished`; Dask itself moves the jobs of a worker that is lost to another."""
-        from distributed import wait
-
-        first: Any = wait(list(self._running), return_when="FIRST_COMPLETED")
-        for future in first.done:
-            job = self._running.pop(future)
-            error = future.exception() if future.status == "error" else None
-            if future.status == "finished":
-                yield job, future.result()
-            else:
-                yield job, Failed(" ".join(f"{type(error).__name__}: {error}".split()) if error else future.status)
+        future = self._over.get()
+        job = self._running.pop(future)
+        if future.status == "finished":
+            yield job, future.result()
+        else:
+            error = future.exception() if future.status == "error" else future.status
+            yield job, Failed(" ".join(f"{type(error).__name__}: {error}".split()))
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -58,9 +58,10 @@ class Dctcp:
 
     def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
         """Cuts at a mark, counts, and adapts at the end of a window."""
-        self._seen += packets
+        counted = max(packets, int(marked))
+        self._seen += counted
         if marked:
-            self._marked += packets
+            self._marked += counted
             if now_ps - round_trip_ps >= self._cut_ps:
                 self.packets = max(1.0, self.packets * (1.0 - self.alpha / 2.0))
                 self._cut_ps = now_ps

@@ -40,8 +40,8 @@ class Congestion(Protocol):
         """News from the receiver.
 
         Args:
-            packets: Packets that are newly known to have arrived.
-            marked: A queue on the way of the acknowledged packet had marked it.
+            packets: Packets that are newly known to have arrived; 0 if the packet was trimmed, or had arrived before.
+            marked: A queue on the way of the packet had marked or trimmed it.
             notified: The receiver sends a congestion notification along (at most one an interval).
             round_trip_ps: From the packet's leaving to now.
             now_ps: Now.

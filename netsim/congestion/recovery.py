@@ -35,8 +35,8 @@ class SelectiveConfig(Section, frozen=True):
 
     Args:
         timeout: Without progress for so long everything under way counts as lost.
-        reordering: A packet counts as lost when one that left so many transmissions later is acknowledged; null: only
-            timeouts and trimmed headers tell. Spraying needs as many as its paths differ, a single path needs 0.
+        reordering: A packet counts as lost when one that left more than so many transmissions later is acknowledged;
+            null: only timeouts and trimmed headers tell. Spraying needs as many as its paths differ, a single path 0.
     """
 
     kind: Literal["selective"]
@@ -64,8 +64,10 @@ class Reply(NamedTuple):
 class Recovery(Protocol):
     """Both ends of one flow. Packets are numbered by their place in the flow, transmissions by their serial."""
 
-    in_flight: int
-    """Packets under way, as the sender believes."""
+    @property
+    def in_flight(self) -> int:
+        """Packets under way, as the sender believes."""
+        ...
 
     def pending(self) -> bool:
         """There is something to send."""

@@ -58,8 +58,12 @@ class Swift:
         return 0 if self.packets >= 1.0 else int(self._latest_ps / self.packets)
 
     def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
-        """Up below the target; down above it, once a round trip."""
+        """Up below the target; down above it, and as far as may be after a trimmed packet, once a round trip."""
         config = self._config
+        if marked and not packets:
+            if now_ps - self._decreased_ps >= self._latest_ps:
+                self._shrink(1.0 - config.largest_decrease, now_ps)
+            return
         self._latest_ps = round_trip_ps
         if round_trip_ps < self._target_ps:
             self.packets += config.increase * packets / max(self.packets, 1.0)

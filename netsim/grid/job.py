@@ -1,6 +1,5 @@
 """What the processes of a sweep do: look whether a cell can be simulated, or simulate one run of it."""
 
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -55,6 +54,7 @@ class Failed(NamedTuple):
 
 
 _ONE_AT_A_TIME = Lock()
+_last: dict[str, Prepared] = {}
 
 
 def attempt(job: Job) -> Files | Failed:
@@ -75,7 +75,7 @@ def attempt(job: Job) -> Files | Failed:
 
 def _carry_out(job: Job) -> Files:
     _refuse_other_inputs(job)
-    prepared = _prepared(job.scenario, job.source)
+    prepared = _prepare(job)
     if job.run is None:
         return {}
     run = run_one(prepared, job.scenario.transports[job.run[0]], job.scenario.seeds[job.run[1]])
@@ -97,6 +97,9 @@ def _refuse_other_inputs(job: Job) -> None:
         raise InputError(differing[0].path, "file", problem, "leave it alone, share it with all machines, sweep again")
 
 
-@lru_cache(maxsize=1)
-def _prepared(scenario: Scenario, source: str) -> Prepared:
-    return prepare(scenario, source)
+def _prepare(job: Job) -> Prepared:
+    """The cell of a job, prepared; a process keeps its last one."""
+    if job.key not in _last:
+        _last.clear()
+        _last[job.key] = prepare(job.scenario, job.source)
+    return _last[job.key]

@@ -47,6 +47,12 @@ class SweepConfig(Section, frozen=True):
             raise ValueError(f"these are {count} cells; try fewer values, at most {MOST_CELLS} cells are possible")
         return self
 
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """configs/schemas/sweep.schema.json, as far as JSON Schema can say it."""
+        some = {"anyOf": [{"required": ["grid"]}, {"required": ["cells"]}]}
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | cls.model_json_schema() | some
+
 
 class Cell(NamedTuple):
     """One scenario of a sweep.

@@ -18,12 +18,9 @@ _MOST_RUNNING_SHOWN = 8
 
 
 @contextmanager
-def watching(stream: TextIO = sys.stderr) -> Iterator[Watcher]:
-    """Shows how far a sweep is.
-
-    Args:
-        stream: Where.
-    """
+def watching() -> Iterator[Watcher]:
+    """Shows how far a sweep is."""
+    stream = sys.stderr
     if not stream.isatty():
         yield PlainLines(stream)
         return

@@ -27,7 +27,7 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("transport", lambda s: transport_name(s)),
     Column("completion, mean [min, max]", lambda s: spread(s.completions_us)),
-    Column("above bound", lambda s: f"+{100 * s.above_bound:.1f} %"),
+    Column("above bound", lambda s: f"{100 * s.above_bound:+.1f} %".replace("-0.0", "+0.0")),
     Column("flow p99", lambda s: f"{microseconds(s.flow_p99_us)} µs"),
     Column("longest queue", lambda s: _size(s.max_queue_bytes), True, lambda s: s.packets),
     Column("reordered", lambda s: _part(s.reordered_packets, s.packets), True, lambda s: s.packets),
@@ -69,10 +69,8 @@ def microseconds(value: float) -> str:
 
 
 def _part(packets: float, all_packets: float) -> str:
-    """A number of packets, and what part of all they are."""
-    if not packets:
-        return "0"
-    return f"{packets:,.0f} ({100 * packets / all_packets:.2g} %)"
+    """What part of all packets they are."""
+    return f"{100 * packets / all_packets:.2g} %" if packets else "0"
 
 
 def _size(size_bytes: int) -> str:

@@ -16,6 +16,7 @@ from netsim.report.page import Section, figure, page, table
 from netsim.report.perfetto import write_trace
 from netsim.report.queues import has_queues, queues_svg
 from netsim.report.summary import extremes, operations, summarise
+from netsim.report.usage import usage
 from netsim.results import Results, replacing
 
 PICTURES = ("completion", "operations", "links", "loads", "flows", "queues")
@@ -44,7 +45,7 @@ def _pictures(results: Results) -> dict[str, str]:
     pictures = {"completion": completion_svg(results), "links": links_svg(results)}
     if operations(results):
         pictures["operations"] = operations_svg(results)
-    if any(run.links["bytes"].any() for run in results.runs):
+    if any(usage(results, run).busiest is not None for run in results.first_runs()):
         pictures["loads"] = loads_svg(results)
     if all(len(run.flows) for run in results.runs):
         pictures["flows"] = flows_svg(results)
@@ -77,16 +78,18 @@ _COMPLETION = (
     "before the dashed line. Flow level: an ideal without packets and queues."
 )
 _NOTE = (
-    "The lower bound is each run's own. Counts are packets, means over the seeds; a queue counts the packet in "
-    "service, and is the longest with any seed. Reordered packets arrive behind a later packet of their flow. flow "
-    "p99: 99th percentile of the completion times of flows."
+    "The lower bound is each run's own. flow p99: 99th percentile of the completion times of flows. The longest queue "
+    "is that of any seed, the packet in service included. Reordered: part of the packets that arrive behind a later "
+    "one of their flow; all parts are means over the seeds."
 )
 _OPERATIONS = (
     "Time that a rank spends in the collectives of an operation, from coming to one to its being over there, mean over "
     "the ranks; waiting for ranks that an earlier collective has held up counts. Without computation and overlap the "
     "operations add up to the run. Bars are means over the seeds, dots the seeds."
 )
-_DRAWN = "Every link of the fabric, darker the longer it is busy; dotted: it carries nothing."
+_DRAWN = (
+    "Every link of the fabric, darker the longer it is busy; orange: it hardly ever rests; dotted: it carries nothing."
+)
 _ROWS = "Hosts lie at the bottom; links towards the top and links towards the hosts are drawn apart."
 _SPREAD = "Small lines lead to hosts. Each direction of a cable swings to its own right, as on a road."
 _LOADS = (

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from netsim.report.drawing import INK, STYLE, bars, colours, name_rows, new_figure, rounded, time_unit, to_svg
-from netsim.report.summary import TransportSummary, extremes, summarise
+from netsim.report.drawing import INK, STYLE, bars, behind, colours, name_rows, new_figure, rounded, time_unit, to_svg
+from netsim.report.summary import TransportSummary, differ, extremes, summarise
 from netsim.results import Results
 
 if TYPE_CHECKING:
@@ -22,10 +22,9 @@ def completion_title(results: Results) -> str:
             if fastest.mean_us
             else "Nothing to do"
         )
-    behind = 100 * (slowest.mean_us / fastest.mean_us - 1) if fastest.mean_us else 0.0
-    if behind < 0.5:
+    if not differ(summaries):
         return "All transports take the same time, to half a percent"
-    return f"{slowest.name} takes {behind:.{0 if behind >= 10 else 1}f} % longer than {fastest.name}"
+    return f"{slowest.name} takes {behind(slowest.mean_us, fastest.mean_us)} {fastest.name}"
 
 
 def completion_svg(results: Results) -> str:
@@ -42,11 +41,11 @@ def completion_svg(results: Results) -> str:
         figure = new_figure(10, 1.9 + 0.44 * len(summaries), completion_title(results))
         times, excess = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         bars(times, fill, completions, [f"{rounded(summary.mean_us / scale, 4)} {unit}" for summary in summaries])
-        bars(excess, fill, above, [f"+{sum(values) / len(values):.1f} %" for values in above])
+        bars(excess, fill, above, [f"{sum(values) / len(values):+.1f} %".replace("-0.0", "+0.0") for values in above])
         _mark(times, max(summary.bound_us for summary in summaries) / scale, unit)
         name_rows(times, summaries)
         times.set_ylim(top=-1)
-        times.set_xlim(0, 1.22 * max(map(max, completions)))
+        times.set_xlim(0, 1.22 * max(map(max, completions)) or 1)
         excess.set_xlim(0, 1.25 * max(0.4, *map(max, above)))
         times.set_xlabel(f"completion time ({unit})")
         excess.set_xlabel("above the lower bound (%)")

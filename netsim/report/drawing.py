@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from netsim.report.summary import TransportSummary, extremes
+from netsim.report.summary import TransportSummary, differ, extremes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +28,8 @@ STYLE: Any = {
     "svg.fonttype": "path",
 }
 _SLOWEST, _FASTEST, _OTHER, _FLOW_LEVEL = "#d55e00", "#0072b2", "#8fb8d6", "#c9ccd1"
-_LINES = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7f85")
-_DASHES: Any = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
+LINE_FILLS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7f85")
+LINE_DASHES: Any = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
 _TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
 
 
@@ -63,16 +63,26 @@ def rounded(value: float, digits: int) -> str:
     return f"{value:#.{digits}g}".rstrip(".")
 
 
+def behind(slower: float, faster: float) -> str:
+    """How much longer one of two positive times is, such as ``20 % longer than`` or ``2.4 times as long as``."""
+    if slower >= 2 * faster:
+        return f"{slower / faster:.1f} times as long as"
+    percent = 100 * (slower / faster - 1)
+    return f"{percent:.{0 if percent >= 10 else 1}f} % longer than"
+
+
 def colours(summaries: Sequence[TransportSummary]) -> list[str]:
-    """A colour for each transport: the fastest and the slowest with packets stand out, flow level is grey."""
+    """A colour for each transport: the fastest and the slowest with packets stand out, if they differ; flow level is
+    grey.
+    """
     fastest, slowest = extremes(summaries)
-    ends = {fastest.name: _FASTEST, slowest.name: _SLOWEST}
+    ends = {fastest.name: _FASTEST, slowest.name: _SLOWEST} if differ(summaries) else {}
     return [_FLOW_LEVEL if summary.flow_level else ends.get(summary.name, _OTHER) for summary in summaries]
 
 
 def name_rows(axes: "Axes", summaries: Sequence[TransportSummary]) -> None:
     """The transports' names beside their bars, the first on top."""
-    names = [f"{summary.name}\n(flow level)" if summary.flow_level else summary.name for summary in summaries]
+    names = [textwrap.fill(s.name, 24) + ("\n(flow level)" if s.flow_level else "") for s in summaries]
     axes.set_yticks(range(len(summaries)), names)
     axes.set_ylim(len(summaries) - 0.5, -0.5)
 
@@ -89,17 +99,17 @@ def bars(axes: "Axes", fill: Sequence[str], seeds: Sequence[Sequence[float]], la
     axes.grid(axis="x", color=GRID, linewidth=0.8)
 
 
-def lines(axes: "Axes", summaries: Sequence[TransportSummary], curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """A line of x and y for each transport, and a legend on the right; the fastest and the slowest stand out."""
-    ends = [summary.name for summary in extremes(summaries)]
+def steps(axes: "Axes", summaries: Sequence[TransportSummary], curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Steps of x and y for each transport, and a legend on the right; the fastest and the slowest stand out."""
+    ends = [summary.name for summary in extremes(summaries)] if differ(summaries) else []
     others = 0
     for summary, fill, (xs, ys) in zip(summaries, colours(summaries), curves, strict=True):
         label = f"{summary.name} (flow level)" if summary.flow_level else summary.name
         if summary.name in ends or summary.flow_level:
             width, above = (1.6, 1) if summary.flow_level else (2.2, 3)
-            axes.plot(xs, ys, color=fill, linewidth=width, label=label, zorder=above)
+            axes.plot(xs, ys, color=fill, linewidth=width, label=label, zorder=above, drawstyle="steps-post")
             continue
-        colour, dash = _LINES[others % len(_LINES)], _DASHES[others // len(_LINES) % len(_DASHES)]
-        axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=1.3, label=label, zorder=2)
+        colour, dash = LINE_FILLS[others % len(LINE_FILLS)], LINE_DASHES[others // len(LINE_FILLS) % len(LINE_DASHES)]
+        axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=1.3, label=label, zorder=2, drawstyle="steps-post")
         others += 1
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)

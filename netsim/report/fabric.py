@@ -41,17 +41,18 @@ def links_svg(results: Results) -> str:
     height = 0.5 + rows * (2.75 if panels[0].rows else 4.9)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(10, height, links_title(results))
-        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
+        figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.14)
         grid = figure.subplots(rows, columns, squeeze=False)
-        for column, run in enumerate(runs):
-            used = usage(results, run)
+        uses = [usage(results, run) for run in runs]
+        reach = _reach(max(float(used.shares.max(initial=0)) for used in uses))
+        for column, (run, used) in enumerate(zip(runs, uses, strict=True)):
             for row, panel in enumerate(panels):
                 axes = grid[row, column] if len(runs) > 1 else grid[0, row]
-                _draw(axes, panel, used)
+                _draw(axes, panel, used.shares / reach, reach == 1)
                 _head(axes, panel, run.transport if row == 0 else "", results, used)
                 if column == 0 and (row == 0 or len(runs) > 1):
                     _name_rows(axes, panel)
-        _scale(figure, grid)
+        _scale(figure, grid, reach)
         return to_svg(figure, "links")
 
 
@@ -63,7 +64,7 @@ def _ends(results: Results) -> tuple[Run, Run]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f} %" if share >= 0.0095 or not share else f"{100 * share:.1g} %"
 
 
 def _head(axes: "Axes", panel: Drawing, name: str, results: Results, used: Usage) -> None:
@@ -77,15 +78,21 @@ def _head(axes: "Axes", panel: Drawing, name: str, results: Results, used: Usage
         most = _percent(float(used.shares[busiest]))
         said = f"busiest {results.links[busiest].name}, {most}; mean {_percent(float(mean))}"
     text = f"{panel.title}: {said}" if panel.title else said
-    axes.set_title(text, loc="left", size=8.5, color=FAINT, pad=4)
+    axes.set_title(text, loc="left", size=8, color=FAINT, pad=4)
     if name:
         axes.annotate(name, (0, 1), (0, 19), "axes fraction", "offset points", weight="bold", size=11)
 
 
-def _draw(axes: "Axes", panel: Drawing, used: Usage) -> None:
+def _reach(most: float) -> float:
+    """The share that has the darkest colour, for the busiest link of all."""
+    return next((reach for reach in (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if reach >= most), 1.0)
+
+
+def _draw(axes: "Axes", panel: Drawing, shares: np.ndarray, full: bool) -> None:
+    """The panel; shares of 1 have the darkest colour, or where they are shares of the run the one that stands out."""
     count = max(1, len(panel.between))
-    _strokes(axes, panel.hosts, used, float(np.clip(50 / max(1, len(panel.hosts)), 0.7, 2.0)))
-    _strokes(axes, panel.between, used, float(np.clip(16 / count**0.5, 0.35, 2.2)))
+    _strokes(axes, panel.hosts, shares, full, float(np.clip(90 / max(1, len(panel.hosts)), 0.45, 1.6)))
+    _strokes(axes, panel.between, shares, full, float(np.clip(11 / count**0.5, 0.3, 1.9)))
     crowd = max((sum(y == height for _, y in panel.switches.values()) for _, height in panel.rows[1:]), default=0)
     size = float(np.clip(900 / max(crowd, len(panel.switches) / 2, 1), 16, 90))
     xs, ys = zip(*panel.switches.values(), strict=True)
@@ -102,19 +109,19 @@ def _draw(axes: "Axes", panel: Drawing, used: Usage) -> None:
         axes.set_aspect("equal")
 
 
-def _strokes(axes: "Axes", strokes: Sequence[Stroke], used: Usage, width: float) -> None:
+def _strokes(axes: "Axes", strokes: Sequence[Stroke], shares: np.ndarray, full: bool, width: float) -> None:
     """Lines of one colour are one path; the busiest lie on top, and are wider."""
     from matplotlib.patches import PathPatch
 
     levels: dict[int, list[Stroke]] = {}
     for stroke in strokes:
-        share = float(np.mean(used.shares[list(stroke.links)]))
+        share = float(np.mean(shares[list(stroke.links)]))
         levels.setdefault(min(math.ceil(share * _LEVELS), _LEVELS), []).append(stroke)
     image = len(strokes) > _MOST_VECTORS
     for level, alike in sorted(levels.items()):
-        look: dict[str, Any] = {"edgecolor": _colours(level), "linewidth": width * (0.6 + 0.7 * level / _LEVELS)}
-        if not level:
-            look = {"edgecolor": "#c3c9cf", "linewidth": 0.6 * width, "linestyle": (0, (1, 2.5))}
+        look: dict[str, Any] = {"edgecolor": "#c3c9cf", "linewidth": 0.6 * width, "linestyle": (0, (1, 2.5))}
+        if level:
+            look = {"edgecolor": _colour(level, full), "linewidth": width * (0.6 + 0.7 * level / _LEVELS)}
         axes.add_patch(PathPatch(_path(alike), facecolor="none", zorder=1 + level / 100, rasterized=image, **look))
 
 
@@ -133,23 +140,23 @@ def _name_rows(axes: "Axes", panel: Drawing) -> None:
         )
 
 
-def _scale(figure: "Figure", panels: Any) -> None:
+def _scale(figure: "Figure", panels: Any, reach: float) -> None:
     """The colours beside the panels."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    colours = ListedColormap([_colours(level) for level in range(1, _LEVELS + 1)])
-    scale = ScalarMappable(Normalize(0, 100), colours)
+    colours = ListedColormap([_colour(level, reach == 1) for level in range(1, _LEVELS + 1)])
+    scale = ScalarMappable(Normalize(0, 100 * reach), colours)
     bar = figure.colorbar(scale, ax=panels, shrink=0.6, pad=0.01, aspect=24, label="busy (% of the run)")
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2)
 
 
-def _colours(level: int) -> Any:
-    """From grey to dark blue, darker is busier; the highest level, a link that hardly ever rests, stands out."""
+def _colour(level: int, full: bool) -> Any:
+    """From grey to dark blue, darker is busier; a link that hardly ever rests stands out."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    if level == _LEVELS:
+    if full and level == _LEVELS:
         return "#d55e00"
     blues = LinearSegmentedColormap.from_list("busy", ["#e3e7ea", "#a9cbe3", "#4f94c9", "#14599b", "#062a54"])
-    return blues((level - 1) / (_LEVELS - 2))
+    return blues(((level - 1) / (_LEVELS - 1)) ** 1.7)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netsim.report.drawing import GRID, STYLE, lines, new_figure, rounded, time_unit, to_svg
+from netsim.report.drawing import GRID, STYLE, behind, new_figure, rounded, steps, time_unit, to_svg
 from netsim.report.summary import extremes, summarise
 from netsim.results import Results
 
@@ -16,11 +16,11 @@ _WIDE = 30
 def flows_title(results: Results) -> str:
     """The finding of `flows_svg` in one line."""
     fastest, slowest = extremes(summarise(results))
-    if not slowest.flow_p99_us or slowest.flow_p99_us < 1.005 * fastest.flow_p99_us:
+    if slowest.flow_p99_us <= 1.005 * fastest.flow_p99_us:
         scale, unit = time_unit(fastest.flow_p99_us)
-        return f"99 % of the flows of {fastest.name} take less than {rounded(fastest.flow_p99_us / scale, 3)} {unit}"
-    behind = 100 * (slowest.flow_p99_us / fastest.flow_p99_us - 1) if fastest.flow_p99_us else 0
-    return f"The slowest hundredth of flows takes {behind:.0f} % longer with {slowest.name} than with {fastest.name}"
+        return f"99 % of the flows of {fastest.name} take at most {rounded(fastest.flow_p99_us / scale, 3)} {unit}"
+    longer = behind(slowest.flow_p99_us, fastest.flow_p99_us)
+    return f"99th percentile of flows: {slowest.name} takes {longer} {fastest.name}"
 
 
 def flows_svg(results: Results) -> str:
@@ -35,7 +35,7 @@ def flows_svg(results: Results) -> str:
     with matplotlib.rc_context(STYLE):
         figure = new_figure(10, max(3.7, 1.0 + 0.24 * len(summaries)), flows_title(results))
         axes = figure.subplots()
-        lines(axes, summaries, [(curve / scale, 100 * _LEVELS) for curve in curves])
+        steps(axes, summaries, [(curve / scale, 100 * _LEVELS) for curve in curves])
         if low > 0 and longest > _WIDE * low:
             axes.set_xscale("log")
         else:

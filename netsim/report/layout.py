@@ -75,7 +75,7 @@ def _tiered(topology: Topology, tiers: Mapping[str, int], up: bool) -> Drawing:
         for place, group in enumerate(groups):
             foot = x + ((place + 0.5) / len(groups) - 0.5) * width
             links = tuple(topology.up(host) if up else topology.down(host) for host in group)
-            hosts.append(Stroke(links, ((x + 0.55 * (foot - x), y), (foot, 0.0))))
+            hosts.append(Stroke(links, ((x + min(0.55, 0.025 / width) * (foot - x), y), (foot, 0.0))))
     shift = 0.16 / max(map(len, topology.tiers))
     between = [
         Stroke((link,), tuple((switches[end][0] + side * shift, switches[end][1]) for end in ends))
@@ -103,7 +103,7 @@ def _spread(topology: Topology, tiers: Mapping[str, int]) -> Drawing:
             hosts.append(Stroke(tuple(map(topology.up, group)), _bent((x, y), foot, 0.12)))
             hosts.append(Stroke(tuple(map(topology.down, group)), _bent(foot, (x, y), 0.12)))
     between = [
-        Stroke((link,), _bent(switches[src], switches[dst], 0.09 + 0.05 * (1 + side)))
+        Stroke((link,), _bent(switches[src], switches[dst], 0.06 + 0.04 * (1 + side)))
         for link, (src, dst), side in _between(topology, tiers)
     ]
     return Drawing("", switches, between, hosts, ())

@@ -16,10 +16,15 @@ figure { margin: 1.6rem 0 2.2rem; }
 figure svg { width: 100%; height: auto; }
 figcaption, .note { font-size: .875rem; margin-top: .5rem; max-width: 52rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .94rem; }
-th, td { padding: .4rem .9rem; text-align: right; border-bottom: 1px solid #e4e7eb; white-space: nowrap; }
-th { font-weight: 600; color: #52606d; }
+th, td { padding: .4rem .75rem; text-align: right; border-bottom: 1px solid #e4e7eb; }
+td { white-space: nowrap; }
+th { font-weight: 600; color: #52606d; vertical-align: bottom; min-width: 6rem; }
+th:first-child { min-width: 0; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tr.best td { font-weight: 600; }
+table.sortable th { cursor: pointer; }
+table.sortable th[data-order="down"]::after { content: " ▾"; }
+table.sortable th[data-order="up"]::after { content: " ▴"; }
 .scroll { overflow-x: auto; }
 code, pre { font: .84rem/1.5 ui-monospace, monospace; }
 pre { background: #f5f7f9; padding: 1rem; border-radius: 6px; overflow-x: auto; }

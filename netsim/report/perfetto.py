@@ -32,8 +32,7 @@ def write_trace(results: Results, path: Path) -> None:
         file.write(f'{head[:-1]}, "traceEvents": [')
         events = (event for pid, run in runs for event in _events(results, run, pid))
         for number, event in enumerate(events):
-            file.write(",\n" if number else "\n")
-            json.dump(event, file, separators=(",", ":"))
+            file.write((",\n" if number else "\n") + json.dumps(event, separators=(",", ":")))
         file.write("\n]}\n")
 
 

@@ -9,6 +9,7 @@ from netsim.report.summary import extremes, summarise
 from netsim.results import Results
 
 _PANELS_A_ROW = 4
+_LONGEST_NAME = 24
 
 
 class _Band(NamedTuple):
@@ -68,7 +69,8 @@ def queues_svg(results: Results) -> str:
                 low, high = band.least / queue_scale, band.most / queue_scale
                 axes.fill_between(edges[:-1], low, high, step="post", color=colour, alpha=0.3, linewidth=0)
             axes.stairs(band.mean / queue_scale, edges, color=colour, linewidth=1.3, baseline=None)
-            axes.set_title(summary.name, loc="left", weight="bold", size=9.5, pad=16)
+            name = summary.name if len(summary.name) <= _LONGEST_NAME else f"{summary.name[: _LONGEST_NAME - 1]}…"
+            axes.set_title(name, loc="left", weight="bold", size=9.5, pad=16)
             longest = float(band.most.max(initial=0)) / queue_scale
             said = f"at most {rounded(longest, 3)} {queue_name}" if longest else "none"
             axes.annotate(said, (0, 1), (0, 5), "axes fraction", "offset points", color=FAINT, size=8.5)

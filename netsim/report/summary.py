@@ -108,6 +108,12 @@ def extremes(summaries: Sequence[TransportSummary]) -> tuple[TransportSummary, T
     return min(among, key=lambda summary: summary.mean_us), max(among, key=lambda summary: summary.mean_us)
 
 
+def differ(summaries: Sequence[TransportSummary]) -> bool:
+    """The fastest and the slowest transport lie more than half a percent apart."""
+    fastest, slowest = extremes(summaries)
+    return slowest.mean_us > 1.005 * fastest.mean_us
+
+
 def _operation(results: Results, op: str, indices: Sequence[int]) -> OperationSummary:
     times: dict[str, list[float]] = defaultdict(list)
     ranks = max(span.ranks for span in results.spans)

@@ -12,6 +12,9 @@ from rich.table import Table
 from netsim.report.columns import columns, table_rows
 from netsim.results import Results, RunEvent
 
+_WIDE = 240
+"""Columns where the output is no terminal: enough for every column of the table."""
+
 
 @contextmanager
 def watching() -> Iterator[Callable[[RunEvent], None]]:
@@ -41,8 +44,11 @@ def print_table(results: Results) -> None:
     """Prints the comparison as a table."""
     table = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns(results)):
-        head = escape(column.head).replace(", ", "\n", 1)
-        table.add_column(head, justify="right" if index else "left", no_wrap=True)
+        table.add_column(_in_two_lines(escape(column.head)), justify="right" if index else "left", no_wrap=True)
     for row in table_rows(results):
         table.add_row(*map(escape, row))
-    Console(width=None if Console().is_terminal else 120).print(table)
+    Console(width=None if Console().is_terminal else _WIDE).print(table)
+
+
+def _in_two_lines(head: str) -> str:
+    return head.replace(", ", "\n", 1) if ", " in head else head.replace(" ", "\n", 1)

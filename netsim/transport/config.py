@@ -115,6 +115,10 @@ class OwnConfig(Section, frozen=True):
         """Name in results and reports."""
         return self.label or self.path.rpartition(":")[2]
 
+    def __hash__(self) -> int:
+        """Options are what YAML can say, lists and mappings too, which have no hash."""
+        return hash((self.path, self.label))
+
     def options(self) -> dict[str, Any]:
         """Arguments of the transport besides seed and number of paths."""
         return self.options_

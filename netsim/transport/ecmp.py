@@ -16,11 +16,13 @@ class Ecmp(Transport):
     Args:
         seed: Seed of the run, the hash function's salt.
         most_paths: Largest number of paths between two hosts.
-        hash: random: as good as a hash can be; crc32: of seed, source, destination, as switches compute it.
+        hash: random: as good as a hash can be; crc32: of seed, source, destination, as switches compute it. Among
+            2, 4, 8, ... paths its seeds rename the paths only: who meets whom is the same with all of them.
     """
 
     def __init__(self, seed: int, most_paths: int, hash: Hash = "random") -> None:
         super().__init__(seed, most_paths)
+        self.hash = hash
         self._draws = Draws(seed, Purpose.ECMP_PATH)
         self._hash = self._draws if hash == "random" else self._crc32
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from math import gcd
 from typing import Literal
 
@@ -36,9 +37,10 @@ class Ethereal(Transport):
             number, and all hosts begin with the same path.
         order: How flows released together stand in their host's ring. nic: as the scenario's nic says. published: leaf
             by leaf in shuffled order, flow by flow, piece by piece, as the authors' hosts open them. staggered, ours:
-            by how far the destination's place in its leaf, and its leaf, lie ahead, and each host begins with the path
-            of its own place, without shuffles. Hosts that start together then send, at every moment, to hosts that are
-            all different, over links that are all different, without a word between them.
+            by how far the destination's place in its leaf, and its leaf, lie ahead, and each host begins with the link
+            up of its own place and, where it goes on in several ways, the way of its leaf, without shuffles. Hosts that
+            start together and send the same to each other then send, at every moment, to hosts that are all different
+            and, on fabrics that are not oversubscribed, over links that are all different, without a word between them.
         start_delay: Each flow joins its host's ring after a delay drawn up to this, in picoseconds; 50 ns in the paper.
         avoid: How long a path that has failed a flow is avoided, in picoseconds; 100 ms by the authors.
     """
@@ -106,8 +108,7 @@ class Ethereal(Transport):
             order.sort(key=lambda path: self._path_order(first.task, path))
             flows = sorted(group, key=lambda message: self._flow_order(message.task))
         elif self._order == "staggered":
-            shift = first.src_place % len(order)
-            order = order[shift:] + order[:shift]
+            order = _links_in_turn(first, paths)
             flows = sorted(group, key=_places_ahead)
         whole = len(flows) - len(flows) % len(order)
         for turn, message in enumerate(flows[:whole]):
@@ -141,6 +142,20 @@ class Ethereal(Transport):
         identity = message.task * self.stride + piece
         delay_ps = self._delay(identity) % (self._start_delay_ps + 1) if self._start_delay_ps else 0
         return Flow(identity, message, size_bytes, path, delay_ps)
+
+
+def _links_in_turn(message: Release, paths: Sequence[int]) -> list[int]:
+    """Paths over one link up after the other, from the source's place on, each time on by the next of its ways."""
+    ways: dict[int, list[int]] = defaultdict(list)
+    for path in paths:
+        ways[message.paths[path][1]].append(path)
+    rounds = zip_longest(*(_begun_at(message.src_leaf, onward) for onward in ways.values()))
+    return _begun_at(message.src_place, [path for turn in rounds for path in turn if path is not None])
+
+
+def _begun_at(place: int, circle: list[int]) -> list[int]:
+    place %= len(circle)
+    return circle[place:] + circle[:place]
 
 
 def _places_ahead(message: Release) -> tuple[bool, int]:

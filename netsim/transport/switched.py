@@ -11,6 +11,8 @@ Backlog = Callable[[int], int]
 class JoinShortestQueue(Transport):
     """Each packet takes the link with the least unfinished work; of equals the next after the switch's last choice.
 
+    After the last of a switch's links, by their numbers, comes its first.
+
     Args:
         seed: Seed of the run.
         most_paths: Largest number of paths between two hosts.
@@ -34,11 +36,10 @@ class JoinShortestQueue(Transport):
     ) -> int:
         """The links of one choice begin at one switch, so the first of them stands for it."""
         last = self._last.get(links[0], -1)
-        ahead = [position for position in range(len(links)) if links[position] > last]
-        turn = [*ahead, *range(len(links) - len(ahead))]
-        best = min(turn, key=lambda position: backlog_ps(links[position]) // self._step_ps)
-        self._last[links[0]] = links[best]
-        return links[best]
+        self._last[links[0]] = best = min(
+            links, key=lambda link: (backlog_ps(link) // self._step_ps, link <= last, link)
+        )
+        return best
 
 
 class Drill(Transport):

@@ -1,53 +1,18 @@
-"""Max-min rates and the flow-level engine against closed forms and the certificate of max-min fairness."""
+"""The flow-level engine against closed forms, a simulation in fractions, and bounds."""
 
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from netsim.engine.fluid import FluidEngine, Incidence, max_min_rates
+from netsim.engine.fluid import FluidEngine
+from netsim.engine.protocol import Outcome, Scene
 from netsim.workload.protocol import Task
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
+from tests.netsim.test_fluid_rates import Ways, water_filling
 
 SERVICE, DELAY = 320_000, 500_000
-
-
-def over(*links: int) -> Incidence:
-    """A flow over whole links."""
-    return np.array(links), np.ones(len(links))
-
-
-def test_line_network():
-    """One long flow over n links and a short one on each: the long one gets the least of the halves."""
-    capacity = np.array([10.0, 6.0, 8.0])
-    rates = max_min_rates([over(0, 1, 2), over(0), over(1), over(2)], capacity)
-    assert rates == pytest.approx([3, 7, 3, 5])
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_certificate(seed):
-    """Rates are max-min fair if and only if every flow has a full link on which no flow is faster."""
-    draw = random.Random(seed)
-    links = draw.randint(1, 8)
-    capacity = np.array([draw.choice([1.0, 2.0, 5.0, 7.5]) for _ in range(links)])
-    flows: list[Incidence] = []
-    for _ in range(draw.randint(1, 15)):
-        chosen = draw.sample(range(links), draw.randint(1, links))
-        shares = np.array([draw.choice([1.0, 0.5, 0.25]) for _ in chosen])
-        flows.append((np.array(chosen), shares))
-    rates = max_min_rates(flows, capacity)
-    load = np.zeros(links)
-    for (chosen, shares), rate in zip(flows, rates, strict=True):
-        load[chosen] += shares * rate
-    assert (load <= capacity * (1 + 1e-9)).all()
-    for (chosen, _), rate in zip(flows, rates, strict=True):
-        bottlenecks = [
-            link
-            for link in chosen
-            if load[link] >= capacity[link] * (1 - 1e-9)
-            and all(other <= rate * (1 + 1e-9) for (its, _), other in zip(flows, rates, strict=True) if link in its)
-        ]
-        assert bottlenecks
 
 
 @pytest.mark.parametrize("packets", [1, 16])
@@ -84,3 +49,111 @@ def test_tasks_wait_for_each_other_and_for_their_delay():
     one_way = 2 * DELAY + 2 * SERVICE
     outcome = FluidEngine(scene(fabric(1, 1, 2), tasks)).run()
     assert list(outcome.task_end_ps) == [one_way, one_way + 5000, 2 * one_way + 5700, 2 * one_way + 5700]
+
+
+def in_fractions(what: Scene) -> list[Fraction]:
+    """When each message of an ideal run is there, in exact arithmetic and without rounding to picoseconds."""
+    ways: list[Ways] = []
+    tail: list[int] = []
+    for task in what.tasks:
+        src, dst = what.hosts[task.src], what.hosts[task.dst]
+        paths = what.routes.paths(src, dst)
+        ways.append(paths)
+        links = [what.topology.links[link] for link in paths[0]]
+        last = (task.bytes - 1) % what.packet.payload + 1
+        tail.append(sum(link.delay_ps for link in links) + sum(last * 80 for _ in links[1:]))
+    capacity = [Fraction(link.rate_bps, 8 * 10**12) for link in what.topology.links]
+    left = {index: Fraction(task.bytes) for index, task in enumerate(what.tasks)}
+    end: dict[int, Fraction] = {}
+    now = Fraction(0)
+    while left:
+        begun: dict[int, Fraction] = {}
+        for index in left:
+            task = what.tasks[index]
+            if all(earlier in end for earlier in task.after):
+                begun[index] = max([end[earlier] for earlier in task.after], default=Fraction(0)) + task.delay_ps
+        active = [index for index, start in begun.items() if start <= now]
+        rates = water_filling([ways[index] for index in active], capacity)
+        ends = [now + left[index] / rate for index, rate in zip(active, rates, strict=True)]
+        later = min([*ends, *(start for start in begun.values() if start > now)])
+        for index, rate in zip(active, rates, strict=True):
+            left[index] -= rate * (later - now)
+            if not left[index]:
+                del left[index]
+                end[index] = later + tail[index]
+        now = later
+    return [end[index] for index in range(len(what.tasks))]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_all_times_are_those_of_a_simulation_in_fractions(seed):
+    """Messages of any size that start at any time and wait for each other, to a few roundings."""
+    draw = random.Random(seed)
+    topology = fabric(draw.randint(1, 3), draw.randint(1, 3), draw.randint(2, 3))
+    tasks: list[Task] = []
+    for index in range(draw.randint(1, 14)):
+        src, dst = draw.sample(range(topology.hosts), 2)
+        after = tuple(sorted(draw.sample(range(index), min(index, draw.choice([0, 0, 1, 2])))))
+        tasks.append(Task(src, dst, draw.randint(1, 200_000), draw.choice([0, draw.randint(1, 10**7)]), after))
+    what = scene(topology, tasks)
+    expected = [float(time) for time in in_fractions(what)]
+    assert FluidEngine(what).run().task_end_ps == pytest.approx(expected, abs=100, rel=0)
+
+
+def load_ps(what: Scene, outcome: Outcome) -> float:
+    """Longest time that a link needs for the bytes it carried."""
+    return max(outcome.links["bytes"] * 8e12 / np.array(what.rates.initial))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_run_is_faster_than_its_most_loaded_link(seed):
+    draw = random.Random(seed)
+    topology = fabric(draw.randint(1, 4), draw.randint(1, 4), draw.randint(1, 4))
+    pairs = [(draw.randrange(topology.hosts), draw.randrange(topology.hosts)) for _ in range(30)]
+    what = scene(topology, [flow(src, dst, draw.randint(1, 10**6), draw.randint(0, 10**6)) for src, dst in pairs])
+    outcome = FluidEngine(what).run()
+    assert outcome.completion_ps >= load_ps(what, outcome)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_more_spines_faster_links_and_fewer_messages_never_raise_the_load(seed):
+    draw = random.Random(seed)
+    leaves, spines, per_leaf = draw.randint(2, 4), draw.randint(1, 4), draw.randint(1, 4)
+    hosts = leaves * per_leaf
+    pairs = [draw.sample(range(hosts), 2) for _ in range(20)]
+    tasks = [flow(src, dst, draw.randint(1, 10**6)) for src, dst in pairs]
+
+    def load(tasks: list[Task], spines: int = spines, **rates: str) -> float:
+        what = scene(fabric(leaves, spines, per_leaf, **rates), tasks)
+        return load_ps(what, FluidEngine(what).run())
+
+    most, rounding_ps = load(tasks), 80
+    assert load(tasks, spines + 1) <= most + rounding_ps
+    assert load(tasks, fabric_rate="200Gbps") <= most + rounding_ps
+    assert load(tasks, host_rate="200Gbps", fabric_rate="200Gbps") <= most / 2 + rounding_ps
+    assert load(tasks[1:]) <= most + rounding_ps
+
+
+def test_a_message_in_a_host_shares_its_inner_link():
+    what = scene(fabric(1, 1, 1, ranks_per_host=3, intra_host_rate="800Gbps"), [flow(0, 1, 4000), flow(1, 2, 8000)])
+    outcome = FluidEngine(what).run()
+    assert list(outcome.task_end_ps) == [80_000, 120_000]
+    assert outcome.links[what.topology.inside(0)].bytes == 12_000
+
+
+def test_a_long_chain_of_tasks_without_bytes_is_done_at_once():
+    tasks = [Task(0, 0, 0, 0, (index - 1,) if index else ()) for index in range(5000)]
+    outcome = FluidEngine(scene(fabric(1, 1, 2), [*tasks, Task(0, 1, 4000, 0, (4999,))])).run()
+    assert list(outcome.task_end_ps[-2:]) == [0, 2 * DELAY + 2 * SERVICE]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_messages_that_start_together_need_one_allocation(seed):
+    """Those that end first are the fastest, and when they leave nobody else gets more."""
+    draw = random.Random(seed)
+    targets = draw.sample(range(36), 36)
+    engine = FluidEngine(
+        scene(fabric(6, 2, 6), [flow(src, dst, 10**5) for src, dst in enumerate(targets) if src != dst])
+    )
+    engine.run()
+    assert engine.allocations == 1

@@ -1,6 +1,7 @@
 """Results: what is in the files, that they do not depend on how they were made, and the report."""
 
 import csv
+import gzip
 import hashlib
 import json
 import re
@@ -11,9 +12,8 @@ import jsonschema
 import pytest
 
 from netsim import Results, simulate
+from netsim import results as results_module
 from netsim.__main__ import main
-from netsim.report.figures import completion_svg, completion_title, links_svg, links_title
-from netsim.report.page import Section, page, table
 from netsim.results import replacing
 
 GOLDEN_SCENARIO, GOLDEN_RESULTS = Path("tests/files/scenario.yaml"), Path("tests/files/results.json")
@@ -103,40 +103,29 @@ def test_nothing_half_written_stays(tmp_path):
     assert target.read_text() == "before"
 
 
-def test_pictures_state_findings_and_are_the_same_every_time(results):
-    assert completion_svg(results) == completion_svg(results)
-    assert links_svg(results).startswith("<svg")
-    means = {}
+def test_many_flows_are_written_compressed_and_the_same(results, written, tmp_path, monkeypatch):
+    plain = (written / "flows.csv").read_bytes()
+    (tmp_path / "flows.csv").write_text("of an earlier run")
+    monkeypatch.setattr(results_module, "PLAIN_FLOWS", 10)
+    results.write(tmp_path)
+    packed = (tmp_path / "flows.csv.gz").read_bytes()
+    assert gzip.decompress(packed) == plain
+    assert not (tmp_path / "flows.csv").exists()
+    results.write(tmp_path)
+    assert (tmp_path / "flows.csv.gz").read_bytes() == packed
+    monkeypatch.undo()
+    results.write(tmp_path)
+    assert (tmp_path / "flows.csv").read_bytes() == plain
+    assert not (tmp_path / "flows.csv.gz").exists()
+
+
+def test_members_of_a_collective_agree_with_its_times(results):
     for run in results.runs:
-        if run.engine == "simpy":
-            means.setdefault(run.transport, []).append(run.completion_ps)
-    slowest, fastest = max(means, key=lambda name: sum(means[name])), min(means, key=lambda name: sum(means[name]))
-    assert slowest in completion_title(results)
-    assert fastest in completion_title(results)
-    assert links_title(results).startswith("ecmp overloads its busiest fabric link by ")
-
-
-def test_equal_transports_are_said_to_be_equal():
-    ring = simulate(
-        {
-            "format": "flowfabric.scenario/1",
-            "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 1, "hosts_per_leaf": 2},
-            "workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "64KB"},
-            "transports": ["ecmp", "ethereal"],
-            "seeds": [0],
-        }
-    )
-    assert completion_title(ring) == "All transports take the same time, to half a percent"
-    assert links_title(ring) == "Every transport loads the fabric evenly"
-
-
-def test_page_needs_no_network_and_escapes_text():
-    text = page("a < b", [Section("x & y", table(["<i>"], [["1"], ["2"]], best=1))])
-    assert "a &lt; b" in text
-    assert "x &amp; y" in text
-    assert "&lt;i&gt;" in text
-    assert '<tr class="best"><td>2</td></tr>' in text
-    assert "http" not in text
+        for span, members, times in zip(results.spans, run.members, run.collectives, strict=True):
+            come, over = members.T.tolist()
+            assert len(come) == span.ranks
+            assert (min(come), max(over)) == times[:2]
+            assert (sum(over) - sum(come)) // len(come) == times.member_ps
 
 
 def test_compare_writes_everything_and_prints_the_table(tmp_path, capsys):
@@ -147,10 +136,11 @@ def test_compare_writes_everything_and_prints_the_table(tmp_path, capsys):
     assert all(name in printed.out for name in ("ecmp", "ethereal-equal", "ideal (flow level)", "mean [min, max]"))
     assert max(len(line) for line in printed.out.splitlines()) <= 120
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    pictures = ["figures/completion.svg", "figures/links.svg", "figures/operations.svg"]
-    assert files == ["collectives.csv", *pictures, "flows.csv", "links.csv", "report.html", "results.json"]
+    pictures = [f"figures/{name}.svg" for name in ("completion", "flows", "links", "loads", "operations", "queues")]
+    tables = ["collectives.csv", *pictures, "flows.csv", "links.csv"]
+    assert files == [*tables, "report.html", "results.json", "trace.json"]
     report = (out / "report.html").read_text()
-    assert report.count("<svg") == 3
+    assert report.count("<svg") == len(pictures)
     assert not re.search(r'(src|href)="https?:', report)
     assert json.loads((out / "results.json").read_text())["scenario"]["seeds"] == [3]
 
@@ -160,7 +150,9 @@ def test_the_same_command_again_replaces_the_files_by_the_same(tmp_path):
     contents = []
     for _ in range(2):
         assert main(command) == 0
-        tables = [tmp_path / name for name in ("links.csv", "flows.csv", "collectives.csv", "report.html")]
+        tables = [
+            tmp_path / name for name in ("links.csv", "flows.csv", "collectives.csv", "report.html", "trace.json")
+        ]
         contents.append([path.read_bytes() for path in (*tables, *sorted((tmp_path / "figures").iterdir()))])
     assert all(first == second for first, second in pairwise(contents))
 
@@ -169,7 +161,7 @@ def test_the_same_command_again_replaces_the_files_by_the_same(tmp_path):
     ("arguments", "expected"),
     [
         ([], "netsim: command line: "),
-        (["sweep"], "netsim: command line: "),
+        (["foresee"], "netsim: command line: "),
         (["compare"], "netsim compare: command line: "),
         (["compare", "tests/files/scenario.yaml"], "netsim compare: command line: "),
         (["compare", "tests/files/scenario.yaml", "--out", "x", "--jobs", "two"], "netsim compare: command line: "),

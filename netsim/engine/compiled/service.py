@@ -2,13 +2,16 @@
 
 from numba import njit
 
+from netsim.engine.compiled.annotations import Integer
+from netsim.engine.compiled.fabric import FabricArrays
+
 _BIT_PICOSECONDS_PER_BYTE = 8 * 10**12
 _SMALL_BYTES = 1 << 20
 _DIGIT_BITS, _SIZE_BITS = 10, 60
 
 
 @njit(cache=True)
-def service_ps(size_bytes: int, rate_bps: int) -> int:
+def service_ps(size_bytes: Integer, rate_bps: Integer) -> Integer:
     """See `netsim.units.service_ps`.
 
     Args:
@@ -25,3 +28,11 @@ def service_ps(size_bytes: int, rate_bps: int) -> int:
         quotient = (quotient << _DIGIT_BITS) + remainder // rate_bps
         remainder %= rate_bps
     return whole * size_bytes + quotient + (remainder > 0)
+
+
+@njit(cache=True)
+def rate_step(fabric: FabricArrays, link: Integer, step: Integer, time_ps: Integer) -> Integer:
+    """Row of `FabricArrays.rate_bps` that holds for a link at a moment, `step` being that of an earlier one."""
+    while step + 1 < fabric.change_begin[link + 1] and fabric.change_ps[step + 1] <= time_ps:
+        step += 1
+    return step

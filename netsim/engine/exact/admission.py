@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.draws import Purpose
-from netsim.engine.compiled.draws import stream
 from netsim.engine.exact.balance import balance
 from netsim.engine.exact.hashes import crc32_hashes, draws
 from netsim.engine.exact.layout import Layout
@@ -53,9 +52,9 @@ def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: 
         case EcmpConfig(hash="crc32"):
             way = _hashed(layout, messages, message, crc32_hashes(seed, src, dst))
         case EcmpConfig():
-            way = _hashed(layout, messages, message, draws(stream(seed, Purpose.ECMP_PATH), src, dst))
+            way = _hashed(layout, messages, message, draws(seed, Purpose.ECMP_PATH, src, dst))
         case SubflowsConfig():
-            way = _hashed(layout, messages, message, draws(stream(seed, Purpose.SUBFLOW_PATH), src << 32 | dst, part))
+            way = _hashed(layout, messages, message, draws(seed, Purpose.SUBFLOW_PATH, src << 32 | dst, part))
         case _:
             way = np.full(len(message), -1)
     nothing = np.zeros(len(message), dtype=np.int64)

@@ -6,11 +6,12 @@ import numpy as np
 from numba import njit
 
 from netsim.draws import Purpose
+from netsim.engine.compiled.annotations import Integer
 from netsim.engine.compiled.draws import draw, stream
 from netsim.engine.exact.hashes import draws
 from netsim.engine.exact.layout import Layout
 from netsim.engine.exact.messages import Messages
-from netsim.engine.exact.sorting import merge_sort
+from netsim.engine.exact.sorting import room_for, sort
 from netsim.transport.config import EtherealConfig
 
 _SIGN = np.uint64(1 << 63)
@@ -43,8 +44,8 @@ def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed:
     """The fields of `netsim.engine.exact.admission.Flows`."""
     groups = _groups(layout, messages)
     if transport.randomise:
-        flow_order = draws(stream(seed, Purpose.ETHEREAL_FLOWS), messages.task, np.zeros_like(messages.task))
-        _shuffle(groups, flow_order, stream(seed, Purpose.ETHEREAL_PATHS))
+        flow_order = draws(seed, Purpose.ETHEREAL_FLOWS, messages.task, np.zeros_like(messages.task))
+        _shuffle(groups, flow_order, np.uint64(stream(seed, Purpose.ETHEREAL_PATHS)))
     equal = transport.pieces == "equal"
     pieces = np.ones(len(messages.task), dtype=np.int64)
     nowhere = np.empty(0, dtype=np.int64)
@@ -57,7 +58,7 @@ def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed:
     identity = messages.task[message] * layout.most_paths + piece
     delay_ps = np.zeros_like(identity)
     if transport.start_delay:
-        drawn = draws(stream(seed, Purpose.START_DELAY), identity, delay_ps)
+        drawn = draws(seed, Purpose.START_DELAY, identity, delay_ps)
         delay_ps = (drawn % np.uint64(transport.start_delay + 1)).astype(np.int64)
     return identity, message, size_bytes, way, delay_ps
 
@@ -69,7 +70,9 @@ def _groups(layout: Layout, messages: Messages) -> Groups:
     keys = messages.bytes[choice], messages.pair[choice], messages.release_ps[choice], messages.link[choice]
     order = np.lexsort(keys)
     changes = [key[order[1:]] != key[order[:-1]] for key in keys]
-    begin = np.flatnonzero(np.concatenate([[True], np.any(changes, axis=0), [True]])) if len(order) else np.zeros(1, int)
+    begin = (
+        np.flatnonzero(np.concatenate([[True], np.any(changes, axis=0), [True]])) if len(order) else np.zeros(1, int)
+    )
     member = choice[order]
     first = member[begin[:-1]]
     row = messages.usable[first]
@@ -90,18 +93,17 @@ def _shuffle(groups: Groups, flow_order: np.ndarray, path_order: np.uint64) -> N
         flow_order: A draw for each message.
         path_order: State of the draws for ways.
     """
-    most = max(np.diff(groups.begin).max(), np.diff(groups.way_begin).max()) if len(groups.task) else 0
-    key, runs = np.empty(most, dtype=np.int64), np.empty(most + 1, dtype=np.int64)
-    spare_key, spare_index = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
+    for_members, for_ways = room_for(groups.begin), room_for(groups.way_begin)
+    key = np.empty(max(len(for_members.key), len(for_ways.key)), dtype=np.int64)
     for group in range(len(groups.task)):
         member = groups.member[groups.begin[group] : groups.begin[group + 1]]
         for place in range(len(member)):
             key[place] = np.int64(flow_order[member[place]] ^ _SIGN)
-        merge_sort(key[: len(member)], member, spare_key, spare_index, runs)
+        sort(key[: len(member)], member, for_members)
         way = groups.way[groups.way_begin[group] : groups.way_begin[group + 1]]
         for place in range(len(way)):
             key[place] = np.int64(draw(path_order, groups.task[group], way[place] - groups.base[group]) ^ _SIGN)
-        merge_sort(key[: len(way)], way, spare_key, spare_index, runs)
+        sort(key[: len(way)], way, for_ways)
 
 
 @njit(cache=True)
@@ -138,8 +140,14 @@ def _cut(
 
 @njit(cache=True)
 def _equal(
-    position: int, flows: int, each: int, ways: np.ndarray, at: int, size_bytes: np.ndarray, way: np.ndarray
-) -> int:
+    position: Integer,
+    flows: Integer,
+    each: Integer,
+    ways: np.ndarray,
+    at: Integer,
+    size_bytes: np.ndarray,
+    way: np.ndarray,
+) -> Integer:
     """Pieces of one of `flows` messages that continue the turn; the first becomes flow `at` unless that is -1."""
     pieces = len(ways) // np.gcd(flows, len(ways))
     shortest, longer = each // pieces, each % pieces
@@ -152,8 +160,14 @@ def _equal(
 
 @njit(cache=True)
 def _minimal(
-    position: int, flows: int, each: int, ways: np.ndarray, at: int, size_bytes: np.ndarray, way: np.ndarray
-) -> int:
+    position: Integer,
+    flows: Integer,
+    each: Integer,
+    ways: np.ndarray,
+    at: Integer,
+    size_bytes: np.ndarray,
+    way: np.ndarray,
+) -> Integer:
     """The same where the k-th way takes bytes [k, k + 1) * total / s of the flows laid end to end."""
     total, begin, end = each * flows, position * each, (position + 1) * each
     turn, pieces = begin * len(ways) // total, 0

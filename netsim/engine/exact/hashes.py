@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from netsim.engine.compiled.draws import draw
+from netsim.engine.compiled.draws import draw, stream
 
 _POLYNOMIAL = 0xEDB88320
 """Of CRC-32 (ISO-HDLC), as `binascii.crc32` computes it, lowest bit first."""
@@ -11,9 +11,9 @@ _BYTES = 8
 
 
 @njit(cache=True)
-def draws(state: np.uint64, flow: np.ndarray, sequence: np.ndarray) -> np.ndarray:
+def draws(seed: int, purpose: int, flow: np.ndarray, sequence: np.ndarray) -> np.ndarray:
     """See `netsim.draws.Draws.__call__`, for each entry."""
-    drawn = np.empty(len(flow), dtype=np.uint64)
+    state, drawn = stream(seed, purpose), np.empty(len(flow), dtype=np.uint64)
     for place in range(len(flow)):
         drawn[place] = draw(state, flow[place], sequence[place])
     return drawn
@@ -36,7 +36,7 @@ def crc32_hashes(seed: int, src: np.ndarray, dst: np.ndarray) -> np.ndarray:
     return hashes
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _extended(checksum: np.uint64, value: np.uint64, table: np.ndarray) -> np.uint64:
     """The checksum after eight more bytes."""
     for byte in range(_BYTES):

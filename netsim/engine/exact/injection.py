@@ -5,135 +5,134 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from netsim.draws import Purpose
-from netsim.engine.compiled.draws import draw, stream
 from netsim.engine.compiled.fabric import FabricArrays
-from netsim.engine.compiled.service import service_ps
-from netsim.transport.config import FlowletConfig, TransportConfig
-
-_FIXED, _RANDOM, _ROUND_ROBIN, _ROTATION, _FLOWLET = range(5)
-_RULES = {
-    "spray_random": (_RANDOM, Purpose.SPRAY_PATH),
-    "spray_round_robin": (_ROUND_ROBIN, Purpose.SPRAY_START),
-    "drb": (_ROTATION, Purpose.ROTATION_START),
-    "flowlet": (_FLOWLET, Purpose.FLOWLET_PATH),
-}
-
-
-class Rule(NamedTuple):
-    """How a packet's way is chosen.
-
-    Args:
-        kind: One of the kinds above.
-        state: State of its draws.
-        gap_ps: Shortest pause that begins a flowlet.
-    """
-
-    kind: int
-    state: np.uint64
-    gap_ps: int
-
-
-def rule_of(transport: TransportConfig, seed: int) -> Rule:
-    """The rule of a transport."""
-    kind, purpose = _RULES.get(transport.kind, (_FIXED, Purpose.ECMP_PATH))
-    gap_ps = transport.gap if isinstance(transport, FlowletConfig) else 0
-    return Rule(kind, np.uint64(stream(seed, purpose)), gap_ps)
-
-
-class Senders(NamedTuple):
-    """Rings of the hosts' links. F flows, L links.
-
-    Args:
-        order: [F] flows by link and in the order in which they join its ring.
-        begin: [L + 1] begin of each link in `order`.
-        join_ps: [F] when each of `order` joins.
-        round_robin: Flows take turns.
-    """
-
-    order: np.ndarray
-    begin: np.ndarray
-    join_ps: np.ndarray
-    round_robin: bool
+from netsim.engine.compiled.service import rate_step, service_ps
+from netsim.engine.exact.admission import Flows
+from netsim.engine.exact.choice import FIXED, FLOWLET, Rule, choose
+from netsim.engine.exact.messages import Messages
+from netsim.engine.exact.rings import Rings
+from netsim.engine.exact.sorting import room_for
+from netsim.engine.protocol import PacketConfig
 
 
 class Cargo(NamedTuple):
-    """What flows carry. F flows.
+    """What flows carry. F flows; packets are numbered by (flow, place in the flow).
 
     Args:
+        id: [F] as in `netsim.transport.protocol.Flow`.
         pair: [F] pair of leaves.
         way: [F] way of all packets, -1 if each chooses.
-        packet: [F + 1] first packet of each flow; packets are numbered by (flow, place in the flow).
+        first: [F + 1] first packet of each flow, and the number of packets.
         full_bytes: A full packet on the wire.
         last_bytes: [F] the last packet of each flow on the wire.
     """
 
+    id: np.ndarray
     pair: np.ndarray
     way: np.ndarray
-    packet: np.ndarray
+    first: np.ndarray
     full_bytes: int
     last_bytes: np.ndarray
 
 
+def cargo_of(flows: Flows, messages: Messages, config: PacketConfig) -> Cargo:
+    """The packets of all flows."""
+    before_last = (flows.bytes - 1) // config.payload
+    return Cargo(
+        flows.id,
+        messages.pair[flows.message],
+        flows.way,
+        np.concatenate([[0], np.cumsum(before_last + 1)]),
+        config.payload + config.header,
+        flows.bytes - before_last * config.payload + config.header,
+    )
+
+
+class Departures(NamedTuple):
+    """Packets at the hosts' links.
+
+    Args:
+        tag: What they are, link by link, as they leave: number << bits | way * stride.
+        leave_ps: When each of them begins to leave.
+        by_way: Packets that take each way.
+    """
+
+    tag: np.ndarray
+    leave_ps: np.ndarray
+    by_way: np.ndarray
+
+
 @njit(cache=True)
 def inject(
-    fabric: FabricArrays,
-    rule: Rule,
-    senders: Senders,
-    cargo: Cargo,
-    leaf_of_pair: np.ndarray,
-    leave_ps: np.ndarray,
-    packet: np.ndarray,
-    way: np.ndarray,
-) -> None:
+    fabric: FabricArrays, rule: Rule, rings: Rings, cargo: Cargo, leaf: np.ndarray, bits: int, stride: int
+) -> Departures:
     """Lets every host's ring go round until it is empty.
 
     Args:
         fabric: Rates and usable ways.
         rule: How packets choose.
-        senders: The rings.
-        cargo: The flows.
-        leaf_of_pair: Destination leaf of each pair of leaves.
-        leave_ps: Filled in, link by link: when each packet begins to leave.
-        packet: Filled in: its number.
-        way: Filled in, by packet: the way it takes.
+        rings: In which order flows come, and whether they take turns.
+        cargo: What they carry.
+        leaf: Destination leaf of each pair of leaves.
+        bits: See `Departures`.
+        stride: See `Departures`.
     """
-    epochs = len(fabric.epoch_ps)
-    sent = np.zeros(len(cargo.way), dtype=np.int64)
-    left_ps = np.zeros(len(cargo.way) if rule.kind == _FLOWLET else 0, dtype=np.int64)
-    to_leaf = np.zeros(leaf_of_pair.max() + 1, dtype=np.int64)
-    ring = np.empty(np.diff(senders.begin).max(), dtype=np.int64)
-    place = 0
+    epochs, packets = len(fabric.epoch_ps), cargo.first[-1]
+    tag, leave_ps = np.empty(packets, dtype=np.int64), np.empty(packets, dtype=np.int64)
+    by_way = np.zeros(len(fabric.way_links), dtype=np.int64)
+    following = cargo.first[:-1].copy()
+    way_of = cargo.way.copy()
+    left_ps = np.zeros(len(following) if rule.kind == FLOWLET else 0, dtype=np.int64)
+    to_leaf = np.zeros(len(fabric.leaf), dtype=np.int64)
+    ring = np.empty_like(room_for(rings.begin).index)
+    out = 0
     for link in range(len(fabric.delay_ps)):
-        joining, all_joined = senders.begin[link], senders.begin[link + 1]
+        joining, all_joined = rings.begin[link], rings.begin[link + 1]
         size = all_joined - joining
-        if not size:
-            continue
         head = waiting = count = epoch = now = 0
         to_leaf[:] = 0
-        change, last_change = fabric.change_begin[link], fabric.change_begin[link + 1] - 1
-        full_ps = service_ps(cargo.full_bytes, max(1, fabric.rate_bps[change]))
+        step = fabric.change_begin[link]
+        full_ps = service_ps(cargo.full_bytes, max(1, fabric.rate_bps[step]))
         while waiting or joining < all_joined:
             if not waiting:
-                now = max(now, senders.join_ps[joining])
-            while joining < all_joined and senders.join_ps[joining] <= now:
-                tail = head + waiting
-                ring[tail - size if tail >= size else tail] = senders.order[joining]
+                now = max(now, rings.join_ps[joining])
+            while joining < all_joined and rings.join_ps[joining] <= now:
+                ring[_wrapped(head + waiting, size)] = rings.order[joining]
                 waiting, joining = waiting + 1, joining + 1
             flow = ring[head]
-            serial = sent[flow]
-            number = cargo.packet[flow] + serial
-            sent[flow] += 1
-            while epoch + 1 < epochs and fabric.epoch_ps[epoch + 1] <= now:
-                epoch += 1
-            pair = cargo.pair[flow]
+            packet = following[flow]
+            following[flow] += 1
+            serial, last = packet - cargo.first[flow], following[flow] == cargo.first[flow + 1]
             count += 1
-            chosen = cargo.way[flow]
-            if rule.kind != _FIXED:
-                row = pair * epochs + epoch
-                begin = fabric.usable_begin[row]
-                choices = np.uint64(fabric.usable_begin[row + 1] - begin)
-                turn = np.uint64(0)
-                if rule.kind == _RANDOM:
-                    turn = draw(rule.state, flow_id[flow], serial)
-                chosen = fabric.way_begin[pair] + fabric.usable[begin + np.int64(turn % choices)]
+            way = way_of[flow]
+            if rule.kind != FIXED:
+                pair = cargo.pair[flow]
+                to_leaf[leaf[pair]] += 1
+                while epoch + 1 < epochs and fabric.epoch_ps[epoch + 1] <= now:
+                    epoch += 1
+                begin, end = fabric.usable_begin[pair * epochs + epoch], fabric.usable_begin[pair * epochs + epoch + 1]
+                if rule.kind != FLOWLET or not serial or now - left_ps[flow] > rule.gap_ps:
+                    sent = count, to_leaf[leaf[pair]]
+                    turn = choose(rule, end - begin, cargo.id[flow], serial, link, leaf[pair], sent)
+                    way = fabric.way_begin[pair] + fabric.usable[begin + turn]
+                if rule.kind == FLOWLET:
+                    way_of[flow], left_ps[flow] = way, now
+            tag[out], leave_ps[out] = packet << bits | way * stride, now
+            by_way[way] += 1
+            out += 1
+            if rate_step(fabric, link, step, now) != step:
+                step = rate_step(fabric, link, step, now)
+                full_ps = service_ps(cargo.full_bytes, fabric.rate_bps[step])
+            size_bytes = cargo.last_bytes[flow] if last else cargo.full_bytes
+            now += full_ps if size_bytes == cargo.full_bytes else service_ps(size_bytes, fabric.rate_bps[step])
+            if rings.round_robin and not last:
+                ring[_wrapped(head + waiting, size)] = flow
+            if rings.round_robin or last:
+                head = _wrapped(head + 1, size)
+            waiting -= last
+    return Departures(tag, leave_ps, by_way)
+
+
+@njit(cache=True)
+def _wrapped(place: int, size: int) -> int:
+    return place - size if place >= size else place

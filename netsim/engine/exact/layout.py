@@ -1,5 +1,6 @@
 """What all runs of a scene share, whatever the transport and the seed."""
 
+from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ class Layout(NamedTuple):
         fabric: Links and ways.
         columns: Tasks.
         messages: Tasks with bytes; None if one waits for another.
-        inner: Links between switches in an order in which every link comes before those it feeds; None if there is none.
+        inner: Links between switches, every link before those it feeds; None if they feed each other in a circle.
+        leaf: Destination leaf of each pair of leaves.
         steps: Links of all ways laid end to end, -1 behind each; way w begins at w * `stride`.
         stride: Entries of a way in `steps`.
         most_paths: Largest number of paths between two hosts that talk to each other.
@@ -27,6 +29,7 @@ class Layout(NamedTuple):
     columns: TaskColumns
     messages: Messages | None
     inner: np.ndarray | None
+    leaf: np.ndarray
     steps: np.ndarray
     stride: int
     most_paths: int
@@ -51,7 +54,8 @@ def _lay_out(scene: Scene) -> Layout:
         fabric,
         columns,
         messages_of(columns, np.asarray(scene.hosts, dtype=np.int64), fabric),
-        _in_order(_links_in_use(fabric), len(fabric.delay_ps)),
+        in_order(_links_in_use(fabric), len(fabric.delay_ps)),
+        np.flatnonzero(fabric.pair >= 0) % isqrt(len(fabric.pair)),
         steps.ravel(),
         longest + 1,
         max(1, np.diff(fabric.way_begin).max(initial=0)),
@@ -64,7 +68,7 @@ def _links_in_use(fabric: FabricArrays) -> np.ndarray:
     return fabric.way_links[np.unique(fabric.way_begin[pair] + fabric.usable)]
 
 
-def _in_order(ways: np.ndarray, links: int) -> np.ndarray | None:
+def in_order(ways: np.ndarray, links: int) -> np.ndarray | None:
     """Links that occur in `ways`, every link before those that follow it in a way; None if they follow in a circle."""
     before, after = ways[:, :-1].ravel(), ways[:, 1:].ravel()
     before, after = before[after >= 0], after[after >= 0]

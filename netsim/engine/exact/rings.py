@@ -1,24 +1,39 @@
 """The order in which flows join the ring of their host's link."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
 from netsim.draws import Purpose
-from netsim.engine.compiled.draws import stream
 from netsim.engine.exact.admission import Flows
 from netsim.engine.exact.hashes import draws
 from netsim.engine.exact.messages import Messages
-from netsim.engine.exact.sorting import merge_sort
+from netsim.engine.exact.sorting import room_for, sort
 from netsim.engine.protocol import NicConfig
 
 _SIGN = np.uint64(1 << 63)
 """Flipping it makes the order of signed integers that of the unsigned draws."""
 
 
-def ring_order(
-    flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flows by host's link and in the order in which they join its ring.
+class Rings(NamedTuple):
+    """Rings of the hosts' links. F flows, L links.
+
+    Args:
+        order: [F] flows by link and in the order in which they join its ring.
+        begin: [L + 1] begin of each link in `order`, and the end of the last.
+        join_ps: [F] when each of `order` joins.
+        round_robin: Flows take turns.
+    """
+
+    order: np.ndarray
+    begin: np.ndarray
+    join_ps: np.ndarray
+    round_robin: bool
+
+
+def rings_of(flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links: int, seed: int) -> Rings:
+    """The rings of a run.
 
     Args:
         flows: All flows.
@@ -27,12 +42,9 @@ def ring_order(
         hosts: Hosts of the fabric.
         links: Links of the fabric.
         seed: Seed of the run.
-
-    Returns:
-        Flows; begin of each link among them, and the end of the last; when each flow of the first array joins.
     """
     if nic.destinations == "random":
-        drawn = draws(stream(seed, Purpose.DESTINATION_ORDER), flows.id, np.zeros_like(flows.id))
+        drawn = draws(seed, Purpose.DESTINATION_ORDER, flows.id, np.zeros_like(flows.id))
         turn = (drawn ^ _SIGN).view(np.int64)
     else:
         turn = ((messages.dst_host - messages.src_host) % hosts)[flows.message]
@@ -41,7 +53,7 @@ def ring_order(
     join_ps = messages.release_ps[flows.message] + flows.delay_ps
     order = np.empty(len(link), dtype=np.int64)
     _sort(link, turn, join_ps, flows.delay_ps, begin, order)
-    return order, begin, join_ps[order]
+    return Rings(order, begin, join_ps[order], nic.scheduling == "round_robin")
 
 
 @njit(cache=True)
@@ -53,19 +65,17 @@ def _sort(
     for flow in range(len(link)):
         order[fill[link[flow]]] = flow
         fill[link[flow]] += 1
-    most = np.diff(begin).max()
-    key, place = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
-    spare_key, spare_place = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
-    runs = np.empty(most + 1, dtype=np.int64)
+    room = room_for(begin)
+    key, place = np.empty_like(room.key), np.empty_like(room.key)
     for first in range(len(begin) - 1):
         flows = order[begin[first] : begin[first + 1]]
         size = len(flows)
         for n in range(size):
             key[n] = flows[n] if delay_ps[flows[n]] else turn[flows[n]]
-        merge_sort(key[:size], flows, spare_key, spare_place, runs)
+        sort(key[:size], flows, room)
         for n in range(size):
             key[n], place[n] = join_ps[flows[n]] * 2 + (delay_ps[flows[n]] > 0), n
-        merge_sort(key[:size], place[:size], spare_key, spare_place, runs)
-        spare_place[:size] = flows
+        sort(key[:size], place[:size], room)
+        room.index[:size] = flows
         for n in range(size):
-            flows[n] = spare_place[place[n]]
+            flows[n] = room.index[place[n]]

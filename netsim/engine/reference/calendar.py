@@ -1,6 +1,6 @@
 """simpy's calendar in whole picoseconds, and what comes first within one of them.
 
-1. links stop and go on, transmissions end, messages are done, tasks begin;
+1. links stop and go on; then transmissions end, messages are done, tasks begin;
 2. packets arrive, by (flow id, serial), data before acknowledgements;
 3. timers of flows, by flow id;
 4. messages that may leave now are admitted to their host's ring of flows, then flows whose start was put off, by id;
@@ -17,6 +17,8 @@ _AFTER_ARRIVALS = 1 << 128
 _AFTER_TIMERS = 1 << 192
 _AFTER_ADMISSION = 1 << 256
 
+WORD = EventPriority(-1)
+"""A switch's word to a link to stop or to go on."""
 FIRST = EventPriority(0)
 RELEASE = EventPriority(_AFTER_TIMERS)
 

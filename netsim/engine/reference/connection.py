@@ -67,6 +67,7 @@ class Listener(Connection):
     __slots__ = (
         "congestion",
         "deadline_ps",
+        "fruitless",
         "next_ps",
         "notified_ps",
         "recovery",
@@ -90,6 +91,7 @@ class Listener(Connection):
         self.timeout_ps = timeout_ps
         self.timer_runs = False
         self.deadline_ps = 0
+        self.fruitless = 0
         self.next_ps = 0
         self.wake_ps = -1
         self.notified_ps = -(2**62)
@@ -131,10 +133,12 @@ class Packet(simpy.Event):
 
     __slots__ = (
         "callbacks",
+        "came_ps",
         "choice",
         "connection",
         "control",
         "expected",
+        "found_ps",
         "hop",
         "key",
         "links",

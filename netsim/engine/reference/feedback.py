@@ -14,6 +14,9 @@ from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
 
+PATIENCE = 64
+"""Timeouts in a row on one path, or on any, after which a flow may turn out to be cut off for good."""
+
 
 class Feedback:
     """Receivers answer, senders listen.
@@ -106,10 +109,11 @@ class Feedback:
         size = scene.acknowledgement.size
         news = Packet(connection, packet.sequence, packet.serial, path, len(path), size, control=True)
         news.passes = scene.acknowledgement.lane == "control"
-        news.refusal, news.expected, news.trimmed = refusal, expected, packet.trimmed
-        news.marked, news.sent_ps, news.choice = packet.marked, packet.sent_ps, packet.choice
+        news.refusal, news.expected = refusal, expected
+        news.marked = packet.marked or packet.trimmed
+        news.sent_ps, news.choice = packet.sent_ps, packet.choice
         news.notified = False
-        if self._notify_ps is not None and packet.marked and now - connection.notified_ps >= self._notify_ps:
+        if self._notify_ps is not None and news.marked and now - connection.notified_ps >= self._notify_ps:
             connection.notified_ps = now
             news.notified = True
         self._arrive(news)
@@ -124,11 +128,9 @@ class Feedback:
         newly = settle(news.sequence, news.serial, news.expected)
         if (newly or news.refusal) and connection.timeout_ps is not None:
             connection.deadline_ps = now + connection.timeout_ps
-        marked = news.marked or news.trimmed
-        packets = 1 if news.trimmed else newly
-        connection.congestion.on_ack(packets, marked, news.notified, now - news.sent_ps, now)
+        connection.congestion.on_ack(newly, news.marked, news.notified, now - news.sent_ps, now)
         if news.choice is not None:
-            self._transport.on_ack(connection.flow, news.choice, marked)
+            self._transport.on_ack(connection.flow, news.choice, news.marked)
         self._continue(connection)
 
     def _continue(self, connection: Listener) -> None:
@@ -160,5 +162,21 @@ class Feedback:
         connection.congestion.on_timeout(now)
         flow, hosts, routes = connection.flow, self._scene.hosts, self._scene.routes
         usable = routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now))
-        connection.path = self._transport.on_timeout(flow, connection.path, usable, now)
-        self._continue(connection)
+        path = self._transport.on_timeout(flow, connection.path, usable, now)
+        connection.fruitless = connection.fruitless + 1 if path == connection.path else 0
+        connection.path = path
+        if connection.fruitless < PATIENCE or not self._cut_off(connection, usable, now):
+            self._continue(connection)
+
+    def _cut_off(self, connection: Listener, usable: tuple[int, ...], now: int) -> bool:
+        """All paths of a flow are down and stay so, and the routing will not learn more: it would try forever."""
+        if now < self._scene.routes.times[-1]:
+            return False
+        paths, changes = connection.flow.message.paths, self._scene.rates.changes
+
+        def dead(link: int) -> bool:
+            time, rate = changes[link][-1] if link in changes else (0, 1)
+            return not rate and time <= now
+
+        taken = usable if connection.path is None else (connection.path,)
+        return all(any(map(dead, paths[index])) for index in taken)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from netsim.congestion.flow_control import PfcConfig
 from netsim.engine.protocol import Scene
-from netsim.engine.reference.calendar import FIRST, Calendar, Event
+from netsim.engine.reference.calendar import FIRST, WORD, Calendar, Event
 from netsim.engine.reference.conditions import Conditions
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic
@@ -63,8 +63,11 @@ class PausingLinks:
         self._rate, self._delay = scene.rates.initial, [link.delay_ps for link in links]
         self._news_ps = [links[scene.topology.reverse(index)].delay_ps for index in range(len(links))]
         self._from_switch = [not link.src.startswith("host") for link in links]
-        largest = scene.packet.payload + scene.packet.header
-        self._limit = [self._limit_of(link.rate_bps, 2 * link.delay_ps, largest) for link in links]
+        largest = max(scene.packet.payload + scene.packet.header, scene.acknowledgement.size)
+        self._limit = [
+            self._limit_of(link.rate_bps, link.delay_ps + back_ps, largest)
+            for link, back_ps in zip(links, self._news_ps, strict=True)
+        ]
         self._queues = [_Queue() for _ in links]
         self._held = [0] * len(links)
         self._told_to_stop = [False] * len(links)
@@ -72,26 +75,31 @@ class PausingLinks:
 
     def join(self, packet: Packet, link: int, now_ps: int) -> None:
         """A packet comes to a link."""
+        rate = self._conditions.rate_bps(link, now_ps)
+        if not rate:
+            self._lose(packet, link, now_ps)
+            return
+        if self._from_switch[link] and not self._hold(packet, now_ps):
+            self._engine.drop()
+            return
         queue = self._queues[link]
-        if self._from_switch[link]:
-            source = packet.path[packet.hop - 1]
-            if self._held[source] + packet.wire_bytes > self._limit[source]:
-                self._engine.drop()
-                return
-            packet.source = source
-            self._held[source] += packet.wire_bytes
-            if self._held[source] > self._config.pause_above and not self._told_to_stop[source]:
-                self._told_to_stop[source] = True
-                stop = Event(self._calendar, partial(self._stop, source))
-                stop.schedule(FIRST, now_ps + self._news_ps[source])
-        backlog = self.backlog_ps(link, now_ps)
-        self._engine.mark(packet, link, backlog, now_ps)
-        service = service_ps(packet.wire_bytes, self._conditions.rate_bps(link, now_ps) or self._rate[link])
-        self._engine.count(packet, link, service, backlog + service, now_ps)
+        packet.came_ps, packet.found_ps = now_ps, self.backlog_ps(link, now_ps)
+        self._engine.mark(packet, link, packet.found_ps, now_ps)
+        packet.work = service_ps(packet.wire_bytes, rate)
         queue.waiting.append(packet)
-        queue.waiting_work += service
-        packet.work = service
+        queue.waiting_work += packet.work
         self._start(link, now_ps)
+
+    def _hold(self, packet: Packet, now_ps: int) -> bool:
+        """A switch takes a packet in, if it has room for what came over that link, and may stop the link."""
+        packet.source = source = packet.path[packet.hop - 1]
+        if self._held[source] + packet.wire_bytes > self._limit[source]:
+            return False
+        self._held[source] += packet.wire_bytes
+        if self._held[source] > self._config.pause_above and not self._told_to_stop[source]:
+            self._told_to_stop[source] = True
+            Event(self._calendar, partial(self._stop, source)).schedule(WORD, now_ps + self._news_ps[source])
+        return True
 
     def backlog_ps(self, link: int, now_ps: int) -> int:
         """Unfinished work in front of a link."""
@@ -99,21 +107,28 @@ class PausingLinks:
         return queue.waiting_work + (max(0, queue.ends_ps - now_ps) if queue.busy else 0)
 
     def _start(self, link: int, now_ps: int) -> None:
-        """Begins the next transmission, if the link may."""
+        """Begins the next transmission, if the link may; what the link fails is lost when its turn comes."""
         queue = self._queues[link]
-        if queue.busy or queue.stopped_ps >= 0 or not queue.waiting:
-            return
-        packet = queue.waiting.popleft()
-        queue.waiting_work -= packet.work
-        if self._conditions.is_lost(link, now_ps, now_ps + packet.work):
-            self._engine.drop()
-            self._release(packet, link, now_ps)
-            self._start(link, now_ps)
-            return
-        queue.busy = True
-        queue.ends_ps = now_ps + packet.work
-        self._engine.free_at(link, queue.ends_ps)
-        Event(self._calendar, partial(self._end, packet, link)).schedule(FIRST, queue.ends_ps)
+        while queue.waiting and not queue.busy and queue.stopped_ps < 0:
+            packet = queue.waiting.popleft()
+            queue.waiting_work -= packet.work
+            rate = self._conditions.rate_bps(link, now_ps)
+            ends_ps = now_ps + service_ps(packet.wire_bytes, rate) if rate else now_ps
+            if not rate or self._conditions.is_lost(link, packet.came_ps, ends_ps):
+                self._release(packet, link, now_ps)
+                self._lose(packet, link, now_ps)
+                continue
+            queue.busy, queue.ends_ps = True, ends_ps
+            service = ends_ps - now_ps
+            self._engine.count(packet, link, service, packet.found_ps + service, packet.came_ps)
+            self._engine.free_at(link, ends_ps)
+            Event(self._calendar, partial(self._end, packet, link)).schedule(FIRST, ends_ps)
+
+    def _lose(self, packet: Packet, link: int, now_ps: int) -> None:
+        """A packet is lost; a host's link takes the time for it all the same."""
+        if not self._from_switch[link]:
+            self._engine.free_at(link, now_ps + service_ps(packet.wire_bytes, self._rate[link]))
+        self._engine.drop()
 
     def _end(self, packet: Packet, link: int) -> None:
         """A transmission has ended."""
@@ -131,7 +146,7 @@ class PausingLinks:
         self._held[source] -= packet.wire_bytes
         if self._held[source] <= self._config.resume_at and self._told_to_stop[source]:
             self._told_to_stop[source] = False
-            Event(self._calendar, partial(self._resume, source)).schedule(FIRST, now_ps + self._news_ps[source])
+            Event(self._calendar, partial(self._resume, source)).schedule(WORD, now_ps + self._news_ps[source])
 
     def _stop(self, link: int) -> None:
         self._queues[link].stopped_ps = self._calendar.now

@@ -1,0 +1,12 @@
+"""What compiled functions take, in words; to the type checker, what comes out of an array may be an array again."""
+
+from typing import Any
+
+Integer = Any
+"""An int64."""
+Unsigned = Any
+"""A uint64."""
+Record = Any
+"""An entry of a structured array."""
+Records = Any
+"""A structured array."""

@@ -1,0 +1,114 @@
+"""Flows that begin, in compiled code."""
+
+import numpy as np
+from numba import njit
+
+from netsim.congestion.protocol import UNLIMITED
+from netsim.engine.compiled.draws import draw
+from netsim.engine.event.calendar import RELEASE, close, push, take
+from netsim.engine.event.congestion import start
+from netsim.engine.event.sender import enter_ring
+
+DRAWN, ROTATED, AS_GIVEN = range(3)
+"""Orders of flows that are admitted together."""
+
+_SIGN = np.uint64(1 << 63)
+_LONG_AGO = np.int64(-(2**62))
+
+
+@njit(cache=True)
+def admit(state, identity, task, size_bytes, path, delay_ps):
+    """Flows of one instant come to their hosts' rings.
+
+    Args:
+        state: Everything.
+        identity: Id of each flow.
+        task: Its task.
+        size_bytes: Its payload.
+        path: Its path, or -1.
+        delay_ps: How much later it comes.
+    """
+    network, hosts, program = state.network, state.hosts, state.program
+    rules, totals = network.rules[0], network.totals[0]
+    now = totals.now_ps
+    totals.released = 0
+    for row in range(len(identity)):
+        index = totals.flows
+        totals.flows = index + 1
+        flow = hosts.flows[index]
+        flow.id, flow.task, flow.bytes, flow.path = identity[row], task[row], size_bytes[row], path[row]
+        program.flows_left[flow.task] += 1
+        _prepare(state, flow, program.src_host[flow.task], program.dst_host[flow.task], now, now + delay_ps[row])
+        if delay_ps[row]:
+            push(hosts.timers, now + delay_ps[row], RELEASE | (1 + flow.id), index)
+        else:
+            push(hosts.turns, _turn(rules, program, flow, row), flow.id, index)
+    while hosts.turns[0].time_ps:
+        index = hosts.turns[1].what
+        take(hosts.turns)
+        close(hosts.turns)
+        enter_ring(network, hosts, index, now)
+
+
+@njit(cache=True)
+def _turn(rules, program, flow, row):
+    """Place of a flow among those its host releases together."""
+    if rules.order == AS_GIVEN:
+        return np.int64(row)
+    if rules.order == ROTATED:
+        return (program.dst_host[flow.task] - program.src_host[flow.task]) % rules.hosts
+    return np.int64(draw(rules.order_draws, flow.id, 0) ^ _SIGN)
+
+
+@njit(cache=True)
+def _prepare(state, flow, src, dst, now, start_ps):
+    """Everything else about a flow."""
+    network, routing = state.network, state.routing
+    rules, totals = network.rules[0], network.totals[0]
+    flow.packets = (flow.bytes + rules.payload - 1) // rules.payload
+    flow.last_wire = flow.bytes - (flow.packets - 1) * rules.payload + rules.header
+    flow.left = flow.packets
+    flow.start_ps = flow.end_ps = now
+    flow.highest = flow.complained = flow.wake_ps = flow.oldest = flow.newest = -1
+    flow.flowlet_path = flow.chosen = flow.next_in_ring = -1
+    flow.notified_ps = _LONG_AGO
+    flow.window = UNLIMITED
+    flow.source, flow.leaf = src, routing.leaf[dst]
+    flow.pair = routing.pair[routing.leaf[src] * rules.leaves + flow.leaf]
+    flow.first_way = routing.way_begin[flow.pair]
+    if src == dst:
+        flow.links = 1
+        flow.up = flow.down = routing.inside[src]
+        return
+    flow.links = 2 + routing.way_length[flow.pair]
+    flow.up, flow.down = routing.up[src], routing.down[dst]
+    flow.listens = rules.listens
+    if flow.listens:
+        flow.first_row = totals.rows
+        totals.rows += flow.packets
+        _prepare_answers(state, flow, now, start_ps)
+
+
+@njit(cache=True, error_model="numpy")
+def _prepare_answers(state, flow, now, start_ps):
+    """The flow's way back, and its congestion control."""
+    network, routing = state.network, state.routing
+    rules, links = network.rules[0], network.links
+    up, down = links[flow.up], links[flow.down]
+    first, last = links[down.reverse], links[up.reverse]
+    flow.answer_ps = first.answer_ps + first.delay_ps + last.answer_ps + last.delay_ps
+    varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
+    flow.express = not (varies or rules.answers_queue or rules.trims)
+    epoch = len(routing.epoch_ps) - 1
+    while routing.epoch_ps[epoch] > now:
+        epoch -= 1
+    way = flow.first_way + routing.usable[routing.usable_begin[flow.pair * rules.epochs + epoch]]
+    round_trip_ps = up.full_ps + up.delay_ps + up.answer_ps + up.delay_ps
+    round_trip_ps += down.full_ps + down.delay_ps + down.answer_ps + down.delay_ps
+    slowest_ps = max(up.full_ps, down.full_ps)
+    for hop in range(flow.links - 2):
+        link = links[routing.way_links[way, hop]]
+        round_trip_ps += link.full_ps + link.delay_ps + link.answer_ps + link.delay_ps
+        slowest_ps = max(slowest_ps, link.full_ps)
+    packets = (round_trip_ps + slowest_ps - 1) // slowest_ps
+    start(rules, flow, round_trip_ps, packets, up.rate_bps, start_ps)

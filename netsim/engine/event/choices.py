@@ -1,0 +1,117 @@
+"""Path choices of transports packet by packet, in compiled code: see `netsim.transport`."""
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.compiled.draws import draw
+
+PINNED, SPRAY_RANDOM, SPRAY_ROUND_ROBIN, ROTATION, FLOWLET, REPS, AT_SWITCH = range(7)
+"""Kinds: flows have a path; each packet's path is chosen by its host; switches choose."""
+
+VALID, KEPT = 0, 1
+"""Columns of `Routing.paths`."""
+
+
+@njit(cache=True)
+def epoch_of(routing, now):
+    """Number of the interval between changes of what the routing knows."""
+    epoch = len(routing.epoch_ps) - 1
+    while routing.epoch_ps[epoch] > now:
+        epoch -= 1
+    return epoch
+
+
+@njit(cache=True)
+def is_usable(routing, begin, end, path):
+    """Whether a path is among some rows of usable ones."""
+    for row in range(begin, end):
+        if routing.usable[row] == path:
+            return True
+    return False
+
+
+@njit(cache=True)
+def choose_path(rules, hosts, routing, index, serial, now, epoch):
+    """Path of a packet of a flow without one, among its pair's ways.
+
+    Args:
+        rules: The transport.
+        hosts: Flows and rings.
+        routing: Ways.
+        index: The flow.
+        serial: The transmission.
+        now: When it leaves.
+        epoch: Interval of what the routing knows.
+    """
+    flow, kind = hosts.flows[index], rules.choice
+    begin = routing.usable_begin[flow.pair * rules.epochs + epoch]
+    count = routing.usable_begin[flow.pair * rules.epochs + epoch + 1] - begin
+    if kind == SPRAY_RANDOM:
+        return routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
+    if kind == SPRAY_ROUND_ROBIN:
+        ring = hosts.rings[flow.up]
+        ring.sent += 1
+        return routing.usable[begin + _pick(draw(rules.path_draws, flow.up, 0), ring.sent, count)]
+    if kind == ROTATION:
+        return routing.usable[begin + _rotate(rules, routing, flow, count)]
+    if kind == FLOWLET:
+        path = flow.flowlet_path
+        if path < 0 or now - flow.flowlet_ps > rules.gap_ps or not is_usable(routing, begin, begin + count, path):
+            path = routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
+        flow.flowlet_ps, flow.flowlet_path = now, path
+        return np.int64(path)
+    return _recycle(rules, routing, flow, index, serial, begin, count, now)
+
+
+@njit(cache=True)
+def _pick(drawn, turn, count):
+    """(drawn + turn) mod count, without overflow."""
+    size = np.uint64(count)
+    return np.int64((drawn % size + np.uint64(turn) % size) % size)
+
+
+@njit(cache=True)
+def _rotate(rules, routing, flow, count):
+    """The way after the one that the host's last packet to that leaf got."""
+    if flow.links == 1:
+        return np.int64(0)
+    pair = flow.source * rules.leaves + flow.leaf
+    routing.counts[pair] += 1
+    return _pick(draw(rules.path_draws, flow.up, flow.leaf), routing.counts[pair], count)
+
+
+@njit(cache=True)
+def _recycle(rules, routing, flow, index, serial, begin, count, now):
+    """The oldest valid entry; else, frozen, the ring in turn; else a draw."""
+    entries = rules.entries
+    while flow.valid:
+        path = np.int64(routing.paths[index * entries + flow.valid_begin, VALID])
+        flow.valid_begin = (flow.valid_begin + 1) % entries
+        flow.valid -= 1
+        if is_usable(routing, begin, begin + count, path):
+            return path
+    if flow.kept and now < flow.frozen_ps:
+        path = np.int64(routing.paths[index * entries + flow.kept_begin, KEPT])
+        if flow.kept < entries:
+            end = (flow.kept_begin + flow.kept) % entries
+            routing.paths[index * entries + end, KEPT] = path
+        flow.kept_begin = (flow.kept_begin + 1) % entries
+        if is_usable(routing, begin, begin + count, path):
+            return path
+    return routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
+
+
+@njit(cache=True)
+def came_through(rules, routing, flow, index, path):
+    """REPS: a path without a mark becomes the newest entry; the oldest one goes if there is no room."""
+    entries, first = rules.entries, index * rules.entries
+    routing.paths[first + (flow.valid_begin + flow.valid) % entries, VALID] = path
+    if flow.valid < entries:
+        flow.valid += 1
+    else:
+        flow.valid_begin = (flow.valid_begin + 1) % entries
+    routing.paths[first + (flow.kept_begin + flow.kept) % entries, KEPT] = path
+    if flow.kept < entries:
+        flow.kept += 1
+    else:
+        flow.kept_begin = (flow.kept_begin + 1) % entries

@@ -1,0 +1,144 @@
+"""Congestion control of a flow in compiled code: see `netsim.congestion`, whose arithmetic is repeated step by step."""
+
+import numpy as np
+from numba import njit
+
+from netsim.congestion.protocol import UNLIMITED
+from netsim.units import PICOSECONDS_PER_SECOND
+
+FIXED, DCTCP, SWIFT, DCQCN = range(4)
+"""Kinds."""
+
+_LONG_AGO = np.int64(-(2**62))
+_SECOND = float(PICOSECONDS_PER_SECOND)
+
+
+@njit(cache=True)
+def start(rules, flow, round_trip_ps, packets, line_bps, start_ps):
+    """A flow begins.
+
+    Args:
+        rules: Constants.
+        flow: Its record.
+        round_trip_ps: See `netsim.congestion.protocol.RoundTrip`, as for `packets`.
+        packets: One bandwidth-delay product.
+        line_bps: Rate of its host's link.
+        start_ps: When it begins.
+    """
+    kind = rules.congestion
+    initial = rules.fixed_window if rules.fixed_window > 0 else packets
+    flow.window = np.int64(UNLIMITED) if kind == DCQCN else initial
+    flow.packets_window = np.float64(initial)
+    flow.alpha = 1.0
+    flow.latest_ps, flow.target_ps = round_trip_ps, round_trip_ps + rules.queueing_ps
+    flow.cut_ps = _LONG_AGO if kind == SWIFT else 0
+    flow.rate_bps = flow.target_bps = flow.line_bps = np.float64(line_bps)
+    flow.estimated_ps = flow.increased_ps = start_ps
+
+
+@njit(cache=True)
+def gap_ps(rules, flow, wire, now):
+    """Least time from the packet that leaves now to the next."""
+    if rules.congestion == SWIFT and flow.packets_window < 1.0:
+        return np.int64(flow.latest_ps / flow.packets_window)
+    if rules.congestion != DCQCN:
+        return np.int64(0)
+    _catch_up(rules, flow, now)
+    flow.counted_bytes += wire
+    while flow.counted_bytes >= rules.increase_bytes:
+        flow.counted_bytes -= rules.increase_bytes
+        flow.byte_steps += 1
+        _increase(rules, flow)
+    if flow.rate_bps >= flow.line_bps:
+        return np.int64(0)
+    return np.int64(8.0 * wire * _SECOND / flow.rate_bps)
+
+
+@njit(cache=True)
+def on_ack(rules, flow, packets, marked, notified, round_trip_ps, now):
+    """News from the receiver."""
+    if rules.congestion == DCTCP:
+        _dctcp(rules, flow, packets, marked, round_trip_ps, now)
+    elif rules.congestion == SWIFT:
+        _swift(rules, flow, packets, round_trip_ps, now)
+    elif rules.congestion == DCQCN:
+        _catch_up(rules, flow, now)
+        if notified:
+            flow.target_bps = flow.rate_bps
+            flow.rate_bps = max(rules.slowest_bps, flow.rate_bps * (1.0 - flow.alpha / 2.0))
+            flow.alpha = (1.0 - rules.gain) * flow.alpha + rules.gain
+            flow.estimated_ps = flow.increased_ps = now
+            flow.timer_steps = flow.byte_steps = flow.counted_bytes = 0
+
+
+@njit(cache=True)
+def on_timeout(rules, flow, now):
+    """Packets are lost without news."""
+    if rules.congestion == DCTCP:
+        flow.packets_window = 1.0
+        flow.window = 1
+        flow.seen = flow.marked = 0
+    elif rules.congestion == SWIFT:
+        _shrink(rules, flow, 1.0 - rules.largest_decrease, now)
+
+
+@njit(cache=True)
+def _dctcp(rules, flow, packets, marked, round_trip_ps, now):
+    flow.seen += packets
+    if marked:
+        flow.marked += packets
+        if now - round_trip_ps >= flow.cut_ps:
+            flow.packets_window = max(1.0, flow.packets_window * (1.0 - flow.alpha / 2.0))
+            flow.cut_ps = now
+    if flow.seen >= flow.packets_window:
+        share = flow.marked / flow.seen
+        flow.alpha = (1.0 - rules.gain) * flow.alpha + rules.gain * share
+        if not flow.marked:
+            flow.packets_window += 1.0
+        flow.seen = flow.marked = 0
+    flow.window = np.int64(flow.packets_window)
+
+
+@njit(cache=True)
+def _swift(rules, flow, packets, round_trip_ps, now):
+    flow.latest_ps = round_trip_ps
+    if round_trip_ps < flow.target_ps:
+        flow.packets_window += rules.increase * packets / max(flow.packets_window, 1.0)
+        flow.window = max(np.int64(1), np.int64(flow.packets_window))
+    elif now - flow.cut_ps >= round_trip_ps:
+        excess = (round_trip_ps - flow.target_ps) / round_trip_ps
+        _shrink(rules, flow, max(1.0 - rules.decrease * excess, 1.0 - rules.largest_decrease), now)
+
+
+@njit(cache=True)
+def _shrink(rules, flow, factor, now):
+    flow.packets_window = max(rules.smallest_window, flow.packets_window * factor)
+    flow.window = max(np.int64(1), np.int64(flow.packets_window))
+    flow.cut_ps = now
+
+
+@njit(cache=True)
+def _catch_up(rules, flow, now):
+    """Timers that ran out up to now, each in its own order."""
+    while flow.estimated_ps + rules.estimate_ps <= now:
+        flow.estimated_ps += rules.estimate_ps
+        flow.alpha = (1.0 - rules.gain) * flow.alpha
+    if flow.rate_bps >= flow.line_bps and flow.target_bps >= flow.line_bps:
+        flow.increased_ps = max(flow.increased_ps, now - (now - flow.increased_ps) % rules.increase_ps)
+        return
+    while flow.increased_ps + rules.increase_ps <= now:
+        flow.increased_ps += rules.increase_ps
+        flow.timer_steps += 1
+        _increase(rules, flow)
+
+
+@njit(cache=True)
+def _increase(rules, flow):
+    """Fast recovery, then additive, then hyper increase, by how many steps each counter has made."""
+    least, most = min(flow.timer_steps, flow.byte_steps), max(flow.timer_steps, flow.byte_steps)
+    if least > rules.fast_steps:
+        flow.target_bps += rules.hyper_bps
+    elif most > rules.fast_steps:
+        flow.target_bps += rules.additive_bps
+    flow.target_bps = min(flow.target_bps, flow.line_bps)
+    flow.rate_bps = (flow.rate_bps + flow.target_bps) / 2.0

@@ -1,0 +1,119 @@
+"""The event engine: everything that the reference engine simulates, but priority flow control, in compiled code.
+
+The loop runs from one instant in which messages are released to the next; there the transport itself cuts them into
+flows. It is also asked, as in the reference engine, for another path of a flow whose own has failed.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
+from netsim.engine.event import kernel
+from netsim.engine.event.admission import admit
+from netsim.engine.event.layout import state_of
+from netsim.engine.event.outcome import outcome_of
+from netsim.engine.event.program import begin_roots
+from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
+from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.stalled import stalled
+from netsim.topology.protocol import places
+from netsim.transport.protocol import Flow, Release, Transport
+
+
+class EventEngine:
+    """One run; see `netsim.engine.event.refusal` for what it does not simulate.
+
+    Args:
+        scene: What must happen, and where.
+        transport: Path choice.
+        seed: Seed of the run, for the order of destinations and for marks.
+        fabric: The scene's fabric as arrays, if it is at hand.
+    """
+
+    def __init__(self, scene: Scene, transport: Transport, seed: int, fabric: FabricArrays | None = None) -> None:
+        self._scene, self._transport = scene, transport
+        self._state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
+        columns = scene.tasks.columns()
+        self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
+        self._place = places(scene.topology)
+        self._cuts = type(transport).admit is not Transport.admit
+        self._flows: list[Flow] = []
+
+    def run(self) -> Outcome:
+        """Simulates until all tasks are done.
+
+        Raises:
+            InputError: Some never are.
+        """
+        begin_roots(self._state.program, self._state.network.totals[0])
+        while (why := kernel.run(self._state)) != kernel.FINISHED:
+            match why:
+                case kernel.RELEASED:
+                    self._admit()
+                case kernel.ASKS_FOR_PATH:
+                    self._give_path()
+                case kernel.ASKS_AFTER_TIMEOUT:
+                    self._give_path_after_timeout()
+                case _:
+                    self._state = with_room_for_choices(with_room_for_packets(self._state))
+        if self._state.network.totals["undone"][0]:
+            program = self._state.program
+            begun = (program.waits_for == 0) & ((program.flows_left > 0) | (program.end_ps == 0))
+            raise stalled(self._scene, np.flatnonzero(begun).tolist())
+        return outcome_of(self._scene, self._state)
+
+    def _admit(self) -> None:
+        """Hands the messages released in this instant to the transport, and its flows to the hosts' rings."""
+        totals, program = self._state.network.totals[0], self._state.program
+        released = np.sort(program.released[: totals["released"]])
+        if self._cuts:
+            flows = self._cut(released.tolist(), int(totals["now_ps"]))
+            columns = [np.array(column, dtype=np.int64) for column in zip(*map(_columns, flows), strict=True)]
+            self._flows += flows
+        else:
+            nothing = np.zeros(len(released), dtype=np.int64)
+            columns = [released * self._transport.stride, released, program.bytes[released], nothing - 1, nothing]
+        self._state = with_room_for_flows(self._state, columns[0], columns[2])
+        admit(self._state, *columns)
+
+    def _cut(self, released: Sequence[int], now_ps: int) -> list[Flow]:
+        """What the transport makes of messages, host by host."""
+        scene, topology = self._scene, self._scene.topology
+        epoch = scene.routes.epoch(now_ps)
+        by_nic: dict[int, list[Release]] = defaultdict(list)
+        for task in released:
+            src_rank, dst_rank = self._src[task], self._dst[task]
+            src, dst = scene.hosts[src_rank], scene.hosts[dst_rank]
+            paths = scene.routes.paths(src, dst)
+            usable = scene.routes.usable(src, dst, epoch)
+            leaf, from_leaf, place, to_place = topology.leaf(dst), topology.leaf(src), self._place[src], self._place[dst]
+            message = Release(
+                task, src_rank, dst_rank, leaf, self._bytes[task], paths, usable, from_leaf, place, to_place
+            )
+            by_nic[paths[0][0]].append(message)
+        return [flow for messages in by_nic.values() for flow in self._transport.admit(messages, now_ps)]
+
+    def _give_path(self) -> None:
+        """Another path for a flow whose own is no longer believed in."""
+        record, flow, now_ps = self._asking()
+        record["path"] = self._transport.choose_path(flow, int(record["serial"]), self._usable(flow, now_ps), now_ps)
+
+    def _give_path_after_timeout(self) -> None:
+        record, flow, now_ps = self._asking()
+        path = self._transport.on_timeout(flow, int(record["path"]), self._usable(flow, now_ps), now_ps)
+        record["path"] = -1 if path is None else path
+
+    def _asking(self) -> tuple[np.void, Flow, int]:
+        totals = self._state.network.totals[0]
+        index = int(totals["asks"])
+        return self._state.hosts.flows[index], self._flows[index], int(totals["now_ps"])
+
+    def _usable(self, flow: Flow, now_ps: int) -> tuple[int, ...]:
+        routes, hosts = self._scene.routes, self._scene.hosts
+        return routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now_ps))
+
+
+def _columns(flow: Flow) -> tuple[int, int, int, int, int]:
+    return flow.id, flow.message.task, flow.bytes, -1 if flow.path is None else flow.path, flow.delay_ps

@@ -1,0 +1,95 @@
+"""What senders do with news, and without, in compiled code: see `netsim.engine.reference.feedback`."""
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.event.calendar import RELEASE, close, phase, replace, take
+from netsim.engine.event.choices import REPS, came_through
+from netsim.engine.event.congestion import on_ack, on_timeout
+from netsim.engine.event.queues import serial_of
+from netsim.engine.event.recovery import acknowledged, refused, timed_out
+from netsim.engine.event.sender import await_progress, enter_ring, resume
+from netsim.engine.event.transit import drop, enter, next_link, receive
+
+
+@njit(cache=True)
+def arrive(state, lane, now):
+    """The first packet of a lane is at the end of its link; the calendar's first entry is that lane's."""
+    network = state.network
+    way = network.lanes[lane]
+    index = np.int64(way.first)
+    packet = network.packets[index]
+    way.first = packet.next
+    if way.first < 0:
+        way.last = -1
+        take(network.calendar)
+    else:
+        following = network.packets[way.first]
+        following.previous = -1
+        replace(network.calendar, following.time_ps, following.key, lane)
+    flow = state.hosts.flows[packet.flow]
+    if packet.hop < flow.links:
+        enter(state, index, next_link(state, packet, flow, now), now)
+    elif packet.control:
+        _hear(state, packet, flow, now)
+        drop(network, index)
+    elif receive(state, packet, flow, now):
+        enter(state, index, next_link(state, packet, flow, now), now)
+    else:
+        drop(network, index)
+
+
+@njit(cache=True)
+def run_out(state, now):
+    """The first timer runs out, or the start of a flow that was put off comes; returns a flow whose path to ask for."""
+    network, hosts = state.network, state.hosts
+    index, key = hosts.timers[1].what, hosts.timers[1].key
+    flow = hosts.flows[index]
+    take(hosts.timers)
+    close(hosts.timers)
+    if phase(key) == RELEASE:
+        enter_ring(network, hosts, index, now)
+    elif key & 1:
+        flow.wake_ps = -1
+        resume(network, hosts, index, now)
+    elif not flow.in_flight:
+        flow.timer_runs = 0
+    elif now < flow.deadline_ps:
+        await_progress(hosts, flow, index)
+    else:
+        return _give_up(state, flow, index, now)
+    return np.int64(-1)
+
+
+@njit(cache=True)
+def _hear(state, news, flow, now):
+    """News is back at the sender."""
+    network, hosts = state.network, state.hosts
+    rules, index = network.rules[0], np.int64(news.flow)
+    if news.refusal:
+        newly = refused(rules, flow, hosts.remembered, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
+    else:
+        newly = acknowledged(
+            rules, flow, hosts.remembered, np.int64(news.sequence), serial_of(news), np.int64(news.expected)
+        )
+    if newly or news.refusal:
+        flow.deadline_ps = now + rules.timeout_ps
+    marked = news.marked or news.trimmed
+    on_ack(rules, flow, np.int64(1) if news.trimmed else newly, marked, news.notified, now - news.sent_ps, now)
+    if rules.choice == REPS and not marked:
+        came_through(rules, state.routing, flow, index, news.way - flow.first_way)
+    resume(network, hosts, index, now)
+
+
+@njit(cache=True)
+def _give_up(state, flow, index, now):
+    """There was no progress for too long."""
+    network, hosts = state.network, state.hosts
+    rules = network.rules[0]
+    flow.timer_runs = 0
+    timed_out(rules, flow, hosts.remembered)
+    on_timeout(rules, flow, now)
+    if rules.choice == REPS:
+        flow.frozen_ps = now + rules.freeze_ps
+    resume(network, hosts, index, now)
+    return index if rules.asks_after_timeout else np.int64(-1)

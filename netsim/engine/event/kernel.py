@@ -1,0 +1,53 @@
+"""The event engine's loop, from one instant in which messages are released to the next."""
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time
+from netsim.engine.event.feedback import arrive, run_out
+from netsim.engine.event.program import next_begin, next_begin_ps
+from netsim.engine.event.sender import look
+
+FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
+"""Why the loop stops: all is done; messages wait for admission; a flow's path has failed, or the flow itself has lost
+packets without news; packets or choices need more room."""
+
+
+@njit(cache=True)
+def run(state):
+    """Simulates until the loop must stop, and returns why; times and flows are in `Totals`."""
+    network, timers, program = state.network, state.hosts.timers, state.program
+    calendar, totals = network.calendar, network.totals[0]
+    choices = len(state.routing.chosen)
+    while True:
+        close(calendar)
+        time_ps, key, what = first_time(calendar), calendar[1].key, calendar[1].what
+        timer_ps, from_timers = first_time(timers), False
+        if timer_ps < time_ps or (timer_ps == time_ps and timer_ps < END_PS and timers[1].key < key):
+            time_ps, key, from_timers = timer_ps, timers[1].key, True
+        begin_ps = next_begin_ps(program)
+        if totals.released and (min(begin_ps, time_ps) > totals.now_ps or (begin_ps > time_ps and key >= RELEASE)):
+            return RELEASED
+        if begin_ps <= time_ps:
+            if begin_ps == END_PS:
+                return FINISHED
+            totals.now_ps = begin_ps
+            next_begin(program, totals, begin_ps)
+            continue
+        totals.now_ps = time_ps
+        if from_timers:
+            asks = run_out(state, time_ps)
+            if asks >= 0:
+                totals.asks = asks
+                return ASKS_AFTER_TIMEOUT
+        elif key < SEND:
+            if totals.chosen == choices:
+                return NEEDS_ROOM
+            arrive(state, what, time_ps)
+        else:
+            if totals.free_packet < 0:
+                return NEEDS_ROOM
+            asks = look(state, what, time_ps)
+            if asks >= 0:
+                totals.asks = asks
+                return ASKS_FOR_PATH

@@ -1,0 +1,256 @@
+"""From a scene, a transport and a seed to the event engine's arrays."""
+
+import numpy as np
+
+from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
+from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.window import NoneConfig
+from netsim.draws import Purpose
+from netsim.engine.compiled.draws import stream
+from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.compiled.service import service_ps
+from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
+from netsim.engine.event.calendar import END_PS, heap
+from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
+from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, SWIFT
+from netsim.engine.event.rates import Changes
+from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
+from netsim.engine.event.state import (
+    FLOW_STATE,
+    HOST_RING,
+    LANE,
+    LINK_STATE,
+    PACKET,
+    RULES,
+    TOTALS,
+    Hosts,
+    Network,
+    Program,
+    Remembered,
+    Routing,
+    State,
+)
+from netsim.engine.event.switches import FLOW_SHORTEST, SAMPLED, SHORTEST, Tree, tree
+from netsim.engine.protocol import Scene
+from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
+from netsim.engine.reference.conditions import marking
+from netsim.transport.flowlet import Flowlet
+from netsim.transport.protocol import Transport
+from netsim.transport.reps import Reps
+from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
+from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
+
+_PACKETS = 1024
+_DRAWS = {
+    SprayRandom: Purpose.SPRAY_PATH,
+    SprayRoundRobin: Purpose.SPRAY_START,
+    DestinationRotation: Purpose.ROTATION_START,
+    Flowlet: Purpose.FLOWLET_PATH,
+    Reps: Purpose.REPS_PATH,
+    Drill: Purpose.DRILL_SAMPLE,
+}
+
+
+def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int) -> State:
+    """Everything at the beginning of time.
+
+    Args:
+        scene: What must happen, and where.
+        fabric: The fabric of the scene.
+        transport: Path choice.
+        seed: Seed of the run.
+    """
+    rules = _rules(scene, transport, seed)
+    links = _links(scene, fabric, rules[0])
+    totals = _one(TOTALS)
+    totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
+    totals["undone"] = len(scene.tasks)
+    lanes = np.full(2 * len(links), -1, dtype=LANE)
+    changes = Changes(fabric.change_begin, fabric.change_ps, fabric.rate_bps)
+    calendar, longest = heap(2 * len(links) + len(links)), np.zeros(INTERVALS, dtype=np.int64)
+    network = Network(rules, totals, links, lanes, packets(0), calendar, changes, longest)
+    rings = np.zeros(len(links), dtype=HOST_RING)
+    rings["first"] = rings["last"] = rings["last_flow"] = -1
+    nothing = np.empty(0, dtype=np.int64)
+    remembered = Remembered(nothing.astype(np.uint8), nothing, nothing, nothing)
+    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), remembered)
+    return State(network, hosts, _program(scene), _routing(scene, fabric, links, transport))
+
+
+def packets(used: int) -> np.ndarray:
+    """Records of packets that are not in use, chained, behind so many that are."""
+    fresh = np.zeros(max(_PACKETS, used), dtype=PACKET)
+    fresh["next"] = np.arange(used + 1, used + len(fresh) + 1)
+    fresh["next"][-1] = -1
+    return fresh
+
+
+def _one(record: np.dtype) -> np.ndarray:
+    return np.zeros(1, dtype=record)
+
+
+def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
+    rules = _one(RULES)
+    packet, answer, control = scene.packet, scene.acknowledgement, scene.flow_control
+    epochs = len(scene.routes.times)
+    rules["payload"], rules["header"], rules["full_wire"] = packet.payload, packet.header, packet.payload + packet.header
+    rules["answer_wire"], rules["answers_queue"] = answer.size, answer.lane == "data"
+    if control.kind == "trim":
+        rules["trims"], rules["trimmed_wire"] = True, control.header
+    rules["room_bytes"] = -1 if scene.queue_bytes is None else scene.queue_bytes
+    if (marks := marking(scene, transport)) is not None:
+        rules["marks"] = True
+        rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
+    rules["listens"] = scene.listens or transport.needs_acknowledgements
+    rules["round_robin"] = scene.nic.scheduling == "round_robin"
+    given = {"random": DRAWN, "rotated": ROTATED}[scene.nic.destinations]
+    rules["order"] = AS_GIVEN if transport.orders_flows else given
+    rules["hosts"], rules["leaves"], rules["epochs"] = scene.topology.hosts, len(scene.topology.tiers[0]), epochs
+    rules["order_draws"] = stream(seed, Purpose.DESTINATION_ORDER)
+    rules["mark_draws"] = stream(seed, Purpose.MARK)
+    _add_recovery(rules[0], scene)
+    _add_congestion(rules[0], scene)
+    _add_transport(rules[0], transport)
+    return rules
+
+
+def _add_recovery(rules: np.void, scene: Scene) -> None:
+    rules["timeout_ps"] = rules["reordering"] = -1
+    match scene.recovery:
+        case GoBackNConfig(timeout=timeout):
+            rules["recovery"], rules["timeout_ps"] = GO_BACK_N, timeout
+        case SelectiveConfig(timeout=timeout, reordering=reordering):
+            rules["recovery"], rules["timeout_ps"] = SELECTIVE, timeout
+            rules["reordering"] = -1 if reordering is None else reordering
+        case _:
+            rules["recovery"] = SELECTIVE if scene.flow_control.kind == "trim" else NOTHING_LOST
+
+
+def _add_congestion(rules: np.void, scene: Scene) -> None:
+    config = scene.congestion
+    rules["notify_ps"] = -1
+    window = 2**31 - 1 if isinstance(config, NoneConfig) else getattr(config, "window", 1)
+    rules["fixed_window"] = window if isinstance(window, int) else -1
+    match config:
+        case DctcpConfig():
+            rules["congestion"], rules["gain"] = DCTCP, config.gain
+        case SwiftConfig():
+            rules["congestion"], rules["queueing_ps"] = SWIFT, config.queueing
+            rules["increase"], rules["decrease"] = config.increase, config.decrease
+            rules["largest_decrease"] = config.largest_decrease
+            rules["smallest_window"] = config.smallest_window
+        case DcqcnConfig():
+            rules["congestion"], rules["gain"], rules["notify_ps"] = DCQCN, config.gain, config.notify_every
+            rules["estimate_ps"], rules["increase_ps"] = config.estimate_every, config.increase_every
+            rules["increase_bytes"], rules["fast_steps"] = config.increase_bytes, config.fast_steps
+            rules["additive_bps"], rules["hyper_bps"] = config.additive, config.hyper
+            rules["slowest_bps"] = config.slowest
+        case _:
+            rules["congestion"] = FIXED
+
+
+def _add_transport(rules: np.void, transport: Transport) -> None:
+    rules["step_ps"] = 1
+    rules["path_draws"] = stream(transport.seed, _DRAWS.get(type(transport), 0))
+    match transport:
+        case SprayRandom():
+            rules["choice"] = SPRAY_RANDOM
+        case SprayRoundRobin():
+            rules["choice"] = SPRAY_ROUND_ROBIN
+        case DestinationRotation():
+            rules["choice"] = ROTATION
+        case Flowlet():
+            rules["choice"], rules["gap_ps"] = FLOWLET, transport._gap_ps
+        case Reps():
+            rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport._entries, transport._freeze_ps
+        case JoinShortestQueue():
+            rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport._step_ps
+        case Drill():
+            rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
+            rules["samples"], rules["memory"] = transport._samples, transport._memory
+        case AdaptiveFlow():
+            rules["choice"], rules["switch"] = AT_SWITCH, FLOW_SHORTEST
+        case _:
+            rules["choice"] = PINNED
+            rules["asks_after_timeout"] = type(transport).on_timeout is not Transport.on_timeout
+
+
+def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
+    links = np.zeros(len(scene.topology.links), dtype=LINK_STATE)
+    links["delay_ps"], links["rate_bps"] = fabric.delay_ps, scene.rates.initial
+    links["at_switch"], links["reverse"] = fabric.at_switch, fabric.reverse
+    links["varies"] = np.diff(fabric.change_begin) > 1
+    links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != links["rate_bps"]
+    links["room_ps"] = END_PS
+    for rate in np.unique(links["rate_bps"]).tolist():
+        of_rate = links["rate_bps"] == rate
+        links["full_ps"][of_rate] = service_ps(int(rules["full_wire"]), rate)
+        links["answer_ps"][of_rate] = service_ps(int(rules["answer_wire"]), rate)
+        if rules["room_bytes"] >= 0:
+            links["room_ps"][of_rate] = service_ps(int(rules["room_bytes"]), rate)
+        if rules["marks"]:
+            links["mark_ps"][of_rate] = service_ps(int(rules["mark_above"]), rate)
+            links["mark_all_ps"][of_rate] = service_ps(int(rules["mark_all_above"]), rate)
+    return links
+
+
+def _program(scene: Scene) -> Program:
+    columns = scene.tasks.columns()
+    hosts, tasks = np.asarray(scene.hosts, dtype=np.int64), len(scene.tasks)
+    waits_for = np.diff(columns.after_begin)
+    waiting = np.repeat(np.arange(tasks), waits_for)
+    by_earlier = np.argsort(columns.after, kind="stable")
+    return Program(
+        begins=heap(tasks),
+        bytes=columns.bytes,
+        delay_ps=columns.delay_ps,
+        src_host=hosts[columns.src],
+        dst_host=hosts[columns.dst],
+        next_begin=np.searchsorted(columns.after[by_earlier], np.arange(tasks + 1)),
+        next=waiting[by_earlier],
+        waits_for=waits_for,
+        flows_left=np.zeros(tasks, dtype=np.int64),
+        end_ps=np.zeros(tasks, dtype=np.int64),
+        released=np.zeros(tasks, dtype=np.int64),
+        stack=np.zeros(tasks + 1, dtype=np.int64),
+    )
+
+
+def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: Transport) -> Routing:
+    back = links[fabric.reverse[fabric.way_links]]
+    present = fabric.way_links >= 0
+    answer_ps = np.where(present, back["answer_ps"] + back["delay_ps"], 0).sum(axis=1)
+    unsteady = (present & ((links[fabric.way_links]["varies"] | back["varies"]) > 0)).any(axis=1)
+    pairs = len(fabric.way_begin) - 1
+    calm = np.ones(pairs, dtype=np.uint8)
+    np.logical_and.at(calm, np.repeat(np.arange(pairs), np.diff(fabric.way_begin)), ~unsteady)
+    nothing = np.zeros(0, dtype=np.int64)
+    choices = tree(fabric) if transport.at_switch else Tree(nothing, nothing, nothing, nothing)
+    memory = max(1, transport._memory) if isinstance(transport, Drill) else 1
+    leaves = len(scene.topology.tiers[0])
+    return Routing(
+        fabric.up,
+        fabric.down,
+        fabric.inside,
+        fabric.leaf,
+        fabric.pair,
+        fabric.way_begin,
+        fabric.way_links,
+        fabric.way_length,
+        answer_ps,
+        np.zeros(len(answer_ps), dtype=np.int64),
+        calm,
+        fabric.epoch_ps,
+        fabric.usable_begin,
+        fabric.usable,
+        np.zeros(scene.topology.hosts * leaves if isinstance(transport, DestinationRotation) else 0, dtype=np.int64),
+        choices.begin,
+        choices.link,
+        choices.node,
+        choices.way,
+        np.full((len(links) if transport.at_switch else 0, memory), -1, dtype=np.int64),
+        np.zeros((_PACKETS, 3), dtype=np.int64),
+        np.zeros((0, 2), dtype=np.int32),
+    )

@@ -1,0 +1,86 @@
+"""Tasks in compiled code: what may begin, what is released, what is done; see `netsim.engine.frontier`."""
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.event.calendar import close, first_time, push, take
+
+
+@njit(cache=True)
+def begin_roots(program, totals):
+    """Starts all tasks that wait for no other, the last first: what follows a task comes later."""
+    for task in range(len(program.waits_for) - 1, -1, -1):
+        if not program.waits_for[task]:
+            _begin(program, totals, task, np.int64(0))
+
+
+@njit(cache=True)
+def next_begin(program, totals, now):
+    """Takes the first task from the heap: its delay is over, or its message has arrived."""
+    what = program.begins[1].what
+    take(program.begins)
+    close(program.begins)
+    if what & 1:
+        _done(program, totals, what >> 1, now)
+    else:
+        _move(program, totals, what >> 1, now)
+
+
+@njit(cache=True)
+def next_begin_ps(program):
+    """When `next_begin` has something to take."""
+    return first_time(program.begins)
+
+
+@njit(cache=True)
+def delivered(program, task, end_ps):
+    """A flow of a task is complete at its receiver at that time, which may lie ahead."""
+    program.flows_left[task] -= 1
+    program.end_ps[task] = max(program.end_ps[task], end_ps)
+    if not program.flows_left[task]:
+        push(program.begins, program.end_ps[task], np.int64(0), 2 * task + 1)
+
+
+@njit(cache=True)
+def _begin(program, totals, task, now):
+    """Starts a task that waits for nothing but its delay."""
+    if program.delay_ps[task]:
+        push(program.begins, now + program.delay_ps[task], np.int64(0), 2 * task)
+    else:
+        _move(program, totals, task, now)
+
+
+@njit(cache=True)
+def _move(program, totals, task, now):
+    """Releases a task's message; a task without one is done."""
+    if program.bytes[task]:
+        program.released[totals.released] = task
+        totals.released += 1
+    else:
+        program.end_ps[task] = now
+        _done(program, totals, task, now)
+
+
+@njit(cache=True)
+def _done(program, totals, task, now):
+    """A task is done, and with it those without delay and bytes that waited for it alone, and so on."""
+    program.stack[0] = task
+    depth = 1
+    while depth:
+        depth -= 1
+        totals.undone -= 1
+        done = program.stack[depth]
+        for row in range(program.next_begin[done], program.next_begin[done + 1]):
+            following = program.next[row]
+            program.waits_for[following] -= 1
+            if program.waits_for[following]:
+                continue
+            if program.delay_ps[following]:
+                push(program.begins, now + program.delay_ps[following], np.int64(0), 2 * following)
+            elif program.bytes[following]:
+                program.released[totals.released] = following
+                totals.released += 1
+            else:
+                program.end_ps[following] = now
+                program.stack[depth] = following
+                depth += 1

@@ -1,0 +1,168 @@
+"""Links of the event engine: who joins their queues, and packets on their way from them."""
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.compiled.draws import draw
+from netsim.engine.compiled.service import service_ps
+from netsim.engine.event.calendar import SERIAL_BITS, bring_forward, push
+from netsim.engine.event.rates import next_down, rate_at
+from netsim.engine.queue_series import INTERVALS
+
+GOES, LOST, TRIMMED = range(3)
+"""What becomes of a packet that comes to a link."""
+
+_LINK_BITS = np.int64(20)
+
+
+@njit(cache=True)
+def serial_of(packet):
+    """The transmission of its flow that a packet is."""
+    return (packet.key >> 1) & ((1 << SERIAL_BITS) - 1)
+
+
+@njit(cache=True)
+def join(network, packet, flow_id, index, now):
+    """A packet comes to a link. Returns what becomes of it, and when its last bit leaves.
+
+    Args:
+        network: Links.
+        packet: Record of the packet.
+        flow_id: Id of its flow.
+        index: The link.
+        now: Now.
+    """
+    rules, totals, link = network.rules[0], network.totals[0], network.links[index]
+    start = max(link.free_ps, now)
+    rate = link.rate_bps
+    if link.varies:
+        rate = rate_at(network.changes, index, start)
+        down = next_down(network.changes, index, now)
+        service = service_ps(packet.wire, rate) if rate else np.int64(0)
+        if not rate or down < start + service or down <= start:
+            if not link.at_switch:
+                link.free_ps = start + service_ps(packet.wire, link.rate_bps)
+            totals.dropped += 1
+            return LOST, now
+    elif packet.wire == rules.full_wire:
+        service = link.full_ps
+    elif packet.wire == rules.answer_wire:
+        service = link.answer_ps
+    else:
+        service = service_ps(packet.wire, rate)
+    leaves = start + service
+    if link.at_switch:
+        room = link.room_ps if not link.varies or rules.room_bytes < 0 else service_ps(rules.room_bytes, rate)
+        if leaves - now > room:
+            if rules.trims and not packet.control:
+                totals.trimmed += 1
+                return TRIMMED, now
+            totals.dropped += 1
+            return LOST, now
+        if rules.marks and not packet.control and not packet.marked:
+            if _marks(rules, link, index, flow_id, serial_of(packet), start - now, rate):
+                packet.marked = 1
+                totals.marked += 1
+        _note_queue(network.longest, totals, now, leaves - now)
+    link.free_ps = leaves
+    link.busy_ps += service
+    link.bytes += packet.wire
+    link.longest_ps = max(link.longest_ps, leaves - now)
+    if packet.control:
+        totals.control_hops += 1
+    else:
+        totals.hops += 1
+    return GOES, leaves
+
+
+@njit(cache=True)
+def cross(network, packet, index, now):
+    """A packet in the control lane takes a link without waiting and without being waited for; see `join`."""
+    totals, link = network.totals[0], network.links[index]
+    if link.varies:
+        rate = rate_at(network.changes, index, now)
+        service = service_ps(packet.wire, rate) if rate else np.int64(0)
+        if not rate or next_down(network.changes, index, now) < now + service:
+            totals.dropped += 1
+            return LOST, now
+    else:
+        service = service_ps(packet.wire, link.rate_bps)
+    link.bytes += packet.wire
+    totals.control_hops += 1
+    return GOES, now + service
+
+
+@njit(cache=True)
+def _marks(rules, link, index, flow_id, serial, backlog, rate):
+    """See `netsim.engine.reference.conditions.Conditions.marks`."""
+    low, high = link.mark_ps, link.mark_all_ps
+    if link.varies:
+        low, high = service_ps(rules.mark_above, rate), service_ps(rules.mark_all_above, rate)
+    if backlog <= low:
+        return False
+    if backlog > high:
+        return True
+    chance = rules.mark_at_most * ((backlog - low) / (high - low))
+    drawn = draw(rules.mark_draws, flow_id, (serial << _LINK_BITS) | index)
+    return np.float64(drawn >> np.uint64(11)) * 2.0**-53 < chance
+
+
+@njit(cache=True)
+def _note_queue(longest, totals, now, queue):
+    """See `netsim.engine.queue_series.QueueRecorder.add`."""
+    interval = now >> totals.width_bits
+    while interval >= INTERVALS:
+        for pair in range(INTERVALS // 2):
+            longest[pair] = max(longest[2 * pair], longest[2 * pair + 1])
+        longest[INTERVALS // 2 :] = 0
+        totals.width_bits += 1
+        totals.used = (totals.used + 1) // 2
+        interval >>= 1
+    longest[interval] = max(longest[interval], queue)
+    totals.used = max(totals.used, interval + 1)
+
+
+@njit(cache=True)
+def send_on(network, index, lane, arrives):
+    """Puts a packet among those on their way, as the last one that arrives."""
+    packet, way = network.packets[index], network.lanes[lane]
+    packet.time_ps = arrives
+    packet.next = -1
+    if way.first < 0:
+        way.first = way.last = index
+        push(network.calendar, arrives, packet.key, lane)
+    else:
+        network.packets[way.last].next = index
+        way.last = index
+
+
+@njit(cache=True)
+def send_across(network, index, lane, arrives):
+    """The same, where packets of the control lane may overtake each other."""
+    packets, way = network.packets, network.lanes[lane]
+    packet = packets[index]
+    packet.time_ps = arrives
+    if way.first < 0:
+        packet.next = packet.previous = -1
+        way.first = way.last = index
+        push(network.calendar, arrives, packet.key, lane)
+        return
+    before = way.last
+    while before >= 0 and not _comes_first(packets[before], arrives, packet.key):
+        before = packets[before].previous
+    after = packets[before].next if before >= 0 else way.first
+    packet.previous, packet.next = before, after
+    if after >= 0:
+        packets[after].previous = index
+    else:
+        way.last = index
+    if before >= 0:
+        packets[before].next = index
+    else:
+        way.first = index
+        bring_forward(network.calendar, arrives, packet.key, lane)
+
+
+@njit(cache=True)
+def _comes_first(packet, time_ps, key):
+    return packet.time_ps < time_ps or (packet.time_ps == time_ps and packet.key < key)

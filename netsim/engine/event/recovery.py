@@ -1,0 +1,168 @@
+"""What both ends of a flow remember, in compiled code: see `netsim.congestion.recovery`.
+
+Packets under way are a list in the order of their transmissions, through the rows of `Remembered`.
+"""
+
+import numpy as np
+from numba import njit
+
+NOTHING_LOST, SELECTIVE, GO_BACK_N = range(3)
+"""Kinds. With the first one nothing goes twice, and so nothing need be remembered of a single packet."""
+
+ACCEPTED, ACKNOWLEDGE, REFUSE = 1, 2, 4
+"""Bits of what a receiver does."""
+
+_ACKED, _RECEIVED, _LOST, _UNDER_WAY = (np.uint8(1 << bit) for bit in range(4))
+_ALL = np.int64(2**62)
+
+
+@njit(cache=True)
+def take(rules, flow, remembered):
+    """The packet that leaves as the flow's next transmission, which is counted."""
+    serial = flow.serial
+    flow.serial = serial + 1
+    flow.in_flight += 1
+    if flow.lost:
+        sequence = _first_lost(flow, remembered)
+    else:
+        sequence = flow.next
+        flow.next = sequence + 1
+    if rules.recovery == SELECTIVE and flow.listens:
+        row = flow.first_row + sequence
+        remembered.state[row] |= _UNDER_WAY
+        remembered.serial[row] = serial
+        remembered.older[row], remembered.newer[row] = flow.newest, -1
+        if flow.newest >= 0:
+            remembered.newer[flow.newest] = row
+        else:
+            flow.oldest = row
+        flow.newest = row
+    if sequence < flow.sent:
+        flow.retransmitted += 1
+    else:
+        flow.sent = sequence + 1
+    return sequence
+
+
+@njit(cache=True)
+def acknowledged(rules, flow, remembered, sequence, serial, expected):
+    """An acknowledgement has come; returns how many packets are newly known to have arrived."""
+    if rules.recovery == NOTHING_LOST:
+        flow.in_flight -= 1
+        return np.int64(1)
+    if rules.recovery == GO_BACK_N:
+        return _acknowledged_before(flow, expected)
+    row = flow.first_row + sequence
+    if remembered.state[row] & _UNDER_WAY and remembered.serial[row] == serial:
+        _land(flow, remembered, row)
+    newly = np.int64(0) if remembered.state[row] & _ACKED else np.int64(1)
+    remembered.state[row] |= _ACKED
+    if remembered.state[row] & _LOST:
+        remembered.state[row] &= ~_LOST
+        flow.lost -= 1
+    if rules.reordering >= 0:
+        _lose_before(flow, remembered, serial - rules.reordering)
+    return newly
+
+
+@njit(cache=True)
+def refused(rules, flow, remembered, sequence, serial, expected):
+    """A negative acknowledgement has come; returns the same."""
+    if rules.recovery == GO_BACK_N:
+        old = expected < flow.acked
+        newly = _acknowledged_before(flow, expected)
+        if not old:
+            flow.next = flow.acked
+            flow.in_flight = 0
+        return newly
+    row = flow.first_row + sequence
+    if remembered.state[row] & _UNDER_WAY and remembered.serial[row] == serial:
+        _land(flow, remembered, row)
+        _lose(flow, remembered, row)
+    return np.int64(0)
+
+
+@njit(cache=True)
+def timed_out(rules, flow, remembered):
+    """No progress for too long."""
+    if rules.recovery == GO_BACK_N:
+        flow.next = flow.acked
+        flow.in_flight = 0
+    else:
+        _lose_before(flow, remembered, _ALL)
+
+
+@njit(cache=True)
+def received(rules, flow, remembered, sequence):
+    """A packet has come to the receiver; returns bits of what it does."""
+    if rules.recovery == NOTHING_LOST:
+        return ACCEPTED | ACKNOWLEDGE
+    if rules.recovery == SELECTIVE:
+        row = flow.first_row + sequence
+        seen = remembered.state[row] & _RECEIVED
+        remembered.state[row] |= _RECEIVED
+        return ACKNOWLEDGE if seen else ACCEPTED | ACKNOWLEDGE
+    if sequence == flow.expected:
+        flow.expected += 1
+        return ACCEPTED | ACKNOWLEDGE
+    if sequence < flow.expected:
+        return ACKNOWLEDGE
+    if flow.complained == flow.expected:
+        return 0
+    flow.complained = flow.expected
+    return REFUSE
+
+
+@njit(cache=True)
+def _acknowledged_before(flow, expected):
+    """Go-back-N: everything before `expected` has arrived."""
+    newly = max(np.int64(0), expected - flow.acked)
+    flow.acked += newly
+    flow.next = max(flow.next, flow.acked)
+    flow.in_flight = flow.next - flow.acked
+    return newly
+
+
+@njit(cache=True)
+def _first_lost(flow, remembered):
+    """Takes the first lost packet."""
+    row = flow.first_row + flow.lost_from
+    while not remembered.state[row] & _LOST:
+        row += 1
+    remembered.state[row] &= ~_LOST
+    flow.lost -= 1
+    flow.lost_from = row + 1 - flow.first_row
+    return row - flow.first_row
+
+
+@njit(cache=True)
+def _lose_before(flow, remembered, limit):
+    """Transmissions with smaller serials count as lost."""
+    while flow.oldest >= 0 and remembered.serial[flow.oldest] < limit:
+        row = flow.oldest
+        _land(flow, remembered, row)
+        _lose(flow, remembered, row)
+
+
+@njit(cache=True)
+def _lose(flow, remembered, row):
+    if not remembered.state[row] & (_ACKED | _LOST):
+        remembered.state[row] |= _LOST
+        flow.lost += 1
+        flow.lost_from = min(flow.lost_from, row - flow.first_row) if flow.lost > 1 else row - flow.first_row
+
+
+@njit(cache=True)
+def _land(flow, remembered, row):
+    """A packet is no longer under way."""
+    older, newer = remembered.older[row], remembered.newer[row]
+    if older >= 0:
+        remembered.newer[older] = newer
+    else:
+        flow.oldest = newer
+    if newer >= 0:
+        remembered.older[newer] = older
+    else:
+        flow.newest = older
+    remembered.state[row] &= ~_UNDER_WAY
+    flow.in_flight -= 1

@@ -1,0 +1,19 @@
+"""What the event engine does not simulate."""
+
+from netsim.engine.event.calendar import FLOW_BITS, SERIAL_BITS
+from netsim.engine.protocol import Scene
+from netsim.transport.build import PACKET_TRANSPORTS
+from netsim.transport.protocol import Transport
+
+
+def refusal(scene: Scene, transport: Transport) -> str | None:
+    """Why a run is not for the event engine; None if it is."""
+    if scene.flow_control.kind == "pfc":
+        return "priority flow control runs on simpy only"
+    if type(transport) not in PACKET_TRANSPORTS.values():
+        return "a transport of your own runs on simpy only"
+    if len(scene.tasks) * transport.stride >> FLOW_BITS:
+        return f"more than {1 << FLOW_BITS} flows"
+    if int(scene.tasks.columns().bytes.max(initial=0)) // scene.packet.payload >> (SERIAL_BITS - 1):
+        return f"a message of more than {1 << (SERIAL_BITS - 1)} packets"
+    return None

@@ -1,0 +1,153 @@
+"""Hosts' links in compiled code: flows take turns, packets leave; see `netsim.engine.reference.nic`."""
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.event.calendar import SEND, arrival_key, push, replace, take as take_entry, timer_key
+from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
+from netsim.engine.event.congestion import gap_ps
+from netsim.engine.event.recovery import take
+from netsim.engine.event.transit import enter
+
+_NEVER = np.int64(-1)
+
+
+@njit(cache=True)
+def is_open(flow):
+    """There is a packet to send and the window has room for it."""
+    return (flow.lost > 0 or flow.next < flow.packets) and flow.in_flight < flow.window
+
+
+@njit(cache=True)
+def enter_ring(network, hosts, index, now):
+    """A flow comes to the end of its host's ring, whose link looks for a packet as soon as it is free."""
+    flow = hosts.flows[index]
+    ring = hosts.rings[flow.up]
+    flow.in_ring = 1
+    flow.next_in_ring = -1
+    if ring.first < 0:
+        ring.first = index
+    else:
+        hosts.flows[ring.last].next_in_ring = index
+    ring.last = index
+    if not ring.looks:
+        ring.looks = 1
+        push(network.calendar, max(now, network.links[flow.up].free_ps), SEND | flow.up, np.int64(flow.up))
+
+
+@njit(cache=True)
+def resume(network, hosts, index, now):
+    """A flow goes on as soon as its pace allows, if it is not in its host's ring."""
+    flow = hosts.flows[index]
+    if not flow.in_ring and is_open(flow):
+        if now >= flow.next_ps:
+            enter_ring(network, hosts, index, now)
+        else:
+            _keep_pace(hosts, flow, index)
+
+
+@njit(cache=True)
+def await_progress(hosts, flow, index):
+    """The flow's timer runs until its deadline."""
+    flow.timer_runs = 1
+    push(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0), np.int64(index))
+
+
+@njit(cache=True)
+def look(state, link, now):
+    """A host's link looks for a packet; returns a flow that needs another path first, or -1."""
+    network, hosts, routing = state.network, state.hosts, state.routing
+    ring, rules = hosts.rings[link], network.rules[0]
+    if network.links[link].free_ps > now:
+        replace(network.calendar, network.links[link].free_ps, SEND | link, np.int64(link))
+        return _NEVER
+    while ring.first >= 0 and not _is_ready(hosts.flows[ring.first], now):
+        _leave_ring(hosts, ring)
+    if ring.first < 0:
+        ring.looks = 0
+        take_entry(network.calendar)
+        return _NEVER
+    index = ring.first
+    flow = hosts.flows[index]
+    epoch = epoch_of(routing, now) if rules.epochs > 1 else 0
+    if rules.choice == PINNED and rules.epochs > 1:
+        row = flow.pair * rules.epochs + epoch
+        if not is_usable(routing, routing.usable_begin[row], routing.usable_begin[row + 1], flow.path):
+            return np.int64(index)
+    _send(state, ring, flow, index, epoch, now)
+    if ring.first >= 0:
+        replace(network.calendar, max(now, network.links[link].free_ps), SEND | link, np.int64(link))
+    else:
+        ring.looks = 0
+        take_entry(network.calendar)
+    return _NEVER
+
+
+@njit(cache=True)
+def _send(state, ring, flow, index, epoch, now):
+    """The first flow of a ring sends a packet, and takes its next place."""
+    network, hosts, routing = state.network, state.hosts, state.routing
+    rules, totals = network.rules[0], network.totals[0]
+    serial = flow.serial
+    if not flow.in_flight:
+        flow.deadline_ps = now + rules.timeout_ps
+    sequence = take(rules, flow, hosts.remembered)
+    place = totals.free_packet
+    packet = network.packets[place]
+    totals.free_packet = packet.next
+    packet.key = arrival_key(flow.id, serial, 0)
+    packet.sent_ps = now
+    packet.flow = index
+    packet.sequence = sequence
+    wire = rules.full_wire if sequence + 1 < flow.packets else flow.last_wire
+    packet.wire = wire
+    packet.hop = packet.control = packet.passes = packet.trimmed = packet.marked = 0
+    if rules.choice == PINNED:
+        path = np.int64(flow.path)
+    elif rules.choice == AT_SWITCH:
+        path = _NEVER
+        packet.node = flow.pair * rules.epochs + epoch
+        packet.way = routing.node_way[packet.node]
+    else:
+        path = choose_path(rules, hosts, routing, index, serial, now, epoch)
+    if path >= 0:
+        packet.way = flow.first_way + path
+    ring.last_flow, ring.last_path, ring.last_wire, ring.last_epoch = index, path, wire, epoch
+    totals.packets += 1
+    enter(state, np.int64(place), np.int64(flow.up), now)
+    if flow.listens:
+        flow.next_ps = now + gap_ps(rules, flow, wire, now)
+        if rules.timeout_ps >= 0 and not flow.timer_runs:
+            await_progress(hosts, flow, index)
+    if not _is_ready(flow, now):
+        _leave_ring(hosts, ring)
+        if flow.listens and is_open(flow):
+            _keep_pace(hosts, flow, index)
+    elif rules.round_robin and ring.last != index:
+        ring.first = flow.next_in_ring
+        flow.next_in_ring = -1
+        hosts.flows[ring.last].next_in_ring = index
+        ring.last = index
+
+
+@njit(cache=True)
+def _is_ready(flow, now):
+    return now >= flow.next_ps and is_open(flow)
+
+
+@njit(cache=True)
+def _leave_ring(hosts, ring):
+    """The first flow of a ring leaves it."""
+    flow = hosts.flows[ring.first]
+    flow.in_ring = 0
+    ring.first = flow.next_in_ring
+    if ring.first < 0:
+        ring.last = -1
+
+
+@njit(cache=True)
+def _keep_pace(hosts, flow, index):
+    """Wakes an open flow that only its pace holds back."""
+    if flow.wake_ps != flow.next_ps:
+        flow.wake_ps = flow.next_ps
+        push(hosts.timers, flow.next_ps, timer_key(flow.id, 1), np.int64(index))

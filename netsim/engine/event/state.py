@@ -1,0 +1,380 @@
+"""What the event engine remembers, as arrays: one record for each flow, link, host's ring, packet under way.
+
+Times in picoseconds, sizes in bytes, on the wire unless said otherwise. -1 is no index.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.engine.event.rates import Changes
+
+_INDEX, _WHOLE, _REAL, _YES = np.int32, np.int64, np.float64, np.uint8
+
+
+def _record(**fields: type) -> np.dtype:
+    return np.dtype([*fields.items()], align=True)
+
+
+FLOW_STATE = _record(
+    # The flow: see `netsim.transport.protocol.Flow`. First and last link; the row of its pair's first way; source host
+    # and destination leaf.
+    id=_WHOLE,
+    packets=_WHOLE,
+    last_wire=_WHOLE,
+    links=_INDEX,
+    up=_INDEX,
+    down=_INDEX,
+    first_way=_INDEX,
+    pair=_INDEX,
+    path=_INDEX,
+    source=_INDEX,
+    leaf=_INDEX,
+    listens=_YES,
+    express=_YES,
+    # In its host's ring, and its timers.
+    in_ring=_YES,
+    timer_runs=_YES,
+    next_in_ring=_INDEX,
+    next_ps=_WHOLE,
+    wake_ps=_WHOLE,
+    deadline_ps=_WHOLE,
+    # What the sender remembers: transmissions; first sequence never sent; packets under way, counted as lost, before
+    # which all have arrived (go-back-N), the highest ever sent and one; how many may be under way.
+    serial=_WHOLE,
+    next=_WHOLE,
+    in_flight=_WHOLE,
+    window=_WHOLE,
+    lost=_WHOLE,
+    lost_from=_WHOLE,
+    acked=_WHOLE,
+    sent=_WHOLE,
+    retransmitted=_WHOLE,
+    # Selective repeat: row of its first packet in `Remembered`, and the oldest and newest of those under way.
+    first_row=_WHOLE,
+    oldest=_WHOLE,
+    newest=_WHOLE,
+    # What the receiver remembers.
+    left=_WHOLE,
+    highest=_WHOLE,
+    reordered=_WHOLE,
+    expected=_WHOLE,
+    complained=_WHOLE,
+    notified_ps=_WHOLE,
+    start_ps=_WHOLE,
+    end_ps=_WHOLE,
+    task=_WHOLE,
+    bytes=_WHOLE,
+    # Answers that went back without stopping at any link, and how long the hosts' links take them.
+    answers=_WHOLE,
+    answer_ps=_WHOLE,
+    # Congestion control; see `netsim.congestion`.
+    packets_window=_REAL,
+    alpha=_REAL,
+    seen=_WHOLE,
+    marked=_WHOLE,
+    cut_ps=_WHOLE,
+    latest_ps=_WHOLE,
+    target_ps=_WHOLE,
+    rate_bps=_REAL,
+    target_bps=_REAL,
+    line_bps=_REAL,
+    estimated_ps=_WHOLE,
+    increased_ps=_WHOLE,
+    timer_steps=_WHOLE,
+    byte_steps=_WHOLE,
+    counted_bytes=_WHOLE,
+    # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
+    flowlet_ps=_WHOLE,
+    flowlet_path=_INDEX,
+    valid=_INDEX,
+    valid_begin=_INDEX,
+    kept=_INDEX,
+    kept_begin=_INDEX,
+    chosen=_INDEX,
+    frozen_ps=_WHOLE,
+)
+
+LINK_STATE = _record(
+    free_ps=_WHOLE,
+    delay_ps=_WHOLE,
+    rate_bps=_WHOLE,
+    # At that rate: service of a full packet and of an answer; room and thresholds of marking.
+    full_ps=_WHOLE,
+    answer_ps=_WHOLE,
+    room_ps=_WHOLE,
+    mark_ps=_WHOLE,
+    mark_all_ps=_WHOLE,
+    varies=_YES,
+    at_switch=_YES,
+    reverse=_INDEX,
+    bytes=_WHOLE,
+    busy_ps=_WHOLE,
+    longest_ps=_WHOLE,
+)
+"""A link; `rate_bps` is nominal, and if the link `varies` not all there is to know."""
+
+HOST_RING = _record(
+    first=_INDEX,
+    last=_INDEX,
+    looks=_YES,
+    sent=_WHOLE,
+    last_flow=_INDEX,
+    last_path=_INDEX,
+    last_wire=_WHOLE,
+    last_epoch=_INDEX,
+)
+"""Flows that take turns at a host's link, by link, and the packet that it sent last (`last_path` -1: switches chose)."""
+
+LANE = _record(first=_INDEX, last=_INDEX)
+"""Packets on their way from a link, by time of arrival: lane 2 l of link l for data, 2 l + 1 for the control lane."""
+
+PACKET = _record(
+    time_ps=_WHOLE,
+    key=_WHOLE,
+    sent_ps=_WHOLE,
+    wire=_WHOLE,
+    flow=_INDEX,
+    way=_INDEX,
+    node=_INDEX,
+    sequence=_INDEX,
+    expected=_INDEX,
+    next=_INDEX,
+    previous=_INDEX,
+    hop=_YES,
+    control=_YES,
+    passes=_YES,
+    trimmed=_YES,
+    marked=_YES,
+    refusal=_YES,
+    notified=_YES,
+)
+"""A packet, or the news of it. `way` is a row of `FabricArrays.way_links` with which its path so far agrees."""
+
+RULES = _record(
+    payload=_WHOLE,
+    header=_WHOLE,
+    full_wire=_WHOLE,
+    answer_wire=_WHOLE,
+    answers_queue=_YES,
+    trims=_YES,
+    trimmed_wire=_WHOLE,
+    room_bytes=_WHOLE,
+    marks=_YES,
+    mark_above=_WHOLE,
+    mark_all_above=_WHOLE,
+    mark_at_most=_REAL,
+    listens=_YES,
+    round_robin=_YES,
+    order=_INDEX,
+    hosts=_WHOLE,
+    leaves=_WHOLE,
+    epochs=_WHOLE,
+    # Recovery.
+    recovery=_INDEX,
+    timeout_ps=_WHOLE,
+    reordering=_WHOLE,
+    # Congestion control.
+    congestion=_INDEX,
+    fixed_window=_WHOLE,
+    gain=_REAL,
+    notify_ps=_WHOLE,
+    estimate_ps=_WHOLE,
+    increase_ps=_WHOLE,
+    increase_bytes=_WHOLE,
+    fast_steps=_WHOLE,
+    additive_bps=_REAL,
+    hyper_bps=_REAL,
+    slowest_bps=_REAL,
+    queueing_ps=_WHOLE,
+    increase=_REAL,
+    decrease=_REAL,
+    largest_decrease=_REAL,
+    smallest_window=_REAL,
+    # Transport.
+    choice=_INDEX,
+    switch=_INDEX,
+    asks_after_timeout=_YES,
+    gap_ps=_WHOLE,
+    entries=_WHOLE,
+    freeze_ps=_WHOLE,
+    step_ps=_WHOLE,
+    samples=_WHOLE,
+    memory=_WHOLE,
+    path_draws=np.uint64,
+    order_draws=np.uint64,
+    mark_draws=np.uint64,
+)
+"""The scenario, for compiled code: one record."""
+
+TOTALS = _record(
+    now_ps=_WHOLE,
+    packets=_WHOLE,
+    hops=_WHOLE,
+    control_hops=_WHOLE,
+    dropped=_WHOLE,
+    trimmed=_WHOLE,
+    marked=_WHOLE,
+    width_bits=_WHOLE,
+    used=_WHOLE,
+    undone=_WHOLE,
+    released=_WHOLE,
+    flows=_WHOLE,
+    rows=_WHOLE,
+    free_packet=_INDEX,
+    chosen=_WHOLE,
+    asks=_WHOLE,
+    asks_path=_INDEX,
+)
+"""What a run counts, and what it wants when it stops: one record."""
+
+
+class Remembered(NamedTuple):
+    """What selective repeat knows of each packet, by row.
+
+    Args:
+        state: Bits of `netsim.engine.event.recovery`.
+        serial: Its last transmission.
+        older: Row of the packet under way that left before it.
+        newer: Row of the one that left after it.
+    """
+
+    state: np.ndarray
+    serial: np.ndarray
+    older: np.ndarray
+    newer: np.ndarray
+
+
+class Program(NamedTuple):
+    """Tasks and what waits for them.
+
+    Args:
+        begins: Heap of tasks that begin (2 task), and of those whose messages have arrived (2 task + 1).
+        bytes: Of each task.
+        delay_ps: Of each task.
+        src_host: Of each task.
+        dst_host: Of each task.
+        next_begin: Rows of `next` of each task.
+        next: Tasks that wait for it.
+        waits_for: How many tasks it still waits for.
+        flows_left: How many of its flows are not complete.
+        end_ps: When it was done.
+        released: Tasks released in this instant, so many as `TOTALS` says.
+        stack: Room for tasks that begin at once.
+    """
+
+    begins: np.ndarray
+    bytes: np.ndarray
+    delay_ps: np.ndarray
+    src_host: np.ndarray
+    dst_host: np.ndarray
+    next_begin: np.ndarray
+    next: np.ndarray
+    waits_for: np.ndarray
+    flows_left: np.ndarray
+    end_ps: np.ndarray
+    released: np.ndarray
+    stack: np.ndarray
+
+
+class Routing(NamedTuple):
+    """Ways and what the routing knows, from `FabricArrays`, and what transports remember of them.
+
+    Args:
+        up: Link from a host to its leaf.
+        down: Link from its leaf to a host.
+        inside: Link inside a host.
+        leaf: Leaf of a host.
+        pair: Index of a pair of leaves.
+        way_begin: First way of a pair.
+        way_links: Links of a way.
+        way_length: Links of a pair's ways.
+        way_answer_ps: How long an answer takes back on a way without waiting.
+        way_answers: Answers that went back on a way without stopping.
+        calm: Whether nothing ever changes on a pair's ways.
+        epoch_ps: When knowledge changes.
+        usable_begin: Rows of `usable` of a pair and epoch.
+        usable: Usable ways.
+        counts: Packets that a host has sent to a leaf, of `DestinationRotation`.
+        child_begin: Rows of the next two of each node of `netsim.engine.event.switches.tree`.
+        child_link: Links that lead on.
+        child_node: Nodes to which they lead.
+        node_way: A way that begins with the links to a node.
+        shortest: Of each link that is first of a choice, the last choice, or those remembered.
+        chosen: Choices of flows: first link, link, next of the flow.
+        paths: Entries of the flows' rings of paths, valid ones and all.
+    """
+
+    up: np.ndarray
+    down: np.ndarray
+    inside: np.ndarray
+    leaf: np.ndarray
+    pair: np.ndarray
+    way_begin: np.ndarray
+    way_links: np.ndarray
+    way_length: np.ndarray
+    way_answer_ps: np.ndarray
+    way_answers: np.ndarray
+    calm: np.ndarray
+    epoch_ps: np.ndarray
+    usable_begin: np.ndarray
+    usable: np.ndarray
+    counts: np.ndarray
+    child_begin: np.ndarray
+    child_link: np.ndarray
+    child_node: np.ndarray
+    node_way: np.ndarray
+    shortest: np.ndarray
+    chosen: np.ndarray
+    paths: np.ndarray
+
+
+class Network(NamedTuple):
+    """Links and what is on them.
+
+    Args:
+        rules: One record of `RULES`.
+        totals: One record of `TOTALS`.
+        links: Records of `LINK_STATE`.
+        lanes: Records of `LANE`.
+        packets: Records of `PACKET`; those not in use are chained by `next`.
+        calendar: Heap of arrivals, by lane, and of hosts' links that look for a packet, by link.
+        changes: Rates over time.
+        longest: Queues over time; see `netsim.engine.queue_series`.
+    """
+
+    rules: np.ndarray
+    totals: np.ndarray
+    links: np.ndarray
+    lanes: np.ndarray
+    packets: np.ndarray
+    calendar: np.ndarray
+    changes: Changes
+    longest: np.ndarray
+
+
+class Hosts(NamedTuple):
+    """Both ends of flows.
+
+    Args:
+        flows: Records of `FLOW_STATE`, in the order of their admission.
+        rings: Records of `HOST_RING`, by link.
+        timers: Heap of flows' timers and late starts, by flow.
+        turns: Heap in which flows admitted together are put in order.
+        remembered: Selective repeat.
+    """
+
+    flows: np.ndarray
+    rings: np.ndarray
+    timers: np.ndarray
+    turns: np.ndarray
+    remembered: Remembered
+
+
+class State(NamedTuple):
+    """Everything."""
+
+    network: Network
+    hosts: Hosts
+    program: Program
+    routing: Routing

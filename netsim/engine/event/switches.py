@@ -1,0 +1,150 @@
+"""Choices of switches, in compiled code: see `netsim.transport.switched`.
+
+A packet climbs down a tree of choices for its pair of leaves and what the routing knew when it left: the links that
+lead on from what it has taken so far, in the order of the ways.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.compiled.draws import draw
+from netsim.engine.compiled.fabric import FabricArrays
+
+SHORTEST, SAMPLED, FLOW_SHORTEST = range(3)
+"""Kinds: `JoinShortestQueue`, `Drill`, `AdaptiveFlow`."""
+
+_SAMPLE_BITS, _LINK_BITS = np.int64(8), np.int64(20)
+_MOST = 192
+"""More candidates than samples and memory can be."""
+
+
+class Tree(NamedTuple):
+    """Choices of all pairs and epochs; node pair * E + epoch is where a packet of theirs begins.
+
+    Args:
+        begin: Rows of the next two of each node.
+        link: Links that lead on.
+        node: Nodes to which they lead.
+        way: Of each node, a way that begins with the links to it.
+    """
+
+    begin: np.ndarray
+    link: np.ndarray
+    node: np.ndarray
+    way: np.ndarray
+
+
+def tree(fabric: FabricArrays) -> Tree:
+    """The choices that a fabric offers."""
+    epochs = len(fabric.epoch_ps)
+    roots = (len(fabric.way_begin) - 1) * epochs
+    way = [-1] * roots
+    children: list[dict[int, int]] = [{} for _ in range(roots)]
+    for root in range(roots):
+        first, length = int(fabric.way_begin[root // epochs]), int(fabric.way_length[root // epochs])
+        for index in fabric.usable[fabric.usable_begin[root] : fabric.usable_begin[root + 1]].tolist():
+            links: Sequence[int] = fabric.way_links[first + index, :length].tolist()
+            node = root
+            way[root] = first + index if way[root] < 0 else way[root]
+            for link in links:
+                if link not in children[node]:
+                    children[node][link] = len(children)
+                    children.append({})
+                    way.append(first + index)
+                node = children[node][link]
+    begin = np.cumsum([0, *(len(of_node) for of_node in children)])
+    link = np.array([link for of_node in children for link in of_node], dtype=np.int64)
+    node = np.array([node for of_node in children for node in of_node.values()], dtype=np.int64)
+    return Tree(begin.astype(np.int64), link, node, np.array(way, dtype=np.int64))
+
+
+@njit(cache=True)
+def choose_next(network, hosts, routing, index, packet, serial, now):
+    """The row of the next link of a packet, where the switch that it has come to decides."""
+    rules, totals = network.rules[0], network.totals[0]
+    begin, end = routing.child_begin[packet.node], routing.child_begin[packet.node + 1]
+    if end - begin == 1:
+        return begin
+    if rules.switch == SHORTEST:
+        return _shortest(rules, network.links, routing, begin, end, now)
+    if rules.switch == SAMPLED:
+        return _sampled(rules, network.links, routing, hosts.flows[index].id, serial, begin, end, now)
+    flow, first = hosts.flows[index], routing.child_link[begin]
+    known = flow.chosen
+    while known >= 0 and routing.chosen[known, 0] != first:
+        known = routing.chosen[known, 2]
+    if known >= 0:
+        for row in range(begin, end):
+            if routing.child_link[row] == routing.chosen[known, 1]:
+                return row
+    row = _shortest(rules, network.links, routing, begin, end, now)
+    if known < 0:
+        known = totals.chosen
+        totals.chosen += 1
+        routing.chosen[known, 0], routing.chosen[known, 2] = first, flow.chosen
+        flow.chosen = known
+    routing.chosen[known, 1] = routing.child_link[row]
+    return row
+
+
+@njit(cache=True)
+def _backlog(links, link, now):
+    return max(np.int64(0), links[link].free_ps - now)
+
+
+@njit(cache=True, error_model="numpy")
+def _shortest(rules, links, routing, begin, end, now):
+    """The least unfinished work; of equals the next after the switch's last choice."""
+    first = routing.child_link[begin]
+    last = routing.shortest[first, 0]
+    ahead = 0
+    best, best_work = np.int64(-1), np.int64(0)
+    for row in range(begin, end):
+        link = routing.child_link[row]
+        if link > last:
+            ahead += 1
+            work = _backlog(links, link, now) // rules.step_ps
+            if best < 0 or work < best_work:
+                best, best_work = row, work
+    for row in range(begin, end - ahead):
+        work = _backlog(links, routing.child_link[row], now) // rules.step_ps
+        if best < 0 or work < best_work:
+            best, best_work = row, work
+    routing.shortest[first, 0] = routing.child_link[best]
+    return best
+
+
+@njit(cache=True)
+def _sampled(rules, links, routing, flow_id, serial, begin, end, now):
+    """The shortest of some queues drawn at random and those that were shortest before."""
+    first = routing.child_link[begin]
+    rows, works = np.empty(_MOST, dtype=np.int64), np.empty(_MOST, dtype=np.int64)
+    found = 0
+    for sample in range(rules.samples):
+        drawn = draw(rules.path_draws, flow_id, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
+        row = begin + np.int64(drawn % np.uint64(end - begin))
+        found = _insert(rows, works, found, row, _backlog(links, routing.child_link[row], now))
+    for place in range(rules.memory):
+        for row in range(begin, end):
+            if routing.child_link[row] == routing.shortest[first, place]:
+                found = _insert(rows, works, found, row, _backlog(links, routing.child_link[row], now))
+    for place in range(rules.memory):
+        routing.shortest[first, place] = routing.child_link[rows[place]] if place < found else -1
+    return rows[0]
+
+
+@njit(cache=True)
+def _insert(rows, works, found, row, work):
+    """Adds a candidate that is not there yet, behind all that are as short; returns how many there are."""
+    for place in range(found):
+        if rows[place] == row:
+            return found
+    place = found
+    while place and works[place - 1] > work:
+        rows[place], works[place] = rows[place - 1], works[place - 1]
+        place -= 1
+    rows[place], works[place] = row, work
+    return found + 1

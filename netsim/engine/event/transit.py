@@ -1,0 +1,128 @@
+"""Packets from link to link in compiled code, until they, or the news of them, are where they go."""
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.event.choices import AT_SWITCH
+from netsim.engine.event.program import delivered
+from netsim.engine.event.queues import LOST, TRIMMED, cross, join, send_across, send_on, serial_of
+from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
+from netsim.engine.event.switches import choose_next
+
+
+@njit(cache=True)
+def enter(state, index, link, now):
+    """A packet comes to a link, and goes on to the next if it is not lost."""
+    network = state.network
+    packet = network.packets[index]
+    flow = state.hosts.flows[packet.flow]
+    if packet.passes:
+        fate, leaves = cross(network, packet, link, now)
+    else:
+        fate, leaves = join(network, packet, flow.id, link, now)
+        if fate == TRIMMED:
+            packet.trimmed = packet.passes = 1
+            packet.wire = network.rules[0].trimmed_wire
+            fate, leaves = cross(network, packet, link, now)
+    if fate == LOST:
+        drop(network, index)
+        return
+    arrives = leaves + network.links[link].delay_ps
+    packet.hop += 1
+    if packet.passes:
+        send_across(network, index, 2 * link + 1, arrives)
+    elif packet.hop < flow.links or packet.control or (flow.listens and not flow.express):
+        send_on(network, index, 2 * link, arrives)
+    elif flow.listens:
+        if receive(state, packet, flow, arrives):
+            _return_at_once(state, index, packet, flow, link, arrives)
+        else:
+            drop(network, index)
+    else:
+        _note_order(flow, packet)
+        flow.left -= 1
+        flow.end_ps = max(flow.end_ps, arrives)
+        if not flow.left:
+            delivered(state.program, flow.task, flow.end_ps)
+        drop(network, index)
+
+
+@njit(cache=True)
+def drop(network, index):
+    """A packet is no more."""
+    totals = network.totals[0]
+    network.packets[index].next = totals.free_packet
+    totals.free_packet = index
+
+
+@njit(cache=True)
+def receive(state, packet, flow, now):
+    """A packet is at its receiver, and becomes its own answer; returns whether there is one."""
+    rules = state.network.rules[0]
+    packet.refusal, packet.expected = 1, 0
+    if not packet.trimmed:
+        _note_order(flow, packet)
+        verdict = received(rules, flow, state.hosts.remembered, packet.sequence)
+        if verdict & ACCEPTED:
+            flow.left -= 1
+            if not flow.left:
+                flow.end_ps = now
+                delivered(state.program, flow.task, now)
+        if not verdict & (ACKNOWLEDGE | REFUSE):
+            return False
+        packet.refusal, packet.expected = (verdict & REFUSE) != 0, flow.expected
+    packet.key |= 1
+    packet.control, packet.passes = 1, not rules.answers_queue
+    packet.hop = 0
+    packet.wire = rules.answer_wire
+    packet.notified = 0
+    if rules.notify_ps >= 0 and packet.marked and now - flow.notified_ps >= rules.notify_ps:
+        flow.notified_ps = now
+        packet.notified = 1
+    return True
+
+
+@njit(cache=True)
+def next_link(state, packet, flow, now):
+    """The link that a packet comes to next."""
+    network, routing = state.network, state.routing
+    if packet.control:
+        return np.int64(network.links[_link(routing, packet, flow, flow.links - 1 - packet.hop)].reverse)
+    if network.rules[0].choice == AT_SWITCH and packet.hop < flow.links - 1:
+        row = choose_next(network, state.hosts, routing, packet.flow, packet, serial_of(packet), now)
+        packet.node = routing.child_node[row]
+        packet.way = routing.node_way[packet.node]
+        return routing.child_link[row]
+    return _link(routing, packet, flow, np.int64(packet.hop))
+
+
+@njit(cache=True)
+def _link(routing, packet, flow, hop):
+    """A link of a packet's path."""
+    if hop == 0:
+        return np.int64(flow.up)
+    if hop == flow.links - 1:
+        return np.int64(flow.down)
+    return routing.way_links[packet.way, hop - 1]
+
+
+@njit(cache=True)
+def _note_order(flow, packet):
+    if packet.sequence < flow.highest:
+        flow.reordered += 1
+    else:
+        flow.highest = packet.sequence
+
+
+@njit(cache=True)
+def _return_at_once(state, index, packet, flow, link, now):
+    """An answer that nothing can stop or delay is on all links of its way back in turn, none of which need be told."""
+    routing = state.routing
+    arrives = now + flow.answer_ps
+    if flow.links > 2:
+        arrives += routing.way_answer_ps[packet.way]
+        routing.way_answers[packet.way] += 1
+    flow.answers += 1
+    state.network.totals[0].control_hops += flow.links
+    packet.hop = flow.links
+    send_across(state.network, index, 2 * link + 1, arrives)

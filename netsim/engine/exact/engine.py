@@ -1,0 +1,138 @@
+"""The exact engine: open loops without a calendar, link after link, in compiled code."""
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.compiled.annotations import Records
+from netsim.engine.compiled.queue_series import no_queues, series_of
+from netsim.engine.exact.admission import Flows, admit
+from netsim.engine.exact.choice import rule_of
+from netsim.engine.exact.injection import Cargo, Departures, cargo_of, inject
+from netsim.engine.exact.layout import Layout, layout_of
+from netsim.engine.exact.messages import UNKNOWN, Messages, release_times
+from netsim.engine.exact.refusal import refusal
+from netsim.engine.exact.rings import rings_of
+from netsim.engine.exact.stages import RECEIVER, Arrivals, Packets, remaining_ps, serve
+from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, Scene
+from netsim.transport.config import TransportConfig
+
+
+class ExactEngine:
+    """One run, equal to that of the reference engine to the last bit.
+
+    Args:
+        scene: What must happen, and where.
+        transport: Path choice.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: The run is not for this engine (`netsim.engine.exact.refusal`).
+    """
+
+    def __init__(self, scene: Scene, transport: TransportConfig, seed: int) -> None:
+        reason = refusal(scene, transport)
+        if reason is not None:
+            raise ValueError(reason)
+        self._scene, self._transport, self._seed = scene, transport, seed
+
+    def run(self) -> Outcome:
+        """Simulates until all tasks are done."""
+        scene, layout, seed = self._scene, layout_of(self._scene), self._seed
+        messages, fabric = layout.messages, layout.fabric
+        assert messages is not None, "refused"
+        flows = admit(layout, messages, self._transport, seed)
+        cargo = cargo_of(flows, messages, scene.packet)
+        rings = rings_of(flows, messages, scene.nic, scene.topology.hosts, len(fabric.delay_ps), seed)
+        bits = len(layout.steps).bit_length()
+        rule = rule_of(self._transport, seed)
+        departures = inject(fabric, rule, rings, cargo, layout.leaf, bits, layout.stride)
+        packets, receivers = _packets(layout, cargo, bits), _receivers(flows, messages)
+        at_hosts = _at_hosts(layout, messages, flows, cargo, departures)
+        inside = _in_the_fabric(layout, cargo, departures, receivers)
+        hosts_links = np.flatnonzero(np.diff(at_hosts.begin))
+        last = departures.tag[at_hosts.begin[hosts_links + 1] - 1]
+        nominal_bps = np.array(scene.rates.initial, dtype=np.int64)
+        rest_ps = remaining_ps(fabric, nominal_bps, packets, receivers, hosts_links, last)
+        record, longest = np.zeros(len(fabric.delay_ps), dtype=LINK), no_queues()
+        assert layout.inner is not None, "refused"
+        serve(fabric, hosts_links, at_hosts, inside, packets, receivers, record, longest)
+        serve(fabric, np.concatenate([layout.inner, fabric.down]), inside, inside, packets, receivers, record, longest)
+        records = np.empty(len(flows.id), dtype=FLOW)
+        _describe(records, flows, messages, cargo, receivers)
+        task_end_ps = _task_ends(layout, messages, flows, receivers["end_ps"])
+        return Outcome(
+            completion_ps=int(task_end_ps.max(initial=0)),
+            task_end_ps=task_end_ps,
+            packets=len(departures.tag),
+            packet_hops=len(departures.tag) + len(inside.tag),
+            control_hops=0,
+            losses=Losses(),
+            flows=records.view(np.recarray),
+            links=record.view(np.recarray),
+            queues=series_of(longest),
+            last_sent=dict(zip(hosts_links.tolist(), rest_ps.tolist(), strict=True)),
+        )
+
+
+def _packets(layout: Layout, cargo: Cargo, bits: int) -> Packets:
+    count, size_bytes = np.diff(cargo.first), np.empty(0, dtype=np.int64)
+    if (cargo.last_bytes != cargo.full_bytes).any():
+        size_bytes = np.full(cargo.first[-1], cargo.full_bytes, dtype=np.int64)
+        size_bytes[cargo.first[1:] - 1] = cargo.last_bytes
+    flow = np.repeat(np.arange(len(count), dtype=np.int32), count)
+    return Packets(bits, layout.steps, flow, size_bytes, cargo.full_bytes)
+
+
+def _receivers(flows: Flows, messages: Messages) -> np.ndarray:
+    receivers = np.zeros(len(flows.id), dtype=RECEIVER)
+    receivers["exit"], receivers["highest"] = messages.exit[flows.message], -1
+    receivers["end_ps"] = messages.release_ps[flows.message]
+    return receivers
+
+
+def _at_hosts(layout: Layout, messages: Messages, flows: Flows, cargo: Cargo, departures: Departures) -> Arrivals:
+    """Packets at the links of their hosts."""
+    links = len(layout.fabric.delay_ps)
+    counts = _sums(messages.link[flows.message], np.diff(cargo.first), links)
+    begin = np.concatenate([[0], np.cumsum(counts)])
+    return Arrivals(begin, begin[1:], departures.leave_ps, departures.tag)
+
+
+def _in_the_fabric(layout: Layout, cargo: Cargo, departures: Departures, receivers: np.ndarray) -> Arrivals:
+    """Room for packets at all other links."""
+    links = len(layout.fabric.delay_ps)
+    counts = _sums(receivers["exit"], np.diff(cargo.first), links)
+    counts[layout.fabric.inside] = 0
+    for link in layout.fabric.way_links.T:
+        counts += _sums(link[link >= 0], departures.by_way[link >= 0], links)
+    begin = np.concatenate([[0], np.cumsum(counts)])
+    room = np.empty(begin[-1], dtype=np.int64)
+    return Arrivals(begin, begin[:-1].copy(), room, np.empty_like(room))
+
+
+def _sums(index: np.ndarray, amounts: np.ndarray, size: int) -> np.ndarray:
+    """Sums of amounts by index; exact below 2**53."""
+    return np.bincount(index, weights=amounts, minlength=size).astype(np.int64)
+
+
+def _task_ends(layout: Layout, messages: Messages, flows: Flows, flow_end_ps: np.ndarray) -> np.ndarray:
+    """When each task was done, from when flows were."""
+    columns = layout.columns
+    end_ps = np.full(len(columns.bytes), UNKNOWN, dtype=np.int64)
+    if len(flow_end_ps):
+        begin = np.flatnonzero(np.diff(flows.message, prepend=-1))
+        end_ps[messages.task] = np.maximum.reduceat(flow_end_ps, begin)
+    release_times(columns.delay_ps, columns.bytes, columns.after_begin, columns.after, end_ps)
+    return end_ps
+
+
+@njit(cache=True)
+def _describe(records: Records, flows: Flows, messages: Messages, cargo: Cargo, receivers: Records) -> None:
+    """Fills in an array of `FLOW`."""
+    for flow in range(len(records)):
+        record, message = records[flow], flows.message[flow]
+        record.id, record.task = flows.id[flow], messages.task[message]
+        record.src, record.dst = messages.src[message], messages.dst[message]
+        record.bytes, record.packets = flows.bytes[flow], cargo.first[flow + 1] - cargo.first[flow]
+        record.start_ps, record.end_ps = messages.release_ps[message], receivers[flow].end_ps
+        record.reordered, record.retransmitted = receivers[flow].reordered, 0

@@ -1,0 +1,44 @@
+"""Which scenes the exact engine is for."""
+
+from itertools import pairwise
+
+from netsim.engine.exact.choice import KINDS
+from netsim.engine.exact.layout import layout_of
+from netsim.engine.protocol import Scene
+from netsim.topology.failure import NEVER
+from netsim.transport.config import TransportConfig
+
+
+def refusal(scene: Scene, transport: TransportConfig) -> str | None:
+    """Why a run is not for the exact engine, None if it is.
+
+    Args:
+        scene: What would be simulated.
+        transport: How.
+    """
+    if transport.kind not in KINDS:
+        return f"{transport.kind} chooses paths by what it sees in the network"
+    for section in ("congestion", "recovery", "flow_control"):
+        if getattr(scene, section).kind != "none":
+            return f"{section} {getattr(scene, section).kind} makes senders depend on the network"
+    if scene.queue_bytes is not None:
+        return "queues have a limit"
+    if scene.rates.lossy or _surprised(scene):
+        return "a link goes down, or is used while it is down"
+    layout = layout_of(scene)
+    if layout.messages is None:
+        return "a message waits for another"
+    if layout.inner is None:
+        return "links feed each other in a circle"
+    return None
+
+
+def _surprised(scene: Scene) -> bool:
+    """Whether the routing ever believes in a link that is down, or gives one up after the beginning."""
+    known = scene.rates.known_down()
+    ends = [time for time, _ in known[1:]] + [NEVER]
+    for (begin, down), end in zip(known, ends, strict=True):
+        for link in scene.rates.changes:
+            if link not in down and scene.rates.next_down(link, begin) < end:
+                return True
+    return any(later - earlier for (_, earlier), (_, later) in pairwise(known))

@@ -1,0 +1,168 @@
+"""Links one after the other, each when all that feed it are done: what comes to it is sorted, what leaves it is summed.
+
+A packet leaves at max(its arrival, the departure before it) + its service time (D. V. Lindley: The theory of queues
+with a single server, 1952).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.compiled.annotations import Integer, Record, Records
+from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.compiled.queue_series import Longest, note_queue
+from netsim.engine.compiled.service import rate_step, service_ps
+from netsim.engine.exact.sorting import room_for, sort
+
+RECEIVER = np.dtype([(name, np.int64) for name in ("exit", "highest", "end_ps", "reordered")])
+"""A flow at its receiver.
+
+Last link of its paths; highest number of a packet that has come; when the last of them came; packets that came after a
+later one.
+"""
+
+
+class Packets(NamedTuple):
+    """What a tag says: number of the packet << `bits` | entry of `steps` that is its next link.
+
+    Packets are numbered by (flow, place in the flow).
+
+    Args:
+        bits: Enough for the entries of `steps`.
+        steps: Links of all ways, see `netsim.engine.exact.layout.Layout`.
+        flow: Flow of each packet.
+        size_bytes: Bytes on the wire of each packet; empty if all have `full_bytes`.
+        full_bytes: A full packet on the wire.
+    """
+
+    bits: int
+    steps: np.ndarray
+    flow: np.ndarray
+    size_bytes: np.ndarray
+    full_bytes: int
+
+
+class Arrivals(NamedTuple):
+    """Packets at links, link by link; each link's stretch fills up before it is served.
+
+    Args:
+        begin: Begin of each link, and the end of the last.
+        fill: First free entry of each link.
+        time_ps: When a packet arrives.
+        tag: Its tag.
+    """
+
+    begin: np.ndarray
+    fill: np.ndarray
+    time_ps: np.ndarray
+    tag: np.ndarray
+
+
+@njit(cache=True)
+def serve(
+    fabric: FabricArrays,
+    links: np.ndarray,
+    here: Arrivals,
+    there: Arrivals,
+    packets: Packets,
+    receivers: Records,
+    record: Records,
+    longest: Longest,
+) -> None:
+    """Serves links in the order given.
+
+    Args:
+        fabric: Rates and delays.
+        links: Which links; all that feed one of them come before it or are done.
+        here: What has come, or will come, to them.
+        there: Where packets go from them.
+        packets: All packets.
+        receivers: Array of `RECEIVER`, by flow.
+        record: Array of `LINK`; filled in.
+        longest: Longest queue at any switch over time; filled in.
+    """
+    room = room_for(here.begin)
+    entry, uniform = (1 << packets.bits) - 1, not len(packets.size_bytes)
+    for link in links:
+        time_ps = here.time_ps[here.begin[link] : here.begin[link + 1]]
+        tags = here.tag[here.begin[link] : here.begin[link + 1]]
+        sort(time_ps, tags, room)
+        at_switch, delay_ps = fabric.at_switch[link] != 0, fabric.delay_ps[link]
+        change = fabric.change_begin[link]
+        full_ps = service_ps(packets.full_bytes, max(1, fabric.rate_bps[change]))
+        free = total_bytes = busy = peak = np.int64(0)
+        for place in range(len(time_ps)):
+            now, tag = time_ps[place], tags[place]
+            begin = max(now, free)
+            if rate_step(fabric, link, change, begin) != change:
+                change = rate_step(fabric, link, change, begin)
+                full_ps = service_ps(packets.full_bytes, fabric.rate_bps[change])
+            size_bytes, service = packets.full_bytes, full_ps
+            if not uniform:
+                size_bytes = packets.size_bytes[tag >> packets.bits]
+                if size_bytes != packets.full_bytes:
+                    service = service_ps(size_bytes, fabric.rate_bps[change])
+            free = begin + service
+            total_bytes += size_bytes
+            busy += service
+            peak = max(peak, free - now)
+            if at_switch:
+                note_queue(longest, now, free - now)
+            following = packets.steps[tag & entry]
+            if following >= 0:
+                tag += 1
+            else:
+                number = tag >> packets.bits
+                receiver = receivers[packets.flow[number]]
+                following = receiver.exit
+                if following == link:
+                    _receive(receiver, number, free + delay_ps)
+                    continue
+            there.time_ps[there.fill[following]] = free + delay_ps
+            there.tag[there.fill[following]] = tag
+            there.fill[following] += 1
+        record[link].bytes, record[link].busy_ps, record[link].max_queue_ps = total_bytes, busy, peak
+
+
+@njit(cache=True)
+def _receive(receiver: Record, number: Integer, arrives_ps: Integer) -> None:
+    """A packet has passed its last link."""
+    if number < receiver.highest:
+        receiver.reordered += 1
+    else:
+        receiver.highest = number
+    receiver.end_ps = max(receiver.end_ps, arrives_ps)
+
+
+@njit(cache=True)
+def remaining_ps(
+    fabric: FabricArrays,
+    rate_bps: np.ndarray,
+    packets: Packets,
+    receivers: Records,
+    link: np.ndarray,
+    tag: np.ndarray,
+) -> np.ndarray:
+    """What remains for a packet that has left its host, if no queue is in its way.
+
+    Args:
+        fabric: Delays.
+        rate_bps: Nominal rates.
+        packets: All packets.
+        receivers: Array of `RECEIVER`, by flow.
+        link: Hosts' links.
+        tag: A packet of each, before it has gone anywhere.
+    """
+    rest_ps = np.empty(len(link), dtype=np.int64)
+    for place in range(len(link)):
+        number, step = tag[place] >> packets.bits, tag[place] & ((1 << packets.bits) - 1)
+        leaves = receivers[packets.flow[number]].exit
+        size_bytes = packets.size_bytes[number] if len(packets.size_bytes) else packets.full_bytes
+        following = link[place]
+        rest_ps[place] = fabric.delay_ps[following]
+        while following != leaves:
+            following = packets.steps[step] if packets.steps[step] >= 0 else leaves
+            step += 1
+            rest_ps[place] += service_ps(size_bytes, rate_bps[following]) + fabric.delay_ps[following]
+    return rest_ps

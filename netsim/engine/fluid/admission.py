@@ -1,0 +1,183 @@
+"""From messages to flows and to what each of them passes."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from netsim.draws import Purpose
+from netsim.engine.compiled.draws import draw, stream
+from netsim.engine.fluid.flows import SPREAD, Flows
+from netsim.engine.fluid.segments import Segments
+from netsim.engine.protocol import Scene
+from netsim.topology.protocol import paths, places
+from netsim.transport.ecmp import Ecmp
+from netsim.transport.protocol import Flow, Release, Transport
+from netsim.workload.protocol import TaskColumns
+
+
+class Admitted(NamedTuple):
+    """New flows, a row each; see `netsim.engine.fluid.flows.Flows`.
+
+    Args:
+        id: As in `netsim.transport.protocol.Flow`.
+        task: Whose bytes it carries.
+        bytes: Payload.
+        way: Index of its way between the leaves, or SPREAD.
+        delay_ps: How long after the release it starts.
+    """
+
+    id: np.ndarray
+    task: np.ndarray
+    bytes: np.ndarray
+    way: np.ndarray
+    delay_ps: np.ndarray
+
+
+class Admission:
+    """Cuts messages into flows as the transport says and finds the segments that they pass.
+
+    A flow without a path of its own spreads evenly over all usable paths.
+
+    Args:
+        scene: What must happen, and where.
+        tasks: Its tasks.
+        transport: Cuts messages and chooses paths; None: every message spreads.
+        segments: Grows by what flows pass.
+    """
+
+    def __init__(self, scene: Scene, tasks: TaskColumns, transport: Transport | None, segments: Segments) -> None:
+        self._scene, self._tasks, self._transport, self._segments = scene, tasks, transport, segments
+        topology = scene.topology
+        hosts = range(topology.hosts)
+        self._host = np.array(scene.hosts, dtype=np.int64)
+        self._leaf = np.array([topology.leaf(host) for host in hosts])
+        self._up = np.array([topology.up(host) for host in hosts])
+        self._down = np.array([topology.down(host) for host in hosts])
+        self._inside = np.array([topology.inside(host) for host in hosts])
+        self._place = places(topology)
+
+    def admit(self, released: np.ndarray, now_ps: int) -> Admitted:
+        """The flows of all messages that are released in one instant, by task index."""
+        transport, tasks = self._transport, self._tasks
+        hashes = type(transport) is Ecmp and transport.hash == "random"
+        if transport is not None and not hashes:
+            return self._ask(transport, released, now_ps)
+        stride, way = 1, np.full(len(released), SPREAD, dtype=np.int64)
+        if transport is not None:
+            stride = transport.stride
+            usable_ways = self._scene.routes.usable_ways
+            pairs, member = self._pairs(released)
+            usable = [usable_ways(*pair, self._scene.routes.epoch(now_ps)) for pair in pairs]
+            begin = np.cumsum([0, *map(len, usable)])
+            indices = np.fromiter(chain.from_iterable(usable), dtype=np.int64)
+            way = _hashed(transport.seed, tasks.src[released], tasks.dst[released], member, begin, indices)
+        nothing = np.zeros(len(released), dtype=np.int64)
+        return Admitted(released * stride, released, tasks.bytes[released], way, nothing)
+
+    def segments_of(self, task: np.ndarray, way: np.ndarray, now_ps: int) -> np.ndarray:
+        """What flows pass that start now: [flows, 3] indices of segments.
+
+        Args:
+            task: Task of each flow.
+            way: Index of its way between the leaves, or SPREAD.
+            now_ps: Decides over which ways a flow spreads.
+        """
+        src, dst = self._host[self._tasks.src[task]], self._host[self._tasks.dst[task]]
+        inside = src == dst
+        first = np.where(inside, self._inside[src], self._up[src])
+        last = np.where(inside, self._segments.nothing, self._down[dst])
+        leaves, choices = len(self._scene.topology.tiers[0]), int(way.max()) + 2
+        pair = self._leaf[src] * leaves + self._leaf[dst]
+        codes, choice = np.unique(pair * choices + way + 1, return_inverse=True)
+        epoch = self._scene.routes.epoch(now_ps)
+        middle = []
+        for code in codes.tolist():
+            index, number = divmod(code, choices)
+            leaf_pair = divmod(index, leaves)
+            ways = self._scene.topology.between(*leaf_pair)
+            usable = (number - 1,) if number else self._scene.routes.usable_ways(*leaf_pair, epoch)
+            middle.append(self._segments.index(tuple(ways[way] for way in usable)))
+        between = np.array(middle, dtype=np.int64)[choice]
+        return np.stack([first, np.where(inside, self._segments.nothing, between), last], axis=1)
+
+    def rerouted(self, flows: Flows, which: np.ndarray, serial: np.ndarray, now_ps: int) -> np.ndarray:
+        """The ways of some flows after the routing has changed its mind: other ones in place of those it thinks down.
+
+        Args:
+            flows: All flows.
+            which: Indices of those.
+            serial: Number of packets that each of those would have begun to send.
+            now_ps: When that happens.
+        """
+        routes, way = self._scene.routes, flows.way[which]
+        pairs, member = self._pairs(flows.task[which])
+        usable = [routes.usable_ways(*pair, routes.epoch(now_ps)) for pair in pairs]
+        for place in np.argsort(flows.id[which]).tolist():
+            good = usable[member[place]]
+            if self._transport is not None and way[place] != SPREAD and way[place] not in good:
+                index = which[place]
+                message = self._release(int(flows.task[index]), routes.epoch(int(flows.start_ps[index])))
+                flow = Flow(int(flows.id[index]), message, int(flows.bytes[index]), int(way[place]))
+                way[place] = self._transport.choose_path(flow, int(serial[place]), good, now_ps)
+        return way
+
+    def _pairs(self, task: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """The distinct pairs of leaves between which tasks move bytes, and the pair of each task."""
+        leaves = len(self._scene.topology.tiers[0])
+        src, dst = self._host[self._tasks.src[task]], self._host[self._tasks.dst[task]]
+        codes, member = np.unique(self._leaf[src] * leaves + self._leaf[dst], return_inverse=True)
+        return [divmod(code, leaves) for code in codes.tolist()], member
+
+    def _ask(self, transport: Transport, released: np.ndarray, now_ps: int) -> Admitted:
+        """What the transport makes of the messages of each host."""
+        src, dst = self._host[self._tasks.src[released]], self._host[self._tasks.dst[released]]
+        by_link: dict[int, list[int]] = defaultdict(list)
+        for link, task in zip(
+            np.where(src == dst, self._inside[src], self._up[src]).tolist(), released.tolist(), strict=True
+        ):
+            by_link[link].append(task)
+        epoch = self._scene.routes.epoch(now_ps)
+
+        def flows() -> Iterator[tuple[int, int, int, int, int]]:
+            for tasks in by_link.values():
+                for flow in transport.admit([self._release(task, epoch) for task in tasks], now_ps):
+                    way = SPREAD if flow.path is None else flow.path
+                    yield flow.id, flow.message.task, flow.bytes, way, flow.delay_ps
+
+        columns = np.fromiter(flows(), dtype=np.dtype((np.int64, 5)))
+        return Admitted(*(np.ascontiguousarray(column) for column in columns.T))
+
+    def _release(self, task: int, epoch: int) -> Release:
+        columns, topology = self._tasks, self._scene.topology
+        src, dst = int(columns.src[task]), int(columns.dst[task])
+        hosts = self._scene.hosts[src], self._scene.hosts[dst]
+        leaves = topology.leaf(hosts[1]), topology.leaf(hosts[0])
+        usable = self._scene.routes.usable(*hosts, epoch)
+        ends = self._place[hosts[0]], self._place[hosts[1]]
+        size = int(columns.bytes[task])
+        return Release(task, src, dst, leaves[0], size, paths(topology, *hosts), usable, leaves[1], *ends)
+
+
+@njit(cache=True)
+def _hashed(
+    seed: int, src: np.ndarray, dst: np.ndarray, pair: np.ndarray, begin: np.ndarray, usable: np.ndarray
+) -> np.ndarray:
+    """The ways that `netsim.transport.ecmp.Ecmp` picks.
+
+    Args:
+        seed: Seed of the run.
+        src: Rank that sends each message.
+        dst: Rank that receives it.
+        pair: Its pair of leaves.
+        begin: Rows of `usable` of each pair.
+        usable: Indices of the ways that the routing believes in.
+    """
+    state, way = stream(seed, Purpose.ECMP_PATH), np.empty(len(src), dtype=np.int64)
+    for place in range(len(src)):
+        first, count = begin[pair[place]], begin[pair[place] + 1] - begin[pair[place]]
+        way[place] = usable[first + np.int64(draw(state, src[place], dst[place]) % np.uint64(count))]
+    return way

@@ -1,0 +1,40 @@
+"""Which tasks may begin, for many tasks at once: `netsim.engine.frontier` in columns."""
+
+import numpy as np
+from numba import njit
+
+from netsim.workload.protocol import TaskColumns
+
+
+class Dependencies:
+    """Counts for each task how many of the tasks it waits for are not done yet.
+
+    Args:
+        tasks: All tasks.
+    """
+
+    def __init__(self, tasks: TaskColumns) -> None:
+        self._waits_for = np.diff(tasks.after_begin)
+        self.roots = np.flatnonzero(self._waits_for == 0)
+        self.undone = len(self._waits_for)
+        waiting = np.repeat(np.arange(self.undone), self._waits_for)
+        self._successors = waiting[np.argsort(tasks.after, kind="stable")]
+        counts = np.bincount(tasks.after, minlength=self.undone)
+        self._begin = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
+
+    def done(self, tasks: np.ndarray) -> np.ndarray:
+        """Notes that tasks are done and returns those that no longer wait for anything."""
+        self.undone -= len(tasks)
+        return _ready(tasks, self._waits_for, self._begin, self._successors)
+
+
+@njit(cache=True)
+def _ready(done: np.ndarray, waits_for: np.ndarray, begin: np.ndarray, successors: np.ndarray) -> np.ndarray:
+    ready = []
+    for task in done:
+        for place in range(begin[task], begin[task + 1]):
+            successor = successors[place]
+            waits_for[successor] -= 1
+            if waits_for[successor] == 0:
+                ready.append(successor)
+    return np.array(ready, dtype=np.int64)

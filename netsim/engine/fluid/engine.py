@@ -1,0 +1,222 @@
+"""Flow-level engine: messages are streams of bytes that share every link at max-min fair rates.
+
+There are no packets and no queues: congestion control is taken to be perfect. A flow with a path of its own keeps to
+it; any other spreads evenly over all paths that the routing believes in. A link that is down carries nothing, and the
+flows that need it wait until it is up again or the routing has noticed.
+"""
+
+import numpy as np
+
+from netsim.engine.fluid.admission import Admission
+from netsim.engine.fluid.calendar import Calendar, Due
+from netsim.engine.fluid.dependencies import Dependencies
+from netsim.engine.fluid.network import Network
+from netsim.engine.fluid.segments import Segments
+from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
+from netsim.errors import InputError
+from netsim.transport.flowlet import Flowlet
+from netsim.transport.protocol import Transport
+from netsim.transport.switched import AdaptiveFlow
+from netsim.units import service_ps
+
+
+class FluidEngine:
+    """One run. Times are whole picoseconds: a message that would end within one of now ends now.
+
+    After its last byte has left, a message still takes the propagation delays and, as a packet would, the service of
+    its last packet on each link but the first; so a message alone takes exactly its store-and-forward time.
+
+    Args:
+        scene: What must happen, and where.
+        transport: Cuts messages into flows and chooses their paths; None: every message spreads, the ideal.
+
+    Raises:
+        InputError: The transport chooses by what only packets meet.
+    """
+
+    def __init__(self, scene: Scene, transport: Transport | None = None) -> None:
+        if isinstance(transport, AdaptiveFlow | Flowlet):
+            problem = f"{type(transport).__name__} decides by queues and pauses, of which fluid knows nothing"
+            raise InputError("scenario", "engine", problem, "set engine to auto, or take the transport out")
+        self._scene, self._tasks = scene, scene.tasks.columns()
+        self._dependencies = Dependencies(self._tasks)
+        self._segments = Segments(len(scene.topology.links))
+        self._admission = Admission(scene, self._tasks, transport, self._segments)
+        self._network = Network(scene, self._segments)
+        self._calendar = Calendar()
+        self._released: list[np.ndarray] = []
+        self._flows_left = np.zeros(len(scene.tasks), dtype=np.int64)
+        self._task_end_ps = np.zeros(len(scene.tasks), dtype=np.int64)
+        self._moved: list[tuple[np.ndarray, np.ndarray]] = []
+        self._sent_ps = np.full(len(scene.topology.links), -1, dtype=np.int64)
+        self._rest_ps = np.zeros(len(scene.topology.links), dtype=np.int64)
+
+    @property
+    def allocations(self) -> int:
+        """Number of allocations so far; every one of them is certified to be max-min fair."""
+        return self._network.allocations
+
+    def run(self) -> Outcome:
+        """Simulates until all tasks are done.
+
+        Raises:
+            InputError: Some never are.
+        """
+        now = 0
+        rates, routes = self._scene.rates, self._scene.routes
+        times = {time for steps in rates.changes.values() for time, _ in steps} | {*routes.times}
+        changes = np.array(sorted(times - {0}), dtype=np.int64)
+        self._calendar.note(Due.CHANGE, changes, changes)
+        self._begin(self._undelayed(self._dependencies.roots, now), now)
+        self._admit(now)
+        while self._dependencies.undone:
+            self._network.allocate(now)
+            times = [time for time in (self._calendar.next_ps(), self._network.next_end_ps(now)) if time is not None]
+            if not times:
+                raise self._stalled()
+            now = min(times)
+            self._drain(now)
+            self._turn_over(now)
+        return self._outcome()
+
+    def _drain(self, now: int) -> None:
+        """Notes when the last bytes of the flows arrive that have sent everything by now."""
+        sent, latency_ps = self._network.drain(now)
+        if not len(sent):
+            return
+        flows = self._network.flows
+        flows.end_ps[sent] = now + latency_ps
+        self._calendar.note(Due.ARRIVAL, sent, now + latency_ps)
+        first = flows.segments[sent, 0]
+        self._rest_ps[first[self._sent_ps[first] < now]] = 0
+        self._sent_ps[first] = now
+        np.maximum.at(self._rest_ps, first, latency_ps)
+
+    def _turn_over(self, now: int) -> None:
+        """Everything that is due."""
+        started: list[np.ndarray] = []
+        while (due := self._calendar.take(now)) is not None:
+            what, indices = due
+            match what:
+                case Due.ARRIVAL:
+                    self._begin(self._undelayed(self._done(self._arrived(indices), now), now), now)
+                case Due.BEGINNING:
+                    self._begin(indices, now)
+                case Due.START:
+                    started.append(indices)
+                case Due.CHANGE:
+                    self._network.change_links(now)
+                    self._reroute(self._network.active, now)
+        self._admit(now)
+        for flows in started:
+            self._reroute(flows, now)
+            self._network.start(flows, now)
+
+    def _arrived(self, flows: np.ndarray) -> np.ndarray:
+        """Tasks all of whose flows have arrived, these being the latest."""
+        tasks = self._network.flows.task[flows]
+        np.subtract.at(self._flows_left, tasks, 1)
+        return np.unique(tasks[self._flows_left[tasks] == 0])
+
+    def _done(self, tasks: np.ndarray, now: int) -> np.ndarray:
+        """Tasks are done; returns those that no longer wait for any."""
+        self._task_end_ps[tasks] = now
+        return self._dependencies.done(tasks)
+
+    def _undelayed(self, ready: np.ndarray, now: int) -> np.ndarray:
+        """Of tasks that wait for no other those without a delay; the others are noted."""
+        delay_ps = self._tasks.delay_ps[ready]
+        late = delay_ps > 0
+        self._calendar.note(Due.BEGINNING, ready[late], now + delay_ps[late])
+        return ready[~late]
+
+    def _begin(self, tasks: np.ndarray, now: int) -> None:
+        """Releases the messages of tasks; those without one are done, and others begin."""
+        while len(tasks):
+            moves = self._tasks.bytes[tasks] > 0
+            self._released.append(tasks[moves])
+            tasks = self._undelayed(self._done(tasks[~moves], now), now)
+
+    def _admit(self, now: int) -> None:
+        """Turns the messages released in this instant into flows, and starts those that are not put off."""
+        if not sum(map(len, self._released)):
+            return
+        new = self._admission.admit(np.sort(np.concatenate(self._released)), now)
+        self._released.clear()
+        np.add.at(self._flows_left, new.task, 1)
+        flows = self._network.add(
+            id=new.id,
+            task=new.task,
+            bytes=new.bytes,
+            way=new.way,
+            start_ps=np.full(len(new.id), now),
+            segments=self._admission.segments_of(new.task, new.way, now),
+        )
+        late = new.delay_ps > 0
+        self._calendar.note(Due.START, flows[late], now + new.delay_ps[late])
+        self._network.start(flows[~late], now)
+
+    def _reroute(self, which: np.ndarray, now: int) -> None:
+        """Flows leave paths that the routing no longer believes in, and those that spread do it anew."""
+        if len(self._scene.routes.times) == 1 or not len(which):
+            return
+        flows, packet = self._network.flows, self._scene.packet
+        sent = self._network.sent_bytes(which, now)
+        serial = np.ceil(sent / (packet.payload + packet.header)).astype(np.int64)
+        flows.way[which] = self._admission.rerouted(flows, which, serial, now)
+        before = flows.segments[which, 1]
+        flows.segments[which] = self._admission.segments_of(flows.task[which], flows.way[which], now)
+        self._moved += [(before, sent), (flows.segments[which, 1], -sent)]
+
+    def _stalled(self) -> InputError:
+        """The error for flows whose links stay down."""
+        flows = self._network.flows
+        task = self._scene.tasks[int(flows.task[self._network.active].min())]
+        problem = f"{len(self._network.active)} messages never arrive, among them one of {task.bytes} B from"
+        remedy = "let the failure end (until), or the routing notice it (noticed_after)"
+        return InputError("scenario", "topology.failures", f"{problem} rank {task.src} to rank {task.dst}", remedy)
+
+    def _outcome(self) -> Outcome:
+        flows = self._network.flows
+        every = np.argsort(flows.id[: self._network.count])
+        records = np.zeros(len(every), dtype=FLOW)
+        task = flows.task[every]
+        for name, column in (
+            ("id", flows.id[every]),
+            ("task", task),
+            ("src", self._tasks.src[task]),
+            ("dst", self._tasks.dst[task]),
+            ("bytes", flows.bytes[every]),
+            ("start_ps", flows.start_ps[every]),
+            ("end_ps", flows.end_ps[every]),
+        ):
+            records[name] = column
+        return Outcome(
+            completion_ps=int(self._task_end_ps.max(initial=0)),
+            task_end_ps=self._task_end_ps,
+            packets=0,
+            packet_hops=0,
+            control_hops=0,
+            losses=Losses(),
+            flows=records.view(np.recarray),
+            links=self._links(every).view(np.recarray),
+            queues=QueueSeries(1, np.zeros(0, dtype=np.int64)),
+            last_sent={link: int(self._rest_ps[link]) for link in np.flatnonzero(self._sent_ps >= 0).tolist()},
+        )
+
+    def _links(self, every: np.ndarray) -> np.ndarray:
+        """What links carried: each flow what it is made of, on its last way; what it sent on others is moved there."""
+        fabric = self._segments.arrays()
+        carried = np.zeros(len(fabric.first_way))
+        wire_bytes = self._network.wire_bytes(every)
+        for parts in self._network.flows.segments[every].T:
+            carried += np.bincount(parts, wire_bytes, len(carried))
+        for parts, sent in self._moved:
+            carried += np.bincount(parts, sent, len(carried))
+        segment = np.repeat(np.arange(len(carried)), np.diff(fabric.begin))
+        loads = np.bincount(fabric.link, carried[segment] * fabric.share, len(fabric.link_begin) - 1)
+        sizes = [round(load) for load in loads.tolist()]
+        rates = self._scene.rates.initial
+        return np.array(
+            [(size, service_ps(size, rate), 0, 0) for size, rate in zip(sizes, rates, strict=True)], dtype=LINK
+        )

@@ -1,0 +1,102 @@
+"""The flows of a run as columns, and how their bytes drain."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.compiled.service import service_ps
+from netsim.engine.fluid.segments import SegmentArrays
+
+SPREAD = -1
+"""In place of a way: the flow spreads evenly over all of them."""
+
+
+class Flows(NamedTuple):
+    """Arrays with a row a flow; integers but for the last three.
+
+    Args:
+        id: As in `netsim.transport.protocol.Flow`.
+        task: Whose bytes it carries.
+        bytes: Payload.
+        way: Index of its way between the leaves, or SPREAD.
+        start_ps: When its message was released.
+        end_ps: When its last byte arrives.
+        segments: [flows, 3] first link, what lies between, last link, as indices of `Segments`.
+        since_ps: When it got its rate.
+        left_bytes: What it had to send then, headers included.
+        rate: Bytes in a picosecond.
+        empty_ps: When nothing is left at this rate, infinite while it has none.
+    """
+
+    id: np.ndarray
+    task: np.ndarray
+    bytes: np.ndarray
+    way: np.ndarray
+    start_ps: np.ndarray
+    end_ps: np.ndarray
+    segments: np.ndarray
+    since_ps: np.ndarray
+    left_bytes: np.ndarray
+    rate: np.ndarray
+    empty_ps: np.ndarray
+
+
+def no_flows() -> Flows:
+    """Columns without rows."""
+    whole, part = np.zeros(0, dtype=np.int64), np.zeros(0)
+    return Flows(whole, whole, whole, whole, whole, whole, np.zeros((0, 3), dtype=np.int64), whole, part, part, part)
+
+
+def with_room(flows: Flows, used: int, more: int) -> Flows:
+    """The columns with at least `more` rows behind the first `used`."""
+    if used + more <= len(flows.id):
+        return flows
+    rows = max(used + more, 2 * used)
+    grown = [np.zeros((rows, *column.shape[1:]), dtype=column.dtype) for column in flows]
+    for column, old in zip(grown, flows, strict=True):
+        column[:used] = old[:used]
+    return Flows(*grown)
+
+
+class Ways(NamedTuple):
+    """What the latency of a flow depends on. L links.
+
+    Args:
+        delay_ps: [L] propagation delay.
+        rate_bps: [L] rate at this moment, the usual one for links that are down.
+        payload_bytes: Most payload of a packet.
+        header_bytes: Header of a packet.
+    """
+
+    delay_ps: np.ndarray
+    rate_bps: np.ndarray
+    payload_bytes: int
+    header_bytes: int
+
+
+@njit(cache=True)
+def change_rates(flows: Flows, changed: np.ndarray, before: np.ndarray, now_ps: int) -> None:
+    """Notes that flows, which had the rates `before`, have those of `flows.rate` from now on."""
+    for place, flow in enumerate(changed):
+        rate = flows.rate[flow]
+        if rate != before[place]:
+            sent_bytes = before[place] * (now_ps - flows.since_ps[flow])
+            flows.left_bytes[flow] = max(0.0, flows.left_bytes[flow] - sent_bytes)
+            flows.since_ps[flow] = now_ps
+            flows.empty_ps[flow] = now_ps + flows.left_bytes[flow] / rate if rate else np.inf
+
+
+@njit(cache=True)
+def latencies(flows: Flows, sent: np.ndarray, fabric: SegmentArrays, ways: Ways) -> np.ndarray:
+    """How long last bytes are under way: delays, and service of the last packet on all links but the first."""
+    found = np.empty(len(sent), dtype=np.int64)
+    for place, flow in enumerate(sent):
+        last_bytes = (flows.bytes[flow] - 1) % ways.payload_bytes + 1 + ways.header_bytes
+        latency = ways.delay_ps[flows.segments[flow, 0]]
+        for part in flows.segments[flow, 1:]:
+            for row in range(fabric.begin[part], fabric.begin[part] + fabric.first_way[part]):
+                link = fabric.link[row]
+                latency += ways.delay_ps[link] + service_ps(int(last_bytes), int(ways.rate_bps[link]))
+        found[place] = latency
+    return found

@@ -1,0 +1,135 @@
+"""A fabric whose capacity changes over time, and what flows on it."""
+
+from math import ceil, inf
+
+import numpy as np
+
+from netsim.engine.fluid.certificate import violations
+from netsim.engine.fluid.filling import fill
+from netsim.engine.fluid.flows import Flows, Ways, change_rates, latencies, no_flows, with_room
+from netsim.engine.fluid.segments import Segments
+from netsim.engine.protocol import Scene
+from netsim.units import PICOSECONDS_PER_SECOND
+
+_SLOWER = 1 - 1e-9
+"""A flow counts as slower than another if its rate is less than this part of the other's."""
+_ROUNDING_PS = 1e-3
+_ROUNDING = 1e-13
+"""What floating point may add to a time: so much, or so much of it."""
+
+
+class Network:
+    """Flows that share links at max-min fair rates. Every allocation is certified.
+
+    Args:
+        scene: The fabric and its failures.
+        segments: What flows pass.
+    """
+
+    def __init__(self, scene: Scene, segments: Segments) -> None:
+        self._scene, self._segments = scene, segments
+        self.flows: Flows = no_flows()
+        self.count = 0
+        """Number of flows so far."""
+        self.allocations = 0
+        """Number of allocations so far, all certified."""
+        self._refill_from = inf
+        self._line_up(np.zeros(0, dtype=np.int64))
+        self._delay_ps = np.array([link.delay_ps for link in scene.topology.links], dtype=np.int64)
+        self.change_links(0)
+
+    def change_links(self, now_ps: int) -> None:
+        """Links have the rates of this moment from now on."""
+        usual = np.array(self._scene.rates.initial, dtype=np.int64)
+        rates = usual.copy()
+        for link in self._scene.rates.changes:
+            rates[link] = self._scene.rates.at(link, now_ps)
+        self._capacity = rates / 8 / PICOSECONDS_PER_SECOND
+        packet = self._scene.packet
+        self._ways = Ways(self._delay_ps, np.where(rates, rates, usual), packet.payload, packet.header)
+        self._refill_from = 0.0
+
+    def add(self, **columns: np.ndarray) -> np.ndarray:
+        """New flows, not active yet, by columns of `Flows`; what is not given is 0. Returns their indices."""
+        more = len(columns["id"])
+        self.flows = with_room(self.flows, self.count, more)
+        new = slice(self.count, self.count + more)
+        for name, column in columns.items():
+            getattr(self.flows, name)[new] = column
+        self.count += more
+        added = np.arange(new.start, new.stop)
+        self.flows.left_bytes[new] = self.wire_bytes(added)
+        self.flows.empty_ps[new] = inf
+        return added
+
+    def start(self, flows: np.ndarray, now_ps: int) -> None:
+        """These flows are active from now on."""
+        self.flows.since_ps[flows] = now_ps
+        self._line_up(np.concatenate([self.active, flows]))
+        self._refill_from = 0.0
+
+    @property
+    def active(self) -> np.ndarray:
+        """Flows that have something left to send."""
+        return self._queue[self._gone :]
+
+    def allocate(self, now_ps: int) -> None:
+        """Brings the rates up to date.
+
+        Raises:
+            RuntimeError: They are not max-min fair.
+        """
+        if self._refill_from == inf:
+            return
+        active, flows, fabric = self.active, self.flows, self._segments.arrays()
+        rising = active[flows.rate[active] >= self._refill_from]
+        self._refill_from = inf
+        if not len(rising):
+            return
+        before = flows.rate[rising]
+        fill(active, rising, flows.segments, flows.rate, fabric, self._capacity)
+        overfull, unjustified = violations(active, flows.segments, flows.rate, fabric, self._capacity)
+        if overfull or unjustified:
+            raise RuntimeError(f"no max-min fair rates: {overfull} links overfull, {unjustified} flows unjustified")
+        change_rates(flows, rising, before, now_ps)
+        self._line_up(active)
+        self.allocations += 1
+
+    def _line_up(self, active: np.ndarray) -> None:
+        """Queues active flows by when they have sent everything."""
+        self._queue = active[np.argsort(self.flows.empty_ps[active], kind="stable")]
+        self._empty_ps = self.flows.empty_ps[self._queue]
+        self._fastest = np.maximum.accumulate(self.flows.rate[self._queue][::-1])[::-1]
+        self._gone = 0
+
+    def next_end_ps(self, now_ps: int) -> int | None:
+        """When the first active flow has sent everything; None if none ever has."""
+        if self._gone == len(self._queue) or self._empty_ps[self._gone] == inf:
+            return None
+        first = float(self._empty_ps[self._gone])
+        return max(now_ps, ceil(first - max(_ROUNDING_PS, _ROUNDING * first)))
+
+    def drain(self, until_ps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Takes off the flows that have sent everything by then, or will within a picosecond.
+
+        Returns:
+            Their indices, and for each how long its last byte is still under way.
+        """
+        end = int(np.searchsorted(self._empty_ps, until_ps + 1.0, side="right"))
+        sent, self._gone = self._queue[self._gone : end], end
+        if len(sent) and end < len(self._queue):
+            slowest = self.flows.rate[sent].min() * _SLOWER
+            if self._fastest[end] >= slowest:
+                self._refill_from = min(self._refill_from, slowest)
+        return sent, latencies(self.flows, sent, self._segments.arrays(), self._ways)
+
+    def wire_bytes(self, flows: np.ndarray) -> np.ndarray:
+        """What flows put on each link in all, headers included."""
+        size, packet = self.flows.bytes[flows], self._scene.packet
+        return size + packet.header * -(-size // packet.payload)
+
+    def sent_bytes(self, flows: np.ndarray, now_ps: int) -> np.ndarray:
+        """What they have put on each link by now."""
+        columns = self.flows
+        lately = columns.rate[flows] * (now_ps - columns.since_ps[flows])
+        return self.wire_bytes(flows) - np.maximum(columns.left_bytes[flows] - lately, 0)

@@ -1,0 +1,80 @@
+"""Parts of paths that many flows share, as arrays for compiled code."""
+
+from array import array
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.topology.protocol import Path
+
+
+class SegmentArrays(NamedTuple):
+    """Segments and links, in both directions. S segments, L links.
+
+    Args:
+        begin: [S + 1] rows of `link` and `share` of each segment.
+        link: Links of a segment; those of its first way come first, in order.
+        share: Share of the segment's traffic that the link carries, in (0, 1].
+        first_way: [S] number of links of the first way.
+        link_begin: [L + 1] rows of `segment` and `segment_share` of each link.
+        segment: Segments that a link is part of.
+        segment_share: Share of that segment's traffic that the link carries.
+    """
+
+    begin: np.ndarray
+    link: np.ndarray
+    share: np.ndarray
+    first_way: np.ndarray
+    link_begin: np.ndarray
+    segment: np.ndarray
+    segment_share: np.ndarray
+
+
+class Segments:
+    """All segments of a run: a set of ways over which traffic spreads evenly, often a single one.
+
+    Every flow passes three: its first link, what lies between, and its last link. The segment of a link alone has the
+    link's index.
+
+    Args:
+        links: Number of links of the fabric.
+    """
+
+    def __init__(self, links: int) -> None:
+        self.nothing = links
+        """The segment without links."""
+        self._links = links
+        self._begin = array("q", [*range(links + 1), links])
+        self._link, self._share = array("q", range(links)), array("d", [1.0] * links)
+        self._first_way = array("q", [1] * links + [0])
+        self._known: dict[tuple[Path, ...], int] = {((),): self.nothing}
+        self._arrays: SegmentArrays | None = None
+
+    def index(self, ways: tuple[Path, ...]) -> int:
+        """The segment of traffic that spreads evenly over these ways."""
+        if len(ways) == 1 and len(ways[0]) == 1:
+            return ways[0][0]
+        found = self._known.get(ways)
+        if found is None:
+            found = self._known[ways] = len(self._first_way)
+            uses = Counter(link for way in ways for link in way)
+            self._link.extend(uses)
+            self._share.extend(count / len(ways) for count in uses.values())
+            self._begin.append(len(self._link))
+            self._first_way.append(len(ways[0]))
+            self._arrays = None
+        return found
+
+    def arrays(self) -> SegmentArrays:
+        """All segments known so far."""
+        if self._arrays is None:
+            begin, link, share = np.array(self._begin), np.array(self._link), np.array(self._share)
+            by_link = np.argsort(link, kind="stable")
+            segment = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
+            link_begin = np.concatenate([[0], np.cumsum(np.bincount(link, minlength=self._links))])
+            first_way = np.array(self._first_way)
+            self._arrays = SegmentArrays(
+                begin, link, share, first_way, link_begin.astype(np.int64), segment[by_link], share[by_link]
+            )
+        return self._arrays

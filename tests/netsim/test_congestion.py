@@ -1,0 +1,352 @@
+"""Congestion control against its papers: what a window lets through, where rates and queues settle."""
+
+import random
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netsim.congestion import Congestion, RoundTrip
+from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
+from netsim.congestion.dctcp import Dctcp, DctcpConfig
+from netsim.congestion.swift import Swift, SwiftConfig
+from netsim.congestion.window import FixedWindow
+from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.reference import feedback
+from netsim.units import service_ps
+from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
+from tests.netsim.scenes import fabric, flow, scene
+
+SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
+CONTROLS = [
+    {"kind": "window", "window": 1},
+    {"kind": "window", "window": "bdp"},
+    {"kind": "dctcp", "mark_above": "8KB"},
+    {"kind": "dcqcn", "mark_from": "4KB", "mark_all": "16KB", "notify_every": "5us"},
+    {"kind": "swift", "queueing": "1us"},
+]
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[int, int, Any], None]) -> list[RoundTrip]:
+    """Calls `look` with the time, the round trip and the flow's control after each acknowledgement."""
+    build, empty = feedback.congestion_of, []
+
+    def watched(config: Any, round_trip: RoundTrip, start_ps: int) -> Congestion:
+        control = build(config, round_trip, start_ps)
+        hear = control.on_ack
+        empty.append(round_trip)
+
+        def on_ack(packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:
+            hear(packets, marked, notified, round_trip_ps, now_ps)
+            look(now_ps, round_trip_ps, control)
+
+        control.on_ack = on_ack  # type: ignore[method-assign]
+        return control
+
+    monkeypatch.setattr(feedback, "congestion_of", watched)
+    return empty
+
+
+def same_but_for_control_traffic(one: Outcome, other: Outcome) -> bool:
+    """Data fared the same to the picosecond."""
+    links = ("busy_ps", "max_queue_ps")
+    return (
+        np.array_equal(one.flows, other.flows)
+        and np.array_equal(one.task_end_ps, other.task_end_ps)
+        and all(np.array_equal(one.links[name], other.links[name]) for name in links)
+        and np.array_equal(one.queues.max_queue_ps, other.queues.max_queue_ps)
+        and one.packet_hops == other.packet_hops
+    )
+
+
+@pytest.mark.parametrize("transport", PACKET_TRANSPORTS, ids=str)
+@pytest.mark.parametrize("seed", range(6))
+def test_acknowledgements_in_the_control_lane_and_windows_without_end_change_nothing(transport, seed):
+    """Listening alone, a vast window, and a recovery that never has to act, all equal the open loop."""
+    what = random_traffic(seed)
+    alone = run(what, transport, seed)
+    closed: list[dict[str, Any]] = [
+        {"congestion": {"kind": "window", "window": 2**20}},
+        {"recovery": {"kind": "selective", "timeout": "1s"}},
+        {"recovery": {"kind": "selective", "timeout": "1s"}, "queue": "1GB"},
+    ]
+    for sections in closed:
+        outcome = run(controlled(what, **sections), transport, seed)
+        assert same_but_for_control_traffic(outcome, alone)
+        links = hops(what, outcome)
+        weight = (outcome.flows["bytes"] * links).sum() + (64 * outcome.flows["packets"] * links).sum()
+        assert outcome.links["bytes"].sum() == weight
+
+
+def hops(what: Scene, outcome: Outcome) -> np.ndarray:
+    """Links of each flow's paths."""
+    ends = [(what.hosts[record.src], what.hosts[record.dst]) for record in outcome.flows]
+    return np.array([len(what.routes.paths(*pair)[0]) for pair in ends])
+
+
+@pytest.mark.parametrize("congestion", CONTROLS, ids=lambda c: f"{c['kind']}-{c.get('window')}")
+@pytest.mark.parametrize("transport", PACKET_TRANSPORTS, ids=str)
+def test_windows_are_kept_and_single_paths_keep_the_order(transport, congestion):
+    """`WatchedEngine` checks the window and the pace of every packet that leaves."""
+    for seed in range(4):
+        lane = random.Random(seed).choice(["control", "data"])
+        what = controlled(random_traffic(seed), congestion=congestion, acknowledgement={"lane": lane})
+        outcome = WatchedEngine(what, transport, seed).run()
+        assert outcome.losses.dropped == outcome.losses.retransmitted == 0
+        if transport in ("ecmp", "mprdma-2", "adaptive_flow", "ethereal"):
+            assert not outcome.flows.reordered.any()
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 9, 13, 14, 40])
+@pytest.mark.parametrize("packets", [1, 30])
+def test_a_fixed_window_lets_one_window_through_in_a_round_trip(window, packets):
+    """Packet n leaves (n div W) round trips and (n mod W) services after the first, or as fast as the link goes."""
+    hops, news = 4, 5120  # 64 B at 100 Gbps
+    round_trip = hops * (SERVICE + DELAY) + hops * (news + DELAY)
+    what = controlled(
+        scene(fabric(2, 1, 1), [flow(0, 1, packets * 4000)]), congestion={"kind": "window", "window": window}
+    )
+    rounds, rest = divmod(packets - 1, window)
+    leaves = rounds * max(round_trip, window * SERVICE) + rest * SERVICE
+    assert run(what).completion_ps == leaves + hops * (SERVICE + DELAY)
+
+
+def test_the_window_called_bdp_is_the_least_that_keeps_a_path_busy():
+    one_way = 4 * (SERVICE + DELAY)
+    ideal = 99 * SERVICE + one_way
+    times, packets = {}, []
+    for window in ("bdp", *range(14, 20)):
+        what = controlled(
+            scene(fabric(2, 1, 1), [flow(0, 1, 100 * 4000)]), congestion={"kind": "window", "window": window}
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            packets = watch(patch, lambda *_: None)
+            times[window] = run(what).completion_ps
+    least = packets[0].packets
+    assert times["bdp"] == times[least] == ideal
+    assert times[least - 1] > ideal
+
+
+def test_acknowledgements_in_the_data_lane_stand_in_queues():
+    """Two hosts of different leaves send to each other: the news of one waits behind the data of the other."""
+    both_ways = scene(fabric(2, 1, 1), [flow(0, 1, 400_000), flow(1, 0, 400_000)])
+    completion = {}
+    for lane in ("control", "data"):
+        acknowledgement = {"lane": lane, "size": "64B"}
+        what = controlled(both_ways, congestion={"kind": "window"}, acknowledgement=acknowledgement)
+        completion[lane] = run(what).completion_ps
+    # Each host sends 100 packets and the 100 acknowledgements of the other's.
+    assert completion["data"] > completion["control"] + 50 * service_ps(64, 100 * 10**9)
+
+
+BOTTLENECK = {"host_rate": "100Gbps", "fabric_rate": "25Gbps", "link_delay": "5us"}
+PACKET_PS = 1_280_000  # 4000 B at 25 Gbps
+
+
+def sawtooth(monkeypatch: pytest.MonkeyPatch, threshold: int, packets: int = 3000) -> tuple[float, float, float, float]:
+    """One long DCTCP flow: least and largest window of its second half, share of the link, C * RTT in packets."""
+    windows: list[tuple[int, float]] = []
+    empty = watch(monkeypatch, lambda now, _, control: windows.append((now, control.packets)))
+    congestion = {"kind": "dctcp", "mark_above": f"{4000 * threshold}B", "window": 30}
+    outcome = run(controlled(scene(fabric(2, 1, 1, **BOTTLENECK), [flow(0, 1, packets * 4000)]), congestion=congestion))
+    late = [(now, window) for now, window in windows if now > outcome.completion_ps // 2]
+    share = (len(late) - 1) * PACKET_PS / (late[-1][0] - late[0][0])
+    values = [window for _, window in late]
+    return min(values), max(values), share, empty[0].time_ps / PACKET_PS
+
+
+@pytest.mark.parametrize("threshold", [4, 8, 16, 32])
+def test_dctcp_swings_as_far_as_its_analysis_says(monkeypatch, threshold):
+    """Amplitude sqrt(2 (C RTT + K)) / 2 below a peak of C RTT + K + 1 packets (SIGCOMM 2010, section 3.3)."""
+    low, high, _, bandwidth_delay = sawtooth(monkeypatch, threshold)
+    assert high == pytest.approx(bandwidth_delay + threshold + 1, abs=1.5)
+    assert high - low == pytest.approx(sqrt(2 * (bandwidth_delay + threshold)) / 2, rel=0.2)
+
+
+def test_dctcp_keeps_the_link_busy_from_a_seventh_of_the_round_trip_on(monkeypatch):
+    """The bound K > C RTT / 7 of section 3.4: here C RTT is 34 packets."""
+    share = {}
+    for threshold in (0, 1, 2, 4, 5, 8, 16):
+        share[threshold] = sawtooth(monkeypatch, threshold)[2]
+        monkeypatch.undo()
+    assert all(share[threshold] > 0.999 for threshold in (5, 8, 16))
+    assert share[0] < share[1] < share[2] < 0.99
+
+
+def test_dctcp_queue_stays_around_its_threshold():
+    """The longest queue of N flows is K and what they add in a round trip, and they share the link evenly."""
+    senders, threshold = 4, 20
+    topology = fabric(1, 1, senders + 1, link_delay="2us")
+    congestion = {"kind": "dctcp", "mark_above": f"{4000 * threshold}B", "window": 4}
+    tasks = [flow(src, senders, 4000 * 1500) for src in range(senders)]
+    outcome = run(controlled(scene(topology, tasks), congestion=congestion))
+    most = outcome.links[topology.hosts + senders].max_queue_ps / SERVICE
+    assert threshold < most <= threshold + 2 * senders + 1
+    fair = sorted(outcome.flows.end_ps)
+    assert fair[0] > 0.8 * fair[-1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_dctcp_estimates_the_marked_share(share):
+    """With a share F of all packets marked the estimate tends to F, as (1 - g)^n from 1."""
+    control = Dctcp(DctcpConfig.model_validate({"kind": "dctcp", "window": 4}), RoundTrip(10**6, 4, 10**11, 4, 4000))
+    for number in range(3000):
+        control.on_ack(1, number % 4 < 4 * share, False, 10**6, number * 1000)
+    assert control.alpha == pytest.approx(share, abs=0.1)
+
+
+def test_dctcp_cuts_once_a_round_trip_and_grows_by_a_packet_otherwise():
+    control = Dctcp(DctcpConfig.model_validate({"kind": "dctcp", "window": 8}), RoundTrip(10**6, 4, 10**11, 4, 4000))
+    for _ in range(8):
+        control.on_ack(1, False, False, 10**6, 10**6)
+    assert control.packets == 9.0
+    alpha = control.alpha
+    for now_ps in range(2 * 10**6, 3 * 10**6, 10**5):
+        control.on_ack(1, True, False, 10**6, now_ps)
+    assert control.packets == 9.0 * (1 - alpha / 2)
+    control.on_ack(1, True, False, 10**6, 3 * 10**6)
+    assert control.packets < 9.0 * (1 - alpha / 2)
+
+
+LINE = 40 * 10**9
+EMPTY = RoundTrip(10**7, 13, LINE, 4, 4000)
+NOTIFY = (1, True, True, 10**7)
+
+
+def dcqcn(**fields: Any) -> Dcqcn:
+    return Dcqcn(DcqcnConfig.model_validate({"kind": "dcqcn"} | fields), EMPTY)
+
+
+def test_dcqcn_follows_its_equations():
+    """Equations 1 to 4 with alpha = 1 at first, by hand."""
+    control, gain, step = dcqcn(), 1 / 256, 55 * 10**6
+    assert control.gap_ps(4000, 0) == 0
+    control.on_ack(*NOTIFY, 0)
+    assert (control.rate_bps, control.alpha) == (LINE / 2, 1.0)
+    assert control.gap_ps(4000, 0) == 2 * service_ps(4000, LINE)
+    # Five steps of fast recovery, each half of what is missing; alpha decays at the same pace.
+    for number in range(1, 6):
+        control.gap_ps(0, number * step)
+        assert control.rate_bps == LINE * (1 - 0.5 ** (number + 1))
+        assert control.alpha == pytest.approx((1 - gain) ** number)
+    control.on_ack(*NOTIFY, 5 * step)
+    target = LINE * (1 - 0.5**6)
+    rate = target * (1 - (1 - gain) ** 5 / 2)
+    assert control.rate_bps == pytest.approx(rate)
+    for _ in range(5):
+        rate = (rate + target) / 2
+    for _ in range(3):
+        target = min(LINE, target + 40 * 10**6)
+        rate = (rate + target) / 2
+    control.gap_ps(0, 13 * step)
+    assert control.rate_bps == pytest.approx(rate)
+
+
+def test_dcqcn_increases_faster_when_timer_and_bytes_agree():
+    """More than F steps of both kinds: hyper increase."""
+    slow, fast = dcqcn(), dcqcn(increase_bytes="4000B")
+    for control in (slow, fast):
+        for _ in range(8):
+            control.on_ack(*NOTIFY, 0)
+        for number in range(1, 12):
+            control.gap_ps(4000, number * 55 * 10**6)
+    assert fast.rate_bps > slow.rate_bps + 5 * 400 * 10**6
+
+
+def test_dcqcn_catches_up_in_any_number_of_looks():
+    """Timers are looked at lazily: how often does not matter."""
+    one, many = dcqcn(), dcqcn()
+    for control in (one, many):
+        control.on_ack(*NOTIFY, 1234)
+    for now_ps in range(10**6, 10**9, 7 * 10**6):
+        many.gap_ps(0, now_ps)
+    assert one.gap_ps(0, 10**9) == many.gap_ps(0, 10**9)
+    assert (one.rate_bps, one.alpha) == (many.rate_bps, many.alpha)
+
+
+class StartingAt(Dcqcn):
+    """A flow whose first rate is given, and that notes its rates."""
+
+    def __init__(self, config: DcqcnConfig, round_trip: RoundTrip, share: float) -> None:
+        super().__init__(config, round_trip)
+        self.rate_bps = self._target_bps = share * self.rate_bps
+        self.trail: list[tuple[int, float]] = []
+
+    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:
+        self.trail.append((now_ps, self.rate_bps))
+        return super().gap_ps(wire_bytes, now_ps)
+
+
+@pytest.mark.parametrize("first", [1.0, 0.5, 0.1])
+def test_dcqcn_settles_at_the_same_rates_wherever_it_starts(monkeypatch, first):
+    """Two flows through one link share it, whatever the first rate of one of them."""
+    topology = fabric(1, 1, 3, host_rate="10Gbps", link_delay="1us")
+    tasks = [flow(src, 2, 9000 * 6000) for src in range(2)]
+    marking = {"mark_from": "5KB", "mark_all": "400KB", "mark_at_most": 0.2, "slowest": "10Mbps"}
+    what = controlled(scene(topology, tasks, payload="9000B"), congestion={"kind": "dcqcn"} | marking)
+    built: list[StartingAt] = []
+
+    def build(config: Any, round_trip: RoundTrip, _: int) -> Congestion:
+        built.append(StartingAt(config, round_trip, 1.0 if built else first))
+        return built[-1]
+
+    monkeypatch.setattr(feedback, "congestion_of", build)
+    end = run(what).flows["end_ps"].min()
+    for control in built:
+        late = [rate for now, rate in control.trail if 0.6 * end < now < end]
+        assert np.mean(late) == pytest.approx(5e9, rel=0.2)
+
+
+@pytest.mark.parametrize("senders", [1, 2, 6])
+def test_swift_settles_near_its_target(monkeypatch, senders):
+    """Late in a long incast the mean round trip is the target, for a few flows and for many."""
+    trips: list[tuple[int, int]] = []
+    empty = watch(monkeypatch, lambda now, trip, _: trips.append((now, trip)))
+    queueing = 10 * 10**6
+    topology = fabric(2, 1, 6, host_rate="100Gbps", fabric_rate="40Gbps", link_delay="1us")
+    tasks = [flow(src, 6 + src, 4000 * 6000 // senders) for src in range(senders)]
+    outcome = run(controlled(scene(topology, tasks), congestion={"kind": "swift", "queueing": "10us"}))
+    late = [trip for now, trip in trips if now > outcome.completion_ps // 3]
+    target = empty[0].time_ps + queueing
+    assert np.mean(late) == pytest.approx(target, rel=0.15)
+    share = 6000 * service_ps(4000, 40 * 10**9) / outcome.completion_ps
+    assert share > 0.95
+
+
+def test_swift_below_one_packet_spaces_packets_by_round_trips():
+    control = Swift(SwiftConfig.model_validate({"kind": "swift", "window": 1, "queueing": "0ns"}), EMPTY)
+    now_ps = 0
+    while control.packets > 0.25:
+        now_ps += 10**9
+        control.on_ack(1, False, False, 10**8, now_ps)
+    assert control.window() == 1
+    assert control.gap_ps(4000, now_ps) == int(10**8 / control.packets)
+    assert control.gap_ps(4000, now_ps) >= 4 * 10**8
+
+
+def test_swift_heeds_trimmed_packets_once_a_round_trip():
+    """A header overtakes the queue that trimmed it: its short round trip is no reason to send more."""
+    control = Swift(SwiftConfig.model_validate({"kind": "swift", "window": 16}), EMPTY)
+    for _ in range(5):
+        control.on_ack(0, True, False, EMPTY.time_ps // 2, 10**9)
+    assert control.packets == 8.0
+
+
+class Slow(FixedWindow):
+    """Leaves a long time between packets."""
+
+    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
+        return 300 * SERVICE
+
+
+def test_a_paced_flow_in_a_long_ring_is_not_forgotten(monkeypatch):
+    """Its turn comes before its pace allows and after all its news: nothing but its pace can wake it."""
+    build, number = feedback.congestion_of, iter(range(1000))
+    monkeypatch.setattr(feedback, "congestion_of", lambda *a: build(*a) if next(number) else Slow())
+    tasks = [flow(0, 1, 5 * 4000)] + [flow(0, 1, 40 * 4000) for _ in range(100)]
+    vast = {"kind": "window", "window": 2**20}
+    outcome = WatchedEngine(controlled(scene(fabric(1, 1, 2), tasks, destinations="rotated"), congestion=vast)).run()
+    earliest = 4 * 300 * SERVICE + 2 * (SERVICE + DELAY)
+    assert earliest <= outcome.flows[0].end_ps <= earliest + 4 * 101 * SERVICE

@@ -1,0 +1,125 @@
+"""REPS against a plain account of what has been acknowledged and what has been used of it."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from netsim.transport.protocol import Flow
+from netsim.transport.reps import Reps
+from tests.netsim.closed_loop import controlled, run
+from tests.netsim.releases import Releases
+from tests.netsim.scenes import fabric, flow, scene
+
+RELEASE = Releases(fabric(2, 6, 4))
+EVERY = (0, 1, 2, 3, 4, 5)
+MANY = tuple(range(97))
+FREEZE_PS = 1000
+
+
+def reps(seed: int = 0, cache: int = 8) -> tuple[Reps, list[Flow]]:
+    """The transport, and two of its flows."""
+    transport = Reps(seed, 6, cache, FREEZE_PS, mark_above=100_000)
+    return transport, [transport.admit([RELEASE(task, task, 4 + task, 4000)], 0)[0] for task in range(2)]
+
+
+class Account:
+    """What a flow has been told.
+
+    Args:
+        cache: Places of its ring.
+    """
+
+    def __init__(self, cache: int) -> None:
+        self.cache = cache
+        self.unmarked: list[int] = []
+        self.used = 0
+        self.ring: list[int] = []
+        self.turn = 0
+        self.frozen_until_ps = 0
+
+    def acknowledge(self, path: int) -> None:
+        """A new path is the last whose turn comes; in a full ring it has the place of the next."""
+        self.unmarked.append(path)
+        if len(self.ring) < self.cache:
+            self.ring.insert(self.turn, path)
+        else:
+            self.ring[self.turn] = path
+        self.turn = (self.turn + 1) % len(self.ring)
+
+    def unused(self) -> int | None:
+        """The oldest acknowledged path that is neither used nor older than the ring is long."""
+        self.used = max(self.used, len(self.unmarked) - self.cache)
+        self.used += 1
+        return self.unmarked[self.used - 1] if self.used <= len(self.unmarked) else None
+
+
+@pytest.mark.parametrize("cache", [1, 3, 8])
+@pytest.mark.parametrize("seed", range(8))
+def test_paths_are_used_again_oldest_first_and_once_each(seed: int, cache: int):
+    """Random packets, acknowledgements, marks and timeouts of two flows, which must not see each other's."""
+    draw = random.Random(seed)
+    transport, flows = reps(seed, cache)
+    accounts = {item: Account(cache) for item in flows}
+    kinds, now_ps = Counter[str](), 0
+    for serial in range(4000):
+        now_ps += draw.randint(0, 40)
+        item = draw.choice(flows)
+        account = accounts[item]
+        what = draw.choice(["send", "send", "acknowledge", "timeout" if not serial % 17 else "send"])
+        if what == "acknowledge":
+            path, marked = draw.choice(MANY), draw.random() < 0.4
+            transport.on_ack(item, path, marked)
+            if not marked:
+                account.acknowledge(path)
+        elif what == "timeout":
+            assert transport.on_timeout(item, None, MANY, now_ps) is None
+            account.frozen_until_ps = now_ps + FREEZE_PS
+        else:
+            path, expected = transport.choose_path(item, serial, MANY, now_ps), account.unused()
+            kind = "cached" if expected is not None else "explored"
+            if expected is None:
+                account.used -= 1
+                if now_ps < account.frozen_until_ps and account.ring:
+                    expected, kind = account.ring[account.turn], "frozen"
+                    account.turn = (account.turn + 1) % len(account.ring)
+            kinds[kind] += 1
+            assert expected in (path, None)
+    assert min(kinds[kind] for kind in ("cached", "frozen", "explored")) > 50
+
+
+def test_exploration_is_uniform():
+    transport, (item, _) = reps()
+    chosen = Counter(transport.choose_path(item, serial, EVERY, 0) for serial in range(900))
+    assert all(105 <= chosen[path] <= 195 for path in EVERY)
+
+
+def test_a_ring_holds_eight_entries_and_goes_round_while_frozen():
+    transport, (item, _) = reps()
+    for path in (5, 5, *[0, 1, 2, 3, 0, 1, 2, 4]):
+        transport.on_ack(item, path, marked=False)
+    assert [transport.choose_path(item, serial, EVERY, 0) for serial in range(8)] == [0, 1, 2, 3, 0, 1, 2, 4]
+    transport.on_timeout(item, None, EVERY, 0)
+    frozen = [transport.choose_path(item, serial, EVERY, FREEZE_PS - 1) for serial in range(16)]
+    assert frozen == [0, 1, 2, 3, 0, 1, 2, 4] * 2
+    explored = {transport.choose_path(item, serial, EVERY, FREEZE_PS) for serial in range(100)}
+    assert explored == set(EVERY)
+
+
+def test_entries_that_the_routing_has_given_up_are_passed_over():
+    transport, (item, _) = reps()
+    for path in (2, 3, 2, 4):
+        transport.on_ack(item, path, marked=False)
+    usable = (0, 1, 4, 5)
+    assert transport.choose_path(item, 0, usable, 0) == 4
+    assert {transport.choose_path(item, serial, usable, 0) for serial in range(100)} == set(usable)
+
+
+def test_a_flow_alone_shuns_the_path_that_is_marked():
+    """One spine is a hundred times slower: random spray sends a quarter of all packets there, REPS few."""
+    topology = fabric(2, 4, 1, fabric_rate=["1Gbps", "100Gbps", "100Gbps", "100Gbps"])
+    what = controlled(scene(topology, [flow(0, 1, 4_000_000)]), congestion={"kind": "window", "window": 50})
+    slow, *others = (int(record.bytes) // 4000 for record in run(what, {"kind": "reps", "mark_above": "1B"}).links[4:8])
+    sprayed = int(run(what, "spray_random").links[4].bytes) // 4000
+    assert 200 < sprayed < 300
+    assert 3 * slow < sprayed < min(others)

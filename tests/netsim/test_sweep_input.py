@@ -1,0 +1,152 @@
+"""Sweep files: every cell is checked before anything runs, and what makes a cell another one is known."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+import netsim.sweep
+from netsim.__main__ import main
+from netsim.errors import InputError
+from netsim.grid.identity import identify
+from netsim.grid.sweep_file import SweepConfig, read_sweep
+from tests.netsim.sweeps import ALL_TO_ALL, SCENARIO, written
+
+MALFORMED = {
+    "other format": ({"format": "flowfabric.sweep/2"}, "format: "),
+    "unknown key": ({"grids": {}}, "grids: is no known key"),
+    "no scenario": ({"scenario": None}, "scenario: "),
+    "absent scenario": ({"scenario": "no/such.yaml"}, "no/such.yaml: file: cannot be read"),
+    "nothing varies": ({"grid": {}}, "nothing varies"),
+    "no values": ({"grid": {"topology.spines": []}}, "grid.topology.spines: "),
+    "values are no list": ({"grid": {"topology.spines": 4}}, "grid.topology.spines: "),
+    "bad key": ({"grid": {"topology spines": [1]}}, "grid"),
+    "unknown field": ({"grid": {"topology.spins": [1, 2]}}, "cell topology.spins=1: topology.spins: is no known key"),
+    "wrong value": ({"grid": {"topology.spines": [2, 0]}}, "cell topology.spines=0: topology.spines: "),
+    "bare number": ({"grid": {"packet.payload": ["1KB", 1000]}}, "cell packet.payload=1000: packet.payload: "),
+    "same scenario": (
+        {"grid": {"packet.payload": ["1KB", "1000B"]}},
+        "cell packet.payload=1000B: is the same scenario",
+    ),
+    "key in both": ({"cells": [{"topology.spines": 2}]}, "'topology.spines' is both in grid and in cells"),
+    "too many": ({"grid": {"seeds.0": [*range(400)], "seeds.1": [*range(400)]}}, "160000 cells"),
+    "below a list": ({"grid": {"seeds.7": [1, 2]}}, "cell seeds.7=1: seeds.7: no entry 7"),
+    "below a value": ({"grid": {"engine.kind": ["simpy"]}}, "cell engine.kind=simpy: "),
+    "ranks do not fit": (
+        {"cells": [{"jobs": None}, {"workload": None, "jobs": [{"workload": ALL_TO_ALL, "ranks": [9, 0]}]}]},
+        "cell workload=null, jobs=[{",
+    ),
+    "absent trace": (
+        {"grid": {"workload": [ALL_TO_ALL, {"kind": "trace", "path": "no.jsonl"}]}},
+        "cell workload={kind: trace, path: no.jsonl}: no.jsonl: ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "expected"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_wrong_sweeps_are_one_line_before_anything_runs(changes, expected, tmp_path, capsys):
+    path, out = written(tmp_path, **changes), tmp_path / "out"
+    assert main(["sweep", str(path), "--out", str(out), "--jobs", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("netsim sweep: ")
+    assert expected in error
+    assert not list(out.glob("cells/*"))
+    assert not list(out.glob("unfinished/*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[1, 2]", "file: holds no mapping"),
+        ("grid: [", "line 1: is no YAML"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: is no YAML (the key a occurs twice)"),
+        ("\0", "is no YAML"),
+    ],
+)
+def test_files_that_are_no_sweeps(text, expected, tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        read_sweep(path)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--jobs", "0"], "--jobs"),
+        (["--jobs", "2", "--executor", "tcp://x:1"], "not allowed with"),
+        (["--executor", "tcp://127.0.0.1:9"], "no scheduler answers at tcp://127.0.0.1:9"),
+        (["--executor", "nowhere://"], "no scheduler answers at nowhere://"),
+        (["--prometheus-port", "99999"], "--prometheus-port"),
+        (["--prometheus-port", "-1"], "--prometheus-port"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(netsim.sweep, "_CONNECT_S", 0.5)
+    assert main(["sweep", str(written(tmp_path)), "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert expected in error
+
+
+def test_without_dask_the_remedy_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    command = ["sweep", str(written(tmp_path)), "--out", str(tmp_path / "out"), "--executor", "tcp://x:1"]
+    assert main(command) == 2
+    assert "pip install 'flowfabric[cluster]'" in capsys.readouterr().err
+
+
+def test_other_contents_of_a_file_make_another_cell(tmp_path):
+    flows = tmp_path / "splits.csv"
+    flows.write_text("0,1\n1,0\n")
+    splits = {"kind": "collective", "op": "all_to_all", "splits": {"kind": "matrix", "path": str(flows)}}
+    path = written(tmp_path, scenario=SCENARIO | {"workload": splits})
+    keys = [cell.key for cell in read_sweep(path)]
+    assert [cell.key for cell in read_sweep(path)] == keys
+    flows.write_text("0,2\n1,0\n")
+    assert not set(keys) & {cell.key for cell in read_sweep(path)}
+
+
+def test_files_of_a_scenario_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("")
+    Path("traces").mkdir()
+    for name in ("run.0.et", "run.1.et", "other.0.et"):
+        Path("traces", name).write_text(name)
+
+    class Named:
+        def resolved(self) -> dict[str, Any]:
+            return {
+                "workload": {"path": "traces/run", "groups": "absent.json"},
+                "transports": ["ecmp", {"class": "mine:T"}],
+            }
+
+    found: Any = Named()
+    assert [one.path for one in identify(found).inputs] == ["mine.py", "traces/run.0.et", "traces/run.1.et"]
+
+
+def test_example_sweep_is_right():
+    assert [len(read_sweep(path)) for path in sorted(Path("configs/sweeps").glob("*.yaml"))] == [9]
+
+
+def test_schema_is_the_one_that_is_kept_and_takes_the_example():
+    schema = json.loads(Path("configs/schemas/sweep.schema.json").read_text())
+    assert schema == SweepConfig.schema()
+    for path in Path("configs/sweeps").glob("*.yaml"):
+        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    for changes in (MALFORMED["no values"][0], MALFORMED["unknown key"][0]):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"format": "flowfabric.sweep/1", "scenario": "x.yaml"} | changes, schema)
+
+
+def test_help_teaches(capsys):
+    assert main(["sweep", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "python -m netsim sweep configs/sweeps/spines.yaml --out runs/spines" in text
+    assert "flowfabric.sweep/1" in text
