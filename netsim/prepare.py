@@ -1,6 +1,6 @@
 """From a scenario to what its runs share: fabric, places of ranks, tasks, lower bound."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ class Prepared:
         transports: All that will carry it.
         engine: Who should simulate it.
         notices: What the user should know about how the workloads were read.
+        recorded_ps: How long each optimiser step took where the workload was recorded.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Prepared:
         transports: Sequence[TransportConfig],
         engine: Engine = "auto",
         notices: Sequence[str] = (),
+        recorded_ps: Mapping[int, int] | None = None,
     ) -> None:
         self.scene, self.spans, self._transports = scene, spans, transports
-        self.engine, self.notices = engine, notices
+        self.engine, self.notices, self.recorded_ps = engine, notices, recorded_ps or {}
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -105,7 +107,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.acknowledgement,
     )
     _refuse_unreachable(scene, source)
-    return Prepared(scene, program.spans, scenario.transports, scenario.engine, notices)
+    return Prepared(scene, program.spans, scenario.transports, scenario.engine, notices, program.recorded_ps)
 
 
 def _workload(config: WorkloadConfig) -> Workload:

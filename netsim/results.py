@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -126,10 +126,21 @@ class Results:
         scene: What all runs share.
         spans: The workload's collectives.
         runs: Transports in the scenario's order, each with its seeds in order.
+        recorded_ps: How long each optimiser step took where the workload was recorded.
+        notices: What the user should know about how the workloads were read.
     """
 
-    def __init__(self, scenario: dict[str, Any], scene: Scene, spans: Sequence[Span], runs: Sequence[Run]) -> None:
+    def __init__(
+        self,
+        scenario: dict[str, Any],
+        scene: Scene,
+        spans: Sequence[Span],
+        runs: Sequence[Run],
+        recorded_ps: Mapping[int, int] | None = None,
+        notices: Sequence[str] = (),
+    ) -> None:
         self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
+        self.recorded_ps, self.notices = recorded_ps or {}, notices
         self.links = scene.topology.links
 
     def first_runs(self) -> list[Run]:

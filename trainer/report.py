@@ -229,7 +229,8 @@ def _simulation(folder: Path) -> Part:
             "operations.svg",
             "Time that a rank spends in the collectives of each operation, waiting for others included.",
         ),
-        ("links.svg", "Bytes on every link between leaves and spines."),
+        ("links.svg", "How busy every link of the fabric is, with the slowest and the fastest transport."),
+        ("queues.svg", "Longest queue at any switch over the step, as the time that its link needs to send it."),
     ):
         picture = folder / "figures" / name
         if picture.exists():

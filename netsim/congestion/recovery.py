@@ -169,6 +169,9 @@ class Selective:
 class GoBackN:
     """The receiver takes the expected packet only, and says once what it misses; the sender goes back there.
 
+    After a timeout one packet goes alone until there is progress: were they all sent again as before, a later one that
+    overtakes might push the expected one out of a full queue in the same way for ever.
+
     Args:
         packets: Packets of the flow.
     """
@@ -178,6 +181,7 @@ class GoBackN:
         self._next = self._acked = 0
         self._expected = 0
         self._complained = -1
+        self._alone = False
 
     @property
     def in_flight(self) -> int:
@@ -186,7 +190,7 @@ class GoBackN:
 
     def pending(self) -> bool:
         """See `Recovery`, as for all that follows."""
-        return self._next < self._packets
+        return self._next < self._packets and not (self._alone and self.in_flight)
 
     def take(self, serial: int) -> int:  # noqa: ARG002
         """The next in order."""
@@ -198,6 +202,8 @@ class GoBackN:
         newly = max(0, expected - self._acked)
         self._acked += newly
         self._next = max(self._next, self._acked)
+        if newly:
+            self._alone = False
         return newly
 
     def refused(self, sequence: int, serial: int, expected: int) -> int:
@@ -211,6 +217,7 @@ class GoBackN:
     def timed_out(self) -> None:
         """Back to the first packet not acknowledged."""
         self._next = self._acked
+        self._alone = True
 
     def received(self, sequence: int) -> Reply:
         """A gap is complained about once, until what is missing has come."""

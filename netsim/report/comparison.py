@@ -15,6 +15,7 @@ from netsim.report.operations import operations_svg
 from netsim.report.page import Section, figure, page, table
 from netsim.report.perfetto import write_trace
 from netsim.report.queues import has_queues, queues_svg
+from netsim.report.recorded import sentence
 from netsim.report.summary import extremes, operations, summarise
 from netsim.report.usage import usage
 from netsim.results import Results, replacing
@@ -61,6 +62,7 @@ def _page(results: Results, pictures: Mapping[str, str]) -> str:
     numbers = table(heads, table_rows(results), summaries.index(fastest))
     sections = [
         Section("", f'<p class="lead">{escape(fabric(results))}</p>'),
+        *([Section("", f'<p class="lead">{escape(sentence(results))}.</p>')] if results.recorded_ps else []),
         Section("", figure(pictures["completion"], _COMPLETION) + numbers + f'<p class="note">{escape(_NOTE)}</p>'),
         *_operations(results, pictures),
         Section("Where the time goes: links", _links(results, pictures)),

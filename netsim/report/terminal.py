@@ -10,6 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from netsim.report.columns import columns, table_rows
+from netsim.report.recorded import sentence
 from netsim.results import Results, RunEvent
 
 _WIDE = 240
@@ -48,6 +49,8 @@ def print_table(results: Results) -> None:
     for row in table_rows(results):
         table.add_row(*map(escape, row))
     Console(width=None if Console().is_terminal else _WIDE).print(table)
+    if told := sentence(results):
+        print(told)
 
 
 def _in_two_lines(head: str) -> str:

@@ -86,6 +86,16 @@ def test_a_lost_tail_waits_for_the_timeout():
     assert [record.end_ps for record in outcome.flows] == [alone, timeout_ps + alone]
 
 
+@pytest.mark.parametrize("transport", ["spray_round_robin", "drb"])
+def test_a_packet_that_is_overtaken_in_the_same_way_every_time_gets_through_in_the_end(transport):
+    """The short last packet overtakes the first on another path and takes the only place in the queue before it."""
+    what = scene(fabric(2, 3, 2), [flow(0, 2, 9300)])
+    recovery = {"kind": "go_back_n", "timeout": "50us"}
+    outcome = WatchedEngine(controlled(what, queue="4KB", recovery=recovery), transport).run()
+    assert outcome.losses.dropped == 1
+    assert outcome.losses.retransmitted == 3
+
+
 class Channel:
     """Loses, delays and doubles packets and answers at random."""
 

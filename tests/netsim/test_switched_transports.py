@@ -21,7 +21,7 @@ from netsim.workload.protocol import Task, Tasks
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import all_to_all, fabric, flow
 
-LINKS = (7, 8, 9, 10)
+LINKS: tuple[int, ...] = (7, 8, 9, 10)
 RELEASE = Releases(fabric(2, 4, 4))
 
 
@@ -32,6 +32,10 @@ def flow_of(transport: Transport, task: int = 0) -> Flow:
 def queues(draw: random.Random, links: Sequence[int] = LINKS) -> dict[int, int]:
     """Unfinished work of each link; often some are equal."""
     return {link: draw.choice([0, 10, 20, draw.randint(0, 1000)]) for link in links}
+
+
+def queued(*work_ps: int) -> dict[int, int]:
+    return dict(zip(LINKS, work_ps, strict=True))
 
 
 @pytest.mark.parametrize("links", [LINKS, (10, 7, 9, 8), (10, 9, 8, 7)])
@@ -84,7 +88,7 @@ def test_drill_that_remembers_all_queues_joins_the_shortest_once_it_has_seen_the
 
 def test_drill_with_one_draw_and_no_memory_is_random_spray():
     drill = Drill(0, 4, 1, 0)
-    work = dict(zip(LINKS, (0, 1000, 2000, 3000), strict=True))
+    work = queued(0, 1000, 2000, 3000)
     chosen = Counter(drill.choose_link(flow_of(drill), serial, LINKS, work.__getitem__, 0) for serial in range(800))
     assert all(150 <= chosen[link] <= 250 for link in LINKS)
 
@@ -92,7 +96,7 @@ def test_drill_with_one_draw_and_no_memory_is_random_spray():
 def test_two_draws_take_the_shorter():
     """Of four queues the shortest is drawn with probability 7/16, the next 5/16, 3/16, 1/16."""
     drill = Drill(0, 4, 2, 0)
-    work = dict(zip(LINKS, (0, 1000, 2000, 3000), strict=True))
+    work = queued(0, 1000, 2000, 3000)
     chosen = Counter(drill.choose_link(flow_of(drill), serial, LINKS, work.__getitem__, 0) for serial in range(1600))
     for place, link in enumerate(LINKS):
         assert abs(chosen[link] - (7 - 2 * place) * 100) < 80
@@ -125,7 +129,7 @@ def test_a_flow_keeps_the_link_that_was_shortest_when_it_came():
 def test_a_flow_whose_link_is_given_up_takes_the_shortest_of_the_others():
     transport = AdaptiveFlow(0, 4)
     item = flow_of(transport)
-    work = dict(zip(LINKS, (9, 0, 5, 7), strict=True))
+    work = queued(9, 0, 5, 7)
     assert transport.choose_link(item, 0, LINKS, work.__getitem__, 0) == 8
     assert transport.choose_link(item, 1, (7, 9, 10), work.__getitem__, 0) == 9
 

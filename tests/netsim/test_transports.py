@@ -113,7 +113,8 @@ def test_flows_carry_every_byte_of_every_message_once_under_ids_of_their_own(ent
     """And paths are among those that the routing believes in."""
     draw = random.Random(5)
     release = Releases(fabric(3, 4, 3), [FailureConfig(switch="spine1"), FailureConfig(link="leaf0-spine2")])
-    messages = [release(task, *draw.sample(range(9), 2), draw.randint(1, 10_000)) for task in range(200)]
+    pairs = [draw.sample(range(9), 2) for _ in range(200)]
+    messages = [release(task, src, dst, draw.randint(1, 10_000)) for task, (src, dst) in enumerate(pairs)]
     transport = built(entry, 3, 4)
     carried, ids = Counter[int](), Counter[int]()
     for src in range(9):

@@ -60,7 +60,7 @@ def on_ack(rules, flow, packets, marked, notified, round_trip_ps, now):
     if rules.congestion == DCTCP:
         _dctcp(rules, flow, packets, marked, round_trip_ps, now)
     elif rules.congestion == SWIFT:
-        _swift(rules, flow, packets, round_trip_ps, now)
+        _swift(rules, flow, packets, marked, round_trip_ps, now)
     elif rules.congestion == DCQCN:
         _catch_up(rules, flow, now)
         if notified:
@@ -84,9 +84,10 @@ def on_timeout(rules, flow, now):
 
 @njit(cache=True)
 def _dctcp(rules, flow, packets, marked, round_trip_ps, now):
-    flow.seen += packets
+    counted = max(packets, np.int64(1)) if marked else packets
+    flow.seen += counted
     if marked:
-        flow.marked += packets
+        flow.marked += counted
         if now - round_trip_ps >= flow.cut_ps:
             flow.packets_window = max(1.0, flow.packets_window * (1.0 - flow.alpha / 2.0))
             flow.cut_ps = now
@@ -100,7 +101,11 @@ def _dctcp(rules, flow, packets, marked, round_trip_ps, now):
 
 
 @njit(cache=True)
-def _swift(rules, flow, packets, round_trip_ps, now):
+def _swift(rules, flow, packets, marked, round_trip_ps, now):
+    if marked and not packets:
+        if now - flow.cut_ps >= flow.latest_ps:
+            _shrink(rules, flow, 1.0 - rules.largest_decrease, now)
+        return
     flow.latest_ps = round_trip_ps
     if round_trip_ps < flow.target_ps:
         flow.packets_window += rules.increase * packets / max(flow.packets_window, 1.0)

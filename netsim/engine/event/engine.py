@@ -16,7 +16,9 @@ from netsim.engine.event.layout import state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.program import begin_roots
 from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
+from netsim.engine.event.sender import resume
 from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.reference.feedback import PATIENCE
 from netsim.engine.stalled import stalled
 from netsim.topology.protocol import places
 from netsim.transport.protocol import Flow, Release, Transport
@@ -55,7 +57,7 @@ class EventEngine:
                 case kernel.ASKS_FOR_PATH:
                     self._give_path()
                 case kernel.ASKS_AFTER_TIMEOUT:
-                    self._give_path_after_timeout()
+                    self._settle_timeout()
                 case _:
                     self._state = with_room_for_choices(with_room_for_packets(self._state))
         if self._state.network.totals["undone"][0]:
@@ -97,22 +99,44 @@ class EventEngine:
 
     def _give_path(self) -> None:
         """Another path for a flow whose own is no longer believed in."""
-        record, flow, now_ps = self._asking()
-        record["path"] = self._transport.choose_path(flow, int(record["serial"]), self._usable(flow, now_ps), now_ps)
-
-    def _give_path_after_timeout(self) -> None:
-        record, flow, now_ps = self._asking()
-        path = self._transport.on_timeout(flow, int(record["path"]), self._usable(flow, now_ps), now_ps)
-        record["path"] = -1 if path is None else path
-
-    def _asking(self) -> tuple[np.void, Flow, int]:
         totals = self._state.network.totals[0]
-        index = int(totals["asks"])
-        return self._state.hosts.flows[index], self._flows[index], int(totals["now_ps"])
+        index, now_ps = int(totals["asks"]), int(totals["now_ps"])
+        record = self._state.hosts.flows[index]
+        usable, serial = self._usable(record, now_ps), int(record["serial"])
+        record["path"] = self._transport.choose_path(self._flows[index], serial, usable, now_ps)
 
-    def _usable(self, flow: Flow, now_ps: int) -> tuple[int, ...]:
-        routes, hosts = self._scene.routes, self._scene.hosts
-        return routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now_ps))
+    def _settle_timeout(self) -> None:
+        """Perhaps another path for a flow that lost packets without news; it goes on unless it is cut off for good."""
+        network, hosts = self._state.network, self._state.hosts
+        index, now_ps = int(network.totals["asks"][0]), int(network.totals["now_ps"][0])
+        record = hosts.flows[index]
+        path, usable = int(record["path"]), self._usable(record, now_ps)
+        if self._cuts:
+            record["path"] = self._transport.on_timeout(self._flows[index], path, usable, now_ps)
+        record["fruitless"] = record["fruitless"] + 1 if record["path"] == path else 0
+        if record["fruitless"] < PATIENCE or not self._is_cut_off(record, usable, now_ps):
+            resume(network, hosts, index, now_ps)
+
+    def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
+        """All paths of a flow are down and stay so, and the routing will not learn more: it would try forever."""
+        if now_ps < self._scene.routes.times[-1]:
+            return False
+        changes, paths = self._scene.rates.changes, self._scene.routes.paths(*self._ends(record))
+
+        def dead(link: int) -> bool:
+            time, rate = changes[link][-1] if link in changes else (0, 1)
+            return not rate and time <= now_ps
+
+        taken = usable if record["path"] < 0 else (int(record["path"]),)
+        return all(any(map(dead, paths[index])) for index in taken)
+
+    def _usable(self, record: np.void, now_ps: int) -> tuple[int, ...]:
+        routes = self._scene.routes
+        return routes.usable(*self._ends(record), routes.epoch(now_ps))
+
+    def _ends(self, record: np.void) -> tuple[int, int]:
+        program = self._state.program
+        return int(program.src_host[record["task"]]), int(program.dst_host[record["task"]])
 
 
 def _columns(flow: Flow) -> tuple[int, int, int, int, int]:

@@ -10,6 +10,7 @@ from netsim.engine.event.queues import serial_of
 from netsim.engine.event.recovery import acknowledged, refused, timed_out
 from netsim.engine.event.sender import await_progress, enter_ring, resume
 from netsim.engine.event.transit import drop, enter, next_link, receive
+from netsim.engine.reference.feedback import PATIENCE
 
 
 @njit(cache=True)
@@ -74,9 +75,8 @@ def _hear(state, news, flow, now):
         )
     if newly or news.refusal:
         flow.deadline_ps = now + rules.timeout_ps
-    marked = news.marked or news.trimmed
-    on_ack(rules, flow, np.int64(1) if news.trimmed else newly, marked, news.notified, now - news.sent_ps, now)
-    if rules.choice == REPS and not marked:
+    on_ack(rules, flow, newly, news.marked, news.notified, now - news.sent_ps, now)
+    if rules.choice == REPS and not news.marked:
         came_through(rules, state.routing, flow, index, news.way - flow.first_way)
     resume(network, hosts, index, now)
 
@@ -91,5 +91,8 @@ def _give_up(state, flow, index, now):
     on_timeout(rules, flow, now)
     if rules.choice == REPS:
         flow.frozen_ps = now + rules.freeze_ps
+    if rules.asks_after_timeout or flow.fruitless + 1 >= PATIENCE:
+        return index
+    flow.fruitless += 1
     resume(network, hosts, index, now)
-    return index if rules.asks_after_timeout else np.int64(-1)
+    return np.int64(-1)

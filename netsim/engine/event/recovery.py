@@ -88,6 +88,7 @@ def timed_out(rules, flow, remembered):
     if rules.recovery == GO_BACK_N:
         flow.next = flow.acked
         flow.in_flight = 0
+        flow.alone = 1
     else:
         _lose_before(flow, remembered, _ALL)
 
@@ -120,6 +121,8 @@ def _acknowledged_before(flow, expected):
     flow.acked += newly
     flow.next = max(flow.next, flow.acked)
     flow.in_flight = flow.next - flow.acked
+    if newly:
+        flow.alone = 0
     return newly
 
 

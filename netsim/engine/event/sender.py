@@ -15,7 +15,8 @@ _NEVER = np.int64(-1)
 @njit(cache=True)
 def is_open(flow):
     """There is a packet to send and the window has room for it."""
-    return (flow.lost > 0 or flow.next < flow.packets) and flow.in_flight < flow.window
+    pending = flow.lost > 0 or flow.next < flow.packets
+    return pending and flow.in_flight < flow.window and not (flow.alone and flow.in_flight)
 
 
 @njit(cache=True)

@@ -35,6 +35,8 @@ FLOW_STATE = _record(
     # In its host's ring, and its timers.
     in_ring=_YES,
     timer_runs=_YES,
+    alone=_YES,
+    fruitless=_INDEX,
     next_in_ring=_INDEX,
     next_ps=_WHOLE,
     wake_ps=_WHOLE,

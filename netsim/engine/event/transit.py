@@ -76,6 +76,7 @@ def receive(state, packet, flow, now):
     packet.hop = 0
     packet.wire = rules.answer_wire
     packet.notified = 0
+    packet.marked |= packet.trimmed
     if rules.notify_ps >= 0 and packet.marked and now - flow.notified_ps >= rules.notify_ps:
         flow.notified_ps = now
         packet.notified = 1

@@ -8,14 +8,11 @@ from numba import njit
 from netsim.draws import Purpose
 from netsim.engine.compiled.annotations import Integer
 from netsim.engine.compiled.draws import draw, stream
-from netsim.engine.exact.hashes import draws
+from netsim.engine.exact.hashes import SIGN, draws
 from netsim.engine.exact.layout import Layout
 from netsim.engine.exact.messages import Messages
 from netsim.engine.exact.sorting import room_for, sort
 from netsim.transport.config import EtherealConfig
-
-_SIGN = np.uint64(1 << 63)
-"""Flipping it makes the order of signed integers that of the unsigned draws."""
 
 
 class Groups(NamedTuple):
@@ -98,11 +95,11 @@ def _shuffle(groups: Groups, flow_order: np.ndarray, path_order: np.uint64) -> N
     for group in range(len(groups.task)):
         member = groups.member[groups.begin[group] : groups.begin[group + 1]]
         for place in range(len(member)):
-            key[place] = np.int64(flow_order[member[place]] ^ _SIGN)
+            key[place] = np.int64(flow_order[member[place]] ^ SIGN)
         sort(key[: len(member)], member, for_members)
         way = groups.way[groups.way_begin[group] : groups.way_begin[group + 1]]
         for place in range(len(way)):
-            key[place] = np.int64(draw(path_order, groups.task[group], way[place] - groups.base[group]) ^ _SIGN)
+            key[place] = np.int64(draw(path_order, groups.task[group], way[place] - groups.base[group]) ^ SIGN)
         sort(key[: len(way)], way, for_ways)
 
 

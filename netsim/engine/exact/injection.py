@@ -83,12 +83,17 @@ def inject(
     following = cargo.first[:-1].copy()
     way_of = cargo.way.copy()
     left_ps = np.zeros(len(following) if rule.kind == FLOWLET else 0, dtype=np.int64)
-    to_leaf = np.zeros(len(fabric.leaf), dtype=np.int64)
+    leaves = 0
+    for pair in range(len(leaf)):
+        leaves = max(leaves, leaf[pair] + 1)
+    to_leaf = np.zeros(leaves, dtype=np.int64)
     ring = np.empty_like(room_for(rings.begin).index)
     out = 0
     for link in range(len(fabric.delay_ps)):
         joining, all_joined = rings.begin[link], rings.begin[link + 1]
         size = all_joined - joining
+        if not size:
+            continue
         head = waiting = count = epoch = now = 0
         to_leaf[:] = 0
         step = fabric.change_begin[link]

@@ -7,13 +7,10 @@ from numba import njit
 
 from netsim.draws import Purpose
 from netsim.engine.exact.admission import Flows
-from netsim.engine.exact.hashes import draws
+from netsim.engine.exact.hashes import SIGN, draws
 from netsim.engine.exact.messages import Messages
 from netsim.engine.exact.sorting import room_for, sort
 from netsim.engine.protocol import NicConfig
-
-_SIGN = np.uint64(1 << 63)
-"""Flipping it makes the order of signed integers that of the unsigned draws."""
 
 
 class Rings(NamedTuple):
@@ -45,7 +42,7 @@ def rings_of(flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links
     """
     if nic.destinations == "random":
         drawn = draws(seed, Purpose.DESTINATION_ORDER, flows.id, np.zeros_like(flows.id))
-        turn = (drawn ^ _SIGN).view(np.int64)
+        turn = (drawn ^ SIGN).view(np.int64)
     else:
         turn = ((messages.dst_host - messages.src_host) % hosts)[flows.message]
     link = messages.link[flows.message]

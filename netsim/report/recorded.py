@@ -1,0 +1,63 @@
+"""A recorded run against its prediction, where the workload is a recorded trace."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from netsim.results import Results, Run
+
+
+class Step(NamedTuple):
+    """An optimiser step.
+
+    Args:
+        number: Which.
+        recorded_us: What it took, from its first collective to the end of its last.
+        predicted_us: The same in the simulation, mean over the seeds, by transport.
+    """
+
+    number: int
+    recorded_us: float
+    predicted_us: Mapping[str, float]
+
+
+def steps(results: Results) -> list[Step]:
+    """Every step whose recorded time is known."""
+    runs: dict[str, list[Run]] = {}
+    for run in results.runs:
+        runs.setdefault(run.transport, []).append(run)
+    found = []
+    for number, recorded_ps in results.recorded_ps.items():
+        indices = [index for index, span in enumerate(results.spans) if span.step == number]
+        if indices and recorded_ps:
+            predicted = {
+                name: sum(_duration_ps(run, indices) for run in seeds) / len(seeds) / 1e6
+                for name, seeds in runs.items()
+            }
+            found.append(Step(number, recorded_ps / 1e6, predicted))
+    return found
+
+
+def ratios(results: Results) -> dict[str, float]:
+    """Predicted over recorded time, all steps together, by transport; empty where nothing was recorded."""
+    known = steps(results)
+    recorded = sum(step.recorded_us for step in known)
+    return {
+        run.transport: sum(step.predicted_us[run.transport] for step in known) / recorded
+        for run in results.runs
+        if known
+    }
+
+
+def sentence(results: Results) -> str:
+    """What there is to say, empty if nothing was recorded."""
+    known = steps(results)
+    if not known:
+        return ""
+    mean_ms = sum(step.recorded_us for step in known) / len(known) / 1000
+    each = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios(results).items())
+    return f"predicted / recorded step time, {len(known)} step{"s" if len(known) > 1 else ""} of {mean_ms:,.4g} ms: {each}"
+
+
+def _duration_ps(run: Run, indices: list[int]) -> int:
+    times = [run.collectives[index] for index in indices]
+    return max(time.end_ps for time in times) - min(time.start_ps for time in times)
