@@ -1,17 +1,19 @@
 """A time that no packet-level transport can beat, from the tasks, the fabric and the order of injection alone."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
+
+import numpy as np
+from numba import njit
 
 from netsim.engine.protocol import Scene
 from netsim.topology.protocol import Path
 from netsim.units import PICOSECONDS_PER_SECOND, service_ps, split_bytes
 
 
-class _Passage(NamedTuple):
-    """The least that a message needs, in picoseconds.
+class _Passages(NamedTuple):
+    """The least that each task's message needs: arrays by task, times in picoseconds, -1 and 0 where nothing moves.
 
     Args:
         first: Its first link.
@@ -21,36 +23,15 @@ class _Passage(NamedTuple):
         head_ps: Way of its smallest packet up to the last link.
         tail_ps: Way of its smallest packet after its service on the first link.
         end_ps: Delay of the last link.
-        alone_ps: All of it through an empty fabric.
     """
 
-    first: int
-    last: int
-    first_ps: int
-    last_ps: int
-    head_ps: int
-    tail_ps: int
-    end_ps: int
-    alone_ps: int
-
-
-class _Queue:
-    """Messages that pass one link one after the other."""
-
-    def __init__(self) -> None:
-        self._arrives = self._service = self._rest = 0
-
-    def add(self, arrives_ps: int, service_ps: int, rest_ps: int) -> None:
-        """A message that comes at `arrives_ps`, is served for a positive time, and then has `rest_ps` to go."""
-        if not self._service or arrives_ps < self._arrives:
-            self._arrives = arrives_ps
-        if not self._service or rest_ps < self._rest:
-            self._rest = rest_ps
-        self._service += service_ps
-
-    def done(self) -> int:
-        """Earliest time at which all of them are where they go."""
-        return self._arrives + self._service + self._rest
+    first: np.ndarray
+    last: np.ndarray
+    first_ps: np.ndarray
+    last_ps: np.ndarray
+    head_ps: np.ndarray
+    tail_ps: np.ndarray
+    end_ps: np.ndarray
 
 
 class Bound:
@@ -78,58 +59,65 @@ class Bound:
 
     def __init__(self, scene: Scene, parts: Iterable[int] = (), anywhere: bool = False) -> None:
         self._scene, self._parts, self._anywhere = scene, frozenset(parts), anywhere
-        self._smallest_packet = cache(self._smallest_packet_of)
-        between = cache(self._passage_between)
-        hosts = scene.hosts
-        self._passages = [between(hosts[t.src], hosts[t.dst], t.bytes) if t.bytes else None for t in scene.tasks]
-        self._start: list[int] = []
-        self._end: list[int] = []
-        for task, passage in zip(scene.tasks, self._passages, strict=True):
-            start = self._all_done(task.after) + task.delay_ps
-            self._start.append(start)
-            self._end.append(start + passage.alone_ps if passage else start)
-        self.ps = max(self._all_done(range(len(scene.tasks))), self._leaves())
+        columns = scene.tasks.columns()
+        passages = self._passages()
+        links = len(scene.topology.links)
+        start = np.zeros(len(columns.src), dtype=np.int64)
+        done = _longest_chain(columns.after_begin, columns.after, columns.delay_ps, passages, start, links)
+        self._sent_from = np.full(links, -1, dtype=np.int64)
+        _earliest_end(passages.first, passages.first_ps, start, self._sent_from)
+        self.ps = max(int(done), self._leaves())
 
     def of_run(self, last_sent: Mapping[int, int]) -> int:
         """The bound of a run whose last packet on a host's link had `last_sent` picoseconds to go from there."""
-        queues: dict[int, _Queue] = defaultdict(_Queue)
-        for start, passage in zip(self._start, self._passages, strict=True):
-            if passage:
-                queues[passage.first].add(start, passage.first_ps, 0)
-        return max([self.ps, *(queues[link].done() + rest for link, rest in last_sent.items())])
+        return max([self.ps, *(int(self._sent_from[link]) + rest for link, rest in last_sent.items())])
 
-    def _all_done(self, awaited: Iterable[int]) -> int:
-        """Earliest time at which all of the tasks are done."""
-        done = 0
-        queues: dict[int, _Queue] = defaultdict(_Queue)
-        for index in awaited:
-            done = max(done, self._end[index])
-            passage = self._passages[index]
-            if passage:
-                start = self._start[index]
-                queues[passage.first].add(start, passage.first_ps, passage.tail_ps)
-                if passage.last != passage.first:
-                    queues[passage.last].add(start + passage.head_ps, passage.last_ps, passage.end_ps)
-        return max([done, *(queue.done() for queue in queues.values())])
+    def _passages(self) -> _Passages:
+        """The passage of every task, worked out once for messages that are alike."""
+        scene, topology, columns = self._scene, self._scene.topology, self._scene.tasks.columns()
+        hosts = np.asarray(scene.hosts, dtype=np.int64)
+        table = np.array([self._ends(host) for host in range(topology.hosts)], dtype=np.int64)
+        found = _Passages(*(np.full(len(columns.src), value, dtype=np.int64) for value in (-1, -1, 0, 0, 0, 0, 0)))
+        moves = np.flatnonzero(columns.bytes)
+        src, dst, size = hosts[columns.src[moves]], hosts[columns.dst[moves]], columns.bytes[moves]
+        sizes, kind = np.unique(size, return_inverse=True)
+        leaves = np.stack([table[src, 3], table[dst, 3], kind, src == dst])
+        alike, which = np.unique(leaves, axis=1, return_inverse=True)
+        which = which.reshape(-1)
+        fabric = np.array([self._between(*row) for row in _with_sizes(alike, sizes)], dtype=np.int64).reshape(-1, 2)
+        way_ps, smallest = fabric[which].T
+        inside = src == dst
+        up, down = np.where(inside, table[src, 2], table[src, 0]), np.where(inside, table[src, 2], table[dst, 1])
+        wire = size + scene.packet.header * -(-size // scene.packet.payload)
+        rate = np.array([scene.rates.best(link) for link in range(len(topology.links))], dtype=np.int64)
+        delay = np.array([link.delay_ps for link in topology.links], dtype=np.int64)
+        apart = ~inside
+        found.first[moves], found.last[moves] = up, down
+        found.first_ps[moves], found.last_ps[moves] = _service(wire, rate[up]), _service(wire, rate[down])
+        found.head_ps[moves] = apart * (_service(smallest, rate[up]) + delay[up] + way_ps)
+        found.tail_ps[moves] = delay[up] + apart * (way_ps + _service(smallest, rate[down]) + delay[down])
+        found.end_ps[moves] = delay[down]
+        return found
 
-    def _passage_between(self, src: int, dst: int, size_bytes: int) -> _Passage:
-        packet, links, rates = self._scene.packet, self._scene.topology.links, self._scene.rates
-        paths = self._paths(src, dst)
-        smallest = self._smallest_packet(size_bytes, packet.payload, len(paths)) + packet.header
-        wire_bytes = size_bytes + packet.header * -(-size_bytes // packet.payload)
+    def _ends(self, host: int) -> tuple[int, int, int, int]:
+        topology = self._scene.topology
+        return topology.up(host), topology.down(host), topology.inside(host), topology.leaf(host)
 
-        def passes(path: Path) -> int:
-            return sum(service_ps(smallest, rates.best(link)) + links[link].delay_ps for link in path)
+    def _between(self, src_leaf: int, dst_leaf: int, size_bytes: int, inside: bool) -> tuple[int, int]:
+        """Time that a message's smallest packet needs between two leaves, and its bytes."""
+        links, rates = self._scene.topology.links, self._scene.rates
+        ways = () if inside else self._ways(src_leaf, dst_leaf)
+        payload = self._smallest_packet(size_bytes, self._scene.packet.payload, max(1, len(ways)))
+        wire = payload + self._scene.packet.header
+        passes = (sum(service_ps(wire, rates.best(link)) + links[link].delay_ps for link in way) for way in ways)
+        return min(passes, default=0), wire
 
-        first, last = paths[0][0], paths[0][-1]
-        first_ps, last_ps = service_ps(wire_bytes, rates.best(first)), service_ps(wire_bytes, rates.best(last))
-        head_ps = min(passes(path[:-1]) for path in paths)
-        rest_ps = min(passes(path[1:]) for path in paths)
-        tail_ps, end_ps = links[first].delay_ps + rest_ps, links[last].delay_ps
-        alone_ps = max(first_ps + tail_ps, head_ps + last_ps + end_ps)
-        return _Passage(first, last, first_ps, last_ps, head_ps, tail_ps, end_ps, alone_ps)
+    def _ways(self, src_leaf: int, dst_leaf: int) -> list[Path]:
+        """Ways that work at some time."""
+        rates, ways = self._scene.rates, self._scene.topology.between(src_leaf, dst_leaf)
+        return [way for way in ways if all(rates.best(link) for link in way)] or [ways[0]]
 
-    def _smallest_packet_of(self, size_bytes: int, payload: int, paths: int) -> int:
+    def _smallest_packet(self, size_bytes: int, payload: int, paths: int) -> int:
         """Least payload of a packet."""
         if self._anywhere:
             return 1
@@ -138,33 +126,115 @@ class Bound:
         shares |= {size for parts in self._parts for size in split_bytes(size_bytes, parts)}
         return min((size - 1) % payload + 1 for size in shares if size)
 
-    def _paths(self, src: int, dst: int) -> list[Path]:
-        """Paths that work at some time."""
-        rates, paths = self._scene.rates, self._scene.routes.paths(src, dst)
-        return [path for path in paths if all(rates.best(link) for link in path)] or [paths[0]]
-
     def _leaves(self) -> int:
         """Longest time that a leaf needs for what it sends or receives."""
-        scene = self._scene
-        topology = scene.topology
-        volume: Counter[tuple[int, int]] = Counter()
-        for task in scene.tasks:
-            packets = -(-task.bytes // scene.packet.payload)
-            pair = topology.leaf(scene.hosts[task.src]), topology.leaf(scene.hosts[task.dst])
-            volume[pair] += task.bytes + packets * scene.packet.header
-        out: Counter[int] = Counter()
-        into: Counter[int] = Counter()
-        for (src, dst), size in volume.items():
-            if src != dst:
-                out[src] += size
-                into[dst] += size
-        number = {name: leaf for leaf, name in enumerate(topology.tiers[0])}
-        rate_out: Counter[int] = Counter()
-        rate_into: Counter[int] = Counter()
-        for index, link in enumerate(topology.links):
-            if not link.dst.startswith("host") and not link.src.startswith("host"):
-                rate_out[number.get(link.src, -1)] += scene.rates.best(index)
-                rate_into[number.get(link.dst, -1)] += scene.rates.best(index)
-        times = [8 * PICOSECONDS_PER_SECOND * size // max(1, rate_out[leaf]) for leaf, size in out.items()]
-        times += [8 * PICOSECONDS_PER_SECOND * size // max(1, rate_into[leaf]) for leaf, size in into.items()]
-        return max(times, default=0)
+        scene, topology = self._scene, self._scene.topology
+        columns, number = scene.tasks.columns(), {name: leaf for leaf, name in enumerate(topology.tiers[0])}
+        leaf = np.array([topology.leaf(host) for host in scene.hosts], dtype=np.int64)
+        src, dst = leaf[columns.src], leaf[columns.dst]
+        wire = columns.bytes + scene.packet.header * -(-columns.bytes // scene.packet.payload)
+        between = [
+            (index, link) for index, link in enumerate(topology.links) if "host" not in (link.src[:4], link.dst[:4])
+        ]
+        longest = 0
+        for ends, name in ((src, "src"), (dst, "dst")):
+            sent = np.zeros(len(number), dtype=np.int64)
+            np.add.at(sent, ends[src != dst], wire[src != dst])
+            rates = [0] * len(number)
+            for index, link in between:
+                if (end := number.get(getattr(link, name))) is not None:
+                    rates[end] += scene.rates.best(index)
+            times = (8 * PICOSECONDS_PER_SECOND * s // r for s, r in zip(sent.tolist(), rates, strict=True) if r)
+            longest = max(longest, *times, 0)
+        return longest
+
+
+def _with_sizes(alike: np.ndarray, sizes: np.ndarray) -> Iterable[tuple[int, int, int, bool]]:
+    return ((src, dst, int(sizes[kind]), bool(inside)) for src, dst, kind, inside in alike.T.tolist())
+
+
+def _service(wire_bytes: np.ndarray, rate_bps: np.ndarray) -> np.ndarray:
+    """`netsim.units.service_ps` of many, worked out once for pairs that are alike; 0 for links that never work."""
+    one = cache(lambda size, rate: service_ps(size, rate) if rate else 0)
+    if len(wire_bytes) == 0:
+        return np.zeros(0, dtype=np.int64)
+    sizes, size = np.unique(wire_bytes, return_inverse=True)
+    rates, rate = np.unique(rate_bps, return_inverse=True)
+    pairs, which = np.unique(size * len(rates) + rate, return_inverse=True)
+    values = [one(int(sizes[pair // len(rates)]), int(rates[pair % len(rates)])) for pair in pairs.tolist()]
+    return np.array(values, dtype=np.int64)[which]
+
+
+@njit(cache=True)
+def _longest_chain(after_begin, after, delay_ps, passages, start, links):
+    """When all tasks are done at the earliest; fills in when each starts."""
+    tasks = len(delay_ps)
+    end = np.zeros(tasks, dtype=np.int64)
+    arrives = np.zeros(2 * links, dtype=np.int64)
+    service, rest = np.zeros_like(arrives), np.zeros_like(arrives)
+    everything = np.arange(tasks)
+    for task in range(tasks):
+        awaited = after[after_begin[task] : after_begin[task + 1]]
+        start[task] = _all_done(awaited, passages, start, end, arrives, service, rest) + delay_ps[task]
+        alone = np.int64(0)
+        if passages.first[task] >= 0:
+            alone = max(
+                passages.first_ps[task] + passages.tail_ps[task],
+                passages.head_ps[task] + passages.last_ps[task] + passages.end_ps[task],
+            )
+        end[task] = start[task] + alone
+    return _all_done(everything, passages, start, end, arrives, service, rest)
+
+
+@njit(cache=True)
+def _all_done(awaited, passages, start, end, arrives, service, rest):
+    """When some tasks are done at the earliest; the scratch arrays hold a link's first and last users, service 0."""
+    done = np.int64(0)
+    links = len(arrives) // 2
+    for task in awaited:
+        done = max(done, end[task])
+        first, last = passages.first[task], passages.last[task]
+        if first < 0:
+            continue
+        _join(first, start[task], passages.first_ps[task], passages.tail_ps[task], arrives, service, rest)
+        if last != first:
+            comes = start[task] + passages.head_ps[task]
+            _join(links + last, comes, passages.last_ps[task], passages.end_ps[task], arrives, service, rest)
+    for task in awaited:
+        first, last = passages.first[task], links + passages.last[task]
+        if first < 0:
+            continue
+        if service[first]:
+            done = max(done, arrives[first] + service[first] + rest[first])
+            service[first] = 0
+        if service[last]:
+            done = max(done, arrives[last] + service[last] + rest[last])
+            service[last] = 0
+    return done
+
+
+@njit(cache=True)
+def _join(queue, arrives_ps, service_ps, rest_ps, arrives, service, rest):
+    """A message comes to a queue, is served for a positive time, and then has `rest_ps` to go."""
+    if not service[queue] or arrives_ps < arrives[queue]:
+        arrives[queue] = arrives_ps
+    if not service[queue] or rest_ps < rest[queue]:
+        rest[queue] = rest_ps
+    service[queue] += service_ps
+
+
+@njit(cache=True)
+def _earliest_end(first, first_ps, start, ends):
+    """For each first link, the earliest time at which everything has passed it; -1 if nothing does."""
+    earliest = np.zeros(len(ends), dtype=np.int64)
+    for task in range(len(first)):
+        link = first[task]
+        if link < 0:
+            continue
+        if ends[link] < 0:
+            ends[link], earliest[link] = 0, start[task]
+        earliest[link] = min(earliest[link], start[task])
+        ends[link] += first_ps[task]
+    for link in range(len(ends)):
+        if ends[link] >= 0:
+            ends[link] += earliest[link]

@@ -127,11 +127,11 @@ def _workload(config: WorkloadConfig) -> Workload:
 
 def _refuse_unreachable(scene: Scene, source: str) -> None:
     """Every message has a path that works at the beginning."""
-    columns = scene.tasks.columns()
+    columns, count = scene.tasks.columns(), scene.topology.hosts
     hosts = np.asarray(scene.hosts, dtype=np.int64)
     moves = columns.bytes > 0
-    pairs = np.unique(np.stack([hosts[columns.src[moves]], hosts[columns.dst[moves]]], axis=1), axis=0)
-    for src, dst in pairs.tolist():
+    pairs = np.unique(hosts[columns.src[moves]] * count + hosts[columns.dst[moves]])
+    for src, dst in (divmod(pair, count) for pair in pairs.tolist()):
         if not scene.routes.usable(src, dst):
             problem = f"no path leads from host{src} to host{dst}"
             raise InputError(source, "topology", problem, "add links, or take failures at 0us away")

@@ -33,7 +33,7 @@ from netsim.workload.protocol import Span
 FORMAT = "flowfabric.results/1"
 PLAIN_FLOWS = 100_000
 """Most rows of flows.csv, about ten megabytes; more of them are compressed."""
-_OUTSIDE_HASH = ("wall_s", "engine", "sha256")
+_OUTSIDE_HASH = ("wall_s", "engine", "certified_allocations", "sha256")
 
 
 class Run:
@@ -62,6 +62,7 @@ class Run:
         self.transport, self.seed, self.engine, self.wall_s = transport, seed, engine, wall_s
         self.bound_ps, self.completion_ps = bound_ps, outcome.completion_ps
         self.packets, self.packet_hops = outcome.packets, outcome.packet_hops
+        self.certified_allocations = outcome.certified_allocations
         self.control_hops, self.losses = outcome.control_hops, outcome.losses
         self.links, self.flows, self.queues = outcome.links, outcome.flows, outcome.queues
         task_end_ps: list[int] = outcome.task_end_ps.tolist()
@@ -90,6 +91,7 @@ class Run:
             "retransmitted_packets": self.losses.retransmitted,
             "paused_ns": to_ns(int(self.links["paused_ps"].sum())),
             "fct_ns": {name: to_ns(value) for name, value in _quantiles(durations).items()},
+            "certified_allocations": self.certified_allocations,
             "wall_s": round(self.wall_s, 3),
         }
         hashed = {key: value for key, value in summary.items() if key not in _OUTSIDE_HASH}

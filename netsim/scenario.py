@@ -22,6 +22,7 @@ from netsim.workload.collective import CollectiveConfig
 from netsim.workload.flows import FlowsConfig
 from netsim.workload.matrix import MatrixConfig
 from netsim.workload.trace import TraceConfig
+from netsim.yaml_file import load_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
@@ -137,7 +138,7 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
         InputError: The first thing that is wrong.
     """
     name = str(source) if isinstance(source, Path) else "scenario"
-    content = _load(source) if isinstance(source, Path) else source
+    content = load_yaml(source, "a scenario") if isinstance(source, Path) else source
     if not isinstance(content, Mapping):
         raise InputError(name, "file", "holds no mapping", "write keys and values, format: flowfabric.scenario/1 first")
     for override in overrides:
@@ -146,19 +147,6 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
         return Scenario.model_validate(content)
     except ValidationError as error:
         raise first_error(error, name, content) from None
-
-
-def _load(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(path, "file", f"cannot be read ({error.strerror})", "give the path of a scenario") from None
-    except UnicodeDecodeError:
-        raise InputError(path, "file", "is no text", "give the path of a YAML scenario") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}" if mark else "file"
-        raise InputError(path, line, f"is no YAML ({getattr(error, 'problem', error)})", "correct the line") from None
 
 
 def _override(content: Mapping[str, Any], override: str) -> Mapping[str, Any]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from netsim.engine.protocol import Engine, Outcome, Scene
+from netsim.errors import InputError
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.transport.protocol import Transport
 
 Work = Sequence[tuple[TransportConfig, int]]
 Progress = Callable[[RunEvent], None]
@@ -100,21 +100,23 @@ def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
         seed: Seed of all draws.
     """
     started = time.perf_counter()
-    built = build_transport(transport, seed, prepared.most_paths)
-    outcome, engine = run_engine(prepared.engine, prepared.scene, built, seed)
+    outcome, engine = run_engine(prepared.engine, prepared.scene, transport, seed, prepared.most_paths)
     bound_ps = prepared.bound.of_run(outcome.last_sent)
     wall_s = time.perf_counter() - started
     return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)
 
 
-def run_engine(wanted: Engine, scene: Scene, transport: Transport | None, seed: int) -> tuple[Outcome, str]:
-    """Simulates one transport with one seed.
+def run_engine(
+    wanted: Engine, scene: Scene, transport: TransportConfig, seed: int, most_paths: int
+) -> tuple[Outcome, str]:
+    """Simulates one transport with one seed, by the engine asked for or else by the fastest that is exact.
 
     Args:
         wanted: The scenario's choice.
         scene: What to simulate.
-        transport: Chooses the paths; None for ideal spraying, which has no packets.
+        transport: One of the scenario's transports.
         seed: Seed of all draws.
+        most_paths: Largest number of paths between two hosts that talk to each other.
 
     Returns:
         What the run was, and the engine.
@@ -122,10 +124,21 @@ def run_engine(wanted: Engine, scene: Scene, transport: Transport | None, seed: 
     Raises:
         InputError: The engine asked for cannot simulate this.
     """
-    if transport is None or wanted == "fluid":
+    built = build_transport(transport, seed, most_paths)
+    if built is None or wanted == "fluid":
         from netsim.engine.fluid import FluidEngine
 
-        return FluidEngine(scene).run(), "fluid"
+        return FluidEngine(scene, built).run(), "fluid"
+    if wanted in ("auto", "exact"):
+        from netsim.engine.exact.engine import ExactEngine
+        from netsim.engine.exact.refusal import refusal
+
+        why = refusal(scene, transport)
+        if why is None:
+            return ExactEngine(scene, transport, seed).run(), "exact"
+        if wanted == "exact":
+            problem = f"exact cannot simulate {transport.name}: {why}"
+            raise InputError("scenario", "engine", problem, "write engine: auto")
     from netsim.engine.reference.engine import ReferenceEngine
 
-    return ReferenceEngine(scene, transport, seed).run(), "simpy"
+    return ReferenceEngine(scene, built, seed).run(), "simpy"

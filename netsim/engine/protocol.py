@@ -91,8 +91,9 @@ class Scene(NamedTuple):
         hosts, topology = np.asarray(self.hosts, dtype=np.int64), self.topology
         leaf = np.array([topology.leaf(host) for host in range(topology.hosts)], dtype=np.int64)
         src, dst = hosts[columns.src[moves]], hosts[columns.dst[moves]]
-        pairs = {tuple(pair) for pair in np.unique(leaf[np.stack([src, dst], axis=1)], axis=0).tolist()}
-        return max((len(topology.between(*pair)) for pair in pairs), default=1)
+        leaves = len(topology.tiers[0])
+        pairs = np.unique(leaf[src] * leaves + leaf[dst]).tolist()
+        return max((len(topology.between(*divmod(pair, leaves))) for pair in pairs), default=1)
 
     @property
     def listens(self) -> bool:
@@ -163,6 +164,8 @@ class Outcome(NamedTuple):
         queues: Queues over time.
         last_sent: For each link that hosts send on: what remained, in picoseconds without any queue, for the data it
             sent last.
+        certified_allocations: Flow level only: max-min fair allocations made, each checked to have for every flow a
+            full link on which no flow is faster.
     """
 
     completion_ps: int
@@ -175,6 +178,7 @@ class Outcome(NamedTuple):
     links: np.recarray
     queues: QueueSeries
     last_sent: dict[int, int]
+    certified_allocations: int = 0
 
     def equals(self, other: "Outcome") -> bool:
         """The same to the last bit."""

@@ -55,7 +55,8 @@ def sentence(results: Results) -> str:
         return ""
     mean_ms = sum(step.recorded_us for step in known) / len(known) / 1000
     each = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios(results).items())
-    return f"predicted / recorded step time, {len(known)} step{"s" if len(known) > 1 else ""} of {mean_ms:,.4g} ms: {each}"
+    plural = "s" if len(known) > 1 else ""
+    return f"predicted / recorded step time, {len(known)} step{plural} of {mean_ms:,.4g} ms: {each}"
 
 
 def _duration_ps(run: Run, indices: list[int]) -> int:

@@ -106,7 +106,8 @@ def test_flowlets_change_paths_after_gaps_only_and_then_at_random(seed):
     draw = random.Random(seed)
     transport = Flowlet(seed, 6, gap=100)
     flows = [flow_of(transport, task, 0, 4 + task) for task in range(3)]
-    now_ps, last = 0, dict.fromkeys(flows, (-(10**9), -1))
+    last: dict[Flow, tuple[int, int]] = dict.fromkeys(flows, (-(10**9), -1))
+    now_ps = 0
     changed = Counter[bool]()
     for serial in range(3000):
         now_ps += draw.choice([0, 1, 20, 33, 100, 400])

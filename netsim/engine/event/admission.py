@@ -1,7 +1,7 @@
 """Flows that begin, in compiled code."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.congestion.protocol import UNLIMITED
 from netsim.engine.compiled.draws import draw
@@ -16,7 +16,7 @@ _SIGN = np.uint64(1 << 63)
 _LONG_AGO = np.int64(-(2**62))
 
 
-@njit(cache=True)
+@compiled
 def admit(state, identity, task, size_bytes, path, delay_ps):
     """Flows of one instant come to their hosts' rings.
 
@@ -50,7 +50,7 @@ def admit(state, identity, task, size_bytes, path, delay_ps):
         enter_ring(network, hosts, index, now)
 
 
-@njit(cache=True)
+@compiled
 def _turn(rules, program, flow, row):
     """Place of a flow among those its host releases together."""
     if rules.order == AS_GIVEN:
@@ -60,7 +60,7 @@ def _turn(rules, program, flow, row):
     return np.int64(draw(rules.order_draws, flow.id, 0) ^ _SIGN)
 
 
-@njit(cache=True)
+@compiled
 def _prepare(state, flow, src, dst, now, start_ps):
     """Everything else about a flow."""
     network, routing = state.network, state.routing
@@ -89,7 +89,7 @@ def _prepare(state, flow, src, dst, now, start_ps):
         _prepare_answers(state, flow, now, start_ps)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _prepare_answers(state, flow, now, start_ps):
     """The flow's way back, and its congestion control."""
     network, routing = state.network, state.routing

@@ -5,7 +5,7 @@ place is not filled yet. Entries begin at 1; those below entry i are 4 i - 2 to 
 """
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 ENTRY = np.dtype([("time_ps", np.int64), ("key", np.int64), ("what", np.int64)])
 """When, in which place within that instant, and what: a lane, a flow, a link or a task."""
@@ -25,31 +25,31 @@ def heap(entries: int) -> np.ndarray:
     return np.zeros(entries + 1, dtype=ENTRY)
 
 
-@njit(cache=True)
+@compiled
 def phase(key):
     """First key of the phase of a key."""
     return (key >> _PHASE_BITS) << _PHASE_BITS
 
 
-@njit(cache=True)
+@compiled
 def arrival_key(flow_id, serial, control):
     """Place of a packet among those that arrive in the same instant."""
     return ARRIVAL | (flow_id << (SERIAL_BITS + 1)) | (serial << 1) | control
 
 
-@njit(cache=True)
+@compiled
 def timer_key(flow_id, pace):
     """Place of a flow's timers: first the one that waits for progress, then the one that keeps the pace."""
     return TIMER | (flow_id << 1) | pace
 
 
-@njit(cache=True)
+@compiled
 def first_time(heap):
     """When the first entry is due."""
     return heap[1].time_ps if heap[0].time_ps else END_PS
 
 
-@njit(cache=True)
+@compiled
 def push(heap, time_ps, key, what):
     """Adds an entry, where the first one was if that has been taken."""
     if heap[0].key:
@@ -60,19 +60,19 @@ def push(heap, time_ps, key, what):
     _rise(heap, heap[0].time_ps, time_ps, key, what)
 
 
-@njit(cache=True)
+@compiled
 def replace(heap, time_ps, key, what):
     """Puts a later entry in place of the first one."""
     _sink(heap, time_ps, key, what)
 
 
-@njit(cache=True)
+@compiled
 def take(heap):
     """Takes the first entry out; its place is filled by the next `push` or by `close`."""
     heap[0].key = 1
 
 
-@njit(cache=True)
+@compiled
 def close(heap):
     """Fills the place of the entry that was taken, if nothing else has."""
     if heap[0].key:
@@ -84,7 +84,7 @@ def close(heap):
             _sink(heap, last.time_ps, last.key, last.what)
 
 
-@njit(cache=True)
+@compiled
 def bring_forward(heap, time_ps, key, what):
     """Gives the entry of `what` an earlier place; rare, so it is looked for."""
     place = 1
@@ -93,7 +93,7 @@ def bring_forward(heap, time_ps, key, what):
     _rise(heap, place, time_ps, key, what)
 
 
-@njit(cache=True)
+@compiled
 def _rise(heap, place, time_ps, key, what):
     while place > 1:
         above = (place + 2) >> 2
@@ -105,7 +105,7 @@ def _rise(heap, place, time_ps, key, what):
     _put(heap, place, time_ps, key, what)
 
 
-@njit(cache=True)
+@compiled
 def _sink(heap, time_ps, key, what):
     size = heap[0].time_ps
     place = 1
@@ -125,7 +125,7 @@ def _sink(heap, time_ps, key, what):
     _put(heap, place, time_ps, key, what)
 
 
-@njit(cache=True)
+@compiled
 def _put(heap, place, time_ps, key, what):
     entry = heap[place]
     entry.time_ps = time_ps

@@ -1,7 +1,7 @@
 """Path choices of transports packet by packet, in compiled code: see `netsim.transport`."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.engine.compiled.draws import draw
 
@@ -12,7 +12,7 @@ VALID, KEPT = 0, 1
 """Columns of `Routing.paths`."""
 
 
-@njit(cache=True)
+@compiled
 def epoch_of(routing, now):
     """Number of the interval between changes of what the routing knows."""
     epoch = len(routing.epoch_ps) - 1
@@ -21,7 +21,7 @@ def epoch_of(routing, now):
     return epoch
 
 
-@njit(cache=True)
+@compiled
 def is_usable(routing, begin, end, path):
     """Whether a path is among some rows of usable ones."""
     for row in range(begin, end):
@@ -30,7 +30,7 @@ def is_usable(routing, begin, end, path):
     return False
 
 
-@njit(cache=True)
+@compiled
 def choose_path(rules, hosts, routing, index, serial, now, epoch):
     """Path of a packet of a flow without one, among its pair's ways.
 
@@ -63,14 +63,14 @@ def choose_path(rules, hosts, routing, index, serial, now, epoch):
     return _recycle(rules, routing, flow, index, serial, begin, count, now)
 
 
-@njit(cache=True)
+@compiled
 def _pick(drawn, turn, count):
     """(drawn + turn) mod count, without overflow."""
     size = np.uint64(count)
     return np.int64((drawn % size + np.uint64(turn) % size) % size)
 
 
-@njit(cache=True)
+@compiled
 def _rotate(rules, routing, flow, count):
     """The way after the one that the host's last packet to that leaf got."""
     if flow.links == 1:
@@ -80,7 +80,7 @@ def _rotate(rules, routing, flow, count):
     return _pick(draw(rules.path_draws, flow.up, flow.leaf), routing.counts[pair], count)
 
 
-@njit(cache=True)
+@compiled
 def _recycle(rules, routing, flow, index, serial, begin, count, now):
     """The oldest valid entry; else, frozen, the ring in turn; else a draw."""
     entries = rules.entries
@@ -101,7 +101,7 @@ def _recycle(rules, routing, flow, index, serial, begin, count, now):
     return routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
 
 
-@njit(cache=True)
+@compiled
 def came_through(rules, routing, flow, index, path):
     """REPS: a path without a mark becomes the newest entry; the oldest one goes if there is no room."""
     entries, first = rules.entries, index * rules.entries

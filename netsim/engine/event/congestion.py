@@ -1,7 +1,7 @@
 """Congestion control of a flow in compiled code: see `netsim.congestion`, whose arithmetic is repeated step by step."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.congestion.protocol import UNLIMITED
 from netsim.units import PICOSECONDS_PER_SECOND
@@ -13,7 +13,7 @@ _LONG_AGO = np.int64(-(2**62))
 _SECOND = float(PICOSECONDS_PER_SECOND)
 
 
-@njit(cache=True)
+@compiled
 def start(rules, flow, round_trip_ps, packets, line_bps, start_ps):
     """A flow begins.
 
@@ -36,7 +36,7 @@ def start(rules, flow, round_trip_ps, packets, line_bps, start_ps):
     flow.estimated_ps = flow.increased_ps = start_ps
 
 
-@njit(cache=True)
+@compiled
 def gap_ps(rules, flow, wire, now):
     """Least time from the packet that leaves now to the next."""
     if rules.congestion == SWIFT and flow.packets_window < 1.0:
@@ -54,7 +54,7 @@ def gap_ps(rules, flow, wire, now):
     return np.int64(8.0 * wire * _SECOND / flow.rate_bps)
 
 
-@njit(cache=True)
+@compiled
 def on_ack(rules, flow, packets, marked, notified, round_trip_ps, now):
     """News from the receiver."""
     if rules.congestion == DCTCP:
@@ -71,7 +71,7 @@ def on_ack(rules, flow, packets, marked, notified, round_trip_ps, now):
             flow.timer_steps = flow.byte_steps = flow.counted_bytes = 0
 
 
-@njit(cache=True)
+@compiled
 def on_timeout(rules, flow, now):
     """Packets are lost without news."""
     if rules.congestion == DCTCP:
@@ -82,7 +82,7 @@ def on_timeout(rules, flow, now):
         _shrink(rules, flow, 1.0 - rules.largest_decrease, now)
 
 
-@njit(cache=True)
+@compiled
 def _dctcp(rules, flow, packets, marked, round_trip_ps, now):
     counted = max(packets, np.int64(1)) if marked else packets
     flow.seen += counted
@@ -100,7 +100,7 @@ def _dctcp(rules, flow, packets, marked, round_trip_ps, now):
     flow.window = np.int64(flow.packets_window)
 
 
-@njit(cache=True)
+@compiled
 def _swift(rules, flow, packets, marked, round_trip_ps, now):
     if marked and not packets:
         if now - flow.cut_ps >= flow.latest_ps:
@@ -115,14 +115,14 @@ def _swift(rules, flow, packets, marked, round_trip_ps, now):
         _shrink(rules, flow, max(1.0 - rules.decrease * excess, 1.0 - rules.largest_decrease), now)
 
 
-@njit(cache=True)
+@compiled
 def _shrink(rules, flow, factor, now):
     flow.packets_window = max(rules.smallest_window, flow.packets_window * factor)
     flow.window = max(np.int64(1), np.int64(flow.packets_window))
     flow.cut_ps = now
 
 
-@njit(cache=True)
+@compiled
 def _catch_up(rules, flow, now):
     """Timers that ran out up to now, each in its own order."""
     while flow.estimated_ps + rules.estimate_ps <= now:
@@ -137,7 +137,7 @@ def _catch_up(rules, flow, now):
         _increase(rules, flow)
 
 
-@njit(cache=True)
+@compiled
 def _increase(rules, flow):
     """Fast recovery, then additive, then hyper increase, by how many steps each counter has made."""
     least, most = min(flow.timer_steps, flow.byte_steps), max(flow.timer_steps, flow.byte_steps)

@@ -1,7 +1,7 @@
 """What senders do with news, and without, in compiled code: see `netsim.engine.reference.feedback`."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.engine.event.calendar import RELEASE, close, phase, replace, take
 from netsim.engine.event.choices import REPS, came_through
@@ -13,7 +13,7 @@ from netsim.engine.event.transit import drop, enter, next_link, receive
 from netsim.engine.reference.feedback import PATIENCE
 
 
-@njit(cache=True)
+@compiled
 def arrive(state, lane, now):
     """The first packet of a lane is at the end of its link; the calendar's first entry is that lane's."""
     network = state.network
@@ -40,7 +40,7 @@ def arrive(state, lane, now):
         drop(network, index)
 
 
-@njit(cache=True)
+@compiled
 def run_out(state, now):
     """The first timer runs out, or the start of a flow that was put off comes; returns a flow whose path to ask for."""
     network, hosts = state.network, state.hosts
@@ -62,7 +62,7 @@ def run_out(state, now):
     return np.int64(-1)
 
 
-@njit(cache=True)
+@compiled
 def _hear(state, news, flow, now):
     """News is back at the sender."""
     network, hosts = state.network, state.hosts
@@ -81,7 +81,7 @@ def _hear(state, news, flow, now):
     resume(network, hosts, index, now)
 
 
-@njit(cache=True)
+@compiled
 def _give_up(state, flow, index, now):
     """There was no progress for too long."""
     network, hosts = state.network, state.hosts

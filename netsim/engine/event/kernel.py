@@ -1,7 +1,7 @@
 """The event engine's loop, from one instant in which messages are released to the next."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time
 from netsim.engine.event.feedback import arrive, run_out
@@ -13,7 +13,7 @@ FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
 packets without news; packets or choices need more room."""
 
 
-@njit(cache=True)
+@compiled
 def run(state):
     """Simulates until the loop must stop, and returns why; times and flows are in `Totals`."""
     network, timers, program = state.network, state.hosts.timers, state.program

@@ -32,7 +32,7 @@ from netsim.engine.event.state import (
     Routing,
     State,
 )
-from netsim.engine.event.switches import FLOW_SHORTEST, SAMPLED, SHORTEST, Tree, tree
+from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, Tree, tree
 from netsim.engine.protocol import Scene
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
@@ -251,6 +251,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         choices.node,
         choices.way,
         np.full((len(links) if transport.at_switch else 0, memory), -1, dtype=np.int64),
+        np.zeros((2, MOST_CANDIDATES), dtype=np.int64),
         np.zeros((_PACKETS, 3), dtype=np.int64),
         np.zeros((0, 2), dtype=np.int32),
     )

@@ -1,12 +1,12 @@
 """Tasks in compiled code: what may begin, what is released, what is done; see `netsim.engine.frontier`."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.engine.event.calendar import close, first_time, push, take
 
 
-@njit(cache=True)
+@compiled
 def begin_roots(program, totals):
     """Starts all tasks that wait for no other, the last first: what follows a task comes later."""
     for task in range(len(program.waits_for) - 1, -1, -1):
@@ -14,7 +14,7 @@ def begin_roots(program, totals):
             _begin(program, totals, task, np.int64(0))
 
 
-@njit(cache=True)
+@compiled
 def next_begin(program, totals, now):
     """Takes the first task from the heap: its delay is over, or its message has arrived."""
     what = program.begins[1].what
@@ -26,13 +26,13 @@ def next_begin(program, totals, now):
         _move(program, totals, what >> 1, now)
 
 
-@njit(cache=True)
+@compiled
 def next_begin_ps(program):
     """When `next_begin` has something to take."""
     return first_time(program.begins)
 
 
-@njit(cache=True)
+@compiled
 def delivered(program, task, end_ps):
     """A flow of a task is complete at its receiver at that time, which may lie ahead."""
     program.flows_left[task] -= 1
@@ -41,7 +41,7 @@ def delivered(program, task, end_ps):
         push(program.begins, program.end_ps[task], np.int64(0), 2 * task + 1)
 
 
-@njit(cache=True)
+@compiled
 def _begin(program, totals, task, now):
     """Starts a task that waits for nothing but its delay."""
     if program.delay_ps[task]:
@@ -50,7 +50,7 @@ def _begin(program, totals, task, now):
         _move(program, totals, task, now)
 
 
-@njit(cache=True)
+@compiled
 def _move(program, totals, task, now):
     """Releases a task's message; a task without one is done."""
     if program.bytes[task]:
@@ -61,7 +61,7 @@ def _move(program, totals, task, now):
         _done(program, totals, task, now)
 
 
-@njit(cache=True)
+@compiled
 def _done(program, totals, task, now):
     """A task is done, and with it those without delay and bytes that waited for it alone, and so on."""
     program.stack[0] = task

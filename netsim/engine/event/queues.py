@@ -1,7 +1,7 @@
 """Links of the event engine: who joins their queues, and packets on their way from them."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.engine.compiled.draws import draw
 from netsim.engine.compiled.service import service_ps
@@ -15,13 +15,13 @@ GOES, LOST, TRIMMED = range(3)
 _LINK_BITS = np.int64(20)
 
 
-@njit(cache=True)
+@compiled
 def serial_of(packet):
     """The transmission of its flow that a packet is."""
     return (packet.key >> 1) & ((1 << SERIAL_BITS) - 1)
 
 
-@njit(cache=True)
+@compiled
 def join(network, packet, flow_id, index, now):
     """A packet comes to a link. Returns what becomes of it, and when its last bit leaves.
 
@@ -75,7 +75,7 @@ def join(network, packet, flow_id, index, now):
     return GOES, leaves
 
 
-@njit(cache=True)
+@compiled
 def cross(network, packet, index, now):
     """A packet in the control lane takes a link without waiting and without being waited for; see `join`."""
     totals, link = network.totals[0], network.links[index]
@@ -92,7 +92,7 @@ def cross(network, packet, index, now):
     return GOES, now + service
 
 
-@njit(cache=True)
+@compiled
 def _marks(rules, link, index, flow_id, serial, backlog, rate):
     """See `netsim.engine.reference.conditions.Conditions.marks`."""
     low, high = link.mark_ps, link.mark_all_ps
@@ -107,14 +107,15 @@ def _marks(rules, link, index, flow_id, serial, backlog, rate):
     return np.float64(drawn >> np.uint64(11)) * 2.0**-53 < chance
 
 
-@njit(cache=True)
+@compiled
 def _note_queue(longest, totals, now, queue):
     """See `netsim.engine.queue_series.QueueRecorder.add`."""
     interval = now >> totals.width_bits
     while interval >= INTERVALS:
         for pair in range(INTERVALS // 2):
             longest[pair] = max(longest[2 * pair], longest[2 * pair + 1])
-        longest[INTERVALS // 2 :] = 0
+        for interval_behind in range(INTERVALS // 2, INTERVALS):
+            longest[interval_behind] = 0
         totals.width_bits += 1
         totals.used = (totals.used + 1) // 2
         interval >>= 1
@@ -122,7 +123,7 @@ def _note_queue(longest, totals, now, queue):
     totals.used = max(totals.used, interval + 1)
 
 
-@njit(cache=True)
+@compiled
 def send_on(network, index, lane, arrives):
     """Puts a packet among those on their way, as the last one that arrives."""
     packet, way = network.packets[index], network.lanes[lane]
@@ -136,7 +137,7 @@ def send_on(network, index, lane, arrives):
         way.last = index
 
 
-@njit(cache=True)
+@compiled
 def send_across(network, index, lane, arrives):
     """The same, where packets of the control lane may overtake each other."""
     packets, way = network.packets, network.lanes[lane]
@@ -163,6 +164,6 @@ def send_across(network, index, lane, arrives):
         bring_forward(network.calendar, arrives, packet.key, lane)
 
 
-@njit(cache=True)
+@compiled
 def _comes_first(packet, time_ps, key):
     return packet.time_ps < time_ps or (packet.time_ps == time_ps and packet.key < key)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.topology.failure import NEVER
 
@@ -22,7 +22,7 @@ class Changes(NamedTuple):
     rate_bps: np.ndarray
 
 
-@njit(cache=True)
+@compiled
 def rate_at(changes, link, time_ps):
     """Bits per second of a link at a moment."""
     row = changes.begin[link]
@@ -31,7 +31,7 @@ def rate_at(changes, link, time_ps):
     return changes.rate_bps[row]
 
 
-@njit(cache=True)
+@compiled
 def next_down(changes, link, time_ps):
     """The first moment from `time_ps` on at which a link is down, NEVER if there is none."""
     last = changes.begin[link + 1] - 1

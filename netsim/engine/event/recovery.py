@@ -4,7 +4,7 @@ Packets under way are a list in the order of their transmissions, through the ro
 """
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 NOTHING_LOST, SELECTIVE, GO_BACK_N = range(3)
 """Kinds. With the first one nothing goes twice, and so nothing need be remembered of a single packet."""
@@ -16,7 +16,7 @@ _ACKED, _RECEIVED, _LOST, _UNDER_WAY = (np.uint8(1 << bit) for bit in range(4))
 _ALL = np.int64(2**62)
 
 
-@njit(cache=True)
+@compiled
 def take(rules, flow, remembered):
     """The packet that leaves as the flow's next transmission, which is counted."""
     serial = flow.serial
@@ -44,7 +44,7 @@ def take(rules, flow, remembered):
     return sequence
 
 
-@njit(cache=True)
+@compiled
 def acknowledged(rules, flow, remembered, sequence, serial, expected):
     """An acknowledgement has come; returns how many packets are newly known to have arrived."""
     if rules.recovery == NOTHING_LOST:
@@ -65,7 +65,7 @@ def acknowledged(rules, flow, remembered, sequence, serial, expected):
     return newly
 
 
-@njit(cache=True)
+@compiled
 def refused(rules, flow, remembered, sequence, serial, expected):
     """A negative acknowledgement has come; returns the same."""
     if rules.recovery == GO_BACK_N:
@@ -82,7 +82,7 @@ def refused(rules, flow, remembered, sequence, serial, expected):
     return np.int64(0)
 
 
-@njit(cache=True)
+@compiled
 def timed_out(rules, flow, remembered):
     """No progress for too long."""
     if rules.recovery == GO_BACK_N:
@@ -93,7 +93,7 @@ def timed_out(rules, flow, remembered):
         _lose_before(flow, remembered, _ALL)
 
 
-@njit(cache=True)
+@compiled
 def received(rules, flow, remembered, sequence):
     """A packet has come to the receiver; returns bits of what it does."""
     if rules.recovery == NOTHING_LOST:
@@ -114,7 +114,7 @@ def received(rules, flow, remembered, sequence):
     return REFUSE
 
 
-@njit(cache=True)
+@compiled
 def _acknowledged_before(flow, expected):
     """Go-back-N: everything before `expected` has arrived."""
     newly = max(np.int64(0), expected - flow.acked)
@@ -126,7 +126,7 @@ def _acknowledged_before(flow, expected):
     return newly
 
 
-@njit(cache=True)
+@compiled
 def _first_lost(flow, remembered):
     """Takes the first lost packet."""
     row = flow.first_row + flow.lost_from
@@ -138,7 +138,7 @@ def _first_lost(flow, remembered):
     return row - flow.first_row
 
 
-@njit(cache=True)
+@compiled
 def _lose_before(flow, remembered, limit):
     """Transmissions with smaller serials count as lost."""
     while flow.oldest >= 0 and remembered.serial[flow.oldest] < limit:
@@ -147,7 +147,7 @@ def _lose_before(flow, remembered, limit):
         _lose(flow, remembered, row)
 
 
-@njit(cache=True)
+@compiled
 def _lose(flow, remembered, row):
     if not remembered.state[row] & (_ACKED | _LOST):
         remembered.state[row] |= _LOST
@@ -155,7 +155,7 @@ def _lose(flow, remembered, row):
         flow.lost_from = min(flow.lost_from, row - flow.first_row) if flow.lost > 1 else row - flow.first_row
 
 
-@njit(cache=True)
+@compiled
 def _land(flow, remembered, row):
     """A packet is no longer under way."""
     older, newer = remembered.older[row], remembered.newer[row]

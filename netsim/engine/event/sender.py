@@ -1,7 +1,7 @@
 """Hosts' links in compiled code: flows take turns, packets leave; see `netsim.engine.reference.nic`."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.engine.event.calendar import SEND, arrival_key, push, replace, take as take_entry, timer_key
 from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
@@ -12,14 +12,14 @@ from netsim.engine.event.transit import enter
 _NEVER = np.int64(-1)
 
 
-@njit(cache=True)
+@compiled
 def is_open(flow):
     """There is a packet to send and the window has room for it."""
     pending = flow.lost > 0 or flow.next < flow.packets
     return pending and flow.in_flight < flow.window and not (flow.alone and flow.in_flight)
 
 
-@njit(cache=True)
+@compiled
 def enter_ring(network, hosts, index, now):
     """A flow comes to the end of its host's ring, whose link looks for a packet as soon as it is free."""
     flow = hosts.flows[index]
@@ -36,7 +36,7 @@ def enter_ring(network, hosts, index, now):
         push(network.calendar, max(now, network.links[flow.up].free_ps), SEND | flow.up, np.int64(flow.up))
 
 
-@njit(cache=True)
+@compiled
 def resume(network, hosts, index, now):
     """A flow goes on as soon as its pace allows, if it is not in its host's ring."""
     flow = hosts.flows[index]
@@ -47,14 +47,14 @@ def resume(network, hosts, index, now):
             _keep_pace(hosts, flow, index)
 
 
-@njit(cache=True)
+@compiled
 def await_progress(hosts, flow, index):
     """The flow's timer runs until its deadline."""
     flow.timer_runs = 1
     push(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0), np.int64(index))
 
 
-@njit(cache=True)
+@compiled
 def look(state, link, now):
     """A host's link looks for a packet; returns a flow that needs another path first, or -1."""
     network, hosts, routing = state.network, state.hosts, state.routing
@@ -84,7 +84,7 @@ def look(state, link, now):
     return _NEVER
 
 
-@njit(cache=True)
+@compiled
 def _send(state, ring, flow, index, epoch, now):
     """The first flow of a ring sends a packet, and takes its next place."""
     network, hosts, routing = state.network, state.hosts, state.routing
@@ -131,12 +131,12 @@ def _send(state, ring, flow, index, epoch, now):
         ring.last = index
 
 
-@njit(cache=True)
+@compiled
 def _is_ready(flow, now):
     return now >= flow.next_ps and is_open(flow)
 
 
-@njit(cache=True)
+@compiled
 def _leave_ring(hosts, ring):
     """The first flow of a ring leaves it."""
     flow = hosts.flows[ring.first]
@@ -146,7 +146,7 @@ def _leave_ring(hosts, ring):
         ring.last = -1
 
 
-@njit(cache=True)
+@compiled
 def _keep_pace(hosts, flow, index):
     """Wakes an open flow that only its pace holds back."""
     if flow.wake_ps != flow.next_ps:

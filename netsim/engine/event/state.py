@@ -303,6 +303,7 @@ class Routing(NamedTuple):
         child_node: Nodes to which they lead.
         node_way: A way that begins with the links to a node.
         shortest: Of each link that is first of a choice, the last choice, or those remembered.
+        candidates: Room for links among which a switch chooses, and their queues.
         chosen: Choices of flows: first link, link, next of the flow.
         paths: Entries of the flows' rings of paths, valid ones and all.
     """
@@ -327,6 +328,7 @@ class Routing(NamedTuple):
     child_node: np.ndarray
     node_way: np.ndarray
     shortest: np.ndarray
+    candidates: np.ndarray
     chosen: np.ndarray
     paths: np.ndarray
 

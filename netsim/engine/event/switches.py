@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.engine.compiled.draws import draw
 from netsim.engine.compiled.fabric import FabricArrays
@@ -17,8 +17,8 @@ SHORTEST, SAMPLED, FLOW_SHORTEST = range(3)
 """Kinds: `JoinShortestQueue`, `Drill`, `AdaptiveFlow`."""
 
 _SAMPLE_BITS, _LINK_BITS = np.int64(8), np.int64(20)
-_MOST = 192
-"""More candidates than samples and memory can be."""
+MOST_CANDIDATES = 192
+"""More than `Drill` can draw and remember."""
 
 
 class Tree(NamedTuple):
@@ -61,7 +61,7 @@ def tree(fabric: FabricArrays) -> Tree:
     return Tree(begin.astype(np.int64), link, node, np.array(way, dtype=np.int64))
 
 
-@njit(cache=True)
+@compiled
 def choose_next(network, hosts, routing, index, packet, serial, now):
     """The row of the next link of a packet, where the switch that it has come to decides."""
     rules, totals = network.rules[0], network.totals[0]
@@ -90,12 +90,12 @@ def choose_next(network, hosts, routing, index, packet, serial, now):
     return row
 
 
-@njit(cache=True)
+@compiled
 def _backlog(links, link, now):
     return max(np.int64(0), links[link].free_ps - now)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _shortest(rules, links, routing, begin, end, now):
     """The least unfinished work; of equals the next after the switch's last choice."""
     first = routing.child_link[begin]
@@ -117,11 +117,11 @@ def _shortest(rules, links, routing, begin, end, now):
     return best
 
 
-@njit(cache=True)
+@compiled
 def _sampled(rules, links, routing, flow_id, serial, begin, end, now):
     """The shortest of some queues drawn at random and those that were shortest before."""
     first = routing.child_link[begin]
-    rows, works = np.empty(_MOST, dtype=np.int64), np.empty(_MOST, dtype=np.int64)
+    rows, works = routing.candidates[0], routing.candidates[1]
     found = 0
     for sample in range(rules.samples):
         drawn = draw(rules.path_draws, flow_id, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
@@ -136,7 +136,7 @@ def _sampled(rules, links, routing, flow_id, serial, begin, end, now):
     return rows[0]
 
 
-@njit(cache=True)
+@compiled
 def _insert(rows, works, found, row, work):
     """Adds a candidate that is not there yet, behind all that are as short; returns how many there are."""
     for place in range(found):

@@ -1,7 +1,7 @@
 """Packets from link to link in compiled code, until they, or the news of them, are where they go."""
 
 import numpy as np
-from numba import njit
+from netsim.engine.event.compiled import compiled
 
 from netsim.engine.event.choices import AT_SWITCH
 from netsim.engine.event.program import delivered
@@ -10,7 +10,7 @@ from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
 from netsim.engine.event.switches import choose_next
 
 
-@njit(cache=True)
+@compiled
 def enter(state, index, link, now):
     """A packet comes to a link, and goes on to the next if it is not lost."""
     network = state.network
@@ -47,7 +47,7 @@ def enter(state, index, link, now):
         drop(network, index)
 
 
-@njit(cache=True)
+@compiled
 def drop(network, index):
     """A packet is no more."""
     totals = network.totals[0]
@@ -55,7 +55,7 @@ def drop(network, index):
     totals.free_packet = index
 
 
-@njit(cache=True)
+@compiled
 def receive(state, packet, flow, now):
     """A packet is at its receiver, and becomes its own answer; returns whether there is one."""
     rules = state.network.rules[0]
@@ -83,7 +83,7 @@ def receive(state, packet, flow, now):
     return True
 
 
-@njit(cache=True)
+@compiled
 def next_link(state, packet, flow, now):
     """The link that a packet comes to next."""
     network, routing = state.network, state.routing
@@ -97,7 +97,7 @@ def next_link(state, packet, flow, now):
     return _link(routing, packet, flow, np.int64(packet.hop))
 
 
-@njit(cache=True)
+@compiled
 def _link(routing, packet, flow, hop):
     """A link of a packet's path."""
     if hop == 0:
@@ -107,7 +107,7 @@ def _link(routing, packet, flow, hop):
     return routing.way_links[packet.way, hop - 1]
 
 
-@njit(cache=True)
+@compiled
 def _note_order(flow, packet):
     if packet.sequence < flow.highest:
         flow.reordered += 1
@@ -115,7 +115,7 @@ def _note_order(flow, packet):
         flow.highest = packet.sequence
 
 
-@njit(cache=True)
+@compiled
 def _return_at_once(state, index, packet, flow, link, now):
     """An answer that nothing can stop or delay is on all links of its way back in turn, none of which need be told."""
     routing = state.routing

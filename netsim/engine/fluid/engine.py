@@ -202,6 +202,7 @@ class FluidEngine:
             links=self._links(every).view(np.recarray),
             queues=QueueSeries(1, np.zeros(0, dtype=np.int64)),
             last_sent={link: int(self._rest_ps[link]) for link in np.flatnonzero(self._sent_ps >= 0).tolist()},
+            certified_allocations=self.allocations,
         )
 
     def _links(self, every: np.ndarray) -> np.ndarray:
