@@ -102,7 +102,15 @@ class Scenario(Section, frozen=True):
 
     @model_validator(mode="after")
     def _nothing_is_missing(self) -> "Scenario":
-        lossless = self.flow_control.kind == "pfc"
+        control, queue = self.flow_control, self.topology.queue
+        lossless = control.kind == "pfc" and control.headroom == "auto"
+        largest = self.packet.payload + self.packet.header
+        if self.acknowledgement.lane == "data":
+            largest = max(largest, self.acknowledgement.size)
+        if queue is not None and control.kind != "pfc" and queue < largest:
+            raise ValueError(f"topology.queue has no room for a packet of {largest} B; raise it")
+        if self.recovery.kind == "none" and control.kind == "pfc" and not lossless:
+            raise ValueError("flow_control.headroom may be too small to lose nothing; write auto, or set recovery.kind")
         if self.flow_control.kind == "trim" and (self.topology.queue is None or self.recovery.kind != "selective"):
             raise ValueError(
                 "flow_control trim needs a queue and repeats; set topology.queue and recovery.kind: selective"

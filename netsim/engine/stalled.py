@@ -16,5 +16,8 @@ def stalled(scene: Scene, waiting: list[int]) -> InputError:
     if scene.flow_control.kind == "pfc":
         remedy = "links stop each other in a circle: change the topology or raise flow_control.pause_above"
         return InputError("scenario", "flow_control", f"{problem} {first.dst}", remedy)
+    if scene.recovery.kind != "none":
+        remedy = "all links they would take are down for good: give the failure an until, or take another transport"
+        return InputError("scenario", "topology.failures", f"{problem} {first.dst}", remedy)
     remedy = "packets were lost for good: set recovery.kind to go_back_n or selective"
     return InputError("scenario", "recovery", f"{problem} {first.dst}", remedy)

@@ -137,7 +137,7 @@ def test_a_cut_off_last_line_is_refused(tmp_path, capsys):
 def test_too_few_hosts_and_steps_that_are_not_there(tmp_path, capsys):
     path = sound().write(tmp_path / "trace.jsonl")
     assert compare(path, tmp_path, "topology.leaves=1", "topology.hosts_per_leaf=2") == 2
-    assert "rank 2 has no host (2 ranks fit); raise topology" in capsys.readouterr().err
+    assert "rank 2 has no host (2 ranks fit); take a larger topology" in capsys.readouterr().err
     assert compare(path, tmp_path, "workload.steps=[0,7]") == 2
     assert "lacks step 7; ask for steps among 0" in capsys.readouterr().err
 
