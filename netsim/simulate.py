@@ -51,9 +51,7 @@ def simulate(
     else:
         runs = dict(_one_by_one(prepared, work, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    return Results(
-        read.resolved(), prepared.scene, prepared.spans, in_order, prepared.recorded_ps, prepared.notices
-    )
+    return Results(read.resolved(), prepared.scene, prepared.spans, in_order, prepared.recorded_ps, prepared.notices)
 
 
 def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[tuple[tuple[str, int], Run]]:

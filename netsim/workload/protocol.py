@@ -149,7 +149,6 @@ class Program:
         """Adds a task and returns its index."""
         return self.tasks.append(src, dst, size_bytes, delay_ps, after)
 
-
     def carry_out(self, messages: Sequence[Message], ranks: Sequence[int], come: Sequence[int]) -> list[int]:
         """Adds the messages of a collective.
 

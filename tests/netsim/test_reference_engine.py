@@ -71,7 +71,8 @@ def stage_by_stage(what: Scene, transport_name: str, seed: int) -> tuple[dict[in
                 ring.extend((f, 0) for f in sorted(transport.admit(pending.popleft()[1], 0), key=key))
             f, sequence = ring.popleft()
             payload = min(what.packet.payload, f.bytes - sequence * what.packet.payload)
-            path = f.message.paths[transport.choose_path(f, sequence, f.message.usable, free) if f.path is None else f.path]
+            choice = transport.choose_path(f, sequence, f.message.usable, free) if f.path is None else f.path
+            path = f.message.paths[choice]
             if (sequence + 1) * what.packet.payload < f.bytes:
                 rest = (f, sequence + 1)
                 ring.append(rest) if what.nic.scheduling == "round_robin" else ring.appendleft(rest)

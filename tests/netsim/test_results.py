@@ -57,7 +57,7 @@ def test_hash_is_over_the_canonical_run_as_anyone_can_compute_it():
 
 def test_the_number_of_processes_changes_nothing(written, tmp_path):
     events = []
-    simulate(GOLDEN_SCENARIO, jobs=2, progress=events.append).write(tmp_path)
+    simulate(GOLDEN_SCENARIO, jobs=4, progress=events.append).write(tmp_path)
     for name in ("links.csv", "flows.csv", "collectives.csv"):
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
     timeless = [re.sub(r'"wall_s": [\d.]+', "", (f / "results.json").read_text()) for f in (tmp_path, written)]

@@ -12,8 +12,8 @@ import yaml
 from netsim import simulate
 from netsim.__main__ import main
 from netsim.errors import InputError
-from netsim.scenario import Scenario, read_scenario
 from netsim.prepare import prepare
+from netsim.scenario import Scenario, read_scenario
 from netsim.topology.protocol import paths as paths_between
 
 SCHEMA = json.loads(Path("configs/schemas/scenario.schema.json").read_text())
