@@ -46,7 +46,8 @@ class Prepared:
         recorded_ps: Mapping[int, int] | None = None,
     ) -> None:
         self.scene, self.spans, self._transports = scene, spans, transports
-        self.engine, self.notices, self.recorded_ps = engine, notices, recorded_ps or {}
+        self.engine: Engine = engine
+        self.notices, self.recorded_ps = notices, recorded_ps or {}
         self.most_paths = scene.most_paths
 
     @cached_property

@@ -183,7 +183,7 @@ class Outcome(NamedTuple):
     def equals(self, other: "Outcome") -> bool:
         """The same to the last bit."""
         return all(
-            np.array_equal(mine, others) if isinstance(mine, np.ndarray) else mine == others
+            np.array_equal(mine, np.asarray(others)) if isinstance(mine, np.ndarray) else mine == others
             for mine, others in zip(self._flat(), other._flat(), strict=True)
         )
 

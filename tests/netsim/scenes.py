@@ -7,6 +7,7 @@ from netsim.engine.protocol import NicConfig, Outcome, PacketConfig, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.topology.failure import FailureConfig, Rates
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
+from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
@@ -28,7 +29,7 @@ def fabric(leaves: int, spines: int, hosts_per_leaf: int, **fields: Any) -> Leaf
 
 
 def scene(
-    topology: LeafSpine,
+    topology: Topology,
     tasks: Sequence[Task],
     payload: str = "4000B",
     header: str = "0B",

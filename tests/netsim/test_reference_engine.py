@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict, deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -109,7 +109,7 @@ def random_scene(seed: int) -> Scene:
         for _ in range(draw.randint(1, 60))
     ]
     tasks = [task if task.src != task.dst else task._replace(bytes=0) for task in tasks]
-    orders = {
+    orders: dict[str, Any] = {
         "scheduling": draw.choice(["round_robin", "sequential"]),
         "destinations": draw.choice(["random", "rotated"]),
         "header": draw.choice(["0B", "62B"]),

@@ -1,7 +1,8 @@
 """Calendars of the event engine: heaps of what is due, ordered as `netsim.engine.reference.calendar` says.
 
 Entry 0 of a heap is its head: `time_ps` the number of entries, `key` 1 if the first of them has been taken and its
-place is not filled yet. Entries begin at 1; those below entry i are 4 i - 2 to 4 i + 1.
+place is not filled yet. Entries begin at 1; those below entry i are 4 i - 2 to 4 i + 1, and behind the last one there
+is room for four more that are never due.
 """
 
 import numpy as np
@@ -22,7 +23,16 @@ ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1,
 
 def heap(entries: int) -> np.ndarray:
     """An empty heap with room for so many entries."""
-    return np.zeros(entries + 1, dtype=ENTRY)
+    empty = np.zeros(entries + 5, dtype=ENTRY)
+    empty["time_ps"][1:] = END_PS
+    return empty
+
+
+def longer_heap(heap_: np.ndarray, entries: int) -> np.ndarray:
+    """A heap with room for at least so many entries, and at least half as many again as it had."""
+    longer = heap(max(entries, len(heap_) * 3 // 2))
+    longer[: len(heap_)] = heap_
+    return longer
 
 
 @compiled
@@ -79,9 +89,11 @@ def close(heap):
         heap[0].key = 0
         size = heap[0].time_ps
         heap[0].time_ps = size - 1
+        last = heap[size]
+        time_ps, key, what = last.time_ps, last.key, last.what
+        last.time_ps = END_PS
         if size > 1:
-            last = heap[size]
-            _sink(heap, last.time_ps, last.key, last.what)
+            _sink(heap, time_ps, key, what)
 
 
 @compiled
@@ -107,22 +119,29 @@ def _rise(heap, place, time_ps, key, what):
 
 @compiled
 def _sink(heap, time_ps, key, what):
-    size = heap[0].time_ps
-    place = 1
+    last = heap[0].time_ps
+    place = np.uint64(1)
     while True:
-        below = 4 * place - 2
-        if below > size:
+        below = np.uint64(4) * place - np.uint64(2)
+        if np.int64(below) > last:
             break
-        best, best_ps, best_key = below, heap[below].time_ps, heap[below].key
-        for other in range(below + 1, min(below + 4, size + 1)):
-            other_ps = heap[other].time_ps
-            if other_ps < best_ps or (other_ps == best_ps and heap[other].key < best_key):
-                best, best_ps, best_key = other, other_ps, heap[other].key
-        if time_ps < best_ps or (time_ps == best_ps and key <= best_key):
+        left = _earlier(heap, below, below + np.uint64(1))
+        right = _earlier(heap, below + np.uint64(2), below + np.uint64(3))
+        best = _earlier(heap, left, right)
+        entry = heap[best]
+        if time_ps < entry.time_ps or (time_ps == entry.time_ps and key <= entry.key):
             break
-        _put(heap, place, best_ps, best_key, heap[best].what)
+        _put(heap, place, entry.time_ps, entry.key, entry.what)
         place = best
     _put(heap, place, time_ps, key, what)
+
+
+@compiled
+def _earlier(heap, one, other):
+    """Which of two entries comes first, without a branch."""
+    time_ps, other_ps = heap[one].time_ps, heap[other].time_ps
+    later = (other_ps < time_ps) | ((other_ps == time_ps) & (heap[other].key < heap[one].key))
+    return one + (other - one) * np.uint64(later)
 
 
 @compiled

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from netsim.engine.event.calendar import longer_heap
 from netsim.engine.event.layout import packets
-from netsim.engine.event.state import FLOW_STATE, Remembered, State
+from netsim.engine.event.state import Remembered, State
 
 
 def with_room_for_flows(state: State, identity: np.ndarray, size_bytes: np.ndarray) -> State:
@@ -16,9 +17,9 @@ def with_room_for_flows(state: State, identity: np.ndarray, size_bytes: np.ndarr
         remembered = Remembered(*(_longer(array, rows) for array in remembered))
     if flows > len(hosts.flows):
         hosts = hosts._replace(
-            flows=_longer(hosts.flows, flows, FLOW_STATE),
-            timers=_longer(hosts.timers, 3 * flows + 2),
-            turns=_longer(hosts.turns, flows + 2),
+            flows=_longer(hosts.flows, flows),
+            timers=longer_heap(hosts.timers, 3 * flows),
+            turns=longer_heap(hosts.turns, flows),
         )
         if rules["entries"]:
             routing = routing._replace(paths=_longer(routing.paths, flows * int(rules["entries"])))
@@ -44,8 +45,8 @@ def with_room_for_choices(state: State) -> State:
     return state._replace(routing=state.routing._replace(chosen=_longer(chosen, len(chosen) + 1)))
 
 
-def _longer(array: np.ndarray, needed: int, record: np.dtype | None = None) -> np.ndarray:
+def _longer(array: np.ndarray, needed: int) -> np.ndarray:
     """The array with room for at least so many rows, and at least half as many again as it had."""
-    longer = np.zeros((max(needed, len(array) * 3 // 2), *array.shape[1:]), dtype=record or array.dtype)
+    longer = np.zeros((max(needed, len(array) * 3 // 2), *array.shape[1:]), dtype=array.dtype)
     longer[: len(array)] = array
     return longer
