@@ -24,23 +24,37 @@ example:
   python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/a2a
   python -m netsim compare configs/scenarios/all_to_all_64.yaml topology.spines=4 'seeds=[0,1]' --out runs/a2a_4
 
-A scenario is YAML; these keys matter most, [in brackets] what they are if absent:
-  topology    {kind: leaf_spine, leaves: 8, spines: 8, hosts_per_leaf: 8, ranks_per_host: [1], host_rate: [100Gbps],
-               fabric_rate: [100Gbps], intra_host_rate: [3600Gbps], link_delay: [500ns]}
+A scenario is YAML. The most of it, [in brackets] what a key is if absent:
+  topology    {kind: leaf_spine, leaves: 8, spines: 8, hosts_per_leaf: 8, parallel: [1], ranks_per_host: [1],
+               host_rate: [100Gbps], fabric_rate: [100Gbps], or a list with a rate for each spine,
+               intra_host_rate: [3600Gbps], link_delay: [500ns], queue: [unlimited] or 800KB,
+               failures: [{link: leaf0-spine3 or switch: spine3, at: [0us], until: [null], rate: [0]}]}
+              {kind: fat_tree, k: 8}, {kind: graph, path: fabric.json}, {kind: htsim, path: fabric.topo}
   packet      {payload: [4000B], header: [0B]}
   nic         {scheduling: [round_robin] or sequential, destinations: [random] or rotated}
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer
-              {kind: trace, path: collectives.jsonl, steps: [all] or a list}, path from the working directory
-  transports  any of ecmp, ethereal, spray_round_robin, spray_random, ideal (flow level)
+              {kind: trace, path: collectives.jsonl, steps: [all] or a list}
+              {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder}
+  jobs        [{workload: ..., ranks: [0, 1, ...], start: [0us]}], in place of workload
+  algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
+  transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
+              ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
+              {kind: ethereal, order: staggered}; {class: "module:Class"} is a class of yours
+  congestion  {kind: [none], window, dctcp, dcqcn or swift}
+  recovery    {kind: [none], go_back_n or selective, timeout: [1ms]}
+  flow_control {kind: [none], trim or pfc}
+  engine      [auto]: the fastest that is exact; simpy, exact, event; fluid (flow level)
   seeds       a list; every transport runs once with each
+Paths are from the working directory. configs/scenarios has examples, configs/schemas every key.
 Quantities carry their unit: ps ns us ms s; bps kbps Mbps Gbps Tbps; B KB MB GB (1000), KiB MiB GiB (1024).
 
 written to DIR, whole or not at all:
   results.json            what every run was; times in ns, sizes in bytes
-  links.csv, flows.csv    every link and flow of every run
+  links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
   collectives.csv         every collective of every run: what it is, when its first rank came, when its last was done
-  report.html             the same as a page; its pictures are in figures/ too: completion.svg, links.svg and, where a
-                          workload has several collectives, operations.svg
+  report.html             the same as a page; its pictures are in figures/ too: completion, links, loads, flows, queues
+                          and operations.svg, those with something to show
+  trace.json              collectives, flows and queues of the first seed over time, for Perfetto
 The files but for wall_s and everything printed but for progress are the same for any number of processes.
 
 exit status: 0 done, 1 failed, 2 wrong input, with one line on stderr that names file, field and remedy.
@@ -185,6 +199,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     _refuse_file(arguments.out)
     with watching() as progress:
         results = simulate(arguments.scenario, overrides=arguments.overrides, jobs=arguments.jobs, progress=progress)
+    for notice in results.notices:
+        print(f"netsim compare: {notice}", file=sys.stderr)
     results.write(arguments.out)
     write_report(results, arguments.out)
     print_table(results)
