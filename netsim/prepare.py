@@ -9,6 +9,7 @@ import numpy as np
 from netsim.bound import Bound
 from netsim.collective.build import Schedules
 from netsim.engine.protocol import Engine, Scene
+from netsim.engines import refusal
 from netsim.errors import InputError
 from netsim.scenario import Job, Scenario, WorkloadConfig
 from netsim.topology.build import build_topology
@@ -108,7 +109,9 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.acknowledgement,
     )
     _refuse_unreachable(scene, source)
-    return Prepared(scene, program.spans, scenario.transports, scenario.engine, notices, program.recorded_ps)
+    prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, notices, program.recorded_ps)
+    _refuse_engine(prepared, scenario, source)
+    return prepared
 
 
 def _workload(config: WorkloadConfig) -> Workload:
@@ -147,6 +150,15 @@ def _refuse_own_transports(scenario: Scenario, source: str) -> None:
             except ValueError as error:
                 problem, _, remedy = str(error).partition("; ")
                 raise InputError(source, f"transports.{index}", problem, remedy) from None
+
+
+def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:
+    """The engine asked for can simulate every transport."""
+    for transport in scenario.transports:
+        why = refusal(scenario.engine, prepared.scene, transport, prepared.most_paths)
+        if why is not None:
+            problem = f"{scenario.engine} cannot simulate {transport.name}: {why}"
+            raise InputError(source, "engine", problem, "write engine: auto, or take the transport out")
 
 
 def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:

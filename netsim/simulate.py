@@ -8,12 +8,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from netsim.engine.protocol import Engine, Outcome, Scene
-from netsim.errors import InputError
+from netsim.engines import run_engine
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
-from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 
 Work = Sequence[tuple[TransportConfig, int]]
@@ -102,41 +100,3 @@ def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
     bound_ps = prepared.bound.of_run(outcome.last_sent)
     wall_s = time.perf_counter() - started
     return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)
-
-
-def run_engine(
-    wanted: Engine, scene: Scene, transport: TransportConfig, seed: int, most_paths: int
-) -> tuple[Outcome, str]:
-    """Simulates one transport with one seed, by the engine asked for or else by the fastest that is exact.
-
-    Args:
-        wanted: The scenario's choice.
-        scene: What to simulate.
-        transport: One of the scenario's transports.
-        seed: Seed of all draws.
-        most_paths: Largest number of paths between two hosts that talk to each other.
-
-    Returns:
-        What the run was, and the engine.
-
-    Raises:
-        InputError: The engine asked for cannot simulate this.
-    """
-    built = build_transport(transport, seed, most_paths)
-    if built is None or wanted == "fluid":
-        from netsim.engine.fluid import FluidEngine
-
-        return FluidEngine(scene, built).run(), "fluid"
-    if wanted in ("auto", "exact"):
-        from netsim.engine.exact.engine import ExactEngine
-        from netsim.engine.exact.refusal import refusal
-
-        why = refusal(scene, transport)
-        if why is None:
-            return ExactEngine(scene, transport, seed).run(), "exact"
-        if wanted == "exact":
-            problem = f"exact cannot simulate {transport.name}: {why}"
-            raise InputError("scenario", "engine", problem, "write engine: auto")
-    from netsim.engine.reference.engine import ReferenceEngine
-
-    return ReferenceEngine(scene, built, seed).run(), "simpy"

@@ -28,14 +28,12 @@ PACKET_TRANSPORTS: dict[str, Callable[..., Transport]] = {
 }
 
 
-def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Transport | None:
-    """The transport of one run; None for the ideal, which has no packets.
+def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Transport:
+    """The transport of one run; the ideal has no packets and is none.
 
     Raises:
         ValueError: The user's own class does not exist, or does not take its options.
     """
-    if config.kind == "ideal":
-        return None
     if isinstance(config, OwnConfig):
         found = own_transport(config.path)
         try:

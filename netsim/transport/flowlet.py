@@ -15,6 +15,8 @@ class Flowlet(Transport):
         gap: Shortest pause that begins a flowlet, in picoseconds; about the largest difference of path delays.
     """
 
+    needs_packets = True
+
     def __init__(self, seed: int, most_paths: int, gap: int) -> None:
         super().__init__(seed, most_paths)
         self._gap_ps = gap

@@ -70,6 +70,8 @@ class Transport:
     """Whether `on_ack` must be called even if nothing else needs acknowledgements."""
     orders_flows = False
     """Whether flows of one `admit` join their host's ring in the order returned, whatever the scenario's nic says."""
+    needs_packets = False
+    """Whether paths depend on what only packets meet, so that a simulation of flows without packets says nothing."""
     mark_above: int | None = None
     """Queue in bytes above which packets are marked, if the congestion control does not say."""
 

@@ -89,7 +89,7 @@ class AdaptiveFlow(Transport):
         most_paths: Largest number of paths between two hosts.
     """
 
-    at_switch = True
+    at_switch = needs_packets = True
 
     def __init__(self, seed: int, most_paths: int) -> None:
         super().__init__(seed, most_paths)

@@ -13,12 +13,11 @@ from netsim.errors import InputError
 from netsim.topology.failure import FailureConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
-from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
 from netsim.transport.subflows import Subflows
-from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
+from netsim.transport.switched import Drill, JoinShortestQueue
 from netsim.workload.protocol import Task
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
@@ -83,12 +82,6 @@ def test_hashing_all_messages_at_once_changes_nothing(seed):
     what = scene(fabric(3, 4, 3), messages(seed, 9), failures=failures)
     at_once = FluidEngine(what, Ecmp(seed, 4)).run()
     assert at_once.equals(FluidEngine(what, AskedEcmp(seed, 4)).run())
-
-
-@pytest.mark.parametrize("transport", [AdaptiveFlow(0, 4), Flowlet(0, 4, 10**6)])
-def test_transports_that_look_at_queues_or_pauses_of_a_flow_are_refused(transport):
-    with pytest.raises(InputError, match="engine"):
-        FluidEngine(scene(fabric(2, 2, 2), [flow(0, 2, 4000)]), transport)
 
 
 def test_two_flows_over_two_spines_take_twice_as_long_if_their_hashes_collide():

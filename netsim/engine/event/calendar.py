@@ -14,6 +14,8 @@ ENTRY = np.dtype([("time_ps", np.int64), ("key", np.int64), ("what", np.int64)])
 END_PS = np.int64(2**62)
 """The time of nothing, after all others."""
 
+_NEVER = np.int64(2**63 - 1)
+
 SERIAL_BITS = 28
 FLOW_BITS = 31
 _PHASE_BITS = 60
@@ -24,7 +26,7 @@ ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1,
 def heap(entries: int) -> np.ndarray:
     """An empty heap with room for so many entries."""
     empty = np.zeros(entries + 5, dtype=ENTRY)
-    empty["time_ps"][1:] = END_PS
+    empty["time_ps"][1:] = empty["key"][1:] = _NEVER
     return empty
 
 
@@ -91,7 +93,7 @@ def close(heap):
         heap[0].time_ps = size - 1
         last = heap[size]
         time_ps, key, what = last.time_ps, last.key, last.what
-        last.time_ps = END_PS
+        last.time_ps = last.key = _NEVER
         if size > 1:
             _sink(heap, time_ps, key, what)
 

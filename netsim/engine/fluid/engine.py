@@ -14,9 +14,7 @@ from netsim.engine.fluid.network import Network
 from netsim.engine.fluid.segments import Segments
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.errors import InputError
-from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
-from netsim.transport.switched import AdaptiveFlow
 from netsim.units import service_ps
 
 
@@ -28,16 +26,11 @@ class FluidEngine:
 
     Args:
         scene: What must happen, and where.
-        transport: Cuts messages into flows and chooses their paths; None: every message spreads, the ideal.
-
-    Raises:
-        InputError: The transport chooses by what only packets meet.
+        transport: Cuts messages into flows and chooses their paths, without need of packets; None: the ideal, every
+            message spreads.
     """
 
     def __init__(self, scene: Scene, transport: Transport | None = None) -> None:
-        if isinstance(transport, AdaptiveFlow | Flowlet):
-            problem = f"{type(transport).__name__} decides by queues and pauses, of which fluid knows nothing"
-            raise InputError("scenario", "engine", problem, "set engine to auto, or take the transport out")
         self._scene, self._tasks = scene, scene.tasks.columns()
         self._dependencies = Dependencies(self._tasks)
         self._segments = Segments(len(scene.topology.links))

@@ -1,0 +1,75 @@
+"""Which engine simulates a run: the one that is asked for, or else the fastest that is exact."""
+
+from netsim.engine.protocol import Engine, Outcome, Scene
+from netsim.transport.build import build_transport
+from netsim.transport.config import TransportConfig
+
+
+def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths: int) -> str | None:
+    """Why an engine cannot simulate a run; None if it can, as auto and simpy always do.
+
+    Args:
+        wanted: The engine.
+        scene: What would be simulated.
+        transport: One of the scenario's transports.
+        most_paths: Largest number of paths between two hosts that talk to each other.
+    """
+    if transport.kind == "ideal":
+        return None
+    match wanted:
+        case "exact":
+            from netsim.engine.exact.refusal import refusal as by_exact
+
+            return by_exact(scene, transport)
+        case "event":
+            from netsim.engine.event.refusal import refusal as by_event
+
+            return by_event(scene, build_transport(transport, 0, most_paths))
+        case "fluid" if build_transport(transport, 0, most_paths).needs_packets:
+            return "the transport decides by queues or pauses, of which flows without packets know nothing"
+        case _:
+            return None
+
+
+def run_engine(
+    wanted: Engine, scene: Scene, transport: TransportConfig, seed: int, most_paths: int
+) -> tuple[Outcome, str]:
+    """Simulates one transport with one seed.
+
+    Args:
+        wanted: The scenario's choice, which does not refuse.
+        scene: What to simulate.
+        transport: One of the scenario's transports.
+        seed: Seed of all draws.
+        most_paths: Largest number of paths between two hosts that talk to each other.
+
+    Returns:
+        What the run was, and the engine.
+    """
+    if transport.kind == "ideal":
+        return _fluid(scene, transport, seed, most_paths), "fluid"
+    if wanted == "auto":
+        exact_ones: tuple[Engine, ...] = ("exact", "event", "simpy")
+        wanted = next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
+    match wanted:
+        case "fluid":
+            return _fluid(scene, transport, seed, most_paths), wanted
+        case "exact":
+            from netsim.engine.exact.engine import ExactEngine
+
+            return ExactEngine(scene, transport, seed).run(), wanted
+        case "event":
+            from netsim.engine.event.engine import EventEngine
+
+            return EventEngine(scene, build_transport(transport, seed, most_paths), seed).run(), wanted
+        case _:
+            from netsim.engine.reference.engine import ReferenceEngine
+
+            return ReferenceEngine(scene, build_transport(transport, seed, most_paths), seed).run(), "simpy"
+
+
+def _fluid(scene: Scene, transport: TransportConfig, seed: int, most_paths: int) -> Outcome:
+    from netsim.engine.fluid import FluidEngine
+
+    ideal = transport.kind == "ideal"
+    return FluidEngine(scene, None if ideal else build_transport(transport, seed, most_paths)).run()

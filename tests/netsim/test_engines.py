@@ -1,0 +1,75 @@
+"""Which engine simulates what: the fastest that is exact unless one is named, and a line where that one cannot."""
+
+from typing import Any
+
+import pytest
+
+from netsim import simulate
+from netsim.errors import InputError
+
+SMALL: dict[str, Any] = {
+    "format": "flowfabric.scenario/1",
+    "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
+    "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "16KB"},
+    "transports": ["ecmp"],
+    "seeds": [0],
+}
+OWN = {"class": "tests.netsim.own_transport:Latin"}
+ALL_REDUCE = {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "16KB"}
+PFC = {"flow_control": {"kind": "pfc"}}
+
+
+def engine(**more: Any) -> str:
+    """Who simulates the first run."""
+    return simulate(SMALL | more).runs[0].engine
+
+
+@pytest.mark.parametrize(
+    ("more", "chosen"),
+    [
+        ({}, "exact"),
+        ({"transports": [{"kind": "ethereal", "pieces": "minimal"}]}, "exact"),
+        ({"transports": ["jsq"]}, "event"),
+        ({"transports": ["reps"]}, "event"),
+        ({"congestion": {"kind": "dctcp"}}, "event"),
+        ({"workload": ALL_REDUCE}, "event"),
+        (PFC, "simpy"),
+        ({"transports": [OWN]}, "simpy"),
+        ({"transports": ["ideal"]}, "fluid"),
+        ({"engine": "simpy"}, "simpy"),
+        ({"engine": "event"}, "event"),
+        ({"engine": "fluid", "transports": ["ethereal"]}, "fluid"),
+        ({"engine": "exact", "transports": ["ideal"]}, "fluid"),
+    ],
+)
+def test_the_fastest_engine_that_is_exact(more, chosen):
+    assert engine(**more) == chosen
+
+
+@pytest.mark.parametrize("name", ["exact", "event"])
+@pytest.mark.parametrize("transport", ["ecmp", "spray_random", "drb", {"kind": "ethereal", "order": "staggered"}])
+def test_the_run_is_the_same_whoever_simulates_it(name, transport):
+    """The hash in results.json leaves out who it was."""
+    runs = [simulate(SMALL | {"engine": chosen, "transports": [transport]}) for chosen in (name, "simpy")]
+    first, second = (results.to_dict()["runs"][0] for results in runs)
+    assert (first["engine"], second["engine"]) == (name, "simpy")
+    assert first["sha256"] == second["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"engine": "exact", "transports": ["jsq"]}, "exact cannot simulate jsq: "),
+        ({"engine": "exact", "transports": ["ecmp", "reps"]}, "exact cannot simulate reps: "),
+        ({"engine": "exact", "workload": ALL_REDUCE}, "exact cannot simulate ecmp: a message waits for another"),
+        ({"engine": "exact", "congestion": {"kind": "swift"}}, "exact cannot simulate ecmp: congestion swift"),
+        ({"engine": "event", **PFC}, "event cannot simulate ecmp: priority flow control"),
+        ({"engine": "event", "transports": [OWN]}, "event cannot simulate Latin: "),
+        ({"engine": "fluid", "transports": ["flowlet"]}, "fluid cannot simulate flowlet: "),
+        ({"engine": "fluid", "transports": ["adaptive_flow"]}, "fluid cannot simulate adaptive_flow: "),
+    ],
+)
+def test_an_engine_that_cannot_says_so_before_anything_runs(more, why):
+    with pytest.raises(InputError, match=why) as raised:
+        simulate(SMALL | more)
+    assert raised.value.field == "engine"
