@@ -60,7 +60,17 @@ lint: $(VENV)/.dev
 	@$(PY) -m pyright
 
 schemas: $(VENV)/.runtime
-	@$(PY) -c 'import json; from netsim.scenario import Scenario; print(json.dumps(Scenario.schema(), indent=1))' > configs/schemas/scenario.schema.json
+	@$(PY) -c "$$WRITE_SCHEMAS"
+
+define WRITE_SCHEMAS
+import json, pathlib
+from netsim.grid.sweep_file import SweepConfig
+from netsim.scenario import Scenario
+for name, model in ("scenario", Scenario), ("sweep", SweepConfig):
+    text = json.dumps(model.schema(), indent=1) + "\n"
+    pathlib.Path(f"configs/schemas/{name}.schema.json").write_text(text)
+endef
+export WRITE_SCHEMAS
 
 clean:
 	rm -rf $(VENV) runs .coverage* .pytest_cache .ruff_cache build *.egg-info

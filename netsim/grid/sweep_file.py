@@ -20,19 +20,24 @@ MOST_CELLS = 100_000
 Key = Annotated[str, Field(pattern=r"^[^\s=]+$")]
 
 
+Label = Annotated[str, Field(pattern=r"^[\w.+ -]{1,40}$")]
+Values = Annotated[list[Any], Field(min_length=1)] | Annotated[dict[Label, Any], Field(min_length=1)]
+
+
 class SweepConfig(Section, frozen=True):
     """A whole sweep file. Every entry of `cells` is combined with every point of `grid`.
 
     Args:
         format: Name and version of the format.
         scenario: Path of a scenario, relative to the working directory, or the scenario itself.
-        grid: Values to try for each dotted key; the last key varies fastest.
+        grid: Values to try for each dotted key, a list, or a mapping from a short name of each value, for tables and
+            pictures, to the value; the last key varies fastest.
         cells: Combinations of dotted keys and values that no grid gives.
     """
 
     format: Literal["flowfabric.sweep/1"]
     scenario: str | dict[str, Any]
-    grid: dict[Key, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
+    grid: dict[Key, Values] = Field(default={})
     cells: Annotated[list[dict[Key, Any]], Field(min_length=1)] = Field(default=[{}])
 
     @model_validator(mode="after")
@@ -59,7 +64,7 @@ class Cell(NamedTuple):
 
     Args:
         name: What it changes, as text; unique.
-        overrides: The same, by dotted key.
+        overrides: The same, by dotted key, values by their names.
         source: The sweep file and the name, for messages.
         scenario: What to simulate.
         identity: What else its results depend on.
@@ -96,8 +101,8 @@ def read_sweep(path: Path) -> list[Cell]:
     scenario = _scenario(config.scenario)
     cells: list[Cell] = []
     first: dict[str, str] = {}
-    for overrides in _combinations(config):
-        cell = _cell(path, scenario, overrides)
+    for combination in _combinations(config):
+        cell = _cell(path, scenario, combination)
         if cell.key in first:
             problem = f"is the same scenario as cell {first[cell.key]}"
             raise InputError(path, f"cell {cell.name}", problem, "remove one of the two")
@@ -117,17 +122,31 @@ def _scenario(source: str | dict[str, Any]) -> Mapping[str, Any]:
     return content
 
 
-def _combinations(config: SweepConfig) -> Sequence[dict[str, str]]:
+class _Value(NamedTuple):
+    """A value of a key, as YAML in one line, and its name."""
+
+    name: str
+    text: str
+
+
+def _combinations(config: SweepConfig) -> Sequence[dict[str, _Value]]:
+    grid = {
+        key: [_Value(name, _text(value)) for name, value in values.items()]
+        if isinstance(values, dict)
+        else [_Value(_text(value), _text(value)) for value in values]
+        for key, values in config.grid.items()
+    }
     return [
-        {key: _text(value) for key, value in {**cell, **dict(zip(config.grid, point, strict=True))}.items()}
+        {key: _Value(_text(value), _text(value)) for key, value in cell.items()} | dict(zip(grid, point, strict=True))
         for cell in config.cells
-        for point in product(*config.grid.values())
+        for point in product(*grid.values())
     ]
 
 
-def _cell(path: Path, content: Mapping[str, Any], overrides: dict[str, str]) -> Cell:
-    changes = [f"{key}={value}" for key, value in overrides.items()]
-    name = ", ".join(changes) or "without changes"
+def _cell(path: Path, content: Mapping[str, Any], combination: Mapping[str, _Value]) -> Cell:
+    changes = [f"{key}={value.text}" for key, value in combination.items()]
+    overrides = {key: value.name for key, value in combination.items()}
+    name = ", ".join(f"{key}={value}" for key, value in overrides.items()) or "without changes"
     source = f"{path}: cell {name}"
     try:
         scenario = read_scenario(content, changes)

@@ -131,8 +131,20 @@ def test_files_of_a_scenario_are_found(tmp_path, monkeypatch):
     assert [one.path for one in identify(found).inputs] == ["mine.py", "traces/run.0.et", "traces/run.1.et"]
 
 
-def test_example_sweep_is_right():
-    assert [len(read_sweep(path)) for path in sorted(Path("configs/sweeps").glob("*.yaml"))] == [9]
+def test_example_sweeps_are_right():
+    cells = {path.stem: len(read_sweep(path)) for path in Path("configs/sweeps").glob("*.yaml")}
+    assert cells == {"spines": 9, "closed_loop": 4}
+
+
+def test_values_may_have_short_names():
+    """The name is what tables and messages show; the scenario gets the value."""
+    cells = read_sweep(Path("configs/sweeps/closed_loop.yaml"))
+    assert [cell.name for cell in cells[:2]] == [
+        "workload.op=direct all-to-all, recovery=go-back-N",
+        "workload.op=direct all-to-all, recovery=selective",
+    ]
+    assert cells[0].overrides == {"workload.op": "direct all-to-all", "recovery": "go-back-N"}
+    assert [cell.scenario.recovery.kind for cell in cells] == ["go_back_n", "selective"] * 2
 
 
 def test_schema_is_the_one_that_is_kept_and_takes_the_example():

@@ -17,37 +17,56 @@ _LONG_AGO = np.int64(-(2**62))
 
 
 @compiled
-def admit(state, identity, task, size_bytes, path, delay_ps):
+def admit(state, flows):
     """Flows of one instant come to their hosts' rings.
 
     Args:
         state: Everything.
-        identity: Id of each flow.
-        task: Its task.
-        size_bytes: Its payload.
-        path: Its path, or -1.
-        delay_ps: How much later it comes.
+        flows: Rows of id, task, payload, path or -1, and how much later it comes.
     """
-    network, hosts, program = state.network, state.hosts, state.program
-    rules, totals = network.rules[0], network.totals[0]
-    now = totals.now_ps
+    state.network.totals[0].released = 0
+    for row in range(len(flows)):
+        _create(state, flows[row, 0], flows[row, 1], flows[row, 2], flows[row, 3], flows[row, 4], row)
+    _line_up(state)
+
+
+@compiled
+def admit_whole(state, stride):
+    """The same for transports that leave messages whole, as `Transport.admit` does unless a transport overrides it."""
+    totals, program = state.network.totals[0], state.program
+    for row in range(totals.released):
+        task = program.released[row]
+        _create(state, task * stride, task, program.bytes[task], np.int64(-1), np.int64(0), row)
     totals.released = 0
-    for row in range(len(identity)):
-        index = totals.flows
-        totals.flows = index + 1
-        flow = hosts.flows[index]
-        flow.id, flow.task, flow.bytes, flow.path = identity[row], task[row], size_bytes[row], path[row]
-        program.flows_left[flow.task] += 1
-        _prepare(state, flow, program.src_host[flow.task], program.dst_host[flow.task], now, now + delay_ps[row])
-        if delay_ps[row]:
-            push(hosts.timers, now + delay_ps[row], RELEASE | (1 + flow.id), index)
-        else:
-            push(hosts.turns, _turn(rules, program, flow, row), flow.id, index)
-    while hosts.turns[0].time_ps:
-        index = hosts.turns[1].what
-        take(hosts.turns)
-        close(hosts.turns)
-        enter_ring(network, hosts, index, now)
+    _line_up(state)
+
+
+@compiled
+def _create(state, identity, task, size_bytes, path, delay_ps, row):
+    """A flow begins, and waits for its turn or for the end of its delay."""
+    network, hosts, program = state.network, state.hosts, state.program
+    totals = network.totals[0]
+    now, index = totals.now_ps, totals.flows
+    totals.flows = index + 1
+    flow = hosts.flows[index]
+    flow.id, flow.task, flow.bytes, flow.path = identity, task, size_bytes, path
+    program.flows_left[task] += 1
+    _prepare(state, flow, program.src_host[task], program.dst_host[task], now, now + delay_ps)
+    if delay_ps:
+        push(hosts.timers, now + delay_ps, RELEASE | (1 + identity), index)
+    else:
+        push(hosts.turns, _turn(network.rules[0], program, flow, row), identity, index)
+
+
+@compiled
+def _line_up(state):
+    """Flows of one instant enter their hosts' rings in their order."""
+    turns = state.hosts.turns
+    while turns[0].time_ps:
+        index = turns[1].what
+        take(turns)
+        close(turns)
+        enter_ring(state.network, state.hosts, index, state.network.totals[0].now_ps)
 
 
 @compiled

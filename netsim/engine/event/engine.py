@@ -11,7 +11,7 @@ import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
-from netsim.engine.event.admission import admit
+from netsim.engine.event.admission import admit, admit_whole
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.program import begin_roots
@@ -41,7 +41,14 @@ class EventEngine:
         self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
         self._place = places(scene.topology)
         self._cuts = type(transport).admit is not Transport.admit
+        self._asks = scene.recovery.kind != "none" or len(scene.routes.times) > 1
         self._flows: list[Flow] = []
+        self._stride = transport.stride
+        self._admitted = self._packets = 0
+        if not self._cuts:
+            messages = columns.bytes[columns.bytes > 0]
+            packets = int((-(-messages // scene.packet.payload)).sum())
+            self._state = with_room_for_flows(self._state, len(messages), packets)
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done.
@@ -61,24 +68,23 @@ class EventEngine:
                 case _:
                     self._state = with_room_for_choices(with_room_for_packets(self._state))
         if self._state.network.totals["undone"][0]:
-            program = self._state.program
-            begun = (program.waits_for == 0) & ((program.flows_left > 0) | (program.end_ps == 0))
-            raise stalled(self._scene, np.flatnonzero(begun).tolist())
+            raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
         return outcome_of(self._scene, self._state)
 
     def _admit(self) -> None:
         """Hands the messages released in this instant to the transport, and its flows to the hosts' rings."""
-        totals, program = self._state.network.totals[0], self._state.program
-        released = np.sort(program.released[: totals["released"]])
-        if self._cuts:
-            flows = self._cut(released.tolist(), int(totals["now_ps"]))
-            columns = [np.array(column, dtype=np.int64) for column in zip(*map(_columns, flows), strict=True)]
+        if not self._cuts:
+            admit_whole(self._state, self._stride)
+            return
+        totals = self._state.network.totals[0]
+        released = sorted(self._state.program.released[: totals["released"]].tolist())
+        flows = self._cut(released, int(totals["now_ps"]))
+        self._admitted += len(flows)
+        self._packets += sum(-(-flow.bytes // self._scene.packet.payload) for flow in flows)
+        self._state = with_room_for_flows(self._state, self._admitted, self._packets)
+        if self._asks:
             self._flows += flows
-        else:
-            nothing = np.zeros(len(released), dtype=np.int64)
-            columns = [released * self._transport.stride, released, program.bytes[released], nothing - 1, nothing]
-        self._state = with_room_for_flows(self._state, columns[0], columns[2])
-        admit(self._state, *columns)
+        admit(self._state, np.array([_row(flow) for flow in flows], dtype=np.int64))
 
     def _cut(self, released: Sequence[int], now_ps: int) -> list[Flow]:
         """What the transport makes of messages, host by host."""
@@ -139,5 +145,5 @@ class EventEngine:
         return int(program.src_host[record["task"]]), int(program.dst_host[record["task"]])
 
 
-def _columns(flow: Flow) -> tuple[int, int, int, int, int]:
+def _row(flow: Flow) -> tuple[int, int, int, int, int]:
     return flow.id, flow.message.task, flow.bytes, -1 if flow.path is None else flow.path, flow.delay_ps

@@ -29,15 +29,13 @@ def arrive(state, lane, now):
         following.previous = -1
         replace(network.calendar, following.time_ps, following.key, lane)
     flow = state.hosts.flows[packet.flow]
-    if packet.hop < flow.links:
-        enter(state, index, next_link(state, packet, flow, now), now)
-    elif packet.control:
-        _hear(state, packet, flow, now)
-        drop(network, index)
-    elif receive(state, packet, flow, now):
-        enter(state, index, next_link(state, packet, flow, now), now)
-    else:
-        drop(network, index)
+    if packet.hop == flow.links:
+        if packet.control:
+            _hear(state, packet, flow, now)
+        if packet.control or not receive(state, packet, flow, now):
+            drop(network, index)
+            return
+    enter(state, index, next_link(state, packet, flow, now), now)
 
 
 @compiled

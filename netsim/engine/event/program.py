@@ -6,6 +6,10 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.calendar import close, first_time, push, take
 
 
+DONE = -1
+"""In place of how many tasks a task waits for, when it is done."""
+
+
 @compiled
 def begin_roots(program, totals):
     """Starts all tasks that wait for no other, the last first: what follows a task comes later."""
@@ -70,6 +74,7 @@ def _done(program, totals, task, now):
         depth -= 1
         totals.undone -= 1
         done = program.stack[depth]
+        program.waits_for[done] = DONE
         for row in range(program.next_begin[done], program.next_begin[done + 1]):
             following = program.next[row]
             program.waits_for[following] -= 1

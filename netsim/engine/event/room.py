@@ -4,26 +4,22 @@ import numpy as np
 
 from netsim.engine.event.calendar import longer_heap
 from netsim.engine.event.layout import packets
+from netsim.engine.event.recovery import SELECTIVE
 from netsim.engine.event.state import Remembered, State
 
 
-def with_room_for_flows(state: State, identity: np.ndarray, size_bytes: np.ndarray) -> State:
-    """Room for flows that begin, and for what must be remembered of their packets."""
-    rules, totals, hosts = state.network.rules[0], state.network.totals[0], state.hosts
-    flows = int(totals["flows"]) + len(identity)
-    rows = int(totals["rows"] + (-(-size_bytes // rules["payload"])).sum())
-    remembered, routing = hosts.remembered, state.routing
-    if rules["recovery"] == 1 and rows > len(remembered.state):
-        remembered = Remembered(*(_longer(array, rows) for array in remembered))
+def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
+    """Room for so many flows, and for what must be remembered of so many packets."""
+    rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
+    if packets_of_flows > len(hosts.remembered.state) and rules["recovery"] == SELECTIVE:
+        longer = (_longer(array, packets_of_flows) for array in hosts.remembered)
+        hosts = hosts._replace(remembered=Remembered(*longer))
     if flows > len(hosts.flows):
-        hosts = hosts._replace(
-            flows=_longer(hosts.flows, flows),
-            timers=longer_heap(hosts.timers, 3 * flows),
-            turns=longer_heap(hosts.turns, flows),
-        )
+        timers, turns = longer_heap(hosts.timers, 3 * flows), longer_heap(hosts.turns, flows)
+        hosts = hosts._replace(flows=_longer(hosts.flows, flows), timers=timers, turns=turns)
         if rules["entries"]:
-            routing = routing._replace(paths=_longer(routing.paths, flows * int(rules["entries"])))
-    return state._replace(hosts=hosts._replace(remembered=remembered), routing=routing)
+            routing = routing._replace(paths=_longer(routing.paths, len(hosts.flows) * int(rules["entries"])))
+    return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)
 
 
 def with_room_for_packets(state: State) -> State:

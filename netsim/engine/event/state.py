@@ -258,7 +258,7 @@ class Program(NamedTuple):
         dst_host: Of each task.
         next_begin: Rows of `next` of each task.
         next: Tasks that wait for it.
-        waits_for: How many tasks it still waits for.
+        waits_for: How many tasks it still waits for; less than 0 once it is done.
         flows_left: How many of its flows are not complete.
         end_ps: When it was done.
         released: Tasks released in this instant, so many as `TOTALS` says.
