@@ -34,7 +34,15 @@ ROUTINGS: dict[str, Any] = {
     "ethereal-minimal": {"kind": "ethereal", "pieces": "minimal"},
     "ethereal-in-order": {"kind": "ethereal", "randomise": False},
     "ethereal-delayed": {"kind": "ethereal", "start_delay": "1us"},
-}
+    "ethereal-published": {"kind": "ethereal", "order": "published"},
+    "ethereal-published-in-order": {
+        "kind": "ethereal", "order": "published", "randomise": False, "pieces": "minimal", "start_delay": "1us",
+    },
+    "ethereal-staggered": {"kind": "ethereal", "order": "staggered"},
+    "ethereal-staggered-minimal": {
+        "kind": "ethereal", "order": "staggered", "pieces": "minimal", "start_delay": "50ns",
+    },
+}  # fmt: skip
 
 
 def config(routing: object) -> TransportConfig:

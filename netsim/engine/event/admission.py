@@ -1,11 +1,11 @@
 """Flows that begin, in compiled code."""
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
 from netsim.congestion.protocol import UNLIMITED
 from netsim.engine.compiled.draws import draw
-from netsim.engine.event.calendar import RELEASE, close, push, take
+from netsim.engine.event.calendar import RELEASE, close, push, take_first
+from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import start
 from netsim.engine.event.sender import enter_ring
 
@@ -31,9 +31,9 @@ def admit(state, flows):
 
 
 @compiled
-def admit_whole(state, stride):
+def admit_whole(state):
     """The same for transports that leave messages whole, as `Transport.admit` does unless a transport overrides it."""
-    totals, program = state.network.totals[0], state.program
+    totals, program, stride = state.network.totals[0], state.program, state.network.rules[0].stride
     for row in range(totals.released):
         task = program.released[row]
         _create(state, task * stride, task, program.bytes[task], np.int64(-1), np.int64(0), row)
@@ -64,7 +64,7 @@ def _line_up(state):
     turns = state.hosts.turns
     while turns[0].time_ps:
         index = turns[1].what
-        take(turns)
+        take_first(turns)
         close(turns)
         enter_ring(state.network, state.hosts, index, state.network.totals[0].now_ps)
 

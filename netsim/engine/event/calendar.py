@@ -6,6 +6,7 @@ is room for four more that are never due.
 """
 
 import numpy as np
+
 from netsim.engine.event.compiled import compiled
 
 ENTRY = np.dtype([("time_ps", np.int64), ("key", np.int64), ("what", np.int64)])
@@ -79,7 +80,7 @@ def replace(heap, time_ps, key, what):
 
 
 @compiled
-def take(heap):
+def take_first(heap):
     """Takes the first entry out; its place is filled by the next `push` or by `close`."""
     heap[0].key = 1
 

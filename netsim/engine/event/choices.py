@@ -1,9 +1,9 @@
 """Path choices of transports packet by packet, in compiled code: see `netsim.transport`."""
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
 from netsim.engine.compiled.draws import draw
+from netsim.engine.event.compiled import compiled
 
 PINNED, SPRAY_RANDOM, SPRAY_ROUND_ROBIN, ROTATION, FLOWLET, REPS, AT_SWITCH = range(7)
 """Kinds: flows have a path; each packet's path is chosen by its host; switches choose."""
@@ -24,7 +24,7 @@ def epoch_of(routing, now):
 @compiled
 def is_usable(routing, begin, end, path):
     """Whether a path is among some rows of usable ones."""
-    for row in range(begin, end):
+    for row in range(begin, end):  # noqa: SIM110
         if routing.usable[row] == path:
             return True
     return False

@@ -1,9 +1,9 @@
 """Congestion control of a flow in compiled code: see `netsim.congestion`, whose arithmetic is repeated step by step."""
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
 from netsim.congestion.protocol import UNLIMITED
+from netsim.engine.event.compiled import compiled
 from netsim.units import PICOSECONDS_PER_SECOND
 
 FIXED, DCTCP, SWIFT, DCQCN = range(4)

@@ -11,17 +11,19 @@ import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
-from netsim.engine.event.admission import admit, admit_whole
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.program import begin_roots
 from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
 from netsim.engine.event.sender import resume
+from netsim.engine.event.state import State
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.feedback import PATIENCE
 from netsim.engine.stalled import stalled
 from netsim.topology.protocol import places
 from netsim.transport.protocol import Flow, Release, Transport
+
+_NOBODY = np.empty((0, 5), dtype=np.int64)
 
 
 class EventEngine:
@@ -36,19 +38,19 @@ class EventEngine:
 
     def __init__(self, scene: Scene, transport: Transport, seed: int, fabric: FabricArrays | None = None) -> None:
         self._scene, self._transport = scene, transport
-        self._state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
+        state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
         columns = scene.tasks.columns()
         self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
         self._place = places(scene.topology)
         self._cuts = type(transport).admit is not Transport.admit
         self._asks = scene.recovery.kind != "none" or len(scene.routes.times) > 1
         self._flows: list[Flow] = []
-        self._stride = transport.stride
         self._admitted = self._packets = 0
         if not self._cuts:
             messages = columns.bytes[columns.bytes > 0]
             packets = int((-(-messages // scene.packet.payload)).sum())
-            self._state = with_room_for_flows(self._state, len(messages), packets)
+            state = with_room_for_flows(state, len(messages), packets)
+        self._keep(state)
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done.
@@ -57,34 +59,39 @@ class EventEngine:
             InputError: Some never are.
         """
         begin_roots(self._state.program, self._state.network.totals[0])
-        while (why := kernel.run(self._state)) != kernel.FINISHED:
+        admitted = _NOBODY
+        while (why := kernel.run(self._arrays, admitted)) != kernel.FINISHED:
+            admitted = _NOBODY
             match why:
                 case kernel.RELEASED:
-                    self._admit()
+                    admitted = self._admit()
                 case kernel.ASKS_FOR_PATH:
                     self._give_path()
                 case kernel.ASKS_AFTER_TIMEOUT:
                     self._settle_timeout()
                 case _:
-                    self._state = with_room_for_choices(with_room_for_packets(self._state))
+                    self._keep(with_room_for_choices(with_room_for_packets(self._state)))
         if self._state.network.totals["undone"][0]:
             raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
         return outcome_of(self._scene, self._state)
 
-    def _admit(self) -> None:
-        """Hands the messages released in this instant to the transport, and its flows to the hosts' rings."""
-        if not self._cuts:
-            admit_whole(self._state, self._stride)
-            return
+    def _keep(self, state: State) -> None:
+        """Goes on with arrays that may be others than before."""
+        self._state = state
+        self._arrays = tuple(tuple(part) for part in state)
+
+    def _admit(self) -> np.ndarray:
+        """Hands the messages released in this instant to the transport, and returns its flows."""
         totals = self._state.network.totals[0]
         released = sorted(self._state.program.released[: totals["released"]].tolist())
         flows = self._cut(released, int(totals["now_ps"]))
         self._admitted += len(flows)
         self._packets += sum(-(-flow.bytes // self._scene.packet.payload) for flow in flows)
-        self._state = with_room_for_flows(self._state, self._admitted, self._packets)
+        if (state := with_room_for_flows(self._state, self._admitted, self._packets)) is not self._state:
+            self._keep(state)
         if self._asks:
             self._flows += flows
-        admit(self._state, np.array([_row(flow) for flow in flows], dtype=np.int64))
+        return np.array([_row(flow) for flow in flows], dtype=np.int64)
 
     def _cut(self, released: Sequence[int], now_ps: int) -> list[Flow]:
         """What the transport makes of messages, host by host."""
@@ -96,7 +103,12 @@ class EventEngine:
             src, dst = scene.hosts[src_rank], scene.hosts[dst_rank]
             paths = scene.routes.paths(src, dst)
             usable = scene.routes.usable(src, dst, epoch)
-            leaf, from_leaf, place, to_place = topology.leaf(dst), topology.leaf(src), self._place[src], self._place[dst]
+            leaf, from_leaf, place, to_place = (
+                topology.leaf(dst),
+                topology.leaf(src),
+                self._place[src],
+                self._place[dst],
+            )
             message = Release(
                 task, src_rank, dst_rank, leaf, self._bytes[task], paths, usable, from_leaf, place, to_place
             )

@@ -1,10 +1,10 @@
 """What senders do with news, and without, in compiled code: see `netsim.engine.reference.feedback`."""
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
-from netsim.engine.event.calendar import RELEASE, close, phase, replace, take
+from netsim.engine.event.calendar import RELEASE, close, phase, replace, take_first
 from netsim.engine.event.choices import REPS, came_through
+from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import on_ack, on_timeout
 from netsim.engine.event.queues import serial_of
 from netsim.engine.event.recovery import acknowledged, refused, timed_out
@@ -23,7 +23,7 @@ def arrive(state, lane, now):
     way.first = packet.next
     if way.first < 0:
         way.last = -1
-        take(network.calendar)
+        take_first(network.calendar)
     else:
         following = network.packets[way.first]
         following.previous = -1
@@ -44,7 +44,7 @@ def run_out(state, now):
     network, hosts = state.network, state.hosts
     index, key = hosts.timers[1].what, hosts.timers[1].key
     flow = hosts.flows[index]
-    take(hosts.timers)
+    take_first(hosts.timers)
     close(hosts.timers)
     if phase(key) == RELEASE:
         enter_ring(network, hosts, index, now)
@@ -66,11 +66,9 @@ def _hear(state, news, flow, now):
     network, hosts = state.network, state.hosts
     rules, index = network.rules[0], np.int64(news.flow)
     if news.refusal:
-        newly = refused(rules, flow, hosts.remembered, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
+        newly = refused(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
     else:
-        newly = acknowledged(
-            rules, flow, hosts.remembered, np.int64(news.sequence), serial_of(news), np.int64(news.expected)
-        )
+        newly = acknowledged(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
     if newly or news.refusal:
         flow.deadline_ps = now + rules.timeout_ps
     on_ack(rules, flow, newly, news.marked, news.notified, now - news.sent_ps, now)
@@ -85,7 +83,7 @@ def _give_up(state, flow, index, now):
     network, hosts = state.network, state.hosts
     rules = network.rules[0]
     flow.timer_runs = 0
-    timed_out(rules, flow, hosts.remembered)
+    timed_out(rules, flow, hosts)
     on_timeout(rules, flow, now)
     if rules.choice == REPS:
         flow.frozen_ps = now + rules.freeze_ps

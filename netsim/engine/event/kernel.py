@@ -1,21 +1,30 @@
 """The event engine's loop, from one instant in which messages are released to the next."""
 
-import numpy as np
-from netsim.engine.event.compiled import compiled
-
+from netsim.engine.event.admission import admit, admit_whole
 from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time
+from netsim.engine.event.compiled import called
 from netsim.engine.event.feedback import arrive, run_out
 from netsim.engine.event.program import next_begin, next_begin_ps
 from netsim.engine.event.sender import look
+from netsim.engine.event.state import Hosts, Network, Program, Routing, State
 
 FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
 """Why the loop stops: all is done; messages wait for admission; a flow's path has failed, or the flow itself has lost
 packets without news; packets or choices need more room."""
 
 
-@compiled
-def run(state):
-    """Simulates until the loop must stop, and returns why; times and flows are in `Totals`."""
+@called
+def run(arrays, admitted):
+    """Simulates until the loop must stop, and returns why; times and flows are in `Totals`.
+
+    Args:
+        arrays: The fields of `State`, as tuples without names, which are quicker to hand over.
+        admitted: Flows that begin now; see `admit`.
+    """
+    network, hosts, program, routing = arrays
+    state = State(Network(*network), Hosts(*hosts), Program(*program), Routing(*routing))
+    if len(admitted):
+        admit(state, admitted)
     network, timers, program = state.network, state.hosts.timers, state.program
     calendar, totals = network.calendar, network.totals[0]
     choices = len(state.routing.chosen)
@@ -27,7 +36,10 @@ def run(state):
             time_ps, key, from_timers = timer_ps, timers[1].key, True
         begin_ps = next_begin_ps(program)
         if totals.released and (min(begin_ps, time_ps) > totals.now_ps or (begin_ps > time_ps and key >= RELEASE)):
-            return RELEASED
+            if not network.rules[0].stride:
+                return RELEASED
+            admit_whole(state)
+            continue
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
                 return FINISHED

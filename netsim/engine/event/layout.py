@@ -15,7 +15,6 @@ from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
 from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, SWIFT
-from netsim.engine.event.rates import Changes
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
     FLOW_STATE,
@@ -28,7 +27,6 @@ from netsim.engine.event.state import (
     Hosts,
     Network,
     Program,
-    Remembered,
     Routing,
     State,
 )
@@ -68,14 +66,14 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["undone"] = len(scene.tasks)
     lanes = np.full(2 * len(links), -1, dtype=LANE)
-    changes = Changes(fabric.change_begin, fabric.change_ps, fabric.rate_bps)
+    changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     calendar, longest = heap(2 * len(links) + len(links)), np.zeros(INTERVALS, dtype=np.int64)
-    network = Network(rules, totals, links, lanes, packets(0), calendar, changes, longest)
+    network = Network(rules, totals, links, lanes, packets(0), calendar, *changes, longest)
     rings = np.zeros(len(links), dtype=HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = -1
     nothing = np.empty(0, dtype=np.int64)
-    remembered = Remembered(nothing.astype(np.uint8), nothing, nothing, nothing)
-    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), remembered)
+    memory = nothing.astype(np.uint8), nothing, nothing, nothing
+    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), *memory)
     return State(network, hosts, _program(scene), _routing(scene, fabric, links, transport))
 
 
@@ -95,7 +93,11 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     rules = _one(RULES)
     packet, answer, control = scene.packet, scene.acknowledgement, scene.flow_control
     epochs = len(scene.routes.times)
-    rules["payload"], rules["header"], rules["full_wire"] = packet.payload, packet.header, packet.payload + packet.header
+    rules["payload"], rules["header"], rules["full_wire"] = (
+        packet.payload,
+        packet.header,
+        packet.payload + packet.header,
+    )
     rules["answer_wire"], rules["answers_queue"] = answer.size, answer.lane == "data"
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
@@ -107,6 +109,7 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     rules["round_robin"] = scene.nic.scheduling == "round_robin"
     given = {"random": DRAWN, "rotated": ROTATED}[scene.nic.destinations]
     rules["order"] = AS_GIVEN if transport.orders_flows else given
+    rules["stride"] = transport.stride if type(transport).admit is Transport.admit else 0
     rules["hosts"], rules["leaves"], rules["epochs"] = scene.topology.hosts, len(scene.topology.tiers[0]), epochs
     rules["order_draws"] = stream(seed, Purpose.DESTINATION_ORDER)
     rules["mark_draws"] = stream(seed, Purpose.MARK)

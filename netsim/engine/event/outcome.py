@@ -51,7 +51,11 @@ def _links(state: State, flows: np.ndarray) -> np.recarray:
     network, routing = state.network, state.routing
     links, size = network.links, network.rules["answer_wire"][0]
     records = np.zeros(len(links), dtype=LINK)
-    records["bytes"], records["busy_ps"], records["max_queue_ps"] = links["bytes"], links["busy_ps"], links["longest_ps"]
+    records["bytes"], records["busy_ps"], records["max_queue_ps"] = (
+        links["bytes"],
+        links["busy_ps"],
+        links["longest_ps"],
+    )
     for last in ("up", "down"):
         np.add.at(records["bytes"], links["reverse"][flows[last]], flows["answers"] * size)
     present = routing.way_links >= 0

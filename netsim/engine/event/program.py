@@ -1,16 +1,15 @@
 """Tasks in compiled code: what may begin, what is released, what is done; see `netsim.engine.frontier`."""
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
-from netsim.engine.event.calendar import close, first_time, push, take
-
+from netsim.engine.event.calendar import close, first_time, push, take_first
+from netsim.engine.event.compiled import called, compiled
 
 DONE = -1
 """In place of how many tasks a task waits for, when it is done."""
 
 
-@compiled
+@called
 def begin_roots(program, totals):
     """Starts all tasks that wait for no other, the last first: what follows a task comes later."""
     for task in range(len(program.waits_for) - 1, -1, -1):
@@ -22,7 +21,7 @@ def begin_roots(program, totals):
 def next_begin(program, totals, now):
     """Takes the first task from the heap: its delay is over, or its message has arrived."""
     what = program.begins[1].what
-    take(program.begins)
+    take_first(program.begins)
     close(program.begins)
     if what & 1:
         _done(program, totals, what >> 1, now)

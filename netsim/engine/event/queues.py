@@ -1,11 +1,11 @@
 """Links of the event engine: who joins their queues, and packets on their way from them."""
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
 from netsim.engine.compiled.draws import draw
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.calendar import SERIAL_BITS, bring_forward, push
+from netsim.engine.event.compiled import compiled
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.queue_series import INTERVALS
 
@@ -36,8 +36,8 @@ def join(network, packet, flow_id, index, now):
     start = max(link.free_ps, now)
     rate = link.rate_bps
     if link.varies:
-        rate = rate_at(network.changes, index, start)
-        down = next_down(network.changes, index, now)
+        rate = rate_at(network, index, start)
+        down = next_down(network, index, now)
         service = service_ps(packet.wire, rate) if rate else np.int64(0)
         if not rate or down < start + service or down <= start:
             if not link.at_switch:
@@ -59,10 +59,10 @@ def join(network, packet, flow_id, index, now):
                 return TRIMMED, now
             totals.dropped += 1
             return LOST, now
-        if rules.marks and not packet.control and not packet.marked:
-            if _marks(rules, link, index, flow_id, serial_of(packet), start - now, rate):
-                packet.marked = 1
-                totals.marked += 1
+        may_mark = rules.marks and not packet.control and not packet.marked
+        if may_mark and _marks(rules, link, index, flow_id, serial_of(packet), start - now, rate):
+            packet.marked = 1
+            totals.marked += 1
         _note_queue(network.longest, totals, now, leaves - now)
     link.free_ps = leaves
     link.busy_ps += service
@@ -80,9 +80,9 @@ def cross(network, packet, index, now):
     """A packet in the control lane takes a link without waiting and without being waited for; see `join`."""
     totals, link = network.totals[0], network.links[index]
     if link.varies:
-        rate = rate_at(network.changes, index, now)
+        rate = rate_at(network, index, now)
         service = service_ps(packet.wire, rate) if rate else np.int64(0)
-        if not rate or next_down(network.changes, index, now) < now + service:
+        if not rate or next_down(network, index, now) < now + service:
             totals.dropped += 1
             return LOST, now
     else:

@@ -1,13 +1,14 @@
 """What both ends of a flow remember, in compiled code: see `netsim.congestion.recovery`.
 
-Packets under way are a list in the order of their transmissions, through the rows of `Remembered`.
+Packets under way are a list in the order of their transmissions, through the rows of `Hosts.memory`.
 """
 
 import numpy as np
+
 from netsim.engine.event.compiled import compiled
 
 NOTHING_LOST, SELECTIVE, GO_BACK_N = range(3)
-"""Kinds. With the first one nothing goes twice, and so nothing need be remembered of a single packet."""
+"""Kinds. With the first one nothing goes twice, and so nothing need be hosts of a single packet."""
 
 ACCEPTED, ACKNOWLEDGE, REFUSE = 1, 2, 4
 """Bits of what a receiver does."""
@@ -17,23 +18,23 @@ _ALL = np.int64(2**62)
 
 
 @compiled
-def take(rules, flow, remembered):
+def take(rules, flow, hosts):
     """The packet that leaves as the flow's next transmission, which is counted."""
     serial = flow.serial
     flow.serial = serial + 1
     flow.in_flight += 1
     if flow.lost:
-        sequence = _first_lost(flow, remembered)
+        sequence = _first_lost(flow, hosts)
     else:
         sequence = flow.next
         flow.next = sequence + 1
     if rules.recovery == SELECTIVE and flow.listens:
         row = flow.first_row + sequence
-        remembered.state[row] |= _UNDER_WAY
-        remembered.serial[row] = serial
-        remembered.older[row], remembered.newer[row] = flow.newest, -1
+        hosts.memory[row] |= _UNDER_WAY
+        hosts.last_serial[row] = serial
+        hosts.older[row], hosts.newer[row] = flow.newest, -1
         if flow.newest >= 0:
-            remembered.newer[flow.newest] = row
+            hosts.newer[flow.newest] = row
         else:
             flow.oldest = row
         flow.newest = row
@@ -45,7 +46,7 @@ def take(rules, flow, remembered):
 
 
 @compiled
-def acknowledged(rules, flow, remembered, sequence, serial, expected):
+def acknowledged(rules, flow, hosts, sequence, serial, expected):
     """An acknowledgement has come; returns how many packets are newly known to have arrived."""
     if rules.recovery == NOTHING_LOST:
         flow.in_flight -= 1
@@ -53,20 +54,20 @@ def acknowledged(rules, flow, remembered, sequence, serial, expected):
     if rules.recovery == GO_BACK_N:
         return _acknowledged_before(flow, expected)
     row = flow.first_row + sequence
-    if remembered.state[row] & _UNDER_WAY and remembered.serial[row] == serial:
-        _land(flow, remembered, row)
-    newly = np.int64(0) if remembered.state[row] & _ACKED else np.int64(1)
-    remembered.state[row] |= _ACKED
-    if remembered.state[row] & _LOST:
-        remembered.state[row] &= ~_LOST
+    if hosts.memory[row] & _UNDER_WAY and hosts.last_serial[row] == serial:
+        _land(flow, hosts, row)
+    newly = np.int64(0) if hosts.memory[row] & _ACKED else np.int64(1)
+    hosts.memory[row] |= _ACKED
+    if hosts.memory[row] & _LOST:
+        hosts.memory[row] &= ~_LOST
         flow.lost -= 1
     if rules.reordering >= 0:
-        _lose_before(flow, remembered, serial - rules.reordering)
+        _lose_before(flow, hosts, serial - rules.reordering)
     return newly
 
 
 @compiled
-def refused(rules, flow, remembered, sequence, serial, expected):
+def refused(rules, flow, hosts, sequence, serial, expected):
     """A negative acknowledgement has come; returns the same."""
     if rules.recovery == GO_BACK_N:
         old = expected < flow.acked
@@ -76,32 +77,32 @@ def refused(rules, flow, remembered, sequence, serial, expected):
             flow.in_flight = 0
         return newly
     row = flow.first_row + sequence
-    if remembered.state[row] & _UNDER_WAY and remembered.serial[row] == serial:
-        _land(flow, remembered, row)
-        _lose(flow, remembered, row)
+    if hosts.memory[row] & _UNDER_WAY and hosts.last_serial[row] == serial:
+        _land(flow, hosts, row)
+        _lose(flow, hosts, row)
     return np.int64(0)
 
 
 @compiled
-def timed_out(rules, flow, remembered):
+def timed_out(rules, flow, hosts):
     """No progress for too long."""
     if rules.recovery == GO_BACK_N:
         flow.next = flow.acked
         flow.in_flight = 0
         flow.alone = 1
     else:
-        _lose_before(flow, remembered, _ALL)
+        _lose_before(flow, hosts, _ALL)
 
 
 @compiled
-def received(rules, flow, remembered, sequence):
+def received(rules, flow, hosts, sequence):
     """A packet has come to the receiver; returns bits of what it does."""
     if rules.recovery == NOTHING_LOST:
         return ACCEPTED | ACKNOWLEDGE
     if rules.recovery == SELECTIVE:
         row = flow.first_row + sequence
-        seen = remembered.state[row] & _RECEIVED
-        remembered.state[row] |= _RECEIVED
+        seen = hosts.memory[row] & _RECEIVED
+        hosts.memory[row] |= _RECEIVED
         return ACKNOWLEDGE if seen else ACCEPTED | ACKNOWLEDGE
     if sequence == flow.expected:
         flow.expected += 1
@@ -127,45 +128,45 @@ def _acknowledged_before(flow, expected):
 
 
 @compiled
-def _first_lost(flow, remembered):
+def _first_lost(flow, hosts):
     """Takes the first lost packet."""
     row = flow.first_row + flow.lost_from
-    while not remembered.state[row] & _LOST:
+    while not hosts.memory[row] & _LOST:
         row += 1
-    remembered.state[row] &= ~_LOST
+    hosts.memory[row] &= ~_LOST
     flow.lost -= 1
     flow.lost_from = row + 1 - flow.first_row
     return row - flow.first_row
 
 
 @compiled
-def _lose_before(flow, remembered, limit):
+def _lose_before(flow, hosts, limit):
     """Transmissions with smaller serials count as lost."""
-    while flow.oldest >= 0 and remembered.serial[flow.oldest] < limit:
+    while flow.oldest >= 0 and hosts.last_serial[flow.oldest] < limit:
         row = flow.oldest
-        _land(flow, remembered, row)
-        _lose(flow, remembered, row)
+        _land(flow, hosts, row)
+        _lose(flow, hosts, row)
 
 
 @compiled
-def _lose(flow, remembered, row):
-    if not remembered.state[row] & (_ACKED | _LOST):
-        remembered.state[row] |= _LOST
+def _lose(flow, hosts, row):
+    if not hosts.memory[row] & (_ACKED | _LOST):
+        hosts.memory[row] |= _LOST
         flow.lost += 1
         flow.lost_from = min(flow.lost_from, row - flow.first_row) if flow.lost > 1 else row - flow.first_row
 
 
 @compiled
-def _land(flow, remembered, row):
+def _land(flow, hosts, row):
     """A packet is no longer under way."""
-    older, newer = remembered.older[row], remembered.newer[row]
+    older, newer = hosts.older[row], hosts.newer[row]
     if older >= 0:
-        remembered.newer[older] = newer
+        hosts.newer[older] = newer
     else:
         flow.oldest = newer
     if newer >= 0:
-        remembered.older[newer] = older
+        hosts.older[newer] = older
     else:
         flow.newest = older
-    remembered.state[row] &= ~_UNDER_WAY
+    hosts.memory[row] &= ~_UNDER_WAY
     flow.in_flight -= 1

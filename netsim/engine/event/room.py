@@ -5,15 +5,15 @@ import numpy as np
 from netsim.engine.event.calendar import longer_heap
 from netsim.engine.event.layout import packets
 from netsim.engine.event.recovery import SELECTIVE
-from netsim.engine.event.state import Remembered, State
+from netsim.engine.event.state import State
 
 
 def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
     """Room for so many flows, and for what must be remembered of so many packets."""
     rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
-    if packets_of_flows > len(hosts.remembered.state) and rules["recovery"] == SELECTIVE:
-        longer = (_longer(array, packets_of_flows) for array in hosts.remembered)
-        hosts = hosts._replace(remembered=Remembered(*longer))
+    if packets_of_flows > len(hosts.memory) and rules["recovery"] == SELECTIVE:
+        names = ("memory", "last_serial", "older", "newer")
+        hosts = hosts._replace(**{name: _longer(getattr(hosts, name), packets_of_flows) for name in names})
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 3 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer(hosts.flows, flows), timers=timers, turns=turns)

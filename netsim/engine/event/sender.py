@@ -1,10 +1,10 @@
 """Hosts' links in compiled code: flows take turns, packets leave; see `netsim.engine.reference.nic`."""
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
-from netsim.engine.event.calendar import SEND, arrival_key, push, replace, take as take_entry, timer_key
+from netsim.engine.event.calendar import SEND, arrival_key, push, replace, take_first, timer_key
 from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
+from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.congestion import gap_ps
 from netsim.engine.event.recovery import take
 from netsim.engine.event.transit import enter
@@ -36,7 +36,7 @@ def enter_ring(network, hosts, index, now):
         push(network.calendar, max(now, network.links[flow.up].free_ps), SEND | flow.up, np.int64(flow.up))
 
 
-@compiled
+@called
 def resume(network, hosts, index, now):
     """A flow goes on as soon as its pace allows, if it is not in its host's ring."""
     flow = hosts.flows[index]
@@ -66,7 +66,7 @@ def look(state, link, now):
         _leave_ring(hosts, ring)
     if ring.first < 0:
         ring.looks = 0
-        take_entry(network.calendar)
+        take_first(network.calendar)
         return _NEVER
     index = ring.first
     flow = hosts.flows[index]
@@ -80,7 +80,7 @@ def look(state, link, now):
         replace(network.calendar, max(now, network.links[link].free_ps), SEND | link, np.int64(link))
     else:
         ring.looks = 0
-        take_entry(network.calendar)
+        take_first(network.calendar)
     return _NEVER
 
 
@@ -92,7 +92,7 @@ def _send(state, ring, flow, index, epoch, now):
     serial = flow.serial
     if not flow.in_flight:
         flow.deadline_ps = now + rules.timeout_ps
-    sequence = take(rules, flow, hosts.remembered)
+    sequence = take(rules, flow, hosts)
     place = totals.free_packet
     packet = network.packets[place]
     totals.free_packet = packet.next

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netsim.engine.event.rates import Changes
-
 _INDEX, _WHOLE, _REAL, _YES = np.int32, np.int64, np.float64, np.uint8
 
 
@@ -52,7 +50,7 @@ FLOW_STATE = _record(
     acked=_WHOLE,
     sent=_WHOLE,
     retransmitted=_WHOLE,
-    # Selective repeat: row of its first packet in `Remembered`, and the oldest and newest of those under way.
+    # Selective repeat: row of its first packet in `Hosts.memory`, and the oldest and newest of those under way.
     first_row=_WHOLE,
     oldest=_WHOLE,
     newest=_WHOLE,
@@ -126,7 +124,7 @@ HOST_RING = _record(
     last_wire=_WHOLE,
     last_epoch=_INDEX,
 )
-"""Flows that take turns at a host's link, by link, and the packet that it sent last (`last_path` -1: switches chose)."""
+"""Flows that take turns at a host's link, and the packet that it sent last; `last_path` is -1 if switches choose."""
 
 LANE = _record(first=_INDEX, last=_INDEX)
 """Packets on their way from a link, by time of arrival: lane 2 l of link l for data, 2 l + 1 for the control lane."""
@@ -169,6 +167,7 @@ RULES = _record(
     listens=_YES,
     round_robin=_YES,
     order=_INDEX,
+    stride=_WHOLE,
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
@@ -207,7 +206,7 @@ RULES = _record(
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )
-"""The scenario, for compiled code: one record."""
+"""The scenario, for compiled code: one record. `stride` is 0 if the transport itself cuts messages."""
 
 TOTALS = _record(
     now_ps=_WHOLE,
@@ -229,22 +228,6 @@ TOTALS = _record(
     asks_path=_INDEX,
 )
 """What a run counts, and what it wants when it stops: one record."""
-
-
-class Remembered(NamedTuple):
-    """What selective repeat knows of each packet, by row.
-
-    Args:
-        state: Bits of `netsim.engine.event.recovery`.
-        serial: Its last transmission.
-        older: Row of the packet under way that left before it.
-        newer: Row of the one that left after it.
-    """
-
-    state: np.ndarray
-    serial: np.ndarray
-    older: np.ndarray
-    newer: np.ndarray
 
 
 class Program(NamedTuple):
@@ -343,7 +326,9 @@ class Network(NamedTuple):
         lanes: Records of `LANE`.
         packets: Records of `PACKET`; those not in use are chained by `next`.
         calendar: Heap of arrivals, by lane, and of hosts' links that look for a packet, by link.
-        changes: Rates over time.
+        change_begin: Rows of the changes of each link's rate; see `netsim.engine.compiled.fabric.FabricArrays`.
+        change_ps: When a rate changes.
+        change_bps: The rate from then on; 0 is down.
         longest: Queues over time; see `netsim.engine.queue_series`.
     """
 
@@ -353,7 +338,9 @@ class Network(NamedTuple):
     lanes: np.ndarray
     packets: np.ndarray
     calendar: np.ndarray
-    changes: Changes
+    change_begin: np.ndarray
+    change_ps: np.ndarray
+    change_bps: np.ndarray
     longest: np.ndarray
 
 
@@ -365,14 +352,20 @@ class Hosts(NamedTuple):
         rings: Records of `HOST_RING`, by link.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
-        remembered: Selective repeat.
+        memory: Selective repeat: of each packet, by row, bits of `netsim.engine.event.recovery`.
+        last_serial: Its last transmission.
+        older: Row of the packet under way that left before it.
+        newer: Row of the one that left after it.
     """
 
     flows: np.ndarray
     rings: np.ndarray
     timers: np.ndarray
     turns: np.ndarray
-    remembered: Remembered
+    memory: np.ndarray
+    last_serial: np.ndarray
+    older: np.ndarray
+    newer: np.ndarray
 
 
 class State(NamedTuple):

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
 from netsim.engine.compiled.draws import draw
 from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.event.compiled import compiled
 
 SHORTEST, SAMPLED, FLOW_SHORTEST = range(3)
 """Kinds: `JoinShortestQueue`, `Drill`, `AdaptiveFlow`."""

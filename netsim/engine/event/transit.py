@@ -1,9 +1,9 @@
 """Packets from link to link in compiled code, until they, or the news of them, are where they go."""
 
 import numpy as np
-from netsim.engine.event.compiled import compiled
 
 from netsim.engine.event.choices import AT_SWITCH
+from netsim.engine.event.compiled import compiled
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queues import LOST, TRIMMED, cross, join, send_across, send_on, serial_of
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
@@ -62,7 +62,7 @@ def receive(state, packet, flow, now):
     packet.refusal, packet.expected = 1, 0
     if not packet.trimmed:
         _note_order(flow, packet)
-        verdict = received(rules, flow, state.hosts.remembered, packet.sequence)
+        verdict = received(rules, flow, state.hosts, packet.sequence)
         if verdict & ACCEPTED:
             flow.left -= 1
             if not flow.left:

@@ -21,6 +21,7 @@ class Flows(NamedTuple):
         bytes: Payload.
         way: Way of all its packets, as a row of `FabricArrays.way_links`; -1 if each packet chooses.
         delay_ps: How long after the release it joins the others of its host.
+        turn: By what it comes, before its number, among those its host releases together; empty if the nic says.
     """
 
     id: np.ndarray
@@ -28,6 +29,7 @@ class Flows(NamedTuple):
     bytes: np.ndarray
     way: np.ndarray
     delay_ps: np.ndarray
+    turn: np.ndarray
 
 
 def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: int) -> Flows:
@@ -57,8 +59,8 @@ def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: 
             way = _hashed(layout, messages, message, draws(seed, Purpose.SUBFLOW_PATH, src << 32 | dst, part))
         case _:
             way = np.full(len(message), -1)
-    nothing = np.zeros(len(message), dtype=np.int64)
-    return Flows(messages.task[message] * stride + part, message, each + (part < longer), way, nothing)
+    identity, size_bytes = messages.task[message] * stride + part, each + (part < longer)
+    return Flows(identity, message, size_bytes, way, np.zeros_like(message), np.empty(0, dtype=np.int64))
 
 
 def _hashed(layout: Layout, messages: Messages, message: np.ndarray, hashes: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.exact.messages import Messages, messages_of
 from netsim.engine.protocol import Scene
+from netsim.topology.protocol import places
 from netsim.workload.protocol import TaskColumns
 
 
@@ -20,6 +21,7 @@ class Layout(NamedTuple):
         messages: Tasks with bytes; None if one waits for another.
         inner: Links between switches, every link before those it feeds; None if they feed each other in a circle.
         leaf: Destination leaf of each pair of leaves.
+        place: Place of each host among the hosts of its leaf.
         steps: Links of all ways laid end to end, -1 behind each; way w begins at w * `stride`.
         stride: Entries of a way in `steps`.
         most_paths: Largest number of paths between two hosts that talk to each other.
@@ -30,6 +32,7 @@ class Layout(NamedTuple):
     messages: Messages | None
     inner: np.ndarray | None
     leaf: np.ndarray
+    place: np.ndarray
     steps: np.ndarray
     stride: int
     most_paths: int
@@ -56,6 +59,7 @@ def _lay_out(scene: Scene) -> Layout:
         messages_of(columns, np.asarray(scene.hosts, dtype=np.int64), fabric),
         in_order(_links_in_use(fabric), len(fabric.delay_ps)),
         np.flatnonzero(fabric.pair >= 0) % isqrt(len(fabric.pair)),
+        np.array(places(scene.topology), dtype=np.int64),
         steps.ravel(),
         longest + 1,
         max(1, np.diff(fabric.way_begin).max(initial=0)),

@@ -6,7 +6,7 @@ from netsim.engine.exact.choice import KINDS
 from netsim.engine.exact.layout import layout_of
 from netsim.engine.protocol import Scene
 from netsim.topology.failure import NEVER
-from netsim.transport.config import EtherealConfig, TransportConfig
+from netsim.transport.config import TransportConfig
 
 
 def refusal(scene: Scene, transport: TransportConfig) -> str | None:
@@ -18,8 +18,6 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
     """
     if transport.kind not in KINDS:
         return f"{transport.kind} chooses paths by what it sees in the network"
-    if isinstance(transport, EtherealConfig) and transport.order != "nic":
-        return "the transport orders the flows of a host itself"
     for section in ("congestion", "recovery", "flow_control"):
         if getattr(scene, section).kind != "none":
             return f"{section} {getattr(scene, section).kind} makes senders depend on the network"

@@ -35,12 +35,14 @@ def rings_of(flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links
     Args:
         flows: All flows.
         messages: What they belong to.
-        nic: Order of flows released together.
+        nic: Order of flows released together, if the transport does not say, and whether they take turns.
         hosts: Hosts of the fabric.
         links: Links of the fabric.
         seed: Seed of the run.
     """
-    if nic.destinations == "random":
+    if len(flows.turn):
+        turn = flows.turn
+    elif nic.destinations == "random":
         drawn = draws(seed, Purpose.DESTINATION_ORDER, flows.id, np.zeros_like(flows.id))
         turn = (drawn ^ SIGN).view(np.int64)
     else:
