@@ -45,7 +45,7 @@ def operations_svg(results: Results) -> str:
             bars(axes, colours(summaries), times, [_label(panel, s.name, fastest, scale) for s in summaries])
             axes.set_title(panel.op, loc="left", weight="bold", size=10, pad=19)
             axes.annotate(_amount(panel), (0, 1), (0, 5), "axes fraction", "offset points", color=FAINT, size=9)
-            axes.set_xlabel(f"time ({unit}), and against {fastest}" if len(summaries) > 1 else f"time ({unit})")
+            axes.set_xlabel(f"time ({unit})")
             axes.xaxis.set_tick_params(labelbottom=True)
             axes.locator_params(axis="x", nbins=4)
         for unused in figure.axes[len(panels) :]:
