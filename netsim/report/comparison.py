@@ -87,8 +87,8 @@ _NOTE = (
 _OPERATIONS = (
     "Time that a rank spends in the collectives of an operation, from coming to one to its being over there, mean over "
     "the ranks; waiting for ranks that an earlier collective has held up counts. Without computation and overlap the "
-    "operations add up to the run. Bars are means over the seeds, dots the seeds; percentages are against the transport "
-    "that completes first."
+    "operations add up to the run. Bars are means over the seeds, dots the seeds; percentages are against the "
+    "transport that completes first."
 )
 _DRAWN = (
     "Every link of the fabric, darker the longer it is busy; orange: it hardly ever rests; dotted: it carries nothing."

@@ -8,6 +8,7 @@ from netsim.engine.event.calendar import RELEASE, close, push, take_first
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import start
 from netsim.engine.event.sender import enter_ring
+from netsim.engine.event.state import Array, Program, Record, State, Whole
 
 DRAWN, ROTATED, AS_GIVEN = range(3)
 """Orders of flows that are admitted together."""
@@ -17,7 +18,7 @@ _LONG_AGO = np.int64(-(2**62))
 
 
 @compiled
-def admit(state, flows):
+def admit(state: State, flows: Array) -> None:
     """Flows of one instant come to their hosts' rings.
 
     Args:
@@ -31,7 +32,7 @@ def admit(state, flows):
 
 
 @compiled
-def admit_whole(state):
+def admit_whole(state: State) -> None:
     """The same for transports that leave messages whole, as `Transport.admit` does unless a transport overrides it."""
     totals, program, stride = state.network.totals[0], state.program, state.network.rules[0].stride
     for row in range(totals.released):
@@ -42,7 +43,7 @@ def admit_whole(state):
 
 
 @compiled
-def _create(state, identity, task, size_bytes, path, delay_ps, row):
+def _create(state: State, identity: int, task: int, size_bytes: int, path: int, delay_ps: int, row: int) -> None:
     """A flow begins, and waits for its turn or for the end of its delay."""
     network, hosts, program = state.network, state.hosts, state.program
     totals = network.totals[0]
@@ -59,7 +60,7 @@ def _create(state, identity, task, size_bytes, path, delay_ps, row):
 
 
 @compiled
-def _line_up(state):
+def _line_up(state: State) -> None:
     """Flows of one instant enter their hosts' rings in their order."""
     turns = state.hosts.turns
     while turns[0].time_ps:
@@ -70,7 +71,7 @@ def _line_up(state):
 
 
 @compiled
-def _turn(rules, program, flow, row):
+def _turn(rules: Record, program: Program, flow: Record, row: int) -> Whole:
     """Place of a flow among those its host releases together."""
     if rules.order == AS_GIVEN:
         return np.int64(row)
@@ -80,7 +81,7 @@ def _turn(rules, program, flow, row):
 
 
 @compiled
-def _prepare(state, flow, src, dst, now, start_ps):
+def _prepare(state: State, flow: Record, src: int, dst: int, now: int, start_ps: int) -> None:
     """Everything else about a flow."""
     network, routing = state.network, state.routing
     rules, totals = network.rules[0], network.totals[0]
@@ -109,7 +110,7 @@ def _prepare(state, flow, src, dst, now, start_ps):
 
 
 @compiled
-def _prepare_answers(state, flow, now, start_ps):
+def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> None:
     """The flow's way back, and its congestion control."""
     network, routing = state.network, state.routing
     rules, links = network.rules[0], network.links

@@ -8,6 +8,7 @@ is room for four more that are never due.
 import numpy as np
 
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Array, Whole
 
 ENTRY = np.dtype([("time_ps", np.int64), ("key", np.int64), ("what", np.int64)])
 """When, in which place within that instant, and what: a lane, a flow, a link or a task."""
@@ -39,31 +40,31 @@ def longer_heap(heap_: np.ndarray, entries: int) -> np.ndarray:
 
 
 @compiled
-def phase(key):
+def phase(key: int) -> Whole:
     """First key of the phase of a key."""
     return (key >> _PHASE_BITS) << _PHASE_BITS
 
 
 @compiled
-def arrival_key(flow_id, serial, control):
+def arrival_key(flow_id: int, serial: int, control: int) -> Whole:
     """Place of a packet among those that arrive in the same instant."""
     return ARRIVAL | (flow_id << (SERIAL_BITS + 1)) | (serial << 1) | control
 
 
 @compiled
-def timer_key(flow_id, pace):
+def timer_key(flow_id: int, pace: int) -> Whole:
     """Place of a flow's timers: first the one that waits for progress, then the one that keeps the pace."""
     return TIMER | (flow_id << 1) | pace
 
 
 @compiled
-def first_time(heap):
+def first_time(heap: Array) -> Whole:
     """When the first entry is due."""
     return heap[1].time_ps if heap[0].time_ps else END_PS
 
 
 @compiled
-def push(heap, time_ps, key, what):
+def push(heap: Array, time_ps: int, key: int, what: int) -> None:
     """Adds an entry, where the first one was if that has been taken."""
     if heap[0].key:
         heap[0].key = 0
@@ -74,19 +75,19 @@ def push(heap, time_ps, key, what):
 
 
 @compiled
-def replace(heap, time_ps, key, what):
+def replace(heap: Array, time_ps: int, key: int, what: int) -> None:
     """Puts a later entry in place of the first one."""
     _sink(heap, time_ps, key, what)
 
 
 @compiled
-def take_first(heap):
+def take_first(heap: Array) -> None:
     """Takes the first entry out; its place is filled by the next `push` or by `close`."""
     heap[0].key = 1
 
 
 @compiled
-def close(heap):
+def close(heap: Array) -> None:
     """Fills the place of the entry that was taken, if nothing else has."""
     if heap[0].key:
         heap[0].key = 0
@@ -100,7 +101,7 @@ def close(heap):
 
 
 @compiled
-def bring_forward(heap, time_ps, key, what):
+def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
     """Gives the entry of `what` an earlier place; rare, so it is looked for."""
     place = 1
     while heap[place].what != what or phase(heap[place].key) != phase(key):
@@ -109,7 +110,7 @@ def bring_forward(heap, time_ps, key, what):
 
 
 @compiled
-def _rise(heap, place, time_ps, key, what):
+def _rise(heap: Array, place: int, time_ps: int, key: int, what: int) -> None:
     while place > 1:
         above = (place + 2) >> 2
         entry = heap[above]
@@ -121,7 +122,7 @@ def _rise(heap, place, time_ps, key, what):
 
 
 @compiled
-def _sink(heap, time_ps, key, what):
+def _sink(heap: Array, time_ps: int, key: int, what: int) -> None:
     last = heap[0].time_ps
     place = np.uint64(1)
     while True:
@@ -140,7 +141,7 @@ def _sink(heap, time_ps, key, what):
 
 
 @compiled
-def _earlier(heap, one, other):
+def _earlier(heap: Array, one: int, other: int) -> Whole:
     """Which of two entries comes first, without a branch."""
     time_ps, other_ps = heap[one].time_ps, heap[other].time_ps
     later = (other_ps < time_ps) | ((other_ps == time_ps) & (heap[other].key < heap[one].key))
@@ -148,7 +149,7 @@ def _earlier(heap, one, other):
 
 
 @compiled
-def _put(heap, place, time_ps, key, what):
+def _put(heap: Array, place: int, time_ps: int, key: int, what: int) -> None:
     entry = heap[place]
     entry.time_ps = time_ps
     entry.key = key

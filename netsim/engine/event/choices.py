@@ -4,6 +4,7 @@ import numpy as np
 
 from netsim.engine.compiled.draws import draw
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Hosts, Record, Routing, Whole
 
 PINNED, SPRAY_RANDOM, SPRAY_ROUND_ROBIN, ROTATION, FLOWLET, REPS, AT_SWITCH = range(7)
 """Kinds: flows have a path; each packet's path is chosen by its host; switches choose."""
@@ -13,7 +14,7 @@ VALID, KEPT = 0, 1
 
 
 @compiled
-def epoch_of(routing, now):
+def epoch_of(routing: Routing, now: int) -> Whole:
     """Number of the interval between changes of what the routing knows."""
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
@@ -22,7 +23,7 @@ def epoch_of(routing, now):
 
 
 @compiled
-def is_usable(routing, begin, end, path):
+def is_usable(routing: Routing, begin: int, end: int, path: int) -> bool:
     """Whether a path is among some rows of usable ones."""
     for row in range(begin, end):  # noqa: SIM110
         if routing.usable[row] == path:
@@ -31,7 +32,7 @@ def is_usable(routing, begin, end, path):
 
 
 @compiled
-def choose_path(rules, hosts, routing, index, serial, now, epoch):
+def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, serial: int, now: int, epoch: int) -> Whole:
     """Path of a packet of a flow without one, among its pair's ways.
 
     Args:
@@ -64,14 +65,14 @@ def choose_path(rules, hosts, routing, index, serial, now, epoch):
 
 
 @compiled
-def _pick(drawn, turn, count):
+def _pick(drawn: int, turn: int, count: int) -> Whole:
     """(drawn + turn) mod count, without overflow."""
     size = np.uint64(count)
     return np.int64((drawn % size + np.uint64(turn) % size) % size)
 
 
 @compiled
-def _rotate(rules, routing, flow, count):
+def _rotate(rules: Record, routing: Routing, flow: Record, count: int) -> Whole:
     """The way after the one that the host's last packet to that leaf got."""
     if flow.links == 1:
         return np.int64(0)
@@ -81,7 +82,9 @@ def _rotate(rules, routing, flow, count):
 
 
 @compiled
-def _recycle(rules, routing, flow, index, serial, begin, count, now):
+def _recycle(
+    rules: Record, routing: Routing, flow: Record, index: int, serial: int, begin: int, count: int, now: int
+) -> Whole:
     """The oldest valid entry; else, frozen, the ring in turn; else a draw."""
     entries = rules.entries
     while flow.valid:
@@ -102,7 +105,7 @@ def _recycle(rules, routing, flow, index, serial, begin, count, now):
 
 
 @compiled
-def came_through(rules, routing, flow, index, path):
+def came_through(rules: Record, routing: Routing, flow: Record, index: int, path: int) -> None:
     """REPS: a path without a mark becomes the newest entry; the oldest one goes if there is no room."""
     entries, first = rules.entries, index * rules.entries
     routing.paths[first + (flow.valid_begin + flow.valid) % entries, VALID] = path

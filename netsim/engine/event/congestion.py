@@ -4,6 +4,7 @@ import numpy as np
 
 from netsim.congestion.protocol import UNLIMITED
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Record, Whole
 from netsim.units import PICOSECONDS_PER_SECOND
 
 FIXED, DCTCP, SWIFT, DCQCN = range(4)
@@ -14,7 +15,7 @@ _SECOND = float(PICOSECONDS_PER_SECOND)
 
 
 @compiled
-def start(rules, flow, round_trip_ps, packets, line_bps, start_ps):
+def start(rules: Record, flow: Record, round_trip_ps: int, packets: int, line_bps: int, start_ps: int) -> None:
     """A flow begins.
 
     Args:
@@ -37,7 +38,7 @@ def start(rules, flow, round_trip_ps, packets, line_bps, start_ps):
 
 
 @compiled
-def gap_ps(rules, flow, wire, now):
+def gap_ps(rules: Record, flow: Record, wire: int, now: int) -> Whole:
     """Least time from the packet that leaves now to the next."""
     if rules.congestion == SWIFT and flow.packets_window < 1.0:
         return np.int64(flow.latest_ps / flow.packets_window)
@@ -55,7 +56,7 @@ def gap_ps(rules, flow, wire, now):
 
 
 @compiled
-def on_ack(rules, flow, packets, marked, notified, round_trip_ps, now):
+def on_ack(rules: Record, flow: Record, packets: int, marked: int, notified: int, round_trip_ps: int, now: int) -> None:
     """News from the receiver."""
     if rules.congestion == DCTCP:
         _dctcp(rules, flow, packets, marked, round_trip_ps, now)
@@ -72,7 +73,7 @@ def on_ack(rules, flow, packets, marked, notified, round_trip_ps, now):
 
 
 @compiled
-def on_timeout(rules, flow, now):
+def on_timeout(rules: Record, flow: Record, now: int) -> None:
     """Packets are lost without news."""
     if rules.congestion == DCTCP:
         flow.packets_window = 1.0
@@ -83,7 +84,7 @@ def on_timeout(rules, flow, now):
 
 
 @compiled
-def _dctcp(rules, flow, packets, marked, round_trip_ps, now):
+def _dctcp(rules: Record, flow: Record, packets: int, marked: int, round_trip_ps: int, now: int) -> None:
     counted = max(packets, np.int64(1)) if marked else packets
     flow.seen += counted
     if marked:
@@ -101,7 +102,7 @@ def _dctcp(rules, flow, packets, marked, round_trip_ps, now):
 
 
 @compiled
-def _swift(rules, flow, packets, marked, round_trip_ps, now):
+def _swift(rules: Record, flow: Record, packets: int, marked: int, round_trip_ps: int, now: int) -> None:
     if marked and not packets:
         if now - flow.cut_ps >= flow.latest_ps:
             _shrink(rules, flow, 1.0 - rules.largest_decrease, now)
@@ -116,14 +117,14 @@ def _swift(rules, flow, packets, marked, round_trip_ps, now):
 
 
 @compiled
-def _shrink(rules, flow, factor, now):
+def _shrink(rules: Record, flow: Record, factor: float, now: int) -> None:
     flow.packets_window = max(rules.smallest_window, flow.packets_window * factor)
     flow.window = max(np.int64(1), np.int64(flow.packets_window))
     flow.cut_ps = now
 
 
 @compiled
-def _catch_up(rules, flow, now):
+def _catch_up(rules: Record, flow: Record, now: int) -> None:
     """Timers that ran out up to now, each in its own order."""
     while flow.estimated_ps + rules.estimate_ps <= now:
         flow.estimated_ps += rules.estimate_ps
@@ -138,7 +139,7 @@ def _catch_up(rules, flow, now):
 
 
 @compiled
-def _increase(rules, flow):
+def _increase(rules: Record, flow: Record) -> None:
     """Fast recovery, then additive, then hyper increase, by how many steps each counter has made."""
     least, most = min(flow.timer_steps, flow.byte_steps), max(flow.timer_steps, flow.byte_steps)
     if least > rules.fast_steps:

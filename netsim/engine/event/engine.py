@@ -13,9 +13,7 @@ from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.outcome import outcome_of
-from netsim.engine.event.program import begin_roots
 from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
-from netsim.engine.event.sender import resume
 from netsim.engine.event.state import State
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.feedback import PATIENCE
@@ -58,17 +56,16 @@ class EventEngine:
         Raises:
             InputError: Some never are.
         """
-        begin_roots(self._state.program, self._state.network.totals[0])
-        admitted = _NOBODY
-        while (why := kernel.run(self._arrays, admitted)) != kernel.FINISHED:
-            admitted = _NOBODY
+        admitted, resumed = _NOBODY, -1
+        while (why := kernel.run(self._arrays, admitted, resumed)) != kernel.FINISHED:
+            admitted, resumed = _NOBODY, -1
             match why:
                 case kernel.RELEASED:
                     admitted = self._admit()
                 case kernel.ASKS_FOR_PATH:
                     self._give_path()
                 case kernel.ASKS_AFTER_TIMEOUT:
-                    self._settle_timeout()
+                    resumed = self._settle_timeout()
                 case _:
                     self._keep(with_room_for_choices(with_room_for_packets(self._state)))
         if self._state.network.totals["undone"][0]:
@@ -123,8 +120,8 @@ class EventEngine:
         usable, serial = self._usable(record, now_ps), int(record["serial"])
         record["path"] = self._transport.choose_path(self._flows[index], serial, usable, now_ps)
 
-    def _settle_timeout(self) -> None:
-        """Perhaps another path for a flow that lost packets without news; it goes on unless it is cut off for good."""
+    def _settle_timeout(self) -> int:
+        """Perhaps another path for a flow that lost packets without news; returns it unless it is cut off for good."""
         network, hosts = self._state.network, self._state.hosts
         index, now_ps = int(network.totals["asks"][0]), int(network.totals["now_ps"][0])
         record = hosts.flows[index]
@@ -132,8 +129,8 @@ class EventEngine:
         if self._cuts:
             record["path"] = self._transport.on_timeout(self._flows[index], path, usable, now_ps)
         record["fruitless"] = record["fruitless"] + 1 if record["path"] == path else 0
-        if record["fruitless"] < PATIENCE or not self._is_cut_off(record, usable, now_ps):
-            resume(network, hosts, index, now_ps)
+        patient = record["fruitless"] < PATIENCE or not self._is_cut_off(record, usable, now_ps)
+        return index if patient else -1
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """All paths of a flow are down and stay so, and the routing will not learn more: it would try forever."""

@@ -9,12 +9,13 @@ from netsim.engine.event.congestion import on_ack, on_timeout
 from netsim.engine.event.queues import serial_of
 from netsim.engine.event.recovery import acknowledged, refused, timed_out
 from netsim.engine.event.sender import await_progress, enter_ring, resume
+from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.event.transit import drop, enter, next_link, receive
 from netsim.engine.reference.feedback import PATIENCE
 
 
 @compiled
-def arrive(state, lane, now):
+def arrive(state: State, lane: int, now: int) -> None:
     """The first packet of a lane is at the end of its link; the calendar's first entry is that lane's."""
     network = state.network
     way = network.lanes[lane]
@@ -39,7 +40,7 @@ def arrive(state, lane, now):
 
 
 @compiled
-def run_out(state, now):
+def run_out(state: State, now: int) -> Whole:
     """The first timer runs out, or the start of a flow that was put off comes; returns a flow whose path to ask for."""
     network, hosts = state.network, state.hosts
     index, key = hosts.timers[1].what, hosts.timers[1].key
@@ -61,7 +62,7 @@ def run_out(state, now):
 
 
 @compiled
-def _hear(state, news, flow, now):
+def _hear(state: State, news: Record, flow: Record, now: int) -> None:
     """News is back at the sender."""
     network, hosts = state.network, state.hosts
     rules, index = network.rules[0], np.int64(news.flow)
@@ -78,7 +79,7 @@ def _hear(state, news, flow, now):
 
 
 @compiled
-def _give_up(state, flow, index, now):
+def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     """There was no progress for too long."""
     network, hosts = state.network, state.hosts
     rules = network.rules[0]

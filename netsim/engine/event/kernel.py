@@ -4,9 +4,9 @@ from netsim.engine.event.admission import admit, admit_whole
 from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time
 from netsim.engine.event.compiled import called
 from netsim.engine.event.feedback import arrive, run_out
-from netsim.engine.event.program import next_begin, next_begin_ps
-from netsim.engine.event.sender import look
-from netsim.engine.event.state import Hosts, Network, Program, Routing, State
+from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
+from netsim.engine.event.sender import look, resume
+from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
 
 FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
 """Why the loop stops: all is done; messages wait for admission; a flow's path has failed, or the flow itself has lost
@@ -14,19 +14,24 @@ packets without news; packets or choices need more room."""
 
 
 @called
-def run(arrays, admitted):
+def run(arrays: tuple[tuple[Array, ...], ...], admitted: Array, resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; times and flows are in `Totals`.
 
     Args:
         arrays: The fields of `State`, as tuples without names, which are quicker to hand over.
         admitted: Flows that begin now; see `admit`.
+        resumed: A flow that goes on after a timeout, or -1.
     """
-    network, hosts, program, routing = arrays
-    state = State(Network(*network), Hosts(*hosts), Program(*program), Routing(*routing))
-    if len(admitted):
-        admit(state, admitted)
+    state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]))
     network, timers, program = state.network, state.hosts.timers, state.program
     calendar, totals = network.calendar, network.totals[0]
+    if totals.now_ps < 0:
+        totals.now_ps = 0
+        begin_roots(program, totals)
+    if len(admitted):
+        admit(state, admitted)
+    if resumed >= 0:
+        resume(network, state.hosts, resumed, totals.now_ps)
     choices = len(state.routing.chosen)
     while True:
         close(calendar)

@@ -64,6 +64,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     links = _links(scene, fabric, rules[0])
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
+    totals["now_ps"] = -1
     totals["undone"] = len(scene.tasks)
     lanes = np.full(2 * len(links), -1, dtype=LANE)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps

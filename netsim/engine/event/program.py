@@ -3,14 +3,15 @@
 import numpy as np
 
 from netsim.engine.event.calendar import close, first_time, push, take_first
-from netsim.engine.event.compiled import called, compiled
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Program, Record, Whole
 
 DONE = -1
 """In place of how many tasks a task waits for, when it is done."""
 
 
-@called
-def begin_roots(program, totals):
+@compiled
+def begin_roots(program: Program, totals: Record) -> None:
     """Starts all tasks that wait for no other, the last first: what follows a task comes later."""
     for task in range(len(program.waits_for) - 1, -1, -1):
         if not program.waits_for[task]:
@@ -18,7 +19,7 @@ def begin_roots(program, totals):
 
 
 @compiled
-def next_begin(program, totals, now):
+def next_begin(program: Program, totals: Record, now: int) -> None:
     """Takes the first task from the heap: its delay is over, or its message has arrived."""
     what = program.begins[1].what
     take_first(program.begins)
@@ -30,13 +31,13 @@ def next_begin(program, totals, now):
 
 
 @compiled
-def next_begin_ps(program):
+def next_begin_ps(program: Program) -> Whole:
     """When `next_begin` has something to take."""
     return first_time(program.begins)
 
 
 @compiled
-def delivered(program, task, end_ps):
+def delivered(program: Program, task: int, end_ps: int) -> None:
     """A flow of a task is complete at its receiver at that time, which may lie ahead."""
     program.flows_left[task] -= 1
     program.end_ps[task] = max(program.end_ps[task], end_ps)
@@ -45,7 +46,7 @@ def delivered(program, task, end_ps):
 
 
 @compiled
-def _begin(program, totals, task, now):
+def _begin(program: Program, totals: Record, task: int, now: int) -> None:
     """Starts a task that waits for nothing but its delay."""
     if program.delay_ps[task]:
         push(program.begins, now + program.delay_ps[task], np.int64(0), 2 * task)
@@ -54,7 +55,7 @@ def _begin(program, totals, task, now):
 
 
 @compiled
-def _move(program, totals, task, now):
+def _move(program: Program, totals: Record, task: int, now: int) -> None:
     """Releases a task's message; a task without one is done."""
     if program.bytes[task]:
         program.released[totals.released] = task
@@ -65,7 +66,7 @@ def _move(program, totals, task, now):
 
 
 @compiled
-def _done(program, totals, task, now):
+def _done(program: Program, totals: Record, task: int, now: int) -> None:
     """A task is done, and with it those without delay and bytes that waited for it alone, and so on."""
     program.stack[0] = task
     depth = 1

@@ -7,22 +7,23 @@ from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.calendar import SERIAL_BITS, bring_forward, push
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.rates import next_down, rate_at
+from netsim.engine.event.state import Array, Network, Record, Whole
 from netsim.engine.queue_series import INTERVALS
 
 GOES, LOST, TRIMMED = range(3)
 """What becomes of a packet that comes to a link."""
 
-_LINK_BITS = np.int64(20)
+_LINK_BITS = 20
 
 
 @compiled
-def serial_of(packet):
+def serial_of(packet: Record) -> Whole:
     """The transmission of its flow that a packet is."""
     return (packet.key >> 1) & ((1 << SERIAL_BITS) - 1)
 
 
 @compiled
-def join(network, packet, flow_id, index, now):
+def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -> tuple[Whole, Whole]:
     """A packet comes to a link. Returns what becomes of it, and when its last bit leaves.
 
     Args:
@@ -76,7 +77,7 @@ def join(network, packet, flow_id, index, now):
 
 
 @compiled
-def cross(network, packet, index, now):
+def cross(network: Network, packet: Record, index: int, now: int) -> tuple[Whole, Whole]:
     """A packet in the control lane takes a link without waiting and without being waited for; see `join`."""
     totals, link = network.totals[0], network.links[index]
     if link.varies:
@@ -93,7 +94,7 @@ def cross(network, packet, index, now):
 
 
 @compiled
-def _marks(rules, link, index, flow_id, serial, backlog, rate):
+def _marks(rules: Record, link: Record, index: int, flow_id: int, serial: int, backlog: int, rate: int) -> bool:
     """See `netsim.engine.reference.conditions.Conditions.marks`."""
     low, high = link.mark_ps, link.mark_all_ps
     if link.varies:
@@ -108,7 +109,7 @@ def _marks(rules, link, index, flow_id, serial, backlog, rate):
 
 
 @compiled
-def _note_queue(longest, totals, now, queue):
+def _note_queue(longest: Array, totals: Record, now: int, queue: int) -> None:
     """See `netsim.engine.queue_series.QueueRecorder.add`."""
     interval = now >> totals.width_bits
     while interval >= INTERVALS:
@@ -124,7 +125,7 @@ def _note_queue(longest, totals, now, queue):
 
 
 @compiled
-def send_on(network, index, lane, arrives):
+def send_on(network: Network, index: int, lane: int, arrives: int) -> None:
     """Puts a packet among those on their way, as the last one that arrives."""
     packet, way = network.packets[index], network.lanes[lane]
     packet.time_ps = arrives
@@ -138,7 +139,7 @@ def send_on(network, index, lane, arrives):
 
 
 @compiled
-def send_across(network, index, lane, arrives):
+def send_across(network: Network, index: int, lane: int, arrives: int) -> None:
     """The same, where packets of the control lane may overtake each other."""
     packets, way = network.packets, network.lanes[lane]
     packet = packets[index]
@@ -165,5 +166,5 @@ def send_across(network, index, lane, arrives):
 
 
 @compiled
-def _comes_first(packet, time_ps, key):
+def _comes_first(packet: Record, time_ps: int, key: int) -> bool:
     return packet.time_ps < time_ps or (packet.time_ps == time_ps and packet.key < key)

@@ -6,6 +6,7 @@ Packets under way are a list in the order of their transmissions, through the ro
 import numpy as np
 
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Hosts, Record, Whole
 
 NOTHING_LOST, SELECTIVE, GO_BACK_N = range(3)
 """Kinds. With the first one nothing goes twice, and so nothing need be hosts of a single packet."""
@@ -18,7 +19,7 @@ _ALL = np.int64(2**62)
 
 
 @compiled
-def take(rules, flow, hosts):
+def take(rules: Record, flow: Record, hosts: Hosts) -> Whole:
     """The packet that leaves as the flow's next transmission, which is counted."""
     serial = flow.serial
     flow.serial = serial + 1
@@ -46,7 +47,7 @@ def take(rules, flow, hosts):
 
 
 @compiled
-def acknowledged(rules, flow, hosts, sequence, serial, expected):
+def acknowledged(rules: Record, flow: Record, hosts: Hosts, sequence: int, serial: int, expected: int) -> Whole:
     """An acknowledgement has come; returns how many packets are newly known to have arrived."""
     if rules.recovery == NOTHING_LOST:
         flow.in_flight -= 1
@@ -67,7 +68,7 @@ def acknowledged(rules, flow, hosts, sequence, serial, expected):
 
 
 @compiled
-def refused(rules, flow, hosts, sequence, serial, expected):
+def refused(rules: Record, flow: Record, hosts: Hosts, sequence: int, serial: int, expected: int) -> Whole:
     """A negative acknowledgement has come; returns the same."""
     if rules.recovery == GO_BACK_N:
         old = expected < flow.acked
@@ -84,7 +85,7 @@ def refused(rules, flow, hosts, sequence, serial, expected):
 
 
 @compiled
-def timed_out(rules, flow, hosts):
+def timed_out(rules: Record, flow: Record, hosts: Hosts) -> None:
     """No progress for too long."""
     if rules.recovery == GO_BACK_N:
         flow.next = flow.acked
@@ -95,7 +96,7 @@ def timed_out(rules, flow, hosts):
 
 
 @compiled
-def received(rules, flow, hosts, sequence):
+def received(rules: Record, flow: Record, hosts: Hosts, sequence: int) -> Whole:
     """A packet has come to the receiver; returns bits of what it does."""
     if rules.recovery == NOTHING_LOST:
         return ACCEPTED | ACKNOWLEDGE
@@ -116,7 +117,7 @@ def received(rules, flow, hosts, sequence):
 
 
 @compiled
-def _acknowledged_before(flow, expected):
+def _acknowledged_before(flow: Record, expected: int) -> Whole:
     """Go-back-N: everything before `expected` has arrived."""
     newly = max(np.int64(0), expected - flow.acked)
     flow.acked += newly
@@ -128,7 +129,7 @@ def _acknowledged_before(flow, expected):
 
 
 @compiled
-def _first_lost(flow, hosts):
+def _first_lost(flow: Record, hosts: Hosts) -> Whole:
     """Takes the first lost packet."""
     row = flow.first_row + flow.lost_from
     while not hosts.memory[row] & _LOST:
@@ -140,7 +141,7 @@ def _first_lost(flow, hosts):
 
 
 @compiled
-def _lose_before(flow, hosts, limit):
+def _lose_before(flow: Record, hosts: Hosts, limit: int) -> None:
     """Transmissions with smaller serials count as lost."""
     while flow.oldest >= 0 and hosts.last_serial[flow.oldest] < limit:
         row = flow.oldest
@@ -149,7 +150,7 @@ def _lose_before(flow, hosts, limit):
 
 
 @compiled
-def _lose(flow, hosts, row):
+def _lose(flow: Record, hosts: Hosts, row: int) -> None:
     if not hosts.memory[row] & (_ACKED | _LOST):
         hosts.memory[row] |= _LOST
         flow.lost += 1
@@ -157,7 +158,7 @@ def _lose(flow, hosts, row):
 
 
 @compiled
-def _land(flow, hosts, row):
+def _land(flow: Record, hosts: Hosts, row: int) -> None:
     """A packet is no longer under way."""
     older, newer = hosts.older[row], hosts.newer[row]
     if older >= 0:

@@ -4,23 +4,24 @@ import numpy as np
 
 from netsim.engine.event.calendar import SEND, arrival_key, push, replace, take_first, timer_key
 from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
-from netsim.engine.event.compiled import called, compiled
+from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
 from netsim.engine.event.recovery import take
+from netsim.engine.event.state import Hosts, Network, Record, State, Whole
 from netsim.engine.event.transit import enter
 
 _NEVER = np.int64(-1)
 
 
 @compiled
-def is_open(flow):
+def is_open(flow: Record) -> bool:
     """There is a packet to send and the window has room for it."""
     pending = flow.lost > 0 or flow.next < flow.packets
     return pending and flow.in_flight < flow.window and not (flow.alone and flow.in_flight)
 
 
 @compiled
-def enter_ring(network, hosts, index, now):
+def enter_ring(network: Network, hosts: Hosts, index: int, now: int) -> None:
     """A flow comes to the end of its host's ring, whose link looks for a packet as soon as it is free."""
     flow = hosts.flows[index]
     ring = hosts.rings[flow.up]
@@ -36,8 +37,8 @@ def enter_ring(network, hosts, index, now):
         push(network.calendar, max(now, network.links[flow.up].free_ps), SEND | flow.up, np.int64(flow.up))
 
 
-@called
-def resume(network, hosts, index, now):
+@compiled
+def resume(network: Network, hosts: Hosts, index: int, now: int) -> None:
     """A flow goes on as soon as its pace allows, if it is not in its host's ring."""
     flow = hosts.flows[index]
     if not flow.in_ring and is_open(flow):
@@ -48,14 +49,14 @@ def resume(network, hosts, index, now):
 
 
 @compiled
-def await_progress(hosts, flow, index):
+def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
     """The flow's timer runs until its deadline."""
     flow.timer_runs = 1
     push(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0), np.int64(index))
 
 
 @compiled
-def look(state, link, now):
+def look(state: State, link: int, now: int) -> Whole:
     """A host's link looks for a packet; returns a flow that needs another path first, or -1."""
     network, hosts, routing = state.network, state.hosts, state.routing
     ring, rules = hosts.rings[link], network.rules[0]
@@ -85,7 +86,7 @@ def look(state, link, now):
 
 
 @compiled
-def _send(state, ring, flow, index, epoch, now):
+def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, now: int) -> None:
     """The first flow of a ring sends a packet, and takes its next place."""
     network, hosts, routing = state.network, state.hosts, state.routing
     rules, totals = network.rules[0], network.totals[0]
@@ -132,12 +133,12 @@ def _send(state, ring, flow, index, epoch, now):
 
 
 @compiled
-def _is_ready(flow, now):
+def _is_ready(flow: Record, now: int) -> bool:
     return now >= flow.next_ps and is_open(flow)
 
 
 @compiled
-def _leave_ring(hosts, ring):
+def _leave_ring(hosts: Hosts, ring: Record) -> None:
     """The first flow of a ring leaves it."""
     flow = hosts.flows[ring.first]
     flow.in_ring = 0
@@ -147,7 +148,7 @@ def _leave_ring(hosts, ring):
 
 
 @compiled
-def _keep_pace(hosts, flow, index):
+def _keep_pace(hosts: Hosts, flow: Record, index: int) -> None:
     """Wakes an open flow that only its pace holds back."""
     if flow.wake_ps != flow.next_ps:
         flow.wake_ps = flow.next_ps

@@ -3,9 +3,14 @@
 Times in picoseconds, sizes in bytes, on the wire unless said otherwise. -1 is no index.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+Array = Record = Any
+"""Arrays, and records of them, whose fields compiled code reads and writes by name: no type of NumPy's says so."""
+Whole = int | np.int64 | np.uint64
+"""What compiled code calculates with."""
 
 _INDEX, _WHOLE, _REAL, _YES = np.int32, np.int64, np.float64, np.uint8
 
@@ -248,18 +253,18 @@ class Program(NamedTuple):
         stack: Room for tasks that begin at once.
     """
 
-    begins: np.ndarray
-    bytes: np.ndarray
-    delay_ps: np.ndarray
-    src_host: np.ndarray
-    dst_host: np.ndarray
-    next_begin: np.ndarray
-    next: np.ndarray
-    waits_for: np.ndarray
-    flows_left: np.ndarray
-    end_ps: np.ndarray
-    released: np.ndarray
-    stack: np.ndarray
+    begins: Array
+    bytes: Array
+    delay_ps: Array
+    src_host: Array
+    dst_host: Array
+    next_begin: Array
+    next: Array
+    waits_for: Array
+    flows_left: Array
+    end_ps: Array
+    released: Array
+    stack: Array
 
 
 class Routing(NamedTuple):
@@ -291,29 +296,29 @@ class Routing(NamedTuple):
         paths: Entries of the flows' rings of paths, valid ones and all.
     """
 
-    up: np.ndarray
-    down: np.ndarray
-    inside: np.ndarray
-    leaf: np.ndarray
-    pair: np.ndarray
-    way_begin: np.ndarray
-    way_links: np.ndarray
-    way_length: np.ndarray
-    way_answer_ps: np.ndarray
-    way_answers: np.ndarray
-    calm: np.ndarray
-    epoch_ps: np.ndarray
-    usable_begin: np.ndarray
-    usable: np.ndarray
-    counts: np.ndarray
-    child_begin: np.ndarray
-    child_link: np.ndarray
-    child_node: np.ndarray
-    node_way: np.ndarray
-    shortest: np.ndarray
-    candidates: np.ndarray
-    chosen: np.ndarray
-    paths: np.ndarray
+    up: Array
+    down: Array
+    inside: Array
+    leaf: Array
+    pair: Array
+    way_begin: Array
+    way_links: Array
+    way_length: Array
+    way_answer_ps: Array
+    way_answers: Array
+    calm: Array
+    epoch_ps: Array
+    usable_begin: Array
+    usable: Array
+    counts: Array
+    child_begin: Array
+    child_link: Array
+    child_node: Array
+    node_way: Array
+    shortest: Array
+    candidates: Array
+    chosen: Array
+    paths: Array
 
 
 class Network(NamedTuple):
@@ -332,16 +337,16 @@ class Network(NamedTuple):
         longest: Queues over time; see `netsim.engine.queue_series`.
     """
 
-    rules: np.ndarray
-    totals: np.ndarray
-    links: np.ndarray
-    lanes: np.ndarray
-    packets: np.ndarray
-    calendar: np.ndarray
-    change_begin: np.ndarray
-    change_ps: np.ndarray
-    change_bps: np.ndarray
-    longest: np.ndarray
+    rules: Array
+    totals: Array
+    links: Array
+    lanes: Array
+    packets: Array
+    calendar: Array
+    change_begin: Array
+    change_ps: Array
+    change_bps: Array
+    longest: Array
 
 
 class Hosts(NamedTuple):
@@ -358,14 +363,14 @@ class Hosts(NamedTuple):
         newer: Row of the one that left after it.
     """
 
-    flows: np.ndarray
-    rings: np.ndarray
-    timers: np.ndarray
-    turns: np.ndarray
-    memory: np.ndarray
-    last_serial: np.ndarray
-    older: np.ndarray
-    newer: np.ndarray
+    flows: Array
+    rings: Array
+    timers: Array
+    turns: Array
+    memory: Array
+    last_serial: Array
+    older: Array
+    newer: Array
 
 
 class State(NamedTuple):

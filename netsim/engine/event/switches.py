@@ -12,6 +12,7 @@ import numpy as np
 from netsim.engine.compiled.draws import draw
 from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Array, Hosts, Network, Record, Routing, Whole
 
 SHORTEST, SAMPLED, FLOW_SHORTEST = range(3)
 """Kinds: `JoinShortestQueue`, `Drill`, `AdaptiveFlow`."""
@@ -62,7 +63,9 @@ def tree(fabric: FabricArrays) -> Tree:
 
 
 @compiled
-def choose_next(network, hosts, routing, index, packet, serial, now):
+def choose_next(
+    network: Network, hosts: Hosts, routing: Routing, index: int, packet: Record, serial: int, now: int
+) -> Whole:
     """The row of the next link of a packet, where the switch that it has come to decides."""
     rules, totals = network.rules[0], network.totals[0]
     begin, end = routing.child_begin[packet.node], routing.child_begin[packet.node + 1]
@@ -91,12 +94,12 @@ def choose_next(network, hosts, routing, index, packet, serial, now):
 
 
 @compiled
-def _backlog(links, link, now):
+def _backlog(links: Array, link: int, now: int) -> Whole:
     return max(np.int64(0), links[link].free_ps - now)
 
 
 @compiled
-def _shortest(rules, links, routing, begin, end, now):
+def _shortest(rules: Record, links: Array, routing: Routing, begin: int, end: int, now: int) -> Whole:
     """The least unfinished work; of equals the next after the switch's last choice."""
     first = routing.child_link[begin]
     last = routing.shortest[first, 0]
@@ -118,7 +121,9 @@ def _shortest(rules, links, routing, begin, end, now):
 
 
 @compiled
-def _sampled(rules, links, routing, flow_id, serial, begin, end, now):
+def _sampled(
+    rules: Record, links: Array, routing: Routing, flow_id: int, serial: int, begin: int, end: int, now: int
+) -> Whole:
     """The shortest of some queues drawn at random and those that were shortest before."""
     first = routing.child_link[begin]
     rows, works = routing.candidates[0], routing.candidates[1]
@@ -137,7 +142,7 @@ def _sampled(rules, links, routing, flow_id, serial, begin, end, now):
 
 
 @compiled
-def _insert(rows, works, found, row, work):
+def _insert(rows: Array, works: Array, found: int, row: int, work: int) -> Whole:
     """Adds a candidate that is not there yet, behind all that are as short; returns how many there are."""
     for place in range(found):
         if rows[place] == row:

@@ -7,11 +7,12 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queues import LOST, TRIMMED, cross, join, send_across, send_on, serial_of
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
+from netsim.engine.event.state import Network, Record, Routing, State, Whole
 from netsim.engine.event.switches import choose_next
 
 
 @compiled
-def enter(state, index, link, now):
+def enter(state: State, index: int, link: int, now: int) -> None:
     """A packet comes to a link, and goes on to the next if it is not lost."""
     network = state.network
     packet = network.packets[index]
@@ -48,7 +49,7 @@ def enter(state, index, link, now):
 
 
 @compiled
-def drop(network, index):
+def drop(network: Network, index: int) -> None:
     """A packet is no more."""
     totals = network.totals[0]
     network.packets[index].next = totals.free_packet
@@ -56,7 +57,7 @@ def drop(network, index):
 
 
 @compiled
-def receive(state, packet, flow, now):
+def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
     """A packet is at its receiver, and becomes its own answer; returns whether there is one."""
     rules = state.network.rules[0]
     packet.refusal, packet.expected = 1, 0
@@ -84,7 +85,7 @@ def receive(state, packet, flow, now):
 
 
 @compiled
-def next_link(state, packet, flow, now):
+def next_link(state: State, packet: Record, flow: Record, now: int) -> Whole:
     """The link that a packet comes to next."""
     network, routing = state.network, state.routing
     if packet.control:
@@ -98,7 +99,7 @@ def next_link(state, packet, flow, now):
 
 
 @compiled
-def _link(routing, packet, flow, hop):
+def _link(routing: Routing, packet: Record, flow: Record, hop: int) -> Whole:
     """A link of a packet's path."""
     if hop == 0:
         return np.int64(flow.up)
@@ -108,7 +109,7 @@ def _link(routing, packet, flow, hop):
 
 
 @compiled
-def _note_order(flow, packet):
+def _note_order(flow: Record, packet: Record) -> None:
     if packet.sequence < flow.highest:
         flow.reordered += 1
     else:
@@ -116,7 +117,7 @@ def _note_order(flow, packet):
 
 
 @compiled
-def _return_at_once(state, index, packet, flow, link, now):
+def _return_at_once(state: State, index: int, packet: Record, flow: Record, link: int, now: int) -> None:
     """An answer that nothing can stop or delay is on all links of its way back in turn, none of which need be told."""
     routing = state.routing
     arrives = now + flow.answer_ps

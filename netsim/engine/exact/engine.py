@@ -1,10 +1,12 @@
 """The exact engine: open loops without a calendar, link after link, in compiled code."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
 from netsim.engine.compiled.annotations import Records
-from netsim.engine.compiled.queue_series import no_queues, series_of
+from netsim.engine.compiled.queue_series import Longest, no_queues, series_of
 from netsim.engine.exact.admission import Flows, admit
 from netsim.engine.exact.choice import rule_of
 from netsim.engine.exact.injection import Cargo, Departures, cargo_of, inject
@@ -37,15 +39,36 @@ class ExactEngine:
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done."""
-        scene, layout, seed = self._scene, layout_of(self._scene), self._seed
-        messages, fabric = layout.messages, layout.fabric
-        assert messages is not None, "refused"
-        flows = admit(layout, messages, self._transport, seed)
-        cargo = cargo_of(flows, messages, scene.packet)
-        rings = rings_of(flows, messages, scene.nic, scene.topology.hosts, len(fabric.delay_ps), seed)
-        bits = len(layout.steps).bit_length()
-        rule = rule_of(self._transport, seed)
-        departures = inject(fabric, rule, rings, cargo, layout.leaf, bits, layout.stride)
+        layout = layout_of(self._scene)
+        assert layout.messages is not None, "refused"
+        flows = admit(layout, layout.messages, self._transport, self._seed)
+        cargo = cargo_of(flows, layout.messages, self._scene.packet)
+        travelled = self._travel(layout, layout.messages, flows, cargo)
+        records = np.empty(len(flows.id), dtype=FLOW)
+        _describe(records, flows, layout.messages, cargo, travelled.receivers)
+        task_end_ps = _task_ends(layout, layout.messages, flows, travelled.receivers["end_ps"])
+        return Outcome(
+            completion_ps=int(task_end_ps.max(initial=0)),
+            task_end_ps=task_end_ps,
+            packets=int(cargo.first[-1]),
+            packet_hops=travelled.hops,
+            control_hops=0,
+            losses=Losses(),
+            flows=records.view(np.recarray),
+            links=travelled.links.view(np.recarray),
+            queues=series_of(travelled.longest),
+            last_sent=travelled.last_sent,
+        )
+
+    def _travel(self, layout: Layout, messages: Messages, flows: Flows, cargo: Cargo) -> "_Travelled":
+        """Sends all packets through the fabric; what they need on the way is gone when they have arrived."""
+        scene, fabric = self._scene, layout.fabric
+        assert layout.inner is not None, "refused"
+        bits, count = len(layout.steps).bit_length(), len(fabric.delay_ps)
+        rings = rings_of(flows, messages, scene.nic, scene.topology.hosts, count, self._seed)
+        departures = inject(
+            fabric, rule_of(self._transport, self._seed), rings, cargo, layout.leaf, bits, layout.stride
+        )
         packets, receivers = _packets(layout, cargo, bits), _receivers(flows, messages)
         at_hosts = _at_hosts(layout, messages, flows, cargo, departures)
         inside = _in_the_fabric(layout, cargo, departures, receivers)
@@ -53,25 +76,21 @@ class ExactEngine:
         last = departures.tag[at_hosts.begin[hosts_links + 1] - 1]
         nominal_bps = np.array(scene.rates.initial, dtype=np.int64)
         rest_ps = remaining_ps(fabric, nominal_bps, packets, receivers, hosts_links, last)
-        record, longest = np.zeros(len(fabric.delay_ps), dtype=LINK), no_queues()
-        assert layout.inner is not None, "refused"
+        record, longest = np.zeros(count, dtype=LINK), no_queues()
         serve(fabric, hosts_links, at_hosts, inside, packets, receivers, record, longest)
         serve(fabric, np.concatenate([layout.inner, fabric.down]), inside, inside, packets, receivers, record, longest)
-        records = np.empty(len(flows.id), dtype=FLOW)
-        _describe(records, flows, messages, cargo, receivers)
-        task_end_ps = _task_ends(layout, messages, flows, receivers["end_ps"])
-        return Outcome(
-            completion_ps=int(task_end_ps.max(initial=0)),
-            task_end_ps=task_end_ps,
-            packets=len(departures.tag),
-            packet_hops=len(departures.tag) + len(inside.tag),
-            control_hops=0,
-            losses=Losses(),
-            flows=records.view(np.recarray),
-            links=record.view(np.recarray),
-            queues=series_of(longest),
-            last_sent=dict(zip(hosts_links.tolist(), rest_ps.tolist(), strict=True)),
-        )
+        last_sent = dict(zip(hosts_links.tolist(), rest_ps.tolist(), strict=True))
+        return _Travelled(receivers, record, longest, last_sent, len(at_hosts.tag) + len(inside.tag))
+
+
+class _Travelled(NamedTuple):
+    """What packets leave behind; see `Outcome`."""
+
+    receivers: np.ndarray
+    links: np.ndarray
+    longest: Longest
+    last_sent: dict[int, int]
+    hops: int
 
 
 def _packets(layout: Layout, cargo: Cargo, bits: int) -> Packets:

@@ -137,14 +137,13 @@ def _leaves_ahead(layout: Layout, messages: Messages, ahead: np.ndarray) -> np.n
 def _take_ways_in_turn(groups: Groups, first: np.ndarray, layout: Layout, messages: Messages) -> None:
     """Orders the ways of each group; `first` is a message of each."""
     src, base = messages.src_host[first], layout.fabric.way_begin[messages.pair[first]]
-    links = layout.fabric.way_links[:, 0] if layout.fabric.way_links.shape[1] else np.full(len(base), -1)
-    in_use = np.zeros(len(layout.fabric.delay_ps), dtype=np.int64)
-    _sort_ways(groups, base, links, layout.fabric.leaf[src], layout.place[src], in_use)
+    up = layout.steps[:: layout.stride]
+    _sort_ways(groups, base, up, len(layout.fabric.delay_ps), layout.fabric.leaf[src], layout.place[src])
 
 
 @njit(cache=True)
 def _sort_ways(
-    groups: Groups, base: np.ndarray, up: np.ndarray, leaf: np.ndarray, place: np.ndarray, seen: np.ndarray
+    groups: Groups, base: np.ndarray, up: np.ndarray, links: int, leaf: np.ndarray, place: np.ndarray
 ) -> None:
     """Ways over one link up after the other, each time on by the next of a link's ways.
 
@@ -152,29 +151,29 @@ def _sort_ways(
         groups: Are changed.
         base: First of all ways of each group's pair of leaves.
         up: First link of every way.
+        links: Links of the fabric.
         leaf: Source leaf of each group; each link begins with the way of that number.
         place: Place of each group's source; the turn begins with the way of that number.
-        seen: Room for a number a link; zeros.
     """
     room = room_for(groups.way_begin)
     key = np.empty_like(room.key)
     number, nth = np.empty_like(key), np.empty_like(key)
-    appearance = np.empty_like(seen)
+    seen, appearance = np.zeros(links, dtype=np.int64), np.empty(links, dtype=np.int64)
     for group in range(len(base)):
         way = groups.way[groups.way_begin[group] : groups.way_begin[group + 1]]
-        size, links = len(way), 0
+        size, different = len(way), 0
         if size == 1:
             continue
         for turn in range(size):
             link = up[base[group] + way[turn]]
             if not seen[link]:
-                appearance[link] = links
-                links += 1
+                appearance[link] = different
+                different += 1
             nth[turn] = seen[link]
             seen[link] += 1
         for turn in range(size):
             link = up[base[group] + way[turn]]
-            key[turn] = (nth[turn] - leaf[group]) % seen[link] * links + appearance[link]
+            key[turn] = (nth[turn] - leaf[group]) % seen[link] * different + appearance[link]
             number[turn] = way[turn]
         for turn in range(size):
             seen[up[base[group] + way[turn]]] = 0

@@ -44,7 +44,8 @@ _last: list[tuple[Scene, Layout]] = []
 def layout_of(scene: Scene) -> Layout:
     """The layout of a scene; that of the latest scene is kept for its next run."""
     if not _last or any(mine is not kept for mine, kept in zip(scene, _last[0][0], strict=True)):
-        _last[:] = [(scene, _lay_out(scene))]
+        _last.clear()
+        _last.append((scene, _lay_out(scene)))
     return _last[0][1]
 
 

@@ -1,0 +1,177 @@
+"""Scenes and transports drawn from a seed: for tests in which two engines must agree."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, TrimConfig
+from netsim.congestion.recovery import GoBackNConfig, NoRecoveryConfig, SelectiveConfig
+from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.window import NoneConfig, WindowConfig
+from netsim.engine.protocol import Scene
+from netsim.topology.failure import FailureConfig
+from netsim.topology.fat_tree import FatTree, FatTreeConfig
+from netsim.topology.leaf_spine import LeafSpine
+from netsim.transport.build import PACKET_TRANSPORTS
+from netsim.transport.protocol import Transport
+from netsim.workload.protocol import Task
+from tests.netsim.scenes import all_to_all, fabric, flow, scene
+
+OPTIONS: dict[str, dict[str, list[Any]]] = {
+    "adaptive_flow": {},
+    "drb": {},
+    "drill": {"d": [1, 2, 4], "m": [0, 1, 2]},
+    "ecmp": {"hash": ["random", "crc32"]},
+    "ethereal": {
+        "pieces": ["equal", "minimal"],
+        "randomise": [True, False],
+        "order": ["nic", "published", "staggered"],
+        "start_delay": [0, 50_000],
+        "avoid": [10**7, 10**11],
+    },
+    "flowlet": {"gap": [0, 500_000, 10**6]},
+    "jsq": {"step": [0, 320_000]},
+    "reps": {"cache": [1, 2, 8], "freeze": [10**7, 10**9], "mark_above": [8000]},
+    "spray_random": {},
+    "spray_round_robin": {},
+    "subflows": {"count": [1, 3, 4]},
+}
+"""For each transport the values of its options to choose from."""
+
+
+def transport_of(name: str, random: Random, seed: int, most_paths: int) -> Callable[[], Transport]:
+    """Makes a transport of a kind again and again, with options drawn once."""
+    options = {option: random.choice(values) for option, values in OPTIONS[name].items()}
+    return lambda: PACKET_TRANSPORTS[name](seed, most_paths, **options)
+
+
+def random_scene(random: Random) -> Scene:
+    """A small scene, lossy or not, closed loop or not, in which every message has a path at the beginning."""
+    while True:
+        topology = _topology(random)
+        failures = _failures(random, topology) if random.random() < 0.35 else []
+        found = scene(
+            topology,
+            _tasks(random, topology.hosts * topology.ranks_per_host),
+            payload=random.choice(["4000B", "1000B", "4096B"]),
+            header=random.choice(["0B", "62B"]),
+            scheduling=random.choice(["round_robin", "sequential"]),
+            destinations=random.choice(["random", "rotated"]),
+            failures=failures,
+        )
+        moves = [task for task in found.tasks if task.bytes]
+        if all(found.routes.usable(found.hosts[task.src], found.hosts[task.dst]) for task in moves):
+            return _with_feedback(random, found)
+
+
+def _topology(random: Random) -> LeafSpine | FatTree:
+    if random.random() < 0.3:
+        shape = {"kind": "fat_tree", "k": 4, "link_delay": random.choice(["500ns", "100ns"])}
+        return FatTree(FatTreeConfig.model_validate(shape))
+    fields: dict[str, Any] = {"parallel": random.choice([1, 1, 2]), "ranks_per_host": random.choice([1, 1, 2])}
+    spines = random.randint(1, 4)
+    fields["fabric_rate"] = random.choice(
+        ["100Gbps", "100Gbps", "37Gbps", [random.choice(["25Gbps", "100Gbps"]) for _ in range(spines)]]
+    )
+    fields["host_rate"] = random.choice(["100Gbps", "100Gbps", "10Gbps", "400Gbps"])
+    fields["link_delay"] = random.choice(["500ns", "500ns", "0ns", "3us", "320ns"])
+    return fabric(random.randint(1, 4), spines, random.randint(2, 3), **fields)
+
+
+def _tasks(random: Random, ranks: int) -> list[Task]:
+    def size() -> int:
+        return random.choice([1, 500, 4000, 4001, 30_000, random.randint(1, 60_000)])
+
+    match random.choice(["all_to_all", "incast", "permutation", "ring", "mixed", "mixed"]):
+        case "all_to_all":
+            return all_to_all(min(ranks, 8), size())
+        case "incast":
+            return [flow(src, 0, 2 * size()) for src in range(1, ranks)]
+        case "permutation":
+            order = random.sample(range(ranks), ranks)
+            return [flow(src, dst, 3 * size()) for src, dst in enumerate(order) if src != dst]
+        case "ring":
+            earlier = [[((step - 1) * ranks + (rank - 1) % ranks,) for rank in range(ranks)] for step in range(1, 4)]
+            steps = [[()] * ranks, *earlier]
+            return [
+                Task(rank, (rank + 1) % ranks, size(), random.choice([0, 1000]), after)
+                for step in steps
+                for rank, after in enumerate(step)
+            ]
+        case _:
+            tasks: list[Task] = []
+            for index in range(random.choice([5, 20, 40])):
+                src, dst = random.randrange(ranks), random.randrange(ranks)
+                after = tuple(sorted({random.randrange(index) for _ in range(random.randint(0, 2))})) if index else ()
+                delay_ps = random.choice([0, 0, 320_000, random.randint(0, 10**7)])
+                tasks.append(Task(src, dst, size() if src != dst and random.random() < 0.85 else 0, delay_ps, after))
+            return tasks
+
+
+def _failures(random: Random, topology: LeafSpine | FatTree) -> list[FailureConfig]:
+    links = [link.name for link in topology.links if not link.name.endswith("inside")]
+    failures = []
+    for _ in range(random.randint(1, 3)):
+        link, at = random.choice(links), random.choice([0, random.randint(1, 3 * 10**7)])
+        lasts = "host" in link or random.random() < 0.6
+        entry: dict[str, Any] = {"link": link, "at": f"{at}ps", "noticed_after": random.choice(["1us", "5us", None])}
+        if lasts:
+            entry["until"] = f"{at + random.randint(1, 4 * 10**7)}ps"
+        if random.random() < 0.4:
+            entry["rate"] = "5Gbps"
+        failures.append(FailureConfig.model_validate(entry))
+    return failures
+
+
+def _with_feedback(random: Random, found: Scene) -> Scene:
+    window, timeout = random.choice(["bdp", 1, 3, 20]), random.choice(["20us", "30us", "100us"])
+    congestion = random.choice(
+        [
+            NoneConfig(),
+            WindowConfig.model_validate({"kind": "window", "window": window}),
+            DctcpConfig.model_validate(
+                {"kind": "dctcp", "window": window, "mark_above": random.choice(["8KB", "20KB"])}
+            ),
+            SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "1us"}),
+            SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "0us", "smallest_window": 0.3}),
+            quick_dcqcn(),
+        ]
+    )
+    lossy = random.random() < 0.6
+    reordering = random.choice([None, 0, 3, 16])
+    recovery = random.choice(
+        [
+            GoBackNConfig.model_validate({"kind": "go_back_n", "timeout": timeout}),
+            SelectiveConfig.model_validate({"kind": "selective", "timeout": timeout, "reordering": reordering}),
+        ]
+    )
+    if not lossy and not found.rates.lossy and random.random() < 0.5:
+        recovery = NoRecoveryConfig()
+    trim = TrimConfig.model_validate({"kind": "trim", "header": random.choice(["64B", "80B", "200B"])})
+    answer = {"size": random.choice(["64B", "84B", "500B"]), "lane": random.choice(["control", "control", "data"])}
+    return found._replace(
+        queue_bytes=random.choice([12_000, 20_000, 40_000]) if lossy else None,
+        congestion=congestion,
+        recovery=recovery,
+        flow_control=random.choice([NoFlowControlConfig(), NoFlowControlConfig(), trim]),
+        acknowledgement=AcknowledgementConfig.model_validate(answer),
+    )
+
+
+def quick_dcqcn() -> DcqcnConfig:
+    """DCQCN whose timers run out within the few microseconds of a test."""
+    constants = {
+        "mark_from": "4KB",
+        "mark_all": "40KB",
+        "mark_at_most": 0.3,
+        "notify_every": "2us",
+        "estimate_every": "3us",
+        "increase_every": "3us",
+        "increase_bytes": "40KB",
+        "fast_steps": 1,
+        "additive": "2Gbps",
+        "hyper": "5Gbps",
+    }
+    return DcqcnConfig.model_validate({"kind": "dcqcn", **constants})

@@ -1,0 +1,157 @@
+"""The event engine simulates what the reference engine simulates, to the last bit."""
+
+from random import Random
+
+import pytest
+
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, PfcConfig, TrimConfig
+from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
+from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.window import NoneConfig, WindowConfig
+from netsim.engine.event.engine import EventEngine
+from netsim.engine.event.refusal import refusal
+from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.reference.engine import ReferenceEngine
+from netsim.errors import InputError
+from netsim.topology.failure import FailureConfig
+from netsim.transport.build import PACKET_TRANSPORTS
+from netsim.transport.ecmp import Ecmp
+from netsim.workload.protocol import Task
+from tests.netsim.random_scenes import OPTIONS, quick_dcqcn, random_scene, transport_of
+from tests.netsim.scenes import all_to_all, fabric, flow, scene
+
+HOSTS = 8
+PATTERNS = {
+    "all_to_all": all_to_all(HOSTS, 20_000),
+    "incast": [flow(src, 0, 80_000) for src in range(1, HOSTS)],
+    "permutation": [flow(src, (src + 3) % HOSTS, 120_000) for src in range(HOSTS)],
+    "ring": [
+        Task(rank, (rank + 1) % HOSTS, 24_001, 0, ((step - 1) * HOSTS + (rank - 1) % HOSTS,) if step else ())
+        for step in range(4)
+        for rank in range(HOSTS)
+    ],
+}
+DCTCP = DctcpConfig.model_validate({"kind": "dctcp", "mark_above": "8KB"})
+SELECTIVE = SelectiveConfig.model_validate({"kind": "selective", "timeout": "30us", "reordering": 16})
+CONGESTION = {
+    "none": NoneConfig(),
+    "window": WindowConfig(kind="window", window=12),
+    "dctcp": DCTCP,
+    "dcqcn": quick_dcqcn(),
+    "swift": SwiftConfig.model_validate({"kind": "swift", "queueing": "1us"}),
+    "swift_paced": SwiftConfig.model_validate({"kind": "swift", "queueing": "0us", "smallest_window": 0.3}),
+}
+RECOVERY = {
+    "go_back_n": GoBackNConfig.model_validate({"kind": "go_back_n", "timeout": "30us"}),
+    "selective": SELECTIVE,
+    "timeouts_only": SelectiveConfig.model_validate({"kind": "selective", "timeout": "30us"}),
+}
+
+
+def both(what: Scene, transport: str, seed: int = 0) -> Outcome:
+    """The run of either engine, which is the same."""
+    make = transport_of(transport, Random(seed), seed, what.most_paths)
+    assert refusal(what, make()) is None
+    expected = ReferenceEngine(what, make(), seed).run()
+    found = EventEngine(what, make(), seed).run()
+    assert found.equals(expected)
+    return found
+
+
+def _end(engine: ReferenceEngine | EventEngine) -> Outcome | str:
+    """What a run was, or why it never ends."""
+    try:
+        return engine.run()
+    except InputError as error:
+        return str(error)
+
+
+def test_every_packet_transport_is_among_those_compared():
+    assert OPTIONS.keys() == PACKET_TRANSPORTS.keys()
+
+
+@pytest.mark.parametrize("transport", OPTIONS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_closed_loop(transport, pattern):
+    what = scene(fabric(4, 4, 2), PATTERNS[pattern])
+    both(what, transport)
+    assert both(what._replace(congestion=DCTCP), transport, seed=1).control_hops > 0
+
+
+@pytest.mark.parametrize("transport", OPTIONS)
+def test_drops_and_what_goes_again(transport):
+    what = scene(fabric(4, 4, 2), PATTERNS["incast"])
+    outcome = both(what._replace(congestion=DCTCP, recovery=SELECTIVE, queue_bytes=16_000), transport)
+    assert outcome.losses.dropped > 0
+    assert outcome.losses.retransmitted > 0
+
+
+@pytest.mark.parametrize("lane", ["control", "data"])
+@pytest.mark.parametrize("recovery", RECOVERY)
+@pytest.mark.parametrize("congestion", CONGESTION)
+def test_congestion_control_and_recovery(congestion, recovery, lane):
+    what = scene(fabric(4, 2, 2), PATTERNS["incast"])._replace(
+        queue_bytes=24_000,
+        congestion=CONGESTION[congestion],
+        recovery=RECOVERY[recovery],
+        acknowledgement=AcknowledgementConfig(lane=lane),
+    )
+    outcome = both(what, "spray_random")
+    assert outcome.losses.dropped > 0
+    if congestion in ("dctcp", "dcqcn"):
+        assert outcome.losses.marked > 0
+
+
+@pytest.mark.parametrize("congestion", CONGESTION)
+@pytest.mark.parametrize("recovery", [None, "selective", "go_back_n"])
+def test_trimming(congestion, recovery):
+    what = scene(fabric(4, 2, 2), PATTERNS["incast"])._replace(
+        queue_bytes=24_000, congestion=CONGESTION[congestion], flow_control=TrimConfig(kind="trim")
+    )
+    outcome = both(what._replace(recovery=RECOVERY[recovery]) if recovery else what, "drb")
+    assert outcome.losses.trimmed > 0
+
+
+@pytest.mark.parametrize("rate", [0, "20Gbps"])
+@pytest.mark.parametrize("transport", ["ecmp", "ethereal", "reps", "jsq", "adaptive_flow", "spray_round_robin"])
+def test_failures_while_packets_are_under_way(transport, rate):
+    failure = {"switch": "spine1", "at": "3us", "until": "40us", "rate": rate, "noticed_after": "10us"}
+    what = scene(fabric(4, 4, 2), PATTERNS["all_to_all"], failures=[FailureConfig.model_validate(failure)])
+    outcome = both(what._replace(congestion=DCTCP, recovery=SELECTIVE), transport)
+    assert (outcome.losses.dropped > 0) == (rate == 0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_scenes(seed):
+    random = Random(seed)
+    what = random_scene(random)
+    make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
+    expected, found = (_end(engine(what, make(), seed)) for engine in (ReferenceEngine, EventEngine))
+    assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
+
+
+def test_more_packets_and_choices_than_there_is_room_for_at_first():
+    topology = fabric(10, 2, 4)
+    assert both(scene(topology, all_to_all(40, 4000)), "adaptive_flow").packets == 40 * 39
+    crowd = scene(topology, [flow(src, 0, 200_000) for src in range(1, 40)])
+    assert both(crowd, "spray_random").links.max_queue_ps.max() > 1024 * 320_000
+
+
+def test_losses_for_good_are_told_in_the_same_words():
+    what = scene(fabric(2, 2, 4), PATTERNS["incast"])._replace(queue_bytes=8000)
+    expected, found = (_end(engine(what, Ecmp(0, what.most_paths), 0)) for engine in (ReferenceEngine, EventEngine))
+    assert "never arrive" in str(found)
+    assert found == expected
+
+
+class OwnTransport(Ecmp):
+    """A transport of the user's."""
+
+
+def test_refuses_what_it_does_not_simulate():
+    what = scene(fabric(2, 2, 1), [flow(0, 1, 1)])
+    assert "own" in str(refusal(what, OwnTransport(0, 2)))
+    assert "priority" in str(refusal(what._replace(flow_control=PfcConfig(kind="pfc")), Ecmp(0, 2)))
+    assert "packets" in str(refusal(scene(fabric(2, 2, 1), [flow(0, 1, 10**12)], payload="1B"), Ecmp(0, 2)))
+    assert refusal(what._replace(flow_control=NoFlowControlConfig()), Ecmp(0, 2)) is None
