@@ -69,7 +69,7 @@ def run_engine(
 
 
 def _fluid(scene: Scene, transport: TransportConfig, seed: int, most_paths: int) -> Outcome:
-    from netsim.engine.fluid import FluidEngine
+    from netsim.engine.fluid.engine import FluidEngine
 
     ideal = transport.kind == "ideal"
     return FluidEngine(scene, None if ideal else build_transport(transport, seed, most_paths)).run()

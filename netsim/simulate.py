@@ -97,6 +97,7 @@ def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
     """
     started = time.perf_counter()
     outcome, engine = run_engine(prepared.engine, prepared.scene, transport, seed, prepared.most_paths)
-    bound_ps = prepared.bound.of_run(outcome.last_sent)
+    needless = outcome.losses.retransmitted > 0
+    bound_ps = prepared.bound.ps if needless else prepared.bound.of_run(outcome.last_sent)
     wall_s = time.perf_counter() - started
     return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)

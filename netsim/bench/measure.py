@@ -130,7 +130,7 @@ def _event(scene: Scene) -> Outcome:
 
 
 def _fluid(scene: Scene) -> Outcome:
-    from netsim.engine.fluid import FluidEngine
+    from netsim.engine.fluid.engine import FluidEngine
 
     return FluidEngine(scene, Ecmp(0, scene.most_paths)).run()
 

@@ -153,6 +153,24 @@ def test_equals_the_reference_on_other_topologies(routing, fabric):
     assert_equal(scene(topology, uneven(ranks, Random(1)), header="40B"), ROUTINGS[routing], 5)
 
 
+BALANCED = [routing for routing in ROUTINGS if routing.startswith("ethereal")]
+
+
+@pytest.mark.parametrize("routing", BALANCED)
+def test_equals_the_reference_where_links_up_lead_on_in_different_numbers_of_ways(routing):
+    topology = topology_of(kind="fat_tree", k=6, hosts_per_edge=2)
+    failures = [
+        FailureConfig(link=link, rate=0) for link in ("aggregation1-core3", "aggregation6-core1", "edge3-aggregation5")
+    ]
+    draw = Random(routing)
+    tasks = [
+        flow(src, dst, draw.choice([1, 7000, 7000, 12_000]), 320_000 * draw.randrange(2))
+        for src in range(topology.hosts)
+        for dst in draw.sample(range(topology.hosts), 9)
+    ]
+    assert_equal(scene(topology, tasks, failures=failures), ROUTINGS[routing], draw.randrange(2**63))
+
+
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_tasks_without_bytes_hold_messages_back_and_wait_for_them(routing):
     tasks = [

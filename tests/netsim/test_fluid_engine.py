@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from netsim.engine.fluid import FluidEngine
+from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.workload.protocol import Task
 from tests.netsim.scenes import all_to_all, fabric, flow, scene

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from netsim.engine.fluid import FluidEngine
+from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.errors import InputError

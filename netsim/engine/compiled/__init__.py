@@ -1,1 +1,7 @@
 """What the engines compiled with numba share: draws, and the fabric as arrays."""
+
+from pathlib import Path
+
+from netsim.engine.compiled.cache import forget_if_outdated
+
+forget_if_outdated(Path(__file__).parent)

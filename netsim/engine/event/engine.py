@@ -100,15 +100,9 @@ class EventEngine:
             src, dst = scene.hosts[src_rank], scene.hosts[dst_rank]
             paths = scene.routes.paths(src, dst)
             usable = scene.routes.usable(src, dst, epoch)
-            leaf, from_leaf, place, to_place = (
-                topology.leaf(dst),
-                topology.leaf(src),
-                self._place[src],
-                self._place[dst],
-            )
-            message = Release(
-                task, src_rank, dst_rank, leaf, self._bytes[task], paths, usable, from_leaf, place, to_place
-            )
+            leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
+            size = self._bytes[task]
+            message = Release(task, src_rank, dst_rank, leaves[0], size, paths, usable, leaves[1], *places)
             by_nic[paths[0][0]].append(message)
         return [flow for messages in by_nic.values() for flow in self._transport.admit(messages, now_ps)]
 

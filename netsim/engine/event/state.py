@@ -230,7 +230,6 @@ TOTALS = _record(
     free_packet=_INDEX,
     chosen=_WHOLE,
     asks=_WHOLE,
-    asks_path=_INDEX,
 )
 """What a run counts, and what it wants when it stops: one record."""
 

@@ -1,5 +1,7 @@
 """Flow-level engine: max-min fair rates, compiled."""
 
-from netsim.engine.fluid.engine import FluidEngine
+from pathlib import Path
 
-__all__ = ["FluidEngine"]
+from netsim.engine.compiled.cache import forget_if_outdated
+
+forget_if_outdated(Path(__file__).parent)

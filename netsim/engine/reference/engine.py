@@ -88,7 +88,7 @@ class ReferenceEngine:
             flows=np.array([_record(connection) for connection in flows], dtype=FLOW).view(np.recarray),
             links=links.view(np.recarray),
             queues=self._queues.series(),
-            last_sent={link: self._rest(nic.last) for link, nic in self._nics.items() if nic.last},
+            last_sent={link: self._rest(nic.last, nic.last_bytes) for link, nic in self._nics.items() if nic.last},
         )
 
     def _begin(self, ready: list[int]) -> None:
@@ -174,6 +174,7 @@ class ReferenceEngine:
         if connection is None:
             return
         nic.last = packet = self._packet(connection, now)
+        nic.last_bytes = packet.wire_bytes
         self._packets += 1
         self._arrive(packet)
         if isinstance(connection, Listener):
@@ -350,8 +351,7 @@ class ReferenceEngine:
         rest = (service_ps(wire_bytes, self._rate[link]) + self._delay[link] for link in path[1:])
         return self._delay[path[0]] + sum(rest)
 
-    def _rest(self, packet: Packet) -> int:
-        size = packet.wire_bytes
+    def _rest(self, packet: Packet, size: int) -> int:
         if packet.choice is not None:
             return self._alone(packet.connection.flow.message.paths[packet.choice], size)
         paths = packet.connection.flow.message.paths

@@ -20,6 +20,7 @@ class Nic:
         self.link = link
         self.ring: deque[Connection] = deque()
         self.last: Packet | None = None
+        self.last_bytes = 0
         self.stopped = False
         self._scheduled = False
         self._look = Event(calendar, self._take)

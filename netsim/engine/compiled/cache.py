@@ -1,0 +1,36 @@
+"""Keeps numba from running yesterday's code.
+
+numba keeps compiled functions beside their file and makes them anew when that file changes; what it has taken in from
+other files it does not look at.
+"""
+
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[2]
+_SOURCES = ("engine/**/*.py", "congestion/*.py", "transport/*.py", "draws.py", "units.py")
+
+
+def forget_if_outdated(folder: Path) -> None:
+    """Removes the compiled functions that are kept for a folder if anything that they may be made of has changed.
+
+    Args:
+        folder: A folder of the package; call this before its functions are compiled.
+    """
+    kept = folder / "__pycache__"
+    stamp = kept / "compiled_from.sha256"
+    if not kept.is_dir() or (stamp.is_file() and stamp.read_text(encoding="ascii") == _digest()):
+        return
+    try:
+        for file in [*kept.glob("*.nbi"), *kept.glob("*.nbc")]:
+            file.unlink(missing_ok=True)
+        stamp.write_text(_digest(), encoding="ascii")
+    except PermissionError:
+        return
+
+
+@cache
+def _digest() -> str:
+    sources = sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern))
+    return sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

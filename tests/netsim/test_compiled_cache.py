@@ -1,0 +1,23 @@
+"""Compiled code that was kept goes when anything that it may be made of has changed."""
+
+from netsim.engine.compiled import cache
+
+
+def test_kept_code_stays_while_sources_do_and_goes_when_they_change(tmp_path, monkeypatch):
+    kept = tmp_path / "__pycache__"
+    kept.mkdir()
+    old = kept / "kernel.run-1.py311.nbi"
+    old.write_text("compiled from what nobody knows")
+    cache.forget_if_outdated(tmp_path)
+    assert not old.exists()
+    old.write_text("compiled from these sources")
+    cache.forget_if_outdated(tmp_path)
+    assert old.exists()
+    monkeypatch.setattr(cache, "_digest", lambda: "other sources")
+    cache.forget_if_outdated(tmp_path)
+    assert not old.exists()
+
+
+def test_a_folder_without_kept_code_is_left_alone(tmp_path):
+    cache.forget_if_outdated(tmp_path)
+    assert not list(tmp_path.iterdir())
