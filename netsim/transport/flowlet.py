@@ -19,14 +19,14 @@ class Flowlet(Transport):
 
     def __init__(self, seed: int, most_paths: int, gap: int) -> None:
         super().__init__(seed, most_paths)
-        self._gap_ps = gap
+        self.gap_ps = gap
         self._draws = Draws(seed, Purpose.FLOWLET_PATH)
         self._last: dict[int, tuple[int, int]] = {}
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
         """The path of the flow's last packet, unless that has left long ago or its path has failed."""
         left_ps, path = self._last.get(flow.id, (0, -1))
-        if path not in usable or now_ps - left_ps > self._gap_ps:
+        if path not in usable or now_ps - left_ps > self.gap_ps:
             path = usable[self._draws(flow.id, serial) % len(usable)]
         self._last[flow.id] = now_ps, path
         return path

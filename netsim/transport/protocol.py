@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from netsim.topology.protocol import Path
+from netsim.topology.protocol import Path, Topology
 
 
 class Release(NamedTuple):
@@ -111,14 +111,15 @@ class Transport:
         raise NotImplementedError
 
     def choose_link(
-        self, flow: Flow, serial: int, links: Sequence[int], backlog_ps: Callable[[int], int], now_ps: int
+        self, flow: Flow, serial: int, switch: int, links: Sequence[int], backlog_ps: Callable[[int], int], now_ps: int
     ) -> int:
         """Next link of a packet at a switch that has a choice, one of `links`; only if `at_switch`.
 
         Args:
             flow: Its flow.
             serial: Number of the transmission in the flow.
-            links: Links that the routing believes to lead on, in order.
+            switch: Number of the switch, from 0; see `sources`.
+            links: Links that the routing believes to lead on, in order: a switch's own, but not always the same.
             backlog_ps: Unfinished work in front of a link, in picoseconds.
             now_ps: When the packet has arrived.
         """
@@ -140,3 +141,9 @@ class Transport:
             The path from now on, if the flow has one. Here: as before.
         """
         return path
+
+
+def sources(topology: Topology) -> list[int]:
+    """Number of the node at which each link begins; the nodes are numbered from 0 in the order of their first links."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(link.src, len(numbers)) for link in topology.links]

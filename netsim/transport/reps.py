@@ -14,7 +14,7 @@ class Reps(Transport):
     """Each acknowledgement without a mark caches its packet's path for the flow; a packet takes the oldest entry.
 
     With an empty cache a packet explores: its path is drawn. After a timeout the flow freezes for a while: it uses the
-    entries of its ring again, oldest first, instead of exploring.
+    entries of its ring again, oldest first, and explores only if the routing believes in none of them.
 
     Args:
         seed: Seed of the run.
@@ -29,7 +29,7 @@ class Reps(Transport):
     def __init__(self, seed: int, most_paths: int, cache: int, freeze: int, mark_above: int) -> None:
         super().__init__(seed, most_paths)
         self.mark_above = mark_above
-        self._entries, self._freeze_ps = cache, freeze
+        self.entries, self.freeze_ps = cache, freeze
         self._draws = Draws(seed, Purpose.REPS_PATH)
         self._valid: dict[int, deque[int]] = {}
         self._ring: dict[int, deque[int]] = {}
@@ -42,12 +42,12 @@ class Reps(Transport):
             path = valid.popleft()
             if path in usable:
                 return path
-        ring = self._ring.get(flow.id)
-        if ring and now_ps < self._frozen_until.get(flow.id, 0):
-            path = ring[0]
-            ring.rotate(-1)
-            if path in usable:
-                return path
+        if now_ps < self._frozen_until.get(flow.id, 0):
+            ring = self._ring.get(flow.id, deque())
+            for path in tuple(ring):
+                ring.rotate(-1)
+                if path in usable:
+                    return path
         return usable[self._draws(flow.id, serial) % len(usable)]
 
     def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
@@ -55,10 +55,10 @@ class Reps(Transport):
         if marked:
             return
         for entries in (self._valid, self._ring):
-            kept = entries.setdefault(flow.id, deque(maxlen=self._entries))
+            kept = entries.setdefault(flow.id, deque(maxlen=self.entries))
             kept.append(path)
 
     def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:  # noqa: ARG002
         """Explores no more for a while."""
-        self._frozen_until[flow.id] = now_ps + self._freeze_ps
+        self._frozen_until[flow.id] = now_ps + self.freeze_ps
         return path

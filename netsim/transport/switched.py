@@ -23,22 +23,22 @@ class JoinShortestQueue(Transport):
 
     def __init__(self, seed: int, most_paths: int, step: int = 0) -> None:
         super().__init__(seed, most_paths)
-        self._step_ps = max(1, step)
+        self.step_ps = max(1, step)
         self._last: dict[int, int] = {}
 
     def choose_link(
         self,
         flow: Flow,  # noqa: ARG002
         serial: int,  # noqa: ARG002
+        switch: int,
         links: Sequence[int],
         backlog_ps: Backlog,
         now_ps: int,  # noqa: ARG002
     ) -> int:
-        """The links of one choice begin at one switch, so the first of them stands for it."""
-        last = self._last.get(links[0], -1)
-        self._last[links[0]] = best = min(
-            links, key=lambda link: (backlog_ps(link) // self._step_ps, link <= last, link)
-        )
+        """The shortest of the switch's queues to these links."""
+        last = self._last.get(switch, -1)
+        best = min(links, key=lambda link: (backlog_ps(link) // self.step_ps, link <= last, link))
+        self._last[switch] = best
         return best
 
 
@@ -58,7 +58,7 @@ class Drill(Transport):
 
     def __init__(self, seed: int, most_paths: int, d: int = 2, m: int = 1) -> None:
         super().__init__(seed, most_paths)
-        self._samples, self._memory = d, m
+        self.samples, self.memory = d, m
         self._draws = Draws(seed, Purpose.DRILL_SAMPLE)
         self._remembered: dict[int, list[int]] = {}
 
@@ -66,18 +66,19 @@ class Drill(Transport):
         self,
         flow: Flow,
         serial: int,
+        switch: int,
         links: Sequence[int],
         backlog_ps: Backlog,
         now_ps: int,  # noqa: ARG002
     ) -> int:
         """Of equals the first one drawn; then the m shortest are remembered, in the same order of preference."""
         candidates: list[int] = []
-        for sample in range(self._samples):
+        for sample in range(self.samples):
             draw = self._draws(flow.id, (serial << 8 | sample) << 20 | links[0])
             candidates.append(links[draw % len(links)])
-        candidates += [link for link in self._remembered.get(links[0], []) if link in links]
+        candidates += [link for link in self._remembered.get(switch, []) if link in links]
         distinct = sorted(dict.fromkeys(candidates), key=backlog_ps)
-        self._remembered[links[0]] = distinct[: self._memory]
+        self._remembered[switch] = distinct[: self.memory]
         return distinct[0]
 
 
@@ -96,9 +97,11 @@ class AdaptiveFlow(Transport):
         self._shortest = JoinShortestQueue(seed, most_paths)
         self._chosen: dict[tuple[int, int], int] = {}
 
-    def choose_link(self, flow: Flow, serial: int, links: Sequence[int], backlog_ps: Backlog, now_ps: int) -> int:
+    def choose_link(
+        self, flow: Flow, serial: int, switch: int, links: Sequence[int], backlog_ps: Backlog, now_ps: int
+    ) -> int:
         """The flow's link at this switch, chosen anew if it is no longer among `links`."""
-        key = flow.id, links[0]
+        key = flow.id, switch
         if self._chosen.get(key) not in links:
-            self._chosen[key] = self._shortest.choose_link(flow, serial, links, backlog_ps, now_ps)
+            self._chosen[key] = self._shortest.choose_link(flow, serial, switch, links, backlog_ps, now_ps)
         return self._chosen[key]

@@ -1,5 +1,7 @@
 """The event engine simulates what the reference engine simulates, to the last bit."""
 
+import json
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,6 +17,7 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.errors import InputError
 from netsim.topology.failure import FailureConfig
+from netsim.topology.graph import Graph, GraphConfig
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.ecmp import Ecmp
 from netsim.workload.protocol import Task
@@ -114,12 +117,50 @@ def test_trimming(congestion, recovery):
 
 
 @pytest.mark.parametrize("rate", [0, "20Gbps"])
-@pytest.mark.parametrize("transport", ["ecmp", "ethereal", "reps", "jsq", "adaptive_flow", "spray_round_robin"])
+@pytest.mark.parametrize(
+    "transport", ["ecmp", "ethereal", "reps", "jsq", "drill", "adaptive_flow", "spray_round_robin"]
+)
 def test_failures_while_packets_are_under_way(transport, rate):
     failure = {"switch": "spine1", "at": "3us", "until": "40us", "rate": rate, "noticed_after": "10us"}
     what = scene(fabric(4, 4, 2), PATTERNS["all_to_all"], failures=[FailureConfig.model_validate(failure)])
     outcome = both(what._replace(congestion=DCTCP, recovery=SELECTIVE), transport)
     assert (outcome.losses.dropped > 0) == (rate == 0)
+
+
+def cabled_at_random(random: Random, folder: Path) -> Graph:
+    """Three leaves and four spines of which some are not connected: links come in any order, choices differ."""
+    leaves, spines = "abc", "stuv"
+    hosts = [(f"h{number}", leaves[number // 2]) for number in range(6)]
+    between = [(leaf, spine) for leaf in leaves for spine in spines if spine == "s" or random.random() < 0.8]
+    cables = hosts + [cable[:: random.choice([1, -1])] for cable in random.sample(between, len(between))]
+    nodes = [{"id": name, "kind": "switch"} for name in leaves + spines]
+    nodes += [{"id": name, "kind": "host"} for name, _ in hosts]
+    links = [{"source": src, "target": dst, "rate": "100Gbps", "delay": "500ns"} for src, dst in cables]
+    file = folder / "fabric.json"
+    file.write_text(json.dumps({"nodes": nodes, "links": links}))
+    return Graph(GraphConfig(kind="graph", path=str(file)))
+
+
+@pytest.mark.parametrize("transport", ["jsq", "drill", "adaptive_flow"])
+@pytest.mark.parametrize("seed", range(4))
+def test_choices_of_switches_that_change(seed, transport, tmp_path):
+    """The links of a choice differ from receiver to receiver, and when the routing learns of a failure."""
+    random = Random(seed)
+    topology = cabled_at_random(random, tmp_path)
+    names = [link.name for link in topology.links if not link.src.startswith("host")]
+    down = {"until": "60us", "noticed_after": "2us"}
+    for failures in ([], [{"link": random.choice(names), "at": f"{n}us", **down} for n in (5, 20)]):
+        what = scene(topology, all_to_all(6, 60_000), failures=[FailureConfig.model_validate(f) for f in failures])
+        both(what._replace(congestion=DCTCP, recovery=SELECTIVE), transport, seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_frozen_ring_of_which_entries_fail(seed):
+    """Two spines fail for good at different times, the routing learns of it while flows are frozen."""
+    spines = [{"switch": f"spine{n}", "at": f"{5 + 30 * n}us", "noticed_after": "10us"} for n in range(2)]
+    what = scene(fabric(4, 4, 2), PATTERNS["permutation"], failures=[FailureConfig.model_validate(f) for f in spines])
+    outcome = both(what._replace(congestion=DCTCP, recovery=SELECTIVE, queue_bytes=16_000), "reps", seed)
+    assert outcome.losses.retransmitted > 0
 
 
 @pytest.mark.parametrize("seed", range(60))

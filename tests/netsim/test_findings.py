@@ -1,4 +1,4 @@
-"""What arXiv 2407.00550 finds, and what lies beyond it, as the scenarios of the project show it; means over five seeds."""
+"""What arXiv 2407.00550 finds, and what lies beyond, as the project's scenarios show it; means over five seeds."""
 
 from functools import cache
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_hot_experts_leave_little_to_the_routing():
 
 @pytest.mark.parametrize("recovery", ["go_back_n", "selective"])
 def test_with_congestion_control_and_loss_recovery(recovery):
-    """The published gains are those of halving-doubling, over random spraying; go-back-N and spraying do not go well."""
+    """The published gains are in halving-doubling, over random spraying; go-back-N and spraying do not go well."""
     repeats = f"recovery.kind={recovery}"
     direct = means_us("closed_loop_64", repeats)
     doubling = means_us("closed_loop_64", repeats, "workload.op=all_reduce")

@@ -41,7 +41,7 @@ class EveryPacket(Transport):
 class EverySwitch(Transport):
     at_switch = True
 
-    def choose_link(self, flow, serial, links, backlog_ps, now_ps):
+    def choose_link(self, flow, serial, switch, links, backlog_ps, now_ps):
         return links[-1]
 
 

@@ -115,6 +115,19 @@ def test_entries_that_the_routing_has_given_up_are_passed_over():
     assert {transport.choose_path(item, serial, usable, 0) for serial in range(100)} == set(usable)
 
 
+def test_a_frozen_flow_goes_through_its_ring_before_it_explores():
+    """The entries that the routing believes in take turns; without any the flow explores, and its ring is as before."""
+    transport, (item, _) = reps()
+    ring = [2, 3, 4, 2, 5]
+    for path in ring:
+        transport.on_ack(item, path, marked=False)
+    assert [transport.choose_path(item, serial, EVERY, 0) for serial in range(5)] == ring
+    transport.on_timeout(item, None, EVERY, 0)
+    assert [transport.choose_path(item, serial, (0, 1, 4, 5), 1) for serial in range(6)] == [4, 5] * 3
+    assert {transport.choose_path(item, serial, (0, 1), 1) for serial in range(50)} == {0, 1}
+    assert [transport.choose_path(item, serial, EVERY, 1) for serial in range(10)] == ring * 2
+
+
 def test_a_flow_alone_shuns_the_path_that_is_marked():
     """One spine is a hundred times slower: random spray sends a quarter of all packets there, REPS few."""
     topology = fabric(2, 4, 1, fabric_rate=["1Gbps", "100Gbps", "100Gbps", "100Gbps"])

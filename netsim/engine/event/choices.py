@@ -93,14 +93,14 @@ def _recycle(
         flow.valid -= 1
         if is_usable(routing, begin, begin + count, path):
             return path
-    if flow.kept and now < flow.frozen_ps:
-        path = np.int64(routing.paths[index * entries + flow.kept_begin, KEPT])
-        if flow.kept < entries:
+    if now < flow.frozen_ps:
+        for _ in range(flow.kept):
+            path = np.int64(routing.paths[index * entries + flow.kept_begin, KEPT])
             end = (flow.kept_begin + flow.kept) % entries
             routing.paths[index * entries + end, KEPT] = path
-        flow.kept_begin = (flow.kept_begin + 1) % entries
-        if is_usable(routing, begin, begin + count, path):
-            return path
+            flow.kept_begin = (flow.kept_begin + 1) % entries
+            if is_usable(routing, begin, begin + count, path):
+                return path
     return routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
 
 

@@ -35,7 +35,7 @@ from netsim.engine.protocol import Scene
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.transport.flowlet import Flowlet
-from netsim.transport.protocol import Transport
+from netsim.transport.protocol import Transport, sources
 from netsim.transport.reps import Reps
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
@@ -166,14 +166,14 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
         case DestinationRotation():
             rules["choice"] = ROTATION
         case Flowlet():
-            rules["choice"], rules["gap_ps"] = FLOWLET, transport._gap_ps
+            rules["choice"], rules["gap_ps"] = FLOWLET, transport.gap_ps
         case Reps():
-            rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport._entries, transport._freeze_ps
+            rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport.entries, transport.freeze_ps
         case JoinShortestQueue():
-            rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport._step_ps
+            rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport.step_ps
         case Drill():
             rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
-            rules["samples"], rules["memory"] = transport._samples, transport._memory
+            rules["samples"], rules["memory"] = transport.samples, transport.memory
         case AdaptiveFlow():
             rules["choice"], rules["switch"] = AT_SWITCH, FLOW_SHORTEST
         case _:
@@ -232,8 +232,8 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
     np.logical_and.at(calm, np.repeat(np.arange(pairs), np.diff(fabric.way_begin)), ~unsteady)
     nothing = np.zeros(0, dtype=np.int64)
     choices = tree(fabric) if transport.at_switch else Tree(nothing, nothing, nothing, nothing)
-    memory = max(1, transport._memory) if isinstance(transport, Drill) else 1
-    leaves = len(scene.topology.tiers[0])
+    memory = max(1, transport.memory) if isinstance(transport, Drill) else 1
+    leaves, source = len(scene.topology.tiers[0]), np.array(sources(scene.topology), dtype=np.int64)
     return Routing(
         fabric.up,
         fabric.down,
@@ -254,7 +254,8 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         choices.link,
         choices.node,
         choices.way,
-        np.full((len(links) if transport.at_switch else 0, memory), -1, dtype=np.int64),
+        source,
+        np.full((source.max() + 1 if transport.at_switch else 0, memory), -1, dtype=np.int64),
         np.zeros((2, MOST_CANDIDATES), dtype=np.int64),
         np.zeros((_PACKETS, 3), dtype=np.int64),
         np.zeros((0, 2), dtype=np.int32),

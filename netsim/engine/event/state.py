@@ -289,9 +289,10 @@ class Routing(NamedTuple):
         child_link: Links that lead on.
         child_node: Nodes to which they lead.
         node_way: A way that begins with the links to a node.
-        shortest: Of each link that is first of a choice, the last choice, or those remembered.
+        source: Number of the node at which a link begins.
+        shortest: Of each switch, the last choice, or those remembered.
         candidates: Room for links among which a switch chooses, and their queues.
-        chosen: Choices of flows: first link, link, next of the flow.
+        chosen: Choices of flows: switch, link, next of the flow.
         paths: Entries of the flows' rings of paths, valid ones and all.
     """
 
@@ -314,6 +315,7 @@ class Routing(NamedTuple):
     child_link: Array
     child_node: Array
     node_way: Array
+    source: Array
     shortest: Array
     candidates: Array
     chosen: Array

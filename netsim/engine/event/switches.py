@@ -75,9 +75,9 @@ def choose_next(
         return _shortest(rules, network.links, routing, begin, end, now)
     if rules.switch == SAMPLED:
         return _sampled(rules, network.links, routing, hosts.flows[index].id, serial, begin, end, now)
-    flow, first = hosts.flows[index], routing.child_link[begin]
+    flow, switch = hosts.flows[index], routing.source[routing.child_link[begin]]
     known = flow.chosen
-    while known >= 0 and routing.chosen[known, 0] != first:
+    while known >= 0 and routing.chosen[known, 0] != switch:
         known = routing.chosen[known, 2]
     if known >= 0:
         for row in range(begin, end):
@@ -87,7 +87,7 @@ def choose_next(
     if known < 0:
         known = totals.chosen
         totals.chosen += 1
-        routing.chosen[known, 0], routing.chosen[known, 2] = first, flow.chosen
+        routing.chosen[known, 0], routing.chosen[known, 2] = switch, flow.chosen
         flow.chosen = known
     routing.chosen[known, 1] = routing.child_link[row]
     return row
@@ -101,22 +101,16 @@ def _backlog(links: Array, link: int, now: int) -> Whole:
 @compiled
 def _shortest(rules: Record, links: Array, routing: Routing, begin: int, end: int, now: int) -> Whole:
     """The least unfinished work; of equals the next after the switch's last choice."""
-    first = routing.child_link[begin]
-    last = routing.shortest[first, 0]
-    ahead = 0
-    best, best_work = np.int64(-1), np.int64(0)
+    switch = routing.source[routing.child_link[begin]]
+    last = routing.shortest[switch, 0]
+    best, best_work, best_turn = np.int64(-1), np.int64(0), np.int64(0)
     for row in range(begin, end):
         link = routing.child_link[row]
-        if link > last:
-            ahead += 1
-            work = _backlog(links, link, now) // rules.step_ps
-            if best < 0 or work < best_work:
-                best, best_work = row, work
-    for row in range(begin, end - ahead):
-        work = _backlog(links, routing.child_link[row], now) // rules.step_ps
-        if best < 0 or work < best_work:
-            best, best_work = row, work
-    routing.shortest[first, 0] = routing.child_link[best]
+        work = _backlog(links, link, now) // rules.step_ps
+        turn = link if link > last else link + len(links)
+        if best < 0 or work < best_work or (work == best_work and turn < best_turn):
+            best, best_work, best_turn = row, work, turn
+    routing.shortest[switch, 0] = routing.child_link[best]
     return best
 
 
@@ -126,6 +120,7 @@ def _sampled(
 ) -> Whole:
     """The shortest of some queues drawn at random and those that were shortest before."""
     first = routing.child_link[begin]
+    switch = routing.source[first]
     rows, works = routing.candidates[0], routing.candidates[1]
     found = 0
     for sample in range(rules.samples):
@@ -134,10 +129,10 @@ def _sampled(
         found = _insert(rows, works, found, row, _backlog(links, routing.child_link[row], now))
     for place in range(rules.memory):
         for row in range(begin, end):
-            if routing.child_link[row] == routing.shortest[first, place]:
+            if routing.child_link[row] == routing.shortest[switch, place]:
                 found = _insert(rows, works, found, row, _backlog(links, routing.child_link[row], now))
     for place in range(rules.memory):
-        routing.shortest[first, place] = routing.child_link[rows[place]] if place < found else -1
+        routing.shortest[switch, place] = routing.child_link[rows[place]] if place < found else -1
     return rows[0]
 
 

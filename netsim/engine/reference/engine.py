@@ -22,7 +22,7 @@ from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.pausing import PausingLinks
 from netsim.engine.stalled import stalled
 from netsim.topology.protocol import Path, places
-from netsim.transport.protocol import Flow, Release, Transport
+from netsim.transport.protocol import Flow, Release, Transport, sources
 from netsim.units import service_ps
 
 
@@ -44,6 +44,7 @@ class ReferenceEngine:
         self._delay = [link.delay_ps for link in links]
         self._place = places(scene.topology)
         self._at_switch = [not link.src.startswith("host") for link in links]
+        self._source = sources(scene.topology)
         self._free = [0] * len(links)
         self._bytes = [0] * len(links)
         self._busy = [0] * len(links)
@@ -293,8 +294,8 @@ class ReferenceEngine:
         links = tuple(dict.fromkeys(path[hop] for path in ahead))
         if len(links) == 1:
             return links[0]
-        flow = packet.connection.flow
-        return self._transport.choose_link(flow, packet.serial, links, partial(self._backlog, now), now)
+        flow, switch = packet.connection.flow, self._source[links[0]]
+        return self._transport.choose_link(flow, packet.serial, switch, links, partial(self._backlog, now), now)
 
     def _backlog(self, now: int, link: int) -> int:
         if self._pausing:

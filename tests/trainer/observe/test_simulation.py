@@ -151,7 +151,7 @@ def test_what_the_simulator_writes_is_read(run_dir, tmp_path):
             assert read.mean_time_ns(transport, op) == pytest.approx(sum(times_ps) / len(runs) / 1000, rel=1e-6)
     status, out = report(run_dir, folder)
     assert status == 0
-    assert out.read_text().count("<svg") == 4  # the curves of the run and the three pictures of the simulation
+    assert out.read_text().count("<svg") == 5  # the curves of the run and four pictures of the simulation
 
 
 def refused(capsys: pytest.CaptureFixture[str], run_dir: Path, simulation: Path) -> str:
