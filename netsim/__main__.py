@@ -191,12 +191,15 @@ def _cores() -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from netsim.engines import to_compile
     from netsim.report.comparison import write_report
     from netsim.report.terminal import print_table, watching
     from netsim.simulate import simulate
 
     _refuse_no_processes(arguments.jobs)
     _refuse_file(arguments.out)
+    if to_compile("auto"):
+        print("netsim compare: engines are compiled on their first use, once, 10 to 20 s each", file=sys.stderr)
     with watching() as progress:
         results = simulate(arguments.scenario, overrides=arguments.overrides, jobs=arguments.jobs, progress=progress)
     for notice in results.notices:

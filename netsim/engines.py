@@ -1,5 +1,8 @@
 """Which engine simulates a run: the one that is asked for, or else the fastest that is exact."""
 
+from pathlib import Path
+
+from netsim.engine.compiled.cache import is_kept
 from netsim.engine.protocol import Engine, Outcome, Scene
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
@@ -29,6 +32,12 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
             return "the transport decides by queues or pauses, of which flows without packets know nothing"
         case _:
             return None
+
+
+def to_compile(engine: Engine) -> bool:
+    """Whether some engine that may be asked to simulate packets has yet to be compiled."""
+    names = {"auto": ("exact", "event"), "exact": ("exact",), "event": ("event",)}.get(engine, ())
+    return any(not is_kept(Path(__file__).parent / "engine" / name) for name in names)
 
 
 def run_engine(

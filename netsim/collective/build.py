@@ -50,6 +50,10 @@ ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
 }
 
 
+MOST_MESSAGES = 1 << 24
+_QUADRATIC = ("ring", "direct")
+
+
 class Algorithms(Section, frozen=True):
     """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice."""
 
@@ -85,7 +89,12 @@ class Schedules:
         Raises:
             InputError: The algorithm cannot serve these ranks.
         """
-        if getattr(self._algorithms, operation.op, None) == "hierarchical":
+        name = getattr(self._algorithms, operation.op, None)
+        if name in _QUADRATIC and operation.op != "broadcast" and operation.size**2 > MOST_MESSAGES:
+            problem = f"{name} among {operation.size:,} ranks takes more than {operation.size**2:,} messages"
+            remedy = f"use fewer ranks or an algorithm with fewer; {MOST_MESSAGES:,} are possible"
+            raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy)
+        if name == "hierarchical":
             numbers: dict[int, int] = {}
             shared = tuple(numbers.setdefault(self._hosts[rank], len(numbers)) for rank in ranks)
             operation = operation._replace(hosts=shared)

@@ -11,6 +11,7 @@ from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
 from netsim.topology.protocol import Path
 from netsim.topology.queue import Queue
+from netsim.topology.size import refuse_too_many
 from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
@@ -83,6 +84,9 @@ class FatTreeConfig(Section, frozen=True):
         if self.cores % self.aggregations_per_pod:
             every = self.aggregations_per_pod
             raise ValueError(f"{self.cores} cores do not spread over {every} aggregations; give a multiple of {every}")
+        edges = self.pods * self.edges_per_pod
+        between = edges * self.aggregations_per_pod * self.edge_parallel + self.pods * self.cores * self.core_parallel
+        refuse_too_many(3 * edges * self.hosts_per_edge + 2 * between)
         return self
 
 

@@ -9,6 +9,7 @@ from netsim.section import Section
 from netsim.topology.failure import FailureConfig
 from netsim.topology.protocol import Link, Path
 from netsim.topology.queue import Queue
+from netsim.topology.size import refuse_too_many
 from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
@@ -45,6 +46,11 @@ class LeafSpineConfig(Section, frozen=True):
     link_delay: Duration = 500 * 10**3
     queue: Queue = None
     failures: tuple[FailureConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> "LeafSpineConfig":
+        refuse_too_many(self.leaves * (3 * self.hosts_per_leaf + 2 * self.spines * self.parallel))
+        return self
 
     @model_validator(mode="after")
     def _a_rate_for_each_spine(self) -> "LeafSpineConfig":

@@ -88,6 +88,13 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "topology.failures.0.rate: 1Tbps is more than 100Gbps",
         "at most",
     ),
+    "fabric too large": ("topology.hosts_per_leaf=1000000", "topology: these are 6,000,008 links", "smaller fabric"),
+    "fat tree too large": ("topology={kind: fat_tree, k: 512}", "topology: these are ", "smaller fabric"),
+    "all-to-all too large": (
+        "topology.hosts_per_leaf=4000",
+        "algorithms.all_to_all: direct among 8,000 ranks takes more than 64,000,000 messages",
+        "fewer ranks",
+    ),
     "all spines down": (
         "topology.failures=[{switch: spine0}, {switch: spine1}]",
         "topology: no path leads from host0 to host2",

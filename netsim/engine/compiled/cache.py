@@ -30,6 +30,11 @@ def forget_if_outdated(folder: Path) -> None:
         return
 
 
+def is_kept(folder: Path) -> bool:
+    """Whether anything compiled is kept for a folder, so that its first use takes no time to compile."""
+    return any((folder / "__pycache__").glob("*.nbi"))
+
+
 @cache
 def _digest() -> str:
     sources = sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern))

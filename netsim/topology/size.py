@@ -1,0 +1,13 @@
+"""How large a fabric may be: what would not fit into memory is refused before it is built."""
+
+MOST_LINKS = 4_000_000
+
+
+def refuse_too_many(links: int) -> None:
+    """Checks a number of directed links.
+
+    Raises:
+        ValueError: It is more than MOST_LINKS.
+    """
+    if links > MOST_LINKS:
+        raise ValueError(f"these are {links:,} links; take a smaller fabric, {MOST_LINKS:,} are possible")
