@@ -90,6 +90,12 @@ def places(topology: Topology) -> list[int]:
     return found
 
 
+def sources(topology: Topology) -> list[int]:
+    """Number of the node at which each link begins; the nodes are numbered from 0 in the order of their first links."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(link.src, len(numbers)) for link in topology.links]
+
+
 def paths(topology: Topology, src: int, dst: int) -> tuple[Path, ...]:
     """All paths from host `src` to host `dst`, failures aside, in the order of `Topology.between`."""
     if src == dst:

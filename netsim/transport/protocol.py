@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from netsim.topology.protocol import Path, Topology
+from netsim.topology.protocol import Path
 
 
 class Release(NamedTuple):
@@ -118,7 +118,7 @@ class Transport:
         Args:
             flow: Its flow.
             serial: Number of the transmission in the flow.
-            switch: Number of the switch, from 0; see `sources`.
+            switch: Number of the switch, from 0; see `netsim.topology.protocol.sources`.
             links: Links that the routing believes to lead on, in order: a switch's own, but not always the same.
             backlog_ps: Unfinished work in front of a link, in picoseconds.
             now_ps: When the packet has arrived.
@@ -141,9 +141,3 @@ class Transport:
             The path from now on, if the flow has one. Here: as before.
         """
         return path
-
-
-def sources(topology: Topology) -> list[int]:
-    """Number of the node at which each link begins; the nodes are numbered from 0 in the order of their first links."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(link.src, len(numbers)) for link in topology.links]

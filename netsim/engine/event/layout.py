@@ -34,8 +34,9 @@ from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED
 from netsim.engine.protocol import Scene
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
+from netsim.topology.protocol import sources
 from netsim.transport.flowlet import Flowlet
-from netsim.transport.protocol import Transport, sources
+from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue

@@ -21,8 +21,8 @@ from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.pausing import PausingLinks
 from netsim.engine.stalled import stalled
-from netsim.topology.protocol import Path, places
-from netsim.transport.protocol import Flow, Release, Transport, sources
+from netsim.topology.protocol import Path, places, sources
+from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import service_ps
 
 
