@@ -42,7 +42,7 @@ demo: $(VENV)/.runtime
 	@$(TORCHRUN) -m trainer train $(CONFIG) run.dir=$(RUN)_placed $(LONGER) moe.placement=$(RUN)/placement.json
 	@echo "5/7  write the collectives of one step of a run on 64 ranks, by formula"
 	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
-	@echo "6/7  replay that step on a leaf-spine fabric under five transports"
+	@echo "6/7  replay that step on a leaf-spine fabric under seven transports"
 	@$(PY) -m netsim compare configs/scenarios/demo.yaml --out $(RUN)/netsim
 	@echo "7/7  one page"
 	@$(PY) -m trainer report $(RUN) --quality $(RUN)/quality.json --placement $(RUN)/placement.json \
