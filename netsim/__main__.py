@@ -13,6 +13,7 @@ from netsim.errors import InputError
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
+    from netsim.results import RunEvent
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -198,9 +199,16 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     _refuse_no_processes(arguments.jobs)
     _refuse_file(arguments.out)
-    if to_compile("auto"):
-        print("netsim compare: engines are compiled on their first use, once, 10 to 20 s each", file=sys.stderr)
-    with watching() as progress:
+    with watching() as show:
+        untold = to_compile("auto")
+
+        def progress(event: "RunEvent") -> None:
+            nonlocal untold
+            if untold:
+                print("netsim compare: engines are compiled on their first use, once, 10 to 20 s each", file=sys.stderr)
+                untold = False
+            show(event)
+
         results = simulate(arguments.scenario, overrides=arguments.overrides, jobs=arguments.jobs, progress=progress)
     for notice in results.notices:
         print(f"netsim compare: {notice}", file=sys.stderr)

@@ -108,7 +108,7 @@ class Transport:
             usable: Indices of the paths that the routing believes in now.
             now_ps: When the packet leaves.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} chooses no paths; override choose_path")
 
     def choose_link(
         self, flow: Flow, serial: int, switch: int, links: Sequence[int], backlog_ps: Callable[[int], int], now_ps: int
@@ -123,7 +123,7 @@ class Transport:
             backlog_ps: Unfinished work in front of a link, in picoseconds.
             now_ps: When the packet has arrived.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} is at_switch and chooses no links; override choose_link")
 
     def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
         """An acknowledgement has come back.

@@ -156,3 +156,16 @@ def test_what_is_wrong_is_said_in_one_line(case: str, tmp_path: Path, capsys: py
     assert f"{file}: {problem}" in said
     assert remedy in said.partition("; ")[2]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_transport_that_loses_bytes_is_refused():
+    """16,000 bytes in three pieces of 5,333."""
+    content = {
+        "format": "flowfabric.scenario/1",
+        "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 1},
+        "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "32KB"},
+        "transports": [{"class": "mine:Pinned", "options": {"pieces": 3}}],
+        "seeds": [0],
+    }
+    with pytest.raises(InputError, match=r"Pinned\.admit carries 15999 B of 16000 B"):
+        simulate(content)

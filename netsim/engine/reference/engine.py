@@ -21,6 +21,7 @@ from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.pausing import PausingLinks
 from netsim.engine.stalled import stalled
+from netsim.errors import InputError
 from netsim.topology.protocol import Path, places, sources
 from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import service_ps
@@ -135,7 +136,7 @@ class ReferenceEngine:
         self._released.clear()
         for link, released in by_nic.items():
             nic = self._nics.get(link) or self._nics.setdefault(link, Nic(self._calendar, link, self._send))
-            flows = self._transport.admit(released, now)
+            flows = self._admitted(released, now)
             for flow in flows if self._transport.orders_flows else sorted(flows, key=self._turn):
                 packets = -(-flow.bytes // scene.packet.payload)
                 connection = self._feedback.connection(flow, packets, now) or Connection(flow, packets, now)
@@ -148,6 +149,14 @@ class ReferenceEngine:
                     nic.join(connection)
             if nic.ring:
                 nic.look_at(max(now, self._free[link]))
+
+    def _admitted(self, released: list[Release], now: int) -> list[Flow]:
+        flows = self._transport.admit(released, now)
+        asked, carried = sum(message.bytes for message in released), sum(flow.bytes for flow in flows)
+        if carried != asked:
+            problem = f"{type(self._transport).__name__}.admit carries {carried} B of {asked} B"
+            raise InputError("scenario", "transports", problem, "return flows with all bytes of the messages")
+        return flows
 
     def _turn(self, flow: Flow) -> tuple[int, int]:
         """Place of a flow among those its host releases together."""
