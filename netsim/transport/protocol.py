@@ -29,9 +29,9 @@ class Release(NamedTuple):
     bytes: int
     paths: tuple[Path, ...]
     usable: tuple[int, ...]
-    src_leaf: int = 0
-    src_place: int = 0
-    dst_place: int = 0
+    src_leaf: int
+    src_place: int
+    dst_place: int
 
 
 class Flow(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 from netsim.draws import Draws, Purpose
 from netsim.engine.protocol import Scene
 from netsim.topology.protocol import paths
+from netsim.topology.protocol import places as places_of
 from netsim.transport.protocol import Flow, Release
 from netsim.workload.protocol import Task
 from tests.netsim.scenes import TRANSPORTS, all_to_all, fabric, flow, scene, simulate
@@ -31,13 +32,15 @@ def stage_by_stage(what: Scene, transport_name: str, seed: int) -> tuple[dict[in
     transport = TRANSPORTS[transport_name](seed, what.most_paths)
     order = Draws(seed, Purpose.DESTINATION_ORDER)
     links, topology = what.topology.links, what.topology
+    place = places_of(topology)
     batches: dict[int, dict[int, list[Release]]] = defaultdict(lambda: defaultdict(list))
     for index, task in enumerate(what.tasks):
         if task.bytes:
             src, dst = what.hosts[task.src], what.hosts[task.dst]
             ways = paths(topology, src, dst)
             usable = tuple(range(len(ways)))
-            release = Release(index, task.src, task.dst, topology.leaf(dst), task.bytes, ways, usable)
+            leaves, places = (topology.leaf(dst), topology.leaf(src)), (place[src], place[dst])
+            release = Release(index, task.src, task.dst, leaves[0], task.bytes, ways, usable, leaves[1], *places)
             batches[ways[0][0]][task.delay_ps].append(release)
 
     def key(f: Flow) -> tuple[int, int]:
