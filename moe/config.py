@@ -1,15 +1,17 @@
 """What a run says about its mixture of experts. Free of torch and Megatron, so that a configuration is checked fast."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
-class TopKRouterConfig(BaseModel):
-    """Each token goes to the experts with the largest gate value (Shazeer et al. 2017; Fedus et al. 2021)."""
-
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TopKRouterConfig(_Section):
+    """Each token goes to the experts with the largest gate value (Shazeer et al. 2017; Fedus et al. 2021)."""
 
     kind: Literal["top_k"] = "top_k"
     score: Literal["softmax", "sigmoid"] = "softmax"
@@ -20,32 +22,131 @@ class TopKRouterConfig(BaseModel):
     """Weight of the load-balancing loss of the Switch Transformer (its equation 4)."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the penalty on large logits (ST-MoE, equation 5)."""
+    capacity_factor: PositiveFloat | None = None
+    """An expert takes at most this multiple of the mean load of a rank's micro batch; null: all that come."""
+    drop_policy: Literal["probs", "position"] = "probs"
+    """Whom a full expert drops: the smallest gate values, or the last tokens."""
+    bias_rate: float = Field(default=0.0, ge=0)
+    """Step of the bias that nudges overloaded experts down after every optimiser step (Wang et al. 2024, loss-free
+    balancing); 0: no bias. Needs score sigmoid."""
 
 
-class MoEConfig(BaseModel):
+class SinkhornRouterConfig(_Section):
+    """The best experts of the balanced entropic plan (Clark et al. 2022, S-BASE)."""
+
+    kind: Literal["sinkhorn"] = "sinkhorn"
+    epsilon: PositiveFloat = 0.1
+    """Entropic regularisation, in standard deviations of the logits."""
+    iterations: PositiveInt = 20
+    z_loss: float = Field(default=0.0, ge=0)
+
+
+class BaseAssignmentRouterConfig(_Section):
+    """The exact balanced assignment of tokens to experts (Lewis et al. 2021, BASE layers); solved on the host."""
+
+    kind: Literal["base"] = "base"
+    z_loss: float = Field(default=0.0, ge=0)
+
+
+class ExpertChoiceRouterConfig(_Section):
+    """Each expert takes the tokens with the largest gate values (Zhou et al. 2022)."""
+
+    kind: Literal["expert_choice"] = "expert_choice"
+    z_loss: float = Field(default=0.0, ge=0)
+
+
+class SparseOTRouterConfig(_Section):
+    """Sparsity-constrained optimal transport: balanced, capped and sparse (Liu, Puigcerver, Blondel, ICLR 2023)."""
+
+    kind: Literal["sparse_ot"] = "sparse_ot"
+    gamma: PositiveFloat = 0.1
+    """Quadratic regularisation, in standard deviations of the logits: larger spreads a token over more experts."""
+    capacity_factor: Annotated[float, Field(ge=1)] = 1.25
+    """No expert takes more than this multiple of the mean load."""
+    candidates: PositiveInt = 2
+    """Experts that a token may visit at most."""
+    gate: Literal["prob", "plan", "straight_through"] = "prob"
+    """Gate value: the softmax probability, the plan's share, or the plan's share with the probability's gradient."""
+    potentials: Literal["rank", "global"] = "rank"
+    """Balance each rank's tokens, or those of all ranks (an all-reduce of one number an expert per evaluation)."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the moving average of the expert potentials that routes at inference without a solve."""
+    hop_cost: float = Field(default=0.0, ge=0)
+    """What a hop to another rank costs, in standard deviations of the logits; the hops are the placement's."""
+    z_loss: float = Field(default=0.0, ge=0)
+
+
+RouterConfig = Annotated[
+    TopKRouterConfig
+    | SinkhornRouterConfig
+    | BaseAssignmentRouterConfig
+    | ExpertChoiceRouterConfig
+    | SparseOTRouterConfig,
+    Field(discriminator="kind"),
+]
+
+
+class MigrationConfig(_Section):
+    """Experts that move between ranks while training goes on, when the traffic has drifted from their placement."""
+
+    every: PositiveInt
+    """Optimiser steps between two looks at the traffic."""
+    first: PositiveInt = 1
+    """No look before this step: early routing is nearly random."""
+    regret: PositiveFloat = 0.1
+    """Move when the traffic costs this share more than under a fresh placement, at two looks in a row."""
+    horizon: PositiveInt = 1000
+    """Steps over which a move must earn back what it costs."""
+    most_moves: PositiveInt = 16
+    """Experts that one event moves at most, over all layers."""
+
+
+class MoEConfig(_Section):
     """The mixture-of-experts feed-forward layers of a model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     num_experts: PositiveInt
     """Experts of each layer."""
     top_k: PositiveInt = 1
-    """Experts that each token visits in a layer."""
+    """Experts that each token visits in a layer; on average, where the router decides it."""
     expert_hidden: PositiveInt
     """Width of an expert's hidden layer."""
-    router: TopKRouterConfig = TopKRouterConfig()
-    dispatch: Literal["home"] = "home"
-    """home: a token returns to its rank after each layer."""
+    shared_expert_hidden: PositiveInt | None = None
+    """Width of an expert that every token visits besides; null: none."""
+    router: RouterConfig = TopKRouterConfig()
+    dispatch: Literal["home", "copies", "coherent"] = "home"
+    """home: a token returns to its rank after each layer; copies: likewise, but one copy for each rank however many of
+    its experts are there; coherent: a token stays on the rank of its expert (ExFlow)."""
     placement: Path | None = None
     """Placement file (``python -m moe place``); null: experts in order of their ids."""
+    migration: MigrationConfig | None = None
+    """Experts that move in the run; null: they stay where they are."""
+
+    @property
+    def most_choices(self) -> int:
+        """Experts that one token can visit in a layer at most: the width of a routing trace."""
+        match self.router:
+            case SparseOTRouterConfig():
+                return min(max(self.router.candidates, self.top_k), self.num_experts)
+            case ExpertChoiceRouterConfig():
+                return self.num_experts
+        return self.top_k
 
     @model_validator(mode="after")
     def _selection_is_possible(self) -> "MoEConfig":
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k: {self.top_k} exceeds num_experts {self.num_experts}; choose at most that many")
-        if self.top_k == 1 and self.router.score == "softmax" and self.router.normalise_over == "selected":
+        if isinstance(self.router, TopKRouterConfig):
+            self._check_top_k(self.router)
+        return self
+
+    def _check_top_k(self, router: TopKRouterConfig) -> None:
+        if self.top_k == 1 and router.score == "softmax" and router.normalise_over == "selected":
             raise ValueError(
                 "router.normalise_over: selected with top_k 1 makes every gate value 1, and the router never learns; "
                 "choose all"
             )
-        return self
+        if router.bias_rate and router.score != "sigmoid":
+            raise ValueError(
+                f"router.bias_rate: {router.bias_rate} with score softmax would make every gate depend on the bias; "
+                "choose score sigmoid"
+            )

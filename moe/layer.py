@@ -5,6 +5,7 @@ Shape suffixes: S sequence, B batch, D model width, E experts of a layer.
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from moe.config import MoEConfig
-from moe.dispatch import HomeReturnDispatcher
-from moe.router import PortableTopKRouter
+import moe.dispatch
+import moe.router
+from moe.config import MoEConfig, TopKRouterConfig
+from moe.router.protocol import Router
 from moe.seed import derive_seed
 
 
@@ -27,33 +29,42 @@ class PlacedMoELayer(MoELayer):
     do not depend on the world size, on the placement or on what was drawn before.
     """
 
-    router: PortableTopKRouter
+    router: Router
 
-    def __init__(self, config: TransformerConfig, layer: int, seed: int, slot_to_expert: np.ndarray) -> None:
+    def __init__(
+        self, config: MoEConfig, megatron: TransformerConfig, layer: int, seed: int, slot_to_expert: np.ndarray
+    ) -> None:
         """Builds the layer on the process groups of ``megatron.core.parallel_state``.
 
         Args:
-            config: Megatron's configuration, see :func:`transformer_config`.
+            config: the mixture of experts.
+            megatron: the same in Megatron's words, see :func:`transformer_config`.
             layer: index of the block in its model, from 0.
             seed: seed of the initial weights.
             slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
         """
-        specification = get_moe_module_spec(use_te=False, num_experts=config.num_moe_experts)
+        specification = get_moe_module_spec(use_te=False, num_experts=config.num_experts)
         assert isinstance(specification.submodules, MoESubmodules)
-        submodules = replace(specification.submodules, router=PortableTopKRouter)
+        submodules = replace(specification.submodules, router=partial(moe.router.build, config))
         groups = get_default_pg_collection()
         # Megatron chooses the dispatcher itself, and its all-to-all needs CUDA to be built at all.
-        portable = copy.copy(config)
+        portable = copy.copy(megatron)
         portable.moe_token_dispatcher_type = "allgather"
         super().__init__(portable, submodules, layer + 1, groups)
-        self.config = config
+        self.config = megatron
         self.set_layer_number(layer + 1)
         self.layer = layer
-        self.token_dispatcher = HomeReturnDispatcher(
-            self.num_local_experts, self.local_expert_indices, config, groups, slot_to_expert
+        build = moe.dispatch.DISPATCHERS[config.dispatch]
+        self.token_dispatcher = build(
+            self.num_local_experts, self.local_expert_indices, megatron, groups, slot_to_expert
         )
-        self.local_experts = [int(slot_to_expert[slot]) for slot in self.local_expert_indices]
         self._initialise(seed)
+
+    @property
+    def local_experts(self) -> list[int]:
+        """Logical expert in each slot of this rank."""
+        slot_to_expert_E = self.token_dispatcher.slot_to_expert_E
+        return [int(slot_to_expert_E[slot]) for slot in self.local_expert_indices]
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
         """The parameters of the experts that live on this rank.
@@ -103,6 +114,8 @@ def transformer_config(
     Returns:
         Megatron's configuration of the MoE layers.
     """
+    router = config.router
+    top_k = router if isinstance(router, TopKRouterConfig) else TopKRouterConfig(aux_loss=0.0, z_loss=router.z_loss)
     return TransformerConfig(
         num_layers=num_layers,
         hidden_size=hidden,
@@ -112,11 +125,16 @@ def transformer_config(
         num_moe_experts=config.num_experts,
         expert_model_parallel_size=expert_parallel,
         moe_router_topk=config.top_k,
-        moe_router_score_function=config.router.score,
-        moe_router_pre_softmax=config.router.score == "softmax" and config.router.normalise_over == "all",
-        moe_router_load_balancing_type="aux_loss" if config.router.aux_loss else "none",
-        moe_aux_loss_coeff=config.router.aux_loss,
-        moe_z_loss_coeff=config.router.z_loss or None,
+        moe_router_score_function=top_k.score,
+        moe_router_pre_softmax=top_k.score == "softmax" and top_k.normalise_over == "all",
+        moe_router_load_balancing_type="aux_loss" if top_k.aux_loss else "none",
+        moe_aux_loss_coeff=top_k.aux_loss,
+        moe_z_loss_coeff=top_k.z_loss or None,
+        moe_router_enable_expert_bias=bool(top_k.bias_rate),
+        moe_router_bias_update_rate=top_k.bias_rate,
+        moe_expert_capacity_factor=top_k.capacity_factor,
+        moe_token_drop_policy=top_k.drop_policy,
+        moe_shared_expert_intermediate_size=config.shared_expert_hidden,
         moe_router_dtype="fp64" if dtype == torch.float64 else "fp32",
         moe_token_dispatcher_type="alltoall",
         add_bias_linear=False,

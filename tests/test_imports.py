@@ -106,6 +106,7 @@ def test_no_circle_of_folders() -> None:
         "moe.placement",
         "moe.placement.solve",
         "moe.routing_trace",
+        "moe.collective_trace",
         "moe.report.report",
         "moe.files",
         "moe.config",

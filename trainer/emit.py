@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe import collective_trace
 from trainer.config import load_config
 from trainer.layout import plan_layout
-from trainer.trace import record
 from trainer.trace.formula import constant_gaps, formula, recorded_gaps
 from trainer.trace.plan import trace_spec
 
@@ -45,8 +45,8 @@ def run(
     layout = plan_layout(config, world_size)
     gaps = None if gap_ns is None else constant_gaps(gap_ns)
     if times is not None:
-        gaps = recorded_gaps(record.read(times)[1])
+        gaps = recorded_gaps(collective_trace.read(times)[1])
     header, records = formula(trace_spec(config, layout, ranks_per_node=ranks_per_node), gaps)
-    record.write(out, header, records)
+    collective_trace.write(out, header, records)
     print(f"{out}: one step of {world_size} ranks, {out.stat().st_size / 1e6:.1f} MB")
     return 0

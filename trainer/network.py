@@ -31,8 +31,9 @@ def build_model(config: RunConfig, layout: Layout) -> DiT:
 
     from moe.layer import PlacedMoELayer, transformer_config  # Megatron takes seconds to import
 
+    mixture_config = config.moe
     megatron = transformer_config(
-        config.moe,
+        mixture_config,
         hidden=config.model.hidden,
         num_layers=config.model.num_layers,
         num_heads=config.model.num_heads,
@@ -41,7 +42,7 @@ def build_model(config: RunConfig, layout: Layout) -> DiT:
     )
 
     def mixture(layer: int) -> nn.Module:
-        return PlacedMoELayer(megatron, layer, config.run.seed, layout.slot_to_expert(layer))
+        return PlacedMoELayer(mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer))
 
     return _dit(config, mixture, generator)
 

@@ -2,4 +2,6 @@
 
 from moe.dispatch.all_to_all import HomeReturnDispatcher
 
-__all__ = ["HomeReturnDispatcher"]
+DISPATCHERS = {"home": HomeReturnDispatcher}
+
+__all__ = ["DISPATCHERS", "HomeReturnDispatcher"]

@@ -56,7 +56,7 @@ def run_layer(rank: int, world_size: int, config: MoEConfig, slot_to_expert: np.
     megatron = transformer_config(
         config, hidden=WIDTH, num_layers=1, num_heads=1, expert_parallel=world_size, dtype=torch.float32
     )
-    layer = PlacedMoELayer(megatron, layer=0, seed=7, slot_to_expert=slot_to_expert)
+    layer = PlacedMoELayer(config, megatron, layer=0, seed=7, slot_to_expert=slot_to_expert)
     tokens = tokens_of(rank).requires_grad_()
     output = layer(tokens)
     (output.sin().sum()).backward()

@@ -23,7 +23,7 @@ from tests.multinode.namespaces import Fabric, fabric, obstacle
 from tests.multinode.prediction import topology as topology_of
 from tests.multinode.traffic import TCP_HEADERS, TCP_PAYLOAD
 from trainer.trace.merge import merge
-from trainer.trace.record import rank_path, read
+from moe.collective_trace import rank_path, read
 
 _RENDEZVOUS_PORT = 29400
 _SECONDS_AT_MOST = 240

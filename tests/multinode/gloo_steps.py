@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.trace.context import phase
-from trainer.trace.record import rank_path
+from moe.collective_trace import rank_path
 from trainer.trace.recorder import Recorder
 
 STEPS = range(1, 6)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
+from moe.collective_trace import CollectiveRecord, TraceHeader
 from trainer.trace.groups import canonical_names
-from trainer.trace.record import CollectiveRecord, TraceHeader
 from trainer.trace.reduction import ParameterGroup, gradient_reductions
 
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}

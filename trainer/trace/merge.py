@@ -5,9 +5,9 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read, write
 from moe.files import FileError
 from trainer.trace.groups import Ranks, canonical_names
-from trainer.trace.record import CollectiveRecord, TraceHeader, rank_path, read, write
 
 _REMEDY = "record the step again on every rank"
 

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
 from trainer.trace.context import attach, position
 from trainer.trace.operation import NAMESPACES, WAITS, describe
-from trainer.trace.record import CollectiveRecord, TraceHeader, read, write
 
 
 class Recorder:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
+from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
 from trainer.config import RunConfig
 from trainer.engine.groups import Launch
@@ -14,7 +15,6 @@ from trainer.engine.protocol import Engine
 from trainer.layout import Layout
 from trainer.model.parameters import HoldsExperts
 from trainer.trace.merge import merge
-from trainer.trace.record import rank_path
 from trainer.trace.recorder import Recorder
 from trainer.trace.routing import RoutingRecorder, merge_routing
 
@@ -49,7 +49,7 @@ class TraceSession:
             header = RoutingHeader(
                 num_experts=config.moe.num_experts,
                 num_layers=config.model.num_layers,
-                top_k=config.moe.top_k,
+                top_k=config.moe.most_choices,
                 world_size=layout.world_size,
                 model=config.model.kind,
                 hidden=config.model.hidden,

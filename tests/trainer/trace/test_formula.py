@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.trace.groups import canonical_names
 from trainer.trace.merge import check
-from trainer.trace.record import CollectiveRecord, read, write
+from moe.collective_trace import CollectiveRecord, read, write
 from trainer.trace.reduction import ParameterGroup, gradient_reductions, optimizer_groups
 
 GOLDEN = Path("tests/files/collectives.jsonl")

@@ -11,7 +11,7 @@ from tests.ranks import run_ranks
 from trainer.config import RunConfig
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
-from trainer.trace.record import CollectiveRecord, TraceHeader, rank_path, read
+from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
 
 HIDDEN, LAYERS, EXPERTS, EXPERT_HIDDEN = 16, 2, 4, 24
 STEPS = (3, 4)

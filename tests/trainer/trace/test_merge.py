@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trainer.trace.merge import merge
-from trainer.trace.record import CollectiveRecord, TraceHeader, rank_path, read, write
+from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read, write
 
 GOLDEN = Path("tests/files/collectives.jsonl")
 WORLD = 2

@@ -12,7 +12,7 @@ import torch.distributed._functional_collectives as functional
 from tests.ranks import run_ranks
 from trainer.trace.context import phase
 from trainer.trace.merge import merge
-from trainer.trace.record import CollectiveRecord, rank_path, read
+from moe.collective_trace import CollectiveRecord, rank_path, read
 from trainer.trace.recorder import Recorder
 
 WORLD = 2

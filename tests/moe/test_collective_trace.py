@@ -11,7 +11,7 @@ import pytest
 
 from trainer.__main__ import main
 from trainer.trace.formula import TraceSpec, formula
-from trainer.trace.record import CollectiveRecord, TraceHeader, read, write
+from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
 from trainer.trace.reduction import optimizer_groups
 
 SCHEMA = json.loads(Path("configs/schemas/collectives.schema.json").read_text())
