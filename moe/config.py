@@ -72,8 +72,25 @@ class SparseOTRouterConfig(_Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the moving average of the expert potentials that routes at inference without a solve."""
     hop_cost: float = Field(default=0.0, ge=0)
-    """What a hop to another rank costs, in standard deviations of the logits; the hops are the placement's."""
+    """What a hop to another rank costs, in standard deviations of the logits; the hops are the placement's. Needs
+    potentials global: a rank that is balanced alone sends as much to far experts whatever they cost."""
+    inference_capacity_factor: Annotated[float, Field(ge=1)] | None = None
+    """The same limit at inference, where the average potentials balance roughly; null: experts take all that come."""
     z_loss: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> "SparseOTRouterConfig":
+        if self.hop_cost and self.potentials != "global":
+            raise ValueError(
+                f"hop_cost: {self.hop_cost} with potentials rank is cancelled by the balance of each rank; "
+                "choose potentials global"
+            )
+        if self.gate == "plan" and self.candidates == 1:
+            raise ValueError(
+                "gate: plan with candidates 1 makes every gate value the same, and the router never learns; "
+                "choose prob, or 2 candidates or more"
+            )
+        return self
 
 
 RouterConfig = Annotated[

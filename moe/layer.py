@@ -61,6 +61,28 @@ class PlacedMoELayer(MoELayer):
         self._initialise(seed)
 
     @property
+    def slot_to_expert(self) -> np.ndarray:
+        """Logical expert of each physical slot of the expert-parallel group, int64 [E]."""
+        return self.token_dispatcher.slot_to_expert_E.cpu().numpy()
+
+    def place(self, slot_to_expert: np.ndarray) -> None:
+        """Declares that the slots hold other experts from now on; whoever calls it has moved their weights.
+
+        Args:
+            slot_to_expert: logical expert of each physical slot, int [E].
+
+        Raises:
+            ValueError: it is no order of all experts.
+        """
+        slots_E = self.token_dispatcher.slot_to_expert_E
+        new_slots_E = torch.as_tensor(slot_to_expert, dtype=slots_E.dtype, device=slots_E.device)
+        if not torch.equal(new_slots_E.sort().values, torch.arange(len(slots_E), device=slots_E.device)):
+            raise ValueError(
+                f"slot_to_expert: is no order of {len(slots_E)} experts ({slot_to_expert}); name each once"
+            )
+        self.token_dispatcher.slot_to_expert_E = new_slots_E
+
+    @property
     def local_experts(self) -> list[int]:
         """Logical expert in each slot of this rank."""
         slot_to_expert_E = self.token_dispatcher.slot_to_expert_E

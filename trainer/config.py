@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 import trainer.data
 import trainer.flow.coupling
@@ -17,6 +26,7 @@ import trainer.flow.time
 from moe.config import MoEConfig
 from moe.files import FileError, first_complaint
 from trainer.model.config import DiTConfig
+from trainer.model.gpt_config import GPTConfig
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -104,15 +114,29 @@ class Evaluate(_Section):
     """Steps between two evaluations; null: none."""
 
 
-class Sample(_Section):
+class ImageSample(_Section):
     """Grids of generated images, from the moving average of the weights and the same noise each time."""
 
+    kind: Literal["images"] = "images"
     every: PositiveInt | None = None
     """Steps between two grids while training; null: none."""
     per_class: PositiveInt = 8
     guidance: float = Field(default=1.5, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.EulerConfig(steps=20)
+
+
+class TextSample(_Section):
+    """Prompts that are continued, with the moving average of the weights and the same draws each time."""
+
+    kind: Literal["text"] = "text"
+    every: PositiveInt | None = None
+    """Steps between two texts while training; null: none."""
+    prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
+    num_bytes: PositiveInt = 100
+    """Bytes written after each prompt."""
+    temperature: float = Field(default=0.8, ge=0)
+    """What the logits are divided by before a byte is drawn; 0: always the likeliest byte."""
 
 
 class Trace(_Section):
@@ -136,22 +160,53 @@ class Observe(_Section):
     """Address that the page is bound to."""
 
 
+_COMPANIONS = {"dit": {"data": "digits", "sample": "images"}, "gpt": {"data": "python_source", "sample": "text"}}
+"""The kinds of the other sections that fit each kind of model."""
+
+
 class RunConfig(_Section):
-    """Everything that defines a run."""
+    """Everything that defines a run. A section without a kind has the one that fits its model; a model's is dit."""
 
     run: Run
-    data: trainer.data.Config = trainer.data.DigitsConfig()
-    model: DiTConfig
+    data: trainer.data.Config
+    model: Annotated[DiTConfig | GPTConfig, Field(discriminator="kind")]
     moe: MoEConfig | None = None
-    flow: Flow = Flow()
+    flow: Flow | None = None
+    """Present with a dit alone: a gpt learns by predicting the next byte."""
     optim: Optim
     engine: DeepSpeed = DeepSpeed()
     parallel: Parallel = Parallel()
     checkpoint: Checkpoint = Checkpoint()
     evaluate: Evaluate = Evaluate()
-    sample: Sample = Sample()
+    sample: Annotated[ImageSample | TextSample, Field(discriminator="kind")]
     trace: Trace = Trace()
     observe: Observe = Observe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kinds_follow_the_model(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        model = document.get("model")
+        kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
+        fitting = _COMPANIONS.get(str(kind), _COMPANIONS["dit"])
+        filled = {**{name: {} for name in fitting}, **document}
+        for name, fitting_kind in {"model": kind, **fitting}.items():
+            if isinstance(filled.get(name), dict):
+                filled[name] = {"kind": fitting_kind, **filled[name]}
+        if kind != "gpt" and filled.get("flow") is None:
+            filled["flow"] = {}
+        return filled
+
+    @model_validator(mode="after")
+    def _sections_fit_the_model(self) -> "RunConfig":
+        kind = self.model.kind
+        for name, found in (("data", self.data.kind), ("sample", self.sample.kind)):
+            if found != _COMPANIONS[kind][name]:
+                raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {_COMPANIONS[kind][name]}")
+        if kind == "gpt" and self.flow is not None:
+            raise ValueError("flow: a gpt model predicts the next byte and follows no flow; remove the section")
+        return self
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default written out, as YAML that :func:`load_config` reads back."""
@@ -197,7 +252,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         field, reason = first_complaint(error, document)
         reason, _, remedy = reason.partition("; ")
-        raise FileError(path, field, reason, remedy or _remedy(error)) from error
+        raise FileError(path, _without_kind(field), reason, remedy or _remedy(error)) from error
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -211,6 +266,13 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
             keys.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _without_kind(field: str) -> str:
+    """Drops the kind that pydantic puts behind the name of a section which is chosen by its kind."""
+    kinds = {*_COMPANIONS, *(kind for fitting in _COMPANIONS.values() for kind in fitting.values())}
+    section, *inner = field.split(".")
+    return ".".join([section, *(inner[1:] if inner and inner[0] in kinds else inner)])
 
 
 def _remedy(error: ValidationError) -> str:

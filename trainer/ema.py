@@ -23,8 +23,12 @@ class MovingAverage:
             decay: largest decay, in [0, 1).
         """
         self._engine, self._decay = engine, decay
-        self._shards = engine.shards()
-        self.averages = {shard.name: shard.tensor.detach().float().clone() for shard in self._shards}
+        self._averages = [shard.tensor.detach().float().clone() for shard in engine.shards()]
+
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """This rank's pieces by logical name; an expert that has moved is found where it is now."""
+        return {shard.name: average for shard, average in zip(self._engine.shards(), self._averages, strict=True)}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -34,8 +38,8 @@ class MovingAverage:
             step: optimiser steps done, from 1.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
-        weights = [shard.tensor.float() for shard in self._shards]
-        torch._foreach_lerp_(list(self.averages.values()), weights, 1 - decay)
+        weights = [shard.tensor.float() for shard in self._engine.shards()]
+        torch._foreach_lerp_(self._averages, weights, 1 - decay)
 
     def load(self, whole: Mapping[str, Tensor]) -> None:
         """Takes averages over from a checkpoint.
@@ -43,21 +47,22 @@ class MovingAverage:
         Args:
             whole: by logical name, in the parameters' own shapes.
         """
-        for shard in self._shards:
-            self.averages[shard.name].copy_(self._engine.part(shard, whole[shard.name].to(shard.tensor.device)))
+        for shard, average in zip(self._engine.shards(), self._averages, strict=True):
+            average.copy_(self._engine.part(shard, whole[shard.name].to(average.device)))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """While entered, the network computes with the averages."""
-        kept = [shard.tensor.clone() for shard in self._shards]
+        shards = self._engine.shards()
+        kept = [shard.tensor.clone() for shard in shards]
         with torch.no_grad():
-            for shard in self._shards:
-                shard.tensor.copy_(self.averages[shard.name])
+            for shard, average in zip(shards, self._averages, strict=True):
+                shard.tensor.copy_(average)
         self._engine.module.eval()
         try:
             yield
         finally:
             self._engine.module.train()
             with torch.no_grad():
-                for shard, weights in zip(self._shards, kept, strict=True):
+                for shard, weights in zip(shards, kept, strict=True):
                     shard.tensor.copy_(weights)

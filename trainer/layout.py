@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moe.config import ExpertChoiceRouterConfig, MoEConfig, TopKRouterConfig
 from moe.files import FileError
 from moe.placement.placement import Placement
-from trainer.config import RunConfig
-from trainer.data import accumulation_steps
+from trainer.config import ImageSample, RunConfig, TextSample
+from trainer.data import DigitsConfig, PythonSourceConfig, accumulation_steps
+from trainer.model.config import DiTConfig
+from trainer.model.gpt_config import GPTConfig
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
         The layout.
 
     Raises:
-        ValueError: the ranks, the batch, the experts or the image do not divide; names field, value and remedy.
-        FileError: the placement file is malformed or made for another model or group.
+        ValueError: the ranks, the batch, the experts or the examples do not divide or fit, or parts of the run exclude
+            each other; names field, value and remedy.
+        FileError: the placement file is malformed, made for another model or group, or has replicas.
     """
     expert = config.parallel.expert
     if config.moe is None and expert > 1:
@@ -74,8 +78,9 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
         raise ValueError("engine.zero_stage: 3 shards parameters, which DeepSpeed refuses for experts; use 0, 1 or 2")
     if config.engine.zero_stage == 0 and config.engine.precision == "bf16":
         raise ValueError("engine.precision: bf16 keeps its fp32 weights in the ZeRO optimiser; use zero_stage 1 to 3")
-    _check_image(config)
-    _check_sampler(config, world_size)
+    _check_examples(config)
+    _check_sample(config, world_size)
+    _check_dispatch(config)
     micro_batch = config.optim.micro_batch
     if micro_batch is None:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, world_size)
@@ -104,22 +109,79 @@ def describe(config: RunConfig, layout: Layout) -> str:
     )
 
 
-def _check_image(config: RunConfig) -> None:
-    size = config.data.shape[1]
-    if size % config.model.patch_size:
-        raise ValueError(
-            f"model.patch_size: {config.model.patch_size} does not divide images of {size} pixels; "
-            f"use one of {_divisors(size)}"
-        )
+def cautions(config: RunConfig, layout: Layout) -> list[str]:
+    """Lines for a person about what is allowed and probably not meant.
+
+    Args:
+        config: the run.
+        layout: how it is laid out.
+
+    Returns:
+        At most one line for each such thing.
+    """
+    moe, placement = config.moe, layout.placement
+    if moe is None or placement is None or placement.dispatch == moe.dispatch:
+        return []
+    return [
+        f"moe.placement: {moe.placement} was made for {placement.dispatch} dispatch, and what it saves there says "
+        f"nothing about {moe.dispatch}; place with --objective {moe.dispatch}, or set moe.dispatch={placement.dispatch}"
+    ]
 
 
-def _check_sampler(config: RunConfig, world_size: int) -> None:
+def _check_examples(config: RunConfig) -> None:
+    match config.data, config.model:
+        case DigitsConfig(size=size), DiTConfig(patch_size=patch_size) if size % patch_size:
+            raise ValueError(
+                f"model.patch_size: {patch_size} does not divide images of {size} pixels; use one of {_divisors(size)}"
+            )
+        case PythonSourceConfig(context=context), GPTConfig(context=longest) if context > longest:
+            raise ValueError(
+                f"data.context: {context} exceeds model.context {longest}, the longest sequence of the network; "
+                f"use at most {longest}"
+            )
+
+
+def _check_sample(config: RunConfig, world_size: int) -> None:
     shared = config.parallel.expert > 1 or (config.engine.zero_stage == 3 and world_size > 1)
-    if shared and config.sample.every is not None and config.sample.sampler.kind == "dopri5":
+    match config.sample, config.model:
+        case ImageSample(every=int(), sampler=sampler), _ if shared and sampler.kind == "dopri5":
+            raise ValueError(
+                "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights "
+                "must take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
+            )
+        case TextSample(every=int(), prompts=prompts, num_bytes=num_bytes), GPTConfig(context=context):
+            longest = max(len(prompt.encode()) for prompt in prompts)
+            if longest + num_bytes > context:
+                raise ValueError(
+                    f"sample.num_bytes: {num_bytes} bytes after a prompt of {longest} exceed model.context {context}; "
+                    + (f"use at most {context - longest}" if longest < context else "use shorter sample.prompts")
+                )
+
+
+def _check_dispatch(config: RunConfig) -> None:
+    if config.moe is None or config.moe.dispatch != "coherent":
+        return
+    if not isinstance(config.model, GPTConfig):
         raise ValueError(
-            "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights must "
-            "take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
+            f"moe.dispatch: coherent keeps a token on the rank of its expert, and attention in a {config.model.kind} "
+            "needs all patches of an image on one rank; use home or copies, or a gpt model"
         )
+    drops = _drops(config.moe)
+    if drops is not None:
+        raise ValueError(
+            f"{drops} leaves tokens without an expert, and in coherent dispatch a token is where its expert is; "
+            "use a router that drops none, such as top_k without capacity_factor, or dispatch home"
+        )
+
+
+def _drops(moe: MoEConfig) -> str | None:
+    """What makes a router drop tokens, as field and value; None if it drops none."""
+    match moe.router:
+        case TopKRouterConfig(capacity_factor=float() as factor):
+            return f"moe.router.capacity_factor: {factor}"
+        case ExpertChoiceRouterConfig(kind=kind):
+            return f"moe.router.kind: {kind}"
+    return None
 
 
 def _placement(config: RunConfig) -> Placement | None:
@@ -128,7 +190,7 @@ def _placement(config: RunConfig) -> Placement | None:
     num_layers, num_experts, ranks = config.model.num_layers, config.moe.num_experts, config.parallel.expert
     path = config.moe.placement
     if path is None:
-        return Placement.contiguous(num_layers, num_experts, 1, ranks)
+        return Placement.contiguous(num_layers, num_experts, 1, ranks, dispatch=config.moe.dispatch)
     placement = Placement.read(path)
     for field, found, wanted in (
         ("num_layers", placement.num_layers, num_layers),
@@ -142,6 +204,13 @@ def _placement(config: RunConfig) -> Placement | None:
                 f"is {found} where the run has {wanted}",
                 "place this run's own trace (python -m moe place)",
             )
+    if placement.has_replicas:
+        raise FileError(
+            path,
+            "rank_experts",
+            f"has replicas ({placement.slots_per_rank * ranks} slots for {num_experts} experts)",
+            "training keeps each expert on one rank: place without replicas",
+        )
     return placement
 
 

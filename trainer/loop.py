@@ -11,51 +11,53 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import trainer.data
+import trainer.task
 from moe.seed import derive_seed
 from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.checkpoint.state import load_checkpoint, save_checkpoint
 from trainer.checkpoint.weights import initialise_from
 from trainer.config import RunConfig
-from trainer.data import Batch, Loader, Split
+from trainer.data import Dataset, Loader, Split
 from trainer.ema import MovingAverage
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Engine
 from trainer.layout import Layout, describe
+from trainer.model.parameters import HoldsExperts
 from trainer.network import build_model
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.protocol import Sink
-from trainer.observe.quality import image_grid
-from trainer.sampling import draw_samples
+from trainer.sampling import write_sample
 from trainer.schedule import learning_rate
-from trainer.task import FlowTask
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 
 
-def train(config: RunConfig, layout: Layout, launch: Launch, sinks: list[Sink]) -> None:
+def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> None:
     """Trains until the last step of the run, from its newest complete checkpoint if there is one.
 
     Args:
         config: the run.
         layout: how it is laid out over the ranks.
         launch: what the launcher said.
+        dataset: what the run learns from.
         sinks: where rank 0 sends figures; empty elsewhere.
     """
     with joined(launch, layout.expert_parallel):
-        _Training(config, layout, launch, sinks).run()
+        _Training(config, layout, launch, dataset, sinks).run()
 
 
 class _Training:
     """One run on one rank."""
 
-    def __init__(self, config: RunConfig, layout: Layout, launch: Launch, sinks: list[Sink]) -> None:
+    def __init__(
+        self, config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]
+    ) -> None:
         from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
 
-        self.config, self.layout, self.launch, self.sinks = config, layout, launch, sinks
-        self.dataset = trainer.data.build(config.data)
-        self.task = FlowTask(config)
+        self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
+        self.task = trainer.task.build(config)
         self.module = build_model(config, layout)
+        self.routers = [module.router for module in self.module.modules() if isinstance(module, HoldsExperts)]
         steps = complete_steps(self._checkpoints)
         if config.model.init_from is not None and not steps:
             initialise_from(self.module, config.model.init_from)
@@ -104,7 +106,7 @@ class _Training:
             micro = self.loader.global_micro(local)
             with self.trace.step(step, local, micro):
                 with phase("forward"), self._draws("train", step, micro) as generator:
-                    batch = self._on_device(self.loader.batch(step - 1, local))
+                    batch = self.loader.batch(step - 1, local).to(self.launch.device)
                     loss = self.task.step(self.engine.model, batch, generator=generator).per_example.mean()
                 with phase("backward"):
                     self.engine.backward(loss)
@@ -113,6 +115,8 @@ class _Training:
                     with phase("optimizer"):
                         norm = self.engine.step(learning_rate(self.config.optim, step))
         self.average.update(step)
+        for router in self.routers:
+            router.update_bias()
         return losses, norm
 
     def _log(self, step: int, losses: list[Tensor], norm: float, step_s: float) -> None:
@@ -128,7 +132,7 @@ class _Training:
             **self.expert_load.reduced(),
         }
         if _due(step, self.config.evaluate.every):
-            values["held_out_loss"] = self._held_out_loss()
+            values |= self.task.held_out_figures(self._held_out_loss())
         for sink in self.sinks:
             sink.write(step, values)
 
@@ -144,23 +148,17 @@ class _Training:
                 micro = loader.global_micro(0)
                 first = index * chunk + micro * self.layout.micro_batch
                 with self._draws("held_out", index, micro) as generator:
-                    batch = self._on_device(loader.batch(index, 0))
+                    batch = loader.batch(index, 0).to(self.launch.device)
                     terms = self.task.step(self.module, batch, generator=generator)
                 total += terms.per_example[: max(0, examples - first)].sum()
         dist.all_reduce(total)
         return float(total) / examples
 
     def _sample(self, step: int) -> None:
-        """Draws a grid, a class a column, to samples/; collective."""
-        sample, classes = self.config.sample, self.config.data.num_classes
-        labels = torch.arange(classes).repeat(sample.per_class)
+        """Draws what the run is asked to show to samples/; collective."""
+        name = step_folder(Path(), step).name
         with self.average.in_place():
-            images = draw_samples(
-                self.config, self.task, self.module, labels, guidance=sample.guidance, seed=self.config.run.seed
-            )
-        if self.launch.rank == 0:
-            path = self.config.run.dir / "samples" / f"{step_folder(Path(), step).name}.png"
-            image_grid(images.numpy(), classes, path)
+            write_sample(self.config, self.task, self.module, self.config.run.dir / "samples" / name)
 
     @property
     def _checkpoints(self) -> Path:
@@ -183,11 +181,6 @@ class _Training:
         seed = derive_seed(self.config.run.seed, purpose, step, micro)
         torch.manual_seed(derive_seed(seed, "dropout"))
         yield torch.Generator().manual_seed(seed)
-
-    def _on_device(self, batch: Batch) -> Batch:
-        device = self.launch.device
-        condition = None if batch.condition is None else batch.condition.to(device)
-        return Batch(x_1=batch.x_1.to(device), condition=condition, ids=batch.ids)
 
     def _greet(self) -> None:
         if self.launch.rank == 0:

@@ -6,13 +6,18 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from moe.config import MoEConfig
 from moe.seed import derive_seed
 from trainer.config import RunConfig
+from trainer.data import DigitsConfig, PythonSourceConfig
+from trainer.engine.protocol import Network
 from trainer.layout import Layout
+from trainer.model.config import DiTConfig
 from trainer.model.dit import DiT, FeedForward
+from trainer.model.gpt_config import GPTConfig
 
 
-def build_model(config: RunConfig, layout: Layout) -> DiT:
+def build_model(config: RunConfig, layout: Layout) -> Network:
     """Builds this rank's network on the process groups of ``megatron.core.parallel_state``.
 
     The initial weights are a function of ``run.seed`` alone: equal on every rank for the dense part, and for each
@@ -27,7 +32,7 @@ def build_model(config: RunConfig, layout: Layout) -> DiT:
     """
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model"))
     if config.moe is None:
-        return _dit(config, lambda _: FeedForward(config.model.hidden, dense_inner(config)), generator)
+        return _network(config, lambda _: _dense_feed_forward(config), generator)
 
     from moe.layer import PlacedMoELayer, transformer_config  # Megatron takes seconds to import
 
@@ -44,7 +49,17 @@ def build_model(config: RunConfig, layout: Layout) -> DiT:
     def mixture(layer: int) -> nn.Module:
         return PlacedMoELayer(mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer))
 
-    return _dit(config, mixture, generator)
+    return _network(config, mixture, generator)
+
+
+def tokens_per_example(config: RunConfig) -> int:
+    """Tokens that the network makes of one example: the patches of an image, or the bytes that a window predicts."""
+    match config.data, config.model:
+        case DigitsConfig(size=size), DiTConfig(patch_size=patch_size):
+            return (size // patch_size) ** 2
+        case PythonSourceConfig(context=context), _:
+            return context
+    raise AssertionError("the configuration lets no other pair through")
 
 
 def dense_parameters(config: RunConfig) -> list[int]:
@@ -90,12 +105,17 @@ def dense_inner(config: RunConfig) -> int:
 def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     def feed_forward(_: int) -> nn.Module:
         if config.moe is None:
-            return FeedForward(config.model.hidden, dense_inner(config))
-        return nn.ModuleDict({"router": nn.Linear(config.model.hidden, config.moe.num_experts, bias=False)})
+            return _dense_feed_forward(config)
+        return _without_experts(config.model.hidden, config.moe)
 
     with torch.device("meta"):
-        model = _dit(config, feed_forward, generator=None)
+        model = _network(config, feed_forward, generator=None)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _dense_feed_forward(config: RunConfig) -> nn.Module:
+    """A dit has biases, a gpt none."""
+    return FeedForward(config.model.hidden, dense_inner(config))
 
 
 def _expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
@@ -105,11 +125,24 @@ def _expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     return {"linear_fc1.weight": (inner, hidden), "linear_fc2.weight": (hidden, inner)}
 
 
-def _dit(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> DiT:
-    return DiT(
-        config.model,
-        shape=config.data.shape,
-        num_classes=config.data.num_classes,
-        feed_forward=feed_forward,
-        generator=generator,
-    )
+def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
+    """The parameters of a mixture that every rank holds, in the order and under the names of the layer itself."""
+    parts: dict[str, nn.Module] = {"router": nn.Linear(hidden, moe.num_experts, bias=False)}
+    if moe.shared_expert_hidden is not None:
+        first = nn.Linear(hidden, moe.shared_expert_hidden, bias=False)
+        second = nn.Linear(moe.shared_expert_hidden, hidden, bias=False)
+        parts["shared_experts"] = nn.ModuleDict({"linear_fc1": first, "linear_fc2": second})
+    return nn.ModuleDict(parts)
+
+
+def _network(
+    config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None
+) -> Network:
+    match config.model:
+        case DiTConfig():
+            shape, classes = config.data.shape, config.data.num_classes
+            return DiT(config.model, shape=shape, num_classes=classes, feed_forward=feed_forward, generator=generator)
+        case GPTConfig():
+            from trainer.model.gpt import GPT
+
+            return GPT(config.model, feed_forward=feed_forward, generator=generator)

@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import trainer.data
-from moe.files import FileError, replacing
-from trainer.checkpoint.directory import complete_steps, step_folder
-from trainer.checkpoint.weights import check_weights, initialise_from
-from trainer.config import Parallel, RunConfig, load_config
+from moe.files import replacing
+from trainer.config import ImageSample, RunConfig
 from trainer.engine.groups import Launch, joined
+from trainer.engine.protocol import Network
 from trainer.layout import plan_layout
-from trainer.model.dit import DiT
-from trainer.network import build_model, parameter_shapes
 from trainer.observe.quality import class_accuracy, frechet_distance, image_grid
+from trainer.restore import check_restorable, newest_checkpoint, restore, restored_config
 from trainer.sampling import draw_samples
 from trainer.task import FlowTask
 
@@ -40,8 +38,12 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
     Raises:
         ValueError: the run has no complete checkpoint, or `num` or `guidance` is out of range.
     """
-    folder = _newest(run_dir)
-    config = _alone(load_config(folder / "config.yaml"))
+    folder = newest_checkpoint(run_dir)
+    config = restored_config(folder, world_size=1)
+    if not isinstance(config.sample, ImageSample):
+        raise ValueError(
+            f"run_dir: {run_dir} holds a {config.model.kind} model, which draws no images; use the generate verb"
+        )
     classes = config.data.num_classes
     if num < 1 or num % classes:
         raise ValueError(
@@ -50,12 +52,11 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
     guidance = config.sample.guidance if guidance is None else guidance
     if not 0 <= guidance < math.inf:
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
-    check_weights(folder / "ema.safetensors", parameter_shapes(config))
+    check_restorable(config, folder)
     labels = torch.arange(classes).repeat(num // classes)
     with joined(Launch.from_environment(), expert_parallel=1):
         task = FlowTask(config)
-        model = build_model(config, plan_layout(config, 1)).eval()
-        initialise_from(model, folder / "ema.safetensors")
+        model = restore(config, plan_layout(config, 1), folder)
         images = _drawn(config, task, model, labels, guidance, seed)
         image_grid(images, classes, out)
         print(f"{out}: {num} images of {folder.name}, guidance {guidance:g}")
@@ -80,7 +81,7 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
 
 
 def _drawn(
-    config: RunConfig, task: FlowTask, model: DiT, labels: torch.Tensor, guidance: float, seed: int
+    config: RunConfig, task: FlowTask, model: Network, labels: torch.Tensor, guidance: float, seed: int
 ) -> NDArray[np.float32]:
     """Draws images and tells a terminal how far it is."""
     with Console(stderr=True).status(f"drawing {len(labels)} images") as status:
@@ -91,17 +92,3 @@ def _drawn(
             )
 
         return draw_samples(config, task, model, labels, guidance=guidance, seed=seed, progress=tell).numpy()
-
-
-def _newest(run_dir: Path) -> Path:
-    root = run_dir / "checkpoints"
-    steps = complete_steps(root)
-    if not steps:
-        raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
-    return step_folder(root, steps[-1])
-
-
-def _alone(config: RunConfig) -> RunConfig:
-    """The same network on one process, its experts in order."""
-    moe = config.moe and config.moe.model_copy(update={"placement": None})
-    return config.model_copy(update={"moe": moe, "parallel": Parallel()})

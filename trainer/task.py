@@ -1,4 +1,8 @@
-"""What a step learns from: flow matching, put together from its parts."""
+"""What a step learns from. The training loop sees only `Task`."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -7,22 +11,13 @@ from trainer.config import RunConfig
 from trainer.data import Batch
 from trainer.flow import coupling, objective, path, target, time
 from trainer.flow.objective import LossTerms, Model
+from trainer.model.config import DiTConfig
 
 
-class FlowTask:
-    """Coupling, time, path, target and objective of one method; the training loop sees only `step`."""
+class Task(Protocol):
+    """Turns a batch into a loss."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Builds the parts that the configuration names."""
-        self.coupling = coupling.build(config.flow.coupling)
-        self.time = time.build(config.flow.time)
-        self.path = path.build(config.flow.path)
-        self.target = target.build(config.flow.target, path=self.path)
-        self.objective = objective.build(config.flow.objective, target=self.target)
-        self.label_dropout = config.model.label_dropout
-        self.null_label = config.data.num_classes
-
-    def step(self, model: Model, batch: Batch, *, generator: torch.Generator) -> LossTerms:
+    def step(self, model: Callable[..., Tensor], batch: Batch, *, generator: torch.Generator) -> LossTerms:
         """Computes the loss of one micro batch.
 
         Args:
@@ -33,11 +28,44 @@ class FlowTask:
         Returns:
             The loss terms.
         """
+        ...
+
+    def held_out_figures(self, loss: float) -> dict[str, float]:
+        """What the mean loss over the held-out split says, by the names that metrics have."""
+        ...
+
+
+def build(config: RunConfig) -> Task:
+    """The task that the kind of the model asks for."""
+    return FlowTask(config) if isinstance(config.model, DiTConfig) else NextTokenTask()
+
+
+class FlowTask(Task):
+    """Flow matching, put together from coupling, time, path, target and objective."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Builds the parts that the configuration names."""
+        assert config.flow is not None
+        assert isinstance(config.model, DiTConfig)
+        self.coupling = coupling.build(config.flow.coupling)
+        self.time = time.build(config.flow.time)
+        self.path = path.build(config.flow.path)
+        self.target = target.build(config.flow.target, path=self.path)
+        self.objective = objective.build(config.flow.objective, target=self.target)
+        self.label_dropout = config.model.label_dropout
+        self.null_label = config.data.num_classes
+
+    def step(self, model: Model, batch: Batch, *, generator: torch.Generator) -> LossTerms:
+        """See `Task.step`."""
         condition = self._hide_labels(batch.condition, generator)
         pairs = self.coupling.draw(batch.x_1, condition, generator=generator)
         t = self.time.sample(len(batch.x_1), generator=generator, device=batch.x_1.device)
         sample = self.path.sample(pairs, t, generator=generator)
         return self.objective.loss(model, sample, pairs.condition, pairs.weight)
+
+    def held_out_figures(self, loss: float) -> dict[str, float]:
+        """See `Task.held_out_figures`."""
+        return {"held_out_loss": loss}
 
     def velocity(self, model: Model, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """The model's prediction as a velocity, whatever it was trained to predict; shapes as in the model."""
@@ -48,3 +76,21 @@ class FlowTask:
             return None
         hidden = torch.rand(condition.shape, generator=generator) < self.label_dropout
         return condition.masked_fill(hidden.to(condition.device), self.null_label)
+
+
+class NextTokenTask(Task):
+    """Each byte of a window but the first, predicted from those before it; an example's loss is its mean in nats."""
+
+    def step(
+        self,
+        model: Callable[..., Tensor],
+        batch: Batch,
+        *,
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> LossTerms:
+        """See `Task.step`; nothing is drawn but the network's own dropout."""
+        return LossTerms(per_example=model(batch.x_1[:, :-1], batch.x_1[:, 1:]).mean(dim=1), terms={})
+
+    def held_out_figures(self, loss: float) -> dict[str, float]:
+        """See `Task.held_out_figures`; a token is a byte, so its loss in bits compares with what a compressor needs."""
+        return {"held_out_loss": loss, "held_out_bits_per_byte": loss / math.log(2)}

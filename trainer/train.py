@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import check_identity, complete_steps, step_folder
 from trainer.checkpoint.state import identity_of
 from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig, load_config
 from trainer.engine.groups import Launch
-from trainer.layout import plan_layout
+from trainer.layout import cautions, plan_layout
 from trainer.network import parameter_shapes
 from trainer.observe.protocol import Sink
 
@@ -40,6 +41,7 @@ def run(path: Path, overrides: Sequence[str]) -> int:
         check_identity(step_folder(config.run.dir / "checkpoints", steps[-1]), identity_of(config, layout))
     elif config.model.init_from is not None:
         check_weights(config.model.init_from, parameter_shapes(config))
+    dataset = trainer.data.build(config.data)
     started = steps[-1] if steps else 0
     with ExitStack() as closing:
         sinks: list[Sink] = []
@@ -48,7 +50,7 @@ def run(path: Path, overrides: Sequence[str]) -> int:
         from trainer.loop import train  # Megatron takes seconds: not before the input is known to be good
 
         try:
-            train(config, layout, launch, sinks)
+            train(config, layout, launch, dataset, sinks)
         except FileError:
             raise
         except ValueError as error:

@@ -1,7 +1,30 @@
 """How tokens reach their experts. A dispatcher is a Megatron-Core ``MoETokenDispatcher`` (six calls)."""
 
-from moe.dispatch.all_to_all import HomeReturnDispatcher
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-DISPATCHERS = {"home": HomeReturnDispatcher}
+if TYPE_CHECKING:
+    from moe.dispatch.all_to_all import HomeReturnDispatcher
+    from moe.dispatch.deduplicated import DeduplicatedDispatcher
 
-__all__ = ["DISPATCHERS", "HomeReturnDispatcher"]
+
+def _home(*arguments: Any) -> "HomeReturnDispatcher":
+    from moe.dispatch.all_to_all import HomeReturnDispatcher  # Megatron takes seconds to import
+
+    return HomeReturnDispatcher(*arguments)
+
+
+def _copies(*arguments: Any) -> "DeduplicatedDispatcher":
+    from moe.dispatch.deduplicated import DeduplicatedDispatcher
+
+    return DeduplicatedDispatcher(*arguments)
+
+
+DISPATCHERS: dict[str, "Callable[..., HomeReturnDispatcher | DeduplicatedDispatcher]"] = {
+    "home": _home,
+    "copies": _copies,
+}
+"""Builds the dispatcher of a mode: slots of this rank, their numbers, Megatron's configuration, process groups and the
+logical expert of each slot."""
+
+__all__ = ["DISPATCHERS"]

@@ -1,9 +1,10 @@
 """The differentiable all-to-all of rows that every dispatcher is made of.
 
-Shape suffixes: T rows that leave, R rows that arrive, D width, C columns that carry a gate value, E experts,
+Shape suffixes: T rows that leave, R rows that arrive, P labels that leave, Q labels that arrive, D width, E experts,
 N ranks of the group.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,39 @@ def gather_counts(counts_E: Tensor, group: dist.ProcessGroup) -> Tensor:
     gathered = counts_E.new_empty(group.size() * counts_E.numel())
     _all_gather_single(gathered, counts_E, group=group)
     return gathered.view(group.size(), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """What leaves for, or arrives from, each rank of the group.
+
+    Attributes:
+        rows: number of rows by rank.
+        labels: number of labels by rank.
+    """
+
+    rows: list[int]
+    labels: list[int]
+
+
+def exchange_counts(counts_2N: Tensor, group: dist.ProcessGroup) -> tuple[Splits, Splits]:
+    """Tells each rank how many rows and labels it will receive: eight bytes to each.
+
+    Args:
+        counts_2N: rows and labels for each rank, int64.
+        group: the expert-parallel group.
+
+    Returns:
+        What leaves and what arrives, on the host.
+    """
+    if group.size() == 1:
+        alone = Splits(*counts_2N.tolist())
+        return alone, alone
+    sent_N2 = counts_2N.T.to(torch.int32).contiguous()
+    received_N2 = torch.empty_like(sent_N2)
+    dist.all_to_all_single(received_N2, sent_N2, group=group)
+    (sent, received) = torch.stack([sent_N2, received_N2]).transpose(1, 2).tolist()
+    return Splits(*sent), Splits(*received)
 
 
 def _exchange(rows: Tensor, group: dist.ProcessGroup, output_splits: list[int], input_splits: list[int]) -> Tensor:
@@ -112,3 +146,82 @@ def _exchange_weighted(
     weight_columns = weights.contiguous()[:, None].view(rows.dtype)
     received = _exchange(torch.cat([rows, weight_columns], dim=1), group, output_splits, input_splits)
     return received[:, :width], received[:, width:].contiguous().view(weights.dtype)[:, 0]
+
+
+class ExchangeLabelledRows(Function):
+    """All-to-all of rows that are followed, in the same message, by weighted labels: a ragged number for each rank."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows_TD: Tensor,
+        weights_P: Tensor,
+        labels_P: Tensor,
+        group: dist.ProcessGroup,
+        received: Splits,
+        sent: Splits,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Exchanges rows, weights and labels.
+
+        Args:
+            ctx: autograd's context.
+            rows_TD: rows in order of their destination.
+            weights_P: one value a label, of an element size that is a multiple of the rows'.
+            labels_P: integers in order of their destination; they must fit the integer of the rows' element size.
+            group: the expert-parallel group.
+            received: what arrives from each rank.
+            sent: what leaves for each rank.
+
+        Returns:
+            Rows [R, D], weights [Q] and labels int64 [Q] in order of their source.
+        """
+        ctx.route = (group, sent, received)
+        if group.size() == 1:
+            labels_Q = labels_P.clone()
+            ctx.mark_non_differentiable(labels_Q)
+            return rows_TD, weights_P, labels_Q
+        integer = _INTEGERS[rows_TD.element_size()]
+        columns = torch.cat([_columns(labels_P.to(integer), rows_TD), _columns(weights_P, rows_TD)], dim=1)
+        rows_RD, columns = _exchange_behind(rows_TD, columns, group, received, sent)
+        labels_Q = columns[:, :1].contiguous().view(integer)[:, 0].long()
+        ctx.mark_non_differentiable(labels_Q)
+        return rows_RD, _values(columns[:, 1:], weights_P.dtype), labels_Q
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Sends the gradients of rows [R, D] and weights [Q] back together."""
+        rows_RD, weights_Q, _ = gradients
+        if ctx.route[0].size() > 1:
+            dtype = weights_Q.dtype
+            rows_RD, columns = _exchange_behind(rows_RD, _columns(weights_Q, rows_RD), *ctx.route)
+            weights_Q = _values(columns, dtype)
+        return rows_RD, weights_Q, None, None, None, None
+
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _columns(values: Tensor, like: Tensor) -> Tensor:
+    """A value a row, seen as columns of the type of `like`."""
+    return values.contiguous()[:, None].view(like.dtype)
+
+
+def _values(columns: Tensor, dtype: torch.dtype) -> Tensor:
+    return columns.contiguous().view(dtype)[:, 0]
+
+
+def _exchange_behind(
+    rows: Tensor, columns: Tensor, group: dist.ProcessGroup, received: Splits, sent: Splits
+) -> tuple[Tensor, Tensor]:
+    """The message to a rank: its rows one after the other, then its labels' columns one after the other."""
+    parts = zip(rows.split(sent.rows), columns.split(sent.labels), strict=True)
+    message = torch.cat([part.reshape(-1) for pair in parts for part in pair])
+    lengths = [_lengths(splits, rows.shape[1], columns.shape[1]) for splits in (received, sent)]
+    arrived = _exchange(message, group, *([sum(pair) for pair in pairs] for pairs in lengths))
+    blocks = arrived.split([length for pair in lengths[0] for length in pair])
+    return torch.cat(blocks[::2]).view(-1, rows.shape[1]), torch.cat(blocks[1::2]).view(-1, columns.shape[1])
+
+
+def _lengths(splits: Splits, row: int, label: int) -> list[tuple[int, int]]:
+    """Elements of rows and of labels for each rank."""
+    return [(rows * row, labels * label) for rows, labels in zip(splits.rows, splits.labels, strict=True)]

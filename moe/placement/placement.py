@@ -56,6 +56,8 @@ class SolverRecord(_Record):
 class Placement(_Record):
     """Experts of every layer on the ranks of one expert-parallel group; rank g sits on node g // ranks_per_node.
 
+    An expert on several ranks has replicas; there are never two on one rank.
+
     Attributes:
         format: Name and version of the file format.
         num_layers: MoE layers L.
@@ -91,6 +93,9 @@ class Placement(_Record):
             raise ValueError(f"rank_experts: {len(self.rank_experts)} layers where num_layers is {self.num_layers}")
         for layer, slots_of_ranks in enumerate(self.rank_experts):
             self._check_layer(f"rank_experts.{layer}", slots_of_ranks)
+            if len(slots_of_ranks[0]) != self.slots_per_rank:
+                found, first = len(slots_of_ranks[0]), self.slots_per_rank
+                raise ValueError(f"rank_experts.{layer}: {found} slots a rank where layer 0 has {first}")
         if len(self.cost_matrix) != ranks or any(len(row) != ranks for row in self.cost_matrix):
             raise ValueError(f"cost_matrix: is not {ranks} x {ranks}, the ranks of the group")
         if self.ep_ranks is not None:
@@ -107,14 +112,15 @@ class Placement(_Record):
         widths = {len(experts) for experts in slots_of_ranks}
         if len(widths) != 1:
             raise ValueError(f"{field}: ranks have different numbers of slots ({sorted(widths)})")
-        placed = [expert for experts in slots_of_ranks for expert in experts]
-        if any(expert >= self.num_experts for expert in placed):
+        placed = {expert for experts in slots_of_ranks for expert in experts}
+        if max(placed, default=0) >= self.num_experts:
             raise ValueError(f"{field}: expert {max(placed)} is outside num_experts {self.num_experts}")
-        if len(set(placed)) != len(placed):
-            double = next(expert for expert in placed if placed.count(expert) > 1)
-            raise ValueError(f"{field}: expert {double} is in two slots, and replicas are not supported yet")
+        for rank, experts in enumerate(slots_of_ranks):
+            if len(set(experts)) != len(experts):
+                double = next(expert for expert in experts if experts.count(expert) > 1)
+                raise ValueError(f"{field}: expert {double} is twice on rank {rank}")
         if len(placed) != self.num_experts:
-            missing = min(set(range(self.num_experts)) - set(placed))
+            missing = min(set(range(self.num_experts)) - placed)
             raise ValueError(f"{field}: expert {missing} is in no slot")
 
     @property
@@ -125,7 +131,12 @@ class Placement(_Record):
     @property
     def slots_per_rank(self) -> int:
         """Slots S of one rank and layer."""
-        return self.num_experts // self.num_ranks
+        return len(self.rank_experts[0][0])
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether any expert is on several ranks."""
+        return self.slots_per_rank * self.num_ranks > self.num_experts
 
     def slot_to_expert(self, layer: int) -> NDArray[np.int64]:
         """Logical expert in each slot of a layer.
@@ -143,9 +154,29 @@ class Placement(_Record):
 
         Returns:
             Ranks, int64 [L, E].
+
+        Raises:
+            ValueError: Some expert is on several ranks; `holders` says on which.
         """
+        if self.has_replicas:
+            raise ValueError(
+                f"rank_experts: {self.num_ranks} x {self.slots_per_rank} slots hold replicas of {self.num_experts} "
+                "experts, so that no expert has one rank; place with as many slots as experts"
+            )
         slots = np.stack([self.slot_to_expert(layer) for layer in range(self.num_layers)])
         return np.argsort(slots, axis=1) // self.slots_per_rank
+
+    def holders(self) -> NDArray[np.bool_]:
+        """Ranks that hold each expert, replicas included.
+
+        Returns:
+            True where the rank holds the expert, bool [L, E, G].
+        """
+        holders = np.zeros((self.num_layers, self.num_experts, self.num_ranks), dtype=bool)
+        ranks = np.arange(self.num_ranks * self.slots_per_rank) // self.slots_per_rank
+        for layer in range(self.num_layers):
+            holders[layer, self.slot_to_expert(layer), ranks] = True
+        return holders
 
     @classmethod
     def contiguous(

@@ -1,4 +1,4 @@
-"""The driver of placement: names the objectives and the solvers, and turns an assignment into a placement file."""
+"""The driver of placement: names the objectives and the solvers, and turns what they find into a placement file."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,17 +6,24 @@ from numpy.typing import NDArray
 from moe.placement.assignment import solve_assignment
 from moe.placement.bounds import degree_bound
 from moe.placement.contiguous import contiguous_ranks
-from moe.placement.objective import OBJECTIVES
+from moe.placement.copies_bound import copies_bound
+from moe.placement.objective import OBJECTIVES, price
+from moe.placement.packing import busiest, pack
 from moe.placement.placement import Dispatch, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
 from moe.placement.protocol import PlacementSolver
+from moe.placement.replicas import replicated_moves
+from moe.placement.replication import replicate, replicated_home_bound
 from moe.placement.statistics import RoutingStatistics
+from moe.placement.swaps import solve_swaps
 from moe.placement.sweep import solve_sweep
 from moe.placement.topology import Topology
 
 SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
     "coherent": {"sweep": solve_sweep},
     "home": {"assignment": solve_assignment},
+    "copies": {"swaps": solve_swaps},
 }
+"""By dispatch mode, the best first; packing and contiguous fit every mode and stand beside them."""
 
 
 def solve(
@@ -27,45 +34,49 @@ def solve(
     solver: str = "auto",
     seed: int = 0,
     trace_sha256: str | None = None,
+    slots: int | None = None,
 ) -> Placement:
-    """Find a placement that is never worse than the contiguous one.
+    """Find a placement that is never worse than the contiguous one in what the solver minimises.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks of one expert-parallel group and what a move between them costs.
-        objective: Dispatch mode whose traffic is minimised: coherent or home.
-        solver: auto (sweep for coherent, assignment for home), contiguous, or one of these by name.
+        objective: Dispatch mode whose traffic is minimised: coherent, home or copies.
+        solver: auto, contiguous, packing (balances the loads and only then looks at the traffic), or a solver of the
+            objective by name.
         seed: Seed of the solver's random draws, at least 0.
         trace_sha256: Hash of the routing trace, to be written into the placement.
+        slots: Slots of each rank and layer; more than E / G are filled with replicas: packing copies the busiest
+            experts, any other solver those whose copies save most traffic.
 
     Returns:
-        The placement, with its cost, the contiguous cost and a lower bound per token.
+        The placement, with its cost, the contiguous cost and a lower bound per token (0 where none is known).
 
     Raises:
         ValueError: An objective or solver does not exist, they do not fit each other, the experts do not divide
-            among the ranks, or the trace does not say what the objective needs.
+            among the ranks, the slots do not suffice, or the trace does not say what the objective needs.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: is not built ({objective}); choose from {', '.join(OBJECTIVES)}")
     if seed < 0:
         raise ValueError(f"seed: must be at least 0 ({seed}); give a whole number from 0 on")
     fitting = SOLVERS[objective]
-    if solver == "auto":
-        solver = next(iter(fitting))
-    baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
-    price = OBJECTIVES[objective]
-    contiguous_total = float(price(statistics, baseline, topology.cost).sum())
-    if solver == "contiguous":
-        ranks, bound = baseline, _bound(statistics, topology, objective)
-    elif solver in fitting:
-        assignment = fitting[solver](statistics, topology, seed=seed)
-        ranks, bound = assignment.expert_ranks, assignment.lower_bound
-    else:
-        choices = ", ".join(["auto", "contiguous", *fitting])
+    solver = next(iter(fitting)) if solver == "auto" else solver
+    if solver not in ("contiguous", "packing", *fitting):
+        choices = ", ".join(["auto", "contiguous", *fitting, "packing"])
         raise ValueError(f"solver: is not built for objective {objective} ({solver}); choose from {choices}")
-    total = float(price(statistics, ranks, topology.cost).sum())
-    if total >= contiguous_total:
-        ranks, total = baseline, contiguous_total
+    least = slots_per_rank(statistics.num_experts, topology.num_ranks)
+    slots = _checked_slots(slots, least, statistics.num_experts)
+    baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
+    contiguous_total = float(OBJECTIVES[objective](statistics, baseline, topology.cost).sum())
+    holders, bound = _search(statistics, topology, objective, solver, seed, slots)
+    if slots == least:
+        total = float(OBJECTIVES[objective](statistics, holders.argmax(axis=2), topology.cost).sum())
+        if total >= contiguous_total and not (solver == "packing" and _more_even(statistics, holders, baseline)):
+            holders, total = _holders(baseline, topology.num_ranks), contiguous_total
+    else:
+        moves, _ = replicated_moves(statistics, topology, holders, objective)
+        total = float(price(moves, topology.cost).sum())
     bound = min(bound, total)
     return Placement(
         num_layers=statistics.num_layers,
@@ -73,7 +84,7 @@ def solve(
         num_nodes=topology.num_nodes,
         ranks_per_node=topology.ranks_per_node,
         dispatch=objective,
-        rank_experts=_slots(ranks, topology.num_ranks),
+        rank_experts=in_slots(holders),
         objective=ObjectiveRecord(
             name=objective,
             cost=total / statistics.num_tokens,
@@ -87,13 +98,71 @@ def solve(
     )
 
 
+def in_slots(holders: NDArray[np.bool_]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Experts of each rank in ascending order, as a placement file lists them.
+
+    Args:
+        holders: Ranks that hold each expert, [L, E, G].
+
+    Returns:
+        Logical ids, [L][G][S].
+    """
+    return tuple(tuple(tuple(np.flatnonzero(rank).tolist()) for rank in layer.T) for layer in holders)
+
+
+def _search(
+    statistics: RoutingStatistics, topology: Topology, objective: Dispatch, solver: str, seed: int, slots: int
+) -> tuple[NDArray[np.bool_], float]:
+    replicated = slots * topology.num_ranks > statistics.num_experts
+    if solver == "packing":
+        holders = pack(statistics, topology, objective, slots, seed=seed)
+        bound = 0.0 if replicated else _bound(statistics, topology, objective)
+    else:
+        ranks = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
+        bound = 0.0
+        if solver != "contiguous":
+            assignment = SOLVERS[objective][solver](statistics, topology, seed=seed)
+            contiguous, found = (
+                OBJECTIVES[objective](statistics, choice, topology.cost).sum()
+                for choice in (ranks, assignment.expert_ranks)
+            )
+            ranks, bound = assignment.expert_ranks if found < contiguous else ranks, assignment.lower_bound
+        elif not replicated:
+            bound = _bound(statistics, topology, objective)
+        holders = _holders(ranks, topology.num_ranks)
+        if replicated:
+            holders = replicate(statistics, topology, objective, ranks, slots)
+    if replicated:
+        bound = replicated_home_bound(statistics, topology, slots) if objective == "home" else 0.0
+    return holders, bound
+
+
+def _checked_slots(slots: int | None, least: int, most: int) -> int:
+    if slots is None:
+        return least
+    if not least <= slots <= most:
+        raise ValueError(
+            f"slots: {slots} slots a rank are not between {least}, which hold every expert once, and {most}, which "
+            f"hold every expert on every rank; choose from {least} to {most}"
+        )
+    return slots
+
+
 def _bound(statistics: RoutingStatistics, topology: Topology, objective: Dispatch) -> float:
     if objective == "coherent":
         return degree_bound(statistics.transitions, topology.cost)
-    return solve_assignment(statistics, topology, seed=0).lower_bound
+    if objective == "home":
+        return solve_assignment(statistics, topology, seed=0).lower_bound
+    return copies_bound(statistics, topology)
 
 
-def _slots(expert_ranks: NDArray[np.int64], num_ranks: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    slots = slots_per_rank(expert_ranks.shape[1], num_ranks)
-    layers = np.argsort(expert_ranks, axis=1, kind="stable").reshape(len(expert_ranks), num_ranks, slots)
-    return tuple(tuple(map(tuple, layer)) for layer in layers.tolist())
+def _holders(expert_ranks: NDArray[np.int64], num_ranks: int) -> NDArray[np.bool_]:
+    return expert_ranks[:, :, None] == np.arange(num_ranks)
+
+
+def _more_even(statistics: RoutingStatistics, holders: NDArray[np.bool_], baseline: NDArray[np.int64]) -> bool:
+    plain = _holders(baseline, holders.shape[2])
+    return any(
+        busiest(loads, layer) < busiest(loads, contiguous)
+        for loads, layer, contiguous in zip(statistics.loads, holders, plain, strict=True)
+    )

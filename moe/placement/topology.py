@@ -4,7 +4,7 @@ Shape legend: G ranks of the group.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +14,23 @@ from numpy.typing import NDArray
 from moe.files import FileError
 
 _BITS_PER_S = {"Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3}
+_RATES = re.compile(r"intra=([\d.]+)([MGT]bps),inter=([\d.]+)([MGT]bps)(?:,latency=([\d.]+)(ns|us|ms))?")
+
+
+@dataclass(frozen=True)
+class LinkRates:
+    """How fast the ranks reach each other.
+
+    Attributes:
+        intra_bps: Bits per second of a rank's link to the ranks of its node.
+        inter_bps: Bits per second of a rank's link to other nodes.
+        latency_s: Seconds until a message's first byte arrives.
+    """
+
+    intra_bps: float
+    inter_bps: float
+    latency_s: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +42,14 @@ class Topology:
         ranks_per_node: Ranks on each node; rank g sits on node g // ranks_per_node.
         cost: Cost of moving one token from a rank to another, float [G, G], zero on the diagonal.
         unit: What one unit of cost is, for tables and axes.
+        rates: Rates that the cost was made from, or None where times cannot be told.
     """
 
     num_nodes: int
     ranks_per_node: int
     cost: NDArray[np.float64]
     unit: str
+    rates: LinkRates | None = None
 
     def __post_init__(self) -> None:
         """Check sizes and costs.
@@ -65,6 +84,13 @@ class Topology:
         node = np.arange(self.num_ranks) // self.ranks_per_node
         return (node[:, None] != node).astype(np.float64)
 
+    def levels(self) -> tuple[float, float]:
+        """Least cost of the way to another rank and back, and how much more it costs at least off the node."""
+        there_and_back = self.cost + self.cost.T
+        away, far = self.off_rank > 0, self.off_node > 0
+        near = float(there_and_back[away].min()) if away.any() else 0.0
+        return near, float(there_and_back[far].min()) - near if far.any() else 0.0
+
     @classmethod
     def two_level(cls, num_nodes: int, ranks_per_node: int, *, intra: float, inter: float, unit: str) -> Self:
         """Build a topology with one cost inside a node and one between nodes.
@@ -95,7 +121,7 @@ class Topology:
 
         Args:
             text: `hops`; a path to a `.npy` matrix [G, G]; or `intra=900Gbps,inter=100Gbps`, which gives a byte its
-                transfer time relative to the transfer time inside a node.
+                transfer time relative to the transfer time inside a node, and may add `,latency=5us` for predictions.
             num_nodes: Nodes of the group.
             ranks_per_node: Ranks on each node.
 
@@ -110,18 +136,21 @@ class Topology:
             return cls.hops(num_nodes, ranks_per_node)
         if text.endswith(".npy"):
             return cls._from_matrix(Path(text), num_nodes, ranks_per_node)
-        rates = re.fullmatch(r"intra=([\d.]+)([MGT]bps),inter=([\d.]+)([MGT]bps)", text)
+        match = _RATES.fullmatch(text)
         try:
-            if rates is None:
+            if match is None:
                 raise ValueError(text)
-            intra = float(rates[1]) * _BITS_PER_S[rates[2]]
-            inter = float(rates[3]) * _BITS_PER_S[rates[4]]
+            intra, inter = float(match[1]) * _BITS_PER_S[match[2]], float(match[3]) * _BITS_PER_S[match[4]]
+            latency = float(match[5]) * _SECONDS[match[6]] if match[5] else 0.0
             ratio = intra / inter
         except (ValueError, ZeroDivisionError) as error:
             raise ValueError(
                 f"cost: is no cost that is known ({text}); give hops, a .npy matrix or intra=900Gbps,inter=100Gbps"
             ) from error
-        return cls.two_level(num_nodes, ranks_per_node, intra=1, inter=ratio, unit="transfers inside a node")
+        if not ratio:
+            raise ValueError(f"cost: a rate of 0 moves nothing ({text}); give rates above 0")
+        topology = cls.two_level(num_nodes, ranks_per_node, intra=1, inter=ratio, unit="transfers inside a node")
+        return replace(topology, rates=LinkRates(intra, inter, latency))
 
     @classmethod
     def _from_matrix(cls, path: Path, num_nodes: int, ranks_per_node: int) -> Self:

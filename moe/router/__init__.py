@@ -3,23 +3,47 @@
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from moe.config import MoEConfig
+from moe.config import (
+    BaseAssignmentRouterConfig,
+    ExpertChoiceRouterConfig,
+    MoEConfig,
+    SinkhornRouterConfig,
+    SparseOTRouterConfig,
+    TopKRouterConfig,
+)
+from moe.router.base_assignment import BaseAssignmentRouter
+from moe.router.expert_choice import ExpertChoiceRouter
+from moe.router.portable import PortableRouter
 from moe.router.protocol import Router
+from moe.router.sinkhorn import SinkhornRouter
+from moe.router.sparse_ot import SparseOTRouter
 from moe.router.top_k import PortableTopKRouter
 
 
-def build(moe: MoEConfig, *, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> Router:
+def build(
+    moe: MoEConfig, *, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None
+) -> PortableRouter:
     """Builds the router that a configuration names.
 
     Args:
         moe: the mixture of experts.
         config: the same in Megatron's words.
-        pg_collection: process groups.
+        pg_collection: process groups (tp, cp, tp_cp, tp_dp_cp are used).
 
     Returns:
         The router.
     """
-    return PortableTopKRouter(config, pg_collection)
+    match moe.router:
+        case TopKRouterConfig():
+            return PortableTopKRouter(moe.router, config, pg_collection)
+        case SinkhornRouterConfig():
+            return SinkhornRouter(moe.router, config, pg_collection)
+        case BaseAssignmentRouterConfig():
+            return BaseAssignmentRouter(config, pg_collection)
+        case ExpertChoiceRouterConfig():
+            return ExpertChoiceRouter(config, pg_collection)
+        case SparseOTRouterConfig():
+            return SparseOTRouter(moe.router, config, pg_collection)
 
 
-__all__ = ["PortableTopKRouter", "Router", "build"]
+__all__ = ["PortableRouter", "Router", "build"]

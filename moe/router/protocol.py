@@ -9,7 +9,9 @@ from torch import Tensor, nn
 class Router(Protocol):
     """A Megatron-Core router: ``forward(tokens [S, B, D])`` gives gate values [S*B, E] and a bool map [S*B, E].
 
-    Gate values are zero outside the map and differentiable inside it; columns are logical experts.
+    Gate values are zero outside the map and differentiable inside it; columns are logical experts. What a router
+    learns besides its weight (a bias, potentials) lies in persistent buffers, changes in :meth:`update_bias` alone and
+    is the same on every data rank: any rank's ``state_dict`` resumes all of them.
 
     Attributes:
         weight: the gate's matrix, [E, D].
@@ -21,8 +23,22 @@ class Router(Protocol):
         """What the last forward pass did, each a detached tensor on the router's device.
 
         Returns:
-            ``expert_tokens`` int64 [E], the choices of each expert that were kept; ``dropped_choices`` int64 [], the
-            choices that no expert took; ``entropy`` float [], of the gate's distribution in nats, averaged over
-            tokens; and what a kind of router adds, such as ``potentials`` float [E] and ``residual`` float [].
+            ``expert_tokens`` int64 [E], the choices of each expert that were kept; ``due_choices`` int64 [], top_k for
+            each token; ``dropped_choices`` int64 [], those of them that no expert took (where the router decides how
+            many experts a token visits, top_k for each token that visits none); ``entropy`` float [], of the gate's
+            distribution in nats, averaged over tokens; and what a kind of router adds, such as ``potentials`` float
+            [E], ``residual`` float [] and ``evaluations`` int64 []. Padding is counted nowhere.
+        """
+        ...
+
+    def update_bias(self) -> None:
+        """Learns from the micro batches of an optimiser step, after it; collective over the data ranks."""
+        ...
+
+    def set_hops(self, hops_E: Tensor) -> None:
+        """Tells how far each expert is from this rank; a router that does not weigh distance ignores it.
+
+        Args:
+            hops_E: hops from this rank to the rank of each logical expert, 0 for its own; [E].
         """
         ...

@@ -1,51 +1,96 @@
-"""Top-k routing on any device."""
+"""Top-k routing: every token takes the experts that its gate likes best.
 
-import copy
+Shape suffixes: T tokens, E experts.
+"""
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.moe.router import TopKRouter
+from megatron.core.transformer.moe.moe_utils import (
+    compute_routing_scores_for_aux_loss,
+    topk_routing_with_score_function,
+)
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from moe.config import TopKRouterConfig
+from moe.router.capacity import keep_first, keep_largest, slots_per_expert
+from moe.router.portable import PortableRouter, Selection
 
-class PortableTopKRouter(TopKRouter):
-    """Megatron-Core's top-k router without its demand for CUDA and TransformerEngine.
 
-    Selection, capacity, auxiliary losses and expert bias are Megatron's. Replaced are the gate's product (Megatron
-    0.16 calls TransformerEngine even where that is absent, and moves the weight to the current CUDA device) and the
-    device of the expert-bias buffers.
+class PortableTopKRouter(PortableRouter):
+    """Megatron-Core's top-k selection and load-balancing loss, with a capacity and a balancing bias of our own.
 
-    Source: Shazeer et al., "Outrageously Large Neural Networks", 2017, section 2.1.
+    Capacity differs from Megatron's where that depends on the device: among equal gate values the earlier token stays,
+    and policy ``position`` drops the last tokens (Megatron's top-k over a 0/1 column keeps any). The bias of
+    auxiliary-loss-free balancing acts on the selection alone. It moves by ``bias_rate`` after every optimiser step, up
+    for experts that fewer tokens than the mean asked for in that step on all data ranks, down for the others; a
+    capacity does not hide the demand.
+
+    Source: Shazeer et al., "Outrageously Large Neural Networks", 2017, section 2.1; the bias: Wang et al.,
+    "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", 2024, algorithm 1.
     """
 
-    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
+    expert_bias: Tensor | None
+    asked: Tensor
+
+    def __init__(
+        self,
+        router: TopKRouterConfig,
+        config: TransformerConfig,
+        pg_collection: ProcessGroupCollection | None = None,
+    ) -> None:
         """Builds the gate.
 
         Args:
+            router: the selection.
             config: Megatron's configuration of the layer.
-            pg_collection: process groups (tp, cp, tp_cp, tp_dp_cp are used).
+            pg_collection: process groups.
         """
-        without_bias = copy.copy(config)
-        without_bias.moe_router_enable_expert_bias = False
-        super().__init__(config=without_bias, pg_collection=pg_collection)
-        self.config = config
-        assert config.num_moe_experts is not None
-        self.enable_expert_bias = config.moe_router_enable_expert_bias
-        if self.enable_expert_bias:
-            for name, persistent in (("local_tokens_per_expert", False), ("expert_bias", True)):
-                delattr(self, name)
-                self.register_buffer(name, torch.zeros(config.num_moe_experts), persistent=persistent)
+        super().__init__(config, pg_collection)
+        self._router = router
+        if router.bias_rate:
+            del self.expert_bias
+            self.register_buffer("expert_bias", torch.zeros(self.num_experts, dtype=torch.float32))
+            self.register_buffer("asked", torch.zeros(self.num_experts, dtype=torch.int64), persistent=False)
 
-    def gating(self, input: Tensor) -> Tensor:
-        """Gate logits.
+    def distribution(self, logits_TE: Tensor) -> Tensor:
+        """See :class:`PortableRouter`."""
+        if self._router.score == "softmax":
+            return logits_TE.softmax(dim=1)
+        return torch.nn.functional.normalize(logits_TE.sigmoid(), p=1, dim=1)
 
-        Args:
-            input: tokens, [sequence, batch, hidden].
+    def select(self, logits_TE: Tensor) -> Selection:
+        """See :class:`PortableRouter`."""
+        probs_TE, wanted_TE = topk_routing_with_score_function(
+            logits_TE,
+            self.topk,
+            use_pre_softmax=self.config.moe_router_pre_softmax,
+            score_function=self._router.score,
+            expert_bias=self.expert_bias,
+        )
+        if self._router.bias_rate and self.learns:
+            self.asked += wanted_TE.sum(dim=0)
+        map_TE = self._within_capacity(probs_TE.detach(), wanted_TE)
+        probs_TE = probs_TE * map_TE
+        if self._router.aux_loss and self.learns and len(logits_TE):
+            fractions_TE, scores_TE = compute_routing_scores_for_aux_loss(logits_TE, self.topk, self._router.score)
+            probs_TE = self._apply_aux_loss(probs_TE, scores_TE, fractions_TE)
+        return Selection(probs_TE, map_TE, (wanted_TE & ~map_TE).sum())
 
-        Returns:
-            Logits [sequence, batch, num_experts] in the router's own precision.
-        """
-        dtype = {"fp32": torch.float32, "fp64": torch.float64}.get(self.config.moe_router_dtype or "", input.dtype)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return torch.nn.functional.linear(input.to(dtype), self.weight.to(dtype), bias)
+    @torch.no_grad()
+    def update_bias(self) -> None:
+        """Moves the bias by one step towards balance, by the demand since the last call; collective."""
+        if self._router.bias_rate:
+            asked_E = self.sum_over_ranks(self.asked)
+            assert self.expert_bias is not None
+            self.expert_bias += self._router.bias_rate * (asked_E.sum() - self.num_experts * asked_E).sign()
+            asked_E.zero_()
+
+    def _within_capacity(self, probs_TE: Tensor, wanted_TE: Tensor) -> Tensor:
+        factor = self._router.capacity_factor
+        if factor is None:
+            return wanted_TE
+        slots = slots_per_expert(len(wanted_TE) * self.topk, self.num_experts, factor)
+        if self._router.drop_policy == "position":
+            return keep_first(wanted_TE, slots)
+        return keep_largest(probs_TE, wanted_TE, slots)

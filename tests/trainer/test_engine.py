@@ -15,7 +15,7 @@ def configuration(accumulation: int, aux_loss: float, zero_stage: int) -> RunCon
         {
             "run": {"dir": Path("unused")},
             "model": {"hidden": 16, "num_layers": 2, "num_heads": 4},
-            "moe": {"num_experts": 4, "expert_hidden": 24, "router": {"aux_loss": aux_loss}},
+            "moe": {"num_experts": 4, "expert_hidden": 24, "router": {"kind": "top_k", "aux_loss": aux_loss}},
             "optim": {"steps": 1, "global_batch": 4 * accumulation, "micro_batch": 4, "clip_norm": None},
             "engine": {"zero_stage": zero_stage},
         }

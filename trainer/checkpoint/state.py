@@ -2,20 +2,43 @@
 
 import shutil
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import Identity, mark_complete, prune, step_folder
 from trainer.checkpoint.experts import load_experts, save_experts
+from trainer.checkpoint.placement import placement_now
 from trainer.checkpoint.weights import read_tensors
 from trainer.config import RunConfig
 from trainer.ema import MovingAverage
 from trainer.engine.protocol import Engine
 from trainer.layout import Layout
+
+
+class Migrating(Protocol):
+    """Live migration, as far as a checkpoint needs it.
+
+    Attributes:
+        version: migrations of the run so far.
+    """
+
+    @property
+    def version(self) -> int: ...
+
+    def state(self) -> dict[str, Any]:
+        """What this rank must know to go on: tensors and plain values."""
+        ...
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """Takes up what :meth:`state` gave, or starts afresh; collective."""
+        ...
 
 
 def identity_of(config: RunConfig, layout: Layout) -> Identity:
@@ -37,7 +60,13 @@ def identity_of(config: RunConfig, layout: Layout) -> Identity:
 
 
 def save_checkpoint(
-    root: Path, step: int, config: RunConfig, layout: Layout, engine: Engine, average: MovingAverage
+    root: Path,
+    step: int,
+    config: RunConfig,
+    layout: Layout,
+    engine: Engine,
+    average: MovingAverage,
+    migration: Migrating | None = None,
 ) -> Path:
     """Saves everything that the run needs to go on; collective.
 
@@ -48,6 +77,7 @@ def save_checkpoint(
         layout: how it is laid out.
         engine: weights and optimiser state.
         average: moving average of the weights.
+        migration: what moves experts in the run, if anything does.
 
     Returns:
         The folder, complete.
@@ -60,15 +90,16 @@ def save_checkpoint(
     engine.save(folder / "engine")
     save_experts(folder, engine, writes=rank < layout.expert_parallel)
     with replacing(folder / _rank_file(rank)) as temporary:
-        torch.save(_rank_state(step), temporary)
-    averages = gather_averages(layout, engine, average)
+        torch.save(_rank_state(step, migration), temporary)
+    averages = gather_averages(layout.expert_parallel, engine, average)
     if rank == 0:
         with replacing(folder / "ema.safetensors") as temporary:
             save_file(averages, temporary, metadata={"step": str(step)})
         with replacing(folder / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
         if layout.placement is not None:
-            layout.placement.write(folder / "placement.json")
+            placement = placement_now(layout.placement, engine.slot_to_expert(), migration.version if migration else 0)
+            placement.write(folder / "placement.json")
     dist.barrier()
     if rank == 0:
         mark_complete(folder, step, identity_of(config, layout))
@@ -76,7 +107,14 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: Path, *, allow_rng_loss: bool, engine: Engine, average: MovingAverage) -> None:
+def load_checkpoint(
+    folder: Path,
+    *,
+    allow_rng_loss: bool,
+    engine: Engine,
+    average: MovingAverage,
+    migration: Migrating | None = None,
+) -> None:
     """Takes a run up where a checkpoint left it; collective, and bit for bit.
 
     Args:
@@ -84,6 +122,8 @@ def load_checkpoint(folder: Path, *, allow_rng_loss: bool, engine: Engine, avera
         allow_rng_loss: go on although this rank's own file is missing.
         engine: receives weights and optimiser state.
         average: receives the moving average.
+        migration: receives what it knew; if the run moves experts, `engine` must have been built with the layout
+            of :func:`trainer.checkpoint.placement.resumed_layout`.
 
     Raises:
         FileError: a file is missing or damaged.
@@ -96,29 +136,34 @@ def load_checkpoint(folder: Path, *, allow_rng_loss: bool, engine: Engine, avera
     engine.load(folder / "engine")
     load_experts(folder, engine)
     average.load(read_tensors(folder / "ema.safetensors"))
-    if own.exists():
-        _set_rank_state(torch.load(own, weights_only=True))
+    state = torch.load(own, weights_only=True) if own.exists() else {}
+    if migration is not None:
+        migration.load(state.get("migration"))
+    if state:
+        _set_rank_state(state)
 
 
-def gather_averages(layout: Layout, engine: Engine, average: MovingAverage) -> dict[str, Tensor]:
+def gather_averages(expert_parallel: int, engine: Engine, average: MovingAverage) -> dict[str, Tensor]:
     """Brings the moving average of every parameter together on rank 0; collective.
 
     Args:
-        layout: where the experts live.
-        engine: which knows how parameters are divided.
+        expert_parallel: ranks that share the experts of a layer.
+        engine: which knows how parameters are divided and where the experts live.
         average: this rank's pieces.
 
     Returns:
         On rank 0, whole tensors on the CPU by logical name; elsewhere this rank's own.
     """
-    whole = {}
+    whole, averages, slot_to_expert = {}, average.averages, engine.slot_to_expert()
     for shard in engine.shards():
-        value = engine.full(shard, average.averages[shard.name])
+        value = engine.full(shard, averages[shard.name])
         if shard.expert is None:
             whole[shard.name] = value.cpu()
-        elif dist.get_rank() < layout.expert_parallel:
-            for owner, piece in enumerate(_gather_experts(value)):
-                whole[_name_on(shard.name, shard.expert, owner, layout)] = piece.cpu()
+        elif dist.get_rank() < expert_parallel:
+            layer, expert = shard.expert
+            experts = _same_slots(slot_to_expert[layer], expert, expert_parallel)
+            for other, piece in zip(experts, _gather_experts(value), strict=False):  # no pieces but on rank 0
+                whole[shard.name.replace(f".experts.{expert}.", f".experts.{other}.")] = piece.cpu()
     return whole
 
 
@@ -132,27 +177,26 @@ def _gather_experts(value: Tensor) -> list[Tensor]:
     return pieces or []
 
 
-def _name_on(name: str, expert: tuple[int, int], owner: int, layout: Layout) -> str:
-    """Name of the parameter that rank `owner` holds in the slot where rank 0 holds `name`."""
-    layer, logical = expert
-    slots = list(layout.slot_to_expert(layer))
-    per_rank = len(slots) // layout.expert_parallel
-    other = slots[owner * per_rank + slots.index(logical) % per_rank]
-    return name.replace(f".experts.{logical}.", f".experts.{other}.")
+def _same_slots(slot_to_expert: NDArray[np.int64], expert: int, num_ranks: int) -> list[int]:
+    """Experts that the ranks hold in the slot where one of them holds `expert`, in the order of ranks."""
+    by_rank = slot_to_expert.reshape(num_ranks, -1)
+    return by_rank[:, (by_rank == expert).any(axis=0)].ravel().tolist()
 
 
 def _rank_file(rank: int) -> str:
     return f"rank_{rank:05d}.pt"
 
 
-def _rank_state(step: int) -> dict[str, int | Tensor]:
-    state: dict[str, int | Tensor] = {"step": step, "rng": torch.get_rng_state()}
+def _rank_state(step: int, migration: Migrating | None) -> dict[str, Any]:
+    state: dict[str, Any] = {"step": step, "rng": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
+    if migration is not None:
+        state["migration"] = migration.state()
     return state
 
 
-def _set_rank_state(state: dict[str, Tensor]) -> None:
+def _set_rank_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["rng"])
     if "cuda_rng" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda_rng"])

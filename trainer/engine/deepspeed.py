@@ -13,6 +13,7 @@ import torch
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 import deepspeed
+import numpy as np
 import torch.distributed as dist
 from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 from deepspeed.utils import (
@@ -22,14 +23,15 @@ from deepspeed.utils import (
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from moe.layer import PlacedMoELayer
 from trainer.config import RunConfig
 from trainer.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
 from trainer.engine.groups import group_names
-from trainer.engine.protocol import Shard
+from trainer.engine.protocol import Network, Shard
 from trainer.layout import Layout
-from trainer.model.dit import DiT
 from trainer.model.parameters import named_parameters
 
 TAG = "state"
@@ -39,7 +41,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class DeepSpeedEngine:
     """See :class:`trainer.engine.protocol.Engine`."""
 
-    def __init__(self, module: DiT, config: RunConfig, layout: Layout, device: torch.device) -> None:
+    def __init__(self, module: Network, config: RunConfig, layout: Layout, device: torch.device) -> None:
         """Hands the network to DeepSpeed.
 
         Args:
@@ -56,6 +58,7 @@ class DeepSpeedEngine:
         self._clips_itself = self._stage == 0
         if self._has_experts:
             mark_moe_layers(module, layout.expert_parallel, layout.accumulation)
+        self._moe_layers = [layer for layer in module.modules() if isinstance(layer, PlacedMoELayer)]
         self._named = named_parameters(module)
         os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # DeepSpeed insists, launched or not
         backend: Any = importlib.import_module("deepspeed.comm.torch")
@@ -137,7 +140,7 @@ class DeepSpeedEngine:
         if self._stage == 0:
             moments = self._optimizer.state[parameter]
             return {"weight": parameter.detach(), **{name: moments[name] for name in MOMENTS}}
-        self._link_optimizer_state()
+        self._link_optimizer_state(parameter)
         weight: Any = safe_get_full_fp32_param(parameter)
         moments: dict[str, Any] = {name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS}
         return {"weight": weight, **moments}
@@ -150,10 +153,20 @@ class DeepSpeedEngine:
             for name in MOMENTS:
                 self._optimizer.state[parameter][name].copy_(state[name])
             return
-        self._link_optimizer_state()
+        self._link_optimizer_state(parameter)
         safe_set_full_fp32_param(parameter, state["weight"].to(parameter.device))
         for name in MOMENTS:
             safe_set_full_optimizer_state(parameter, state[name].to(parameter.device), name)
+
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """See the protocol."""
+        return np.array([layer.slot_to_expert for layer in self._moe_layers], dtype=np.int64)
+
+    def place(self, slot_to_expert: NDArray[np.int64]) -> None:
+        """See the protocol."""
+        for layer, slots in zip(self._moe_layers, slot_to_expert, strict=True):
+            layer.place(slots)
+        self._named = named_parameters(self.module)
 
     def _parameter(self, shard: Shard) -> Any:
         return next(named.parameter for named in self._named if named.name == shard.name)
@@ -209,10 +222,11 @@ class DeepSpeedEngine:
             torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
         return norm
 
-    def _link_optimizer_state(self) -> None:
-        """Links all parameters to their moments; DeepSpeed itself does so when only its first group has any."""
-        self._optimizer._hp_optimizer_states_linked = False
-        self._optimizer._lazy_init_hp_params_optimizer_state()
+    def _link_optimizer_state(self, parameter: Any) -> None:
+        """Links all parameters to their moments, if this one is not; DeepSpeed does so when only one group has any."""
+        if parameter._hp_mapping is not None and not parameter._hp_mapping.optim_fragment:
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
 
     @contextmanager
     def _without_moe_saver(self) -> Iterator[None]:

@@ -1,14 +1,21 @@
 """What the training loop asks of an engine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.flow.objective import Model
 from trainer.model.dit import DiT
+
+if TYPE_CHECKING:
+    from trainer.model.gpt import GPT
+
+Network: TypeAlias = "DiT | GPT"
+"""What a run can train; its ``blocks`` are the layers of its traces."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,10 @@ class Engine(Protocol):
         module: the network as it was given.
     """
 
-    module: DiT
+    module: Network
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Callable[..., Tensor]:
         """The network to call in training."""
         ...
 
@@ -102,4 +109,16 @@ class Engine(Protocol):
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
         """Sets what :meth:`expert_state` gave, possibly on another rank."""
+        ...
+
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """Logical expert in each slot of an expert-parallel group, [MoE layers, experts]; empty where all is dense."""
+        ...
+
+    def place(self, slot_to_expert: NDArray[np.int64]) -> None:
+        """Declares which expert every slot holds from now on, under whose name its values then go.
+
+        Args:
+            slot_to_expert: [MoE layers, experts]; the values have been moved by :meth:`set_expert_state`.
+        """
         ...

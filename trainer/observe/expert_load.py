@@ -1,5 +1,9 @@
-"""How evenly the experts are used."""
+"""How evenly the experts are used.
 
+Shape suffixes: L MoE layers, E experts of a layer, C columns of a layer's tally: its experts, then `_SUMS`.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,9 +12,17 @@ from torch import Tensor, nn
 
 from trainer.model.parameters import HoldsExperts
 
+PERCENTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "max": 1.0}
+"""What is said of each layer's experts; min 0 is a dead expert."""
+_SUMS = ("dropped", "due", "entropy", "residual", "solves")
+
 
 class ExpertLoad:
-    """Counts the tokens of each expert over the micro batches of one optimiser step."""
+    """Counts what the routers report over the micro batches of one optimiser step, and since the start.
+
+    Attributes:
+        layers: block index of each MoE layer.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """Listens to the routers of a network.
@@ -18,33 +30,89 @@ class ExpertLoad:
         Args:
             model: the network; a dense one has nothing to report.
         """
-        routers = [module.router for module in model.modules() if isinstance(module, HoldsExperts)]
-        self._counts: list[Tensor | None] = [None] * len(routers)
-        for layer, router in enumerate(routers):
-            router.register_forward_hook(self._counter(layer))
+        holders = [module for module in model.modules() if isinstance(module, HoldsExperts)]
+        self.layers = [holder.layer for holder in holders]
+        self._step: list[Tensor | None] = [None] * len(holders)
+        self._earlier: list[Tensor | None] = [None] * len(holders)
+        self._total_LC: Tensor | None = None
+        for index, holder in enumerate(holders):
+            holder.router.register_forward_hook(self._listener(index))
 
     def start(self) -> None:
-        """Forgets the last step."""
-        self._counts = [None] * len(self._counts)
+        """Begins a step."""
+        self._earlier = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
+        self._step = [None] * len(self._step)
 
     def reduced(self) -> dict[str, float]:
-        """Sums over the ranks; collective.
+        """Sums over the ranks, in one all-reduce; collective.
 
         Returns:
-            ``expert_load_max_over_mean``: the busiest expert's tokens over the mean, averaged over the layers; 1 is
-            balanced, the number of experts is collapse. Empty for a dense network.
+            ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
+            balanced, the number of experts is collapse. ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and
+            ``.max``: percentiles of the experts of one layer, over their mean. ``dropped_fraction``: due choices that
+            no expert took. ``router_entropy``: of the gates' distribution in nats, 0 where every gate is sure.
+            ``router_residual``, of routers that solve for balance: how far from it they stopped, over the mean load.
+            Empty for a dense network.
         """
-        if not self._counts or any(counts is None for counts in self._counts):
+        step = [tally for tally in self._step if tally is not None]
+        if not step or len(step) < len(self._step):
             return {}
-        counts_LE = torch.stack([counts for counts in self._counts if counts is not None]).double()
-        dist.all_reduce(counts_LE)
-        return {"expert_load_max_over_mean": float((counts_LE.amax(dim=1) / counts_LE.mean(dim=1)).mean())}
+        total = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
+        both_LC = torch.stack([*step, *[tally for tally in total if tally is not None]])
+        dist.all_reduce(both_LC)
+        step_LC, self._total_LC = both_LC.cpu().chunk(2)
+        return self._figures(step_LC)
 
-    def _counter(self, layer: int) -> Any:
-        def count(router: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+    def tokens(self) -> Tensor:
+        """Choices that each expert took on all ranks since this process started, up to the last :meth:`reduced`.
+
+        Returns:
+            int64 [L, E] on the CPU; empty before.
+        """
+        if self._total_LC is None:
+            return torch.zeros([len(self._step), 0], dtype=torch.int64)
+        return self._total_LC[:, : -len(_SUMS)].long()
+
+    def dropped(self) -> int:
+        """Due choices that no expert took, of the same time as :meth:`tokens`."""
+        return 0 if self._total_LC is None else int(self._total_LC[:, -len(_SUMS)].sum())
+
+    def _figures(self, step_LC: Tensor) -> dict[str, float]:
+        tokens_LE, sums_LC = step_LC[:, : -len(_SUMS)], step_LC[:, -len(_SUMS) :]
+        load_LE = tokens_LE / tokens_LE.mean(dim=1, keepdim=True).clamp_min(1e-9)
+        percentiles_LP = load_LE.quantile(torch.tensor(list(PERCENTILES.values()), dtype=torch.float64), dim=1).T
+        sums = dict(zip(_SUMS, sums_LC.sum(dim=0).tolist(), strict=True))
+        figures = {
+            "expert_load_max_over_mean": float(load_LE.amax(dim=1).mean()),
+            "dropped_fraction": sums["dropped"] / max(sums["due"], 1.0),
+            "router_entropy": sums["entropy"] / max(sums["due"], 1.0),
+        }
+        if sums["solves"]:
+            figures["router_residual"] = sums["residual"] / sums["solves"]
+        for layer, values in zip(self.layers, percentiles_LP.tolist(), strict=True):
+            named = zip(PERCENTILES, values, strict=True)
+            figures.update({f"expert_load.layer_{layer}.{name}": value for name, value in named})
+        return figures
+
+    def _listener(self, index: int) -> Any:
+        def listen(router: Any, _inputs: Any, _output: Any) -> None:
             if router.training:
-                tokens = output[1].sum(dim=0)
-                earlier = self._counts[layer]
-                self._counts[layer] = tokens if earlier is None else earlier + tokens
+                self._step[index] = _sum(self._step[index], _tally(router.report()))
 
-        return count
+        return listen
+
+
+def _tally(report: Mapping[str, Tensor]) -> Tensor:
+    """One pass as a row [C]; what is averaged is weighted by what it is averaged over."""
+    due = report["due_choices"].double()
+    residual = report.get("residual")
+    solves = torch.ones_like(due) if residual is not None else torch.zeros_like(due)
+    residual = torch.zeros_like(due) if residual is None else residual.double()
+    sums = [report["dropped_choices"].double(), due, report["entropy"].double() * due, residual, solves]
+    return torch.cat([report["expert_tokens"].double(), torch.stack(sums)])
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

@@ -1,0 +1,109 @@
+"""The expert-parallel layer whose tokens stay with their experts.
+
+Shape suffixes: T tokens on this rank before or after the move, R rows on this rank while its experts work, D width,
+E experts.
+"""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from moe.config import ExpertChoiceRouterConfig, MoEConfig, TopKRouterConfig
+from moe.dispatch.context_coherent import Arrivals, CoherentDispatcher
+from moe.dispatch.residency import Residency
+from moe.layer import PlacedMoELayer
+
+
+class CoherentMoELayer(PlacedMoELayer):
+    """A mixture of experts in context-coherent dispatch, see :mod:`moe.dispatch.context_coherent`.
+
+    The load-balancing loss is that of all tokens of the group: tokens on one rank have come from the same experts, and
+    balancing each rank alone would undo the affinity that keeps them there.
+
+    Attributes:
+        moves_tokens: tells a network that tokens are elsewhere after this layer.
+    """
+
+    moves_tokens = True
+
+    def __init__(
+        self, config: MoEConfig, megatron: TransformerConfig, layer: int, seed: int, slot_to_expert: np.ndarray
+    ) -> None:
+        """Builds the layer; see :class:`moe.layer.PlacedMoELayer`.
+
+        Args:
+            config: the mixture of experts.
+            megatron: the same in Megatron's words.
+            layer: index of the block in its model, from 0.
+            seed: seed of the initial weights.
+            slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
+
+        Raises:
+            ValueError: the router drops tokens, so that what a token becomes depends on which others share its rank.
+        """
+        _refuse_dropping(config)
+        without_loss = copy.copy(megatron)
+        without_loss.moe_router_load_balancing_type, without_loss.moe_aux_loss_coeff = "none", 0.0
+        super().__init__(config.model_copy(update={"dispatch": "home"}), without_loss, layer, seed, slot_to_expert)
+        self.token_dispatcher = CoherentDispatcher(self.ep_group, slot_to_expert)
+        self._most_choices = config.most_choices
+        self._aux_loss = config.router.aux_loss if isinstance(config.router, TopKRouterConfig) else 0.0
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, rows_TD: Tensor, residency: Residency, normalise: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Residency]:
+        """Moves tokens to their experts and computes what those add.
+
+        Args:
+            rows_TD: the residual stream, [T, D], in the order of the residency.
+            residency: where the tokens are.
+            normalise: what a row goes through before router and experts, [rows, D] -> [rows, D]; row by row.
+
+        Returns:
+            The residual stream as it was and the gate-weighted sum of the experts' outputs, each [T, D] on the new
+            ranks, and where the tokens are now.
+        """
+        normal_TD = normalise(rows_TD)
+        probs_TE, map_TE = self.router(normal_TD[:, None])
+        arrivals = self.token_dispatcher.move(rows_TD, probs_TE, map_TE, self._most_choices, residency)
+        normal_RD = normalise(arrivals.rows)
+        fed_TD = self.token_dispatcher.combine(self._feed(normal_RD, arrivals), arrivals)
+        if self.shared_experts is not None:
+            fed_TD = fed_TD + self.shared_experts(normal_RD[arrivals.residents])
+        if self._aux_loss and self.training and torch.is_grad_enabled():
+            fed_TD = MoEAuxLossAutoScaler.apply(fed_TD, self._balance(normal_TD, arrivals))
+        return arrivals.rows[arrivals.residents], fed_TD, arrivals.residency
+
+    def _feed(self, normal_RD: Tensor, arrivals: Arrivals) -> Tensor:
+        row_P, gate_P, counts = self.token_dispatcher.pairs(arrivals)
+        output_PD, _ = self.experts(normal_RD[row_P], counts, gate_P)
+        return torch.zeros_like(normal_RD).index_add(0, row_P, output_PD)
+
+    def _balance(self, normal_TD: Tensor, arrivals: Arrivals) -> Tensor:
+        """This rank's share of the loss of the Switch Transformer (its equation 4) over all tokens of the group.
+
+        The mean over the ranks is the loss.
+        """
+        choices_E = arrivals.expert_choices
+        assert choices_E is not None
+        shares_TE = self.router.distribution(self.router.gating(normal_TD))
+        tokens = sum(arrivals.residency.rows)
+        scale = self._aux_loss * len(choices_E) * self.ep_group.size() / (tokens * max(1, int(choices_E.sum())))
+        return scale * (shares_TE.sum(dim=0) * choices_E).sum()
+
+
+def _refuse_dropping(config: MoEConfig) -> None:
+    router = config.router
+    remedy = "use router top_k without capacity_factor, or dispatch home"
+    if isinstance(router, ExpertChoiceRouterConfig):
+        raise ValueError(f"router.kind: expert_choice leaves tokens without an expert in coherent dispatch; {remedy}")
+    if isinstance(router, TopKRouterConfig) and router.capacity_factor is not None:
+        raise ValueError(
+            f"router.capacity_factor: {router.capacity_factor} drops tokens by which others share their rank, which "
+            f"coherent dispatch changes; {remedy}"
+        )

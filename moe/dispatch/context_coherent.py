@@ -1,0 +1,252 @@
+"""Context-coherent dispatch: a token moves to the rank of its best expert and stays there.
+
+Home-return dispatch sends every token to its experts and back, twice a layer. Here the row that travels is the residual
+stream itself, with its gate values and the token's number, so that nothing has to come back: the rank of the top expert
+(the anchor) carries on with the token. With k > 1 experts, one copy goes to each other rank that holds any of them,
+and what its experts add travels to the anchor.
+
+What is sent, all of it in the expert-parallel group of N ranks, in this order. s: bytes of an element of the rows;
+D: width; K: experts a token visits at most; g: bytes of a gate value (4, or 8 beside float64 rows); i: bytes of an
+integer in a row (4, or 8 beside float64 rows); E: experts; W: 2 x key-value heads x width of a head; B x T: tokens of a
+home rank. One rank alone (N = 1) sends nothing.
+
+MoE layer, forward:
+    all_gather   int64    8 (2N + E) a rank: for each rank the rows that leave for it, for each rank the tokens that
+                          will stay there, for each logical expert the choices that fell on it
+    all_to_all   rows     D s + K g + (1 + K) i a row: the residual stream, gate values, token number and slots.
+                          Splits: tokens whose anchor is there, plus copies for tokens that visit another expert there
+    all_to_all   rows     D s a copy, from the rank of the copy to the anchor; only if K > 1
+MoE layer, backward:
+    all_to_all   rows     D s a copy, from the anchor to the rank of the copy; only if K > 1
+    all_to_all   rows     D s + K g a row: the way back of the forward rows
+Attention, forward (block 0 finds the tokens at home and sends nothing in training):
+    all_gather   rows     (W s + i) M a rank, M: rows on the fullest rank: keys, values and the token's number
+Attention, backward:
+    reduce_scatter rows   W s N M in, W s M out
+Ends of a micro batch:
+    all_gather   int64    8 a rank before block 0, only with dropout while training: a seed
+    all_gather   uint8    B T a rank after the last block: the targets
+    reduce_scatter float32  4 N B T in, 4 B T out: the loss of each token goes home
+    all_gather   float32  4 B T a rank, first of the backward pass: the gradient of it
+    or, where logits are asked for instead of losses,
+    all_gather   int64    8 N a rank: for each rank the rows that leave for it
+    all_to_all   rows     D s + i a row; backward D s
+
+Steps of generation know the sizes beforehand. While autograd is off and no rank would send more than
+:data:`FIXED_BYTES` to another, the counts travel inside the message and a MoE layer of one expert a token is ONE
+collective:
+    all_to_all   rows     i 2N + (D s + K g + (1 + K) i) m from a rank with m tokens to each rank, 0 if m = 0: the
+                          counts above without those of the experts, the rows for that rank, zeros behind them
+Keys and values of a step are gathered once for all layers (:mod:`trainer.model.generation`).
+
+Shape suffixes: T tokens of this rank, R rows that arrive, C rows that leave, P (row, expert) pairs on this rank,
+D width, K choices of a token, E experts, N ranks of the group, W width of a message row.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from moe.dispatch.exchange import ExchangeRows, gather_counts
+from moe.dispatch.residency import MoveRows, Residency, Route, exchange_rows, packed, unpacked
+
+FIXED_BYTES = 16_384
+"""Largest message of a fixed size. Beyond it the zeros cost more than the collective that agrees on exact sizes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrivals:
+    """The rows on a rank while its experts work.
+
+    Attributes:
+        rows: the residual stream of every row that came, [R, D].
+        gates: gate values, [R, K].
+        slots: physical slots of the choices, the anchor's first and -1 where there is none, [R, K].
+        anchors: rank on which the token of a row stays, [R].
+        residents: the rows of tokens that stay on this rank, in the order of their numbers, [T].
+        residency: where the tokens are now.
+        expert_choices: choices that fell on each logical expert, over all ranks, int64 [E]; None if not counted.
+    """
+
+    rows: Tensor
+    gates: Tensor
+    slots: Tensor
+    anchors: Tensor
+    residents: Tensor
+    residency: Residency
+    expert_choices: Tensor | None
+
+
+class CoherentDispatcher:
+    """Moves tokens to the ranks of their experts, where they stay.
+
+    It is no Megatron-Core dispatcher: those promise that what was dispatched comes back.
+
+    Source: Yao et al., "Exploiting Inter-Layer Expert Affinity for Accelerating Mixture-of-Experts Model Inference",
+    2024 (context-coherent expert parallelism); copies to secondary experts and training are this project's.
+
+    Attributes:
+        slot_to_expert_E: logical expert of each physical slot of the group, int64.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, slot_to_expert: np.ndarray) -> None:
+        """Sets up the dispatcher of one layer.
+
+        Args:
+            group: the expert-parallel group.
+            slot_to_expert: logical expert of each slot, int [E], a multiple of the group's size.
+        """
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.slot_to_expert_E = torch.as_tensor(slot_to_expert, dtype=torch.long)
+        self.slots_per_rank = len(slot_to_expert) // group.size()
+
+    def move(
+        self, rows_TD: Tensor, probs_TE: Tensor, map_TE: Tensor, most_choices: int, residency: Residency
+    ) -> Arrivals:
+        """Sends each token to its anchor, and copies to the ranks of its other experts.
+
+        A token that visits no expert stays where it is.
+
+        Args:
+            rows_TD: the residual stream.
+            probs_TE: gate values by logical expert; the largest is the anchor's.
+            map_TE: bool, the choices.
+            most_choices: K.
+            residency: where the tokens are.
+
+        Returns:
+            What arrived here.
+        """
+        gates_TK, slots_TK = self._choices(probs_TE, map_TE, most_choices)
+        anchors_T = self._rank_of(slots_TK[:, 0], self.rank)
+        visits_TN = self._visits(slots_TK, anchors_T)
+        labels_TL = torch.cat([residency.ids[:, None], slots_TK], dim=1)
+        residents_N = torch.bincount(anchors_T, minlength=self.group.size())
+        copies_N = visits_TN.sum(dim=0)
+        if self.group.size() == 1:
+            arrived = rows_TD, gates_TK, labels_TL
+            rows_N, choices_E = residency.rows, map_TE.sum(dim=0)
+        elif not torch.is_grad_enabled() and self._fits(rows_TD, most_choices, residency):
+            message_TW = packed(rows_TD, gates_TK, labels_TL)
+            message_RW, rows_N = self._exchange_fixed(message_TW, visits_TN, residents_N, residency)
+            arrived = unpacked(message_RW, rows_TD.shape[1], most_choices, gates_TK.dtype, 1 + most_choices)
+            choices_E = None
+        else:
+            counts = gather_counts(torch.cat([copies_N, residents_N, map_TE.sum(dim=0)]), self.group)
+            copies_NN, residents_NN, choices_NE = counts.split([self.group.size()] * 2 + [map_TE.shape[1]], dim=1)
+            choices_E = choices_NE.sum(dim=0)
+            copies, rows_N = copies_NN.cpu(), residents_NN.sum(dim=0).tolist()
+            route = Route(self.group, copies[self.rank].tolist(), copies[:, self.rank].tolist())
+            order_C = visits_TN.T.nonzero()[:, 1]
+            arrived = MoveRows.apply(rows_TD, gates_TK, labels_TL, order_C, route)
+        rows_RD, gates_RK, labels_RL = arrived
+        ids_R, slots_RK = labels_RL[:, 0], labels_RL[:, 1:]
+        anchors_R = self._rank_of(slots_RK[:, 0], self.rank)
+        residents = (anchors_R == self.rank).nonzero()[:, 0]
+        ids_T, order_T = ids_R[residents].sort()
+        return Arrivals(
+            rows=rows_RD,
+            gates=gates_RK,
+            slots=slots_RK,
+            anchors=anchors_R,
+            residents=residents[order_T],
+            residency=residency.moved(ids_T, rows_N),
+            expert_choices=choices_E,
+        )
+
+    def pairs(self, arrivals: Arrivals) -> tuple[Tensor, Tensor, Tensor]:
+        """What the experts of this rank have to do.
+
+        Args:
+            arrivals: what is here.
+
+        Returns:
+            For each (row, expert) pair, in order of the expert's slot, the row int64 [P] and the gate value [P]; and
+            the number of pairs of each slot, int64 [slots of this rank].
+        """
+        local_RK = arrivals.slots - self.rank * self.slots_per_rank
+        here_RK = (local_RK >= 0) & (local_RK < self.slots_per_rank)
+        row_P = here_RK.nonzero()[:, 0]
+        local_P, order_P = local_RK[here_RK].sort(stable=True)
+        counts = torch.bincount(local_P, minlength=self.slots_per_rank)
+        return row_P[order_P], arrivals.gates[here_RK][order_P], counts
+
+    def combine(self, fed_RD: Tensor, arrivals: Arrivals) -> Tensor:
+        """Adds up what the experts made of each token, on the rank where the token stays.
+
+        Args:
+            fed_RD: sum over the experts of this rank for each row.
+            arrivals: what is here.
+
+        Returns:
+            Sum over all experts, [T, D], in the order of the new residency.
+        """
+        if arrivals.slots.shape[1] == 1 or self.group.size() == 1:
+            return fed_RD[arrivals.residents]
+        # Rows of one source arrive everywhere in the order in which the source holds them: both ends know who is who.
+        abroad_R = arrivals.anchors != self.rank
+        anchors_C, order_C = arrivals.anchors[abroad_R].sort(stable=True)
+        sent = torch.bincount(anchors_C, minlength=self.group.size()).tolist()
+        visits_RN = self._visits(arrivals.slots, arrivals.anchors) & ~abroad_R[:, None]
+        visits_RN[:, self.rank] = False
+        received = visits_RN.sum(dim=0).tolist()
+        returned = ExchangeRows.apply(fed_RD[abroad_R][order_C], self.group, received, sent)
+        return fed_RD.index_add(0, visits_RN.T.nonzero()[:, 1], returned)[arrivals.residents]
+
+    def _choices(self, probs_TE: Tensor, map_TE: Tensor, most_choices: int) -> tuple[Tensor, Tensor]:
+        """Gate values and slots, largest gate value first."""
+        slot_of_E = self.slot_to_expert_E.argsort().to(probs_TE.device)
+        experts_TK = probs_TE.detach().masked_fill(~map_TE, -1.0).topk(most_choices, dim=1).indices
+        slots_TK = slot_of_E[experts_TK].masked_fill(~map_TE.gather(1, experts_TK), -1)
+        return probs_TE.gather(1, experts_TK), slots_TK
+
+    def _rank_of(self, slots: Tensor, otherwise: int) -> Tensor:
+        return torch.where(slots < 0, otherwise, slots // self.slots_per_rank)
+
+    def _visits(self, slots: Tensor, anchors: Tensor) -> Tensor:
+        """Which ranks hold a row's anchor or one of its experts, bool [rows, N]."""
+        ranks = torch.where(slots < 0, anchors[:, None], slots // self.slots_per_rank)
+        visits = torch.zeros(len(slots), self.group.size(), dtype=torch.bool, device=slots.device)
+        return visits.scatter_(1, ranks, True)
+
+    def _fits(self, rows_TD: Tensor, most_choices: int, residency: Residency) -> bool:
+        label_bytes = 8 if rows_TD.element_size() == 8 else 4
+        row_bytes = rows_TD.shape[1] * rows_TD.element_size() + (1 + 2 * most_choices) * label_bytes
+        return max(residency.rows) * row_bytes <= FIXED_BYTES
+
+    def _exchange_fixed(
+        self, message_TW: Tensor, visits_TN: Tensor, residents_N: Tensor, residency: Residency
+    ) -> tuple[Tensor, list[int]]:
+        """Sends messages whose sizes both ends know, the counts in front.
+
+        Args:
+            message_TW: a row for each token.
+            visits_TN: which ranks it goes to.
+            residents_N: tokens of this rank that will stay on each.
+            residency: where the tokens are.
+
+        Returns:
+            The rows that arrived, in order of their source, and the tokens on each rank.
+        """
+        size, width = self.group.size(), message_TW.shape[1]
+        labels = torch.int64 if message_TW.element_size() == 8 else torch.int32
+        header = torch.cat([visits_TN.sum(dim=0), residents_N]).to(labels).view(message_TW.dtype)
+        lengths = [(len(header) + rows * width) if rows else 0 for rows in residency.rows]
+        blocks = message_TW.new_zeros(size, lengths[self.rank])
+        if len(message_TW):
+            place_TN = visits_TN.cumsum(dim=0) - 1
+            destination_C, order_C = visits_TN.T.nonzero().unbind(dim=1)
+            blocks[:, : len(header)] = header
+            slots = blocks[:, len(header) :].view(size, -1, width)
+            slots[destination_C, place_TN[order_C, destination_C]] = message_TW[order_C]
+        arrived = exchange_rows(blocks.view(-1), self.group, lengths, [lengths[self.rank]] * size)
+        parts = [part for part in arrived.split(lengths) if len(part)]
+        headers = torch.stack([part[: len(header)] for part in parts]).view(labels).view(len(parts), 2, size)
+        copies_N = headers[:, 0, self.rank].tolist()
+        ends = [len(header) + copies * width for copies in copies_N]
+        rows = torch.cat([part[len(header) : end] for part, end in zip(parts, ends, strict=True)])
+        return rows.view(-1, width), headers[:, 1].sum(dim=0).tolist()

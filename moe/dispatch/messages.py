@@ -1,0 +1,121 @@
+"""Which collectives each dispatch mode issues in an expert layer, and what they carry.
+
+The one description that the formula, the replay and the tests of the dispatchers share. All of them run on the
+expert-parallel group; a group of one rank issues none.
+
+Shape legend: T tokens of a micro batch on one rank, K choices, E experts, N ranks of the group.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+COUNT_BYTES = 8
+GATE_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a row is made of.
+
+    Attributes:
+        hidden: width of a token.
+        element_bytes: bytes of one of its elements.
+        num_experts: experts of a layer.
+        dtype: name of the elements' type.
+        gate_bytes: bytes of a gate value.
+    """
+
+    hidden: int
+    element_bytes: int
+    num_experts: int
+    dtype: str
+    gate_bytes: int = GATE_BYTES
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a token."""
+        return self.hidden * self.element_bytes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Visits:
+    """Who visits whom in one layer and micro batch, int64 [N, N]; row: the token's home, column: the expert's rank.
+
+    Attributes:
+        choices: kept choices.
+        tokens: tokens with at least one kept choice there.
+    """
+
+    choices: Counts
+    tokens: Counts
+
+    @classmethod
+    def of(cls, chosen: Sequence[tuple[int, NDArray[np.integer]]], expert_ranks_E: Counts, num_ranks: int) -> Self:
+        """Counts the choices of a micro batch.
+
+        Args:
+            chosen: for each home rank of the group its tokens' experts [T, K], -1 where dropped.
+            expert_ranks_E: rank of each expert.
+            num_ranks: ranks N of the group.
+        """
+        choices, tokens = np.zeros((2, num_ranks, num_ranks), np.int64)
+        for home, ids_TK in chosen:
+            ranks_TK = np.where(ids_TK < 0, num_ranks, expert_ranks_E[ids_TK])
+            visited_TN = np.zeros((len(ids_TK), num_ranks + 1), np.int64)
+            np.add.at(visited_TN, (np.arange(len(ids_TK))[:, None], ranks_TK), 1)
+            choices[home] += visited_TN[:, :num_ranks].sum(axis=0)
+            tokens[home] += (visited_TN[:, :num_ranks] > 0).sum(axis=0)
+        return cls(choices, tokens)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Exchange:
+    """One collective.
+
+    Attributes:
+        op: all_to_all or all_gather.
+        dtype: type of its elements.
+        volume: bytes from each rank to each, own block included, int64 [N, N].
+    """
+
+    op: str
+    dtype: str
+    volume: Counts
+
+
+def home_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
+    """Home-return dispatch: the counts of all experts, rows with their gate value, rows home; backward mirrors it."""
+    rows = visits.choices
+    out, weighted = rows * sizes.row_bytes, rows * (sizes.row_bytes + sizes.gate_bytes)
+    if phase == "backward":
+        return [Exchange("all_to_all", sizes.dtype, out), Exchange("all_to_all", sizes.dtype, weighted.T)]
+    return [
+        Exchange("all_gather", "int64", np.full_like(rows, sizes.num_experts * COUNT_BYTES)),
+        Exchange("all_to_all", sizes.dtype, weighted),
+        Exchange("all_to_all", sizes.dtype, out.T),
+    ]
+
+
+def copies_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
+    """De-duplicated dispatch: two counts for each rank, a row a rank, a label and a gate a choice, rows home."""
+    rows = visits.tokens * sizes.row_bytes
+    gates = visits.choices * sizes.gate_bytes
+    labels = visits.choices * sizes.element_bytes
+    if phase == "backward":
+        return [Exchange("all_to_all", sizes.dtype, rows), Exchange("all_to_all", sizes.dtype, (rows + gates).T)]
+    return [
+        Exchange("all_to_all", "int32", np.full_like(rows, COUNT_BYTES)),
+        Exchange("all_to_all", sizes.dtype, rows + labels + gates),
+        Exchange("all_to_all", sizes.dtype, rows.T),
+    ]
+
+
+PATTERNS: dict[str, Callable[[Visits, Sizes, str], list[Exchange]]] = {
+    "home": home_exchanges,
+    "copies": copies_exchanges,
+}

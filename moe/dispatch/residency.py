@@ -1,0 +1,307 @@
+"""Where the tokens of an expert-parallel group are, and the collectives that follow them.
+
+In context-coherent dispatch a token stays on the rank of its expert. A token is known by a number: home rank * tokens
+of a home rank + index there. Every rank keeps its rows in ascending order of that number, whatever order they came in,
+so that results do not depend on the order of messages.
+
+Shape suffixes: T rows on this rank, R rows that arrive, C rows that leave, D width of a row, K gate values of a row,
+L labels (integers) of a row, A all tokens of the group, H tokens of this home rank, N ranks of the group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+from moe.dispatch.exchange import gather_counts
+
+# torch 2.13 deprecates the *_tensor names in favour of names that older releases lack.
+_all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Residency:
+    """Which tokens a rank holds at some depth of a network.
+
+    Attributes:
+        ids: numbers of the tokens on this rank, int64 [T], ascending.
+        rows: rows on each rank of the group, [N]; every rank knows them all.
+        per_rank: numbers that belong to one home rank; where ranks began with fewer tokens, some are not in use.
+        group: the ranks that tokens move among; None: they never move.
+        whole: this rank holds all tokens of its own and no others.
+    """
+
+    ids: Tensor
+    rows: tuple[int, ...]
+    per_rank: int
+    group: dist.ProcessGroup | None
+    whole: bool
+
+    @classmethod
+    def home(
+        cls,
+        rows: int,
+        group: dist.ProcessGroup | None,
+        device: torch.device,
+        *,
+        rows_N: Sequence[int] | None = None,
+        per_rank: int | None = None,
+    ) -> "Residency":
+        """Every token on its home rank.
+
+        Args:
+            rows: tokens of this rank.
+            group: the ranks that tokens move among; None: they never move.
+            device: where the rows are.
+            rows_N: tokens of each rank; None: as many on each.
+            per_rank: numbers of a home rank; None: as many as rows.
+
+        Returns:
+            The residency.
+        """
+        per_rank = rows if per_rank is None else per_rank
+        rank, size = (0, 1) if group is None else (dist.get_rank(group), group.size())
+        ids_T = torch.arange(rank * per_rank, rank * per_rank + rows, device=device)
+        return cls(ids_T, tuple(rows_N or [rows] * size), per_rank, group, whole=True)
+
+    @property
+    def rank(self) -> int:
+        """This rank's place in the group."""
+        return 0 if self.group is None else dist.get_rank(self.group)
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the group."""
+        return len(self.rows)
+
+    def moved(self, ids_T: Tensor, rows_N: Sequence[int]) -> "Residency":
+        """The same tokens elsewhere.
+
+        Args:
+            ids_T: numbers of the tokens that are here now, ascending.
+            rows_N: rows on each rank.
+
+        Returns:
+            The new residency.
+        """
+        return Residency(ids_T, tuple(rows_N), self.per_rank, self.group, whole=self.num_ranks == 1)
+
+
+def return_home(rows_TD: Tensor, residency: Residency) -> Tensor:
+    """Sends every row to its home rank: one all-gather of counts, one all-to-all, one more backward.
+
+    Args:
+        rows_TD: rows in the order of the residency.
+        residency: where they are.
+
+    Returns:
+        Rows [H, D] in the order in which they began.
+    """
+    if residency.group is None or residency.whole:
+        return rows_TD
+    home_T = residency.ids // residency.per_rank
+    counts_NN = gather_counts(torch.bincount(home_T, minlength=residency.num_ranks), residency.group).cpu()
+    route = Route(residency.group, counts_NN[residency.rank].tolist(), counts_NN[:, residency.rank].tolist())
+    order_C = torch.arange(len(rows_TD), device=rows_TD.device)
+    no_gates_TK = rows_TD.new_empty(len(rows_TD), 0)
+    rows_RD, _, ids_RL = MoveRows.apply(rows_TD, no_gates_TK, residency.ids[:, None], order_C, route)
+    return rows_RD[ids_RL[:, 0].argsort()]
+
+
+def gather_rows(rows_TD: Tensor, residency: Residency) -> Tensor:
+    """Gathers the rows of all tokens: one all-gather, of as many rows as the fullest rank has; backward one
+    reduce-scatter of the same rows. The token's number travels behind each row and has no gradient.
+
+    Args:
+        rows_TD: rows in the order of the residency.
+        residency: where they are.
+
+    Returns:
+        Rows [A, D] in order of the tokens' numbers; what stands at a number that is not in use is arbitrary.
+    """
+    if residency.group is None or residency.num_ranks == 1:
+        return rows_TD
+    most = max(residency.rows)
+    rows_RD, ids_R = _GatherRows.apply(rows_TD, residency.ids, most, residency.group)
+    valid = [torch.arange(rank * most, rank * most + rows) for rank, rows in enumerate(residency.rows)]
+    valid_A = torch.cat(valid).to(rows_TD.device)
+    source_A = valid_A.new_zeros(residency.num_ranks * residency.per_rank)
+    source_A[ids_R[valid_A]] = valid_A
+    return rows_RD[source_A]
+
+
+def share_values(values_H: Tensor, residency: Residency) -> Tensor:
+    """Brings a value of each token to where the token is: one all-gather of every home rank's values.
+
+    Args:
+        values_H: values of this home rank's tokens, as many on each rank.
+        residency: where the tokens are.
+
+    Returns:
+        Values [T] in the order of the residency; no gradient flows.
+    """
+    if residency.group is None or residency.whole:
+        return values_H
+    return gather_equal(values_H, residency.group)[residency.ids]
+
+
+def gather_equal(values: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Concatenates what each rank of a group has along the first dimension; no gradient flows.
+
+    Args:
+        values: of the same shape on every rank.
+        group: the ranks.
+
+    Returns:
+        The values of all ranks in their order.
+    """
+    if group.size() == 1:
+        return values
+    gathered = values.new_empty(group.size() * len(values), *values.shape[1:])
+    _all_gather_single(gathered, values.contiguous(), group=group)
+    return gathered
+
+
+def collect_values(values_T: Tensor, residency: Residency) -> Tensor:
+    """Sends a value of each token home: one reduce-scatter; backward one all-gather.
+
+    Args:
+        values_T: values in the order of the residency.
+        residency: where the tokens are; every home rank has equally many.
+
+    Returns:
+        Values [H] in the order in which the tokens began.
+    """
+    if residency.group is None or residency.whole:
+        return values_T
+    values_A = values_T.new_zeros(residency.num_ranks * residency.per_rank)
+    return _CollectValues.apply(values_A.index_copy(0, residency.ids, values_T), residency.group)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An all-to-all of rows.
+
+    Attributes:
+        group: the ranks that take part.
+        sent: rows for each of them.
+        received: rows from each of them.
+    """
+
+    group: dist.ProcessGroup
+    sent: list[int]
+    received: list[int]
+
+
+class MoveRows(Function):
+    """All-to-all of rows, each with its gate values and labels inside the same message, bit by bit."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_TD: Tensor, gates_TK: Tensor, labels_TL: Tensor, order_C: Tensor, route: Route
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Moves rows.
+
+        Args:
+            ctx: autograd's context.
+            rows_TD: rows of this rank.
+            gates_TK: gate values of each, of an element size that is a multiple of the rows'.
+            labels_TL: integers of each, of less than 31 bits.
+            order_C: which row is sent, in order of destination; a row may go to several.
+            route: sizes of the messages.
+
+        Returns:
+            Rows [R, D], gate values [R, K] and labels int64 [R, L], in order of their source.
+        """
+        ctx.route, ctx.gates = route, (gates_TK.shape[1], gates_TK.dtype)
+        ctx.save_for_backward(order_C)
+        ctx.num_rows = len(rows_TD)
+        message = packed(rows_TD[order_C], gates_TK[order_C], labels_TL[order_C])
+        message = exchange_rows(message, route.group, route.received, route.sent)
+        rows_RD, gates_RK, labels_RL = unpacked(message, rows_TD.shape[1], *ctx.gates, labels_TL.shape[1])
+        ctx.mark_non_differentiable(labels_RL)
+        return rows_RD, gates_RK, labels_RL
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Sends the gradients of rows [R, D] and gates [R, K] back and adds up those of one row."""
+        rows_RD, gates_RK, _ = gradients
+        no_labels = torch.empty(len(rows_RD), 0, dtype=torch.int64, device=rows_RD.device)
+        message = packed(rows_RD, gates_RK, no_labels)
+        message = exchange_rows(message, ctx.route.group, ctx.route.sent, ctx.route.received)
+        rows_CD, gates_CK, _ = unpacked(message, rows_RD.shape[1], *ctx.gates, 0)
+        (order_C,) = ctx.saved_tensors
+        rows_TD = rows_CD.new_zeros(ctx.num_rows, rows_CD.shape[1]).index_add_(0, order_C, rows_CD)
+        gates_TK = gates_CK.new_zeros(ctx.num_rows, gates_CK.shape[1]).index_add_(0, order_C, gates_CK)
+        return rows_TD, gates_TK, None, None, None
+
+
+def packed(rows_TD: Tensor, gates_TK: Tensor, labels_TL: Tensor) -> Tensor:
+    """One row a token: its values, then its gate values and labels (4 bytes each, 8 beside float64) in columns of the
+    rows' type."""
+    labels_TL = labels_TL.to(_label_type(rows_TD.dtype))
+    columns = [values.contiguous().view(rows_TD.dtype) for values in (gates_TK, labels_TL) if values.shape[1]]
+    return torch.cat([rows_TD, *columns], dim=1)
+
+
+def unpacked(
+    message: Tensor, width: int, num_gates: int, gate_type: torch.dtype, num_labels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The inverse of :func:`packed`; labels come back as int64."""
+    gates = num_gates * gate_type.itemsize // message.element_size()
+    rows, gate_columns, label_columns = message.split([width, gates, message.shape[1] - width - gates], dim=1)
+    gates_TK = gate_columns.contiguous().view(gate_type).view(len(message), num_gates)
+    labels_TL = label_columns.contiguous().view(_label_type(message.dtype)).view(len(message), num_labels)
+    return rows.contiguous(), gates_TK, labels_TL.long()
+
+
+def _label_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.int64 if dtype.itemsize == 8 else torch.int32
+
+
+def exchange_rows(rows: Tensor, group: dist.ProcessGroup, received: list[int], sent: list[int]) -> Tensor:
+    """All-to-all of rows in order of their destination; gives them in order of their source. Knows no gradient."""
+    if group.size() == 1:
+        return rows
+    arrived = rows.new_empty(sum(received), *rows.shape[1:])
+    dist.all_to_all_single(arrived, rows, received, sent, group=group)
+    return arrived
+
+
+class _GatherRows(Function):
+    @staticmethod
+    def forward(ctx: Any, rows_TD: Tensor, ids_T: Tensor, most: int, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+        ctx.group, ctx.num_rows = group, len(rows_TD)
+        no_gates = rows_TD.new_empty(len(rows_TD), 0)
+        message = packed(rows_TD, no_gates, ids_T[:, None])
+        padded = message.new_zeros(most, message.shape[1])
+        padded[: len(message)] = message
+        rows_RD, _, ids_R1 = unpacked(gather_equal(padded, group), rows_TD.shape[1], 0, rows_TD.dtype, 1)
+        ids_R = ids_R1[:, 0]
+        ctx.mark_non_differentiable(ids_R)
+        return rows_RD, ids_R
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows_RD = gradients[0].contiguous()
+        own = rows_RD.new_empty(len(rows_RD) // ctx.group.size(), rows_RD.shape[1])
+        _reduce_scatter_single(own, rows_RD, group=ctx.group)
+        return own[: ctx.num_rows], None, None, None
+
+
+class _CollectValues(Function):
+    @staticmethod
+    def forward(ctx: Any, values_A: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        values_H = values_A.new_empty(len(values_A) // group.size())
+        _reduce_scatter_single(values_H, values_A, group=group)
+        return values_H
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gather_equal(gradients[0], ctx.group), None

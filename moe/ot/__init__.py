@@ -1,0 +1,40 @@
+"""Optimal transport: balanced, unbalanced, partial, quadratic, sparsity-constrained and sliced."""
+
+from moe.ot.conjugate import Projection, project_rows
+from moe.ot.costs import cosine, euclidean, negative_log_probabilities, negative_logits, squared_euclidean
+from moe.ot.divergence import monge_gap, sinkhorn_divergence
+from moe.ot.exact import exact, partial
+from moe.ot.problem import Plan
+from moe.ot.quadratic import quadratic
+from moe.ot.sinkhorn import sinkhorn
+from moe.ot.slack import Problem, capacity_problem, dropping_problem, partial_problem, without_slack
+from moe.ot.sliced import sliced_wasserstein, wasserstein_1d
+from moe.ot.sparsity_constrained import sparsity_constrained
+from moe.ot.two_stage import expert_potentials, fill_capacity
+
+__all__ = [
+    "Plan",
+    "Problem",
+    "Projection",
+    "capacity_problem",
+    "cosine",
+    "dropping_problem",
+    "euclidean",
+    "exact",
+    "expert_potentials",
+    "fill_capacity",
+    "monge_gap",
+    "negative_log_probabilities",
+    "negative_logits",
+    "partial",
+    "partial_problem",
+    "project_rows",
+    "quadratic",
+    "sinkhorn",
+    "sinkhorn_divergence",
+    "sliced_wasserstein",
+    "sparsity_constrained",
+    "squared_euclidean",
+    "wasserstein_1d",
+    "without_slack",
+]

@@ -1,0 +1,75 @@
+"""Costs between points, and costs of what a network says.
+
+Shape suffixes: N points or rows, M points or columns, D width.
+"""
+
+import torch
+from torch import Tensor
+
+
+def squared_euclidean(x_ND: Tensor, y_MD: Tensor) -> Tensor:
+    """Squared distances.
+
+    Args:
+        x_ND: points, [..., N, D].
+        y_MD: points, [..., M, D].
+
+    Returns:
+        Costs [..., N, M].
+    """
+    # Distances do not change with the origin, but their rounding does.
+    origin = x_ND.mean(-2, keepdim=True).detach()
+    x, y = x_ND - origin, y_MD - origin
+    return (x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :] - 2 * x @ y.mT).clamp_min(0)
+
+
+def euclidean(x_ND: Tensor, y_MD: Tensor) -> Tensor:
+    """Distances.
+
+    Args:
+        x_ND: points, [..., N, D].
+        y_MD: points, [..., M, D].
+
+    Returns:
+        Costs [..., N, M].
+    """
+    return torch.cdist(x_ND, y_MD)
+
+
+def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
+    """One minus the cosine of the angle.
+
+    Args:
+        x_ND: points, [..., N, D].
+        y_MD: points, [..., M, D].
+
+    Returns:
+        Costs [..., N, M], 0 to 2.
+    """
+    x, y = (torch.nn.functional.normalize(points, dim=-1) for points in (x_ND, y_MD))
+    return 1 - x @ y.mT
+
+
+def negative_log_probabilities(logits_NM: Tensor) -> Tensor:
+    """Minus the logarithm of the softmax over columns.
+
+    Args:
+        logits_NM: [..., N, M].
+
+    Returns:
+        Costs [..., N, M], at least 0.
+    """
+    return -logits_NM.log_softmax(-1)
+
+
+def negative_logits(logits_NM: Tensor) -> Tensor:
+    """Minus the logits over their standard deviation, so that one gamma or epsilon serves a whole training.
+
+    Args:
+        logits_NM: [..., N, M].
+
+    Returns:
+        Costs [..., N, M]; the deviation is a constant to autograd, and logits that are all equal stay as they are.
+    """
+    deviation = logits_NM.detach().std((-2, -1), correction=0, keepdim=True)
+    return -logits_NM / torch.where(deviation > 0, deviation, torch.ones_like(deviation))

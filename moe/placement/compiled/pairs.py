@@ -1,0 +1,251 @@
+"""Moves of two ranks in all layers at once, compiled by numba.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, M experts of two ranks that a
+re-split may move, half of them on either rank, S states of a re-split.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from moe.placement.compiled.layers import LEAST_GAIN, mark_neighbours, sweep
+from moe.placement.compiled.traffic import Traffic
+
+_TRIES = 2  # draws of movable experts for a pair of ranks that have more than can move
+
+
+@njit(cache=True)
+def descend(
+    traffic: Traffic,
+    settled: NDArray[np.int64],
+    ranks: NDArray[np.int64],
+    states: NDArray[np.float64],
+    generator: np.random.Generator,
+    budget: int,
+) -> int:
+    """Sweep layers and re-split pairs of ranks until neither gains.
+
+    Args:
+        traffic: Counts and cost.
+        settled: Assignment where nothing gains, [L, E]; the search begins where the other differs from it.
+        ranks: Rank of each expert, [L, E]; changed, never to a dearer assignment.
+        states: Ways to divide the movable experts of two ranks, see `resplit`, [M, S].
+        generator: Draws the movable experts where two ranks have more than M.
+        budget: Work after which it stops early.
+
+    Returns:
+        The work done, in multiplications of re-splits.
+    """
+    num_layers, num_experts = ranks.shape
+    num_ranks = len(traffic.cost)
+    count, num_states = states.shape
+    complete = num_ranks * count == 2 * num_experts
+    tries = 1 if complete else _TRIES
+    stale_layers = np.zeros(num_layers, np.bool_)
+    stale_pairs = np.zeros((num_ranks, num_ranks), np.int64)
+    before = settled.copy()
+    work = 0
+    gained = True
+    while gained:
+        _mark_changes(traffic, before, ranks, stale_layers, stale_pairs, tries)
+        before[:] = ranks
+        sweep(traffic, ranks, stale_layers)
+        _mark_changes(traffic, before, ranks, stale_layers, stale_pairs, tries)
+        stale_layers[:] = False
+        gained = False
+        for first in range(num_ranks):
+            for second in range(first + 1, num_ranks):
+                while stale_pairs[first, second] > 0 and work < budget:
+                    stale_pairs[first, second] -= 1
+                    work += num_layers * count * (num_states**2 + 2 * num_experts)
+                    movable = _movable(traffic, ranks, first, second, count // 2, generator)
+                    before[:] = ranks
+                    if resplit(traffic, ranks, first, second, movable, states) > 0:
+                        gained = True
+                        _mark_changes(traffic, before, ranks, stale_layers, stale_pairs, tries)
+                        if complete:
+                            stale_pairs[first, second] = 0
+    return work
+
+
+@njit(cache=True)
+def _mark_changes(
+    traffic: Traffic,
+    before: NDArray[np.int64],
+    ranks: NDArray[np.int64],
+    stale_layers: NDArray[np.bool_],
+    stale_pairs: NDArray[np.int64],
+    tries: int,
+) -> None:
+    """Mark what may gain again after experts have moved."""
+    for layer in range(len(ranks)):
+        changed = False
+        for expert in range(ranks.shape[1]):
+            old, new = before[layer, expert], ranks[layer, expert]
+            if old != new:
+                changed = True
+                for rank in (old, new):
+                    stale_pairs[rank, :] = tries
+                    stale_pairs[:, rank] = tries
+        if changed:
+            mark_neighbours(traffic, stale_layers, layer)
+
+
+@njit(cache=True)
+def _movable(
+    traffic: Traffic, ranks: NDArray[np.int64], first: int, second: int, half: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw experts of two ranks in one layer and follow the traffic from them to both sides, [L, 2 * half]."""
+    num_layers, num_experts = ranks.shape
+    movable = np.empty((num_layers, 2 * half), np.int64)
+    if len(traffic.cost) * half == num_experts:
+        for layer in range(num_layers):
+            movable[layer, :half] = np.flatnonzero(ranks[layer] == first)
+            movable[layer, half:] = np.flatnonzero(ranks[layer] == second)
+        return movable
+    origin = int(generator.integers(0, num_layers))
+    score = generator.random(num_experts)
+    for turn in range(num_layers):
+        layer = origin + turn if origin + turn < num_layers else num_layers - 1 - turn
+        if turn > 0:
+            score[:] = 0.0
+            for i in range(2 * half):
+                if layer > origin:
+                    score += traffic.forward[layer - 1, movable[layer - 1, i]]
+                else:
+                    score += traffic.backward[layer, movable[layer + 1, i]]
+        for i in range(2 * half):
+            rank = first if i < half else second
+            chosen = -1
+            for expert in range(num_experts):
+                if ranks[layer, expert] == rank and (chosen < 0 or score[expert] > score[chosen]):
+                    chosen = expert
+            movable[layer, i] = chosen
+            score[chosen] = -1.0
+    return movable
+
+
+@njit(cache=True)
+def resplit(
+    traffic: Traffic,
+    ranks: NDArray[np.int64],
+    first: int,
+    second: int,
+    movable: NDArray[np.int64],
+    states: NDArray[np.float64],
+) -> float:
+    """Divide experts of two ranks anew in all layers at once, at least cost: Viterbi over the ways to divide a layer.
+
+    With y = 1 on the first rank and 0 on the second, tokens W between two movable experts cost
+    W (there y (1 - y') + back (1 - y) y') = there W y + back W y' - (there + back) W y y', so a layer's own terms are
+    linear and only the last one links layers. Jumps are priced as if their other end stayed; where that is wrong the
+    true cost decides, and a division that does not lower it is not taken.
+
+    Args:
+        traffic: Counts and cost.
+        ranks: Rank of each expert, [L, E]; changed if that gains.
+        first: A rank.
+        second: Another rank.
+        movable: Experts to be divided in each layer, those now on the first rank before those on the second, [L, M].
+        states: 1 where a state puts a movable expert on the first rank, [M, S]; state 0 is the present one.
+
+    Returns:
+        What the division saves, 0 if it is not taken.
+    """
+    num_layers = len(ranks)
+    count, num_states = states.shape
+    both = traffic.cost[first, second] + traffic.cost[second, first]
+    own = _own_prices(traffic, ranks, first, second, movable)
+    least = np.zeros((num_layers, num_states))
+    links = np.zeros((num_layers, num_states, count))
+    candidate = np.empty(num_states)
+    stay = 0.0
+    for layer in range(num_layers):
+        here = least[layer]
+        if layer > 0:
+            here[:] = np.inf
+            for state in range(num_states):
+                link = links[layer, state]
+                for i in range(count):
+                    if states[i, state] > 0:
+                        tokens = traffic.forward[layer - 1, movable[layer - 1, i]]
+                        for j in range(count):
+                            link[j] -= both * tokens[movable[layer, j]]
+                candidate[:] = least[layer - 1, state]
+                for j in range(count):
+                    for end in range(num_states):
+                        candidate[end] += link[j] * states[j, end]
+                for end in range(num_states):
+                    here[end] = min(here[end], candidate[end])
+        for j in range(count):
+            for end in range(num_states):
+                here[end] += own[layer, j] * states[j, end]
+            stay += (links[layer, 0, j] + own[layer, j]) * states[j, 0]
+    gain = stay - least[-1].min()
+    least_gain = LEAST_GAIN * np.abs(own).sum()
+    if gain <= least_gain:
+        return 0.0
+    before = ranks.copy()
+    end = int(least[-1].argmin())
+    for layer in range(num_layers - 1, -1, -1):
+        for i in range(count):
+            ranks[layer, movable[layer, i]] = first if states[i, end] > 0 else second
+        if layer > 0:
+            candidate[:] = least[layer - 1]
+            for state in range(num_states):
+                for j in range(count):
+                    candidate[state] += links[layer, state, j] * states[j, end]
+            end = int(candidate.argmin())
+    gain -= _misjudged_jumps(traffic, before, ranks)
+    if gain <= least_gain:
+        ranks[:] = before
+        return 0.0
+    return gain
+
+
+@njit(cache=True)
+def _own_prices(
+    traffic: Traffic, ranks: NDArray[np.int64], first: int, second: int, movable: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """What a movable expert costs on the first rank above the second, but for the last term of `resplit`, [L, M]."""
+    num_layers, num_experts = ranks.shape
+    out, back = traffic.cost[first] - traffic.cost[second], traffic.cost[:, first] - traffic.cost[:, second]
+    departing, arrived = np.empty((num_layers, num_experts)), np.empty((num_layers, num_experts))
+    own_all = np.zeros((num_layers, num_experts))
+    for layer in range(num_layers):
+        for expert in range(num_experts):
+            departing[layer, expert] = out[ranks[layer, expert]]
+            arrived[layer, expert] = back[ranks[layer, expert]]
+    for from_layer, to_layer, i, j, tokens in traffic.departures:
+        own_all[from_layer, i] += tokens * departing[to_layer, j]
+        own_all[to_layer, j] += tokens * arrived[from_layer, i]
+    for layer in range(num_layers):
+        for expert in movable[layer]:
+            departing[layer, expert] = traffic.cost[first, second]
+            arrived[layer, expert] = traffic.cost[second, first]
+    own = np.empty(movable.shape)
+    for layer in range(num_layers):
+        for i in range(movable.shape[1]):
+            expert = movable[layer, i]
+            price = own_all[layer, expert]
+            if layer + 1 < num_layers:
+                tokens_out, prices_out = traffic.forward[layer, expert], departing[layer + 1]
+                for other in range(num_experts):
+                    price += tokens_out[other] * prices_out[other]
+            if layer > 0:
+                tokens_in, prices_in = traffic.backward[layer - 1, expert], arrived[layer - 1]
+                for other in range(num_experts):
+                    price += tokens_in[other] * prices_in[other]
+            own[layer, i] = price
+    return own
+
+
+@njit(cache=True)
+def _misjudged_jumps(traffic: Traffic, before: NDArray[np.int64], ranks: NDArray[np.int64]) -> float:
+    """What jumps cost above their price in `resplit`: only those whose two ends have moved were priced wrongly."""
+    excess = 0.0
+    for from_layer, to_layer, i, j, tokens in traffic.departures:
+        old, new = traffic.cost[before[from_layer, i]], traffic.cost[ranks[from_layer, i]]
+        there, here = before[to_layer, j], ranks[to_layer, j]
+        excess += tokens * (new[here] - new[there] - old[here] + old[there])
+    return excess

@@ -1,0 +1,238 @@
+"""The collectives that a recorded run would have issued under another placement or dispatch mode.
+
+The router's choices do not depend on where the experts are, so a routing trace of the same steps says what every
+message would have carried. All other collectives stay as they were recorded.
+
+Shape legend: T tokens of a micro batch on one rank, L MoE layers, K choices, E experts, N ranks of an expert-parallel
+group.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.collective_trace import CollectiveRecord, TraceHeader
+from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
+from moe.placement.placement import Dispatch, Placement
+from moe.routing_trace import RoutingTrace
+
+_DTYPES = {2: "bfloat16", 4: "float32", 8: "float64"}
+Passes = dict[tuple[int, int, int], "list[Visits]"]
+"""(step, local micro batch, first rank of the group) to the visits in each MoE layer."""
+
+
+def replay(
+    header: TraceHeader,
+    records: Sequence[CollectiveRecord],
+    routing: RoutingTrace,
+    placement: Placement,
+    dispatch: Dispatch | None = None,
+) -> tuple[TraceHeader, list[CollectiveRecord]]:
+    """Rewrites a recorded trace.
+
+    Args:
+        header: of a recorded collective trace.
+        records: its records, rank after rank.
+        routing: routing trace of the same run; holds the same steps.
+        placement: where the experts would live.
+        dispatch: mode in which tokens would travel; None: the placement's own.
+
+    Returns:
+        The header and the records. Compute keeps its time: where an exchange falls away, its gap is added to the next
+        record's. Times of issue and end are unknown.
+
+    Raises:
+        ValueError: the traces or the placement do not belong together, or lack what a replay needs.
+    """
+    mode = dispatch or placement.dispatch
+    sizes = _sizes(header, routing, placement, mode)
+    visits = _visits(header, routing, placement)
+    layers = {block: index for index, block in enumerate(routing.header.moe_layers or ())}
+    rewritten: list[CollectiveRecord] = []
+    for of_rank in _by_rank(records):
+        rewritten += _rewrite(header, of_rank, layers, visits, sizes, mode)
+    return replace(header, source="replayed"), rewritten
+
+
+def _rewrite(
+    header: TraceHeader,
+    records: Sequence[CollectiveRecord],
+    layers: dict[int, int],
+    visits: Passes,
+    sizes: Sizes,
+    mode: Dispatch,
+) -> Iterator[CollectiveRecord]:
+    """One rank's records: those of an expert layer's pass are replaced as a whole by those of the mode."""
+    entries: list[tuple[int | None, CollectiveRecord]] = []
+    carried_ns = 0
+    index = 0
+    while index < len(records):
+        record = records[index]
+        if not _is_dispatch(header, record, layers):
+            entries.append((record.seq, replace(record, gap_ns=_later(record.gap_ns, carried_ns))))
+            carried_ns, index = 0, index + 1
+            continue
+        end = index
+        while end < len(records) and _same_pass(records[index], records[end]):
+            end += 1
+        recorded = records[index:end]
+        assert record.layer is not None
+        ranks = header.groups[record.group]
+        visit = visits[record.step, record.micro, ranks[0]][layers[record.layer]]
+        exchanges = PATTERNS[mode](visit, sizes, record.phase)
+        for place, exchange in enumerate(exchanges):
+            gap = recorded[place].gap_ns if place < len(recorded) else 0
+            written = _record(record, exchange, ranks.index(record.rank), _later(gap, carried_ns))
+            entries.append((recorded[place].seq if place < len(recorded) else None, written))
+            carried_ns = 0
+        carried_ns += sum(item.gap_ns or 0 for item in recorded[len(exchanges) :])
+        index = end
+    return _numbered(entries, records[-1].seq if records else 0)
+
+
+def _record(like: CollectiveRecord, exchange: Exchange, own: int, gap_ns: int | None) -> CollectiveRecord:
+    sent, received = exchange.volume[own], exchange.volume[:, own]
+    uneven = exchange.op == "all_to_all"
+    return replace(
+        like,
+        op=exchange.op,
+        dtype=exchange.dtype,
+        bytes_in=int(sent.sum()) if uneven else int(sent[own]),
+        bytes_out=int(received.sum()),
+        in_splits=tuple(sent.tolist()) if uneven else None,
+        out_splits=tuple(received.tolist()) if uneven else None,
+        asynchronous=False,
+        wait_seq=None,
+        gap_ns=gap_ns,
+        t_issue_ns=None,
+        t_done_ns=None,
+    )
+
+
+def _numbered(entries: list[tuple[int | None, CollectiveRecord]], last: int) -> Iterator[CollectiveRecord]:
+    """Numbers the records anew; a wait points at what took the place of the record it pointed at."""
+    first = entries[0][0] or 0 if entries else 0
+    renumbered = {old: first + new for new, (old, _) in enumerate(entries) if old is not None}
+    end = first + len(entries)
+    following = sorted(renumbered)
+    for new, (_, record) in enumerate(entries, start=first):
+        wait = record.wait_seq
+        if wait is not None:
+            later = following[np.searchsorted(following, wait) :] if wait <= last else []
+            wait = renumbered[later[0]] if len(later) else end
+        yield replace(record, seq=new, wait_seq=wait, t_issue_ns=None, t_done_ns=None)
+
+
+def _later(gap_ns: int | None, carried_ns: int) -> int | None:
+    return gap_ns if gap_ns is None else gap_ns + carried_ns
+
+
+def _is_dispatch(header: TraceHeader, record: CollectiveRecord, layers: dict[int, int]) -> bool:
+    meaning = record.group.rpartition("_")[0] if record.group.rpartition("_")[2].isdecimal() else record.group
+    return meaning == "expert" and record.layer in layers and len(header.groups[record.group]) > 1
+
+
+def _same_pass(one: CollectiveRecord, other: CollectiveRecord) -> bool:
+    return (one.step, one.micro, one.phase, one.layer, one.group) == (
+        other.step,
+        other.micro,
+        other.phase,
+        other.layer,
+        other.group,
+    )
+
+
+def _by_rank(records: Sequence[CollectiveRecord]) -> list[list[CollectiveRecord]]:
+    ranks: dict[int, list[CollectiveRecord]] = defaultdict(list)
+    for record in records:
+        ranks[record.rank].append(record)
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+def _visits(header: TraceHeader, routing: RoutingTrace, placement: Placement) -> Passes:
+    """Where the tokens of every micro batch go, from the routing trace."""
+    assert routing.step is not None
+    assert routing.micro is not None
+    width = placement.num_ranks
+    expert_ranks_LE = placement.expert_ranks()
+    parts: dict[tuple[int, int, int], list[tuple[int, NDArray[np.integer]]]] = defaultdict(list)
+    for step in header.steps:
+        for rank in range(header.world_size):
+            own = (routing.step == step) & (routing.source_rank == rank)
+            for local, micro in enumerate(np.unique(routing.micro[own])):
+                chosen_TLK = routing.expert_ids[own & (routing.micro == micro)]
+                parts[step, local, rank - rank % width].append((rank % width, chosen_TLK))
+    return {
+        key: [
+            Visits.of([(home, chosen_TLK[:, layer]) for home, chosen_TLK in of_ranks], expert_ranks_LE[layer], width)
+            for layer in range(routing.header.num_layers)
+        ]
+        for key, of_ranks in parts.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Requirement:
+    """A condition on the inputs, and what to say where it fails."""
+
+    holds: bool
+    message: str
+
+
+def _sizes(
+    header: TraceHeader,
+    routing: RoutingTrace,
+    placement: Placement,
+    mode: Dispatch,
+) -> Sizes:
+    """Checks that everything belongs together.
+
+    Returns:
+        The sizes of a row.
+    """
+    own = routing.header
+    needed = {"step": routing.step, "micro": routing.micro, "header.hidden": own.hidden}
+    needed |= {"header.element_bytes": own.element_bytes, "header.moe_layers": own.moe_layers}
+    missing = [name for name, value in needed.items() if value is None]
+    recorded_steps = set() if routing.step is None else set(np.unique(routing.step).tolist())
+    absent = [step for step in header.steps if step not in recorded_steps]
+    requirements = (
+        _Requirement(mode in PATTERNS, f"dispatch: cannot be replayed ({mode}); choose from {', '.join(PATTERNS)}"),
+        _Requirement(
+            own.element_bytes in (None, *_DTYPES),
+            f"routing: header.element_bytes is {own.element_bytes}; give one of {', '.join(map(str, _DTYPES))}",
+        ),
+        _Requirement(not missing, f"routing: lacks {', '.join(missing)}; record it with the trainer (trace.steps)"),
+        _Requirement(
+            own.world_size == header.world_size,
+            f"routing: was recorded on {own.world_size} ranks, the collectives on {header.world_size}; "
+            "give two traces of one run",
+        ),
+        _Requirement(
+            not absent, f"routing: has no tokens of step {absent[:1]}; give the routing trace of the same steps"
+        ),
+        _Requirement(
+            (placement.num_layers, placement.num_experts) == (own.num_layers, own.num_experts),
+            f"placement: has {placement.num_layers} layers of {placement.num_experts} experts where the routing trace "
+            f"has {own.num_layers} of {own.num_experts}; place this run's own trace",
+        ),
+        _Requirement(
+            own.expert_parallel in (None, placement.num_ranks),
+            f"placement: is made for groups of {placement.num_ranks} ranks where the run shares its experts among "
+            f"{own.expert_parallel}; place with nodes x ranks_per_node = {own.expert_parallel}",
+        ),
+    )
+    for requirement in requirements:
+        if not requirement.holds:
+            raise ValueError(requirement.message)
+    assert own.hidden is not None
+    assert own.element_bytes is not None
+    return Sizes(
+        hidden=own.hidden,
+        element_bytes=own.element_bytes,
+        num_experts=own.num_experts,
+        dtype=_DTYPES[own.element_bytes],
+    )

@@ -1,0 +1,51 @@
+"""Routing by the best balanced assignment.
+
+Shape suffixes: T tokens, E experts.
+"""
+
+import torch
+from torch import Tensor
+
+from moe.ot import exact
+from moe.router.portable import PortableRouter, Selection, map_of
+
+
+class BaseAssignmentRouter(PortableRouter):
+    """Every token visits one expert, the experts' loads differ by one at most, and the sum of the logits is largest.
+
+    Solved on the host in float64, which stalls a GPU for the milliseconds that the exact solution takes. In training a
+    token's expert depends on the whole micro batch; at inference it is that of the largest logit.
+
+    Source: Lewis et al., "BASE Layers: Simplifying Training of Large, Sparse Models", 2021, equation 2.
+    """
+
+    def select(self, logits_TE: Tensor) -> Selection:
+        """See :class:`PortableRouter`."""
+        affinity_TE = logits_TE.detach()
+        expert_T = balanced_assignment(affinity_TE) if self.training and len(affinity_TE) else affinity_TE.argmax(dim=1)
+        map_TE = map_of(expert_T[:, None], self.num_experts)
+        return Selection(logits_TE.softmax(dim=1) * map_TE, map_TE, self.unserved(map_TE))
+
+
+def balanced_assignment(affinity_TE: Tensor) -> Tensor:
+    """Assigns each token to one expert, each expert T / E tokens, rounded down or up.
+
+    Every expert has as many seats that must be filled as that rounds down to, and one more where it is no whole number.
+    A phantom with the mass of all seats that stay empty is kept to the latter.
+
+    Args:
+        affinity_TE: what an expert is worth to a token, finite.
+
+    Returns:
+        The assignment of largest total affinity, int64 [T].
+    """
+    tokens, experts = affinity_TE.shape
+    full, rest = divmod(tokens, experts)
+    cost = -affinity_TE.double().cpu()
+    a, b = cost.new_ones(tokens), cost.new_full([experts], full)
+    if rest:
+        must, may = cost.new_full([1, experts], torch.inf), cost.new_zeros([1, experts])
+        cost = torch.cat([torch.cat([cost, cost], dim=1), torch.cat([must, may], dim=1)])
+        a, b = torch.cat([a, a.new_tensor([experts - rest])]), torch.cat([b, torch.ones_like(b)])
+    plan = exact(cost, a, b).dense()[:tokens]
+    return (plan.argmax(dim=1) % experts).to(affinity_TE.device)

@@ -1,0 +1,181 @@
+"""What every router shares: the gate on any device, padding, the losses of the gate and the report.
+
+Shape suffixes: T tokens that are no padding, E experts.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.moe.router import TopKRouter
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a router decided.
+
+    Attributes:
+        probs: gate values [T, E], zero outside the map and differentiable inside it.
+        map: bool [T, E], the choices.
+        dropped: choices that were due and that no expert took, int64 [].
+        figures: what else belongs in the report.
+    """
+
+    probs: Tensor
+    map: Tensor
+    dropped: Tensor
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class PortableRouter(TopKRouter):
+    """Megatron-Core's router without its demand for CUDA and TransformerEngine; a kind of router adds :meth:`select`.
+
+    Replaced is the gate's product (Megatron 0.16 calls TransformerEngine even where that is absent, and moves the
+    weight to the current CUDA device). Buffers keep their type when the network is cast to a lower precision. The
+    auxiliary losses enter the gradient as in Megatron, but not its table of logged losses, which belongs to the process
+    and is as long as the first model.
+    """
+
+    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
+        """Builds the gate.
+
+        Args:
+            config: Megatron's configuration of the layer.
+            pg_collection: process groups (tp, cp, tp_cp, tp_dp_cp are used).
+        """
+        without_bias = copy.copy(config)
+        without_bias.moe_router_enable_expert_bias = False
+        super().__init__(config=without_bias, pg_collection=pg_collection)
+        self.config = config
+        assert config.num_moe_experts is not None
+        self.num_experts: int = config.num_moe_experts
+        self._last: tuple[Tensor, Selection] | None = None
+
+    def select(self, logits_TE: Tensor) -> Selection:
+        """Chooses the experts of each token; what a kind of router is.
+
+        Args:
+            logits_TE: the gate's logits, of no padding; T may be 0.
+
+        Returns:
+            The choices.
+        """
+        raise NotImplementedError
+
+    def distribution(self, logits_TE: Tensor) -> Tensor:
+        """Probabilities of the experts by the gate alone, [T, E], the rows summing to 1."""
+        return logits_TE.softmax(dim=1)
+
+    def gating(self, input: Tensor) -> Tensor:
+        """Gate logits.
+
+        Args:
+            input: tokens, [sequence, batch, hidden].
+
+        Returns:
+            Logits [sequence, batch, num_experts] in the router's own precision.
+        """
+        dtype = {"fp32": torch.float32, "fp64": torch.float64}.get(self.config.moe_router_dtype or "", input.dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return torch.nn.functional.linear(input.to(dtype), self.weight.to(dtype), bias)
+
+    def routing(self, logits: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Chooses experts.
+
+        Args:
+            logits: [sequence, batch, E].
+            padding_mask: [sequence, batch], true for padding, which visits no expert and counts nowhere; as Megatron's
+                code has it, not its documentation.
+
+        Returns:
+            Gate values and a bool map, each [sequence * batch, E].
+        """
+        logits = logits.reshape(-1, self.num_experts)
+        if padding_mask is None:
+            selection = self._select(logits)
+            return selection.probs, selection.map
+        tokens_T = (~padding_mask.reshape(-1).bool()).nonzero()[:, 0]
+        selection = self._select(logits[tokens_T])
+        probs = torch.zeros_like(logits).index_copy(0, tokens_T, selection.probs)
+        chosen = torch.zeros_like(logits, dtype=torch.bool).index_copy(0, tokens_T, selection.map)
+        return probs, chosen
+
+    def report(self) -> Mapping[str, Tensor]:
+        """See :class:`moe.router.protocol.Router`."""
+        assert self._last is not None, "nothing was routed yet"
+        logits_TE, selection = self._last
+        tokens = len(logits_TE)
+        entropy = torch.special.entr(self.distribution(logits_TE)).sum() / max(tokens, 1)
+        return {
+            "expert_tokens": selection.map.sum(dim=0),
+            "due_choices": logits_TE.new_tensor(tokens * self.topk, dtype=torch.int64),
+            "dropped_choices": selection.dropped,
+            "entropy": entropy,
+            **selection.figures,
+        }
+
+    def update_bias(self) -> None:
+        """See :class:`moe.router.protocol.Router`; most kinds learn nothing besides their weight."""
+
+    def set_hops(self, hops_E: Tensor) -> None:
+        """See :class:`moe.router.protocol.Router`; most kinds do not weigh distance."""
+
+    def set_layer_number(self, layer_number: int) -> None:
+        """Keeps no number, so that Megatron leaves the losses out of its table."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether this forward pass is one of training; the first of two under reentrant checkpointing is not."""
+        return self.training and torch.is_grad_enabled()
+
+    def unserved(self, map_TE: Tensor) -> Tensor:
+        """Due choices of the tokens that visit no expert, int64 []."""
+        return self.topk * (~map_TE.any(dim=1)).sum()
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Sums over the ranks that have other tokens, in place where there are several.
+
+        Args:
+            values: the same shape on every rank.
+
+        Returns:
+            The sum.
+        """
+        if self.tp_dp_cp_group.size() > 1:
+            torch.distributed.all_reduce(values, group=self.tp_dp_cp_group)
+        return values
+
+    def _select(self, logits_TE: Tensor) -> Selection:
+        if len(logits_TE):
+            logits_TE = self.apply_z_loss(logits_TE)
+        selection = self.select(logits_TE)
+        self._last = logits_TE.detach(), selection
+        return selection
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, buffer in kept.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
+
+
+def map_of(indices: Tensor, num_experts: int) -> Tensor:
+    """Turns lists of experts into a routing map.
+
+    Args:
+        indices: experts of each token, int64 [T, K].
+        num_experts: columns of the map.
+
+    Returns:
+        bool [T, E].
+    """
+    chosen = indices.new_zeros([len(indices), num_experts], dtype=torch.bool)
+    return chosen.scatter(1, indices, torch.ones_like(indices, dtype=torch.bool))

@@ -1,0 +1,107 @@
+"""A short run whose experts are moved by hand, on local ranks: the losses of every step, and what the ranks then hold."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.config import RunConfig
+
+EXPERTS, LAYERS = 8, 2
+
+
+def configuration(
+    *,
+    expert_parallel: int = 2,
+    zero_stage: int = 1,
+    precision: str = "fp32",
+    top_k: int = 2,
+    clip_norm: float | None = None,
+    micro_batch: int | None = None,
+    migration: dict[str, Any] | None = None,
+    folder: Path = Path("unused"),
+) -> RunConfig:
+    """A small DiT with experts; dropout and the load-balancing loss are on."""
+    return RunConfig.model_validate(
+        {
+            "run": {"dir": folder},
+            "model": {"hidden": 16, "num_layers": LAYERS, "num_heads": 4, "dropout": 0.1},
+            "moe": {"num_experts": EXPERTS, "top_k": top_k, "expert_hidden": 24, "migration": migration},
+            "optim": {"steps": 8, "global_batch": 16, "micro_batch": micro_batch, "lr": 1e-2, "clip_norm": clip_norm},
+            "engine": {"zero_stage": zero_stage, "precision": precision},
+            "parallel": {"expert": expert_parallel},
+        }
+    )
+
+
+def shuffled(seed: int) -> np.ndarray:
+    """Slots filled at random: experts change ranks, change slots on their rank, and stay."""
+    generator = np.random.default_rng(seed)
+    return np.stack([generator.permutation(EXPERTS) for _ in range(LAYERS)])
+
+
+class Run:
+    """One rank of a run, with the loop's own arithmetic without its surroundings."""
+
+    def __init__(self, config: RunConfig, world_size: int) -> None:
+        from trainer.ema import MovingAverage
+        from trainer.engine.deepspeed import DeepSpeedEngine
+        from trainer.layout import plan_layout
+        from trainer.network import build_model
+
+        self.config, self.layout = config, plan_layout(config, world_size)
+        self.engine = DeepSpeedEngine(build_model(config, self.layout), config, self.layout, torch.device("cpu"))
+        self.average = MovingAverage(self.engine, 0.9)
+
+    def step(self, step: int) -> float:
+        """Takes an optimiser step on data that depend on the step and the micro batch alone; returns its loss."""
+        import torch.distributed as dist
+
+        from moe.seed import derive_seed
+
+        total = 0.0
+        for local in range(self.layout.accumulation):
+            micro = dist.get_rank() * self.layout.accumulation + local
+            generator = torch.Generator().manual_seed(derive_seed("data", step, micro))
+            torch.manual_seed(derive_seed("dropout", step, micro))
+            x_t = torch.randn(self.layout.micro_batch, 1, 8, 8, generator=generator)
+            t = torch.rand(self.layout.micro_batch, generator=generator)
+            predicted = self.engine.model(x_t, t, torch.arange(self.layout.micro_batch) % 10)
+            loss = (predicted - x_t).square().mean()
+            self.engine.backward(loss)
+            total += float(loss.detach())
+        self.norm = self.engine.step(1e-2)
+        self.average.update(step)
+        return total / self.layout.accumulation
+
+    def place(self, slot_to_expert: np.ndarray) -> str | None:
+        """Moves the experts."""
+        from megatron.core import parallel_state
+
+        from trainer.migration.transfer import transfer
+
+        group: Any = parallel_state.get_expert_model_parallel_group()
+        return transfer(self.engine, self.average, slot_to_expert, group)
+
+    def experts(self) -> dict[tuple[str, str], bytes]:
+        """Everything that this rank holds of its experts, by parameter and kind."""
+        held = {}
+        averages = self.average.averages
+        for shard in self.engine.shards():
+            if shard.expert is not None:
+                state = {**self.engine.expert_state(shard), "average": averages[shard.name], "used": shard.tensor}
+                for kind, value in state.items():
+                    held[shard.name, kind] = value.detach().contiguous().view(torch.uint8).numpy().tobytes()
+        return held
+
+
+def losses(config: RunConfig, world_size: int, placements: dict[int, np.ndarray], steps: int = 8) -> list[float]:
+    """Losses of this rank, with the experts re-placed after some of the steps."""
+    run = Run(config, world_size)
+    found = []
+    for step in range(1, steps + 1):
+        found.append(run.step(step))
+        if step in placements:
+            assert run.place(placements[step]) is None
+    return found

@@ -1,0 +1,61 @@
+"""Where the experts of a run live when it is saved and when it goes on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError
+from moe.placement.placement import Placement, SolverRecord
+from trainer.config import RunConfig
+from trainer.layout import Layout
+
+
+def placement_now(start: Placement, slot_to_expert: NDArray[np.int64], version: int) -> Placement:
+    """The placement of a run whose experts may have moved.
+
+    Args:
+        start: where the process began.
+        slot_to_expert: logical expert of each slot now, [MoE layers, experts].
+        version: migrations of the run so far; named as the solver.
+
+    Returns:
+        `start` itself if no expert has moved; else a placement without a claim to be any good.
+    """
+    layers = slot_to_expert.reshape(start.num_layers, start.num_ranks, -1).tolist()
+    rank_experts = tuple(tuple(map(tuple, ranks)) for ranks in layers)
+    if rank_experts == start.rank_experts:
+        return start
+    solver = SolverRecord(name=f"live migration {version}", seed=0)
+    changes = {"rank_experts": rank_experts, "objective": None, "solver": solver, "trace_sha256": None}
+    return start.model_copy(update=changes)
+
+
+def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
+    """Where the experts of a resuming run are.
+
+    A run whose experts migrate finds them where its checkpoint has them: `moe.placement` says only where they start.
+    Without `moe.migration` the configuration decides, and experts that were saved elsewhere are moved on loading.
+
+    Args:
+        config: the run.
+        layout: as the configuration has it.
+        folder: the checkpoint to resume from.
+
+    Returns:
+        The layout to resume with.
+
+    Raises:
+        FileError: the checkpoint's placement is missing, malformed or of other sizes.
+    """
+    if config.moe is None or config.moe.migration is None:
+        return layout
+    path = folder / "placement.json"
+    saved, planned = Placement.read(path), layout.placement
+    assert planned is not None
+    for field in ("num_layers", "num_experts", "num_ranks"):
+        found, wanted = getattr(saved, field), getattr(planned, field)
+        if found != wanted:
+            raise FileError(path, field, f"is {found} where the run has {wanted}", "delete the checkpoint to fall back")
+    return replace(layout, placement=saved)

@@ -1,0 +1,76 @@
+"""The network of a finished run, or of one that is still going on, from its newest complete checkpoint."""
+
+from pathlib import Path
+
+from moe.files import FileError
+from trainer.checkpoint.directory import complete_steps, step_folder
+from trainer.checkpoint.weights import check_weights, initialise_from
+from trainer.config import Parallel, RunConfig, load_config
+from trainer.engine.protocol import Network
+from trainer.layout import Layout
+from trainer.network import build_model, parameter_shapes
+
+WEIGHTS = "ema.safetensors"
+
+
+def newest_checkpoint(run_dir: Path) -> Path:
+    """The folder of the newest complete checkpoint.
+
+    Args:
+        run_dir: folder of the run.
+
+    Raises:
+        FileError: there is none.
+    """
+    root = run_dir / "checkpoints"
+    steps = complete_steps(root)
+    if not steps:
+        raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
+    return step_folder(root, steps[-1])
+
+
+def restored_config(folder: Path, world_size: int) -> RunConfig:
+    """The configuration under which a checkpoint's network is used, and no longer trained.
+
+    Args:
+        folder: a complete checkpoint.
+        world_size: ranks that use it. One rank holds all experts in order; several share them as the run did.
+
+    Raises:
+        FileError: the configuration is missing or malformed.
+    """
+    config = load_config(folder / "config.yaml")
+    placement = folder / "placement.json" if world_size > 1 else None
+    return config.model_copy(
+        update={
+            "moe": config.moe and config.moe.model_copy(update={"placement": placement}),
+            "optim": config.optim.model_copy(update={"global_batch": world_size, "micro_batch": 1}),
+            "parallel": config.parallel if world_size > 1 else Parallel(),
+        }
+    )
+
+
+def check_restorable(config: RunConfig, folder: Path) -> None:
+    """Refuses a checkpoint that :func:`restore` could not use.
+
+    Args:
+        config: from :func:`restored_config`.
+        folder: the checkpoint.
+
+    Raises:
+        FileError: its averaged weights are missing, malformed or those of another network.
+    """
+    check_weights(folder / WEIGHTS, parameter_shapes(config))
+
+
+def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
+    """Builds this rank's network with the averaged weights of a checkpoint, in evaluation mode.
+
+    Args:
+        config: from :func:`restored_config`.
+        layout: how the ranks share the experts.
+        folder: the checkpoint.
+    """
+    model = build_model(config, layout).eval()
+    initialise_from(model, folder / WEIGHTS)
+    return model
