@@ -6,6 +6,7 @@ Shape suffixes: S sequence, B batch, D model width, E experts of a layer.
 import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,8 @@ class PlacedMoELayer(MoELayer):
     @property
     def slot_to_expert(self) -> np.ndarray:
         """Logical expert of each physical slot of the expert-parallel group, int64 [E]."""
-        return self.token_dispatcher.slot_to_expert_E.cpu().numpy()
+        dispatcher: Any = self.token_dispatcher
+        return dispatcher.slot_to_expert_E.cpu().numpy()
 
     def place(self, slot_to_expert: np.ndarray) -> None:
         """Declares that the slots hold other experts from now on; whoever calls it has moved their weights.
@@ -74,19 +76,19 @@ class PlacedMoELayer(MoELayer):
         Raises:
             ValueError: it is no order of all experts.
         """
-        slots_E = self.token_dispatcher.slot_to_expert_E
+        dispatcher: Any = self.token_dispatcher
+        slots_E = dispatcher.slot_to_expert_E
         new_slots_E = torch.as_tensor(slot_to_expert, dtype=slots_E.dtype, device=slots_E.device)
         if not torch.equal(new_slots_E.sort().values, torch.arange(len(slots_E), device=slots_E.device)):
             raise ValueError(
                 f"slot_to_expert: is no order of {len(slots_E)} experts ({slot_to_expert}); name each once"
             )
-        self.token_dispatcher.slot_to_expert_E = new_slots_E
+        dispatcher.slot_to_expert_E = new_slots_E
 
     @property
     def local_experts(self) -> list[int]:
         """Logical expert in each slot of this rank."""
-        slot_to_expert_E = self.token_dispatcher.slot_to_expert_E
-        return [int(slot_to_expert_E[slot]) for slot in self.local_expert_indices]
+        return self.slot_to_expert[self.local_expert_indices].tolist()
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
         """The parameters of the experts that live on this rank.

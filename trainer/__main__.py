@@ -1,8 +1,9 @@
-"""python -m trainer: train, check, sample, trace and report."""
+"""python -m trainer: train, check, sample, generate, trace and report."""
 
 import argparse
 import os
 import sys
+import textwrap
 import time
 import traceback
 import warnings
@@ -81,6 +82,12 @@ def _sample(options: argparse.Namespace) -> int:
     return run(options.run_dir, options.num, options.out, options.guidance, options.seed, options.quality)
 
 
+def _generate(options: argparse.Namespace) -> int:
+    from trainer.generate import run
+
+    return run(options.run_dir, options.prompt, options.num_bytes, options.temperature, options.seed, options.out)
+
+
 def _trace(options: argparse.Namespace) -> int:
     from trainer.emit import run
 
@@ -113,7 +120,7 @@ def _report(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m trainer",
-        description="Train flow-matching and mixture-of-experts models on one or many nodes.",
+        description="Train flow-matching, language and mixture-of-experts models on one or many nodes.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what and how to mend it).",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -157,6 +164,34 @@ def _parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help="also judge the images: share of them that a classifier of the real data takes for the class asked for, "
         "and the Fréchet distance on pixels of as many images drawn without guidance",
+    )
+
+    generate = _verb(
+        verbs,
+        "generate",
+        _generate,
+        "continue a prompt with the averaged weights of a run's newest complete checkpoint",
+        "python -m trainer generate runs/gpt_moe --prompt 'def ' --num-bytes 200 --temperature 0.8",
+        "Alone it holds every expert. Under torchrun the ranks share the experts as those of the run did, under its "
+        "placement, and the first one writes.",
+    )
+    generate.add_argument("run_dir", type=Path, help="folder of the run")
+    generate.add_argument(
+        "--prompt", default="def ", metavar="TEXT", help="what the text begins with (default: 'def ')"
+    )
+    generate.add_argument(
+        "--num-bytes", type=int, metavar="N", help="bytes to write after it (default: the run's sample.num_bytes)"
+    )
+    generate.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="0: always the likeliest byte, 1: bytes as likely as the network says (default: the run's "
+        "sample.temperature)",
+    )
+    generate.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    generate.add_argument(
+        "--out", type=Path, metavar="FILE", help="write prompt and text there, byte for byte (default: print them)"
     )
 
     trace = _verb(
@@ -204,11 +239,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs, name: str, verb, summary: str, example: str) -> argparse.ArgumentParser:
+def _verb(verbs, name: str, verb, summary: str, example: str, details: str = "") -> argparse.ArgumentParser:
     parser = verbs.add_parser(
         name,
         help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
+        description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {details}", width=100),
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

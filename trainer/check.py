@@ -1,5 +1,6 @@
 """The check verb: what a configuration means, before anything is started."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig, load_config
-from trainer.layout import Layout, describe, plan_layout
+from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, parameter_shapes
 from trainer.trace.formula import formula
 from trainer.trace.plan import trace_spec
@@ -40,6 +41,8 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     console.rule()
     console.print(describe(config, layout), soft_wrap=True)
     console.print(_parameters(config, layout), soft_wrap=True)
+    for line in cautions(config, layout):
+        print(line, file=sys.stderr)
     if config.engine.zero_stage < 3:
         console.print(_collectives(config, layout))
     return 0

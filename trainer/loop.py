@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 import trainer.task
+from moe.router.protocol import Router
 from moe.seed import derive_seed
 from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.checkpoint.state import load_checkpoint, save_checkpoint
@@ -49,15 +51,14 @@ def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, s
 class _Training:
     """One run on one rank."""
 
-    def __init__(
-        self, config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]
-    ) -> None:
+    def __init__(self, config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> None:
         from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
 
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         self.task = trainer.task.build(config)
         self.module = build_model(config, layout)
-        self.routers = [module.router for module in self.module.modules() if isinstance(module, HoldsExperts)]
+        layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
+        self.routers = [cast(Router, layer.router) for layer in layers]
         steps = complete_steps(self._checkpoints)
         if config.model.init_from is not None and not steps:
             initialise_from(self.module, config.model.init_from)

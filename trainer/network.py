@@ -12,8 +12,8 @@ from trainer.config import RunConfig
 from trainer.data import DigitsConfig, PythonSourceConfig
 from trainer.engine.protocol import Network
 from trainer.layout import Layout
+from trainer.model import dit, gpt
 from trainer.model.config import DiTConfig
-from trainer.model.dit import DiT, FeedForward
 from trainer.model.gpt_config import GPTConfig
 
 
@@ -34,9 +34,11 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
     if config.moe is None:
         return _network(config, lambda _: _dense_feed_forward(config), generator)
 
-    from moe.layer import PlacedMoELayer, transformer_config  # Megatron takes seconds to import
+    from moe.coherent_layer import CoherentMoELayer  # Megatron takes seconds to import
+    from moe.layer import PlacedMoELayer, transformer_config
 
     mixture_config = config.moe
+    layer_type = CoherentMoELayer if mixture_config.dispatch == "coherent" else PlacedMoELayer
     megatron = transformer_config(
         mixture_config,
         hidden=config.model.hidden,
@@ -47,7 +49,7 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
     )
 
     def mixture(layer: int) -> nn.Module:
-        return PlacedMoELayer(mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer))
+        return layer_type(mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer))
 
     return _network(config, mixture, generator)
 
@@ -114,8 +116,8 @@ def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _dense_feed_forward(config: RunConfig) -> nn.Module:
-    """A dit has biases, a gpt none."""
-    return FeedForward(config.model.hidden, dense_inner(config))
+    layer = dit.FeedForward if isinstance(config.model, DiTConfig) else gpt.FeedForward
+    return layer(config.model.hidden, dense_inner(config))
 
 
 def _expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
@@ -135,14 +137,12 @@ def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
     return nn.ModuleDict(parts)
 
 
-def _network(
-    config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None
-) -> Network:
+def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> Network:
     match config.model:
         case DiTConfig():
             shape, classes = config.data.shape, config.data.num_classes
-            return DiT(config.model, shape=shape, num_classes=classes, feed_forward=feed_forward, generator=generator)
+            return dit.DiT(
+                config.model, shape=shape, num_classes=classes, feed_forward=feed_forward, generator=generator
+            )
         case GPTConfig():
-            from trainer.model.gpt import GPT
-
-            return GPT(config.model, feed_forward=feed_forward, generator=generator)
+            return gpt.GPT(config.model, feed_forward=feed_forward, generator=generator)

@@ -1,24 +1,56 @@
-"""Drawing images from a network."""
+"""Drawing images and text from a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from moe.files import replacing
 from moe.seed import derive_seed
-from trainer.config import RunConfig
+from trainer.config import ImageSample, RunConfig, TextSample
+from trainer.engine.protocol import Network
 from trainer.flow import sampler
-from trainer.model.dit import DiT
+from trainer.model.generation import generate
+from trainer.model.gpt import GPT
 from trainer.model.head import guided_field
-from trainer.task import FlowTask
+from trainer.observe.quality import image_grid
+from trainer.task import FlowTask, Task
+
+RULE = f"\n{'-' * 80}\n"
+
+
+def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> None:
+    """Draws what the section ``sample`` asks for and writes it on rank 0; collective.
+
+    Args:
+        config: the run.
+        task: what the network was trained for.
+        model: the network, in evaluation mode.
+        stem: the file without its ending: a grid with a class a column becomes a .png, texts become a .txt.
+    """
+    writes, seed = dist.get_rank() == 0, config.run.seed
+    match config.sample:
+        case ImageSample(per_class=per_class, guidance=guidance):
+            assert isinstance(task, FlowTask)
+            labels = torch.arange(config.data.num_classes).repeat(per_class)
+            images = draw_samples(config, task, model, labels, guidance=guidance, seed=seed)
+            if writes:
+                image_grid(images.numpy(), config.data.num_classes, stem.with_suffix(".png"))
+        case TextSample(prompts=prompts, num_bytes=num_bytes, temperature=temperature):
+            starts = [prompt.encode() for prompt in prompts]
+            texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
+            if writes:
+                with replacing(stem.with_suffix(".txt")) as temporary:
+                    temporary.write_text(RULE.join(map(readable, texts)) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()
 def draw_samples(
     config: RunConfig,
     task: FlowTask,
-    model: DiT,
+    model: Network,
     labels: Tensor,
     *,
     guidance: float,
@@ -41,6 +73,7 @@ def draw_samples(
     Returns:
         float32 [N, C, H, W] on the CPU, on every rank.
     """
+    assert isinstance(config.sample, ImageSample)
     rank, world_size, device = dist.get_rank(), dist.get_world_size(), next(model.parameters()).device
     share = -(-len(labels) // world_size)
     own = torch.arange(rank * share, (rank + 1) * share) % len(labels)
@@ -68,3 +101,37 @@ def draw_samples(
     shares = [torch.empty_like(drawn.final) for _ in range(world_size)]
     dist.all_gather(shares, drawn.final.contiguous())
     return torch.cat(shares)[: len(labels)].cpu()
+
+
+def continue_texts(
+    model: Network, prompts: Sequence[bytes], num_bytes: int, *, temperature: float, seed: int
+) -> list[bytes]:
+    """Continues prompts byte by byte; collective over the ranks that share experts.
+
+    The first rank of each such group brings all prompts, so that the draws do not depend on the number of ranks.
+
+    Args:
+        model: a gpt, in evaluation mode.
+        prompts: the same on every rank, at least one byte each.
+        num_bytes: bytes to write after each; the longest prompt and they fit the network's context.
+        temperature: what logits are divided by; 0: always the likeliest byte.
+        seed: of the draws.
+
+    Returns:
+        Each prompt with its continuation; nothing on the other ranks of a group.
+    """
+    from megatron.core import parallel_state
+
+    assert isinstance(model, GPT)
+    own = list(prompts) if parallel_state.get_expert_model_parallel_rank() == 0 else []
+    generator = torch.Generator().manual_seed(derive_seed(seed, "text"))
+    written = generate(model, own, num_bytes, temperature=temperature, generator=generator)
+    return [prompt + continuation for prompt, continuation in zip(own, written, strict=True)]
+
+
+def readable(text: bytes) -> str:
+    """A text for a terminal: what is no UTF-8, and control characters but line breaks and tabs, replaced."""
+    decoded = text.decode("utf-8", errors="replace")
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in decoded
+    )

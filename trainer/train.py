@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,8 @@ def run(path: Path, overrides: Sequence[str]) -> int:
         sinks: list[Sink] = []
         if launch.rank == 0:
             sinks = _sinks(config, started, closing)
+            for line in cautions(config, layout):
+                print(line, file=sys.stderr)
         from trainer.loop import train  # Megatron takes seconds: not before the input is known to be good
 
         try:

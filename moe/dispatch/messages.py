@@ -8,7 +8,9 @@ Shape legend: T tokens of a micro batch on one rank, K choices, E experts, N ran
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from fractions import Fraction
+from math import comb
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +74,30 @@ class Visits:
             tokens[home] += (visited_TN[:, :num_ranks] > 0).sum(axis=0)
         return cls(choices, tokens)
 
+    @classmethod
+    def even(cls, *, tokens: int, top_k: int, num_experts: int, num_ranks: int) -> Self:
+        """What a router is expected to do that gives every token top_k distinct experts, each as likely as any other.
+
+        A token has an expert on a rank of S slots with probability 1 - C(E - S, k) / C(E, k), so that the expected
+        number of visits to ranks is a whole number only in special cases (k = 1, k > E - S, S = 1); it is rounded.
+
+        Args:
+            tokens: tokens of each rank.
+            top_k: experts of a token.
+            num_experts: experts of the layer, a multiple of num_ranks.
+            num_ranks: ranks N of the group.
+        """
+        sets, sets_elsewhere = comb(num_experts, top_k), comb(num_experts - num_experts // num_ranks, top_k)
+        visits = round(Fraction(tokens * num_ranks * (sets - sets_elsewhere), sets))
+        return cls(_spread(tokens * top_k, num_ranks), _spread(visits, num_ranks))
+
+
+def _spread(rows: int, num_ranks: int) -> Counts:
+    """Rows of every rank over all ranks: as many for each; what is left goes to the sender and those after it."""
+    each, left = divmod(rows, num_ranks)
+    ranks = np.arange(num_ranks, dtype=np.int64)
+    return each + ((ranks - ranks[:, None]) % num_ranks < left)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Exchange:
@@ -86,6 +112,22 @@ class Exchange:
     op: str
     dtype: str
     volume: Counts
+
+    def fields(self, member: int) -> dict[str, Any]:
+        """What a rank's record of a collective trace says about it.
+
+        Args:
+            member: place of the rank in the group.
+
+        Returns:
+            The record's op, dtype, bytes and splits by name.
+        """
+        sent, received = self.volume[member], self.volume[:, member]
+        own = {"op": self.op, "dtype": self.dtype, "bytes_out": int(received.sum())}
+        if self.op == "all_gather":
+            return own | {"bytes_in": int(sent[member])}
+        splits = {"in_splits": tuple(sent.tolist()), "out_splits": tuple(received.tolist())}
+        return own | {"bytes_in": int(sent.sum())} | splits
 
 
 def home_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:

@@ -255,9 +255,14 @@ def unpacked(
     """The inverse of :func:`packed`; labels come back as int64."""
     gates = num_gates * gate_type.itemsize // message.element_size()
     rows, gate_columns, label_columns = message.split([width, gates, message.shape[1] - width - gates], dim=1)
-    gates_TK = gate_columns.contiguous().view(gate_type).view(len(message), num_gates)
-    labels_TL = label_columns.contiguous().view(_label_type(message.dtype)).view(len(message), num_labels)
+    gates_TK = aligned(gate_columns).view(gate_type).view(len(message), num_gates)
+    labels_TL = aligned(label_columns).view(_label_type(message.dtype)).view(len(message), num_labels)
     return rows.contiguous(), gates_TK, labels_TL.long()
+
+
+def aligned(columns: Tensor) -> Tensor:
+    """A copy that can be viewed as a larger type, where a slice of one row counts as contiguous and starts anywhere."""
+    return columns.clone(memory_format=torch.contiguous_format)
 
 
 def _label_type(dtype: torch.dtype) -> torch.dtype:

@@ -1,12 +1,14 @@
 """The sparse simplex: where the sparsity-constrained solvers spend their time.
 
-Shape suffixes: N rows, M columns, K entries kept of each row.
+Shape suffixes: N rows, M columns, K entries kept of each row, W columns that a row looks at.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from moe.ot.problem import scatter_sum
 
 
 class Projection(NamedTuple):
@@ -62,10 +64,12 @@ class RowSpread:
 
     A row's threshold is the root of sum_j [score_j - threshold]_+ - gamma mass, convex and piecewise linear: Newton's
     method ends on it after a few passes, one or two where the potentials have moved little. Only rows whose support
-    exceeds k are cut, and then only their support is sorted.
+    exceeds k are searched for their k best.
     """
 
-    def __init__(self, cost_PNM: Tensor, mass_PN: Tensor, *, k: int, gamma: float) -> None:
+    def __init__(
+        self, cost_PNM: Tensor, mass_PN: Tensor, *, k: int, gamma: float, columns_PNW: Tensor | None = None
+    ) -> None:
         """Takes the problem; its buffers are as large as the cost three times.
 
         Args:
@@ -73,7 +77,12 @@ class RowSpread:
             mass_PN: mass of each row.
             k: entries kept of each row.
             gamma: strength of the quadratic term.
+            columns_PNW: the columns that each row looks at, int64, filled up with -1; all if None.
         """
+        self._columns = None
+        if columns_PNW is not None:
+            self._columns = columns_PNW.clamp_min(0)
+            cost_PNM = cost_PNM.gather(-1, self._columns).masked_fill_(columns_PNW < 0, torch.inf)
         self._cost = cost_PNM
         self._mass = mass_PN
         self._target = gamma * mass_PN[..., None]
@@ -91,14 +100,19 @@ class RowSpread:
         Returns:
             The mass that enters each column, [P, M], and the sum of the rows' maxima, [P].
         """
-        scores = torch.sub(potentials_PM[:, None], self._cost, out=self._scores)
+        potentials = potentials_PM[:, None]
+        if self._columns is not None:
+            potentials = potentials.expand(-1, self._cost.shape[1], -1).gather(-1, self._columns)
+        scores = torch.sub(potentials, self._cost, out=self._scores)
         threshold = self._newton(scores, scores.amax(-1, keepdim=True))
         if self._k < scores.shape[-1]:
             threshold = self._cut(threshold)
         self._threshold = threshold
         conjugate = (threshold * self._mass[..., None]).sum((-2, -1))
         conjugate = conjugate + torch.linalg.vector_norm(self._above, dim=(-2, -1)).square() / (2 * self._gamma)
-        return self._above.sum(-2) / self._gamma, conjugate
+        if self._columns is None:
+            return self._above.sum(-2) / self._gamma, conjugate
+        return scatter_sum(self._above, self._columns, potentials_PM.shape[-1]) / self._gamma, conjugate
 
     def _newton(self, scores: Tensor, highest: Tensor) -> Tensor:
         lowest = highest - self._target
@@ -117,19 +131,10 @@ class RowSpread:
         return threshold
 
     def _cut(self, threshold: Tensor) -> Tensor:
-        support = self._support[..., 0].long()
-        binding = support > self._k
-        lengths = support[binding]
-        if not len(lengths):
-            return threshold
-        entries = self._above.nonzero(as_tuple=True)
-        inside = binding[entries[:2]]
-        entries = tuple(index[inside] for index in entries)
-        line = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-        place = torch.arange(len(line), device=line.device) - (lengths.cumsum(0) - lengths)[line]
-        wide = self._above.new_full([len(lengths), int(lengths.max())], -torch.inf)
-        wide[line, place] = self._above[entries]
-        cut = project_rows(wide, self._mass[binding], k=self._k, gamma=self._gamma)
-        kept = torch.zeros_like(wide).scatter_(-1, cut.indices, self._gamma * cut.values)
-        self._above[entries] = kept[line, place]
-        return threshold.index_put((binding,), cut.threshold[:, None], accumulate=True)
+        binding = (self._support[..., 0] > self._k).nonzero(as_tuple=True)
+        above = self._above[binding]
+        best, columns = above.topk(self._k, dim=-1, sorted=False)
+        # The support has more than k entries, so the k best keep their mass and gain what the others lose.
+        lower = (best.sum(-1, keepdim=True) - self._target[binding]) / self._k
+        self._above[binding] = torch.zeros_like(above).scatter_(-1, columns, best - lower)
+        return threshold.index_put(binding, lower, accumulate=True)

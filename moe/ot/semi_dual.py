@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moe.ot.ascent import ascend
 from moe.ot.conjugate import RowSpread, project_rows
-from moe.ot.problem import Plan, check_balance, check_masses, check_sparsity, relative_error
+from moe.ot.problem import Plan, check_balance, check_masses, check_sparsity, relative_error, scatter_sum
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -27,6 +27,7 @@ def semi_dual(
     max_iterations: int = 1000,
     max_evaluations: int = 1000,
     reduce: Reduce | None = None,
+    columns: Tensor | None = None,
 ) -> Plan:
     """Maximise be.b - sum_i max_t (<t, be - c_i> - gamma/2 |t|^2), t on the a_i-simplex with at most k entries.
 
@@ -43,7 +44,9 @@ def semi_dual(
         tolerance: largest |load - b| over the mean of b to stop at.
         max_iterations: accepted steps at most.
         max_evaluations: evaluations at most.
-        reduce: sums [minus the conjugates, load], [P, 1 + M], over ranks.
+        reduce: sums [conjugates, load], [P, 1 + M], over ranks.
+        columns: the columns that each row looks at during the ascent, [P, N, W], filled up with -1; all if None.
+            The plan that ends it looks at all.
 
     Returns:
         A plan by rows.
@@ -57,9 +60,8 @@ def semi_dual(
     check_sparsity(k, gamma)
     leading, (num_rows, num_columns) = cost.shape[:-2], cost.shape[-2:]
     cost, a, b = cost.reshape(-1, num_rows, num_columns), a.reshape(-1, num_rows), b.reshape(-1, num_columns)
-    fixed_cost, fixed_a, fixed_b = cost.detach(), a.detach(), b.detach()
-
-    spread = RowSpread(fixed_cost, fixed_a, k=k, gamma=gamma)
+    fixed_a, fixed_b = a.detach(), b.detach()
+    spread = RowSpread(cost.detach(), fixed_a, k=k, gamma=gamma, columns_PNW=columns)
 
     def evaluate(be: Tensor) -> tuple[Tensor, Tensor]:
         load, conjugate = spread(be)
@@ -67,6 +69,9 @@ def semi_dual(
         if reduce is not None:
             sums = reduce(sums)
         return (be * fixed_b).sum(-1) - sums[:, 0], fixed_b - sums[:, 1:]
+
+    def optimal(gradient: Tensor) -> Tensor:
+        return relative_error(gradient, fixed_b) <= tolerance
 
     if start is None:
         start = torch.zeros_like(fixed_b)
@@ -79,21 +84,24 @@ def semi_dual(
             evaluate,
             start,
             scale=gamma / crowd.clamp_min(1),
-            optimal=lambda gradient: relative_error(gradient, fixed_b) <= tolerance,
+            optimal=optimal,
             max_iterations=max_iterations,
             max_evaluations=max_evaluations,
         )
-    check_balance(fixed_b.sum(-1) - end.gradient.sum(-1), fixed_b.sum(-1))
     rows = project_rows(end.point[:, None] - cost, a, k=k, gamma=gamma)
-    value = end.value if reduce is not None else (end.point * b).sum(-1) - rows.conjugate.sum(-1)
+    value, gradient = end.value, end.gradient
+    if reduce is None:
+        value = (end.point * b).sum(-1) - rows.conjugate.sum(-1)
+        gradient = fixed_b - scatter_sum(rows.values.detach(), rows.indices, num_columns)
+    check_balance(fixed_b.sum(-1) - gradient.sum(-1), fixed_b.sum(-1))
     return Plan(
         values=rows.values.reshape(*leading, num_rows, -1),
         potentials=(-rows.threshold.reshape(*leading, num_rows), end.point.reshape(*leading, num_columns)),
         value=value.reshape(leading),
-        marginal_error=relative_error(end.gradient, fixed_b).reshape(leading),
+        marginal_error=relative_error(gradient, fixed_b).reshape(leading),
         iterations=int(end.iterations.max()),
         evaluations=end.evaluations,
-        converged=end.converged.reshape(leading),
+        converged=optimal(gradient).reshape(leading),
         shape=(num_rows, num_columns),
         indices=rows.indices.reshape(*leading, num_rows, -1),
         stages=("potentials",),

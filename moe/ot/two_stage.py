@@ -11,6 +11,8 @@ from torch import Tensor
 from moe.ot.problem import Plan, check_masses
 from moe.ot.semi_dual import Reduce, semi_dual
 
+_CHOICES = 4
+
 
 def expert_potentials(
     cost_PNM: Tensor,
@@ -113,6 +115,7 @@ def fill_capacity(
         start=_below_padding(al, a, b, cost_PNM, gamma),
         max_iterations=iterations,
         max_evaluations=4 * iterations,
+        columns=_candidates(cost_PNM, plan.potentials[1].detach().reshape(-1, num_columns)[chosen]),
     ).transposed()
     fitting = cut if len(chosen) == len(overfull) else _by_columns(plan, k)
 
@@ -168,6 +171,30 @@ def _jittered_transpose(cost: Tensor) -> Tensor:
     for wave in (torch.cos, torch.sin):
         jittered.addcmul_((amplitude * wave(columns)).to(cost.dtype)[..., None], wave(rows).to(cost.dtype))
     return jittered
+
+
+def _candidates(cost: Tensor, be: Tensor) -> Tensor:
+    """The tokens that each expert looks at while they compete: those to whom it is among the best at these prices.
+
+    A token has the same number of experts to go to, so none is lost from sight, and lists are a small share of all
+    tokens.
+
+    Args:
+        cost: [P, N, M].
+        be: potentials of the experts, [P, M].
+
+    Returns:
+        [P, M, W], filled up with -1.
+    """
+    num_columns = cost.shape[-1]
+    best = (be[:, None] - cost.detach()).topk(min(_CHOICES, num_columns), dim=-1).indices
+    chosen = torch.zeros(cost.mT.shape, dtype=torch.bool, device=cost.device).scatter_(1, best.mT, True)
+    problem, column, row = chosen.nonzero(as_tuple=True)
+    lengths = (problem * num_columns + column).bincount(minlength=len(cost) * num_columns)
+    place = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    lists = row.new_full([len(cost), num_columns, max(int(lengths.max()), 1)], -1)
+    lists[problem, column, place] = row
+    return lists
 
 
 def _below_padding(al: Tensor, a: Tensor, b: Tensor, cost: Tensor, gamma: float) -> Tensor:

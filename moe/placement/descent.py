@@ -25,9 +25,7 @@ class Descent:
         cost: Cost of moving one token between ranks, [G, G].
     """
 
-    def __init__(
-        self, transitions: NDArray[np.int64], jumps: NDArray[np.int64], cost: NDArray[np.float64]
-    ) -> None:
+    def __init__(self, transitions: NDArray[np.int64], jumps: NDArray[np.int64], cost: NDArray[np.float64]) -> None:
         from moe.placement.compiled import layers, pairs
         from moe.placement.compiled.traffic import Traffic
 
@@ -74,7 +72,7 @@ class Descent:
         Args:
             ranks: A balanced assignment to start from, [L, E].
             kicks: Most kicks.
-            work: Most work, in multiplications of re-splits.
+            work: Most work, about the additions of re-splits.
             generator: Draws the kicks, and the movable experts where a rank has more than can move.
 
         Returns:
@@ -84,11 +82,11 @@ class Descent:
         if self.num_ranks == 1 or self.num_layers == 1:
             return best
         unsettled = (ranks + 1) % self.num_ranks
-        work -= self._pairs.descend(self._traffic, unsettled, best, self._states, generator, work)
+        work -= self._pairs.descend(self._traffic, unsettled, best, self._states, int(generator.integers(2**32)), work)
         least = self.cost(best)
         while kicks > 0 and work > 0 and least > 0:
             ranks = kicked(best, self.num_ranks, generator)
-            work -= self._pairs.descend(self._traffic, best, ranks, self._states, generator, work)
+            work -= self._pairs.descend(self._traffic, best, ranks, self._states, int(generator.integers(2**32)), work)
             kicks -= 1
             cost = self.cost(ranks)
             if cost <= least:
@@ -124,9 +122,6 @@ def kicked(ranks: NDArray[np.int64], num_ranks: int, generator: np.random.Genera
     return ranks
 
 
-def _divisions(half: int) -> NDArray[np.float64]:
-    """All ways to put half of some experts on one rank, [2 * half, ways]; the first keeps the first half there."""
-    chosen = np.array(list(combinations(range(2 * half), half)))
-    states = np.zeros((2 * half, len(chosen)))
-    states[chosen.T, np.arange(len(chosen))] = 1.0
-    return states
+def _divisions(half: int) -> NDArray[np.int64]:
+    """All ways to choose half of some experts, in lexicographic order, [ways, half]."""
+    return np.array(list(combinations(range(2 * half), half)))

@@ -26,8 +26,8 @@ class Evaluation:
         cross_rank: Share of the moves that end on another rank, 0 to 1.
         cross_node: Share of the moves that end on another node, 0 to 1.
         rank_loads: Kept choices that each rank computes, [L, G]; with replicas the expected number.
-        moves: Tokens that each exchange of a layer takes from rank to rank in the forward pass, [X, L, G, G]; in
-            coherent dispatch with several choices the copies are exchanges of their own.
+        moves: Tokens that each exchange of a layer takes from rank to rank in the forward pass, [X, L, G, G]. In
+            coherent dispatch with several choices the copies are in it, which cost and shares leave out.
         off_node: 1 where two ranks sit on different nodes, [G, G].
     """
 
@@ -122,6 +122,6 @@ def _evaluation(
         float((moves * topology.off_rank).sum() / total),
         float((moves * topology.off_node).sum() / total),
         loads,
-        moves if copies is None else np.concatenate([moves, copies]),
+        moves if copies is None else np.stack([moves[0] + copies[0], copies[1]]),
         topology.off_node,
     )

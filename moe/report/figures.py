@@ -96,42 +96,22 @@ def to_image(figure: Figure) -> str | bytes:
     return stream.getvalue()
 
 
-def cost_bars(contiguous: float, placed: float, bound: float, unit: str) -> str:
-    """Compare the cost per token of contiguous and placed with the lower bound.
-
-    Args:
-        contiguous: Cost per token of the contiguous placement.
-        placed: Cost per token of this placement.
-        bound: Lower bound per token.
-        unit: Unit of cost.
-
-    Returns:
-        SVG markup.
-    """
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
-        axes = figure.add_subplot()
-        values = (contiguous, placed, bound)
-        bars = axes.barh(
-            ("contiguous", "placed", "lower bound"), values, color=(CONTIGUOUS, PLACED, BOUND), height=0.62
-        )
-        bars[2].set(edgecolor=INK, hatch="///", linewidth=0.8)
-        axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=5)
-        axes.invert_yaxis()
-        axes.set_xlim(0, max(*values, 1e-9) * 1.14)
-        axes.set_xlabel(f"cost per token [{unit}]")
-        axes.tick_params(axis="y", length=0)
-        return to_svg(figure)
-
-
-def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], unit: str, *, first_layer: int) -> str:
+def cost_by_layer(
+    before: NDArray[np.float64],
+    placed: NDArray[np.float64],
+    unit: str,
+    *,
+    first_layer: int,
+    name: str = "contiguous",
+) -> str:
     """Show where along the model the cost falls.
 
     Args:
-        contiguous: Cost per token by layer under the contiguous placement.
-        placed: The same under this placement.
+        before: Cost per token by layer under the placement in use.
+        placed: The same under the new placement.
         unit: Unit of cost.
         first_layer: Layer of the first entry.
+        name: Name of the placement in use.
 
     Returns:
         SVG markup.
@@ -140,9 +120,9 @@ def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], 
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
         layers = first_layer + np.arange(len(placed))
-        axes.plot(layers, contiguous, "o--", color=CONTIGUOUS, markersize=4.5, label="contiguous")
+        axes.plot(layers, before, "o--", color=CONTIGUOUS, markersize=4.5, label=name)
         axes.plot(layers, placed, "o-", color=PLACED, markersize=4.5, label="placed")
-        axes.set_ylim(0, max(contiguous.max(), placed.max(), 1e-9) * 1.25)
+        axes.set_ylim(0, max(before.max(), placed.max(), 1e-9) * 1.25)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("MoE layer")
         axes.set_ylabel(f"cost per token [{unit}]")
@@ -151,16 +131,23 @@ def cost_by_layer(contiguous: NDArray[np.float64], placed: NDArray[np.float64], 
 
 
 def block_maps(
-    titles: Sequence[str], before: Sequence[BlockMap], after: Sequence[BlockMap], row_name: str, column_name: str
+    titles: Sequence[str],
+    before: Sequence[BlockMap],
+    after: Sequence[BlockMap],
+    row_name: str,
+    column_name: str,
+    *,
+    name: str = "contiguous",
 ) -> str | bytes:
     """Draw a pair of heat maps for each title: rows and columns in rank order, the blocks of a rank framed.
 
     Args:
         titles: One title a pair, at least one.
-        before: Matrices in the contiguous order.
+        before: Matrices in the order of the placement in use.
         after: The same matrices in the placed order.
         row_name: What the rows are.
         column_name: What the columns are.
+        name: Name of the placement in use.
 
     Returns:
         SVG markup, or a PNG where there are many.
@@ -183,10 +170,10 @@ def block_maps(
             left = margin + index % per_row * pair_width
             bottom = height - (index // per_row + 1) * pair_height + 0.1
             figure.text(left / width, (bottom + side + 0.28) / height, title, weight="bold", va="bottom")
-            for half, (name, block_map) in enumerate((("contiguous", before[index]), ("placed", after[index]))):
+            for half, (label, block_map) in enumerate(((name, before[index]), ("placed", after[index]))):
                 axes = panel(left + half * (side + gap), bottom, side, side)
                 axes.imshow(shares[half][index], cmap=blues, norm=norm, interpolation="none", aspect="auto")
-                axes.set_title(f"{name}: {block_map.staying:.0%} stays", fontsize=9, loc="left", pad=4)
+                axes.set_title(f"{label}: {block_map.staying:.0%} stays", fontsize=9, loc="left", pad=4)
                 _frame_blocks(axes, block_map)
         figure.text(0.12 / width, 0.5, f"{row_name}, by rank", rotation=90, va="center", ha="left")
         figure.text(margin / width, 0.12 / height, f"{column_name}, by rank", va="bottom")
@@ -197,26 +184,27 @@ def block_maps(
         return to_image(figure)
 
 
-def load_maps(contiguous: NDArray[np.int64], placed: NDArray[np.int64]) -> str:
+def load_maps(before: NDArray[np.float64], placed: NDArray[np.float64], *, name: str = "contiguous") -> str:
     """Draw the load of every rank in every layer, relative to the mean of the layer, before and after.
 
     Args:
-        contiguous: Choices that each rank computes under the contiguous placement, [L, G].
-        placed: The same under this placement, [L, G].
+        before: Choices that each rank computes under the placement in use, [L, G].
+        placed: The same under the new placement, [L, G].
+        name: Name of the placement in use.
 
     Returns:
         SVG markup.
     """
-    relative = [loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-9) for loads in (contiguous, placed)]
+    relative = [loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-9) for loads in (before, placed)]
     reach = max(max(float(np.abs(ratio - 1).max()) for ratio in relative), 0.25)
     num_layers, num_ranks = placed.shape
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_FULL_WIDTH, min(2.0 + 0.22 * num_layers, 9.0)), layout="constrained")
-        for axes, ratio, name in zip(figure.subplots(1, 2), relative, ("contiguous", "placed"), strict=True):
+        for axes, ratio, label in zip(figure.subplots(1, 2), relative, (name, "placed"), strict=True):
             image = axes.imshow(
                 ratio, cmap="RdBu_r", vmin=1 - reach, vmax=1 + reach, interpolation="none", aspect="auto"
             )
-            axes.set_title(f"{name}: busiest rank at {ratio.max():.2f} of the mean", loc="left", fontsize=10)
+            axes.set_title(f"{label}: busiest rank at {ratio.max():.2f} of the mean", loc="left", fontsize=10)
             axes.set_xlabel("rank of the expert-parallel group")
             axes.set_ylabel("MoE layer")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -26,7 +26,7 @@ section > p { max-width: 68em; margin: 0 0 14px; color: var(--soft); }
 .facts small { color: var(--soft); font-size: 13px; font-weight: 400; display: block; }
 .blocks { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; align-items: start; }
 .blocks > * { grid-column: 1 / -1; margin: 0; }
-.blocks > .half { grid-column: auto; }
+.blocks > .half { grid-column: auto; align-self: stretch; }
 figure { padding: 14px 16px; }
 figure svg, figure img { display: block; width: 100%; height: auto; margin: 0 auto; }
 figcaption { color: var(--soft); font-size: 14px; margin-top: 8px; }

@@ -3,18 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.model.dit import DiT
+from trainer.model.gpt import GPT
 
-if TYPE_CHECKING:
-    from trainer.model.gpt import GPT
-
-Network: TypeAlias = "DiT | GPT"
+Network = DiT | GPT
 """What a run can train; its ``blocks`` are the layers of its traces."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from moe.layer import PlacedMoELayer
 from moe.migration import MigrationPlan, MigrationTrigger
 from moe.placement.topology import Topology
 from trainer.config import RunConfig
@@ -15,8 +16,7 @@ from trainer.ema import MovingAverage
 from trainer.engine.protocol import Engine
 from trainer.layout import Layout
 from trainer.migration.transfer import KINDS, transfer
-from trainer.migration.window import SourceWindow
-from trainer.model.parameters import HoldsExperts
+from trainer.migration.window import WINDOWS
 from trainer.network import expert_parameters
 
 
@@ -48,10 +48,9 @@ class LiveMigration:
         group = parallel_state.get_expert_model_parallel_group()
         assert isinstance(group, dist.ProcessGroup)
         self._group = group
-        routers = [module.router for module in engine.module.modules() if isinstance(module, HoldsExperts)]
-        self._device = next(routers[0].parameters()).device
-        self._window = SourceWindow(routers, config.moe.num_experts, group)
-        self._steps = 0
+        layers = [module for module in engine.module.modules() if isinstance(module, PlacedMoELayer)]
+        self._device = next(layers[0].parameters()).device
+        self._window = WINDOWS[self._dispatch](layers, group)
         placement = layout.placement
         element_bytes = 2 if config.engine.precision == "bf16" else 4
         self._expert_bytes = len(KINDS) * 4 * expert_parameters(config)
@@ -71,13 +70,12 @@ class LiveMigration:
         Args:
             step: optimiser steps done. No step may be half done.
         """
-        self._steps += 1
+        self._window.steps += 1
         if step % self._config.every:
             return
         if step >= self._config.first:
             self._look(step)
         self._window.clear()
-        self._steps = 0
 
     def figures(self) -> dict[str, float]:
         """What the sinks should know, by name.
@@ -95,14 +93,13 @@ class LiveMigration:
 
     def state(self) -> dict[str, Any]:
         """What this rank must know to go on, for its checkpoint."""
-        candidate = self._trigger.candidate
+        candidates = self._trigger.candidates
         return {
             "dispatch": self._dispatch,
             "version": self.version,
             "moved": self._moved,
-            "steps": self._steps,
             "regret": self._trigger.regret,
-            "candidate": None if candidate is None else torch.as_tensor(candidate),
+            "candidates": None if candidates is None else torch.as_tensor(candidates),
             "window": self._window.state(),
         }
 
@@ -112,15 +109,15 @@ class LiveMigration:
         dist.all_reduce(known, dist.ReduceOp.MIN)
         if state is None or not known:
             return
-        self.version, self._moved, self._steps = state["version"], state["moved"], state["steps"]
+        self.version, self._moved = state["version"], state["moved"]
         self._trigger.regret = state["regret"]
-        self._trigger.candidate = None if state["candidate"] is None else state["candidate"].numpy()
+        self._trigger.candidates = None if state["candidates"] is None else state["candidates"].numpy()
         self._window.load(state["window"])
 
     def _look(self, step: int) -> None:
-        plan = self._trigger.look(self._window.reduced(), self._steps, self._engine.slot_to_expert())
+        plan = self._trigger.look(*self._window.reduced(), self._engine.slot_to_expert())
         if not self._agreed(plan):
-            self._trigger.candidate = None
+            self._trigger.candidates = None
             self._say(step, "no expert moved: the ranks disagree on the plan")
             return
         if plan is None:

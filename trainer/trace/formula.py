@@ -4,15 +4,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from moe.collective_trace import CollectiveRecord, TraceHeader
+from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
 from trainer.trace.groups import canonical_names
 from trainer.trace.reduction import ParameterGroup, gradient_reductions
 
 _ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-_COUNT_BYTES = 8
 
 Gaps = Callable[[CollectiveRecord], int | None]
 """Compute before a record, ns; None if unknown."""
@@ -30,10 +30,12 @@ class TraceSpec:
         ranks_per_node: ranks on one node.
         expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
         moe_layers: indices of the model blocks that hold experts.
+        dispatch: how tokens travel, a key of `moe.dispatch.messages.PATTERNS`.
         num_experts, top_k: experts of a layer and how many of them a token visits.
+        router_sums: element type and bytes of each all-reduce over all ranks by which a router balances the tokens of
+            a layer's forward pass.
         tokens: tokens of a rank and micro step.
         hidden: width of a token.
-        gate_bytes: bytes of the gate value that travels with each token row.
         parameters: the optimiser's parameter groups; expert parameters are those of one rank.
         zero_stage: 0, 1 or 2.
         precision: element type of parameters and gradients; bf16 adds an overflow check.
@@ -47,11 +49,12 @@ class TraceSpec:
     ranks_per_node: int
     expert_parallel: int
     moe_layers: tuple[int, ...]
+    dispatch: str = "home"
     num_experts: int
     top_k: int
+    router_sums: tuple[tuple[str, int], ...] = ()
     tokens: int
     hidden: int
-    gate_bytes: int = 4
     parameters: tuple[ParameterGroup, ...]
     zero_stage: int
     precision: Literal["fp32", "bf16"]
@@ -69,13 +72,19 @@ class TraceSpec:
                 f"parallel.expert: must divide the {self.world_size} ranks ({self.expert_parallel}); "
                 "choose a divisor or another --world-size"
             )
+        if self.dispatch not in PATTERNS:
+            raise ValueError(
+                f"moe.dispatch: has no formula ({self.dispatch}); use one of {', '.join(PATTERNS)}, or record a run"
+            )
 
 
 def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Iterator[CollectiveRecord]]:
     """Write the trace of a run that has not happened.
 
     Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
-    the same totals and uneven splits.
+    uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, and in
+    de-duplicated dispatch where `Visits.even` is exact. A router that decides itself how many experts a token visits,
+    or that drops choices, is taken at its top_k.
 
     Args:
         spec: the run.
@@ -126,17 +135,23 @@ def recorded_gaps(records: Iterable[CollectiveRecord]) -> Gaps:
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """A collective as every rank issues it; `row_bytes` marks an all-to-all of token rows."""
+    """A collective as every rank issues it; the sizes of an exchange of tokens depend on the rank."""
 
     micro: int
     phase: str
     layer: int | None
-    op: str
     group: str
-    dtype: str
+    op: str = ""
+    dtype: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
-    row_bytes: int = 0
+    exchange: Exchange | None = None
+
+    def fields(self, member: int) -> dict[str, Any]:
+        """Operation, type and sizes in the record of a rank, given its place in the group."""
+        if self.exchange is not None:
+            return self.exchange.fields(member)
+        return {name: getattr(self, name) for name in ("op", "dtype", "bytes_in", "bytes_out")}
 
 
 def _groups(spec: TraceSpec) -> list[dict[str, tuple[int, ...]]]:
@@ -175,27 +190,13 @@ def _records(
                     step=step,
                     micro=operation.micro,
                     phase=operation.phase,
-                    op=operation.op,
                     group=names[operation.group, ranks],
                     size1=len(ranks) == 1,
-                    dtype=operation.dtype,
-                    bytes_in=operation.bytes_in,
-                    bytes_out=operation.bytes_out,
                     layer=operation.layer,
+                    **operation.fields(ranks.index(rank)),
                 )
-                if operation.op == "all_to_all":
-                    record = _spread(record, spec.tokens * spec.top_k, operation.row_bytes, ranks)
                 yield replace(record, gap_ns=gaps(record))
                 seq += 1
-
-
-def _spread(record: CollectiveRecord, rows: int, row_bytes: int, ranks: tuple[int, ...]) -> CollectiveRecord:
-    """Rows over the members: as many for each; what is left goes to the sender and the members after it."""
-    each, left = divmod(rows, len(ranks))
-    own = ranks.index(record.rank)
-    sent = tuple((each + ((member - own) % len(ranks) < left)) * row_bytes for member in range(len(ranks)))
-    received = tuple((each + ((own - member) % len(ranks) < left)) * row_bytes for member in range(len(ranks)))
-    return replace(record, bytes_in=sum(sent), bytes_out=sum(received), in_splits=sent, out_splits=received)
 
 
 def _step(spec: TraceSpec) -> Iterator[_Operation]:
@@ -208,35 +209,25 @@ def _step(spec: TraceSpec) -> Iterator[_Operation]:
 
 
 def _passes(spec: TraceSpec, micro: int) -> Iterator[_Operation]:
-    """Dispatch and combine of every expert layer, forward and in reverse order backward.
+    """What the routers and the exchanges of every expert layer send, and the exchanges in reverse order backward."""
+    for phase, layers in (("forward", spec.moe_layers), ("backward", spec.moe_layers[::-1])):
+        exchanges = _exchanges(spec, phase)
+        for layer in layers:
+            if phase == "forward" and spec.world_size > 1:
+                for dtype, size in spec.router_sums:
+                    yield _Operation(micro, phase, layer, "data", "all_reduce", dtype, size, size)
+            yield from (_Operation(micro, phase, layer, "expert", exchange=exchange) for exchange in exchanges)
 
-    Home-return dispatch: a count for each expert, then token rows with their gate value, then the rows home; the
-    backward pass mirrors the two exchanges of rows. Ranks that share no experts exchange nothing.
-    """
-    if spec.expert_parallel == 1:
-        return
-    row_bytes = spec.hidden * _ELEMENT_BYTES[spec.precision]
-    counts_bytes = spec.num_experts * _COUNT_BYTES
 
-    def exchange(phase: str, layer: int, row_bytes: int) -> _Operation:
-        return _Operation(micro, phase, layer, "all_to_all", "expert", _DTYPES[spec.precision], row_bytes=row_bytes)
-
-    for layer in spec.moe_layers:
-        yield _Operation(
-            micro,
-            "forward",
-            layer,
-            "all_gather",
-            "expert",
-            "int64",
-            bytes_in=counts_bytes,
-            bytes_out=counts_bytes * spec.expert_parallel,
-        )
-        yield exchange("forward", layer, row_bytes + spec.gate_bytes)
-        yield exchange("forward", layer, row_bytes)
-    for layer in reversed(spec.moe_layers):
-        yield exchange("backward", layer, row_bytes)
-        yield exchange("backward", layer, row_bytes + spec.gate_bytes)
+def _exchanges(spec: TraceSpec, phase: str) -> list[Exchange]:
+    """How the tokens of a layer travel in one pass; ranks that share no experts exchange nothing."""
+    if spec.expert_parallel == 1 or not spec.moe_layers:
+        return []
+    sizes = Sizes(spec.hidden, _ELEMENT_BYTES[spec.precision], spec.num_experts, _DTYPES[spec.precision])
+    visits = Visits.even(
+        tokens=spec.tokens, top_k=spec.top_k, num_experts=spec.num_experts, num_ranks=spec.expert_parallel
+    )
+    return PATTERNS[spec.dispatch](visits, sizes, phase)
 
 
 def _reductions(spec: TraceSpec, micro: int) -> Iterator[_Operation]:
@@ -245,7 +236,7 @@ def _reductions(spec: TraceSpec, micro: int) -> Iterator[_Operation]:
         spec.parameters, _num_ranks(spec), zero_stage=spec.zero_stage, bucket_elements=spec.bucket_elements
     ):
         size = elements * _ELEMENT_BYTES[spec.precision]
-        yield _Operation(micro, "backward", None, "all_reduce", group, _DTYPES[spec.precision], size, size)
+        yield _Operation(micro, "backward", None, group, "all_reduce", _DTYPES[spec.precision], size, size)
 
 
 def _update(spec: TraceSpec, micro: int) -> Iterator[_Operation]:
@@ -256,7 +247,7 @@ def _update(spec: TraceSpec, micro: int) -> Iterator[_Operation]:
     """
 
     def scalar(group: str, dtype: str = "float32", size: int = 4) -> _Operation:
-        return _Operation(micro, "optimizer", None, "all_reduce", group, dtype, size, size)
+        return _Operation(micro, "optimizer", None, group, "all_reduce", dtype, size, size)
 
     experts = [owner for owner in spec.parameters if owner.group == "expert_data"]
     if spec.zero_stage == 0:
@@ -277,8 +268,8 @@ def _update(spec: TraceSpec, micro: int) -> Iterator[_Operation]:
                 micro,
                 "optimizer",
                 None,
-                "all_gather",
                 owner.group,
+                "all_gather",
                 _DTYPES[spec.precision],
                 size // num_ranks,
                 size,

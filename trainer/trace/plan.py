@@ -1,15 +1,22 @@
 """From a configuration to what its trace depends on."""
 
+from moe.config import MoEConfig, SparseOTRouterConfig
 from trainer.config import RunConfig
 from trainer.layout import Layout
-from trainer.network import dense_parameters
+from trainer.network import dense_parameters, tokens_per_example
 from trainer.trace.formula import TraceSpec
 from trainer.trace.reduction import optimizer_groups
 from trainer.trace.session import config_digest
 
+EVALUATIONS = 8
+"""All-reduces of a solve for global potentials that a computed trace assumes. A solve takes five to ten as a rule; the
+tokens decide, so that no formula knows."""
+
 
 def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps: tuple[int, ...] = (1,)) -> TraceSpec:
     """Collects what the formula needs.
+
+    What happens between steps (an expert bias, moving averages, logged figures) is in no trace, recorded or computed.
 
     Args:
         config: the run.
@@ -21,7 +28,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         The specification.
 
     Raises:
-        ValueError: no formula covers the engine's ZeRO stage.
+        ValueError: no formula covers the engine's ZeRO stage or the dispatch mode.
     """
     stage = config.engine.zero_stage
     if stage == 3:
@@ -31,15 +38,16 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     if moe is not None:
         matrices = 2 * layers * moe.num_experts // layout.expert_parallel
         experts = [config.model.hidden * moe.expert_hidden] * matrices
-    _, height, width = config.data.shape
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
         expert_parallel=layout.expert_parallel,
         moe_layers=tuple(range(layers)) if moe is not None else (),
+        dispatch=moe.dispatch if moe is not None else "home",
         num_experts=moe.num_experts if moe is not None else 0,
         top_k=moe.top_k if moe is not None else 0,
-        tokens=layout.micro_batch * (height // config.model.patch_size) * (width // config.model.patch_size),
+        router_sums=_router_sums(moe) if moe is not None else (),
+        tokens=layout.micro_batch * tokens_per_example(config),
         hidden=config.model.hidden,
         parameters=optimizer_groups(dense_parameters(config), experts),
         zero_stage=stage,
@@ -49,3 +57,12 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         steps=steps,
         config_sha256=config_digest(config),
     )
+
+
+def _router_sums(moe: MoEConfig) -> tuple[tuple[str, int], ...]:
+    """Spread of the logits, value and gradient of each evaluation, and the choices of each expert."""
+    match moe.router:
+        case SparseOTRouterConfig(potentials="global"):
+            evaluations = (("float32", 4 * (1 + moe.num_experts)),) * EVALUATIONS
+            return ("float64", 16), *evaluations, ("int64", 8 * moe.num_experts)
+    return ()

@@ -19,8 +19,8 @@ def descend(
     traffic: Traffic,
     settled: NDArray[np.int64],
     ranks: NDArray[np.int64],
-    states: NDArray[np.float64],
-    generator: np.random.Generator,
+    states: NDArray[np.int64],
+    seed: int,
     budget: int,
 ) -> int:
     """Sweep layers and re-split pairs of ranks until neither gains.
@@ -29,37 +29,39 @@ def descend(
         traffic: Counts and cost.
         settled: Assignment where nothing gains, [L, E]; the search begins where the other differs from it.
         ranks: Rank of each expert, [L, E]; changed, never to a dearer assignment.
-        states: Ways to divide the movable experts of two ranks, see `resplit`, [M, S].
-        generator: Draws the movable experts where two ranks have more than M.
+        states: Ways to divide the movable experts of two ranks, see `resplit`, [S, M / 2].
+        seed: Seed of the draws of movable experts where two ranks have more than M.
         budget: Work after which it stops early.
 
     Returns:
-        The work done, in multiplications of re-splits.
+        The work done, about the additions of all re-splits.
     """
     num_layers, num_experts = ranks.shape
     num_ranks = len(traffic.cost)
-    count, num_states = states.shape
-    complete = num_ranks * count == 2 * num_experts
+    num_states, half = states.shape
+    complete = num_ranks * half == num_experts
     tries = 1 if complete else _TRIES
     stale_layers = np.zeros(num_layers, np.bool_)
     stale_pairs = np.zeros((num_ranks, num_ranks), np.int64)
     before = settled.copy()
+    np.random.seed(seed)  # noqa: NPY002  (numba's own state)
     work = 0
     gained = True
     while gained:
         _mark_changes(traffic, before, ranks, stale_layers, stale_pairs, tries)
-        before[:] = ranks
+        _copy(ranks, before)
         sweep(traffic, ranks, stale_layers)
         _mark_changes(traffic, before, ranks, stale_layers, stale_pairs, tries)
-        stale_layers[:] = False
+        for layer in range(num_layers):
+            stale_layers[layer] = False
         gained = False
         for first in range(num_ranks):
             for second in range(first + 1, num_ranks):
                 while stale_pairs[first, second] > 0 and work < budget:
                     stale_pairs[first, second] -= 1
-                    work += num_layers * count * (num_states**2 + 2 * num_experts)
-                    movable = _movable(traffic, ranks, first, second, count // 2, generator)
-                    before[:] = ranks
+                    work += num_layers * half * (num_states**2 + 4 * num_experts)
+                    movable = _movable(traffic, ranks, first, second, half)
+                    _copy(ranks, before)
                     if resplit(traffic, ranks, first, second, movable, states) > 0:
                         gained = True
                         _mark_changes(traffic, before, ranks, stale_layers, stale_pairs, tries)
@@ -85,35 +87,38 @@ def _mark_changes(
             if old != new:
                 changed = True
                 for rank in (old, new):
-                    stale_pairs[rank, :] = tries
-                    stale_pairs[:, rank] = tries
+                    for other in range(len(stale_pairs)):
+                        stale_pairs[rank, other] = tries
+                        stale_pairs[other, rank] = tries
         if changed:
             mark_neighbours(traffic, stale_layers, layer)
 
 
 @njit(cache=True)
-def _movable(
-    traffic: Traffic, ranks: NDArray[np.int64], first: int, second: int, half: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def _copy(source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
+    """target[:] = source, which takes numba long to compile."""
+    for row in range(source.shape[0]):
+        for column in range(source.shape[1]):
+            target[row, column] = source[row, column]
+
+
+@njit(cache=True)
+def _movable(traffic: Traffic, ranks: NDArray[np.int64], first: int, second: int, half: int) -> NDArray[np.int64]:
     """Draw experts of two ranks in one layer and follow the traffic from them to both sides, [L, 2 * half]."""
     num_layers, num_experts = ranks.shape
     movable = np.empty((num_layers, 2 * half), np.int64)
-    if len(traffic.cost) * half == num_experts:
-        for layer in range(num_layers):
-            movable[layer, :half] = np.flatnonzero(ranks[layer] == first)
-            movable[layer, half:] = np.flatnonzero(ranks[layer] == second)
-        return movable
-    origin = int(generator.integers(0, num_layers))
-    score = generator.random(num_experts)
+    score = np.empty(num_experts)
+    origin = np.random.randint(num_layers)  # noqa: NPY002
     for turn in range(num_layers):
         layer = origin + turn if origin + turn < num_layers else num_layers - 1 - turn
-        if turn > 0:
-            score[:] = 0.0
+        for expert in range(num_experts):
+            score[expert] = 0.0 if turn else np.random.random()  # noqa: NPY002
+        if turn and len(traffic.cost) * half < num_experts:
             for i in range(2 * half):
                 if layer > origin:
-                    score += traffic.forward[layer - 1, movable[layer - 1, i]]
+                    _add(traffic.forward[layer - 1, movable[layer - 1, i]], score)
                 else:
-                    score += traffic.backward[layer, movable[layer + 1, i]]
+                    _add(traffic.backward[layer, movable[layer + 1, i]], score)
         for i in range(2 * half):
             rank = first if i < half else second
             chosen = -1
@@ -126,13 +131,20 @@ def _movable(
 
 
 @njit(cache=True)
+def _add(terms: NDArray[np.float64], sums: NDArray[np.float64]) -> None:
+    """sums += terms, which takes numba long to compile."""
+    for i in range(len(terms)):
+        sums[i] += terms[i]
+
+
+@njit(cache=True)
 def resplit(
     traffic: Traffic,
     ranks: NDArray[np.int64],
     first: int,
     second: int,
     movable: NDArray[np.int64],
-    states: NDArray[np.float64],
+    states: NDArray[np.int64],
 ) -> float:
     """Divide experts of two ranks anew in all layers at once, at least cost: Viterbi over the ways to divide a layer.
 
@@ -147,60 +159,76 @@ def resplit(
         first: A rank.
         second: Another rank.
         movable: Experts to be divided in each layer, those now on the first rank before those on the second, [L, M].
-        states: 1 where a state puts a movable expert on the first rank, [M, S]; state 0 is the present one.
+        states: Which of the movable experts a state puts on the first rank, in lexicographic order; the first state
+            is the present one, [S, M / 2].
 
     Returns:
         What the division saves, 0 if it is not taken.
     """
-    num_layers = len(ranks)
-    count, num_states = states.shape
+    num_layers, count = movable.shape
+    num_states = len(states)
     both = traffic.cost[first, second] + traffic.cost[second, first]
     own = _own_prices(traffic, ranks, first, second, movable)
     least = np.zeros((num_layers, num_states))
-    links = np.zeros((num_layers, num_states, count))
-    candidate = np.empty(num_states)
+    links = np.zeros((num_layers, count, num_states))
     stay = 0.0
     for layer in range(num_layers):
-        here = least[layer]
         if layer > 0:
-            here[:] = np.inf
             for state in range(num_states):
-                link = links[layer, state]
-                for i in range(count):
-                    if states[i, state] > 0:
-                        tokens = traffic.forward[layer - 1, movable[layer - 1, i]]
-                        for j in range(count):
-                            link[j] -= both * tokens[movable[layer, j]]
-                candidate[:] = least[layer - 1, state]
-                for j in range(count):
-                    for end in range(num_states):
-                        candidate[end] += link[j] * states[j, end]
-                for end in range(num_states):
-                    here[end] = min(here[end], candidate[end])
-        for j in range(count):
-            for end in range(num_states):
-                here[end] += own[layer, j] * states[j, end]
-            stay += (links[layer, 0, j] + own[layer, j]) * states[j, 0]
-    gain = stay - least[-1].min()
-    least_gain = LEAST_GAIN * np.abs(own).sum()
-    if gain <= least_gain:
+                for i in states[state]:
+                    tokens = traffic.forward[layer - 1, movable[layer - 1, i]]
+                    for j in range(count):
+                        links[layer, j, state] -= both * tokens[movable[layer, j]]
+            _least_sums(least[layer - 1], links[layer], states, least[layer])
+        for state in range(num_states):
+            for j in states[state]:
+                least[layer, state] += own[layer, j]
+        for j in states[0]:
+            stay += links[layer, j, 0] + own[layer, j]
+    state = least[-1].argmin()
+    gain = stay - least[-1, state]
+    if gain <= LEAST_GAIN * abs(stay):
         return 0.0
     before = ranks.copy()
-    end = int(least[-1].argmin())
     for layer in range(num_layers - 1, -1, -1):
-        for i in range(count):
-            ranks[layer, movable[layer, i]] = first if states[i, end] > 0 else second
+        for expert in movable[layer]:
+            ranks[layer, expert] = second
+        for i in states[state]:
+            ranks[layer, movable[layer, i]] = first
         if layer > 0:
-            candidate[:] = least[layer - 1]
-            for state in range(num_states):
-                for j in range(count):
-                    candidate[state] += links[layer, state, j] * states[j, end]
-            end = int(candidate.argmin())
+            origins = least[layer - 1]
+            for j in states[state]:
+                _add(links[layer, j], origins)
+            state = origins.argmin()
     gain -= _misjudged_jumps(traffic, before, ranks)
-    if gain <= least_gain:
-        ranks[:] = before
+    if gain <= LEAST_GAIN * abs(stay):
+        _copy(before, ranks)
         return 0.0
     return gain
+
+
+@njit(cache=True)
+def _least_sums(
+    start: NDArray[np.float64], links: NDArray[np.float64], states: NDArray[np.int64], least: NDArray[np.float64]
+) -> None:
+    """least[s'] = min over s of start[s] + sum of links[j, s] over j in state s'; like beginnings share their sums."""
+    num_states, half = states.shape
+    sums = np.empty((half + 1, num_states))
+    for state in range(num_states):
+        sums[0, state] = start[state]
+    for state in range(num_states):
+        shared = 0
+        while state > 0 and states[state, shared] == states[state - 1, shared]:
+            shared += 1
+        for place in range(shared, half):
+            shorter, longer, link = sums[place], sums[place + 1], links[states[state, place]]
+            for origin in range(num_states):
+                longer[origin] = shorter[origin] + link[origin]
+        smallest = np.inf
+        for length in sums[half]:
+            if length < smallest:
+                smallest = length
+        least[state] = smallest
 
 
 @njit(cache=True)

@@ -1,0 +1,166 @@
+"""Which experts move where: from the placement that a run has towards a better one, in few moves that pay.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.migration.cycles import Gains, best_state, cut_into_cycles
+from moe.placement.objective import OBJECTIVES
+from moe.placement.placement import Dispatch
+from moe.placement.statistics import RoutingStatistics
+from moe.placement.topology import Topology
+
+
+@dataclass(frozen=True)
+class Move:
+    """One expert that changes its slot.
+
+    Attributes:
+        layer: MoE layer.
+        expert: Logical expert.
+        source: Slot that holds it, counted over the expert-parallel group.
+        target: Slot that shall hold it.
+    """
+
+    layer: int
+    expert: int
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, eq=False)
+class MigrationPlan:
+    """Moves that lead from one balanced placement to another.
+
+    Attributes:
+        slot_to_expert: Logical expert of each slot afterwards, int64 [L, E].
+        moves: What changes its slot, by layer and target.
+        saving: What the objective falls by, over the tokens of the statistics.
+        effort: Cost of the ways of all moves, in the topology's units.
+    """
+
+    slot_to_expert: NDArray[np.int64]
+    moves: tuple[Move, ...]
+    saving: float
+    effort: float
+
+
+def plan_migration(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    slot_to_expert: NDArray[np.int64],
+    target: NDArray[np.int64],
+    *,
+    objective: Dispatch,
+    most_moves: int,
+    expert_tokens: float,
+) -> MigrationPlan:
+    """Chooses the moves towards a placement that pay best.
+
+    The ranks of the target are renamed first so that most experts stay, where that costs nothing. What remains is cut
+    into exchanges that leave every layer balanced, and the best of them are taken.
+
+    Args:
+        statistics: Counts of the traffic.
+        topology: Ranks of one expert-parallel group and the cost of a move between them.
+        slot_to_expert: Present logical expert of each slot, [L, E].
+        target: Rank of each expert in a balanced placement, [L, E].
+        objective: Dispatch mode.
+        most_moves: Experts that move at most.
+        expert_tokens: Tokens of the statistics whose trip is as dear as an expert's: what a move must earn.
+
+    Returns:
+        The plan; without moves if none pays.
+    """
+
+    def traffic(ranks: NDArray[np.int64]) -> float:
+        return float(OBJECTIVES[objective](statistics, ranks, topology.cost).sum())
+
+    present = ranks_of(slot_to_expert, topology.num_ranks)
+    renamed = _renamed(present, target, topology)
+    goal = renamed if traffic(renamed) <= traffic(target) else target
+    gains = Gains(statistics, topology, objective, expert_tokens)
+    ranks = best_state(present, cut_into_cycles(present, goal, gains), gains, most_moves)
+    saving, effort = traffic(present) - traffic(ranks), float(topology.cost[present, ranks].sum())
+    if saving <= expert_tokens * effort:
+        ranks, saving, effort = present, 0.0, 0.0
+    slots = settle(slot_to_expert, ranks, topology.num_ranks)
+    return MigrationPlan(slots, tuple(moves_between(slot_to_expert, slots)), saving, effort)
+
+
+def ranks_of(slot_to_expert: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
+    """Rank of each expert.
+
+    Args:
+        slot_to_expert: Logical expert of each slot, [L, E].
+        num_ranks: Ranks G with the same number of slots each.
+
+    Returns:
+        Ranks, int64 [L, E].
+    """
+    return np.argsort(slot_to_expert, axis=1) // (slot_to_expert.shape[1] // num_ranks)
+
+
+def settle(slot_to_expert: NDArray[np.int64], expert_ranks: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
+    """Gives every expert a slot on its rank: the one that it has if it stays there.
+
+    Args:
+        slot_to_expert: Present logical expert of each slot, [L, E].
+        expert_ranks: Balanced ranks to settle on, [L, E].
+        num_ranks: Ranks G.
+
+    Returns:
+        Logical expert of each slot, int64 [L, E]; arrivals take the freed slots in ascending order.
+    """
+    num_layers, num_experts = slot_to_expert.shape
+    slot_ranks = np.arange(num_experts) // (num_experts // num_ranks)
+    settled = slot_to_expert.copy()
+    for layer in range(num_layers):
+        leaves = expert_ranks[layer, slot_to_expert[layer]] != slot_ranks
+        arrivals = np.sort(slot_to_expert[layer, leaves])
+        settled[layer, leaves] = arrivals[np.argsort(expert_ranks[layer, arrivals], kind="stable")]
+    return settled
+
+
+def moves_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterator[Move]:
+    """Lists what changes its slot.
+
+    Args:
+        before: Logical expert of each slot, [L, E].
+        after: The same later, [L, E].
+
+    Yields:
+        Moves in the order of layers and targets.
+    """
+    sources = np.argsort(before, axis=1)
+    for layer, target in np.argwhere(before != after).tolist():
+        expert = int(after[layer, target])
+        yield Move(layer, expert, int(sources[layer, expert]), target)
+
+
+def _renamed(present: NDArray[np.int64], target: NDArray[np.int64], topology: Topology) -> NDArray[np.int64]:
+    """The target with its nodes, then the ranks of each node, renamed so that most experts stay.
+
+    Where that would change the cost between ranks, the target as it is.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    nodes, size = topology.num_nodes, topology.ranks_per_node
+    stays = np.zeros((topology.num_ranks, topology.num_ranks))
+    np.add.at(stays, (target.ravel(), present.ravel()), 1.0)
+    blocks = stays.reshape(nodes, size, nodes, size)
+    inside = {
+        (old, new): linear_sum_assignment(blocks[old, :, new], maximize=True)[1]
+        for old in range(nodes)
+        for new in range(nodes)
+    }
+    kept = [[blocks[old, range(size), new, inside[old, new]].sum() for new in range(nodes)] for old in range(nodes)]
+    node_names = linear_sum_assignment(np.array(kept), maximize=True)[1]
+    names = np.concatenate([new * size + inside[old, new] for old, new in enumerate(node_names.tolist())])
+    same = np.array_equal(topology.cost[np.ix_(names, names)], topology.cost)
+    return names[target] if same else target

@@ -1,0 +1,217 @@
+"""What a report knows besides the placement: the model's sizes, the placement in use, simulations of both."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError
+from moe.placement.placement import Placement
+from moe.routing_trace import RoutingTrace
+
+_OPTIMIZER_BYTES = 8  # two moments of a parameter, in fp32
+_MASTER_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Volume:
+    """How much a token and a step are.
+
+    Attributes:
+        token_bytes: Bytes of one token's hidden state, None if the trace does not say.
+        element_bytes: Bytes of one element of it, None if the trace does not say.
+        tokens_per_step: Tokens of one expert-parallel group in a recorded optimiser step, None if steps are unknown.
+        micro_batches: Micro batches of a step.
+    """
+
+    token_bytes: int | None = None
+    element_bytes: int | None = None
+    tokens_per_step: float | None = None
+    micro_batches: int = 1
+
+    @classmethod
+    def of(cls, trace: RoutingTrace, num_ranks: int) -> "Volume":
+        """Read it from a trace.
+
+        Args:
+            trace: The routing trace.
+            num_ranks: Ranks of one expert-parallel group.
+
+        Returns:
+            What the trace says.
+        """
+        header = trace.header
+        known = header.hidden is not None and header.element_bytes is not None
+        tokens = None
+        if trace.step is not None:
+            groups = max(header.world_size // num_ranks, 1)
+            tokens = trace.num_tokens / len(np.unique(trace.step)) / groups
+        return cls(
+            token_bytes=(header.hidden or 0) * (header.element_bytes or 0) if known else None,
+            element_bytes=header.element_bytes,
+            tokens_per_step=tokens,
+            micro_batches=1 if trace.micro is None else len(np.unique(trace.micro)),
+        )
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Experts that a rank does not hold yet.
+
+    Attributes:
+        against: Name of the placement in use.
+        arrivals: Layer, expert and rank of each expert that comes to a rank, in that order.
+        experts: Experts of all layers and ranks in the new placement, replicas included.
+        parameter_bytes: Bytes of one parameter with both moments and the fp32 master copy.
+        expert_parameters: Parameters of one expert, or None if unknown.
+    """
+
+    against: str
+    arrivals: tuple[tuple[int, int, int], ...]
+    experts: int
+    parameter_bytes: int
+    expert_parameters: int | None
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes that travel in all, or None if the size of an expert is unknown."""
+        if self.expert_parameters is None:
+            return None
+        return len(self.arrivals) * self.expert_parameters * self.parameter_bytes
+
+
+def find_moving(
+    placement: Placement,
+    current: NDArray[np.bool_],
+    against: str,
+    element_bytes: int | None,
+    expert_parameters: int | None,
+) -> Moving:
+    """Compare a placement with the one in use.
+
+    Args:
+        placement: The new placement.
+        current: Ranks that hold each expert now, [L, E, G].
+        against: Name of the placement in use.
+        element_bytes: Bytes of one weight; 2 is taken if None. Weights of 4 bytes are their own master copy.
+        expert_parameters: Parameters of one expert, or None if unknown.
+
+    Returns:
+        What moves, and what that costs.
+    """
+    holders = placement.holders()
+    element_bytes = element_bytes or 2
+    master = _MASTER_BYTES if element_bytes < _MASTER_BYTES else 0
+    return Moving(
+        against=against,
+        arrivals=tuple(map(tuple, np.argwhere(holders & ~current).tolist())),
+        experts=int(holders.sum()),
+        parameter_bytes=element_bytes + master + _OPTIMIZER_BYTES,
+        expert_parameters=expert_parameters,
+    )
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What netsim found for one transport.
+
+    Attributes:
+        source: Name of the results file, without suffix.
+        transport: Name of the transport.
+        seeds: Number of runs.
+        completion_ms: Mean completion over the seeds, in milliseconds.
+        bound_ms: No packet-level run completes earlier, in milliseconds.
+    """
+
+    source: str
+    transport: str
+    seeds: int
+    completion_ms: float
+    bound_ms: float
+
+
+def read_simulations(path: Path) -> list[Simulation]:
+    """Read the runs of a results.json of netsim.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One entry a transport, in the order of the file.
+
+    Raises:
+        FileError: The file cannot be read or holds no such results.
+    """
+    remedy = "give the results.json that `python -m netsim compare` wrote"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
+    except ValueError as error:
+        raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
+    if not isinstance(document, dict) or document.get("format") != "flowfabric.results/1":
+        raise FileError(path, "format", "is not flowfabric.results/1", remedy)
+    runs = document.get("runs")
+    if not isinstance(runs, list) or not runs:
+        raise FileError(path, "runs", "lists no runs", remedy)
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for index, run in enumerate(runs):
+        values = [run.get(name) for name in ("completion_ns", "bound_ns")] if isinstance(run, dict) else []
+        if len(values) != 2 or not isinstance(run.get("transport"), str) or not all(map(_is_time, values)):
+            raise FileError(path, f"runs.{index}", "lacks transport, completion_ns or bound_ns as a time", remedy)
+        times[run["transport"]].append((float(values[0]), float(values[1])))
+    source = path.parent.name if path.stem == "results" and path.parent.name else path.stem
+    return [
+        Simulation(source, transport, len(pairs), fmean(p[0] for p in pairs) / 1e6, fmean(p[1] for p in pairs) / 1e6)
+        for transport, pairs in times.items()
+    ]
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0
+
+
+def read_current(path: Path | None, placement: Placement) -> tuple[Placement, str]:
+    """Read the placement in use and check that it is one of the same model and group.
+
+    Args:
+        path: Its file, or None for the contiguous one.
+        placement: The new placement.
+
+    Returns:
+        The placement in use and its name.
+
+    Raises:
+        FileError: The file cannot be read or is of another model or group.
+    """
+    if path is None:
+        nodes, ranks = placement.num_nodes, placement.ranks_per_node
+        return Placement.contiguous(placement.num_layers, placement.num_experts, nodes, ranks), "contiguous"
+    current = Placement.read(path)
+    for name in ("num_layers", "num_experts", "num_nodes", "ranks_per_node"):
+        found, wanted = getattr(current, name), getattr(placement, name)
+        if found != wanted:
+            raise FileError(path, name, f"is {found} where the new placement has {wanted}", "give the one in use")
+    return current, "current"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a report can tell beyond counts.
+
+    Attributes:
+        volume: How much a token and a step are.
+        before: Name of the placement that the new one is compared with: contiguous, or current.
+        moving: Experts that move, None if not asked.
+        simulations: What netsim found.
+    """
+
+    volume: Volume = field(default_factory=Volume)
+    before: str = "contiguous"
+    moving: Moving | None = None
+    simulations: tuple[Simulation, ...] = ()

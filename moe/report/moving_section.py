@@ -1,0 +1,45 @@
+"""The section of the report that says which experts change rank and what that costs."""
+
+import numpy as np
+
+from moe.report.context import Moving
+from moe.report.page import Facts, Figure, Section, Table
+from moe.report.traffic_figures import arrivals_by_layer
+
+
+def moving_section(num_layers: int, moving: Moving) -> Section:
+    """Compose the section.
+
+    Args:
+        num_layers: MoE layers.
+        moving: What moves.
+
+    Returns:
+        Numbers of experts and bytes, and which expert comes to which rank.
+    """
+    counts = np.bincount([layer for layer, _, _ in moving.arrivals], minlength=num_layers)
+    share = len(moving.arrivals) / moving.experts
+    of = f"against the {moving.against} placement, ranks renamed where that is free"
+    facts = [("Experts that move", f"{len(moving.arrivals):,}", f"{share:.0%} of {moving.experts:,}; {of}")]
+    if moving.total_bytes is not None:
+        size = f"{moving.expert_parameters:,} parameters x {moving.parameter_bytes} B each"
+        facts.append(("Bytes to move", f"{moving.total_bytes / 1e6:,.1f} MB", size))
+    else:
+        facts.append(("Bytes to move", f"{moving.parameter_bytes} B", "for each parameter of an expert that moves"))
+    text = (
+        "What travels with an expert: its weights, both moments of the optimiser, and the fp32 master copy where the "
+        "weights are narrower."
+    )
+    if not moving.arrivals:
+        return Section("No expert has to move", (Facts(facts),), text)
+    picture = Figure(arrivals_by_layer(counts, moving.experts // num_layers), "Experts of each layer that change rank.")
+    rows = [
+        (
+            f"layer {layer}",
+            ", ".join(f"{expert}→{rank}" for at, expert, rank in moving.arrivals if at == layer) or "none",
+        )
+        for layer in range(num_layers)
+    ]
+    table = Table(("layer", "expert → rank that it comes to"), rows)
+    title = "Most experts have to move" if share > 0.5 else f"{share:.0%} of the experts have to move"
+    return Section(title, (Facts(facts), picture, table), text)

@@ -1,0 +1,203 @@
+"""The numbers of a placement report, as the JSON file beside the page holds them; page and terminal draw on it.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import replacing
+from moe.placement.evaluation import Evaluation
+from moe.placement.placement import Placement
+from moe.placement.prediction import exchange_seconds
+from moe.placement.statistics import RoutingStatistics
+from moe.placement.topology import Topology
+from moe.report.context import Context, Moving
+
+FORMAT = "flowfabric.placement_report/1"
+LINKS = ("same_rank", "same_node", "other_node")
+DISPATCH_NAMES = {
+    "coherent": "context-coherent dispatch",
+    "home": "home-return dispatch",
+    "copies": "home-return dispatch with one copy a rank",
+}
+DISPATCH_LAWS = {
+    "coherent": "These numbers hold for context-coherent dispatch, where a token stays on the rank of its expert. "
+    "Inter-layer affinity saves traffic only there: where tokens return home after every layer, this placement "
+    "changes nothing.",
+    "home": "These numbers hold for home-return dispatch, where a token goes from its own rank to its experts and back "
+    "in every layer. A placement saves traffic there only as far as the ranks hold different kinds of tokens; affinity "
+    "between layers does not matter.",
+    "copies": "These numbers hold for home-return dispatch with one copy a rank, where a token goes once to each rank "
+    "that holds any of its experts and back. A placement saves traffic there by putting experts together that are "
+    "chosen together; affinity between layers does not matter.",
+}
+
+
+def share_saved(before: Evaluation, placed: Evaluation) -> float:
+    """Share of the cost that a placement saves; negative where it costs more.
+
+    Args:
+        before: Traffic before.
+        placed: Traffic under the placement.
+
+    Returns:
+        1 - placed / before; 0 where there was no cost.
+    """
+    return 1 - placed.cost / before.cost if before.cost else 0.0
+
+
+def law(placement: Placement, statistics: RoutingStatistics) -> str:
+    """Say for which dispatch mode the numbers hold.
+
+    Args:
+        placement: The placement.
+        statistics: Counts of the trace.
+
+    Returns:
+        One paragraph.
+    """
+    text = DISPATCH_LAWS[placement.dispatch]
+    if placement.dispatch == "coherent" and statistics.coactivation.any():
+        text += " The router picks several experts; the cost counts the moves between first choices only, not the "
+        text += "copies for the others"
+        text += "." if placement.has_replicas else ", which the bytes include."
+    if placement.has_replicas:
+        text += " A token takes the nearest replica of its expert; replicas at one distance share the tokens evenly."
+    return text
+
+
+def summarise(
+    placement: Placement,
+    statistics: RoutingStatistics,
+    topology: Topology,
+    before: Evaluation,
+    placed: Evaluation,
+    context: Context,
+) -> dict[str, Any]:
+    """Gather the numbers of a report.
+
+    Args:
+        placement: The placement with its objective.
+        statistics: Counts of the trace on which both are measured.
+        topology: Ranks and costs.
+        before: Traffic under the placement in use.
+        placed: Traffic under the new placement.
+        context: What else is known.
+
+    Returns:
+        Plain dictionaries, lists, strings, numbers and None.
+    """
+    objective = placement.objective
+    assert objective is not None
+    return {
+        "format": FORMAT,
+        "dispatch": placement.dispatch,
+        "law": law(placement, statistics),
+        "num_layers": placement.num_layers,
+        "num_experts": placement.num_experts,
+        "num_nodes": placement.num_nodes,
+        "ranks_per_node": placement.ranks_per_node,
+        "slots_per_rank": placement.slots_per_rank,
+        "solver": {"name": placement.solver.name, "seed": placement.solver.seed},
+        "trace": {
+            "sha256": placement.trace_sha256,
+            "tokens": statistics.num_tokens,
+            "dropped_choices": statistics.dropped,
+            "skipped_moves": statistics.skipped,
+        },
+        "cost_per_token": {
+            "unit": topology.unit,
+            "before": before.cost,
+            "before_is": context.before,
+            "contiguous": objective.contiguous_cost,
+            "placed": placed.cost,
+            "lower_bound": objective.lower_bound,
+            "certified_gap": objective.gap,
+            "saved": share_saved(before, placed),
+            "before_by_layer": before.cost_by_layer.tolist(),
+            "placed_by_layer": placed.cost_by_layer.tolist(),
+        },
+        "traffic": {name: _traffic(e, topology, context) for name, e in (("before", before), ("placed", placed))},
+        "affinity": {
+            "mutual_information": statistics.normalised_mutual_information().tolist(),
+            "top_mass": statistics.top_mass(placement.slots_per_rank).tolist(),
+            "chance_to_stay": 1 / topology.num_ranks,
+        },
+        "load_over_mean": {
+            "experts": load_percentiles(statistics.loads),
+            "ranks_before": load_percentiles(before.rank_loads),
+            "ranks_placed": load_percentiles(placed.rank_loads),
+            "idle_experts": (statistics.loads == 0).sum(axis=1).tolist(),
+        },
+        "moving": _moving(context.moving),
+        "simulated": [vars(simulation) for simulation in context.simulations],
+    }
+
+
+def load_percentiles(loads: NDArray[np.integer] | NDArray[np.floating]) -> dict[str, list[float]]:
+    """Spread of the loads of each layer.
+
+    Args:
+        loads: Loads of the experts or ranks of each layer, [L, any].
+
+    Returns:
+        Median, 90th and 99th percentile and maximum by layer, as multiples of the layer's mean; 0 without load.
+    """
+    relative = loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-300)
+    found = np.percentile(relative, [50, 90, 99, 100], axis=1)
+    return dict(zip(("p50", "p90", "p99", "max"), found.tolist(), strict=True))
+
+
+def write_summary(document: dict[str, Any], path: Path) -> None:
+    """Write the numbers; equal ones become equal bytes.
+
+    Args:
+        document: What `summarise` returned.
+        path: The `.json` file to write.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _traffic(traffic: Evaluation, topology: Topology, context: Context) -> dict[str, Any]:
+    volume = context.volume
+    moves = traffic.moves_by_link.sum(axis=0)
+    document: dict[str, Any] = {
+        "cross_rank": traffic.cross_rank,
+        "cross_node": traffic.cross_node,
+        "moves_per_token": dict(zip(LINKS, moves.tolist(), strict=True)),
+        "bytes_per_token": None,
+        "bytes_per_step": None,
+        "predicted_ms_per_step": None,
+    }
+    if volume.token_bytes is None:
+        return document
+    document["bytes_per_token"] = dict(zip(LINKS, (moves * volume.token_bytes).tolist(), strict=True))
+    if volume.tokens_per_step is None:
+        return document
+    both_passes = 2 * moves * volume.token_bytes * volume.tokens_per_step
+    document["bytes_per_step"] = dict(zip(LINKS, both_passes.tolist(), strict=True))
+    if topology.rates is not None:
+        tokens = volume.tokens_per_step / volume.micro_batches
+        sent = traffic.moves / traffic.num_tokens * tokens * volume.token_bytes
+        seconds = exchange_seconds(sent, topology).sum()
+        document["predicted_ms_per_step"] = float(2 * volume.micro_batches * seconds * 1e3)
+    return document
+
+
+def _moving(moving: Moving | None) -> dict[str, Any] | None:
+    if moving is None:
+        return None
+    return {
+        "against": moving.against,
+        "experts": moving.experts,
+        "arrivals": [dict(zip(("layer", "expert", "rank"), arrival, strict=True)) for arrival in moving.arrivals],
+        "bytes_per_parameter": moving.parameter_bytes,
+        "expert_parameters": moving.expert_parameters,
+        "total_bytes": moving.total_bytes,
+    }

@@ -1,0 +1,434 @@
+"""The language model: on one process against the definition, on several ranks against one process.
+
+Shape suffixes: B sequences, N positions, D width, H query heads, W width of a head.
+"""
+
+import functools
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from moe.config import MoEConfig, TopKRouterConfig
+from tests.ranks import run_ranks
+from trainer.model.attention import attend_last, attend_scattered, attend_whole, rotated
+from trainer.model.gpt import GPT, FeedForward
+from trainer.model.gpt_config import GPTConfig
+from trainer.model.keyed_draws import derived_keys, keyed_dropout, uniform
+
+SIZES: dict[str, Any] = {"hidden": 24, "num_layers": 3, "num_heads": 6, "num_kv_heads": 2, "context": 16}
+EXPERTS, LENGTH, BATCH = 8, 11, 4
+WORLD_SIZES = (2, 4)
+
+exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
+
+
+def dense(seed: int = 0, **changes: Any) -> GPT:
+    """A model away from its start, where attention is nearly uniform, in float64."""
+    config = GPTConfig(**{**SIZES, **changes})
+    generator = torch.Generator().manual_seed(seed)
+    model = GPT(config, feed_forward=lambda _: FeedForward(config.hidden, 40), generator=generator)
+    return stirred(model.double())
+
+
+def stirred(model: GPT) -> GPT:
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.query_key_value.weight.mul_(20)
+            block.attention.projection.weight.mul_(20)
+        model.embed.weight.mul_(20)
+        model.unembed.weight.mul_(5)
+    return model
+
+
+def window(seed: int = 0, batch: int = 3, length: int = LENGTH) -> tuple[Tensor, Tensor]:
+    bytes_BN = torch.randint(256, (batch, length + 1), generator=torch.Generator().manual_seed(seed))
+    return bytes_BN[:, :-1], bytes_BN[:, 1:]
+
+
+# on one process
+
+
+def by_definition(model: GPT, tokens_BN: Tensor) -> Tensor:
+    """The logits, head by head and row by row; rotary as a product with complex numbers of size 1."""
+    (heads, shared), width = (SIZES["num_heads"], SIZES["num_kv_heads"]), SIZES["hidden"] // SIZES["num_heads"]
+
+    def turned(x_NW: Tensor) -> Tensor:
+        pairs = torch.complex(x_NW[:, : width // 2], x_NW[:, width // 2 :])
+        frequencies = 10_000.0 ** (-2 * torch.arange(width // 2, dtype=torch.float64) / width)
+        angles = torch.arange(len(x_NW), dtype=torch.float64)[:, None] * frequencies
+        pairs = pairs * torch.exp(1j * angles)
+        return torch.cat([pairs.real, pairs.imag], dim=1)
+
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        return x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * weight
+
+    results = []
+    for tokens_N in tokens_BN:
+        x = model.embed.weight[tokens_N]
+        for block in model.blocks:
+            joint = norm(x, block.attention_norm.weight) @ block.attention.query_key_value.weight.T
+            read = []
+            for head in range(heads):
+                group = heads + head // (heads // shared)
+                query, key, value = (joint[:, i * width : (i + 1) * width] for i in (head, group, group + shared))
+                scores = turned(query) @ turned(key).T / width**0.5
+                rows = [scores[n, : n + 1].softmax(dim=0) @ value[: n + 1] for n in range(len(x))]
+                read.append(torch.stack(rows))
+            x = x + torch.cat(read, dim=1) @ block.attention.projection.weight.T
+            first, _, second = block.feed_forward
+            x = x + functional.gelu(norm(x, block.feed_forward_norm.weight) @ first.weight.T) @ second.weight.T
+        results.append(norm(x, model.final_norm.weight) @ model.unembed.weight.T)
+    return torch.stack(results)
+
+
+def test_it_is_what_its_definition_says() -> None:
+    model = dense()
+    tokens_BN, targets_BN = window()
+    logits = model(tokens_BN)
+    expected = by_definition(model, tokens_BN)
+    assert expected.std() > 0.2
+    exactly(logits, expected)
+    losses = model(tokens_BN, targets_BN)
+    exactly(losses, -expected.log_softmax(dim=-1).gather(2, targets_BN[:, :, None])[:, :, 0])
+
+
+def test_a_later_byte_does_not_change_an_earlier_prediction() -> None:
+    model = dense()
+    tokens_BN, _ = window()
+    changed = tokens_BN.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % 256
+    before, after = model(tokens_BN), model(changed)
+    assert torch.equal(before[:, :7], after[:, :7])
+    assert (before[:, 7:] != after[:, 7:]).any(dim=2).all()
+
+
+def test_shared_key_value_heads_are_repeated_heads() -> None:
+    shared, full = dense(), dense(num_kv_heads=None)
+    width = SIZES["hidden"] // SIZES["num_heads"]
+    state = shared.state_dict()
+    for layer in range(SIZES["num_layers"]):
+        name = f"blocks.{layer}.attention.query_key_value.weight"
+        query, *pair = state[name].view(-1, width, SIZES["hidden"]).split([6, 2, 2])
+        state[name] = torch.cat([query, *(part.repeat_interleave(3, dim=0) for part in pair)]).flatten(0, 1)
+    full.load_state_dict(state)
+    tokens_BN, _ = window()
+    exactly(shared(tokens_BN), full(tokens_BN))
+
+
+@pytest.mark.parametrize("shift", [1, 37])
+def test_turned_products_depend_on_the_distance_alone(shift: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(5, 2, 8, dtype=torch.float64, generator=generator) for _ in range(2))
+    positions = torch.tensor([0, 3, 4, 9, 11])
+
+    def products(by: int) -> Tensor:
+        return torch.einsum("qhw,khw->hqk", rotated(query, positions + by, 64), rotated(key, positions + by, 64))
+
+    exactly(products(0), products(shift))
+    assert not torch.allclose(products(0), torch.einsum("qhw,khw->hqk", query, rotated(key, positions, 64)))
+
+
+def test_turns_stay_exact_when_the_weights_are_cast() -> None:
+    model = dense(context=4096).bfloat16()
+    assert not any(buffer.is_floating_point() for buffer in model.buffers())
+    assert model(window()[0]).dtype == torch.float32
+    heads = torch.ones(1, 1, 8, dtype=torch.bfloat16)
+    angle = torch.tensor(4095.0, dtype=torch.float64)
+    turned = rotated(heads, torch.tensor([4095]), 4096)[0, 0, 0]
+    assert abs(float(turned) - float(angle.cos() - angle.sin())) < 2**-8
+
+
+def scattered_inputs() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randn(12, *shape, dtype=torch.float64, generator=generator, requires_grad=True)
+        for shape in ((4, 4), (2, 2, 4))
+    ]
+
+
+def test_scattered_rows_attend_as_whole_sequences_do() -> None:
+    query, key_value = scattered_inputs()
+    whole = attend_whole(query, key_value, 6)
+    numbers = torch.tensor([0, 1, 4, 7, 8, 9, 11])
+    some = attend_scattered(query[numbers], key_value.view(2, 6, 2, 2, 4), numbers // 6, numbers % 6)
+    exactly(some, whole[numbers])
+    weights = torch.randn(some.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = torch.autograd.grad((whole[numbers] * weights).sum(), [query, key_value])
+    for found, reference in zip(torch.autograd.grad((some * weights).sum(), [query, key_value]), expected, strict=True):
+        exactly(found, reference)
+    last = attend_last(query[[5, 11]], key_value.view(2, 6, 2, 2, 4), torch.ones(2, 6, dtype=torch.bool))
+    exactly(last, whole[[5, 11]])
+
+
+def test_no_rows_attend_to_nothing_and_keep_the_graph() -> None:
+    query, key_value = scattered_inputs()
+    empty = torch.arange(0)
+    attended = attend_scattered(query[:0], key_value.view(2, 6, 2, 2, 4), empty, empty)
+    assert attended.shape == (0, 4, 4)
+    gradient = torch.autograd.grad(attended.sum(), [key_value])[0]
+    assert torch.equal(gradient, torch.zeros_like(key_value))
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    model = dense(hidden=8, num_heads=2, num_kv_heads=1, num_layers=2)
+    tokens_BN, targets_BN = window(batch=2, length=3)
+    weight = model.blocks[0].attention.query_key_value.weight
+    (gradient,) = torch.autograd.grad(model(tokens_BN, targets_BN).mean(), [weight])
+    for row, column in ((0, 3), (5, 1), (9, 2), (14, 7)):
+        steps = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[row, column] += sign * 1e-5
+                steps.append(float(model(tokens_BN, targets_BN).mean()))
+                weight[row, column] -= sign * 1e-5
+        assert float(gradient[row, column]) == pytest.approx((steps[0] - steps[1]) / 2e-5, rel=1e-6, abs=1e-9)
+
+
+def test_initial_weights_come_from_the_generator_alone() -> None:
+    torch.manual_seed(1)
+    one = dense(3).state_dict()
+    torch.manual_seed(2)
+    other = dense(3).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not torch.equal(one["embed.weight"], dense(4).state_dict()["embed.weight"])
+    assert not [name for name in one if name.endswith("bias")]
+
+
+def test_a_fresh_model_predicts_every_byte_alike() -> None:
+    config = GPTConfig(hidden=64, num_layers=4)
+    generator = torch.Generator().manual_seed(0)
+    model = GPT(config, feed_forward=lambda _: FeedForward(64, 256), generator=generator)
+    losses = model(*window(batch=8, length=64))
+    assert float(losses.detach().mean()) == pytest.approx(np.log(256), abs=0.05)
+
+
+def test_too_long_a_sequence_is_refused_with_a_remedy() -> None:
+    with pytest.raises(ValueError, match="tokens: 17 bytes exceed the model's context 16; give at most that many"):
+        dense()(window(length=17)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"hidden": 20, "num_heads": 4}, "hidden: 20 is not a multiple of 2 x num_heads 4; choose 16"),
+        ({"num_kv_heads": 3, "num_heads": 4}, "num_kv_heads: 3 does not divide num_heads 4; choose a divisor"),
+    ],
+)
+def test_heads_that_do_not_divide_are_refused_with_a_remedy(changes: dict[str, int], line: str) -> None:
+    with pytest.raises(ValidationError, match=line):
+        GPTConfig(**{"hidden": 64, **changes})
+
+
+# draws by key
+
+
+def test_keyed_draws_are_uniform_and_unrelated() -> None:
+    keys = derived_keys(torch.tensor(5), torch.arange(40_000))
+    drawn = uniform(keys)
+    assert float(drawn.min()) >= 0
+    assert float(drawn.max()) < 1
+    counts = torch.histc(drawn, bins=100, min=0, max=1)
+    assert float((counts - 400).square().sum() / 400) < 160, "chi-square of 99 degrees, 0.9999 quantile"
+    others = uniform(derived_keys(keys, 0)), uniform(derived_keys(torch.tensor(6), torch.arange(40_000))), drawn.roll(1)
+    for other in others:
+        assert abs(float(torch.corrcoef(torch.stack([drawn, other]))[0, 1])) < 0.025
+
+
+def test_dropout_is_a_function_of_the_key() -> None:
+    keys = derived_keys(torch.tensor(1), torch.arange(2000))
+    values = torch.ones(2000, 50)
+    dropped = keyed_dropout(values, keys, 0.3)
+    assert set(dropped.unique().tolist()) == {0.0, float(torch.tensor(1.0) / (1 - 0.3))}
+    assert abs(float((dropped == 0).float().mean()) - 0.3) < 4 * (0.3 * 0.7 / 100_000) ** 0.5
+    order = torch.randperm(2000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(keyed_dropout(values[order], keys[order], 0.3), dropped[order])
+    assert torch.equal(keyed_dropout(values, keys, 0.0), values)
+
+
+def test_dropout_acts_in_training_only_and_comes_from_torchs_generator() -> None:
+    model, batch = dense(dropout=0.5), window()
+    torch.manual_seed(1)
+    one, two = model(*batch), model(*batch)
+    torch.manual_seed(1)
+    assert torch.equal(model(*batch), one)
+    assert not torch.equal(one, two)
+    model.eval()
+    assert torch.equal(model(*batch), model(*batch))
+
+
+# on several ranks
+
+
+def mixture(mode: str, top_k: int, world_size: int, **model: Any) -> GPT:
+    """The same weights in every mode, at every world size."""
+    from moe.coherent_layer import CoherentMoELayer
+    from moe.layer import PlacedMoELayer, transformer_config
+
+    config = MoEConfig(num_experts=EXPERTS, top_k=top_k, expert_hidden=16, router=TopKRouterConfig(aux_loss=0.0))
+    sizes = GPTConfig(**{**SIZES, **model})
+    megatron = transformer_config(
+        config,
+        hidden=sizes.hidden,
+        num_layers=sizes.num_layers,
+        num_heads=sizes.num_heads,
+        expert_parallel=world_size,
+        dtype=torch.float64,
+    )
+    kind = CoherentMoELayer if mode == "coherent" else PlacedMoELayer
+
+    def feed_forward(layer: int) -> nn.Module:
+        slots = np.random.default_rng(layer).permutation(EXPERTS)
+        built = kind(config, megatron, layer, 3, slots)
+        with torch.no_grad():
+            built.router.weight.mul_(20)
+        return built
+
+    generator = torch.Generator().manual_seed(0)
+    return stirred(GPT(sizes, feed_forward=feed_forward, generator=generator).double())
+
+
+def on_a_rank(rank: int, world_size: int) -> dict[tuple[str, int, float], dict[str, Any]]:
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(expert_model_parallel_size=world_size)
+    modes = ("home", "coherent") if world_size > 1 else ("home",)
+    return {
+        (mode, top_k, dropout): trained(rank, world_size, mode, top_k, dropout)
+        for mode in modes
+        for top_k in (1, 2)
+        for dropout in ((0.0, 0.4) if world_size > 1 else (0.0,))
+    }
+
+
+def trained(rank: int, world_size: int, mode: str, top_k: int, dropout: float) -> dict[str, Any]:
+    """Losses, logits and gradients averaged over the ranks, and what was sent."""
+    from trainer.engine.groups import group_names
+    from trainer.model.parameters import named_parameters
+    from trainer.trace.context import phase
+    from trainer.trace.recorder import Recorder
+
+    model = mixture(mode, top_k, world_size, dropout=dropout)
+    tokens_BN, targets_BN = window(batch=BATCH)
+    share = BATCH // world_size
+    own = slice(rank * share, (rank + 1) * share)
+    torch.manual_seed(10 + rank)
+    with TemporaryDirectory() as folder:
+        recorder = Recorder(
+            Path(folder) / "trace.jsonl",
+            steps=[1],
+            ranks_per_node=1,
+            group_names=group_names(),
+            blocks=list(model.blocks),
+        )
+        with recorder.step(1):
+            losses = model(tokens_BN[own], targets_BN[own])
+            with phase("backward"):
+                losses.mean().backward()
+        records = recorder._records
+    gradients = {}
+    for named in named_parameters(model):
+        gradient = named.parameter.grad
+        assert gradient is not None
+        if named.expert is None:
+            dist.all_reduce(gradient)
+        gradients[named.name] = gradient / world_size
+    model.eval()
+    with torch.no_grad():
+        logits = model(tokens_BN[own])
+    return {"losses": losses.detach(), "logits": logits, "gradients": gradients, "records": records}
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[int, list[dict[tuple[str, int, float], dict[str, Any]]]]:
+    return {world_size: run_ranks(on_a_rank, world_size) for world_size in (1, *WORLD_SIZES)}
+
+
+# Megatron's softmax is one of float32.
+close = functools.partial(torch.testing.assert_close, rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("mode", ["home", "coherent"])
+def test_ranks_learn_what_one_process_learns_from_the_whole_batch(
+    results: dict[int, Any], world_size: int, top_k: int, mode: str
+) -> None:
+    alone = results[1][0]["home", top_k, 0.0]
+    ranks = [result[mode, top_k, 0.0] for result in results[world_size]]
+    for name in ("losses", "logits"):
+        close(torch.cat([result[name] for result in ranks]), alone[name])
+    merged: dict[str, list[Tensor]] = {}
+    for result in ranks:
+        for name, gradient in result["gradients"].items():
+            merged.setdefault(name, []).append(gradient)
+    assert set(merged) == set(alone["gradients"])
+    for name, expected in alone["gradients"].items():
+        for gradient in merged[name]:
+            close(gradient, expected)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_dropout_does_not_depend_on_where_a_token_is(results: dict[int, Any], world_size: int, top_k: int) -> None:
+    for result in results[world_size]:
+        home, coherent = (result[mode, top_k, 0.4] for mode in ("home", "coherent"))
+        assert not torch.allclose(home["losses"], result["home", top_k, 0.0]["losses"], atol=1e-3)
+        close(coherent["losses"], home["losses"])
+        for name, gradient in home["gradients"].items():
+            close(coherent["gradients"][name], gradient)
+
+
+def sent(result: dict[str, Any], phase: str) -> list[tuple[int | None, str, str]]:
+    return [(r.layer, r.op, r.dtype) for r in result["records"] if r.phase == phase and r.group == "expert"]
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_one_all_to_all_of_tokens_a_layer_instead_of_two(results: dict[int, Any], world_size: int) -> None:
+    """And what comes in its place, in order: counts, keys and values; at the end targets and losses."""
+    layers = range(SIZES["num_layers"])
+    for result in results[world_size]:
+        coherent, home = result["coherent", 1, 0.0], result["home", 1, 0.0]
+        forward: list[tuple[int | None, str, str]] = []
+        for layer in layers:
+            forward += [(layer, "all_gather", "float64")] * (layer > 0)
+            forward += [(layer, "all_gather", "int64"), (layer, "all_to_all", "float64")]
+        forward += [(None, "all_gather", "uint8"), (None, "reduce_scatter", "float64")]
+        assert sent(coherent, "forward") == forward
+        backward: list[tuple[int | None, str, str]] = [(None, "all_gather", "float64")]
+        for layer in reversed(layers):
+            backward += [(layer, "all_to_all", "float64")]
+            backward += [(layer, "reduce_scatter", "float64")] * (layer > 0)
+        assert sent(coherent, "backward") == backward
+        for layer in layers:
+            at_home = [op for at, op, dtype in sent(home, "forward") if at == layer and "float" in dtype]
+            assert at_home == ["all_to_all", "all_to_all"]
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_keys_and_values_are_padded_to_the_fullest_rank(results: dict[int, Any], world_size: int) -> None:
+    """The fullest rank follows from what arrived in the layer before."""
+    ranks = [result["coherent", 1, 0.0]["records"] for result in results[world_size]]
+    token = SIZES["hidden"] * 8 + 8 + 2 * 8
+    pair = 2 * SIZES["num_kv_heads"] * (SIZES["hidden"] // SIZES["num_heads"]) * 8
+
+    def one(records: list[Any], phase: str, layer: int, op: str, dtype: str = "float64") -> Any:
+        return next(r for r in records if (r.phase, r.layer, r.op, r.dtype) == (phase, layer, op, dtype))
+
+    for layer in range(1, SIZES["num_layers"]):
+        arrived = [one(records, "forward", layer - 1, "all_to_all").bytes_out for records in ranks]
+        assert all(size % token == 0 for size in arrived)
+        assert sum(arrived) == token * BATCH * LENGTH
+        most = max(arrived) // token
+        for records in ranks:
+            gathered = one(records, "forward", layer, "all_gather")
+            assert (gathered.bytes_in, gathered.bytes_out) == ((pair + 8) * most, (pair + 8) * most * world_size)
+            scattered = one(records, "backward", layer, "reduce_scatter")
+            assert (scattered.bytes_in, scattered.bytes_out) == (pair * most * world_size, pair * most)

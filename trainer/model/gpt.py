@@ -1,0 +1,196 @@
+"""A causal language model over bytes.
+
+Shape suffixes: B sequences of this rank, N positions, T rows on this rank, D width, V byte values.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
+from trainer.model.attention import Attention, Context
+from trainer.model.context import Window
+from trainer.model.gpt_config import GPTConfig
+from trainer.model.keyed_draws import derived_keys, keyed_dropout
+
+BYTE_VALUES = 256
+EPSILON = 1e-6
+
+
+@runtime_checkable
+class MovesTokens(Protocol):
+    """A feed-forward layer that leaves tokens on other ranks, such as :class:`moe.coherent_layer.CoherentMoELayer`.
+
+    Attributes:
+        moves_tokens: true.
+        ep_group: the ranks that tokens move among.
+    """
+
+    moves_tokens: bool
+    ep_group: dist.ProcessGroup
+
+    def __call__(
+        self, rows_TD: Tensor, residency: Residency, normalise: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Residency]:
+        """From rows and where they are to rows, what is added to them, and where they are now."""
+        ...
+
+
+class GPT(nn.Module):
+    """A pre-norm transformer without biases, whose tokens may move between ranks from layer to layer.
+
+    The residual stream is rows [T, D], and a :class:`moe.dispatch.residency.Residency` says which tokens they are.
+    Feed-forward layers from the caller either take rows where they are (dense layers and home-return mixtures) or move
+    them (:class:`MovesTokens`); the network is the same. In the second case forward and backward are collective over
+    the layers' expert-parallel group, whose ranks give batches of one shape. What they send is listed in
+    :mod:`moe.dispatch.context_coherent`.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        *,
+        feed_forward: Callable[[int], nn.Module],
+        generator: torch.Generator | None,
+    ) -> None:
+        """Builds and initialises the network.
+
+        Args:
+            config: sizes.
+            feed_forward: from a block's index to a module [B, N, D] -> [B, N, D], whatever B and N, or to one that
+                moves tokens.
+            generator: draws the initial weights; None leaves them as they are (meta device).
+        """
+        super().__init__()
+        self.context, self.dropout = config.context, config.dropout
+        self.embed = nn.Embedding(BYTE_VALUES, config.hidden)
+        self.blocks = nn.ModuleList(Block(config, layer, feed_forward(layer)) for layer in range(config.num_layers))
+        self.final_norm = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.unembed = nn.Linear(config.hidden, BYTE_VALUES, bias=False)
+        if generator is not None:
+            self._initialise(generator)
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The ranks that tokens move among; None if they stay at home."""
+        layers = (block.feed_forward for block in self.blocks)
+        return next((layer.ep_group for layer in layers if isinstance(layer, MovesTokens)), None)
+
+    def forward(self, tokens_BN: Tensor, targets_BN: Tensor | None = None) -> Tensor:
+        """Predicts the byte behind each byte.
+
+        Args:
+            tokens_BN: int64 byte values.
+            targets_BN: the bytes behind them; None: ask for the prediction itself.
+
+        Returns:
+            Logits [B, N, V], or with targets the cross entropy of each in nats, [B, N]; float32 (float64 if the
+            weights are).
+
+        Raises:
+            ValueError: the sequences are longer than the model's context.
+        """
+        length = tokens_BN.shape[1]
+        if length > self.context:
+            raise ValueError(
+                f"tokens: {length} bytes exceed the model's context {self.context}; give at most that many"
+            )
+        group = self.group
+        residency = Residency.home(tokens_BN.numel(), group, tokens_BN.device)
+        context = Window(length, self._dropout_seeds(group, tokens_BN.device))
+        rows_TD, residency = self.advance(self.embed(tokens_BN).flatten(0, 1), residency, context)
+        if targets_BN is None:
+            return self.logits(return_home(rows_TD, residency)).view(*tokens_BN.shape, BYTE_VALUES)
+        targets_T = share_values(targets_BN.flatten().to(torch.uint8), residency).long()
+        losses_T = functional.cross_entropy(self.logits(rows_TD), targets_T, reduction="none")
+        return collect_values(losses_T, residency).view(tokens_BN.shape)
+
+    def advance(self, rows_TD: Tensor, residency: Residency, context: Context) -> tuple[Tensor, Residency]:
+        """Sends rows through all blocks.
+
+        Args:
+            rows_TD: embedded tokens.
+            residency: where they are.
+            context: what they may attend to.
+
+        Returns:
+            The rows after the last block, and where they are then.
+        """
+        for block in self.blocks:
+            rows_TD, residency = block(rows_TD, residency, context)
+        return rows_TD, residency
+
+    def logits(self, rows_TD: Tensor) -> Tensor:
+        """Logits [T, V] of the byte behind each row, in float32 or float64."""
+        logits_TV = self.unembed(self.final_norm(rows_TD))
+        return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
+
+    def _dropout_seeds(self, group: dist.ProcessGroup | None, device: torch.device) -> Tensor | None:
+        """A seed of each home rank; this one's comes from torch's own generator, as that of any dropout."""
+        if not (self.training and self.dropout):
+            return None
+        seed = torch.randint(2**63 - 1, (1,)).to(device)
+        return seed if group is None else gather_equal(seed, group)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        into_the_stream = 0.02 / math.sqrt(2 * len(self.blocks))
+        nn.init.normal_(self.embed.weight, std=0.02, generator=generator)
+        for block in self.blocks:
+            nn.init.normal_(block.attention.query_key_value.weight, std=0.02, generator=generator)
+            nn.init.normal_(block.attention.projection.weight, std=into_the_stream, generator=generator)
+            if isinstance(block.feed_forward, FeedForward):
+                first, _, second = block.feed_forward
+                nn.init.normal_(first.weight, std=0.02, generator=generator)
+                nn.init.normal_(second.weight, std=into_the_stream, generator=generator)
+        nn.init.normal_(self.unembed.weight, std=0.02, generator=generator)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each behind a norm and beside the residual stream."""
+
+    def __init__(self, config: GPTConfig, layer: int, feed_forward: nn.Module) -> None:
+        """Builds one block.
+
+        Args:
+            config: sizes.
+            layer: index of the block.
+            feed_forward: the block's feed-forward layer.
+        """
+        super().__init__()
+        self.layer, self.dropout = layer, config.dropout
+        self.attention_norm = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.feed_forward = feed_forward
+        self._moves_tokens = isinstance(feed_forward, MovesTokens)
+
+    def forward(self, rows_TD: Tensor, residency: Residency, context: Context) -> tuple[Tensor, Residency]:
+        """Returns the rows after the block, and where they are."""
+        attended_TD = self.attention(self.attention_norm(rows_TD), residency, context)
+        rows_TD = rows_TD + self._drop(attended_TD, 0, residency, context)
+        if self._moves_tokens:
+            rows_TD, fed_TD, residency = self.feed_forward(rows_TD, residency, self.feed_forward_norm)
+        else:
+            fed_TD = self.feed_forward(self.feed_forward_norm(rows_TD)[None])[0]
+        return rows_TD + self._drop(fed_TD, 1, residency, context), residency
+
+    def _drop(self, values_TD: Tensor, sublayer: int, residency: Residency, context: Context) -> Tensor:
+        keys_T = context.dropout_keys(residency)
+        if keys_T is None:
+            return values_TD
+        return keyed_dropout(values_TD, derived_keys(keys_T, 2 * self.layer + sublayer), self.dropout)
+
+
+class FeedForward(nn.Sequential):
+    """The dense feed-forward layer of a block, without biases."""
+
+    def __init__(self, hidden: int, inner: int) -> None:
+        """Builds two linear layers of widths hidden -> inner -> hidden around a GELU."""
+        super().__init__(nn.Linear(hidden, inner, bias=False), nn.GELU(), nn.Linear(inner, hidden, bias=False))

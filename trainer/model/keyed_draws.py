@@ -1,0 +1,49 @@
+"""Draws that are a function of a key, so that they do not depend on which rank makes them or in what order.
+
+Counters are hashed with the finaliser of splitmix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
+Generators", 2014, section 5), in int64 whose products wrap around.
+"""
+
+import torch
+from torch import Tensor
+
+_INCREMENT = 0x9E3779B97F4A7C15 - 2**64
+_FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+_DROPOUT_BITS = 24
+
+
+def derived_keys(keys: Tensor, counters: Tensor | int) -> Tensor:
+    """Makes keys out of keys.
+
+    Args:
+        keys: int64.
+        counters: int64, of a shape that broadcasts with the keys'.
+
+    Returns:
+        int64; all 64 bits look drawn.
+    """
+    x = keys + (torch.as_tensor(counters) + 1) * _INCREMENT
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * _FACTORS[0]
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * _FACTORS[1]
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def uniform(keys: Tensor) -> Tensor:
+    """A number in [0, 1) for each key, float64."""
+    return ((keys >> 11) & (2**53 - 1)).double() * 2.0**-53
+
+
+def keyed_dropout(values: Tensor, keys: Tensor, share: float) -> Tensor:
+    """Drops a share of the values and scales the others up.
+
+    Args:
+        values: [T, D].
+        keys: int64 [T]; the same key drops the same columns.
+        share: in [0, 1).
+
+    Returns:
+        [T, D].
+    """
+    columns = torch.arange(values.shape[1], device=values.device)
+    drawn = derived_keys(keys[:, None], columns) & (2**_DROPOUT_BITS - 1)
+    return values * (drawn >= round(share * 2**_DROPOUT_BITS)) / (1 - share)
