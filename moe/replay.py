@@ -10,18 +10,22 @@ group.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe.collective_trace import CollectiveRecord, TraceHeader
+from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
 from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
 from moe.placement.placement import Dispatch, Placement
 from moe.routing_trace import RoutingTrace
 
 _DTYPES = {2: "bfloat16", 4: "float32", 8: "float64"}
-Passes = dict[tuple[int, int, int], "list[Visits]"]
-"""(step, local micro batch, first rank of the group) to the visits in each MoE layer."""
+_MODES = (*PATTERNS, "coherent")
+Traffic = Visits | Moves
+Passes = dict[tuple[int, int, int], "Sequence[Traffic]"]
+"""(step, local micro batch, first rank of the group) to what tokens do in each MoE layer."""
 
 
 def replay(
@@ -42,18 +46,19 @@ def replay(
 
     Returns:
         The header and the records. Compute keeps its time: where an exchange falls away, its gap is added to the next
-        record's. Times of issue and end are unknown.
+        record's. Times of issue and end are unknown. Coherent dispatch is replayed as a model without dropout issues
+        it, in training.
 
     Raises:
         ValueError: the traces or the placement do not belong together, or lack what a replay needs.
     """
     mode = dispatch or placement.dispatch
     sizes = _sizes(header, routing, placement, mode)
-    visits = _visits(header, routing, placement)
+    traffic = _traffic(header, routing, placement, mode)
     layers = {block: index for index, block in enumerate(routing.header.moe_layers or ())}
     rewritten: list[CollectiveRecord] = []
     for of_rank in _by_rank(records):
-        rewritten += _rewrite(header, of_rank, layers, visits, sizes, mode)
+        rewritten += _rewrite(header, of_rank, layers, traffic, sizes, mode)
     return replace(header, source="replayed"), rewritten
 
 
@@ -61,7 +66,7 @@ def _rewrite(
     header: TraceHeader,
     records: Sequence[CollectiveRecord],
     layers: dict[int, int],
-    visits: Passes,
+    passes: Passes,
     sizes: Sizes,
     mode: Dispatch,
 ) -> Iterator[CollectiveRecord]:
@@ -79,37 +84,37 @@ def _rewrite(
         while end < len(records) and _same_pass(records[index], records[end]):
             end += 1
         recorded = records[index:end]
-        assert record.layer is not None
+        index = end
+        if record.layer is None:  # targets and losses of coherent dispatch, written anew with the last layer
+            carried_ns += sum(item.gap_ns or 0 for item in recorded)
+            continue
         ranks = header.groups[record.group]
-        visit = visits[record.step, record.micro, ranks[0]][layers[record.layer]]
-        exchanges = PATTERNS[mode](visit, sizes, record.phase)
-        for place, exchange in enumerate(exchanges):
+        traffic = passes[record.step, record.micro, ranks[0]][layers[record.layer]]
+        exchanges = _exchanges(traffic, sizes, record.phase, record.layer, mode)
+        for place, (layer, exchange) in enumerate(exchanges):
             gap = recorded[place].gap_ns if place < len(recorded) else 0
             written = _record(record, exchange, ranks.index(record.rank), _later(gap, carried_ns))
-            entries.append((recorded[place].seq if place < len(recorded) else None, written))
+            seq = recorded[place].seq if place < len(recorded) else None
+            entries.append((seq, replace(written, layer=layer)))
             carried_ns = 0
         carried_ns += sum(item.gap_ns or 0 for item in recorded[len(exchanges) :])
-        index = end
     return _numbered(entries, records[-1].seq if records else 0)
 
 
+def _exchanges(
+    traffic: Traffic, sizes: Sizes, phase: str, layer: int, mode: Dispatch
+) -> list[tuple[int | None, Exchange]]:
+    """The collectives of one layer's pass, each with the block that it belongs to."""
+    if isinstance(traffic, Visits):
+        return [(layer, exchange) for exchange in PATTERNS[mode](traffic, sizes, phase)]
+    inside: list[tuple[int | None, Exchange]] = [(layer, one) for one in coherent_exchanges(traffic, sizes, phase)]
+    ends: list[tuple[int | None, Exchange]] = [(None, one) for one in end_exchanges(traffic, phase)] * traffic.is_last
+    return [*ends, *inside] if phase == "backward" else [*inside, *ends]
+
+
 def _record(like: CollectiveRecord, exchange: Exchange, own: int, gap_ns: int | None) -> CollectiveRecord:
-    sent, received = exchange.volume[own], exchange.volume[:, own]
-    uneven = exchange.op == "all_to_all"
-    return replace(
-        like,
-        op=exchange.op,
-        dtype=exchange.dtype,
-        bytes_in=int(sent.sum()) if uneven else int(sent[own]),
-        bytes_out=int(received.sum()),
-        in_splits=tuple(sent.tolist()) if uneven else None,
-        out_splits=tuple(received.tolist()) if uneven else None,
-        asynchronous=False,
-        wait_seq=None,
-        gap_ns=gap_ns,
-        t_issue_ns=None,
-        t_done_ns=None,
-    )
+    recorded: dict[str, Any] = {"in_splits": None, "out_splits": None, **exchange.fields(own)}
+    return replace(like, **recorded, asynchronous=False, wait_seq=None, gap_ns=gap_ns)
 
 
 def _numbered(entries: list[tuple[int | None, CollectiveRecord]], last: int) -> Iterator[CollectiveRecord]:
@@ -132,7 +137,9 @@ def _later(gap_ns: int | None, carried_ns: int) -> int | None:
 
 def _is_dispatch(header: TraceHeader, record: CollectiveRecord, layers: dict[int, int]) -> bool:
     meaning = record.group.rpartition("_")[0] if record.group.rpartition("_")[2].isdecimal() else record.group
-    return meaning == "expert" and record.layer in layers and len(header.groups[record.group]) > 1
+    if meaning != "expert" or len(header.groups[record.group]) == 1:
+        return False
+    return record.layer in layers or (record.layer is None and record.phase != "optimizer")
 
 
 def _same_pass(one: CollectiveRecord, other: CollectiveRecord) -> bool:
@@ -152,7 +159,7 @@ def _by_rank(records: Sequence[CollectiveRecord]) -> list[list[CollectiveRecord]
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-def _visits(header: TraceHeader, routing: RoutingTrace, placement: Placement) -> Passes:
+def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Dispatch) -> Passes:
     """Where the tokens of every micro batch go, from the routing trace."""
     assert routing.step is not None
     assert routing.micro is not None
@@ -165,6 +172,8 @@ def _visits(header: TraceHeader, routing: RoutingTrace, placement: Placement) ->
             for local, micro in enumerate(np.unique(routing.micro[own])):
                 chosen_TLK = routing.expert_ids[own & (routing.micro == micro)]
                 parts[step, local, rank - rank % width].append((rank % width, chosen_TLK))
+    if mode == "coherent":
+        return {key: Moves.of(of_ranks, expert_ranks_LE, width) for key, of_ranks in parts.items()}
     return {
         key: [
             Visits.of([(home, chosen_TLK[:, layer]) for home, chosen_TLK in of_ranks], expert_ranks_LE[layer], width)
@@ -200,7 +209,12 @@ def _sizes(
     recorded_steps = set() if routing.step is None else set(np.unique(routing.step).tolist())
     absent = [step for step in header.steps if step not in recorded_steps]
     requirements = (
-        _Requirement(mode in PATTERNS, f"dispatch: cannot be replayed ({mode}); choose from {', '.join(PATTERNS)}"),
+        _Requirement(mode in _MODES, f"dispatch: cannot be replayed ({mode}); choose from {', '.join(_MODES)}"),
+        _Requirement(
+            mode != "coherent" or own.key_value_width is not None,
+            "routing: header.key_value_width is missing, so its model gathers no keys and values as coherent dispatch "
+            "must; choose home or copies",
+        ),
         _Requirement(
             own.element_bytes in (None, *_DTYPES),
             f"routing: header.element_bytes is {own.element_bytes}; give one of {', '.join(map(str, _DTYPES))}",
@@ -235,4 +249,5 @@ def _sizes(
         element_bytes=own.element_bytes,
         num_experts=own.num_experts,
         dtype=_DTYPES[own.element_bytes],
+        key_value_bytes=(own.key_value_width or 0) * own.element_bytes,
     )

@@ -35,6 +35,7 @@ class RoutingHeader(BaseModel):
         model: Free name of the model.
         hidden: Width of a token, for replay.
         element_bytes: Bytes of one element of a token, for replay.
+        key_value_width: Elements of a token's keys and values together, for replay in coherent dispatch.
         moe_layers: Block index of each MoE layer, for replay.
         expert_parallel: Ranks of one expert-parallel group while recording.
     """
@@ -49,6 +50,7 @@ class RoutingHeader(BaseModel):
     model: str
     hidden: _Positive | None = None
     element_bytes: _Positive | None = None
+    key_value_width: _Positive | None = None
     moe_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     expert_parallel: _Positive | None = None
 

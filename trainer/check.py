@@ -12,7 +12,7 @@ from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig, load_config
 from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, parameter_shapes
-from trainer.trace.formula import formula
+from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.plan import trace_spec
 
 
@@ -43,8 +43,10 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     console.print(_parameters(config, layout), soft_wrap=True)
     for line in cautions(config, layout):
         print(line, file=sys.stderr)
-    if config.engine.zero_stage < 3:
-        console.print(_collectives(config, layout))
+    try:
+        console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
+    except ValueError as error:
+        console.print(f"collectives are not counted: {error}", soft_wrap=True)
     return 0
 
 
@@ -60,8 +62,8 @@ def _parameters(config: RunConfig, layout: Layout) -> str:
     )
 
 
-def _collectives(config: RunConfig, layout: Layout) -> Table:
-    header, records = formula(trace_spec(config, layout, ranks_per_node=layout.world_size))
+def _collectives(spec: TraceSpec) -> Table:
+    header, records = formula(spec)
     sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for record in records:
         if record.rank > 0:

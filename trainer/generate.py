@@ -51,6 +51,11 @@ def run(
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest bytes, 1 for all")
+    if launch.world_size % config.parallel.expert:
+        raise ValueError(
+            f"ranks: {launch.world_size} do not share experts as the run's {config.parallel.expert} did; "
+            f"start one, or a multiple of {config.parallel.expert}"
+        )
     layout = plan_layout(config, launch.world_size)
     check_restorable(config, folder)
     with joined(launch, layout.expert_parallel):

@@ -101,7 +101,8 @@ def describe(config: RunConfig, layout: Layout) -> str:
     if config.moe is not None:
         experts = (
             f" = expert {layout.expert_parallel} x expert data {layout.expert_data_parallel}, "
-            f"{config.moe.num_experts // layout.expert_parallel} of {config.moe.num_experts} experts a rank and layer"
+            f"{config.moe.num_experts // layout.expert_parallel} of {config.moe.num_experts} experts a rank and layer, "
+            f"{config.moe.dispatch} dispatch"
         )
     return (
         f"{ranks}{experts}; batch {config.optim.global_batch} = {layout.micro_batch} x {layout.accumulation} micro "

@@ -30,6 +30,7 @@ class Sizes:
         num_experts: experts of a layer.
         dtype: name of the elements' type.
         gate_bytes: bytes of a gate value.
+        key_value_bytes: bytes of a token's keys and values, for coherent dispatch; 0 where attention gathers none.
     """
 
     hidden: int
@@ -37,6 +38,7 @@ class Sizes:
     num_experts: int
     dtype: str
     gate_bytes: int = GATE_BYTES
+    key_value_bytes: int = 0
 
     @property
     def row_bytes(self) -> int:
@@ -104,7 +106,7 @@ class Exchange:
     """One collective.
 
     Attributes:
-        op: all_to_all or all_gather.
+        op: all_to_all, all_gather or reduce_scatter.
         dtype: type of its elements.
         volume: bytes from each rank to each, own block included, int64 [N, N].
     """
@@ -126,6 +128,8 @@ class Exchange:
         own = {"op": self.op, "dtype": self.dtype, "bytes_out": int(received.sum())}
         if self.op == "all_gather":
             return own | {"bytes_in": int(sent[member])}
+        if self.op == "reduce_scatter":
+            return own | {"bytes_in": int(sent.sum()), "bytes_out": int(sent[member])}
         splits = {"in_splits": tuple(sent.tolist()), "out_splits": tuple(received.tolist())}
         return own | {"bytes_in": int(sent.sum())} | splits
 

@@ -49,6 +49,17 @@ class MigrationPlan:
     saving: float
     effort: float
 
+    def worth(self, expert_tokens: float) -> float:
+        """Saving less what the moves weigh.
+
+        Args:
+            expert_tokens: Tokens of the statistics whose trip is as dear as an expert's.
+
+        Returns:
+            Token costs; positive if the plan pays.
+        """
+        return self.saving - expert_tokens * self.effort
+
 
 def plan_migration(
     statistics: RoutingStatistics,
@@ -77,20 +88,40 @@ def plan_migration(
     Returns:
         The plan; without moves if none pays.
     """
-
-    def traffic(ranks: NDArray[np.int64]) -> float:
-        return float(OBJECTIVES[objective](statistics, ranks, topology.cost).sum())
-
     present = ranks_of(slot_to_expert, topology.num_ranks)
     renamed = _renamed(present, target, topology)
-    goal = renamed if traffic(renamed) <= traffic(target) else target
+    dearer = _traffic(statistics, topology, renamed, objective) > _traffic(statistics, topology, target, objective)
+    goal = target if dearer else renamed
     gains = Gains(statistics, topology, objective, expert_tokens)
     ranks = best_state(present, cut_into_cycles(present, goal, gains), gains, most_moves)
-    saving, effort = traffic(present) - traffic(ranks), float(topology.cost[present, ranks].sum())
-    if saving <= expert_tokens * effort:
-        ranks, saving, effort = present, 0.0, 0.0
-    slots = settle(slot_to_expert, ranks, topology.num_ranks)
-    return MigrationPlan(slots, tuple(moves_between(slot_to_expert, slots)), saving, effort)
+    planned = settle(slot_to_expert, ranks, topology.num_ranks)
+    plan = priced_plan(statistics, topology, slot_to_expert, planned, objective)
+    return plan if plan.worth(expert_tokens) > 0 else MigrationPlan(slot_to_expert, (), 0.0, 0.0)
+
+
+def priced_plan(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    slot_to_expert: NDArray[np.int64],
+    planned: NDArray[np.int64],
+    objective: Dispatch,
+) -> MigrationPlan:
+    """Says what the way from one map to another saves and takes.
+
+    Args:
+        statistics: Counts of the traffic.
+        topology: Ranks of one expert-parallel group and the cost of a move between them.
+        slot_to_expert: Present logical expert of each slot, [L, E].
+        planned: The same afterwards, [L, E].
+        objective: Dispatch mode.
+
+    Returns:
+        The plan.
+    """
+    before, after = (ranks_of(slots, topology.num_ranks) for slots in (slot_to_expert, planned))
+    costs = [_traffic(statistics, topology, ranks, objective) for ranks in (before, after)]
+    effort = float(topology.cost[before, after].sum())
+    return MigrationPlan(planned, tuple(moves_between(slot_to_expert, planned)), costs[0] - costs[1], effort)
 
 
 def ranks_of(slot_to_expert: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
@@ -164,3 +195,7 @@ def _renamed(present: NDArray[np.int64], target: NDArray[np.int64], topology: To
     names = np.concatenate([new * size + inside[old, new] for old, new in enumerate(node_names.tolist())])
     same = np.array_equal(topology.cost[np.ix_(names, names)], topology.cost)
     return names[target] if same else target
+
+
+def _traffic(statistics: RoutingStatistics, topology: Topology, ranks: NDArray[np.int64], objective: Dispatch) -> float:
+    return float(OBJECTIVES[objective](statistics, ranks, topology.cost).sum())

@@ -7,25 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.config import MigrationConfig
-from moe.migration.plan import MigrationPlan, plan_migration, ranks_of
+from moe.migration.plan import MigrationPlan, plan_migration, priced_plan, ranks_of
 from moe.placement.descent import Descent
 from moe.placement.drift import measure_drift
 from moe.placement.placement import Dispatch
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
+_KEPT = 0.5  # of what a plan promised: chance keeps next to nothing of it, and drift nearly all
+
 
 class MigrationTrigger:
     """Looks at the traffic of window after window and says when experts should move, and which.
 
-    The regret of a window is cost(present placement) / cost(placement made for the window) - 1. Experts move if it
-    exceeds the threshold in two windows in a row, and then towards a placement that was made for the first of them,
-    priced on the second: its gain is on tokens that it has not seen, so chance alone moves nothing. Equal windows
-    lead to equal plans, on whatever rank.
+    The regret of a window is cost(present placement) / cost(placement made for the window) - 1. Where it exceeds the
+    threshold, moves are planned. If it does again in the next window, experts move, provided that the plan saves
+    there, on tokens that it was not made from, enough to earn back what it costs, and no less than half of what it
+    promised. What seems to pay by chance alone keeps no such promise. Equal windows lead to equal plans on any rank.
 
     Attributes:
         regret: Of the last window; None before the first.
-        candidates: Placements made for the last window if its regret was too large, rank of each expert [C, L, E].
+        planned: What the last window suggests: logical expert of each slot [L, E]; None if experts should stay.
+        promised: Cost that the plan saves per token of that window.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class MigrationTrigger:
         self._objective: Dispatch = objective
         self._token_bytes, self._expert_bytes = token_bytes, expert_bytes
         self.regret: float | None = None
-        self.candidates: NDArray[np.int64] | None = None
+        self.planned: NDArray[np.int64] | None = None
+        self.promised = 0.0
 
     def look(self, window: RoutingStatistics, steps: float, slot_to_expert: NDArray[np.int64]) -> MigrationPlan | None:
         """Judges one window.
@@ -60,10 +64,14 @@ class MigrationTrigger:
         present = ranks_of(slot_to_expert, self._topology.num_ranks)
         drift = measure_drift(window, self._topology, present, self._objective)
         self.regret = drift.regret
-        targets, self.candidates = self.candidates, None
+        earlier, self.planned = self.planned, None
         if self.regret <= self._config.regret:
             return None
         expert_tokens = self._expert_bytes * steps / (self._token_bytes * self._config.horizon)
+        if earlier is not None:
+            plan = priced_plan(window, self._topology, slot_to_expert, earlier, self._objective)
+            if plan.worth(expert_tokens) > 0 and plan.saving >= _KEPT * self.promised * window.num_tokens:
+                return plan
         plans = [
             plan_migration(
                 window,
@@ -74,12 +82,11 @@ class MigrationTrigger:
                 most_moves=self._config.most_moves,
                 expert_tokens=expert_tokens,
             )
-            for target in ([] if targets is None else targets)
+            for target in (drift.fresh_ranks, *self._near(window, present))
         ]
-        best = max(plans, key=lambda plan: plan.saving - expert_tokens * plan.effort, default=None)
-        if best is not None and best.moves:
-            return best
-        self.candidates = np.stack([drift.fresh_ranks, *self._near(window, present)])
+        best = max(plans, key=lambda plan: plan.worth(expert_tokens))
+        if best.moves:
+            self.planned, self.promised = best.slot_to_expert, best.saving / window.num_tokens
         return None
 
     def _near(self, window: RoutingStatistics, present: NDArray[np.int64]) -> list[NDArray[np.int64]]:

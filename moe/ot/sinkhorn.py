@@ -3,7 +3,6 @@
 Shape suffixes: N rows, M columns.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -67,7 +66,7 @@ def sinkhorn(
         raise ValueError(f"gradient, reference: unknown ({gradient}, {reference}); see the documentation of sinkhorn")
     rows = _Side(a, _weight("row_weight", row_weight, a), reference, epsilon)
     columns = _Side(b, _weight("column_weight", column_weight, b), reference, epsilon)
-    if rows.weight.isinf().all() and columns.weight.isinf().all():
+    if rows.exact.all() and columns.exact.all():
         check_balance(a.sum(-1), b.sum(-1))
     with torch.set_grad_enabled(gradient == "unrolled" and torch.is_grad_enabled()):
         g = torch.zeros_like(b) if warm_start is None else warm_start[1].to(b).expand_as(b)
@@ -100,22 +99,17 @@ def sinkhorn(
     )
 
 
-@dataclass(frozen=True, eq=False)
 class _Side:
     """Rows or columns: their masses [..., L], and the price of leaving them."""
 
-    mass: Tensor
-    weight: Tensor
-    reference: Reference
-    epsilon: float
-
-    @property
-    def log_mass(self) -> Tensor:
-        return self.mass.clamp_min(torch.finfo(self.mass.dtype).tiny).log()
-
-    @property
-    def log_reference(self) -> Tensor:
-        return self.log_mass if self.reference == "product" else torch.zeros_like(self.mass)
+    def __init__(self, mass: Tensor, weight: Tensor, reference: Reference, epsilon: float) -> None:
+        self.mass = mass
+        self.epsilon = epsilon
+        self.exact = weight.isinf()
+        self.weight = weight
+        self.exponent = torch.where(self.exact, 1.0, weight / (weight + epsilon))
+        self.log_mass = mass.clamp_min(torch.finfo(mass.dtype).tiny).log()
+        self.log_reference = self.log_mass if reference == "product" else torch.zeros_like(mass)
 
     def gather(self, potentials: Tensor, cost: Tensor) -> Tensor:
         """Logarithm of what the other side [..., K] receives from this one; cost [..., K, L]."""
@@ -123,8 +117,7 @@ class _Side:
 
     def best(self, gathered: Tensor) -> Tensor:
         """The potentials that maximise the dual."""
-        exponent = torch.where(self.weight.isinf(), 1.0, self.weight / (self.weight + self.epsilon))
-        return exponent * self.epsilon * (self.log_mass - self.log_reference - gathered)
+        return self.exponent * self.epsilon * (self.log_mass - self.log_reference - gathered)
 
     def error(self, potentials: Tensor, gathered: Tensor) -> Tensor:
         """Distance of the sums from what is optimal at these potentials."""
@@ -133,9 +126,8 @@ class _Side:
 
     def worth(self, potentials: Tensor) -> Tensor:
         """This side's linear or conjugate term of the dual."""
-        exact = self.weight.isinf()
-        weight = torch.where(exact, 1.0, self.weight)
-        return (self.mass * torch.where(exact, potentials, -weight * torch.expm1(-potentials / weight))).sum(-1)
+        weight = torch.where(self.exact, 1.0, self.weight)
+        return (self.mass * torch.where(self.exact, potentials, -weight * torch.expm1(-potentials / weight))).sum(-1)
 
 
 def _weight(name: str, weight: float | Tensor, mass: Tensor) -> Tensor:

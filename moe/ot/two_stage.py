@@ -106,8 +106,9 @@ def fill_capacity(
     cost_PNM = cost.reshape(-1, num_rows, num_columns)[chosen]
     al = plan.potentials[0].detach().reshape(-1, num_rows)[chosen]
     a, b = a[chosen], b.reshape(-1, num_columns)[chosen]
+    jittered_PNM = cost_PNM + _jitter(cost_PNM, gamma)
     cut = semi_dual(
-        _jittered_transpose(cost_PNM),
+        jittered_PNM.mT.contiguous(),
         b,
         a,
         k=k,
@@ -115,7 +116,7 @@ def fill_capacity(
         start=_below_padding(al, a, b, cost_PNM, gamma),
         max_iterations=iterations,
         max_evaluations=4 * iterations,
-        columns=_candidates(cost_PNM, plan.potentials[1].detach().reshape(-1, num_columns)[chosen]),
+        columns=_candidates(jittered_PNM.detach(), plan, chosen, k),
     ).transposed()
     fitting = cut if len(chosen) == len(overfull) else _by_columns(plan, k)
 
@@ -157,42 +158,52 @@ def _within(load: Tensor, capacity: Tensor) -> Tensor:
     return load.minimum(capacity) + share * room
 
 
-def _jittered_transpose(cost: Tensor) -> Tensor:
-    """The cost by columns, with a last-digits preference for other rows in each, so that equal tokens are told apart.
+def _jitter(cost: Tensor, gamma: float) -> Tensor:
+    """A last-digits preference for other rows in each column, so that equal tokens are told apart.
 
     Column j likes best the rows around j/M of the way: equal tokens split evenly, and alike on every device.
     """
-    amplitude = -32 * torch.finfo(cost.dtype).eps * cost.detach().std((-2, -1), correction=0)[:, None]
+    spread = cost.detach().std((-2, -1), correction=0).clamp_min(gamma)
+    amplitude = -32 * torch.finfo(cost.dtype).eps * spread[:, None]
     rows, columns = (
         2 * torch.pi * torch.arange(length, device=cost.device, dtype=torch.float64) / length
         for length in cost.shape[-2:]
     )
-    jittered = cost.mT.clone(memory_format=torch.contiguous_format)
-    for wave in (torch.cos, torch.sin):
-        jittered.addcmul_((amplitude * wave(columns)).to(cost.dtype)[..., None], wave(rows).to(cost.dtype))
-    return jittered
+    across, down = (
+        ((amplitude * wave(columns)).to(cost.dtype)[:, None], wave(rows).to(cost.dtype)[:, None])
+        for wave in (torch.cos, torch.sin)
+    )
+    return (across[0] * across[1]).addcmul_(*down)
 
 
-def _candidates(cost: Tensor, be: Tensor) -> Tensor:
-    """The tokens that each expert looks at while they compete: those to whom it is among the best at these prices.
+def _candidates(cost: Tensor, plan: Plan, chosen: Tensor, k: int) -> Tensor | None:
+    """The tokens that each expert looks at while they compete: those that use it or have it among their best.
 
-    A token has the same number of experts to go to, so none is lost from sight, and lists are a small share of all
-    tokens.
+    Every token has some experts to go to, so none is lost from sight, and the lists are a small share of all tokens.
 
     Args:
-        cost: [P, N, M].
-        be: potentials of the experts, [P, M].
+        cost: of the chosen problems, [P, N, M].
+        plan: of all problems, by rows.
+        chosen: the problems.
+        k: slots of each expert.
 
     Returns:
-        [P, M, W], filled up with -1.
+        [P, M, W], filled up with -1; None (look at all) where an expert had fewer candidates than slots.
     """
     num_columns = cost.shape[-1]
-    best = (be[:, None] - cost.detach()).topk(min(_CHOICES, num_columns), dim=-1).indices
-    chosen = torch.zeros(cost.mT.shape, dtype=torch.bool, device=cost.device).scatter_(1, best.mT, True)
-    problem, column, row = chosen.nonzero(as_tuple=True)
+    be = plan.potentials[1].detach().reshape(-1, num_columns)[chosen]
+    best = (be[:, None] - cost).topk(min(_CHOICES, num_columns), dim=-1).indices
+    looked_at = torch.zeros(cost.mT.shape, dtype=torch.bool, device=cost.device).scatter_(1, best.mT, True)
+    assert plan.indices is not None
+    problem, row, place = (plan.values.detach().reshape(-1, *plan.values.shape[-2:])[chosen] > 0).nonzero(as_tuple=True)
+    used = plan.indices.reshape(-1, *plan.indices.shape[-2:])[chosen][problem, row, place]
+    looked_at[problem, used, row] = True
+    problem, column, row = looked_at.nonzero(as_tuple=True)
     lengths = (problem * num_columns + column).bincount(minlength=len(cost) * num_columns)
+    if lengths.min() < k:
+        return None
     place = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    lists = row.new_full([len(cost), num_columns, max(int(lengths.max()), 1)], -1)
+    lists = row.new_full([len(cost), num_columns, int(lengths.max())], -1)
     lists[problem, column, place] = row
     return lists
 

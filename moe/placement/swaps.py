@@ -117,14 +117,15 @@ class LayerProblem:
         from moe.placement.swap_kernels import descend
 
         ranks = start.copy()
-        row, choice = np.nonzero(self.experts != DROPPED)
-        order = np.argsort(self.experts[row, choice], kind="stable")
+        experts, homes = np.ascontiguousarray(self.experts), np.ascontiguousarray(self.homes)
+        row, choice = np.nonzero(experts != DROPPED)
+        order = np.argsort(experts[row, choice], kind="stable")
         members = row[order]
-        starts = np.searchsorted(self.experts[row, choice][order], np.arange(len(ranks) + 1))
+        starts = np.searchsorted(experts[row, choice][order], np.arange(len(ranks) + 1))
         price = self.price(ranks)
         while True:
             ranks = cheapest_ranks(self.copies(ranks).T @ self.cost)[ranks]
-            descend(self.experts, self.homes, self.tokens, self.cost, starts, members, ranks)
+            descend(experts, homes, self.tokens, self.cost, starts, members, ranks)
             improved = self.price(ranks)
             if improved >= price * (1 - 1e-12):
                 return ranks

@@ -290,12 +290,13 @@ def _load_section(
         "sets the pace of a layer.",
     )
     text = (
-        f"The busiest rank computes {placed.imbalance.mean():.2f} times the mean on average over the layers "
-        f"({name} {before.imbalance.mean():.2f})."
+        f"That is the mean over the layers of the busiest rank's load; {name} {before.imbalance.mean():.2f}. In the "
+        f"worst layer it is {placed.imbalance.max():.2f}; {name} {before.imbalance.max():.2f}."
     )
     if placement.solver.name != "packing":
         text += " The solver gives each rank the same number of experts and does not weigh their load."
     idle = sum(loads["idle_experts"])
     if idle:
         text += f" {idle} experts of all layers are chosen by no token."
-    return Section("Load of the ranks", (Figure(spread, caption), maps), text)
+    title = f"The busiest rank computes {placed.imbalance.mean():.2f} times the mean"
+    return Section(title, (Figure(spread, caption), maps), text)

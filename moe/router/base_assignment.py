@@ -4,10 +4,13 @@ Shape suffixes: T tokens, E experts.
 """
 
 import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from moe.ot import exact
-from moe.router.portable import PortableRouter, Selection, map_of
+from moe.router.capacity import map_of
+from moe.router.portable import PortableRouter, Selection
 
 
 class BaseAssignmentRouter(PortableRouter):
@@ -18,6 +21,20 @@ class BaseAssignmentRouter(PortableRouter):
 
     Source: Lewis et al., "BASE Layers: Simplifying Training of Large, Sparse Models", 2021, equation 2.
     """
+
+    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
+        """Builds the gate.
+
+        Args:
+            config: Megatron's configuration of the layer.
+            pg_collection: process groups.
+
+        Raises:
+            ValueError: more than one expert a token is asked for.
+        """
+        super().__init__(config, pg_collection)
+        if self.topk > 1:
+            raise ValueError(f"top_k: {self.topk} with router base, which assigns one expert to a token; choose 1")
 
     def select(self, logits_TE: Tensor) -> Selection:
         """See :class:`PortableRouter`."""

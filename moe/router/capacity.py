@@ -1,6 +1,6 @@
 """The hard limit on what an expert takes.
 
-Shape suffixes: T tokens, E experts.
+Shape suffixes: T tokens, E experts, K experts of a token, R tokens that went short.
 """
 
 import math
@@ -55,24 +55,41 @@ def keep_first(map_TE: Tensor, slots: int) -> Tensor:
 def cut_by_margin(scores_TE: Tensor, map_TE: Tensor, slots_E: Tensor, due: int) -> Tensor:
     """Cuts full experts where it costs their tokens least, then serves who went short from the experts with room.
 
-    A choice is worth its margin: how much its score exceeds the best score that its token would fall back to. Choices
-    beyond a token's due have a negative margin and go first.
+    A choice is worth its margin: how much its score exceeds the best score that its token would fall back to. What a
+    token chose beyond its due gets the slots that are left in the end.
 
     Args:
         scores_TE: what an expert is worth to a token.
-        map_TE: bool, the choices, at least `due` of each token and its best ones.
+        map_TE: bool, the choices: of each token its best ones, at least `due`.
         slots_E: choices that each expert keeps, int64.
         due: experts that each token is to visit.
 
     Returns:
-        bool [T, E]. No column is over its slots; with due 1, no token is without an expert while any slot is free.
+        bool [T, E]. No column is over its slots and no row longer than it was. With due 1 and as many slots as tokens,
+        no token is without an expert.
     """
     if len(scores_TE) == 0 or bool((map_TE.sum(dim=0) <= slots_E).all()):
         return map_TE
-    ranked_TK = scores_TE.topk(min(due + 1, scores_TE.shape[1]), dim=1).values
-    last_due_T1, next_T1 = ranked_TK[:, due - 1 : due], ranked_TK[:, -1:]
+    ranked = scores_TE.topk(min(due + 1, scores_TE.shape[1]), dim=1)
+    last_due_T1, next_T1 = ranked.values[:, due - 1 : due], ranked.values[:, -1:]
     margins_TE = scores_TE - torch.where(scores_TE >= last_due_T1, next_T1, last_due_T1)
-    return _serve(scores_TE, keep_largest(margins_TE, map_TE, slots_E), slots_E, due)
+    due_TE = map_of(ranked.indices[:, :due], scores_TE.shape[1])
+    kept_TE = _serve(scores_TE, keep_largest(margins_TE, due_TE, slots_E), slots_E, due)
+    return kept_TE | keep_largest(margins_TE, map_TE & ~kept_TE, slots_E - kept_TE.sum(dim=0))
+
+
+def map_of(indices_TK: Tensor, num_experts: int) -> Tensor:
+    """Turns lists of experts into a routing map.
+
+    Args:
+        indices_TK: experts of each token, int64.
+        num_experts: columns of the map.
+
+    Returns:
+        bool [T, E].
+    """
+    chosen = indices_TK.new_zeros([len(indices_TK), num_experts], dtype=torch.bool)
+    return chosen.scatter(1, indices_TK, torch.ones_like(indices_TK, dtype=torch.bool))
 
 
 def _serve(scores_TE: Tensor, map_TE: Tensor, slots_E: Tensor, due: int) -> Tensor:

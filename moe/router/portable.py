@@ -165,17 +165,3 @@ class PortableRouter(TopKRouter):
             if moved is not None and moved.dtype != buffer.dtype:
                 self._buffers[name] = buffer.to(moved.device)
         return self
-
-
-def map_of(indices: Tensor, num_experts: int) -> Tensor:
-    """Turns lists of experts into a routing map.
-
-    Args:
-        indices: experts of each token, int64 [T, K].
-        num_experts: columns of the map.
-
-    Returns:
-        bool [T, E].
-    """
-    chosen = indices.new_zeros([len(indices), num_experts], dtype=torch.bool)
-    return chosen.scatter(1, indices, torch.ones_like(indices, dtype=torch.bool))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from moe.config import SinkhornRouterConfig
 from moe.ot import sinkhorn
-from moe.router.portable import PortableRouter, Selection, map_of
+from moe.router.capacity import map_of
+from moe.router.portable import PortableRouter, Selection
 
 
 class SinkhornRouter(PortableRouter):

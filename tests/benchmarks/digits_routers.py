@@ -1,8 +1,10 @@
 """Every router on handwritten digits: does balance cost accuracy, and does a capacity cost tokens?
 
-One mixture-of-experts layer (width 32, 8 experts, capacity 1.25) between two linear layers, 300 Adam steps, batch 256. An
-image is a token. There is no residual path: the network around it is linear and would carry a dropped image nearly as
-well. At the test no router has a capacity. Run by ``python -m tests.benchmarks.digits_routers [--seeds 0 1 2] [--out digits_routers.json]``.
+One mixture-of-experts layer (width 32, 8 experts, capacity 1.25) between two linear layers, 300 Adam steps, batch 256.
+An image is a token. There is no residual path: the network around the experts is linear and would carry a dropped image
+nearly as well. At the test no router has a capacity. Run by
+
+    python -m tests.benchmarks.digits_routers [--seeds 0 1 2] [--out digits_routers.json]
 """
 
 import argparse
@@ -39,9 +41,7 @@ ROUTERS: dict[str, RouterConfig] = {
     "top-1": TopKRouterConfig(aux_loss=0.0, capacity_factor=CAPACITY),
     "top-1, auxiliary loss 0.01": TopKRouterConfig(aux_loss=0.01, capacity_factor=CAPACITY),
     "top-1, auxiliary loss 0.1": TopKRouterConfig(aux_loss=0.1, capacity_factor=CAPACITY),
-    "top-1, loss-free bias": TopKRouterConfig(
-        score="sigmoid", aux_loss=0.0, capacity_factor=CAPACITY, bias_rate=0.01
-    ),
+    "top-1, loss-free bias": TopKRouterConfig(score="sigmoid", aux_loss=0.0, capacity_factor=CAPACITY, bias_rate=0.01),
     "sinkhorn": SinkhornRouterConfig(),
     "base": BaseAssignmentRouterConfig(),
     "expert choice": ExpertChoiceRouterConfig(),
@@ -137,7 +137,14 @@ def train(name: str, seed: int, steps: int = STEPS) -> Outcome:
     with torch.no_grad():
         correct = served(pixels[test]).argmax(dim=1) == labels[test]
     return Outcome(
-        name, seed, float(correct.float().mean()), fmean(loads[-LAST:]), max(loads), fmean(drops[-LAST:]), max(drops), cpu_s
+        name,
+        seed,
+        float(correct.float().mean()),
+        fmean(loads[-LAST:]),
+        max(loads),
+        fmean(drops[-LAST:]),
+        max(drops),
+        cpu_s,
     )
 
 

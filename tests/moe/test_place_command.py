@@ -1,4 +1,5 @@
 import json
+import resource
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ import pytest
 
 from moe.__main__ import main
 from moe.placement import Placement
+from moe.placement.solve import SOLVERS
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import markov_trace
 
@@ -38,13 +40,17 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err.rstrip("\n")
 
 
-@pytest.mark.parametrize("objective", ["coherent", "home"])
+@pytest.mark.parametrize("objective", ["coherent", "home", "copies"])
 def test_place_writes_placement_and_report_and_says_what_it_saved(
     objective: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "made" / "placement.json"
     assert main(["place", str(trace_path), *SHAPE, "--objective", objective, "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.parent.iterdir()) == ["placement.html", "placement.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "placement.html",
+        "placement.json",
+        "placement.report.json",
+    ]
     placement = Placement.read(out)
     assert placement.dispatch == objective
     assert placement.objective is not None
@@ -53,14 +59,19 @@ def test_place_writes_placement_and_report_and_says_what_it_saved(
     for word in ("contiguous", "placed", "lower bound", "moves to another node", "400 tokens", "0 skipped"):
         assert word in printed.out
     assert f"{placement.objective.cost:.4g}" in printed.out
-    assert {"coherent": "context-coherent dispatch", "home": "home-return dispatch"}[objective] in printed.out
+    name = {"coherent": "context-coherent dispatch", "home": "home-return dispatch", "copies": "one copy a rank"}
+    assert name[objective] in " ".join(printed.out.split())
+    numbers = json.loads((out.parent / "placement.report.json").read_text())
+    assert numbers["cost_per_token"]["placed"] == pytest.approx(placement.objective.cost)
+    assert numbers["cost_per_token"]["before_is"] == "contiguous"
 
 
 def test_placing_twice_gives_the_same_bytes(trace_path: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert main(["place", str(trace_path), *SHAPE, "--seed", "3", "--out", str(tmp_path / f"{name}.json")]) == 0
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
-    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+    for suffix in (".html", ".report.json"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
 
 def test_exflow_traces_and_other_costs_are_placed(tmp_path: Path) -> None:
@@ -196,8 +207,14 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--solver", "milp"], "moe place: --solver: is not built for objective coherent (milp); choose from auto"),
-        (["--objective", "copies"], "moe place: --objective: is not built (copies); choose from coherent, home"),
+        (["--solver", "luck"], "moe place: --solver: is not built for objective coherent (luck); choose from auto"),
+        (["--objective", "miles"], "moe place: --objective: is not built (miles); choose from coherent, home, copies"),
+        (["--objective", "copies", "--solver", "sweep"], "moe place: --solver: is not built for objective copies"),
+        (["--slots-per-rank", "1"], "moe place: --slots-per-rank: 1 slots a rank are not between 2"),
+        (["--slots-per-rank", "9"], "moe place: --slots-per-rank: 9 slots a rank are not between 2"),
+        (["--expert-parameters", "0"], "moe place: --expert-parameters: must be at least 1 (0)"),
+        (["--current", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
+        (["--cost", "intra=0Gbps,inter=1Gbps"], "moe place: --cost: a rate of 0 moves nothing (intra=0Gbps"),
         (["--objective", "home", "--solver", "sweep"], "moe place: --solver: is not built for objective home (sweep)"),
         (["--cost", "miles"], "moe place: --cost: is no cost that is known (miles); give hops"),
         (["--seed", "-1"], "moe place: --seed: must be at least 0 (-1)"),
@@ -207,10 +224,8 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
         (["--objective", "home", "--nodes", "4"], "moe place: {trace}: source_rank: the ranks that recorded"),
         (["--num-experts", "8"], "moe place: {trace}: num_experts: is given (8) but .npz says it itself; leave it out"),
         (["--report", "{out}"], "moe place: --report: is the same file as --out"),
-        (
-            ["--results", "results.json"],
-            "moe: unrecognized arguments: --results results.json; see python -m moe --help",
-        ),
+        (["--results", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
+        (["--colour", "red"], "moe: unrecognized arguments: --colour red; see python -m moe --help"),
         (["--nodes", "two"], "moe place: argument --nodes: invalid int value: 'two'; see python -m moe place --help"),
     ],
 )
@@ -232,7 +247,7 @@ def test_missing_files_and_verbs_are_refused(tmp_path: Path, capsys: pytest.Capt
     line = refused(["place", str(missing), *SHAPE, "--num-experts", "8", "--out", str(tmp_path / "p.json")], capsys)
     assert line == f"moe place: {missing}: file: cannot be read (No such file or directory); check the path"
     assert "required: VERB" in refused([], capsys)
-    assert "choose from" in refused(["replay"], capsys)
+    assert "choose from" in refused(["displace"], capsys)
     (tmp_path / "file").touch()
     line = refused(["place", str(GOLDEN), *SHAPE, "--out", str(tmp_path / "file" / "p.json")], capsys)
     assert "output: cannot be written" in line
@@ -248,17 +263,100 @@ def test_debug_adds_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["place", "--help"]) == 0
     text = capsys.readouterr().out
-    for word in ("example:", "python -m moe place", "home", "coherent", "hops (default"):
+    for word in ("examples:", "python -m moe place", "home", "coherent", "hops (default"):
         assert word in text
     assert max(len(line) for line in text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("verb", ["replay", "export", "import"])
+def test_every_verb_teaches_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "example" in text
+    assert f"python -m moe {verb} " in text
+    assert "{" not in text.replace("{coherent,home,copies}", "")
+
+
+def test_the_help_of_place_names_every_solver(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["place", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for solvers in SOLVERS.values() for name in (*solvers, "packing", "contiguous"))
+    assert "Affinity between layers saves traffic in this mode only" in text
+
+
+def test_placing_against_the_placement_in_use_says_what_moves(
+    trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["place", str(trace_path), *SHAPE, "--expert-parameters", "100"]
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    assert main([*place, "--out", str(first)]) == 0
+    capsys.readouterr()
+    results = ["--results", "tests/files/results.json"]
+    assert main([*place, "--current", str(first), *results, "--out", str(second)]) == 0
+    numbers = json.loads(second.with_suffix(".report.json").read_text())
+    assert numbers["cost_per_token"]["before_is"] == "current"
+    assert numbers["cost_per_token"]["before"] == pytest.approx(numbers["cost_per_token"]["placed"])
+    assert numbers["moving"]["arrivals"] == []
+    assert numbers["simulated"]
+    assert "0 of 32 experts move against the current placement" in capsys.readouterr().out
+    other = tmp_path / "other.json"
+    Placement.contiguous(4, 8, 4, 1).write(other)
+    line = refused([*place, "--current", str(other), "--out", str(tmp_path / "third.json")], capsys)
+    assert line == f"moe place: {other}: num_nodes: is 4 where the new placement has 2; give the one in use"
+
+
+def test_spare_slots_are_filled_with_replicas(trace_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "placement.json"
+    arguments = ["place", str(trace_path), *SHAPE, "--objective", "home", "--slots-per-rank", "3", "--out", str(out)]
+    assert main(arguments) == 0
+    placement = Placement.read(out)
+    assert (placement.slots_per_rank, placement.has_replicas) == (3, True)
+    assert "no bound is known" not in out.with_suffix(".html").read_text()
+
+
+def test_placements_and_traces_go_to_exflow_and_back(
+    trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    placed, csv, again, npy = (tmp_path / name for name in ("p.json", "p.csv", "again.json", "r.npy"))
+    assert main(["place", str(trace_path), *SHAPE, "--out", str(placed)]) == 0
+    assert main(["export", str(placed), "--to", "exflow-csv", str(csv)]) == 0
+    assert main(["import", str(csv), "--num-experts", "8", *SHAPE, "--out", str(again)]) == 0
+    np.testing.assert_array_equal(Placement.read(again).expert_ranks(), Placement.read(placed).expert_ranks())
+    assert main(["export", str(trace_path), "--to", "exflow-npy", str(npy)]) == 0
+    np.testing.assert_array_equal(np.load(npy), RoutingTrace.read(trace_path).expert_ids[:, :, 0])
+    capsys.readouterr()
+    line = refused(["export", str(placed), "--to", "exflow-pdf", str(csv)], capsys)
+    assert line == "moe export: --to: is no format that is known (exflow-pdf); choose from exflow-csv, exflow-npy"
+    line = refused(["import", str(csv), "--num-experts", "8", "--nodes", "1", "--ranks-per-node", "8",
+                    "--out", str(again)], capsys)  # fmt: skip
+    assert line.startswith(f"moe import: {csv}: layer 0: GPU ")
+    csv.write_text(csv.read_text().replace("\n9,", "\n8,"))
+    line = refused(["import", str(csv), "--num-experts", "8", *SHAPE, "--out", str(again)], capsys)
+    assert line.startswith(f"moe import: {csv}: line 11: expert id 8 is listed twice; ")
+
+
+def test_a_recorded_trace_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the rewriting does is tested with the replay; here only the way there and back through files."""
+    missing = str(tmp_path / "none.jsonl")
+    arguments = ["--routing", str(GOLDEN), "--placement", "tests/files/placement.json", "--out", "replayed.jsonl"]
+    line = refused(["replay", missing, *arguments], capsys)
+    assert line.startswith(f"moe replay: {missing}: ")
+
+
+def test_help_comes_within_a_second_of_cpu_time() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for arguments in (["--help"], ["place", "--help"]):
+        subprocess.run([sys.executable, "-m", "moe", *arguments], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 2.0
 
 
 def test_the_torch_free_part_imports_no_torch() -> None:
     """In a fresh interpreter; the placement itself does without matplotlib, too."""
     program = (
         "import sys, moe.__main__, moe.placement, moe.routing_trace\n"
-        "assert not {'torch', 'matplotlib', 'scipy', 'trainer', 'netsim'} & set(sys.modules)\n"
-        "import moe.report.report, moe.report.table\n"
+        "assert not {'torch', 'matplotlib', 'scipy', 'numba', 'trainer', 'netsim'} & set(sys.modules)\n"
+        "import moe.report.report, moe.report.table, moe.placement.exflow, moe.placement.drift\n"
         "assert not {'torch', 'trainer', 'netsim'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

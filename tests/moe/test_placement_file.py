@@ -75,6 +75,21 @@ def test_contiguous_is_the_identity() -> None:
         Placement.contiguous(2, 8, 1, 3)
 
 
+def test_replicas_are_written_read_and_told_from_a_plain_placement(tmp_path: Path) -> None:
+    plain = Placement.contiguous(1, 4, 1, 2)
+    replicated = plain.model_copy(update={"rank_experts": (((0, 1, 2), (2, 3, 0)),)})
+    replicated.write(tmp_path / "replicas.json")
+    again = Placement.read(tmp_path / "replicas.json")
+    jsonschema.validate(json.loads((tmp_path / "replicas.json").read_text()), SCHEMA)
+    assert again == replicated
+    assert (again.has_replicas, plain.has_replicas, again.slots_per_rank) == (True, False, 3)
+    assert again.slot_to_expert(0).tolist() == [0, 1, 2, 2, 3, 0]
+    assert [np.flatnonzero(ranks).tolist() for ranks in again.holders()[0]] == [[0, 1], [0], [0, 1], [1]]
+    np.testing.assert_array_equal(plain.holders().argmax(axis=2), plain.expert_ranks())
+    with pytest.raises(ValueError, match=r"rank_experts: 2 x 3 slots hold replicas of 4 experts"):
+        again.expert_ranks()
+
+
 def spoiled(**changes: Any) -> str:
     return json.dumps(json.loads(GOLDEN.read_text()) | changes)
 
@@ -101,7 +116,11 @@ def layers(first: list[list[int]]) -> list[list[list[int]]]:
         (spoiled(num_layers="3"), "num_layers", "'3'"),
         (spoiled(num_nodes=0), "num_nodes", "greater than 0 (0)"),
         (spoiled(ranks_per_node=4), "rank_experts.0", "4 ranks where num_nodes * ranks_per_node is 8"),
-        (spoiled(rank_experts=layers([[0, 1], [2, 3], [4, 5], [6, 6]])), "rank_experts.0", "expert 6 is in two slots"),
+        (
+            spoiled(rank_experts=layers([[0, 1], [2, 3], [4, 5], [6, 6]])),
+            "rank_experts.0",
+            "6 is twice on rank 3",
+        ),
         (spoiled(rank_experts=layers([[0, 1], [2, 3], [4, 5], [6, 8]])), "rank_experts.0", "expert 8 is outside"),
         (spoiled(rank_experts=layers([[0, 1], [2, 3], [4, 5], [6, -7]])), "rank_experts.0.3.1", "(-7)"),
         (
@@ -110,6 +129,16 @@ def layers(first: list[list[int]]) -> list[list[list[int]]]:
             "numbers of slots ([1, 2, 3])",
         ),
         (spoiled(rank_experts=layers([[0], [1], [2], [3]])), "rank_experts.0", "expert 4 is in no slot"),
+        (
+            spoiled(rank_experts=layers([[0, 1, 2], [2, 3, 4], [4, 5, 6], [6, 7, 0]])),
+            "rank_experts.1",
+            "2 slots a rank where layer 0 has 3",
+        ),
+        (
+            spoiled(rank_experts=layers([[0, 1, 1], [2, 3, 4], [4, 5, 6], [6, 7, 0]])),
+            "rank_experts.0",
+            "expert 1 is twice on rank 0",
+        ),
         (spoiled(cost_matrix=[[0.0]]), "cost_matrix", "is not 4 x 4"),
         (spoiled(cost_matrix=[[float("nan")] * 4] * 4), "document", "NaN"),
         (spoiled(ep_ranks=[[0, 1, 2, 3], [3, 4, 5, 6]]), "ep_ranks", "no rank is in two places"),

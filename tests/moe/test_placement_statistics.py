@@ -1,17 +1,26 @@
 from collections import Counter
-from itertools import pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
 from moe.placement.statistics import RoutingStatistics
+from moe.placement.tally import Tally
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
 
 def assert_equal(one: RoutingStatistics, other: RoutingStatistics) -> None:
-    for name in ("num_tokens", "transitions", "jumps", "source_counts", "loads", "dropped"):
+    fixed = ("num_tokens", "transitions", "source_counts", "loads", "dropped", "anchors", "coactivation")
+    for name in (*fixed, "jumps"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for name in ("choice_sets", "visits"):
+        tally, same = getattr(one, name), getattr(other, name)
+        assert (tally is None) == (same is None)
+        if tally is not None:
+            np.testing.assert_array_equal(tally.rows, same.rows)
+            np.testing.assert_array_equal(tally.tokens, same.tokens)
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.3, 0.8])
@@ -46,6 +55,60 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole() -> None:
     first, second, third = (RoutingStatistics.collect(part, 2) for part in parts)
     assert_equal(first + second + third, whole)
     assert_equal(first + (third + second), whole)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_choices_made_together_equal_a_walk_over_the_tokens(drop: float) -> None:
+    routing = dropping_trace(5, 4, 3, 200, seed=2, world_size=4, drop=drop)
+    repeated = routing.expert_ids.copy()
+    repeated[:20, :, 1] = repeated[:20, :, 0]
+    routing = replace(routing, expert_ids=repeated)
+    pairs, sets, visits, anchors = Counter(), Counter(), Counter(), Counter()
+    for home, layers in zip(routing.source_rank.tolist(), routing.expert_ids.tolist(), strict=True):
+        before = (-1, -1)
+        for layer, choices in enumerate(layers):
+            kept = sorted({expert for expert in choices if expert >= 0})
+            if not kept:
+                continue
+            first = next(expert for expert in choices if expert >= 0)
+            others = [expert for expert in kept if expert != first]
+            anchors[layer, first] += 1
+            sets[layer, home % 2, *[-1] * (3 - len(kept)), *kept] += 1
+            visits[layer, *before, first, *[-1] * (2 - len(others)), *others] += 1
+            for one, other in combinations(kept, 2):
+                pairs[layer, one, other] += 1
+                pairs[layer, other, one] += 1
+            before = (layer, first)
+    statistics = RoutingStatistics.collect(routing, 2)
+    assert {key: count for key, count in np.ndenumerate(statistics.coactivation) if count} == dict(pairs)
+    assert {key: count for key, count in np.ndenumerate(statistics.anchors) if count} == dict(anchors)
+    for tally, walked in ((statistics.choice_sets, sets), (statistics.visits, visits)):
+        assert tally is not None
+        assert dict(zip(map(tuple, tally.rows.tolist()), tally.tokens.tolist(), strict=True)) == dict(walked)
+        assert tally.rows.tolist() == sorted(tally.rows.tolist())
+
+
+def test_wide_rows_are_told_apart_although_no_single_number_holds_them() -> None:
+    draw = np.random.default_rng(0)
+    rows = draw.integers(-1, 3_000_000, size=(50, 7))[draw.integers(50, size=400)]
+    tally = Tally.count(rows, np.arange(400))
+    expected = Counter()
+    for row, count in zip(map(tuple, rows.tolist()), range(400), strict=True):
+        expected[row] += count
+    assert dict(zip(map(tuple, tally.rows.tolist()), tally.tokens.tolist(), strict=True)) == dict(expected)
+
+
+def test_one_vector_carries_what_has_a_fixed_size_and_vectors_add_up() -> None:
+    parts = [dropping_trace(5, 4, 2, 100, seed=seed, world_size=4, drop=0.0) for seed in range(2)]
+    one, other = (RoutingStatistics.collect(part, 2) for part in parts)
+    vector = one.to_vector() + other.to_vector()
+    assert (vector.dtype, vector.ndim) == (np.int64, 1)
+    merged = RoutingStatistics.from_vector(vector, 4, 5, 2)
+    assert_equal(merged, replace(one + other, choice_sets=None, visits=None))
+    with pytest.raises(ValueError, match=r"vector: shape .* is not \[\d+\]; give the numbers of layers"):
+        RoutingStatistics.from_vector(vector, 4, 5, None)
+    without = replace(one, source_counts=None)
+    assert RoutingStatistics.from_vector(without.to_vector(), 4, 5, None).source_counts is None
 
 
 def test_a_world_of_no_whole_groups_has_no_source_counts() -> None:

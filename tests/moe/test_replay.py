@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ def placement(seed: int | None, dispatch: Any) -> Placement:
     return contiguous.model_copy(update={"rank_experts": tuple(tuple(map(tuple, layer)) for layer in layers)})
 
 
-CASES = {"home": placement(None, "home"), "home, placed": placement(1, "home"), "copies": placement(2, "copies")}
+STACK = {"home": placement(None, "home"), "home, placed": placement(1, "home"), "copies": placement(2, "copies")}
+"""A stack of layers that drop tokens."""
+MODEL = {"home": placement(None, "home"), "coherent": placement(3, "coherent"), "copies": placement(4, "copies")}
+"""A language model."""
+PAIRS = [(kind, *pair) for kind, cases in (("stack", STACK), ("model", MODEL)) for pair in product(cases, cases)]
 
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
@@ -37,19 +42,23 @@ def record_cases(rank: int, world_size: int, folder: str) -> None:
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(expert_model_parallel_size=GROUP)
-    for name, case in CASES.items():
-        record(Path(folder) / name, rank, world_size, case)
+    for kind, cases in (("stack", STACK), ("model", MODEL)):
+        for name, case in cases.items():
+            record(Path(folder) / kind / name, rank, world_size, kind, case)
 
 
-def record(folder: Path, rank: int, world_size: int, placed: Placement) -> None:
+def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placement) -> None:
     import torch
     import torch.distributed as dist
-    from torch import nn
+    from torch import Tensor, nn
 
+    from moe.coherent_layer import CoherentMoELayer
     from moe.config import MoEConfig, TopKRouterConfig
     from moe.layer import PlacedMoELayer, transformer_config
     from moe.routing_trace import RoutingHeader
     from trainer.engine.groups import group_names
+    from trainer.model.gpt import GPT
+    from trainer.model.gpt_config import GPTConfig
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
     from trainer.trace.routing import RoutingRecorder, merge_routing
@@ -58,43 +67,53 @@ def record(folder: Path, rank: int, world_size: int, placed: Placement) -> None:
         num_experts=EXPERTS,
         top_k=TOP_K,
         expert_hidden=4,
-        router=TopKRouterConfig(capacity_factor=1.2),
-        dispatch=placed.dispatch,  # pyright: ignore[reportArgumentType]
+        router=TopKRouterConfig(capacity_factor=1.2 if kind == "stack" else None),
+        dispatch=placed.dispatch,
     )
     megatron = transformer_config(
         config, hidden=WIDTH, num_layers=LAYERS, num_heads=1, expert_parallel=GROUP, dtype=torch.float32
     )
-    layers = nn.ModuleList(
-        PlacedMoELayer(config, megatron, layer, 5, placed.slot_to_expert(layer)) for layer in range(LAYERS)
-    )
+    layer_type = CoherentMoELayer if placed.dispatch == "coherent" else PlacedMoELayer
+    layers = [layer_type(config, megatron, layer, 5, placed.slot_to_expert(layer)) for layer in range(LAYERS)]
+    sizes = GPTConfig(hidden=WIDTH, num_layers=LAYERS, num_heads=2, num_kv_heads=1)
+    model = GPT(sizes, feed_forward=layers.__getitem__, generator=torch.Generator().manual_seed(5))
+    blocks = list(model.blocks) if kind == "model" else layers
+
+    def loss(draw: torch.Generator) -> Tensor:
+        if kind == "model":
+            tokens = torch.randint(256, (3, 5), generator=draw)
+            return model(tokens[:, :-1], tokens[:, 1:]).mean()
+        rows = torch.randn(4, 3, WIDTH, generator=draw, requires_grad=True)
+        for layer in layers:
+            rows = rows + layer(rows)
+        return rows.square().mean()
+
     recorder = Recorder(
-        rank_path(folder, rank), steps=STEPS, ranks_per_node=1, group_names=group_names(), blocks=list(layers)
+        rank_path(folder, rank), steps=STEPS, ranks_per_node=1, group_names=group_names(), blocks=nn.ModuleList(blocks)
     )
     header = RoutingHeader(
         num_experts=EXPERTS,
         num_layers=LAYERS,
         top_k=TOP_K,
         world_size=world_size,
-        model="stack",
+        model=kind,
         hidden=WIDTH,
         element_bytes=4,
+        key_value_width=sizes.hidden // sizes.num_heads * 2 * sizes.key_value_heads if kind == "model" else None,
         moe_layers=tuple(range(LAYERS)),
         expert_parallel=GROUP,
     )
-    routing = RoutingRecorder(folder, [layer.router for layer in layers], header, steps=STEPS, micro_batch=3)
+    routing = RoutingRecorder(folder, layers, header, steps=STEPS, micro_batch=3)
     for step in STEPS:
         for local in range(ACCUMULATION):
             micro = rank * ACCUMULATION + local
             draw = torch.Generator().manual_seed(100 * step + micro)
-            tokens = torch.randn(4, 3, WIDTH, generator=draw, requires_grad=True)
-            with recorder.step(step, local), routing.step(step, micro):
+            with routing.step(step, micro), recorder.step(step, local):
                 with phase("forward"):
-                    total = torch.zeros(1)
-                    dist.all_reduce(total)
-                    for layer in layers:
-                        tokens = tokens + layer(tokens)
+                    dist.all_reduce(torch.zeros(1))
+                    value = loss(draw)
                 with phase("backward"):
-                    tokens.square().mean().backward()
+                    value.backward()
     recorder.write()
     routing.write()
     dist.barrier()
@@ -115,37 +134,50 @@ def timeless(records: list[CollectiveRecord]) -> list[CollectiveRecord]:
     return [replace(record, gap_ns=None, t_issue_ns=None, t_done_ns=None) for record in records]
 
 
-def traces(folder: Path, name: str) -> tuple[TraceHeader, list[CollectiveRecord], RoutingTrace]:
-    return *read(folder / name / "collectives.jsonl"), RoutingTrace.read(folder / name / "routing.npz")
+def collectives(folder: Path, kind: str, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
+    return read(folder / kind / name / "collectives.jsonl")
 
 
-@pytest.mark.parametrize("source", CASES)
-@pytest.mark.parametrize("target", CASES)
-def test_a_replay_is_what_the_run_would_have_issued(recorded: Path, source: str, target: str) -> None:
-    header, records, routing = traces(recorded, source)
-    wanted_header, wanted, _ = traces(recorded, target)
-    replayed_header, replayed = replay(header, records, routing, CASES[target])
+def routing_of(folder: Path, kind: str) -> RoutingTrace:
+    return RoutingTrace.read(folder / kind / "home" / "routing.npz")
+
+
+@pytest.mark.parametrize(("kind", "source", "target"), PAIRS)
+def test_a_replay_is_what_the_run_would_have_issued(recorded: Path, kind: str, source: str, target: str) -> None:
+    wanted_header, wanted = collectives(recorded, kind, target)
+    placed = (STACK if kind == "stack" else MODEL)[target]
+    header, replayed = replay(*collectives(recorded, kind, source), routing_of(recorded, kind), placed)
     assert timeless(replayed) == timeless(wanted)
-    assert replayed_header == replace(wanted_header, source="replayed")
+    assert header == replace(wanted_header, source="replayed")
+
+
+def test_tokens_that_moved_are_recorded_at_home(recorded: Path) -> None:
+    home, moved = (RoutingTrace.read(recorded / "model" / name / "routing.npz") for name in ("home", "coherent"))
+    np.testing.assert_array_equal(moved.expert_ids, home.expert_ids)
+    np.testing.assert_array_equal(moved.source_rank, home.source_rank)
 
 
 def test_compute_keeps_its_time(recorded: Path) -> None:
-    header, records, routing = traces(recorded, "home")
-    _, replayed = replay(header, records, routing, CASES["copies"])
-    assert sum(record.gap_ns or 0 for record in replayed) == sum(record.gap_ns or 0 for record in records)
+    for kind, target in (("stack", STACK["copies"]), ("model", MODEL["coherent"])):
+        header, records = collectives(recorded, kind, "home")
+        _, replayed = replay(header, records, routing_of(recorded, kind), target)
+        assert sum(record.gap_ns or 0 for record in replayed) == sum(record.gap_ns or 0 for record in records)
 
 
 def test_what_does_not_belong_together_is_refused(recorded: Path) -> None:
-    header, records, routing = traces(recorded, "home")
+    header, records = collectives(recorded, "stack", "home")
+    routing = routing_of(recorded, "stack")
     other_world = replace(routing, header=routing.header.model_copy(update={"world_size": 8}))
     other_group = Placement.contiguous(LAYERS, EXPERTS, 1, 4)
+    home = STACK["home"]
     cases = [
-        (header, replace(routing, step=None), CASES["home"], None, "routing: lacks step"),
-        (header, other_world, CASES["home"], None, "routing: was recorded on 8 ranks"),
-        (replace(header, steps=(1, 2, 3)), routing, CASES["home"], None, "routing: has no tokens of step [3]"),
+        (header, replace(routing, step=None), home, None, "routing: lacks step"),
+        (header, other_world, home, None, "routing: was recorded on 8 ranks"),
+        (replace(header, steps=(1, 2, 3)), routing, home, None, "routing: has no tokens of step [3]"),
         (header, routing, other_group, None, "placement: is made for groups of 4 ranks"),
         (header, routing, Placement.contiguous(2, EXPERTS, 1, GROUP), None, "placement: has 2 layers"),
-        (header, routing, CASES["home"], "teleport", "dispatch: cannot be replayed (teleport)"),
+        (header, routing, home, "teleport", "dispatch: cannot be replayed (teleport)"),
+        (header, routing, home, "coherent", "routing: header.key_value_width is missing"),
     ]
     for case_header, case_routing, placed, dispatch, message in cases:
         with pytest.raises(ValueError, match="^" + re.escape(message)):

@@ -1,4 +1,4 @@
-"""A short run whose experts are moved by hand, on local ranks: the losses of every step, and what the ranks then hold."""
+"""A short run whose experts are moved by hand: the losses of every step, and what the ranks then hold."""
 
 from pathlib import Path
 from typing import Any
@@ -42,17 +42,37 @@ def shuffled(seed: int) -> np.ndarray:
 
 
 class Run:
-    """One rank of a run, with the loop's own arithmetic without its surroundings."""
+    """One rank of a run, with the loop's own arithmetic without its surroundings.
 
-    def __init__(self, config: RunConfig, world_size: int) -> None:
+    Args:
+        config: the run.
+        world_size: its ranks.
+        resumes: checkpoint to go on from.
+        leaning: whether the images of the ranks differ, so that their tokens choose different experts.
+    """
+
+    def __init__(
+        self, config: RunConfig, world_size: int, *, resumes: Path | None = None, leaning: bool = False
+    ) -> None:
+        from trainer.checkpoint.placement import resumed_layout
+        from trainer.checkpoint.state import load_checkpoint
         from trainer.ema import MovingAverage
         from trainer.engine.deepspeed import DeepSpeedEngine
         from trainer.layout import plan_layout
+        from trainer.migration import live
         from trainer.network import build_model
 
-        self.config, self.layout = config, plan_layout(config, world_size)
+        self.config, self.leaning = config, leaning
+        self.layout = plan_layout(config, world_size)
+        if resumes is not None:
+            self.layout = resumed_layout(config, self.layout, resumes)
         self.engine = DeepSpeedEngine(build_model(config, self.layout), config, self.layout, torch.device("cpu"))
         self.average = MovingAverage(self.engine, 0.9)
+        self.migration = live.build(config, self.layout, self.engine, self.average)
+        if resumes is not None:
+            load_checkpoint(
+                resumes, allow_rng_loss=False, engine=self.engine, average=self.average, migration=self.migration
+            )
 
     def step(self, step: int) -> float:
         """Takes an optimiser step on data that depend on the step and the micro batch alone; returns its loss."""
@@ -66,6 +86,8 @@ class Run:
             generator = torch.Generator().manual_seed(derive_seed("data", step, micro))
             torch.manual_seed(derive_seed("dropout", step, micro))
             x_t = torch.randn(self.layout.micro_batch, 1, 8, 8, generator=generator)
+            if self.leaning:
+                x_t += 3.0 * (-1) ** dist.get_rank()
             t = torch.rand(self.layout.micro_batch, generator=generator)
             predicted = self.engine.model(x_t, t, torch.arange(self.layout.micro_batch) % 10)
             loss = (predicted - x_t).square().mean()
@@ -73,10 +95,18 @@ class Run:
             total += float(loss.detach())
         self.norm = self.engine.step(1e-2)
         self.average.update(step)
+        if self.migration is not None:
+            self.migration.after(step)
         return total / self.layout.accumulation
 
+    def save(self, root: Path, step: int) -> Path:
+        """Saves a checkpoint."""
+        from trainer.checkpoint.state import save_checkpoint
+
+        return save_checkpoint(root, step, self.config, self.layout, self.engine, self.average, self.migration)
+
     def place(self, slot_to_expert: np.ndarray) -> str | None:
-        """Moves the experts."""
+        """Moves the experts; returns why not, if it was refused."""
         from megatron.core import parallel_state
 
         from trainer.migration.transfer import transfer

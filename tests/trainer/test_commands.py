@@ -13,7 +13,7 @@ from trainer.__main__ import main
 from trainer.engine.groups import Launch
 
 
-@pytest.mark.parametrize("verb", ["train", "check", "sample", "trace", "report"])
+@pytest.mark.parametrize("verb", ["train", "check", "sample", "generate", "trace", "report"])
 def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -29,7 +29,7 @@ def test_the_help_of_all_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in ("train", "check", "sample", "trace", "report", "Exit codes"))
+    assert all(verb in text for verb in ("train", "check", "sample", "generate", "trace", "report", "Exit codes"))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,9 @@ def test_the_help_of_all_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
         (["check", DIGITS, "--world"], "expected one argument"),
         (["sample", "runs/x"], "--out"),
         (["sample", "runs/x", "--out", "x.png", "--num", "1.5"], "--num"),
+        (["generate"], "run_dir"),
+        (["generate", "runs/x", "--num-bytes", "many"], "--num-bytes"),
+        (["generate", "runs/x", "--temperature", "warm"], "--temperature"),
         (["trace", DIGITS, "--out", "x"], "--world-size"),
         (["trace", DIGITS, "--world-size", "2", "--out", "x", "--gap-ns", "1", "--times", "t"], "not allowed with"),
         (["report", "runs/x"], "--out"),

@@ -7,7 +7,8 @@ import yaml
 
 from moe.files import FileError
 from trainer import load_config
-from trainer.config import RunConfig
+from trainer.config import RunConfig, TextSample
+from trainer.data import PythonSourceConfig
 from trainer.flow.sampler import HeunConfig
 from trainer.layout import plan_layout
 
@@ -114,6 +115,89 @@ def test_a_wrong_override_is_refused(config_file: Path, case: str) -> None:
     assert message.count("; ") == 1
 
 
+GPT_MINIMAL = """\
+run: {dir: runs/test}
+model: {kind: gpt, hidden: 16, num_layers: 2, num_heads: 4}
+optim: {steps: 10, global_batch: 8}
+"""
+
+
+@pytest.fixture
+def gpt_file(tmp_path: Path) -> Path:
+    path = tmp_path / "gpt.yaml"
+    path.write_text(GPT_MINIMAL)
+    return path
+
+
+def test_sections_without_a_kind_follow_the_model(config_file: Path, gpt_file: Path) -> None:
+    images, text = load_config(config_file), load_config(gpt_file)
+    assert (images.model.kind, images.data.kind, images.sample.kind) == ("dit", "digits", "images")
+    assert (text.model.kind, text.data.kind, text.sample.kind) == ("gpt", "python_source", "text")
+    assert images.flow is not None
+    assert text.flow is None
+    assert load_config(config_file, ["flow=null"]) == images
+    changed = load_config(config_file, ["model={kind: gpt}", "data.context=64", "sample.num_bytes=9"])
+    assert (changed.data, changed.sample) == (
+        PythonSourceConfig(context=64),
+        TextSample(num_bytes=9),
+    )
+
+
+GPT_BAD_OVERRIDES = {
+    "unknown model": ("model.kind=rnn", "model", "rnn", "'dit', 'gpt'"),
+    "images for text": ("data.kind=digits", "data.kind", "digits", "use python_source"),
+    "unknown data": ("data.kind=tokens", "data", "tokens", "python_source"),
+    "grids of text": ("sample.kind=images", "sample.kind", "images", "use text"),
+    "a flow": ("flow={}", "flow", "gpt", "remove the section"),
+    "a part of a flow": ("flow.time.kind=uniform", "flow", "gpt", "remove the section"),
+    "patches": ("model.patch_size=2", "model.patch_size", "2", "name"),
+    "hidden labels": ("model.label_dropout=0.1", "model.label_dropout", "0.1", "name"),
+    "guidance": ("sample.guidance=1.5", "sample.guidance", "1.5", "name"),
+    "size of images": ("data.size=8", "data.size", "8", "name"),
+    "heads and width": ("model.hidden=20", "model.hidden", "20", "choose"),
+    "key-value heads": ("model.num_kv_heads=3", "model.num_kv_heads", "3", "divisor"),
+    "more key-value heads than heads": ("model.num_kv_heads=8", "model.num_kv_heads", "8", "divisor"),
+    "no context": ("model.context=0", "model.context", "0", "greater than 0"),
+    "everything dropped": ("model.dropout=1", "model.dropout", "1", "less than 1"),
+    "no window is held out": ("data.held_out=256", "data.held_out", "256", "at least 257"),
+    "no window to train on": ("data.max_bytes=100", "data.max_bytes", "100", "at least 257"),
+    "empty window": ("data.context=0", "data.context", "0", "greater than 0"),
+    "nothing to continue": ("sample.prompts=[]", "sample.prompts", "[]", "at least 1"),
+    "empty prompt": ("sample.prompts=[def, '']", "sample.prompts.1", "''", "at least 1"),
+    "one prompt": ("sample.prompts=def", "sample.prompts", "def", "correct"),
+    "prompt of numbers": ("sample.prompts=[1]", "sample.prompts.0", "1", "string"),
+    "nothing to write": ("sample.num_bytes=0", "sample.num_bytes", "0", "greater than 0"),
+    "colder than cold": ("sample.temperature=-1", "sample.temperature", "-1", "greater"),
+    "no temperature": ("sample.temperature=.nan", "sample.temperature", "nan", "finite"),
+}
+
+
+@pytest.mark.parametrize("case", GPT_BAD_OVERRIDES)
+def test_a_wrong_language_model_is_refused(gpt_file: Path, case: str) -> None:
+    override, field, value, remedy = GPT_BAD_OVERRIDES[case]
+    message = refusal(gpt_file, override)
+    assert message.startswith(f"{gpt_file}: {field}: ")
+    assert value in message
+    assert remedy in message
+    assert message.count("; ") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "remedy"),
+    [
+        ("data.kind=python_source", "data.kind", "use digits"),
+        ("sample.kind=text", "sample.kind", "use images"),
+        ("model.context=64", "model.context", "name"),
+    ],
+)
+def test_an_image_model_takes_nothing_of_a_language_model(
+    config_file: Path, override: str, field: str, remedy: str
+) -> None:
+    message = refusal(config_file, override)
+    assert message.startswith(f"{config_file}: {field}: ")
+    assert remedy in message
+
+
 BAD_FILES = {
     "empty": ("", "document", "is empty", "sections"),
     "comment only": ("# nothing\n", "document", "is empty", "sections"),
@@ -132,6 +216,8 @@ BAD_FILES = {
         "syntax",
     ),
     "section missing": (MINIMAL.replace("optim", "optimizer"), "optim", "missing (and 1 more)", "add it"),
+    "no model": (MINIMAL.replace("model:", "flow: null\nnetwork:"), "model", "missing (and 1 more)", "add it"),
+    "a word for a model": ("model: gpt\n" + MINIMAL.replace("model: ", "network: "), "model", "gpt", "correct"),
     "key missing": (MINIMAL.replace("steps: 10, ", ""), "optim.steps", "missing", "add it"),
     "list as a key": (MINIMAL + "[1, 2]: 3\n", "line 4", "unhashable", "syntax"),
 }
@@ -165,6 +251,7 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path, config_
     configs = [load_config(path) for path in sorted(RUNS.glob("*.yaml"))]
     odd = ["run.dir='1e3'", "optim.lr=1e-05", "trace.steps=[1]", "model.init_from=null", "sample.sampler.kind=dopri5"]
     configs.append(load_config(config_file, odd))
+    configs.append(load_config(config_file, ["model={kind: gpt}", "sample.prompts=['\"a: b\\n', '1e3']"]))
     for config in configs:
         path = tmp_path / "resolved.yaml"
         path.write_text(config.to_yaml())
@@ -174,7 +261,7 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path, config_
         assert yaml.safe_load(config.to_yaml()).keys() == RunConfig.model_fields.keys()
 
 
-WORLD_SIZES = {"digits_moe.yaml": 2, "dit_moe_64.yaml": 64}
+WORLD_SIZES = {"digits_moe.yaml": 2, "dit_moe_64.yaml": 64, "gpt_moe.yaml": 2}
 
 
 @pytest.mark.parametrize("path", sorted(RUNS.glob("*.yaml")), ids=lambda path: path.name)

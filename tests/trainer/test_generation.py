@@ -10,24 +10,13 @@ import torch
 from torch import Tensor
 
 from tests.ranks import run_ranks
-from tests.trainer.test_gpt import SIZES, mixture
+from tests.trainer.language_models import SIZES, dense, mixture
 from trainer.model.generation import generate, write_on
-from trainer.model.gpt import GPT, FeedForward
-from trainer.model.gpt_config import GPTConfig
+from trainer.model.gpt import GPT
 
 WORLD_SIZES = (2, 4)
 PROMPTS = [b"def ", b"class Layer", b"x", b"import t", b"return"]
 NUM_BYTES = 4
-
-
-def dense(**changes: Any) -> GPT:
-    config = GPTConfig(**{**SIZES, "context": 24, **changes})
-    generator = torch.Generator().manual_seed(0)
-    model = GPT(config, feed_forward=lambda _: FeedForward(config.hidden, 40), generator=generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(5)
-    return model
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -58,7 +47,7 @@ def observed(model: GPT, prompts: list[bytes], num_bytes: int, choices: Tensor |
 
 
 def test_a_cache_changes_no_prediction() -> None:
-    model = dense().train()
+    model = dense(context=24).train()
     seen = observed(model, PROMPTS, NUM_BYTES)
     written = generate(model, PROMPTS, NUM_BYTES, temperature=0, generator=seeded(0))
     assert model.training, "left as it was"
@@ -71,7 +60,7 @@ def test_a_cache_changes_no_prediction() -> None:
 
 
 def test_what_is_written_does_not_depend_on_the_other_prompts() -> None:
-    model = dense()
+    model = dense(context=24)
     together = generate(model, PROMPTS, NUM_BYTES, generator=seeded(3))
     assert generate(model, PROMPTS[:1], NUM_BYTES, generator=seeded(3)) == together[:1]
     assert generate(model, PROMPTS[:1], NUM_BYTES, generator=seeded(4)) != together[:1]
@@ -80,7 +69,7 @@ def test_what_is_written_does_not_depend_on_the_other_prompts() -> None:
 
 
 def test_tokens_come_back_as_tokens() -> None:
-    model = dense()
+    model = dense(context=24)
     prompts = torch.tensor([list(b"abc"), list(b"def")])
     written = generate(model, prompts, 5, generator=seeded(0))
     assert written.shape == (2, 5)
@@ -89,7 +78,7 @@ def test_tokens_come_back_as_tokens() -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_bytes_are_drawn_from_the_models_distribution(temperature: float) -> None:
-    model, number = dense(), 4000
+    model, number = dense(context=24), 4000
     (written,) = (generate(model, [b"ab"] * number, 1, temperature=temperature, generator=seeded(5)),)
     logits = without_cache(model.eval(), b"ab", b"x")[0]
     expected = number * (logits / temperature).softmax(dim=0)
@@ -116,7 +105,7 @@ def test_impossible_wishes_are_refused_with_a_remedy(
     prompts: list[bytes], num_bytes: int, temperature: float, line: str
 ) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        generate(dense(), prompts, num_bytes, temperature=temperature, generator=seeded(0))
+        generate(dense(context=24), prompts, num_bytes, temperature=temperature, generator=seeded(0))
     assert str(error.value) == line
 
 
@@ -137,7 +126,7 @@ def on_a_rank(rank: int, world_size: int) -> dict[tuple[str, int], dict[str, Any
     prompts = own_prompts(rank, world_size) if world_size > 1 else PROMPTS
     found = {}
     for mode, top_k in ROUTES:
-        model = mixture(mode, top_k, world_size, context=24).float()
+        model = mixture(mode, top_k, world_size, torch.float32, context=24)
         found[mode, top_k] = {
             **recorded(model, prompts),
             "drawn": generate(model, prompts, NUM_BYTES, generator=seeded(20 + rank)),

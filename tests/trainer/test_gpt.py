@@ -13,39 +13,20 @@ import pytest
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from moe.config import MoEConfig, TopKRouterConfig
 from tests.ranks import run_ranks
+from tests.trainer.language_models import SIZES, dense, mixture
 from trainer.model.attention import attend_last, attend_scattered, attend_whole, rotated
 from trainer.model.gpt import GPT, FeedForward
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.keyed_draws import derived_keys, keyed_dropout, uniform
 
-SIZES: dict[str, Any] = {"hidden": 24, "num_layers": 3, "num_heads": 6, "num_kv_heads": 2, "context": 16}
-EXPERTS, LENGTH, BATCH = 8, 11, 4
+LENGTH, BATCH = 11, 4
 WORLD_SIZES = (2, 4)
 
 exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
-
-
-def dense(seed: int = 0, **changes: Any) -> GPT:
-    """A model away from its start, where attention is nearly uniform, in float64."""
-    config = GPTConfig(**{**SIZES, **changes})
-    generator = torch.Generator().manual_seed(seed)
-    model = GPT(config, feed_forward=lambda _: FeedForward(config.hidden, 40), generator=generator)
-    return stirred(model.double())
-
-
-def stirred(model: GPT) -> GPT:
-    with torch.no_grad():
-        for block in model.blocks:
-            block.attention.query_key_value.weight.mul_(20)
-            block.attention.projection.weight.mul_(20)
-        model.embed.weight.mul_(20)
-        model.unembed.weight.mul_(5)
-    return model
 
 
 def window(seed: int = 0, batch: int = 3, length: int = LENGTH) -> tuple[Tensor, Tensor]:
@@ -265,34 +246,6 @@ def test_dropout_acts_in_training_only_and_comes_from_torchs_generator() -> None
 
 
 # on several ranks
-
-
-def mixture(mode: str, top_k: int, world_size: int, **model: Any) -> GPT:
-    """The same weights in every mode, at every world size."""
-    from moe.coherent_layer import CoherentMoELayer
-    from moe.layer import PlacedMoELayer, transformer_config
-
-    config = MoEConfig(num_experts=EXPERTS, top_k=top_k, expert_hidden=16, router=TopKRouterConfig(aux_loss=0.0))
-    sizes = GPTConfig(**{**SIZES, **model})
-    megatron = transformer_config(
-        config,
-        hidden=sizes.hidden,
-        num_layers=sizes.num_layers,
-        num_heads=sizes.num_heads,
-        expert_parallel=world_size,
-        dtype=torch.float64,
-    )
-    kind = CoherentMoELayer if mode == "coherent" else PlacedMoELayer
-
-    def feed_forward(layer: int) -> nn.Module:
-        slots = np.random.default_rng(layer).permutation(EXPERTS)
-        built = kind(config, megatron, layer, 3, slots)
-        with torch.no_grad():
-            built.router.weight.mul_(20)
-        return built
-
-    generator = torch.Generator().manual_seed(0)
-    return stirred(GPT(sizes, feed_forward=feed_forward, generator=generator).double())
 
 
 def on_a_rank(rank: int, world_size: int) -> dict[tuple[str, int, float], dict[str, Any]]:

@@ -10,8 +10,9 @@ import pytest
 
 from moe.placement.placement import Placement
 from tests.trainer.commands import contents, refused
+from trainer.__main__ import main
 from trainer.config import RunConfig
-from trainer.layout import describe, plan_layout
+from trainer.layout import cautions, describe, plan_layout
 
 Document = dict[str, Any]
 
@@ -48,7 +49,7 @@ def test_without_a_placement_experts_stand_in_order() -> None:
 def test_the_line_for_a_person_says_how_the_run_is_divided() -> None:
     config = configuration(optim={"micro_batch": 3})
     line = describe(config, plan_layout(config, 4))
-    assert "4 ranks = expert 2 x expert data 2, 4 of 8 experts" in line
+    assert "4 ranks = expert 2 x expert data 2, 4 of 8 experts a rank and layer, home dispatch" in line
     assert "batch 48 = 3 x 4 micro x 4; ZeRO 1, fp32" in line
     dense = configuration(moe=None, parallel={"expert": 1})
     assert describe(dense, plan_layout(dense, 1)).startswith("1 rank; ")
@@ -98,6 +99,72 @@ def test_what_does_not_divide_is_refused(case: str) -> None:
     assert remedy in str(caught.value)
 
 
+TEXT: Document = {
+    "model": {"kind": "gpt", "hidden": 16, "num_layers": 3, "num_heads": 4, "context": 64},
+    "data": {"context": 64},
+}
+DROPS = {"kind": "top_k", "capacity_factor": 1.5}
+BAD_TEXT: dict[str, tuple[Document, str, str, str]] = {
+    "windows longer than the model reads": ({"data": {"context": 65}}, "data.context", "65", "use at most 64"),
+    "prompt and text": ({"sample": {"every": 1, "prompts": ["def ", "x"]}}, "sample.num_bytes", "100", "at most 60"),
+    "prompt of wide letters": (
+        {"sample": {"every": 1, "prompts": ["é" * 31], "num_bytes": 3}},
+        "sample.num_bytes",
+        "62",
+        "at most 2",
+    ),
+    "prompt alone": ({"sample": {"every": 1, "prompts": ["a" * 64]}}, "sample.num_bytes", "64", "shorter"),
+    "tokens that are dropped": (
+        {"moe": {"dispatch": "coherent", "router": DROPS}},
+        "moe.router.capacity_factor",
+        "1.5",
+        "without capacity_factor",
+    ),
+    "tokens that no expert takes": (
+        {"moe": {"dispatch": "coherent", "router": {"kind": "expert_choice"}}},
+        "moe.router.kind",
+        "expert_choice",
+        "top_k",
+    ),
+    "experts and ranks": ({"moe": {"num_experts": 7}}, "moe.num_experts", "7", "use 8"),
+    "parameters of experts": ({"engine": {"zero_stage": 3}}, "engine.zero_stage", "3", "0, 1 or 2"),
+    "batch": ({"optim": {"global_batch": 49}}, "optim.global_batch", "49", "48 or 50"),
+}
+
+
+def language_model(**sections: Any) -> RunConfig:
+    merged = {name: {**TEXT.get(name, {}), **sections.get(name, {})} for name in {*TEXT, *sections}}
+    return configuration(**merged)
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_what_a_language_model_cannot_do_is_refused(case: str) -> None:
+    sections, field, value, remedy = BAD_TEXT[case]
+    with pytest.raises(ValueError, match=f"^{field}: ") as caught:
+        plan_layout(language_model(**sections), 2)
+    assert value in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+def test_coherent_dispatch_is_for_language_models() -> None:
+    with pytest.raises(ValueError, match=r"^moe\.dispatch: coherent .* dit .*; use home or copies, or a gpt model$"):
+        plan_layout(configuration(moe={"dispatch": "coherent"}), 2)
+    for dispatch in ("home", "copies", "coherent"):
+        layout = plan_layout(language_model(moe={"dispatch": dispatch}), 4)
+        assert layout.placement is not None
+        assert layout.placement.dispatch == dispatch
+
+
+def test_tokens_that_are_dropped_are_welcome_elsewhere() -> None:
+    for router in (DROPS, {"kind": "expert_choice"}):
+        plan_layout(language_model(moe={"dispatch": "home", "router": router}), 2)
+
+
+def test_a_text_that_is_never_sampled_may_be_long() -> None:
+    plan_layout(language_model(sample={"every": None, "num_bytes": 1000}), 2)
+    plan_layout(language_model(sample={"every": 1, "num_bytes": 58, "prompts": ["import"]}), 2)
+
+
 def test_an_adaptive_sampler_is_welcome_where_no_weights_are_shared() -> None:
     sample = {"every": 5, "sampler": {"kind": "dopri5"}}
     plan_layout(configuration(moe=None, parallel={"expert": 1}, sample=sample), 2)
@@ -119,6 +186,35 @@ def test_a_placement_says_where_each_expert_lives(tmp_path: Path) -> None:
     for layer in range(3):
         np.testing.assert_array_equal(layout.slot_to_expert(layer), np.ravel(placement.rank_experts[layer]))
         assert sorted(layout.slot_to_expert(layer)) == list(range(8))
+
+
+@pytest.mark.parametrize("made_for", ["home", "copies", "coherent"])
+def test_a_placement_for_another_dispatch_is_allowed_with_a_word(
+    made_for: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, config_path = tmp_path / "placement.json", tmp_path / "run.yaml"
+    random_placement(2).model_copy(update={"dispatch": made_for}).write(path)
+    config = configuration(moe={"placement": path, "dispatch": "copies"})
+    lines = cautions(config, plan_layout(config, 2))
+    config_path.write_text(config.to_yaml())
+    assert main(["check", str(config_path), "--world-size", "2"]) == 0
+    error = capsys.readouterr().err
+    if made_for == "copies":
+        assert lines == []
+        assert error == ""
+    else:
+        assert error == f"{lines[0]}\n"
+        assert lines[0].startswith(f"moe.placement: {path} was made for {made_for} dispatch")
+        assert "--objective copies" in lines[0]
+
+
+def test_replicas_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "placement.json"
+    document = random_placement(3).model_dump()
+    rows = [[[0, 1, 2, 3, 4], [4, 5, 6, 7, 0]]] * 3
+    Placement.model_validate({**document, "rank_experts": rows}).write(path)
+    with pytest.raises(ValueError, match=r"rank_experts: has replicas \(10 slots for 8 experts\); .* without replicas"):
+        plan_layout(configuration(moe={"placement": path}), 2)
 
 
 def changed(**values: Any) -> Callable[[Document], str]:

@@ -93,13 +93,14 @@ class LiveMigration:
 
     def state(self) -> dict[str, Any]:
         """What this rank must know to go on, for its checkpoint."""
-        candidates = self._trigger.candidates
+        planned = self._trigger.planned
         return {
             "dispatch": self._dispatch,
             "version": self.version,
             "moved": self._moved,
             "regret": self._trigger.regret,
-            "candidates": None if candidates is None else torch.as_tensor(candidates),
+            "promised": self._trigger.promised,
+            "planned": None if planned is None else torch.as_tensor(planned),
             "window": self._window.state(),
         }
 
@@ -110,14 +111,14 @@ class LiveMigration:
         if state is None or not known:
             return
         self.version, self._moved = state["version"], state["moved"]
-        self._trigger.regret = state["regret"]
-        self._trigger.candidates = None if state["candidates"] is None else state["candidates"].numpy()
+        self._trigger.regret, self._trigger.promised = state["regret"], state["promised"]
+        self._trigger.planned = None if state["planned"] is None else state["planned"].numpy()
         self._window.load(state["window"])
 
     def _look(self, step: int) -> None:
         plan = self._trigger.look(*self._window.reduced(), self._engine.slot_to_expert())
         if not self._agreed(plan):
-            self._trigger.candidates = None
+            self._trigger.planned = None
             self._say(step, "no expert moved: the ranks disagree on the plan")
             return
         if plan is None:

@@ -46,7 +46,7 @@ class Window(ABC):
         self._layers, self._group = layers, group
         self._num_experts = len(layers[0].slot_to_expert)
         self._device = next(layers[0].parameters()).device
-        self._counts = torch.zeros(*counts, dtype=torch.long, device=self._device)
+        self._counts = torch.zeros(tuple(counts), dtype=torch.long, device=self._device)
         self._tokens = self.steps = 0
 
     @abstractmethod

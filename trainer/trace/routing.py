@@ -3,7 +3,7 @@
 Shape suffixes: T tokens of a micro batch on this rank, E experts, K experts a token visits, L MoE layers.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,26 +14,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from moe.dispatch.residency import Residency
 from moe.routing_trace import RoutingHeader, RoutingTrace
+from trainer.model.parameters import HoldsExperts
 
 
 class RoutingRecorder:
     """Collects one rank's routing of sampled steps; outside those steps nothing is active."""
 
     def __init__(
-        self, folder: Path, routers: list[nn.Module], header: RoutingHeader, *, steps: Collection[int], micro_batch: int
+        self,
+        folder: Path,
+        layers: Sequence[HoldsExperts],
+        header: RoutingHeader,
+        *,
+        steps: Collection[int],
+        micro_batch: int,
     ) -> None:
         """Prepares to record.
 
         Args:
             folder: the run's traces folder.
-            routers: router of each MoE layer, in the order of the network.
+            layers: the MoE layers, in the order of the network.
             header: sizes and names of the trace.
             steps: optimiser steps to record.
             micro_batch: sequences of a micro batch.
         """
         self._path = rank_path(folder, dist.get_rank())
-        self._routers, self._header = routers, header
+        self._layers, self._header = layers, header
         self._steps, self._micro_batch = frozenset(steps), micro_batch
         self._parts: list[RoutingTrace] = []
 
@@ -48,7 +56,7 @@ class RoutingRecorder:
                 self._parts = [replace(earlier, **{k: v[kept] for k, v in arrays.items() if v is not None})]
 
     def step(self, step: int, micro: int) -> AbstractContextManager[None]:
-        """Records the forward pass that runs inside, if `step` is sampled.
+        """Records the forward pass that runs inside, if `step` is sampled; collective then, where tokens move.
 
         Args:
             step: optimiser step.
@@ -64,14 +72,22 @@ class RoutingRecorder:
     @contextmanager
     def _recording(self, step: int, micro: int) -> Iterator[None]:
         chosen: list[tuple[Tensor, Tensor]] = []
+        residencies: list[Residency] = []
 
         def keep(_router: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
             chosen.append(ordered_choices(*output, self._header.top_k))
 
+        def locate(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            residencies.extend(value for value in inputs if isinstance(value, Residency))
+
         with ExitStack() as hooks:
-            for router in self._routers:
-                hooks.callback(router.register_forward_hook(keep).remove)
+            for layer in self._layers:
+                assert isinstance(layer, nn.Module)
+                hooks.callback(layer.register_forward_pre_hook(locate).remove)
+                hooks.callback(layer.router.register_forward_hook(keep).remove)
             yield
+        if residencies:
+            chosen = [at_home(*pair, where) for pair, where in zip(chosen, residencies, strict=True)]
         ids_TLK = torch.stack([ids for ids, _ in chosen], dim=1).cpu().numpy()
         tokens = len(ids_TLK)
         sequence, position = np.divmod(np.arange(tokens), tokens // self._micro_batch)
@@ -104,6 +120,27 @@ def ordered_choices(probs_TE: Tensor, routing_map_TE: Tensor, top_k: int) -> tup
         gates_TK, ids_TK = probs_TE.float().masked_fill(~routing_map_TE, -1.0).topk(top_k, dim=1)
         dropped = gates_TK < 0
         return ids_TK.masked_fill(dropped, -1), gates_TK.masked_fill(dropped, 0.0)
+
+
+def at_home(ids_TK: Tensor, gates_TK: Tensor, residency: Residency) -> tuple[Tensor, Tensor]:
+    """Brings choices to the ranks where their tokens began; collective over the ranks that tokens move among.
+
+    Args:
+        ids_TK: expert ids of the tokens on this rank.
+        gates_TK: their gate values.
+        residency: which tokens those are.
+
+    Returns:
+        The same of this rank's own tokens, in their order.
+    """
+    if residency.group is None or residency.group.size() == 1:
+        return ids_TK, gates_TK
+    everywhere: list[Any] = [None] * residency.group.size()
+    dist.all_gather_object(everywhere, (residency.ids.cpu(), ids_TK.cpu(), gates_TK.cpu()), group=residency.group)
+    numbers, ids, gates = (torch.cat(parts) for parts in zip(*everywhere, strict=True))
+    order = numbers.argsort()
+    own = order[numbers[order] // residency.per_rank == dist.get_rank(residency.group)]
+    return ids[own], gates[own]
 
 
 def rank_path(folder: Path, rank: int) -> Path:

@@ -13,6 +13,7 @@ from trainer.config import RunConfig
 from trainer.engine.groups import Launch
 from trainer.engine.protocol import Engine
 from trainer.layout import Layout
+from trainer.model.gpt_config import GPTConfig
 from trainer.model.parameters import HoldsExperts
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
@@ -54,12 +55,13 @@ class TraceSession:
                 model=config.model.kind,
                 hidden=config.model.hidden,
                 element_bytes=2 if config.engine.precision == "bf16" else 4,
+                key_value_width=_key_value_width(config),
                 moe_layers=tuple(range(config.model.num_layers)),
                 expert_parallel=layout.expert_parallel,
             )
-            routers = [module.router for module in engine.module.modules() if isinstance(module, HoldsExperts)]
+            layers = [module for module in engine.module.modules() if isinstance(module, HoldsExperts)]
             self._routing = RoutingRecorder(
-                self._folder, routers, header, steps=self._steps, micro_batch=layout.micro_batch
+                self._folder, layers, header, steps=self._steps, micro_batch=layout.micro_batch
             )
         if started:
             self._collectives.resume(started)
@@ -78,12 +80,12 @@ class TraceSession:
         if step not in self._steps:
             yield
             return
-        with self._collectives.step(step, local):
-            if self._routing is None:
+        if self._routing is None:
+            with self._collectives.step(step, local):
                 yield
-            else:
-                with self._routing.step(step, micro):
-                    yield
+            return
+        with self._routing.step(step, micro), self._collectives.step(step, local):  # routing may end with collectives
+            yield
 
     def after(self, step: int) -> None:
         """Writes what a sampled step left, and merges after the last one; collective then."""
@@ -109,3 +111,10 @@ class TraceSession:
 def config_digest(config: RunConfig) -> str:
     """Hash of everything in a configuration that a trace depends on; not of where the run lives."""
     return hashlib.sha256(config.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()
+
+
+def _key_value_width(config: RunConfig) -> int | None:
+    """Elements of a token's keys and values; None where coherent dispatch cannot gather them."""
+    if not isinstance(config.model, GPTConfig):
+        return None
+    return 2 * config.model.key_value_heads * config.model.hidden // config.model.num_heads

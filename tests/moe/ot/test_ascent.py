@@ -1,5 +1,7 @@
 """The batched ascent on functions whose peaks are known."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def test_limits_hold_and_values_rise() -> None:
         end = climb(curvature, peak, max_evaluations=evaluations)
         assert end.evaluations <= evaluations
         values.append(end.value)
-    assert all((later >= earlier).all() for earlier, later in zip(values, values[1:], strict=False))
+    assert all((later >= earlier).all() for earlier, later in itertools.pairwise(values))
     assert climb(curvature, peak, max_iterations=3).iterations.tolist() == [3, 3, 3]
     assert not climb(curvature, peak, max_iterations=3).converged.any()
 

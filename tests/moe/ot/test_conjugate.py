@@ -15,23 +15,21 @@ def scores_of(*shape: int, seed: int = 0) -> Tensor:
 
 
 def projected(scores: Tensor, mass: float, gamma: float) -> tuple[Tensor, Tensor]:
-    """The maximiser on a full simplex and its value, by bisection on the threshold."""
-    low, high = scores.min() - gamma * mass, scores.max()
-    for _ in range(200):
+    """The maximisers on full simplices [..., M] and their values, by bisection on the threshold."""
+    low, high = scores.amin(-1, keepdim=True) - gamma * mass, scores.amax(-1, keepdim=True)
+    for _ in range(60):
         middle = (low + high) / 2
-        if (scores - middle).clamp_min(0).sum() > gamma * mass:
-            low = middle
-        else:
-            high = middle
+        too_low = (scores - middle).clamp_min(0).sum(-1, keepdim=True) > gamma * mass
+        low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
     best = (scores - low).clamp_min(0) / gamma
-    return best, (best * scores).sum() - gamma / 2 * best.square().sum()
+    return best, (best * scores).sum(-1) - gamma / 2 * best.square().sum(-1)
 
 
 def test_the_conjugate_is_the_best_over_all_supports() -> None:
+    supports = torch.tensor(list(itertools.combinations(range(8), 3)))
     for draw in range(50):
         scores, mass, gamma = scores_of(8, seed=draw), 0.3 + draw / 20, 0.2 + draw / 50
-        supports = [list(support) for support in itertools.combinations(range(8), 3)]
-        best = max(float(projected(scores[support], mass, gamma)[1]) for support in supports)
+        best = float(projected(scores[supports], mass, gamma)[1].max())
         result = project_rows(scores, torch.tensor(mass, dtype=torch.float64), k=3, gamma=gamma)
         assert float(result.conjugate) == pytest.approx(best, abs=1e-12)
         assert float(result.values.sum()) == pytest.approx(mass, abs=1e-12)

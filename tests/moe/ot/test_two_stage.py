@@ -90,14 +90,16 @@ def test_only_the_overfull_problems_of_a_batch_are_cut() -> None:
 
 
 def test_a_drifted_router_needs_fewer_evaluations_from_the_last_prices() -> None:
-    before, after = -skewed_logits(1024, 16, seed=3), -skewed_logits(1024, 16, seed=3, drift=0.02)
-    a, b = tokens_and_loads(1024, 16, dtype=before.dtype)
-    last = expert_potentials(before, a, b, k=8, gamma=0.1)
-    cold = expert_potentials(after, a, b, k=8, gamma=0.1)
-    warm = expert_potentials(after, a, b, k=8, gamma=0.1, warm_start=last.potentials[1])
-    assert warm.converged
-    assert cold.converged
-    assert warm.evaluations <= 0.75 * cold.evaluations
+    a, b = tokens_and_loads(2048, 16)
+    evaluations = {"cold": 0, "warm": 0}
+    for seed in range(4):
+        before, after = (-skewed_logits(2048, 16, seed=seed, drift=drift).float() for drift in (0.0, 0.02))
+        last = expert_potentials(before, a, b, k=8, gamma=0.1).potentials[1]
+        for name, start in (("cold", None), ("warm", last)):
+            plan = expert_potentials(after, a, b, k=8, gamma=0.1, warm_start=start)
+            assert plan.converged
+            evaluations[name] += plan.evaluations
+    assert evaluations["warm"] <= 0.75 * evaluations["cold"]
 
 
 def test_padding_takes_no_mass_and_no_slot() -> None:
@@ -115,19 +117,21 @@ def test_padding_takes_no_mass_and_no_slot() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equal_tokens_are_shared_out_and_always_alike(dtype: torch.dtype) -> None:
-    logits = skewed_logits(1, 8, seed=5).to(dtype).expand(64, 8)
-    plan, slots = two_stage(-logits, capacity=1.0, capacity_iterations=10)
-    again, _ = two_stage(-logits, capacity=1.0, capacity_iterations=10)
+def test_repeated_tokens_are_told_apart_and_always_alike(dtype: torch.dtype) -> None:
+    """Without the preference for other rows in each column, all experts would list the same of the equal tokens."""
+    logits = skewed_logits(64, 16, seed=1).to(dtype).repeat(16, 1)
+    plan, slots = two_stage(-logits)
+    again, _ = two_stage(-logits)
     assert torch.equal(plan.dense(), again.dense())
     assert (plan.column_counts() <= slots).all()
-    assert (plan.row_counts() > 0).float().mean() >= 0.9
+    assert (plan.row_counts() > 0).float().mean() >= 0.99
 
 
 def test_a_router_that_says_nothing_is_balanced_too() -> None:
-    plan, _ = two_stage(torch.zeros(64, 8), capacity=1.25)
+    plan, slots = two_stage(torch.zeros(64, 8), capacity_iterations=10)
     assert torch.allclose(plan.column_sums(), torch.full([8], 8.0))
-    assert (plan.row_counts() > 0).float().mean() >= 0.9
+    assert (plan.column_counts() <= slots).all()
+    assert (plan.row_counts() > 0).float().mean() >= 0.8
 
 
 def test_loads_that_exceed_the_slots_move_to_experts_with_room() -> None:

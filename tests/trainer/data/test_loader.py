@@ -14,7 +14,7 @@ class Numbers:
 
     def __init__(self, num_examples: int) -> None:
         self.num_examples = num_examples
-        self.shape: tuple[int, int, int] = (1, 1, 1)
+        self.shape: tuple[int, ...] = (1, 1, 1)
 
     def indices(self, split: Split) -> Tensor:
         return torch.arange(0 if split == "train" else 1, self.num_examples, 2)

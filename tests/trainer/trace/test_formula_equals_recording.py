@@ -16,39 +16,47 @@ from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
 HIDDEN, LAYERS, EXPERTS, EXPERT_HIDDEN = 16, 2, 4, 24
 STEPS = (3, 4)
 
-Case = tuple[int, dict[str, Any], int]
-"""Ranks that share experts, settings of the engine section, accumulation."""
+Case = tuple[dict[str, Any], int, dict[str, Any], str]
+"""Settings of the engine section, accumulation, settings of the moe section, kind of model."""
+
+GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
 
 CASES: dict[int, dict[str, Case]] = {
     2: {
-        "ZeRO 1": (2, {}, 1),
-        "ZeRO 0": (2, {"zero_stage": 0}, 1),
-        "ZeRO 2, accumulation": (2, {"zero_stage": 2}, 2),
-        "ZeRO 1, bf16, accumulation": (2, {"precision": "bf16"}, 2),
-        "ZeRO 1, small buckets": (2, {"bucket_elements": 1000}, 1),
+        "ZeRO 1": ({}, 1, {}, "dit"),
+        "ZeRO 0": ({"zero_stage": 0}, 1, {}, "dit"),
+        "ZeRO 2, accumulation": ({"zero_stage": 2}, 2, {}, "dit"),
+        "ZeRO 1, bf16, accumulation": ({"precision": "bf16"}, 2, {}, "dit"),
+        "ZeRO 1, small buckets": ({"bucket_elements": 1000}, 1, {}, "dit"),
+        "copies, top-1": ({}, 1, {"dispatch": "copies", "top_k": 1}, "dit"),
+        "copies, every rank": ({"precision": "bf16"}, 1, {"dispatch": "copies", "top_k": 3}, "dit"),
+        "global potentials": ({}, 1, GLOBAL, "dit"),
     },
     4: {
-        "ZeRO 1": (2, {}, 1),
-        "ZeRO 1, small buckets": (2, {"bucket_elements": 700}, 1),
-        "ZeRO 2, bf16": (2, {"zero_stage": 2, "precision": "bf16"}, 1),
-        "ZeRO 0": (2, {"zero_stage": 0}, 2),
+        "ZeRO 1": ({}, 1, {}, "dit"),
+        "ZeRO 1, small buckets": ({"bucket_elements": 700}, 1, {}, "dit"),
+        "ZeRO 2, bf16": ({"zero_stage": 2, "precision": "bf16"}, 1, {}, "dit"),
+        "ZeRO 0": ({"zero_stage": 0}, 2, {}, "dit"),
+        "gpt, copies, every rank": ({}, 2, {"dispatch": "copies", "top_k": 3}, "gpt"),
     },
 }
 FLAT = [(world_size, name) for world_size, cases in CASES.items() for name in cases]
 
 
 def configuration(world_size: int, case: Case) -> RunConfig:
-    expert_parallel, engine, accumulation = case
-    return RunConfig.model_validate(
-        {
-            "run": {"dir": "unused"},
-            "model": {"hidden": HIDDEN, "num_layers": LAYERS, "num_heads": 4},
-            "moe": {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN},
-            "optim": {"steps": 4, "global_batch": 3 * world_size * accumulation, "micro_batch": 3},
-            "engine": engine,
-            "parallel": {"expert": expert_parallel},
-        }
-    )
+    engine, accumulation, moe, kind = case
+    context = {"context": 12} if kind == "gpt" else {}
+    settings: dict[str, Any] = {
+        "run": {"dir": "unused"},
+        "model": {"kind": kind, "hidden": HIDDEN, "num_layers": LAYERS, "num_heads": 4, **context},
+        "moe": {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN, **moe},
+        "optim": {"steps": 4, "global_batch": 3 * world_size * accumulation, "micro_batch": 3},
+        "engine": engine,
+        "parallel": {"expert": 2},
+    }
+    if kind == "gpt":
+        settings["data"] = {"kind": "python_source", **context}
+    return RunConfig.model_validate(settings)
 
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
@@ -64,6 +72,7 @@ def record_cases(rank: int, world_size: int, folder: str) -> None:
 def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     import torch
     import torch.distributed as dist
+    from megatron.core import parallel_state
 
     from trainer.engine.deepspeed import DeepSpeedEngine
     from trainer.layout import plan_layout
@@ -72,28 +81,39 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     from trainer.trace.recorder import Recorder
 
     layout = plan_layout(config, world_size)
+    routers = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
     engine = DeepSpeedEngine(build_model(config, layout), config, layout, torch.device("cpu"))
     recorder = Recorder(
         rank_path(folder, dist.get_rank()),
         steps=STEPS,
         ranks_per_node=2,
-        group_names=engine.group_names,
+        group_names={**engine.group_names, routers.group_name: "data"},
         blocks=list(engine.module.get_submodule("blocks").children()),
     )
     generator = torch.Generator().manual_seed(dist.get_rank())
     for step in range(1, STEPS[-1] + 1):
         for micro in range(layout.accumulation):
             with recorder.step(step, micro):
-                x_t = torch.randn(layout.micro_batch, *config.data.shape, generator=generator)
                 with phase("forward"):
-                    predicted = engine.model(x_t, torch.rand(len(x_t), generator=generator), None)
+                    loss = some_loss(config, engine.model, layout.micro_batch, generator)
                 with phase("backward"):
-                    engine.backward((predicted - x_t).square().mean())
+                    engine.backward(loss)
                 if micro == layout.accumulation - 1:
                     with phase("optimizer"):
                         engine.step(1e-3)
     recorder.write()
     dist.barrier()
+
+
+def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -> Any:
+    import torch
+
+    if config.model.kind == "gpt":
+        tokens_BN = torch.randint(256, (micro_batch, config.data.shape[0] - 1), generator=generator)
+        return model(tokens_BN, tokens_BN).mean()
+    x_t = torch.randn(micro_batch, *config.data.shape, generator=generator)
+    predicted = model(x_t, torch.rand(micro_batch, generator=generator), None)
+    return (predicted - x_t).square().mean()
 
 
 def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
@@ -119,10 +139,16 @@ def recordings(
     return found
 
 
-def without_all_to_alls(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object, ...]]:
+def without_sizes(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object, ...]]:
+    """What every rank issued, without the sizes of all-to-alls and the number of the routers' evaluations."""
+    before = None
     for record in records:
         sizes = () if record.op == "all_to_all" else (record.bytes_in, record.bytes_out)
-        yield record.rank, record.step, record.micro, record.phase, record.op, record.group, record.dtype, *sizes
+        kind = record.rank, record.step, record.micro, record.phase, record.op, record.group, record.dtype, *sizes
+        is_evaluation = record.phase == "forward" and (record.op, record.dtype) == ("all_reduce", "float32")
+        if not (is_evaluation and kind == before):
+            yield kind
+        before = kind
 
 
 @pytest.mark.parametrize(("world_size", "name"), FLAT)
@@ -131,9 +157,9 @@ def test_formula_and_recording_issue_the_same_collectives(
 ) -> None:
     header, recorded, steady = recordings[world_size, name]
     computed_header, records = computed(world_size, name)
-    assert steady
+    assert steady or name == "global potentials", "the evaluations of a solve differ from step to step"
     assert header.groups == computed_header.groups
-    assert list(without_all_to_alls(recorded)) == list(without_all_to_alls(records))
+    assert list(without_sizes(recorded)) == list(without_sizes(records))
     exchanged = [record for record in recorded if record.op == "all_to_all"]
     assert [record.layer for record in exchanged] == [record.layer for record in records if record.op == "all_to_all"]
 

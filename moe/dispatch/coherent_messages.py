@@ -1,0 +1,101 @@
+"""Which collectives context-coherent dispatch issues, and what they carry; see :mod:`moe.dispatch.context_coherent`.
+
+Shape legend: T tokens of a micro batch on one rank, L MoE layers, K choices, E experts, N ranks of the group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.dispatch.messages import COUNT_BYTES, Counts, Exchange, Sizes
+
+_LOSS_BYTES = 4
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moves:
+    """Where the tokens of a group go in one layer and micro batch.
+
+    Attributes:
+        rows: rows from the rank that held the token to the ranks of its experts, int64 [N, N].
+        copies: rows from the rank of a further expert to the rank where the token stays, int64 [N, N].
+        residents: tokens on each rank before the layer, int64 [N].
+        tokens: tokens T of a home rank.
+        top_k: choices K that a message has room for.
+        is_first: the layer is the first that moves tokens.
+        is_last: the layer is the last that does.
+    """
+
+    rows: Counts
+    copies: Counts
+    residents: Counts
+    tokens: int
+    top_k: int
+    is_first: bool
+    is_last: bool
+
+    @classmethod
+    def of(
+        cls, chosen: Sequence[tuple[int, NDArray[np.integer]]], expert_ranks_LE: Counts, num_ranks: int
+    ) -> list[Self]:
+        """Follows the tokens of a micro batch through the layers.
+
+        Args:
+            chosen: for each home rank of the group its tokens' experts [T, L, K], the anchor first, -1 where dropped.
+            expert_ranks_LE: rank of each expert.
+            num_ranks: ranks N of the group.
+
+        Returns:
+            The moves of each layer, [L].
+        """
+        at_T = np.concatenate([np.full(len(ids_TLK), home) for home, ids_TLK in chosen])
+        ids_TLK = np.concatenate([ids_TLK for _, ids_TLK in chosen])
+        tokens, num_layers, top_k = len(chosen[0][1]), *ids_TLK.shape[1:]
+        moves = []
+        for layer in range(num_layers):
+            ids_TK = ids_TLK[:, layer]
+            ranks_TK = expert_ranks_LE[layer][ids_TK]
+            kept_TK = ids_TK >= 0
+            first_T = kept_TK.argmax(axis=1)[:, None]
+            anchors_T = np.where(kept_TK.any(axis=1), np.take_along_axis(ranks_TK, first_T, axis=1)[:, 0], at_T)
+            visits_TN = np.zeros((len(ids_TK), num_ranks), np.int64)
+            np.put_along_axis(visits_TN, np.where(kept_TK, ranks_TK, anchors_T[:, None]), 1, axis=1)
+            rows, copies = np.zeros((2, num_ranks, num_ranks), np.int64)
+            np.add.at(rows, at_T, visits_TN)
+            np.put_along_axis(visits_TN, anchors_T[:, None], 0, axis=1)
+            np.add.at(copies.T, anchors_T, visits_TN)
+            residents = np.bincount(at_T, minlength=num_ranks)
+            moves.append(cls(rows, copies, residents, tokens, top_k, layer == 0, layer == num_layers - 1))
+            at_T = anchors_T
+        return moves
+
+
+def coherent_exchanges(moves: Moves, sizes: Sizes, phase: str) -> list[Exchange]:
+    """What a block with attention and a MoE layer sends: keys and values, counts, rows, copies; backward mirrors it."""
+    integer_bytes = 8 if sizes.element_bytes == 8 else 4
+    gates = moves.top_k * sizes.gate_bytes
+    labels = (1 + moves.top_k) * integer_bytes
+    copies = [Exchange("all_to_all", sizes.dtype, moves.copies * sizes.row_bytes)] * (moves.top_k > 1)
+    fullest = np.full_like(moves.rows, moves.residents.max())
+    if phase == "backward":
+        back = Exchange("all_to_all", sizes.dtype, moves.rows.T * (sizes.row_bytes + gates))
+        scattered = Exchange("reduce_scatter", sizes.dtype, fullest * sizes.key_value_bytes)
+        mirrored = [Exchange(one.op, one.dtype, one.volume.T) for one in copies]
+        return [*mirrored, back, *[scattered] * (not moves.is_first)]
+    num_ranks = len(moves.rows)
+    gathered = Exchange("all_gather", sizes.dtype, fullest * (sizes.key_value_bytes + integer_bytes))
+    counts = np.full_like(moves.rows, COUNT_BYTES * (2 * num_ranks + sizes.num_experts))
+    rows = Exchange("all_to_all", sizes.dtype, moves.rows * (sizes.row_bytes + gates + labels))
+    return [*[gathered] * (not moves.is_first), Exchange("all_gather", "int64", counts), rows, *copies]
+
+
+def end_exchanges(moves: Moves, phase: str) -> list[Exchange]:
+    """What follows the last block of a forward pass and precedes it in the backward pass: targets and losses."""
+    each = np.full_like(moves.rows, moves.tokens)
+    losses = each * _LOSS_BYTES
+    if phase == "backward":
+        return [Exchange("all_gather", "float32", losses)]
+    return [Exchange("all_gather", "uint8", each), Exchange("reduce_scatter", "float32", losses)]

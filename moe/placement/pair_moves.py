@@ -1,0 +1,24 @@
+"""Coherent dispatch by pair moves: the experts of two ranks divided anew in all layers at once, and kicks."""
+
+import numpy as np
+
+from moe.placement.bounds import degree_bound as best_bound
+from moe.placement.descent import Descent
+from moe.placement.protocol import Assignment
+from moe.placement.statistics import RoutingStatistics
+from moe.placement.sweep import best_sweep
+from moe.placement.topology import Topology
+
+KICKS = 1_000
+WORK = 10**10  # seconds rather than minutes for hundreds of experts; small problems run out of kicks first
+
+
+def solve_pair(statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
+    """Minimise the coherent cost by sweeps, re-splits of two ranks and kicks; a `PlacementSolver`.
+
+    The limits are counts of steps, not a clock, so that the answer does not hang on the machine.
+    """
+    generator = np.random.default_rng(seed)
+    descent = Descent(statistics.transitions, statistics.jumps, topology.cost)
+    ranks = descent.search(best_sweep(descent, generator), kicks=KICKS, work=WORK, generator=generator)
+    return Assignment(ranks, best_bound(statistics, topology))

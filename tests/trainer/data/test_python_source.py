@@ -1,0 +1,142 @@
+"""The standard library as windows of bytes."""
+
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from trainer import data
+from trainer.data import PythonSource, PythonSourceConfig, python_source
+
+LIBRARY = Path(sysconfig.get_path("stdlib"))
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library of six files in place of the real one."""
+    texts = {"ast.py": "a" * 40, "bdb.py": "b" * 30, "cmd.py": "c" * 20, "json/tool.py": "j" * 25}
+    texts |= {"json/decoder.py": "d" * 35, "wave.py": "w" * 50}
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    return tmp_path
+
+
+def part(source: PythonSource, split: data.Split) -> bytes:
+    """The stream of a split, put together from its windows, each but the first without its first byte."""
+    windows, labels = source.get(source.indices(split))
+    assert labels is None
+    return bytes([int(windows[0, 0]), *windows[:, 1:].flatten().tolist()])
+
+
+def test_windows_overlap_by_one_byte_so_that_each_byte_is_predicted_once() -> None:
+    source = PythonSource(context=64, held_out=5000, max_bytes=20_000)
+    windows, _ = source.get(source.indices("train"))
+    assert windows.dtype == torch.int64
+    assert tuple(windows.shape[1:]) == source.shape == PythonSourceConfig(context=64).shape == (65,)
+    assert torch.equal(windows[1:, 0], windows[:-1, -1])
+    assert 0 <= int(windows.min()) <= int(windows.max()) < 256
+    assert len(windows) == (20_000 - 1) // 64
+
+
+def test_the_windows_are_what_the_files_hold() -> None:
+    source = PythonSource(context=100, held_out=5000, max_bytes=200_000)
+    text = part(source, "train")
+    files = [path.read_bytes() for path in LIBRARY.glob("*.py")]
+    inside = [content for content in files if content in text]
+    assert inside, "a window sequence spells out whole files"
+    assert max(map(len, inside)) > 1000
+
+
+def test_training_never_sees_a_file_of_the_held_out_part(library: Path) -> None:
+    letters = {path.read_bytes()[:1]: path.stat().st_size for path in library.rglob("*.py")}
+    for held_out in range(8, 150):
+        source = PythonSource(context=7, held_out=held_out, max_bytes=None)
+        seen, kept_out = part(source, "train"), part(source, "held_out")
+        assert not set(seen) & set(kept_out)
+        assert len(kept_out) == (held_out - 1) // 7 * 7 + 1
+        complete = [letter for letter, size in letters.items() if (seen + kept_out).count(letter) == size]
+        assert len(complete) >= len({*seen, *kept_out}) - 2, "only the last file of each part is cut"
+
+
+def test_a_larger_held_out_part_begins_with_a_smaller_one(library: Path) -> None:
+    small, large = (part(PythonSource(7, held_out, None), "held_out") for held_out in (50, 90))
+    assert large.startswith(small)
+    assert library.exists()
+
+
+def test_the_order_is_a_function_of_the_names(library: Path) -> None:
+    before = part(PythonSource(1, 2, None), "train")
+    (library / "_sysconfigdata_of_this_machine.py").write_text("x" * 50)
+    for folder in ("site-packages", "test", "json/tests", "encodings", "ensurepip"):
+        (library / folder).mkdir()
+        (library / folder / "more.py").write_text("x" * 50)
+    (library / "json" / "notes.txt").write_text("x" * 50)
+    python_source._sources.cache_clear()
+    assert part(PythonSource(1, 2, None), "train") == before
+    (library / "cmd.py").unlink()
+    python_source._sources.cache_clear()
+    assert part(PythonSource(1, 2, None), "train").replace(b"c", b"") == before.replace(b"c", b"")
+
+
+def test_two_builds_are_the_same_and_ids_number_both_splits() -> None:
+    config = PythonSourceConfig(context=32, held_out=3000, max_bytes=30_000)
+    one, other = data.build(config), data.build(config)
+    ids = torch.cat([one.indices("train"), one.indices("held_out")])
+    assert torch.equal(ids, torch.arange(one.num_examples))
+    assert torch.equal(one.get(ids)[0], other.get(ids)[0])
+    assert one.num_classes == config.num_classes == 0
+    some = torch.tensor([5, 2, 5])
+    assert torch.equal(one.get(some)[0], one.get(ids)[0][some])
+
+
+def test_the_bytes_look_like_python() -> None:
+    source = PythonSource(context=256, held_out=100_000, max_bytes=1_000_000)
+    counts = np.bincount(np.frombuffer(part(source, "train"), np.uint8), minlength=256)
+    shares = counts / counts.sum()
+    entropy = -(shares[shares > 0] * np.log2(shares[shares > 0])).sum()
+    assert counts.argmax() == ord(" ")
+    assert 4 < entropy < 5
+    assert part(source, "train").count(b"def ") > 1000
+
+
+@pytest.mark.parametrize("files", [[], ["json/tool.py"]])
+def test_a_library_without_sources_is_refused(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("x" * 90)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(ValueError, match=r"^/.*: data\.held_out: leaves 0 of its \d+ bytes .*\(100\); hold out less"):
+        PythonSource(context=8, held_out=100, max_bytes=None)
+
+
+def test_only_what_every_installation_of_a_version_has_is_read() -> None:
+    names = list(python_source._sources(LIBRARY))
+    tops = {Path(name).parts[0].removesuffix(".py") for name in names}
+    assert tops <= sys.stdlib_module_names
+    assert not [name for name in names if {"test", "tests", "site-packages"} & set(Path(name).parts)]
+    assert {"argparse.py", "json/decoder.py", "asyncio/events.py"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"context": 0},
+        {"held_out": 0},
+        {"max_bytes": 0},
+        {"context": 64, "held_out": 64},
+        {"context": 64, "max_bytes": 64},
+        {"context": 1.5},
+        {"size": 8},
+    ],
+)
+def test_wrong_settings_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        PythonSourceConfig.model_validate(values)
