@@ -32,11 +32,11 @@ Ends of a micro batch:
     all_gather   int64    8 N a rank: for each rank the rows that leave for it
     all_to_all   rows     D s + i a row; backward D s
 
-Steps of generation know the sizes beforehand. While autograd is off and no rank would send more than
-:data:`FIXED_BYTES` to another, the counts travel inside the message and a MoE layer of one expert a token is ONE
+Steps of generation agree on nothing beforehand. While autograd is off and no rank would send more than
+:data:`FIXED_BYTES` to the others, a rank sends the rows of all its tokens to every rank, which keeps those that concern
+it and learns from the slots of the others where all tokens are. A MoE layer of one expert a token is then ONE
 collective:
-    all_to_all   rows     i 2N + (D s + K g + (1 + K) i) m from a rank with m tokens to each rank, 0 if m = 0: the
-                          counts above without those of the experts, the rows for that rank, zeros behind them
+    all_to_all   rows     (D s + K g + (1 + K) i) m from a rank with m tokens to each rank
 Keys and values of a step are gathered once for all layers (:mod:`trainer.model.generation`).
 
 Shape suffixes: T tokens of this rank, R rows that arrive, C rows that leave, P (row, expert) pairs on this rank,
@@ -54,7 +54,8 @@ from moe.dispatch.exchange import ExchangeRows, gather_counts
 from moe.dispatch.residency import MoveRows, Residency, Route, exchange_rows, packed, unpacked
 
 FIXED_BYTES = 16_384
-"""Largest message of a fixed size. Beyond it the zeros cost more than the collective that agrees on exact sizes."""
+"""What a rank sends to the others at most where sizes are not agreed on. On a link of 1 Gbit/s so many bytes take about
+as long as the collective that agrees on sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ class Arrivals:
     Attributes:
         rows: the residual stream of every row that came, [R, D].
         gates: gate values, [R, K].
-        slots: physical slots of the choices, the anchor's first and -1 where there is none, [R, K].
+        slots: physical slots of the choices, the anchor's first, [R, K]; where there is none, -1 - the rank on which
+            the token stays.
         anchors: rank on which the token of a row stays, [R].
         residents: the rows of tokens that stay on this rank, in the order of their numbers, [T].
         residency: where the tokens are now.
@@ -122,20 +124,18 @@ class CoherentDispatcher:
             What arrived here.
         """
         gates_TK, slots_TK = self._choices(probs_TE, map_TE, most_choices)
-        anchors_T = self._rank_of(slots_TK[:, 0], self.rank)
-        visits_TN = self._visits(slots_TK, anchors_T)
         labels_TL = torch.cat([residency.ids[:, None], slots_TK], dim=1)
-        residents_N = torch.bincount(anchors_T, minlength=self.group.size())
-        copies_N = visits_TN.sum(dim=0)
+        choices_E: Tensor | None = None
         if self.group.size() == 1:
-            arrived = rows_TD, gates_TK, labels_TL
-            rows_N, choices_E = residency.rows, map_TE.sum(dim=0)
+            arrived, rows_N = (rows_TD, gates_TK, labels_TL), residency.rows
+            choices_E = map_TE.sum(dim=0)
         elif not torch.is_grad_enabled() and self._fits(rows_TD, most_choices, residency):
-            message_TW = packed(rows_TD, gates_TK, labels_TL)
-            message_RW, rows_N = self._exchange_fixed(message_TW, visits_TN, residents_N, residency)
-            arrived = unpacked(message_RW, rows_TD.shape[1], most_choices, gates_TK.dtype, 1 + most_choices)
-            choices_E = None
+            arrived, rows_N = self._move_to_all(rows_TD, gates_TK, labels_TL, residency)
         else:
+            ranks_TK = self._ranks(slots_TK)
+            visits_TN = self._visits(ranks_TK)
+            copies_N = visits_TN.sum(dim=0)
+            residents_N = torch.bincount(ranks_TK[:, 0], minlength=self.group.size())
             counts = gather_counts(torch.cat([copies_N, residents_N, map_TE.sum(dim=0)]), self.group)
             copies_NN, residents_NN, choices_NE = counts.split([self.group.size()] * 2 + [map_TE.shape[1]], dim=1)
             choices_E = choices_NE.sum(dim=0)
@@ -145,7 +145,7 @@ class CoherentDispatcher:
             arrived = MoveRows.apply(rows_TD, gates_TK, labels_TL, order_C, route)
         rows_RD, gates_RK, labels_RL = arrived
         ids_R, slots_RK = labels_RL[:, 0], labels_RL[:, 1:]
-        anchors_R = self._rank_of(slots_RK[:, 0], self.rank)
+        anchors_R = self._ranks(slots_RK[:, 0])
         residents = (anchors_R == self.rank).nonzero()[:, 0]
         ids_T, order_T = ids_R[residents].sort()
         return Arrivals(
@@ -191,7 +191,7 @@ class CoherentDispatcher:
         abroad_R = arrivals.anchors != self.rank
         anchors_C, order_C = arrivals.anchors[abroad_R].sort(stable=True)
         sent = torch.bincount(anchors_C, minlength=self.group.size()).tolist()
-        visits_RN = self._visits(arrivals.slots, arrivals.anchors) & ~abroad_R[:, None]
+        visits_RN = self._visits(self._ranks(arrivals.slots)) & ~abroad_R[:, None]
         visits_RN[:, self.rank] = False
         received = visits_RN.sum(dim=0).tolist()
         returned = ExchangeRows.apply(fed_RD[abroad_R][order_C], self.group, received, sent)
@@ -201,52 +201,44 @@ class CoherentDispatcher:
         """Gate values and slots, largest gate value first."""
         slot_of_E = self.slot_to_expert_E.argsort().to(probs_TE.device)
         experts_TK = probs_TE.detach().masked_fill(~map_TE, -1.0).topk(most_choices, dim=1).indices
-        slots_TK = slot_of_E[experts_TK].masked_fill(~map_TE.gather(1, experts_TK), -1)
-        return probs_TE.gather(1, experts_TK), slots_TK
+        slots_TK, chosen_TK = slot_of_E[experts_TK], map_TE.gather(1, experts_TK)
+        stay_T = torch.where(chosen_TK[:, 0], slots_TK[:, 0] // self.slots_per_rank, self.rank)
+        return probs_TE.gather(1, experts_TK), torch.where(chosen_TK, slots_TK, -1 - stay_T[:, None])
 
-    def _rank_of(self, slots: Tensor, otherwise: int) -> Tensor:
-        return torch.where(slots < 0, otherwise, slots // self.slots_per_rank)
+    def _ranks(self, slots: Tensor) -> Tensor:
+        """Ranks of slots; of what stands where there is no choice, the rank on which the token stays."""
+        return torch.where(slots < 0, -1 - slots, slots // self.slots_per_rank)
 
-    def _visits(self, slots: Tensor, anchors: Tensor) -> Tensor:
-        """Which ranks hold a row's anchor or one of its experts, bool [rows, N]."""
-        ranks = torch.where(slots < 0, anchors[:, None], slots // self.slots_per_rank)
-        visits = torch.zeros(len(slots), self.group.size(), dtype=torch.bool, device=slots.device)
+    def _visits(self, ranks: Tensor) -> Tensor:
+        """From the ranks of each row's choices [rows, K] to which ranks there are among them, bool [rows, N]."""
+        visits = torch.zeros(len(ranks), self.group.size(), dtype=torch.bool, device=ranks.device)
         return visits.scatter_(1, ranks, True)
 
     def _fits(self, rows_TD: Tensor, most_choices: int, residency: Residency) -> bool:
         label_bytes = 8 if rows_TD.element_size() == 8 else 4
         row_bytes = rows_TD.shape[1] * rows_TD.element_size() + (1 + 2 * most_choices) * label_bytes
-        return max(residency.rows) * row_bytes <= FIXED_BYTES
+        return (self.group.size() - 1) * max(residency.rows) * row_bytes <= FIXED_BYTES
 
-    def _exchange_fixed(
-        self, message_TW: Tensor, visits_TN: Tensor, residents_N: Tensor, residency: Residency
-    ) -> tuple[Tensor, list[int]]:
-        """Sends messages whose sizes both ends know, the counts in front.
+    def _move_to_all(
+        self, rows_TD: Tensor, gates_TK: Tensor, labels_TL: Tensor, residency: Residency
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], list[int]]:
+        """Sends every row to every rank, in messages whose sizes both ends know.
 
         Args:
-            message_TW: a row for each token.
-            visits_TN: which ranks it goes to.
-            residents_N: tokens of this rank that will stay on each.
+            rows_TD: rows of this rank.
+            gates_TK: gate values.
+            labels_TL: token numbers and slots.
             residency: where the tokens are.
 
         Returns:
-            The rows that arrived, in order of their source, and the tokens on each rank.
+            The rows that concern this rank with their gate values and labels, in order of their source, and the tokens
+            on each rank.
         """
-        size, width = self.group.size(), message_TW.shape[1]
-        labels = torch.int64 if message_TW.element_size() == 8 else torch.int32
-        header = torch.cat([visits_TN.sum(dim=0), residents_N]).to(labels).view(message_TW.dtype)
-        lengths = [(len(header) + rows * width) if rows else 0 for rows in residency.rows]
-        blocks = message_TW.new_zeros(size, lengths[self.rank])
-        if len(message_TW):
-            place_TN = visits_TN.cumsum(dim=0) - 1
-            destination_C, order_C = visits_TN.T.nonzero().unbind(dim=1)
-            blocks[:, : len(header)] = header
-            slots = blocks[:, len(header) :].view(size, -1, width)
-            slots[destination_C, place_TN[order_C, destination_C]] = message_TW[order_C]
-        arrived = exchange_rows(blocks.view(-1), self.group, lengths, [lengths[self.rank]] * size)
-        parts = [part for part in arrived.split(lengths) if len(part)]
-        headers = torch.stack([part[: len(header)] for part in parts]).view(labels).view(len(parts), 2, size)
-        copies_N = headers[:, 0, self.rank].tolist()
-        ends = [len(header) + copies * width for copies in copies_N]
-        rows = torch.cat([part[len(header) : end] for part, end in zip(parts, ends, strict=True)])
-        return rows.view(-1, width), headers[:, 1].sum(dim=0).tolist()
+        size, own = self.group.size(), len(rows_TD)
+        message = packed(rows_TD, gates_TK, labels_TL).repeat(size, 1)
+        message = exchange_rows(message, self.group, list(residency.rows), [own] * size)
+        everything = unpacked(message, rows_TD.shape[1], gates_TK.shape[1], gates_TK.dtype, labels_TL.shape[1])
+        ranks_AK = self._ranks(everything[2][:, 1:])
+        here = (ranks_AK == self.rank).any(dim=1).nonzero()[:, 0]
+        rows, gates, labels = (part[here] for part in everything)
+        return (rows, gates, labels), torch.bincount(ranks_AK[:, 0], minlength=size).tolist()

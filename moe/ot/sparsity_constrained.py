@@ -65,7 +65,7 @@ def sparsity_constrained(
     if axis not in ("rows", "columns") or method not in ("two_stage", "semi_dual", "dual"):
         raise ValueError(f"axis, method: unknown ({axis}, {method}); see the documentation of sparsity_constrained")
     limits = {"tolerance": tolerance, "max_evaluations": max_evaluations}
-    row_start, column_start = (None, None) if warm_start is None else warm_start
+    column_start = None if warm_start is None else warm_start[1]
     if method == "two_stage" and axis == "columns":
         spread = min(candidates or _CANDIDATES, cost.shape[-1])
         plan = expert_potentials(cost, a, b, k=spread, gamma=gamma, warm_start=column_start, **limits)
@@ -75,7 +75,7 @@ def sparsity_constrained(
         plan = semi_dual(cost, a, b, k=k, gamma=gamma, start=wide.potentials[1], tolerance=tolerance, max_evaluations=1)
         return replace(plan, iterations=wide.iterations, evaluations=wide.evaluations + 1)
     if axis == "columns":
-        starts = None if warm_start is None else (column_start, row_start)
+        starts = None if warm_start is None else (warm_start[1], warm_start[0])
         return sparsity_constrained(
             cost.mT.contiguous(), b, a, k=k, gamma=gamma, axis="rows", method=method, warm_start=starts, **limits
         ).transposed()

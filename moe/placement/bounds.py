@@ -6,11 +6,54 @@ Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel 
 import numpy as np
 from numpy.typing import NDArray
 
+from moe.placement.eigen_bound import eigenvalue_bound
+from moe.placement.statistics import RoutingStatistics
+from moe.placement.topology import Topology
+
 _ROUNDS = 10
+_MOST_JUMP_COUNTS = 2**23
 
 
-def degree_bound(transitions: NDArray[np.int64], cost: NDArray[np.float64]) -> float:
-    """Bound the coherent cost gap by gap, for any cost matrix.
+def best_bound(statistics: RoutingStatistics, topology: Topology) -> float:
+    """Bound the coherent cost by the best of the bounds whose time the size of the problem allows.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+
+    Returns:
+        The bound over all tokens.
+    """
+    return max(degree_bound(layer_pairs(statistics), topology.cost), eigenvalue_bound(statistics, topology))
+
+
+def layer_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
+    """Tokens between every two layers that tokens move between directly, so that each can be bounded for itself.
+
+    Args:
+        statistics: Counts of the routing trace.
+
+    Returns:
+        Counts, [pairs, E, E]: the transitions, then the jumps unless their layers make too many pairs.
+    """
+    return np.concatenate([statistics.transitions, jump_pairs(statistics)])
+
+
+def jump_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
+    """Tokens that jump between every two layers, [pairs, E, E]; no pairs where that would take much memory."""
+    num_layers, num_experts = statistics.num_layers, statistics.num_experts
+    from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps.T
+    kinds, pair = np.unique(from_layer * num_layers + to_layer, return_inverse=True)
+    if len(kinds) * num_experts**2 > _MOST_JUMP_COUNTS:
+        kinds, pair = kinds[:0], pair[:0]
+    counts = np.zeros((len(kinds), num_experts, num_experts), np.int64)
+    kept = slice(len(pair))
+    counts[pair, from_expert[kept], to_expert[kept]] = tokens[kept]
+    return counts
+
+
+def degree_bound(pairs: NDArray[np.int64], cost: NDArray[np.float64]) -> float:
+    """Bound the coherent cost for every two layers apart, for any cost matrix.
 
     Let D[i, j] be the cost between the ranks of expert i and of expert j one layer on. Row i of D holds the costs
     from one rank to every rank, S times each; a column likewise. Let delta_1 <= ... <= delta_E be, place by place,
@@ -18,23 +61,22 @@ def degree_bound(transitions: NDArray[np.int64], cost: NDArray[np.float64]) -> f
     are below delta_{t+1}, and D >= sum_t (delta_{t+1} - delta_t) [D >= delta_{t+1}]. The tokens on entries below
     delta_{t+1} are at most the heaviest set of pairs with t pairs a row and a column, so
     cost >= sum_t (delta_{t+1} - delta_t) (tokens - heaviest(t)). With one expert a rank and one level of cost this
-    is the optimum of each gap. Jumps over dropped layers are not counted: they cost at least nothing.
+    is the optimum of each gap, an assignment problem.
 
     Args:
-        transitions: Tokens between experts of consecutive layers, [L-1, E, E].
+        pairs: Tokens between experts of two layers, [gaps, E, E].
         cost: Cost of moving one token between ranks, non-negative, zero on the diagonal, [G, G].
 
     Returns:
         The bound over all tokens.
     """
-    num_experts = transitions.shape[2]
-    slots = num_experts // len(cost)
+    slots = pairs.shape[2] // len(cost)
     nearest = np.minimum(np.sort(cost, axis=1).min(axis=0), np.sort(cost, axis=0).min(axis=1))
     steps = np.diff(nearest)
     bound = 0.0
     for rank in np.flatnonzero(steps):
         degree = (int(rank) + 1) * slots
-        bound += steps[rank] * sum(tokens.sum() - heaviest_pairs(tokens, degree) for tokens in transitions)
+        bound += steps[rank] * sum(tokens.sum() - heaviest_pairs(tokens, degree) for tokens in pairs)
     return float(bound)
 
 

@@ -10,34 +10,50 @@ from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
 _ROUNDING = 1e-9  # of all tokens, given away so that a rounded eigenvalue leaves the bound valid
+_LARGEST = 384  # experts of all layers of a window, beyond two layers
+_OPERATIONS = 5e9  # cubes of window sizes, about a second
+_MOST_EVALUATIONS = 60
 
 
-def eigenvalue_bound(statistics: RoutingStatistics, topology: Topology, *, evaluations: int) -> float:
-    """Bound the coherent cost of all balanced assignments from below.
+def eigenvalue_bound(statistics: RoutingStatistics, topology: Topology) -> float:
+    """Bound the coherent cost of all balanced assignments from below, at a cost that is limited by size.
 
     A cost matrix is at least a [other rank] + b [other node], with a the least cost between ranks, as far as ranks
-    share nodes, and a + b the least between nodes; each part is bounded for itself by `most_staying`.
+    share nodes, and a + b the least between nodes; each part is bounded for itself by `most_staying`. A long chain of
+    layers is cut into windows that share their border layers, and jumps out of a window are not counted: they cost at
+    least nothing. Problems that would take many seconds get the bound 0.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
-        evaluations: Sets of eigenvalues to compute for each part, at least 1. More make the bound tighter.
 
     Returns:
         The bound over all tokens.
     """
-    traffic = _traffic(statistics)
-    total = traffic.sum() / 2
+    num_layers, num_experts = statistics.num_layers, statistics.num_experts
+    parts = {count: price for count, price in _levels(topology) if price > 0}
+    span = max(_LARGEST // num_experts, 2)
+    begins = range(0, num_layers - 1, span - 1)
+    operations = len(parts) * len(begins) * (span * num_experts) ** 3
+    evaluations = min(int(_OPERATIONS // max(operations, 1)), _MOST_EVALUATIONS)
+    if not evaluations:
+        return 0.0
+    bound = 0.0
+    for begin in begins:
+        traffic = _traffic(statistics, begin, min(begin + span, num_layers))
+        for count, price in parts.items():
+            bound += price * (traffic.sum() / 2 - most_staying(traffic, num_experts, count, evaluations))
+    return max(bound, 0.0)
+
+
+def _levels(topology: Topology) -> list[tuple[int, float]]:
+    """Parts that every layer is divided into, and what a move between them costs at least above the level before."""
     inter = topology.cost[topology.off_node > 0].min(initial=np.inf)
     intra = topology.cost[(topology.off_rank > 0) & (topology.off_node == 0)].min(initial=np.inf)
-    bound = 0.0
     lowest = min(intra, inter)
-    if 0 < lowest < np.inf:
-        bound += lowest * (total - most_staying(traffic, statistics.num_experts, topology.num_ranks, evaluations))
-    if lowest < inter < np.inf:
-        staying = most_staying(traffic, statistics.num_experts, topology.num_nodes, evaluations)
-        bound += (inter - lowest) * (total - staying)
-    return max(bound, 0.0)
+    if lowest == np.inf:
+        return []
+    return [(topology.num_ranks, lowest), (topology.num_nodes, inter - lowest if inter < np.inf else 0.0)]
 
 
 def most_staying(traffic: NDArray[np.float64], num_experts: int, parts: int, evaluations: int) -> float:
@@ -48,9 +64,11 @@ def most_staying(traffic: NDArray[np.float64], num_experts: int, parts: int, eva
     parts - 1 directions of squared length L E / parts. Since z is 0 or 1, any u may be added to the diagonal and
     sum(u) taken off again, so for all u, with P the projection that takes out the means of the layers,
 
-        2 staying <= sum(A + diag u) / parts - sum(u) + (L E / parts) * (parts - 1 largest eigenvalues of P (A + diag u) P)
+        2 staying <= sum(A + diag u) / parts - sum(u) + (L E / parts) (sum of the parts - 1 largest eigenvalues of
+                     P (A + diag u) P)
 
-    u is chosen by L-BFGS.
+    u is chosen by L-BFGS (Donath and Hoffman, IBM J. Res. Dev. 17, 1973, with the projection of Rendl and Wolkowicz,
+    Annals of OR 58, 1995).
 
     Args:
         traffic: Tokens between experts of all layers, symmetric, [L * E, L * E].
@@ -68,34 +86,33 @@ def most_staying(traffic: NDArray[np.float64], num_experts: int, parts: int, eva
     from scipy.optimize import minimize
 
     size = len(traffic)
-    num_layers = size // num_experts
-    basis = np.kron(np.eye(num_layers), helmert(num_experts).T)
+    basis = np.kron(np.eye(size // num_experts), helmert(num_experts).T)
     projected = basis.T @ (traffic / total) @ basis
-    last = projected.shape[0] - 1
+    largest = (len(projected) - parts + 1, len(projected) - 1)
+    unit = 2 / size  # of an entry of the diagonal: twice the mean tokens of an expert, all tokens being 1
     best = np.inf
 
-    def twice_staying(diagonal: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def twice_staying(entries: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal best
-        values, vectors = eigh(
-            projected + basis.T @ (diagonal[:, None] * basis), subset_by_index=(last - parts + 2, last)
-        )
-        directions = basis @ vectors
+        diagonal = unit * entries
+        values, vectors = eigh(projected + basis.T @ (diagonal[:, None] * basis), subset_by_index=largest)
         value = (2 + diagonal.sum()) / parts - diagonal.sum() + size / parts * values.sum()
         best = min(best, value)
-        return value, 1 / parts - 1 + size / parts * (directions**2).sum(axis=1)
+        return value, unit * (1 / parts - 1 + size / parts * ((basis @ vectors) ** 2).sum(axis=1))
 
-    minimize(
-        twice_staying, np.zeros(size), jac=True, method="L-BFGS-B", options={"maxfun": evaluations, "maxiter": evaluations}
-    )
+    limits = {"maxfun": evaluations, "maxiter": evaluations}
+    minimize(twice_staying, np.zeros(size), jac=True, method="L-BFGS-B", options=limits)
     return float(min(best / 2 + _ROUNDING, 1.0) * total)
 
 
-def _traffic(statistics: RoutingStatistics) -> NDArray[np.float64]:
-    num_layers, num_experts = statistics.num_layers, statistics.num_experts
+def _traffic(statistics: RoutingStatistics, begin: int, end: int) -> NDArray[np.float64]:
+    """Tokens between experts of layers begin to end - 1, symmetric, [layers * E, layers * E]."""
+    num_layers, num_experts = end - begin, statistics.num_experts
     blocks = np.zeros((num_layers, num_experts, num_layers, num_experts))
-    for gap, tokens in enumerate(statistics.transitions):
-        blocks[gap, :, gap + 1] = tokens
-    from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps.T
-    blocks[from_layer, from_expert, to_layer, to_expert] = tokens
+    for layer in range(num_layers - 1):
+        blocks[layer, :, layer + 1] = statistics.transitions[begin + layer]
+    inside = (statistics.jumps[:, 0] >= begin) & (statistics.jumps[:, 1] < end)
+    from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps[inside].T
+    blocks[from_layer - begin, from_expert, to_layer - begin, to_expert] = tokens
     traffic = blocks.reshape(num_layers * num_experts, -1)
     return traffic + traffic.T

@@ -3,17 +3,16 @@
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, P slots of all ranks together.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.contiguous import contiguous_ranks
+from moe.placement.descent import Descent
 from moe.placement.objective import require_sources
 from moe.placement.placement import Dispatch
 from moe.placement.slots import cheapest_ranks
 from moe.placement.statistics import RoutingStatistics
-from moe.placement.sweep import solve_sweep
+from moe.placement.sweep import best_sweep
 from moe.placement.topology import Topology
 
 
@@ -154,13 +153,8 @@ def _order_ranks(
             [shares[gap].T @ statistics.transitions[gap] @ shares[gap + 1] for gap in range(num_layers - 1)]
             or [np.zeros((0, num_ranks, num_ranks))]
         ).reshape(-1, num_ranks, num_ranks)
-        grouped = replace(
-            statistics,
-            transitions=np.rint(transitions).astype(np.int64),
-            jumps=np.rint(np.stack(ends, axis=1)).astype(np.int64),
-            loads=np.zeros((num_layers, num_ranks), np.int64),
-        )
-        ranks = solve_sweep(grouped, topology, seed=seed).expert_ranks
+        grouped = np.rint(transitions).astype(np.int64), np.rint(np.stack(ends, axis=1)).astype(np.int64)
+        ranks = best_sweep(Descent(*grouped, topology.cost), np.random.default_rng(seed))
     else:
         there_and_back = topology.cost + topology.cost.T
         ranks = np.stack(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moe.placement.bounds import degree_bound as best_bound
+from moe.placement.bounds import best_bound
 from moe.placement.descent import Descent
 from moe.placement.protocol import Assignment
 from moe.placement.statistics import RoutingStatistics

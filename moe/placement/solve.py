@@ -4,26 +4,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.assignment import solve_assignment
-from moe.placement.bounds import degree_bound
+from moe.placement.bounds import best_bound
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.copies_bound import copies_bound
 from moe.placement.objective import OBJECTIVES, price
 from moe.placement.packing import busiest, pack
+from moe.placement.pair_moves import solve_pair
 from moe.placement.placement import Dispatch, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
 from moe.placement.protocol import PlacementSolver
 from moe.placement.replicas import replicated_moves
 from moe.placement.replication import replicate, replicated_home_bound
+from moe.placement.staged import solve_staged
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.swaps import solve_swaps
 from moe.placement.sweep import solve_sweep
 from moe.placement.topology import Topology
+from moe.placement.viterbi import MOST_STATES, num_states, solve_viterbi
 
 SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
-    "coherent": {"sweep": solve_sweep},
+    "coherent": {"sweep": solve_sweep, "pair": solve_pair, "staged": solve_staged, "viterbi": solve_viterbi},
     "home": {"assignment": solve_assignment},
     "copies": {"swaps": solve_swaps},
 }
-"""By dispatch mode, the best first; packing and contiguous fit every mode and stand beside them."""
+"""By dispatch mode; packing and contiguous fit every mode and stand beside them."""
 
 
 def solve(
@@ -61,7 +64,8 @@ def solve(
     if seed < 0:
         raise ValueError(f"seed: must be at least 0 ({seed}); give a whole number from 0 on")
     fitting = SOLVERS[objective]
-    solver = next(iter(fitting)) if solver == "auto" else solver
+    if solver == "auto":
+        solver = choose_solver(statistics, topology, objective)
     if solver not in ("contiguous", "packing", *fitting):
         choices = ", ".join(["auto", "contiguous", *fitting, "packing"])
         raise ValueError(f"solver: is not built for objective {objective} ({solver}); choose from {choices}")
@@ -96,6 +100,28 @@ def solve(
         cost_matrix=tuple(map(tuple, topology.cost.tolist())),
         trace_sha256=trace_sha256,
     )
+
+
+def choose_solver(statistics: RoutingStatistics, topology: Topology, objective: Dispatch) -> str:
+    """Name the solver that auto stands for: the best that takes seconds.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        objective: Dispatch mode whose traffic is minimised.
+
+    Returns:
+        For coherent dispatch viterbi where it is exact, else staged for several nodes of several ranks, else pair; for
+        the other modes their only solver.
+
+    Raises:
+        ValueError: The experts do not divide among the ranks.
+    """
+    if objective != "coherent":
+        return next(iter(SOLVERS[objective]))
+    if num_states(statistics.num_experts, topology.num_ranks) <= MOST_STATES and not len(statistics.jumps):
+        return "viterbi"
+    return "staged" if topology.num_nodes > 1 and topology.ranks_per_node > 1 else "pair"
 
 
 def in_slots(holders: NDArray[np.bool_]) -> tuple[tuple[tuple[int, ...], ...], ...]:
@@ -150,7 +176,7 @@ def _checked_slots(slots: int | None, least: int, most: int) -> int:
 
 def _bound(statistics: RoutingStatistics, topology: Topology, objective: Dispatch) -> float:
     if objective == "coherent":
-        return degree_bound(statistics.transitions, topology.cost)
+        return best_bound(statistics, topology)
     if objective == "home":
         return solve_assignment(statistics, topology, seed=0).lower_bound
     return copies_bound(statistics, topology)

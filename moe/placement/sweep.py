@@ -6,7 +6,7 @@ Shape legend: L MoE layers, E experts per layer.
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.bounds import degree_bound
+from moe.placement.bounds import degree_bound, layer_pairs
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.descent import Descent
 from moe.placement.protocol import Assignment

@@ -9,7 +9,7 @@ from math import factorial
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.bounds import degree_bound
+from moe.placement.bounds import degree_bound, jump_pairs
 from moe.placement.descent import Descent
 from moe.placement.pair_moves import KICKS, WORK
 from moe.placement.placement import slots_per_rank
@@ -44,7 +44,7 @@ def solve_viterbi(statistics: RoutingStatistics, topology: Topology, *, seed: in
     descent = Descent(statistics.transitions, statistics.jumps, topology.cost)
     ranks = min(ranks, best_sweep(descent, generator), key=descent.cost)
     ranks = descent.search(ranks, kicks=KICKS, work=WORK, generator=generator)
-    return Assignment(ranks, cost + 0)
+    return Assignment(ranks, cost + degree_bound(jump_pairs(statistics), topology.cost))
 
 
 def num_states(num_experts: int, num_ranks: int) -> int:

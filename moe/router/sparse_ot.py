@@ -80,22 +80,23 @@ class SparseOTRouter(PortableRouter):
     def select(self, logits_TE: Tensor) -> Selection:
         """See :class:`PortableRouter`."""
         centred_TE = logits_TE - logits_TE.mean(dim=1, keepdim=True)
+        learns = self.learns
         with torch.no_grad():
             if self.training:
                 scale, tokens = self._spread(centred_TE)
                 potentials_E, figures = self._solve(centred_TE, scale, tokens)
-                if self.learns:
+                if learns and tokens:
                     self.sums += torch.cat([potentials_E, torch.stack([scale, torch.ones_like(scale)])])
             else:
                 scale, tokens = self.average_scale, len(logits_TE)
-                potentials_E, figures = self.average_potentials, {}
+                potentials_E, figures = self.average_potentials.double(), {}
         bias_E = (potentials_E - self._router.hop_cost * self.hops).to(logits_TE.dtype)
         scores_TE = centred_TE / scale.to(logits_TE.dtype) + bias_E
         map_TE = self._choices(scores_TE.detach(), tokens)
         probs_TE = self._gates(logits_TE, scores_TE, map_TE)
         if self._router.gate != "prob":
             map_TE = probs_TE.detach() > 0
-        return Selection(probs_TE, map_TE, self.unserved(map_TE), {"potentials": potentials_E, **figures})
+        return Selection(probs_TE, map_TE, self.unserved(map_TE), {"potentials": potentials_E.float(), **figures})
 
     def set_hops(self, hops_E: Tensor) -> None:
         """See :class:`moe.router.protocol.Router`."""

@@ -25,6 +25,13 @@ def trace_path(tmp_path: Path) -> Path:
     return tmp_path / "routing.npz"
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the pictures of reports blank: drawing takes most of the time."""
+    for module in ("figures", "traffic_figures"):
+        monkeypatch.setattr(f"moe.report.{module}.to_svg", lambda _: "<svg></svg>")
+
+
 def run(arguments: list[str]) -> int:
     try:
         return main(arguments)
@@ -41,6 +48,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("objective", ["coherent", "home", "copies"])
+@pytest.mark.usefixtures("undrawn")
 def test_place_writes_placement_and_report_and_says_what_it_saved(
     objective: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +82,7 @@ def test_placing_twice_gives_the_same_bytes(trace_path: Path, tmp_path: Path) ->
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_exflow_traces_and_other_costs_are_placed(tmp_path: Path) -> None:
     routing = markov_trace(8, 4, 0.8, 300, seed=0)
     np.save(tmp_path / "exflow.npy", routing.expert_ids[:, :, 0])
@@ -284,6 +293,7 @@ def test_the_help_of_place_names_every_solver(capsys: pytest.CaptureFixture[str]
     assert "Affinity between layers saves traffic in this mode only" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_placing_against_the_placement_in_use_says_what_moves(
     trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +315,7 @@ def test_placing_against_the_placement_in_use_says_what_moves(
     assert line == f"moe place: {other}: num_nodes: is 4 where the new placement has 2; give the one in use"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_spare_slots_are_filled_with_replicas(trace_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "placement.json"
     arguments = ["place", str(trace_path), *SHAPE, "--objective", "home", "--slots-per-rank", "3", "--out", str(out)]
@@ -314,6 +325,7 @@ def test_spare_slots_are_filled_with_replicas(trace_path: Path, tmp_path: Path) 
     assert "no bound is known" not in out.with_suffix(".html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_placements_and_traces_go_to_exflow_and_back(
     trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,6 +380,7 @@ def test_the_process_itself_exits_with_2() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_placed_can_be_placed_again(trace_path: Path, tmp_path: Path) -> None:
     """A trace, written again under another name, leads to the same placement but for nothing."""
     copy = tmp_path / "copy.npz"

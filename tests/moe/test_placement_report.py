@@ -72,6 +72,13 @@ def report_of(
     return placement_report(placement, statistics, topology, before, placed, context), numbers
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the pictures blank where only words and numbers matter: drawing takes most of the time."""
+    for module in ("figures", "traffic_figures"):
+        monkeypatch.setattr(f"moe.report.{module}.to_svg", lambda _: "<svg></svg>")
+
+
 def clustered(routing: RoutingTrace, ranks: int) -> RoutingTrace:
     return replace(routing, source_rank=(routing.expert_ids[:, 0, 0] * 3 % ranks).astype(np.int32))
 
@@ -103,6 +110,7 @@ def test_the_same_placement_gives_the_same_page() -> None:
     assert report_of(routing, 2, 2, "coherent") == report_of(routing, 2, 2, "coherent")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_layer_has_nothing_to_place_in_coherent_dispatch() -> None:
     routing = markov_trace(8, 1, 0.8, 300, seed=0, world_size=4)
     text, _ = report_of(routing, 2, 2, "coherent")
@@ -123,6 +131,7 @@ def test_many_layers_and_experts_stay_one_light_page() -> None:
     assert "<td>layer 22 to 23</td>" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_placement_that_gains_nothing_is_called_that() -> None:
     ids = np.zeros((10, 2, 1), int)
     ids[:5] = 1
@@ -130,6 +139,7 @@ def test_a_placement_that_gains_nothing_is_called_that() -> None:
     assert "Experts stay contiguous" in report_of(trace(ids, ids[:, 0, 0] * 0, 2, 1), 2, 1, "coherent")[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_traffic_that_stays_on_its_rank_is_called_that() -> None:
     routing = dropping_trace(4, 3, 1, 200, seed=0, world_size=4, drop=0.0)
     ids = routing.expert_ids.copy()
@@ -138,6 +148,7 @@ def test_traffic_that_stays_on_its_rank_is_called_that() -> None:
     assert "moves no token between ranks" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_copies_of_a_top_k_router_are_in_the_bytes_and_said_not_to_be_in_the_cost() -> None:
     routing = sized(dropping_trace(8, 3, 2, 300, seed=0, world_size=4, drop=0.05))
     text, numbers = report_of(routing, 2, 2, "coherent")
@@ -151,6 +162,7 @@ def test_copies_of_a_top_k_router_are_in_the_bytes_and_said_not_to_be_in_the_cos
     assert "no bound is known with replicas" in replicated
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_bytes_and_times_follow_from_moves_sizes_and_rates() -> None:
     routing = sized(clustered(markov_trace(8, 4, 0.8, 2_000, seed=0, world_size=8), 8))
     rates = "intra=8Gbps,inter=1Gbps,latency=1us"
@@ -174,6 +186,7 @@ def test_bytes_and_times_follow_from_moves_sizes_and_rates() -> None:
     assert f"{moving['total_bytes'] / 1e6:,.1f} MB" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_not_known_is_said() -> None:
     routing = markov_trace(8, 3, 0.8, 300, seed=0, world_size=4)
     assert "does not say how wide a token is" in report_of(routing, 2, 2, "coherent")[0]
@@ -182,6 +195,7 @@ def test_what_is_not_known_is_said() -> None:
     assert "No times: give --cost intra=" in report_of(sized(routing), 2, 2, "coherent")[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_simulated_times_are_shown_as_netsim_wrote_them(tmp_path: Path) -> None:
     golden = Path("tests/files/results.json")
     simulations = tuple(read_simulations(golden))

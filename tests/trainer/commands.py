@@ -1,5 +1,8 @@
-"""Calls the command line in this process and looks at what it says and leaves."""
+"""Calls the command line, in this process or another, and looks at what it says and leaves."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ from trainer.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "runs" / "digits_moe.yaml")
+GPT = str(ROOT / "configs" / "runs" / "gpt_moe.yaml")
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 ALONE = ("parallel.expert=1", "trace.steps=[]", "sample.every=null", "optim.steps=1")
 
 
@@ -43,3 +48,27 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def trained(folder: Path, config: str, *overrides: str) -> Path:
+    """Trains in one process of its own, without a launcher.
+
+    Args:
+        folder: of the run.
+        config: configuration file.
+        *overrides: ``dotted.key=value``.
+
+    Returns:
+        The folder.
+    """
+    result = subprocess.run(
+        [sys.executable, "-m", "trainer", "train", config, *overrides, f"run.dir={folder}"],
+        cwd=ROOT,
+        env={**{name: value for name, value in os.environ.items() if name not in LAUNCHED}, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder

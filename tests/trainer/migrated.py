@@ -48,7 +48,8 @@ class Run:
         config: the run.
         world_size: its ranks.
         resumes: checkpoint to go on from.
-        leaning: whether the images of the ranks differ, so that their tokens choose different experts.
+        leaning: whether the images of the ranks differ, so that their tokens choose different experts, and those that
+            they chose before: the weights change slowly.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Run:
             loss = (predicted - x_t).square().mean()
             self.engine.backward(loss)
             total += float(loss.detach())
-        self.norm = self.engine.step(1e-2)
+        self.norm = self.engine.step(1e-4 if self.leaning else 1e-2)
         self.average.update(step)
         if self.migration is not None:
             self.migration.after(step)

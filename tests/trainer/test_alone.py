@@ -1,9 +1,6 @@
 """One process without a launcher: train, sample, report, and a new run from the old one's weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from moe.placement.placement import Placement
-from tests.trainer.commands import DIGITS, ROOT, contents
+from tests.trainer.commands import DIGITS, LAUNCHED, contents, trained
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.checkpoint.directory import complete_steps
@@ -22,7 +19,6 @@ from trainer.layout import plan_layout
 from trainer.network import build_model, parameter_shapes
 from trainer.observe.metrics import read_metrics
 
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 TINY = (
     "model.hidden=16",
     "model.num_layers=1",
@@ -48,28 +44,14 @@ EXPERTS = (
 )
 
 
-def trained(folder: Path, *overrides: str) -> Path:
-    result = subprocess.run(
-        [sys.executable, "-m", "trainer", "train", DIGITS, *overrides, f"run.dir={folder}"],
-        cwd=ROOT,
-        env={**{name: value for name, value in os.environ.items() if name not in LAUNCHED}, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return folder
-
-
 @pytest.fixture(scope="module")
 def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("dense") / "run", *DENSE)
+    return trained(tmp_path_factory.mktemp("dense") / "run", DIGITS, *DENSE)
 
 
 @pytest.fixture(scope="module")
 def expert_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("experts") / "run", *EXPERTS)
+    return trained(tmp_path_factory.mktemp("experts") / "run", DIGITS, *EXPERTS)
 
 
 def newest(run: Path) -> Path:
@@ -119,7 +101,7 @@ def test_sample_and_report(expert_run: Path, tmp_path: Path, monkeypatch: pytest
 def test_a_new_run_starts_with_the_weights_of_another(dense_run: Path, tmp_path: Path) -> None:
     weights = newest(dense_run) / "ema.safetensors"
     still = ("optim.steps=1", "optim.final_lr=0", "optim.ema_decay=0", "checkpoint.every=1")
-    run = trained(tmp_path / "run", *DENSE, *still, f"model.init_from={weights}")
+    run = trained(tmp_path / "run", DIGITS, *DENSE, *still, f"model.init_from={weights}")
     fresh, warm = (read_metrics(folder / "metrics.jsonl")[0].values["loss"] for folder in (dense_run, run))
     assert abs(fresh - warm) > 1e-4
     given, kept = (load_file(path) for path in (weights, run / "checkpoints" / "step_00000001" / "ema.safetensors"))

@@ -1,13 +1,18 @@
-"""What DeepSpeed makes of a step."""
+"""What DeepSpeed makes of a step, on one rank and on several that share experts and hold copies of them."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests.ranks import run_ranks
+from tests.trainer.migrated import Run
+from tests.trainer.migrated import configuration as migrated_configuration
 from trainer.config import RunConfig
+
+STAGES = (0, 1, 2)
 
 
 def configuration(accumulation: int, aux_loss: float, zero_stage: int) -> RunConfig:
@@ -15,22 +20,19 @@ def configuration(accumulation: int, aux_loss: float, zero_stage: int) -> RunCon
         {
             "run": {"dir": Path("unused")},
             "model": {"hidden": 16, "num_layers": 2, "num_heads": 4},
-            "moe": {"num_experts": 4, "expert_hidden": 24, "router": {"kind": "top_k", "aux_loss": aux_loss}},
+            "moe": {"num_experts": 4, "expert_hidden": 24, "router": {"aux_loss": aux_loss}},
             "optim": {"steps": 1, "global_batch": 4 * accumulation, "micro_batch": 4, "clip_norm": None},
             "engine": {"zero_stage": zero_stage},
         }
     )
 
 
-def gradient_norms(_rank: int, _world_size: int) -> dict[tuple[int, float, int], float]:
+def gradient_norms() -> dict[tuple[int, float, int], float]:
     """The norm after the same micro batch one, two or three times."""
-    from megatron.core import parallel_state
-
     from trainer.engine.deepspeed import DeepSpeedEngine
     from trainer.layout import plan_layout
     from trainer.network import build_model
 
-    parallel_state.initialize_model_parallel()
     norms = {}
     for zero_stage in (0, 1):
         for aux_loss in (0.0, 10.0):
@@ -49,19 +51,127 @@ def gradient_norms(_rank: int, _world_size: int) -> dict[tuple[int, float, int],
     return norms
 
 
+def trajectory(world_size: int, zero_stage: int) -> dict[str, Any]:
+    """Losses and norms of six clipped AdamW steps over the same four micro batches, and the weights at their end."""
+    config = migrated_configuration(
+        expert_parallel=min(world_size, 2), zero_stage=zero_stage, clip_norm=0.5, micro_batch=4
+    )
+    run = Run(config, world_size)
+    losses, norms = [], []
+    for step in range(1, 7):
+        losses.append(run.step(step))
+        norms.append(run.norm)
+    return {"losses": losses, "norms": norms, "weights": {s.name: s.tensor.clone() for s in run.engine.shards()}}
+
+
+def unaided(world_size: int) -> dict[str, Any]:
+    """What DeepSpeed does without our workarounds."""
+    from deepspeed.runtime.utils import clip_grad_norm_
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    from trainer.engine.deepspeed_moe import MegatronGroups
+
+    linked = Run(migrated_configuration(zero_stage=1), world_size)
+    for step in (1, 2, 3):
+        linked.step(step)
+    found: dict[str, Any] = {}
+    for kind in ("dense", "expert"):
+        shard = next(s for s in linked.engine.shards() if (s.expert is not None) == (kind == "expert"))
+        try:
+            safe_get_full_optimizer_state(linked.engine._parameter(shard), "exp_avg")
+            found[kind] = None
+        except ValueError as error:
+            found[kind] = str(error)
+        if kind == "expert":
+            found["moment"] = float(linked.engine.expert_state(shard)["exp_avg"].abs().sum())
+
+    clipped = Run(migrated_configuration(zero_stage=0), world_size)
+    step = clipped.engine.step
+
+    def step_after_deepspeed_clips(lr: float) -> float:
+        found["norm by DeepSpeed"] = float(
+            clip_grad_norm_(clipped.engine.module.parameters(), max_norm=1e9, mpu=MegatronGroups())
+        )
+        return step(lr)
+
+    clipped.engine.step = step_after_deepspeed_clips
+    clipped.step(1)
+    found["norm"], found["norm reported"] = clipped.norm, clipped.engine._engine.get_global_grad_norm()
+    return found
+
+
+def one_rank(_rank: int, world_size: int) -> dict[str, Any]:
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel()
+    return {"norms": gradient_norms(), **{f"ZeRO {stage}": trajectory(world_size, stage) for stage in STAGES}}
+
+
+def four_ranks(_rank: int, world_size: int) -> dict[str, Any]:
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(expert_model_parallel_size=2)
+    return {"unaided": unaided(world_size), **{f"ZeRO {stage}": trajectory(world_size, stage) for stage in STAGES}}
+
+
 @pytest.fixture(scope="module")
-def norms() -> dict[tuple[int, float, int], Any]:
-    return run_ranks(gradient_norms, 1)[0]
+def alone() -> dict[str, Any]:
+    return run_ranks(one_rank, 1)[0]
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[dict[str, Any]]:
+    return run_ranks(four_ranks, 4)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1])
 @pytest.mark.parametrize("aux_loss", [0.0, 10.0])
-def test_the_same_micro_batch_again_changes_nothing(norms: dict[Any, float], zero_stage: int, aux_loss: float) -> None:
+def test_the_same_micro_batch_again_changes_nothing(alone: dict[str, Any], zero_stage: int, aux_loss: float) -> None:
+    norms = alone["norms"]
     once = norms[zero_stage, aux_loss, 1]
     for accumulation in (2, 3):
         assert norms[zero_stage, aux_loss, accumulation] == pytest.approx(once, rel=1e-5)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1])
-def test_the_load_balancing_loss_reaches_the_gradient(norms: dict[Any, float], zero_stage: int) -> None:
-    assert norms[zero_stage, 10.0, 1] > 1.01 * norms[zero_stage, 0.0, 1]
+def test_the_load_balancing_loss_reaches_the_gradient(alone: dict[str, Any], zero_stage: int) -> None:
+    assert alone["norms"][zero_stage, 10.0, 1] > 1.01 * alone["norms"][zero_stage, 0.0, 1]
+
+
+@pytest.mark.parametrize("zero_stage", STAGES)
+def test_four_ranks_that_share_and_copy_experts_train_as_one(
+    alone: dict[str, Any], ranks: list[dict[str, Any]], zero_stage: int
+) -> None:
+    name = f"ZeRO {zero_stage}"
+    expected = alone[name]
+    assert min(expected["norms"]) > 0.5, "the gradient was never clipped"
+    losses = np.mean([rank[name]["losses"] for rank in ranks], axis=0)
+    np.testing.assert_allclose(losses, expected["losses"], rtol=1e-5)
+    held = set()
+    for rank in ranks:
+        np.testing.assert_allclose(rank[name]["norms"], expected["norms"], rtol=1e-4)
+        for parameter, value in rank[name]["weights"].items():
+            torch.testing.assert_close(value, expected["weights"][parameter], rtol=1e-3, atol=1e-4)
+        held |= rank[name]["weights"].keys()
+    assert held == expected["weights"].keys()
+
+
+def test_every_zero_stage_takes_the_same_steps(alone: dict[str, Any]) -> None:
+    for stage in STAGES[1:]:
+        np.testing.assert_allclose(alone[f"ZeRO {stage}"]["losses"], alone["ZeRO 0"]["losses"], rtol=1e-5)
+
+
+def test_deepspeed_still_leaves_the_moments_of_experts_unlinked(ranks: list[dict[str, Any]]) -> None:
+    """If this fails, DeepSpeed was mended, and `DeepSpeedEngine._link_optimizer_state` can go."""
+    for found in (rank["unaided"] for rank in ranks):
+        assert found["dense"] is None
+        assert found["expert"] is None or "exp_avg not found" in found["expert"]
+        assert found["moment"] > 0
+    assert any(rank["unaided"]["expert"] for rank in ranks)
+
+
+def test_deepspeed_still_clips_experts_by_a_wrong_norm_without_zero(ranks: list[dict[str, Any]]) -> None:
+    """If this fails, DeepSpeed was mended, and `DeepSpeedEngine._clip` can go."""
+    for found in (rank["unaided"] for rank in ranks):
+        assert found["norm reported"] is None
+        assert abs(found["norm by DeepSpeed"] / found["norm"] - 1) > 0.001

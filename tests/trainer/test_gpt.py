@@ -38,15 +38,14 @@ def window(seed: int = 0, batch: int = 3, length: int = LENGTH) -> tuple[Tensor,
 
 
 def by_definition(model: GPT, tokens_BN: Tensor) -> Tensor:
-    """The logits, head by head and row by row; rotary as a product with complex numbers of size 1."""
+    """The logits, head by head and row by row; rotary as a product with matrices of rotation."""
     (heads, shared), width = (SIZES["num_heads"], SIZES["num_kv_heads"]), SIZES["hidden"] // SIZES["num_heads"]
 
     def turned(x_NW: Tensor) -> Tensor:
-        pairs = torch.complex(x_NW[:, : width // 2], x_NW[:, width // 2 :])
         frequencies = 10_000.0 ** (-2 * torch.arange(width // 2, dtype=torch.float64) / width)
         angles = torch.arange(len(x_NW), dtype=torch.float64)[:, None] * frequencies
-        pairs = pairs * torch.exp(1j * angles)
-        return torch.cat([pairs.real, pairs.imag], dim=1)
+        cosine, sine, first, second = angles.cos(), angles.sin(), x_NW[:, ::2], x_NW[:, 1::2]
+        return torch.stack([cosine * first - sine * second, sine * first + cosine * second], dim=2).flatten(1)
 
     def norm(x: Tensor, weight: Tensor) -> Tensor:
         return x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * weight

@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
 
 def rotated(heads_THW: Tensor, positions_T: Tensor, longest: int) -> Tensor:
-    """Turns each pair of coordinates by an angle that grows with the position.
+    """Turns each pair of neighbouring coordinates by an angle that grows with the position.
 
     Args:
         heads_THW: queries or keys.
@@ -86,20 +86,18 @@ def rotated(heads_THW: Tensor, positions_T: Tensor, longest: int) -> Tensor:
         [T, H, W]; a product of two rows depends on the difference of their positions alone.
     """
     dtype = torch.promote_types(heads_THW.dtype, torch.float32)
-    table = _turns(longest, heads_THW.shape[2], heads_THW.device, dtype)
-    cosine, sine = table[positions_T][:, :, None].unbind(dim=1)
-    first, second = heads_THW.to(dtype).chunk(2, dim=-1)
-    turned = torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-    return turned.to(heads_THW.dtype)
+    turns = _turns(longest, heads_THW.shape[2], heads_THW.device, dtype).index_select(0, positions_T)
+    pairs = torch.view_as_complex(heads_THW.to(dtype).unflatten(2, (-1, 2)))
+    return torch.view_as_real(pairs * turns[:, None]).flatten(2).to(heads_THW.dtype)
 
 
 @lru_cache(maxsize=8)
 def _turns(longest: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Cosine and sine of each position and pair, [longest, 2, W / 2]; a buffer would be cast with the weights."""
+    """Complex numbers of size 1 for each position and pair, [longest, W / 2]; a buffer would be cast with weights."""
     with torch.inference_mode(False):
         exponents = torch.arange(0, width, 2, device=device, dtype=torch.float64) / width
         angles = torch.arange(longest, device=device)[:, None] * LARGEST_PERIOD**-exponents
-        return torch.stack([angles.cos(), angles.sin()], dim=1).to(dtype)
+        return torch.polar(torch.ones_like(angles), angles).to(dtype.to_complex())
 
 
 def attend_whole(query_THW: Tensor, key_value_T2GW: Tensor, length: int) -> Tensor:

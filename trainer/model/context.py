@@ -149,7 +149,7 @@ class NextByte(Context):
 
     def positions(self, residency: Residency) -> Tensor:
         """See the protocol."""
-        return self._lengths_S[residency.ids]
+        return self._lengths_S.index_select(0, residency.ids)
 
     def attend(self, layer: int, query_THW: Tensor, key_value_T2GW: Tensor, residency: Residency) -> Tensor:
         """See the protocol."""
@@ -158,7 +158,8 @@ class NextByte(Context):
         stored[residency.ids, self.positions(residency)] = key_value_T2GW
         if residency.whole and residency.num_ranks == 1:
             return attend_last(query_THW, stored[:, : self._end], self._visible_SN)
-        return attend_last(query_THW, stored[residency.ids, : self._end], self._visible_SN[residency.ids])
+        kept, visible = (part.index_select(0, residency.ids) for part in (stored[:, : self._end], self._visible_SN))
+        return attend_last(query_THW, kept, visible)
 
     def dropout_keys(self, residency: Residency) -> Tensor | None:  # noqa: ARG002
         """See the protocol."""

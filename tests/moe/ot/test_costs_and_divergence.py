@@ -1,5 +1,7 @@
 """Costs, barycentric projections and the losses made of transport."""
 
+from typing import Any
+
 import numpy as np
 import ot
 import pytest
@@ -17,6 +19,9 @@ from moe.ot import (
     squared_euclidean,
 )
 
+# POT has no types.
+POT: Any = ot
+
 
 def points(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -28,7 +33,7 @@ def points(*shape: int, seed: int = 0) -> Tensor:
 def test_costs_between_points_are_pots(cost, metric: str) -> None:
     x, y = points(2, 6, 4), points(2, 5, 4, seed=1)
     for one in range(2):
-        expected = ot.dist(x[one].numpy(), y[one].numpy(), metric=metric)
+        expected = POT.dist(x[one].numpy(), y[one].numpy(), metric=metric)
         assert np.allclose(cost(x, y)[one].numpy(), expected, atol=1e-12)
     assert torch.autograd.gradcheck(cost, (x.requires_grad_(), y.requires_grad_()))
 
@@ -68,16 +73,16 @@ def test_its_gradient_descends_onto_the_target() -> None:
     x, y = points(4, 2), points(5, 2, seed=1)
 
     def divergence(x: Tensor, y: Tensor) -> Tensor:
-        return sinkhorn_divergence(x, y, epsilon=1.0, tolerance=1e-10, max_iterations=20000)
+        return sinkhorn_divergence(x, y, epsilon=1.0, tolerance=1e-9, max_iterations=2000)
 
-    assert torch.autograd.gradcheck(divergence, (x.requires_grad_(), y.requires_grad_()), atol=1e-5)
+    assert torch.autograd.gradcheck(divergence, (x.requires_grad_(), y.requires_grad_()), atol=1e-5, fast_mode=True)
 
 
 def test_the_monge_gap_of_a_gradient_of_a_convex_function_is_zero() -> None:
     x = points(40, 3)
     stretch = torch.diag(torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64))
     assert float(monge_gap(x, x @ stretch + 1)) == pytest.approx(0, abs=1e-12)
-    expected = (2 * x).square().sum(-1).mean() - ot.emd2([], [], ot.dist(x.numpy(), -x.numpy()))
+    expected = (2 * x).square().sum(-1).mean() - POT.emd2([], [], POT.dist(x.numpy(), -x.numpy()))
     assert float(monge_gap(x, -x)) == pytest.approx(float(expected), abs=1e-9)
     assert float(monge_gap(x, -x)) > 1
     assert torch.autograd.gradcheck(lambda mapped: monge_gap(x[:6], mapped), (-x[:6]).requires_grad_())
