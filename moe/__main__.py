@@ -197,7 +197,7 @@ def _place(arguments: argparse.Namespace) -> None:
     import hashlib
 
     from moe.placement.evaluation import evaluate_placement
-    from moe.placement.solve import solve
+    from moe.placement.solve import keep_near, solve
     from moe.placement.statistics import RoutingStatistics
     from moe.placement.topology import Topology
     from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
@@ -223,6 +223,7 @@ def _place(arguments: argparse.Namespace) -> None:
         trace_sha256=hashlib.sha256(arguments.source.read_bytes()).hexdigest(),
     )
     current, name = read_current(arguments.current, placement)
+    placement = keep_near(placement, current, statistics, topology)
     before = evaluate_placement(statistics, topology, current, placement.dispatch)
     placed = evaluate_placement(statistics, topology, placement)
     volume = Volume.of(trace, topology.num_ranks)

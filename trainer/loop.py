@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ import trainer.task
 from moe.router.protocol import Router
 from moe.seed import derive_seed
 from trainer.checkpoint.directory import complete_steps, step_folder
+from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.state import load_checkpoint, save_checkpoint
 from trainer.checkpoint.weights import initialise_from
 from trainer.config import RunConfig
@@ -32,6 +33,9 @@ from trainer.sampling import write_sample
 from trainer.schedule import learning_rate
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
+
+if TYPE_CHECKING:
+    from trainer.migration.live import LiveMigration
 
 
 def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> None:
@@ -54,18 +58,22 @@ class _Training:
     def __init__(self, config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> None:
         from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
 
-        self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
+        self.config, self.launch, self.dataset, self.sinks = config, launch, dataset, sinks
+        steps = complete_steps(self._checkpoints)
+        if steps:
+            layout = resumed_layout(config, layout, step_folder(self._checkpoints, steps[-1]))
+        self.layout = layout
         self.task = trainer.task.build(config)
         self.module = build_model(config, layout)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
-        steps = complete_steps(self._checkpoints)
         if config.model.init_from is not None and not steps:
             initialise_from(self.module, config.model.init_from)
         self.engine: Engine = DeepSpeedEngine(self.module, config, layout, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.loader = self._loader("train", config.optim.global_batch)
-        self.expert_load = ExpertLoad(self.module)
+        self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
+        self.migration = self._live_migration()
         self.started = steps[-1] if steps else 0
         if steps:
             load_checkpoint(
@@ -73,6 +81,7 @@ class _Training:
                 allow_rng_loss=config.run.allow_rng_loss,
                 engine=self.engine,
                 average=self.average,
+                migration=self.migration,
             )
         self.trace = TraceSession(config, layout, launch, self.engine, self.started)
 
@@ -89,10 +98,12 @@ class _Training:
                 self._log(step, losses, norm, fmean(seconds))
                 seconds.clear()
             self.trace.after(step)
+            if self.migration is not None:
+                self.migration.after(step)
             if _due(step, config.sample.every):
                 self._sample(step)
             if step == config.optim.steps or _due(step, config.checkpoint.every):
-                save_checkpoint(self._checkpoints, step, config, self.layout, self.engine, self.average)
+                save_checkpoint(self._checkpoints, step, config, self.layout, self.engine, self.average, self.migration)
 
     def _step(self, step: int) -> tuple[list[Tensor], float]:
         """Takes one optimiser step.
@@ -131,11 +142,14 @@ class _Training:
             "time.step_s": step_s,
             "time.samples_per_s": self.config.optim.global_batch / step_s,
             **self.expert_load.reduced(),
+            **(self.migration.figures() if self.migration is not None else {}),
         }
         if _due(step, self.config.evaluate.every):
             values |= self.task.held_out_figures(self._held_out_loss())
         for sink in self.sinks:
             sink.write(step, values)
+            if self.expert_load.layers:
+                sink.write_experts(self.expert_load.use())
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:
@@ -160,6 +174,13 @@ class _Training:
         name = step_folder(Path(), step).name
         with self.average.in_place():
             write_sample(self.config, self.task, self.module, self.config.run.dir / "samples" / name)
+
+    def _live_migration(self) -> "LiveMigration | None":
+        if self.config.moe is None or self.config.moe.migration is None:
+            return None
+        from trainer.migration.live import LiveMigration  # brings Megatron, which takes seconds to import
+
+        return LiveMigration(self.config, self.layout, self.engine, self.average)
 
     @property
     def _checkpoints(self) -> Path:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.dispatch.messages import COUNT_BYTES, Counts, Exchange, Sizes
+from moe.dispatch.messages import COUNT_BYTES, Counts, Exchange, Sizes, Visits, spread
 
 _LOSS_BYTES = 4
 
@@ -71,6 +71,27 @@ class Moves:
             moves.append(cls(rows, copies, residents, tokens, top_k, layer == 0, layer == num_layers - 1))
             at_T = anchors_T
         return moves
+
+    @classmethod
+    def even(cls, visits: Visits, *, tokens: int, top_k: int, num_layers: int) -> list[Self]:
+        """What is expected where every expert is as likely as any other, wherever a token is.
+
+        Args:
+            visits: that of home-return dispatch, see :meth:`Visits.even`.
+            tokens: tokens of each rank.
+            top_k: choices that a message has room for.
+            num_layers: layers that move tokens.
+
+        Returns:
+            The moves of each layer.
+        """
+        num_ranks = len(visits.tokens)
+        copies = spread(int(visits.tokens[0].sum()) - tokens, num_ranks, first=1)
+        residents = np.full(num_ranks, tokens, np.int64)
+        return [
+            cls(visits.tokens, copies, residents, tokens, top_k, layer == 0, layer == num_layers - 1)
+            for layer in range(num_layers)
+        ]
 
 
 def coherent_exchanges(moves: Moves, sizes: Sizes, phase: str) -> list[Exchange]:

@@ -51,7 +51,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moe.dispatch.exchange import ExchangeRows, gather_counts
-from moe.dispatch.residency import MoveRows, Residency, Route, exchange_rows, packed, unpacked
+from moe.dispatch.residency import Residency
+from moe.dispatch.row_messages import MoveRows, Route, exchange_rows, packed, unpacked
 
 FIXED_BYTES = 16_384
 """What a rank sends to the others at most where sizes are not agreed on. On a link of 1 Gbit/s so many bytes take about

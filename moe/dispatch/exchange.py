@@ -143,9 +143,8 @@ def _exchange_weighted(
     if group.size() == 1:
         return rows, weights
     width = rows.shape[1]
-    weight_columns = weights.contiguous()[:, None].view(rows.dtype)
-    received = _exchange(torch.cat([rows, weight_columns], dim=1), group, output_splits, input_splits)
-    return received[:, :width], received[:, width:].contiguous().view(weights.dtype)[:, 0]
+    received = _exchange(torch.cat([rows, _columns(weights, rows)], dim=1), group, output_splits, input_splits)
+    return received[:, :width], _values(received[:, width:], weights.dtype)
 
 
 class ExchangeLabelledRows(Function):
@@ -183,7 +182,7 @@ class ExchangeLabelledRows(Function):
         integer = _INTEGERS[rows_TD.element_size()]
         columns = torch.cat([_columns(labels_P.to(integer), rows_TD), _columns(weights_P, rows_TD)], dim=1)
         rows_RD, columns = _exchange_behind(rows_TD, columns, group, received, sent)
-        labels_Q = columns[:, :1].contiguous().view(integer)[:, 0].long()
+        labels_Q = _values(columns[:, :1], integer).long()
         ctx.mark_non_differentiable(labels_Q)
         return rows_RD, _values(columns[:, 1:], weights_P.dtype), labels_Q
 
@@ -207,7 +206,8 @@ def _columns(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _values(columns: Tensor, dtype: torch.dtype) -> Tensor:
-    return columns.contiguous().view(dtype)[:, 0]
+    """The inverse of :func:`_columns`; of a single row a slice counts as contiguous wherever it starts, so it is copied."""
+    return columns.clone(memory_format=torch.contiguous_format).view(dtype)[:, 0]
 
 
 def _exchange_behind(

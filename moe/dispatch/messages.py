@@ -91,14 +91,24 @@ class Visits:
         """
         sets, sets_elsewhere = comb(num_experts, top_k), comb(num_experts - num_experts // num_ranks, top_k)
         visits = round(Fraction(tokens * num_ranks * (sets - sets_elsewhere), sets))
-        return cls(_spread(tokens * top_k, num_ranks), _spread(visits, num_ranks))
+        return cls(spread(tokens * top_k, num_ranks), spread(visits, num_ranks))
 
 
-def _spread(rows: int, num_ranks: int) -> Counts:
-    """Rows of every rank over all ranks: as many for each; what is left goes to the sender and those after it."""
-    each, left = divmod(rows, num_ranks)
+def spread(rows: int, num_ranks: int, *, first: int = 0) -> Counts:
+    """Rows of every rank over the ranks from the one that comes `first` after it on: as many for each.
+
+    Args:
+        rows: rows of each rank.
+        num_ranks: ranks N of the group.
+        first: 0 begins with the sender, 1 leaves it out.
+
+    Returns:
+        Rows from each rank to each, int64 [N, N]; what does not divide goes to the first ones.
+    """
+    each, left = divmod(rows, num_ranks - first)
     ranks = np.arange(num_ranks, dtype=np.int64)
-    return each + ((ranks - ranks[:, None]) % num_ranks < left)
+    after = (ranks - ranks[:, None]) % num_ranks
+    return np.where(after < first, 0, each + (after < first + left))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -5,7 +5,7 @@ of a home rank + index there. Every rank keeps its rows in ascending order of th
 so that results do not depend on the order of messages.
 
 Shape suffixes: T rows on this rank, R rows that arrive, C rows that leave, D width of a row, K gate values of a row,
-L labels (integers) of a row, A all tokens of the group, H tokens of this home rank, N ranks of the group.
+A all tokens of the group, H tokens of this home rank, N ranks of the group.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from moe.dispatch.exchange import gather_counts
+from moe.dispatch.row_messages import MoveRows, Route, packed, unpacked
 
 # torch 2.13 deprecates the *_tensor names in favour of names that older releases lack.
 _all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -181,101 +182,6 @@ def collect_values(values_T: Tensor, residency: Residency) -> Tensor:
         return values_T
     values_A = values_T.new_zeros(residency.num_ranks * residency.per_rank)
     return _CollectValues.apply(values_A.index_copy(0, residency.ids, values_T), residency.group)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """An all-to-all of rows.
-
-    Attributes:
-        group: the ranks that take part.
-        sent: rows for each of them.
-        received: rows from each of them.
-    """
-
-    group: dist.ProcessGroup
-    sent: list[int]
-    received: list[int]
-
-
-class MoveRows(Function):
-    """All-to-all of rows, each with its gate values and labels inside the same message, bit by bit."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, rows_TD: Tensor, gates_TK: Tensor, labels_TL: Tensor, order_C: Tensor, route: Route
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Moves rows.
-
-        Args:
-            ctx: autograd's context.
-            rows_TD: rows of this rank.
-            gates_TK: gate values of each, of an element size that is a multiple of the rows'.
-            labels_TL: integers of each, of less than 31 bits.
-            order_C: which row is sent, in order of destination; a row may go to several.
-            route: sizes of the messages.
-
-        Returns:
-            Rows [R, D], gate values [R, K] and labels int64 [R, L], in order of their source.
-        """
-        ctx.route, ctx.gates = route, (gates_TK.shape[1], gates_TK.dtype)
-        ctx.save_for_backward(order_C)
-        ctx.num_rows = len(rows_TD)
-        message = packed(rows_TD[order_C], gates_TK[order_C], labels_TL[order_C])
-        message = exchange_rows(message, route.group, route.received, route.sent)
-        rows_RD, gates_RK, labels_RL = unpacked(message, rows_TD.shape[1], *ctx.gates, labels_TL.shape[1])
-        ctx.mark_non_differentiable(labels_RL)
-        return rows_RD, gates_RK, labels_RL
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Sends the gradients of rows [R, D] and gates [R, K] back and adds up those of one row."""
-        rows_RD, gates_RK, _ = gradients
-        no_labels = torch.empty(len(rows_RD), 0, dtype=torch.int64, device=rows_RD.device)
-        message = packed(rows_RD, gates_RK, no_labels)
-        message = exchange_rows(message, ctx.route.group, ctx.route.sent, ctx.route.received)
-        rows_CD, gates_CK, _ = unpacked(message, rows_RD.shape[1], *ctx.gates, 0)
-        (order_C,) = ctx.saved_tensors
-        rows_TD = rows_CD.new_zeros(ctx.num_rows, rows_CD.shape[1]).index_add_(0, order_C, rows_CD)
-        gates_TK = gates_CK.new_zeros(ctx.num_rows, gates_CK.shape[1]).index_add_(0, order_C, gates_CK)
-        return rows_TD, gates_TK, None, None, None
-
-
-def packed(rows_TD: Tensor, gates_TK: Tensor, labels_TL: Tensor) -> Tensor:
-    """One row a token: its values, then its gate values and labels (4 bytes each, 8 beside float64) in columns of the
-    rows' type."""
-    labels_TL = labels_TL.to(_label_type(rows_TD.dtype))
-    columns = [values.contiguous().view(rows_TD.dtype) for values in (gates_TK, labels_TL) if values.shape[1]]
-    return torch.cat([rows_TD, *columns], dim=1)
-
-
-def unpacked(
-    message: Tensor, width: int, num_gates: int, gate_type: torch.dtype, num_labels: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The inverse of :func:`packed`; labels come back as int64."""
-    gates = num_gates * gate_type.itemsize // message.element_size()
-    rows, gate_columns, label_columns = message.split([width, gates, message.shape[1] - width - gates], dim=1)
-    gates_TK = aligned(gate_columns).view(gate_type).view(len(message), num_gates)
-    labels_TL = aligned(label_columns).view(_label_type(message.dtype)).view(len(message), num_labels)
-    return rows.contiguous(), gates_TK, labels_TL.long()
-
-
-def aligned(columns: Tensor) -> Tensor:
-    """A copy that can be viewed as a larger type, where a slice of one row counts as contiguous and starts anywhere."""
-    return columns.clone(memory_format=torch.contiguous_format)
-
-
-def _label_type(dtype: torch.dtype) -> torch.dtype:
-    return torch.int64 if dtype.itemsize == 8 else torch.int32
-
-
-def exchange_rows(rows: Tensor, group: dist.ProcessGroup, received: list[int], sent: list[int]) -> Tensor:
-    """All-to-all of rows in order of their destination; gives them in order of their source. Knows no gradient."""
-    if group.size() == 1:
-        return rows
-    arrived = rows.new_empty(sum(received), *rows.shape[1:])
-    dist.all_to_all_single(arrived, rows, received, sent, group=group)
-    return arrived
 
 
 class _GatherRows(Function):

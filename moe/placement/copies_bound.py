@@ -110,4 +110,4 @@ def choices_by_place(
     row, choice = np.nonzero(experts != DROPPED)
     index = homes[row] * num_experts + experts[row, choice]
     counts = np.bincount(index, weights=tokens[row], minlength=num_places * num_experts)
-    return counts.reshape(num_places, num_experts)
+    return counts.astype(np.float64).reshape(num_places, num_experts)

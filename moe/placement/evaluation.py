@@ -81,7 +81,7 @@ def evaluate(
     copies = None
     if dispatch == "coherent" and statistics.visits is not None:
         copies = coherent_copies(statistics, expert_ranks, topology.num_ranks)
-    return _evaluation(statistics, topology, expert_ranks, moves, copies, np.stack(loads))
+    return _evaluation(statistics, topology, expert_ranks, moves, copies, np.stack(loads).astype(np.float64))
 
 
 def evaluate_placement(

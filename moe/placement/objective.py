@@ -209,7 +209,8 @@ def _tabulate(
     shape: tuple[int, ...],
 ) -> Moves:
     index = np.ravel_multi_index((layer, start, end), shape)
-    return np.bincount(index, weights=tokens, minlength=int(np.prod(shape))).reshape(shape)
+    counts = np.bincount(index, weights=tokens, minlength=int(np.prod(shape)))
+    return counts.astype(np.float64).reshape(shape)
 
 
 TRAFFIC: dict[Dispatch, Traffic] = {"coherent": coherent_moves, "home": home_moves, "copies": copies_moves}

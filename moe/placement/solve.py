@@ -12,6 +12,7 @@ from moe.placement.packing import busiest, pack
 from moe.placement.pair_moves import solve_pair
 from moe.placement.placement import Dispatch, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
 from moe.placement.protocol import PlacementSolver
+from moe.placement.relabel import relabel
 from moe.placement.replicas import replicated_moves
 from moe.placement.replication import replicate, replicated_home_bound
 from moe.placement.staged import solve_staged
@@ -122,6 +123,29 @@ def choose_solver(statistics: RoutingStatistics, topology: Topology, objective: 
     if num_states(statistics.num_experts, topology.num_ranks) <= MOST_STATES and not len(statistics.jumps):
         return "viterbi"
     return "staged" if topology.num_nodes > 1 and topology.ranks_per_node > 1 else "pair"
+
+
+def keep_near(placement: Placement, current: Placement, statistics: RoutingStatistics, topology: Topology) -> Placement:
+    """Rename the ranks of a placement so that most experts stay where they are, if that changes no cost.
+
+    Args:
+        placement: A new placement.
+        current: The one in use, of the same model and group.
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+
+    Returns:
+        The placement, renamed where that is free; one with replicas as it is.
+    """
+    if placement.has_replicas or current.has_replicas:
+        return placement
+    ranks = placement.expert_ranks()
+    renamed = relabel(current.expert_ranks(), ranks, topology)
+    cost = OBJECTIVES[placement.dispatch]
+    before, after = (float(cost(statistics, choice, topology.cost).sum()) for choice in (ranks, renamed))
+    if after != before or (renamed == current.expert_ranks()).sum() <= (ranks == current.expert_ranks()).sum():
+        return placement
+    return placement.model_copy(update={"rank_experts": in_slots(_holders(renamed, topology.num_ranks))})
 
 
 def in_slots(holders: NDArray[np.bool_]) -> tuple[tuple[tuple[int, ...], ...], ...]:

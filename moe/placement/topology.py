@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from moe.files import FileError
 
 _BITS_PER_S = {"Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3}
+_PER_SECOND = {"ns": 1e9, "us": 1e6, "ms": 1e3}
 _RATES = re.compile(r"intra=([\d.]+)([MGT]bps),inter=([\d.]+)([MGT]bps)(?:,latency=([\d.]+)(ns|us|ms))?")
 
 
@@ -141,7 +141,7 @@ class Topology:
             if match is None:
                 raise ValueError(text)
             intra, inter = float(match[1]) * _BITS_PER_S[match[2]], float(match[3]) * _BITS_PER_S[match[4]]
-            latency = float(match[5]) * _SECONDS[match[6]] if match[5] else 0.0
+            latency = float(match[5]) / _PER_SECOND[match[6]] if match[5] else 0.0
             ratio = intra / inter
         except (ValueError, ZeroDivisionError) as error:
             raise ValueError(

@@ -109,7 +109,7 @@ def find_moving(
     master = _MASTER_BYTES if element_bytes < _MASTER_BYTES else 0
     return Moving(
         against=against,
-        arrivals=tuple(map(tuple, np.argwhere(holders & ~current).tolist())),
+        arrivals=tuple((layer, expert, rank) for layer, expert, rank in np.argwhere(holders & ~current).tolist()),
         experts=int(holders.sum()),
         parameter_bytes=element_bytes + master + _OPTIMIZER_BYTES,
         expert_parameters=expert_parameters,
@@ -161,10 +161,13 @@ def read_simulations(path: Path) -> list[Simulation]:
         raise FileError(path, "runs", "lists no runs", remedy)
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for index, run in enumerate(runs):
-        values = [run.get(name) for name in ("completion_ns", "bound_ns")] if isinstance(run, dict) else []
-        if len(values) != 2 or not isinstance(run.get("transport"), str) or not all(map(_is_time, values)):
-            raise FileError(path, f"runs.{index}", "lacks transport, completion_ns or bound_ns as a time", remedy)
-        times[run["transport"]].append((float(values[0]), float(values[1])))
+        match run:
+            case {"transport": str(transport), "completion_ns": completion, "bound_ns": bound} if _is_time(
+                completion
+            ) and _is_time(bound):
+                times[transport].append((float(completion), float(bound)))
+            case _:
+                raise FileError(path, f"runs.{index}", "lacks transport, completion_ns or bound_ns as a time", remedy)
     source = path.parent.name if path.stem == "results" and path.parent.name else path.stem
     return [
         Simulation(source, transport, len(pairs), fmean(p[0] for p in pairs) / 1e6, fmean(p[1] for p in pairs) / 1e6)

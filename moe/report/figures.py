@@ -154,7 +154,8 @@ def block_maps(
     """
     shares = [[block_map.ordered_shares() for block_map in maps] for maps in (before, after)]
     blues = mpl.colormaps["Blues"].resampled(_SHADES)
-    norm = PowerNorm(0.6, vmin=0, vmax=max(float(np.quantile(np.stack(shares[0]), 0.998)), 1e-9))
+    chance = 1 / shares[0][0].shape[1]  # below four times that, shades would make much of noise
+    norm = PowerNorm(0.6, vmin=0, vmax=max(float(np.quantile(np.stack(shares[0]), 0.998)), min(4 * chance, 1)))
     per_row = min(3, len(titles))
     pair_width, pair_height, margin, gap = _FULL_WIDTH / 3, 2.42, 0.42, 0.12
     side = (pair_width - 0.22) / 2 - gap

@@ -25,7 +25,7 @@ def moving_section(num_layers: int, moving: Moving) -> Section:
         size = f"{moving.expert_parameters:,} parameters x {moving.parameter_bytes} B each"
         facts.append(("Bytes to move", f"{moving.total_bytes / 1e6:,.1f} MB", size))
     else:
-        facts.append(("Bytes to move", f"{moving.parameter_bytes} B", "for each parameter of an expert that moves"))
+        facts.append(("Bytes a parameter", f"{moving.parameter_bytes} B", "give --expert-parameters for the sum"))
     text = (
         "What travels with an expert: its weights, both moments of the optimiser, and the fp32 master copy where the "
         "weights are narrower."
@@ -40,6 +40,6 @@ def moving_section(num_layers: int, moving: Moving) -> Section:
         )
         for layer in range(num_layers)
     ]
-    table = Table(("layer", "expert → rank that it comes to"), rows)
+    table = Table(("layer", "expert → rank that it comes to"), rows, words=True)
     title = "Most experts have to move" if share > 0.5 else f"{share:.0%} of the experts have to move"
     return Section(title, (Facts(facts), picture, table), text)

@@ -35,7 +35,8 @@ table { border-collapse: collapse; width: 100%; font-size: 15px; }
 caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: 14px; padding: 8px 0 4px; }
 th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); text-align: right;
   font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
+table.words th, table.words td { text-align: left; }
 thead th { color: var(--soft); font-weight: 600; font-size: 14px; }
 tbody tr:last-child td { border-bottom: 0; }
 footer { color: var(--soft); font-size: 13px; padding-bottom: 36px; }
@@ -82,19 +83,22 @@ class Table:
         rows: Cells, as many a row as there are columns.
         caption: A line below the table, may be empty.
         half: Whether it shares a row with another half.
+        words: Whether the cells hold words, to be aligned to the left, and not numbers.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     half: bool = False
+    words: bool = False
 
     def html(self) -> str:
         """Markup of the block."""
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.columns)
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
-        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        kind = ' class="words"' if self.words else ""
+        table = f"<table{kind}>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div class="table{" half" if self.half else ""}">{table}</div>'
 
 

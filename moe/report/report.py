@@ -220,6 +220,8 @@ def _affinity_section(
     )
     slots, affinity = placement.slots_per_rank, numbers["affinity"]
     stays = [[block_map.staying for block_map in maps] for maps in (maps_before, maps_placed)]
+    if placement.has_replicas and placement.dispatch == "coherent":
+        stays[1] = [float(np.trace(moves) / max(moves.sum(), 1)) for moves in placed.moves[0, 1:]]
     strip = affinity_strip(
         {
             "mutual information": affinity["mutual_information"],

@@ -14,6 +14,7 @@ _FULL_WIDTH = 11.0
 _LINK_NAMES = {"same_rank": "stays on its rank", "same_node": "inside the node", "other_node": "between nodes"}
 _LINK_COLOURS = {"same_rank": "#dde3e9", "same_node": "#7fb3d5", "other_node": "#d55e00"}
 _MOST_NUMBERS = 24  # columns of a strip that still have room for numbers
+_MOST_LABELS = 14  # and for the names of two layers
 
 
 def cost_bars(costs: Mapping[str, float], unit: str) -> str:
@@ -93,11 +94,10 @@ def affinity_strip(rows: Mapping[str, Sequence[float]], first_layer: int) -> str
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none")
         axes.set_yticks(range(len(rows)), list(rows))
-        step = -(-columns // _MOST_NUMBERS)
+        step = -(-columns // _MOST_LABELS)
         marked = range(0, columns, step)
         axes.set_xticks(marked, [f"{first_layer + gap}→{first_layer + gap + 1}" for gap in marked])
-        axes.tick_params(length=0, labelsize=8 if columns > 16 else 10)
-        axes.tick_params(axis="y", labelsize=10)
+        axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_xlabel("MoE layer → next MoE layer")
         axes.set_yticks(np.arange(1, len(rows)) - 0.5, minor=True)

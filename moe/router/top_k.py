@@ -72,7 +72,7 @@ class PortableTopKRouter(PortableRouter):
             self.asked += wanted_TE.sum(dim=0)
         map_TE = self._within_capacity(probs_TE.detach(), wanted_TE)
         probs_TE = probs_TE * map_TE
-        if self._router.aux_loss and self.learns and len(logits_TE):
+        if self.is_aux_loss_enabled() and self.learns and len(logits_TE):
             fractions_TE, scores_TE = compute_routing_scores_for_aux_loss(logits_TE, self.topk, self._router.score)
             probs_TE = self._apply_aux_loss(probs_TE, scores_TE, fractions_TE)
         return Selection(probs_TE, map_TE, (wanted_TE & ~map_TE).sum())

@@ -1,10 +1,14 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 
-from moe.placement import solve
+from moe.placement import Placement, solve
 from moe.placement.drift import load_distance, measure_drift, routing_distance
 from moe.placement.objective import OBJECTIVES
 from moe.placement.placement import Dispatch
+from moe.placement.relabel import relabel
+from moe.placement.solve import keep_near
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from tests.moe.traces import dropping_trace, markov_trace, trace
@@ -63,3 +67,38 @@ def test_two_windows_of_one_routing_lie_as_far_apart_as_chance_puts_them() -> No
     assert distance == pytest.approx(np.sqrt(64 / (np.pi * tokens)), rel=0.25)
     far = routing_distance(window(0, 0, tokens), window(1, 1, tokens))
     assert far.min() > 10 * distance.max()
+
+
+def test_a_placement_under_other_names_is_given_the_names_in_use() -> None:
+    statistics = window(0, 0)
+    placed = solve(statistics, TOPOLOGY, objective="coherent", solver="sweep")
+    ranks = placed.expert_ranks()
+    names = np.array([3, 2, 0, 1])
+    contiguous = Placement.contiguous(6, 8, 2, 2)
+    slots = tuple(tuple(layer[names.tolist().index(rank)] for rank in range(4)) for layer in placed.rank_experts)
+    current = placed.model_copy(update={"rank_experts": slots})
+    np.testing.assert_array_equal(current.expert_ranks(), names[ranks])
+    kept = keep_near(placed, current, statistics, TOPOLOGY)
+    np.testing.assert_array_equal(kept.expert_ranks(), current.expert_ranks())
+    assert kept.objective == placed.objective
+    for other in (contiguous, current):
+        near = keep_near(placed, other, statistics, TOPOLOGY).expert_ranks()
+        cost = OBJECTIVES["coherent"]
+        assert cost(statistics, near, TOPOLOGY.cost).sum() == cost(statistics, ranks, TOPOLOGY.cost).sum()
+        best = max((np.array(order)[ranks] == other.expert_ranks()).sum() for order in node_keeping_orders())
+        assert (near == other.expert_ranks()).sum() == best
+
+
+def node_keeping_orders() -> list[tuple[int, ...]]:
+    """Names of 2 x 2 ranks that keep those of a node together."""
+    return [order for order in permutations(range(4)) if order[0] // 2 == order[1] // 2]
+
+
+def test_names_stay_where_the_cost_tells_the_ranks_apart() -> None:
+    uneven = Topology(2, 2, np.array([[0, 1, 2, 2], [1, 0, 2, 2], [2, 2, 0, 1], [2, 2, 1.5, 0]]), "units")
+    new, old = np.array([[2, 2, 3, 3, 0, 0, 1, 1]]), np.array([[0, 0, 1, 1, 2, 2, 3, 3]])
+    np.testing.assert_array_equal(relabel(old, new, uneven), new)
+    np.testing.assert_array_equal(relabel(old, new, TOPOLOGY), old)
+    home = RoutingStatistics.collect(dropping_trace(8, 1, 1, 200, seed=0, world_size=4, drop=0.0), 4)
+    placed = solve(home, TOPOLOGY, objective="home")
+    assert keep_near(placed, Placement.contiguous(1, 8, 2, 2), home, TOPOLOGY) == placed

@@ -3,7 +3,8 @@ import pytest
 
 from moe.placement.evaluation import evaluate
 from moe.placement.objective import coherent_cost, home_cost
-from moe.placement.solve import solve
+from moe.placement.placement import Dispatch
+from moe.placement.solve import choose_solver, solve
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from tests.moe.traces import coherent_walk, dropping_trace, home_walk, markov_trace
@@ -74,6 +75,29 @@ def test_an_evaluation_agrees_with_the_tokens() -> None:
     loads = np.bincount(ranks[2][kept[kept >= 0]], minlength=4)
     assert traffic.rank_loads[2].tolist() == loads.tolist()
     assert traffic.imbalance[2] == pytest.approx(loads.max() / loads.mean())
+
+
+@pytest.mark.parametrize("dispatch", ["coherent", "home", "copies"])
+def test_moves_by_link_add_up_and_repeat_the_shares(dispatch: Dispatch) -> None:
+    topology = Topology.hops(2, 2)
+    statistics = RoutingStatistics.collect(dropping_trace(8, 4, 1, 300, seed=6, world_size=4, drop=0.1), 4)
+    traffic = evaluate(statistics, topology, random_ranks(4, 8, 4, 2), dispatch)
+    on_rank, on_node, off_node = traffic.moves_by_link.sum(axis=0)
+    total = on_rank + on_node + off_node
+    assert total * 300 == pytest.approx(statistics.moves if dispatch == "coherent" else 2 * statistics.loads.sum())
+    assert (on_node + off_node) / total == pytest.approx(traffic.cross_rank)
+    assert off_node / total == pytest.approx(traffic.cross_node)
+    assert on_node + 2 * off_node == pytest.approx(traffic.cost)
+
+
+def test_auto_is_exact_where_that_is_quick_and_searches_elsewhere() -> None:
+    few, many = (RoutingStatistics.collect(markov_trace(e, 3, 0.5, 50, seed=0, world_size=4), 4) for e in (8, 16))
+    dropped = RoutingStatistics.collect(dropping_trace(8, 4, 1, 50, seed=0, world_size=4, drop=0.5), 4)
+    flat, nodes = Topology.hops(1, 4), Topology.hops(2, 2)
+    assert choose_solver(few, nodes, "coherent") == choose_solver(few, flat, "coherent") == "viterbi"
+    assert choose_solver(many, nodes, "coherent") == choose_solver(dropped, nodes, "coherent") == "staged"
+    assert choose_solver(many, flat, "coherent") == "pair"
+    assert (choose_solver(few, flat, "home"), choose_solver(few, flat, "copies")) == ("assignment", "swaps")
 
 
 def test_home_objective_needs_to_know_the_homes() -> None:

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moe.config import MoEConfig, TopKRouterConfig
 from trainer.model.gpt import GPT, FeedForward
 from trainer.model.gpt_config import GPTConfig
 
 SIZES: dict[str, Any] = {"hidden": 24, "num_layers": 3, "num_heads": 6, "num_kv_heads": 2, "context": 16}
-EXPERTS = 8
+EXPERTS, LENGTH = 8, 11
 
 
 def dense(seed: int = 0, **changes: Any) -> GPT:
@@ -58,3 +58,9 @@ def stirred(model: GPT) -> GPT:
         model.embed.weight.mul_(20)
         model.unembed.weight.mul_(5)
     return model
+
+
+def window(seed: int = 0, batch: int = 3, length: int = LENGTH) -> tuple[Tensor, Tensor]:
+    """Bytes [B, N] and those behind them."""
+    bytes_BN = torch.randint(256, (batch, length + 1), generator=torch.Generator().manual_seed(seed))
+    return bytes_BN[:, :-1], bytes_BN[:, 1:]

@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.dispatch.residency import Residency, aligned, gather_equal
+from moe.dispatch.residency import Residency, gather_equal
+from moe.dispatch.row_messages import aligned
 from trainer.model.context import Cache, Made, NextByte, Prompt
 from trainer.model.gpt import BYTE_VALUES, GPT
 from trainer.model.keyed_draws import derived_keys, uniform

@@ -142,13 +142,11 @@ class GPT(nn.Module):
     def _initialise(self, generator: torch.Generator) -> None:
         into_the_stream = 0.02 / math.sqrt(2 * len(self.blocks))
         nn.init.normal_(self.embed.weight, std=0.02, generator=generator)
-        for block in self.blocks:
-            nn.init.normal_(block.attention.query_key_value.weight, std=0.02, generator=generator)
-            nn.init.normal_(block.attention.projection.weight, std=into_the_stream, generator=generator)
-            if isinstance(block.feed_forward, FeedForward):
-                first, _, second = block.feed_forward
-                nn.init.normal_(first.weight, std=0.02, generator=generator)
-                nn.init.normal_(second.weight, std=into_the_stream, generator=generator)
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith(INTO_THE_STREAM):
+                nn.init.normal_(weight, std=into_the_stream, generator=generator)
+            elif name.endswith(OUT_OF_THE_STREAM):
+                nn.init.normal_(weight, std=0.02, generator=generator)
         nn.init.normal_(self.unembed.weight, std=0.02, generator=generator)
 
 

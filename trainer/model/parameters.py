@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import nn
 
 
@@ -13,10 +16,17 @@ class HoldsExperts(Protocol):
     Attributes:
         layer: index of its block.
         router: decides which experts a token visits.
+        ep_group: the ranks that share the experts.
     """
 
     layer: int
     router: nn.Module
+    ep_group: dist.ProcessGroup
+
+    @property
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """Logical expert of each physical slot of those ranks, [slots]."""
+        ...
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
         """Parameters of the experts on this rank by logical id and name."""

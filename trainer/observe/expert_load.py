@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.model.parameters import HoldsExperts
+from trainer.observe.protocol import ExpertUse
 
 PERCENTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "max": 1.0}
 """What is said of each layer's experts; min 0 is a dead expert."""
-_SUMS = ("dropped", "due", "entropy", "residual", "solves")
+_SUMS = ("dropped", "due", "entropy", "residual", "solves", "to_other_nodes")
 
 
 class ExpertLoad:
@@ -24,19 +25,21 @@ class ExpertLoad:
         layers: block index of each MoE layer.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, ranks_per_node: int) -> None:
         """Listens to the routers of a network.
 
         Args:
             model: the network; a dense one has nothing to report.
+            ranks_per_node: consecutive ranks that share a node.
         """
         holders = [module for module in model.modules() if isinstance(module, HoldsExperts)]
         self.layers = [holder.layer for holder in holders]
+        self._ranks_per_node = ranks_per_node
         self._step: list[Tensor | None] = [None] * len(holders)
         self._earlier: list[Tensor | None] = [None] * len(holders)
         self._total_LC: Tensor | None = None
         for index, holder in enumerate(holders):
-            holder.router.register_forward_hook(self._listener(index))
+            holder.router.register_forward_hook(self._listener(index, holder))
 
     def start(self) -> None:
         """Begins a step."""
@@ -50,7 +53,8 @@ class ExpertLoad:
             ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
             balanced, the number of experts is collapse. ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and
             ``.max``: percentiles of the experts of one layer, over their mean. ``dropped_fraction``: due choices that
-            no expert took. ``router_entropy``: of the gates' distribution in nats, 0 where every gate is sure.
+            no expert took. ``crossnode_token_fraction``: choices whose expert is on another node than the token.
+            ``router_entropy``: of the gates' distribution in nats, 0 where every gate is sure.
             ``router_residual``, of routers that solve for balance: how far from it they stopped, over the mean load.
             Empty for a dense network.
         """
@@ -77,6 +81,10 @@ class ExpertLoad:
         """Due choices that no expert took, of the same time as :meth:`tokens`."""
         return 0 if self._total_LC is None else int(self._total_LC[:, -len(_SUMS)].sum())
 
+    def use(self) -> ExpertUse:
+        """:meth:`tokens` and :meth:`dropped` in plain numbers."""
+        return ExpertUse(tuple(self.layers), self.tokens().tolist(), self.dropped())
+
     def _figures(self, step_LC: Tensor) -> dict[str, float]:
         tokens_LE, sums_LC = step_LC[:, : -len(_SUMS)], step_LC[:, -len(_SUMS) :]
         load_LE = tokens_LE / tokens_LE.mean(dim=1, keepdim=True).clamp_min(1e-9)
@@ -85,6 +93,7 @@ class ExpertLoad:
         figures = {
             "expert_load_max_over_mean": float(load_LE.amax(dim=1).mean()),
             "dropped_fraction": sums["dropped"] / max(sums["due"], 1.0),
+            "crossnode_token_fraction": sums["to_other_nodes"] / max(float(tokens_LE.sum()), 1.0),
             "router_entropy": sums["entropy"] / max(sums["due"], 1.0),
         }
         if sums["solves"]:
@@ -94,21 +103,34 @@ class ExpertLoad:
             figures.update({f"expert_load.layer_{layer}.{name}": value for name, value in named})
         return figures
 
-    def _listener(self, index: int) -> Any:
+    def _listener(self, index: int, holder: HoldsExperts) -> Any:
         def listen(router: Any, _inputs: Any, _output: Any) -> None:
             if router.training:
-                self._step[index] = _sum(self._step[index], _tally(router.report()))
+                report = router.report()
+                away_E = _on_other_nodes(holder, self._ranks_per_node).to(report["expert_tokens"].device)
+                to_other_nodes = (report["expert_tokens"] * away_E).sum()
+                self._step[index] = _sum(self._step[index], _tally(report, to_other_nodes))
 
         return listen
 
 
-def _tally(report: Mapping[str, Tensor]) -> Tensor:
+def _on_other_nodes(holder: HoldsExperts, ranks_per_node: int) -> Tensor:
+    """Whether each logical expert lives on another node than this rank, bool [E]."""
+    slot_to_expert = torch.as_tensor(holder.slot_to_expert)
+    ranks = dist.get_process_group_ranks(holder.ep_group)
+    nodes_N = torch.tensor(ranks) // ranks_per_node
+    slot_nodes = nodes_N.repeat_interleave(len(slot_to_expert) // len(ranks))
+    return slot_nodes[slot_to_expert.argsort()] != dist.get_rank() // ranks_per_node
+
+
+def _tally(report: Mapping[str, Tensor], to_other_nodes: Tensor) -> Tensor:
     """One pass as a row [C]; what is averaged is weighted by what it is averaged over."""
     due = report["due_choices"].double()
     residual = report.get("residual")
     solves = torch.ones_like(due) if residual is not None else torch.zeros_like(due)
     residual = torch.zeros_like(due) if residual is None else residual.double()
     sums = [report["dropped_choices"].double(), due, report["entropy"].double() * due, residual, solves]
+    sums.append(to_other_nodes.double())
     return torch.cat([report["expert_tokens"].double(), torch.stack(sums)])
 
 

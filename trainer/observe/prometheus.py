@@ -7,15 +7,27 @@ import socket
 import time
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from trainer.observe.protocol import Sink
+from trainer.observe.protocol import ExpertUse, Sink
 
 GAUGES = {
     "loss": ("trainer_loss", "Training loss of the last logged step, averaged over the global batch."),
     "held_out_loss": ("trainer_held_out_loss", "Loss on the held-out split at the last evaluation."),
     "grad_norm": ("trainer_grad_norm", "Norm of the gradient before clipping, over all parameters and ranks."),
     "lr": ("trainer_learning_rate", "Learning rate of the last logged step."),
+    "crossnode_token_fraction": (
+        "moe_crossnode_token_fraction",
+        "Share of the choices of the last logged step whose expert is on another node than the token.",
+    ),
+    "migration_regret": (
+        "moe_migration_regret",
+        "What the traffic costs more than under a fresh placement, as a share, at the last look.",
+    ),
+    "time.placement_success_s": (
+        "moe_placement_last_success_timestamp_seconds",
+        "Unix time at which experts last moved to a new placement; absent before.",
+    ),
     "time.samples_per_s": ("trainer_samples_per_second", "Training examples per second over all ranks."),
 }
 STEP_SECONDS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -37,6 +49,9 @@ class Prometheus(Sink):
     def __init__(self, *, host: str, port: int) -> None:
         self.registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
+        self._expert_tokens: Gauge | None = None
+        self._dropped: Counter | None = None
+        self._dropped_so_far = 0
         self._step = Gauge("trainer_step", "Optimiser steps done.", registry=self.registry)
         self._timestamp = Gauge(
             "trainer_last_step_timestamp_seconds",
@@ -74,6 +89,24 @@ class Prometheus(Sink):
             if name not in self._gauges:
                 self._gauges[name] = Gauge(*GAUGES[name], registry=self.registry)
             self._gauges[name].set(values[name])
+
+    def write_experts(self, use: ExpertUse) -> None:
+        """See `Sink.write_experts`."""
+        if self._expert_tokens is None or self._dropped is None:
+            self._expert_tokens = Gauge(
+                "moe_expert_tokens",
+                "Choices that an expert took on all ranks since the run was started.",
+                ["layer", "expert"],
+                registry=self.registry,
+            )
+            self._dropped = Counter(
+                "moe_dropped_tokens", "Choices that no expert took since the run was started.", registry=self.registry
+            )
+        for layer, of_layer in zip(use.layers, use.tokens, strict=True):
+            for expert, tokens in enumerate(of_layer):
+                self._expert_tokens.labels(layer=str(layer), expert=str(expert)).set(tokens)
+        self._dropped.inc(use.dropped - self._dropped_so_far)
+        self._dropped_so_far = use.dropped
 
     def close(self) -> None:
         """See `Sink.close`; frees the port and ends the thread."""

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class ExpertUse:
+    """What the experts took on all ranks since the process started.
+
+    Attributes:
+        layers: block of each MoE layer.
+        tokens: choices of each expert that were kept, a row a layer.
+        dropped: choices that no expert took.
+    """
+
+    layers: Sequence[int]
+    tokens: Sequence[Sequence[int]]
+    dropped: int
 
 
 class Sink(Protocol):
@@ -21,6 +37,9 @@ class Sink(Protocol):
             values: the figures by name.
         """
         ...
+
+    def write_experts(self, use: ExpertUse) -> None:
+        """Takes how much each expert was used; most sinks have no place for it."""
 
     def close(self) -> None:
         """Lets go of files, ports and the terminal; safe to call twice."""

@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from moe.collective_trace import CollectiveRecord, TraceHeader
-from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
+from moe.dispatch.expected import MODES, expected_exchanges
+from moe.dispatch.messages import Exchange, Sizes
 from trainer.trace.groups import canonical_names
 from trainer.trace.reduction import ParameterGroup, gradient_reductions
 
@@ -30,8 +31,11 @@ class TraceSpec:
         ranks_per_node: ranks on one node.
         expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
         moe_layers: indices of the model blocks that hold experts.
-        dispatch: how tokens travel, a key of `moe.dispatch.messages.PATTERNS`.
+        dispatch: how tokens travel: home, copies or coherent.
         num_experts, top_k: experts of a layer and how many of them a token visits.
+        most_choices: choices that a message of coherent dispatch has room for.
+        key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
+        dropout: whether ranks in coherent dispatch tell each other a seed.
         router_sums: element type and bytes of each all-reduce over all ranks by which a router balances the tokens of
             a layer's forward pass.
         tokens: tokens of a rank and micro step.
@@ -52,6 +56,9 @@ class TraceSpec:
     dispatch: str = "home"
     num_experts: int
     top_k: int
+    most_choices: int = 0
+    key_value_width: int = 0
+    dropout: bool = False
     router_sums: tuple[tuple[str, int], ...] = ()
     tokens: int
     hidden: int
@@ -72,19 +79,17 @@ class TraceSpec:
                 f"parallel.expert: must divide the {self.world_size} ranks ({self.expert_parallel}); "
                 "choose a divisor or another --world-size"
             )
-        if self.dispatch not in PATTERNS:
-            raise ValueError(
-                f"moe.dispatch: has no formula ({self.dispatch}); use one of {', '.join(PATTERNS)}, or record a run"
-            )
+        if self.dispatch not in MODES:
+            raise ValueError(f"moe.dispatch: has no formula ({self.dispatch}); use one of {', '.join(MODES)}")
 
 
 def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Iterator[CollectiveRecord]]:
     """Write the trace of a run that has not happened.
 
     Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
-    uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, and in
-    de-duplicated dispatch where `Visits.even` is exact. A router that decides itself how many experts a token visits,
-    or that drops choices, is taken at its top_k.
+    uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, elsewhere
+    where `Visits.even` is exact. A router that decides itself how many experts a token visits, or that drops choices,
+    is taken at its top_k; in coherent dispatch tokens are taken to remain as many on each rank.
 
     Args:
         spec: the run.
@@ -209,25 +214,39 @@ def _step(spec: TraceSpec) -> Iterator[_Operation]:
 
 
 def _passes(spec: TraceSpec, micro: int) -> Iterator[_Operation]:
-    """What the routers and the exchanges of every expert layer send, and the exchanges in reverse order backward."""
-    for phase, layers in (("forward", spec.moe_layers), ("backward", spec.moe_layers[::-1])):
-        exchanges = _exchanges(spec, phase)
-        for layer in layers:
-            if phase == "forward" and spec.world_size > 1:
-                for dtype, size in spec.router_sums:
-                    yield _Operation(micro, phase, layer, "data", "all_reduce", dtype, size, size)
-            yield from (_Operation(micro, phase, layer, "expert", exchange=exchange) for exchange in exchanges)
+    """What routers and tokens send in a forward and a backward pass."""
+    if spec.dispatch == "coherent" and spec.dropout and spec.expert_parallel > 1:
+        yield _Operation(micro, "forward", None, "expert", "all_gather", "int64", 8, 8 * spec.expert_parallel)
+    if spec.expert_parallel == 1:
+        for layer in spec.moe_layers:
+            yield from _router_sums(spec, micro, layer)
+    for phase in ("forward", "backward"):
+        for layer, exchange in _exchanges(spec, phase):
+            if phase == "forward" and layer is not None and "int" in exchange.dtype:  # counts follow the choices
+                yield from _router_sums(spec, micro, layer)
+            yield _Operation(micro, phase, layer, "expert", exchange=exchange)
 
 
-def _exchanges(spec: TraceSpec, phase: str) -> list[Exchange]:
-    """How the tokens of a layer travel in one pass; ranks that share no experts exchange nothing."""
-    if spec.expert_parallel == 1 or not spec.moe_layers:
-        return []
-    sizes = Sizes(spec.hidden, _ELEMENT_BYTES[spec.precision], spec.num_experts, _DTYPES[spec.precision])
-    visits = Visits.even(
-        tokens=spec.tokens, top_k=spec.top_k, num_experts=spec.num_experts, num_ranks=spec.expert_parallel
+def _exchanges(spec: TraceSpec, phase: str) -> Iterator[tuple[int | None, Exchange]]:
+    element_bytes, dtype = _ELEMENT_BYTES[spec.precision], _DTYPES[spec.precision]
+    keys_and_values = spec.key_value_width * element_bytes
+    sizes = Sizes(spec.hidden, element_bytes, spec.num_experts, dtype, key_value_bytes=keys_and_values)
+    return expected_exchanges(
+        spec.dispatch,
+        phase,
+        sizes,
+        spec.moe_layers,
+        num_ranks=spec.expert_parallel,
+        tokens=spec.tokens,
+        top_k=spec.top_k,
+        most_choices=spec.most_choices,
     )
-    return PATTERNS[spec.dispatch](visits, sizes, phase)
+
+
+def _router_sums(spec: TraceSpec, micro: int, layer: int) -> Iterator[_Operation]:
+    if spec.world_size > 1:
+        for dtype, size in spec.router_sums:
+            yield _Operation(micro, "forward", layer, "data", "all_reduce", dtype, size, size)
 
 
 def _reductions(spec: TraceSpec, micro: int) -> Iterator[_Operation]:

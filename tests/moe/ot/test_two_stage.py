@@ -54,6 +54,17 @@ def test_a_router_gets_almost_the_exact_affinity_under_a_hard_cap() -> None:
     assert affinity >= 0.995 * highest
 
 
+@pytest.mark.parametrize("gamma", [0.1, 0.3])
+def test_looking_only_at_each_tokens_best_experts_loses_nothing(gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = -skewed_logits(1024, 16, seed=1)
+    few, _ = two_stage(cost, gamma=gamma)
+    monkeypatch.setattr("moe.ot.two_stage._candidates", lambda *_: None)
+    everything, _ = two_stage(cost, gamma=gamma)
+    assert few.stages == everything.stages == ("potentials", "capacity")
+    assert float(few.value) == pytest.approx(float(everything.value), rel=1e-4)
+    assert int((few.row_counts() == 0).sum()) <= int((everything.row_counts() == 0).sum()) + 2
+
+
 def test_the_listed_entries_are_the_dense_plan() -> None:
     plan, _ = two_stage(-skewed_logits(256, 8, seed=2))
     dense = plan.dense()

@@ -1,0 +1,52 @@
+"""The exchanges of a whole pass through a model, where every expert is as likely as any other."""
+
+from collections.abc import Iterator, Sequence
+
+from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
+from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
+
+MODES = (*PATTERNS, "coherent")
+
+
+def expected_exchanges(
+    dispatch: str,
+    phase: str,
+    sizes: Sizes,
+    layers: Sequence[int],
+    *,
+    num_ranks: int,
+    tokens: int,
+    top_k: int,
+    most_choices: int,
+) -> Iterator[tuple[int | None, Exchange]]:
+    """What the tokens of a micro batch send in one pass, in program order.
+
+    Args:
+        dispatch: one of MODES.
+        phase: forward or backward.
+        sizes: what a row is made of.
+        layers: blocks with experts, ascending.
+        num_ranks: ranks that share the experts; one alone sends nothing.
+        tokens: tokens of each rank.
+        top_k: experts of a token.
+        most_choices: choices that a message of coherent dispatch has room for.
+
+    Yields:
+        The block (None outside the blocks) and the exchange.
+    """
+    if num_ranks == 1 or not layers:
+        return
+    visits = Visits.even(tokens=tokens, top_k=top_k, num_experts=sizes.num_experts, num_ranks=num_ranks)
+    order = slice(None, None, 1 if phase == "forward" else -1)
+    if dispatch != "coherent":
+        exchanges = PATTERNS[dispatch](visits, sizes, phase)
+        yield from ((layer, exchange) for layer in layers[order] for exchange in exchanges)
+        return
+    moves = Moves.even(visits, tokens=tokens, top_k=most_choices, num_layers=len(layers))
+    ends = [(None, exchange) for exchange in end_exchanges(moves[-1], phase)]
+    inside = [
+        (layer, exchange)
+        for layer, move in list(zip(layers, moves, strict=True))[order]
+        for exchange in coherent_exchanges(move, sizes, phase)
+    ]
+    yield from [*inside, *ends] if phase == "forward" else [*ends, *inside]
