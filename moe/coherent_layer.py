@@ -9,27 +9,32 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn import functional
 
-from moe.config import ExpertChoiceRouterConfig, MoEConfig, TopKRouterConfig
+from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from moe.dispatch.context_coherent import Arrivals, CoherentDispatcher
 from moe.dispatch.residency import Residency
 from moe.layer import PlacedMoELayer
+from moe.router import PortableRouter
 
 
 class CoherentMoELayer(PlacedMoELayer):
     """A mixture of experts in context-coherent dispatch, see :mod:`moe.dispatch.context_coherent`.
 
     The load-balancing loss is that of all tokens of the group: tokens on one rank have come from the same experts, and
-    balancing each rank alone would undo the affinity that keeps them there.
+    balancing each rank alone would undo the affinity that keeps them there. (Routers that balance by a plan do so over
+    the tokens that they see: those on the rank, unless their potentials are global.)
 
     Attributes:
         moves_tokens: tells a network that tokens are elsewhere after this layer.
     """
 
+    router: PortableRouter
+    token_dispatcher: CoherentDispatcher  # pyright: ignore[reportIncompatibleVariableOverride]
     moves_tokens = True
 
     def __init__(
@@ -51,6 +56,7 @@ class CoherentMoELayer(PlacedMoELayer):
         without_loss = copy.copy(megatron)
         without_loss.moe_router_load_balancing_type, without_loss.moe_aux_loss_coeff = "none", 0.0
         super().__init__(config.model_copy(update={"dispatch": "home"}), without_loss, layer, seed, slot_to_expert)
+        assert isinstance(self.ep_group, dist.ProcessGroup)
         self.token_dispatcher = CoherentDispatcher(self.ep_group, slot_to_expert)
         self._most_choices = config.most_choices
         self._aux_loss = config.router.aux_loss if isinstance(config.router, TopKRouterConfig) else 0.0
@@ -115,12 +121,16 @@ class CoherentMoELayer(PlacedMoELayer):
 
 
 def _refuse_dropping(config: MoEConfig) -> None:
-    router = config.router
-    remedy = "use router top_k without capacity_factor, or dispatch home"
-    if isinstance(router, ExpertChoiceRouterConfig):
-        raise ValueError(f"router.kind: expert_choice leaves tokens without an expert in coherent dispatch; {remedy}")
-    if isinstance(router, TopKRouterConfig) and router.capacity_factor is not None:
-        raise ValueError(
-            f"router.capacity_factor: {router.capacity_factor} drops tokens by which others share their rank, which "
-            f"coherent dispatch changes; {remedy}"
-        )
+    match config.router:
+        case ExpertChoiceRouterConfig(kind=kind):
+            culprit = f"router.kind: {kind}"
+        case TopKRouterConfig(capacity_factor=float() as factor):
+            culprit = f"router.capacity_factor: {factor}"
+        case SparseOTRouterConfig(inference_capacity_factor=float() as factor):
+            culprit = f"router.inference_capacity_factor: {factor}"
+        case _:
+            return
+    raise ValueError(
+        f"{culprit} drops tokens at inference by which others share their rank, which coherent dispatch changes; "
+        "use router top_k without capacity_factor, or dispatch home"
+    )

@@ -138,11 +138,10 @@ def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
 
 
 def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> Network:
-    match config.model:
-        case DiTConfig():
-            shape, classes = config.data.shape, config.data.num_classes
-            return dit.DiT(
-                config.model, shape=shape, num_classes=classes, feed_forward=feed_forward, generator=generator
-            )
-        case GPTConfig():
-            return gpt.GPT(config.model, feed_forward=feed_forward, generator=generator)
+    match config.model, config.data:
+        case DiTConfig() as model, DigitsConfig(shape=shape, num_classes=classes):
+            assert len(shape) == 3
+            return dit.DiT(model, shape=shape, num_classes=classes, feed_forward=feed_forward, generator=generator)
+        case GPTConfig() as model, PythonSourceConfig():
+            return gpt.GPT(model, feed_forward=feed_forward, generator=generator)
+    raise AssertionError("the configuration lets no other pair through")

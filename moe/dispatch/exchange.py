@@ -206,7 +206,7 @@ def _columns(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _values(columns: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inverse of :func:`_columns`; of a single row a slice counts as contiguous wherever it starts, so it is copied."""
+    """The inverse of :func:`_columns`, with a copy: a slice of a single row counts as contiguous wherever it starts."""
     return columns.clone(memory_format=torch.contiguous_format).view(dtype)[:, 0]
 
 

@@ -48,12 +48,14 @@ class MoveRows(Function):
         Returns:
             Rows [R, D], gate values [R, K] and labels int64 [R, L], in order of their source.
         """
-        ctx.route, ctx.gates = route, (gates_TK.shape[1], gates_TK.dtype)
+        ctx.route = route
         ctx.save_for_backward(order_C)
         ctx.num_rows = len(rows_TD)
         message = packed(rows_TD[order_C], gates_TK[order_C], labels_TL[order_C])
         message = exchange_rows(message, route.group, route.received, route.sent)
-        rows_RD, gates_RK, labels_RL = unpacked(message, rows_TD.shape[1], *ctx.gates, labels_TL.shape[1])
+        rows_RD, gates_RK, labels_RL = unpacked(
+            message, rows_TD.shape[1], gates_TK.shape[1], gates_TK.dtype, labels_TL.shape[1]
+        )
         ctx.mark_non_differentiable(labels_RL)
         return rows_RD, gates_RK, labels_RL
 
@@ -64,7 +66,7 @@ class MoveRows(Function):
         no_labels = torch.empty(len(rows_RD), 0, dtype=torch.int64, device=rows_RD.device)
         message = packed(rows_RD, gates_RK, no_labels)
         message = exchange_rows(message, ctx.route.group, ctx.route.sent, ctx.route.received)
-        rows_CD, gates_CK, _ = unpacked(message, rows_RD.shape[1], *ctx.gates, 0)
+        rows_CD, gates_CK, _ = unpacked(message, rows_RD.shape[1], gates_RK.shape[1], gates_RK.dtype, 0)
         (order_C,) = ctx.saved_tensors
         rows_TD = rows_CD.new_zeros(ctx.num_rows, rows_CD.shape[1]).index_add_(0, order_C, rows_CD)
         gates_TK = gates_CK.new_zeros(ctx.num_rows, gates_CK.shape[1]).index_add_(0, order_C, gates_CK)

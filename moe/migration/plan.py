@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from moe.migration.cycles import Gains, best_state, cut_into_cycles
 from moe.placement.objective import OBJECTIVES
 from moe.placement.placement import Dispatch
+from moe.placement.relabel import relabel
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
@@ -89,7 +90,7 @@ def plan_migration(
         The plan; without moves if none pays.
     """
     present = ranks_of(slot_to_expert, topology.num_ranks)
-    renamed = _renamed(present, target, topology)
+    renamed = relabel(present, target, topology)
     dearer = _traffic(statistics, topology, renamed, objective) > _traffic(statistics, topology, target, objective)
     goal = target if dearer else renamed
     gains = Gains(statistics, topology, objective, expert_tokens)
@@ -172,29 +173,6 @@ def moves_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterat
     for layer, target in np.argwhere(before != after).tolist():
         expert = int(after[layer, target])
         yield Move(layer, expert, int(sources[layer, expert]), target)
-
-
-def _renamed(present: NDArray[np.int64], target: NDArray[np.int64], topology: Topology) -> NDArray[np.int64]:
-    """The target with its nodes, then the ranks of each node, renamed so that most experts stay.
-
-    Where that would change the cost between ranks, the target as it is.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    nodes, size = topology.num_nodes, topology.ranks_per_node
-    stays = np.zeros((topology.num_ranks, topology.num_ranks))
-    np.add.at(stays, (target.ravel(), present.ravel()), 1.0)
-    blocks = stays.reshape(nodes, size, nodes, size)
-    inside = {
-        (old, new): linear_sum_assignment(blocks[old, :, new], maximize=True)[1]
-        for old in range(nodes)
-        for new in range(nodes)
-    }
-    kept = [[blocks[old, range(size), new, inside[old, new]].sum() for new in range(nodes)] for old in range(nodes)]
-    node_names = linear_sum_assignment(np.array(kept), maximize=True)[1]
-    names = np.concatenate([new * size + inside[old, new] for old, new in enumerate(node_names.tolist())])
-    same = np.array_equal(topology.cost[np.ix_(names, names)], topology.cost)
-    return names[target] if same else target
 
 
 def _traffic(statistics: RoutingStatistics, topology: Topology, ranks: NDArray[np.int64], objective: Dispatch) -> float:

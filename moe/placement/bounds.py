@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.eigen_bound import eigenvalue_bound
+from moe.placement.layer_counts import layer_pairs
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
 _ROUNDS = 10
-_MOST_JUMP_COUNTS = 2**23
 
 
 def best_bound(statistics: RoutingStatistics, topology: Topology) -> float:
@@ -25,31 +25,6 @@ def best_bound(statistics: RoutingStatistics, topology: Topology) -> float:
         The bound over all tokens.
     """
     return max(degree_bound(layer_pairs(statistics), topology.cost), eigenvalue_bound(statistics, topology))
-
-
-def layer_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
-    """Tokens between every two layers that tokens move between directly, so that each can be bounded for itself.
-
-    Args:
-        statistics: Counts of the routing trace.
-
-    Returns:
-        Counts, [pairs, E, E]: the transitions, then the jumps unless their layers make too many pairs.
-    """
-    return np.concatenate([statistics.transitions, jump_pairs(statistics)])
-
-
-def jump_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
-    """Tokens that jump between every two layers, [pairs, E, E]; no pairs where that would take much memory."""
-    num_layers, num_experts = statistics.num_layers, statistics.num_experts
-    from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps.T
-    kinds, pair = np.unique(from_layer * num_layers + to_layer, return_inverse=True)
-    if len(kinds) * num_experts**2 > _MOST_JUMP_COUNTS:
-        kinds, pair = kinds[:0], pair[:0]
-    counts = np.zeros((len(kinds), num_experts, num_experts), np.int64)
-    kept = slice(len(pair))
-    counts[pair, from_expert[kept], to_expert[kept]] = tokens[kept]
-    return counts
 
 
 def degree_bound(pairs: NDArray[np.int64], cost: NDArray[np.float64]) -> float:

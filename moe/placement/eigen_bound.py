@@ -6,6 +6,7 @@ Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel 
 import numpy as np
 from numpy.typing import NDArray
 
+from moe.placement.layer_counts import layer_blocks
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
@@ -40,7 +41,9 @@ def eigenvalue_bound(statistics: RoutingStatistics, topology: Topology) -> float
         return 0.0
     bound = 0.0
     for begin in begins:
-        traffic = _traffic(statistics, begin, min(begin + span, num_layers))
+        blocks = layer_blocks(statistics, begin, min(begin + span, num_layers))
+        one_way = blocks.reshape(blocks.shape[0] * num_experts, -1)
+        traffic = one_way + one_way.T
         for count, price in parts.items():
             bound += price * (traffic.sum() / 2 - most_staying(traffic, num_experts, count, evaluations))
     return max(bound, 0.0)
@@ -103,16 +106,3 @@ def most_staying(traffic: NDArray[np.float64], num_experts: int, parts: int, eva
     limits = {"maxfun": evaluations, "maxiter": evaluations}
     minimize(twice_staying, np.zeros(size), jac=True, method="L-BFGS-B", options=limits)
     return float(min(best / 2 + _ROUNDING, 1.0) * total)
-
-
-def _traffic(statistics: RoutingStatistics, begin: int, end: int) -> NDArray[np.float64]:
-    """Tokens between experts of layers begin to end - 1, symmetric, [layers * E, layers * E]."""
-    num_layers, num_experts = end - begin, statistics.num_experts
-    blocks = np.zeros((num_layers, num_experts, num_layers, num_experts))
-    for layer in range(num_layers - 1):
-        blocks[layer, :, layer + 1] = statistics.transitions[begin + layer]
-    inside = (statistics.jumps[:, 0] >= begin) & (statistics.jumps[:, 1] < end)
-    from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps[inside].T
-    blocks[from_layer - begin, from_expert, to_layer - begin, to_expert] = tokens
-    traffic = blocks.reshape(num_layers * num_experts, -1)
-    return traffic + traffic.T

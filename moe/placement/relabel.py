@@ -1,6 +1,6 @@
-"""A placement under other names of its ranks, so that as many experts as possible stay where they are.
+"""New names for the ranks of a placement, so that a migration moves as few experts as possible.
 
-Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, N nodes, R ranks of a node.
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, N nodes, R ranks per node.
 """
 
 import numpy as np
@@ -10,29 +10,41 @@ from moe.placement.topology import Topology
 
 
 def relabel(old_ranks: NDArray[np.int64], new_ranks: NDArray[np.int64], topology: Topology) -> NDArray[np.int64]:
-    """Rename the nodes of a placement, then the ranks of each node, alike in all layers.
+    """Rename nodes and the ranks inside them in a new placement so that most experts stay where they are.
+
+    Both levels are assignment problems, the outer one over the values of the inner ones, so no other renaming that
+    keeps nodes together keeps more experts. A renaming is taken only if it leaves the cost matrix as it is, and with
+    it the cost of every placement: first nodes and ranks are tried, then ranks inside their nodes.
 
     Args:
-        old_ranks: Where the experts are, [L, E].
-        new_ranks: Where they shall be, [L, E].
+        old_ranks: Rank of each expert now, [L, E].
+        new_ranks: Rank of each expert to come, [L, E].
         topology: Ranks and what a move between them costs.
 
     Returns:
-        The new placement renamed, [L, E]; as it is where the cost matrix tells the renamed ranks apart, so that
-        a cost that follows from it alone never changes.
+        Rank of each expert to come under new names, int64 [L, E]; as it was if no renaming keeps more experts.
     """
+    stays = np.zeros((topology.num_ranks, topology.num_ranks), np.int64)
+    np.add.at(stays, (new_ranks, old_ranks), 1)
+    for nodes_too in (True, False):
+        names = _names(stays, topology, nodes_too)
+        symmetric = np.array_equal(topology.cost[np.ix_(names, names)], topology.cost)
+        if symmetric and stays[np.arange(len(names)), names].sum() > stays.trace():
+            return names[new_ranks]
+    return new_ranks
+
+
+def _names(stays: NDArray[np.int64], topology: Topology, nodes_too: bool) -> NDArray[np.int64]:
+    """New name of each rank, [G], at most experts that stay, where stays[new, old] would."""
     from scipy.optimize import linear_sum_assignment
 
     nodes, ranks = topology.num_nodes, topology.ranks_per_node
-    stays = np.zeros((topology.num_ranks, topology.num_ranks), np.int64)
-    np.add.at(stays, (new_ranks.ravel(), old_ranks.ravel()), 1)
-    blocks = stays.reshape(nodes, ranks, nodes, ranks).swapaxes(1, 2)
-    names_inside = np.zeros((nodes, nodes, ranks), np.int64)
-    kept = np.zeros((nodes, nodes), np.int64)
-    for new, old in np.ndindex(nodes, nodes):
-        rows, names = linear_sum_assignment(blocks[new, old], maximize=True)
-        names_inside[new, old], kept[new, old] = names, blocks[new, old][rows, names].sum()
-    new_nodes, old_nodes = linear_sum_assignment(kept, maximize=True)
-    names = (old_nodes[:, None] * ranks + names_inside[new_nodes, old_nodes]).ravel()
-    unchanged = np.array_equal(topology.cost[np.ix_(names, names)], topology.cost)
-    return names[new_ranks] if unchanged else new_ranks
+    blocks = stays.reshape(nodes, ranks, nodes, ranks).transpose(0, 2, 1, 3)
+    inside = np.empty((nodes, nodes, ranks), np.int64)
+    kept = np.empty((nodes, nodes), np.int64)
+    for new in range(nodes):
+        for old in range(nodes):
+            inside[new, old] = linear_sum_assignment(blocks[new, old], maximize=True)[1]
+            kept[new, old] = blocks[new, old][np.arange(ranks), inside[new, old]].sum()
+    targets = linear_sum_assignment(kept, maximize=True)[1] if nodes_too else np.arange(nodes)
+    return (targets[:, None] * ranks + inside[np.arange(nodes), targets]).ravel()

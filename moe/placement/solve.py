@@ -23,7 +23,12 @@ from moe.placement.topology import Topology
 from moe.placement.viterbi import MOST_STATES, num_states, solve_viterbi
 
 SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
-    "coherent": {"sweep": solve_sweep, "pair": solve_pair, "staged": solve_staged, "viterbi": solve_viterbi},
+    "coherent": {
+        "sweep": solve_sweep,
+        "pair": solve_pair,
+        "staged": solve_staged,
+        "viterbi": solve_viterbi,
+    },
     "home": {"assignment": solve_assignment},
     "copies": {"swaps": solve_swaps},
 }

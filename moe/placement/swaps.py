@@ -21,7 +21,7 @@ from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
 
-_WORK = 100_000_000  # elementary updates that further starts of one layer may take
+_WORK = 40_000_000  # elementary updates that further starts of one layer may take
 _MOST_KICKS = 24
 
 

@@ -6,9 +6,10 @@ Shape legend: L MoE layers, E experts per layer.
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.bounds import degree_bound, layer_pairs
+from moe.placement.bounds import degree_bound
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.descent import Descent
+from moe.placement.layer_counts import layer_pairs
 from moe.placement.protocol import Assignment
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology

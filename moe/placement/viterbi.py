@@ -9,8 +9,9 @@ from math import factorial
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.bounds import degree_bound, jump_pairs
+from moe.placement.bounds import degree_bound
 from moe.placement.descent import Descent
+from moe.placement.layer_counts import jump_pairs
 from moe.placement.pair_moves import KICKS, WORK
 from moe.placement.placement import slots_per_rank
 from moe.placement.protocol import Assignment

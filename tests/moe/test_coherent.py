@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from moe.config import ExpertChoiceRouterConfig, MoEConfig, TopKRouterConfig
+from moe.config import MoEConfig, TopKRouterConfig
 from tests.ranks import run_ranks
 
 TOKENS, WIDTH, HIDDEN, EXPERTS, LAYERS = 13, 12, 20, 8, 3
@@ -291,22 +291,3 @@ def test_without_gradients_a_few_rows_need_no_message_about_sizes(
 
 def scaled(rows: list[int], size: int) -> tuple[int, ...]:
     return tuple(number * size for number in rows)
-
-
-def refused(_rank: int, _world_size: int) -> list[str]:
-    from megatron.core import parallel_state
-
-    parallel_state.initialize_model_parallel()
-    lines = []
-    for router in (ExpertChoiceRouterConfig(), TopKRouterConfig(capacity_factor=1.0)):
-        with pytest.raises(ValueError) as error:  # noqa: PT011
-            build(1, configuration().model_copy(update={"router": router}), 0.0)
-        lines.append(str(error.value))
-    return lines
-
-
-def test_routers_that_drop_are_refused_with_a_remedy() -> None:
-    (lines,) = run_ranks(refused, 1)
-    assert lines[0].startswith("router.kind: expert_choice")
-    assert lines[1].startswith("router.capacity_factor: 1.0")
-    assert all("; use router top_k without capacity_factor" in line for line in lines)

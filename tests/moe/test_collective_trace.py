@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
 from trainer.__main__ import main
 from trainer.trace.formula import TraceSpec, formula
-from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
 from trainer.trace.reduction import optimizer_groups
 
 SCHEMA = json.loads(Path("configs/schemas/collectives.schema.json").read_text())

@@ -79,6 +79,7 @@ def run_layer(rank: int, world_size: int, config: MoEConfig, slot_to_expert: np.
 
 def dense_mixture(tokens_SBD: Tensor, router_ED: Tensor, experts: list[dict[str, Tensor]], config: MoEConfig) -> Tensor:
     """Every expert on every token, weighted by a gate that is zero outside the top k."""
+    assert isinstance(config.router, TopKRouterConfig)
     tokens_TD = tokens_SBD.reshape(-1, WIDTH)
     logits_TE = tokens_TD @ router_ED.T
     scores_TE = logits_TE.softmax(dim=1) if config.router.score == "softmax" else logits_TE.sigmoid()

@@ -50,7 +50,7 @@ def record_cases(rank: int, world_size: int, folder: str) -> None:
 def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placement) -> None:
     import torch
     import torch.distributed as dist
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from moe.coherent_layer import CoherentMoELayer
     from moe.config import MoEConfig, TopKRouterConfig
@@ -89,7 +89,7 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
         return rows.square().mean()
 
     recorder = Recorder(
-        rank_path(folder, rank), steps=STEPS, ranks_per_node=1, group_names=group_names(), blocks=nn.ModuleList(blocks)
+        rank_path(folder, rank), steps=STEPS, ranks_per_node=1, group_names=group_names(), blocks=blocks
     )
     header = RoutingHeader(
         num_experts=EXPERTS,

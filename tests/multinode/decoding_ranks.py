@@ -173,7 +173,7 @@ def mixture(case: Case, dispatch: Any, layer: int, slots: np.ndarray, world_size
 
 
 def placement(
-    home: nn.Module, prompts: list[bytes], case: Case, world_size: int
+    home: Any, prompts: list[bytes], case: Case, world_size: int
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Places the experts by the routes of the prompts' bytes, all ranks together.
 
@@ -188,7 +188,7 @@ def placement(
     from moe.routing_trace import RoutingHeader, RoutingTrace
 
     chosen: list[Tensor] = []
-    layers = [block.feed_forward for block in home.get_submodule("blocks").children()]
+    layers = [block.feed_forward for block in home.blocks]
     hooks = [
         layer.get_submodule("router").register_forward_hook(
             lambda _m, _i, out: chosen.append(out[1].int().argmax(dim=1))

@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml
 
+from moe.collective_trace import rank_path, read
 from netsim.__main__ import main as netsim
 from tests.multinode.cases import HOSTS_PER_LEAF, LEAVES, SPINES
 from tests.multinode.namespaces import Fabric, fabric, obstacle
 from tests.multinode.prediction import topology as topology_of
 from tests.multinode.traffic import TCP_HEADERS, TCP_PAYLOAD
 from trainer.trace.merge import merge
-from moe.collective_trace import rank_path, read
 
 _RENDEZVOUS_PORT = 29400
 _SECONDS_AT_MOST = 240

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from trainer.trace.context import phase
 from moe.collective_trace import rank_path
+from trainer.trace.context import phase
 from trainer.trace.recorder import Recorder
 
 STEPS = range(1, 6)

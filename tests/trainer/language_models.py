@@ -53,8 +53,8 @@ def stirred(model: GPT) -> GPT:
     """The network away from its start, where attention is nearly uniform and every byte alike."""
     with torch.no_grad():
         for block in model.blocks:
-            block.attention.query_key_value.weight.mul_(20)
-            block.attention.projection.weight.mul_(20)
+            block.get_parameter("attention.query_key_value.weight").mul_(20)
+            block.get_parameter("attention.projection.weight").mul_(20)
         model.embed.weight.mul_(20)
         model.unembed.weight.mul_(5)
     return model

@@ -60,7 +60,7 @@ class Run:
         from trainer.ema import MovingAverage
         from trainer.engine.deepspeed import DeepSpeedEngine
         from trainer.layout import plan_layout
-        from trainer.migration import live
+        from trainer.migration.live import LiveMigration
         from trainer.network import build_model
 
         self.config, self.leaning = config, leaning
@@ -69,7 +69,9 @@ class Run:
             self.layout = resumed_layout(config, self.layout, resumes)
         self.engine = DeepSpeedEngine(build_model(config, self.layout), config, self.layout, torch.device("cpu"))
         self.average = MovingAverage(self.engine, 0.9)
-        self.migration = live.build(config, self.layout, self.engine, self.average)
+        self.migration = None
+        if config.moe is not None and config.moe.migration is not None:
+            self.migration = LiveMigration(config, self.layout, self.engine, self.average)
         if resumes is not None:
             load_checkpoint(
                 resumes, allow_rng_loss=False, engine=self.engine, average=self.average, migration=self.migration

@@ -7,7 +7,7 @@ import yaml
 
 from moe.files import FileError
 from trainer import load_config
-from trainer.config import RunConfig, TextSample
+from trainer.config import ImageSample, RunConfig, TextSample
 from trainer.data import PythonSourceConfig
 from trainer.flow.sampler import HeunConfig
 from trainer.layout import plan_layout
@@ -50,8 +50,9 @@ def test_overrides_reach_nested_keys_lists_and_null(config_file: Path) -> None:
     assert config.optim.clip_norm is None
     assert config.optim.micro_batch is None
     assert config.trace.steps == (3, 4)
+    assert config.flow is not None
     assert config.flow.time.model_dump() == {"kind": "logit_normal", "mean": 0.25, "std": 0.5}
-    assert config.sample.sampler == HeunConfig(steps=7)
+    assert config.sample == ImageSample(sampler=HeunConfig(steps=7))
     assert config.run.dir == Path("runs/with = and: colon")
     assert config.moe is not None
     assert (config.moe.num_experts, config.moe.top_k) == (4, 2)

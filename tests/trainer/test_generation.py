@@ -30,15 +30,15 @@ def without_cache(model: GPT, prompt: bytes, written: bytes) -> Tensor:
         return torch.stack([model(text)[0, -1] for text in texts])
 
 
-def observed(model: GPT, prompts: list[bytes], num_bytes: int, choices: Tensor | None = None) -> dict[int, Any]:
-    """The logits from which every byte was chosen on this rank; likeliest bytes, or given ones [S, num_bytes]."""
-    seen: dict[int, Any] = {}
+def observed(model: GPT, prompts: list[bytes], num_bytes: int) -> dict[tuple[int, int], Tensor]:
+    """The logits from which every byte was chosen on this rank: always the likeliest one."""
+    seen: dict[tuple[int, int], Tensor] = {}
 
     def chooser(_keys: Tensor) -> Any:
         def choose(sequences: Tensor, logits: Tensor, step: int) -> Tensor:
             for sequence, row in zip(sequences.tolist(), logits, strict=True):
                 seen[sequence, step] = row
-            return logits.argmax(dim=1) if choices is None else choices[sequences, step]
+            return logits.argmax(dim=1)
 
         return choose
 

@@ -4,6 +4,7 @@ Shape suffixes: B sequences, N positions, W width of a head.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from trainer.model.keyed_draws import derived_keys, keyed_dropout, uniform
 exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
 
 
-def by_definition(model: GPT, tokens_BN: Tensor) -> Tensor:
+def by_definition(model: Any, tokens_BN: Tensor) -> Tensor:
     """The logits, head by head and row by row; rotary as a product with matrices of rotation."""
     (heads, shared), width = (SIZES["num_heads"], SIZES["num_kv_heads"]), SIZES["hidden"] // SIZES["num_heads"]
 
@@ -144,7 +145,7 @@ def test_no_rows_attend_to_nothing_and_keep_the_graph() -> None:
 def test_gradients_are_those_of_finite_differences() -> None:
     model = dense(hidden=8, num_heads=2, num_kv_heads=1, num_layers=2)
     tokens_BN, targets_BN = window(batch=2, length=3)
-    weight = model.blocks[0].attention.query_key_value.weight
+    weight = model.get_parameter("blocks.0.attention.query_key_value.weight")
     (gradient,) = torch.autograd.grad(model(tokens_BN, targets_BN).mean(), [weight])
     for row, column in ((0, 3), (5, 1), (9, 2), (14, 7)):
         steps = []
@@ -186,7 +187,7 @@ def test_too_long_a_sequence_is_refused_with_a_remedy() -> None:
         ({"num_kv_heads": 3, "num_heads": 4}, "num_kv_heads: 3 does not divide num_heads 4; choose a divisor"),
     ],
 )
-def test_heads_that_do_not_divide_are_refused_with_a_remedy(changes: dict[str, int], line: str) -> None:
+def test_heads_that_do_not_divide_are_refused_with_a_remedy(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(ValidationError, match=line):
         GPTConfig(**{"hidden": 64, **changes})
 

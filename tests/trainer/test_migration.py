@@ -72,7 +72,7 @@ def failing(rank: int, world_size: int) -> dict[str, Any]:
         if rank == 1 and fault == "flipped bit":
             transfer.checksum = lambda words: checksum(torch.cat([words[:-1], words[-1:] ^ 1]))
         if rank == 0 and fault == "no memory":
-            transfer._Shards.buffer = no_memory
+            transfer._Shards.buffer = no_memory  # pyright: ignore[reportAttributeAccessIssue]
         found["refusals"].append(run.place(shuffled(step)))
         transfer.checksum, transfer._Shards.buffer = checksum, buffer
         found["unchanged"].append(before == run.experts() and np.array_equal(slots, run.engine.slot_to_expert()))
@@ -333,6 +333,8 @@ def test_windows_count_what_the_routers_chose_in_training(ranks: list[dict[str, 
         np.testing.assert_array_equal(counted.source_counts, expected.source_counts)
         np.testing.assert_array_equal(counted.loads, expected.loads)
         sampled, steps = result["sets"]
+        assert sampled.choice_sets is not None
+        assert last.choice_sets is not None
         assert steps == 2 / 4, "one of four micro batches in two steps"
         assert sampled.num_tokens == last.num_tokens
         order = np.lexsort(sampled.choice_sets.rows.T[::-1])

@@ -14,6 +14,7 @@ from trainer.data import Batch
 from trainer.ema import MovingAverage
 from trainer.engine.protocol import Shard
 from trainer.layout import plan_layout
+from trainer.model.config import DiTConfig
 from trainer.model.dit import DiT
 from trainer.model.head import guided_field
 from trainer.model.parameters import named_parameters
@@ -39,7 +40,9 @@ def configuration(moe: Any = None, **model: Any) -> RunConfig:
 
 def dense(**model: Any) -> DiT:
     config = configuration(**model)
-    return build_model(config, plan_layout(config, 1))
+    model = build_model(config, plan_layout(config, 1))
+    assert isinstance(model, DiT)
+    return model
 
 
 def stirred(model: DiT, seed: int = 0) -> DiT:
@@ -141,8 +144,10 @@ def test_patches_and_image_are_inverse(patch_size: int) -> None:
 
 
 def test_patches_keep_channels_apart() -> None:
+    sizes = configuration().model
+    assert isinstance(sizes, DiTConfig)
     model = DiT(
-        configuration().model, shape=(3, 4, 8), num_classes=10, feed_forward=lambda _: nn.Identity(), generator=None
+        sizes, shape=(3, 4, 8), num_classes=10, feed_forward=lambda _: nn.Identity(), generator=None
     )
     images = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
     assert model._patches(images).shape == (2, 8, 12)
@@ -306,7 +311,9 @@ def test_the_learning_rate_at_the_limits(warmup: int, steps: int) -> None:
 
 def draw(_rank: int, _world_size: int) -> dict[tuple[int, float], Tensor]:
     config = configuration()
-    model = stirred(build_model(config, plan_layout(config, 2))).eval()
+    built = build_model(config, plan_layout(config, 2))
+    assert isinstance(built, DiT)
+    model = stirred(built).eval()
     return {
         (number, guidance): draw_samples(
             config, FlowTask(config), model, torch.arange(number) % 10, guidance=guidance, seed=5

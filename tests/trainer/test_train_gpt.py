@@ -11,6 +11,7 @@ from tests.trainer.commands import GPT
 from tests.trainer.runs import assert_equal_folders, timeless, torchrun
 from trainer import load_config
 from trainer.__main__ import main
+from trainer.observe.protocol import Sink
 
 SETTINGS = (
     "model={kind: gpt, dropout: 0.1, hidden: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2}",
@@ -59,7 +60,7 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
             return super()._step(step)
 
     config = load_config(GPT, (*SETTINGS, *overrides, f"run.dir={folder}"))
-    sinks = []
+    sinks: list[Sink] = []
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         truncate_after(folder / "metrics.jsonl", 3)

@@ -1,5 +1,6 @@
 """What DeepSpeed must be told to train a Megatron-Core MoE layer."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch import nn
 from moe.layer import PlacedMoELayer
 
 
-class DeepSpeedMoELayer(PlacedMoELayer, MoE):
-    """A layer that DeepSpeed recognises as a mixture of experts; it computes as before.
+class DeepSpeedMixture(MoE):
+    """What makes DeepSpeed recognise a layer as a mixture of experts; it computes as before.
 
     Attributes:
         ep_size: ranks that share the experts.
@@ -48,16 +49,21 @@ def mark_moe_layers(model: nn.Module, expert_parallel: int, accumulation: int) -
     MoEAuxLossAutoScaler.set_loss_scale(torch.tensor(1.0 / accumulation))
     for module in model.modules():
         if isinstance(module, PlacedMoELayer):
-            module.__class__ = DeepSpeedMoELayer
-            assert isinstance(module, DeepSpeedMoELayer)
-            assert module.config.num_moe_experts is not None
+            module.__class__ = _recognised(type(module))
+            assert isinstance(module, DeepSpeedMixture)
             module.ep_size = expert_parallel
-            module.num_experts = module.config.num_moe_experts
+            module.num_experts = len(module.slot_to_expert)
             module.expert_group_name = expert_group_name(expert_parallel)
             module.enable_expert_tensor_parallelism = False
             for parameter in (p for named in module.expert_parameters().values() for p in named.values()):
                 # Megatron marks experts so only where they are shared among ranks.
                 vars(parameter).update(allreduce=False, group_name=module.expert_group_name)
+
+
+@cache
+def _recognised(kind: type[PlacedMoELayer]) -> type[PlacedMoELayer]:
+    """The same kind of layer, in a form that DeepSpeed recognises."""
+    return type(f"DeepSpeed{kind.__name__}", (kind, DeepSpeedMixture), {})
 
 
 def expert_group_name(expert_parallel: int) -> str:

@@ -148,10 +148,3 @@ class LiveMigration:
     def _say(self, step: int, line: str) -> None:
         if dist.get_rank() == 0:
             print(f"{self._folder}: step {step}: {line}", file=sys.stderr, flush=True)
-
-
-def build(config: RunConfig, layout: Layout, engine: Engine, average: MovingAverage) -> LiveMigration | None:
-    """The live migration of a run; None if its experts stay where they are or all ranks hold all of them."""
-    if config.moe is None or config.moe.migration is None or layout.expert_parallel == 1:
-        return None
-    return LiveMigration(config, layout, engine, average)

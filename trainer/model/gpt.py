@@ -142,11 +142,12 @@ class GPT(nn.Module):
     def _initialise(self, generator: torch.Generator) -> None:
         into_the_stream = 0.02 / math.sqrt(2 * len(self.blocks))
         nn.init.normal_(self.embed.weight, std=0.02, generator=generator)
-        for name, weight in self.blocks.named_parameters():
-            if name.endswith(INTO_THE_STREAM):
-                nn.init.normal_(weight, std=into_the_stream, generator=generator)
-            elif name.endswith(OUT_OF_THE_STREAM):
-                nn.init.normal_(weight, std=0.02, generator=generator)
+        for block in self.blocks:
+            names = {"attention.query_key_value": 0.02, "attention.projection": into_the_stream}
+            if isinstance(block.feed_forward, FeedForward):
+                names |= {"feed_forward.0": 0.02, "feed_forward.2": into_the_stream}
+            for name, std in names.items():
+                nn.init.normal_(block.get_parameter(f"{name}.weight"), std=std, generator=generator)
         nn.init.normal_(self.unembed.weight, std=0.02, generator=generator)
 
 

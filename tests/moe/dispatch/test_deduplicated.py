@@ -103,7 +103,7 @@ def run_layer(rank: int, world_size: int, name: str, dispatch: Any) -> dict[str,
         "messages": getattr(messages, "sent", None),
         "output": output.detach(),
         "tokens": tokens_SBD.grad,
-        "gates": layer.router.gates_TE.grad,
+        "gates": layer.router.gates_TE.grad,  # pyright: ignore[reportAttributeAccessIssue]
         "experts": {
             expert: {key: (value.detach(), value.grad) for key, value in parameters.items()}
             for expert, parameters in layer.expert_parameters().items()

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe.dispatch.messages import PATTERNS, Sizes, Visits
+from moe.dispatch.coherent_messages import Moves
+from moe.dispatch.messages import PATTERNS, Sizes, Visits, spread
 
 SIZES = Sizes(hidden=5, element_bytes=2, num_experts=6, dtype="bfloat16")
 
@@ -64,6 +65,32 @@ def test_one_choice_a_token_makes_the_modes_send_the_same_rows() -> None:
             assert np.array_equal(other, one + more)
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+def test_even_moves_are_what_random_experts_bring_about(top_k: int) -> None:
+    """Two layers, three ranks: where tokens go, and which copies come from where they do not stay."""
+    generator = np.random.default_rng(top_k)
+    scores = generator.random([3, 4000, 2, 6])
+    chosen = [(home, scores[home].argsort(axis=2)[:, :, :top_k]) for home in range(3)]
+    random = Moves.of(chosen, np.tile(np.arange(6) // 2, (2, 1)), 3)
+    visits = Visits.even(tokens=4000, top_k=top_k, num_experts=6, num_ranks=3)
+    for drawn, even in zip(random, Moves.even(visits, tokens=4000, top_k=top_k, num_layers=2), strict=True):
+        assert (drawn.is_first, drawn.is_last) == (even.is_first, even.is_last)
+        assert np.trace(drawn.copies) == np.trace(even.copies) == 0
+        for name in ("rows", "copies", "residents"):
+            np.testing.assert_allclose(getattr(even, name), getattr(drawn, name), rtol=0.05)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(0, 30), num_ranks=st.integers(2, 7), first=st.sampled_from([0, 1]))
+def test_spread_rows_arrive_as_evenly_as_they_leave(rows: int, num_ranks: int, first: int) -> None:
+    volume = spread(rows, num_ranks, first=first)
+    assert (volume.sum(axis=0) == rows).all()
+    assert (volume.sum(axis=1) == rows).all()
+    others = volume[~np.eye(num_ranks, dtype=bool)] if first else volume
+    assert np.ptp(others) <= 1
+    assert np.trace(volume) == 0 or not first
+
+
 def test_what_a_member_records_sums_its_row_and_its_column() -> None:
     visits = Visits.of([(0, np.array([[0, 1], [4, -1]])), (1, np.array([[2, 3]]))], np.arange(6) // 3, 2)
     counts, out, home = PATTERNS["copies"](visits, SIZES, "forward")
@@ -83,5 +110,5 @@ def test_what_a_member_records_sums_its_row_and_its_column() -> None:
 
 
 def test_the_description_is_free_of_torch() -> None:
-    code = "import sys, moe.dispatch.messages; sys.exit('torch' in sys.modules)"
+    code = "import sys, moe.dispatch.expected, moe.dispatch.messages; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

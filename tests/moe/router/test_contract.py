@@ -92,6 +92,7 @@ def test_gates_map_and_limits_hold_at_every_step_of_training(name: str, dtype: t
             check(name, router, probs, chosen, 128)
             router.weight.grad = None
             (probs.double().cos() * torch.arange(EXPERTS)).sum().backward()
+            assert router.weight.grad is not None
             assert router.weight.grad.isfinite().all()
             assert router.weight.grad.abs().max() > 0
             with torch.no_grad():
@@ -143,7 +144,8 @@ def test_the_same_pass_again_routes_alike(name: str) -> None:
 def test_fewer_tokens_than_experts(name: str, tokens: int) -> None:
     for top_k in top_ks(name):
         router = build_router(VARIANTS[name], top_k=top_k)
-        check(name, router, *router(skewed_tokens(tokens)), tokens)
+        probs, chosen = router(skewed_tokens(tokens))
+        check(name, router, probs, chosen, tokens)
 
 
 @each
@@ -256,7 +258,7 @@ def test_the_layer_is_the_dense_mixture_given_the_map(name: str, shared: int | N
         return inner @ weights["linear_fc2.weight"].T
 
     output = layer(tokens)
-    probs, chosen = layer.router(tokens)
+    probs, chosen = layer.router(tokens)  # pyright: ignore[reportCallIssue]
     experts = layer.expert_parameters()
     outputs = torch.stack([feed_forward(dict(experts[expert])) for expert in range(EXPERTS)], dim=1)
     expected = (probs[..., None] * outputs).sum(dim=1)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from trainer.trace.merge import merge
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read, write
+from trainer.trace.merge import merge
 
 GOLDEN = Path("tests/files/collectives.jsonl")
 WORLD = 2

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
 
+from moe.collective_trace import CollectiveRecord, rank_path, read
 from tests.ranks import run_ranks
 from trainer.trace.context import phase
 from trainer.trace.merge import merge
-from moe.collective_trace import CollectiveRecord, rank_path, read
 from trainer.trace.recorder import Recorder
 
 WORLD = 2
