@@ -36,6 +36,7 @@ demo: $(VENV)/.runtime
 	@$(PY) -m trainer sample $(RUN) --num 160 --guidance 1.5 --out $(RUN)/samples/demo.png --quality $(RUN)/quality.json
 	@echo "3/7  place the experts by where the tokens went, for 2 nodes x 1 rank"
 	@$(PY) -m moe place $(RUN)/traces/routing.npz --nodes 2 --ranks-per-node 1 --out $(RUN)/placement.json --report $(RUN)/report/placement.html
+	@$(PY) -m moe replay $(RUN)/traces/collectives.jsonl --routing $(RUN)/traces/routing.npz --placement $(RUN)/placement.json --dispatch home --out $(RUN)/traces/replayed.jsonl
 	@echo "4/7  train on from the checkpoint, with the experts where they were and under the placement"
 	@for kind in unplaced placed; do mkdir -p $(RUN)_$$kind && cp -r $(RUN)/checkpoints $(RUN)_$$kind/; done
 	@$(TORCHRUN) -m trainer train $(CONFIG) run.dir=$(RUN)_unplaced $(LONGER)

@@ -7,6 +7,7 @@ from moe.placement.assignment import solve_assignment
 from moe.placement.bounds import best_bound
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.copies_bound import copies_bound
+from moe.placement.milp import solve_milp
 from moe.placement.objective import OBJECTIVES, price
 from moe.placement.packing import busiest, pack
 from moe.placement.pair_moves import solve_pair
@@ -28,6 +29,7 @@ SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
         "pair": solve_pair,
         "staged": solve_staged,
         "viterbi": solve_viterbi,
+        "milp": solve_milp,
     },
     "home": {"assignment": solve_assignment},
     "copies": {"swaps": solve_swaps},

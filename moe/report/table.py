@@ -43,7 +43,7 @@ def print_summary(placement: Placement, before: Evaluation, placed: Evaluation, 
     gap = f"certified gap {cost['certified_gap']:.1%}" if known else "no bound is known with replicas"
     console.print(
         f"saving {cost['saved']:.1%}, {gap}; solver {placement.solver.name}, seed {placement.solver.seed}; "
-        f"{trace['tokens']} tokens, {trace['dropped_choices']} dropped choices, "
+        f"{trace['tokens']} tokens, {trace['dropped_choices']} choices dropped or not used, "
         f"{trace['skipped_moves']} skipped transitions",
         highlight=False,
     )

@@ -4,9 +4,10 @@ python -m tests.benchmarks.moe_layer [--experts 8 64] [--out moe_layer.json]
 
 Ranks talk over gloo on this machine, one thread each. All layers hold the same weights, see the same tokens and route
 them alike (top-2, gates normalised over the chosen two, nobody dropped); their outputs and gradients are compared
-first. Then they take turns within each round, and the slowest rank counts. The turns begin and end at a barrier.
-Megatron-Core's all-gather dispatcher runs with its own sequential experts; it asks CUDA for a device, which is answered
-with the CPU here.
+first. Then they take turns within each round; a turn begins and ends at a barrier, and the slowest rank counts.
+Beside it stands the CPU time of all ranks, which hardly depends on who else uses the machine but leaves waiting out.
+Megatron-Core's all-gather dispatcher runs with its own sequential experts; it asks CUDA for a device, which is
+answered with the CPU here.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from tests.ranks import run_ranks
 OURS, PEERS = ("copies", "home"), ("deepspeed", "megatron all-gather")
 TOP_K = 2
 Layer = Callable[[Tensor], Tensor]
+Turns = dict[str, list[tuple[float, float]]]
+"""Wall and CPU seconds of each turn, by layer."""
 
 
 def main() -> None:
@@ -42,29 +45,33 @@ def main() -> None:
     given = parser.parse_args()
     cases = [(experts, hidden) for experts in given.experts for hidden in given.hidden]
     of_ranks = run_ranks(measure, given.ranks, cases, given.tokens, given.rounds)
-    figures = []
-    for (experts, hidden), *seconds in zip(cases, *of_ranks, strict=True):
-        slowest = {name: np.max([of_rank[name] for of_rank in seconds], axis=0).tolist() for name in seconds[0]}
-        figures.append(figure(experts, hidden, given.tokens * given.ranks, slowest))
-        print_figure(figures[-1])
+    figures = [
+        figure(experts, hidden, given.tokens * given.ranks, turns)
+        for (experts, hidden), *turns in zip(cases, *of_ranks, strict=True)
+    ]
+    for shown in figures:
+        print_figure(shown)
     print(f"load average {os.getloadavg()[0]:.2f}")
     if given.out:
         given.out.write_text(json.dumps({"cases": figures, "load_average": os.getloadavg()[0]}, indent=1) + "\n")
 
 
-def figure(experts: int, hidden: int, tokens: int, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def figure(experts: int, hidden: int, tokens: int, of_ranks: Sequence[Turns]) -> dict[str, Any]:
     """What one case shows.
 
     Args:
         experts: experts of the layer.
         hidden: model width.
         tokens: tokens of all ranks.
-        seconds: for each layer, of each round, by the slowest rank.
+        of_ranks: every rank's turns.
 
     Returns:
-        Tokens a second and the ratio to the faster peer: of the medians, and the median over rounds.
+        Tokens a second, and ratios to the faster peer: of the medians, the median over rounds, and of the median CPU
+        times.
     """
-    medians = {name: median(rounds) for name, rounds in seconds.items()}
+    wall_s = {name: np.max([turns[name] for turns in of_ranks], axis=0)[:, 0].tolist() for name in of_ranks[0]}
+    cpu_s = {name: np.sum([turns[name] for turns in of_ranks], axis=0)[:, 1].tolist() for name in of_ranks[0]}
+    medians = {name: median(rounds) for name, rounds in wall_s.items()}
     faster = min(PEERS, key=medians.__getitem__)
     return {
         "experts": experts,
@@ -74,9 +81,11 @@ def figure(experts: int, hidden: int, tokens: int, seconds: Mapping[str, Sequenc
         "faster_peer": faster,
         "ratio": {name: medians[faster] / medians[name] for name in OURS},
         "ratio_by_round": {
-            name: median(peer / own for own, peer in zip(seconds[name], seconds[faster], strict=True)) for name in OURS
+            name: median(peer / own for own, peer in zip(wall_s[name], wall_s[faster], strict=True)) for name in OURS
         },
-        "seconds": seconds,
+        "ratio_of_cpu": {name: min(median(cpu_s[peer]) for peer in PEERS) / median(cpu_s[name]) for name in OURS},
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
     }
 
 
@@ -85,13 +94,12 @@ def print_figure(shown: Mapping[str, Any]) -> None:
     speeds = ", ".join(f"{name} {speed:,}" for name, speed in shown["tokens_per_s"].items())
     print(f"{shown['experts']} experts, hidden {shown['hidden']}: tokens/s {speeds}")
     for name in OURS:
-        ratio, by_round = shown["ratio"][name], shown["ratio_by_round"][name]
-        print(f"    {name} / {shown['faster_peer']}: {ratio:.3f} (median over rounds {by_round:.3f})")
+        ratio, by_round, cpu = (shown[key][name] for key in ("ratio", "ratio_by_round", "ratio_of_cpu"))
+        faster = shown["faster_peer"]
+        print(f"    {name} / {faster}: {ratio:.3f} (median over rounds {by_round:.3f}, by CPU time {cpu:.3f})")
 
 
-def measure(
-    rank: int, world_size: int, cases: Sequence[tuple[int, int]], tokens: int, rounds: int
-) -> list[dict[str, list[float]]]:
+def measure(rank: int, world_size: int, cases: Sequence[tuple[int, int]], tokens: int, rounds: int) -> list[Turns]:
     """Times every case on one rank.
 
     Args:
@@ -102,7 +110,7 @@ def measure(
         rounds: turns of each layer.
 
     Returns:
-        For each case, the seconds of each layer's turns.
+        For each case, each layer's turns.
     """
     import deepspeed
     from megatron.core import parallel_state
@@ -113,35 +121,34 @@ def measure(
     return [time_case(rank, world_size, *case, tokens, rounds) for case in cases]
 
 
-def time_case(
-    rank: int, world_size: int, experts: int, hidden: int, tokens: int, rounds: int
-) -> dict[str, list[float]]:
+def time_case(rank: int, world_size: int, experts: int, hidden: int, tokens: int, rounds: int) -> Turns:
     """Compares the layers' results and times them."""
     modules, layers = build_layers(world_size, experts, hidden)
     generator = torch.Generator().manual_seed(rank)
     tokens_SBD = torch.randn(tokens, 1, hidden, generator=generator).requires_grad_()
     gradient_SBD = torch.randn(tokens, 1, hidden, generator=generator)
 
-    def turn(name: str) -> tuple[float, Tensor]:
+    def turn(name: str) -> tuple[tuple[float, float], Tensor]:
         modules[name].zero_grad(set_to_none=True)
         tokens_SBD.grad = None
         dist.barrier()
-        began_s = time.perf_counter()
+        began_s, cpu_began_s = time.perf_counter(), time.process_time()
         output = layers[name](tokens_SBD)
         output.backward(gradient_SBD)
+        cpu_s = time.process_time() - cpu_began_s
         dist.barrier()
-        return time.perf_counter() - began_s, output.detach()
+        return (time.perf_counter() - began_s, cpu_s), output.detach()
 
     expected = turn("megatron all-gather")[1], tokens_SBD.grad
     for name in layers:
         output = turn(name)[1]
         torch.testing.assert_close(output, expected[0], rtol=1e-4, atol=1e-4, msg=lambda text, name=name: name + text)
         torch.testing.assert_close(tokens_SBD.grad, expected[1], rtol=1e-3, atol=1e-3)
-    seconds: dict[str, list[float]] = {name: [] for name in layers}
+    turns: Turns = {name: [] for name in layers}
     for number in range(rounds):
         for name in (list(layers) * 2)[number % len(layers) :][: len(layers)]:
-            seconds[name].append(turn(name)[0])
-    return seconds
+            turns[name].append(turn(name)[0])
+    return turns
 
 
 def build_layers(world_size: int, experts: int, hidden: int) -> tuple[dict[str, nn.Module], dict[str, Layer]]:
@@ -187,7 +194,7 @@ def build_layers(world_size: int, experts: int, hidden: int) -> tuple[dict[str, 
     expert = nn.Sequential(
         nn.Linear(hidden, 4 * hidden, bias=False), nn.GELU(), nn.Linear(4 * hidden, hidden, bias=False)
     )
-    deep = MoE(
+    deep: Any = MoE(
         hidden, expert, experts, ep_size=world_size, k=TOP_K, drop_tokens=False, top2_2nd_expert_sampling=False
     )
     deep.set_deepspeed_parallelism()

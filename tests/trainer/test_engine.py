@@ -99,11 +99,38 @@ def unaided(world_size: int) -> dict[str, Any]:
     return found
 
 
+def coherent_step() -> dict[str, Any]:
+    """A step of a network whose tokens stay with their experts."""
+    from moe.coherent_layer import CoherentMoELayer
+    from trainer.engine.deepspeed import DeepSpeedEngine
+    from trainer.layout import plan_layout
+    from trainer.network import build_model
+
+    config = RunConfig.model_validate(
+        {
+            "run": {"dir": "unused"},
+            "model": {"kind": "gpt", "hidden": 16, "num_layers": 2, "num_heads": 2, "context": 8},
+            "data": {"context": 8},
+            "moe": {"num_experts": 4, "expert_hidden": 8, "dispatch": "coherent"},
+            "optim": {"steps": 1, "global_batch": 3},
+        }
+    )
+    layout = plan_layout(config, 1)
+    module = build_model(config, layout)
+    engine = DeepSpeedEngine(module, config, layout, torch.device("cpu"))
+    tokens = torch.randint(256, (3, 9), generator=torch.Generator().manual_seed(0))
+    engine.backward(engine.model(tokens[:, :-1], tokens[:, 1:]).mean())
+    kinds = [isinstance(block.feed_forward, CoherentMoELayer) for block in module.blocks]
+    experts = sum(shard.expert is not None for shard in engine.shards())
+    return {"coherent": kinds, "norm": engine.step(1e-3), "expert parameters": experts}
+
+
 def one_rank(_rank: int, world_size: int) -> dict[str, Any]:
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel()
-    return {"norms": gradient_norms(), **{f"ZeRO {stage}": trajectory(world_size, stage) for stage in STAGES}}
+    trajectories = {f"ZeRO {stage}": trajectory(world_size, stage) for stage in STAGES}
+    return {"norms": gradient_norms(), "coherent": coherent_step(), **trajectories}
 
 
 def four_ranks(_rank: int, world_size: int) -> dict[str, Any]:
@@ -158,6 +185,12 @@ def test_four_ranks_that_share_and_copy_experts_train_as_one(
 def test_every_zero_stage_takes_the_same_steps(alone: dict[str, Any]) -> None:
     for stage in STAGES[1:]:
         np.testing.assert_allclose(alone[f"ZeRO {stage}"]["losses"], alone["ZeRO 0"]["losses"], rtol=1e-5)
+
+
+def test_a_layer_that_deepspeed_recognises_dispatches_as_before(alone: dict[str, Any]) -> None:
+    assert alone["coherent"]["coherent"] == [True, True]
+    assert alone["coherent"]["norm"] > 0
+    assert alone["coherent"]["expert parameters"] == 2 * 4 * 2
 
 
 def test_deepspeed_still_leaves_the_moments_of_experts_unlinked(ranks: list[dict[str, Any]]) -> None:

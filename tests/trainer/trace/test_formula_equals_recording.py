@@ -83,7 +83,7 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     from trainer.trace.recorder import Recorder
 
     layout = plan_layout(config, world_size)
-    routers = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
+    routers: Any = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
     engine = DeepSpeedEngine(build_model(config, layout), config, layout, torch.device("cpu"))
     recorder = Recorder(
         rank_path(folder, dist.get_rank()),
