@@ -75,6 +75,8 @@ def test_keeps_one_inner_layer_for_the_backward_pass() -> None:
     """Megatron keeps three: before the activation, after it, and times the gate."""
     kept: list[int] = []
     weights = [torch.randn(50, 4).requires_grad_(), torch.randn(4, 50).requires_grad_()]
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape[-1]), lambda _: torch.empty(0)):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.shape[-1]), lambda _: torch.empty(0)
+    ):
         moe.experts._GatedExperts.apply(torch.randn(7, 4), torch.rand(7), [7], *weights)
     assert kept.count(50) - 1 == 1  # the second weight is as wide

@@ -136,7 +136,7 @@ def test_a_kick_keeps_the_balance_and_moves_experts() -> None:
 @pytest.mark.parametrize(("nodes", "affinity"), [(1, 0.5), (2, 0.8), (2, 0.95)])
 def test_pair_moves_come_within_two_per_cent_of_the_optimum(nodes: int, affinity: float) -> None:
     topology = Topology.hops(nodes, 4 // nodes)
-    statistics = RoutingStatistics.collect(markov_trace(8, 24, affinity, 5_000, seed=nodes), 4)
+    statistics = RoutingStatistics.collect(markov_trace(8, 10, affinity, 5_000, seed=nodes), 4)
     found = solve_pair(statistics, topology, seed=0)
     cost = coherent_cost(statistics, found.expert_ranks, topology.cost).sum()
     best = solve_viterbi(statistics, topology, seed=0).lower_bound

@@ -172,9 +172,7 @@ def mixture(case: Case, dispatch: Any, layer: int, slots: np.ndarray, world_size
     return layer_type(config, megatron, layer, SEED, slots)
 
 
-def placement(
-    home: Any, prompts: list[bytes], case: Case, world_size: int
-) -> tuple[np.ndarray, dict[str, float]]:
+def placement(home: Any, prompts: list[bytes], case: Case, world_size: int) -> tuple[np.ndarray, dict[str, float]]:
     """Places the experts by the routes of the prompts' bytes, all ranks together.
 
     Returns:
