@@ -120,6 +120,10 @@ class PlacedMoELayer(MoELayer):
                 generator = torch.Generator().manual_seed(derive_seed(seed, "expert", self.layer, expert))
                 for weight in parameters.values():
                     nn.init.xavier_uniform_(weight, generator=generator)
+            if self.shared_experts is not None:
+                generator = torch.Generator().manual_seed(derive_seed(seed, "shared expert", self.layer))
+                for weight in self.shared_experts.parameters():
+                    nn.init.xavier_uniform_(weight, generator=generator)
 
 
 def transformer_config(

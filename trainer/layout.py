@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe.config import ExpertChoiceRouterConfig, MoEConfig, TopKRouterConfig
+from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from moe.files import FileError
 from moe.placement.placement import Placement
 from trainer.config import ImageSample, RunConfig, TextSample
@@ -182,6 +182,8 @@ def _drops(moe: MoEConfig) -> str | None:
             return f"moe.router.capacity_factor: {factor}"
         case ExpertChoiceRouterConfig(kind=kind):
             return f"moe.router.kind: {kind}"
+        case SparseOTRouterConfig(inference_capacity_factor=float() as factor):
+            return f"moe.router.inference_capacity_factor: {factor}"
     return None
 
 

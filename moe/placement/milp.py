@@ -16,7 +16,7 @@ from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
 MOST_BINARIES = 1_000
-_NODES = 10**7  # times binaries squared: branch-and-bound nodes, each dearer the more binaries there are
+_NODES = 3 * 10**6  # times binaries squared: branch-and-bound nodes, each dearer the more binaries there are
 _TOLERANCE = 1e-6  # of HiGHS, as a share of all tokens' dearest moves, taken off its bound
 
 
@@ -81,7 +81,7 @@ def _branch_and_bound(
         integrality=np.repeat([1, 0], len(high)),
         bounds=Bounds(0, highest),
         constraints=constraints,
-        options={"node_limit": max(_NODES // len(high) ** 2, 1)},
+        options={"node_limit": max(_NODES // len(high) ** 2, 1), "mip_rel_gap": 0.0},
     )
     if answer.x is None:
         return contiguous_ranks(num_layers, num_experts, num_ranks), answer.mip_dual_bound or 0.0

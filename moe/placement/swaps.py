@@ -21,7 +21,7 @@ from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
 
-_WORK = 40_000_000  # elementary updates that further starts of one layer may take
+_WORK = 20_000_000  # elementary updates that further starts of one layer may take
 _MOST_KICKS = 24
 
 
@@ -108,9 +108,8 @@ class LayerProblem:
         held = np.zeros((len(self.experts), len(self.cost)), dtype=bool)
         row, choice = np.nonzero(self.experts != DROPPED)
         held[row, ranks[self.experts[row, choice]]] = True
-        copies = np.zeros(self.cost.shape)
-        np.add.at(copies, self.homes, held * self.tokens[:, None])
-        return copies
+        at_home = (self.homes == np.arange(len(self.cost))[:, None]) * self.tokens
+        return at_home @ held
 
     def descend(self, start: NDArray[np.int64]) -> NDArray[np.int64]:
         """Exchange experts, then ranks of whole groups, until neither saves anything."""

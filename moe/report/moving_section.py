@@ -6,6 +6,8 @@ from moe.report.context import Moving
 from moe.report.page import Facts, Figure, Section, Table
 from moe.report.traffic_figures import arrivals_by_layer
 
+_MOST_LISTED = 400
+
 
 def moving_section(num_layers: int, moving: Moving) -> Section:
     """Compose the section.
@@ -33,6 +35,10 @@ def moving_section(num_layers: int, moving: Moving) -> Section:
     if not moving.arrivals:
         return Section("No expert has to move", (Facts(facts),), text)
     picture = Figure(arrivals_by_layer(counts, moving.experts // num_layers), "Experts of each layer that change rank.")
+    title = "Most experts have to move" if share > 0.5 else f"{share:.0%} of the experts have to move"
+    if len(moving.arrivals) > _MOST_LISTED:
+        text += " The numbers beside this page (.report.json) list every move."
+        return Section(title, (Facts(facts), picture), text)
     rows = [
         (
             f"layer {layer}",
@@ -41,5 +47,4 @@ def moving_section(num_layers: int, moving: Moving) -> Section:
         for layer in range(num_layers)
     ]
     table = Table(("layer", "expert → rank that it comes to"), rows, words=True)
-    title = "Most experts have to move" if share > 0.5 else f"{share:.0%} of the experts have to move"
     return Section(title, (Facts(facts), picture, table), text)

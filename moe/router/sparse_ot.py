@@ -26,7 +26,8 @@ class SparseOTRouter(PortableRouter):
     tokens' mass (top_k a token) evenly; the logits count in units of their standard deviation around each token's mean,
     so that gamma keeps its meaning while they grow. A token visits the support of its row of the plan, at least top_k
     experts. Experts that would take more than their capacity give up the choices that cost their tokens least, and the
-    tokens they leave go to the next best expert with room: no token is dropped while its rank balances alone.
+    tokens they leave go to the next best expert with room. So no token is dropped while its rank balances alone, and
+    none visits more experts than its candidates; a dual solution of the capacity problem ensures neither.
 
     Solves start from the potentials of the last optimiser step, never from those of another micro batch, so that a
     forward pass repeated for activation checkpointing routes alike. The moving average of the potentials routes at

@@ -23,7 +23,13 @@ ENGINES = [
     {"zero_stage": 1, "precision": "bf16"},
     {"zero_stage": 2, "precision": "bf16"},
 ]
-VARIANTS: list[dict[str, Any]] = [{"top_k": 1}, {"top_k": 2}, {"top_k": 2, "clip_norm": 0.5}]
+VARIANTS: list[dict[str, Any]] = [
+    {"top_k": 1},
+    {"top_k": 2},
+    {"top_k": 2, "clip_norm": 0.5},
+    {"top_k": 2, "dispatch": "copies"},
+    {"top_k": 4},
+]
 
 
 def compare(_rank: int, world_size: int, expert_parallel: int) -> list[dict[str, Any]]:

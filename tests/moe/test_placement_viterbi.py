@@ -48,7 +48,7 @@ def test_states_are_counted_without_being_listed() -> None:
 
 def test_what_viterbi_cannot_list_is_refused_with_another_solver() -> None:
     statistics = RoutingStatistics.collect(markov_trace(16, 2, 0.5, 10, seed=0), 4)
-    with pytest.raises(ValueError, match=r"solver: viterbi .* 63,063,000 for 16 experts on 4 ranks\); choose pair"):
+    with pytest.raises(ValueError, match=r"solver: viterbi .* \(63,063,000 for 16 experts on 4 ranks\); choose pair"):
         solve_viterbi(statistics, Topology.hops(1, 4), seed=0)
     with pytest.raises(ValueError, match="num_experts: 16 experts do not divide among 3 ranks; choose"):
         solve_viterbi(statistics, Topology.hops(1, 3), seed=0)

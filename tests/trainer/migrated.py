@@ -17,6 +17,7 @@ def configuration(
     zero_stage: int = 1,
     precision: str = "fp32",
     top_k: int = 2,
+    dispatch: str = "home",
     clip_norm: float | None = None,
     micro_batch: int | None = None,
     migration: dict[str, Any] | None = None,
@@ -27,7 +28,13 @@ def configuration(
         {
             "run": {"dir": folder},
             "model": {"hidden": 16, "num_layers": LAYERS, "num_heads": 4, "dropout": 0.1},
-            "moe": {"num_experts": EXPERTS, "top_k": top_k, "expert_hidden": 24, "migration": migration},
+            "moe": {
+                "num_experts": EXPERTS,
+                "top_k": top_k,
+                "expert_hidden": 24,
+                "dispatch": dispatch,
+                "migration": migration,
+            },
             "optim": {"steps": 8, "global_batch": 16, "micro_batch": micro_batch, "lr": 1e-2, "clip_norm": clip_norm},
             "engine": {"zero_stage": zero_stage, "precision": precision},
             "parallel": {"expert": expert_parallel},

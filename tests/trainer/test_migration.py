@@ -46,6 +46,7 @@ def two_ranks(rank: int, world_size: int, root: str) -> dict[str, Any]:
     return {
         "moved": moved_and_straight(world_size, zero_stage=2, precision="bf16"),
         "failed": failing(rank, world_size),
+        "disagreeing": disagreeing(rank, world_size),
         "live": living(world_size, Path(root)),
         "survivor": surviving(world_size, Path(root) / "killed"),
         "windows": windows(world_size),
@@ -81,9 +82,25 @@ def failing(rank: int, world_size: int) -> dict[str, Any]:
     return found
 
 
+def disagreeing(rank: int, world_size: int) -> dict[str, Any]:
+    """Ranks of which one has another plan, or has lost what it knew."""
+    from moe.migration.plan import MigrationPlan
+
+    run = Run(configuration(migration={"every": 1, "horizon": 1_000_000}), world_size)
+    migration: Any = run.migration
+    migration._trigger.look = lambda *_: MigrationPlan(shuffled(rank), (), 1.0, 1.0)
+    run.step(1)
+    map_after = run.engine.slot_to_expert()
+    state = {**migration.state(), "version": 7}
+    migration.load(state if rank == 0 else None)
+    known_by_one = migration.version
+    migration.load(state)
+    return {"map": map_after, "known by one": known_by_one, "known by all": migration.version}
+
+
 def living(world_size: int, root: Path) -> dict[str, Any]:
     """A run that moves its experts itself: straight, resumed, and as one whose experts stay."""
-    found: dict[str, Any] = {"losses": {}, "figures": []}
+    found: dict[str, Any] = {"losses": {}, "figures": [], "placed": []}
     config = configuration(migration=LIVE, folder=root / "run")
     run = Run(config, world_size, leaning=True)
     found["losses"]["live"] = []
@@ -91,7 +108,8 @@ def living(world_size: int, root: Path) -> dict[str, Any]:
         found["losses"]["live"].append(run.step(step))
         assert run.migration is not None
         figures = run.migration.figures()
-        found["figures"].append({name: value for name, value in figures.items() if not name.startswith("time.")})
+        found["placed"].append(figures.pop("time.placement_success_s", None))
+        found["figures"].append(figures)
         if step == SAVED_AT:
             saved = run.save(root / "straight", step)
     run.save(root / "straight", STEPS)
@@ -265,6 +283,17 @@ def test_a_move_that_fails_on_one_rank_changes_nothing_on_any(ranks: list[dict[s
         assert result["losses"] == result["straight"]
 
 
+def test_ranks_that_disagree_on_the_plan_move_nothing(ranks: list[dict[str, Any]]) -> None:
+    for result in (rank["disagreeing"] for rank in ranks):
+        np.testing.assert_array_equal(result["map"], [range(EXPERTS)] * LAYERS)
+
+
+def test_what_one_rank_has_lost_none_takes_up(ranks: list[dict[str, Any]]) -> None:
+    for result in (rank["disagreeing"] for rank in ranks):
+        assert result["known by one"] == 0
+        assert result["known by all"] == 7
+
+
 def test_a_rank_that_dies_in_a_move_leaves_the_checkpoint_and_the_old_map(
     folder: Path, ranks: list[dict[str, Any]]
 ) -> None:
@@ -282,6 +311,9 @@ def test_drifted_traffic_moves_experts_and_not_the_losses(ranks: list[dict[str, 
         # The look after step 4 plans and the one after 6 moves, as often as the budget of two experts demands.
         assert [f["migration_version"] for f in figures] == [0.0] * 5 + [1.0] * 4 + [2.0] * 3
         assert [f["migration_moved_experts"] for f in figures] == [0.0] * 5 + [2.0] * 4 + [4.0] * 3
+        assert result["placed"][:5] == [None] * 5
+        assert len(set(result["placed"][5:9])) == 1
+        assert result["placed"][5] < result["placed"][9] == result["placed"][11]
         assert figures[5]["migration_regret"] > figures[7]["migration_regret"] > figures[11]["migration_regret"]
     assert ranks[0]["live"]["figures"] == ranks[1]["live"]["figures"]
 

@@ -40,9 +40,9 @@ def configuration(moe: Any = None, **model: Any) -> RunConfig:
 
 def dense(**model: Any) -> DiT:
     config = configuration(**model)
-    model = build_model(config, plan_layout(config, 1))
-    assert isinstance(model, DiT)
-    return model
+    built = build_model(config, plan_layout(config, 1))
+    assert isinstance(built, DiT)
+    return built
 
 
 def stirred(model: DiT, seed: int = 0) -> DiT:

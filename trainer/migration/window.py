@@ -153,7 +153,8 @@ class TransitionWindow(Window):
                 else:
                     assert self._arrived_T is not None
                     anchors_T = probs_TE.detach().masked_fill(~map_TE, -1.0).argmax(dim=1)
-                    kinds_T = self._arrived_T * self._num_experts + anchors_T
+                    visited_T = (self._arrived_T >= 0) & map_TE.any(dim=1)
+                    kinds_T = (self._arrived_T * self._num_experts + anchors_T)[visited_T]
                     self._counts[index - 1].scatter_add_(0, kinds_T, torch.ones_like(kinds_T))
                 self._arrived_T = arrivals.slots[arrivals.residents, 0]
             return arrivals

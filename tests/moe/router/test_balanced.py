@@ -1,6 +1,7 @@
 """Sinkhorn, BASE and expert-choice routing against other solvers."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,9 @@ def test_sinkhorn_takes_the_largest_entries_of_the_balanced_plan(top_k: int) -> 
     _, chosen = router(tokens)
     logits = logits_of(router, tokens).numpy()
     logits = logits - logits.mean(axis=1, keepdims=True)
-    plan = ot.sinkhorn(np.full(64, 1 / 64), np.full(EXPERTS, 1 / EXPERTS), -logits / logits.std(), 0.2, stopThr=1e-9)
+    plan: Any = ot.sinkhorn(
+        np.full(64, 1 / 64), np.full(EXPERTS, 1 / EXPERTS), -logits / logits.std(), 0.2, stopThr=1e-9
+    )
     expected = np.argsort(-plan, axis=1)[:, :top_k]
     agreeing = np.mean([set(chosen[t].nonzero()[:, 0].tolist()) == set(expected[t].tolist()) for t in range(64)])
     assert agreeing > 0.96  # the router stops at a thousandth of the mean load

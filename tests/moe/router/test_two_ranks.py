@@ -62,7 +62,7 @@ def on_each_rank(rank: int, _world_size: int) -> dict[str, Any]:
     for hop_cost in (0.0, 0.5):
         router = build_router(SparseOTRouterConfig(potentials="global", hop_cost=hop_cost))
         router.set_hops((torch.arange(EXPERTS) // (EXPERTS // RANKS) != rank).float())
-        results["hops", hop_cost] = route(router, tokens)
+        results[f"hops at {hop_cost}"] = route(router, tokens)
 
     router = build_router(TopKRouterConfig(score="sigmoid", aux_loss=0, bias_rate=0.01))
     results["demand"] = route(router, tokens)
@@ -127,15 +127,15 @@ def test_a_price_on_hops_keeps_tokens_near_and_the_balance(ranks: list[dict[str,
         near = 0
         for rank, result in enumerate(ranks):
             own = slice(rank * EXPERTS // RANKS, (rank + 1) * EXPERTS // RANKS)
-            near += result["hops", hop_cost]["expert_tokens"][own].sum().item()
-        total = sum(result["hops", hop_cost]["expert_tokens"] for result in ranks)
+            near += result[f"hops at {hop_cost}"]["expert_tokens"][own].sum().item()
+        total = torch.stack([result[f"hops at {hop_cost}"]["expert_tokens"] for result in ranks]).sum(dim=0)
         assert total.max() <= math.ceil(1.25 * RANKS * TOKENS / EXPERTS)
         shares.append(near / total.sum().item())
     assert shares[1] > shares[0] + 0.1
 
 
 def test_the_bias_moves_by_the_demand_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
-    asked = sum(result["demand"]["expert_tokens"] for result in ranks)
+    asked = torch.stack([result["demand"]["expert_tokens"] for result in ranks]).sum(dim=0)
     expected = 0.01 * torch.sign(RANKS * TOKENS / EXPERTS - asked)
     assert not torch.equal(expected, 0.01 * torch.sign(TOKENS / EXPERTS - ranks[0]["demand"]["expert_tokens"]))
     for result in ranks:

@@ -61,15 +61,17 @@ def observed(rank: int, _world_size: int) -> list[dict[str, Any]]:
         return real(tensor, *arguments, **keywords)
 
     dist.all_reduce = all_reduce
-    network = nn.ModuleList(Layer(2 * layer) for layer in range(LAYERS))
+    layers = [Layer(2 * layer) for layer in range(LAYERS)]
+    network = nn.ModuleList(layers)
     load = ExpertLoad(network, 1)
     results = []
     for step in range(STEPS):
         load.start()
         for micro in range(PASSES):
-            for layer, module in enumerate(network):
+            for layer, module in enumerate(layers):
                 module.router(scripted(rank, step, micro, layer))
-        network.eval()[0].router(scripted(rank, 99, 0, 0))  # an evaluation counts nowhere
+        network.eval()
+        layers[0].router(scripted(rank, 99, 0, 0))  # an evaluation counts nowhere
         network.train()
         sent.clear()
         if step != 1:  # a step that is not logged counts in the totals
