@@ -60,6 +60,7 @@ class PlacedMoELayer(MoELayer):
             self.num_local_experts, self.local_expert_indices, megatron, groups, slot_to_expert
         )
         self._initialise(seed)
+        self._tell_distances()
 
     @property
     def slot_to_expert(self) -> np.ndarray:
@@ -84,6 +85,7 @@ class PlacedMoELayer(MoELayer):
                 f"slot_to_expert: is no order of {len(slots_E)} experts ({slot_to_expert}); name each once"
             )
         dispatcher.slot_to_expert_E = new_slots_E
+        self._tell_distances()
 
     @property
     def local_experts(self) -> list[int]:
@@ -111,6 +113,12 @@ class PlacedMoELayer(MoELayer):
             The gate-weighted sum of the chosen experts' outputs, [S, B, D].
         """
         return super().forward(hidden_states)[0]
+
+    def _tell_distances(self) -> None:
+        """Tells the router which experts live on other ranks."""
+        slots_E = torch.as_tensor(self.slot_to_expert)
+        rank_of_slot = torch.arange(len(slots_E)) // self.num_local_experts
+        self.router.set_hops((rank_of_slot[slots_E.argsort()] != self.ep_group.rank()).float())
 
     def _initialise(self, seed: int) -> None:
         with torch.no_grad():

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from moe.files import FileError
 from trainer.checkpoint.directory import complete_steps, step_folder
-from trainer.checkpoint.weights import check_weights, initialise_from
+from trainer.checkpoint.weights import check_weights, initialise_from, read_tensors
 from trainer.config import Parallel, RunConfig, load_config
 from trainer.engine.protocol import Network
 from trainer.layout import Layout
 from trainer.network import build_model, parameter_shapes
 
 WEIGHTS = "ema.safetensors"
+ROUTERS = "routers.safetensors"
 
 
 def newest_checkpoint(run_dir: Path) -> Path:
@@ -64,7 +65,7 @@ def check_restorable(config: RunConfig, folder: Path) -> None:
 
 
 def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
-    """Builds this rank's network with the averaged weights of a checkpoint, in evaluation mode.
+    """Builds this rank's network with the averaged weights and the routers of a checkpoint, in evaluation mode.
 
     Args:
         config: from :func:`restored_config`.
@@ -73,4 +74,6 @@ def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
     """
     model = build_model(config, layout).eval()
     initialise_from(model, folder / WEIGHTS)
+    if (folder / ROUTERS).exists():  # checkpoints of dense models and of earlier versions have none
+        model.load_state_dict(read_tensors(folder / ROUTERS), strict=False)
     return model

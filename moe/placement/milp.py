@@ -17,7 +17,7 @@ from moe.placement.topology import Topology
 
 MOST_BINARIES = 1_000
 _NODES = 3 * 10**6  # times binaries squared: branch-and-bound nodes, each dearer the more binaries there are
-_TOLERANCE = 1e-6  # of HiGHS, as a share of all tokens' dearest moves, taken off its bound
+_TOLERANCE = 1e-5  # some ten times that of HiGHS; taken off its bound for every expert, in units of the programme
 
 
 def solve_milp(statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
@@ -43,18 +43,18 @@ def solve_milp(statistics: RoutingStatistics, topology: Topology, *, seed: int) 
             f"solver: milp takes at most {MOST_BINARIES:,} choices of expert and rank ({binaries:,}); choose pair"
         )
     bound = best_bound(statistics, topology)
-    dearest = statistics.moves * topology.cost.max()
-    if dearest > 0:
-        chosen, share = _branch_and_bound(statistics, topology, dearest)
+    unit = statistics.moves * topology.cost.max() / ranks.size
+    if unit > 0:
+        chosen, dual_bound = _branch_and_bound(statistics, topology, unit)
         ranks = min(chosen, ranks, key=lambda ranks: coherent_cost(statistics, ranks, topology.cost).sum())
-        bound = max(bound, (share - _TOLERANCE) * dearest)
+        bound = max(bound, (dual_bound - _TOLERANCE * ranks.size) * unit)
     return Assignment(ranks, bound)
 
 
 def _branch_and_bound(
     statistics: RoutingStatistics, topology: Topology, unit: float
 ) -> tuple[NDArray[np.int64], float]:
-    """The best assignment found, [L, E], and a lower bound on the optimum in units of cost."""
+    """The best assignment found, [L, E], and a lower bound on the optimum, in units."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import block_array, diags_array, eye_array, kron
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import Identity, mark_complete, prune, step_folder
@@ -95,6 +95,8 @@ def save_checkpoint(
     if rank == 0:
         with replacing(folder / "ema.safetensors") as temporary:
             save_file(averages, temporary, metadata={"step": str(step)})
+        with replacing(folder / "routers.safetensors") as temporary:
+            save_file(router_state(engine.module), temporary)
         with replacing(folder / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
         if layout.placement is not None:
@@ -141,6 +143,16 @@ def load_checkpoint(
         migration.load(state.get("migration"))
     if state:
         _set_rank_state(state)
+
+
+def router_state(module: nn.Module) -> dict[str, Tensor]:
+    """What routers have learned besides their weights (a bias, average potentials), by name; equal on all ranks."""
+    buffers = {name for name, _ in module.named_buffers()}
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in module.state_dict().items()
+        if name in buffers and ".router." in name
+    }
 
 
 def gather_averages(expert_parallel: int, engine: Engine, average: MovingAverage) -> dict[str, Tensor]:
