@@ -10,10 +10,11 @@ from rich.table import Table as ConsoleTable
 
 from moe.files import FileError, replacing
 from moe.placement.contiguous import contiguous_ranks
-from moe.placement.evaluation import evaluate
+from moe.placement.evaluation import evaluate, evaluate_placement
 from moe.placement.placement import Placement
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
+from moe.report.context import Context, Volume
 from moe.report.page import Block, Facts, Figure, Section, Table, page
 from moe.report.report import DISPATCH_NAMES, placement_sections, saving
 from moe.routing_trace import RoutingTrace
@@ -161,12 +162,13 @@ def _placement(path: Path, routing: Path) -> Part:
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
     baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
     contiguous = evaluate(statistics, topology, baseline, placement.dispatch)
-    placed = evaluate(statistics, topology, placement.expert_ranks(), placement.dispatch)
+    placed = evaluate_placement(statistics, topology, placement)
+    context = Context(Volume.of(trace, topology.num_ranks))
     mode = DISPATCH_NAMES[placement.dispatch]
     change = f"{contiguous.cross_rank:.1%} -> {placed.cross_rank:.1%}"
     sections = [
         Section(f"Placement: {section.title[0].lower()}{section.title[1:]}", section.blocks, section.text)
-        for section in placement_sections(placement, statistics, topology, contiguous, placed)
+        for section in placement_sections(placement, statistics, topology, contiguous, placed, context)
     ]
     return Part(
         [(f"moves to another rank, {mode}", f"{change} placed")],
