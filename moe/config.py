@@ -134,7 +134,8 @@ class MoEConfig(_Section):
     """home: a token returns to its rank after each layer; copies: likewise, but one copy for each rank however many of
     its experts are there; coherent: a token stays on the rank of its expert (ExFlow)."""
     placement: Path | None = None
-    """Placement file (``python -m moe place``); null: experts in order of their ids."""
+    """Placement file (``python -m moe place``); null: experts in order of their ids. With migration, where the run
+    starts; a resumed run goes on where its checkpoint has them."""
     migration: MigrationConfig | None = None
     """Experts that move in the run; null: they stay where they are."""
 
@@ -154,6 +155,8 @@ class MoEConfig(_Section):
             raise ValueError(f"top_k: {self.top_k} exceeds num_experts {self.num_experts}; choose at most that many")
         if isinstance(self.router, TopKRouterConfig):
             self._check_top_k(self.router)
+        if isinstance(self.router, BaseAssignmentRouterConfig) and self.top_k > 1:
+            raise ValueError(f"top_k: {self.top_k} with router base, which assigns one expert to a token; choose 1")
         return self
 
     def _check_top_k(self, router: TopKRouterConfig) -> None:

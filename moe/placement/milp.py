@@ -68,7 +68,7 @@ def _branch_and_bound(
     on_each_rank = kron(eye_array(num_layers), kron(np.ones((1, num_experts)), eye_array(num_ranks)))
     nothing = 0 * ones
     constraints = [
-        LinearConstraint(block_array([[-payment - diags_array(high), ones]]), lb=-high),
+        LinearConstraint(block_array([[-payment - diags_array(high), ones]]), lb=-high),  # pyright: ignore[reportArgumentType]
         LinearConstraint(block_array([[-diags_array(low), ones]]), lb=0),
         LinearConstraint(block_array([[on_one_rank, on_one_rank @ nothing]]), 1, 1),
         LinearConstraint(
@@ -79,7 +79,7 @@ def _branch_and_bound(
     answer = milp(
         np.repeat([0.0, 1.0], len(high)),
         integrality=np.repeat([1, 0], len(high)),
-        bounds=Bounds(0, highest),
+        bounds=Bounds(0, highest),  # pyright: ignore[reportArgumentType]
         constraints=constraints,
         options={"node_limit": max(_NODES // len(high) ** 2, 1), "mip_rel_gap": 0.0},
     )

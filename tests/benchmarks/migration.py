@@ -1,7 +1,8 @@
 """Experts re-placed twice in a run, against the same run without: python -m tests.benchmarks.migration [--out FILE].
 
 Eight AdamW steps, new placements drawn at random after steps 3 and 5: by how much the losses differ, for every ZeRO
-stage, precision and number of ranks.
+stage, precision and number of ranks. A token's experts are added up in the order of their slots, so that three or more
+of them may differ in the last bit in float32; with one or two the difference is 0.
 """
 
 import argparse

@@ -103,7 +103,8 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
         moe_layers=tuple(range(LAYERS)),
         expert_parallel=GROUP,
     )
-    routing = RoutingRecorder(folder, list(layers), header, steps=STEPS, micro_batch=3)
+    holders: list[Any] = list(layers)
+    routing = RoutingRecorder(folder, holders, header, steps=STEPS, micro_batch=3)
     for step in STEPS:
         for local in range(ACCUMULATION):
             micro = rank * ACCUMULATION + local

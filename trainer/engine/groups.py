@@ -98,4 +98,7 @@ def group_names() -> dict[str, str]:
         "expert": parallel_state.get_expert_model_parallel_group(),
         "expert_data": parallel_state.get_expert_data_parallel_group(),
     }
-    return {group.group_name: name for name, group in groups.items() if group is not None}
+    named = {group.group_name: name for name, group in groups.items() if group is not None}
+    routers = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
+    assert isinstance(routers, dist.ProcessGroup)
+    return {routers.group_name: "data", **named}

@@ -5,6 +5,7 @@ import time
 import zlib
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -52,11 +53,12 @@ class LiveMigration:
         self._device = next(layers[0].parameters()).device
         self._window = WINDOWS[self._dispatch](layers, group)
         placement = layout.placement
+        cost = np.array(placement.cost_matrix)
         element_bytes = 2 if config.engine.precision == "bf16" else 4
         self._expert_bytes = len(KINDS) * 4 * expert_parameters(config)
         self._trigger = MigrationTrigger(
             self._config,
-            Topology(placement.num_nodes, placement.ranks_per_node, torch.tensor(placement.cost_matrix).numpy(), ""),
+            Topology(placement.num_nodes, placement.ranks_per_node, cost, unit="units of the cost matrix"),
             self._dispatch,
             token_bytes=2 * config.model.hidden * element_bytes,  # once forward, once backward
             expert_bytes=layout.expert_data_parallel * self._expert_bytes,
