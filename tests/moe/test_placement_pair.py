@@ -1,11 +1,13 @@
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from moe.placement.compiled import forget_if_outdated
 from moe.placement.compiled.layers import cheapest_ranks, total_cost
 from moe.placement.compiled.pairs import resplit
 from moe.placement.compiled.traffic import Traffic
@@ -158,3 +160,14 @@ def test_numba_and_scipy_wait_until_a_solver_needs_them() -> None:
     program = "import sys; " + "; ".join(f"import moe.placement.{module}" for module in modules)
     program += "; assert not {'numba', 'scipy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_compiled_code_is_dropped_when_any_file_of_its_folder_has_changed(tmp_path: Path) -> None:
+    source, kept = tmp_path / "one.py", tmp_path / "__pycache__" / "two.nbi"
+    source.write_text("1")
+    kept.parent.mkdir()
+    for text, stays in [("1", False), ("1", True), ("2", False), ("2", True)]:
+        source.write_text(text)
+        kept.write_text("compiled")
+        forget_if_outdated(tmp_path)
+        assert kept.exists() == stays

@@ -26,7 +26,7 @@ def torchrun(*program: str, **environment: str) -> Any:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        [*command, *program], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180, check=False
+        [*command, *program], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -8,18 +8,24 @@ from hashlib import sha256
 from pathlib import Path
 
 
-def _forget_if_outdated(folder: Path) -> None:
+def forget_if_outdated(folder: Path) -> None:
+    """Drop the compiled functions that are kept for a folder if any of its sources has changed since.
+
+    Args:
+        folder: A folder of compiled functions; call this before they are used.
+    """
     kept = folder / "__pycache__"
     stamp = kept / "compiled_from.sha256"
     digest = sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()
-    if not kept.is_dir() or (stamp.is_file() and stamp.read_text(encoding="ascii") == digest):
+    if stamp.is_file() and stamp.read_text(encoding="ascii") == digest:
         return
     try:
+        kept.mkdir(exist_ok=True)
         for file in [*kept.glob("*.nbi"), *kept.glob("*.nbc")]:
             file.unlink(missing_ok=True)
         stamp.write_text(digest, encoding="ascii")
-    except PermissionError:
+    except OSError:
         return
 
 
-_forget_if_outdated(Path(__file__).parent)
+forget_if_outdated(Path(__file__).parent)
