@@ -101,8 +101,9 @@ def test_what_a_killed_process_left_is_removed_by_the_next():
 def _process_with_fabric() -> subprocess.Popen[str]:
     """A process of its own that has made a fabric and waits."""
     program = """
-        import time
+        import signal, time
         from tests.multinode.namespaces import fabric
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         with fabric(1, 1, 1, 1000) as made:
             sleeper = made.start(0, ["sleep", "60"])
             print("made", flush=True)
