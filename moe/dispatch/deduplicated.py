@@ -68,7 +68,9 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
         self.hidden_shape = hidden_states.shape
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
         columns_E = self.slot_to_expert_E.to(routing_map.device)
-        choices_NTS = routing_map[:, columns_E].view(len(tokens_TD), self.ep_size, -1).transpose(0, 1)
+        choices_NTS = (
+            routing_map[:, columns_E].view(len(tokens_TD), self.ep_size, self.num_local_experts).transpose(0, 1)
+        )
         rank_P, token_P, slot_P = choices_NTS.nonzero(as_tuple=True)
         visit_P = rank_P * len(tokens_TD) + token_P
         is_first_P = visit_P.diff(prepend=visit_P.new_tensor([-1])) != 0

@@ -16,6 +16,7 @@ LINES = 10
 SHOWN = {
     "loss": "loss {:.4f}",
     "held_out_loss": "held-out {:.4f}",
+    "held_out_bits_per_byte": "{:.3f} bits/byte",
     "lr": "lr {:.2e}",
     "time.samples_per_s": "{:,.0f} samples/s",
 }
