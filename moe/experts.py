@@ -20,9 +20,9 @@ class ContiguousExperts(SequentialMLP):
     """Megatron-Core's sequential experts, computed as one operation on one buffer.
 
     Same parameters under the same names. Where Megatron splits the rows, runs an expert at a time and joins what came
-    out, each expert here reads and writes its rows in place. The gate multiplies an expert's output, which is narrower
-    than its inner layer, and of the inner layer only the value before the activation is kept for the backward pass:
-    a third of the memory, and a fraction of the passes over it.
+    out, each expert here reads and writes its rows in place, a block at a time. The gate multiplies an expert's output,
+    which is narrower than its inner layer; and of the inner layer one tensor of three is kept for the backward pass,
+    the value before the activation. The products cost what they cost; less memory is filled, written and read.
     """
 
     def forward(

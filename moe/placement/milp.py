@@ -15,7 +15,7 @@ from moe.placement.slots import cheapest_ranks
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
-MOST_BINARIES = 1_000
+MOST_BINARIES = 512
 _NODES = 3 * 10**6  # times binaries squared: branch-and-bound nodes, each dearer the more binaries there are
 _TOLERANCE = 1e-5  # some ten times that of HiGHS; taken off its bound for every expert, in units of the programme
 

@@ -107,13 +107,24 @@ def _movable(traffic: Traffic, ranks: NDArray[np.int64], first: int, second: int
     """Draw experts of two ranks in one layer and follow the traffic from them to both sides, [L, 2 * half]."""
     num_layers, num_experts = ranks.shape
     movable = np.empty((num_layers, 2 * half), np.int64)
+    if len(traffic.cost) * half == num_experts:
+        for layer in range(num_layers):
+            i, j = 0, half
+            for expert in range(num_experts):
+                if ranks[layer, expert] == first:
+                    movable[layer, i] = expert
+                    i += 1
+                elif ranks[layer, expert] == second:
+                    movable[layer, j] = expert
+                    j += 1
+        return movable
     score = np.empty(num_experts)
     origin = np.random.randint(num_layers)  # noqa: NPY002
     for turn in range(num_layers):
         layer = origin + turn if origin + turn < num_layers else num_layers - 1 - turn
         for expert in range(num_experts):
             score[expert] = 0.0 if turn else np.random.random()  # noqa: NPY002
-        if turn and len(traffic.cost) * half < num_experts:
+        if turn:
             for i in range(2 * half):
                 if layer > origin:
                     _add(traffic.forward[layer - 1, movable[layer - 1, i]], score)
@@ -171,14 +182,16 @@ def resplit(
     own = _own_prices(traffic, ranks, first, second, movable)
     least = np.zeros((num_layers, num_states))
     links = np.zeros((num_layers, count, num_states))
+    link = np.empty(count)
     stay = 0.0
     for layer in range(num_layers):
         if layer > 0:
-            for state in range(num_states):
-                for i in states[state]:
-                    tokens = traffic.forward[layer - 1, movable[layer - 1, i]]
-                    for j in range(count):
-                        links[layer, j, state] -= both * tokens[movable[layer, j]]
+            for j in range(count):
+                for i in range(count):
+                    link[i] = -both * traffic.forward[layer - 1, movable[layer - 1, i], movable[layer, j]]
+                for state in range(num_states):
+                    for i in states[state]:
+                        links[layer, j, state] += link[i]
             _least_sums(least[layer - 1], links[layer], states, least[layer])
         for state in range(num_states):
             for j in states[state]:
@@ -239,32 +252,30 @@ def _own_prices(
     num_layers, num_experts = ranks.shape
     out, back = traffic.cost[first] - traffic.cost[second], traffic.cost[:, first] - traffic.cost[:, second]
     departing, arrived = np.empty((num_layers, num_experts)), np.empty((num_layers, num_experts))
-    own_all = np.zeros((num_layers, num_experts))
+    own_jumps = np.zeros((num_layers, num_experts))
     for layer in range(num_layers):
         for expert in range(num_experts):
             departing[layer, expert] = out[ranks[layer, expert]]
             arrived[layer, expert] = back[ranks[layer, expert]]
     for from_layer, to_layer, i, j, tokens in traffic.departures:
-        own_all[from_layer, i] += tokens * departing[to_layer, j]
-        own_all[to_layer, j] += tokens * arrived[from_layer, i]
+        own_jumps[from_layer, i] += tokens * departing[to_layer, j]
+        own_jumps[to_layer, j] += tokens * arrived[from_layer, i]
     for layer in range(num_layers):
         for expert in movable[layer]:
             departing[layer, expert] = traffic.cost[first, second]
             arrived[layer, expert] = traffic.cost[second, first]
     own = np.empty(movable.shape)
     for layer in range(num_layers):
-        for i in range(movable.shape[1]):
-            expert = movable[layer, i]
-            price = own_all[layer, expert]
-            if layer + 1 < num_layers:
-                tokens_out, prices_out = traffic.forward[layer, expert], departing[layer + 1]
-                for other in range(num_experts):
-                    price += tokens_out[other] * prices_out[other]
-            if layer > 0:
-                tokens_in, prices_in = traffic.backward[layer - 1, expert], arrived[layer - 1]
-                for other in range(num_experts):
-                    price += tokens_in[other] * prices_in[other]
-            own[layer, i] = price
+        experts = movable[layer]
+        for i in range(len(experts)):
+            own[layer, i] = own_jumps[layer, experts[i]]
+        for other in range(num_experts):
+            if layer + 1 < num_layers and departing[layer + 1, other] != 0.0:
+                for i in range(len(experts)):
+                    own[layer, i] += traffic.backward[layer, other, experts[i]] * departing[layer + 1, other]
+            if layer > 0 and arrived[layer - 1, other] != 0.0:
+                for i in range(len(experts)):
+                    own[layer, i] += traffic.forward[layer - 1, other, experts[i]] * arrived[layer - 1, other]
     return own
 
 
