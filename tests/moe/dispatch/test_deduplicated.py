@@ -18,15 +18,24 @@ from tests.ranks import run_ranks
 WIDTH, HIDDEN, EXPERTS, BATCH = 6, 10, 8, 2
 SLOTS = np.random.default_rng(5).permutation(EXPERTS)
 WORLD_SIZES = (2, 4)
-MAPS = ("top-1", "top-2", "from none to all", "nothing", "everything", "one expert", "idle first rank")
+MAPS = (
+    "top-1",
+    "top-2",
+    "from none to all",
+    "nothing",
+    "everything",
+    "one expert",
+    "idle first rank",
+    "no tokens on rank 0",
+)
 
 
 def routing_map(name: str, num_tokens: int, generator: torch.Generator) -> Tensor:
     """Which experts each token visits, bool [T, E]."""
     scores_TE = torch.rand(num_tokens, EXPERTS, generator=generator)
     match name:
-        case "top-1" | "top-2":
-            chosen_TK = scores_TE.topk(int(name[-1]), dim=1).indices
+        case "top-1" | "top-2" | "no tokens on rank 0":
+            chosen_TK = scores_TE.topk(1 if name == "top-1" else 2, dim=1).indices
             return torch.zeros(num_tokens, EXPERTS, dtype=torch.bool).scatter(1, chosen_TK, True)
         case "from none to all":
             return scores_TE < torch.rand(num_tokens, 1, generator=generator) * 1.4 - 0.2
@@ -69,7 +78,8 @@ class Messages(TorchDispatchMode):
 def inputs(rank: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens [S, B, D] (a number that differs by rank), gates and map [T, E] of a rank."""
     generator = torch.Generator().manual_seed(100 * rank + MAPS.index(name))
-    tokens_SBD = torch.randn(rank + 9, BATCH, WIDTH, generator=generator, dtype=torch.float64)
+    length = 0 if rank == 0 and name == "no tokens on rank 0" else rank + 9
+    tokens_SBD = torch.randn(length, BATCH, WIDTH, generator=generator, dtype=torch.float64)
     num_tokens = len(tokens_SBD) * BATCH
     gates_TE = torch.rand(num_tokens, EXPERTS, generator=generator, dtype=torch.float64)
     return tokens_SBD, gates_TE, routing_map(name, num_tokens, generator)
