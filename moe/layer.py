@@ -13,12 +13,14 @@ import torch
 from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 import moe.dispatch
 import moe.router
 from moe.config import MoEConfig, TopKRouterConfig
+from moe.experts import ContiguousExperts
 from moe.router.protocol import Router
 from moe.seed import derive_seed
 
@@ -46,7 +48,9 @@ class PlacedMoELayer(MoELayer):
         """
         specification = get_moe_module_spec(use_te=False, num_experts=config.num_experts)
         assert isinstance(specification.submodules, MoESubmodules)
-        submodules = replace(specification.submodules, router=partial(moe.router.build, config))
+        assert isinstance(specification.submodules.experts, ModuleSpec)
+        experts = replace(specification.submodules.experts, module=ContiguousExperts)
+        submodules = replace(specification.submodules, router=partial(moe.router.build, config), experts=experts)
         groups = get_default_pg_collection()
         # Megatron chooses the dispatcher itself, and its all-to-all needs CUDA to be built at all.
         portable = copy.copy(megatron)

@@ -16,7 +16,6 @@ import trainer.task
 from moe.router.protocol import Router
 from moe.seed import derive_seed
 from trainer.checkpoint.directory import complete_steps, step_folder
-from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.state import load_checkpoint, save_checkpoint
 from trainer.checkpoint.weights import initialise_from
 from trainer.config import RunConfig
@@ -58,11 +57,8 @@ class _Training:
     def __init__(self, config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> None:
         from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
 
-        self.config, self.launch, self.dataset, self.sinks = config, launch, dataset, sinks
+        self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         steps = complete_steps(self._checkpoints)
-        if steps:
-            layout = resumed_layout(config, layout, step_folder(self._checkpoints, steps[-1]))
-        self.layout = layout
         self.task = trainer.task.build(config)
         self.module = build_model(config, layout)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]

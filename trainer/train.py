@@ -10,6 +10,7 @@ from pathlib import Path
 import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import check_identity, complete_steps, step_folder
+from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.state import identity_of
 from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig, load_config
@@ -39,7 +40,9 @@ def run(path: Path, overrides: Sequence[str]) -> int:
     if steps and config.run.resume == "never":
         raise ValueError(f"run.dir: {config.run.dir} already holds checkpoints; choose another, or run.resume=auto")
     if steps:
-        check_identity(step_folder(config.run.dir / "checkpoints", steps[-1]), identity_of(config, layout))
+        newest = step_folder(config.run.dir / "checkpoints", steps[-1])
+        check_identity(newest, identity_of(config, layout))
+        layout = resumed_layout(config, layout, newest)
     elif config.model.init_from is not None:
         check_weights(config.model.init_from, parameter_shapes(config))
     dataset = trainer.data.build(config.data)

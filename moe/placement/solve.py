@@ -119,8 +119,7 @@ def choose_solver(statistics: RoutingStatistics, topology: Topology, objective: 
         objective: Dispatch mode whose traffic is minimised.
 
     Returns:
-        For coherent dispatch viterbi where it is exact, else staged for several nodes of several ranks, else pair; for
-        the other modes their only solver.
+        For coherent dispatch viterbi where it is exact, else pair; for the other modes their only solver.
 
     Raises:
         ValueError: The experts do not divide among the ranks.
@@ -129,7 +128,7 @@ def choose_solver(statistics: RoutingStatistics, topology: Topology, objective: 
         return next(iter(SOLVERS[objective]))
     if num_states(statistics.num_experts, topology.num_ranks) <= MOST_STATES and not len(statistics.jumps):
         return "viterbi"
-    return "staged" if topology.num_nodes > 1 and topology.ranks_per_node > 1 else "pair"
+    return "pair"
 
 
 def keep_near(placement: Placement, current: Placement, statistics: RoutingStatistics, topology: Topology) -> Placement:

@@ -99,7 +99,7 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
         model=kind,
         hidden=WIDTH,
         element_bytes=4,
-        key_value_width=sizes.hidden // sizes.num_heads * 2 * sizes.key_value_heads if kind == "model" else None,
+        key_value_width=sizes.key_value_width if kind == "model" else None,
         moe_layers=tuple(range(LAYERS)),
         expert_parallel=GROUP,
     )

@@ -9,14 +9,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from tests.multinode.decoding_ranks import Case
-from tests.multinode.namespaces import Fabric, fabric, obstacle
+from tests.multinode.launching import run_on_hosts
+from tests.multinode.namespaces import fabric, obstacle
 
-_RENDEZVOUS_PORT = 29410
 _SECONDS_AT_MOST = 540
 
 
@@ -43,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = arguments.pop("out").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with fabric(2, 1, 1, arguments.pop("rate")) as made:
-        _generate(made, folder, Case(**arguments))
+        case = json.dumps(asdict(Case(**arguments)))
+        run_on_hosts(made, "tests.multinode.decoding_ranks", [str(folder), case], seconds_at_most=_SECONDS_AT_MOST)
     figures = json.loads((folder / "decoding.json").read_text(encoding="utf-8"))
     slowest = figures["tokens_per_s"]["DeepSpeed-MoE, capacity 1.25"]
     for name, rate in figures["tokens_per_s"].items():
@@ -54,32 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"all modes write the same: {figures['modes_write_the_same']}; load {os.getloadavg()[0]:.1f}"
     )
     return 0
-
-
-def _generate(made: Fabric, folder: Path, case: Case) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "e0", "PYTHONWARNINGS": "ignore"}
-    with ExitStack() as stack:
-        launchers = []
-        for host in range(made.hosts):
-            command = [*_torchrun(made, host), "-m", "tests.multinode.decoding_ranks", str(folder)]
-            command.append(json.dumps(asdict(case)))
-            launcher = made.start(host, command, env=environment, cwd=Path(__file__).parents[2])
-            stack.callback(launcher.wait)
-            stack.callback(launcher.terminate)
-            launchers.append(launcher)
-        failed = [host for host, launcher in enumerate(launchers) if launcher.wait(_SECONDS_AT_MOST)]
-    if failed:
-        raise RuntimeError(f"torchrun failed on hosts {failed}")
-
-
-def _torchrun(made: Fabric, host: int) -> list[str]:
-    """torchrun of one rank; the rendezvous numbers ranks by address, which is by host."""
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", str(made.hosts), "--nproc-per-node", "1"),
-        *("--rdzv-backend", "c10d", "--rdzv-id", "decoding"),
-        *("--rdzv-endpoint", f"{made.address(0)}:{_RENDEZVOUS_PORT}", "--rdzv-conf", f"is_host={int(host == 0)}"),
-        *("--local-addr", made.address(host)),
-    ]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,12 +19,12 @@ import yaml
 from moe.collective_trace import rank_path, read
 from netsim.__main__ import main as netsim
 from tests.multinode.cases import HOSTS_PER_LEAF, LEAVES, SPINES
+from tests.multinode.launching import run_on_hosts
 from tests.multinode.namespaces import Fabric, fabric, obstacle
 from tests.multinode.prediction import topology as topology_of
 from tests.multinode.traffic import TCP_HEADERS, TCP_PAYLOAD
 from trainer.trace.merge import merge
 
-_RENDEZVOUS_PORT = 29400
 _SECONDS_AT_MOST = 240
 _HASHES = 10
 
@@ -79,28 +78,7 @@ def _record(made: Fabric, folder: Path) -> None:
     """Runs `tests.multinode.gloo_steps` with a rank on every host."""
     for rank in range(made.hosts):
         rank_path(folder, rank).unlink(missing_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "e0"}
-    with ExitStack() as stack:
-        launchers = []
-        for host in range(made.hosts):
-            command = [*_torchrun(made, host), "-m", "tests.multinode.gloo_steps", str(folder)]
-            launcher = made.start(host, command, env=environment, cwd=Path(__file__).parents[2])
-            stack.callback(launcher.wait)
-            stack.callback(launcher.terminate)
-            launchers.append(launcher)
-        failed = [host for host, launcher in enumerate(launchers) if launcher.wait(_SECONDS_AT_MOST)]
-    if failed:
-        raise RuntimeError(f"torchrun failed on hosts {failed}")
-
-
-def _torchrun(made: Fabric, host: int) -> list[str]:
-    """torchrun of one rank; the rendezvous numbers ranks by address, which is by host."""
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", str(made.hosts), "--nproc-per-node", "1"),
-        *("--rdzv-backend", "c10d", "--rdzv-id", "gloo"),
-        *("--rdzv-endpoint", f"{made.address(0)}:{_RENDEZVOUS_PORT}", "--rdzv-conf", f"is_host={int(host == 0)}"),
-        *("--local-addr", made.address(host)),
-    ]
+    run_on_hosts(made, "tests.multinode.gloo_steps", [str(folder)], seconds_at_most=_SECONDS_AT_MOST)
 
 
 def _replay(trace: Path, topology: dict[str, Any], folder: Path, steps: int) -> list[float]:

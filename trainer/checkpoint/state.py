@@ -46,7 +46,9 @@ def identity_of(config: RunConfig, layout: Layout) -> Identity:
     sections = {
         "data": config.data.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json", exclude={"init_from", "dropout", "label_dropout"}),
-        "moe": config.moe.model_dump(mode="json", include={"num_experts", "top_k", "expert_hidden"})
+        "moe": config.moe.model_dump(
+            mode="json", include={"num_experts", "top_k", "expert_hidden", "shared_expert_hidden"}, exclude_none=True
+        )
         if config.moe
         else {"num_experts": 0},
     }

@@ -32,6 +32,11 @@ class GPTConfig(BaseModel):
         """Heads of keys and values."""
         return self.num_kv_heads or self.num_heads
 
+    @property
+    def key_value_width(self) -> int:
+        """Elements of a token's keys and values together, in one layer."""
+        return 2 * self.key_value_heads * self.hidden // self.num_heads
+
     @model_validator(mode="after")
     def _heads_divide(self) -> "GPTConfig":
         if self.hidden % (2 * self.num_heads):

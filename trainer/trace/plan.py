@@ -48,7 +48,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         num_experts=moe.num_experts if moe is not None else 0,
         top_k=moe.top_k if moe is not None else 0,
         most_choices=moe.most_choices if moe is not None else 0,
-        key_value_width=_key_value_width(config),
+        key_value_width=config.model.key_value_width if isinstance(config.model, GPTConfig) else 0,
         dropout=config.model.dropout > 0,
         router_sums=_router_sums(moe) if moe is not None else (),
         tokens=layout.micro_batch * tokens_per_example(config),
@@ -61,13 +61,6 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         steps=steps,
         config_sha256=config_digest(config),
     )
-
-
-def _key_value_width(config: RunConfig) -> int:
-    """Elements of a token's keys and values; only language models gather them."""
-    if not isinstance(config.model, GPTConfig):
-        return 0
-    return 2 * config.model.key_value_heads * config.model.hidden // config.model.num_heads
 
 
 def _router_sums(moe: MoEConfig) -> tuple[tuple[str, int], ...]:

@@ -55,7 +55,7 @@ class TraceSession:
                 model=config.model.kind,
                 hidden=config.model.hidden,
                 element_bytes=2 if config.engine.precision == "bf16" else 4,
-                key_value_width=_key_value_width(config),
+                key_value_width=config.model.key_value_width if isinstance(config.model, GPTConfig) else None,
                 moe_layers=tuple(range(config.model.num_layers)),
                 expert_parallel=layout.expert_parallel,
             )
@@ -111,10 +111,3 @@ class TraceSession:
 def config_digest(config: RunConfig) -> str:
     """Hash of everything in a configuration that a trace depends on; not of where the run lives."""
     return hashlib.sha256(config.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()
-
-
-def _key_value_width(config: RunConfig) -> int | None:
-    """Elements of a token's keys and values; None where coherent dispatch cannot gather them."""
-    if not isinstance(config.model, GPTConfig):
-        return None
-    return 2 * config.model.key_value_heads * config.model.hidden // config.model.num_heads
