@@ -95,7 +95,7 @@ def test_auto_is_exact_where_that_is_quick_and_searches_elsewhere() -> None:
     dropped = RoutingStatistics.collect(dropping_trace(8, 4, 1, 50, seed=0, world_size=4, drop=0.5), 4)
     flat, nodes = Topology.hops(1, 4), Topology.hops(2, 2)
     assert choose_solver(few, nodes, "coherent") == choose_solver(few, flat, "coherent") == "viterbi"
-    assert choose_solver(many, nodes, "coherent") == choose_solver(dropped, nodes, "coherent") == "staged"
+    assert choose_solver(many, nodes, "coherent") == choose_solver(dropped, nodes, "coherent") == "pair"
     assert choose_solver(many, flat, "coherent") == "pair"
     assert (choose_solver(few, flat, "home"), choose_solver(few, flat, "copies")) == ("assignment", "swaps")
 
