@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.checkpoint.weights import check_weights
-from trainer.config import RunConfig, load_config
+from trainer.config import RunConfig
+from trainer.config_file import load_config
 from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, parameter_shapes
 from trainer.trace.formula import TraceSpec, formula

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe import collective_trace
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.layout import plan_layout
 from trainer.trace.formula import constant_gaps, formula, recorded_gaps
 from trainer.trace.plan import trace_spec

@@ -21,15 +21,15 @@ from trainer.checkpoint.weights import initialise_from
 from trainer.config import RunConfig
 from trainer.data import Dataset, Loader, Split
 from trainer.ema import MovingAverage
+from trainer.engine.build import build_engine
 from trainer.engine.groups import Launch, joined
-from trainer.engine.protocol import Engine
 from trainer.layout import Layout, describe
 from trainer.model.parameters import HoldsExperts
 from trainer.network import build_model
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.protocol import Sink
+from trainer.optim import learning_rate
 from trainer.sampling import write_sample
-from trainer.schedule import learning_rate
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 
@@ -55,8 +55,6 @@ class _Training:
     """One run on one rank."""
 
     def __init__(self, config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> None:
-        from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
-
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         steps = complete_steps(self._checkpoints)
         self.task = trainer.task.build(config)
@@ -65,7 +63,7 @@ class _Training:
         self.routers = [cast(Router, layer.router) for layer in layers]
         if config.model.init_from is not None and not steps:
             initialise_from(self.module, config.model.init_from)
-        self.engine: Engine = DeepSpeedEngine(self.module, config, layout, launch.device)
+        self.engine = build_engine(self.module, config, layout, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.loader = self._loader("train", config.optim.global_batch)
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)

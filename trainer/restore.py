@@ -5,7 +5,9 @@ from pathlib import Path
 from moe.files import FileError
 from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.checkpoint.weights import check_weights, initialise_from, read_tensors
-from trainer.config import Parallel, RunConfig, load_config
+from trainer.config import RunConfig
+from trainer.config_file import load_config
+from trainer.engine.config import ParallelConfig
 from trainer.engine.protocol import Network
 from trainer.layout import Layout
 from trainer.network import build_model, parameter_shapes
@@ -46,7 +48,7 @@ def restored_config(folder: Path, world_size: int) -> RunConfig:
         update={
             "moe": config.moe and config.moe.model_copy(update={"placement": placement}),
             "optim": config.optim.model_copy(update={"global_batch": world_size, "micro_batch": 1}),
-            "parallel": config.parallel if world_size > 1 else Parallel(),
+            "parallel": config.parallel if world_size > 1 else ParallelConfig(),
         }
     )
 

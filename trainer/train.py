@@ -13,7 +13,8 @@ from trainer.checkpoint.directory import check_identity, complete_steps, step_fo
 from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.state import identity_of
 from trainer.checkpoint.weights import check_weights
-from trainer.config import RunConfig, load_config
+from trainer.config import RunConfig
+from trainer.config_file import load_config
 from trainer.engine.groups import Launch
 from trainer.layout import cautions, plan_layout
 from trainer.network import parameter_shapes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.ranks import run_ranks
-from trainer.config import Optim, RunConfig
+from trainer.config import RunConfig
 from trainer.data import Batch
 from trainer.ema import MovingAverage
 from trainer.engine.protocol import Shard
@@ -19,8 +19,8 @@ from trainer.model.dit import DiT
 from trainer.model.head import guided_field
 from trainer.model.parameters import named_parameters
 from trainer.network import build_model, dense_parameters, expert_parameters, parameter_shapes
+from trainer.optim import OptimConfig, learning_rate
 from trainer.sampling import draw_samples
-from trainer.schedule import learning_rate
 from trainer.task import FlowTask
 
 MOE = {"num_experts": 4, "top_k": 2, "expert_hidden": 24}
@@ -283,7 +283,7 @@ def test_without_decay_the_average_is_the_weight() -> None:
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    optim = Optim(steps=100, global_batch=1, lr=0.5, warmup_steps=20, final_lr=0.1)
+    optim = OptimConfig(steps=100, global_batch=1, lr=0.5, warmup_steps=20, final_lr=0.1)
     rates = [learning_rate(optim, step) for step in range(1, 101)]
     assert rates[0] == pytest.approx(0.5 / 20)
     assert rates[19] == max(rates) == 0.5
@@ -295,7 +295,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 10), (10, 10), (20, 10), (9, 10)])
 def test_the_learning_rate_at_the_limits(warmup: int, steps: int) -> None:
-    optim = Optim(steps=steps, global_batch=1, lr=1.0, warmup_steps=warmup)
+    optim = OptimConfig(steps=steps, global_batch=1, lr=1.0, warmup_steps=warmup)
     rates = [learning_rate(optim, step) for step in range(1, steps + 1)]
     assert all(0 <= rate <= 1 for rate in rates)
     if warmup >= steps:

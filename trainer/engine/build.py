@@ -1,0 +1,21 @@
+"""Which engine a configuration asks for."""
+
+import torch
+
+from trainer.config import RunConfig
+from trainer.engine.protocol import Engine, Network
+from trainer.layout import Layout
+
+
+def build_engine(module: Network, config: RunConfig, layout: Layout, device: torch.device) -> Engine:
+    """Hands a network to the engine that `engine.kind` names; collective.
+
+    Args:
+        module: the network, float32 on the CPU.
+        config: the run.
+        layout: how it is laid out.
+        device: where this rank computes.
+    """
+    from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
+
+    return DeepSpeedEngine(module, config, layout, device)

@@ -1,0 +1,26 @@
+"""How a run divides its work over the ranks, and what takes its optimiser steps."""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from trainer.section import Section
+
+
+class DeepSpeedConfig(Section):
+    """The DeepSpeed engine."""
+
+    kind: Literal["deepspeed"] = "deepspeed"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What is sharded: 1 optimiser state, 2 and gradients, 3 and parameters. Experts: 0 to 2."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    bucket_elements: PositiveInt = 2_000_000
+    """Elements of one gradient reduction and of one parameter gathering."""
+
+
+class ParallelConfig(Section):
+    """How the ranks divide the model; what is left over is data parallel."""
+
+    expert: PositiveInt = 1
+    """Ranks that share the experts of a layer."""
+    tensor: Literal[1] = 1
