@@ -38,7 +38,13 @@ class CoherentMoELayer(PlacedMoELayer):
     moves_tokens = True
 
     def __init__(
-        self, config: MoEConfig, megatron: TransformerConfig, layer: int, seed: int, slot_to_expert: np.ndarray
+        self,
+        config: MoEConfig,
+        megatron: TransformerConfig,
+        layer: int,
+        seed: int,
+        slot_to_expert: np.ndarray,
+        hops: np.ndarray | None = None,
     ) -> None:
         """Builds the layer; see :class:`moe.layer.PlacedMoELayer`.
 
@@ -48,6 +54,7 @@ class CoherentMoELayer(PlacedMoELayer):
             layer: index of the block in its model, from 0.
             seed: seed of the initial weights.
             slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
+            hops: distance of every two ranks of that group, [ranks, ranks]; None: 1 between any two.
 
         Raises:
             ValueError: the router drops tokens, so that what a token becomes depends on which others share its rank.
@@ -55,7 +62,8 @@ class CoherentMoELayer(PlacedMoELayer):
         _refuse_dropping(config)
         without_loss = copy.copy(megatron)
         without_loss.moe_router_load_balancing_type, without_loss.moe_aux_loss_coeff = "none", 0.0
-        super().__init__(config.model_copy(update={"dispatch": "home"}), without_loss, layer, seed, slot_to_expert)
+        home = config.model_copy(update={"dispatch": "home"})
+        super().__init__(home, without_loss, layer, seed, slot_to_expert, hops)
         assert isinstance(self.ep_group, dist.ProcessGroup)
         self.token_dispatcher = CoherentDispatcher(self.ep_group, slot_to_expert)
         self._most_choices = config.most_choices

@@ -72,8 +72,9 @@ class SparseOTRouterConfig(_Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the moving average of the expert potentials that routes at inference without a solve."""
     hop_cost: float = Field(default=0.0, ge=0)
-    """What a hop to another rank costs, in standard deviations of the logits; the hops are the placement's. Needs
-    potentials global: a rank that is balanced alone sends as much to far experts whatever they cost."""
+    """What a hop costs, in standard deviations of the logits; the hops between two ranks are the placement's cost
+    matrix, 1 to any other rank without a placement file. Needs potentials global: a rank that is balanced alone sends
+    as much to far experts whatever they cost."""
     inference_capacity_factor: Annotated[float, Field(ge=1)] | None = None
     """The same limit at inference, where the average potentials balance roughly; null: experts take all that come."""
     z_loss: float = Field(default=0.0, ge=0)

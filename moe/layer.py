@@ -35,7 +35,13 @@ class PlacedMoELayer(MoELayer):
     router: Router
 
     def __init__(
-        self, config: MoEConfig, megatron: TransformerConfig, layer: int, seed: int, slot_to_expert: np.ndarray
+        self,
+        config: MoEConfig,
+        megatron: TransformerConfig,
+        layer: int,
+        seed: int,
+        slot_to_expert: np.ndarray,
+        hops: np.ndarray | None = None,
     ) -> None:
         """Builds the layer on the process groups of ``megatron.core.parallel_state``.
 
@@ -45,6 +51,8 @@ class PlacedMoELayer(MoELayer):
             layer: index of the block in its model, from 0.
             seed: seed of the initial weights.
             slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
+            hops: distance of every two ranks of that group, [ranks, ranks], for routers that weigh distances; None: 1
+                between any two.
         """
         specification = get_moe_module_spec(use_te=False, num_experts=config.num_experts)
         assert isinstance(specification.submodules, MoESubmodules)
@@ -63,6 +71,7 @@ class PlacedMoELayer(MoELayer):
         self.token_dispatcher = build(
             self.num_local_experts, self.local_expert_indices, megatron, groups, slot_to_expert
         )
+        self._hops = 1.0 - np.eye(self.ep_group.size()) if hops is None else hops
         self._initialise(seed)
         self._tell_distances()
 
@@ -119,10 +128,9 @@ class PlacedMoELayer(MoELayer):
         return super().forward(hidden_states)[0]
 
     def _tell_distances(self) -> None:
-        """Tells the router which experts live on other ranks."""
-        slots_E = torch.as_tensor(self.slot_to_expert)
-        rank_of_slot = torch.arange(len(slots_E)) // self.num_local_experts
-        self.router.set_hops((rank_of_slot[slots_E.argsort()] != self.ep_group.rank()).float())
+        """Tells the router how far from this rank each expert lives."""
+        ranks_E = np.argsort(self.slot_to_expert) // self.num_local_experts
+        self.router.set_hops(torch.from_numpy(self._hops[self.ep_group.rank(), ranks_E]).float())
 
     def _initialise(self, seed: int) -> None:
         with torch.no_grad():

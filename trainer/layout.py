@@ -45,6 +45,12 @@ class Layout:
         assert self.placement is not None
         return self.placement.slot_to_expert(moe_layer)
 
+    @property
+    def hops(self) -> np.ndarray:
+        """Cost of one token's move between two ranks of an expert-parallel group, [ranks, ranks]."""
+        assert self.placement is not None
+        return np.array(self.placement.cost_matrix)
+
 
 def plan_layout(config: RunConfig, world_size: int) -> Layout:
     """Divides a run over its ranks.

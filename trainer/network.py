@@ -49,7 +49,7 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
     )
 
     def mixture(layer: int) -> nn.Module:
-        return layer_type(mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer))
+        return layer_type(mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer), layout.hops)
 
     return _network(config, mixture, generator)
 

@@ -4,16 +4,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from moe.config import SparseOTRouterConfig, TopKRouterConfig
+from moe.config import MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from tests.moe.router.routers import EXPERTS, build_router, skewed_tokens
 from tests.ranks import run_ranks
 
 RANKS, TOKENS = 2, 512
 GLOBAL = SparseOTRouterConfig(potentials="global")
+SLOTS = np.arange(EXPERTS).reshape(-1, RANKS).T.ravel()  # the first rank has the even experts
+HOPS = [[0.0, 3.0], [2.0, 0.0]]
 
 
 def own_tokens(rank: int) -> Tensor:
@@ -42,6 +45,20 @@ def route(router: Any, tokens: Tensor) -> dict[str, Any]:
     return {"probs": probs.detach(), "chosen": chosen, "sent": sent, **router.report()}
 
 
+def distances() -> list[Tensor]:
+    """What the router of a layer knows of distances: at first, and after all experts have changed places."""
+    from moe.layer import PlacedMoELayer, transformer_config
+
+    config = MoEConfig(num_experts=EXPERTS, expert_hidden=4, router=GLOBAL)
+    megatron = transformer_config(
+        config, hidden=4, num_layers=1, num_heads=1, expert_parallel=RANKS, dtype=torch.float32
+    )
+    layer = PlacedMoELayer(config, megatron, layer=0, seed=0, slot_to_expert=SLOTS, hops=np.array(HOPS))
+    known = [layer.router.hops.clone()]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    layer.place(SLOTS[::-1].copy())
+    return [*known, layer.router.hops.clone()]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+
+
 def on_each_rank(rank: int, _world_size: int) -> dict[str, Any]:
     from megatron.core import parallel_state
 
@@ -63,6 +80,8 @@ def on_each_rank(rank: int, _world_size: int) -> dict[str, Any]:
         router = build_router(SparseOTRouterConfig(potentials="global", hop_cost=hop_cost))
         router.set_hops((torch.arange(EXPERTS) // (EXPERTS // RANKS) != rank).float())
         results[f"hops at {hop_cost}"] = route(router, tokens)
+
+    results["distances"] = distances()
 
     router = build_router(TopKRouterConfig(score="sigmoid", aux_loss=0, bias_rate=0.01))
     results["demand"] = route(router, tokens)
@@ -132,6 +151,13 @@ def test_a_price_on_hops_keeps_tokens_near_and_the_balance(ranks: list[dict[str,
         assert total.max() <= math.ceil(1.25 * RANKS * TOKENS / EXPERTS)
         shares.append(near / total.sum().item())
     assert shares[1] > shares[0] + 0.1
+
+
+def test_routers_know_the_distances_that_the_placement_has(ranks: list[dict[str, Any]]) -> None:
+    for rank, result in enumerate(ranks):
+        for known, even_on in zip(result["distances"], (0, 1), strict=True):
+            expected = [HOPS[rank][even_on if expert % 2 == 0 else 1 - even_on] for expert in range(EXPERTS)]
+            assert known.tolist() == expected
 
 
 def test_the_bias_moves_by_the_demand_of_all_ranks(ranks: list[dict[str, Any]]) -> None:
