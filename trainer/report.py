@@ -15,7 +15,7 @@ from moe.placement.placement import Placement
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.report.context import Context, Volume
-from moe.report.page import Block, Facts, Figure, Section, Table, page
+from moe.report.page import Block, Facts, Figure, Listing, Section, Table, page
 from moe.report.report import DISPATCH_NAMES, placement_sections, saving
 from moe.routing_trace import RoutingTrace
 from trainer.observe.curves import continuation_curves, loss_curves
@@ -100,6 +100,10 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
         loss = f"{held_out[-1].values['held_out_loss']:.4f}"
         rows.append(("held-out loss", loss))
         facts.append(("Held-out loss", loss, f"averaged weights, step {held_out[-1].step:,}"))
+        bits = held_out[-1].values.get("held_out_bits_per_byte")
+        if bits is not None:
+            rows.append(("bits a held-out byte", f"{bits:.3f}"))
+            facts.append(("Bits a byte", f"{bits:.2f}", "held out; a byte has 8"))
     blocks: list[Block] = [Figure(loss_curves(records), "Loss and learning rate over the run.", half=True)]
     grids = sorted((run_dir / "samples").glob("*.png"))
     finding = f"{last.step:,} steps of training"
@@ -115,6 +119,11 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
     if grids:
         caption = f"Images drawn from the averaged weights, one class a column ({grids[-1].name})."
         blocks.append(Figure(grids[-1].read_bytes(), caption, half=True))
+    texts = sorted((run_dir / "samples").glob("*.txt"))
+    if texts:
+        written = texts[-1].read_text(encoding="utf-8", errors="replace")
+        caption = f"Texts written with the averaged weights, each after a prompt ({texts[-1].name})."
+        blocks.append(Listing(written.rstrip(), caption, half=True))
     return Part(rows, facts, [Section("Training", blocks)], finding)
 
 

@@ -29,6 +29,7 @@ section > p { max-width: 68em; margin: 0 0 14px; color: var(--soft); }
 .blocks > .half { grid-column: auto; align-self: stretch; }
 figure { padding: 14px 16px; }
 figure svg, figure img { display: block; width: 100%; height: auto; margin: 0 auto; }
+figure pre { margin: 0; font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 figcaption { color: var(--soft); font-size: 14px; margin-top: 8px; }
 .table { padding: 8px 16px; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 15px; }
@@ -136,7 +137,27 @@ class Note:
         return f'<p class="note">{escape(self.text)}</p>'
 
 
-Block = Figure | Table | Facts | Note
+@dataclass(frozen=True)
+class Listing:
+    """Text as it was written, line by line.
+
+    Attributes:
+        text: The text.
+        caption: What it is.
+        half: Whether it shares a row with another half.
+    """
+
+    text: str
+    caption: str
+    half: bool = False
+
+    def html(self) -> str:
+        """Markup of the block."""
+        caption = f"<figcaption>{escape(self.caption)}</figcaption>"
+        return f"<figure{_half(self.half)}><pre>{escape(self.text)}</pre>{caption}</figure>"
+
+
+Block = Figure | Table | Facts | Note | Listing
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,19 @@ def test_everything_stands_on_one_page(placement: Path, tmp_path: Path, capsys: 
     assert str(out) in printed
 
 
+def test_a_language_model_shows_its_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_dir(tmp_path / "run", {1: 2.0})
+    record = {"step": 2, "loss": 1.0, "lr": 1e-3, "held_out_loss": 0.7, "held_out_bits_per_byte": 1.0123}
+    (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    (folder / "samples").mkdir()
+    (folder / "samples" / "step_00000002.txt").write_text("def <b>(self):\n    return")
+    assert main(["report", str(folder), "--out", str(tmp_path / "index.html")]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "<pre>def &lt;b&gt;(self):\n    return</pre>" in page
+    assert "1.01" in page
+    assert "1.012" in capsys.readouterr().out
+
+
 def test_a_continuation_without_common_steps_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, other = run_dir(tmp_path / "plain", {1: 0.5}), run_dir(tmp_path / "other", {2: 0.5})
     arguments = [str(plain), "--placed-run", str(other), "--out", str(tmp_path / "index.html")]
