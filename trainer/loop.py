@@ -119,7 +119,7 @@ class _Training:
                 losses.append(loss.detach())
                 if len(losses) == self.layout.accumulation:
                     with phase("optimizer"):
-                        norm = self.engine.step(learning_rate(self.config.optim, step))
+                        norm = self.engine.step(learning_rate(self.config.optim, step), accept=lambda _: True).norm
         self.average.update(step)
         for router in self.routers:
             router.update_bias()

@@ -1,5 +1,6 @@
 """What DeepSpeed makes of a step, on one rank and on several that share experts and hold copies of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.ranks import run_ranks
 from tests.trainer.migrated import Run
 from tests.trainer.migrated import configuration as migrated_configuration
 from trainer.config import RunConfig
+from trainer.engine.protocol import StepOutcome
 
 STAGES = (0, 1, 2)
 
@@ -47,7 +49,7 @@ def gradient_norms() -> dict[tuple[int, float, int], float]:
                 x_t = torch.randn(4, 1, 8, 8, generator=generator)
                 for _ in range(accumulation):
                     engine.backward((engine.model(x_t, torch.full((4,), 0.5), None) - x_t).square().mean())
-                norms[zero_stage, aux_loss, accumulation] = engine.step(1e-3)
+                norms[zero_stage, aux_loss, accumulation] = engine.step(1e-3, accept=lambda _: True).norm
     return norms
 
 
@@ -84,14 +86,14 @@ def unaided(world_size: int) -> dict[str, Any]:
     clipped = Run(migrated_configuration(zero_stage=0), world_size)
     step = clipped.engine.step
 
-    def step_after_deepspeed_clips(lr: float) -> float:
+    def step_after_deepspeed_clips(lr: float, accept: Callable[[float], bool]) -> StepOutcome:
         for shard in clipped.engine.shards():
             if shard.expert is not None:  # in the first step the experts' gradients are zero
                 clipped.engine._parameter(shard).grad.fill_(0.01)
         found["norm by DeepSpeed"] = float(
             clip_grad_norm_(clipped.engine.module.parameters(), max_norm=1e9, mpu=MegatronGroups())
         )
-        return step(lr)
+        return step(lr, accept)
 
     clipped.engine.step = step_after_deepspeed_clips
     clipped.step(1)
@@ -122,7 +124,7 @@ def coherent_step() -> dict[str, Any]:
     engine.backward(engine.model(tokens[:, :-1], tokens[:, 1:]).mean())
     kinds = [isinstance(block.feed_forward, CoherentMoELayer) for block in module.blocks]
     experts = sum(shard.expert is not None for shard in engine.shards())
-    return {"coherent": kinds, "norm": engine.step(1e-3), "expert parameters": experts}
+    return {"coherent": kinds, "norm": engine.step(1e-3, accept=lambda _: True).norm, "expert parameters": experts}
 
 
 def one_rank(_rank: int, world_size: int) -> dict[str, Any]:
@@ -204,7 +206,7 @@ def test_deepspeed_still_leaves_the_moments_of_experts_unlinked(ranks: list[dict
 
 
 def test_deepspeed_still_clips_experts_by_a_wrong_norm_without_zero(ranks: list[dict[str, Any]]) -> None:
-    """If this fails, DeepSpeed was mended, and `DeepSpeedEngine._clip` can go."""
+    """If this fails, DeepSpeed was mended, and `DeepSpeedEngine._gradients` can go."""
     for found in (rank["unaided"] for rank in ranks):
         assert found["norm reported"] is None
         assert abs(found["norm by DeepSpeed"] / found["norm"] - 1) > 0.001

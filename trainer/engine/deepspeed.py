@@ -2,8 +2,9 @@
 
 import importlib
 import logging
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from torch import Tensor, nn
 from moe.layer import PlacedMoELayer
 from trainer.config import RunConfig
 from trainer.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
+from trainer.engine.deepspeed_step import take_zero_step
 from trainer.engine.groups import group_names
-from trainer.engine.protocol import Network, Shard
+from trainer.engine.protocol import Network, Shard, StepOutcome
 from trainer.layout import Layout
 from trainer.model.parameters import named_parameters
 
@@ -54,8 +56,6 @@ class DeepSpeedEngine:
         self._stage = config.engine.zero_stage
         self._has_experts = config.moe is not None
         self._clip_norm = config.optim.clip_norm
-        # DeepSpeed clips experts by a wrong norm without ZeRO, and reports none.
-        self._clips_itself = self._stage == 0
         if self._has_experts:
             mark_moe_layers(module, layout.expert_parallel, layout.accumulation)
         self._moe_layers = [layer for layer in module.modules() if isinstance(layer, PlacedMoELayer)]
@@ -91,13 +91,22 @@ class DeepSpeedEngine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
         """See the protocol."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        norm = self._clip() if self._clips_itself else None
-        self._engine.step()
-        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+        if self._stage > 0:
+            return take_zero_step(self._engine, self._stage, accept)
+        gradients, norm = self._gradients()
+        taken = math.isfinite(norm) and accept(norm)
+        if taken:
+            if self._clip_norm is not None and norm > self._clip_norm:
+                torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+            self._engine.micro_steps += 1  # by which DeepSpeed knows the last micro batch of a step
+        return StepOutcome(norm, taken)
 
     def shards(self) -> list[Shard]:
         """See the protocol."""
@@ -182,7 +191,7 @@ class DeepSpeedEngine:
         return {
             "train_micro_batch_size_per_gpu": layout.micro_batch,
             "gradient_accumulation_steps": layout.accumulation,
-            "gradient_clipping": 0.0 if self._clips_itself else config.optim.clip_norm or 0.0,
+            "gradient_clipping": 0.0 if self._stage == 0 else config.optim.clip_norm or 0.0,
             "bf16": {"enabled": config.engine.precision == "bf16"},
             "zero_optimization": {
                 "stage": self._stage,
@@ -202,8 +211,11 @@ class DeepSpeedEngine:
             names[groups._get_expert_data_parallel_group(name).group_name] = "expert_data"
         return names
 
-    def _clip(self) -> float:
-        """Scales the averaged gradients to the largest allowed norm, experts counted over all their ranks."""
+    def _gradients(self) -> tuple[list[Tensor], float]:
+        """The averaged gradients and their norm, experts counted over all their ranks.
+
+        Without ZeRO DeepSpeed clips experts by a wrong norm, and reports none.
+        """
         squares = {
             False: torch.zeros((), device=self._engine.device),
             True: torch.zeros((), device=self._engine.device),
@@ -217,10 +229,7 @@ class DeepSpeedEngine:
             from megatron.core import parallel_state
 
             dist.all_reduce(squares[True], group=parallel_state.get_expert_model_parallel_group())
-        norm = float((squares[False] + squares[True]).sqrt())
-        if self._clip_norm is not None and norm > self._clip_norm:
-            torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
-        return norm
+        return gradients, float((squares[False] + squares[True]).sqrt())
 
     def _link_optimizer_state(self, parameter: Any) -> None:
         """Links all parameters to their moments, if this one is not; DeepSpeed does so when only one group has any."""

@@ -31,6 +31,20 @@ class Shard:
     expert: tuple[int, int] | None
 
 
+@dataclass(frozen=True)
+class StepOutcome:
+    """What became of an optimiser step.
+
+    Attributes:
+        norm: of the gradient before clipping, over all parameters and ranks, the same on every rank; infinite or NaN
+            where the gradient of any rank is.
+        taken: whether the weights were updated.
+    """
+
+    norm: float
+    taken: bool
+
+
 class Engine(Protocol):
     """Holds the network and its optimiser, in whatever pieces, and takes optimiser steps.
 
@@ -58,14 +72,17 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, lr: float) -> float:
-        """Takes the optimiser step of the micro batches since the last one.
+    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+        """Takes the optimiser step of the micro batches since the last one, or drops their gradients.
 
         Args:
             lr: learning rate.
+            accept: asked with the norm of the gradient, where that is finite, before anything is changed. It must
+                answer alike on all ranks.
 
         Returns:
-            Norm of the gradient before clipping, over all parameters and ranks.
+            What was done. Where `accept` said no or the norm was not finite, weights, optimiser state and its count
+            of updates are what they were.
         """
         ...
 
