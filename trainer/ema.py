@@ -52,17 +52,16 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While entered, the network computes with the averages."""
+        """While entered, the network computes with the averages, in evaluation mode; collective."""
         shards = self._engine.shards()
         kept = [shard.tensor.clone() for shard in shards]
         with torch.no_grad():
             for shard, average in zip(shards, self._averages, strict=True):
                 shard.tensor.copy_(average)
-        self._engine.module.eval()
         try:
-            yield
+            with self._engine.evaluating():
+                yield
         finally:
-            self._engine.module.train()
             with torch.no_grad():
                 for shard, weights in zip(shards, kept, strict=True):
                     shard.tensor.copy_(weights)

@@ -9,6 +9,7 @@ from moe.files import FileError
 from moe.placement.placement import Placement
 from trainer.config import ImageSample, RunConfig, TextSample
 from trainer.data import DigitsConfig, PythonSourceConfig, accumulation_steps
+from trainer.engine.legality import check_engine
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 
@@ -80,10 +81,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
             f"moe.num_experts: {config.moe.num_experts} experts do not divide among parallel.expert {expert} ranks; "
             f"use {expert * max(1, round(config.moe.num_experts / expert))}"
         )
-    if config.moe is not None and config.engine.zero_stage == 3:
-        raise ValueError("engine.zero_stage: 3 shards parameters, which DeepSpeed refuses for experts; use 0, 1 or 2")
-    if config.engine.zero_stage == 0 and config.engine.precision == "bf16":
-        raise ValueError("engine.precision: bf16 keeps its fp32 weights in the ZeRO optimiser; use zero_stage 1 to 3")
+    check_engine(config)
     _check_examples(config)
     _check_sample(config, world_size)
     _check_dispatch(config)
@@ -112,7 +110,7 @@ def describe(config: RunConfig, layout: Layout) -> str:
         )
     return (
         f"{ranks}{experts}; batch {config.optim.global_batch} = {layout.micro_batch} x {layout.accumulation} micro "
-        f"x {layout.world_size}; ZeRO {config.engine.zero_stage}, {config.engine.precision}"
+        f"x {layout.world_size}; {config.engine.label}"
     )
 
 
@@ -149,7 +147,7 @@ def _check_examples(config: RunConfig) -> None:
 
 
 def _check_sample(config: RunConfig, world_size: int) -> None:
-    shared = config.parallel.expert > 1 or (config.engine.zero_stage == 3 and world_size > 1)
+    shared = config.parallel.expert > 1 or (config.engine.shards_parameters and world_size > 1)
     match config.sample, config.model:
         case ImageSample(every=int(), sampler=sampler), _ if shared and sampler.kind == "dopri5":
             raise ValueError(

@@ -17,6 +17,16 @@ class DeepSpeedConfig(Section):
     bucket_elements: PositiveInt = 2_000_000
     """Elements of one gradient reduction and of one parameter gathering."""
 
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"ZeRO {self.zero_stage}, {self.precision}"
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether ranks must compute together, because each holds a part of every parameter."""
+        return self.zero_stage == 3
+
 
 class ParallelConfig(Section):
     """How the ranks divide the model; what is left over is data parallel."""

@@ -133,6 +133,15 @@ class DeepSpeedEngine:
         own = values.flatten()[rank * size : (rank + 1) * size]
         return nn.functional.pad(own, (0, size - own.numel()))
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """See the protocol."""
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train()
+
     def save(self, folder: Path) -> None:
         """See the protocol."""
         with self._without_moe_saver():

@@ -1,6 +1,7 @@
 """What the training loop asks of an engine."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -104,6 +105,13 @@ class Engine(Protocol):
 
     def part(self, shard: Shard, values: Tensor) -> Tensor:
         """This rank's share of a whole parameter, shaped like ``shard.tensor``; the inverse of :meth:`full`."""
+        ...
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """While entered, the network is in evaluation mode and computes with what :meth:`shards` holds; collective.
+
+        Whole forward passes and calls of parts of the network are both possible, on all ranks alike.
+        """
         ...
 
     def save(self, folder: Path) -> None:
