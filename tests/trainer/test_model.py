@@ -13,6 +13,7 @@ from trainer.config import RunConfig
 from trainer.data import Batch
 from trainer.ema import MovingAverage
 from trainer.engine.protocol import Shard
+from trainer.engine.region import Region
 from trainer.layout import plan_layout
 from trainer.model.config import DiTConfig
 from trainer.model.dit import DiT
@@ -244,7 +245,7 @@ def test_guidance_is_linear_in_its_scale() -> None:
 def scripted_average(decay: float, steps: int) -> tuple[list[float], list[float]]:
     """The average after each step of a scripted weight, and the weights, the start first."""
     module = nn.Linear(1, 1, bias=False).double()
-    shard = Shard("weight", module.weight.data, None)
+    shard = Shard("weight", module.weight.data, None, Region.whole(tuple(module.weight.shape)))
     engine: Any = SimpleNamespace(module=module, shards=lambda: [shard])
     weights = [float(w) for w in np.random.default_rng(0).normal(size=steps + 1)]
     shard.tensor.fill_(weights[0])

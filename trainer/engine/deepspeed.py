@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from moe.layer import PlacedMoELayer
 from trainer.config import RunConfig
 from trainer.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
+from trainer.engine.deepspeed_state import MOMENTS, go_on, region_of, state_pieces, updates_taken
 from trainer.engine.deepspeed_step import take_zero_step
 from trainer.engine.groups import group_names
-from trainer.engine.protocol import Network, Shard, StepOutcome
+from trainer.engine.protocol import Network, Shard, StatePiece, StepOutcome
 from trainer.layout import Layout
 from trainer.model.parameters import named_parameters
 
 TAG = "state"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DeepSpeedEngine:
@@ -111,7 +111,12 @@ class DeepSpeedEngine:
     def shards(self) -> list[Shard]:
         """See the protocol."""
         return [
-            Shard(named.name, getattr(named.parameter, "ds_tensor", named.parameter).data, named.expert)
+            Shard(
+                named.name,
+                getattr(named.parameter, "ds_tensor", named.parameter).data,
+                named.expert,
+                region_of(named.parameter),
+            )
             for named in self._named
         ]
 
@@ -151,6 +156,19 @@ class DeepSpeedEngine:
         """See the protocol."""
         with self._without_moe_saver():
             self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+
+    def state(self) -> list[StatePiece]:
+        """See the protocol."""
+        return state_pieces(self._named, self._optimizer, self._stage)
+
+    @property
+    def updates(self) -> int:
+        """See the protocol."""
+        return updates_taken(self._optimizer, self._stage)
+
+    def state_loaded(self, updates: int) -> None:
+        """See the protocol."""
+        go_on(self._optimizer, self._stage, updates)
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
         """See the protocol."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.engine.region import Region
 from trainer.model.dit import DiT
 from trainer.model.gpt import GPT
 
@@ -25,11 +26,46 @@ class Shard:
         name: logical name; an expert's carries its logical id, wherever it lives.
         tensor: the stored values, shared with the engine; the whole parameter, or this rank's part of it, flat.
         expert: (MoE layer, logical expert id), None for the dense parameters.
+        region: where these values lie in the whole parameter.
     """
 
     name: str
     tensor: Tensor
     expert: tuple[int, int] | None
+    region: Region
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole parameter."""
+        return self.region.shape
+
+    def rectangles(self, values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
+        """Offsets in the whole parameter, and views, of the rectangles of values that are divided like the shard.
+
+        Args:
+            values: shaped like ``tensor``.
+        """
+        return self.region.rectangles(values)
+
+
+@dataclass(frozen=True)
+class StatePiece:
+    """A rectangle of one tensor of the training state.
+
+    Attributes:
+        name: logical name of the parameter; an expert's carries its logical id, wherever it lives.
+        kind: ``weight`` (the master copy), ``exp_avg`` or ``exp_avg_sq`` from an engine; ``ema`` from the moving
+            average.
+        shape: of the whole tensor.
+        offset: of the rectangle in it.
+        tensor: float32, a view of its owner's memory: writing to it changes the state.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    tensor: Tensor
 
 
 @dataclass(frozen=True)
@@ -120,6 +156,26 @@ class Engine(Protocol):
 
     def load(self, folder: Path) -> None:
         """Reads what :meth:`save` wrote at the same world size; collective. Experts may come back misplaced."""
+        ...
+
+    def state(self) -> list[StatePiece]:
+        """Weights and optimiser state of this rank, with zeros for what the first step would make.
+
+        Ranks that hold a copy of a parameter all give it; together they cover every parameter.
+        """
+        ...
+
+    @property
+    def updates(self) -> int:
+        """Updates that the optimiser has taken so far; a skipped step is none."""
+        ...
+
+    def state_loaded(self, updates: int) -> None:
+        """Goes on from what was written to :meth:`state`; collective, and never between the micro batches of a step.
+
+        Args:
+            updates: that the optimiser had taken when the state was saved.
+        """
         ...
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
