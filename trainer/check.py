@@ -14,7 +14,7 @@ from trainer.config_file import load_config
 from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, parameter_shapes
 from trainer.trace.formula import TraceSpec, formula
-from trainer.trace.plan import trace_spec
+from trainer.trace.formula.plan import trace_spec
 
 
 def run(path: Path, overrides: Sequence[str], world_size: int) -> int:

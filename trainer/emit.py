@@ -7,7 +7,7 @@ from moe import collective_trace
 from trainer.config_file import load_config
 from trainer.layout import plan_layout
 from trainer.trace.formula import constant_gaps, formula, recorded_gaps
-from trainer.trace.plan import trace_spec
+from trainer.trace.formula.plan import trace_spec
 
 
 def run(

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
+from tests.trainer.trace.specs import zero_spec
 from trainer.__main__ import main
-from trainer.trace.formula import TraceSpec, formula
-from trainer.trace.reduction import optimizer_groups
+from trainer.trace.formula import formula
 
 SCHEMA = json.loads(Path("configs/schemas/collectives.schema.json").read_text())
 GOLDEN = Path("tests/files/collectives.jsonl")
@@ -66,10 +66,7 @@ def test_the_same_trace_is_the_same_bytes(tmp_path: Path) -> None:
 def test_golden_written_and_computed_traces_satisfy_the_schema(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     written(tmp_path / "written.jsonl")
-    spec = TraceSpec(
-        world_size=4, ranks_per_node=2, expert_parallel=2, moe_layers=(0, 1), num_experts=4, top_k=1, tokens=5,
-        hidden=8, parameters=optimizer_groups([30], [20]), zero_stage=1, precision="bf16", bucket_elements=100,
-    )  # fmt: skip
+    spec = zero_spec(world_size=4, expert_parallel=2, precision="bf16", bucket_elements=100)
     write(tmp_path / "computed.jsonl", *formula(spec))
     for path in (GOLDEN, tmp_path / "written.jsonl", tmp_path / "computed.jsonl"):
         assert satisfies_schema(path), path

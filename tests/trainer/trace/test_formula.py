@@ -14,27 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe.collective_trace import CollectiveRecord, read, write
+from tests.trainer.trace.specs import DENSE, EXPERT, zero_spec
 from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
+from trainer.trace.formula.reduction import ParameterGroup, gradient_reductions, optimizer_groups
 from trainer.trace.groups import canonical_names
 from trainer.trace.merge import check
-from trainer.trace.reduction import ParameterGroup, gradient_reductions, optimizer_groups
 
 GOLDEN = Path("tests/files/collectives.jsonl")
-DENSE, EXPERT = (100, 7, 1000, 30), (64, 64, 64)
-SPEC = TraceSpec(
-    world_size=8,
-    ranks_per_node=2,
-    expert_parallel=4,
-    moe_layers=(1, 3),
-    num_experts=16,
-    top_k=2,
-    tokens=33,
-    hidden=10,
-    parameters=optimizer_groups(DENSE, EXPERT),
-    zero_stage=1,
-    precision="fp32",
-    bucket_elements=10_000,
-)
+SPEC = zero_spec()
 
 
 def computed(spec: TraceSpec, **gaps: Any) -> list[CollectiveRecord]:
@@ -77,7 +64,7 @@ def test_de_duplicated_dispatch_by_hand() -> None:
     """Two of 16 experts are on a given rank of four, or one is, in 54 of 120 cases: 33 tokens make 59.4 visits."""
     step = [
         (record.phase, record.op, record.dtype, record.bytes_in, record.bytes_out)
-        for record in of_rank(computed(replace(SPEC, dispatch="copies")), 5)
+        for record in of_rank(computed(zero_spec(dispatch="copies")), 5)
         if record.layer == 3
     ]
     rows, labels, gates = 59 * 40, 66 * 4, 66 * 4
@@ -92,7 +79,7 @@ def test_de_duplicated_dispatch_by_hand() -> None:
 
 def test_coherent_dispatch_by_hand() -> None:
     """Two of 16 experts, four ranks: the other expert's copy travels on to the token in 26.4 of 59.4 visits."""
-    spec = replace(SPEC, dispatch="coherent", most_choices=2, key_value_width=6, dropout=True)
+    spec = zero_spec(dispatch="coherent", most_choices=2, key_value_width=6, dropout=True)
     step = [
         (record.phase, record.layer, record.op, record.dtype, record.bytes_in, record.bytes_out)
         for record in of_rank(computed(spec), 5)
@@ -122,7 +109,8 @@ def test_coherent_dispatch_by_hand() -> None:
 
 
 def test_routers_that_balance_all_ranks_reduce_before_tokens_travel() -> None:
-    spec = replace(SPEC, router_sums=(("float64", 16), ("float32", 68)))
+    sums_of_a_layer = (("float64", 16), ("float32", 68))
+    spec = zero_spec(router_sums=sums_of_a_layer)
     sums = [
         (record.phase, record.layer, record.op, record.group, record.dtype, record.bytes_in)
         for record in of_rank(computed(spec), 0)[:3]
@@ -132,8 +120,9 @@ def test_routers_that_balance_all_ranks_reduce_before_tokens_travel() -> None:
         ("forward", 1, "all_reduce", "data", "float32", 68),
     ]
     assert sums[2][2] == "all_gather"
-    alone = computed(replace(spec, world_size=1, expert_parallel=1))
-    assert not [record for record in alone if record.phase == "forward"]
+    whole = computed(zero_spec(expert_parallel=1, router_sums=sums_of_a_layer))
+    found = [(record.layer, record.dtype) for record in of_rank(whole, 0) if record.phase == "forward"]
+    assert found == [(layer, dtype) for layer in (1, 3) for dtype in ("float64", "float32")]
 
 
 def test_groups_follow_the_layout_of_the_ranks() -> None:
@@ -168,8 +157,8 @@ def test_every_computed_trace_is_consistent_and_exact(
     dispatch: str,
 ) -> None:  # fmt: skip
     """All ranks tell one story and all rows arrive: a row a choice, or one a rank and a label and a gate a choice."""
-    spec = replace(
-        SPEC, world_size=experts * copies, expert_parallel=experts, tokens=tokens, top_k=top_k, zero_stage=zero_stage,
+    spec = zero_spec(
+        world_size=experts * copies, expert_parallel=experts, tokens=tokens, top_k=top_k, zero_stage=zero_stage,
         precision=precision, accumulation=accumulation, bucket_elements=bucket, dispatch=dispatch, num_experts=12,
     )  # fmt: skip
     header, lazy = formula(spec)
@@ -178,7 +167,7 @@ def test_every_computed_trace_is_consistent_and_exact(
     check([Path("computed")] * spec.world_size, dict(header.groups), programs)
     element = 4 if precision == "fp32" else 2
     exchanges = [record for record in records if record.op == "all_to_all" and record.dtype != "int32"]
-    layers, row = len(spec.moe_layers) * accumulation * (experts > 1), spec.hidden * element
+    layers, row = 2 * accumulation * (experts > 1), 10 * element
     choices, visits = spec.world_size * tokens * top_k, copies * expected_visits(experts * tokens, experts, top_k)
     expected = 4 * visits * row + choices * (4 + element + 4) if dispatch == "copies" else choices * 4 * (row + 2)
     assert sum(record.bytes_in for record in exchanges) == layers * expected
@@ -194,7 +183,7 @@ def test_every_computed_trace_is_consistent_and_exact(
 
 
 def test_a_dense_model_reduces_and_gathers_only() -> None:
-    spec = replace(SPEC, expert_parallel=1, moe_layers=(), parameters=optimizer_groups(DENSE, ()))
+    spec = zero_spec(expert_parallel=1, moe_layers=())
     header, records = formula(spec)
     assert header.groups == {"data": tuple(range(8))}
     assert Counter((record.phase, record.op) for record in records if record.rank == 0) == {
@@ -205,7 +194,7 @@ def test_a_dense_model_reduces_and_gathers_only() -> None:
 
 
 def test_ranks_without_copies_of_their_experts_mark_their_groups() -> None:
-    records = computed(replace(SPEC, world_size=4))
+    records = computed(zero_spec(world_size=4))
     alone = [record for record in records if record.size1]
     assert {record.group for record in alone} == {f"expert_data_{rank}" for rank in range(4)}
     assert Counter(record.op for record in alone) == {"all_reduce": 2 * 4}
@@ -240,13 +229,12 @@ def test_recorded_gaps_of_a_real_trace_fill_a_computed_one() -> None:
     ("change", "message"),
     [
         ({"zero_stage": 3}, "engine.zero_stage: has no formula"),
-        ({"expert_parallel": 3}, "parallel.expert: must divide"),
         ({"dispatch": "carrier_pigeon"}, "moe.dispatch: has no formula"),
     ],
 )
 def test_runs_without_a_formula_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(SPEC, **change)
+        zero_spec(**change)
 
 
 def test_the_same_run_gives_the_same_bytes_without_torch(tmp_path: Path) -> None:

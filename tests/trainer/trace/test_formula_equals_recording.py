@@ -120,7 +120,7 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
 
 def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
     from trainer.layout import plan_layout
-    from trainer.trace.plan import trace_spec
+    from trainer.trace.formula.plan import trace_spec
 
     config = configuration(world_size, CASES[world_size][name])
     header, records = formula(trace_spec(config, plan_layout(config, world_size), ranks_per_node=2, steps=STEPS))

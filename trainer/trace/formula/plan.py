@@ -5,8 +5,11 @@ from trainer.config import RunConfig
 from trainer.layout import Layout
 from trainer.model.gpt_config import GPTConfig
 from trainer.network import dense_parameters, tokens_per_example
-from trainer.trace.formula import TraceSpec
-from trainer.trace.reduction import optimizer_groups
+from trainer.trace.formula.protocol import EngineTraffic
+from trainer.trace.formula.reduction import optimizer_groups
+from trainer.trace.formula.tokens import TokenTraffic
+from trainer.trace.formula.trace import RankGroups, TraceSpec
+from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.session import config_digest
 
 EVALUATIONS = 8
@@ -31,35 +34,55 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     Raises:
         ValueError: no formula covers the engine's ZeRO stage or the dispatch mode.
     """
-    stage = config.engine.zero_stage
-    if stage == 3:
-        raise ValueError("engine.zero_stage: 3 has no formula yet; use 0, 1 or 2, or record a run (trace.steps)")
-    moe, layers = config.moe, config.model.num_layers
-    experts: list[int] = []
-    if moe is not None:
-        matrices = 2 * layers * moe.num_experts // layout.expert_parallel
-        experts = [config.model.hidden * moe.expert_hidden] * matrices
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
-        expert_parallel=layout.expert_parallel,
-        moe_layers=tuple(range(layers)) if moe is not None else (),
-        dispatch=moe.dispatch if moe is not None else "home",
-        num_experts=moe.num_experts if moe is not None else 0,
-        top_k=moe.top_k if moe is not None else 0,
-        most_choices=moe.most_choices if moe is not None else 0,
-        key_value_width=config.model.key_value_width if isinstance(config.model, GPTConfig) else 0,
-        dropout=config.model.dropout > 0,
-        router_sums=_router_sums(moe) if moe is not None else (),
-        tokens=layout.micro_batch * tokens_per_example(config),
-        hidden=config.model.hidden,
-        parameters=optimizer_groups(dense_parameters(config), experts),
-        zero_stage=stage,
-        precision=config.engine.precision,
-        bucket_elements=config.engine.bucket_elements,
+        num_blocks=config.model.num_layers,
+        groups={
+            "data": RankGroups(layout.world_size),
+            "expert": RankGroups(layout.expert_parallel),
+            "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
+        },
+        engine=_engine(config, layout),
+        layers=(_tokens(config, config.moe, layout),) if config.moe is not None else (),
         accumulation=layout.accumulation,
         steps=steps,
         config_sha256=config_digest(config),
+    )
+
+
+def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
+    stage = config.engine.zero_stage
+    if stage == 3:
+        raise ValueError("engine.zero_stage: 3 has no formula yet; use 0, 1 or 2, or record a run (trace.steps)")
+    experts: list[int] = []
+    if config.moe is not None:
+        matrices = 2 * config.model.num_layers * config.moe.num_experts // layout.expert_parallel
+        experts = [config.model.hidden * config.moe.expert_hidden] * matrices
+    return ZeroTraffic(
+        stage=stage,
+        parameters=optimizer_groups(dense_parameters(config), experts),
+        num_ranks={"data": layout.world_size, "expert_data": layout.expert_data_parallel},
+        precision=config.engine.precision,
+        bucket_elements=config.engine.bucket_elements,
+        accumulation=layout.accumulation,
+    )
+
+
+def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
+    return TokenTraffic(
+        expert_parallel=layout.expert_parallel,
+        moe_layers=tuple(range(config.model.num_layers)),
+        dispatch=moe.dispatch,
+        num_experts=moe.num_experts,
+        top_k=moe.top_k,
+        most_choices=moe.most_choices,
+        key_value_width=config.model.key_value_width if isinstance(config.model, GPTConfig) else 0,
+        dropout=config.model.dropout > 0,
+        router_sums=_router_sums(moe) if layout.world_size > 1 else (),
+        tokens=layout.micro_batch * tokens_per_example(config),
+        hidden=config.model.hidden,
+        precision=config.engine.precision,
     )
 
 

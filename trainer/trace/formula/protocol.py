@@ -1,0 +1,83 @@
+"""What the parts of a run say about the collectives that they issue."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from moe.dispatch.messages import Exchange
+
+Phase = Literal["forward", "backward"]
+Place = int | Literal["before", "after"]
+"""A block of the model by its index, or what a forward pass computes before the first or after the last one."""
+
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """A collective as every rank issues it; the sizes of an exchange of tokens depend on the rank.
+
+    Attributes:
+        group: meaning of its process group.
+        op, dtype, bytes_in, bytes_out: as in a trace's record; unused with an exchange.
+        exchange: what the tokens of each rank send to each, or None.
+    """
+
+    group: str
+    op: str = ""
+    dtype: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    exchange: Exchange | None = None
+
+    def fields(self, member: int) -> dict[str, Any]:
+        """Operation, type and sizes in the record of a rank, given its place in the group."""
+        if self.exchange is not None:
+            return self.exchange.fields(member)
+        return {name: getattr(self, name) for name in ("op", "dtype", "bytes_in", "bytes_out")}
+
+
+def all_reduce(group: str, dtype: str, size: int) -> Collective:
+    """An all-reduce of `size` bytes."""
+    return Collective(group, "all_reduce", dtype, size, size)
+
+
+def all_gather(group: str, dtype: str, size: int, num_ranks: int) -> Collective:
+    """An all-gather to which each of `num_ranks` ranks contributes `size` bytes."""
+    return Collective(group, "all_gather", dtype, size, size * num_ranks)
+
+
+def reduce_scatter(group: str, dtype: str, size: int, num_ranks: int) -> Collective:
+    """A reduce-scatter of which each of `num_ranks` ranks receives `size` bytes."""
+    return Collective(group, "reduce_scatter", dtype, size * num_ranks, size)
+
+
+class LayerTraffic(Protocol):
+    """What layers send while they compute: tokens on the way to their experts, sums over pieces of a matrix."""
+
+    def inside(self, phase: Phase, place: Place, /) -> Iterable[Collective]:
+        """Collectives of one pass through a place, in order."""
+        ...
+
+
+class EngineTraffic(Protocol):
+    """What an engine sends around the layers: parameters before they are used, gradients, the update."""
+
+    def entering(self, phase: Phase, place: Place, micro: int, /) -> Iterable[Collective]:
+        """Collectives before a pass computes in a place.
+
+        Args:
+            phase: forward or backward.
+            place: where the pass arrives; a backward pass begins in "after" and ends in "before".
+            micro: micro step, from 0.
+        """
+        ...
+
+    def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterable[Collective]:
+        """Collectives after a pass has computed in a place."""
+        ...
+
+    def update(self) -> Iterable[Collective]:
+        """Collectives of the optimiser's step."""
+        ...

@@ -1,0 +1,84 @@
+"""What routers and tokens send on the way to their experts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from moe.dispatch.expected import MODES, expected_exchanges
+from moe.dispatch.messages import Exchange, Sizes
+from trainer.trace.formula.protocol import DTYPES, ELEMENT_BYTES, Collective, Phase, Place, all_gather, all_reduce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTraffic:
+    """The collectives of mixture layers; see :class:`trainer.trace.formula.protocol.LayerTraffic`.
+
+    Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
+    uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, elsewhere
+    where `Visits.even` is exact. A router that decides itself how many experts a token visits, or that drops choices,
+    is taken at its top_k; in coherent dispatch tokens are taken to remain as many on each rank.
+
+    Args:
+        expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
+        moe_layers: indices of the model blocks that hold experts.
+        dispatch: how tokens travel: home, copies or coherent.
+        num_experts, top_k: experts of a layer and how many of them a token visits.
+        most_choices: choices that a message of coherent dispatch has room for.
+        key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
+        dropout: whether ranks in coherent dispatch tell each other a seed.
+        router_sums: element type and bytes of each all-reduce over the data ranks by which a router balances the
+            tokens of a layer's forward pass.
+        tokens: tokens of a rank and micro step.
+        hidden: width of a token.
+        precision: element type of tokens, fp32 or bf16.
+    """
+
+    expert_parallel: int
+    moe_layers: tuple[int, ...]
+    dispatch: str = "home"
+    num_experts: int
+    top_k: int
+    most_choices: int = 0
+    key_value_width: int = 0
+    dropout: bool = False
+    router_sums: tuple[tuple[str, int], ...] = ()
+    tokens: int
+    hidden: int
+    precision: str
+
+    def __post_init__(self) -> None:
+        """Refuse modes that no formula covers."""
+        if self.dispatch not in MODES:
+            raise ValueError(f"moe.dispatch: has no formula ({self.dispatch}); use one of {', '.join(MODES)}")
+
+    def inside(self, phase: Phase, place: Place, /) -> Iterator[Collective]:
+        """See the protocol."""
+        if place == "before":
+            if phase == "forward" and self.dispatch == "coherent" and self.dropout and self.expert_parallel > 1:
+                yield all_gather("expert", "int64", 8, self.expert_parallel)
+        elif phase == "forward" and self.expert_parallel == 1 and place in self.moe_layers:
+            yield from self._router_sums()
+        layer = None if place == "after" else place
+        for of_layer, exchange in self._exchanges(phase):
+            if of_layer == layer:
+                if phase == "forward" and layer is not None and "int" in exchange.dtype:  # counts follow the choices
+                    yield from self._router_sums()
+                yield Collective("expert", exchange=exchange)
+
+    def _exchanges(self, phase: Phase) -> Iterator[tuple[int | None, Exchange]]:
+        element_bytes, dtype = ELEMENT_BYTES[self.precision], DTYPES[self.precision]
+        keys_and_values = self.key_value_width * element_bytes
+        sizes = Sizes(self.hidden, element_bytes, self.num_experts, dtype, key_value_bytes=keys_and_values)
+        return expected_exchanges(
+            self.dispatch,
+            phase,
+            sizes,
+            self.moe_layers,
+            num_ranks=self.expert_parallel,
+            tokens=self.tokens,
+            top_k=self.top_k,
+            most_choices=self.most_choices,
+        )
+
+    def _router_sums(self) -> Iterator[Collective]:
+        for dtype, size in self.router_sums:
+            yield all_reduce("data", dtype, size)

@@ -1,0 +1,145 @@
+"""From what the parts of a run send to its trace."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from moe.collective_trace import CollectiveRecord, TraceHeader
+from trainer.trace.formula.gaps import Gaps
+from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic, Phase, Place
+from trainer.trace.groups import canonical_names
+
+
+@dataclass(frozen=True, slots=True)
+class RankGroups:
+    """How the ranks are cut into the groups of one meaning.
+
+    Args:
+        size: ranks of a group.
+        stride: distance between two neighbours of a group; 1: consecutive ranks.
+    """
+
+    size: int
+    stride: int = 1
+
+    def of(self, rank: int) -> tuple[int, ...]:
+        """Ranks of the group that a rank belongs to, ascending."""
+        first = rank - rank // self.stride % self.size * self.stride
+        return tuple(range(first, first + self.size * self.stride, self.stride))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSpec:
+    """Everything about a run that decides its collectives.
+
+    Args:
+        world_size: number of ranks.
+        ranks_per_node: ranks on one node.
+        num_blocks: blocks of the model.
+        groups: meaning to how the ranks are cut into such groups.
+        engine: what the engine sends.
+        layers: what the layers send themselves, in the order in which they do so inside a block.
+        accumulation: micro steps of an optimiser step.
+        steps: optimiser steps to write, ascending.
+        config_sha256: hash of the resolved configuration, for the header.
+    """
+
+    world_size: int
+    ranks_per_node: int
+    num_blocks: int
+    groups: Mapping[str, RankGroups]
+    engine: EngineTraffic
+    layers: tuple[LayerTraffic, ...] = ()
+    accumulation: int = 1
+    steps: tuple[int, ...] = (1,)
+    config_sha256: str | None = None
+
+
+def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Iterator[CollectiveRecord]]:
+    """Write the trace of a run that has not happened.
+
+    Args:
+        spec: the run.
+        gaps: compute before each record; None leaves it unknown.
+
+    Returns:
+        The header and the records, rank after rank, made while they are read.
+    """
+    operations = list(_step(spec))
+    used = {operation.collective.group for operation in operations}
+    own = [
+        {meaning: groups.of(rank) for meaning, groups in spec.groups.items() if meaning in used}
+        for rank in range(spec.world_size)
+    ]
+    names = canonical_names((meaning, ranks) for groups in own for meaning, ranks in groups.items())
+    header = TraceHeader(
+        source="formula",
+        world_size=spec.world_size,
+        ranks_per_node=spec.ranks_per_node,
+        groups={name: ranks for (_, ranks), name in names.items()},
+        steps=spec.steps,
+        config_sha256=spec.config_sha256,
+        torch=None,
+    )
+    return header, _records(spec, operations, own, names, gaps or (lambda _record: None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """A collective and where in the step it is issued."""
+
+    micro: int
+    phase: str
+    layer: int | None
+    collective: Collective
+
+
+def _records(
+    spec: TraceSpec,
+    operations: list[_Operation],
+    groups: list[dict[str, tuple[int, ...]]],
+    names: dict[tuple[str, tuple[int, ...]], str],
+    gaps: Gaps,
+) -> Iterator[CollectiveRecord]:
+    for rank, own in enumerate(groups):
+        seq = 0
+        for step in spec.steps:
+            for operation in operations:
+                meaning = operation.collective.group
+                ranks = own[meaning]
+                record = CollectiveRecord(
+                    rank=rank,
+                    seq=seq,
+                    step=step,
+                    micro=operation.micro,
+                    phase=operation.phase,
+                    group=names[meaning, ranks],
+                    size1=len(ranks) == 1,
+                    layer=operation.layer,
+                    **operation.collective.fields(ranks.index(rank)),
+                )
+                yield replace(record, gap_ns=gaps(record))
+                seq += 1
+
+
+def _step(spec: TraceSpec) -> Iterator[_Operation]:
+    """One optimiser step of any rank, in program order."""
+    way: list[Place] = ["before", *range(spec.num_blocks), "after"]
+    for micro in range(spec.accumulation):
+        for place in way:
+            yield from _place(spec, "forward", place, micro)
+        for place in reversed(way):
+            yield from _place(spec, "backward", place, micro)
+    for collective in spec.engine.update():
+        yield _Operation(spec.accumulation - 1, "optimizer", None, collective)
+
+
+def _place(spec: TraceSpec, phase: Phase, place: Place, micro: int) -> Iterator[_Operation]:
+    layer = place if isinstance(place, int) else None
+    inside = (collective for part in spec.layers for collective in part.inside(phase, place))
+    for collectives in (
+        spec.engine.entering(phase, place, micro),
+        inside,
+        spec.engine.leaving(phase, place, micro),
+    ):
+        for collective in collectives:
+            yield _Operation(micro, phase, layer, collective)
