@@ -1,0 +1,222 @@
+"""docker/launch.sh: what it starts, what it refuses, how it ends."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.docker.scripts import LAUNCH, OPTIONS, ROOT, SLURM, environment, interpreter, launch
+
+WAITS = "note.with_name('waits').touch(); time.sleep(50)"
+STOPS = f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); {WAITS}"
+
+
+def starts(folder: Path) -> list[tuple[list[str], dict[str, str | None]]]:
+    """What the stand-in was started with: words and variables."""
+    return [json.loads(line) for line in (folder / "starts").read_text().splitlines()]
+
+
+def option(words: list[str], name: str) -> str:
+    return words[words.index(name) + 1]
+
+
+def test_one_node_listens_on_itself_alone(tmp_path: Path) -> None:
+    result = launch(interpreter(tmp_path), "--ranks-per-node", "2", "a.yaml", "run.dir=x y")
+    assert result.returncode == 0, result.stderr
+    (check, _), (torchrun, variables) = starts(tmp_path)
+    assert check == ["-m", "trainer", "check", "a.yaml", "run.dir=x y", "--world-size", "2"]
+    assert torchrun[-5:] == ["-m", "trainer", "train", "a.yaml", "run.dir=x y"]
+    assert option(torchrun, "--rdzv-endpoint") == "127.0.0.1:0"
+    assert option(torchrun, "--rdzv-conf") == "is_host=1"
+    assert option(torchrun, "--local-addr") == "127.0.0.1"
+    assert option(torchrun, "--max-restarts") == "3"
+    assert variables["GLOO_SOCKET_IFNAME"] == variables["NCCL_SOCKET_IFNAME"] == "lo"
+    assert variables["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "120"
+
+
+@pytest.mark.parametrize("by", ["options", "equals", "environment"])
+def test_the_second_of_two_nodes(tmp_path: Path, by: str) -> None:
+    values = {
+        "NODES": "2",
+        "NODE_RANK": "1",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "29411",
+        "LOCAL_ADDR": "10.0.0.2",
+    }
+    values |= {"RANKS_PER_NODE": "8", "RUN_ID": "mine", "OMP_NUM_THREADS": "7"}
+    names = {"MASTER_ADDR": "--master"}
+    options = {names.get(name, "--" + name.lower().replace("_", "-")): value for name, value in values.items()}
+    threads = {"OMP_NUM_THREADS": options.pop("--omp-num-threads"), "GLOO_SOCKET_IFNAME": "e7"}
+    python = interpreter(tmp_path)
+    match by:
+        case "options":
+            result = launch(python, *(word for pair in options.items() for word in pair), "a.yaml", **threads)
+        case "equals":
+            result = launch(python, *("=".join(pair) for pair in options.items()), "a.yaml", **threads)
+        case _:
+            result = launch(python, "a.yaml", **{**values, **threads})
+    assert result.returncode == 0, result.stderr
+    (check, _), (torchrun, variables) = starts(tmp_path)
+    assert option(check, "--world-size") == "16"
+    assert option(torchrun, "--nnodes") == "2"
+    assert option(torchrun, "--nproc-per-node") == "8"
+    assert option(torchrun, "--rdzv-id") == "mine"
+    assert option(torchrun, "--rdzv-endpoint") == "10.0.0.1:29411"
+    assert option(torchrun, "--rdzv-conf") == "is_host=0"
+    assert option(torchrun, "--local-addr") == "10.0.0.2"
+    assert variables["OMP_NUM_THREADS"] == "7"
+    assert variables["GLOO_SOCKET_IFNAME"] == "e7"
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ((), "CONFIG is missing"),
+        (("--nodes",), "--nodes needs a value"),
+        (("--nodes=two", "a.yaml"), "--nodes: 'two'"),
+        (("--nodes", "0", "a.yaml"), "--nodes: '0'"),
+        (("--nodes", "1" * 30, "a.yaml"), "--nodes: '1111"),
+        (("--nodes", "2", "a.yaml"), "--master: 2 nodes need one"),
+        (("--nodes", "2", "--master", "127.0.0.1", "a.yaml"), "--master: 127.0.0.1"),
+        (("--node-rank", "1", "a.yaml"), "--node-rank: 1 is no node of 1"),
+        (("--master", "256.0.0.1", "a.yaml"), "--master: 256.0.0.1 cannot be reached"),
+        (("--ranks-per-node", "", "--grace", "0", "a.yaml"), "--grace: '0'"),
+        (("--restart", "sometimes", "a.yaml"), "--restart: 'sometimes'"),
+        (("--gpus", "8", "a.yaml"), "unknown option --gpus"),
+        (("-x", "a.yaml"), "unknown option -x"),
+    ],
+)
+def test_wrong_input_is_one_line_and_2(tmp_path: Path, words: tuple[str, ...], field: str) -> None:
+    result = launch(interpreter(tmp_path), *words)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"launch.sh: {field}")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "starts").exists()
+
+
+def test_a_wrong_configuration_is_one_line_and_2() -> None:
+    result = launch(Path(sys.executable), "configs/runs/digits_moe.yaml", "optim.stepz=3")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "optim.stepz" in result.stderr
+
+
+def test_a_missing_interpreter_is_refused(tmp_path: Path) -> None:
+    result = launch(tmp_path / "nothing", "a.yaml")
+    assert result.returncode == 2
+    assert "PYTHON" in result.stderr
+
+
+def test_help_names_every_option_and_variable() -> None:
+    result = launch(Path(sys.executable), "--help")
+    assert result.returncode == 0
+    options = re.search(r"case \$name in(.*?)esac", LAUNCH.read_text(), re.DOTALL)
+    assert options is not None
+    for option in re.findall(r"--[a-z-]+(?=[ )])", options[1]):
+        assert f"  {option} " in result.stdout or option == "--help", option
+    for variable in OPTIONS | {"OMP_NUM_THREADS"}:
+        assert variable in result.stdout, variable
+
+
+def test_exit_codes_are_passed_on(tmp_path: Path) -> None:
+    assert launch(interpreter(tmp_path, check="sys.exit(2)"), "a.yaml").returncode == 2
+    assert len(starts(tmp_path)) == 1, "torchrun is not started"
+    assert launch(interpreter(tmp_path, torchrun="sys.exit(1)"), "a.yaml").returncode == 1
+    killed = interpreter(tmp_path, torchrun="os.kill(os.getpid(), signal.SIGKILL)")
+    assert launch(killed, "a.yaml").returncode == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize(("restart", "ended"), [("failed", 0), ("always", 0), ("never", 1)])
+def test_what_failed_is_started_again_where_asked(tmp_path: Path, restart: str, ended: int) -> None:
+    python = interpreter(tmp_path, torchrun="sys.exit(starts < 1)")
+    result = launch(python, "--restart", restart, "a.yaml")
+    assert result.returncode == ended
+    assert len(starts(tmp_path)) == 2 + (restart != "never"), "the check is made once"
+
+
+def test_it_is_started_again_so_many_times_at_most(tmp_path: Path) -> None:
+    python = interpreter(tmp_path, torchrun="sys.exit(1)")
+    assert launch(python, "--restart", "failed", "--restarts", "1", "a.yaml").returncode == 1
+    assert len(starts(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize("restart", ["never", "failed"])
+def test_a_signal_reaches_torchrun_and_ends_with_75(tmp_path: Path, number: signal.Signals, restart: str) -> None:
+    process = started(tmp_path, "--restart", restart, torchrun=STOPS)
+    process.send_signal(number)
+    assert process.wait(20) == 75
+    assert len(starts(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_starts_again_where_always_is_asked(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(tmp_path, "--restart", "always", torchrun=f"starts == 1 and sys.exit(0)\n        {STOPS}")
+    process.send_signal(number)
+    assert process.wait(20) == (75 if number == signal.SIGINT else 0)
+    assert len(starts(tmp_path)) == (2 if number == signal.SIGINT else 3)
+
+
+def test_a_run_that_ends_well_in_spite_of_the_signal_is_done(tmp_path: Path) -> None:
+    process = started(tmp_path, torchrun=f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); {WAITS}")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def test_a_signal_while_checking_starts_nothing(tmp_path: Path) -> None:
+    process = started(tmp_path, check=WAITS)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 75
+    assert len(starts(tmp_path)) == 1
+
+
+def started(folder: Path, *words: str, **bodies: str) -> "subprocess.Popen[bytes]":
+    """launch.sh, as far as the wait of the program that it starts."""
+    python = interpreter(folder, **bodies)
+    restored = {signal.SIGINT: signal.SIG_DFL}  # ignored where the tests run in the background
+    process = subprocess.Popen(
+        [LAUNCH, *words, "a.yaml"],
+        env=environment(python),
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: [signal.signal(number, action) for number, action in restored.items()],
+    )
+    for _ in range(2000):
+        if (folder / "waits").exists():
+            return process
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError("nothing was started")
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (2, False), (75, True)])
+def test_slurm_queues_again_after_75(tmp_path: Path, code: int, requeued: bool) -> None:
+    for name, body in {"srun": f'echo "$@" > {tmp_path}/srun; exit {code}', "scontrol": CONTROL}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+    variables = {**job, "SLURM_JOB_ID": "4711", "OUT": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        [SLURM, "a.yaml", "run.dir=x"], env=environment(Path("python"), **variables), timeout=30, check=False
+    )
+    assert result.returncode == code
+    assert (tmp_path / "srun").read_text().endswith("launch a.yaml run.dir=x\n")
+    assert (tmp_path / "requeued").exists() is requeued
+
+
+CONTROL = 'if [ "$1" = requeue ]; then echo "$2" > "$OUT/requeued"; else echo n1; echo n2; fi'
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing() -> None:
+    found = subprocess.run(["shellcheck", LAUNCH, SLURM], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
