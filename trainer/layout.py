@@ -85,6 +85,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
     _check_examples(config)
     _check_sample(config, world_size)
     _check_dispatch(config)
+    _check_profile(config)
     micro_batch = config.optim.micro_batch
     if micro_batch is None:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, world_size)
@@ -176,6 +177,15 @@ def _check_dispatch(config: RunConfig) -> None:
         raise ValueError(
             f"{drops} leaves tokens without an expert, and in coherent dispatch a token is where its expert is; "
             "use a router that drops none, such as top_k without capacity_factor, or dispatch home"
+        )
+
+
+def _check_profile(config: RunConfig) -> None:
+    profile = config.observe.profile
+    if profile is not None and profile.steps[1] > config.optim.steps:
+        raise ValueError(
+            f"observe.profile.steps: {list(profile.steps)} ends after the last step, optim.steps {config.optim.steps}; "
+            f"end at {config.optim.steps} at most"
         )
 
 

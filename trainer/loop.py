@@ -27,7 +27,10 @@ from trainer.layout import Layout, describe
 from trainer.model.parameters import HoldsExperts
 from trainer.network import build_model
 from trainer.observe.expert_load import ExpertLoad
+from trainer.observe.memory import peak_memory
+from trainer.observe.profile import ProfileWindow
 from trainer.observe.protocol import Sink
+from trainer.observe.speed import Speed
 from trainer.optim import learning_rate
 from trainer.sampling import write_sample
 from trainer.trace.context import phase
@@ -78,6 +81,8 @@ class _Training:
                 migration=self.migration,
             )
         self.trace = TraceSession(config, layout, launch, self.engine, self.started)
+        self.speed = Speed(config, launch.world_size)
+        self.profile = ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, self.started)
 
     def run(self) -> None:
         """Takes the remaining steps."""
@@ -86,8 +91,11 @@ class _Training:
         seconds: list[float] = []
         for step in range(self.started + 1, config.optim.steps + 1):
             begun = time.perf_counter()
-            losses, norm = self._step(step)
+            with self.profile.step(step):
+                losses, norm = self._step(step)
             seconds.append(time.perf_counter() - begun)
+            for sink in self.sinks:
+                sink.stepped(step, seconds[-1])
             if step in (1, config.optim.steps) or _due(step, config.observe.log_every, config.evaluate.every):
                 self._log(step, losses, norm, fmean(seconds))
                 seconds.clear()
@@ -133,8 +141,8 @@ class _Training:
             "loss": float(loss) / self.launch.world_size,
             "grad_norm": norm,
             "lr": learning_rate(self.config.optim, step),
-            "time.step_s": step_s,
-            "time.samples_per_s": self.config.optim.global_batch / step_s,
+            **self.speed.figures(step_s),
+            **peak_memory(self.launch.device),
             **self.expert_load.reduced(),
             **(self.migration.figures() if self.migration is not None else {}),
         }

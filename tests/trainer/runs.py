@@ -11,6 +11,7 @@ import torch
 from tests.trainer.commands import ROOT
 from tests.trainer.test_checkpoint import assert_equal_tensors
 from trainer.observe.metrics import read_metrics
+from trainer.observe.protocol import differs_between_equal_runs
 
 
 def torchrun(*program: str, **environment: str) -> Any:
@@ -31,9 +32,9 @@ def torchrun(*program: str, **environment: str) -> Any:
 
 
 def timeless(path: Path) -> list[tuple[int, dict[str, float]]]:
-    """The records of a metrics file without what depends on the clock."""
+    """The records of a metrics file without what depends on the clock and the machine."""
     return [
-        (record.step, {name: value for name, value in record.values.items() if not name.startswith("time.")})
+        (record.step, {name: value for name, value in record.values.items() if not differs_between_equal_runs(name)})
         for record in read_metrics(path)
     ]
 

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from moe.files import FileError, replacing
-from trainer.observe.protocol import Sink
-
-TIME = "time."
+from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,8 @@ class Record:
 
     Attributes:
         step: optimiser steps done.
-        values: the figures by name, those of the clock under `time.`; a figure that was not finite is NaN.
+        values: the figures by name, those of the clock under `time.` and of the machine under `memory.`; a figure that
+            was not finite is NaN.
     """
 
     step: int
@@ -33,8 +32,9 @@ class Record:
 class MetricsFile(Sink):
     """Appends to metrics.jsonl and hands every line to the system before it returns.
 
-    A line is a JSON object with sorted keys: `step`, the figures, and `time`, an object of those that depend on the
-    clock. Two equal runs therefore write equal lines but for `time`. A figure that is not finite is written as null.
+    A line is a JSON object with sorted keys: `step`, the figures, and the objects `time` and `memory` of those that
+    depend on the clock and the machine. Two equal runs therefore write equal lines but for these two. A figure that is
+    not finite is written as null.
 
     Args:
         path: the file; its folder must exist. What it holds already is kept: cut it with `truncate_after` first.
@@ -45,10 +45,14 @@ class MetricsFile(Sink):
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """See `Sink.write`."""
-        assert not {"step", "time"} & values.keys(), "step and time are the record's own keys"
-        plain = {name: _finite(value) for name, value in values.items() if not name.startswith(TIME)}
-        clock = {name.removeprefix(TIME): _finite(value) for name, value in values.items() if name.startswith(TIME)}
-        record = {"step": step, **plain, **({"time": clock} if clock else {})}
+        assert not {"step", *MACHINE} & values.keys(), "step, time and memory are the record's own keys"
+        record: dict[str, Any] = {"step": step}
+        for name, value in values.items():
+            if differs_between_equal_runs(name):
+                group, _, word = name.partition(".")
+                record.setdefault(group, {})[word] = _finite(value)
+            else:
+                record[name] = _finite(value)
         self._file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -123,10 +127,12 @@ def _parse(path: Path, number: int, line: str) -> Record:
     step = content.pop("step", None)
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise _refusal(path, number, "step", "it is not a whole number from 0", step)
-    clock = content.pop("time", {})
-    if not isinstance(clock, dict):
-        raise _refusal(path, number, "time", "it is not an object", clock)
-    figures = {**content, **{TIME + name: value for name, value in clock.items()}}
+    figures = dict(content)
+    for group in MACHINE:
+        words = figures.pop(group, {})
+        if not isinstance(words, dict):
+            raise _refusal(path, number, group, "it is not an object", words)
+        figures.update({f"{group}.{word}": value for word, value in words.items()})
     return Record(step, {name: _figure(path, number, name, value) for name, value in figures.items()})
 
 

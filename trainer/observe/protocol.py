@@ -6,6 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+MACHINE = ("time", "memory")
+"""Groups of figures that depend on the clock or the machine, and so differ between two equal runs."""
+
+
+def differs_between_equal_runs(name: str) -> bool:
+    """Whether a figure belongs to the clock or the machine rather than to what was learned."""
+    group, dot, _ = name.partition(".")
+    return bool(dot) and group in MACHINE
+
 
 @dataclass(frozen=True)
 class ExpertUse:
@@ -23,14 +32,24 @@ class ExpertUse:
 
 
 class Sink(Protocol):
-    """Receives the figures of every logged step; rank 0 alone holds sinks.
+    """Receives the figures of a run; rank 0 alone holds sinks.
 
-    A name is a plain word (`loss`, `grad_norm`, `lr`, `held_out_loss`), or `time.` and a word for what differs between
-    two equal runs (`time.step_s` in seconds, `time.samples_per_s`).
+    A name is a plain word (`loss`, `grad_norm`, `lr`, `held_out_loss`; `skipped_steps` and `bad_samples`, counted since
+    the run began), or `time.` or `memory.` and a word for what differs between two equal runs: `time.step_s`,
+    `time.data_wait_s` (seconds a step), `time.samples_per_s`, `time.model_flops_per_s`, `time.mfu` (share of the
+    devices' peak), `time.step_spread` (slowest rank over the mean), `memory.peak_bytes` (largest of any rank).
     """
 
+    def stepped(self, step: int, seconds: float) -> None:
+        """Takes notice of every step, logged or not; most sinks need not.
+
+        Args:
+            step: optimiser steps done.
+            seconds: how long the last one took.
+        """
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes the figures of one step.
+        """Takes the figures of one logged step.
 
         Args:
             step: optimiser steps done, counted from 1; rises from call to call.

@@ -5,6 +5,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests.trainer.runs import timeless
 from trainer.__main__ import main
 from trainer.observe.metrics import MetricsFile, Record, read_metrics, truncate_after
 
@@ -15,7 +16,8 @@ SCHEMA = json.loads(Path("configs/schemas/metrics.schema.json").read_text())
 def written(path: Path, steps: int = 5, pace: float = 0.1) -> Path:
     sink = MetricsFile(path)
     for step in range(1, steps + 1):
-        sink.write(step, {"loss": 1 / step, "lr": 1e-3, "time.step_s": pace, "time.samples_per_s": 64 / pace})
+        clock = {"time.step_s": pace, "time.samples_per_s": 64 / pace, "memory.peak_bytes": 1e9 * pace}
+        sink.write(step, {"loss": 1 / step, "lr": 1e-3, **clock})
     sink.close()
     return path
 
@@ -45,7 +47,7 @@ def test_the_golden_file_reads_and_writes_back_the_same(tmp_path):
 
 def test_what_is_written_is_read(tmp_path):
     records = read_metrics(written(tmp_path / "metrics.jsonl", steps=2))
-    values = {"loss": 1.0, "lr": 1e-3, "time.step_s": 0.1, "time.samples_per_s": 640.0}
+    values = {"loss": 1.0, "lr": 1e-3, "time.step_s": 0.1, "time.samples_per_s": 640.0, "memory.peak_bytes": 1e8}
     assert records == [Record(1, values), Record(2, {**values, "loss": 0.5})]
 
 
@@ -57,12 +59,13 @@ def test_a_line_is_on_disk_before_write_returns(tmp_path):
     sink.close()
 
 
-def test_equal_runs_differ_only_in_time(tmp_path):
+def test_equal_runs_differ_only_in_time_and_memory(tmp_path):
     slow, fast = written(tmp_path / "a.jsonl", pace=0.2), written(tmp_path / "b.jsonl", pace=0.1)
     assert slow.read_text() != fast.read_text()
     contents = [[json.loads(line) for line in path.read_text().splitlines()] for path in (slow, fast)]
-    without_time = [[{**line, "time": None} for line in lines] for lines in contents]
-    assert without_time[0] == without_time[1]
+    learned = [[{**line, "time": None, "memory": None} for line in lines] for lines in contents]
+    assert learned[0] == learned[1]
+    assert timeless(slow) == timeless(fast)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -121,6 +124,7 @@ MALFORMED = {
     "nan": (b'{"step": 2, "loss": NaN}\n', "line 2: record: it is not JSON"),
     "overflow": (b'{"step": 2, "loss": 1e999}\n', r"line 2: loss: .*\(inf\)"),
     "time is a number": (b'{"step": 2, "time": 3}\n', r"line 2: time: it is not an object \(3\)"),
+    "memory is a number": (b'{"step": 2, "memory": 3}\n', r"line 2: memory: it is not an object \(3\)"),
     "text time": (b'{"step": 2, "time": {"step_s": "1s"}}\n', r"line 2: time.step_s: .*\('1s'\)"),
     "not utf-8": (b"\xff\xfe\n", r"metrics file: it is not UTF-8 \(byte 12\)"),
 }

@@ -10,8 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.observe import Sink
+from trainer.observe.exposition import COUNTERS, GAUGES, NAMES
 from trainer.observe.metrics import MetricsFile
 from trainer.observe.prometheus import Prometheus
+from trainer.observe.protocol import ExpertUse
 from trainer.observe.tensorboard import TensorBoard
 from trainer.observe.terminal import LogLines, ProgressBar, terminal
 
@@ -43,6 +45,7 @@ def sink(request, tmp_path) -> Sink:
 
 
 def test_every_sink_takes_any_figures_and_closes_twice(sink):
+    sink.stepped(1, 0.07)
     sink.write(1, VALUES)
     sink.write(2, {"held_out_loss": 0.6, "some_new_figure": 1.0})
     sink.write(3, {"loss": float("nan")})
@@ -54,6 +57,8 @@ def test_prometheus_serves_what_was_written():
     sink = Prometheus(host="127.0.0.1", port=0)
     try:
         assert "trainer_loss" not in scrape(sink)
+        for step in range(1, 8):
+            sink.stepped(step, 0.07)
         sink.write(4, VALUES)
         sink.write(5, {**VALUES, "loss": 0.25})
         page = scrape(sink)
@@ -64,11 +69,39 @@ def test_prometheus_serves_what_was_written():
     assert page["trainer_grad_norm"] == 2
     assert page["trainer_learning_rate"] == 1e-3
     assert page["trainer_samples_per_second"] == 914
-    assert page["trainer_step_seconds_count"] == 2
-    assert page["trainer_step_seconds_sum"] == pytest.approx(0.14)
+    assert page["trainer_step_seconds_count"] == 7
+    assert page["trainer_step_seconds_sum"] == pytest.approx(0.49)
     assert page["trainer_last_step_timestamp_seconds"] > 1.7e9
+    assert page["trainer_heartbeat_timestamp_seconds"] > 1.7e9
     assert not any(name.startswith("python_") for name in page)
     assert not [family.name for family in REGISTRY.collect() if family.name.startswith("trainer")]
+
+
+def test_prometheus_counts_what_a_resumed_run_counted_before():
+    sink = Prometheus(host="127.0.0.1", port=0)
+    try:
+        assert scrape(sink)["trainer_skipped_steps_total"] == 0
+        for skipped in (3, 3, 5):
+            sink.write(1, {"skipped_steps": skipped, "bad_samples": 1})
+        page = scrape(sink)
+    finally:
+        sink.close()
+    assert page["trainer_skipped_steps_total"] == 5
+    assert page["trainer_bad_samples_total"] == 1
+
+
+def test_every_figure_that_has_a_name_is_on_the_page_under_it():
+    sink = Prometheus(host="127.0.0.1", port=0)
+    try:
+        sink.stepped(1, 0.5)
+        sink.write(1, dict.fromkeys((*GAUGES, *COUNTERS), 1.0))
+        sink.write_experts(ExpertUse(layers=[0], tokens=[[3, 4]], dropped=2))
+        found = scrape(sink).keys()
+    finally:
+        sink.close()
+    made = {f"trainer_step_seconds_{part}" for part in ("count", "sum", "created")}
+    created = {name.replace("_total", "_created") for name in found if name.endswith("_total")}
+    assert found - made - created == NAMES - {"trainer_step_seconds"}
 
 
 def test_prometheus_listens_on_its_host_alone_and_frees_the_port():

@@ -1,0 +1,66 @@
+"""How much arithmetic a network asks for, by formula.
+
+Counted are the multiply-adds of matrix products: what a model must compute, whatever its ranks repeat (activation
+checkpointing), share (tensor and expert parallelism) or pad. Attention counts every pair of tokens, masked or not.
+"""
+
+from trainer.config import RunConfig
+from trainer.model.config import DiTConfig
+from trainer.model.gpt import BYTE_VALUES
+from trainer.model.gpt_config import GPTConfig
+from trainer.network import dense_inner, tokens_per_example
+
+OPERATIONS_PER_MULTIPLY_ADD = 2
+PASSES = 3
+"""A training step multiplies by every matrix once forward, and once for each of the two gradients backward."""
+
+
+def training_flops(config: RunConfig) -> int:
+    """Floating-point operations that learning from one example takes.
+
+    Source: Chowdhery et al., "PaLM", 2022, appendix B.
+
+    Args:
+        config: the run.
+
+    Returns:
+        Three times those of the forward pass, two for each multiply-add.
+    """
+    return PASSES * OPERATIONS_PER_MULTIPLY_ADD * forward_multiply_adds(config)
+
+
+def forward_multiply_adds(config: RunConfig) -> int:
+    """Multiply-adds of the forward pass of one example; of a mixture, those of the experts that a token visits."""
+    match config.model:
+        case DiTConfig():
+            return _dit(config, config.model)
+        case GPTConfig():
+            return _gpt(config, config.model)
+
+
+def _dit(config: RunConfig, model: DiTConfig) -> int:
+    tokens, width = tokens_per_example(config), model.hidden
+    patch_values = config.data.shape[0] * model.patch_size**2
+    embedding = 2 * width**2 + tokens * width * patch_values
+    attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+    modulation = 6 * width**2
+    unembedding = 2 * width**2 + tokens * width * patch_values
+    blocks = model.num_layers * (attention + modulation + tokens * _feed_forward(config))
+    return embedding + blocks + unembedding
+
+
+def _gpt(config: RunConfig, model: GPTConfig) -> int:
+    tokens, width = tokens_per_example(config), model.hidden
+    projections = (2 * width + model.key_value_width) * width
+    attention = tokens * projections + 2 * tokens**2 * width
+    blocks = model.num_layers * (attention + tokens * _feed_forward(config))
+    return blocks + tokens * width * BYTE_VALUES
+
+
+def _feed_forward(config: RunConfig) -> int:
+    """Multiply-adds of one token in the feed-forward part of a block."""
+    width = config.model.hidden
+    if config.moe is None:
+        return 2 * width * dense_inner(config)
+    inner = config.moe.top_k * config.moe.expert_hidden + (config.moe.shared_expert_hidden or 0)
+    return width * config.moe.num_experts + 2 * width * inner

@@ -1,0 +1,37 @@
+"""How fast a run learns, and how much of its devices it uses."""
+
+from trainer.config import RunConfig
+from trainer.observe.flops import training_flops
+
+
+class Speed:
+    """Turns the time of a step into figures; model FLOP/s count what the model needs, not what the ranks repeat."""
+
+    def __init__(self, config: RunConfig, world_size: int) -> None:
+        """Counts the work of a step.
+
+        Args:
+            config: the run.
+            world_size: devices that share the work.
+        """
+        self._examples = config.optim.global_batch
+        self._flops = self._examples * training_flops(config)
+        peak = config.observe.peak_flops
+        self._peak_flops = None if peak is None else peak * world_size
+
+    def figures(self, step_s: float) -> dict[str, float]:
+        """What a step says that took so many seconds.
+
+        Returns:
+            ``time.step_s``; ``time.samples_per_s`` and ``time.model_flops_per_s`` over all ranks; with
+            ``observe.peak_flops``, ``time.mfu``: model FLOP/s over the devices' peak (Chowdhery et al., "PaLM", 2022,
+            appendix B).
+        """
+        figures = {
+            "time.step_s": step_s,
+            "time.samples_per_s": self._examples / step_s,
+            "time.model_flops_per_s": self._flops / step_s,
+        }
+        if self._peak_flops is not None:
+            figures["time.mfu"] = figures["time.model_flops_per_s"] / self._peak_flops
+        return figures
