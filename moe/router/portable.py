@@ -14,6 +14,8 @@ from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from moe.repetition import repeats
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -132,6 +134,11 @@ class PortableRouter(TopKRouter):
     def learns(self) -> bool:
         """Whether this forward pass is one of training; the first of two under reentrant checkpointing is not."""
         return self.training and torch.is_grad_enabled()
+
+    @property
+    def counts(self) -> bool:
+        """Whether this forward pass is one of training whose tokens have not been seen yet."""
+        return self.learns and not repeats()
 
     def unserved(self, map_TE: Tensor) -> Tensor:
         """Due choices of the tokens that visit no expert, int64 []."""

@@ -81,12 +81,12 @@ class SparseOTRouter(PortableRouter):
     def select(self, logits_TE: Tensor) -> Selection:
         """See :class:`PortableRouter`."""
         centred_TE = logits_TE - logits_TE.mean(dim=1, keepdim=True)
-        learns = self.learns
+        counts = self.counts
         with torch.no_grad():
             if self.training:
                 scale, tokens = self._spread(centred_TE)
                 potentials_E, figures = self._solve(centred_TE, scale, tokens)
-                if learns and tokens:
+                if counts and tokens:
                     self.sums += torch.cat([potentials_E, torch.stack([scale, torch.ones_like(scale)])])
             else:
                 scale, tokens = self.average_scale, len(logits_TE)

@@ -68,7 +68,7 @@ class PortableTopKRouter(PortableRouter):
             score_function=self._router.score,
             expert_bias=self.expert_bias,
         )
-        if self._router.bias_rate and self.learns:
+        if self._router.bias_rate and self.counts:
             self.asked += wanted_TE.sum(dim=0)
         map_TE = self._within_capacity(probs_TE.detach(), wanted_TE)
         probs_TE = probs_TE * map_TE

@@ -71,6 +71,14 @@ BAD: dict[str, tuple[Document, int, str, str, str]] = {
     "fewer ranks than a group": ({"parallel": {"expert": 4}}, 2, "parallel.expert", "4", "multiple of 4"),
     "dense with experts": ({"moe": None}, 2, "parallel.expert", "2", "use 1"),
     "parameters of experts": ({"engine": {"zero_stage": 3}}, 2, "engine.zero_stage", "3", "0, 1 or 2"),
+    "graphs of experts": ({"engine": {"compile": True}}, 2, "engine.compile", "true", "dense model"),
+    "graphs cut by ZeRO 3": (
+        {"engine": {"compile": True, "zero_stage": 3}, "moe": None, "parallel": {"expert": 1}},
+        2,
+        "engine.compile",
+        "ZeRO 3",
+        "0, 1 or 2",
+    ),
     "bf16 without ZeRO": (
         {"engine": {"zero_stage": 0, "precision": "bf16"}},
         2,
@@ -105,6 +113,7 @@ TEXT: Document = {
 }
 DROPS = {"kind": "top_k", "capacity_factor": 1.5}
 BAD_TEXT: dict[str, tuple[Document, str, str, str]] = {
+    "graphs of rotations": ({"engine": {"compile": True}}, "engine.compile", "true", "a dit"),
     "windows longer than the model reads": ({"data": {"context": 65}}, "data.context", "65", "use at most 64"),
     "prompt and text": ({"sample": {"every": 1, "prompts": ["def ", "x"]}}, "sample.num_bytes", "100", "at most 60"),
     "prompt of wide letters": (

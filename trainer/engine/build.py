@@ -3,6 +3,7 @@
 import torch
 
 from trainer.config import RunConfig
+from trainer.engine.blocks import prepare_blocks
 from trainer.engine.protocol import Engine, Network
 from trainer.layout import Layout
 
@@ -16,6 +17,7 @@ def build_engine(module: Network, config: RunConfig, layout: Layout, device: tor
         layout: how it is laid out.
         device: where this rank computes.
     """
+    prepare_blocks(module.blocks, config.engine)
     from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
 
     return DeepSpeedEngine(module, config, layout, device)

@@ -2,6 +2,7 @@
 
 from trainer.config import RunConfig
 from trainer.engine.config import DeepSpeedConfig
+from trainer.model.gpt_config import GPTConfig
 
 
 def check_engine(config: RunConfig) -> None:
@@ -13,7 +14,22 @@ def check_engine(config: RunConfig) -> None:
     Raises:
         ValueError: names field, value and remedy.
     """
+    if config.engine.compile and isinstance(config.model, GPTConfig):
+        raise ValueError(
+            "engine.compile: true makes one graph of a block, and a gpt turns queries by complex numbers, for which "
+            "there is no compiled code; use false, or a dit"
+        )
+    if config.engine.compile and config.moe is not None:
+        raise ValueError(
+            "engine.compile: true makes one graph of a block, and how many tokens an expert gets is known only while "
+            "it runs; use false, or a dense model"
+        )
     match config.engine:
+        case DeepSpeedConfig(zero_stage=3, compile=True):
+            raise ValueError(
+                "engine.compile: true makes one graph of a block, and ZeRO 3 gathers parameters in the midst of it; "
+                "use false, or zero_stage 0, 1 or 2"
+            )
         case DeepSpeedConfig(zero_stage=3) if config.moe is not None:
             raise ValueError(
                 "engine.zero_stage: 3 shards parameters, which DeepSpeed refuses for experts; use 0, 1 or 2"

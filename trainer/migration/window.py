@@ -21,6 +21,7 @@ from moe.layer import PlacedMoELayer
 from moe.placement.placement import Dispatch
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.tally import Tally
+from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.trace.routing import ordered_choices
 
@@ -110,7 +111,7 @@ class SourceWindow(Window):
 
     def _counter(self, index: int) -> Any:
         def count(router: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-            if router.training:
+            if router.training and not repeats():
                 map_TE = output[1]
                 self._counts[index] += map_TE.sum(dim=0)
                 if index == 0:
@@ -147,7 +148,7 @@ class TransitionWindow(Window):
 
         def watched(rows_TD: Tensor, probs_TE: Tensor, map_TE: Tensor, *further: Any) -> Arrivals:
             arrivals = move(rows_TD, probs_TE, map_TE, *further)
-            if layer.training:
+            if layer.training and not repeats():
                 if index == 0:
                     self._tokens += len(map_TE)
                 else:
@@ -202,7 +203,7 @@ class SetWindow(Window):
 
     def _keeper(self, index: int) -> Any:
         def keep(router: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-            if router.training:
+            if router.training and not repeats():
                 self._maps[index] = output[1]
                 if index == 0:
                     self._tokens += len(output[1])

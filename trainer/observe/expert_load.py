@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from moe.repetition import repeats
 from trainer.model.parameters import HoldsExperts
 from trainer.observe.protocol import ExpertUse
 
@@ -105,7 +106,7 @@ class ExpertLoad:
 
     def _listener(self, index: int, holder: HoldsExperts) -> Any:
         def listen(router: Any, _inputs: Any, _output: Any) -> None:
-            if router.training:
+            if router.training and not repeats():
                 report = router.report()
                 away_E = _on_other_nodes(holder, self._ranks_per_node).to(report["expert_tokens"].device)
                 to_other_nodes = (report["expert_tokens"] * away_E).sum()

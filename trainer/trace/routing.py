@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moe.dispatch.residency import Residency
+from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.model.parameters import HoldsExperts
 
@@ -75,10 +76,12 @@ class RoutingRecorder:
         residencies: list[Residency] = []
 
         def keep(_router: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-            chosen.append(ordered_choices(*output, self._header.top_k))
+            if not repeats():
+                chosen.append(ordered_choices(*output, self._header.top_k))
 
         def locate(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            residencies.extend(value for value in inputs if isinstance(value, Residency))
+            if not repeats():
+                residencies.extend(value for value in inputs if isinstance(value, Residency))
 
         with ExitStack() as hooks:
             for layer in self._layers:

@@ -45,6 +45,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         },
         engine=_engine(config, layout),
         layers=(_tokens(config, config.moe, layout),) if config.moe is not None else (),
+        repeats_forward=config.engine.activation_checkpointing,
         accumulation=layout.accumulation,
         steps=steps,
         config_sha256=config_digest(config),

@@ -38,6 +38,7 @@ class TraceSpec:
         groups: meaning to how the ranks are cut into such groups.
         engine: what the engine sends.
         layers: what the layers send themselves, in the order in which they do so inside a block.
+        repeats_forward: whether a block computes its forward pass again when its backward pass is due.
         accumulation: micro steps of an optimiser step.
         steps: optimiser steps to write, ascending.
         config_sha256: hash of the resolved configuration, for the header.
@@ -49,6 +50,7 @@ class TraceSpec:
     groups: Mapping[str, RankGroups]
     engine: EngineTraffic
     layers: tuple[LayerTraffic, ...] = ()
+    repeats_forward: bool = False
     accumulation: int = 1
     steps: tuple[int, ...] = (1,)
     config_sha256: str | None = None
@@ -135,11 +137,15 @@ def _step(spec: TraceSpec) -> Iterator[_Operation]:
 
 def _place(spec: TraceSpec, phase: Phase, place: Place, micro: int) -> Iterator[_Operation]:
     layer = place if isinstance(place, int) else None
-    inside = (collective for part in spec.layers for collective in part.inside(phase, place))
     for collectives in (
         spec.engine.entering(phase, place, micro),
-        inside,
+        _inside(spec, "forward", place) if spec.repeats_forward and phase == "backward" and layer is not None else (),
+        _inside(spec, phase, place),
         spec.engine.leaving(phase, place, micro),
     ):
         for collective in collectives:
             yield _Operation(micro, phase, layer, collective)
+
+
+def _inside(spec: TraceSpec, phase: Phase, place: Place) -> Iterator[Collective]:
+    return (collective for part in spec.layers for collective in part.inside(phase, place))
