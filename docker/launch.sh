@@ -141,6 +141,8 @@ fi
 cores_per_rank=$(($(nproc) / RANKS_PER_NODE))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores_per_rank > 0 ? cores_per_rank : 1))}
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$GRACE
+# The agent's own store keeps the addresses of ranks that have died, and ranks started again would call them.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 child="" stops=0 interrupted=0
 tell_to_stop() {

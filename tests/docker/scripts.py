@@ -35,6 +35,7 @@ def interpreter(folder: Path, check: str = "sys.exit(0)", torchrun: str = "sys.e
     starts = note.read_text().count("torch.distributed.run") if note.exists() else 0
     with note.open("a") as file:
         names = "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+        names += ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE",)
         file.write(json.dumps([words, {{name: os.environ.get(name) for name in names}}]) + "\\n")
     if words[1] == "trainer":
         {check}

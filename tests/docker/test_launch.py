@@ -40,6 +40,7 @@ def test_one_node_listens_on_itself_alone(tmp_path: Path) -> None:
     assert variables["GLOO_SOCKET_IFNAME"] == variables["NCCL_SOCKET_IFNAME"] == "lo"
     assert variables["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "120"
+    assert variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
 
 
 @pytest.mark.parametrize("by", ["options", "equals", "environment"])

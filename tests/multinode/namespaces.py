@@ -74,6 +74,18 @@ class Fabric(NamedTuple):
         shown = _run("ip", "-n", self.leaf(leaf), "-s", "-j", "link", "show", f"u{spine}")
         return json.loads(shown)[0]["stats64"]["tx"]["bytes"]
 
+    def cut(self, host: int) -> None:
+        """Pulls a host's cable out of its leaf; connections through it stay open and send in vain."""
+        self._set_port(host, "down")
+
+    def mend(self, host: int) -> None:
+        """Puts the cable back."""
+        self._set_port(host, "up")
+
+    def _set_port(self, host: int, state: str) -> None:
+        leaf, place = divmod(host, self.hosts_per_leaf)
+        _run("ip", "-n", self.leaf(leaf), "link", "set", f"d{place}", state)
+
     def start(self, host: int, command: Sequence[str], **options: object) -> subprocess.Popen[str]:
         """Starts a command on a host.
 
@@ -130,7 +142,7 @@ def fabric(
     remove_leftovers()
     made = Fabric(f"ff{os.getpid()}_{next(_NUMBERS)}_", leaves, spines, hosts_per_leaf, rate_mbit)
     with ExitStack() as undo:
-        undo.enter_context(_sigterm_unwinds())
+        undo.enter_context(sigterm_unwinds())
         undo.callback(_remove, made.prefix)
         _build(made, f"rate {rate_mbit}mbit burst {burst_bytes} limit {queue_bytes}")
         yield made
@@ -145,7 +157,7 @@ def remove_leftovers() -> None:
 
 
 @contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
+def sigterm_unwinds() -> Iterator[None]:
     """SIGTERM ends the program like an exception, so that what it made is removed."""
 
     def end(number: int, _: FrameType | None) -> NoReturn:

@@ -1,0 +1,188 @@
+"""What can happen to a run."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from tests.faults.cluster import Cluster, kill
+from tests.faults.watch import Watch
+from trainer.checkpoint.directory import complete_steps, step_folder
+
+_SECONDS_AT_MOST = 30.0
+_PAUSE_S = 0.01
+
+
+class Run(NamedTuple):
+    """A run that something happens to.
+
+    Args:
+        cluster: its nodes.
+        watch: how far it is.
+        checkpoints: the folder of its checkpoints; where the disk can be filled, a file system of its own.
+    """
+
+    cluster: Cluster
+    watch: Watch
+    checkpoints: Path
+
+
+class Fault(NamedTuple):
+    """A kind of fault.
+
+    Args:
+        strike: lets it happen and says what it did; ends when the cause is gone, not its consequences.
+        nodes: number of nodes from which on it is possible.
+        small_disk: the checkpoints must lie on a file system of their own.
+        lost_saves: checkpoints, besides the steps since the last one, that it may cost.
+    """
+
+    strike: Callable[[Run, Random], str]
+    nodes: int = 1
+    small_disk: bool = False
+    lost_saves: int = 0
+
+
+def _kill_rank(run: Run, draw: Random) -> str:
+    ranks = run.cluster.ranks()
+    if not ranks:
+        return "no rank to kill"
+    rank = draw.choice(sorted(ranks))
+    kill(ranks[rank])
+    return f"rank {rank} killed"
+
+
+def _kill_agent(run: Run, draw: Random) -> str:
+    node = draw.choice(run.cluster.nodes)
+    agent = node.agent()
+    if agent is None:
+        return "no agent to kill"
+    ranks = set(node.ranks().values())
+    kill(agent)
+    _until(lambda: not ranks & set(node.ranks().values()), f"ranks of node {node.number} outlive their agent")
+    return f"agent of node {node.number} killed"
+
+
+def _stop(run: Run, _: Random) -> str:
+    for node in run.cluster.nodes:
+        node.tell_to_stop()
+    _until(lambda: all(node.code() is not None for node in run.cluster.nodes), "told to stop and does not end")
+    codes = [node.code() for node in run.cluster.nodes]
+    if any(code not in (0, 75) for code in codes):
+        raise RuntimeError(f"told to stop, ends with {codes} and not with 75")
+    return "stopped"
+
+
+def _stop_node(run: Run, draw: Random) -> str:
+    node = draw.choice(run.cluster.nodes)
+    node.tell_to_stop()
+    _until(lambda: node.code() is not None, "told to stop and does not end")
+    return f"node {node.number} stopped"
+
+
+def _kill_node(run: Run, draw: Random) -> str:
+    node = draw.choice(run.cluster.nodes)
+    node.kill()
+    return f"node {node.number} killed"
+
+
+def _cut_link(run: Run, draw: Random) -> str:
+    made, host, seconds = run.cluster.made, draw.randrange(len(run.cluster.nodes)), draw.uniform(0.5, 4.0)
+    assert made is not None
+    made.cut(host)
+    try:
+        time.sleep(seconds)
+    finally:
+        made.mend(host)
+    return f"link of node {host} cut for {seconds:.1f} s"
+
+
+def _fill_disk(run: Run, draw: Random) -> str:
+    """Leaves a part of a checkpoint's room until the ranks have failed."""
+    newest = complete_steps(run.checkpoints)
+    needed = _size(step_folder(run.checkpoints, newest[-1])) if newest else 1_000_000
+    disk = os.statvfs(run.checkpoints)
+    room = int(draw.uniform(0.05, 0.8) * needed)
+    ballast = run.checkpoints / "ballast"
+    begins = len(run.watch.begins)
+    with ballast.open("wb") as file:
+        for _ in range(max(0, math.ceil((disk.f_bavail * disk.f_frsize - room) / 4096))):
+            file.write(bytes(4096))
+    try:
+        _until(lambda: _over(run) or _began_again(run, begins), "disk is full and nothing happens")
+    finally:
+        ballast.unlink()
+    return f"disk full, {room / needed:.0%} of a checkpoint fits"
+
+
+def _truncate(run: Run, draw: Random) -> str:
+    def shorten(path: Path) -> str:
+        whole = path.stat().st_size
+        size = draw.randrange(whole)
+        os.truncate(path, size)
+        return f"cut to {size} of {whole} bytes"
+
+    return _damage(run, draw, shorten)
+
+
+def _flip(run: Run, draw: Random) -> str:
+    def flip(path: Path) -> str:
+        place = draw.randrange(path.stat().st_size)
+        with path.open("r+b") as file:
+            file.seek(place)
+            old = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([old ^ 1 << draw.randrange(8)]))
+        return f"a bit of byte {place} flipped"
+
+    return _damage(run, draw, flip)
+
+
+KINDS: dict[str, Fault] = {
+    "rank killed": Fault(_kill_rank),
+    "agent killed": Fault(_kill_agent),
+    "stopped": Fault(_stop),
+    "disk full": Fault(_fill_disk, small_disk=True),
+    "checkpoint truncated": Fault(_truncate, lost_saves=1),
+    "checkpoint flipped": Fault(_flip, lost_saves=1),
+    "node killed": Fault(_kill_node, nodes=2),
+    "node stopped": Fault(_stop_node, nodes=2),
+    "link cut": Fault(_cut_link, nodes=2),
+}
+"""Every kind of fault by its name."""
+
+
+def _damage(run: Run, draw: Random, spoil: Callable[[Path], str]) -> str:
+    """Kills all nodes, and spoils a file of the newest complete checkpoint before they come back."""
+    for node in run.cluster.nodes:
+        node.kill()
+    steps = complete_steps(run.checkpoints)
+    if not steps:
+        return "all nodes killed, no checkpoint to spoil"
+    folder = step_folder(run.checkpoints, steps[-1])
+    path = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size))
+    return f"all nodes killed, {path.relative_to(run.checkpoints)} {spoil(path)}"
+
+
+def _began_again(run: Run, begins: int) -> bool:
+    run.watch.look()
+    return len(run.watch.begins) > begins
+
+
+def _over(run: Run) -> bool:
+    return any(node.code() is not None for node in run.cluster.nodes)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _until(condition: Callable[[], bool], complaint: str) -> None:
+    deadline = time.monotonic() + _SECONDS_AT_MOST
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(complaint)
+        time.sleep(_PAUSE_S)
