@@ -15,7 +15,7 @@ from trainer.sampling import continue_texts, readable
 def run(
     run_dir: Path, prompt: str, num_bytes: int | None, temperature: float | None, seed: int, out: Path | None
 ) -> int:
-    """Continues a prompt, on one process or on ranks that share the experts as the run did.
+    """Continues a prompt, on one process or on ranks that share the network as the run did.
 
     Args:
         run_dir: folder of the run.
@@ -51,14 +51,15 @@ def run(
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest bytes, 1 for all")
-    if launch.world_size % config.parallel.expert:
+    together = config.parallel.expert * config.parallel.tensor
+    if launch.world_size % together:
         raise ValueError(
-            f"ranks: {launch.world_size} do not share experts as the run's {config.parallel.expert} did; "
-            f"start one, or a multiple of {config.parallel.expert}"
+            f"ranks: {launch.world_size} do not share the network as the run's {together} did; "
+            f"start one, or a multiple of {together}"
         )
     layout = plan_layout(config, launch.world_size)
     check_restorable(config, folder)
-    with joined(launch, layout.expert_parallel):
+    with joined(launch, expert_parallel=layout.expert_parallel, tensor_parallel=layout.tensor_parallel):
         model = restore(config, layout, folder)
         texts = continue_texts(model, [start], num_bytes, temperature=temperature, seed=seed)
     if launch.rank == 0:

@@ -1,5 +1,6 @@
 """How a run is laid out over its ranks, decided and checked before any process group exists."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ class Layout:
         world_size: all ranks.
         expert_parallel: ranks that share the experts of a layer; consecutive ranks form such a group.
         expert_data_parallel: groups of that kind, each with its own copy of every expert.
+        tensor_parallel: ranks that share the matrices of a block and see the same examples; consecutive ranks form
+            such a group.
         micro_batch: examples of one forward pass on one rank.
         accumulation: forward passes of one rank in an optimiser step.
         placement: where each expert lives, None for a dense model.
@@ -30,9 +33,19 @@ class Layout:
     world_size: int
     expert_parallel: int
     expert_data_parallel: int
+    tensor_parallel: int
     micro_batch: int
     accumulation: int
     placement: Placement | None
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that see different examples."""
+        return self.world_size // self.tensor_parallel
+
+    def data_rank(self, rank: int) -> int:
+        """Number of a rank among those that see different examples."""
+        return rank // self.tensor_parallel
 
     def slot_to_expert(self, moe_layer: int) -> np.ndarray:
         """Logical expert of each slot of an expert-parallel group.
@@ -69,6 +82,8 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
         FileError: the placement file is malformed, made for another model or group, or has replicas.
     """
     expert = config.parallel.expert
+    _check_tensor(config, world_size)
+    data_parallel = world_size // config.parallel.tensor
     if config.moe is None and expert > 1:
         raise ValueError(f"parallel.expert: {expert} ranks share experts that the model does not have; use 1")
     if world_size % expert:
@@ -88,13 +103,14 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
     _check_profile(config)
     micro_batch = config.optim.micro_batch
     if micro_batch is None:
-        micro_batch = accumulation_steps(config.optim.global_batch, 1, world_size)
+        micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
     return Layout(
         world_size=world_size,
         expert_parallel=expert,
-        expert_data_parallel=world_size // expert,
+        expert_data_parallel=data_parallel // expert,
+        tensor_parallel=config.parallel.tensor,
         micro_batch=micro_batch,
-        accumulation=accumulation_steps(config.optim.global_batch, micro_batch, world_size),
+        accumulation=accumulation_steps(config.optim.global_batch, micro_batch, data_parallel),
         placement=_placement(config),
     )
 
@@ -103,6 +119,8 @@ def describe(config: RunConfig, layout: Layout) -> str:
     """One line for a person: how the run is divided."""
     ranks = f"{layout.world_size} rank{'s' * (layout.world_size > 1)}"
     experts = ""
+    if layout.tensor_parallel > 1:
+        experts = f" = tensor {layout.tensor_parallel} x data {layout.data_parallel}"
     if config.moe is not None:
         experts = (
             f" = expert {layout.expert_parallel} x expert data {layout.expert_data_parallel}, "
@@ -111,7 +129,7 @@ def describe(config: RunConfig, layout: Layout) -> str:
         )
     return (
         f"{ranks}{experts}; batch {config.optim.global_batch} = {layout.micro_batch} x {layout.accumulation} micro "
-        f"x {layout.world_size}; {config.engine.label}"
+        f"x {layout.data_parallel}; {config.engine.label}"
     )
 
 
@@ -148,7 +166,8 @@ def _check_examples(config: RunConfig) -> None:
 
 
 def _check_sample(config: RunConfig, world_size: int) -> None:
-    shared = config.parallel.expert > 1 or (config.engine.shards_parameters and world_size > 1)
+    shared = config.parallel.expert * config.parallel.tensor > 1
+    shared |= config.engine.shards_parameters and world_size > 1
     match config.sample, config.model:
         case ImageSample(every=int(), sampler=sampler), _ if shared and sampler.kind == "dopri5":
             raise ValueError(
@@ -162,6 +181,33 @@ def _check_sample(config: RunConfig, world_size: int) -> None:
                     f"sample.num_bytes: {num_bytes} bytes after a prompt of {longest} exceed model.context {context}; "
                     + (f"use at most {context - longest}" if longest < context else "use shorter sample.prompts")
                 )
+
+
+def _check_tensor(config: RunConfig, world_size: int) -> None:
+    tensor, model = config.parallel.tensor, config.model
+    if tensor == 1:
+        return
+    if world_size % tensor:
+        raise ValueError(
+            f"parallel.tensor: {tensor} does not divide the {world_size} ranks; "
+            f"use one of {_divisors(world_size)} or start a multiple of {tensor} ranks"
+        )
+    widths = {"model.num_heads": model.num_heads}
+    if isinstance(model, GPTConfig):
+        widths["model.num_kv_heads"] = model.key_value_heads
+    if config.moe is None:
+        widths["model.feed_forward_hidden"] = model.feed_forward_hidden or 4 * model.hidden
+    for field, width in widths.items():
+        if width % tensor:
+            raise ValueError(
+                f"parallel.tensor: {tensor} ranks do not divide {field} {width} among them; use one of "
+                f"{_divisors(math.gcd(*widths.values()))}, or another {field}"
+            )
+    if config.moe is not None:
+        raise ValueError(
+            f"parallel.tensor: {tensor} ranks would send the same tokens to the experts {tensor} times; "
+            "use 1 with a moe section, and parallel.expert to divide the experts"
+        )
 
 
 def _check_dispatch(config: RunConfig) -> None:

@@ -50,7 +50,7 @@ def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, s
         dataset: what the run learns from.
         sinks: where rank 0 sends figures; empty elsewhere.
     """
-    with joined(launch, layout.expert_parallel):
+    with joined(launch, expert_parallel=layout.expert_parallel, tensor_parallel=layout.tensor_parallel):
         _Training(config, layout, launch, dataset, sinks).run()
 
 
@@ -155,21 +155,21 @@ class _Training:
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:
-        """Mean loss of the averaged weights over the held-out split, each example once; collective."""
+        """Mean loss of the averaged weights over the held-out split, each example once a tensor rank; collective."""
         examples = len(self.dataset.indices("held_out"))
         total = torch.zeros((), device=self.launch.device)
-        chunk = self.layout.micro_batch * self.launch.world_size
+        chunk = self.layout.micro_batch * self.layout.data_parallel
         loader = self._loader("held_out", chunk)
         with self.average.in_place():
             for index in range(-(-examples // chunk)):
                 micro = loader.global_micro(0)
                 first = index * chunk + micro * self.layout.micro_batch
-                with self._draws("held_out", index, micro) as generator:
+                with self._draws("held_out", first // self.layout.micro_batch, 0) as generator:
                     batch = loader.batch(index, 0).to(self.launch.device)
                     terms = self.task.step(self.module, batch, generator=generator)
                 total += terms.per_example[: max(0, examples - first)].sum()
         dist.all_reduce(total)
-        return float(total) / examples
+        return float(total) / (examples * self.layout.tensor_parallel)
 
     def _sample(self, step: int) -> None:
         """Draws what the run is asked to show to samples/; collective."""
@@ -193,8 +193,8 @@ class _Training:
             self.dataset,
             global_batch=global_batch,
             micro_batch=self.layout.micro_batch,
-            rank=self.launch.rank,
-            world_size=self.launch.world_size,
+            rank=self.layout.data_rank(self.launch.rank),
+            world_size=self.layout.data_parallel,
             seed=self.config.run.seed,
             split=split,
         )

@@ -25,14 +25,15 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 
     Args:
         config: the run.
-        layout: where the experts are.
+        layout: where the experts are, and how many ranks share a block; they cut their parts out of whole blocks.
 
     Returns:
         The network in float32 on the CPU; the engine moves and casts it.
     """
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model"))
     if config.moe is None:
-        return _network(config, lambda _: _dense_feed_forward(config), generator)
+        network = _network(config, lambda _: _dense_feed_forward(config), generator)
+        return _divided(network, layout)
 
     from moe.coherent_layer import CoherentMoELayer  # Megatron takes seconds to import
     from moe.layer import PlacedMoELayer, transformer_config
@@ -51,7 +52,7 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
     def mixture(layer: int) -> nn.Module:
         return layer_type(mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer), layout.hops)
 
-    return _network(config, mixture, generator)
+    return _divided(_network(config, mixture, generator), layout)
 
 
 def tokens_per_example(config: RunConfig) -> int:
@@ -125,6 +126,14 @@ def _expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
         return {}
     hidden, inner = config.model.hidden, config.moe.expert_hidden
     return {"linear_fc1.weight": (inner, hidden), "linear_fc2.weight": (hidden, inner)}
+
+
+def _divided(network: Network, layout: Layout) -> Network:
+    if layout.tensor_parallel > 1:
+        from trainer.model.tensor_parallel import divide  # Megatron takes seconds to import
+
+        divide(network)
+    return network
 
 
 def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:

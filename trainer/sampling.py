@@ -57,7 +57,7 @@ def draw_samples(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Draws one image for each label, the work divided over the ranks; collective.
+    """Draws one image for each label, the work divided over the ranks that see different data; collective.
 
     The starting noise of image i depends on the seed and on i alone.
 
@@ -73,9 +73,13 @@ def draw_samples(
     Returns:
         float32 [N, C, H, W] on the CPU, on every rank.
     """
+    from megatron.core import parallel_state
+
     assert isinstance(config.sample, ImageSample)
-    rank, world_size, device = dist.get_rank(), dist.get_world_size(), next(model.parameters()).device
-    share = -(-len(labels) // world_size)
+    group = parallel_state.get_data_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    rank, num_ranks, device = group.rank(), group.size(), next(model.parameters()).device
+    share = -(-len(labels) // num_ranks)
     own = torch.arange(rank * share, (rank + 1) * share) % len(labels)
     starts = [torch.Generator().manual_seed(derive_seed(seed, "start", image)) for image in own.tolist()]
     noise = torch.stack([torch.randn(config.data.shape, generator=start) for start in starts])
@@ -98,8 +102,8 @@ def draw_samples(
     drawn = sampler.build(config.sample.sampler).sample(
         counted, noise.to(device), sampler.times(config.sample.sampler), generator=generator
     )
-    shares = [torch.empty_like(drawn.final) for _ in range(world_size)]
-    dist.all_gather(shares, drawn.final.contiguous())
+    shares = [torch.empty_like(drawn.final) for _ in range(num_ranks)]
+    dist.all_gather(shares, drawn.final.contiguous(), group=group)
     return torch.cat(shares)[: len(labels)].cpu()
 
 

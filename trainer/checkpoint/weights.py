@@ -65,4 +65,5 @@ def initialise_from(model: nn.Module, path: Path) -> None:
     """
     with safe_open(path, framework="pt") as file:
         for named in named_parameters(model):
-            named.parameter.copy_(file.get_tensor(named.name))
+            whole = file.get_tensor(named.name)
+            named.parameter.copy_(whole if named.part is None else named.part.cut(whole))

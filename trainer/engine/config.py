@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from trainer.section import Section
 
@@ -37,4 +37,23 @@ class ParallelConfig(Section):
 
     expert: PositiveInt = 1
     """Ranks that share the experts of a layer."""
-    tensor: Literal[1] = 1
+    tensor: PositiveInt = 1
+    """Ranks that share the matrices of a block: attention by heads, feed-forward layers by their inner width."""
+    pipeline: PositiveInt = 1
+    """Only 1: every rank holds all blocks."""
+    context: PositiveInt = 1
+    """Only 1: every rank sees whole sequences."""
+
+    @model_validator(mode="after")
+    def _offered(self) -> "ParallelConfig":
+        if self.pipeline > 1:
+            raise ValueError(
+                f"pipeline: {self.pipeline} stages would each hold some blocks, and the loop sends every micro batch "
+                "through all of them; use 1, and tensor, expert or engine.zero_stage to divide a large model"
+            )
+        if self.context > 1:
+            raise ValueError(
+                f"context: {self.context} ranks would each hold some tokens of a sequence, and attention reads whole "
+                "sequences of its rank; use 1, and tensor to divide the attention by heads"
+            )
+        return self

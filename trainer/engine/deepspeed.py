@@ -35,7 +35,7 @@ from trainer.engine.deepspeed_step import take_zero_step
 from trainer.engine.groups import group_names
 from trainer.engine.protocol import Network, Shard, StatePiece, StepOutcome
 from trainer.layout import Layout
-from trainer.model.parameters import named_parameters
+from trainer.model.parameters import NamedParameter, named_parameters
 
 TAG = "state"
 
@@ -55,6 +55,7 @@ class DeepSpeedEngine:
         self.module = module.to(device)
         self._stage = config.engine.zero_stage
         self._has_experts = config.moe is not None
+        self._tensor_parallel = layout.tensor_parallel
         self._clip_norm = config.optim.clip_norm
         if self._has_experts:
             mark_moe_layers(module, layout.expert_parallel, layout.accumulation)
@@ -122,16 +123,24 @@ class DeepSpeedEngine:
 
     def full(self, shard: Shard, values: Tensor) -> Tensor:
         """See the protocol."""
-        parameter = self._parameter(shard)
-        if self._stage < 3:
+        part = self._named_of(shard).part
+        if self._stage == 3:
+            parameter = self._parameter(shard)
+            runs = [torch.empty_like(values) for _ in range(_data_group().size())]
+            dist.all_gather(runs, values.contiguous(), group=_data_group())
+            values = torch.cat(runs)[: parameter.ds_numel].view(parameter.ds_shape)
+        if part is None:
             return values
-        group = _data_group()
-        parts = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(parts, values.contiguous(), group=group)
-        return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+        whole = values.new_zeros(part.shape)
+        part.put(values, whole)
+        dist.all_reduce(whole, group=_tensor_group())
+        return whole
 
     def part(self, shard: Shard, values: Tensor) -> Tensor:
         """See the protocol."""
+        part = self._named_of(shard).part
+        if part is not None:
+            values = part.cut(values)
         if self._stage < 3:
             return values
         rank, size = dist.get_rank(_data_group()), shard.tensor.numel()
@@ -205,7 +214,10 @@ class DeepSpeedEngine:
         self._named = named_parameters(self.module)
 
     def _parameter(self, shard: Shard) -> Any:
-        return next(named.parameter for named in self._named if named.name == shard.name)
+        return self._named_of(shard).parameter
+
+    def _named_of(self, shard: Shard) -> NamedParameter:
+        return next(named for named in self._named if named.name == shard.name)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         if not self._has_experts:
@@ -239,24 +251,24 @@ class DeepSpeedEngine:
         return names
 
     def _gradients(self) -> tuple[list[Tensor], float]:
-        """The averaged gradients and their norm, experts counted over all their ranks.
+        """The averaged gradients and their norm, each parameter counted once over all ranks.
 
         Without ZeRO DeepSpeed clips experts by a wrong norm, and reports none.
         """
-        squares = {
-            False: torch.zeros((), device=self._engine.device),
-            True: torch.zeros((), device=self._engine.device),
-        }
+        from megatron.core import parallel_state
+
+        whole, experts, parts = torch.zeros(3, device=self._engine.device)
         gradients = []
         for named in self._named:
             if named.parameter.grad is not None:
                 gradients.append(named.parameter.grad)
-                squares[named.expert is not None] += named.parameter.grad.float().square().sum()
+                kind = experts if named.expert is not None else whole if named.part is None else parts
+                kind += named.parameter.grad.float().square().sum()
         if self._has_experts:
-            from megatron.core import parallel_state
-
-            dist.all_reduce(squares[True], group=parallel_state.get_expert_model_parallel_group())
-        return gradients, float((squares[False] + squares[True]).sqrt())
+            dist.all_reduce(experts, group=parallel_state.get_expert_model_parallel_group())
+        if self._tensor_parallel > 1:
+            dist.all_reduce(parts, group=_tensor_group())
+        return gradients, float((whole + experts + parts).sqrt())
 
     def _link_optimizer_state(self, parameter: Any) -> None:
         """Links all parameters to their moments, if this one is not; DeepSpeed does so when only one group has any."""
@@ -276,5 +288,13 @@ class DeepSpeedEngine:
 
 def _data_group() -> dist.ProcessGroup:
     group = groups._get_data_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _tensor_group() -> dist.ProcessGroup:
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_tensor_model_parallel_group()
     assert isinstance(group, dist.ProcessGroup)
     return group

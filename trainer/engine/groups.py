@@ -57,14 +57,16 @@ class Launch:
 
 
 @contextmanager
-def joined(launch: Launch, expert_parallel: int) -> Iterator[None]:
+def joined(launch: Launch, *, expert_parallel: int = 1, tensor_parallel: int = 1) -> Iterator[None]:
     """Joins the run's process groups and leaves them in an order that never aborts a finished run.
 
-    The default group is NCCL on GPUs and gloo on CPUs; the others are Megatron-Core's.
+    The default group is NCCL on GPUs and gloo on CPUs; the others are Megatron-Core's. Consecutive ranks form a
+    tensor-parallel group; ranks at that distance see different data.
 
     Args:
         launch: what the launcher said.
         expert_parallel: ranks of an expert-parallel group.
+        tensor_parallel: ranks of a tensor-parallel group.
 
     Yields:
         Nothing; inside, ``torch.distributed`` and ``megatron.core.parallel_state`` are initialised.
@@ -76,7 +78,7 @@ def joined(launch: Launch, expert_parallel: int) -> Iterator[None]:
         torch.cuda.set_device(launch.device)
     store = None if "MASTER_ADDR" in os.environ else dist.HashStore()
     dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=TIMEOUT, store=store)
-    parallel_state.initialize_model_parallel(expert_model_parallel_size=expert_parallel)
+    divide_ranks(expert_parallel, tensor_parallel)
     yield
     gc.collect()
     dist.barrier()
@@ -84,21 +86,40 @@ def joined(launch: Launch, expert_parallel: int) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:
+    """Makes Megatron-Core's process groups out of all ranks; collective.
+
+    Args:
+        expert_parallel: ranks of an expert-parallel group.
+        tensor_parallel: ranks of a tensor-parallel group.
+    """
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor_parallel,
+        expert_model_parallel_size=expert_parallel,
+        expert_tensor_parallel_size=1,
+    )
+
+
 def group_names() -> dict[str, str]:
     """Meaning of each process group of this rank.
 
     Returns:
-        From torch's name of a group to ``world``, ``data``, ``expert`` or ``expert_data``.
+        From torch's name of a group to ``world``, ``data``, ``tensor``, ``expert`` or ``expert_data``.
     """
     from megatron.core import parallel_state
 
     groups = {
         "world": dist.group.WORLD,
         "data": parallel_state.get_data_parallel_group(),
+        "tensor": parallel_state.get_tensor_model_parallel_group(),
         "expert": parallel_state.get_expert_model_parallel_group(),
         "expert_data": parallel_state.get_expert_data_parallel_group(),
     }
     named = {group.group_name: name for name, group in groups.items() if group is not None}
     routers = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
+    model = parallel_state.get_model_parallel_group()
     assert isinstance(routers, dist.ProcessGroup)
-    return {routers.group_name: "data", **named}
+    assert isinstance(model, dist.ProcessGroup)
+    return {routers.group_name: "data", model.group_name: "tensor", **named}

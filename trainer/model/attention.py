@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.dispatch.residency import Residency
+from trainer.model.division import Columns, Rows
 from trainer.model.gpt_config import GPTConfig
 
 LARGEST_PERIOD = 10_000.0
@@ -57,21 +58,30 @@ class Attention(nn.Module):
             layer: index of the block.
         """
         super().__init__()
-        self.layer, self.num_heads, self.num_kv_heads = layer, config.num_heads, config.key_value_heads
+        self.layer, self.queries_per_key = layer, config.num_heads // config.key_value_heads
         self.head_width, self.longest = config.hidden // config.num_heads, config.context
-        self.num_projected = self.num_heads + 2 * self.num_kv_heads
-        self.query_key_value = nn.Linear(config.hidden, self.num_projected * self.head_width, bias=False)
-        self.projection = nn.Linear(config.hidden, config.hidden, bias=False)
+        self.projected = (config.num_heads + 2 * config.key_value_heads) * self.head_width
+        self.query_key_value: nn.Module = nn.Linear(config.hidden, self.projected, bias=False)
+        self.projection: nn.Module = nn.Linear(config.hidden, config.hidden, bias=False)
+
+    def divide(self, columns: Columns, rows: Rows) -> None:
+        """Keeps this rank's heads, see :mod:`trainer.model.division`."""
+        self.query_key_value = columns(self.query_key_value, self._shares(self.projected))
+        self.projection = rows(self.projection)
 
     def forward(self, rows_TD: Tensor, residency: Residency, context: Context) -> Tensor:
         """Returns what each row reads from its context, [T, D]."""
-        heads = self.query_key_value(rows_TD).unflatten(1, (self.num_projected, self.head_width))
-        to_rotate, value = heads.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=1)
-        query, key = rotated(to_rotate, context.positions(residency), self.longest).split(
-            [self.num_heads, self.num_kv_heads], dim=1
-        )
+        heads = self.query_key_value(rows_TD).unflatten(1, (-1, self.head_width))
+        queries, keys, values = self._shares(heads.shape[1])
+        to_rotate, value = heads.split([queries + keys, values], dim=1)
+        query, key = rotated(to_rotate, context.positions(residency), self.longest).split([queries, keys], dim=1)
         attended = context.attend(self.layer, query, torch.stack([key, value], dim=1), residency)
-        return self.projection(attended.reshape(rows_TD.shape))
+        return self.projection(attended.flatten(1))
+
+    def _shares(self, total: int) -> tuple[int, int, int]:
+        """How many of `total` heads, or of their elements, are queries, keys and values."""
+        keys = total // (self.queries_per_key + 2)
+        return self.queries_per_key * keys, keys, keys
 
 
 def rotated(heads_THW: Tensor, positions_T: Tensor, longest: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.model.config import DiTConfig
+from trainer.model.division import Columns, Rows
 
 LARGEST_PERIOD = 10_000.0
 TIME_SCALE = 1_000.0
@@ -116,9 +117,9 @@ class Block(nn.Module):
             feed_forward: the block's feed-forward layer.
         """
         super().__init__()
-        self.num_heads, self.dropout = config.num_heads, config.dropout
-        self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
-        self.projection = nn.Linear(config.hidden, config.hidden)
+        self.head_width, self.dropout = config.hidden // config.num_heads, config.dropout
+        self.qkv: nn.Module = nn.Linear(config.hidden, 3 * config.hidden)
+        self.projection: nn.Module = nn.Linear(config.hidden, config.hidden)
         self.modulation = nn.Linear(config.hidden, 6 * config.hidden)
         self.feed_forward = feed_forward
 
@@ -131,11 +132,17 @@ class Block(nn.Module):
         return tokens_BND + gate_2 * functional.dropout(fed, self.dropout, self.training)
 
     def _attention(self, tokens_BND: Tensor) -> Tensor:
-        batch, length, width = tokens_BND.shape
-        heads = self.qkv(tokens_BND).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        heads = self.qkv(tokens_BND).unflatten(2, (3, -1, self.head_width))
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(query, key, value)
-        return self.projection(attended.transpose(1, 2).reshape(batch, length, width))
+        return self.projection(attended.transpose(1, 2).flatten(2))
+
+    def divide(self, columns: Columns, rows: Rows) -> None:
+        """Keeps this rank's heads and inner width, see :mod:`trainer.model.division`."""
+        self.qkv = columns(self.qkv, 3 * (self.modulation.in_features,))
+        self.projection = rows(self.projection)
+        if isinstance(self.feed_forward, FeedForward):
+            self.feed_forward.divide(columns, rows)
 
 
 class FeedForward(nn.Sequential):
@@ -144,6 +151,11 @@ class FeedForward(nn.Sequential):
     def __init__(self, hidden: int, inner: int) -> None:
         """Builds two linear layers of widths hidden -> inner -> hidden around a GELU."""
         super().__init__(nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden))
+        self.inner = inner
+
+    def divide(self, columns: Columns, rows: Rows) -> None:
+        """Keeps this rank's share of the inner width, see :mod:`trainer.model.division`."""
+        self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])
 
 
 def _modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

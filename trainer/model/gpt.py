@@ -15,6 +15,7 @@ from torch.nn import functional
 from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
 from trainer.model.attention import Attention, Context
 from trainer.model.context import Window
+from trainer.model.division import Columns, Rows
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.keyed_draws import derived_keys, keyed_dropout
 
@@ -180,6 +181,12 @@ class Block(nn.Module):
             fed_TD = self.feed_forward(self.feed_forward_norm(rows_TD)[None])[0]
         return rows_TD + self._drop(fed_TD, 1, residency, context), residency
 
+    def divide(self, columns: Columns, rows: Rows) -> None:
+        """Keeps this rank's heads and inner width, see :mod:`trainer.model.division`."""
+        self.attention.divide(columns, rows)
+        if isinstance(self.feed_forward, FeedForward):
+            self.feed_forward.divide(columns, rows)
+
     def _drop(self, values_TD: Tensor, sublayer: int, residency: Residency, context: Context) -> Tensor:
         keys_T = context.dropout_keys(residency)
         if keys_T is None:
@@ -193,3 +200,8 @@ class FeedForward(nn.Sequential):
     def __init__(self, hidden: int, inner: int) -> None:
         """Builds two linear layers of widths hidden -> inner -> hidden around a GELU."""
         super().__init__(nn.Linear(hidden, inner, bias=False), nn.GELU(), nn.Linear(inner, hidden, bias=False))
+        self.inner = inner
+
+    def divide(self, columns: Columns, rows: Rows) -> None:
+        """Keeps this rank's share of the inner width, see :mod:`trainer.model.division`."""
+        self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])

@@ -8,6 +8,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
+from trainer.model.division import HoldsParts, Part
+
 
 @runtime_checkable
 class HoldsExperts(Protocol):
@@ -41,11 +43,13 @@ class NamedParameter:
         name: its name; an expert's carries the logical expert id in place of Megatron's slot.
         parameter: the parameter.
         expert: (MoE layer, logical expert id), None for the dense parameters.
+        part: where it lies in the whole, None for a whole parameter.
     """
 
     name: str
     parameter: nn.Parameter
     expert: tuple[int, int] | None
+    part: Part | None
 
 
 def named_parameters(model: nn.Module) -> list[NamedParameter]:
@@ -58,7 +62,10 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
         Every parameter once, in the order of ``model.named_parameters()``.
     """
     experts: dict[int, tuple[str, tuple[int, int]]] = {}
+    parts: dict[int, Part] = {}
     for path, module in model.named_modules():
+        if isinstance(module, HoldsParts):
+            parts |= {id(module.get_parameter(name)): part for name, part in module.parts.items()}
         if isinstance(module, HoldsExperts):
             for expert, parameters in module.expert_parameters().items():
                 for name, parameter in parameters.items():
@@ -66,5 +73,5 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
     listed = []
     for name, parameter in model.named_parameters():
         logical, expert = experts.get(id(parameter), (name, None))
-        listed.append(NamedParameter(logical, parameter, expert))
+        listed.append(NamedParameter(logical, parameter, expert, parts.get(id(parameter))))
     return listed

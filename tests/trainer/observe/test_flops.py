@@ -43,7 +43,7 @@ def configuration(**sections: Any) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[None]:
-    with joined(Launch(0, 0, 1, 1), 1):
+    with joined(Launch(0, 0, 1, 1)):
         yield
 
 

@@ -1,0 +1,133 @@
+"""Short runs of the real loop under one division of the work after another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from trainer.config import RunConfig
+from trainer.data import Dataset, Split
+from trainer.observe.protocol import Sink
+
+STEPS, GLOBAL_BATCH, MICRO_BATCH = 4, 8, 2
+EXAMPLES = 24
+
+DENSE: dict[str, dict[str, Any]] = {
+    "dit": {"model": {"kind": "dit", "hidden": 32, "num_layers": 2, "num_heads": 4, "dropout": 0.1}},
+    "gpt": {
+        "model": {
+            "kind": "gpt",
+            "hidden": 32,
+            "num_layers": 2,
+            "num_heads": 8,
+            "num_kv_heads": 4,
+            "context": 16,
+            "dropout": 0.1,
+        },
+        "data": {"context": 12},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a run is divided over its ranks.
+
+    Attributes:
+        kind: of the network, a key of `DENSE`.
+        tensor: ranks of a tensor-parallel group.
+        zero_stage: of DeepSpeed.
+        expert: ranks of an expert-parallel group.
+        moe: section of that name; empty for a dense network.
+    """
+
+    kind: str = "dit"
+    tensor: int = 1
+    zero_stage: int = 1
+    expert: int = 1
+    moe: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, folder: Path) -> RunConfig:
+        """The run, its files in a folder."""
+        return RunConfig.model_validate(
+            {
+                "run": {"dir": folder},
+                **DENSE[self.kind],
+                "moe": self.moe or None,
+                "optim": {
+                    "steps": STEPS,
+                    "global_batch": GLOBAL_BATCH,
+                    "micro_batch": MICRO_BATCH,
+                    "lr": 1e-2,
+                    "clip_norm": 0.5,
+                    "weight_decay": 0.01,
+                    "ema_decay": 0.0,
+                },
+                "engine": {"zero_stage": self.zero_stage},
+                "parallel": {"tensor": self.tensor, "expert": self.expert},
+                "observe": {"log_every": 1, "tensorboard": False},
+                "evaluate": {"every": STEPS},
+            }
+        )
+
+
+class Noise(Dataset):
+    """Drawn examples, so that no data set has to be loaded."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.num_examples, self.num_classes, self.shape = EXAMPLES, config.data.num_classes, config.data.shape
+        generator = torch.Generator().manual_seed(3)
+        self.labels = None
+        if config.model.kind == "gpt":
+            self.values = torch.randint(256, (EXAMPLES, *self.shape), generator=generator)
+        else:
+            self.values = torch.randn(EXAMPLES, *self.shape, generator=generator)
+            self.labels = torch.arange(EXAMPLES) % 10
+
+    def indices(self, split: Split) -> torch.Tensor:
+        """The last seven examples are held out, which no batch divides."""
+        return torch.arange(EXAMPLES - 7) if split == "train" else torch.arange(EXAMPLES - 7, EXAMPLES)
+
+    def get(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Examples and labels."""
+        return self.values[ids], None if self.labels is None else self.labels[ids]
+
+
+class Figures(Sink):
+    """Keeps what a run reports."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, float]] = []
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:  # noqa: ARG002
+        """See `Sink.write`."""
+        self.values.append({name: value for name, value in values.items() if not name.startswith(("time.", "memory."))})
+
+
+def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Trains to the last step on process groups of its own.
+
+    Returns:
+        The figures of every step, and the whole final weights by their logical names.
+    """
+    from megatron.core import parallel_state
+
+    from trainer.engine.groups import Launch, divide_ranks
+    from trainer.layout import plan_layout
+    from trainer.loop import _Training
+
+    layout = plan_layout(config, world_size)
+    divide_ranks(layout.expert_parallel, layout.tensor_parallel)
+    launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
+    figures = Figures()
+    _Training(config, layout, launch, Noise(config), [figures]).run()
+    parallel_state.destroy_model_parallel()
+    weights = load_file(config.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
+    return figures.values, weights

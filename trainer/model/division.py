@@ -1,0 +1,73 @@
+"""Where the part of a parameter that a rank holds lies in the whole."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Columns = Callable[[nn.Module, Sequence[int]], nn.Module]
+"""From a linear layer, and the widths of the sections of its output, to this rank's share of each section."""
+Rows = Callable[[nn.Module], nn.Module]
+"""From a linear layer behind one of `Columns` to this rank's share of its input, summed over the ranks."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some stretches of a parameter along one dimension, one behind the other.
+
+    Attributes:
+        shape: of the whole parameter.
+        dimension: the one that is divided.
+        stretches: first index and length of each in the whole, in the order of the part.
+    """
+
+    shape: tuple[int, ...]
+    dimension: int
+    stretches: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], dimension: int, sections: Sequence[int], rank: int, num_ranks: int) -> "Part":
+        """The share of a rank: as much of each section as every other rank has.
+
+        Args:
+            shape: of the whole parameter.
+            dimension: the one that is divided.
+            sections: widths that add up to that dimension, each a multiple of the ranks.
+            rank: whose share it is, 0 to num_ranks - 1.
+            num_ranks: how many ranks share the parameter.
+        """
+        assert sum(sections) == shape[dimension]
+        stretches, first = [], 0
+        for width in sections:
+            assert width % num_ranks == 0
+            share = width // num_ranks
+            stretches.append((first + rank * share, share))
+            first += width
+        return cls(tuple(shape), dimension, tuple(stretches))
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """The part's values out of those of the whole parameter."""
+        return torch.cat([whole.narrow(self.dimension, *stretch) for stretch in self.stretches], self.dimension)
+
+    def put(self, values: Tensor, whole: Tensor) -> None:
+        """Writes the part's values to where they belong in the whole parameter."""
+        lengths = [length for _, length in self.stretches]
+        for stretch, piece in zip(self.stretches, values.split(lengths, self.dimension), strict=True):
+            whole.narrow(self.dimension, *stretch).copy_(piece)
+
+
+@runtime_checkable
+class HoldsParts(Protocol):
+    """A layer that holds parts of its parameters, known without importing Megatron.
+
+    Attributes:
+        parts: by the layer's own name of each parameter that is divided.
+    """
+
+    parts: dict[str, Part]
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The parameter of that name."""
+        ...
