@@ -87,7 +87,7 @@ def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
     opened(MetricsFile(config.run.dir / "metrics.jsonl"))
     if config.observe.tensorboard:
         opened(TensorBoard(config.run.dir / "tensorboard", last_step=started))
-    opened(terminal(first_step=started, last_step=config.optim.steps))
+    opened(terminal(first_step=started, last_step=config.optim.steps, folder=config.run.dir))
     return sinks
 
 

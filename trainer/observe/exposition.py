@@ -58,7 +58,7 @@ LAST_STEP = (
 )
 HEARTBEAT = (
     "trainer_heartbeat_timestamp_seconds",
-    "Unix time at which the last step ended, logged or not; stands still when the run hangs.",
+    "Unix time at which the last step ended, logged or not, or the process began; stands still when the run hangs.",
 )
 STEP_SECONDS = ("trainer_step_seconds", "Wall time of an optimiser step.")
 STEP_SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

@@ -44,8 +44,9 @@ class Prometheus(Sink):
         self._dropped: Counter | None = None
         self._dropped_so_far = 0
         self._step = Gauge(*STEP, registry=self.registry)
-        self._last_step = Gauge(*LAST_STEP, registry=self.registry)
+        self._last_step: Gauge | None = None
         self._heartbeat = Gauge(*HEARTBEAT, registry=self.registry)
+        self._heartbeat.set_to_current_time()  # a run that hangs before its first step shows too
         self._step_seconds = Histogram(*STEP_SECONDS, buckets=STEP_SECONDS_BUCKETS, registry=self.registry)
         try:
             self._server, self._thread = start_http_server(port, addr=host, registry=self.registry)
@@ -71,6 +72,8 @@ class Prometheus(Sink):
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """See `Sink.write`; figures without a Prometheus name are left out."""
         self._step.set(step)
+        if self._last_step is None:
+            self._last_step = Gauge(*LAST_STEP, registry=self.registry)
         self._last_step.set_to_current_time()
         for name in GAUGES.keys() & values.keys():
             if name not in self._gauges:

@@ -1,5 +1,4 @@
 import io
-import re
 import socket
 import threading
 import urllib.request
@@ -10,12 +9,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.observe import Sink
+from trainer.observe.dashboard import Dashboard
 from trainer.observe.exposition import COUNTERS, GAUGES, NAMES
 from trainer.observe.metrics import MetricsFile
 from trainer.observe.prometheus import Prometheus
 from trainer.observe.protocol import ExpertUse
 from trainer.observe.tensorboard import TensorBoard
-from trainer.observe.terminal import LogLines, ProgressBar, terminal
+from trainer.observe.terminal import LogLines
 
 VALUES = {"loss": 0.5, "grad_norm": 2.0, "lr": 1e-3, "time.step_s": 0.07, "time.samples_per_s": 914.0}
 
@@ -32,14 +32,14 @@ def scrape(sink: Prometheus) -> dict[str, float]:
     return {sample.name: sample.value for family in families for sample in family.samples if "le" not in sample.labels}
 
 
-@pytest.fixture(params=["metrics", "prometheus", "tensorboard", "lines", "bar"])
+@pytest.fixture(params=["metrics", "prometheus", "tensorboard", "lines", "dashboard"])
 def sink(request, tmp_path) -> Sink:
     makers = {
         "metrics": lambda: MetricsFile(tmp_path / "metrics.jsonl"),
         "prometheus": lambda: Prometheus(host="127.0.0.1", port=0),
         "tensorboard": lambda: TensorBoard(tmp_path / "tensorboard", last_step=0),
         "lines": lambda: LogLines(first_step=0, last_step=3, stream=io.StringIO()),
-        "bar": lambda: ProgressBar(first_step=0, last_step=3, stream=Screen()),
+        "dashboard": lambda: Dashboard(first_step=0, last_step=3, folder=tmp_path, stream=Screen()),
     }
     return makers[request.param]()
 
@@ -140,39 +140,3 @@ def test_tensorboard_shows_a_resumed_run_as_one_curve(tmp_path):
     assert set(events.Tags()["scalars"]) == {"loss", "time/step_s"}
     curve = [(scalar.step, scalar.value) for scalar in events.Scalars("loss")]
     assert curve == [(step, 1.0 if step <= 4 else 2.0) for step in range(1, 9)]
-
-
-def test_the_stream_decides_between_bar_and_lines():
-    assert isinstance(terminal(first_step=0, last_step=9, stream=io.StringIO()), LogLines)
-    bar = terminal(first_step=0, last_step=9, stream=Screen())
-    bar.close()
-    assert isinstance(bar, ProgressBar)
-
-
-@pytest.mark.parametrize(("first", "last"), [(0, 200), (60, 200), (0, 4), (195, 200)])
-def test_a_log_shows_the_first_and_last_step_and_about_ten_between(first, last):
-    stream = io.StringIO()
-    sink = LogLines(first_step=first, last_step=last, stream=stream)
-    for step in range(first + 1, last + 1):
-        sink.write(step, VALUES)
-    steps = [int(step) for step in re.findall(r"step +(\d+)/", stream.getvalue())]
-    assert steps[0] == first + 1
-    assert steps[-1] == last
-    assert len(steps) == len(stream.getvalue().splitlines()) <= 12
-    assert len(steps) >= min(10, last - first)
-
-
-def test_a_line_says_where_the_run_is_and_how_long_it_takes():
-    stream = io.StringIO()
-    sink = LogLines(first_step=0, last_step=10_000, stream=stream)
-    sink.write(1, {**VALUES, "time.step_s": 0.5, "held_out_loss": 0.625})
-    line = stream.getvalue()
-    assert line == "step     1/10000  loss 0.5000  held-out 0.6250  lr 1.00e-03  914 samples/s  1:23:20 left\n"
-
-
-def test_the_bar_shows_the_latest_step():
-    screen = Screen()
-    bar = ProgressBar(first_step=3, last_step=10, stream=screen)
-    bar.write(10, VALUES)
-    bar.close()
-    assert "step 10/10  loss 0.5000" in screen.getvalue().replace("\n", " ")
