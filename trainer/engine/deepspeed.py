@@ -116,7 +116,7 @@ class DeepSpeedEngine:
                 named.name,
                 getattr(named.parameter, "ds_tensor", named.parameter).data,
                 named.expert,
-                region_of(named.parameter),
+                region_of(named),
             )
             for named in self._named
         ]

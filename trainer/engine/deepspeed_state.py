@@ -83,12 +83,14 @@ def go_on(optimizer: Any, stage: int, updates: int) -> None:
             optimizer._reassign_or_swap_out_partitioned_parameters(group)
 
 
-def region_of(parameter: Any) -> Region:
+def region_of(named: NamedParameter) -> Region:
     """Where what this rank keeps of a network's parameter lies in it."""
-    if not hasattr(parameter, "ds_tensor"):
-        return Region.whole(tuple(parameter.shape))
-    start = parameter.partition_numel() * dist.get_rank(parameter.ds_process_group)
-    return Region.whole(tuple(parameter.ds_shape), start)
+    parameter: Any = named.parameter
+    shape, start = tuple(parameter.shape), 0
+    if hasattr(parameter, "ds_tensor"):
+        shape = tuple(parameter.ds_shape)
+        start = parameter.partition_numel() * dist.get_rank(parameter.ds_process_group)
+    return Region.whole(shape, start) if named.part is None else Region.of_part(named.part, shape, start)
 
 
 def _adam(optimizer: Any, stage: int) -> torch.optim.Optimizer:
@@ -107,7 +109,7 @@ def _held(named: Iterable[NamedParameter], optimizer: Any, stage: int) -> Iterat
         yield from _held_by_parameter(named, optimizer)
         return
     for parameter in named:
-        region = region_of(parameter.parameter)
+        region = region_of(parameter)
         if stage == 0:
             yield _Held(parameter, region, parameter.parameter, 0, parameter.parameter.numel())
             continue
@@ -124,5 +126,6 @@ def _held_by_parameter(named: Iterable[NamedParameter], optimizer: Any) -> Itera
         first = 0
         for parameter in parameters:
             count = parameter.partition_numel()
-            yield _Held(by_id[id(parameter)], region_of(parameter), owner, first, count)
+            held_of = by_id[id(parameter)]
+            yield _Held(held_of, region_of(held_of), owner, first, count)
             first += count

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from trainer.model.division import Part
+
 
 @dataclass(frozen=True)
 class Region:
@@ -12,23 +14,36 @@ class Region:
 
     Attributes:
         shape: of the whole tensor.
-        offset: index of the box's first element in it.
+        offset: index of the box's first element in it, or in the part.
         sizes: of the box.
         start: number of the first stored element among those of the box.
+        part: the stretches of the tensor that the box lies in, one behind the other; None: the whole tensor.
     """
 
     shape: tuple[int, ...]
     offset: tuple[int, ...]
     sizes: tuple[int, ...]
     start: int = 0
+    part: Part | None = None
 
     @classmethod
     def whole(cls, shape: tuple[int, ...], start: int = 0) -> "Region":
         """A tensor from one of its elements on, which is not cut in any other way."""
         return cls(shape, (0,) * len(shape), shape, start)
 
+    @classmethod
+    def of_part(cls, part: Part, sizes: tuple[int, ...], start: int = 0) -> "Region":
+        """The part of a tensor that a rank computes with, from one of its elements on.
+
+        Args:
+            part: where it lies.
+            sizes: of the part.
+            start: number of the first stored element among those of the part.
+        """
+        return cls(part.shape, (0,) * len(sizes), sizes, start, part)
+
     def rectangles(self, values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-        """Cuts stored values into rectangles of the whole tensor: at most three of a matrix.
+        """Cuts stored values into rectangles of the whole tensor: at most three of a matrix, and one more a stretch.
 
         Args:
             values: contiguous, any shape; what exceeds the box is padding.
@@ -41,7 +56,8 @@ class Region:
         cut, taken = [], 0
         for offset, sizes in _rectangles(self.sizes, self.start, stop):
             place = tuple(inside + corner for inside, corner in zip(offset, self.offset, strict=True))
-            cut.append((place, flat.narrow(0, taken, math.prod(sizes)).view(sizes)))
+            rectangle = flat.narrow(0, taken, math.prod(sizes)).view(sizes)
+            cut += [(place, rectangle)] if self.part is None else self.part.place(place, rectangle)
             taken += math.prod(sizes)
         return cut
 

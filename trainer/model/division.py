@@ -51,6 +51,27 @@ class Part:
         """The part's values out of those of the whole parameter."""
         return torch.cat([whole.narrow(self.dimension, *stretch) for stretch in self.stretches], self.dimension)
 
+    def place(self, offset: Sequence[int], values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
+        """Cuts a rectangle of the part into rectangles of the whole parameter.
+
+        Args:
+            offset: of the rectangle in the part.
+            values: of the rectangle.
+
+        Returns:
+            The offset of each in the whole, and a view of its values.
+        """
+        first, placed, before = offset[self.dimension], [], 0
+        end = first + values.shape[self.dimension]
+        for start, length in self.stretches:
+            low, high = max(first, before), min(end, before + length)
+            if low < high:
+                corner = list(offset)
+                corner[self.dimension] = start + low - before
+                placed.append((tuple(corner), values.narrow(self.dimension, low - first, high - low)))
+            before += length
+        return placed
+
     def put(self, values: Tensor, whole: Tensor) -> None:
         """Writes the part's values to where they belong in the whole parameter."""
         lengths = [length for _, length in self.stretches]
