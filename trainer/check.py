@@ -13,6 +13,7 @@ from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, parameter_shapes
+from trainer.observe.weights_and_biases import require_wandb
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec
 
@@ -37,6 +38,8 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     layout = plan_layout(config, world_size)
     if config.model.init_from is not None:
         check_weights(config.model.init_from, parameter_shapes(config))
+    if config.observe.wandb is not None:
+        require_wandb()
     console = Console(highlight=False)
     console.print(config.to_yaml(), end="", soft_wrap=True)
     console.rule()

@@ -71,6 +71,7 @@ def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
     from trainer.observe.prometheus import Prometheus
     from trainer.observe.tensorboard import TensorBoard
     from trainer.observe.terminal import terminal
+    from trainer.observe.weights_and_biases import Wandb, require_wandb
 
     sinks: list[Sink] = []
 
@@ -78,6 +79,8 @@ def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
         closing.callback(sink.close)
         sinks.append(sink)
 
+    if config.observe.wandb is not None:
+        require_wandb()
     if config.observe.port is not None:
         opened(Prometheus(host=config.observe.host, port=config.observe.port))  # refused: before a folder is made
     closing.enter_context(_locked(config.run.dir))
@@ -87,6 +90,9 @@ def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
     opened(MetricsFile(config.run.dir / "metrics.jsonl"))
     if config.observe.tensorboard:
         opened(TensorBoard(config.run.dir / "tensorboard", last_step=started))
+    if config.observe.wandb is not None:
+        settings = config.model_dump(mode="json")
+        opened(Wandb(config.observe.wandb, config.run.dir, settings, last_step=started))
     opened(terminal(first_step=started, last_step=config.optim.steps, folder=config.run.dir))
     return sinks
 

@@ -20,7 +20,7 @@ from trainer.observe.units import duration, scaled, sparkline
 
 FIGURE, CURVE = 11, 20
 REFRESHES_PER_S = 4
-_NAME, _CURVE, _FIGURE, _NOTE, _ALARM = "dim", "cyan", "bold", "dim", "bold red"
+_NAME, _CURVE, _FIGURE, _NOTE, _DONE, _ALARM = "dim", "cyan", "bold", "dim", "green", "bold red"
 _GAP = "   "
 
 
@@ -98,7 +98,13 @@ class Dashboard(Sink):
         for _ in range(4):
             line.add_column(no_wrap=True)
         line.add_row(
-            ProgressBar(total=story.last_step, completed=story.step, width=FIGURE + CURVE + 1),
+            ProgressBar(
+                total=story.last_step,
+                completed=story.step,
+                width=FIGURE + CURVE + 1,
+                complete_style=_CURVE,
+                finished_style=_DONE,
+            ),
             Text(f"{story.step / story.last_step:.0%}", _FIGURE),
             Text(f"{story.step:,} of {story.last_step:,}"),
             rest,

@@ -1,0 +1,85 @@
+"""Figures in Weights & Biases; the only place that knows its package."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moe.files import replacing
+from trainer.observe.config import WandbConfig
+from trainer.observe.protocol import Sink
+
+
+def require_wandb() -> None:
+    """Makes sure that the package is there, without importing it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            "observe.wandb: the package wandb is not installed here; pip install 'flowfabric[wandb]', "
+            "or observe.wandb=null"
+        )
+
+
+class Wandb(Sink):
+    """Sends every figure under its name, over the optimiser step.
+
+    A run that resumes goes on as the same run there: its id is kept in `wandb.id`. The steps since the checkpoint are
+    sent again, with the same figures.
+    """
+
+    def __init__(self, config: WandbConfig, folder: Path, settings: Mapping[str, Any], *, last_step: int) -> None:
+        """Signs in.
+
+        Args:
+            config: where the run goes.
+            folder: of the run, which exists.
+            settings: the resolved configuration, shown beside the run.
+            last_step: the step the run resumes from, 0 for a new one, which gets a new id.
+
+        Raises:
+            ValueError: the service refuses, or is not reached.
+        """
+        require_wandb()
+        wandb: Any = importlib.import_module("wandb")
+        try:
+            self._run = wandb.init(
+                project=config.project,
+                entity=config.entity,
+                name=config.name or folder.name,
+                mode=config.mode,
+                id=_identifier(folder / "wandb.id", anew=last_step == 0),
+                resume="allow",
+                dir=str(folder),
+                config=dict(settings),
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"observe.wandb: {config.project} cannot be opened ({reason}); "
+                "sign in with `wandb login`, or set observe.wandb.mode=offline"
+            ) from error
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Sink.write`; `time.step_s` appears as `time/step_s`."""
+        self._run.log({"step": step, **{name.replace(".", "/"): value for name, value in values.items()}})
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._run.finish()
+
+
+def _identifier(path: Path, *, anew: bool) -> str:
+    """The run's name in the service, the same until it starts from the beginning."""
+    if anew or not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(uuid.uuid4().hex + "\n", encoding="ascii")
+    return path.read_text(encoding="ascii").strip()
