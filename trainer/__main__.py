@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from moe.files import FileError
+from trainer.failure import RunFailed
 
 PATIENCE_S = 5.0
 
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(f"trainer {options.name}: {_located(error, options)}")
         return 2
+    except RunFailed as error:
+        if options.debug:
+            traceback.print_exc()
+        _complain(f"trainer {options.name}: {error}")
+        return 1
 
 
 def _complain(line: str) -> None:
@@ -248,7 +254,7 @@ def _verb(verbs, name: str, verb, summary: str, example: str, details: str = "")
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(verb=verb, name=name)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an input error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

@@ -15,9 +15,11 @@ import trainer.flow.target
 import trainer.flow.time
 from moe.config import MoEConfig
 from trainer.checkpoint.config import CheckpointConfig
+from trainer.data.loading import DataLoadingConfig
 from trainer.engine.config import DeepSpeedConfig, ParallelConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
+from trainer.model.mlp_config import MLPConfig
 from trainer.observe.config import ObserveConfig
 from trainer.optim import OptimConfig
 from trainer.section import Section
@@ -78,8 +80,25 @@ class TextSample(Section):
     """What the logits are divided by before a byte is drawn; 0: always the likeliest byte."""
 
 
-COMPANIONS = {"dit": {"data": "digits", "sample": "images"}, "gpt": {"data": "python_source", "sample": "text"}}
-"""The kinds of the other sections that fit each kind of model."""
+class PointSample(Section):
+    """Scatter plots of generated points, from the moving average of the weights and the same noise each time."""
+
+    kind: Literal["points"] = "points"
+    every: PositiveInt | None = None
+    """Steps between two plots while training; null: none."""
+    num: PositiveInt = 2000
+    """Points of a plot."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
+
+
+COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "dit": {"data": ("digits", "image_folder", "shards"), "sample": ("images",)},
+    "gpt": {"data": ("python_source",), "sample": ("text",)},
+    "mlp": {"data": ("toy", "shards"), "sample": ("points",)},
+}
+"""The kinds of the other sections that fit each kind of model; the first is what a section without a kind has."""
 
 
 class RunConfig(Section):
@@ -87,16 +106,17 @@ class RunConfig(Section):
 
     run: Run
     data: trainer.data.Config
-    model: Annotated[DiTConfig | GPTConfig, Field(discriminator="kind")]
+    data_loading: DataLoadingConfig = DataLoadingConfig()
+    model: Annotated[DiTConfig | GPTConfig | MLPConfig, Field(discriminator="kind")]
     moe: MoEConfig | None = None
     flow: Flow | None = None
-    """Present with a dit alone: a gpt learns by predicting the next byte."""
+    """Absent with a gpt alone, which learns by predicting the next byte."""
     optim: OptimConfig
     engine: DeepSpeedConfig = DeepSpeedConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: Evaluate = Evaluate()
-    sample: Annotated[ImageSample | TextSample, Field(discriminator="kind")]
+    sample: Annotated[ImageSample | TextSample | PointSample, Field(discriminator="kind")]
     trace: TraceConfig = TraceConfig()
     observe: ObserveConfig = ObserveConfig()
 
@@ -109,9 +129,9 @@ class RunConfig(Section):
         kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
         fitting = COMPANIONS.get(str(kind), COMPANIONS["dit"])
         filled = {**{name: {} for name in fitting}, **document}
-        for name, fitting_kind in {"model": kind, **fitting}.items():
+        for name, fitting_kinds in {"model": (kind,), **fitting}.items():
             if isinstance(filled.get(name), dict):
-                filled[name] = {"kind": fitting_kind, **filled[name]}
+                filled[name] = {"kind": fitting_kinds[0], **filled[name]}
         if kind != "gpt" and filled.get("flow") is None:
             filled["flow"] = {}
         return filled
@@ -120,8 +140,9 @@ class RunConfig(Section):
     def _sections_fit_the_model(self) -> "RunConfig":
         kind = self.model.kind
         for name, found in (("data", self.data.kind), ("sample", self.sample.kind)):
-            if found != COMPANIONS[kind][name]:
-                raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {COMPANIONS[kind][name]}")
+            fitting = COMPANIONS[kind][name]
+            if found not in fitting:
+                raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {' or '.join(fitting)}")
         if kind == "gpt" and self.flow is not None:
             raise ValueError("flow: a gpt model predicts the next byte and follows no flow; remove the section")
         return self

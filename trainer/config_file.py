@@ -68,7 +68,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _without_kind(field: str) -> str:
     """Drops the kind that pydantic puts behind the name of a section which is chosen by its kind."""
-    kinds = {*COMPANIONS, *(kind for fitting in COMPANIONS.values() for kind in fitting.values())}
+    kinds = {*COMPANIONS, *(kind for fitting in COMPANIONS.values() for kinds in fitting.values() for kind in kinds)}
     section, *inner = field.split(".")
     return ".".join([section, *(inner[1:] if inner and inner[0] in kinds else inner)])
 

@@ -8,11 +8,12 @@ import numpy as np
 from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from moe.files import FileError
 from moe.placement.placement import Placement
-from trainer.config import ImageSample, RunConfig, TextSample
-from trainer.data import DigitsConfig, PythonSourceConfig, accumulation_steps
+from trainer.config import ImageSample, PointSample, RunConfig, TextSample
+from trainer.data import PythonSourceConfig, accumulation_steps
 from trainer.engine.legality import check_engine
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
+from trainer.model.mlp_config import MLPConfig
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,20 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
 
 
 def _check_examples(config: RunConfig) -> None:
+    shape: tuple[int, ...] = tuple(config.data.shape)
     match config.data, config.model:
-        case DigitsConfig(size=size), DiTConfig(patch_size=patch_size) if size % patch_size:
+        case _, DiTConfig() if len(shape) != 3:
+            raise ValueError(f"data.path: its examples have shape {list(shape)}, which is no image; use an mlp model")
+        case _, DiTConfig(patch_size=patch_size) if shape[1] % patch_size or shape[2] % patch_size:
+            pixels = " x ".join(map(str, sorted(set(shape[1:]))))
             raise ValueError(
-                f"model.patch_size: {patch_size} does not divide images of {size} pixels; use one of {_divisors(size)}"
+                f"model.patch_size: {patch_size} does not divide images of {pixels} pixels; "
+                f"use one of {_divisors(math.gcd(*shape[1:]))}"
+            )
+        case _, MLPConfig() if len(shape) != 1 or shape[0] < 2:
+            raise ValueError(
+                f"data.path: its examples have shape {list(shape)}, and an mlp takes vectors of 2 values or more; "
+                "use a dit model for images"
             )
         case PythonSourceConfig(context=context), GPTConfig(context=longest) if context > longest:
             raise ValueError(
@@ -169,7 +180,14 @@ def _check_sample(config: RunConfig, world_size: int) -> None:
     shared = config.parallel.expert * config.parallel.tensor > 1
     shared |= config.engine.shards_parameters and world_size > 1
     match config.sample, config.model:
-        case ImageSample(every=int(), sampler=sampler), _ if shared and sampler.kind == "dopri5":
+        case ImageSample(every=int()), _ if not drawable(config):
+            raise ValueError(
+                f"sample.every: {config.sample.every}, but examples of {config.data.shape[0]} channels are no picture; "
+                "use null"
+            )
+        case ImageSample(every=int(), sampler=sampler) | PointSample(every=int(), sampler=sampler), _ if (
+            shared and sampler.kind == "dopri5"
+        ):
             raise ValueError(
                 "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights "
                 "must take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
@@ -192,6 +210,8 @@ def _check_tensor(config: RunConfig, world_size: int) -> None:
             f"parallel.tensor: {tensor} does not divide the {world_size} ranks; "
             f"use one of {_divisors(world_size)} or start a multiple of {tensor} ranks"
         )
+    if isinstance(model, MLPConfig):
+        raise ValueError(f"parallel.tensor: {tensor} ranks share attention heads, which an mlp lacks; use 1")
     widths = {"model.num_heads": model.num_heads}
     if isinstance(model, GPTConfig):
         widths["model.num_kv_heads"] = model.key_value_heads
@@ -208,6 +228,11 @@ def _check_tensor(config: RunConfig, world_size: int) -> None:
             f"parallel.tensor: {tensor} ranks would send the same tokens to the experts {tensor} times; "
             "use 1 with a moe section, and parallel.expert to divide the experts"
         )
+
+
+def drawable(config: RunConfig) -> bool:
+    """Whether what an image model draws can be shown: grey, or red, green and blue."""
+    return config.data.shape[0] in (1, 3)
 
 
 def _check_dispatch(config: RunConfig) -> None:

@@ -19,7 +19,9 @@ from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.checkpoint.state import load_checkpoint, save_checkpoint
 from trainer.checkpoint.weights import initialise_from
 from trainer.config import RunConfig
-from trainer.data import Dataset, Loader, Split
+from trainer.data import SPLITS, Dataset, Loader, Split
+from trainer.data.bad_examples import BadExampleList
+from trainer.data.feed import Feed
 from trainer.ema import MovingAverage
 from trainer.engine.build import build_engine
 from trainer.engine.groups import Launch, joined
@@ -69,9 +71,16 @@ class _Training:
         self.engine = build_engine(self.module, config, layout, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.loader = self._loader("train", config.optim.global_batch)
+        self.feed = Feed(self.loader, config.data_loading)
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
         self.migration = self._live_migration()
         self.started = steps[-1] if steps else 0
+        self.bad_examples = BadExampleList(
+            config.run.dir / "bad_samples.txt",
+            started=self.started,
+            num_examples=sum(len(dataset.indices(split)) for split in SPLITS),
+            max_bad_share=config.data_loading.max_bad_share,
+        )
         if steps:
             load_checkpoint(
                 step_folder(self._checkpoints, self.started),
@@ -120,7 +129,7 @@ class _Training:
             micro = self.loader.global_micro(local)
             with self.trace.step(step, local, micro):
                 with phase("forward"), self._draws("train", step, micro) as generator:
-                    batch = self.loader.batch(step - 1, local).to(self.launch.device)
+                    batch = self.bad_examples.take(step, self.feed.batch(step - 1, local)).to(self.launch.device)
                     loss = self.task.step(self.engine.model, batch, generator=generator).per_example.mean()
                 with phase("backward"):
                     self.engine.backward(loss)
@@ -142,19 +151,21 @@ class _Training:
             "grad_norm": norm,
             "lr": learning_rate(self.config.optim, step),
             **self.speed.figures(step_s),
+            "time.data_wait_s": self.feed.waited_s(),
             **peak_memory(self.launch.device),
             **self.expert_load.reduced(),
             **(self.migration.figures() if self.migration is not None else {}),
         }
         if _due(step, self.config.evaluate.every):
-            values |= self.task.held_out_figures(self._held_out_loss())
+            values |= self.task.held_out_figures(self._held_out_loss(step))
+        values["bad_samples"] = self.bad_examples.count()
         for sink in self.sinks:
             sink.write(step, values)
             if self.expert_load.layers:
                 sink.write_experts(self.expert_load.use())
 
     @torch.no_grad()
-    def _held_out_loss(self) -> float:
+    def _held_out_loss(self, step: int) -> float:
         """Mean loss of the averaged weights over the held-out split, each example once a tensor rank; collective."""
         examples = len(self.dataset.indices("held_out"))
         total = torch.zeros((), device=self.launch.device)
@@ -165,7 +176,7 @@ class _Training:
                 micro = loader.global_micro(0)
                 first = index * chunk + micro * self.layout.micro_batch
                 with self._draws("held_out", first // self.layout.micro_batch, 0) as generator:
-                    batch = loader.batch(index, 0).to(self.launch.device)
+                    batch = self.bad_examples.take(step, loader.batch(index, 0)).to(self.launch.device)
                     terms = self.task.step(self.module, batch, generator=generator)
                 total += terms.per_example[: max(0, examples - first)].sum()
         dist.all_reduce(total)
@@ -197,6 +208,7 @@ class _Training:
             world_size=self.layout.data_parallel,
             seed=self.config.run.seed,
             split=split,
+            max_bad_share=self.config.data_loading.max_bad_share,
         )
 
     @contextmanager

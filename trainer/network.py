@@ -9,12 +9,12 @@ from torch import nn
 from moe.config import MoEConfig
 from moe.seed import derive_seed
 from trainer.config import RunConfig
-from trainer.data import DigitsConfig, PythonSourceConfig
 from trainer.engine.protocol import Network
 from trainer.layout import Layout
-from trainer.model import dit, gpt
+from trainer.model import dit, gpt, mlp
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
+from trainer.model.mlp_config import MLPConfig
 
 
 def build_model(config: RunConfig, layout: Layout) -> Network:
@@ -56,13 +56,15 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 
 
 def tokens_per_example(config: RunConfig) -> int:
-    """Tokens that the network makes of one example: the patches of an image, or the bytes that a window predicts."""
-    match config.data, config.model:
-        case DigitsConfig(size=size), DiTConfig(patch_size=patch_size):
-            return (size // patch_size) ** 2
-        case PythonSourceConfig(context=context), _:
-            return context
-    raise AssertionError("the configuration lets no other pair through")
+    """Tokens of one example: the patches of an image, the bytes that a window predicts, or the one vector."""
+    match config.model, config.data.shape:
+        case DiTConfig(patch_size=patch_size), (_, height, width):
+            return (height // patch_size) * (width // patch_size)
+        case GPTConfig(), (window,):
+            return window - 1
+        case MLPConfig(), _:
+            return 1
+    raise AssertionError("the layout lets no other pair through")
 
 
 def dense_parameters(config: RunConfig) -> list[int]:
@@ -117,7 +119,7 @@ def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _dense_feed_forward(config: RunConfig) -> nn.Module:
-    layer = dit.FeedForward if isinstance(config.model, DiTConfig) else gpt.FeedForward
+    layer = gpt.FeedForward if isinstance(config.model, GPTConfig) else dit.FeedForward
     return layer(config.model.hidden, dense_inner(config))
 
 
@@ -147,10 +149,15 @@ def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
 
 
 def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> Network:
-    match config.model, config.data:
-        case DiTConfig() as model, DigitsConfig(shape=shape, num_classes=classes):
-            assert len(shape) == 3
+    classes = config.data.num_classes
+    match config.model, config.data.shape:
+        case DiTConfig() as model, (channels, height, width):
+            shape = channels, height, width
             return dit.DiT(model, shape=shape, num_classes=classes, feed_forward=feed_forward, generator=generator)
-        case GPTConfig() as model, PythonSourceConfig():
+        case MLPConfig() as model, (values,):
+            return mlp.MLP(
+                model, num_values=values, num_classes=classes, feed_forward=feed_forward, generator=generator
+            )
+        case GPTConfig() as model, _:
             return gpt.GPT(model, feed_forward=feed_forward, generator=generator)
-    raise AssertionError("the configuration lets no other pair through")
+    raise AssertionError("the layout lets no other pair through")

@@ -11,22 +11,25 @@ from rich.console import Console
 
 import trainer.data
 from moe.files import replacing
-from trainer.config import ImageSample, RunConfig
+from trainer.config import PointSample, RunConfig, TextSample
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
-from trainer.layout import plan_layout
+from trainer.layout import drawable, plan_layout
 from trainer.observe.quality import class_accuracy, frechet_distance, image_grid
 from trainer.restore import check_restorable, newest_checkpoint, restore, restored_config
-from trainer.sampling import draw_samples
+from trainer.sampling import draw_samples, labels_in_turn, plot_points
 from trainer.task import FlowTask
+
+JUDGED = 10_000
+"""Examples of the data that judge those that are drawn."""
 
 
 def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, quality: Path | None) -> int:
-    """Draws a grid from a run on one process.
+    """Draws a grid of images or a scatter plot of points from a run on one process.
 
     Args:
         run_dir: folder of the run.
-        num: images, a multiple of the number of classes.
+        num: images or points, a multiple of the number of classes.
         out: PNG to write.
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
@@ -40,11 +43,14 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
     """
     folder = newest_checkpoint(run_dir)
     config = restored_config(folder, world_size=1)
-    if not isinstance(config.sample, ImageSample):
+    if isinstance(config.sample, TextSample):
         raise ValueError(
             f"run_dir: {run_dir} holds a {config.model.kind} model, which draws no images; use the generate verb"
         )
-    classes = config.data.num_classes
+    is_plot = isinstance(config.sample, PointSample)
+    if not is_plot and not drawable(config):
+        raise ValueError(f"run_dir: {run_dir} draws examples of {config.data.shape[0]} channels, which are no picture")
+    classes = max(1, config.data.num_classes)
     if num < 1 or num % classes:
         raise ValueError(
             f"--num: {num} is no positive multiple of the {classes} classes; use {max(1, num // classes) * classes}"
@@ -53,42 +59,41 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
     if not 0 <= guidance < math.inf:
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
     check_restorable(config, folder)
-    labels = torch.arange(classes).repeat(num // classes)
+    labels = labels_in_turn(config, num)
     with joined(Launch.from_environment(), expert_parallel=1):
         task = FlowTask(config)
         model = restore(config, plan_layout(config, 1), folder)
-        images = _drawn(config, task, model, labels, guidance, seed)
-        image_grid(images, classes, out)
-        print(f"{out}: {num} images of {folder.name}, guidance {guidance:g}")
+        drawn = _drawn(config, task, model, labels, guidance, seed)
+        if is_plot:
+            plot_points(config, torch.from_numpy(drawn), labels, out)
+        else:
+            image_grid(drawn, classes if classes > 1 else math.isqrt(num - 1) + 1, out)
+        print(f"{out}: {num} {'points' if is_plot else 'images'} of {folder.name}, guidance {guidance:g}")
         if quality is not None:
             unguided = _drawn(config, task, model, labels, 1.0, seed)
             dataset = trainer.data.build(config.data)
-            real, real_labels = dataset.get(dataset.indices("train"))
-            assert real_labels is not None
+            real, real_labels = dataset.get(dataset.indices("held_out" if dataset.endless else "train")[:JUDGED])
             figures = {
                 "num": num,
                 "guidance": guidance,
-                "class_accuracy": class_accuracy(images, labels.numpy(), real.numpy(), real_labels.numpy()),
                 "frechet_distance_unguided": frechet_distance(unguided, real.numpy()),
             }
+            if real_labels is not None:
+                figures["class_accuracy"] = class_accuracy(drawn, labels.numpy(), real.numpy(), real_labels.numpy())
             with replacing(quality) as temporary:
                 temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-            print(
-                f"{quality}: {figures['class_accuracy']:.1%} are the class asked for; "
-                f"Fréchet distance without guidance {figures['frechet_distance_unguided']:.3f}"
-            )
+            judged = f"{figures['class_accuracy']:.1%} are the class asked for; " if "class_accuracy" in figures else ""
+            print(f"{quality}: {judged}Fréchet distance without guidance {figures['frechet_distance_unguided']:.3f}")
     return 0
 
 
 def _drawn(
     config: RunConfig, task: FlowTask, model: Network, labels: torch.Tensor, guidance: float, seed: int
 ) -> NDArray[np.float32]:
-    """Draws images and tells a terminal how far it is."""
-    with Console(stderr=True).status(f"drawing {len(labels)} images") as status:
+    """Draws examples and tells a terminal how far it is."""
+    with Console(stderr=True).status(f"drawing {len(labels)}") as status:
 
         def tell(evaluations: int) -> None:
-            status.update(
-                f"drawing {len(labels)} images, guidance {guidance:g}: {evaluations} evaluations of the field"
-            )
+            status.update(f"drawing {len(labels)}, guidance {guidance:g}: {evaluations} evaluations of the field")
 
         return draw_samples(config, task, model, labels, guidance=guidance, seed=seed, progress=tell).numpy()

@@ -7,15 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import trainer.data
 from moe.files import replacing
 from moe.seed import derive_seed
-from trainer.config import ImageSample, RunConfig, TextSample
+from trainer.config import ImageSample, PointSample, RunConfig, TextSample
 from trainer.engine.protocol import Network
 from trainer.flow import sampler
 from trainer.model.generation import generate
 from trainer.model.gpt import GPT
 from trainer.model.head import guided_field
 from trainer.observe.quality import image_grid
+from trainer.observe.scatter import scatter_plot
 from trainer.task import FlowTask, Task
 
 RULE = f"\n{'-' * 80}\n"
@@ -28,22 +30,55 @@ def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> N
         config: the run.
         task: what the network was trained for.
         model: the network, in evaluation mode.
-        stem: the file without its ending: a grid with a class a column becomes a .png, texts become a .txt.
+        stem: the file without its ending: a grid or a scatter plot becomes a .png, texts become a .txt.
     """
     writes, seed = dist.get_rank() == 0, config.run.seed
     match config.sample:
         case ImageSample(per_class=per_class, guidance=guidance):
             assert isinstance(task, FlowTask)
-            labels = torch.arange(config.data.num_classes).repeat(per_class)
+            columns = config.data.num_classes or per_class
+            labels = labels_in_turn(config, columns * per_class)
             images = draw_samples(config, task, model, labels, guidance=guidance, seed=seed)
             if writes:
-                image_grid(images.numpy(), config.data.num_classes, stem.with_suffix(".png"))
+                image_grid(images.numpy(), columns, stem.with_suffix(".png"))
+        case PointSample(num=num, guidance=guidance):
+            assert isinstance(task, FlowTask)
+            labels = labels_in_turn(config, num)
+            points = draw_samples(config, task, model, labels, guidance=guidance, seed=seed)
+            if writes:
+                plot_points(config, points, labels, stem.with_suffix(".png"))
         case TextSample(prompts=prompts, num_bytes=num_bytes, temperature=temperature):
             starts = [prompt.encode() for prompt in prompts]
             texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
             if writes:
                 with replacing(stem.with_suffix(".txt")) as temporary:
                     temporary.write_text(RULE.join(map(readable, texts)) + "\n", encoding="utf-8")
+
+
+def labels_in_turn(config: RunConfig, num: int) -> Tensor:
+    """Labels of so many examples, the classes in turn, int64 [num]; without classes the one that stands for none."""
+    return torch.arange(num) % max(1, config.data.num_classes)
+
+
+def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path) -> None:
+    """Plots drawn points beside as many of the data set's, those that were held out first.
+
+    Args:
+        config: the run.
+        points: [N, D].
+        labels: int64 [N], shown as colours where there are classes.
+        path: PNG to write.
+    """
+    dataset = trainer.data.build(config.data)
+    real, real_labels = dataset.get(dataset.indices("held_out")[: len(points)])
+    colours = None if real_labels is None else labels.numpy()
+    scatter_plot(
+        {
+            "data": (real.numpy(), None if real_labels is None else real_labels.numpy()),
+            "drawn": (points.numpy(), colours),
+        },
+        path,
+    )
 
 
 @torch.no_grad()
@@ -57,9 +92,9 @@ def draw_samples(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Draws one image for each label, the work divided over the ranks that see different data; collective.
+    """Draws one example for each label, the work divided over the ranks that see different data; collective.
 
-    The starting noise of image i depends on the seed and on i alone.
+    The starting noise of example i depends on the seed and on i alone.
 
     Args:
         config: names the sampler.
@@ -71,11 +106,11 @@ def draw_samples(
         progress: called after each evaluation of the field with their number so far.
 
     Returns:
-        float32 [N, C, H, W] on the CPU, on every rank.
+        float32 [N, *shape] on the CPU, on every rank.
     """
     from megatron.core import parallel_state
 
-    assert isinstance(config.sample, ImageSample)
+    assert isinstance(config.sample, ImageSample | PointSample)
     group = parallel_state.get_data_parallel_group()
     assert isinstance(group, dist.ProcessGroup)
     rank, num_ranks, device = group.rank(), group.size(), next(model.parameters()).device

@@ -11,7 +11,7 @@ from trainer.config import RunConfig
 from trainer.data import Batch
 from trainer.flow import coupling, objective, path, target, time
 from trainer.flow.objective import LossTerms, Model
-from trainer.model.config import DiTConfig
+from trainer.model.gpt_config import GPTConfig
 
 
 class Task(Protocol):
@@ -37,7 +37,7 @@ class Task(Protocol):
 
 def build(config: RunConfig) -> Task:
     """The task that the kind of the model asks for."""
-    return FlowTask(config) if isinstance(config.model, DiTConfig) else NextTokenTask()
+    return NextTokenTask() if isinstance(config.model, GPTConfig) else FlowTask(config)
 
 
 class FlowTask(Task):
@@ -46,7 +46,7 @@ class FlowTask(Task):
     def __init__(self, config: RunConfig) -> None:
         """Builds the parts that the configuration names."""
         assert config.flow is not None
-        assert isinstance(config.model, DiTConfig)
+        assert not isinstance(config.model, GPTConfig)
         self.coupling = coupling.build(config.flow.coupling)
         self.time = time.build(config.flow.time)
         self.path = path.build(config.flow.path)

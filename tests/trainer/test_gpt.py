@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.trainer.language_models import SIZES, dense, window
+from trainer.keyed_draws import derived_keys, keyed_dropout, uniform
 from trainer.model.attention import attend_last, attend_scattered, attend_whole, rotated
 from trainer.model.gpt import GPT, FeedForward
 from trainer.model.gpt_config import GPTConfig
-from trainer.model.keyed_draws import derived_keys, keyed_dropout, uniform
 
 exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
 

@@ -5,36 +5,60 @@ from typing import Annotated
 from pydantic import Field
 
 from trainer.data.digits import Digits, DigitsConfig
+from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.loader import Loader, accumulation_steps
-from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split
 from trainer.data.python_source import PythonSource, PythonSourceConfig
+from trainer.data.shard_index import ShardIndex, read_index
+from trainer.data.shard_writer import write_shards
+from trainer.data.shards import Shards, ShardsConfig
+from trainer.data.toy import Toy, ToyConfig
 
-Config = Annotated[DigitsConfig | PythonSourceConfig, Field(discriminator="kind")]
+AnyConfig = DigitsConfig | ImageFolderConfig | PythonSourceConfig | ShardsConfig | ToyConfig
+Config = Annotated[AnyConfig, Field(discriminator="kind")]
 
 
-def build(config: DigitsConfig | PythonSourceConfig) -> Dataset:
-    """Loads the data set that `config.kind` names.
+def build(config: AnyConfig) -> Dataset:
+    """Opens the data set that `config.kind` names.
 
     Raises:
-        ValueError: this machine does not have it, or too little of it.
+        ValueError: this machine does not have it, too little of it, or it is not what the configuration says.
     """
     match config:
         case DigitsConfig():
             return Digits(config.held_out, config.size)
+        case ImageFolderConfig():
+            return ImageFolder(config)
         case PythonSourceConfig():
             return PythonSource(config.context, config.held_out, config.max_bytes)
+        case ShardsConfig():
+            return Shards(config)
+        case ToyConfig():
+            return Toy(config)
 
 
 __all__ = [
+    "SPLITS",
+    "AnyConfig",
+    "BadExamples",
     "Batch",
     "Config",
     "Dataset",
     "Digits",
     "DigitsConfig",
+    "ImageFolder",
+    "ImageFolderConfig",
     "Loader",
     "PythonSource",
     "PythonSourceConfig",
+    "ShardIndex",
+    "Shards",
+    "ShardsConfig",
     "Split",
+    "Toy",
+    "ToyConfig",
     "accumulation_steps",
     "build",
+    "read_index",
+    "write_shards",
 ]

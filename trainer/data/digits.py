@@ -50,7 +50,6 @@ class Digits(Dataset):
         size: 8, 16 or 32 pixels a side.
     """
 
-    num_examples = NUM_DIGITS
     num_classes = 10
 
     def __init__(self, held_out: int, size: Literal[8, 16, 32]) -> None:

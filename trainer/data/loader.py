@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.failure import RunFailed
 
 
 def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
@@ -31,12 +34,34 @@ def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> 
     )
 
 
+def check_bad_share(bad: Collection[str], num_examples: int, max_bad_share: float) -> None:
+    """Ends a run whose data are worse than it allows.
+
+    Args:
+        bad: what is wrong with each example that cannot be read.
+        num_examples: of the split.
+        max_bad_share: the share of them that may be bad.
+
+    Raises:
+        RunFailed: more than that are.
+    """
+    if len(bad) > max_bad_share * num_examples:
+        raise RunFailed(
+            f"data_loading.max_bad_share: {len(bad)} of {num_examples} examples cannot be read, more than "
+            f"{max_bad_share:g} of them, the last one {list(bad)[-1]}; mend or remove them, or allow more"
+        )
+
+
 class Loader:
     """Deals an endless stream of shuffled epochs out to the ranks.
 
     The epochs follow each other in one sequence of positions, so a batch may span two of them. Step s (from 0) takes
     positions s*G to (s+1)*G of a global batch of G, cut into micro batches numbered from 0; rank r of W takes the
     r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
+    An endless data set is dealt in the order of its numbers.
+
+    In the place of an example that cannot be read stands the next one of its split (in the order of
+    `Dataset.indices`, after the last the first) that can: the same on every rank and in every epoch.
 
     Args:
         dataset: where the examples are.
@@ -46,6 +71,7 @@ class Loader:
         world_size: how many processes share the data.
         seed: of the shuffles, 0 or more.
         split: which part of the data set is dealt.
+        max_bad_share: share of the split that may be bad, at least 0 and below 1.
 
     Raises:
         ValueError: if the global batch is not a multiple of micro_batch * world_size.
@@ -61,6 +87,7 @@ class Loader:
         world_size: int,
         seed: int,
         split: Split = "train",
+        max_bad_share: float = 0.0,
     ) -> None:
         self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
         self._dataset = dataset
@@ -69,6 +96,9 @@ class Loader:
         self._micro_batch = micro_batch
         self._rank = rank
         self._seed = seed
+        self._endless = dataset.endless and split == "train"
+        self._max_bad_share = max_bad_share
+        self._bad: dict[int, str] = {}
         self._orders: dict[int, Tensor] = {}
 
     def global_micro(self, local: int) -> int:
@@ -84,14 +114,37 @@ class Loader:
 
         Returns:
             The examples, on the CPU.
+
+        Raises:
+            RunFailed: more examples are bad than may be.
         """
         first = step * self._global_batch + self.global_micro(local) * self._micro_batch
-        ids = torch.cat(self._ids(first, first + self._micro_batch))
-        x_1, labels = self._dataset.get(ids)
-        return Batch(x_1=x_1, condition=labels, ids=ids)
+        return self._read(torch.cat(self._ids(first, first + self._micro_batch)))
+
+    def _read(self, due: Tensor) -> Batch:
+        while True:
+            bad = dict(self._bad)
+            ids = torch.tensor([self._stand_in(number, bad) for number in due.tolist()]) if bad else due
+            try:
+                x_1, labels = self._dataset.get(ids)
+            except BadExamples as error:
+                self._bad.update(error.reasons)
+                check_bad_share(self._bad.values(), len(self._indices), self._max_bad_share)
+            else:
+                replaced = {number: bad[number] for number in due.tolist() if number in bad}
+                return Batch(x_1=x_1, condition=labels, ids=ids, replaced=replaced)
+
+    def _stand_in(self, number: int, bad: Mapping[int, str]) -> int:
+        if number not in bad:
+            return number
+        place = int((self._indices == number).nonzero())
+        following = self._indices.roll(-place - 1).tolist()
+        return next(other for other in following if other not in bad)
 
     def _ids(self, first: int, end: int) -> list[Tensor]:
         """Returns the ids at positions first to end of the stream, one piece for each epoch that they touch."""
+        if self._endless:
+            return [torch.arange(first, end)]
         length = len(self._indices)
         pieces = []
         while first < end:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 
 @dataclass(frozen=True)
@@ -16,38 +18,63 @@ class Batch:
     """One micro batch.
 
     Attributes:
-        x_1: data points, float32 [B, C, H, W] images or int64 [B, N + 1] tokens.
+        x_1: data points: float32 [B, C, H, W] images or [B, D] vectors, or int64 [B, N + 1] tokens.
         condition: int64 [B] class labels, or None for data without classes.
         ids: int64 [B] which examples of the data set these are.
+        replaced: examples whose turn it was and that cannot be read, by id: where each lies and what is wrong.
     """
 
     x_1: Tensor
     condition: Tensor | None
     ids: Tensor
+    replaced: Mapping[int, str] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """Returns the same batch with what a network reads on `device`."""
         condition = None if self.condition is None else self.condition.to(device)
-        return Batch(x_1=self.x_1.to(device), condition=condition, ids=self.ids)
+        return replace(self, x_1=self.x_1.to(device), condition=condition)
+
+
+class BadExamples(Exception):  # noqa: N818  it is what was found
+    """Examples that cannot be read.
+
+    Args:
+        reasons: by id, the file (and row) and what is wrong with it.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = dict(reasons)
 
 
 class Dataset(Protocol):
     """Examples addressed by number, cut once and for all into a training and a held-out part.
 
     Attributes:
-        num_examples: how many examples both splits hold together; ids run from 0 to this, exclusive.
         num_classes: how many classes the labels name; 0 without labels.
-        shape: of an example: (C, H, W) of an image, (N + 1,) of a window of text.
+        shape: of an example: (C, H, W) of an image, (D,) of a vector, (N + 1,) of a window of text.
+        endless: every number from 0 on is a training example, so that none comes twice; `indices` then knows the
+            held-out part alone.
     """
 
-    num_examples: int
     num_classes: int
     shape: tuple[int, ...]
+    endless: bool = False
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""
         ...
 
     def get(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns the examples [B, *shape] (see `Batch.x_1`) and labels int64 [B] (or None) of the ids int64 [B]."""
+        """Reads examples; a function of their ids alone, and safe to call from several threads.
+
+        Args:
+            indices: int64 [B] ids.
+
+        Returns:
+            The examples [B, *shape] (see `Batch.x_1`) and their labels int64 [B], None without classes.
+
+        Raises:
+            BadExamples: some of them cannot be read; names each.
+        """
         ...

@@ -91,8 +91,7 @@ class PythonSource(Dataset):
         self._bytes = np.frombuffer(b"".join(_sources(library).values()), dtype=np.uint8)
         starts = [np.arange(border, end - context, context), np.arange(0, held_out - context, context)]
         self._starts = np.concatenate(starts)
-        self.num_examples = len(self._starts)
-        train, held = torch.arange(self.num_examples).split([len(part) for part in starts])
+        train, held = torch.arange(len(self._starts)).split([len(part) for part in starts])
         self._splits: dict[Split, Tensor] = {"train": train, "held_out": held}
 
     def indices(self, split: Split) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 from trainer.engine.region import Region
 from trainer.model.dit import DiT
 from trainer.model.gpt import GPT
+from trainer.model.mlp import MLP
 
-Network = DiT | GPT
+Network = DiT | GPT | MLP
 """What a run can train; its ``blocks`` are the layers of its traces."""
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from moe.dispatch.residency import Residency, gather_rows
+from trainer.keyed_draws import derived_keys
 from trainer.model.attention import Context, attend_last, attend_scattered, attend_whole
-from trainer.model.keyed_draws import derived_keys
 
 
 class Window(Context):

@@ -75,13 +75,13 @@ class DiT(nn.Module):
         dtype = self.embed_patches.weight.dtype
         if condition is None:
             condition = torch.full(t.shape, self.null_label, device=t.device)
-        steering_BD = self.embed_time(_wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
+        steering_BD = self.embed_time(wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
         steering_BD = functional.silu(steering_BD + self.embed_label(condition))
         tokens_BND = self.embed_patches(self._patches(x_t).to(dtype)) + self.positions.to(dtype)
         for block in self.blocks:
             tokens_BND = block(tokens_BND, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
-        return self._image(self.unembed_patches(_modulate(tokens_BND, shift, scale)).float(), x_t.shape)
+        return self._image(self.unembed_patches(modulate(tokens_BND, shift, scale)).float(), x_t.shape)
 
     def _patches(self, x_t: Tensor) -> Tensor:
         batch, channels = x_t.shape[:2]
@@ -126,9 +126,9 @@ class Block(nn.Module):
     def forward(self, tokens_BND: Tensor, steering_BD: Tensor) -> Tensor:
         """Returns the tokens [B, N, D] after the block, given the steering vector [B, D]."""
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(steering_BD)[:, None].chunk(6, dim=-1)
-        attended = self._attention(_modulate(tokens_BND, shift_1, scale_1))
+        attended = self._attention(modulate(tokens_BND, shift_1, scale_1))
         tokens_BND = tokens_BND + gate_1 * functional.dropout(attended, self.dropout, self.training)
-        fed = self.feed_forward(_modulate(tokens_BND, shift_2, scale_2))
+        fed = self.feed_forward(modulate(tokens_BND, shift_2, scale_2))
         return tokens_BND + gate_2 * functional.dropout(fed, self.dropout, self.training)
 
     def _attention(self, tokens_BND: Tensor) -> Tensor:
@@ -158,11 +158,13 @@ class FeedForward(nn.Sequential):
         self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])
 
 
-def _modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalises tokens [B, N, D], then scales by 1 + scale and shifts them; both [B, 1, D]."""
     return functional.layer_norm(tokens_BND, tokens_BND.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
-def _wave_embedding(values: Tensor, width: int) -> Tensor:
+def wave_embedding(values: Tensor, width: int) -> Tensor:
+    """Cosines and sines of values [...] at width / 2 frequencies, float32 [..., width]."""
     exponents = torch.arange(width // 2, device=values.device, dtype=torch.float32) / (width // 2)
     angles = values.float()[..., None] * torch.exp(-math.log(LARGEST_PERIOD) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -170,6 +172,6 @@ def _wave_embedding(values: Tensor, width: int) -> Tensor:
 
 def _position_embedding(grid: tuple[int, int], width: int) -> Tensor:
     rows, columns = (torch.arange(length, dtype=torch.float32) for length in grid)
-    by_row = _wave_embedding(rows, width // 2)[:, None].expand(-1, grid[1], -1)
-    by_column = _wave_embedding(columns, width // 2)[None].expand(grid[0], -1, -1)
+    by_row = wave_embedding(rows, width // 2)[:, None].expand(-1, grid[1], -1)
+    by_column = wave_embedding(columns, width // 2)[None].expand(grid[0], -1, -1)
     return torch.cat([by_row, by_column], dim=-1).reshape(grid[0] * grid[1], width)

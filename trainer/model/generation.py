@@ -24,9 +24,9 @@ from torch import Tensor
 
 from moe.dispatch.residency import Residency, gather_equal
 from moe.dispatch.row_messages import aligned
+from trainer.keyed_draws import derived_keys, uniform
 from trainer.model.context import Cache, Made, NextByte, Prompt
 from trainer.model.gpt import BYTE_VALUES, GPT
-from trainer.model.keyed_draws import derived_keys, uniform
 
 Group = dist.ProcessGroup | None
 Choose = Callable[[Tensor, Tensor, int], Tensor]

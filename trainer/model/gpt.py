@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
+from trainer.keyed_draws import derived_keys, keyed_dropout
 from trainer.model.attention import Attention, Context
 from trainer.model.context import Window
 from trainer.model.division import Columns, Rows
 from trainer.model.gpt_config import GPTConfig
-from trainer.model.keyed_draws import derived_keys, keyed_dropout
 
 BYTE_VALUES = 256
 EPSILON = 1e-6

@@ -4,10 +4,14 @@ Counted are the multiply-adds of matrix products: what a model must compute, wha
 checkpointing), share (tensor and expert parallelism) or pad. Attention counts every pair of tokens, masked or not.
 """
 
+import math
+
 from trainer.config import RunConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt import BYTE_VALUES
 from trainer.model.gpt_config import GPTConfig
+from trainer.model.mlp import INPUT_WAVES
+from trainer.model.mlp_config import MLPConfig
 from trainer.network import dense_inner, tokens_per_example
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
@@ -36,6 +40,8 @@ def forward_multiply_adds(config: RunConfig) -> int:
             return _dit(config, config.model)
         case GPTConfig():
             return _gpt(config, config.model)
+        case MLPConfig():
+            return _mlp(config, config.model)
 
 
 def _dit(config: RunConfig, model: DiTConfig) -> int:
@@ -55,6 +61,13 @@ def _gpt(config: RunConfig, model: GPTConfig) -> int:
     attention = tokens * projections + 2 * tokens**2 * width
     blocks = model.num_layers * (attention + tokens * _feed_forward(config))
     return blocks + tokens * width * BYTE_VALUES
+
+
+def _mlp(config: RunConfig, model: MLPConfig) -> int:
+    values, width = math.prod(config.data.shape), model.hidden
+    embedding = 2 * width**2 + width * values * (1 + 2 * INPUT_WAVES)
+    blocks = model.num_layers * (3 * width**2 + _feed_forward(config))
+    return embedding + blocks + 2 * width**2 + width * values
 
 
 def _feed_forward(config: RunConfig) -> int:

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.data import Loader, Split, accumulation_steps
+from trainer.data import Dataset, Loader, Split, accumulation_steps
 
 
-class Numbers:
+class Numbers(Dataset):
     """Example i is a 1x1 image of i; the odd ones are held out."""
 
     num_classes = 2

@@ -1,0 +1,114 @@
+"""A network for vectors.
+
+Shape suffixes: B batch, P values of a vector, D width, 1 the only token of an example.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.model.dit import TIME_SCALE, modulate, wave_embedding
+from trainer.model.mlp_config import MLPConfig
+
+INPUT_WAVES = 8
+
+
+class MLP(nn.Module):
+    """Residual blocks over a vector, steered by time and class as a diffusion transformer's are, without attention.
+
+    The input joins its values with sines and cosines of them, so that sharp edges in few dimensions can be learned.
+    Every block starts as the identity and the output starts at zero.
+
+    Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3 (steering); Tancik et al.,
+    "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains", 2020 (input).
+    """
+
+    def __init__(
+        self,
+        config: MLPConfig,
+        *,
+        num_values: int,
+        num_classes: int,
+        feed_forward: Callable[[int], nn.Module],
+        generator: torch.Generator | None,
+    ) -> None:
+        """Builds and initialises the network.
+
+        Args:
+            config: sizes.
+            num_values: of a vector.
+            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
+            feed_forward: from a block's index to a module [B, 1, D] -> [B, 1, D].
+            generator: draws the initial weights; None leaves them as they are (meta device).
+        """
+        super().__init__()
+        self.hidden, self.null_label = config.hidden, num_classes
+        self.embed_values = nn.Linear(num_values * (1 + 2 * INPUT_WAVES), config.hidden)
+        self.embed_time = nn.Sequential(
+            nn.Linear(config.hidden, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden)
+        )
+        self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
+        self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
+        self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
+        self.unembed_values = nn.Linear(config.hidden, num_values)
+        if generator is not None:
+            self._initialise(generator)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Predicts the target quantity.
+
+        Args:
+            x_t: [B, P] states.
+            t: [B] times in [0, 1].
+            condition: int64 [B] labels, `null_label` for none; None: no labels at all.
+
+        Returns:
+            float32 [B, P].
+        """
+        dtype = self.embed_values.weight.dtype
+        if condition is None:
+            condition = torch.full(t.shape, self.null_label, device=t.device)
+        steering_BD = self.embed_time(wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
+        steering_BD = functional.silu(steering_BD + self.embed_label(condition))
+        frequencies = 2.0 ** (torch.arange(INPUT_WAVES, device=x_t.device) / 2)
+        angles = (x_t.float()[..., None] * frequencies).flatten(1)
+        tokens_B1D = self.embed_values(torch.cat([x_t.float(), angles.sin(), angles.cos()], dim=1).to(dtype))[:, None]
+        for block in self.blocks:
+            tokens_B1D = block(tokens_B1D, steering_BD)
+        shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
+        return self.unembed_values(modulate(tokens_B1D, shift, scale))[:, 0].float()
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        zeroed = [self.final_modulation, self.unembed_values, *(block.modulation for block in self.blocks)]
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+                if any(module is zero for zero in zeroed):
+                    nn.init.zeros_(module.weight)
+                else:
+                    nn.init.xavier_uniform_(module.weight, generator=generator)
+        nn.init.normal_(self.embed_label.weight, std=0.02, generator=generator)
+
+
+class Block(nn.Module):
+    """A feed-forward layer, shifted, scaled and gated by the steering vector."""
+
+    def __init__(self, config: MLPConfig, feed_forward: nn.Module) -> None:
+        """Builds one block.
+
+        Args:
+            config: sizes.
+            feed_forward: the block's feed-forward layer.
+        """
+        super().__init__()
+        self.dropout = config.dropout
+        self.modulation = nn.Linear(config.hidden, 3 * config.hidden)
+        self.feed_forward = feed_forward
+
+    def forward(self, tokens_B1D: Tensor, steering_BD: Tensor) -> Tensor:
+        """Returns the tokens [B, 1, D] after the block, given the steering vector [B, D]."""
+        shift, scale, gate = self.modulation(steering_BD)[:, None].chunk(3, dim=-1)
+        fed = self.feed_forward(modulate(tokens_B1D, shift, scale))
+        return tokens_B1D + gate * functional.dropout(fed, self.dropout, self.training)

@@ -1,0 +1,38 @@
+"""A picture of points in the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import replacing
+
+PANEL_INCHES = 4.0
+
+
+def scatter_plot(panels: Mapping[str, tuple[NDArray[np.floating], NDArray[np.integer] | None]], path: Path) -> None:
+    """Writes sets of points side by side, on equal axes, as one PNG.
+
+    Args:
+        panels: from a title to points [N, D], of which the first two coordinates are shown, and their classes int [N]
+            (or None), shown as colours. The axes are those of the first panel; what lies beyond is not seen.
+        path: the file; its folder is made if missing.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    first = next(iter(panels.values()))[0]
+    reach = 1.15 * float(np.abs(first[:, :2]).max())
+    figure = Figure(figsize=(PANEL_INCHES * len(panels), PANEL_INCHES), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, (points, classes)) in zip(
+        np.ravel(figure.subplots(1, len(panels))).tolist(), panels.items(), strict=True
+    ):
+        colours = {"color": "#1f4e8c"} if classes is None else {"c": classes, "cmap": "tab10"}
+        axes.scatter(points[:, 0], points[:, 1], s=3, alpha=0.6, linewidths=0, **colours)
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
