@@ -134,6 +134,7 @@ def _divided(network: Network, layout: Layout) -> Network:
     if layout.tensor_parallel > 1:
         from trainer.model.tensor_parallel import divide  # Megatron takes seconds to import
 
+        assert not isinstance(network, mlp.MLP), "the layout divides attention heads alone"
         divide(network)
     return network
 
