@@ -24,6 +24,7 @@ SETTINGS = (
     "sample.every=null",
     "observe.log_every=1",
     "trace.steps=[8,9,14,15]",
+    "observe.profile={steps: [9, 12]}",
 )
 
 
@@ -63,6 +64,16 @@ def test_traces_are_cut_back_and_go_on(runs: tuple[Path, Path]) -> None:
     for one, other in zip(straight_records, killed_records, strict=True):
         assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
     assert {record["step"] for record in straight_records} == {8, 9, 14, 15}
+
+
+def test_every_rank_profiles_the_window_and_a_resumed_run_what_is_left_of_it(runs: tuple[Path, Path]) -> None:
+    for run, steps in zip(runs, ({9, 10, 11, 12}, {11, 12}), strict=True):
+        paths = sorted((run / "profile").iterdir())
+        assert [path.name for path in paths] == ["rank_00000.json", "rank_00001.json"]
+        for path in paths:
+            names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
+            assert {f"step {step}" for step in steps} == {name for name in names if str(name).startswith("step ")}
+            assert any("all_to_all" in str(name) or "alltoall" in str(name) for name in names)
 
 
 def test_a_placement_moves_experts_and_not_the_losses(runs: tuple[Path, Path], tmp_path: Path) -> None:
