@@ -16,7 +16,7 @@ import trainer.flow.time
 from moe.config import MoEConfig
 from trainer.checkpoint.config import CheckpointConfig
 from trainer.data.loading import DataLoadingConfig
-from trainer.engine.config import DeepSpeedConfig, ParallelConfig
+from trainer.engine.config import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
@@ -102,7 +102,10 @@ COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 class RunConfig(Section):
-    """Everything that defines a run. A section without a kind has the one that fits its model; a model's is dit."""
+    """Everything that defines a run.
+
+    A section without a kind has the one that fits its model; a model's is dit, an engine's deepspeed.
+    """
 
     run: Run
     data: trainer.data.Config
@@ -112,7 +115,7 @@ class RunConfig(Section):
     flow: Flow | None = None
     """Absent with a gpt alone, which learns by predicting the next byte."""
     optim: OptimConfig
-    engine: DeepSpeedConfig = DeepSpeedConfig()
+    engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: Evaluate = Evaluate()
@@ -132,6 +135,8 @@ class RunConfig(Section):
         for name, fitting_kinds in {"model": (kind,), **fitting}.items():
             if isinstance(filled.get(name), dict):
                 filled[name] = {"kind": fitting_kinds[0], **filled[name]}
+        if isinstance(filled.get("engine"), dict):
+            filled["engine"] = {"kind": "deepspeed", **filled["engine"]}
         if kind != "gpt" and filled.get("flow") is None:
             filled["flow"] = {}
         return filled

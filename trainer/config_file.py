@@ -68,7 +68,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _without_kind(field: str) -> str:
     """Drops the kind that pydantic puts behind the name of a section which is chosen by its kind."""
-    kinds = {*COMPANIONS, *(kind for fitting in COMPANIONS.values() for kinds in fitting.values() for kind in kinds)}
+    companions = (kind for fitting in COMPANIONS.values() for kinds in fitting.values() for kind in kinds)
+    kinds = {*COMPANIONS, *companions, "deepspeed", "fsdp"}
     section, *inner = field.split(".")
     return ".".join([section, *(inner[1:] if inner and inner[0] in kinds else inner)])
 

@@ -28,14 +28,14 @@ class Identity:
     Attributes:
         world_size: all ranks.
         expert_parallel: ranks that share the experts of a layer.
-        zero_stage: what the engine shards.
+        zero_stage: what DeepSpeed shards; None under FSDP2.
         precision: of the weights in the network.
         network: settings of model, experts and data by dotted key, without what may change between two starts.
     """
 
     world_size: int
     expert_parallel: int
-    zero_stage: int
+    zero_stage: int | None
     precision: str
     network: dict[str, Any]
 

@@ -18,6 +18,7 @@ from trainer.checkpoint.placement import placement_now
 from trainer.checkpoint.weights import read_tensors
 from trainer.config import RunConfig
 from trainer.ema import MovingAverage
+from trainer.engine.config import DeepSpeedConfig
 from trainer.engine.protocol import Engine
 from trainer.layout import Layout
 
@@ -55,7 +56,7 @@ def identity_of(config: RunConfig, layout: Layout) -> Identity:
     return Identity(
         world_size=layout.world_size,
         expert_parallel=layout.expert_parallel,
-        zero_stage=config.engine.zero_stage,
+        zero_stage=config.engine.zero_stage if isinstance(config.engine, DeepSpeedConfig) else None,
         precision=config.engine.precision,
         network={f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()},
     )

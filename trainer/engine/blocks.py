@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from moe.repetition import repetition
-from trainer.engine.config import DeepSpeedConfig
+from trainer.engine.config import DeepSpeedConfig, FSDPConfig
 
 
-def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig) -> None:
+def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) -> None:
     """Has each block compute as the engine's settings ask, in place, before an engine puts its hooks around it.
 
     With ``activation_checkpointing`` a block keeps its inputs alone and computes the rest again when its gradient is

@@ -4,6 +4,7 @@ import torch
 
 from trainer.config import RunConfig
 from trainer.engine.blocks import prepare_blocks
+from trainer.engine.config import DeepSpeedConfig, FSDPConfig
 from trainer.engine.protocol import Engine, Network
 from trainer.layout import Layout
 
@@ -18,6 +19,12 @@ def build_engine(module: Network, config: RunConfig, layout: Layout, device: tor
         device: where this rank computes.
     """
     prepare_blocks(module.blocks, config.engine)
-    from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
+    match config.engine:
+        case DeepSpeedConfig():
+            from trainer.engine.deepspeed import DeepSpeedEngine  # seconds to import
 
-    return DeepSpeedEngine(module, config, layout, device)
+            return DeepSpeedEngine(module, config, layout, device)
+        case FSDPConfig():
+            from trainer.engine.fsdp import FSDPEngine
+
+            return FSDPEngine(module, config, layout, device)

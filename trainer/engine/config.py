@@ -32,6 +32,30 @@ class DeepSpeedConfig(Section):
         return self.zero_stage == 3
 
 
+class FSDPConfig(Section):
+    """Torch's fully sharded data parallelism (FSDP2), for dense models; weights, moments and reductions are float32."""
+
+    kind: Literal["fsdp"] = "fsdp"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the copies of the weights that a block computes with."""
+    activation_checkpointing: bool = False
+    """Blocks keep their inputs alone and compute the rest again in the backward pass: less memory, more work."""
+    compile: bool = False
+    """Blocks are compiled at their first use, which takes a C++ compiler and some seconds."""
+    reshard_after_forward: bool = True
+    """Whether a block lets go of its gathered parameters after its forward pass: less memory, one more gathering."""
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"FSDP2, {self.precision}"
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether ranks must compute together, because each holds a part of every parameter."""
+        return True
+
+
 class ParallelConfig(Section):
     """How the ranks divide the model; what is left over is data parallel."""
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from moe.layer import PlacedMoELayer
 from trainer.config import RunConfig
+from trainer.engine.config import DeepSpeedConfig
 from trainer.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
 from trainer.engine.deepspeed_state import MOMENTS, go_on, region_of, state_pieces, updates_taken
 from trainer.engine.deepspeed_step import take_zero_step
@@ -52,6 +53,7 @@ class DeepSpeedEngine:
             layout: how it is laid out.
             device: where this rank computes.
         """
+        assert isinstance(config.engine, DeepSpeedConfig)
         self.module = module.to(device)
         self._stage = config.engine.zero_stage
         self._has_experts = config.moe is not None
@@ -79,7 +81,7 @@ class DeepSpeedEngine:
         self._engine, self._optimizer, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
-            config=self._deepspeed_config(config, layout),
+            config=self._deepspeed_config(config, config.engine, layout),
             dist_init_required=False,
             mpu=MegatronGroups(),
         )
@@ -225,13 +227,13 @@ class DeepSpeedEngine:
         everything = {"params": [named.parameter for named in self._named], "name": "parameters"}
         return split_params_into_different_moe_groups_for_optimizer(everything)
 
-    def _deepspeed_config(self, config: RunConfig, layout: Layout) -> dict[str, Any]:
-        bucket = config.engine.bucket_elements
+    def _deepspeed_config(self, config: RunConfig, engine: DeepSpeedConfig, layout: Layout) -> dict[str, Any]:
+        bucket = engine.bucket_elements
         return {
             "train_micro_batch_size_per_gpu": layout.micro_batch,
             "gradient_accumulation_steps": layout.accumulation,
             "gradient_clipping": 0.0 if self._stage == 0 else config.optim.clip_norm or 0.0,
-            "bf16": {"enabled": config.engine.precision == "bf16"},
+            "bf16": {"enabled": engine.precision == "bf16"},
             "zero_optimization": {
                 "stage": self._stage,
                 "reduce_bucket_size": bucket,

@@ -1,7 +1,7 @@
 """What an engine cannot do, refused before any process group exists."""
 
 from trainer.config import RunConfig
-from trainer.engine.config import DeepSpeedConfig
+from trainer.engine.config import DeepSpeedConfig, FSDPConfig
 from trainer.model.gpt_config import GPTConfig
 
 
@@ -24,11 +24,16 @@ def check_engine(config: RunConfig) -> None:
             "engine.compile: true makes one graph of a block, and how many tokens an expert gets is known only while "
             "it runs; use false, or a dense model"
         )
+    if config.engine.compile and config.parallel.tensor > 1:
+        raise ValueError(
+            "engine.compile: true makes one graph of a block, and ranks that share its matrices add up their sums in "
+            "the midst of it; use false, or parallel.tensor=1"
+        )
     match config.engine:
         case DeepSpeedConfig(zero_stage=3, compile=True):
             raise ValueError(
                 "engine.compile: true makes one graph of a block, and ZeRO 3 gathers parameters in the midst of it; "
-                "use false, or zero_stage 0, 1 or 2"
+                "use false, zero_stage 0, 1 or 2, or engine.kind=fsdp"
             )
         case DeepSpeedConfig(zero_stage=3) if config.moe is not None:
             raise ValueError(
@@ -37,4 +42,14 @@ def check_engine(config: RunConfig) -> None:
         case DeepSpeedConfig(zero_stage=0, precision="bf16"):
             raise ValueError(
                 "engine.precision: bf16 keeps its fp32 weights in the ZeRO optimiser; use zero_stage 1 to 3"
+            )
+        case FSDPConfig() if config.parallel.tensor > 1:
+            raise ValueError(
+                f"parallel.tensor: {config.parallel.tensor} ranks would each divide a piece of a matrix once more, "
+                "which engine.kind fsdp does not; use 1, or deepspeed"
+            )
+        case FSDPConfig() if config.moe is not None:
+            raise ValueError(
+                "engine.kind: fsdp divides every parameter over all ranks, and an expert lives on some of them; "
+                "use deepspeed with zero_stage 0, 1 or 2, or a dense model"
             )

@@ -2,6 +2,7 @@
 
 from moe.config import MoEConfig, SparseOTRouterConfig
 from trainer.config import RunConfig
+from trainer.engine.config import FSDPConfig
 from trainer.layout import Layout
 from trainer.model.gpt_config import GPTConfig
 from trainer.network import dense_parameters, tokens_per_example
@@ -53,6 +54,8 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
 
 
 def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
+    if isinstance(config.engine, FSDPConfig):
+        raise ValueError("engine.kind: fsdp has no formula yet; use deepspeed, or record a run (trace.steps)")
     stage = config.engine.zero_stage
     if stage == 3:
         raise ValueError("engine.zero_stage: 3 has no formula yet; use 0, 1 or 2, or record a run (trace.steps)")

@@ -1,0 +1,217 @@
+"""Training through torch's fully sharded data parallelism (FSDP2): every rank keeps some rows of every parameter."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import Shard as Rows
+
+from moe.files import replacing
+from trainer.config import RunConfig
+from trainer.engine.config import FSDPConfig
+from trainer.engine.groups import group_names
+from trainer.engine.protocol import Network, Shard, StatePiece, StepOutcome
+from trainer.engine.region import Region
+from trainer.layout import Layout
+from trainer.model.parameters import named_parameters
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class FSDPEngine:
+    """See :class:`trainer.engine.protocol.Engine`.
+
+    A block gathers its parameters before its forward pass and, where it let go of them, before its backward pass, and
+    scatters the sums of their gradients behind it, each in one collective. What belongs to no block is gathered first,
+    kept, and scattered last. Weights, moments, sums and the moving average are float32; under bf16 a block computes
+    with rounded copies.
+
+    Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023, section 3.
+    """
+
+    def __init__(self, module: Network, config: RunConfig, layout: Layout, device: torch.device) -> None:
+        """Divides the network over the ranks.
+
+        Args:
+            module: the network, float32 on the CPU, without experts.
+            config: the run.
+            layout: how it is laid out.
+            device: where this rank computes.
+        """
+        from megatron.core import parallel_state
+
+        assert isinstance(config.engine, FSDPConfig)
+        group = parallel_state.get_data_parallel_group()
+        assert isinstance(group, dist.ProcessGroup)
+        self._group, self._accumulation, self._clip_norm = group, layout.accumulation, config.optim.clip_norm
+        self._mesh = DeviceMesh.from_group(group, device.type)
+        self._micro = 0
+        self.module = module.to(device)
+        self._units = self._divided(config.engine)
+        self._parameters = {named.name: named.parameter for named in named_parameters(module)}
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(),
+            lr=config.optim.lr,
+            betas=config.optim.betas,
+            weight_decay=config.optim.weight_decay,
+            fused=True,
+        )
+        self.group_names = {**group_names(), group.group_name: "data"}
+
+    @property
+    def model(self) -> Network:
+        """See the protocol."""
+        return self.module
+
+    def backward(self, loss: Tensor) -> None:
+        """See the protocol."""
+        self._micro += 1
+        self._units[-1].set_requires_gradient_sync(self._micro == self._accumulation)
+        (loss / self._accumulation).backward()
+
+    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+        """See the protocol."""
+        gradients = [_rows(parameter.grad) for parameter in self._parameters.values() if parameter.grad is not None]
+        squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+        dist.all_reduce(squares, group=self._group)
+        norm = float(squares.sqrt())
+        taken = math.isfinite(norm) and accept(norm)
+        if taken:
+            if self._clip_norm is not None and norm > self._clip_norm:
+                torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._micro = 0
+        return StepOutcome(norm, taken)
+
+    def shards(self) -> list[Shard]:
+        """See the protocol."""
+        return [Shard(name, _rows(p.data), None, self._region(p)) for name, p in self._parameters.items()]
+
+    def full(self, shard: Shard, values: Tensor) -> Tensor:
+        """See the protocol."""
+        whole = self._parameters[shard.name]
+        divided = DTensor.from_local(
+            values, self._mesh, [Rows(0)], run_check=False, shape=whole.shape, stride=whole.stride()
+        )
+        return divided.full_tensor()
+
+    def part(self, shard: Shard, values: Tensor) -> Tensor:
+        """See the protocol."""
+        return values.narrow(0, shard.region.offset[0], shard.region.sizes[0])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """See the protocol: what belongs to no block is there throughout, so that parts can be called by themselves."""
+        self._units[-1].unshard()
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train()
+            for unit in self._units:
+                unit.reshard()
+
+    def save(self, folder: Path) -> None:
+        """See the protocol."""
+        tensors = {f"{name}:{kind}": _rows(moment) for kind, name, moment in self._tensors()}
+        folder.mkdir(exist_ok=True)
+        with replacing(folder / f"rank_{dist.get_rank():05d}.safetensors") as temporary:
+            save_file({**tensors, "updates": torch.tensor(self.updates)}, temporary)
+
+    def load(self, folder: Path) -> None:
+        """See the protocol."""
+        tensors = load_file(folder / f"rank_{dist.get_rank():05d}.safetensors")
+        for kind, name, moment in self._tensors():
+            _rows(moment).copy_(tensors[f"{name}:{kind}"])
+        self.state_loaded(int(tensors["updates"]))
+
+    def state(self) -> list[StatePiece]:
+        """See the protocol."""
+        pieces = []
+        for kind, name, tensor in self._tensors():
+            region = self._region(tensor)
+            for offset, values in region.rectangles(_rows(tensor)):
+                pieces.append(StatePiece(name, kind, region.shape, offset, values))
+        return pieces
+
+    @property
+    def updates(self) -> int:
+        """See the protocol."""
+        return max((int(state["step"]) for state in self._optimizer.state.values()), default=0)
+
+    def state_loaded(self, updates: int) -> None:
+        """See the protocol; the parameters themselves were written to."""
+        for parameter in self._parameters.values():
+            self._moments(parameter)["step"].fill_(updates)
+
+    def expert_state(self, shard: Shard) -> dict[str, Tensor]:
+        """See the protocol."""
+        raise AssertionError(f"{shard.name}: the network has no experts")
+
+    def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+        """See the protocol."""
+        raise AssertionError(f"{shard.name}: the network has no experts")
+
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """See the protocol."""
+        return np.array([], dtype=np.int64)
+
+    def place(self, slot_to_expert: NDArray[np.int64]) -> None:
+        """See the protocol."""
+        assert not len(slot_to_expert), "the network has no experts"
+
+    def _divided(self, config: FSDPConfig) -> list[FSDPModule]:
+        """Each block and, last, the network with what is left of it."""
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if config.precision == "bf16" else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,  # the network rounds what may be rounded, and times may not
+        )
+        settings: dict[str, Any] = {"mesh": self._mesh, "mp_policy": policy}
+        blocks = [
+            fully_shard(block, reshard_after_forward=config.reshard_after_forward, **settings)
+            for block in self.module.blocks
+        ]
+        return [*blocks, fully_shard(self.module, reshard_after_forward=False, **settings)]
+
+    def _region(self, parameter: Tensor) -> Region:
+        """This rank's rows: as many on every rank, but for the last ranks that get any."""
+        rows = -(-parameter.shape[0] // self._group.size())
+        first = min(self._group.rank() * rows, parameter.shape[0])
+        own = min(rows, parameter.shape[0] - first)
+        return Region(tuple(parameter.shape), (first, *(0 for _ in parameter.shape[1:])), (own, *parameter.shape[1:]))
+
+    def _tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Kind and name of each tensor of the training state, divided."""
+        for name, parameter in self._parameters.items():
+            moments = self._moments(parameter)
+            yield "weight", name, parameter.data
+            yield from ((kind, name, moments[kind]) for kind in MOMENTS)
+
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        """AdamW's state of a parameter; the zeros that its first step would make, if it has none."""
+        state = self._optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state.update({kind: torch.zeros_like(parameter, requires_grad=False) for kind in MOMENTS})
+        return state
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """What this rank has of a divided tensor, sharing memory."""
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()
