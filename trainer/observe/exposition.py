@@ -32,7 +32,7 @@ GAUGES = {
     ),
     "time.step_spread": (
         "trainer_step_spread_ratio",
-        "Step time of the slowest rank over the mean of all ranks; 1 without stragglers.",
+        "Own work of the slowest rank, data and forward passes, over the mean of all ranks; 1 without stragglers.",
     ),
     "memory.peak_bytes": ("trainer_memory_peak_bytes", "Largest resident memory of any rank's process so far."),
     "memory.device_peak_bytes": (
