@@ -107,15 +107,20 @@ def dense_inner(config: RunConfig) -> int:
     return config.model.feed_forward_hidden or 4 * config.model.hidden
 
 
-def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
+def meta_network(config: RunConfig) -> Network:
+    """The network without values and without experts, on the meta device."""
+
     def feed_forward(_: int) -> nn.Module:
         if config.moe is None:
             return _dense_feed_forward(config)
         return _without_experts(config.model.hidden, config.moe)
 
     with torch.device("meta"):
-        model = _network(config, feed_forward, generator=None)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        return _network(config, feed_forward, generator=None)
+
+
+def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in meta_network(config).named_parameters()}
 
 
 def _dense_feed_forward(config: RunConfig) -> nn.Module:

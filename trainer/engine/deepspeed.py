@@ -39,6 +39,7 @@ from trainer.layout import Layout
 from trainer.model.parameters import NamedParameter, named_parameters
 
 TAG = "state"
+NO_LIMIT = 10**15
 
 
 class DeepSpeedEngine:
@@ -239,6 +240,9 @@ class DeepSpeedEngine:
                 "reduce_bucket_size": bucket,
                 "allgather_bucket_size": bucket,
                 "stage3_param_persistence_threshold": 0,
+                "stage3_prefetch_bucket_size": bucket,
+                "stage3_max_reuse_distance": bucket,
+                "stage3_max_live_parameters": NO_LIMIT,  # what is fetched ahead and kept is limited by the bucket
             },
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,

@@ -1,6 +1,6 @@
 """A run for computed traces, described by a few numbers."""
 
-from typing import Any
+from typing import Any, Literal
 
 from trainer.trace.formula import TraceSpec
 from trainer.trace.formula.reduction import optimizer_groups
@@ -15,7 +15,7 @@ def zero_spec(
     *,
     world_size: int = 8,
     expert_parallel: int = 4,
-    zero_stage: int = 1,
+    zero_stage: Literal[0, 1, 2] = 1,
     precision: Any = "fp32",
     accumulation: int = 1,
     bucket_elements: int = 10_000,

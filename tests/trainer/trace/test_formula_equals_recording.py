@@ -16,10 +16,11 @@ from trainer.trace.merge import merge
 HIDDEN, LAYERS, EXPERTS, EXPERT_HIDDEN = 16, 2, 4, 24
 STEPS = (3, 4)
 
-Case = tuple[dict[str, Any], int, dict[str, Any], str]
-"""Settings of the engine section, accumulation, settings of the moe section, kind of model."""
+Case = tuple[dict[str, Any], int, dict[str, Any] | None, str]
+"""Settings of the engine section, accumulation, settings of the moe section (None: dense), kind of model."""
 
 COHERENT = ("gpt, coherent, every rank", "gpt, coherent, computed twice")
+SMALL_ZERO_3 = {"zero_stage": 3, "bucket_elements": 900}
 GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
 
 CASES: dict[int, dict[str, Case]] = {
@@ -33,12 +34,15 @@ CASES: dict[int, dict[str, Case]] = {
         "copies, every rank": ({"precision": "bf16"}, 1, {"dispatch": "copies", "top_k": 3}, "dit"),
         "global potentials": ({}, 1, GLOBAL, "dit"),
         "copies, computed twice": ({"activation_checkpointing": True}, 2, {"dispatch": "copies", "top_k": 3}, "dit"),
+        "ZeRO 3": ({"zero_stage": 3}, 1, None, "dit"),
+        "ZeRO 3, small buckets, bf16, accumulation": ({**SMALL_ZERO_3, "precision": "bf16"}, 2, None, "gpt"),
     },
     4: {
         "ZeRO 1": ({}, 1, {}, "dit"),
         "ZeRO 1, small buckets": ({"bucket_elements": 700}, 1, {}, "dit"),
         "ZeRO 2, bf16": ({"zero_stage": 2, "precision": "bf16"}, 1, {}, "dit"),
         "ZeRO 0": ({"zero_stage": 0}, 2, {}, "dit"),
+        "ZeRO 3, small buckets, accumulation": (SMALL_ZERO_3, 2, None, "dit"),
         "gpt, copies, every rank": ({}, 2, {"dispatch": "copies", "top_k": 3}, "gpt"),
         "gpt, coherent, computed twice": (
             {"activation_checkpointing": True},
@@ -59,11 +63,12 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     settings: dict[str, Any] = {
         "run": {"dir": "unused"},
         "model": {"kind": kind, "hidden": HIDDEN, "num_layers": LAYERS, "num_heads": 4, **model},
-        "moe": {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN, **moe},
         "optim": {"steps": 4, "global_batch": 3 * world_size * accumulation, "micro_batch": 3},
         "engine": engine,
-        "parallel": {"expert": 2},
     }
+    if moe is not None:
+        settings["moe"] = {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN, **moe}
+        settings["parallel"] = {"expert": 2}
     if kind == "gpt":
         settings["data"] = {"kind": "python_source", **window}
     return RunConfig.model_validate(settings)

@@ -1,16 +1,21 @@
 """From a configuration to what its trace depends on."""
 
+import torch
+
 from moe.config import MoEConfig, SparseOTRouterConfig
 from trainer.config import RunConfig
 from trainer.engine.config import FSDPConfig
 from trainer.layout import Layout
+from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
-from trainer.network import dense_parameters, tokens_per_example
+from trainer.network import dense_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.protocol import EngineTraffic
 from trainer.trace.formula.reduction import optimizer_groups
 from trainer.trace.formula.tokens import TokenTraffic
 from trainer.trace.formula.trace import RankGroups, TraceSpec
+from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
+from trainer.trace.formula.zero3 import Zero3Traffic
 from trainer.trace.session import config_digest
 
 EVALUATIONS = 8
@@ -58,7 +63,13 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
         raise ValueError("engine.kind: fsdp has no formula yet; use deepspeed, or record a run (trace.steps)")
     stage = config.engine.zero_stage
     if stage == 3:
-        raise ValueError("engine.zero_stage: 3 has no formula yet; use 0, 1 or 2, or record a run (trace.steps)")
+        return Zero3Traffic(
+            sizes=tuple(dense_parameters(config)),
+            walk=_walk(config),
+            num_ranks=layout.world_size,
+            precision=config.engine.precision,
+            bucket_elements=config.engine.bucket_elements,
+        )
     experts: list[int] = []
     if config.moe is not None:
         matrices = 2 * config.model.num_layers * config.moe.num_experts // layout.expert_parallel
@@ -71,6 +82,18 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
         bucket_elements=config.engine.bucket_elements,
         accumulation=layout.accumulation,
     )
+
+
+def _walk(config: RunConfig) -> Walk:
+    """A micro batch of one example; how many there are does not change the order."""
+    network = meta_network(config).eval()
+    with torch.device("meta"):
+        inputs = (
+            (torch.empty(1, *config.data.shape), torch.empty(1))
+            if isinstance(config.model, DiTConfig)
+            else (torch.empty(1, config.data.shape[0] - 1, dtype=torch.int64),) * 2
+        )
+        return walk(network, network.blocks, lambda module: module(*inputs).sum())
 
 
 def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:

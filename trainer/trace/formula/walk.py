@@ -1,0 +1,117 @@
+"""In which order a network uses its parameters, found by one pass of tensors that hold no values."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainer.trace.formula.protocol import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One moment of a pass.
+
+    Attributes:
+        kind: a module starts ("enter") or has ended its part of the pass ("leave"), or gradients of its own parameters
+            are there ("gradient").
+        place: block that the module belongs to.
+        parameters: numbers of those parameters in the order of the network, ascending.
+    """
+
+    kind: Literal["enter", "leave", "gradient"]
+    place: Place
+    parameters: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What happens in a forward and a backward pass, in order."""
+
+    forward: tuple[Use, ...]
+    backward: tuple[Use, ...]
+
+
+def walk(network: nn.Module, blocks: nn.ModuleList, call: Callable[[nn.Module], Tensor]) -> Walk:
+    """Sends a micro batch through a network on the meta device and back.
+
+    Args:
+        network: on the meta device; its hooks are taken off again.
+        blocks: its blocks in order.
+        call: gives the network an input and returns the loss.
+
+    Returns:
+        Every module's start and end, and every gradient, as autograd delivers them.
+    """
+    numbers = {id(parameter): number for number, parameter in enumerate(network.parameters())}
+    uses: list[Use] = []
+    place: Place = "before"
+    places: dict[int, Place] = {id(part): index for index, block in enumerate(blocks) for part in block.modules()}
+
+    def note(kind: Any, module: nn.Module) -> None:
+        nonlocal place
+        place = places.setdefault(id(module), "after" if isinstance(place, int) or place == "after" else "before")
+        use = Use(kind, place, tuple(numbers[id(parameter)] for parameter in module.parameters(recurse=False)))
+        if kind != "gradient" or uses[-1] != use:
+            uses.append(use)
+
+    with _hooks(network, note):
+        loss = call(network)
+        forward = tuple(uses)
+        uses.clear()
+        loss.backward()
+    return Walk(forward, tuple(uses))
+
+
+@contextmanager
+def _hooks(network: nn.Module, note: Callable[[Any, nn.Module], None]) -> Iterator[None]:
+    """Marks the values that enter and leave each module, so that the backward pass meets the marks in turn."""
+
+    def before(module: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        note("enter", module)
+        return _marked(values, partial(note, "leave", module))
+
+    def after(module: nn.Module, _values: tuple[Any, ...], output: Any) -> Any:
+        note("leave", module)
+        return _marked(output, partial(note, "enter", module))
+
+    with ExitStack() as stack:
+        for module in network.modules():
+            stack.callback(module.register_forward_pre_hook(before).remove)
+            stack.callback(module.register_forward_hook(after).remove)
+            for parameter in module.parameters(recurse=False):
+                hook = parameter.register_post_accumulate_grad_hook(lambda _, module=module: note("gradient", module))
+                stack.callback(hook.remove)
+        yield
+
+
+class _Mark(torch.autograd.Function):
+    """The identity; its backward pass tells that it was reached."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, told: Callable[[], None]) -> Tensor:
+        ctx.told = told
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        ctx.told()
+        return *gradients, None
+
+
+def _marked(values: Any, told: Callable[[], None]) -> Any:
+    """Marks the first tensor that has a gradient; a module is reached when that is."""
+    if isinstance(values, Tensor):
+        return _Mark.apply(values, told) if values.requires_grad else values
+    if not isinstance(values, tuple):
+        return values
+    marked = list(values)
+    for index, value in enumerate(values):
+        if isinstance(value, Tensor) and value.requires_grad:
+            marked[index] = _Mark.apply(value, told)
+            break
+    return tuple(marked)

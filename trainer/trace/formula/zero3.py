@@ -1,0 +1,132 @@
+"""What DeepSpeed sends while every rank holds a part of each parameter: ZeRO 3."""
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from trainer.trace.formula.protocol import (
+    DTYPES,
+    ELEMENT_BYTES,
+    Collective,
+    Phase,
+    Place,
+    all_gather,
+    all_reduce,
+    reduce_scatter,
+)
+from trainer.trace.formula.walk import Use, Walk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero3Traffic:
+    """Gathers before modules compute and reductions of gradients in buckets; see the protocol's EngineTraffic.
+
+    What a module needs is gathered together when it starts, followed by what the next modules need until that fills a
+    bucket. A module's parameters are given up when it ends, unless one of the next modules within a bucket's size, or
+    what was fetched ahead, uses them again. Holds from the third step after a start, when DeepSpeed knows the order.
+
+    Args:
+        sizes: elements of each parameter in the order of the network.
+        walk: order in which a pass uses them.
+        num_ranks: ranks of the group data.
+        precision: element type of parameters and gradients, fp32 or bf16.
+        bucket_elements: elements of one gradient reduction and of one gathering ahead.
+    """
+
+    sizes: tuple[int, ...]
+    walk: Walk
+    num_ranks: int
+    precision: str
+    bucket_elements: int
+
+    def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
+        """See the protocol."""
+        yield from ()
+
+    def leaving(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective]:
+        """See the protocol."""
+        yield from self._collectives[phase, place]
+
+    def update(self) -> Iterator[Collective]:
+        """See the protocol: the norm of the gradient; parameters are gathered when they are used."""
+        yield all_reduce("data", "float64", 8)
+
+    @cached_property
+    def _collectives(self) -> dict[tuple[Phase, Place], list[Collective]]:
+        """The collectives of a micro step where a pass issues them."""
+        sent: dict[tuple[Phase, Place], list[Collective]] = defaultdict(list)
+        parameters = _Parameters(self.sizes, self.bucket_elements, [*self.walk.forward, *self.walk.backward])
+        bucket: list[int] = []
+        phases: tuple[tuple[Phase, tuple[Use, ...]], ...] = (
+            ("forward", self.walk.forward),
+            ("backward", self.walk.backward),
+        )
+        for phase, uses in phases:
+            for use in uses:
+                here = sent[phase, use.place]
+                if use.kind == "enter" and self.num_ranks > 1:
+                    here.extend(self._gathered(numbers) for numbers in parameters.fetch(use.parameters))
+                elif use.kind == "leave" and self.num_ranks > 1:
+                    parameters.release(use.parameters)
+                for number in use.parameters if use.kind == "gradient" else ():
+                    if bucket and sum(self.sizes[n] for n in bucket) + self.sizes[number] > self.bucket_elements:
+                        here.append(self._reduced(bucket))
+                        bucket.clear()
+                    bucket.append(number)
+        sent["backward", "before"].append(self._reduced(bucket))
+        return sent
+
+    def _gathered(self, numbers: list[int]) -> Collective:
+        return all_gather("data", DTYPES[self.precision], self._part_bytes(numbers), self.num_ranks)
+
+    def _reduced(self, numbers: list[int]) -> Collective:
+        return reduce_scatter("data", DTYPES[self.precision], self._part_bytes(numbers), self.num_ranks)
+
+    def _part_bytes(self, numbers: list[int]) -> int:
+        """Bytes of a rank's parts of some parameters, each cut evenly and the last part filled up."""
+        return sum(-(-self.sizes[number] // self.num_ranks) for number in numbers) * ELEMENT_BYTES[self.precision]
+
+
+class _Parameters:
+    """Which parameters are whole at a moment of a pass."""
+
+    def __init__(self, sizes: tuple[int, ...], ahead_elements: int, uses: list[Use]) -> None:
+        self._sizes, self._ahead_elements = sizes, ahead_elements
+        self._visits = [tuple(sorted(use.parameters)) for use in uses if use.kind == "enter"]
+        self._queue = deque((number, visit) for visit, numbers in enumerate(self._visits) for number in numbers)
+        self._last_visit: dict[int, int] = defaultdict(lambda: -1)
+        self._whole: set[int] = set()
+        self._visit = 0
+
+    def fetch(self, needed: tuple[int, ...]) -> Iterator[list[int]]:
+        """What is gathered together when a module starts: its own parameters, then those of the next ones."""
+        missing = [number for number in needed if number not in self._whole]
+        if missing:
+            self._whole.update(missing)
+            yield missing
+        not_fetched_ahead = sum(self._last_visit[number] < self._visit for number in needed)
+        for _ in range(not_fetched_ahead):
+            number, visit = self._queue.popleft()
+            self._last_visit[number] = visit
+        ahead: list[int] = []
+        while self._queue and sum(self._sizes[number] for number in ahead) < self._ahead_elements:
+            number, visit = self._queue.popleft()
+            self._last_visit[number] = max(self._last_visit[number], visit)
+            if number not in self._whole:
+                self._whole.add(number)
+                ahead.append(number)
+        if ahead:
+            yield ahead
+        self._visit += 1
+
+    def release(self, used: tuple[int, ...]) -> None:
+        """Gives parameters up that no near module uses again."""
+        kept = {number for number in used if self._last_visit[number] > self._visit}
+        passed = 0
+        for numbers in self._visits[self._visit :]:
+            if passed >= self._ahead_elements:
+                break
+            kept.update(numbers)
+            passed += sum(self._sizes[number] for number in numbers)
+        self._whole -= set(used) - kept
