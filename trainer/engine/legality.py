@@ -35,6 +35,11 @@ def check_engine(config: RunConfig) -> None:
                 "engine.compile: true makes one graph of a block, and ZeRO 3 gathers parameters in the midst of it; "
                 "use false, zero_stage 0, 1 or 2, or engine.kind=fsdp"
             )
+        case DeepSpeedConfig(zero_stage=3, activation_checkpointing=True) if isinstance(config.model, GPTConfig):
+            raise ValueError(
+                "engine.activation_checkpointing: true computes a block again while its backward pass runs, and ZeRO 3 "
+                "then frees the weights of a gpt's norms, which that still needs; use false, or zero_stage 0, 1 or 2"
+            )
         case DeepSpeedConfig(zero_stage=3) if config.moe is not None:
             raise ValueError(
                 "engine.zero_stage: 3 shards parameters, which DeepSpeed refuses for experts; use 0, 1 or 2"

@@ -4,6 +4,7 @@ import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
 from trainer.config import RunConfig
+from trainer.engine.blocks import prepare_blocks
 from trainer.engine.config import FSDPConfig
 from trainer.layout import Layout
 from trainer.model.config import DiTConfig
@@ -87,6 +88,8 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
 def _walk(config: RunConfig) -> Walk:
     """A micro batch of one example; how many there are does not change the order."""
     network = meta_network(config).eval()
+    if config.engine.activation_checkpointing:
+        prepare_blocks(network.blocks, config.engine)
     with torch.device("meta"):
         inputs = (
             (torch.empty(1, *config.data.shape), torch.empty(1))
