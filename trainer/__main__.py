@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program; None: the process's own.
 
     Returns:
-        0 done, 1 failed, 2 wrong input.
+        0 done, 1 failed, 2 wrong input, 75 told to stop and saved.
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")  # one warning for each accelerator library that is absent
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's own calls
@@ -127,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m trainer",
         description="Train flow-matching, language and mixture-of-experts models on one or many nodes.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what and how to mend it).",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what and how to mend it), "
+        "75 told to stop by SIGTERM or SIGUSR2: saved, start it again to go on.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 

@@ -17,6 +17,7 @@ from moe.config import MoEConfig
 from trainer.checkpoint.config import CheckpointConfig
 from trainer.data.loading import DataLoadingConfig
 from trainer.engine.config import DeepSpeedConfig, FSDPConfig, ParallelConfig
+from trainer.guard import GuardConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
@@ -122,6 +123,7 @@ class RunConfig(Section):
     sample: Annotated[ImageSample | TextSample | PointSample, Field(discriminator="kind")]
     trace: TraceConfig = TraceConfig()
     observe: ObserveConfig = ObserveConfig()
+    guard: GuardConfig = GuardConfig()
 
     @model_validator(mode="before")
     @classmethod

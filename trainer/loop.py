@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, cast
@@ -15,6 +16,7 @@ from torch import Tensor
 import trainer.task
 from moe.router.protocol import Router
 from moe.seed import derive_seed
+from trainer.agreement import agree, gathered
 from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.checkpoint.state import load_checkpoint, save_checkpoint
 from trainer.checkpoint.weights import initialise_from
@@ -24,7 +26,9 @@ from trainer.data.bad_examples import BadExampleList
 from trainer.data.feed import Feed
 from trainer.ema import MovingAverage
 from trainer.engine.build import build_engine
-from trainer.engine.groups import Launch, joined
+from trainer.engine.groups import Launch, joined, limit_collectives
+from trainer.failure import RunFailed
+from trainer.guard import Guard
 from trainer.layout import Layout, describe
 from trainer.model.parameters import HoldsExperts
 from trainer.network import build_model
@@ -33,7 +37,11 @@ from trainer.observe.memory import peak_memory
 from trainer.observe.profile import ProfileWindow
 from trainer.observe.protocol import Sink
 from trainer.observe.speed import Speed
+from trainer.observe.stragglers import OwnWork, Stragglers
 from trainer.optim import learning_rate
+from trainer.process.debug import dump
+from trainer.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.process.watchdog import watchdog
 from trainer.sampling import write_sample
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
@@ -42,7 +50,7 @@ if TYPE_CHECKING:
     from trainer.migration.live import LiveMigration
 
 
-def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> None:
+def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> int:
     """Trains until the last step of the run, from its newest complete checkpoint if there is one.
 
     Args:
@@ -51,9 +59,41 @@ def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, s
         launch: what the launcher said.
         dataset: what the run learns from.
         sinks: where rank 0 sends figures; empty elsewhere.
+
+    Returns:
+        0, or 75 if the run was told to stop: it has saved and wants to be started again.
+
+    Raises:
+        RunFailed: too many steps in a row had to be skipped.
     """
-    with joined(launch, expert_parallel=layout.expert_parallel, tensor_parallel=layout.tensor_parallel):
-        _Training(config, layout, launch, dataset, sinks).run()
+    folder, limits = config.run.dir, config.guard
+    with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
+        try:
+            with joined(
+                launch,
+                expert_parallel=layout.expert_parallel,
+                tensor_parallel=layout.tensor_parallel,
+                timeout_s=limits.collective_timeout_s,
+            ):
+                training = _Training(config, layout, launch, dataset, sinks)
+                limit_collectives(limits.collective_timeout_s)
+                with training.stop.listening():
+                    stopped = training.run(watch.beat)
+        except Exception as error:
+            dump(folder, launch.rank, "the run failed", error)
+            raise
+    if training.guard.failure is not None:
+        raise RunFailed(training.guard.failure)
+    return EX_TEMPFAIL if stopped else 0
+
+
+@dataclass(frozen=True)
+class _StepFigures:
+    """What a step leaves: the mean loss of its batch, the norm of its gradient, and whether the run is to stop."""
+
+    loss: float
+    norm: float
+    stop: bool
 
 
 class _Training:
@@ -73,6 +113,10 @@ class _Training:
         self.loader = self._loader("train", config.optim.global_batch)
         self.feed = Feed(self.loader, config.data_loading)
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
+        self.stop = StopRequest()
+        self.guard = Guard(config.guard, config.run.dir / "guard")
+        self.own_work = OwnWork(launch.device)
+        self.stragglers = Stragglers(config.guard.straggler_factor)
         self.migration = self._live_migration()
         self.started = steps[-1] if steps else 0
         self.bad_examples = BadExampleList(
@@ -87,72 +131,105 @@ class _Training:
                 allow_rng_loss=config.run.allow_rng_loss,
                 engine=self.engine,
                 average=self.average,
+                guard=self.guard,
                 migration=self.migration,
             )
         self.trace = TraceSession(config, layout, launch, self.engine, self.started)
         self.speed = Speed(config, launch.world_size)
         self.profile = ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, self.started)
 
-    def run(self) -> None:
-        """Takes the remaining steps."""
+    def run(self, beat: Callable[[], None] = lambda: None) -> bool:
+        """Takes the remaining steps, or those until it is told to stop or has to give up.
+
+        Args:
+            beat: called after every step.
+
+        Returns:
+            Whether it was stopped before the last step.
+        """
         config = self.config
         self._greet()
         seconds: list[float] = []
         for step in range(self.started + 1, config.optim.steps + 1):
             begun = time.perf_counter()
             with self.profile.step(step):
-                losses, norm = self._step(step)
+                figures = self._step(step)
             seconds.append(time.perf_counter() - begun)
             for sink in self.sinks:
                 sink.stepped(step, seconds[-1])
             if step in (1, config.optim.steps) or _due(step, config.observe.log_every, config.evaluate.every):
-                self._log(step, losses, norm, fmean(seconds))
+                self._log(step, figures, fmean(seconds))
                 seconds.clear()
+            if self.guard.failure is not None:
+                return False
             self.trace.after(step)
             if self.migration is not None:
                 self.migration.after(step)
             if _due(step, config.sample.every):
                 self._sample(step)
-            if step == config.optim.steps or _due(step, config.checkpoint.every):
-                save_checkpoint(self._checkpoints, step, config, self.layout, self.engine, self.average, self.migration)
+            if step == config.optim.steps or figures.stop or _due(step, config.checkpoint.every):
+                self._save(step)
+            if figures.stop:
+                return step < config.optim.steps
+            beat()
+        return False
 
-    def _step(self, step: int) -> tuple[list[Tensor], float]:
-        """Takes one optimiser step.
-
-        Returns:
-            The mean loss of each micro batch of this rank, and the norm of the gradient.
-        """
-        losses = []
-        norm = 0.0
+    def _step(self, step: int) -> _StepFigures:
+        """Takes one optimiser step, unless the guard objects."""
+        losses: list[Tensor] = []
+        examples: list[Tensor] = []
         self.expert_load.start()
         for local in range(self.layout.accumulation):
             micro = self.loader.global_micro(local)
             with self.trace.step(step, local, micro):
-                with phase("forward"), self._draws("train", step, micro) as generator:
+                with self.own_work.measured(), phase("forward"), self._draws("train", step, micro) as generator:
                     batch = self.bad_examples.take(step, self.feed.batch(step - 1, local)).to(self.launch.device)
                     loss = self.task.step(self.engine.model, batch, generator=generator).per_example.mean()
                 with phase("backward"):
                     self.engine.backward(loss)
-                losses.append(loss.detach())
-                if len(losses) == self.layout.accumulation:
-                    with phase("optimizer"):
-                        norm = self.engine.step(learning_rate(self.config.optim, step), accept=lambda _: True).norm
-        self.average.update(step)
-        for router in self.routers:
-            router.update_bias()
-        return losses, norm
+            losses.append(loss.detach())
+            examples.append(batch.ids)
+        agreed = agree(losses, own_s=self.own_work.take(), stop=self.stop.made)
+        with self.trace.update(step, self.layout.accumulation - 1), phase("optimizer"):
+            outcome = self.engine.step(
+                learning_rate(self.config.optim, step),
+                accept=lambda norm: self.guard.objection(agreed.losses, norm) is None,
+            )
+        if outcome.taken:
+            self.guard.taken(agreed.losses, outcome.norm)
+            self.average.update(step)
+            for router in self.routers:
+                router.update_bias()
+        else:
+            self._skip(step, agreed.losses, outcome.norm, losses, examples)
+        self.stragglers.take(agreed.own_s)
+        return _StepFigures(fmean(agreed.losses), outcome.norm, agreed.stop)
 
-    def _log(self, step: int, losses: list[Tensor], norm: float, step_s: float) -> None:
+    def _skip(
+        self, step: int, by_rank: Sequence[float], norm: float, losses: list[Tensor], examples: list[Tensor]
+    ) -> None:
+        """Forgets a step that was not taken, and writes down what it was made of; collective."""
+        for router in self.routers:
+            router.forget()
+        every_loss, every_example = gathered(torch.stack(losses)), gathered(torch.stack(examples).to(losses[0].device))
+        if self.launch.rank == 0:
+            reason = self.guard.objection(by_rank, norm)
+            assert reason is not None, "the engine drops a step only if the guard objects"
+            path = self.guard.note(step, reason, norm, every_loss.tolist(), every_example.tolist())
+            print(f"step {step} is skipped: {reason}; see {path}", file=sys.stderr, flush=True)
+        self.guard.skip(step)
+
+    def _log(self, step: int, figures: _StepFigures, step_s: float) -> None:
         """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
-        loss = torch.stack(losses).mean()
-        dist.all_reduce(loss)
         values = {
-            "loss": float(loss) / self.launch.world_size,
-            "grad_norm": norm,
+            "loss": figures.loss,
+            "grad_norm": figures.norm,
             "lr": learning_rate(self.config.optim, step),
+            "skipped_steps": self.guard.skipped,
             **self.speed.figures(step_s),
             "time.data_wait_s": self.feed.waited_s(),
             **peak_memory(self.launch.device),
+            **self.stragglers.figures(step),
             **self.expert_load.reduced(),
             **(self.migration.figures() if self.migration is not None else {}),
         }
@@ -163,6 +240,19 @@ class _Training:
             sink.write(step, values)
             if self.expert_load.layers:
                 sink.write_experts(self.expert_load.use())
+
+    def _save(self, step: int) -> None:
+        """Saves all that the run needs to go on; collective."""
+        save_checkpoint(
+            self._checkpoints,
+            step,
+            self.config,
+            self.layout,
+            self.engine,
+            self.average,
+            guard=self.guard,
+            migration=self.migration,
+        )
 
     @torch.no_grad()
     def _held_out_loss(self, step: int) -> float:

@@ -1,10 +1,8 @@
 """The train verb: everything that can be refused is refused before a process group exists."""
 
-import fcntl
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import trainer.data
@@ -19,6 +17,8 @@ from trainer.engine.groups import Launch
 from trainer.layout import cautions, plan_layout
 from trainer.network import parameter_shapes
 from trainer.observe.protocol import Sink
+from trainer.process.launcher import end_with_launcher
+from trainer.process.lock import locked
 
 
 def run(path: Path, overrides: Sequence[str]) -> int:
@@ -29,11 +29,13 @@ def run(path: Path, overrides: Sequence[str]) -> int:
         overrides: ``dotted.key=value``.
 
     Returns:
-        0.
+        0 if the run is done, 75 if it was told to stop, has saved and wants to be started again.
 
     Raises:
         ValueError: the configuration, the run folder or a port cannot be used; nothing has been joined or written.
+        RunFailed: the run cannot go on.
     """
+    end_with_launcher()
     launch = Launch.from_environment()
     config = load_config(path, overrides)
     layout = plan_layout(config, launch.world_size)
@@ -57,12 +59,11 @@ def run(path: Path, overrides: Sequence[str]) -> int:
         from trainer.loop import train  # Megatron takes seconds: not before the input is known to be good
 
         try:
-            train(config, layout, launch, dataset, sinks)
+            return train(config, layout, launch, dataset, sinks)
         except FileError:
             raise
         except ValueError as error:
             raise RuntimeError("the run failed; its input was good") from error
-    return 0
 
 
 def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
@@ -83,7 +84,7 @@ def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
         require_wandb()
     if config.observe.port is not None:
         opened(Prometheus(host=config.observe.host, port=config.observe.port))  # refused: before a folder is made
-    closing.enter_context(_locked(config.run.dir))
+    closing.enter_context(locked(config.run.dir))
     truncate_after(config.run.dir / "metrics.jsonl", started)
     with replacing(config.run.dir / "config.yaml") as temporary:
         temporary.write_text(config.to_yaml(), encoding="utf-8")
@@ -95,24 +96,3 @@ def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
         opened(Wandb(config.observe.wandb, config.run.dir, settings, last_step=started))
     opened(terminal(first_step=started, last_step=config.optim.steps, folder=config.run.dir))
     return sinks
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps every other run out of a folder; the system lets go of the lock however the process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise FileError(folder, "run.dir", f"cannot be written ({error.strerror})", "choose another folder") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise FileError(
-            folder, "run.dir", "is in use by another run", "wait for it, or choose another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(handle)

@@ -124,6 +124,9 @@ class PortableRouter(TopKRouter):
     def update_bias(self) -> None:
         """See :class:`moe.router.protocol.Router`; most kinds learn nothing besides their weight."""
 
+    def forget(self) -> None:
+        """See :class:`moe.router.protocol.Router`."""
+
     def set_hops(self, hops_E: Tensor) -> None:
         """See :class:`moe.router.protocol.Router`; most kinds do not weigh distance."""
 

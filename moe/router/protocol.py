@@ -35,6 +35,10 @@ class Router(Protocol):
         """Learns from the micro batches of an optimiser step, after it; collective over the data ranks."""
         ...
 
+    def forget(self) -> None:
+        """Drops what it gathered for :meth:`update_bias` since the last one: the optimiser step was not taken."""
+        ...
+
     def set_hops(self, hops_E: Tensor) -> None:
         """Tells how far each expert is from this rank; a router that does not weigh distance ignores it.
 

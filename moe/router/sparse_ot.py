@@ -118,6 +118,10 @@ class SparseOTRouter(PortableRouter):
         self.updates += seen
         sums.zero_()
 
+    def forget(self) -> None:
+        """See :class:`moe.router.protocol.Router`."""
+        self.sums.zero_()
+
     @property
     def _is_global(self) -> bool:
         return self._router.potentials == "global"

@@ -86,6 +86,11 @@ class PortableTopKRouter(PortableRouter):
             self.expert_bias += self._router.bias_rate * (asked_E.sum() - self.num_experts * asked_E).sign()
             asked_E.zero_()
 
+    def forget(self) -> None:
+        """See :class:`moe.router.protocol.Router`."""
+        if self._router.bias_rate:
+            self.asked.zero_()
+
     def _within_capacity(self, probs_TE: Tensor, wanted_TE: Tensor) -> Tensor:
         factor = self._router.capacity_factor
         if factor is None:

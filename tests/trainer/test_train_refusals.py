@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 
 from tests.trainer.commands import ALONE, DIGITS, contents, refused
 from trainer import load_config
+from trainer.__main__ import main
 from trainer.checkpoint.directory import complete_steps, mark_complete, prune, step_folder
 from trainer.checkpoint.state import identity_of
 from trainer.layout import plan_layout
 from trainer.network import parameter_shapes
+from trainer.process import lock
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,14 +34,20 @@ def test_a_port_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert contents(tmp_path) == {}
 
 
-def test_a_run_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_in_use_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
     with locked(tmp_path):
         before = contents(tmp_path)
-        line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}", f"observe.port={free}")
+        code = main(["train", DIGITS, *ALONE, f"run.dir={tmp_path}", f"observe.port={free}"])
         assert contents(tmp_path) == before
+    assert code == 2
+    waiting, line = (line.removeprefix("trainer train: ") for line in capsys.readouterr().err.splitlines())
+    assert waiting == f"{tmp_path}: in use; waits up to 0.2 s for an earlier start to end"
     assert line.startswith(f"{tmp_path}: run.dir: is in use by another run; ")
     with socket.socket() as again:
         again.bind(("127.0.0.1", free))

@@ -23,6 +23,18 @@ from trainer.engine.protocol import Engine
 from trainer.layout import Layout
 
 
+class Kept(Protocol):
+    """A part of the run with something to remember, the same on every rank."""
+
+    def state(self) -> dict[str, Any]:
+        """What it must know to go on: plain values."""
+        ...
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """Takes up what :meth:`state` gave, or starts afresh."""
+        ...
+
+
 class Migrating(Protocol):
     """Live migration, as far as a checkpoint needs it.
 
@@ -70,6 +82,7 @@ def save_checkpoint(
     engine: Engine,
     average: MovingAverage,
     migration: Migrating | None = None,
+    guard: Kept | None = None,
 ) -> Path:
     """Saves everything that the run needs to go on; collective.
 
@@ -81,6 +94,7 @@ def save_checkpoint(
         engine: weights and optimiser state.
         average: moving average of the weights.
         migration: what moves experts in the run, if anything does.
+        guard: what judges the steps of the run.
 
     Returns:
         The folder, complete.
@@ -93,7 +107,7 @@ def save_checkpoint(
     engine.save(folder / "engine")
     save_experts(folder, engine, writes=rank < layout.expert_parallel)
     with replacing(folder / _rank_file(rank)) as temporary:
-        torch.save(_rank_state(step, migration), temporary)
+        torch.save(_rank_state(step, migration, guard), temporary)
     averages = gather_averages(layout.expert_parallel, engine, average)
     if rank == 0:
         with replacing(folder / "ema.safetensors") as temporary:
@@ -119,6 +133,7 @@ def load_checkpoint(
     engine: Engine,
     average: MovingAverage,
     migration: Migrating | None = None,
+    guard: Kept | None = None,
 ) -> None:
     """Takes a run up where a checkpoint left it; collective, and bit for bit.
 
@@ -129,6 +144,7 @@ def load_checkpoint(
         average: receives the moving average.
         migration: receives what it knew; if the run moves experts, `engine` must have been built with the layout
             of :func:`trainer.checkpoint.placement.resumed_layout`.
+        guard: receives what it knew.
 
     Raises:
         FileError: a file is missing or damaged.
@@ -144,6 +160,8 @@ def load_checkpoint(
     state = torch.load(own, weights_only=True) if own.exists() else {}
     if migration is not None:
         migration.load(state.get("migration"))
+    if guard is not None:
+        guard.load(state.get("guard"))
     if state:
         _set_rank_state(state)
 
@@ -202,12 +220,14 @@ def _rank_file(rank: int) -> str:
     return f"rank_{rank:05d}.pt"
 
 
-def _rank_state(step: int, migration: Migrating | None) -> dict[str, Any]:
+def _rank_state(step: int, migration: Migrating | None, guard: Kept | None) -> dict[str, Any]:
     state: dict[str, Any] = {"step": step, "rng": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
     if migration is not None:
         state["migration"] = migration.state()
+    if guard is not None:
+        state["guard"] = guard.state()
     return state
 
 

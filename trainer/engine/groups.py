@@ -10,7 +10,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-TIMEOUT = timedelta(minutes=10)
+from trainer.process.debug import record_flights
+
+TIMEOUT_S = 600.0
+"""Of collectives outside a run, which has its own."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Launch:
 
 
 @contextmanager
-def joined(launch: Launch, *, expert_parallel: int = 1, tensor_parallel: int = 1) -> Iterator[None]:
+def joined(
+    launch: Launch, *, expert_parallel: int = 1, tensor_parallel: int = 1, timeout_s: float = TIMEOUT_S
+) -> Iterator[None]:
     """Joins the run's process groups and leaves them in an order that never aborts a finished run.
 
     The default group is NCCL on GPUs and gloo on CPUs; the others are Megatron-Core's. Consecutive ranks form a
@@ -67,6 +72,7 @@ def joined(launch: Launch, *, expert_parallel: int = 1, tensor_parallel: int = 1
         launch: what the launcher said.
         expert_parallel: ranks of an expert-parallel group.
         tensor_parallel: ranks of a tensor-parallel group.
+        timeout_s: seconds after which joining, and a collective, fails.
 
     Yields:
         Nothing; inside, ``torch.distributed`` and ``megatron.core.parallel_state`` are initialised.
@@ -76,14 +82,31 @@ def joined(launch: Launch, *, expert_parallel: int = 1, tensor_parallel: int = 1
     backend = "nccl" if launch.device.type == "cuda" else "gloo"
     if launch.device.type == "cuda":
         torch.cuda.set_device(launch.device)
-    store = None if "MASTER_ADDR" in os.environ else dist.HashStore()
-    dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=TIMEOUT, store=store)
+    timeout = timedelta(seconds=timeout_s)
+    store = _store(launch, timeout)
+    record_flights()
+    dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=timeout, store=store)
     divide_ranks(expert_parallel, tensor_parallel)
     yield
     gc.collect()
     dist.barrier()
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
+
+
+def _store(launch: Launch, timeout: timedelta) -> dist.Store:
+    """Where the ranks find each other's addresses.
+
+    torchrun's store outlives the ranks that it starts again, which would call those that have died. One agent counts
+    its starts; those of several differ, so on several nodes the store must not be torchrun's
+    (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+    """
+    if "MASTER_ADDR" not in os.environ:
+        return dist.HashStore()
+    store, _, _ = next(dist.rendezvous("env://", launch.rank, launch.world_size, timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    return dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:
@@ -100,6 +123,17 @@ def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:
         expert_model_parallel_size=expert_parallel,
         expert_tensor_parallel_size=1,
     )
+
+
+def limit_collectives(timeout_s: float) -> None:
+    """Gives every process group of this rank the same timeout, whoever created it and with whatever default.
+
+    Args:
+        timeout_s: seconds after which a collective fails.
+    """
+    groups = dist.distributed_c10d._world.pg_map  # torch has no public list of them
+    for group in groups:
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
 
 def group_names() -> dict[str, str]:

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch.distributed as dist
 
@@ -86,6 +86,15 @@ class TraceSession:
             return
         with self._routing.step(step, micro), self._collectives.step(step, local):  # routing may end with collectives
             yield
+
+    def update(self, step: int, local: int) -> AbstractContextManager[None]:
+        """Records the optimiser's part of a step, after that of its last micro batch.
+
+        Args:
+            step: optimiser step.
+            local: the last of this rank's micro batches.
+        """
+        return self._collectives.step(step, local)
 
     def after(self, step: int) -> None:
         """Writes what a sampled step left, and merges after the last one; collective then."""

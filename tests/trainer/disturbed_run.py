@@ -1,0 +1,46 @@
+"""A training rank that things happen to: DISTURB lists them as `step:rank:what`, with semicolons between.
+
+`NaN`: the rank's first loss in that step is not a number. `raise`: the rank fails. A signal, `SIGTERM`: it is sent to
+the rank, and with ` agent` behind it to the process that launched the rank.
+"""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from typing import Any
+
+from trainer import loop
+from trainer.__main__ import main
+
+take_step = loop._Training._step
+DISTURBANCES = [tuple(one.split(":")) for one in os.environ["DISTURB"].split(";")]
+
+
+def disturbed_step(self: loop._Training, step: int) -> Any:
+    """Takes a step after what happens at its beginning."""
+    for _, _, what in (one for one in DISTURBANCES if one[:2] == (str(step), str(self.launch.rank))):
+        name, *target = what.split()
+        if name == "NaN":
+            spoil_a_loss(self.task)
+        elif name == "raise":
+            raise RuntimeError("lightning struck")
+        else:
+            os.kill(os.getppid() if target else os.getpid(), signal.Signals[name])
+    return take_step(self, step)
+
+
+def spoil_a_loss(task: Any) -> None:
+    """Makes the next loss NaN, and the gradients that follow from it."""
+    unspoilt = task.step
+
+    def spoilt(*arguments: Any, **named: Any) -> Any:
+        task.step = unspoilt
+        terms = unspoilt(*arguments, **named)
+        return replace(terms, per_example=terms.per_example * float("nan"))
+
+    task.step = spoilt
+
+
+loop._Training._step = disturbed_step
+sys.exit(main())

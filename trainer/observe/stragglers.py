@@ -1,0 +1,96 @@
+"""Ranks that are slower than the others."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+QUIET_S = 600.0
+"""Least time between two lines about slow ranks."""
+
+
+class OwnWork:
+    """Measures what a rank itself does in a step: waiting for its data and the forward passes.
+
+    What comes after is no measure, for the ranks wait for each other in the backward pass: a slow one makes all late.
+    The all-to-alls of experts and the gathers of ZeRO 3 are waits inside the forward pass; there the spread is told
+    too small. On a GPU the time is the device's.
+
+    Args:
+        device: where the rank computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Adds the time inside to the step's."""
+        if self._on_gpu:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            yield
+            end.record()
+            self._events.append((begin, end))
+        else:
+            begun = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - begun
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        for begin, end in self._events:
+            end.synchronize()
+            self._seconds += begin.elapsed_time(end) / 1000
+        seconds, self._seconds, self._events = self._seconds, 0.0, []
+        return seconds
+
+
+class Stragglers:
+    """Compares the ranks' own work over the steps between two records.
+
+    Args:
+        factor: how many times the mean is worth a line; None: nothing is.
+    """
+
+    def __init__(self, factor: float | None) -> None:
+        self._factor = factor
+        self._steps = 0
+        self._seconds: list[float] = []
+        self._said = -float("inf")
+
+    def take(self, own_s: Sequence[float]) -> None:
+        """Notes a step.
+
+        Args:
+            own_s: seconds of each rank's own work.
+        """
+        self._steps += 1
+        self._seconds = [a + b for a, b in zip(self._seconds or [0.0] * len(own_s), own_s, strict=True)]
+
+    def figures(self, step: int) -> dict[str, float]:
+        """Figures of the steps since the last call, and a line on standard error if a rank stands out.
+
+        Args:
+            step: the last of them.
+
+        Returns:
+            ``time.step_spread``: the slowest rank's own work over the mean of all; 1 where all are alike.
+        """
+        mean = sum(self._seconds) / len(self._seconds)
+        slowest = max(range(len(self._seconds)), key=self._seconds.__getitem__)
+        spread = self._seconds[slowest] / mean
+        if self._factor is not None and spread > self._factor and time.monotonic() > self._said + QUIET_S:
+            self._said = time.monotonic()
+            print(
+                f"rank {slowest} is slow: its data and forward passes took {spread:.1f} times the mean of the ranks "
+                f"in the {self._steps} steps up to {step}",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._steps, self._seconds = 0, []
+        return {"time.step_spread": spread}
