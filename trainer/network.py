@@ -13,6 +13,7 @@ from trainer.engine.protocol import Network
 from trainer.layout import Layout
 from trainer.model import dit, gpt, mlp
 from trainer.model.config import DiTConfig
+from trainer.model.division import divide_blocks
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
 
@@ -67,16 +68,17 @@ def tokens_per_example(config: RunConfig) -> int:
     raise AssertionError("the layout lets no other pair through")
 
 
-def dense_parameters(config: RunConfig) -> list[int]:
+def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
     """Sizes of the parameters that every rank holds, in the order of the network, without building it.
 
     Args:
         config: the run.
+        tensor_parallel: ranks that share the blocks.
 
     Returns:
-        Elements of each dense parameter, routers included and experts left out.
+        Elements of each dense parameter on one rank, routers included and experts left out.
     """
-    return [math.prod(shape) for shape in _dense_shapes(config).values()]
+    return [parameter.numel() for parameter in meta_network(config, tensor_parallel).parameters()]
 
 
 def expert_parameters(config: RunConfig) -> int:
@@ -107,8 +109,13 @@ def dense_inner(config: RunConfig) -> int:
     return config.model.feed_forward_hidden or 4 * config.model.hidden
 
 
-def meta_network(config: RunConfig) -> Network:
-    """The network without values and without experts, on the meta device."""
+def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
+    """The network of one rank without values and without experts, on the meta device.
+
+    Args:
+        config: the run.
+        tensor_parallel: ranks that share the blocks.
+    """
 
     def feed_forward(_: int) -> nn.Module:
         if config.moe is None:
@@ -116,7 +123,22 @@ def meta_network(config: RunConfig) -> Network:
         return _without_experts(config.model.hidden, config.moe)
 
     with torch.device("meta"):
-        return _network(config, feed_forward, generator=None)
+        model = _network(config, feed_forward, generator=None)
+        if tensor_parallel > 1:
+            columns, rows = _linear(1, tensor_parallel), _linear(tensor_parallel, 1)
+            divide_blocks(model.blocks, lambda linear, _: columns(linear), rows)
+    return model
+
+
+def _linear(input_ranks: int, output_ranks: int) -> Callable[[nn.Module], nn.Module]:
+    """From a linear layer to one of the size of its share."""
+
+    def share(linear: nn.Module) -> nn.Module:
+        assert isinstance(linear, nn.Linear)
+        inputs, outputs = linear.in_features // input_ranks, linear.out_features // output_ranks
+        return nn.Linear(inputs, outputs, bias=linear.bias is not None)
+
+    return share
 
 
 def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
@@ -137,10 +159,9 @@ def _expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
 
 def _divided(network: Network, layout: Layout) -> Network:
     if layout.tensor_parallel > 1:
-        from trainer.model.tensor_parallel import divide  # Megatron takes seconds to import
+        from trainer.model.tensor_parallel import ColumnLinear, RowLinear  # Megatron takes seconds to import
 
-        assert not isinstance(network, mlp.MLP), "the layout divides attention heads alone"
-        divide(network)
+        divide_blocks(network.blocks, ColumnLinear, RowLinear)
     return network
 
 

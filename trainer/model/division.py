@@ -1,6 +1,6 @@
 """Where the part of a parameter that a rank holds lies in the whole."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -77,6 +77,28 @@ class Part:
         lengths = [length for _, length in self.stretches]
         for stretch, piece in zip(self.stretches, values.split(lengths, self.dimension), strict=True):
             whole.narrow(self.dimension, *stretch).copy_(piece)
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A block whose matrices ranks can share."""
+
+    def divide(self, columns: Columns, rows: Rows) -> None:
+        """Keeps one rank's share of the block, in place."""
+        ...
+
+
+def divide_blocks(blocks: Iterable[nn.Module], columns: Columns, rows: Rows) -> None:
+    """Keeps one rank's share of every block, in place.
+
+    Args:
+        blocks: whole, each of them :class:`Divisible`.
+        columns: makes the share of a layer that is divided by its output.
+        rows: makes the share of a layer that is divided by its input.
+    """
+    for block in blocks:
+        assert isinstance(block, Divisible)
+        block.divide(columns, rows)
 
 
 @runtime_checkable

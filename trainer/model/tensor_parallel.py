@@ -1,4 +1,4 @@
-"""Transformer blocks whose matrices are divided over the ranks of a tensor-parallel group.
+"""Linear layers that are divided over the ranks of a tensor-parallel group.
 
 A pair of linear layers is divided between them: the first by its output (columns), the second by its input (rows).
 Every rank sees the same tokens before and after a pair, so that whatever lies outside (norms, dropout, embeddings) is
@@ -17,19 +17,7 @@ from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor, nn
 
-from trainer.model import dit, gpt
 from trainer.model.division import Part
-
-
-def divide(network: dit.DiT | gpt.GPT) -> None:
-    """Divides every block of a network on the groups of ``megatron.core.parallel_state``, in place.
-
-    Args:
-        network: whole, with its initial weights; the rank keeps its part of them.
-    """
-    for block in network.blocks:
-        assert isinstance(block, dit.Block | gpt.Block)
-        block.divide(ColumnLinear, RowLinear)
 
 
 class ColumnLinear(ColumnParallelLinear):

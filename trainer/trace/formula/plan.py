@@ -1,5 +1,7 @@
 """From a configuration to what its trace depends on."""
 
+from collections.abc import Iterator
+
 import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
@@ -10,8 +12,9 @@ from trainer.layout import Layout
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.network import dense_parameters, meta_network, tokens_per_example
-from trainer.trace.formula.protocol import EngineTraffic
+from trainer.trace.formula.protocol import EngineTraffic, LayerTraffic
 from trainer.trace.formula.reduction import optimizer_groups
+from trainer.trace.formula.tensor import TensorTraffic
 from trainer.trace.formula.tokens import TokenTraffic
 from trainer.trace.formula.trace import RankGroups, TraceSpec
 from trainer.trace.formula.walk import Walk, walk
@@ -46,12 +49,13 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         ranks_per_node=ranks_per_node,
         num_blocks=config.model.num_layers,
         groups={
-            "data": RankGroups(layout.world_size),
+            "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
+            "tensor": RankGroups(layout.tensor_parallel),
             "expert": RankGroups(layout.expert_parallel),
             "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
         },
         engine=_engine(config, layout),
-        layers=(_tokens(config, config.moe, layout),) if config.moe is not None else (),
+        layers=tuple(_layers(config, layout)),
         repeats_forward=config.engine.activation_checkpointing,
         accumulation=layout.accumulation,
         steps=steps,
@@ -63,6 +67,11 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     if isinstance(config.engine, FSDPConfig):
         raise ValueError("engine.kind: fsdp has no formula yet; use deepspeed, or record a run (trace.steps)")
     stage = config.engine.zero_stage
+    if stage == 3 and layout.tensor_parallel > 1:
+        raise ValueError(
+            "engine.zero_stage: 3 has no formula with parallel.tensor, for it gathers parameters between the sums of a "
+            "block; use 0, 1 or 2, or record a run (trace.steps)"
+        )
     if stage == 3:
         return Zero3Traffic(
             sizes=tuple(dense_parameters(config)),
@@ -77,11 +86,12 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
         experts = [config.model.hidden * config.moe.expert_hidden] * matrices
     return ZeroTraffic(
         stage=stage,
-        parameters=optimizer_groups(dense_parameters(config), experts),
-        num_ranks={"data": layout.world_size, "expert_data": layout.expert_data_parallel},
+        parameters=optimizer_groups(dense_parameters(config, layout.tensor_parallel), experts),
+        num_ranks={"data": layout.data_parallel, "expert_data": layout.expert_data_parallel},
         precision=config.engine.precision,
         bucket_elements=config.engine.bucket_elements,
         accumulation=layout.accumulation,
+        tensor_parallel=layout.tensor_parallel,
     )
 
 
@@ -97,6 +107,18 @@ def _walk(config: RunConfig) -> Walk:
             else (torch.empty(1, config.data.shape[0] - 1, dtype=torch.int64),) * 2
         )
         return walk(network, network.blocks, lambda module: module(*inputs).sum())
+
+
+def _layers(config: RunConfig, layout: Layout) -> Iterator[LayerTraffic]:
+    if layout.tensor_parallel > 1:
+        yield TensorTraffic(
+            pairs=2 if config.moe is None else 1,
+            tokens=layout.micro_batch * tokens_per_example(config),
+            hidden=config.model.hidden,
+            precision=config.engine.precision,
+        )
+    if config.moe is not None:
+        yield _tokens(config, config.moe, layout)
 
 
 def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:

@@ -19,6 +19,7 @@ class ZeroTraffic:
         precision: element type of parameters and gradients; bf16 adds an overflow check.
         bucket_elements: DeepSpeed's reduce_bucket_size.
         accumulation: micro steps of an optimiser step.
+        tensor_parallel: ranks that share the dense parameters, whose parts of the norm are added up.
     """
 
     stage: Literal[0, 1, 2]
@@ -27,6 +28,7 @@ class ZeroTraffic:
     precision: Literal["fp32", "bf16"]
     bucket_elements: int
     accumulation: int = 1
+    tensor_parallel: int = 1
 
     def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
         """See the protocol."""
@@ -52,11 +54,14 @@ class ZeroTraffic:
         if self.stage == 0:
             if experts:
                 yield all_reduce("expert", "float32", 4)
+            yield from self._over_parts("float32", 4)
             return
         if self.precision == "bf16":
             yield all_reduce("data", "uint8", 1)
+            yield from self._over_parts("uint8", 1)
         for _ in self.parameters:
             yield all_reduce("data", "float32", 4)
+            yield from self._over_parts("float32", 4)
         for _ in experts:
             yield all_reduce("expert_data", "float32", 4)
         for owner in self.parameters:
@@ -64,6 +69,10 @@ class ZeroTraffic:
             if num_ranks > 1:
                 size = owner.padded_elements(num_ranks) * self._element_bytes // num_ranks
                 yield all_gather(owner.group, self._dtype, size, num_ranks)
+
+    def _over_parts(self, dtype: str, size: int) -> Iterator[Collective]:
+        if self.tensor_parallel > 1:
+            yield all_reduce("tensor", dtype, size)
 
     @property
     def _dtype(self) -> str:
