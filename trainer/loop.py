@@ -2,31 +2,30 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 import trainer.task
 from moe.router.protocol import Router
-from moe.seed import derive_seed
 from trainer.agreement import agree, gathered
 from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.checkpoint.state import load_checkpoint, save_checkpoint
 from trainer.checkpoint.weights import initialise_from
 from trainer.config import RunConfig
-from trainer.data import SPLITS, Dataset, Loader, Split
+from trainer.data import SPLITS, Dataset, Loader
 from trainer.data.bad_examples import BadExampleList
 from trainer.data.feed import Feed
+from trainer.draws import draws
 from trainer.ema import MovingAverage
 from trainer.engine.build import build_engine
 from trainer.engine.groups import Launch, joined, limit_collectives
+from trainer.evaluation import HeldOut
 from trainer.failure import RunFailed
 from trainer.guard import Guard
 from trainer.layout import Layout, describe
@@ -110,7 +109,7 @@ class _Training:
             initialise_from(self.module, config.model.init_from)
         self.engine = build_engine(self.module, config, layout, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
-        self.loader = self._loader("train", config.optim.global_batch)
+        self.loader = self._train_loader()
         self.feed = Feed(self.loader, config.data_loading)
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
         self.stop = StopRequest()
@@ -125,6 +124,7 @@ class _Training:
             num_examples=sum(len(dataset.indices(split)) for split in SPLITS),
             max_bad_share=config.data_loading.max_bad_share,
         )
+        self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
         if steps:
             load_checkpoint(
                 step_folder(self._checkpoints, self.started),
@@ -179,10 +179,15 @@ class _Training:
         losses: list[Tensor] = []
         examples: list[Tensor] = []
         self.expert_load.start()
+        seed = self.config.run.seed
         for local in range(self.layout.accumulation):
             micro = self.loader.global_micro(local)
             with self.trace.step(step, local, micro):
-                with self.own_work.measured(), phase("forward"), self._draws("train", step, micro) as generator:
+                with (
+                    self.own_work.measured(),
+                    phase("forward"),
+                    draws(seed, "train", step, micro) as generator,
+                ):
                     batch = self.bad_examples.take(step, self.feed.batch(step - 1, local)).to(self.launch.device)
                     loss = self.task.step(self.engine.model, batch, generator=generator).per_example.mean()
                 with phase("backward"):
@@ -234,7 +239,8 @@ class _Training:
             **(self.migration.figures() if self.migration is not None else {}),
         }
         if _due(step, self.config.evaluate.every):
-            values |= self.task.held_out_figures(self._held_out_loss(step))
+            loss = self.held_out.loss(step, self.task, self.module, self.average, self.launch.device)
+            values |= self.task.held_out_figures(loss)
         values["bad_samples"] = self.bad_examples.count()
         for sink in self.sinks:
             sink.write(step, values)
@@ -254,24 +260,6 @@ class _Training:
             migration=self.migration,
         )
 
-    @torch.no_grad()
-    def _held_out_loss(self, step: int) -> float:
-        """Mean loss of the averaged weights over the held-out split, each example once a tensor rank; collective."""
-        examples = len(self.dataset.indices("held_out"))
-        total = torch.zeros((), device=self.launch.device)
-        chunk = self.layout.micro_batch * self.layout.data_parallel
-        loader = self._loader("held_out", chunk)
-        with self.average.in_place():
-            for index in range(-(-examples // chunk)):
-                micro = loader.global_micro(0)
-                first = index * chunk + micro * self.layout.micro_batch
-                with self._draws("held_out", first // self.layout.micro_batch, 0) as generator:
-                    batch = self.bad_examples.take(step, loader.batch(index, 0)).to(self.launch.device)
-                    terms = self.task.step(self.module, batch, generator=generator)
-                total += terms.per_example[: max(0, examples - first)].sum()
-        dist.all_reduce(total)
-        return float(total) / (examples * self.layout.tensor_parallel)
-
     def _sample(self, step: int) -> None:
         """Draws what the run is asked to show to samples/; collective."""
         name = step_folder(Path(), step).name
@@ -289,24 +277,16 @@ class _Training:
     def _checkpoints(self) -> Path:
         return self.config.run.dir / "checkpoints"
 
-    def _loader(self, split: Split, global_batch: int) -> Loader:
+    def _train_loader(self) -> Loader:
         return Loader(
             self.dataset,
-            global_batch=global_batch,
+            global_batch=self.config.optim.global_batch,
             micro_batch=self.layout.micro_batch,
             rank=self.layout.data_rank(self.launch.rank),
             world_size=self.layout.data_parallel,
             seed=self.config.run.seed,
-            split=split,
             max_bad_share=self.config.data_loading.max_bad_share,
         )
-
-    @contextmanager
-    def _draws(self, purpose: str, step: int, micro: int) -> Iterator[torch.Generator]:
-        """Makes every draw inside a function of (seed, purpose, step, micro batch), whichever rank has the batch."""
-        seed = derive_seed(self.config.run.seed, purpose, step, micro)
-        torch.manual_seed(derive_seed(seed, "dropout"))
-        yield torch.Generator().manual_seed(seed)
 
     def _greet(self) -> None:
         if self.launch.rank == 0:
