@@ -43,6 +43,9 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 2, bf16": ({"zero_stage": 2, "precision": "bf16"}, 1, {}, "dit"),
         "ZeRO 0": ({"zero_stage": 0}, 2, {}, "dit"),
         "ZeRO 3, small buckets, accumulation": (SMALL_ZERO_3, 2, None, "dit"),
+        "FSDP2, bf16, accumulation": ({"kind": "fsdp", "precision": "bf16"}, 2, None, "dit"),
+        "FSDP2, computed twice": ({"kind": "fsdp", "activation_checkpointing": True}, 1, None, "dit"),
+        "FSDP2, blocks kept": ({"kind": "fsdp", "reshard_after_forward": False}, 2, None, "gpt"),
         "ZeRO 3, computed twice": ({**SMALL_ZERO_3, "activation_checkpointing": True}, 1, None, "dit"),
         "gpt, copies, every rank": ({}, 2, {"dispatch": "copies", "top_k": 3}, "gpt"),
         "gpt, coherent, computed twice": (

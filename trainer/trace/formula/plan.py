@@ -9,9 +9,9 @@ from trainer.config import RunConfig
 from trainer.engine.blocks import prepare_blocks
 from trainer.engine.config import FSDPConfig
 from trainer.layout import Layout
-from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
-from trainer.network import dense_parameters, meta_network, tokens_per_example
+from trainer.network import dense_parameters, meta_network, parameter_shapes, tokens_per_example
+from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import EngineTraffic, LayerTraffic
 from trainer.trace.formula.reduction import optimizer_groups
 from trainer.trace.formula.tensor import TensorTraffic
@@ -65,7 +65,16 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
 
 def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     if isinstance(config.engine, FSDPConfig):
-        raise ValueError("engine.kind: fsdp has no formula yet; use deepspeed, or record a run (trace.steps)")
+        shapes = parameter_shapes(config)
+        blocks = [f"blocks.{index}." for index in range(config.model.num_layers)]
+        return FSDPTraffic(
+            blocks=tuple([shape for name, shape in shapes.items() if name.startswith(block)] for block in blocks),
+            root=[shape for name, shape in shapes.items() if not name.startswith("blocks.")],
+            num_ranks=layout.world_size,
+            precision=config.engine.precision,
+            reshard_after_forward=config.engine.reshard_after_forward,
+            accumulation=layout.accumulation,
+        )
     stage = config.engine.zero_stage
     if stage == 3 and layout.tensor_parallel > 1:
         raise ValueError(
@@ -102,9 +111,9 @@ def _walk(config: RunConfig) -> Walk:
         prepare_blocks(network.blocks, config.engine)
     with torch.device("meta"):
         inputs = (
-            (torch.empty(1, *config.data.shape), torch.empty(1))
-            if isinstance(config.model, DiTConfig)
-            else (torch.empty(1, config.data.shape[0] - 1, dtype=torch.int64),) * 2
+            (torch.empty(1, config.data.shape[0] - 1, dtype=torch.int64),) * 2
+            if isinstance(config.model, GPTConfig)
+            else (torch.empty(1, *config.data.shape), torch.empty(1))
         )
         return walk(network, network.blocks, lambda module: module(*inputs).sum())
 

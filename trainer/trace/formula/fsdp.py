@@ -1,0 +1,70 @@
+"""What FSDP2 sends, whose ranks keep rows of every parameter."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from trainer.trace.formula.protocol import (
+    DTYPES,
+    ELEMENT_BYTES,
+    Collective,
+    Phase,
+    Place,
+    all_gather,
+    all_reduce,
+    reduce_scatter,
+)
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FSDPTraffic:
+    """A gathering and a reduction of each block and of what belongs to none; see the protocol's EngineTraffic.
+
+    In the backward pass a block's parameters are gathered while the block behind it computes. The rows of a parameter
+    are divided evenly, the last parts filled up.
+
+    Args:
+        blocks: shapes of the parameters of each block.
+        root: shapes of the parameters that belong to no block.
+        num_ranks: ranks of the group data.
+        precision: element type of gathered parameters, fp32 or bf16; gradients are reduced in float32.
+        reshard_after_forward: whether blocks let go of their parameters after their forward pass.
+        accumulation: micro steps of an optimiser step; the last one reduces the gradients.
+    """
+
+    blocks: tuple[Shapes, ...]
+    root: Shapes
+    num_ranks: int
+    precision: str
+    reshard_after_forward: bool = True
+    accumulation: int = 1
+
+    def entering(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective]:
+        """See the protocol."""
+        if phase == "forward":
+            if place != "after":
+                yield self._gathered(place)
+        elif self.reshard_after_forward and place != "before":
+            before = (len(self.blocks) if place == "after" else place) - 1
+            if before >= 0:
+                yield self._gathered(before)
+
+    def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
+        """See the protocol."""
+        if phase == "backward" and place != "after" and micro == self.accumulation - 1:
+            yield reduce_scatter("data", "float32", self._rows(place) * ELEMENT_BYTES["fp32"], self.num_ranks)
+
+    def update(self) -> Iterator[Collective]:
+        """See the protocol: the norm of the gradient."""
+        yield all_reduce("data", "float32", 4)
+
+    def _gathered(self, place: Place) -> Collective:
+        size = self._rows(place) * ELEMENT_BYTES[self.precision]
+        return all_gather("data", DTYPES[self.precision], size, self.num_ranks)
+
+    def _rows(self, place: Place) -> int:
+        """Elements of a rank's rows of the parameters of a block or of the rest."""
+        shapes = self.blocks[place] if isinstance(place, int) else self.root
+        return sum(-(-shape[0] // self.num_ranks) * prod(shape[1:]) for shape in shapes)
