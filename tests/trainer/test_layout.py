@@ -305,3 +305,30 @@ def test_a_placement_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.C
     for path, field in ((tmp_path / "bytes.json", "document"), (tmp_path / "none.json", "file"), (tmp_path, "file")):
         line = refused(capsys, "check", config, f"moe.placement={path}", "--world-size", 2)
         assert line.startswith(f"{path}: {field}: ")
+
+
+@pytest.mark.parametrize(
+    ("sections", "world_size", "sentence"),
+    [
+        ({"parallel": {"tensor": 3}}, 4, "parallel.tensor: 3 does not divide the 4 ranks"),
+        ({"parallel": {"tensor": 8}}, 8, "do not divide model.num_heads 4"),
+        ({"parallel": {"tensor": 2}, "moe": {"num_experts": 4, "expert_hidden": 8}}, 2, "to the experts 2 times"),
+        ({"parallel": {"tensor": 2}, "model": {"feed_forward_hidden": 33}}, 2, "model.feed_forward_hidden 33"),
+        ({"parallel": {"tensor": 2}, "model": {"kind": "gpt", "num_kv_heads": 1}}, 2, "model.num_kv_heads 1"),
+        ({"parallel": {"pipeline": 2}}, 2, "through all of them; use 1"),
+        ({"parallel": {"context": 2}}, 2, "whole sequences of its rank; use 1"),
+    ],
+)
+def test_what_tensor_ranks_cannot_share_is_refused(sections: dict[str, Any], world_size: int, sentence: str) -> None:
+    document = {"run": {"dir": "unused"}, "model": {}, "optim": {"steps": 1, "global_batch": 8}} | sections
+    with pytest.raises(ValueError, match=sentence):
+        plan_layout(RunConfig.model_validate(document), world_size)
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_tensor_ranks_see_the_same_examples(tensor: int) -> None:
+    sections = {"run": {"dir": "unused"}, "model": {}, "optim": {"steps": 1, "global_batch": 8}}
+    layout = plan_layout(RunConfig.model_validate(sections | {"parallel": {"tensor": tensor}}), 4)
+    assert layout.data_parallel * tensor == 4
+    assert [layout.data_rank(rank) for rank in range(4)] == [rank // tensor for rank in range(4)]
+    assert layout.micro_batch * layout.accumulation * layout.data_parallel == 8
