@@ -1,4 +1,4 @@
-"""python -m trainer: train, check, sample, generate, trace and report."""
+"""python -m trainer: train, check, sample, generate, encode, trace and report."""
 
 import argparse
 import os
@@ -92,6 +92,12 @@ def _generate(options: argparse.Namespace) -> int:
     from trainer.generate import run
 
     return run(options.run_dir, options.prompt, options.num_bytes, options.temperature, options.seed, options.out)
+
+
+def _encode(options: argparse.Namespace) -> int:
+    from trainer.encode import run
+
+    return run(options.run_dir, options.data, options.out)
 
 
 def _trace(options: argparse.Namespace) -> int:
@@ -200,6 +206,20 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--out", type=Path, metavar="FILE", help="write prompt and text there, byte for byte (default: print them)"
     )
+
+    encode = _verb(
+        verbs,
+        "encode",
+        _encode,
+        "write the latents of a data set as shards, with the averaged weights of an autoencoder's run",
+        "python -m trainer encode runs/digits_autoencoder --out runs/digits_latents",
+        "Another run learns from them with data={kind: shards, path: DIR}; what it draws is decoded to images.",
+    )
+    encode.add_argument("run_dir", type=Path, help="folder of the run that trained the autoencoder")
+    encode.add_argument(
+        "--data", type=Path, metavar="YAML", help="configuration whose data section is encoded (default: the run's)"
+    )
+    encode.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of shards to write")
 
     trace = _verb(
         verbs,

@@ -18,6 +18,7 @@ from trainer.checkpoint.config import CheckpointConfig
 from trainer.data.loading import DataLoadingConfig
 from trainer.engine.config import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.guard import GuardConfig
+from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
@@ -94,12 +95,29 @@ class PointSample(Section):
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
 
 
+class ReconstructionSample(Section):
+    """Held-out images above what the moving average of the weights makes of them."""
+
+    kind: Literal["reconstructions"] = "reconstructions"
+    every: PositiveInt | None = None
+    """Steps between two grids while training; null: none."""
+    num: PositiveInt = 16
+    """Images of a grid."""
+
+
 COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "dit": {"data": ("digits", "image_folder", "shards"), "sample": ("images",)},
     "gpt": {"data": ("python_source",), "sample": ("text",)},
     "mlp": {"data": ("toy", "shards"), "sample": ("points",)},
+    "autoencoder": {"data": ("digits", "image_folder", "shards"), "sample": ("reconstructions",)},
 }
 """The kinds of the other sections that fit each kind of model; the first is what a section without a kind has."""
+
+FLOWLESS = {
+    "gpt": "a gpt model predicts the next byte",
+    "autoencoder": "an autoencoder predicts what it was shown",
+}
+"""Models that are trained for something else than a flow."""
 
 
 class RunConfig(Section):
@@ -111,16 +129,16 @@ class RunConfig(Section):
     run: Run
     data: trainer.data.Config
     data_loading: DataLoadingConfig = DataLoadingConfig()
-    model: Annotated[DiTConfig | GPTConfig | MLPConfig, Field(discriminator="kind")]
+    model: Annotated[DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig, Field(discriminator="kind")]
     moe: MoEConfig | None = None
     flow: Flow | None = None
-    """Absent with a gpt alone, which learns by predicting the next byte."""
+    """Present with a dit or mlp: a gpt predicts the next byte, an autoencoder what it was shown."""
     optim: OptimConfig
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
     parallel: ParallelConfig = ParallelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: Evaluate = Evaluate()
-    sample: Annotated[ImageSample | TextSample | PointSample, Field(discriminator="kind")]
+    sample: Annotated[ImageSample | TextSample | PointSample | ReconstructionSample, Field(discriminator="kind")]
     trace: TraceConfig = TraceConfig()
     observe: ObserveConfig = ObserveConfig()
     guard: GuardConfig = GuardConfig()
@@ -139,7 +157,7 @@ class RunConfig(Section):
                 filled[name] = {"kind": fitting_kinds[0], **filled[name]}
         if isinstance(filled.get("engine"), dict):
             filled["engine"] = {"kind": "deepspeed", **filled["engine"]}
-        if kind != "gpt" and filled.get("flow") is None:
+        if kind not in FLOWLESS and filled.get("flow") is None:
             filled["flow"] = {}
         return filled
 
@@ -150,8 +168,10 @@ class RunConfig(Section):
             fitting = COMPANIONS[kind][name]
             if found not in fitting:
                 raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {' or '.join(fitting)}")
-        if kind == "gpt" and self.flow is not None:
-            raise ValueError("flow: a gpt model predicts the next byte and follows no flow; remove the section")
+        if kind in FLOWLESS and self.flow is not None:
+            raise ValueError(f"flow: {FLOWLESS[kind]} and follows no flow; remove the section")
+        if kind == "autoencoder" and self.moe is not None:
+            raise ValueError("moe: an autoencoder has no feed-forward layers to make experts of; remove the section")
         return self
 
     def to_yaml(self) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from moe.files import FileError
 from moe.placement.placement import Placement
-from trainer.config import ImageSample, PointSample, RunConfig, TextSample
-from trainer.data import PythonSourceConfig, accumulation_steps
+from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.data import PythonSourceConfig, ShardsConfig, accumulation_steps, read_index
 from trainer.engine.legality import check_engine
+from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
@@ -164,6 +165,14 @@ def _check_examples(config: RunConfig) -> None:
                 f"model.patch_size: {patch_size} does not divide images of {pixels} pixels; "
                 f"use one of {_divisors(math.gcd(*shape[1:]))}"
             )
+        case _, AutoencoderConfig() if len(shape) != 3:
+            raise ValueError(f"data.path: its examples have shape {list(shape)}, which is no image; give images")
+        case _, AutoencoderConfig(factor=factor) if shape[1] % factor or shape[2] % factor:
+            pixels = " x ".join(map(str, sorted(set(shape[1:]))))
+            raise ValueError(
+                f"model.factor: {factor} does not divide images of {pixels} pixels; "
+                f"use one of {_divisors(math.gcd(*shape[1:], 16))}"
+            )
         case _, MLPConfig() if len(shape) != 1 or shape[0] < 2:
             raise ValueError(
                 f"data.path: its examples have shape {list(shape)}, and an mlp takes vectors of 2 values or more; "
@@ -180,7 +189,7 @@ def _check_sample(config: RunConfig, world_size: int) -> None:
     shared = config.parallel.expert * config.parallel.tensor > 1
     shared |= config.engine.shards_parameters and world_size > 1
     match config.sample, config.model:
-        case ImageSample(every=int()), _ if not drawable(config):
+        case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
             raise ValueError(
                 f"sample.every: {config.sample.every}, but examples of {config.data.shape[0]} channels are no picture; "
                 "use null"
@@ -210,8 +219,8 @@ def _check_tensor(config: RunConfig, world_size: int) -> None:
             f"parallel.tensor: {tensor} does not divide the {world_size} ranks; "
             f"use one of {_divisors(world_size)} or start a multiple of {tensor} ranks"
         )
-    if isinstance(model, MLPConfig):
-        raise ValueError(f"parallel.tensor: {tensor} ranks share attention heads, which an mlp lacks; use 1")
+    if not isinstance(model, DiTConfig | GPTConfig):
+        raise ValueError(f"parallel.tensor: {tensor} ranks share attention heads, which {model.kind} lacks; use 1")
     widths = {"model.num_heads": model.num_heads}
     if isinstance(model, GPTConfig):
         widths["model.num_kv_heads"] = model.key_value_heads
@@ -231,8 +240,10 @@ def _check_tensor(config: RunConfig, world_size: int) -> None:
 
 
 def drawable(config: RunConfig) -> bool:
-    """Whether what an image model draws can be shown: grey, or red, green and blue."""
-    return config.data.shape[0] in (1, 3)
+    """Whether what an image model draws can be shown: grey, or red, green and blue, or latents of such images."""
+    if config.data.shape[0] in (1, 3):
+        return True
+    return isinstance(config.data, ShardsConfig) and read_index(config.data.path).autoencoder is not None
 
 
 def _check_dispatch(config: RunConfig) -> None:

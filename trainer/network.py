@@ -11,7 +11,8 @@ from moe.seed import derive_seed
 from trainer.config import RunConfig
 from trainer.engine.protocol import Network
 from trainer.layout import Layout
-from trainer.model import dit, gpt, mlp
+from trainer.model import autoencoder, dit, gpt, mlp
+from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.config import DiTConfig
 from trainer.model.division import divide_blocks
 from trainer.model.gpt_config import GPTConfig
@@ -57,13 +58,13 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 
 
 def tokens_per_example(config: RunConfig) -> int:
-    """Tokens of one example: the patches of an image, the bytes that a window predicts, or the one vector."""
+    """Tokens of one example: the patches of an image, the bytes that a window predicts, or the example whole."""
     match config.model, config.data.shape:
         case DiTConfig(patch_size=patch_size), (_, height, width):
             return (height // patch_size) * (width // patch_size)
         case GPTConfig(), (window,):
             return window - 1
-        case MLPConfig(), _:
+        case ((MLPConfig() | AutoencoderConfig()), _):
             return 1
     raise AssertionError("the layout lets no other pair through")
 
@@ -181,6 +182,8 @@ def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], genera
         case DiTConfig() as model, (channels, height, width):
             shape = channels, height, width
             return dit.DiT(model, shape=shape, num_classes=classes, feed_forward=feed_forward, generator=generator)
+        case AutoencoderConfig() as model, (channels, height, width):
+            return autoencoder.Autoencoder(model, shape=(channels, height, width), generator=generator)
         case MLPConfig() as model, (values,):
             return mlp.MLP(
                 model, num_values=values, num_classes=classes, feed_forward=feed_forward, generator=generator

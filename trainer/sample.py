@@ -11,7 +11,8 @@ from rich.console import Console
 
 import trainer.data
 from moe.files import replacing
-from trainer.config import PointSample, RunConfig, TextSample
+from trainer.config import ImageSample, PointSample, RunConfig, TextSample
+from trainer.decode import images_of
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
 from trainer.layout import drawable, plan_layout
@@ -43,9 +44,10 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
     """
     folder = newest_checkpoint(run_dir)
     config = restored_config(folder, world_size=1)
-    if isinstance(config.sample, TextSample):
+    if not isinstance(config.sample, ImageSample | PointSample):
+        verb = "generate" if isinstance(config.sample, TextSample) else "encode"
         raise ValueError(
-            f"run_dir: {run_dir} holds a {config.model.kind} model, which draws no images; use the generate verb"
+            f"run_dir: {run_dir} holds a {config.model.kind} model, which draws no images; use the {verb} verb"
         )
     is_plot = isinstance(config.sample, PointSample)
     if not is_plot and not drawable(config):
@@ -67,7 +69,8 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
         if is_plot:
             plot_points(config, torch.from_numpy(drawn), labels, out)
         else:
-            image_grid(drawn, classes if classes > 1 else math.isqrt(num - 1) + 1, out)
+            images = images_of(config, torch.from_numpy(drawn)).numpy()
+            image_grid(images, classes if classes > 1 else math.isqrt(num - 1) + 1, out)
         print(f"{out}: {num} {'points' if is_plot else 'images'} of {folder.name}, guidance {guidance:g}")
         if quality is not None:
             unguided = _drawn(config, task, model, labels, 1.0, seed)

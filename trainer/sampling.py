@@ -10,9 +10,11 @@ from torch import Tensor
 import trainer.data
 from moe.files import replacing
 from moe.seed import derive_seed
-from trainer.config import ImageSample, PointSample, RunConfig, TextSample
+from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.decode import images_of
 from trainer.engine.protocol import Network
 from trainer.flow import sampler
+from trainer.model.autoencoder import Autoencoder
 from trainer.model.generation import generate
 from trainer.model.gpt import GPT
 from trainer.model.head import guided_field
@@ -40,13 +42,17 @@ def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> N
             labels = labels_in_turn(config, columns * per_class)
             images = draw_samples(config, task, model, labels, guidance=guidance, seed=seed)
             if writes:
-                image_grid(images.numpy(), columns, stem.with_suffix(".png"))
+                image_grid(images_of(config, images).numpy(), columns, stem.with_suffix(".png"))
         case PointSample(num=num, guidance=guidance):
             assert isinstance(task, FlowTask)
             labels = labels_in_turn(config, num)
             points = draw_samples(config, task, model, labels, guidance=guidance, seed=seed)
             if writes:
                 plot_points(config, points, labels, stem.with_suffix(".png"))
+        case ReconstructionSample(num=num):
+            if writes:
+                assert isinstance(model, Autoencoder)
+                image_grid(reconstructions(config, model, num).numpy(), num, stem.with_suffix(".png"))
         case TextSample(prompts=prompts, num_bytes=num_bytes, temperature=temperature):
             starts = [prompt.encode() for prompt in prompts]
             texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
@@ -58,6 +64,15 @@ def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> N
 def labels_in_turn(config: RunConfig, num: int) -> Tensor:
     """Labels of so many examples, the classes in turn, int64 [num]; without classes the one that stands for none."""
     return torch.arange(num) % max(1, config.data.num_classes)
+
+
+@torch.no_grad()
+def reconstructions(config: RunConfig, model: Autoencoder, num: int) -> Tensor:
+    """So many held-out images, then what an autoencoder makes of each, [2 num, C, H, W] (fewer if there are fewer)."""
+    dataset = trainer.data.build(config.data)
+    images, _ = dataset.get(dataset.indices("held_out")[:num])
+    mean, _ = model.encode(images.to(next(model.parameters()).device))
+    return torch.cat([images, model.decode(mean).cpu()])
 
 
 def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path) -> None:

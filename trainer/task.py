@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from trainer.config import RunConfig
 from trainer.data import Batch
 from trainer.flow import coupling, objective, path, target, time
 from trainer.flow.objective import LossTerms, Model
+from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.gpt_config import GPTConfig
 
 
@@ -37,7 +38,12 @@ class Task(Protocol):
 
 def build(config: RunConfig) -> Task:
     """The task that the kind of the model asks for."""
-    return NextTokenTask() if isinstance(config.model, GPTConfig) else FlowTask(config)
+    match config.model:
+        case GPTConfig():
+            return NextTokenTask()
+        case AutoencoderConfig() as model:
+            return AutoencoderTask(model)
+    return FlowTask(config)
 
 
 class FlowTask(Task):
@@ -46,7 +52,7 @@ class FlowTask(Task):
     def __init__(self, config: RunConfig) -> None:
         """Builds the parts that the configuration names."""
         assert config.flow is not None
-        assert not isinstance(config.model, GPTConfig)
+        assert not isinstance(config.model, GPTConfig | AutoencoderConfig)
         self.coupling = coupling.build(config.flow.coupling)
         self.time = time.build(config.flow.time)
         self.path = path.build(config.flow.path)
@@ -94,3 +100,29 @@ class NextTokenTask(Task):
     def held_out_figures(self, loss: float) -> dict[str, float]:
         """See `Task.held_out_figures`; a token is a byte, so its loss in bits compares with what a compressor needs."""
         return {"held_out_loss": loss, "held_out_bits_per_byte": loss / math.log(2)}
+
+
+class AutoencoderTask(Task):
+    """Mean squared error of a pixel, and the weighted Kullback-Leibler divergence of a latent value from N(0, 1).
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, equation 10.
+    """
+
+    def __init__(self, model: AutoencoderConfig) -> None:
+        """Takes the sizes of the latents and the weight from the network's configuration."""
+        self._model = model
+
+    def step(self, model: Callable[..., Any], batch: Batch, *, generator: torch.Generator) -> LossTerms:
+        """See `Task.step`."""
+        height, width = (length // self._model.factor for length in batch.x_1.shape[2:])
+        shape = len(batch.x_1), self._model.latent_channels, height, width
+        noise = torch.randn(shape, generator=generator).to(batch.x_1.device)
+        images, mean, log_variance = model(batch.x_1, noise)
+        error = (images - batch.x_1).square().flatten(1).mean(1)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
+        terms = {"error": error.mean(), "divergence": divergence.mean()}
+        return LossTerms(per_example=error + self._model.kl_weight * divergence, terms=terms)
+
+    def held_out_figures(self, loss: float) -> dict[str, float]:
+        """See `Task.held_out_figures`."""
+        return {"held_out_loss": loss}

@@ -145,7 +145,7 @@ def test_sections_without_a_kind_follow_the_model(config_file: Path, gpt_file: P
 
 
 GPT_BAD_OVERRIDES = {
-    "unknown model": ("model.kind=rnn", "model", "rnn", "'dit', 'gpt', 'mlp'"),
+    "unknown model": ("model.kind=rnn", "model", "rnn", "'dit', 'gpt', 'mlp', 'autoencoder'"),
     "images for text": ("data.kind=digits", "data.kind", "digits", "use python_source"),
     "unknown data": ("data.kind=tokens", "data", "tokens", "python_source"),
     "grids of text": ("sample.kind=images", "sample.kind", "images", "use text"),
@@ -262,7 +262,13 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path, config_
         assert yaml.safe_load(config.to_yaml()).keys() == RunConfig.model_fields.keys()
 
 
-WORLD_SIZES = {"digits_moe.yaml": 2, "dit_moe_64.yaml": 64, "gpt_moe.yaml": 2, "toy.yaml": 1}
+WORLD_SIZES = {
+    "digits_moe.yaml": 2,
+    "dit_moe_64.yaml": 64,
+    "gpt_moe.yaml": 2,
+    "toy.yaml": 1,
+    "digits_autoencoder.yaml": 1,
+}
 
 
 @pytest.mark.parametrize("path", sorted(RUNS.glob("*.yaml")), ids=lambda path: path.name)

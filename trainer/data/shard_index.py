@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from torch import Tensor
 
 from moe.files import FileError, first_complaint, replacing
 from trainer.section import Section
@@ -42,7 +44,7 @@ class ShardIndex(Section):
     """Mean of each channel."""
     scale: tuple[PositiveFloat, ...] | None = None
     """Standard deviation of each channel."""
-    autoencoder: str | None = None
+    autoencoder: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = None
     """Folder inside this one with the network that made the data from images and makes images of them."""
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
 
@@ -65,6 +67,17 @@ class ShardIndex(Section):
     def digest(self) -> str:
         """Of everything that the index says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def raw(self, values: Tensor) -> Tensor:
+        """What the shards hold of examples as a network sees them.
+
+        Args:
+            values: [B, *shape].
+        """
+        for statistic, restored in ((self.scale, torch.mul), (self.shift, torch.add)):
+            if statistic is not None:
+                values = restored(values, torch.tensor(statistic).reshape(-1, *[1] * (len(self.shape) - 1)))
+        return values
 
     def write(self, folder: Path) -> None:
         """Puts the index into a folder whose shards are complete."""

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.engine.region import Region
+from trainer.model.autoencoder import Autoencoder
 from trainer.model.dit import DiT
 from trainer.model.gpt import GPT
 from trainer.model.mlp import MLP
 
-Network = DiT | GPT | MLP
+Network = DiT | GPT | MLP | Autoencoder
 """What a run can train; its ``blocks`` are the layers of its traces."""
 
 

@@ -7,6 +7,7 @@ checkpointing), share (tensor and expert parallelism) or pad. Attention counts e
 import math
 
 from trainer.config import RunConfig
+from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt import BYTE_VALUES
 from trainer.model.gpt_config import GPTConfig
@@ -40,6 +41,8 @@ def forward_multiply_adds(config: RunConfig) -> int:
             return _dit(config, config.model)
         case GPTConfig():
             return _gpt(config, config.model)
+        case AutoencoderConfig():
+            return _autoencoder(config, config.model)
         case MLPConfig():
             return _mlp(config, config.model)
 
@@ -61,6 +64,14 @@ def _gpt(config: RunConfig, model: GPTConfig) -> int:
     attention = tokens * projections + 2 * tokens**2 * width
     blocks = model.num_layers * (attention + tokens * _feed_forward(config))
     return blocks + tokens * width * BYTE_VALUES
+
+
+def _autoencoder(config: RunConfig, model: AutoencoderConfig) -> int:
+    shape: tuple[int, ...] = tuple(config.data.shape)
+    channels, height, width = shape
+    folded, places = channels * model.factor**2, (height // model.factor) * (width // model.factor)
+    latents = 2 * model.hidden * model.latent_channels + 9 * model.latent_channels * model.hidden
+    return places * (18 * folded * model.hidden + latents + model.num_layers * 18 * model.hidden**2)
 
 
 def _mlp(config: RunConfig, model: MLPConfig) -> int:

@@ -77,6 +77,15 @@ def test_the_formula_counts_what_the_network_computes(model: str, mixture: str) 
 
 
 @pytest.mark.usefixtures("alone")
+def test_the_formula_counts_what_an_autoencoder_computes() -> None:
+    model = {"kind": "autoencoder", "hidden": 16, "num_layers": 4, "factor": 4, "latent_channels": 3}
+    config = configuration(model=model, data={"size": 16})
+    network = build_model(config, plan_layout(config, 1))
+    images, noise = torch.randn(BATCH, 1, 16, 16), torch.randn(BATCH, 3, 4, 4)
+    assert counted(lambda: network(images, noise)) == 2 * BATCH * forward_multiply_adds(config)
+
+
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_is_three_forward_passes_but_for_the_gradient_of_the_input(model: str) -> None:
     config = configuration(**MODELS[model])

@@ -1,0 +1,84 @@
+"""The encode verb: the latents of a data set, as shards that another run learns from."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+import trainer.data
+from moe.files import FileError, replacing
+from trainer.config_file import load_config
+from trainer.data import BadExamples, Dataset, write_shards
+from trainer.data.shard_index import INDEX
+from trainer.data.shard_writer import Examples
+from trainer.engine.groups import Launch, joined
+from trainer.layout import plan_layout
+from trainer.model.autoencoder import Autoencoder
+from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.restore import WEIGHTS, check_restorable, newest_checkpoint, restore, restored_config
+
+FOLDER = "autoencoder"
+CHUNK = 256
+
+
+def run(run_dir: Path, data: Path | None, out: Path) -> int:
+    """Encodes every example of a data set with the averaged weights of a run.
+
+    Args:
+        run_dir: folder of a run that trained an autoencoder.
+        data: configuration whose data section names the images; None: those of the run.
+        out: folder to write; it also gets a copy of the network, so that what is drawn can be decoded.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the run holds no autoencoder, the images have another shape, or the folder cannot be written.
+    """
+    folder = newest_checkpoint(run_dir)
+    config = restored_config(folder, world_size=1)
+    if not isinstance(config.model, AutoencoderConfig):
+        raise ValueError(f"run_dir: {run_dir} holds a {config.model.kind} model; give the run of an autoencoder")
+    source = config.data if data is None else load_config(data).data
+    if source.shape != config.data.shape:
+        raise ValueError(
+            f"--data: examples of shape {list(source.shape)} are not the {list(config.data.shape)} that the "
+            "autoencoder reads; give others, or train it on these"
+        )
+    check_restorable(config, folder)
+    if (out / INDEX).exists():
+        raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
+    dataset = trainer.data.build(source)
+    with joined(Launch.from_environment(), expert_parallel=1):
+        model = restore(config, plan_layout(config, 1), folder)
+        assert isinstance(model, Autoencoder)
+        for name in (WEIGHTS, "config.yaml"):
+            with replacing(out / FOLDER / name) as temporary:
+                shutil.copyfile(folder / name, temporary)
+        index = write_shards(
+            out, _latents(model, dataset), num_classes=source.num_classes, standardise=True, autoencoder=FOLDER
+        )
+    print(f"{out}: {index.num_examples} latents of shape {list(index.shape)} by {folder.name}")
+    return 0
+
+
+@torch.no_grad()
+def _latents(model: Autoencoder, dataset: Dataset) -> Iterator[Examples]:
+    """The mean latents of all examples in the order of their ids; what cannot be read is named and left out."""
+    ids = torch.cat([dataset.indices(split) for split in trainer.data.SPLITS]).sort().values
+    device = next(model.parameters()).device
+    for chunk in track(ids.split(CHUNK), "encoding", disable=not sys.stderr.isatty()):
+        try:
+            images, labels = dataset.get(chunk)
+        except BadExamples as error:
+            for reason in error.reasons.values():
+                print(f"{reason}; it is left out", file=sys.stderr)
+            kept = chunk[~torch.isin(chunk, torch.tensor(list(error.reasons)))]
+            if not len(kept):
+                continue
+            images, labels = dataset.get(kept)
+        mean, _ = model.encode(images.to(device))
+        yield mean.cpu().numpy(), None if labels is None else labels.numpy()

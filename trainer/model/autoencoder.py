@@ -1,0 +1,107 @@
+"""A small convolutional autoencoder of images.
+
+Shape suffixes: B batch, C channels of an image, H W its pixels, Z latent channels, h w H and W divided by the factor.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.model.autoencoder_config import AutoencoderConfig
+
+NORM_GROUPS = 8
+LOG_VARIANCES = (-20.0, 10.0)
+
+
+class Autoencoder(nn.Module):
+    """Images to Gaussians over latents and back.
+
+    Each square of factor x factor pixels is folded into channels, residual blocks follow, and the decoder is the mirror
+    image. Its ``blocks`` are those of the encoder and then those of the decoder.
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; Rombach et al., "High-Resolution Image
+    Synthesis with Latent Diffusion Models", 2022, section 3.1, for what it is used for here.
+    """
+
+    def __init__(
+        self, config: AutoencoderConfig, *, shape: tuple[int, int, int], generator: torch.Generator | None
+    ) -> None:
+        """Builds and initialises the network.
+
+        Args:
+            config: sizes.
+            shape: (C, H, W) of an image; H and W are multiples of the factor.
+            generator: draws the initial weights; None leaves them as they are (meta device).
+        """
+        super().__init__()
+        self.factor = config.factor
+        folded = shape[0] * config.factor**2
+        self.latent_shape = config.latent_channels, shape[1] // config.factor, shape[2] // config.factor
+        self.enter = nn.Conv2d(folded, config.hidden, 3, padding=1)
+        self.to_latents = nn.Conv2d(config.hidden, 2 * config.latent_channels, 1)
+        self.from_latents = nn.Conv2d(config.latent_channels, config.hidden, 3, padding=1)
+        self.leave = nn.Conv2d(config.hidden, folded, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(config.hidden) for _ in range(config.num_layers))
+        if generator is not None:
+            self._initialise(generator)
+
+    def forward(self, x_BCHW: Tensor, noise_BZhw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encodes, draws latents and decodes them.
+
+        Args:
+            x_BCHW: images.
+            noise_BZhw: standard normal draws, one for each latent value.
+
+        Returns:
+            The images again [B, C, H, W], and the mean and logarithm of the variance of the latents [B, Z, h, w]; all
+            float32.
+        """
+        mean, log_variance = self.encode(x_BCHW)
+        return self.decode(mean + (0.5 * log_variance).exp() * noise_BZhw), mean, log_variance
+
+    def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the mean and the logarithm of the variance of the latents, float32 [B, Z, h, w]."""
+        values = self.enter(functional.pixel_unshuffle(x_BCHW.to(self.enter.weight.dtype), self.factor))
+        for block in self.blocks[: len(self.blocks) // 2]:
+            values = block(values)
+        mean, log_variance = self.to_latents(values).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(*LOG_VARIANCES)
+
+    def decode(self, latents_BZhw: Tensor) -> Tensor:
+        """Returns the images of latents, float32 [B, C, H, W]."""
+        values = self.from_latents(latents_BZhw.to(self.enter.weight.dtype))
+        for block in self.blocks[len(self.blocks) // 2 :]:
+            values = block(values)
+        return functional.pixel_shuffle(self.leave(values), self.factor).float()
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        closing = [block.second for block in self.blocks if isinstance(block, Block)]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+                if any(module is one for one in closing):
+                    nn.init.zeros_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+class Block(nn.Module):
+    """Two convolutions over 3 x 3 pixels, added to what came in; the identity at first."""
+
+    def __init__(self, hidden: int) -> None:
+        """Builds one block.
+
+        Args:
+            hidden: channels, a multiple of 8.
+        """
+        super().__init__()
+        self.first_norm, self.second_norm = nn.GroupNorm(NORM_GROUPS, hidden), nn.GroupNorm(NORM_GROUPS, hidden)
+        self.first = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.second = nn.Conv2d(hidden, hidden, 3, padding=1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Returns the values [B, hidden, h, w] after the block."""
+        inner = self.first(functional.silu(self.first_norm(values)))
+        return values + self.second(functional.silu(self.second_norm(inner)))
