@@ -9,6 +9,8 @@ from trainer.config import RunConfig
 from trainer.engine.blocks import prepare_blocks
 from trainer.engine.config import FSDPConfig
 from trainer.layout import Layout
+from trainer.model.autoencoder import Autoencoder
+from trainer.model.gpt import GPT
 from trainer.model.gpt_config import GPTConfig
 from trainer.network import dense_parameters, meta_network, parameter_shapes, tokens_per_example
 from trainer.trace.formula.fsdp import FSDPTraffic
@@ -110,12 +112,19 @@ def _walk(config: RunConfig) -> Walk:
     if config.engine.activation_checkpointing:
         prepare_blocks(network.blocks, config.engine)
     with torch.device("meta"):
-        inputs = (
-            (torch.empty(1, config.data.shape[0] - 1, dtype=torch.int64),) * 2
-            if isinstance(config.model, GPTConfig)
-            else (torch.empty(1, *config.data.shape), torch.empty(1))
-        )
-        return walk(network, network.blocks, lambda module: module(*inputs).sum())
+        match network:
+            case GPT():
+                inputs = (torch.empty(1, config.data.shape[0] - 1, dtype=torch.int64),) * 2
+            case Autoencoder():
+                inputs = torch.empty(1, *config.data.shape), torch.empty(1, *network.latent_shape)
+            case _:
+                inputs = torch.empty(1, *config.data.shape), torch.empty(1)
+        return walk(network, network.blocks, lambda module: _total(module(*inputs)))
+
+
+def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    parts = output if isinstance(output, tuple) else (output,)
+    return torch.stack([part.sum() for part in parts]).sum()
 
 
 def _layers(config: RunConfig, layout: Layout) -> Iterator[LayerTraffic]:
