@@ -141,7 +141,7 @@ def disturbed(plan: Plan, reference: Path, folder: Path) -> Outcome:
         except RuntimeError as error:
             complaints.append(str(error))
         codes = [code for node in nodes.nodes for code in node.codes]
-    lost_saves = 1 + max(KINDS[kind].lost_saves for _, kind in plan.faults)
+    lost_saves = max(KINDS[kind].lost_saves for _, kind in plan.faults)
     complaints += [f"lost {b.lost} steps" for b in watch.begins if b.lost > lost_saves * SAVE_EVERY]
     if not complaints:
         complaints += differences(reference, folder, LAST_STEP)

@@ -37,13 +37,14 @@ class Fault(NamedTuple):
         strike: lets it happen and says what it did; ends when the cause is gone, not its consequences.
         nodes: number of nodes from which on it is possible.
         small_disk: the checkpoints must lie on a file system of their own.
-        lost_saves: checkpoints, besides the steps since the last one, that it may cost.
+        lost_saves: how many times the steps between two checkpoints it may cost: none where the run is told, one
+            where it is not, two where the newest checkpoint is spoilt.
     """
 
     strike: Callable[[Run, Random], str]
     nodes: int = 1
     small_disk: bool = False
-    lost_saves: int = 0
+    lost_saves: int = 1
 
 
 def _kill_rank(run: Run, draw: Random) -> str:
@@ -144,12 +145,12 @@ def _flip(run: Run, draw: Random) -> str:
 KINDS: dict[str, Fault] = {
     "rank killed": Fault(_kill_rank),
     "agent killed": Fault(_kill_agent),
-    "stopped": Fault(_stop),
+    "stopped": Fault(_stop, lost_saves=0),
     "disk full": Fault(_fill_disk, small_disk=True),
-    "checkpoint truncated": Fault(_truncate, lost_saves=1),
-    "checkpoint flipped": Fault(_flip, lost_saves=1),
+    "checkpoint truncated": Fault(_truncate, lost_saves=2),
+    "checkpoint flipped": Fault(_flip, lost_saves=2),
     "node killed": Fault(_kill_node, nodes=2),
-    "node stopped": Fault(_stop_node, nodes=2),
+    "node stopped": Fault(_stop_node, nodes=2, lost_saves=0),
     "link cut": Fault(_cut_link, nodes=2),
 }
 """Every kind of fault by its name."""

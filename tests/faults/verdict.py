@@ -10,7 +10,7 @@ from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.observe.metrics import read_metrics
 
 _OF_THE_CLOCK = ("time.", "memory.")
-_NAMES_THE_RUN = "config.yaml"
+_NAME_THE_RUN = {"config.yaml", "COMPLETE"}  # the folder of the run, and a checksum of the file that holds it
 
 
 def differences(one: Path, other: Path, last_step: int) -> Iterator[str]:
@@ -34,7 +34,7 @@ def _folders_differ(one: Path, other: Path) -> Iterator[str]:
     names = [{path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} for folder in (one, other)]
     yield from (f"{name} is in one checkpoint only" for name in sorted(names[0] ^ names[1]))
     for name in sorted(names[0] & names[1]):
-        if name.name != _NAMES_THE_RUN and not _equal_files(one / name, other / name):
+        if name.name not in _NAME_THE_RUN and not _equal_files(one / name, other / name):
             yield f"{name} differs"
 
 
