@@ -157,12 +157,11 @@ KINDS: dict[str, Fault] = {
 
 
 def _damage(run: Run, draw: Random, spoil: Callable[[Path], str]) -> str:
-    """Kills all nodes, and spoils a file of the newest complete checkpoint before they come back."""
+    """Kills all nodes, and spoils a file of the newest complete checkpoint, of two at least, before they come back."""
+    _until(lambda: len(complete_steps(run.checkpoints)) > 1 or _over(run), "saves no second checkpoint")
     for node in run.cluster.nodes:
         node.kill()
     steps = complete_steps(run.checkpoints)
-    if not steps:
-        return "all nodes killed, no checkpoint to spoil"
     folder = step_folder(run.checkpoints, steps[-1])
     path = draw.choice(sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size))
     return f"all nodes killed, {path.relative_to(run.checkpoints)} {spoil(path)}"
