@@ -226,6 +226,11 @@ class _Interception(TorchDispatchMode):
         super().__init__()
         self._recorder = recorder
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled graphs stay compiled while they are watched; the collectives in them come here all the same."""
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if types and any(kind.__module__.startswith("torch.distributed.") for kind in types):
             return NotImplemented  # DTensor and its kind call c10d themselves, which only then comes here
