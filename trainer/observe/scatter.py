@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moe.files import replacing
 
-PANEL_INCHES = 4.0
+PANEL_INCHES, TITLE_INCHES = 4.0, 0.4
 
 
 def scatter_plot(panels: Mapping[str, tuple[NDArray[np.floating], NDArray[np.integer] | None]], path: Path) -> None:
@@ -26,7 +26,8 @@ def scatter_plot(panels: Mapping[str, tuple[NDArray[np.floating], NDArray[np.int
 
     first = next(iter(panels.values()))[0]
     reach = 1.15 * float(np.abs(first[:, :2]).max())
-    figure = Figure(figsize=(PANEL_INCHES * len(panels), PANEL_INCHES), dpi=120, layout="constrained")
+    size = PANEL_INCHES * len(panels), PANEL_INCHES + TITLE_INCHES
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, (points, classes)) in zip(
         np.ravel(figure.subplots(1, len(panels))).tolist(), panels.items(), strict=True
