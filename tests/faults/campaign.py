@@ -154,8 +154,10 @@ def _play(nodes: Cluster, watch: Watch, strikes: Sequence[tuple[int, Any]]) -> N
     pending = list(strikes)
     deadline = time.monotonic() + SECONDS_AT_MOST
     while not nodes.tend():
-        if pending and watch.look() >= pending[0][0]:
+        step = watch.look()
+        if pending and step >= pending[0][0]:
             pending.pop(0)[1]()
+            watch.look()  # what was taken until then, before the next start cuts the figures back
         if time.monotonic() > deadline:
             raise RuntimeError(f"does not end within {SECONDS_AT_MOST:.0f} s")
         time.sleep(_PAUSE_S)
