@@ -67,7 +67,7 @@ class MLP(nn.Module):
         Returns:
             float32 [B, P].
         """
-        dtype = self.embed_values.weight.dtype
+        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
         if condition is None:
             condition = torch.full(t.shape, self.null_label, device=t.device)
         steering_BD = self.embed_time(wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
