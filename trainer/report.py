@@ -23,6 +23,12 @@ from trainer.observe.metrics import Record, read_metrics
 from trainer.observe.simulation import Simulation
 
 NS_PER_MS = 1e6
+DISTANCES = {
+    "sliced_wasserstein": "sliced Wasserstein",
+    "mmd": "squared maximum mean discrepancy",
+    "energy_distance": "energy distance",
+    "frechet_distance": "Fréchet distance on values",
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
     grids = sorted((run_dir / "samples").glob("*.png"))
     finding = f"{last.step:,} steps of training"
     if quality is not None:
-        accuracy, distance = _quality(quality)
+        figures = _quality(quality)
+        accuracy, distance = figures["class_accuracy"], figures["frechet_distance_unguided"]
         rows += [
             ("images that are the digit asked for", f"{accuracy:.1%}"),
             ("Fréchet distance, no guidance", f"{distance:.3f}"),
@@ -116,6 +123,10 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
         facts.append(("Digit asked for", f"{accuracy:.1%}", "judged by a classifier of real digits"))
         facts.append(("Fréchet distance", f"{distance:.2f}", "on pixels, without guidance"))
         finding += f", {accuracy:.0%} of the images drawn are the digit asked for"
+        distances = _distances(figures)
+        if distances:
+            caption = "How far the samples drawn without guidance are from the data, and one half of it from the other."
+            blocks.append(Table(("distance", "samples", "real examples"), distances, caption))
     if grids:
         caption = f"Images drawn from the averaged weights, one class a column ({grids[-1].name})."
         blocks.append(Figure(grids[-1].read_bytes(), caption, half=True))
@@ -138,7 +149,7 @@ def _records(run_dir: Path) -> list[Record]:
     return records
 
 
-def _quality(path: Path) -> tuple[float, float]:
+def _quality(path: Path) -> dict[str, float]:
     remedy = "write it with sample --quality"
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
@@ -154,7 +165,21 @@ def _quality(path: Path) -> tuple[float, float]:
         raise FileError(path, "class_accuracy", f"is no share between 0 and 1 ({accuracy})", remedy)
     if not isinstance(distance, int | float) or not 0 <= distance < math.inf:
         raise FileError(path, "frechet_distance_unguided", f"is no number from 0 ({distance})", remedy)
-    return accuracy, distance
+    assert isinstance(figures, dict)
+    for name, value in figures.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise FileError(path, name, f"is no number ({value})", remedy)
+    return figures
+
+
+def _distances(figures: dict[str, float]) -> list[tuple[str, str, str]]:
+    """Each distance of the samples, and what real examples get; none where only the Fréchet distance was written."""
+    floors = {name.removesuffix("_floor"): value for name, value in figures.items() if name.endswith("_floor")}
+    return [
+        (DISTANCES.get(name, name), f"{figures[f'{name}_unguided']:.4f}", f"{floor:.4f}")
+        for name, floor in floors.items()
+        if f"{name}_unguided" in figures
+    ]
 
 
 def _placement(path: Path, routing: Path) -> Part:

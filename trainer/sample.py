@@ -16,7 +16,9 @@ from trainer.decode import images_of
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
 from trainer.layout import drawable, plan_layout
-from trainer.observe.quality import class_accuracy, frechet_distance, image_grid
+from trainer.observe.image_grid import image_grid
+from trainer.quality.accuracy import class_accuracy
+from trainer.quality.judgement import judge
 from trainer.restore import check_restorable, newest_checkpoint, restore, restored_config
 from trainer.sampling import draw_samples, labels_in_turn, plot_points
 from trainer.task import FlowTask
@@ -79,14 +81,15 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
             figures = {
                 "num": num,
                 "guidance": guidance,
-                "frechet_distance_unguided": frechet_distance(unguided, real.numpy()),
+                **judge(unguided, real.numpy(), seed=seed),
             }
             if real_labels is not None:
                 figures["class_accuracy"] = class_accuracy(drawn, labels.numpy(), real.numpy(), real_labels.numpy())
             with replacing(quality) as temporary:
                 temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
             judged = f"{figures['class_accuracy']:.1%} are the class asked for; " if "class_accuracy" in figures else ""
-            print(f"{quality}: {judged}Fréchet distance without guidance {figures['frechet_distance_unguided']:.3f}")
+            distance, least = figures["frechet_distance_unguided"], figures["frechet_distance_floor"]
+            print(f"{quality}: {judged}Fréchet distance without guidance {distance:.3f}, of real examples {least:.3f}")
     return 0
 
 

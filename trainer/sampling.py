@@ -18,7 +18,7 @@ from trainer.model.autoencoder import Autoencoder
 from trainer.model.generation import generate
 from trainer.model.gpt import GPT
 from trainer.model.head import guided_field
-from trainer.observe.quality import image_grid
+from trainer.observe.image_grid import image_grid
 from trainer.observe.scatter import scatter_plot
 from trainer.task import FlowTask, Task
 

@@ -4,7 +4,9 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 
-from trainer.observe.quality import class_accuracy, frechet_distance, image_grid
+from trainer.observe.image_grid import image_grid
+from trainer.quality.accuracy import class_accuracy
+from trainer.quality.frechet import frechet_distance
 
 
 def by_matrix_root(x, y):

@@ -1,0 +1,71 @@
+"""All figures about one set of samples, and what two sets of real examples get."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from moe.ot.sliced import sliced_wasserstein
+from trainer.quality.discrepancy import energy_distance, maximum_mean_discrepancy
+from trainer.quality.frechet import frechet_distance
+from trainer.quality.points import as_pair
+
+NUM_SLICES = 256
+COMPARED = 2_000
+"""Points of each set of which all pairs are compared."""
+
+
+def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) -> dict[str, float]:
+    """Measures how far apart two sets are.
+
+    Args:
+        x: [N, ...] points; N >= 2.
+        y: [M, ...] points of the same shape; M >= 2.
+        seed: of the directions of the sliced distance.
+
+    Returns:
+        ``sliced_wasserstein`` (order 2, in units of the points), ``mmd`` (squared), ``energy_distance`` and
+        ``frechet_distance`` (squared units), of which the middle two look at the first points alone.
+
+    Raises:
+        ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
+    """
+    x, y = as_pair(x, y)
+    generator = torch.Generator().manual_seed(seed)
+    sliced = sliced_wasserstein(torch.from_numpy(x), torch.from_numpy(y), num_slices=NUM_SLICES, generator=generator)
+    return {
+        "sliced_wasserstein": float(sliced.sqrt()),
+        "mmd": maximum_mean_discrepancy(x[:COMPARED], y[:COMPARED]),
+        "energy_distance": energy_distance(x[:COMPARED], y[:COMPARED]),
+        "frechet_distance": frechet_distance(x, y),
+    }
+
+
+def floor(real: NDArray[np.floating], num: int, *, seed: int) -> dict[str, float]:
+    """The figures of two sets of real examples that share none: what perfect samples would get.
+
+    Args:
+        real: [M, ...] real examples, M >= 4, in any order.
+        num: samples that are judged; as many examples are taken, at most half of them.
+        seed: of the choice and of the directions.
+    """
+    order = np.random.default_rng(seed).permutation(len(real))
+    num = min(num, len(real) // 2)
+    return distances(real[order[:num]], real[order[num:]], seed=seed)
+
+
+def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
+    """The distances of samples that were drawn without guidance, and their floor.
+
+    Args:
+        samples: [N, ...], N >= 2.
+        real: [M, ...] real examples of the same shape, M >= 4.
+        seed: of what is drawn on the way.
+
+    Returns:
+        Each figure of :func:`distances` under its name with ``_unguided`` and with ``_floor``.
+    """
+    found = {
+        "unguided": distances(samples, real, seed=seed),
+        "floor": floor(real, len(samples), seed=seed),
+    }
+    return {f"{name}_{of}": value for of, figures in found.items() for name, value in figures.items()}
