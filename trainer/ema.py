@@ -1,12 +1,12 @@
 """The exponential moving average of the weights, kept in the pieces in which the engine keeps the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from trainer.engine.protocol import Engine
+from trainer.engine.protocol import Engine, StatePiece
 
 
 class MovingAverage:
@@ -41,14 +41,13 @@ class MovingAverage:
         weights = [shard.tensor.float() for shard in self._engine.shards()]
         torch._foreach_lerp_(self._averages, weights, 1 - decay)
 
-    def load(self, whole: Mapping[str, Tensor]) -> None:
-        """Takes averages over from a checkpoint.
-
-        Args:
-            whole: by logical name, in the parameters' own shapes.
-        """
-        for shard, average in zip(self._engine.shards(), self._averages, strict=True):
-            average.copy_(self._engine.part(shard, whole[shard.name].to(average.device)))
+    def state(self) -> list[StatePiece]:
+        """This rank's averages as rectangles of the whole parameters, of kind ``ema``; writing to them changes them."""
+        return [
+            StatePiece(shard.name, "ema", shard.shape, offset, values)
+            for shard, average in zip(self._engine.shards(), self._averages, strict=True)
+            for offset, values in shard.rectangles(average)
+        ]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -14,9 +14,14 @@ from torch import Tensor
 import trainer.task
 from moe.router.protocol import Router
 from trainer.agreement import agree, gathered
-from trainer.checkpoint.directory import complete_steps, step_folder
-from trainer.checkpoint.state import load_checkpoint, save_checkpoint
+from trainer.checkpoint.contents import identity_of
+from trainer.checkpoint.directory import step_folder, step_of
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.placement import resumed_layout
+from trainer.checkpoint.resuming import load_checkpoint
+from trainer.checkpoint.saving import Saver
 from trainer.checkpoint.weights import initialise_from
+from trainer.checkpoint.whole import whole_together
 from trainer.config import RunConfig
 from trainer.data import SPLITS, Dataset, Loader
 from trainer.data.bad_examples import BadExampleList
@@ -49,20 +54,23 @@ if TYPE_CHECKING:
     from trainer.migration.live import LiveMigration
 
 
-def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> int:
-    """Trains until the last step of the run, from its newest complete checkpoint if there is one.
+def train(
+    config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: Callable[[int], list[Sink]]
+) -> int:
+    """Trains until the last step of the run, from its newest whole checkpoint if there is one.
 
     Args:
         config: the run.
         layout: how it is laid out over the ranks.
         launch: what the launcher said.
         dataset: what the run learns from.
-        sinks: where rank 0 sends figures; empty elsewhere.
+        sinks: opens what rank 0 sends figures to, from the step that the run goes on from; empty elsewhere.
 
     Returns:
         0, or 75 if the run was told to stop: it has saved and wants to be started again.
 
     Raises:
+        FileError: the run cannot go on from the checkpoint that is whole.
         RunFailed: too many steps in a row had to be skipped.
     """
     folder, limits = config.run.dir, config.guard
@@ -74,7 +82,11 @@ def train(config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, s
                 tensor_parallel=layout.tensor_parallel,
                 timeout_s=limits.collective_timeout_s,
             ):
-                training = _Training(config, layout, launch, dataset, sinks)
+                resumes = whole_together(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
+                if resumes is not None:
+                    Manifest.read(resumes).check_identity(resumes, identity_of(config))
+                    layout = resumed_layout(config, layout, resumes)
+                training = _Training(config, layout, launch, dataset, sinks(step_of(resumes)), resumes)
                 limit_collectives(limits.collective_timeout_s)
                 with training.stop.listening():
                     stopped = training.run(watch.beat)
@@ -98,14 +110,21 @@ class _StepFigures:
 class _Training:
     """One run on one rank."""
 
-    def __init__(self, config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: list[Sink]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: Layout,
+        launch: Launch,
+        dataset: Dataset,
+        sinks: list[Sink],
+        resumes: Path | None,
+    ) -> None:
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
-        steps = complete_steps(self._checkpoints)
         self.task = trainer.task.build(config)
         self.module = build_model(config, layout)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
-        if config.model.init_from is not None and not steps:
+        if config.model.init_from is not None and resumes is None:
             initialise_from(self.module, config.model.init_from)
         self.engine = build_engine(self.module, config, layout, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
@@ -117,7 +136,7 @@ class _Training:
         self.own_work = OwnWork(launch.device)
         self.stragglers = Stragglers(config.guard.straggler_factor)
         self.migration = self._live_migration()
-        self.started = steps[-1] if steps else 0
+        self.started = step_of(resumes)
         self.bad_examples = BadExampleList(
             config.run.dir / "bad_samples.txt",
             started=self.started,
@@ -125,15 +144,11 @@ class _Training:
             max_bad_share=config.data_loading.max_bad_share,
         )
         self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
-        if steps:
-            load_checkpoint(
-                step_folder(self._checkpoints, self.started),
-                allow_rng_loss=config.run.allow_rng_loss,
-                engine=self.engine,
-                average=self.average,
-                guard=self.guard,
-                migration=self.migration,
-            )
+        shared = {"guard": self.guard}
+        checkpoints = config.run.dir / "checkpoints"
+        self.saver = Saver(checkpoints, config, layout, self.engine, self.average, self.migration, shared)
+        if resumes is not None:
+            load_checkpoint(resumes, config, layout, self.engine, self.average, self.migration, shared)
         self.trace = TraceSession(config, layout, launch, self.engine, self.started)
         self.speed = Speed(config, launch.world_size)
         self.profile = ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, self.started)
@@ -168,10 +183,12 @@ class _Training:
             if _due(step, config.sample.every):
                 self._sample(step)
             if step == config.optim.steps or figures.stop or _due(step, config.checkpoint.every):
-                self._save(step)
+                self.saver.save(step)
             if figures.stop:
+                self.saver.wait()
                 return step < config.optim.steps
             beat()
+        self.saver.wait()
         return False
 
     def _step(self, step: int) -> _StepFigures:
@@ -247,19 +264,6 @@ class _Training:
             if self.expert_load.layers:
                 sink.write_experts(self.expert_load.use())
 
-    def _save(self, step: int) -> None:
-        """Saves all that the run needs to go on; collective."""
-        save_checkpoint(
-            self._checkpoints,
-            step,
-            self.config,
-            self.layout,
-            self.engine,
-            self.average,
-            guard=self.guard,
-            migration=self.migration,
-        )
-
     def _sample(self, step: int) -> None:
         """Draws what the run is asked to show to samples/; collective."""
         name = step_folder(Path(), step).name
@@ -272,10 +276,6 @@ class _Training:
         from trainer.migration.live import LiveMigration  # brings Megatron, which takes seconds to import
 
         return LiveMigration(self.config, self.layout, self.engine, self.average)
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.config.run.dir / "checkpoints"
 
     def _train_loader(self) -> Loader:
         return Loader(

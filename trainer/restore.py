@@ -1,10 +1,9 @@
-"""The network of a finished run, or of one that is still going on, from its newest complete checkpoint."""
+"""The network of a finished run, or of one that is still going on, from its newest whole checkpoint."""
 
 from pathlib import Path
 
-from moe.files import FileError
-from trainer.checkpoint.directory import complete_steps, step_folder
-from trainer.checkpoint.weights import check_weights, initialise_from, read_tensors
+from trainer.checkpoint.weights import ROUTERS, check_weights, initialise_from
+from trainer.checkpoint.whole import whole_alone
 from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.engine.config import ParallelConfig
@@ -13,11 +12,10 @@ from trainer.layout import Layout
 from trainer.network import build_model, parameter_shapes
 
 WEIGHTS = "ema.safetensors"
-ROUTERS = "routers.safetensors"
 
 
 def newest_checkpoint(run_dir: Path) -> Path:
-    """The folder of the newest complete checkpoint.
+    """The folder of the newest checkpoint whose averaged weights, and what belongs to them, are as they were written.
 
     Args:
         run_dir: folder of the run.
@@ -25,11 +23,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
     Raises:
         FileError: there is none.
     """
-    root = run_dir / "checkpoints"
-    steps = complete_steps(root)
-    if not steps:
-        raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
-    return step_folder(root, steps[-1])
+    return whole_alone(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
 
 
 def restored_config(folder: Path, world_size: int) -> RunConfig:
@@ -76,6 +70,4 @@ def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
     """
     model = build_model(config, layout).eval()
     initialise_from(model, folder / WEIGHTS)
-    if (folder / ROUTERS).exists():  # checkpoints of dense models and of earlier versions have none
-        model.load_state_dict(read_tensors(folder / ROUTERS), strict=False)
     return model

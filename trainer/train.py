@@ -7,10 +7,11 @@ from pathlib import Path
 
 import trainer.data
 from moe.files import FileError, replacing
-from trainer.checkpoint.directory import check_identity, complete_steps, step_folder
-from trainer.checkpoint.placement import resumed_layout
-from trainer.checkpoint.state import identity_of
+from trainer.checkpoint.contents import identity_of
+from trainer.checkpoint.directory import complete_steps, step_of
+from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.weights import check_weights
+from trainer.checkpoint.whole import likely_whole
 from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.engine.groups import Launch
@@ -39,24 +40,25 @@ def run(path: Path, overrides: Sequence[str]) -> int:
     launch = Launch.from_environment()
     config = load_config(path, overrides)
     layout = plan_layout(config, launch.world_size)
-    steps = complete_steps(config.run.dir / "checkpoints")
-    if steps and config.run.resume == "never":
+    checkpoints = config.run.dir / "checkpoints"
+    if complete_steps(checkpoints) and config.run.resume == "never":
         raise ValueError(f"run.dir: {config.run.dir} already holds checkpoints; choose another, or run.resume=auto")
-    if steps:
-        newest = step_folder(config.run.dir / "checkpoints", steps[-1])
-        check_identity(newest, identity_of(config, layout))
-        layout = resumed_layout(config, layout, newest)
+    newest = likely_whole(checkpoints, allow_rng_loss=config.run.allow_rng_loss)
+    if newest is not None:
+        Manifest.read(newest).check_identity(newest, identity_of(config))
     elif config.model.init_from is not None:
         check_weights(config.model.init_from, parameter_shapes(config))
     dataset = trainer.data.build(config.data)
-    started = steps[-1] if steps else 0
     with ExitStack() as closing:
-        sinks: list[Sink] = []
+        claimed: list[Sink] = []
         if launch.rank == 0:
-            sinks = _sinks(config, started, closing)
+            claimed = _claim(config, step_of(newest), closing)
             for line in cautions(config, layout):
                 print(line, file=sys.stderr)
         from trainer.loop import train  # Megatron takes seconds: not before the input is known to be good
+
+        def sinks(started: int) -> list[Sink]:
+            return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
 
         try:
             return train(config, layout, launch, dataset, sinks)
@@ -66,13 +68,31 @@ def run(path: Path, overrides: Sequence[str]) -> int:
             raise RuntimeError("the run failed; its input was good") from error
 
 
-def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
-    """Locks the folder and opens what rank 0 writes to, cut back to the step that the run resumes from."""
-    from trainer.observe.metrics import MetricsFile, truncate_after
+def _claim(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
+    """Takes the port, locks the folder, and cuts the metrics back to where the run seems to resume from."""
+    from trainer.observe.metrics import truncate_after
     from trainer.observe.prometheus import Prometheus
+    from trainer.observe.weights_and_biases import require_wandb
+
+    sinks: list[Sink] = []
+    if config.observe.wandb is not None:
+        require_wandb()
+    if config.observe.port is not None:
+        sinks = [Prometheus(host=config.observe.host, port=config.observe.port)]  # refused: before a folder is made
+        closing.callback(sinks[0].close)
+    closing.enter_context(locked(config.run.dir))
+    truncate_after(config.run.dir / "metrics.jsonl", started)
+    with replacing(config.run.dir / "config.yaml") as temporary:
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    return sinks
+
+
+def _files(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
+    """Opens the files that rank 0 writes to, cut back to the step that the run does resume from, and its terminal."""
+    from trainer.observe.metrics import MetricsFile, truncate_after
     from trainer.observe.tensorboard import TensorBoard
     from trainer.observe.terminal import terminal
-    from trainer.observe.weights_and_biases import Wandb, require_wandb
+    from trainer.observe.weights_and_biases import Wandb
 
     sinks: list[Sink] = []
 
@@ -80,14 +100,7 @@ def _sinks(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
         closing.callback(sink.close)
         sinks.append(sink)
 
-    if config.observe.wandb is not None:
-        require_wandb()
-    if config.observe.port is not None:
-        opened(Prometheus(host=config.observe.host, port=config.observe.port))  # refused: before a folder is made
-    closing.enter_context(locked(config.run.dir))
     truncate_after(config.run.dir / "metrics.jsonl", started)
-    with replacing(config.run.dir / "config.yaml") as temporary:
-        temporary.write_text(config.to_yaml(), encoding="utf-8")
     opened(MetricsFile(config.run.dir / "metrics.jsonl"))
     if config.observe.tensorboard:
         opened(TensorBoard(config.run.dir / "tensorboard", last_step=started))

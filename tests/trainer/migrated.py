@@ -63,7 +63,7 @@ class Run:
         self, config: RunConfig, world_size: int, *, resumes: Path | None = None, leaning: bool = False
     ) -> None:
         from trainer.checkpoint.placement import resumed_layout
-        from trainer.checkpoint.state import load_checkpoint
+        from trainer.checkpoint.resuming import load_checkpoint
         from trainer.ema import MovingAverage
         from trainer.engine.deepspeed import DeepSpeedEngine
         from trainer.layout import plan_layout
@@ -80,9 +80,7 @@ class Run:
         if config.moe is not None and config.moe.migration is not None:
             self.migration = LiveMigration(config, self.layout, self.engine, self.average)
         if resumes is not None:
-            load_checkpoint(
-                resumes, allow_rng_loss=False, engine=self.engine, average=self.average, migration=self.migration
-            )
+            load_checkpoint(resumes, config, self.layout, self.engine, self.average, self.migration)
 
     def step(self, step: int) -> float:
         """Takes an optimiser step on data that depend on the step and the micro batch alone; returns its loss."""
@@ -111,9 +109,11 @@ class Run:
 
     def save(self, root: Path, step: int) -> Path:
         """Saves a checkpoint."""
-        from trainer.checkpoint.state import save_checkpoint
+        from trainer.checkpoint.directory import step_folder
+        from trainer.checkpoint.saving import Saver
 
-        return save_checkpoint(root, step, self.config, self.layout, self.engine, self.average, self.migration)
+        Saver(root, self.config, self.layout, self.engine, self.average, self.migration).save(step)
+        return step_folder(root, step)
 
     def place(self, slot_to_expert: np.ndarray) -> str | None:
         """Moves the experts; returns why not, if it was refused."""

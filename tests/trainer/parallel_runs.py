@@ -127,7 +127,7 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     figures = Figures()
-    _Training(config, layout, launch, Noise(config), [figures]).run()
+    _Training(config, layout, launch, Noise(config), [figures], None).run()
     parallel_state.destroy_model_parallel()
     weights = load_file(config.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
     return figures.values, weights

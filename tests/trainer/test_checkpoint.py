@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from moe.placement.placement import Placement
 from tests.ranks import run_ranks
+from tests.trainer.runs import assert_equal_folders
+from trainer.checkpoint.storage import read_index, whole_tensors
 from trainer.config import RunConfig
 
 EXPERTS, LAYERS, STEPS, SAVED_AT = 8, 2, 6, 3
@@ -90,7 +92,8 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
 
     from moe.seed import derive_seed
     from trainer.checkpoint.directory import step_folder
-    from trainer.checkpoint.state import load_checkpoint, save_checkpoint
+    from trainer.checkpoint.resuming import load_checkpoint
+    from trainer.checkpoint.saving import Saver
     from trainer.ema import MovingAverage
     from trainer.engine.deepspeed import DeepSpeedEngine
     from trainer.layout import plan_layout
@@ -100,7 +103,7 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
     engine = DeepSpeedEngine(build_model(config, layout), config, layout, torch.device("cpu"))
     average = MovingAverage(engine, 0.9)
     if load is not None:
-        load_checkpoint(step_folder(load, steps[0] - 1), allow_rng_loss=False, engine=engine, average=average)
+        load_checkpoint(step_folder(load, steps[0] - 1), config, layout, engine, average)
     losses, norms = [], []
     for step in steps:
         for local in range(layout.accumulation):
@@ -114,7 +117,7 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
             losses.append(float(loss))
         norms.append(engine.step(1e-2, accept=lambda _: True).norm)
         average.update(step)
-    save_checkpoint(save, steps[-1], config, layout, engine, average)
+    Saver(save, config, layout, engine, average).save(steps[-1])
     return {"losses": losses, "norms": norms}
 
 
@@ -133,33 +136,11 @@ def saved(runs: dict[int, tuple[Path, Any]], world_size: int, case: str, which: 
 @pytest.mark.parametrize(("world_size", "case"), FLAT)
 def test_a_resumed_run_is_the_same_run(runs: dict[int, Any], world_size: int, case: str) -> None:
     straight, resumed = (saved(runs, world_size, case, which) for which in ("straight", "resumed"))
-    names = sorted(path.relative_to(straight) for path in straight.rglob("*") if path.suffix in (".safetensors", ".pt"))
-    assert names == sorted(
-        path.relative_to(resumed) for path in resumed.rglob("*") if path.suffix in (".safetensors", ".pt")
-    )
-    for name in names:
-        if name.suffix == ".safetensors":
-            assert (straight / name).read_bytes() == (resumed / name).read_bytes(), name
-        else:
-            one, other = (torch.load(folder / name, weights_only=False) for folder in (straight, resumed))
-            assert_equal_tensors(one, other, str(name))
+    assert_equal_folders(straight, resumed)
     for rank in runs[world_size][1]:
         assert (
             rank[case]["straight"]["losses"][-len(rank[case]["resumed"]["losses"]) :] == rank[case]["resumed"]["losses"]
         )
-
-
-def assert_equal_tensors(one: Any, other: Any, where: str) -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_equal_tensors(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal_tensors(*pair, f"{where}.{index}")
 
 
 @pytest.mark.parametrize(("world_size", "case"), [(w, c) for w, c in FLAT if "dense" not in c])
@@ -173,11 +154,19 @@ def test_a_moved_expert_does_not_change_the_run(runs: dict[int, Any], world_size
         torch.testing.assert_close(moved[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_every_expert_has_its_own_file(runs: dict[int, Any]) -> None:
-    files = list((saved(runs, 2, "ZeRO 1", "moved") / "experts").iterdir())
-    assert len(files) == LAYERS * EXPERTS
-    weights = {load_file(file)["linear_fc1.weight:weight"].sum().item() for file in files}
-    assert len(weights) == LAYERS * EXPERTS
+@pytest.mark.parametrize(("world_size", "case"), FLAT)
+def test_every_value_is_written_once(runs: dict[int, Any], world_size: int, case: str) -> None:
+    folder = saved(runs, world_size, case, "straight") / "state"
+    average = load_file(folder.parent / "ema.safetensors")
+    index = read_index(folder)
+    kinds = ("weight", "exp_avg", "exp_avg_sq", "ema")
+    assert index.keys() == {f"{name}:{kind}" for name in average for kind in kinds}
+    written = [name for file in folder.glob("rank_*.safetensors") for name in load_file(file)]
+    assert len(written) == len(set(written)) == sum(len(chunks) for _, chunks in index.values())
+    elements = sum(tensor.numel() for file in folder.glob("rank_*.safetensors") for tensor in load_file(file).values())
+    assert elements == len(kinds) * sum(tensor.numel() for tensor in average.values())
+    weights = whole_tensors(folder, "weight")
+    assert {name: tensor.shape for name, tensor in weights.items()} == {n: t.shape for n, t in average.items()}
 
 
 def test_without_zero_the_norm_is_that_of_zero(runs: dict[int, Any]) -> None:
@@ -195,66 +184,3 @@ def test_parameters_are_whole_under_zero_3(runs: dict[int, Any]) -> None:
     assert sharded.keys() == plain.keys()
     for name, value in plain.items():
         torch.testing.assert_close(sharded[name], value, rtol=1e-4, atol=1e-5)
-
-
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    from moe.files import FileError
-    from trainer.checkpoint.weights import read_tensors
-
-    (tmp_path / "ema.safetensors").write_bytes(b"half a")
-    for name in ("ema.safetensors", "missing.safetensors"):
-        with pytest.raises(FileError, match=rf"{name}: tensors: cannot be read .*; delete the checkpoint"):
-            read_tensors(tmp_path / name)
-
-
-MIGRATION = {"every": 1}
-
-
-def with_placement(folder: Path, placement: Path, *, migrates: bool) -> RunConfig:
-    config = configuration(folder, {"zero_stage": 1})
-    document = config.model_dump()
-    document["moe"] |= {"placement": placement, "migration": MIGRATION if migrates else None}
-    return RunConfig.model_validate(document)
-
-
-def test_a_run_that_migrates_resumes_with_the_placement_of_its_checkpoint(tmp_path: Path) -> None:
-    from trainer.checkpoint.placement import resumed_layout
-    from trainer.layout import plan_layout
-
-    configured, saved = permuted_placement(tmp_path / "configured.json"), tmp_path / "placement.json"
-    Placement.contiguous(LAYERS, EXPERTS, 1, 2).write(saved)
-    for migrates, expected in ((True, saved), (False, configured)):
-        config = with_placement(tmp_path, configured, migrates=migrates)
-        layout = resumed_layout(config, plan_layout(config, 2), tmp_path)
-        assert layout.placement == Placement.read(expected)
-
-
-def test_a_checkpoint_without_a_fitting_placement_is_refused_where_experts_migrate(tmp_path: Path) -> None:
-    from moe.files import FileError
-    from trainer.checkpoint.placement import resumed_layout
-    from trainer.layout import plan_layout
-
-    config = with_placement(tmp_path, permuted_placement(tmp_path / "configured.json"), migrates=True)
-    layout = plan_layout(config, 2)
-    with pytest.raises(FileError, match=r"placement\.json: file: cannot be read"):
-        resumed_layout(config, layout, tmp_path)
-    for field, sizes in (("num_layers", (3, EXPERTS)), ("num_experts", (LAYERS, 16)), ("num_ranks", (LAYERS, EXPERTS))):
-        ranks = 4 if field == "num_ranks" else 2
-        Placement.contiguous(*sizes, 1, ranks).write(tmp_path / "placement.json")
-        with pytest.raises(FileError, match=rf"placement\.json: {field}: is \d+ where the run has \d+; delete"):
-            resumed_layout(config, layout, tmp_path)
-
-
-def test_a_placement_that_migration_changed_claims_nothing(tmp_path: Path) -> None:
-    from trainer.checkpoint.placement import placement_now
-
-    start = Placement.read(permuted_placement(tmp_path / "placement.json"))
-    start = start.model_copy(update={"trace_sha256": "0" * 64})
-    slots = np.stack([start.slot_to_expert(layer) for layer in range(LAYERS)])
-    assert placement_now(start, slots, version=0) == start
-    slots[1, [0, 7]] = slots[1, [7, 0]]
-    now = placement_now(start, slots, version=3)
-    assert (now.solver.name, now.objective, now.trace_sha256) == ("live migration 3", None, None)
-    np.testing.assert_array_equal([now.slot_to_expert(layer) for layer in range(LAYERS)], slots)
-    now.write(tmp_path / "now.json")
-    assert Placement.read(tmp_path / "now.json") == now

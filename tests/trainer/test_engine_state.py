@@ -39,9 +39,12 @@ def configuration(case: str) -> RunConfig:
 def observed(run: Run) -> dict[str, Any]:
     """What a rank shows of its state, and what its network computes with."""
     pieces = [(p.name, p.kind, p.shape, p.offset, p.tensor.clone()) for p in run.engine.state()]
-    network = {s.name: run.engine.full(s, s.tensor).float().clone() for s in run.engine.shards()}
-    shards = [(s.name, s.shape, [(o, v.clone()) for o, v in s.rectangles(s.tensor)]) for s in run.engine.shards()]
-    return {"pieces": pieces, "network": network, "shards": shards, "updates": run.engine.updates}
+    network = [
+        (shard.name, "weight", shard.shape, offset, values.float().clone())
+        for shard in run.engine.shards()
+        for offset, values in shard.rectangles(shard.tensor)
+    ]
+    return {"pieces": pieces, "network": network, "updates": run.engine.updates}
 
 
 def show_and_change(_rank: int, world_size: int) -> dict[str, Any]:
@@ -98,13 +101,12 @@ def assembled(shown: list[list[tuple[Any, ...]]]) -> dict[tuple[str, str], torch
 def test_the_pieces_of_all_ranks_make_up_the_state(ranks: list[dict[str, Any]], case: str) -> None:
     for moment, updates in (("untrained", 0), ("trained", 2), ("changed", 7)):
         whole = assembled([rank[case][moment]["pieces"] for rank in ranks])
-        names = set().union(*(rank[case][moment]["network"] for rank in ranks))
-        assert whole.keys() == set(itertools.product(names, KINDS))
+        network = assembled([rank[case][moment]["network"] for rank in ranks])
+        assert whole.keys() == {(name, kind) for name, _ in network for kind in KINDS}
         assert {rank[case][moment]["updates"] for rank in ranks} == {updates}
-        for rank in ranks:
-            for name, value in rank[case][moment]["network"].items():
-                master = whole[name, "weight"]
-                assert torch.equal(value, master.bfloat16().float() if "bf16" in case else master), name
+        for (name, _), value in network.items():
+            master = whole[name, "weight"]
+            assert torch.equal(value, master.bfloat16().float() if "bf16" in case else master), name
         for (name, kind), tensor in whole.items():
             if moment == "untrained" and kind != "weight":
                 assert not tensor.any()
@@ -119,22 +121,6 @@ def test_experts_are_those_that_migration_sees(ranks: list[dict[str, Any]], case
     for rank in ranks:
         for key, value in rank[case]["experts"].items():
             assert torch.equal(value, whole[key]), key
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_shards_know_where_they_lie(ranks: list[dict[str, Any]], case: str) -> None:
-    shown = [
-        [
-            (name, "weight", shape, offset, values.float())
-            for name, shape, cut in rank[case]["trained"]["shards"]
-            for offset, values in cut
-        ]
-        for rank in ranks
-    ]
-    whole = assembled(shown)
-    for rank in ranks:
-        for name, value in rank[case]["trained"]["network"].items():
-            assert torch.equal(whole[name, "weight"], value)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (4, 5), (1, 6), (3, 4, 5), (2, 3, 1, 4)])

@@ -325,7 +325,8 @@ def test_a_resumed_run_migrates_as_the_straight_one(folder: Path, ranks: list[di
     assert_equal_folders(folder / "straight" / final, folder / "resumed" / final)
     for rank in range(2):
         one, other = (
-            torch.load(folder / run / final / f"rank_{rank:05d}.pt")["migration"] for run in ("straight", "resumed")
+            torch.load(folder / run / final / "ranks" / f"rank_{rank:05d}.pt")["migration"]
+            for run in ("straight", "resumed")
         )
         assert str(one) == str(other)
     saved = Placement.read(folder / "straight" / final / "placement.json")

@@ -1,5 +1,7 @@
 """The network, its guidance, its moving average, its learning rate, and the images drawn from it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -246,7 +248,14 @@ def scripted_average(decay: float, steps: int) -> tuple[list[float], list[float]
     """The average after each step of a scripted weight, and the weights, the start first."""
     module = nn.Linear(1, 1, bias=False).double()
     shard = Shard("weight", module.weight.data, None, Region.whole(tuple(module.weight.shape)))
-    engine: Any = SimpleNamespace(module=module, shards=lambda: [shard])
+
+    @contextmanager
+    def evaluating() -> Iterator[None]:
+        module.eval()
+        yield
+        module.train()
+
+    engine: Any = SimpleNamespace(module=module, shards=lambda: [shard], evaluating=evaluating)
     weights = [float(w) for w in np.random.default_rng(0).normal(size=steps + 1)]
     shard.tensor.fill_(weights[0])
     average = MovingAverage(engine, decay)

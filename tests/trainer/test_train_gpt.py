@@ -48,6 +48,7 @@ def train_all(rank: int, world_size: int, folder: Path) -> None:
 
 def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> None:
     import trainer.data
+    from trainer.checkpoint.whole import whole_together
     from trainer.engine.groups import Launch
     from trainer.layout import plan_layout
     from trainer.loop import _Training
@@ -65,8 +66,10 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         truncate_after(folder / "metrics.jsonl", 3)
         sinks = [MetricsFile(folder / "metrics.jsonl")]
+    resumes = whole_together(folder / "checkpoints", allow_rng_loss=False)
+    layout, launch, dataset = plan_layout(config, 2), Launch(rank, rank, 2, 2), trainer.data.build(config.data)
     try:
-        Stopping(config, plan_layout(config, 2), Launch(rank, rank, 2, 2), trainer.data.build(config.data), sinks).run()
+        Stopping(config, layout, launch, dataset, sinks, resumes).run()
     except StoppedError:
         assert stop is not None
     for sink in sinks:

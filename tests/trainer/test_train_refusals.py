@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from safetensors.torch import save_file
 from tests.trainer.commands import ALONE, DIGITS, contents, refused
 from trainer import load_config
 from trainer.__main__ import main
-from trainer.checkpoint.directory import complete_steps, mark_complete, prune, step_folder
-from trainer.checkpoint.state import identity_of
+from trainer.checkpoint.contents import division_of, identity_of
+from trainer.checkpoint.directory import complete_steps, prune, step_folder
+from trainer.checkpoint.manifest import Manifest
 from trainer.layout import plan_layout
 from trainer.network import parameter_shapes
 from trainer.process import lock
@@ -87,7 +87,8 @@ def checkpoint(run_dir: Path, step: int = 10, **changes: Any) -> Path:
     config = load_config(DIGITS, ALONE)
     folder = step_folder(run_dir / "checkpoints", step)
     folder.mkdir(parents=True)
-    mark_complete(folder, step, replace(identity_of(config, plan_layout(config, 1)), **changes))
+    identity = {**identity_of(config), **changes}
+    Manifest(step, step, identity, division_of(config, plan_layout(config, 1)), {}).write(folder)
     return folder
 
 
@@ -102,10 +103,8 @@ def test_never_resume_refuses_a_folder_with_checkpoints(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("changes", "overrides", "field", "values"),
     [
-        ({"world_size": 2}, (), "world_size", "is 2 where this run has 1"),
-        ({"expert_parallel": 2}, (), "expert_parallel", "is 2 where this run has 1"),
-        ({}, ("engine.zero_stage=2",), "zero_stage", "is 1 where this run has 2"),
-        ({}, ("engine.precision=bf16",), "precision", "is fp32 where this run has bf16"),
+        ({"engine.precision": None}, (), "engine.precision", "is None where this run has fp32"),
+        ({}, ("engine.precision=bf16",), "engine.precision", "is fp32 where this run has bf16"),
         ({}, ("model.hidden=128",), "model.hidden", "is 64 where this run has 128"),
         ({}, ("moe.num_experts=16",), "moe.num_experts", "is 8 where this run has 16"),
         ({}, ("moe=null",), "moe.num_experts", "is 8 where this run has 0"),
@@ -129,28 +128,25 @@ def test_the_checkpoint_of_another_run_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("marker", "field"),
+    "marker",
     [
-        (b"", "marker"),
-        (b"[]", "marker"),
-        (b"\xff", "marker"),
-        (b"null", "marker"),
-        (b'{"world_size": 1}', "expert_parallel"),
-        (b'{"world_size": 1, "expert_parallel": 1, "zero_stage": 1, "precision": "fp32"}', "network"),
-        (
-            b'{"world_size": 1, "expert_parallel": 1, "zero_stage": 1, "precision": "fp32", "network": "digits"}',
-            "marker",
-        ),
+        b"",
+        b"[]",
+        b"\xff",
+        b"null",
+        b'{"step": 10}',
+        b'{"format": "flowfabric.checkpoint/1", "world_size": 1}',
+        b'{"format": "flowfabric.checkpoint/2", "step": 10, "updates": 10, "identity": {}, "division": {}}',
+        b'{"format": "flowfabric.checkpoint/2", "step": 10, "updates": 10, "identity": {}, "division": {}, "files": 1}',
     ],
 )
-def test_a_malformed_marker_is_refused(
-    marker: bytes, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_malformed_markers_alone_are_refused(marker: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = checkpoint(tmp_path)
     (folder / "COMPLETE").write_bytes(marker)
     line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}")
-    assert line.startswith(f"{folder / 'COMPLETE'}: {field}: ")
-    assert "delete the folder" in line
+    assert line.startswith(
+        f"{tmp_path / 'checkpoints'}: checkpoints: none of 1 is whole (the newest: {folder}/COMPLETE: "
+    )
 
 
 def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
@@ -161,7 +157,7 @@ def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
     kept = step_folder(root, 20).rename(root / "step_00000020_good")
     (root / "step_notes").write_text("mine")
     assert complete_steps(root) == [10, 30, 123456789]
-    prune(root, 2)
+    prune(root, 2, 123456789)
     assert complete_steps(root) == [30, 123456789]
     assert {path.name for path in root.iterdir()} == {
         "step_00000030",

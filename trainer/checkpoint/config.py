@@ -12,3 +12,5 @@ class CheckpointConfig(Section):
     """Steps between two checkpoints; the last step is always saved."""
     keep: PositiveInt = 2
     """Complete checkpoints that are kept, the newest ones."""
+    asynchronous: bool = False
+    """Copy the state to the host and train on while it is written; the results are the same."""

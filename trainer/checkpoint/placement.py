@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from moe.files import FileError
 from moe.placement.placement import Placement, SolverRecord
+from trainer.checkpoint.manifest import REMEDY
 from trainer.config import RunConfig
 from trainer.layout import Layout
 
@@ -36,7 +37,8 @@ def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
     """Where the experts of a resuming run are.
 
     A run whose experts migrate finds them where its checkpoint has them: `moe.placement` says only where they start.
-    Without `moe.migration` the configuration decides, and experts that were saved elsewhere are moved on loading.
+    Without `moe.migration`, or where other numbers of ranks share the experts, the configuration decides, and experts
+    that were saved elsewhere are moved on loading.
 
     Args:
         config: the run.
@@ -54,8 +56,8 @@ def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
     path = folder / "placement.json"
     saved, planned = Placement.read(path), layout.placement
     assert planned is not None
-    for field in ("num_layers", "num_experts", "num_ranks"):
+    for field in ("num_layers", "num_experts"):
         found, wanted = getattr(saved, field), getattr(planned, field)
         if found != wanted:
-            raise FileError(path, field, f"is {found} where the run has {wanted}", "delete the checkpoint to fall back")
-    return replace(layout, placement=saved)
+            raise FileError(path, field, f"is {found} where the run has {wanted}", REMEDY)
+    return replace(layout, placement=saved) if saved.num_ranks == planned.num_ranks else layout

@@ -9,8 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moe.files import FileError
+from trainer.checkpoint.manifest import REMEDY
 from trainer.model.parameters import named_parameters
 
+ROUTERS = "routers.safetensors"
 _REMEDY = "give the ema.safetensors of a run with the same model"
 
 
@@ -51,8 +53,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        remedy = "delete the checkpoint to fall back to an older one"
-        raise FileError(path, "tensors", f"cannot be read ({error})", remedy) from error
+        raise FileError(path, "tensors", f"cannot be read ({error})", REMEDY) from error
+
+
+def load_routers(model: nn.Module, folder: Path) -> None:
+    """Fills what routers learn besides their weights, as far as a file beside the weights has it.
+
+    Args:
+        model: the network.
+        folder: where ``routers.safetensors`` is looked for; dense models have none.
+
+    Raises:
+        FileError: the file is damaged.
+    """
+    path = folder / ROUTERS
+    if path.exists():
+        own = model.state_dict()
+        learned = {
+            name: value for name, value in read_tensors(path).items() if name in own and own[name].shape == value.shape
+        }
+        model.load_state_dict(learned, strict=False)
 
 
 @torch.no_grad()
@@ -62,8 +82,10 @@ def initialise_from(model: nn.Module, path: Path) -> None:
     Args:
         model: the network.
         path: the file, accepted by :func:`check_weights`; experts are found by logical id, wherever they live now.
+            What its routers had learned besides their weights is taken from the file beside it, if there is one.
     """
     with safe_open(path, framework="pt") as file:
         for named in named_parameters(model):
             whole = file.get_tensor(named.name)
             named.parameter.copy_(whole if named.part is None else named.part.cut(whole))
+    load_routers(model, path.parent)

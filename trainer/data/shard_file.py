@@ -114,8 +114,7 @@ def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED:
-                problem = f"{member.filename} is compressed, so that no row can be read alone"
-                raise FileError(path, "shard", problem, "use numpy.savez")
+                raise ValueError(f"{member.filename} is compressed, so that no row can be read alone; use numpy.savez")
             file.seek(member.header_offset + 26)
             lengths = np.frombuffer(file.read(4), dtype="<u2")
             file.seek(int(lengths.sum()), 1)
@@ -123,8 +122,7 @@ def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(file)
             if dtype.hasobject:
-                problem = f"{member.filename} holds Python objects, which may run code"
-                raise FileError(path, "shard", problem, "save numbers alone")
+                raise ValueError(f"{member.filename} holds Python objects, which may run code; save numbers alone")
             values = np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
             yield member.filename.removesuffix(".npy"), values
 
@@ -133,11 +131,9 @@ def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
 def _named(path: Path) -> Iterator[None]:
     try:
         yield
-    except FileError:
-        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(path, "shard", f"cannot be read ({reason})", f"bring it back, or {REMEDY}") from error
     except (SafetensorError, zipfile.BadZipFile, ValueError, EOFError) as error:
-        problem = " ".join(str(error).split()).replace(";", ",")
-        raise FileError(path, "shard", f"cannot be read ({problem})", REMEDY) from error
+        problem, _, remedy = " ".join(str(error).split()).partition("; ")
+        raise FileError(path, "shard", f"cannot be read ({problem})", remedy or REMEDY) from error

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
 )
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from moe.layer import PlacedMoELayer
 from trainer.config import RunConfig
@@ -36,9 +35,8 @@ from trainer.engine.deepspeed_step import take_zero_step
 from trainer.engine.groups import group_names
 from trainer.engine.protocol import Network, Shard, StatePiece, StepOutcome
 from trainer.layout import Layout
-from trainer.model.parameters import NamedParameter, named_parameters
+from trainer.model.parameters import named_parameters
 
-TAG = "state"
 NO_LIMIT = 10**15
 
 
@@ -124,32 +122,6 @@ class DeepSpeedEngine:
             for named in self._named
         ]
 
-    def full(self, shard: Shard, values: Tensor) -> Tensor:
-        """See the protocol."""
-        part = self._named_of(shard).part
-        if self._stage == 3:
-            parameter = self._parameter(shard)
-            runs = [torch.empty_like(values) for _ in range(_data_group().size())]
-            dist.all_gather(runs, values.contiguous(), group=_data_group())
-            values = torch.cat(runs)[: parameter.ds_numel].view(parameter.ds_shape)
-        if part is None:
-            return values
-        whole = values.new_zeros(part.shape)
-        part.put(values, whole)
-        dist.all_reduce(whole, group=_tensor_group())
-        return whole
-
-    def part(self, shard: Shard, values: Tensor) -> Tensor:
-        """See the protocol."""
-        part = self._named_of(shard).part
-        if part is not None:
-            values = part.cut(values)
-        if self._stage < 3:
-            return values
-        rank, size = dist.get_rank(_data_group()), shard.tensor.numel()
-        own = values.flatten()[rank * size : (rank + 1) * size]
-        return nn.functional.pad(own, (0, size - own.numel()))
-
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """See the protocol."""
@@ -158,16 +130,6 @@ class DeepSpeedEngine:
             yield
         finally:
             self.module.train()
-
-    def save(self, folder: Path) -> None:
-        """See the protocol."""
-        with self._without_moe_saver():
-            self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        """See the protocol."""
-        with self._without_moe_saver():
-            self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
 
     def state(self) -> list[StatePiece]:
         """See the protocol."""
@@ -217,10 +179,7 @@ class DeepSpeedEngine:
         self._named = named_parameters(self.module)
 
     def _parameter(self, shard: Shard) -> Any:
-        return self._named_of(shard).parameter
-
-    def _named_of(self, shard: Shard) -> NamedParameter:
-        return next(named for named in self._named if named.name == shard.name)
+        return next(named.parameter for named in self._named if named.name == shard.name)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         if not self._has_experts:
@@ -281,15 +240,6 @@ class DeepSpeedEngine:
         if parameter._hp_mapping is not None and not parameter._hp_mapping.optim_fragment:
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
-
-    @contextmanager
-    def _without_moe_saver(self) -> Iterator[None]:
-        """DeepSpeed's MoE saver knows only its own experts; ours are saved one file each, by logical id."""
-        self._engine.has_moe_layers = False
-        try:
-            yield
-        finally:
-            self._engine.has_moe_layers = self._has_experts
 
 
 def _data_group() -> dist.ProcessGroup:

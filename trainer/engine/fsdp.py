@@ -3,21 +3,17 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor import Shard as Rows
 
-from moe.files import replacing
 from trainer.config import RunConfig
 from trainer.engine.config import FSDPConfig
 from trainer.engine.groups import group_names
@@ -101,18 +97,6 @@ class FSDPEngine:
         """See the protocol."""
         return [Shard(name, _rows(p.data), None, self._region(p)) for name, p in self._parameters.items()]
 
-    def full(self, shard: Shard, values: Tensor) -> Tensor:
-        """See the protocol."""
-        whole = self._parameters[shard.name]
-        divided = DTensor.from_local(
-            values, self._mesh, [Rows(0)], run_check=False, shape=whole.shape, stride=whole.stride()
-        )
-        return divided.full_tensor()
-
-    def part(self, shard: Shard, values: Tensor) -> Tensor:
-        """See the protocol."""
-        return values.narrow(0, shard.region.offset[0], shard.region.sizes[0])
-
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """See the protocol: what belongs to no block is there throughout, so that parts can be called by themselves."""
@@ -124,20 +108,6 @@ class FSDPEngine:
             self.module.train()
             for unit in self._units:
                 unit.reshard()
-
-    def save(self, folder: Path) -> None:
-        """See the protocol."""
-        tensors = {f"{name}:{kind}": _rows(moment) for kind, name, moment in self._tensors()}
-        folder.mkdir(exist_ok=True)
-        with replacing(folder / f"rank_{dist.get_rank():05d}.safetensors") as temporary:
-            save_file({**tensors, "updates": torch.tensor(self.updates)}, temporary)
-
-    def load(self, folder: Path) -> None:
-        """See the protocol."""
-        tensors = load_file(folder / f"rank_{dist.get_rank():05d}.safetensors")
-        for kind, name, moment in self._tensors():
-            _rows(moment).copy_(tensors[f"{name}:{kind}"])
-        self.state_loaded(int(tensors["updates"]))
 
     def state(self) -> list[StatePiece]:
         """See the protocol."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -129,35 +128,11 @@ class Engine(Protocol):
         """What this rank stores of each parameter, in the order of the network."""
         ...
 
-    def full(self, shard: Shard, values: Tensor) -> Tensor:
-        """Puts values that are divided like a shard together; collective over the ranks that share it.
-
-        Args:
-            shard: which parameter.
-            values: shaped like ``shard.tensor``.
-
-        Returns:
-            Values in the parameter's own shape.
-        """
-        ...
-
-    def part(self, shard: Shard, values: Tensor) -> Tensor:
-        """This rank's share of a whole parameter, shaped like ``shard.tensor``; the inverse of :meth:`full`."""
-        ...
-
     def evaluating(self) -> AbstractContextManager[None]:
         """While entered, the network is in evaluation mode and computes with what :meth:`shards` holds; collective.
 
         Whole forward passes and calls of parts of the network are both possible, on all ranks alike.
         """
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Writes the engine's own files to a folder; collective."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Reads what :meth:`save` wrote at the same world size; collective. Experts may come back misplaced."""
         ...
 
     def state(self) -> list[StatePiece]:

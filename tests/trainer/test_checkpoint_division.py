@@ -1,0 +1,153 @@
+"""Checkpoints that go on divided otherwise: 4 ranks, 2, then 4 again; and those written in the background."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ranks import run_ranks
+from tests.trainer.migrated import Run
+from tests.trainer.migrated import configuration as with_experts
+from tests.trainer.runs import assert_equal_folders
+from trainer.config import RunConfig
+
+LAST, FIRST_CUT, SECOND_CUT = 6, 2, 4
+# What the ranks share in each of the three parts: expert parallel, ZeRO stage.
+DIVISIONS: dict[str, tuple[tuple[int, int], ...]] = {
+    "dense": ((1, 1), (1, 3), (1, 0)),
+    "experts": ((2, 1), (1, 2), (4, 0)),
+}
+
+
+def configuration(case: str, part: int, **checkpoint: Any) -> RunConfig:
+    """Two examples a micro batch on any number of ranks; the gradient is clipped."""
+    expert, stage = DIVISIONS[case][part]
+    config = with_experts(expert_parallel=expert, clip_norm=0.5, micro_batch=2)
+    changes: dict[str, Any] = {"checkpoint": {"keep": 9, **checkpoint}, "engine": {"zero_stage": stage}}
+    if case == "dense":
+        changes["moe"] = None
+    return RunConfig.model_validate({**config.model_dump(), **changes})
+
+
+def grouped(expert_parallel: int) -> None:
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(expert_model_parallel_size=expert_parallel)
+
+
+def first_four(rank: int, world_size: int, root: Path) -> dict[str, Any]:
+    """The straight run, and its beginning; saved while it waits, and in the background."""
+    found: dict[str, Any] = {}
+    for case in DIVISIONS:
+        grouped(DIVISIONS[case][0][0])
+        run = Run(configuration(case, 0), world_size)
+        found[case] = [run.step(step) for step in range(1, FIRST_CUT + 1)]
+        run.save(root / case, FIRST_CUT)
+        found[case] += [run.step(step) for step in range(FIRST_CUT + 1, LAST + 1)]
+        found["updates"] = run.engine.updates
+    found["background"] = background(rank, world_size, root)
+    return found
+
+
+def background(rank: int, world_size: int, root: Path) -> dict[str, Any]:
+    """A run that trains on while it is saved, and one whose files cannot be written on one rank."""
+    import resource
+
+    from trainer.checkpoint.saving import SaveError, Saver
+
+    grouped(2)
+    config = configuration("experts", 0, asynchronous=True)
+    run = Run(config, world_size)
+    saver = Saver(root / "background", config, run.layout, run.engine, run.average)
+    losses = []
+    for step in range(1, LAST + 1):
+        losses.append(run.step(step))
+        if step == FIRST_CUT:
+            saver.save(step)
+    saver.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    saver.save(LAST)
+    try:
+        saver.wait()
+        complaint = ""
+    except SaveError as error:
+        complaint = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    left = sorted(path.name for path in (root / "background").iterdir())
+    torch.distributed.barrier()
+    saver.save(LAST)
+    saver.wait()
+    return {"losses": losses, "complaint": complaint, "left": left}
+
+
+def then_two(_rank: int, world_size: int, root: Path) -> dict[str, Any]:
+    return {case: go_on(case, 1, world_size, root, FIRST_CUT, SECOND_CUT) for case in DIVISIONS}
+
+
+def then_four(rank: int, world_size: int, root: Path) -> dict[str, Any]:
+    from trainer.checkpoint.whole import whole_together
+
+    found: dict[str, Any] = {case: go_on(case, 2, world_size, root, SECOND_CUT, LAST) for case in DIVISIONS}
+    folder = root / "experts" / f"step_{LAST:08d}"
+    if rank == 0:
+        with (folder / "state" / "rank_00003.safetensors").open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"\xff")
+    torch.distributed.barrier()
+    found["whole"] = whole_together(root / "experts", allow_rng_loss=False)
+    return found
+
+
+def go_on(case: str, part: int, world_size: int, root: Path, done: int, last: int) -> list[float]:
+    grouped(DIVISIONS[case][part][0])
+    run = Run(configuration(case, part), world_size, resumes=root / case / f"step_{done:08d}")
+    assert run.engine.updates == done
+    losses = [run.step(step) for step in range(done + 1, last + 1)]
+    run.save(root / case, last)
+    return losses
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("divided")
+
+
+@pytest.fixture(scope="module")
+def parts(root: Path) -> list[list[dict[str, Any]]]:
+    """What the ranks of each part found."""
+    return [run_ranks(first_four, 4, root), run_ranks(then_two, 2, root), run_ranks(then_four, 4, root)]
+
+
+@pytest.mark.parametrize("case", DIVISIONS)
+def test_a_run_that_is_divided_anew_goes_on_as_the_straight_one(parts: list[list[dict[str, Any]]], case: str) -> None:
+    straight, two, four = (np.mean([rank[case] for rank in ranks], axis=0) for ranks in parts)
+    np.testing.assert_allclose(two, straight[FIRST_CUT:SECOND_CUT], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(four, straight[SECOND_CUT:], rtol=0, atol=1e-4)
+    assert abs(np.diff(straight)).min() > 1e-3, "the losses change from step to step by more than what is tolerated"
+
+
+def test_what_is_written_in_the_background_is_the_same(root: Path, parts: list[list[dict[str, Any]]]) -> None:
+    name = f"step_{FIRST_CUT:08d}"
+    for rank in parts[0]:
+        assert rank["background"]["losses"] == rank["experts"]
+    assert_equal_folders(root / "experts" / name, root / "background" / name)
+
+
+def test_a_failure_in_the_background_is_raised_on_every_rank(root: Path, parts: list[list[dict[str, Any]]]) -> None:
+    for rank in parts[0]:
+        complaint = rank["background"]["complaint"]
+        assert complaint.startswith(f"{root / 'background' / f'step_{LAST:08d}'}: cannot be saved: rank 1: ")
+        assert complaint.endswith(f"the run goes on from step {FIRST_CUT}")
+        assert rank["background"]["left"] == [f"step_{FIRST_CUT:08d}"]
+    assert (root / "background" / f"step_{LAST:08d}" / "COMPLETE").exists(), "the next attempt went well"
+
+
+def test_ranks_agree_on_an_older_checkpoint_if_a_file_of_the_newest_is_damaged(
+    root: Path, parts: list[list[dict[str, Any]]]
+) -> None:
+    assert {rank["whole"] for rank in parts[2]} == {root / "experts" / f"step_{SECOND_CUT:08d}"}

@@ -1,0 +1,117 @@
+"""What a checkpoint holds besides the state of the parameters, and what a run must share with it."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from moe.files import FileError
+from trainer.checkpoint.manifest import REMEDY
+from trainer.config import RunConfig
+from trainer.layout import Layout
+
+
+class Resumable(Protocol):
+    """A part of the loop that must know something to go on."""
+
+    def state(self) -> dict[str, Any]:
+        """What it must know: tensors and plain values."""
+        ...
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """Takes up what :meth:`state` gave, or starts afresh; collective."""
+        ...
+
+
+class Migrating(Resumable, Protocol):
+    """Live migration, as far as a checkpoint needs it: what it knows differs from rank to rank.
+
+    Attributes:
+        version: migrations of the run so far.
+    """
+
+    @property
+    def version(self) -> int: ...
+
+
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """What a checkpoint of this run has in common with every continuation of it, by dotted key."""
+    sections = {
+        "data": config.data.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json", exclude={"init_from", "dropout", "label_dropout"}),
+        "moe": config.moe.model_dump(
+            mode="json", include={"num_experts", "top_k", "expert_hidden", "shared_expert_hidden"}, exclude_none=True
+        )
+        if config.moe
+        else {"num_experts": 0},
+        "engine": config.engine.model_dump(mode="json", include={"precision"}),
+    }
+    return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+
+
+def division_of(config: RunConfig, layout: Layout) -> dict[str, Any]:
+    """How this run divides its state over the ranks, by dotted key."""
+    engine = config.engine.model_dump(mode="json", include={"kind", "zero_stage"})
+    parallel = config.parallel.model_dump(mode="json")
+    return {
+        "world_size": layout.world_size,
+        **{f"engine.{key}": value for key, value in engine.items()},
+        **{f"parallel.{key}": value for key, value in parallel.items()},
+    }
+
+
+def router_state(module: nn.Module) -> dict[str, Tensor]:
+    """What routers have learned besides their weights (a bias, average potentials), by name; equal on all ranks."""
+    buffers = {name for name, _ in module.named_buffers()}
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in module.state_dict().items()
+        if name in buffers and ".router." in name
+    }
+
+
+def rank_file(rank: int) -> str:
+    """Path of the file of one rank in a checkpoint."""
+    return f"ranks/rank_{rank:05d}.pt"
+
+
+def rank_state(step: int, migration: Migrating | None) -> dict[str, Any]:
+    """What this rank alone knows."""
+    state: dict[str, Any] = {"step": step, "rng": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    if migration is not None:
+        state["migration"] = migration.state()
+    return state
+
+
+def set_rank_state(state: Mapping[str, Any], migration: Migrating | None) -> None:
+    """Takes up what :func:`rank_state` gave; collective. Nothing is known where the state is empty."""
+    if migration is not None:
+        migration.load(state.get("migration"))
+    if "rng" in state:
+        torch.set_rng_state(state["rng"])
+    if "cuda_rng" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda_rng"])
+
+
+def packed(state: Mapping[str, Any]) -> bytes:
+    """Tensors and plain values as bytes: the same for the same values."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def unpacked(path: Path) -> dict[str, Any]:
+    """Reads what :func:`packed` made, and nothing that would run code.
+
+    Raises:
+        FileError: the file is malformed.
+    """
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # whatever the damage leads to
+        raise FileError(path, "state", f"cannot be read ({type(error).__name__})", REMEDY) from error

@@ -1,0 +1,138 @@
+"""COMPLETE: the file that makes a folder a checkpoint, and by which damage to any other file of it is found."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from moe.files import FileError, replacing
+
+FORMAT = "flowfabric.checkpoint/2"
+NAME = "COMPLETE"
+REMEDY = "restore it from a copy, or delete the folder"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file must be.
+
+    Attributes:
+        size_bytes: its length.
+        sha256: of its content, in hexadecimal.
+    """
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in a checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        updates: those that changed the weights.
+        identity: what every continuation has in common with the run, by dotted key.
+        division: how the state was divided over the ranks, by dotted key; another division is no obstacle.
+        files: every other file of the folder by its path in it.
+    """
+
+    step: int
+    updates: int
+    identity: dict[str, Any]
+    division: dict[str, Any]
+    files: dict[str, FileRecord]
+
+    def write(self, folder: Path) -> None:
+        """Declares a checkpoint complete; the last thing that a save does."""
+        document = {"format": FORMAT, **asdict(self)}
+        with replacing(folder / NAME) as temporary:
+            temporary.write_text(json.dumps({**document, "sha256": _digest(document)}, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Reads what :meth:`write` wrote.
+
+        Raises:
+            FileError: the file is missing, malformed or of another version.
+        """
+        path = folder / NAME
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["format"] != FORMAT:
+                raise FileError(path, "format", f"is {found['format']}, and this version reads {FORMAT}", REMEDY)
+            if found.pop("sha256") != _digest(found):
+                raise FileError(path, "checksum", "is not that of what was written", REMEDY)
+            files = {name: FileRecord(**record) for name, record in found["files"].items()}
+            return cls(found["step"], found["updates"], dict(found["identity"]), dict(found["division"]), files)
+        except FileError:
+            raise
+        except FileNotFoundError as error:
+            raise FileError(path, "marker", "is missing: the save did not end", REMEDY) from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FileError(path, "marker", f"is malformed ({error})", REMEDY) from error
+
+    def check_files(self, folder: Path, wanted: Callable[[str], bool], *, content: bool) -> None:
+        """Looks for damage.
+
+        Args:
+            folder: the checkpoint.
+            wanted: which files are looked at, by their path in the folder.
+            content: whether checksums are verified, which reads the files; else only their lengths.
+
+        Raises:
+            FileError: a file is missing, or is not what was written.
+        """
+        for name, record in self.files.items():
+            if not wanted(name):
+                continue
+            path = folder / name
+            try:
+                size = path.stat().st_size
+                if size != record.size_bytes:
+                    raise FileError(path, "length", f"is {size} bytes where {record.size_bytes} were written", REMEDY)
+                if content and _sha256(path) != record.sha256:
+                    raise FileError(path, "checksum", "is not that of what was written", REMEDY)
+            except OSError as error:
+                raise FileError(path, "file", f"cannot be read ({error.strerror})", REMEDY) from error
+
+    def check_identity(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Refuses to continue a checkpoint as something else.
+
+        Args:
+            folder: the checkpoint.
+            identity: of the run that wants to continue it.
+
+        Raises:
+            FileError: a field differs.
+        """
+        for name, value in identity.items():
+            if self.identity.get(name) != value:
+                raise FileError(
+                    folder / NAME,
+                    name,
+                    f"is {self.identity.get(name)} where this run has {value}",
+                    "continue with the former, or give another run.dir",
+                )
+
+
+def records(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """What files are, read back from where they were written.
+
+    Args:
+        folder: the checkpoint.
+        names: paths in it.
+    """
+    return {name: FileRecord((folder / name).stat().st_size, _sha256(folder / name)) for name in names}
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """Checksum of the marker's own content."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

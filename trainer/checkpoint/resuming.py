@@ -1,0 +1,76 @@
+"""Taking a run up where a checkpoint left it, on as many ranks and divided as one likes."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from moe.files import FileError
+from trainer.checkpoint.contents import Migrating, Resumable, division_of, rank_file, set_rank_state, unpacked
+from trainer.checkpoint.manifest import REMEDY, Manifest
+from trainer.checkpoint.pieces import PieceLoadPlanner, pieced
+from trainer.checkpoint.storage import SafetensorsReader
+from trainer.checkpoint.weights import load_routers
+from trainer.config import RunConfig
+from trainer.ema import MovingAverage
+from trainer.engine.protocol import Engine
+from trainer.layout import Layout
+
+
+def load_checkpoint(
+    folder: Path,
+    config: RunConfig,
+    layout: Layout,
+    engine: Engine,
+    average: MovingAverage,
+    migration: Migrating | None = None,
+    shared: Mapping[str, Resumable] | None = None,
+) -> None:
+    """Takes a run up where a checkpoint left it; collective.
+
+    Divided as it was saved the run goes on bit for bit. Divided otherwise, it differs by rounding, what single ranks
+    knew is left behind, and the first rank says so.
+
+    Args:
+        folder: a whole checkpoint of the same identity.
+        config: the run.
+        layout: how it is laid out.
+        engine: receives weights and optimiser state.
+        average: receives the moving average.
+        migration: receives what it knew; if the run moves experts, `engine` must have been built with the layout
+            of :func:`trainer.checkpoint.placement.resumed_layout`.
+        shared: other parts of the loop, as they were given to :class:`trainer.checkpoint.saving.Saver`.
+
+    Raises:
+        FileError: a file is missing or damaged.
+    """
+    manifest, rank = Manifest.read(folder), dist.get_rank()
+    saved, wanted = manifest.division, division_of(config, layout)
+    if saved != wanted and rank == 0:
+        print(f"{folder}: {_redivided(saved, wanted)}", file=sys.stderr, flush=True)
+    try:
+        dcp.load(
+            pieced([*engine.state(), *average.state()]),
+            storage_reader=SafetensorsReader(folder / "state"),
+            planner=PieceLoadPlanner(),
+        )
+    except CheckpointException as error:
+        causes = "; ".join(str(cause[0]) for _, cause in sorted(error.failures.items()))
+        raise FileError(folder / "state", "state", f"does not fit the run ({causes})", REMEDY) from error
+    engine.state_loaded(manifest.updates)
+    load_routers(engine.module, folder)
+    if shared:
+        known = unpacked(folder / "shared.pt") if "shared.pt" in manifest.files else {}
+        for name, part in shared.items():
+            part.load(known.get(name))
+    own = folder / rank_file(rank)
+    set_rank_state(unpacked(own) if saved == wanted and own.exists() else {}, migration)
+
+
+def _redivided(saved: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    keys = [key for key in {**saved, **wanted} if saved.get(key) != wanted.get(key)]
+    changes = ", ".join(f"{key} {saved.get(key)} -> {wanted.get(key)}" for key in keys)
+    return f"the saved state is divided anew ({changes})"

@@ -1,0 +1,117 @@
+"""Which checkpoint to go on from: the newest that is whole. A damaged one is named, and an older one is taken.
+
+A rank of a run verifies the checksums of the files that bear its number, and the first rank those of all others:
+together they read a checkpoint once. Whoever uses averaged weights alone verifies the files of those.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch.distributed as dist
+
+from moe.files import FileError
+from trainer.checkpoint.directory import begun_steps, complete_steps, step_folder
+from trainer.checkpoint.manifest import Manifest
+
+
+def likely_whole(root: Path, *, allow_rng_loss: bool) -> Path | None:
+    """The newest checkpoint whose files all have the right length; reads none of them.
+
+    Args:
+        root: folder of the checkpoints.
+        allow_rng_loss: do without the files of single ranks.
+
+    Raises:
+        FileError: there are complete checkpoints, and none is whole.
+    """
+    needed = _needed(allow_rng_loss)
+    return _newest(root, begun_steps(root), lambda folder: _fault(folder, needed, content=False))[0]
+
+
+def whole_together(root: Path, *, allow_rng_loss: bool) -> Path | None:
+    """The newest whole checkpoint, the same on every rank; collective.
+
+    Args:
+        root: folder of the checkpoints, on a file system that all ranks share.
+        allow_rng_loss: do without the files of single ranks.
+
+    Returns:
+        Its folder, or None if no save has ever ended.
+
+    Raises:
+        FileError: there are complete checkpoints, and none is whole.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    needed = _needed(allow_rng_loss)
+
+    def fault(folder: Path) -> str | None:
+        found: list[str | None] = [None] * world_size
+        own = _fault(folder, lambda name: needed(name) and _reader(name, world_size) == rank, content=True)
+        dist.all_gather_object(found, own)
+        return next(filter(None, found), None)
+
+    seen = [begun_steps(root)]
+    dist.broadcast_object_list(seen)
+    folder, skipped = _newest(root, seen[0], fault)
+    if rank == 0:
+        _say(skipped)
+    return folder
+
+
+def whole_alone(root: Path, names: Iterable[str]) -> Path:
+    """The newest checkpoint of which some files are whole.
+
+    Args:
+        root: folder of the checkpoints.
+        names: those files, where the checkpoint has them.
+
+    Raises:
+        FileError: there is none.
+    """
+    wanted = set(names)
+    folder, skipped = _newest(root, begun_steps(root), lambda folder: _fault(folder, wanted.__contains__, content=True))
+    if folder is None:
+        raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
+    _say(skipped)
+    return folder
+
+
+def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -> tuple[Path | None, list[str]]:
+    """The newest folder without a fault, and the faults of those that are newer."""
+    skipped = []
+    for step in reversed(steps):
+        folder = step_folder(root, step)
+        found = fault(folder)
+        if found is None:
+            return folder, skipped
+        skipped.append(found)
+    complete = complete_steps(root)
+    if complete:
+        problem = f"none of {len(complete)} is whole (the newest: {skipped[0]})"
+        raise FileError(root, "checkpoints", problem, "restore one, or delete them to start anew")
+    return None, skipped
+
+
+def _fault(folder: Path, wanted: Callable[[str], bool], *, content: bool) -> str | None:
+    """What is wrong with a checkpoint, as a line that names folder and file."""
+    try:
+        Manifest.read(folder).check_files(folder, wanted, content=content)
+    except FileError as error:
+        return str(error)
+    return None
+
+
+def _needed(allow_rng_loss: bool) -> Callable[[str], bool]:
+    return lambda name: not (allow_rng_loss and name.startswith("ranks/"))
+
+
+def _reader(name: str, world_size: int) -> int:
+    """The rank that verifies a file."""
+    number = Path(name).stem.removeprefix("rank_")
+    return int(number) % world_size if "/" in name and number.isdecimal() else 0
+
+
+def _say(skipped: Iterable[str]) -> None:
+    for fault in skipped:
+        print(f"skipped: {fault}", file=sys.stderr, flush=True)
