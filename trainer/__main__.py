@@ -1,4 +1,4 @@
-"""python -m trainer: train, check, sample, generate, encode, trace and report."""
+"""python -m trainer: train, check, sample, generate, encode, export, trace and report."""
 
 import argparse
 import os
@@ -98,6 +98,12 @@ def _encode(options: argparse.Namespace) -> int:
     from trainer.encode import run
 
     return run(options.run_dir, options.data, options.out)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from trainer.export import run
+
+    return run(options.run_dir, options.out)
 
 
 def _trace(options: argparse.Namespace) -> int:
@@ -220,6 +226,17 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="YAML", help="configuration whose data section is encoded (default: the run's)"
     )
     encode.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of shards to write")
+
+    export = _verb(
+        verbs,
+        "export",
+        _export,
+        "copy the averaged weights of a run's newest whole checkpoint to a folder of their own, with a model card",
+        "python -m trainer export runs/digits_moe --out digits_moe",
+        "The folder holds model.safetensors, from which model.init_from starts another run, and config.yaml.",
+    )
+    export.add_argument("run_dir", type=Path, help="folder of the run")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write to")
 
     trace = _verb(
         verbs,

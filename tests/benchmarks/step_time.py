@@ -119,7 +119,7 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
     from trainer.loop import _Training
 
     launch = Launch(rank=rank, local_rank=rank, world_size=RANKS, local_world_size=RANKS)
-    training = _Training(config, layout, launch, trainer.data.build(config.data), [])
+    training = _Training(config, layout, launch, trainer.data.build(config.data), [], None)
     numbers = iter(range(1, 1_000_000))
 
     def take(steps: int) -> None:

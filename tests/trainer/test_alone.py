@@ -69,6 +69,7 @@ def test_a_run_leaves_what_it_promises(dense_run: Path, expert_run: Path) -> Non
     assert {path.name for path in newest(expert_run).iterdir()} == {
         "state",
         "ranks",
+        "shared.pt",
         "ema.safetensors",
         "routers.safetensors",
         "config.yaml",
@@ -125,3 +126,20 @@ def test_weights_are_taken_over_exactly(dense_run: Path) -> None:
     given = load_file(newest(dense_run) / "ema.safetensors")
     assert all(torch.equal(parameter, given[name]) for name, parameter in model.named_parameters())
     assert np.mean([torch.equal(before[name], given[name]) for name in given]) < 0.5
+
+
+def test_an_exported_network_starts_another_run(expert_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    assert main(["export", str(expert_run), "--out", str(out)]) == 0
+    assert contents(out).keys() == {"model.safetensors", "routers.safetensors", "config.yaml", "README.md"}
+    for target, source in (("model.safetensors", "ema.safetensors"), ("routers.safetensors", "routers.safetensors")):
+        assert (out / target).read_bytes() == (newest(expert_run) / source).read_bytes()
+    card, elements = (out / "README.md").read_text(), load_file(out / "model.safetensors").values()
+    assert f"{sum(tensor.numel() for tensor in elements):,} parameters" in card
+    assert str(expert_run) not in card
+    still = ("optim.steps=1", "optim.final_lr=0", "optim.ema_decay=0", "checkpoint.every=1")
+    weights = out / "model.safetensors"
+    run = trained(tmp_path / "run", DIGITS, *EXPERTS, *still, f"model.init_from={weights}", "trace.steps=[]")
+    kept = load_file(run / "checkpoints" / "step_00000001" / "ema.safetensors")
+    for name, value in load_file(weights).items():
+        assert torch.equal(kept[name], value), name

@@ -3,7 +3,7 @@
 checkpoints/step_00000300/
     state/                   weights, moments and averages of every parameter as rectangles of whole tensors
     ranks/rank_00000.pt ...  what only that rank knows: tensors and plain values
-    shared.pt                what every rank knows alike, if there is any
+    shared.pt                what every rank knows alike, such as what the guard judges steps by
     ema.safetensors          moving average of every parameter by its logical name
     routers.safetensors      what routers have learned besides their weights
     config.yaml, placement.json

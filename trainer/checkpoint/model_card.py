@@ -1,19 +1,20 @@
 """The page beside averaged weights that says what they are."""
 
-from pathlib import Path
+import math
+from collections.abc import Iterable, Sequence
 
 from trainer.config import RunConfig
 
 
-def model_card(config: RunConfig, step: int, parameters: int, folder: Path, weights: str = "ema.safetensors") -> str:
+def model_card(config: RunConfig, step: int, shapes: Iterable[Sequence[int]], *, routers: bool, weights: str) -> str:
     """Describes averaged weights to whoever finds them.
 
     Args:
         config: the run.
         step: optimiser steps done.
-        parameters: elements of all parameters.
-        folder: where the card will be; files that are there are named.
-        weights: name of the file.
+        shapes: of all parameters.
+        routers: whether ``routers.safetensors`` lies beside the weights.
+        weights: name of their file.
 
     Returns:
         Markdown: the same for the same run, wherever and whenever it is written.
@@ -30,12 +31,13 @@ def model_card(config: RunConfig, step: int, parameters: int, folder: Path, weig
         if config.flow
         else "next byte"
     )
-    routers = (
+    beside = (
         "\nWhat the routers have learned besides their weights is in `routers.safetensors`; `init_from` takes it from "
         "there.\n"
-        if (folder / "routers.safetensors").exists() and moe
+        if routers
         else ""
     )
+    parameters = sum(map(math.prod, shapes))
     return f"""# {model.kind}, {parameters:,} parameters
 
 The moving average (largest decay {config.optim.ema_decay:g}) of the weights of a training run after {step} of
@@ -50,7 +52,7 @@ The moving average (largest decay {config.optim.ema_decay:g}) of the weights of 
 | weights | float32, {parameters:,} elements, in `{weights}` by the names of the parameters; expert ids are logical |
 
 `config.yaml` holds the whole configuration.
-{routers}
+{beside}
 ## Loading
 
 ```python

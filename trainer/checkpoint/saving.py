@@ -170,8 +170,10 @@ class Saver:
             save_file(average, temporary, metadata={"step": str(snapshot.step)})
         _write_bytes(folder / "routers.safetensors", save(snapshot.routers))
         _write_bytes(folder / "config.yaml", self._config.to_yaml().encode())
-        parameters = sum(tensor.numel() for tensor in average.values())
-        _write_bytes(folder / "README.md", model_card(self._config, snapshot.step, parameters, folder).encode())
+        shapes = [tensor.shape for tensor in average.values()]
+        has_routers = self._config.moe is not None
+        card = model_card(self._config, snapshot.step, shapes, routers=has_routers, weights="ema.safetensors")
+        _write_bytes(folder / "README.md", card.encode())
         if snapshot.shared:
             _write_bytes(folder / "shared.pt", snapshot.shared)
         if snapshot.placement is not None:
