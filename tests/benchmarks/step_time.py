@@ -4,7 +4,8 @@ Two ranks talk over gloo on this machine, one thread each. The contestants hold 
 turns of some steps within each round, in random order; a turn begins and ends at a barrier, the slowest rank counts.
 
     trainer     the training loop: loader, flow parts, engine, guard, moving average, expert statistics, figures logged
-    bare        the same network on the same engine, a loop of a few lines: draw, forward, backward, step
+    bare        the same network on the same engine, a loop of a few lines: draw, forward, backward, step, and the
+                routers' own update, without which they would not learn to balance
     ddp         dense only: the same network under DistributedDataParallel with AdamW and clipping
 
 trainer / bare is what the loop adds; trainer / ddp adds what DeepSpeed costs a small network.
@@ -133,15 +134,19 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
 
 def _bare(config: Any, layout: Any, rank: int) -> Steps:
     from trainer.engine.build import build_engine
+    from trainer.model.parameters import HoldsExperts
     from trainer.network import build_model
 
     engine = build_engine(build_model(config, layout), config, layout, torch.device("cpu"))
+    routers: list[Any] = [module.router for module in engine.module.modules() if isinstance(module, HoldsExperts)]
     batches = _batches(config, rank)
 
     def take(steps: int) -> None:
         for _ in range(steps):
             engine.backward(_loss(engine.model, *next(batches)))
             engine.step(config.optim.lr, accept=lambda _: True)
+            for router in routers:
+                router.update_bias()
 
     return take
 

@@ -14,7 +14,10 @@ from torch.nn import functional
 from tests.trainer.commands import GPT, LAUNCHED, contents, refused, trained
 from trainer import load_config
 from trainer.__main__ import main
+from trainer.checkpoint.contents import division_of, identity_of
+from trainer.checkpoint.manifest import Manifest, records
 from trainer.data import Batch
+from trainer.layout import plan_layout
 from trainer.network import parameter_shapes, tokens_per_example
 from trainer.observe.metrics import read_metrics
 from trainer.task import NextTokenTask, build
@@ -125,10 +128,13 @@ def test_each_model_has_its_verb(
         monkeypatch.setenv(name, str(value))
     folder = tmp_path / "run" / "checkpoints" / "step_00000004"
     folder.mkdir(parents=True)
-    (folder / "COMPLETE").touch()
-    (folder / "config.yaml").write_text(load_config(GPT).to_yaml())
+    config = load_config(GPT)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    division = division_of(config, plan_layout(config, 2))
+    manifest = Manifest(4, 4, identity_of(config), division, records(folder, ["config.yaml"]))
+    manifest.write(folder)
     line = refused(capsys, "generate", tmp_path / "run")
-    assert line == "ranks: 3 do not share experts as the run's 2 did; start one, or a multiple of 2"
+    assert line == "ranks: 3 do not share the network as the run's 2 did; start one, or a multiple of 2"
 
 
 class Bigrams:

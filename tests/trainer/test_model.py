@@ -14,6 +14,7 @@ from tests.ranks import run_ranks
 from trainer.config import RunConfig
 from trainer.data import Batch
 from trainer.ema import MovingAverage
+from trainer.engine.groups import divide_ranks
 from trainer.engine.protocol import Shard
 from trainer.engine.region import Region
 from trainer.layout import plan_layout
@@ -318,6 +319,7 @@ def test_the_learning_rate_at_the_limits(warmup: int, steps: int) -> None:
 
 
 def draw(_rank: int, _world_size: int) -> dict[tuple[int, float], Tensor]:
+    divide_ranks(expert_parallel=1, tensor_parallel=1)
     config = configuration()
     built = build_model(config, plan_layout(config, 2))
     assert isinstance(built, DiT)
