@@ -34,6 +34,12 @@ CASES: dict[int, dict[str, Case]] = {
         "copies, every rank": ({"precision": "bf16"}, 1, {"dispatch": "copies", "top_k": 3}, "dit"),
         "global potentials": ({}, 1, GLOBAL, "dit"),
         "copies, computed twice": ({"activation_checkpointing": True}, 2, {"dispatch": "copies", "top_k": 3}, "dit"),
+        "gpt, copies, computed twice": (
+            {"activation_checkpointing": True},
+            1,
+            {"dispatch": "copies", "top_k": 3},
+            "gpt",
+        ),
         "ZeRO 3": ({"zero_stage": 3}, 1, None, "dit"),
         "ZeRO 3, small buckets, bf16, accumulation": ({**SMALL_ZERO_3, "precision": "bf16"}, 2, None, "gpt"),
     },
@@ -63,7 +69,8 @@ FLAT = [(world_size, name) for world_size, cases in CASES.items() for name in ca
 def configuration(world_size: int, case: Case) -> RunConfig:
     engine, accumulation, moe, kind = case
     window = {"context": 12} if kind == "gpt" else {}
-    model = {"dropout": 0.1, **window} if kind == "gpt" else {}
+    dropout = 0.0 if moe is not None and moe.get("dispatch") == "copies" else 0.1  # without it a block ends with a sum
+    model = {"dropout": dropout, **window} if kind == "gpt" else {}
     settings: dict[str, Any] = {
         "run": {"dir": "unused"},
         "model": {"kind": kind, "hidden": HIDDEN, "num_layers": LAYERS, "num_heads": 4, **model},

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from moe.collective_trace import CollectiveRecord, rank_path, read
 from tests.ranks import run_ranks
@@ -183,6 +184,34 @@ def record_calls(rank: int, _world_size: int, folder: str) -> None:
         assert dist.Work.wait is unwatched
         recorder.write()
         dist.barrier()
+
+
+def record_blocks(rank: int, _world_size: int, folder: str) -> dict[str, list[int]]:
+    """Modes and hooks that torch knows of inside steps that are recorded or not, and after them."""
+    blocks = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+    recorder = Recorder(
+        rank_path(Path(folder), rank), steps=[1], ranks_per_node=WORLD, group_names=world_named("world"), blocks=blocks
+    )
+
+    def active() -> list[int]:
+        hooks = sum(len(block._forward_hooks) + len(block._forward_pre_hooks) for block in blocks)
+        return [len(_get_current_dispatch_mode_stack()), hooks]
+
+    found = {}
+    for step, name in ((0, "unrecorded"), (1, "recorded")):
+        with recorder.step(step):
+            found[name] = active()
+            blocks[1](blocks[0](torch.ones(1, 2, requires_grad=True))).sum().backward()
+        found[f"after {name}"] = active()
+    return found
+
+
+def test_nothing_watches_a_step_that_is_not_recorded(tmp_path: Path) -> None:
+    for found in run_ranks(record_blocks, WORLD, str(tmp_path)):
+        modes, hooks = found["recorded"]
+        assert modes > 0
+        assert hooks > 0
+        assert found["unrecorded"] == found["after unrecorded"] == found["after recorded"] == [0, 0]
 
 
 @pytest.fixture(scope="module")
