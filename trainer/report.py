@@ -115,20 +115,20 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
     finding = f"{last.step:,} steps of training"
     if quality is not None:
         figures = _quality(quality)
-        accuracy, distance = figures["class_accuracy"], figures["frechet_distance_unguided"]
-        rows += [
-            ("images that are the digit asked for", f"{accuracy:.1%}"),
-            ("Fréchet distance, no guidance", f"{distance:.3f}"),
-        ]
-        facts.append(("Digit asked for", f"{accuracy:.1%}", "judged by a classifier of real digits"))
-        facts.append(("Fréchet distance", f"{distance:.2f}", "on pixels, without guidance"))
-        finding += f", {accuracy:.0%} of the images drawn are the digit asked for"
+        if "class_accuracy" in figures:
+            accuracy = figures["class_accuracy"]
+            rows.append(("samples of the class asked for", f"{accuracy:.1%}"))
+            facts.append(("Class asked for", f"{accuracy:.1%}", "judged by a classifier of the data"))
+            finding += f", {accuracy:.0%} of the samples drawn are of the class asked for"
+        distance = figures["frechet_distance_unguided"]
+        rows.append(("Fréchet distance, no guidance", f"{distance:.3f}"))
+        facts.append(("Fréchet distance", f"{distance:.2f}", "on the values, without guidance"))
         distances = _distances(figures)
         if distances:
             caption = "How far the samples drawn without guidance are from the data, and one half of it from the other."
             blocks.append(Table(("distance", "samples", "real examples"), distances, caption))
     if grids:
-        caption = f"Images drawn from the averaged weights, one class a column ({grids[-1].name})."
+        caption = f"Drawn from the averaged weights ({grids[-1].name})."
         blocks.append(Figure(grids[-1].read_bytes(), caption, half=True))
     texts = sorted((run_dir / "samples").glob("*.txt"))
     if texts:
@@ -158,8 +158,8 @@ def _quality(path: Path) -> dict[str, float]:
     except ValueError as error:
         raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
     accuracy, distance = (
-        figures.get(name) if isinstance(figures, dict) else None
-        for name in ("class_accuracy", "frechet_distance_unguided")
+        figures.get(name, default) if isinstance(figures, dict) else None
+        for name, default in (("class_accuracy", 0.0), ("frechet_distance_unguided", None))  # data may have no classes
     )
     if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
         raise FileError(path, "class_accuracy", f"is no share between 0 and 1 ({accuracy})", remedy)

@@ -66,6 +66,14 @@ def test_a_language_model_shows_its_texts(tmp_path: Path, capsys: pytest.Capture
     assert "1.012" in capsys.readouterr().out
 
 
+def test_data_without_classes_has_distances_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, quality = run_dir(tmp_path / "run", {1: 0.5}), tmp_path / "quality.json"
+    quality.write_text(json.dumps({"frechet_distance_unguided": 0.0123}))
+    assert main(["report", str(folder), "--quality", str(quality), "--out", str(tmp_path / "index.html")]) == 0
+    assert "0.012" in capsys.readouterr().out
+    assert "class asked for" not in (tmp_path / "index.html").read_text()
+
+
 def test_a_continuation_without_common_steps_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, other = run_dir(tmp_path / "plain", {1: 0.5}), run_dir(tmp_path / "other", {2: 0.5})
     arguments = [str(plain), "--placed-run", str(other), "--out", str(tmp_path / "index.html")]

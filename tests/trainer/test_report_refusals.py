@@ -48,7 +48,7 @@ def test_report_refuses_malformed_metrics(
     [
         ("", "document"),
         ("[]", "class_accuracy"),
-        ('{"frechet_distance_unguided": 1}', "class_accuracy"),
+        ("{}", "frechet_distance_unguided"),
         ('{"class_accuracy": "all", "frechet_distance_unguided": 1}', "class_accuracy"),
         ('{"class_accuracy": NaN, "frechet_distance_unguided": 1}', "class_accuracy"),
         ('{"class_accuracy": 95, "frechet_distance_unguided": 1}', "class_accuracy"),
