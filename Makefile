@@ -1,11 +1,12 @@
 # make demo   the whole loop on real digits, one page at the end        make test   the test suite with coverage
 # make lint   format, lint and type checks                              make setup  only the environment
+# make audit  known vulnerabilities of the dependencies
 VENV := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint schemas clean
+.PHONY: setup demo test lint audit schemas clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.runtime
@@ -60,6 +61,9 @@ lint: $(VENV)/.dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m pyright
+
+audit: $(VENV)/.dev
+	@$(PY) -m pip_audit --skip-editable
 
 schemas: $(VENV)/.runtime
 	@$(PY) -c "$$WRITE_SCHEMAS"
