@@ -113,6 +113,7 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
     blocks: list[Block] = [Figure(loss_curves(records), "Loss and learning rate over the run.", half=True)]
     grids = sorted((run_dir / "samples").glob("*.png"))
     finding = f"{last.step:,} steps of training"
+    distances: list[tuple[str, str, str]] = []
     if quality is not None:
         figures = _quality(quality)
         if "class_accuracy" in figures:
@@ -124,9 +125,6 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
         rows.append(("Fréchet distance, no guidance", f"{distance:.3f}"))
         facts.append(("Fréchet distance", f"{distance:.2f}", "on the values, without guidance"))
         distances = _distances(figures)
-        if distances:
-            caption = "How far the samples drawn without guidance are from the data, and one half of it from the other."
-            blocks.append(Table(("distance", "samples", "real examples"), distances, caption))
     if grids:
         caption = f"Drawn from the averaged weights ({grids[-1].name})."
         blocks.append(Figure(grids[-1].read_bytes(), caption, half=True))
@@ -135,6 +133,9 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
         written = texts[-1].read_text(encoding="utf-8", errors="replace")
         caption = f"Texts written with the averaged weights, each after a prompt ({texts[-1].name})."
         blocks.append(Listing(written.rstrip(), caption, half=True))
+    if distances:
+        caption = "How far the samples drawn without guidance are from the data, and one half of it from the other."
+        blocks.append(Table(("distance", "samples", "real examples"), distances, caption))
     return Part(rows, facts, [Section("Training", blocks)], finding)
 
 
