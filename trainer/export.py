@@ -9,6 +9,7 @@ from moe.files import replacing
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.weights import ROUTERS
+from trainer.config_file import load_config
 from trainer.restore import WEIGHTS, check_restorable, newest_checkpoint, restored_config
 
 EXPORTED = "model.safetensors"
@@ -28,8 +29,8 @@ def run(run_dir: Path, out: Path) -> int:
         ValueError: the run has no whole checkpoint, or the folder cannot be written.
     """
     folder = newest_checkpoint(run_dir)
-    config = restored_config(folder, 1)
-    check_restorable(config, folder)
+    config = load_config(folder / "config.yaml")
+    check_restorable(restored_config(folder, 1), folder)
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     card = model_card(config, step_of(folder), shapes, routers=config.moe is not None, weights=EXPORTED)
