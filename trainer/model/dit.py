@@ -4,7 +4,8 @@ Shape suffixes: B batch, C channels, H W pixels, N tokens (patches), P values of
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class DiT(nn.Module):
         self.unembed_patches = nn.Linear(config.hidden, patch_values)
         self.register_buffer("positions", _position_embedding(self.grid, config.hidden), persistent=False)
         if generator is not None:
-            self._initialise(generator)
+            initialise(self, [self.final_modulation, self.unembed_patches], self.embed_label, generator)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predicts the target quantity.
@@ -93,17 +94,6 @@ class DiT(nn.Module):
         (rows, columns), p = self.grid, self.patch_size
         patches = patches_BNP.view(shape[0], rows, columns, shape[1], p, p)
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(shape)
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        zeroed = [self.final_modulation, self.unembed_patches, *(block.modulation for block in self.blocks)]
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-                if any(module is zero for zero in zeroed):
-                    nn.init.zeros_(module.weight)
-                else:
-                    nn.init.xavier_uniform_(module.weight, generator=generator)
-        nn.init.normal_(self.embed_label.weight, std=0.02, generator=generator)
 
 
 class Block(nn.Module):
@@ -156,6 +146,29 @@ class FeedForward(nn.Sequential):
     def divide(self, columns: Columns, rows: Rows) -> None:
         """Keeps this rank's share of the inner width, see :mod:`trainer.model.division`."""
         self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])
+
+
+def initialise(
+    network: nn.Module, output: Sequence[nn.Module], embed_label: nn.Embedding, generator: torch.Generator
+) -> None:
+    """Draws the weights of a network whose blocks are steered: they start as the identity, and its output at zero.
+
+    Args:
+        network: with its blocks in ``blocks``.
+        output: layers behind the blocks that start at zero.
+        embed_label: of the network.
+        generator: of the draws.
+    """
+    blocks: Any = network.blocks
+    zeroed = [*output, *(block.modulation for block in blocks)]
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+            if any(module is zero for zero in zeroed):
+                nn.init.zeros_(module.weight)
+            else:
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+    nn.init.normal_(embed_label.weight, std=0.02, generator=generator)
 
 
 def modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

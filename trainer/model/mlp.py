@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.model.dit import TIME_SCALE, modulate, wave_embedding
+from trainer.model.dit import TIME_SCALE, initialise, modulate, wave_embedding
 from trainer.model.mlp_config import MLPConfig
 
 INPUT_WAVES = 8
@@ -54,7 +54,7 @@ class MLP(nn.Module):
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
         self.unembed_values = nn.Linear(config.hidden, num_values)
         if generator is not None:
-            self._initialise(generator)
+            initialise(self, [self.final_modulation, self.unembed_values], self.embed_label, generator)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predicts the target quantity.
@@ -79,17 +79,6 @@ class MLP(nn.Module):
             tokens_B1D = block(tokens_B1D, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
         return self.unembed_values(modulate(tokens_B1D, shift, scale))[:, 0].float()
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        zeroed = [self.final_modulation, self.unembed_values, *(block.modulation for block in self.blocks)]
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-                if any(module is zero for zero in zeroed):
-                    nn.init.zeros_(module.weight)
-                else:
-                    nn.init.xavier_uniform_(module.weight, generator=generator)
-        nn.init.normal_(self.embed_label.weight, std=0.02, generator=generator)
 
 
 class Block(nn.Module):
