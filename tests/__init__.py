@@ -1,0 +1,1 @@
+"""The tests; a package, because one of their peers installs another of this name."""
