@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.origin import origin
 from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig
 from trainer.config_file import load_config
@@ -16,6 +18,9 @@ from trainer.network import dense_parameters, expert_parameters, parameter_shape
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec
+
+READ_BYTES = 1_000_000_000
+"""Of a checkpoint, to look for damage: about a second."""
 
 
 def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
@@ -30,13 +35,15 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
         0.
 
     Raises:
-        ValueError: the configuration is wrong, or does not fit that many ranks.
+        ValueError: the configuration is wrong, or does not fit that many ranks; or the run folder holds checkpoints
+            that the run cannot go on from.
     """
     if world_size < 1:
         raise ValueError(f"--world-size: {world_size} ranks cannot run anything; use 1 or more")
     config = load_config(path, overrides)
     layout = plan_layout(config, world_size)
-    if config.model.init_from is not None:
+    begins, damaged = origin(config, read_bytes=READ_BYTES)
+    if begins is None and config.model.init_from is not None:
         check_weights(config.model.init_from, parameter_shapes(config))
     if config.observe.wandb is not None:
         require_wandb()
@@ -45,13 +52,28 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     console.rule()
     console.print(describe(config, layout), soft_wrap=True)
     console.print(_parameters(config, layout), soft_wrap=True)
-    for line in cautions(config, layout):
+    console.print(_origin(begins), soft_wrap=True)
+    for line in [*cautions(config, layout), *(f"will be skipped: {fault}" for fault in damaged)]:
         print(line, file=sys.stderr)
     try:
         console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
     except ValueError as error:
         console.print(f"collectives are not counted: {error}", soft_wrap=True)
     return 0
+
+
+def _origin(begins: Path | None) -> str:
+    """From which step the run goes on, and what of that checkpoint has not been read."""
+    if begins is None:
+        return "starts at step 0"
+    manifest = Manifest.read(begins)
+    unread = sum(manifest.files[name].size_bytes for name in manifest.files.keys() - manifest.smallest(READ_BYTES))
+    verified = "every file of the checkpoint is as it was written"
+    if unread:
+        verified = (
+            f"{unread / 1e9:,.1f} GB of the checkpoint were not read: their length is right, the ranks verify them"
+        )
+    return f"resumes after step {manifest.step}; {verified}"
 
 
 def _parameters(config: RunConfig, layout: Layout) -> str:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import trainer.data
 from moe.files import FileError, replacing
-from trainer.checkpoint.contents import identity_of
-from trainer.checkpoint.directory import complete_steps, step_of
-from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.directory import step_of
+from trainer.checkpoint.origin import origin
 from trainer.checkpoint.weights import check_weights
-from trainer.checkpoint.whole import likely_whole
 from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.engine.groups import Launch
@@ -40,13 +38,8 @@ def run(path: Path, overrides: Sequence[str]) -> int:
     launch = Launch.from_environment()
     config = load_config(path, overrides)
     layout = plan_layout(config, launch.world_size)
-    checkpoints = config.run.dir / "checkpoints"
-    if complete_steps(checkpoints) and config.run.resume == "never":
-        raise ValueError(f"run.dir: {config.run.dir} already holds checkpoints; choose another, or run.resume=auto")
-    newest = likely_whole(checkpoints, allow_rng_loss=config.run.allow_rng_loss)
-    if newest is not None:
-        Manifest.read(newest).check_identity(newest, identity_of(config))
-    elif config.model.init_from is not None:
+    newest, _ = origin(config)
+    if newest is None and config.model.init_from is not None:
         check_weights(config.model.init_from, parameter_shapes(config))
     dataset = trainer.data.build(config.data)
     with ExitStack() as closing:

@@ -50,6 +50,23 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     }
 
 
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a process of its own, without a launcher.
+
+    Args:
+        *arguments: the command line.
+    """
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments],
+        cwd=ROOT,
+        env={**{name: value for name, value in os.environ.items() if name not in LAUNCHED}, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
 def trained(folder: Path, config: str, *overrides: str) -> Path:
     """Trains in one process of its own, without a launcher.
 
@@ -61,14 +78,6 @@ def trained(folder: Path, config: str, *overrides: str) -> Path:
     Returns:
         The folder.
     """
-    result = subprocess.run(
-        [sys.executable, "-m", "trainer", "train", config, *overrides, f"run.dir={folder}"],
-        cwd=ROOT,
-        env={**{name: value for name, value in os.environ.items() if name not in LAUNCHED}, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    result = start("train", config, *overrides, f"run.dir={folder}")
     assert result.returncode == 0, result.stderr
     return folder

@@ -131,7 +131,7 @@ def test_each_model_has_its_verb(
     config = load_config(GPT)
     (folder / "config.yaml").write_text(config.to_yaml())
     division = division_of(config, plan_layout(config, 2))
-    manifest = Manifest(4, 4, identity_of(config), division, records(folder, ["config.yaml"]))
+    manifest = Manifest(4, 4, identity_of(config), division, records(folder, [folder / "config.yaml"]))
     manifest.write(folder)
     line = refused(capsys, "generate", tmp_path / "run")
     assert line == "ranks: 3 do not share the network as the run's 2 did; start one, or a multiple of 2"

@@ -19,7 +19,9 @@ def checkpoint(root: Path, step: int) -> Path:
     for name in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(f"{name} after step {step}".encode())
-    Manifest(step, step, {"model.hidden": 8}, {"world_size": 1}, records(folder, FILES)).write(folder)
+    Manifest(
+        step, step, {"model.hidden": 8}, {"world_size": 1}, records(folder, [folder / name for name in FILES])
+    ).write(folder)
     return folder
 
 
@@ -37,7 +39,7 @@ def test_whole_files_are_taken(tmp_path: Path) -> None:
     checkpoint(tmp_path, 10)
     newest = checkpoint(tmp_path, 20)
     assert whole_alone(tmp_path, FILES) == newest
-    assert likely_whole(tmp_path, allow_rng_loss=False) == newest
+    assert likely_whole(tmp_path, allow_rng_loss=False) == (newest, [])
     assert Manifest.read(newest).updates == 20
 
 
@@ -74,13 +76,27 @@ def test_files_that_nobody_asks_for_may_be_damaged(tmp_path: Path) -> None:
     newest = checkpoint(tmp_path, 10)
     truncate(newest / "ranks/rank_00000.pt")
     assert whole_alone(tmp_path, ["ema.safetensors"]) == newest
-    assert likely_whole(tmp_path, allow_rng_loss=True) == newest
+    assert likely_whole(tmp_path, allow_rng_loss=True) == (newest, [])
     with pytest.raises(FileError, match=r"none of 1 is whole \(the newest: .*rank_00000\.pt: length: is \d+ bytes"):
         likely_whole(tmp_path, allow_rng_loss=False)
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_as_much_is_read_as_may_be(name: str, tmp_path: Path) -> None:
+    newest = checkpoint(tmp_path, 10)
+    sizes = {file: len((newest / file).read_bytes()) for file in FILES}
+    assert len(set(sizes.values())) == len(FILES)
+    flip(newest / name)
+    needed = sum(size for size in sizes.values() if size <= sizes[name])
+    assert likely_whole(tmp_path, allow_rng_loss=False, read_bytes=needed - 1) == (newest, [])
+    with pytest.raises(FileError, match=f"{name}: checksum: "):
+        likely_whole(tmp_path, allow_rng_loss=False, read_bytes=needed)
+
+
 def test_a_save_that_did_not_end_is_no_checkpoint(tmp_path: Path) -> None:
     (checkpoint(tmp_path, 10) / "COMPLETE").unlink()
-    assert likely_whole(tmp_path, allow_rng_loss=False) is None
+    folder, skipped = likely_whole(tmp_path, allow_rng_loss=False)
+    assert folder is None
+    assert [line.split(": ")[1] for line in skipped] == ["marker"]
     with pytest.raises(FileError, match="there is no complete one"):
         whole_alone(tmp_path, FILES)

@@ -3,21 +3,22 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.trainer.commands import ALONE, DIGITS, contents, refused
-from trainer import load_config
+from tests.trainer.commands import ALONE, DIGITS, contents, refused, start
+from trainer import check, load_config
 from trainer.__main__ import main
 from trainer.checkpoint.contents import division_of, identity_of
 from trainer.checkpoint.directory import complete_steps, prune, step_folder
-from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.manifest import Manifest, records
 from trainer.layout import plan_layout
 from trainer.network import parameter_shapes
 from trainer.process import lock
@@ -82,13 +83,17 @@ def test_malformed_metrics_of_an_earlier_start_are_left_alone(
     assert contents(tmp_path) == before
 
 
-def checkpoint(run_dir: Path, step: int = 10, **changes: Any) -> Path:
-    """The marker of a complete checkpoint of the digits run on one rank, but for what is changed."""
+def checkpoint(
+    run_dir: Path, step: int = 10, files: Mapping[str, bytes] = MappingProxyType({}), **changes: Any
+) -> Path:
+    """A complete checkpoint of the digits run on one rank, as far as its marker tells, but for what is changed."""
     config = load_config(DIGITS, ALONE)
     folder = step_folder(run_dir / "checkpoints", step)
     folder.mkdir(parents=True)
-    identity = {**identity_of(config), **changes}
-    Manifest(step, step, identity, division_of(config, plan_layout(config, 1)), {}).write(folder)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    identity, division = {**identity_of(config), **changes}, division_of(config, plan_layout(config, 1))
+    Manifest(step, step, identity, division, records(folder, [folder / name for name in files])).write(folder)
     return folder
 
 
@@ -147,6 +152,51 @@ def test_malformed_markers_alone_are_refused(marker: bytes, tmp_path: Path, caps
     assert line.startswith(
         f"{tmp_path / 'checkpoints'}: checkpoints: none of 1 is whole (the newest: {folder}/COMPLETE: "
     )
+
+
+@pytest.mark.parametrize(("verb", "damage"), [("check", b"whole"), ("check", b"hol"), ("train", b"hol")])
+def test_a_run_whose_only_checkpoint_is_damaged_is_refused(
+    verb: str, damage: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoint(tmp_path, files={"state": b"whose"})
+    (folder / "state").write_bytes(damage)
+    before = contents(tmp_path)
+    problem = (
+        "checksum: is not that of what was written" if len(damage) == 5 else "length: is 3 bytes where 5 were written"
+    )
+    assert refused(capsys, verb, DIGITS, *ALONE, f"run.dir={tmp_path}") == (
+        f"{folder.parent}: checkpoints: none of 1 is whole (the newest: {folder}/state: {problem}); "
+        f"restore one from a copy; or remove {folder.parent} to start anew, or give a new run.dir"
+    )
+    assert contents(tmp_path) == before
+
+
+def test_what_check_did_not_read_the_ranks_refuse(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, files={"state": b"whose"})
+    (folder / "state").write_bytes(b"whole")
+    result = start("train", DIGITS, *ALONE, f"run.dir={tmp_path}")
+    assert result.returncode == 2
+    line = f"trainer train: {folder.parent}: checkpoints: none of 1 is whole (the newest: {folder}/state: checksum: "
+    assert result.stderr.startswith(line), result.stderr
+    assert result.stderr.count("\n") == 1
+    assert (folder / "state").read_bytes() == b"whole"
+
+
+def test_check_says_what_it_did_not_read_and_what_will_be_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(tmp_path, 10, {"state": bytes(60_000_000), "small": b"whose"})
+    newest = checkpoint(tmp_path, 20, {"state": b"whose"})
+    arguments = ["check", DIGITS, *ALONE, f"run.dir={tmp_path}"]
+    assert main(arguments) == 0
+    assert "resumes after step 20; every file of the checkpoint is as it was written" in capsys.readouterr().out
+    (newest / "state").write_bytes(b"whole")
+    monkeypatch.setattr(check, "READ_BYTES", 1_000)
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "resumes after step 10; 0.1 GB of the checkpoint were not read" in said.out
+    assert said.err.startswith(f"will be skipped: {newest}/state: checksum: ")
+    assert said.err.count("\n") == 1
 
 
 def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:

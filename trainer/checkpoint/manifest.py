@@ -74,6 +74,15 @@ class Manifest:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileError(path, "marker", f"is malformed ({error})", REMEDY) from error
 
+    def smallest(self, limit_bytes: int) -> set[str]:
+        """The files that come first by size and hold no more than so much together."""
+        chosen, total = set(), 0
+        for name, record in sorted(self.files.items(), key=lambda file: (file[1].size_bytes, file[0])):
+            total += record.size_bytes
+            if total <= limit_bytes:
+                chosen.add(name)
+        return chosen
+
     def check_files(self, folder: Path, wanted: Callable[[str], bool], *, content: bool) -> None:
         """Looks for damage.
 
@@ -118,14 +127,17 @@ class Manifest:
                 )
 
 
-def records(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+def records(folder: Path, paths: Iterable[Path]) -> dict[str, FileRecord]:
     """What files are, read back from where they were written.
 
     Args:
         folder: the checkpoint.
-        names: paths in it.
+        paths: files in it.
+
+    Returns:
+        By their path in the folder.
     """
-    return {name: FileRecord((folder / name).stat().st_size, _sha256(folder / name)) for name in names}
+    return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, _sha256(path)) for path in paths}
 
 
 def _digest(document: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -26,7 +26,7 @@ from trainer.checkpoint.contents import (
     router_state,
 )
 from trainer.checkpoint.directory import complete_steps, prune, step_folder
-from trainer.checkpoint.manifest import NAME, Manifest, records
+from trainer.checkpoint.manifest import FileRecord, Manifest, records
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.pieces import PieceSavePlanner, pieced
 from trainer.checkpoint.placement import placement_now
@@ -35,6 +35,8 @@ from trainer.config import RunConfig
 from trainer.ema import MovingAverage
 from trainer.engine.protocol import Engine, StatePiece
 from trainer.layout import Layout
+
+_Result = TypeVar("_Result")
 
 
 class SaveError(RuntimeError):
@@ -149,21 +151,23 @@ class Saver:
         folder, rank = step_folder(self._root, snapshot.step), self._group.rank()
         try:
             self._together(lambda: _emptied(folder) if rank == 0 else None)
+            writer = SafetensorsWriter(folder / "state", rank)
             dcp.save(
                 pieced(snapshot.pieces),
-                storage_writer=SafetensorsWriter(folder / "state", rank),
+                storage_writer=writer,
                 planner=PieceSavePlanner(),
                 process_group=self._group,
             )
-            self._together(lambda: _write_bytes(folder / rank_file(rank), snapshot.own))
-            self._together(lambda: self._complete(folder, snapshot) if rank == 0 else None)
+            by_rank = self._together(lambda: _write_own(folder, writer.path, snapshot.own, rank))
+            written = {name: record for of_rank in by_rank for name, record in of_rank.items()}
+            self._together(lambda: self._complete(folder, snapshot, written) if rank == 0 else None)
         except (CheckpointException, SaveError) as error:
             if rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
             dist.barrier(self._group)
             raise SaveError(f"{folder}: cannot be saved: {_cause(error)}; {self._remedy(snapshot.step)}") from error
 
-    def _complete(self, folder: Path, snapshot: _Snapshot) -> None:
+    def _complete(self, folder: Path, snapshot: _Snapshot, written: dict[str, FileRecord]) -> None:
         """Writes what the first rank writes alone, from the files that all have written."""
         average = whole_tensors(folder / "state", "ema")
         with replacing(folder / "ema.safetensors") as temporary:
@@ -178,27 +182,30 @@ class Saver:
             _write_bytes(folder / "shared.pt", snapshot.shared)
         if snapshot.placement is not None:
             snapshot.placement.write(folder / "placement.json")
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        own = [path for path in folder.rglob("*") if path.is_file()]
+        files = written | records(folder, (path for path in own if path.relative_to(folder).as_posix() not in written))
         Manifest(
             step=snapshot.step,
             updates=snapshot.updates,
             identity=identity_of(self._config),
             division=division_of(self._config, self._layout),
-            files=records(folder, (name for name in names if name != NAME)),
+            files=dict(sorted(files.items())),
         ).write(folder)
         prune(self._root, self._config.checkpoint.keep, snapshot.step)
 
-    def _together(self, act: Callable[[], Any]) -> None:
-        """Does something on every rank, and fails on all if it fails on one."""
-        complaint = None
+    def _together(self, act: Callable[[], _Result]) -> list[_Result]:
+        """Does something on every rank and returns what came of it, by rank; fails on all if it fails on one."""
+        result, complaint = None, None
         try:
-            act()
+            result = act()
         except Exception as error:  # whatever it is, the other ranks must not wait for this one
             complaint = f"rank {self._group.rank()}: {error}"
-        complaints: list[str | None] = [None] * self._group.size()
-        dist.all_gather_object(complaints, complaint, group=self._group)
-        if any(complaints):
-            raise SaveError("; ".join(filter(None, complaints)))
+        answers: list[Any] = [None] * self._group.size()
+        dist.all_gather_object(answers, (result, complaint), group=self._group)
+        complaints = [complaint for _, complaint in answers if complaint is not None]
+        if complaints:
+            raise SaveError("; ".join(complaints))
+        return [result for result, _ in answers]
 
     def _remedy(self, step: int) -> str:
         older = [saved for saved in complete_steps(self._root) if saved != step]
@@ -209,6 +216,13 @@ class Saver:
 def _emptied(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+
+
+def _write_own(folder: Path, state: Path, own: bytes, rank: int) -> dict[str, FileRecord]:
+    """Writes a rank's own file, and says what it and its file of the state are."""
+    path = folder / rank_file(rank)
+    _write_bytes(path, own)
+    return records(folder, (written for written in (path, state) if written.exists()))
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

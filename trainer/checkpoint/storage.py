@@ -34,7 +34,11 @@ INDEX = "index.json"
 
 
 class SafetensorsWriter(StorageWriter):
-    """Writes the rectangles that DCP's plan gives to this rank."""
+    """Writes the rectangles that DCP's plan gives to this rank.
+
+    Attributes:
+        path: of this rank's file, which is not written where the plan gives it nothing.
+    """
 
     def __init__(self, folder: Path, rank: int) -> None:
         """Writes nothing yet.
@@ -43,7 +47,7 @@ class SafetensorsWriter(StorageWriter):
             folder: an empty one, which all ranks share.
             rank: of this process, in its file's name.
         """
-        self._folder, self._file = folder, f"rank_{rank:05d}.safetensors"
+        self._folder, self.path = folder, folder / f"rank_{rank:05d}.safetensors"
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """The folder is that of the constructor."""
@@ -66,9 +70,9 @@ class SafetensorsWriter(StorageWriter):
             values = planner.resolve_data(item)
             assert isinstance(values, Tensor)
             tensors[_key(item.index)] = values.detach().cpu().contiguous()
-            results.append(WriteResult(item.index, values.nbytes, self._file))
+            results.append(WriteResult(item.index, values.nbytes, self.path.name))
         if tensors:
-            with replacing(self._folder / self._file) as temporary:
+            with replacing(self.path) as temporary:
                 save_file(tensors, temporary)
         written: Future[list[WriteResult]] = Future()
         written.set_result(results)

@@ -12,21 +12,33 @@ import torch.distributed as dist
 
 from moe.files import FileError
 from trainer.checkpoint.directory import begun_steps, complete_steps, step_folder
-from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.manifest import REMEDY, Manifest
 
 
-def likely_whole(root: Path, *, allow_rng_loss: bool) -> Path | None:
-    """The newest checkpoint whose files all have the right length; reads none of them.
+def likely_whole(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that looks whole: its files have the right length, and the smallest the right content.
 
     Args:
         root: folder of the checkpoints.
         allow_rng_loss: do without the files of single ranks.
+        read_bytes: how much of a checkpoint may be read; the files of :meth:`Manifest.smallest` are.
+
+    Returns:
+        Its folder, or None if no save has ever ended; and a line for each newer one, which says what is wrong with it.
 
     Raises:
-        FileError: there are complete checkpoints, and none is whole.
+        FileError: there are complete checkpoints, and none looks whole.
     """
     needed = _needed(allow_rng_loss)
-    return _newest(root, begun_steps(root), lambda folder: _fault(folder, needed, content=False))[0]
+
+    def fault(folder: Path) -> str | None:
+        found = _fault(folder, needed, content=False)
+        if found is None and read_bytes:
+            read = Manifest.read(folder).smallest(read_bytes)
+            found = _fault(folder, lambda name: needed(name) and name in read, content=True)
+        return found
+
+    return _newest(root, begun_steps(root), fault)
 
 
 def whole_together(root: Path, *, allow_rng_loss: bool) -> Path | None:
@@ -88,8 +100,9 @@ def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -
         skipped.append(found)
     complete = complete_steps(root)
     if complete:
-        problem = f"none of {len(complete)} is whole (the newest: {skipped[0]})"
-        raise FileError(root, "checkpoints", problem, "restore one, or delete them to start anew")
+        problem = f"none of {len(complete)} is whole (the newest: {skipped[0].removesuffix(f'; {REMEDY}')})"
+        remedy = f"restore one from a copy; or remove {root} to start anew, or give a new run.dir"
+        raise FileError(root, "checkpoints", problem, remedy)
     return None, skipped
 
 

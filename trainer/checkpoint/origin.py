@@ -1,0 +1,32 @@
+"""Where a run will begin, as one process can tell before any rank joins another."""
+
+from pathlib import Path
+
+from trainer.checkpoint.contents import identity_of
+from trainer.checkpoint.directory import complete_steps
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.whole import likely_whole
+from trainer.config import RunConfig
+
+
+def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
+    """The checkpoint that a run goes on from, unless its ranks find damage that was not looked for here.
+
+    Args:
+        config: the run.
+        read_bytes: how much of a checkpoint may be read to find damage; the lengths of its files are always compared.
+
+    Returns:
+        Its folder, None if the run starts; and a line for each newer one that is damaged.
+
+    Raises:
+        ValueError: the run may not resume and there are checkpoints.
+        FileError: none of the checkpoints is whole, or the newest that is belongs to another run.
+    """
+    run, root = config.run, config.run.dir / "checkpoints"
+    if run.resume == "never" and complete_steps(root):
+        raise ValueError(f"run.dir: {run.dir} already holds checkpoints; choose another, or run.resume=auto")
+    folder, skipped = likely_whole(root, allow_rng_loss=run.allow_rng_loss, read_bytes=read_bytes)
+    if folder is not None:
+        Manifest.read(folder).check_identity(folder, identity_of(config))
+    return folder, skipped
