@@ -1,16 +1,16 @@
 """How well the averaged weights do on what they have not seen."""
 
 import torch
-import torch.distributed as dist
 
 from trainer.config import RunConfig
 from trainer.data import Dataset, Loader
 from trainer.data.bad_examples import BadExampleList
-from trainer.draws import draws
+from trainer.draws import micro_batch_generator, seed_dropout
 from trainer.ema import MovingAverage
 from trainer.engine.protocol import Network
 from trainer.layout import Layout
 from trainer.task import Task
+from trainer.weighting import weighted_mean
 
 
 class HeldOut:
@@ -44,7 +44,7 @@ class HeldOut:
 
     @torch.no_grad()
     def loss(self, step: int, task: Task, module: Network, average: MovingAverage, device: torch.device) -> float:
-        """Mean loss of the averaged weights, each example once a tensor rank; collective.
+        """Mean loss of the averaged weights, each example once a tensor rank and by its weight; collective.
 
         Args:
             step: optimiser steps done.
@@ -53,14 +53,16 @@ class HeldOut:
             average: its averaged weights.
             device: where this rank computes.
         """
-        total = torch.zeros((), device=device)
+        losses, log_weights = [], []
         micro_batch = self._layout.micro_batch
         with average.in_place():
             for index in range(-(-self._examples // self._chunk)):
                 first = index * self._chunk + self._loader.global_micro(0) * micro_batch
-                with draws(self._seed, "held_out", first // micro_batch, 0) as generator:
-                    batch = self._bad_examples.take(step, self._loader.batch(index, 0)).to(device)
-                    terms = task.step(module, batch, generator=generator)
-                total += terms.per_example[: max(0, self._examples - first)].sum()
-        dist.all_reduce(total)
-        return float(total) / (self._examples * self._layout.tensor_parallel)
+                place = self._seed, "held_out", first // micro_batch, 0
+                batch = self._bad_examples.take(step, self._loader.batch(index, 0)).to(device)
+                (drawn,) = task.draw([batch], [micro_batch_generator(*place)])
+                seed_dropout(*place)
+                own = slice(max(0, self._examples - first))
+                losses.append(task.loss(module, drawn).per_example[own])
+                log_weights.append(None if drawn.log_weight is None else drawn.log_weight[own])
+        return weighted_mean(losses, log_weights)

@@ -26,7 +26,7 @@ from trainer.config import RunConfig
 from trainer.data import SPLITS, Dataset, Loader
 from trainer.data.bad_examples import BadExampleList
 from trainer.data.feed import Feed
-from trainer.draws import draws
+from trainer.draws import micro_batch_generator, seed_dropout
 from trainer.ema import MovingAverage
 from trainer.engine.build import build_engine
 from trainer.engine.groups import Launch, joined, limit_collectives
@@ -47,8 +47,10 @@ from trainer.process.debug import dump
 from trainer.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.process.watchdog import watchdog
 from trainer.sampling import write_sample
+from trainer.task import Drawn
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
+from trainer.weighting import relative_weights
 
 if TYPE_CHECKING:
     from trainer.migration.live import LiveMigration
@@ -194,23 +196,20 @@ class _Training:
     def _step(self, step: int) -> _StepFigures:
         """Takes one optimiser step, unless the guard objects."""
         losses: list[Tensor] = []
-        examples: list[Tensor] = []
         self.expert_load.start()
-        seed = self.config.run.seed
+        examples, drawn = self._draw(step)
+        weights = relative_weights([micro_batch.log_weight for micro_batch in drawn])
         for local in range(self.layout.accumulation):
             micro = self.loader.global_micro(local)
             with self.trace.step(step, local, micro):
-                with (
-                    self.own_work.measured(),
-                    phase("forward"),
-                    draws(seed, "train", step, micro) as generator,
-                ):
-                    batch = self.bad_examples.take(step, self.feed.batch(step - 1, local)).to(self.launch.device)
-                    loss = self.task.step(self.engine.model, batch, generator=generator).per_example.mean()
+                with self.own_work.measured(), phase("forward"):
+                    seed_dropout(self.config.run.seed, "train", step, micro)
+                    per_example = self.task.loss(self.engine.model, drawn[local]).per_example
+                    weight = weights[local]
+                    loss = (per_example if weight is None else per_example * weight).mean()
                 with phase("backward"):
                     self.engine.backward(loss)
             losses.append(loss.detach())
-            examples.append(batch.ids)
         agreed = agree(losses, own_s=self.own_work.take(), stop=self.stop.made)
         with self.trace.update(step, self.layout.accumulation - 1), phase("optimizer"):
             outcome = self.engine.step(
@@ -226,6 +225,16 @@ class _Training:
             self._skip(step, agreed.losses, outcome.norm, losses, examples)
         self.stragglers.take(agreed.own_s)
         return _StepFigures(fmean(agreed.losses), outcome.norm, agreed.stop)
+
+    def _draw(self, step: int) -> tuple[list[Tensor], Sequence[Drawn]]:
+        """The ids of the examples of this rank's micro batches, and what is drawn for each."""
+        micros = range(self.layout.accumulation)
+        with self.own_work.measured():
+            taken = (self.bad_examples.take(step, self.feed.batch(step - 1, local)) for local in micros)
+            batches = [batch.to(self.launch.device) for batch in taken]
+            places = [self.loader.global_micro(local) for local in micros]
+            generators = [micro_batch_generator(self.config.run.seed, "train", step, micro) for micro in places]
+            return [batch.ids for batch in batches], self.task.draw(batches, generators)
 
     def _skip(
         self, step: int, by_rank: Sequence[float], norm: float, losses: list[Tensor], examples: list[Tensor]

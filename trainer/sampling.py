@@ -13,11 +13,10 @@ from moe.seed import derive_seed
 from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
 from trainer.decode import images_of
 from trainer.engine.protocol import Network
-from trainer.flow import sampler
+from trainer.flow import Condition, sampler
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.generation import generate
 from trainer.model.gpt import GPT
-from trainer.model.head import guided_field
 from trainer.observe.image_grid import image_grid
 from trainer.observe.scatter import scatter_plot
 from trainer.task import FlowTask, Task
@@ -118,7 +117,7 @@ def draw_samples(
         labels: int64 [N], the same on every rank.
         guidance: scale of classifier-free guidance, 0 or more.
         seed: of the starting noise.
-        progress: called after each evaluation of the field with their number so far.
+        progress: called at each evaluation of the network with their number so far.
 
     Returns:
         float32 [N, *shape] on the CPU, on every rank.
@@ -133,24 +132,20 @@ def draw_samples(
     own = torch.arange(rank * share, (rank + 1) * share) % len(labels)
     starts = [torch.Generator().manual_seed(derive_seed(seed, "start", image)) for image in own.tolist()]
     noise = torch.stack([torch.randn(config.data.shape, generator=start) for start in starts])
-    field = guided_field(
-        lambda x, t, condition: task.velocity(model, x, t, condition),
-        labels[own].to(device),
-        config.data.num_classes,
-        guidance,
-    )
     evaluations = 0
 
-    def counted(x: Tensor, t: Tensor) -> Tensor:
+    def counted(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         nonlocal evaluations
         evaluations += 1
         if progress is not None:
             progress(evaluations)
-        return field(x, t)
+        return model(x, t, condition)
+
+    field = task.field(counted, Condition(label=labels[own].to(device)), guidance)
 
     generator = torch.Generator().manual_seed(derive_seed(seed, "way", rank))
-    drawn = sampler.build(config.sample.sampler).sample(
-        counted, noise.to(device), sampler.times(config.sample.sampler), generator=generator
+    drawn = sampler.build(config.sample.sampler, path=task.path).sample(
+        field, noise.to(device), sampler.times(config.sample.sampler), generator=generator
     )
     shares = [torch.empty_like(drawn.final) for _ in range(num_ranks)]
     dist.all_gather(shares, drawn.final.contiguous(), group=group)

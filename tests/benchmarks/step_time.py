@@ -181,9 +181,11 @@ def _batches(config: Any, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _loss(model: Callable[..., Tensor], x_1: Tensor, labels: Tensor) -> Tensor:
+    from trainer.flow import Condition
+
     x_0, t = torch.randn_like(x_1), torch.rand(len(x_1))
     share = t.view(-1, 1, 1, 1)
-    return (model((1 - share) * x_0 + share * x_1, t, labels) - (x_1 - x_0)).square().mean()
+    return (model((1 - share) * x_0 + share * x_1, t, Condition(labels)) - (x_1 - x_0)).square().mean()
 
 
 if __name__ == "__main__":

@@ -32,14 +32,14 @@ def disturbed_step(self: loop._Training, step: int) -> Any:
 
 def spoil_a_loss(task: Any) -> None:
     """Makes the next loss NaN, and the gradients that follow from it."""
-    unspoilt = task.step
+    unspoilt = task.loss
 
     def spoilt(*arguments: Any, **named: Any) -> Any:
-        task.step = unspoilt
+        task.loss = unspoilt
         terms = unspoilt(*arguments, **named)
         return replace(terms, per_example=terms.per_example * float("nan"))
 
-    task.step = spoilt
+    task.loss = spoilt
 
 
 loop._Training._step = disturbed_step

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from trainer.config import RunConfig
+from trainer.flow import Condition
 
 EXPERTS, LAYERS = 8, 2
 
@@ -97,7 +98,7 @@ class Run:
             if self.leaning:
                 x_t += 3.0 * (-1) ** dist.get_rank()
             t = torch.rand(self.layout.micro_batch, generator=generator)
-            predicted = self.engine.model(x_t, t, torch.arange(self.layout.micro_batch) % 10)
+            predicted = self.engine.model(x_t, t, Condition(torch.arange(self.layout.micro_batch) % 10))
             loss = (predicted - x_t).square().mean()
             self.engine.backward(loss)
             total += float(loss.detach())

@@ -12,6 +12,7 @@ from moe.collective_trace import CollectiveRecord, read
 from moe.routing_trace import RoutingTrace
 from tests.ranks import run_ranks
 from trainer.config import RunConfig
+from trainer.flow import Condition
 
 EXPERTS = {"num_experts": 4, "top_k": 2, "expert_hidden": 8}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
@@ -103,7 +104,7 @@ def some_loss(config: RunConfig, model: Any, generator: torch.Generator) -> Any:
         tokens_BN = torch.randint(256, (2, 12), generator=generator)
         return model(tokens_BN, tokens_BN).mean()
     x_t = torch.randn(2, 1, 8, 8, generator=generator)
-    return (model(x_t, torch.rand(2, generator=generator), torch.arange(2)) - x_t).square().mean()
+    return (model(x_t, torch.rand(2, generator=generator), Condition(torch.arange(2))) - x_t).square().mean()
 
 
 def run_cases(_rank: int, world_size: int, root: str) -> dict[str, tuple[dict[str, Any], ...]]:

@@ -14,7 +14,7 @@ from trainer.config import RunConfig
 from trainer.data import Batch, ShardsConfig, read_index
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.autoencoder_config import AutoencoderConfig
-from trainer.task import AutoencoderTask
+from trainer.task import ReconstructionTask
 
 SIZES = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=3, factor=4)
 
@@ -46,9 +46,10 @@ def test_the_initial_weights_are_a_function_of_the_seed() -> None:
 
 def test_the_loss_is_the_error_and_the_divergence_of_gaussians() -> None:
     model = network()
-    task = AutoencoderTask(SIZES.model_copy(update={"kl_weight": 0.25}))
+    task = ReconstructionTask(SIZES.model_copy(update={"kl_weight": 0.25}))
     batch = Batch(images(), None, torch.arange(5))
-    terms = task.step(model, batch, generator=torch.Generator().manual_seed(3))
+    (drawn,) = task.draw([batch], [torch.Generator().manual_seed(3)])
+    terms = task.loss(model, drawn)
     noise = torch.randn(5, 3, 2, 3, generator=torch.Generator().manual_seed(3))
     restored, mean, log_variance = model(images(), noise)
     posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())

@@ -13,6 +13,7 @@ from tests.ranks import run_ranks
 from tests.trainer.runs import assert_equal_folders
 from trainer.checkpoint.storage import read_index, whole_tensors
 from trainer.config import RunConfig
+from trainer.flow import Condition
 
 EXPERTS, LAYERS, STEPS, SAVED_AT = 8, 2, 6, 3
 CASES: dict[int, dict[str, dict[str, Any]]] = {
@@ -112,7 +113,7 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
             torch.manual_seed(derive_seed("dropout", step, micro))
             x_t = torch.randn(layout.micro_batch, *config.data.shape, generator=generator)
             t = torch.rand(layout.micro_batch, generator=generator)
-            loss = (engine.model(x_t, t, torch.arange(layout.micro_batch) % 10) - x_t).square().mean()
+            loss = (engine.model(x_t, t, Condition(torch.arange(layout.micro_batch) % 10)) - x_t).square().mean()
             engine.backward(loss)
             losses.append(float(loss))
         norms.append(engine.step(1e-2, accept=lambda _: True).norm)

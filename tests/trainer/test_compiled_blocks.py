@@ -10,6 +10,7 @@ import torch
 from moe.collective_trace import CollectiveRecord, rank_path, read
 from tests.ranks import run_ranks
 from trainer.config import RunConfig
+from trainer.flow import Condition
 
 CASES = {"ZeRO 1": {"kind": "deepspeed"}, "FSDP2": {"kind": "fsdp"}}
 STEPS = (1, 2, 3, 4)
@@ -41,7 +42,8 @@ def train(config: RunConfig, world_size: int, folder: Path, recorded: tuple[int,
         x_t = torch.randn(4, 1, 8, 8, generator=generator)
         with recorder.step(step):
             with phase("forward"):
-                loss = (engine.model(x_t, torch.rand(4, generator=generator), torch.arange(4)) - x_t).square().mean()
+                predicted = engine.model(x_t, torch.rand(4, generator=generator), Condition(torch.arange(4)))
+                loss = (predicted - x_t).square().mean()
             with phase("backward"):
                 engine.backward(loss)
             with phase("optimizer"):

@@ -13,6 +13,7 @@ from tests.trainer.migrated import Run
 from tests.trainer.migrated import configuration as migrated_configuration
 from trainer.config import RunConfig
 from trainer.engine.protocol import StepOutcome
+from trainer.flow import Condition
 
 STAGES = (0, 1, 2)
 
@@ -48,7 +49,7 @@ def gradient_norms() -> dict[tuple[int, float, int], float]:
                 engine = DeepSpeedEngine(module, config, layout, torch.device("cpu"))
                 x_t = torch.randn(4, 1, 8, 8, generator=generator)
                 for _ in range(accumulation):
-                    engine.backward((engine.model(x_t, torch.full((4,), 0.5), None) - x_t).square().mean())
+                    engine.backward((engine.model(x_t, torch.full((4,), 0.5), Condition()) - x_t).square().mean())
                 norms[zero_stage, aux_loss, accumulation] = engine.step(1e-3, accept=lambda _: True).norm
     return norms
 

@@ -8,6 +8,7 @@ import torch
 
 from tests.ranks import run_ranks
 from trainer.config import RunConfig
+from trainer.flow import Condition
 
 STEPS = 10
 CASES: dict[str, dict[str, Any]] = {
@@ -71,7 +72,7 @@ class Run:
             tokens_BN = torch.randint(256, (2, 12), generator=generator)
             return model(tokens_BN, tokens_BN).mean()
         x_t = torch.randn(2, 1, 8, 8, generator=generator)
-        return (model(x_t, torch.rand(2, generator=generator), torch.arange(2)) - x_t).square().mean()
+        return (model(x_t, torch.rand(2, generator=generator), Condition(torch.arange(2))) - x_t).square().mean()
 
     def held_out(self) -> float:
         with self.average.in_place(), torch.no_grad():

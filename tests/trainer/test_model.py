@@ -17,10 +17,11 @@ from trainer.ema import MovingAverage
 from trainer.engine.groups import divide_ranks
 from trainer.engine.protocol import Shard
 from trainer.engine.region import Region
+from trainer.flow import Condition
 from trainer.layout import plan_layout
 from trainer.model.config import DiTConfig
 from trainer.model.dit import DiT
-from trainer.model.head import guided_field
+from trainer.model.head import guided
 from trainer.model.parameters import named_parameters
 from trainer.network import build_model, dense_parameters, expert_parameters, parameter_shapes
 from trainer.optim import OptimConfig, learning_rate
@@ -118,7 +119,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 def test_it_starts_at_zero_and_every_block_as_the_identity() -> None:
     model = dense().eval()
     x_t, t, labels = states()
-    assert torch.equal(model(x_t, t, labels), torch.zeros_like(x_t))
+    assert torch.equal(model(x_t, t, Condition(labels)), torch.zeros_like(x_t))
     generator = torch.Generator().manual_seed(2)
     tokens, steering = torch.randn(3, 16, 32, generator=generator), torch.randn(3, 32, generator=generator)
     for block in model.blocks:
@@ -128,11 +129,11 @@ def test_it_starts_at_zero_and_every_block_as_the_identity() -> None:
 def test_a_started_network_can_leave_zero() -> None:
     model = dense()
     x_t, t, labels = states()
-    (model(x_t, t, labels) - 1).square().mean().backward()
+    (model(x_t, t, Condition(labels)) - 1).square().mean().backward()
     gradient = model.unembed_patches.bias.grad
     assert gradient is not None
     assert gradient.abs().min() > 0
-    output = stirred(model)(x_t, t, labels)
+    output = stirred(model)(x_t, t, Condition(labels))
     assert output.shape == x_t.shape
     assert output.dtype == torch.float32
 
@@ -143,7 +144,7 @@ def test_patches_and_image_are_inverse(patch_size: int) -> None:
     images = torch.arange(2 * 64, dtype=torch.float32).reshape(2, 1, 8, 8)
     patches = model._patches(images)
     assert patches.shape == (2, (8 // patch_size) ** 2, patch_size**2)
-    assert torch.equal(model._image(patches, images.shape), images)
+    assert torch.equal(model._image(patches), images)
     assert torch.equal(patches[0, 0], images[0, 0, :patch_size, :patch_size].flatten())
 
 
@@ -153,7 +154,7 @@ def test_patches_keep_channels_apart() -> None:
     model = DiT(sizes, shape=(3, 4, 8), num_classes=10, feed_forward=lambda _: nn.Identity(), generator=None)
     images = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
     assert model._patches(images).shape == (2, 8, 12)
-    assert torch.equal(model._image(model._patches(images), images.shape), images)
+    assert torch.equal(model._image(model._patches(images)), images)
 
 
 def test_every_position_has_its_own_embedding() -> None:
@@ -165,33 +166,35 @@ def test_every_position_has_its_own_embedding() -> None:
 def test_prediction_depends_on_time_label_and_place() -> None:
     model = stirred(dense()).eval()
     x_t, t, labels = states()
-    prediction = model(x_t, t, labels)
-    assert not torch.allclose(prediction, model(x_t, 1 - t, labels), atol=1e-3)
-    assert not torch.allclose(prediction, model(x_t, t, labels + 1), atol=1e-3)
+    prediction = model(x_t, t, Condition(labels))
+    assert not torch.allclose(prediction, model(x_t, 1 - t, Condition(labels)), atol=1e-3)
+    assert not torch.allclose(prediction, model(x_t, t, Condition(labels + 1)), atol=1e-3)
     shifted = x_t.roll(2, dims=3)
-    assert not torch.allclose(prediction.roll(2, dims=3), model(shifted, t, labels), atol=1e-3)
+    assert not torch.allclose(prediction.roll(2, dims=3), model(shifted, t, Condition(labels)), atol=1e-3)
 
 
 def test_examples_of_a_batch_do_not_meet() -> None:
     model = stirred(dense()).eval()
     x_t, t, labels = states()
-    together = model(x_t, t, labels)
+    together = model(x_t, t, Condition(labels))
     for i in range(3):
-        torch.testing.assert_close(model(x_t[i : i + 1], t[i : i + 1], labels[i : i + 1]), together[i : i + 1])
+        torch.testing.assert_close(
+            model(x_t[i : i + 1], t[i : i + 1], Condition(labels[i : i + 1])), together[i : i + 1]
+        )
 
 
 def test_no_label_is_the_null_label() -> None:
     model = stirred(dense()).eval()
     x_t, t, _ = states()
-    torch.testing.assert_close(model(x_t, t), model(x_t, t, torch.full((3,), 10)))
+    torch.testing.assert_close(model(x_t, t, Condition()), model(x_t, t, Condition(torch.full((3,), 10))))
 
 
 def test_dropout_acts_in_training_only() -> None:
     model = stirred(dense(dropout=0.5))
-    inputs = states()
-    assert not torch.equal(model(*inputs), model(*inputs))
+    x_t, t, labels = states()
+    assert not torch.equal(model(x_t, t, Condition(labels)), model(x_t, t, Condition(labels)))
     model.eval()
-    assert torch.equal(model(*inputs), model(*inputs))
+    assert torch.equal(model(x_t, t, Condition(labels)), model(x_t, t, Condition(labels)))
 
 
 # labels and guidance
@@ -200,8 +203,8 @@ def test_dropout_acts_in_training_only() -> None:
 class Seen:
     """Stands for the network and keeps the labels it was called with."""
 
-    def __call__(self, x_t: Tensor, _t: Tensor, condition: Tensor) -> Tensor:
-        self.condition = condition
+    def __call__(self, x_t: Tensor, _t: Tensor, condition: Condition) -> Tensor:
+        self.labels = condition.label
         return torch.zeros_like(x_t)
 
 
@@ -209,13 +212,15 @@ class Seen:
 def test_the_asked_share_of_labels_is_hidden(share: float) -> None:
     number, seen = 20_000, Seen()
     labels = torch.arange(number) % 10
-    batch = Batch(x_1=torch.zeros(number, 1, 8, 8), condition=labels, ids=torch.arange(number))
+    batch = Batch(x_1=torch.zeros(number, 1, 8, 8), labels=labels, ids=torch.arange(number))
     task = FlowTask(configuration(label_dropout=share))
-    task.step(seen, batch, generator=torch.Generator().manual_seed(0))  # pyright: ignore[reportArgumentType]
-    hidden = seen.condition == 10
+    (drawn,) = task.draw([batch], [torch.Generator().manual_seed(0)])
+    task.loss(seen, drawn)
+    assert seen.labels is not None
+    hidden = seen.labels == 10
     deviation = (share * (1 - share) / number) ** 0.5
     assert abs(float(hidden.float().mean()) - share) <= 4 * deviation
-    assert torch.equal(seen.condition[~hidden], labels[~hidden])
+    assert torch.equal(seen.labels[~hidden], labels[~hidden])
 
 
 def test_guidance_of_0_and_1_are_the_single_predictions() -> None:
@@ -223,19 +228,21 @@ def test_guidance_of_0_and_1_are_the_single_predictions() -> None:
     x_t, t, labels = states()
     calls: list[int] = []
 
-    def velocity(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def predict(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         calls.append(len(x))
         return model(x, t, condition)
 
-    torch.testing.assert_close(guided_field(velocity, labels, 10, 0.0)(x_t, t), model(x_t, t, torch.full((3,), 10)))
-    torch.testing.assert_close(guided_field(velocity, labels, 10, 1.0)(x_t, t), model(x_t, t, labels))
+    some, nothing = Condition(labels), Condition(torch.full((3,), 10))
+    torch.testing.assert_close(guided(predict, some, nothing, 0.0)(x_t, t), model(x_t, t, nothing))
+    torch.testing.assert_close(guided(predict, some, nothing, 1.0)(x_t, t), model(x_t, t, some))
     assert calls == [3, 3], "one prediction is enough"
 
 
 def test_guidance_is_linear_in_its_scale() -> None:
     model = stirred(dense()).eval()
     x_t, t, labels = states()
-    fields = {scale: guided_field(model, labels, 10, scale)(x_t, t) for scale in (0.0, 0.5, 1.0, 2.0, 3.0)}
+    some, nothing = Condition(labels), Condition(torch.full((3,), 10))
+    fields = {scale: guided(model, some, nothing, scale)(x_t, t) for scale in (0.0, 0.5, 1.0, 2.0, 3.0)}
     step = fields[1.0] - fields[0.0]
     assert step.abs().max() > 1e-3
     for scale, field in fields.items():

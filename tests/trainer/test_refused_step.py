@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from tests.ranks import run_ranks
 from trainer.config import RunConfig
+from trainer.flow import UNCONDITIONAL
 
 ACCUMULATION = 2
 REFUSED, POISONED = 2, 4
@@ -55,7 +56,7 @@ def steps(config: RunConfig, numbers: list[int]) -> dict[str, Any]:
         for local in range(ACCUMULATION):
             generator = torch.Generator().manual_seed(100 * step + 10 * dist.get_rank() + local)
             x_t = torch.randn(4, 1, 8, 8, generator=generator)
-            loss = (engine.model(x_t, torch.full((4,), 0.5), None) - x_t).square().mean()
+            loss = (engine.model(x_t, torch.full((4,), 0.5), UNCONDITIONAL) - x_t).square().mean()
             if step == POISONED and dist.get_rank() == 1 and local == 0:
                 loss = loss * math.nan
             engine.backward(loss)

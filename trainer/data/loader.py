@@ -132,7 +132,7 @@ class Loader:
                 check_bad_share(self._bad.values(), len(self._indices), self._max_bad_share)
             else:
                 replaced = {number: bad[number] for number in due.tolist() if number in bad}
-                return Batch(x_1=x_1, condition=labels, ids=ids, replaced=replaced)
+                return Batch(x_1=x_1, labels=labels, ids=ids, replaced=replaced)
 
     def _stand_in(self, number: int, bad: Mapping[int, str]) -> int:
         if number not in bad:

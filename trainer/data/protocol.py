@@ -19,20 +19,20 @@ class Batch:
 
     Attributes:
         x_1: data points: float32 [B, C, H, W] images or [B, D] vectors, or int64 [B, N + 1] tokens.
-        condition: int64 [B] class labels, or None for data without classes.
+        labels: int64 [B] classes, or None for data without.
         ids: int64 [B] which examples of the data set these are.
         replaced: examples whose turn it was and that cannot be read, by id: where each lies and what is wrong.
     """
 
     x_1: Tensor
-    condition: Tensor | None
+    labels: Tensor | None
     ids: Tensor
     replaced: Mapping[int, str] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """Returns the same batch with what a network reads on `device`."""
-        condition = None if self.condition is None else self.condition.to(device)
-        return replace(self, x_1=self.x_1.to(device), condition=condition)
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, x_1=self.x_1.to(device), labels=labels)
 
 
 class BadExamples(Exception):  # noqa: N818  it is what was found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.flow.condition import Condition
 from trainer.model.config import DiTConfig
 from trainer.model.division import Columns, Rows
 
@@ -35,6 +36,8 @@ class DiT(nn.Module):
         num_classes: int,
         feed_forward: Callable[[int], nn.Module],
         generator: torch.Generator | None,
+        num_fields: int = 1,
+        context_channels: int = 0,
     ) -> None:
         """Builds and initialises the network.
 
@@ -44,45 +47,49 @@ class DiT(nn.Module):
             num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
             feed_forward: from a block's index to a module [B, N, D] -> [B, N, D].
             generator: draws the initial weights; None leaves them as they are (meta device).
+            num_fields: states that a prediction holds one behind the other.
+            context_channels: channels of the condition's context, read beside those of the state.
         """
         super().__init__()
         channels, height, width = shape
         self.patch_size, self.hidden, self.null_label = config.patch_size, config.hidden, num_classes
         self.grid = height // config.patch_size, width // config.patch_size
-        patch_values = channels * config.patch_size**2
-        self.embed_patches = nn.Linear(patch_values, config.hidden)
+        area = config.patch_size**2
+        self.embed_patches = nn.Linear((channels + context_channels) * area, config.hidden)
         self.embed_time = nn.Sequential(
             nn.Linear(config.hidden, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden)
         )
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
         self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
-        self.unembed_patches = nn.Linear(config.hidden, patch_values)
+        self.unembed_patches = nn.Linear(config.hidden, num_fields * channels * area)
         self.register_buffer("positions", _position_embedding(self.grid, config.hidden), persistent=False)
         if generator is not None:
             initialise(self, [self.final_modulation, self.unembed_patches], self.embed_label, generator)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.
 
         Args:
             x_t: [B, C, H, W] states.
             t: [B] times in [0, 1].
-            condition: int64 [B] labels, `null_label` for none; None: no labels at all.
+            condition: labels, `null_label` for none, or no labels at all; its context where the network reads one.
 
         Returns:
-            float32 [B, C, H, W].
+            float32 [B, num_fields C, H, W].
         """
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
-        if condition is None:
-            condition = torch.full(t.shape, self.null_label, device=t.device)
+        labels = condition.label
+        if labels is None:
+            labels = torch.full(t.shape, self.null_label, device=t.device)
         steering_BD = self.embed_time(wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
-        steering_BD = functional.silu(steering_BD + self.embed_label(condition))
-        tokens_BND = self.embed_patches(self._patches(x_t).to(dtype)) + self.positions.to(dtype)
+        steering_BD = functional.silu(steering_BD + self.embed_label(labels))
+        seen = x_t if condition.context is None else torch.cat([x_t, condition.context], dim=1)
+        tokens_BND = self.embed_patches(self._patches(seen).to(dtype)) + self.positions.to(dtype)
         for block in self.blocks:
             tokens_BND = block(tokens_BND, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
-        return self._image(self.unembed_patches(modulate(tokens_BND, shift, scale)).float(), x_t.shape)
+        return self._image(self.unembed_patches(modulate(tokens_BND, shift, scale)).float())
 
     def _patches(self, x_t: Tensor) -> Tensor:
         batch, channels = x_t.shape[:2]
@@ -90,10 +97,10 @@ class DiT(nn.Module):
         patches = x_t.view(batch, channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
         return patches.reshape(batch, rows * columns, channels * p * p)
 
-    def _image(self, patches_BNP: Tensor, shape: torch.Size) -> Tensor:
+    def _image(self, patches_BNP: Tensor) -> Tensor:
         (rows, columns), p = self.grid, self.patch_size
-        patches = patches_BNP.view(shape[0], rows, columns, shape[1], p, p)
-        return patches.permute(0, 3, 1, 4, 2, 5).reshape(shape)
+        patches = patches_BNP.unflatten(2, (-1, p, p)).unflatten(1, (rows, columns))
+        return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 class Block(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.flow.condition import Condition
 from trainer.model.dit import TIME_SCALE, initialise, modulate, wave_embedding
 from trainer.model.mlp_config import MLPConfig
 
@@ -33,6 +34,8 @@ class MLP(nn.Module):
         num_classes: int,
         feed_forward: Callable[[int], nn.Module],
         generator: torch.Generator | None,
+        num_fields: int = 1,
+        num_context_values: int = 0,
     ) -> None:
         """Builds and initialises the network.
 
@@ -42,39 +45,44 @@ class MLP(nn.Module):
             num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
             feed_forward: from a block's index to a module [B, 1, D] -> [B, 1, D].
             generator: draws the initial weights; None leaves them as they are (meta device).
+            num_fields: states that a prediction holds one behind the other.
+            num_context_values: values of the condition's context, read beside those of the state.
         """
         super().__init__()
         self.hidden, self.null_label = config.hidden, num_classes
-        self.embed_values = nn.Linear(num_values * (1 + 2 * INPUT_WAVES), config.hidden)
+        num_read = num_values + num_context_values
+        self.embed_values = nn.Linear(num_read * (1 + 2 * INPUT_WAVES), config.hidden)
         self.embed_time = nn.Sequential(
             nn.Linear(config.hidden, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden)
         )
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
         self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
-        self.unembed_values = nn.Linear(config.hidden, num_values)
+        self.unembed_values = nn.Linear(config.hidden, num_fields * num_values)
         if generator is not None:
             initialise(self, [self.final_modulation, self.unembed_values], self.embed_label, generator)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.
 
         Args:
             x_t: [B, P] states.
             t: [B] times in [0, 1].
-            condition: int64 [B] labels, `null_label` for none; None: no labels at all.
+            condition: labels, `null_label` for none, or no labels at all; its context where the network reads one.
 
         Returns:
-            float32 [B, P].
+            float32 [B, num_fields P].
         """
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
-        if condition is None:
-            condition = torch.full(t.shape, self.null_label, device=t.device)
+        labels = condition.label
+        if labels is None:
+            labels = torch.full(t.shape, self.null_label, device=t.device)
         steering_BD = self.embed_time(wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
-        steering_BD = functional.silu(steering_BD + self.embed_label(condition))
+        steering_BD = functional.silu(steering_BD + self.embed_label(labels))
+        seen = x_t.float() if condition.context is None else torch.cat([x_t, condition.context], dim=1).float()
         frequencies = 2.0 ** (torch.arange(INPUT_WAVES, device=x_t.device) / 2)
-        angles = (x_t.float()[..., None] * frequencies).flatten(1)
-        tokens_B1D = self.embed_values(torch.cat([x_t.float(), angles.sin(), angles.cos()], dim=1).to(dtype))[:, None]
+        angles = (seen[..., None] * frequencies).flatten(1)
+        tokens_B1D = self.embed_values(torch.cat([seen, angles.sin(), angles.cos()], dim=1).to(dtype))[:, None]
         for block in self.blocks:
             tokens_B1D = block(tokens_B1D, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)

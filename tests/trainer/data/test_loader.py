@@ -79,8 +79,8 @@ def test_seeds_give_other_orders():
 def test_a_batch_carries_the_examples_of_its_ids():
     batch = loader(split="held_out").batch(0, 1)
     assert batch.x_1.flatten().tolist() == batch.ids.tolist()
-    assert batch.condition is not None
-    assert batch.condition.tolist() == [1, 1, 1]
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from trainer.flow import coupling, objective, path, sampler, target, time
+from trainer.flow import UNCONDITIONAL, Condition, coupling, objective, path, sampler, target, time
+from trainer.model.head import NetworkField
 
 
 def eight_gaussians(size: int, generator: torch.Generator) -> Tensor:
@@ -20,35 +21,36 @@ def distance(x: Tensor, y: Tensor) -> float:
     return float(cost[linear_sum_assignment(cost)].mean() ** 0.5)
 
 
-class Field(nn.Module):
+class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(3, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
 
-    def forward(self, x_t: Tensor, t: Tensor, _condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, _condition: Condition = UNCONDITIONAL) -> Tensor:
         return self.layers(torch.cat((x_t, t.unsqueeze(1)), 1))
 
 
 def test_a_trained_flow_lands_on_the_data():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    model = Field()
+    model = Network()
     straight = path.build(path.LinearConfig())
     parts = coupling.build(coupling.IndependentConfig()), time.build(time.UniformConfig())
     regression = objective.build(objective.RegressionConfig(), target=target.Velocity(straight))
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(400):
-        pairs = parts[0].draw(eight_gaussians(256, generator), None, generator=generator)
+        pairs = parts[0].draw(eight_gaussians(256, generator), UNCONDITIONAL, generator=generator)
         t = parts[1].sample(256, generator=generator, device="cpu")
         point = straight.sample(pairs, t, generator=generator)
-        loss = regression.loss(model, point, pairs.condition, pairs.weight).per_example.mean()
+        loss = regression.loss(model, point, pairs.condition).per_example.mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     data, other, noise = eight_gaussians(600, generator), eight_gaussians(600, generator), torch.randn(600, 2)
+    field = NetworkField(lambda x, t: model(x, t), target.Velocity(straight))
     with torch.no_grad():
-        samples = sampler.build(sampler.EulerConfig(steps=30)).sample(
-            model, noise, sampler.times(sampler.EulerConfig(steps=30))
+        samples = sampler.build(sampler.EulerConfig(steps=30), path=straight).sample(
+            field, noise, sampler.times(sampler.EulerConfig(steps=30))
         )
     assert distance(samples.final, data) < distance(noise, data) / 3
     assert distance(samples.final, data) < distance(other, data) + 0.6

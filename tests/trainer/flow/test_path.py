@@ -11,8 +11,7 @@ H = 1e-6
 
 def pairs(size: int = 7) -> Pairs:
     x_0, x_1 = torch.randn(2, size, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    weight = torch.ones(size, dtype=torch.float64)
-    return Pairs(x_0, x_1, weight, None, torch.arange(size), torch.arange(size))
+    return Pairs(x_0, x_1)
 
 
 def at(config: type, t: torch.Tensor) -> path.PathSample:
@@ -71,6 +70,6 @@ def test_the_linear_path_is_straight():
 
 def test_points_keep_the_precision_of_the_times():
     half = pairs()
-    half = Pairs(half.x_0.bfloat16(), half.x_1.bfloat16(), half.weight, None, None, None)
+    half = Pairs(half.x_0.bfloat16(), half.x_1.bfloat16())
     sample = path.Affine(path.linear).sample(half, inside().float(), generator=torch.Generator())
     assert sample.x_t.dtype == torch.float32

@@ -7,10 +7,23 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.trainer.flow.unions import members, name
-from trainer.flow import sampler
+from trainer.flow import path, sampler, target
+from trainer.model.head import NetworkField
 
 samplers = pytest.mark.parametrize("config", members(sampler.Config), ids=name)
 FIXED = [(sampler.Euler(), 1), (sampler.Heun(), 2)]
+
+
+STRAIGHT = path.Affine(path.linear)
+
+
+def built_from(config: type) -> sampler.Sampler:
+    return sampler.build(config(), path=STRAIGHT)
+
+
+def known(velocity: sampler.VelocityField) -> NetworkField:
+    """A field on the straight path whose velocity is known."""
+    return NetworkField(velocity, target.Velocity(STRAIGHT))
 
 
 def grid(steps: int) -> Tensor:
@@ -43,10 +56,10 @@ def gaussian(mean: float, std: float):
 
 @samplers
 def test_growth_and_rotation_reach_their_closed_form(config):
-    built = sampler.build(config())
-    grown = built.sample(growth, states(), grid(800)).final
+    built = built_from(config)
+    grown = built.sample(known(growth), states(), grid(800)).final
     torch.testing.assert_close(grown, states() * math.exp(1 + math.sin(1)), rtol=2e-3, atol=1e-3)
-    turned = built.sample(rotation, states(), grid(800)).final
+    turned = built.sample(known(rotation), states(), grid(800)).final
     torch.testing.assert_close(turned, torch.stack((-states()[:, 1], states()[:, 0]), dim=1), rtol=2e-3, atol=3e-3)
 
 
@@ -54,15 +67,15 @@ def test_growth_and_rotation_reach_their_closed_form(config):
 def test_a_gaussian_is_carried_to_a_gaussian(config):
     """The flow map is x_1 = mean + std x_0 for every point, so moments follow."""
     x_0 = torch.randn(2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    x_1 = sampler.build(config()).sample(gaussian(2.0, 0.5), x_0, grid(400)).final
+    x_1 = built_from(config).sample(known(gaussian(2.0, 0.5)), x_0, grid(400)).final
     torch.testing.assert_close(x_1, 2 + 0.5 * x_0, rtol=0, atol=1e-2)
 
 
 @samplers
 def test_the_way_back_returns_to_the_start(config):
-    built = sampler.build(config())
-    there = built.sample(rotation, states(), grid(800)).final
-    back = built.sample(rotation, there, grid(800).flip(0)).final
+    built = built_from(config)
+    there = built.sample(known(rotation), states(), grid(800)).final
+    back = built.sample(known(rotation), there, grid(800).flip(0)).final
     torch.testing.assert_close(back, states(), rtol=0, atol=1e-2)
 
 
@@ -77,7 +90,7 @@ def test_the_trajectory_follows_the_grid(config):
         return rotation(x, t)
 
     times = torch.tensor([0.0, 0.3, 0.35, 1.0], dtype=torch.float64)
-    trajectory = sampler.build(config()).sample(counted, states(), times)
+    trajectory = built_from(config).sample(known(counted), states(), times)
     assert trajectory.x.shape == (4, 5, 2)
     assert torch.equal(trajectory.x[0], states())
     assert torch.equal(trajectory.final, trajectory.x[-1])
@@ -88,7 +101,7 @@ def test_the_trajectory_follows_the_grid(config):
 @samplers
 def test_equal_generators_give_equal_samples(config):
     drawn = [
-        sampler.build(config()).sample(growth, states(), grid(4), generator=torch.Generator().manual_seed(1)).final
+        built_from(config).sample(known(growth), states(), grid(4), generator=torch.Generator().manual_seed(1)).final
         for _ in range(2)
     ]
     assert torch.equal(drawn[0], drawn[1])
@@ -97,14 +110,14 @@ def test_equal_generators_give_equal_samples(config):
 @samplers
 def test_gradients_flow_through(config):
     rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    final = sampler.build(config()).sample(lambda x, _: rate * x, states(), grid(200)).final
+    final = built_from(config).sample(known(lambda x, _: rate * x), states(), grid(200)).final
     (slope,) = torch.autograd.grad(final.sum(), rate)
     torch.testing.assert_close(slope, (states() * math.exp(0.5)).sum(), rtol=1e-2, atol=1e-3)
 
 
 @samplers
 def test_single_precision_states_stay_so(config):
-    trajectory = sampler.build(config()).sample(growth, states().float(), sampler.times(config()))
+    trajectory = built_from(config).sample(known(growth), states().float(), sampler.times(config()))
     assert trajectory.x.dtype == torch.float32
 
 
@@ -114,7 +127,7 @@ def test_single_precision_states_stay_so(config):
 )
 def test_grids_that_lead_nowhere_are_refused(config, times):
     with pytest.raises(ValueError, match=r"^times: .*; "):
-        sampler.build(config()).sample(growth, states(), torch.tensor(times))
+        built_from(config).sample(known(growth), states(), torch.tensor(times))
 
 
 @samplers
@@ -129,10 +142,10 @@ def test_the_configured_grid_runs_from_source_to_data(config):
 def test_the_error_shrinks_at_the_order_of_the_method(built, order):
     truth = states() * math.exp(1 + math.sin(1))
     steps = [20, 40, 80, 160]
-    errors = [float((built.sample(growth, states(), grid(n)).final - truth).norm()) for n in steps]
+    errors = [float((built.sample(known(growth), states(), grid(n)).final - truth).norm()) for n in steps]
     slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert slopes[-1] == pytest.approx(order, abs=0.05)
-    assert built.sample(growth, states(), grid(20)).evaluations == 20 * order
+    assert built.sample(known(growth), states(), grid(20)).evaluations == 20 * order
 
 
 @pytest.mark.parametrize(("built", "_order"), FIXED)

@@ -26,7 +26,7 @@ schedules = pytest.mark.parametrize("schedule", [path.linear, trigonometric])
 
 def points(schedule: path.Schedule, t: Tensor) -> tuple[Pairs, path.PathSample]:
     x_0, x_1 = torch.randn(2, len(t), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    pairs = Pairs(x_0, x_1, torch.ones(len(t)), None, None, None)
+    pairs = Pairs(x_0, x_1)
     return pairs, path.Affine(schedule).sample(pairs, t, generator=torch.Generator())
 
 

@@ -79,7 +79,7 @@ def test_the_sliced_distance_on_a_line_is_the_exact_one() -> None:
 
 
 def test_real_digits_are_at_the_floor_and_others_above_it() -> None:
-    digits = load_digits(return_X_y=True)[0] / 8 - 1
+    digits = np.asarray(load_digits(return_X_y=True)[0]) / 8 - 1
     order = RNG.permutation(len(digits))
     samples, real = digits[order[:600]], digits[order[600:]]
     least = floor(real, 600, seed=0)

@@ -40,7 +40,7 @@ def test_distance_matches_the_matrix_square_root():
 
 
 def test_distance_is_zero_only_to_itself_and_survives_dead_pixels():
-    digits = load_digits(return_X_y=True)[0] / 8 - 1
+    digits = np.asarray(load_digits(return_X_y=True)[0]) / 8 - 1
     assert frechet_distance(digits, digits) == pytest.approx(0, abs=1e-5)
     halves = frechet_distance(digits[::2], digits[1::2])
     assert 0 < halves < 0.5
@@ -69,7 +69,7 @@ def test_distance_refuses_sets_it_cannot_compare(x, y, message):
 
 
 def test_the_judge_knows_real_digits():
-    pixels, y = load_digits(return_X_y=True)
+    pixels, y = map(np.asarray, load_digits(return_X_y=True))
     x = pixels.reshape(-1, 1, 8, 8) / 8 - 1
     order = np.random.default_rng(0).permutation(len(x))
     train, test = order[:1400], order[1400:]

@@ -8,7 +8,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from trainer.flow.coupling.protocol import Coupling, Pairs
+from trainer.flow.condition import Condition
+from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal
 
 
 class IndependentConfig(BaseModel, extra="forbid", frozen=True):
@@ -24,13 +25,9 @@ class Independent(Coupling):
     """
 
     def draw(
-        self, x_1: Tensor, condition: Tensor | None, *, x_0: Tensor | None = None, generator: torch.Generator
+        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
-        """See `Coupling.draw`; the source is N(0, I) in the type of `x_1`, row i goes with row i, all weights are 1."""
-        if x_0 is None:
-            x_0 = torch.randn(x_1.shape, generator=generator, device=generator.device, dtype=x_1.dtype).to(x_1.device)
-        if x_0.shape != x_1.shape:
-            raise ValueError(f"x_0: shape {tuple(x_0.shape)} is not that of x_1, {tuple(x_1.shape)}; give one per row")
+        """See `Coupling.draw`; the source is N(0, I), row i goes with row i, and all weigh the same."""
+        x_0 = standard_normal(x_1, x_0, generator)
         rows = torch.arange(x_1.shape[0], device=x_1.device)
-        weight = torch.ones(x_1.shape[0], device=x_1.device, dtype=x_1.dtype)
-        return Pairs(x_0=x_0, x_1=x_1, weight=weight, condition=condition, source_index=rows, target_index=rows)
+        return Pairs(x_0=x_0, x_1=x_1, condition=condition, source_index=rows, target_index=rows)

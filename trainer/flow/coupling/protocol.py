@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trainer.flow.condition import UNCONDITIONAL, Condition
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -16,31 +18,33 @@ class Pairs:
     Attributes:
         x_0: [B, *D] source points.
         x_1: [B, *D] data points.
-        weight: [B] non-negative weights of the pairs; only their ratios matter.
-        condition: what the model is told about each pair (class labels int64 [B]), or None.
+        condition: what the model is told about each pair.
+        log_weight: [B] logarithms of the weights of the pairs, of which only the differences matter; None: all equal.
         source_index: int64 [B], row of the drawn source that pair i uses; None if the coupling does not permute.
         target_index: int64 [B], row of the given data that pair i uses; None if the coupling does not permute.
+        interval: [B, 2] times at which each pair is at x_0 and at x_1; None: 0 and 1.
     """
 
     x_0: Tensor
     x_1: Tensor
-    weight: Tensor
-    condition: Tensor | None
-    source_index: Tensor | None
-    target_index: Tensor | None
+    condition: Condition = UNCONDITIONAL
+    log_weight: Tensor | None = None
+    source_index: Tensor | None = None
+    target_index: Tensor | None = None
+    interval: Tensor | None = None
 
 
 class Coupling(Protocol):
     """Draws source points for data points and decides the pairs."""
 
     def draw(
-        self, x_1: Tensor, condition: Tensor | None, *, x_0: Tensor | None = None, generator: torch.Generator
+        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
         """Pairs a batch of data with source points.
 
         Args:
             x_1: [B, *D] data.
-            condition: int64 [B] labels that follow their data points through any permutation, or None.
+            condition: follows the data points through any permutation.
             x_0: [B, *D] source points to use; None draws them from the coupling's source distribution.
             generator: where every draw comes from. Draws are made on its device and moved to that of `x_1`, so a
                 CPU generator gives the same batch on every accelerator.
@@ -52,3 +56,24 @@ class Coupling(Protocol):
             ValueError: if `x_0` is given in another shape than `x_1`.
         """
         ...
+
+
+def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
+    """The source points of a batch: those given, or a standard normal draw for each data point.
+
+    Args:
+        x_1: [B, *D] data.
+        x_0: [B, *D], or None.
+        generator: of the draw.
+
+    Returns:
+        [B, *D] in the type and on the device of `x_1`.
+
+    Raises:
+        ValueError: `x_0` has another shape than `x_1`.
+    """
+    if x_0 is None:
+        return torch.randn(x_1.shape, generator=generator, device=generator.device, dtype=x_1.dtype).to(x_1.device)
+    if x_0.shape != x_1.shape:
+        raise ValueError(f"x_0: shape {tuple(x_0.shape)} is not that of x_1, {tuple(x_1.shape)}; give one per row")
+    return x_0

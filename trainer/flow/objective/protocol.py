@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from trainer.flow.condition import Condition
 from trainer.flow.path.protocol import PathSample
 
 
@@ -15,7 +16,7 @@ class LossTerms:
     """The loss of one micro batch.
 
     Attributes:
-        per_example: [B] losses, the pair weights included; their plain mean is what is minimised.
+        per_example: [B] losses; their mean, each pair by its weight, is what is minimised.
         terms: named scalars without gradient, for the logs.
     """
 
@@ -26,26 +27,24 @@ class LossTerms:
 class Model(Protocol):
     """A network that predicts a quantity at a state."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None, /) -> Tensor:
-        """Returns the prediction [B, *D] at states `x_t` [B, *D], times `t` [B] and conditions [B] or None."""
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
+        """Returns the prediction at states `x_t` [B, *D] and times `t` [B], shaped as `Target` says."""
         ...
 
 
 class Objective(Protocol):
     """Scores a model on points of the path."""
 
-    def loss(self, model: Model, sample: PathSample, condition: Tensor | None, weight: Tensor) -> LossTerms:
+    def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
         """Evaluates the model and compares.
 
         Args:
             model: the network.
             sample: B points of the path.
-            condition: int64 [B] labels or None, handed to the model as they are.
-            weight: [B] non-negative pair weights, not all zero.
+            condition: handed to the model as it is.
 
         Returns:
-            Losses normalised by the mean weight of this micro batch. Over several micro batches or ranks the caller
-            averages `per_example.mean()`; if the weights vary, it first multiplies each by weight.mean() over the
-            mean weight of the whole global batch, so that every pair counts by its weight alone.
+            A loss for each point. The weights of the pairs are not in it: what a pair weighs depends on the whole
+            global batch, which an objective does not see.
         """
         ...

@@ -48,6 +48,8 @@ class Affine(Path):
             velocity=c.da * pairs.x_0 + c.db * pairs.x_1,
             noise=pairs.x_0,
             t=t,
+            x_0=pairs.x_0,
+            x_1=pairs.x_1,
         )
 
     def coefficients(self, t: Tensor) -> Coefficients:

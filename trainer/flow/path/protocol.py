@@ -21,12 +21,18 @@ class PathSample:
         noise: [B, *D] the Gaussian draw that a noise-predicting network has to find: z where the path adds its own
             noise, x_0 where it does not.
         t: [B] times in [0, 1].
+        x_0: [B, *D] the source points.
+        x_1: [B, *D] the data points.
+        mirror: the point at the same time with the path's own noise reversed; None where the path has none.
     """
 
     x_t: Tensor
     velocity: Tensor
     noise: Tensor
     t: Tensor
+    x_0: Tensor
+    x_1: Tensor
+    mirror: PathSample | None = None
 
 
 @dataclass(frozen=True)

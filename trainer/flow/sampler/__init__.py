@@ -6,14 +6,15 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
+from trainer.flow.path import Path
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
-from trainer.flow.sampler.protocol import Field, Sampler, Trajectory
+from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
 
 Config = Annotated[EulerConfig | HeunConfig | Dopri5Config, Setting(discriminator="kind")]
 
 
-def build(config: Config) -> Sampler:
-    """Returns the sampler that `config.kind` names."""
+def build(config: Config, *, path: Path) -> Sampler:  # noqa: ARG001
+    """Returns the sampler that `config.kind` names, for fields that were trained on `path`."""
     match config:
         case EulerConfig():
             return Euler()
@@ -40,6 +41,7 @@ __all__ = [
     "HeunConfig",
     "Sampler",
     "Trajectory",
+    "VelocityField",
     "build",
     "times",
 ]

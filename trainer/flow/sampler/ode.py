@@ -12,7 +12,7 @@ from pydantic import Field as Setting
 from torch import Tensor
 from torchdiffeq import odeint
 
-from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
+from trainer.flow.sampler.protocol import Sampler, Trajectory, VelocityField, check_times
 
 
 class EulerConfig(BaseModel, extra="forbid", frozen=True):
@@ -56,12 +56,12 @@ class _FixedStep(Sampler):
     evaluations_per_step: int
 
     @abstractmethod
-    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    def step(self, field: VelocityField, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Returns the states [B, *D] at `t_next`, given those at `t` (both scalars)."""
 
     def sample(
         self,
-        field: Field,
+        field: VelocityField,
         x_init: Tensor,
         times: Tensor,
         *,
@@ -84,7 +84,7 @@ class Euler(_FixedStep):
 
     evaluations_per_step = 1
 
-    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    def step(self, field: VelocityField, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Follows the velocity at the start of the step."""
         return x + (t_next - t) * field(x, t.expand(len(x)))
 
@@ -97,7 +97,7 @@ class Heun(_FixedStep):
 
     evaluations_per_step = 2
 
-    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    def step(self, field: VelocityField, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Averages the velocities at both ends of an Euler step."""
         h = t_next - t
         first = field(x, t.expand(len(x)))
@@ -121,7 +121,7 @@ class Dopri5(Sampler):
 
     def sample(
         self,
-        field: Field,
+        field: VelocityField,
         x_init: Tensor,
         times: Tensor,
         *,

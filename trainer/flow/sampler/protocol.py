@@ -9,8 +9,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Field = Callable[[Tensor, Tensor], Tensor]
-"""A velocity field: states [B, *D] and times [B] to velocities [B, *D], with condition and guidance already bound."""
+from trainer.flow.target import Quantity
+
+VelocityField = Callable[[Tensor, Tensor], Tensor]
+"""States [B, *D] and times [B] to velocities [B, *D], with condition and guidance already bound."""
+
+
+class Field(Protocol):
+    """What a network knows at a state, with condition and guidance already bound."""
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """Returns the velocity [B, *D] at states [B, *D] and times [B]."""
+        ...
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
+        """Returns several quantities [B, *D] at states [B, *D] and times [B], from one evaluation of the network."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class Sampler(Protocol):
         """Integrates the field. Gradients flow through; wrap the call in `torch.no_grad()` where none are wanted.
 
         Args:
-            field: the velocity.
+            field: what is followed; a solver of dx/dt = v needs no more than the velocity.
             x_init: [B, *D] states at `times[0]`.
             times: [T] strictly increasing (towards the data) or strictly decreasing, T >= 2, float32 or float64.
             generator: where random samplers draw from; deterministic ones ignore it.

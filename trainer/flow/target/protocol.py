@@ -12,17 +12,24 @@ Quantity = Literal["velocity", "data", "noise", "score"]
 
 
 class Target(Protocol):
-    """A quantity that a network can be trained on, and its translation into the others."""
+    """A quantity that a network can be trained on, and its translation into the others.
+
+    Attributes:
+        num_fields: how many states a prediction holds one behind the other in dimension 1, so that for states
+            [B, C, *rest] it is [B, num_fields C, *rest]; 1 unless a network predicts several quantities.
+    """
+
+    num_fields: int = 1
 
     def make(self, sample: PathSample) -> Tensor:
-        """Returns what the network should predict at `sample`, [B, *D]."""
+        """Returns what the network should predict at `sample`, [B, num_fields C, *rest]."""
         ...
 
     def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
         """Translates a prediction of this target into another quantity.
 
         Args:
-            prediction: [B, *D] output of the network.
+            prediction: [B, num_fields C, *rest] output of the network.
             x_t: [B, *D] the state it was made at.
             t: [B] times in [0, 1].
             to: "velocity", "data" (the estimate of x_1), "noise" (the estimate of x_0) or "score" (the gradient of

@@ -1,5 +1,6 @@
 """What stands between a network and the field that a sampler follows."""
 
-from trainer.model.head.guidance import guided_field
+from trainer.model.head.field import NetworkField
+from trainer.model.head.guidance import Predict, guided
 
-__all__ = ["guided_field"]
+__all__ = ["NetworkField", "Predict", "guided"]

@@ -1,0 +1,84 @@
+"""Flow matching."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.config import RunConfig
+from trainer.data import Batch
+from trainer.flow import Condition, coupling, objective, path, target, time
+from trainer.flow.objective import LossTerms, Model
+from trainer.flow.path import PathSample
+from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.model.gpt_config import GPTConfig
+from trainer.model.head import NetworkField, guided
+from trainer.task.protocol import Drawn, Task
+
+
+@dataclass(frozen=True)
+class DrawnPoints(Drawn):
+    """Points of the path.
+
+    Attributes:
+        sample: where the network is asked, and what it should say.
+        condition: what it is told.
+    """
+
+    sample: PathSample
+    condition: Condition
+
+
+class FlowTask(Task):
+    """Flow matching, put together from coupling, time, path, target and objective."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Builds the parts that the configuration names."""
+        assert config.flow is not None
+        assert not isinstance(config.model, GPTConfig | AutoencoderConfig)
+        self.coupling = coupling.build(config.flow.coupling)
+        self.time = time.build(config.flow.time)
+        self.path = path.build(config.flow.path)
+        self.target = target.build(config.flow.target, path=self.path)
+        self.objective = objective.build(config.flow.objective, target=self.target)
+        self.label_dropout = config.model.label_dropout
+        self.null_label = config.data.num_classes
+
+    def draw(self, batches: Sequence[Batch], generators: Sequence[torch.Generator]) -> list[DrawnPoints]:
+        """See `Task.draw`; each micro batch is paired on its own."""
+        return [self._draw(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
+
+    def loss(self, model: Model, drawn: DrawnPoints) -> LossTerms:
+        """See `Task.loss`."""
+        return self.objective.loss(model, drawn.sample, drawn.condition)
+
+    def held_out_figures(self, loss: float) -> dict[str, float]:
+        """See `Task.held_out_figures`."""
+        return {"held_out_loss": loss}
+
+    def field(self, model: Model, condition: Condition, guidance: float) -> NetworkField:
+        """What a sampler follows to draw examples of a condition.
+
+        Args:
+            model: the network.
+            condition: of the examples.
+            guidance: scale of classifier-free guidance, 0 or more.
+        """
+        nothing = condition
+        if condition.label is not None:
+            nothing = condition._replace(label=torch.full_like(condition.label, self.null_label))
+        return NetworkField(guided(model, condition, nothing, guidance), self.target)
+
+    def _draw(self, batch: Batch, generator: torch.Generator) -> DrawnPoints:
+        condition = Condition(label=self._hide_labels(batch.labels, generator))
+        pairs = self.coupling.draw(batch.x_1, condition, generator=generator)
+        t = self.time.sample(len(batch.x_1), generator=generator, device=batch.x_1.device)
+        sample = self.path.sample(pairs, t, generator=generator)
+        return DrawnPoints(pairs.log_weight, sample, pairs.condition)
+
+    def _hide_labels(self, labels: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        if labels is None:
+            return None
+        hidden = torch.rand(labels.shape, generator=generator) < self.label_dropout
+        return labels.masked_fill(hidden.to(labels.device), self.null_label)

@@ -1,0 +1,43 @@
+"""Language modelling."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.data import Batch
+from trainer.flow.objective import LossTerms
+from trainer.task.protocol import Drawn, Task
+
+
+@dataclass(frozen=True)
+class DrawnWindows(Drawn):
+    """Windows of text.
+
+    Attributes:
+        tokens: int64 [B, N + 1].
+    """
+
+    tokens: Tensor
+
+
+class NextTokenTask(Task):
+    """Each byte of a window but the first, predicted from those before it; an example's loss is its mean in nats."""
+
+    def draw(
+        self,
+        batches: Sequence[Batch],
+        generators: Sequence[torch.Generator],  # noqa: ARG002
+    ) -> list[DrawnWindows]:
+        """See `Task.draw`; nothing is drawn."""
+        return [DrawnWindows(None, batch.x_1) for batch in batches]
+
+    def loss(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> LossTerms:
+        """See `Task.loss`."""
+        return LossTerms(per_example=model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]).mean(dim=1), terms={})
+
+    def held_out_figures(self, loss: float) -> dict[str, float]:
+        """See `Task.held_out_figures`; a token is a byte, so its loss in bits compares with what a compressor needs."""
+        return {"held_out_loss": loss, "held_out_bits_per_byte": loss / math.log(2)}

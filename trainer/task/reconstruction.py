@@ -1,0 +1,58 @@
+"""Autoencoding."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.data import Batch
+from trainer.flow.objective import LossTerms
+from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.task.protocol import Drawn, Task
+
+
+@dataclass(frozen=True)
+class DrawnImages(Drawn):
+    """Images and the draws that make latents of them.
+
+    Attributes:
+        images: [B, C, H, W].
+        noise: standard normal, of the shape of the latents.
+    """
+
+    images: Tensor
+    noise: Tensor
+
+
+class ReconstructionTask(Task):
+    """Mean squared error of a pixel, and the weighted Kullback-Leibler divergence of a latent value from N(0, 1).
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, equation 10.
+    """
+
+    def __init__(self, model: AutoencoderConfig) -> None:
+        """Takes the sizes of the latents and the weight from the network's configuration."""
+        self._model = model
+
+    def draw(self, batches: Sequence[Batch], generators: Sequence[torch.Generator]) -> list[DrawnImages]:
+        """See `Task.draw`."""
+        return [self._draw(batch.x_1, generator) for batch, generator in zip(batches, generators, strict=True)]
+
+    def loss(self, model: Callable[..., Any], drawn: DrawnImages) -> LossTerms:
+        """See `Task.loss`."""
+        images, mean, log_variance = model(drawn.images, drawn.noise)
+        error = (images - drawn.images).square().flatten(1).mean(1)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
+        terms = {"error": error.mean().detach(), "divergence": divergence.mean().detach()}
+        return LossTerms(per_example=error + self._model.kl_weight * divergence, terms=terms)
+
+    def held_out_figures(self, loss: float) -> dict[str, float]:
+        """See `Task.held_out_figures`."""
+        return {"held_out_loss": loss}
+
+    def _draw(self, images: Tensor, generator: torch.Generator) -> DrawnImages:
+        height, width = (length // self._model.factor for length in images.shape[2:])
+        shape = len(images), self._model.latent_channels, height, width
+        return DrawnImages(None, images, torch.randn(shape, generator=generator).to(images.device))
