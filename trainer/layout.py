@@ -1,20 +1,19 @@
 """How a run is laid out over its ranks, decided and checked before any process group exists."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from moe.files import FileError
 from moe.placement.placement import Placement
-from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
-from trainer.data import PythonSourceConfig, ShardsConfig, accumulation_steps, read_index
-from trainer.engine.legality import check_engine
-from trainer.model.autoencoder_config import AutoencoderConfig
-from trainer.model.config import DiTConfig
-from trainer.model.gpt_config import GPTConfig
-from trainer.model.mlp_config import MLPConfig
+from trainer.config import RunConfig
+from trainer.data import accumulation_steps
+from trainer.legality.dispatch import check_dispatch
+from trainer.legality.division import check_experts, check_tensor
+from trainer.legality.drawing import check_drawing
+from trainer.legality.engine import check_engine
+from trainer.legality.examples import check_examples
+from trainer.legality.profile import check_profile
 
 
 @dataclass(frozen=True)
@@ -83,26 +82,15 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
             each other; names field, value and remedy.
         FileError: the placement file is malformed, made for another model or group, or has replicas.
     """
-    expert = config.parallel.expert
-    _check_tensor(config, world_size)
-    data_parallel = world_size // config.parallel.tensor
-    if config.moe is None and expert > 1:
-        raise ValueError(f"parallel.expert: {expert} ranks share experts that the model does not have; use 1")
-    if world_size % expert:
-        raise ValueError(
-            f"parallel.expert: {expert} does not divide the {world_size} ranks; "
-            f"use one of {_divisors(world_size)} or start a multiple of {expert} ranks"
-        )
-    if config.moe is not None and config.moe.num_experts % expert:
-        raise ValueError(
-            f"moe.num_experts: {config.moe.num_experts} experts do not divide among parallel.expert {expert} ranks; "
-            f"use {expert * max(1, round(config.moe.num_experts / expert))}"
-        )
+    check_tensor(config, world_size)
+    check_experts(config, world_size)
     check_engine(config)
-    _check_examples(config)
-    _check_sample(config, world_size)
-    _check_dispatch(config)
-    _check_profile(config)
+    check_examples(config)
+    check_drawing(config, world_size)
+    check_dispatch(config)
+    check_profile(config)
+    expert = config.parallel.expert
+    data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch
     if micro_batch is None:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
@@ -154,135 +142,6 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     ]
 
 
-def _check_examples(config: RunConfig) -> None:
-    shape: tuple[int, ...] = tuple(config.data.shape)
-    match config.data, config.model:
-        case _, DiTConfig() if len(shape) != 3:
-            raise ValueError(f"data.path: its examples have shape {list(shape)}, which is no image; use an mlp model")
-        case _, DiTConfig(patch_size=patch_size) if shape[1] % patch_size or shape[2] % patch_size:
-            pixels = " x ".join(map(str, sorted(set(shape[1:]))))
-            raise ValueError(
-                f"model.patch_size: {patch_size} does not divide images of {pixels} pixels; "
-                f"use one of {_divisors(math.gcd(*shape[1:]))}"
-            )
-        case _, AutoencoderConfig() if len(shape) != 3:
-            raise ValueError(f"data.path: its examples have shape {list(shape)}, which is no image; give images")
-        case _, AutoencoderConfig(factor=factor) if shape[1] % factor or shape[2] % factor:
-            pixels = " x ".join(map(str, sorted(set(shape[1:]))))
-            raise ValueError(
-                f"model.factor: {factor} does not divide images of {pixels} pixels; "
-                f"use one of {_divisors(math.gcd(*shape[1:], 16))}"
-            )
-        case _, MLPConfig() if len(shape) != 1 or shape[0] < 2:
-            raise ValueError(
-                f"data.path: its examples have shape {list(shape)}, and an mlp takes vectors of 2 values or more; "
-                "use a dit model for images"
-            )
-        case PythonSourceConfig(context=context), GPTConfig(context=longest) if context > longest:
-            raise ValueError(
-                f"data.context: {context} exceeds model.context {longest}, the longest sequence of the network; "
-                f"use at most {longest}"
-            )
-
-
-def _check_sample(config: RunConfig, world_size: int) -> None:
-    shared = config.parallel.expert * config.parallel.tensor > 1
-    shared |= config.engine.shards_parameters and world_size > 1
-    match config.sample, config.model:
-        case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
-            raise ValueError(
-                f"sample.every: {config.sample.every}, but examples of {config.data.shape[0]} channels are no picture; "
-                "use null"
-            )
-        case ImageSample(every=int(), sampler=sampler) | PointSample(every=int(), sampler=sampler), _ if (
-            shared and sampler.kind == "dopri5"
-        ):
-            raise ValueError(
-                "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights "
-                "must take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
-            )
-        case TextSample(every=int(), prompts=prompts, num_bytes=num_bytes), GPTConfig(context=context):
-            longest = max(len(prompt.encode()) for prompt in prompts)
-            if longest + num_bytes > context:
-                raise ValueError(
-                    f"sample.num_bytes: {num_bytes} bytes after a prompt of {longest} exceed model.context {context}; "
-                    + (f"use at most {context - longest}" if longest < context else "use shorter sample.prompts")
-                )
-
-
-def _check_tensor(config: RunConfig, world_size: int) -> None:
-    tensor, model = config.parallel.tensor, config.model
-    if tensor == 1:
-        return
-    if world_size % tensor:
-        raise ValueError(
-            f"parallel.tensor: {tensor} does not divide the {world_size} ranks; "
-            f"use one of {_divisors(world_size)} or start a multiple of {tensor} ranks"
-        )
-    if not isinstance(model, DiTConfig | GPTConfig):
-        raise ValueError(f"parallel.tensor: {tensor} ranks share attention heads, which {model.kind} lacks; use 1")
-    widths = {"model.num_heads": model.num_heads}
-    if isinstance(model, GPTConfig):
-        widths["model.num_kv_heads"] = model.key_value_heads
-    if config.moe is None:
-        widths["model.feed_forward_hidden"] = model.feed_forward_hidden or 4 * model.hidden
-    for field, width in widths.items():
-        if width % tensor:
-            raise ValueError(
-                f"parallel.tensor: {tensor} ranks do not divide {field} {width} among them; use one of "
-                f"{_divisors(math.gcd(*widths.values()))}, or another {field}"
-            )
-    if config.moe is not None:
-        raise ValueError(
-            f"parallel.tensor: {tensor} ranks would send the same tokens to the experts {tensor} times; "
-            "use 1 with a moe section, and parallel.expert to divide the experts"
-        )
-
-
-def drawable(config: RunConfig) -> bool:
-    """Whether what an image model draws can be shown: grey, or red, green and blue, or latents of such images."""
-    if config.data.shape[0] in (1, 3):
-        return True
-    return isinstance(config.data, ShardsConfig) and read_index(config.data.path).autoencoder is not None
-
-
-def _check_dispatch(config: RunConfig) -> None:
-    if config.moe is None or config.moe.dispatch != "coherent":
-        return
-    if not isinstance(config.model, GPTConfig):
-        raise ValueError(
-            f"moe.dispatch: coherent keeps a token on the rank of its expert, and attention in a {config.model.kind} "
-            "needs all patches of an image on one rank; use home or copies, or a gpt model"
-        )
-    drops = _drops(config.moe)
-    if drops is not None:
-        raise ValueError(
-            f"{drops} leaves tokens without an expert, and in coherent dispatch a token is where its expert is; "
-            "use a router that drops none, such as top_k without capacity_factor, or dispatch home"
-        )
-
-
-def _check_profile(config: RunConfig) -> None:
-    profile = config.observe.profile
-    if profile is not None and profile.steps[1] > config.optim.steps:
-        raise ValueError(
-            f"observe.profile.steps: {list(profile.steps)} ends after the last step, optim.steps {config.optim.steps}; "
-            f"end at {config.optim.steps} at most"
-        )
-
-
-def _drops(moe: MoEConfig) -> str | None:
-    """What makes a router drop tokens, as field and value; None if it drops none."""
-    match moe.router:
-        case TopKRouterConfig(capacity_factor=float() as factor):
-            return f"moe.router.capacity_factor: {factor}"
-        case ExpertChoiceRouterConfig(kind=kind):
-            return f"moe.router.kind: {kind}"
-        case SparseOTRouterConfig(inference_capacity_factor=float() as factor):
-            return f"moe.router.inference_capacity_factor: {factor}"
-    return None
-
-
 def _placement(config: RunConfig) -> Placement | None:
     if config.moe is None:
         return None
@@ -311,7 +170,3 @@ def _placement(config: RunConfig) -> Placement | None:
             "training keeps each expert on one rank: place without replicas",
         )
     return placement
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -15,7 +15,8 @@ from trainer.config import ImageSample, PointSample, RunConfig, TextSample
 from trainer.decode import images_of
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
-from trainer.layout import drawable, plan_layout
+from trainer.layout import plan_layout
+from trainer.legality.drawing import drawable
 from trainer.observe.image_grid import image_grid
 from trainer.quality.accuracy import class_accuracy
 from trainer.quality.judgement import judge

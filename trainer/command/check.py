@@ -1,0 +1,25 @@
+"""check: a look at a configuration before anything starts."""
+
+import argparse
+
+from trainer.command.verb import Verb, add_configuration
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_configuration(parser)
+    parser.add_argument("--world-size", type=int, default=1, metavar="W", help="ranks of the run (default: 1)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainer.check import run
+
+    return run(options.config, options.overrides, options.world_size)
+
+
+CHECK = Verb(
+    "check",
+    "resolve and validate a configuration without starting anything: layout, parameters, bytes per step",
+    "python -m trainer check configs/runs/digits_moe.yaml --world-size 2",
+    _add_arguments,
+    _run,
+)

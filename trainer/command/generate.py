@@ -1,0 +1,42 @@
+"""generate: text that a run writes after a prompt."""
+
+import argparse
+from pathlib import Path
+
+from trainer.command.verb import Verb
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("--prompt", default="def ", metavar="TEXT", help="what the text begins with (default: 'def ')")
+    parser.add_argument(
+        "--num-bytes", type=int, metavar="N", help="bytes to write after it (default: the run's sample.num_bytes)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="0: always the likeliest byte, 1: bytes as likely as the network says (default: the run's "
+        "sample.temperature)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write prompt and text there, byte for byte (default: print them)"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainer.generate import run
+
+    return run(options.run_dir, options.prompt, options.num_bytes, options.temperature, options.seed, options.out)
+
+
+GENERATE = Verb(
+    "generate",
+    "continue a prompt with the averaged weights of a run's newest complete checkpoint",
+    "python -m trainer generate runs/gpt_moe --prompt 'def ' --num-bytes 200 --temperature 0.8",
+    _add_arguments,
+    _run,
+    "Alone it holds every expert. Under torchrun the ranks share the experts as those of the run did, under its "
+    "placement, and the first one writes.",
+)

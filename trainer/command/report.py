@@ -1,0 +1,48 @@
+"""report: one page about a run."""
+
+import argparse
+from pathlib import Path
+
+from trainer.command.verb import Verb
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    for option, metavar, text in (
+        ("--quality", "JSON", "what sample --quality wrote"),
+        ("--placement", "JSON", "what moe place wrote"),
+        ("--routing", "NPZ", "routing trace to measure the placement on (default: the run's own)"),
+        (
+            "--unplaced-run",
+            "DIR",
+            "a continuation of the run with its experts where they were (default: the run itself)",
+        ),
+        ("--placed-run", "DIR", "a continuation of the run under the placement, compared with the former step by step"),
+        ("--simulation", "DIR", "what netsim compare wrote"),
+    ):
+        parser.add_argument(option, type=Path, metavar=metavar, help=text)
+    parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainer.report import run
+
+    return run(
+        options.run_dir,
+        options.quality,
+        options.placement,
+        options.routing,
+        options.unplaced_run,
+        options.placed_run,
+        options.simulation,
+        options.out,
+    )
+
+
+REPORT = Verb(
+    "report",
+    "write one self-contained page about a run, and what was placed and simulated for it",
+    "python -m trainer report runs/demo --placement placement.json --simulation runs/demo/netsim --out index.html",
+    _add_arguments,
+    _run,
+)

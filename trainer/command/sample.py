@@ -1,0 +1,38 @@
+"""sample: images or points that a run draws."""
+
+import argparse
+from pathlib import Path
+
+from trainer.command.verb import Verb
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("--num", type=int, default=80, help="images, the same number of each class (default: 80)")
+    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="grid of images, one column a class")
+    parser.add_argument(
+        "--guidance", type=float, help="scale of classifier-free guidance (default: the run's sample.guidance)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: 0)")
+    parser.add_argument(
+        "--quality",
+        type=Path,
+        metavar="JSON",
+        help="also judge the images: share of them that a classifier of the real data takes for the class asked for, "
+        "and the Fréchet distance on pixels of as many images drawn without guidance",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainer.sample import run
+
+    return run(options.run_dir, options.num, options.out, options.guidance, options.seed, options.quality)
+
+
+SAMPLE = Verb(
+    "sample",
+    "draw images from the averaged weights of a run's newest complete checkpoint, the classes in turn",
+    "python -m trainer sample runs/digits_moe --num 80 --out grid.png",
+    _add_arguments,
+    _run,
+)

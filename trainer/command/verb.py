@@ -1,0 +1,54 @@
+"""What a verb of the command line is made of."""
+
+import argparse
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: what it is called, what its help says and what it runs.
+
+    Attributes:
+        name: the word on the command line.
+        summary: what it does, in one sentence without a capital and without a full stop.
+        example: a command line that can be copied as it stands.
+        add_arguments: adds its arguments to a parser.
+        run: does it and returns the exit code. It imports its driver itself, so that help is quick.
+        details: sentences that follow the summary in the verb's own help.
+    """
+
+    name: str
+    summary: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    details: str = ""
+
+    def add_to(self, verbs: "argparse._SubParsersAction[Any]") -> None:
+        """Adds the verb to those of a parser; what is parsed then holds it as ``verb``.
+
+        Args:
+            verbs: what ``add_subparsers`` returned.
+        """
+        parser = verbs.add_parser(
+            self.name,
+            help=self.summary,
+            description=textwrap.fill(f"{self.summary[0].upper()}{self.summary[1:]}. {self.details}", width=100),
+            epilog=f"example:\n  {self.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(verb=self)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.add_arguments(parser)
+
+
+def add_configuration(parser: argparse.ArgumentParser) -> None:
+    """Adds a configuration file and the settings that replace its own."""
+    parser.add_argument("config", type=Path, help="YAML configuration; configs/runs holds examples")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that replace the file's, for example optim.lr=1e-3"
+    )

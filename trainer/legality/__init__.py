@@ -1,0 +1,1 @@
+"""What parts of a run exclude each other, refused before any process group exists: one file for each subject."""

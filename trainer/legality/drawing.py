@@ -1,0 +1,46 @@
+"""What cannot be drawn while a run trains."""
+
+from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.data import ShardsConfig, read_index
+from trainer.model.gpt_config import GPTConfig
+
+
+def check_drawing(config: RunConfig, world_size: int) -> None:
+    """Refuses samples that the model, the data or the division of the work do not allow.
+
+    Args:
+        config: the run.
+        world_size: ranks, at least 1.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    shared = config.parallel.expert * config.parallel.tensor > 1
+    shared |= config.engine.shards_parameters and world_size > 1
+    match config.sample, config.model:
+        case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
+            raise ValueError(
+                f"sample.every: {config.sample.every}, but examples of {config.data.shape[0]} channels are no picture; "
+                "use null"
+            )
+        case ImageSample(every=int(), sampler=sampler) | PointSample(every=int(), sampler=sampler), _ if (
+            shared and sampler.kind == "dopri5"
+        ):
+            raise ValueError(
+                "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights "
+                "must take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
+            )
+        case TextSample(every=int(), prompts=prompts, num_bytes=num_bytes), GPTConfig(context=context):
+            longest = max(len(prompt.encode()) for prompt in prompts)
+            if longest + num_bytes > context:
+                raise ValueError(
+                    f"sample.num_bytes: {num_bytes} bytes after a prompt of {longest} exceed model.context {context}; "
+                    + (f"use at most {context - longest}" if longest < context else "use shorter sample.prompts")
+                )
+
+
+def drawable(config: RunConfig) -> bool:
+    """Whether what an image model draws can be shown: grey, or red, green and blue, or latents of such images."""
+    if config.data.shape[0] in (1, 3):
+        return True
+    return isinstance(config.data, ShardsConfig) and read_index(config.data.path).autoencoder is not None
