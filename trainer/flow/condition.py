@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-class Condition(NamedTuple):
+@dataclass(frozen=True)
+class Condition:
     """Conditions of a batch; a field that a run has no use for is None.
 
     Attributes:
@@ -21,17 +23,22 @@ class Condition(NamedTuple):
 
     def rows(self, index: Tensor) -> Condition:
         """The conditions at the rows `index`, int64 [N]."""
-        return Condition(*(None if value is None else value[index] for value in self))
+        return self._each(lambda value: value[index])
 
     def to(self, device: torch.device) -> Condition:
         """The same conditions on `device`."""
-        return Condition(*(None if value is None else value.to(device) for value in self))
+        return self._each(lambda value: value.to(device))
 
     def beside(self, other: Condition) -> Condition:
         """These conditions followed by `other`'s, which has the same fields."""
-        return Condition(
-            *(None if a is None or b is None else torch.cat([a, b]) for a, b in zip(self, other, strict=True))
-        )
+        return Condition(_joined(self.label, other.label), _joined(self.context, other.context))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        return Condition(*(None if value is None else change(value) for value in (self.label, self.context)))
 
 
 UNCONDITIONAL = Condition()
+
+
+def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second])

@@ -1,7 +1,7 @@
 """Flow matching."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class FlowTask(Task):
         """
         nothing = condition
         if condition.label is not None:
-            nothing = condition._replace(label=torch.full_like(condition.label, self.null_label))
+            nothing = replace(condition, label=torch.full_like(condition.label, self.null_label))
         return NetworkField(guided(model, condition, nothing, guidance), self.target)
 
     def _draw(self, batch: Batch, generator: torch.Generator) -> DrawnPoints:

@@ -10,6 +10,7 @@ import pytest
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
 from tests.ranks import run_ranks
 from trainer.config import RunConfig
+from trainer.flow import UNCONDITIONAL
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
 
@@ -138,7 +139,7 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
         tokens_BN = torch.randint(256, (micro_batch, config.data.shape[0] - 1), generator=generator)
         return model(tokens_BN, tokens_BN).mean()
     x_t = torch.randn(micro_batch, *config.data.shape, generator=generator)
-    predicted = model(x_t, torch.rand(micro_batch, generator=generator), None)
+    predicted = model(x_t, torch.rand(micro_batch, generator=generator), UNCONDITIONAL)
     return (predicted - x_t).square().mean()
 
 
