@@ -1,0 +1,241 @@
+"""The shortest way from the parts of a method to a trained network: one process, one small network, no files.
+
+Whatever the training loop of a run would ask of a task is asked of it here too, so that a benchmark measures the parts
+that runs are made of.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.config import RunConfig
+from trainer.data import Batch
+from trainer.flow import UNCONDITIONAL, Condition, sampler
+from trainer.flow.sampler import EulerConfig, Trajectory
+from trainer.quality.frechet import frechet_distance
+from trainer.task import FlowTask, Task
+
+Data = Callable[[int, torch.Generator], Batch]
+"""Number of examples and generator to a batch of them."""
+
+__all__ = [
+    "Data",
+    "PlainNetwork",
+    "eight_gaussians",
+    "flow_task",
+    "follow",
+    "frechet_distance",
+    "path_energy",
+    "rows",
+    "straightness",
+    "train",
+    "wasserstein_2",
+]
+
+
+def flow_task(flow: dict[str, Any] | None = None, **sections: Any) -> FlowTask:
+    """A flow-matching task out of the section ``flow`` of a run's configuration, over points in the plane.
+
+    Args:
+        flow: kinds and settings of coupling, time, path, target and objective; what is left out has its default.
+        **sections: other sections of the configuration, in place of those of an mlp on toy data without classes.
+    """
+    document: dict[str, Any] = {
+        "run": {"dir": "unused"},
+        "model": {"kind": "mlp"},
+        "data": {"kind": "toy", "name": "eight_gaussians"},
+        "optim": {"steps": 1, "global_batch": 1},
+        "flow": flow or {},
+    }
+    if sections.get("model", document["model"])["kind"] != "mlp":
+        del document["data"]
+    return FlowTask(RunConfig.model_validate({**document, **sections}))
+
+
+class PlainNetwork(nn.Module):
+    """A perceptron over the flattened state, the time and, where there are any, the class and the context.
+
+    Args:
+        num_values: of a state.
+        hidden: width.
+        layers: hidden layers.
+        seed: of the initial weights.
+        num_fields: states that a prediction holds one behind the other.
+        num_classes: labels 0 to num_classes, the last of which stands for none; 0: labels are not read.
+        num_context_values: values of the condition's context.
+    """
+
+    def __init__(
+        self,
+        num_values: int,
+        *,
+        hidden: int,
+        layers: int,
+        seed: int,
+        num_fields: int = 1,
+        num_classes: int = 0,
+        num_context_values: int = 0,
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.label = nn.Embedding(num_classes + 1, hidden) if num_classes else None
+            label_width = hidden if num_classes else 0
+            widths = [num_values + num_context_values + 1 + label_width, *[hidden] * layers]
+            steps: list[nn.Module] = []
+            for before, after in itertools.pairwise(widths):
+                steps += [nn.Linear(before, after), nn.SiLU()]
+            self.layers = nn.Sequential(*steps, nn.Linear(hidden, num_fields * num_values))
+        self.num_fields = num_fields
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Predicts [B, num_fields C, *rest] at states [B, C, *rest] and times [B]."""
+        read = [x_t.flatten(1), t.to(x_t.dtype)[:, None]]
+        if condition.context is not None:
+            read.append(condition.context.flatten(1))
+        if self.label is not None:
+            assert condition.label is not None
+            read.append(self.label(condition.label))
+        predicted = self.layers(torch.cat(read, dim=1))
+        return predicted.reshape(len(x_t), self.num_fields * x_t.shape[1], *x_t.shape[2:])
+
+
+def train(
+    task: Task,
+    data: Data,
+    network: nn.Module,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    ema: float | None = None,
+    final_lr: float = 0.0,
+) -> nn.Module:
+    """Trains a network by Adam, its rate falling from `lr` to `final_lr` along half a cosine.
+
+    Args:
+        task: draws and scores.
+        data: where the examples come from.
+        network: is trained in place.
+        steps: optimiser steps.
+        batch: examples of a step, all in one micro batch.
+        lr: learning rate at the start.
+        seed: of the examples and of everything that the task draws.
+        ema: decay of the moving average of the weights, min(ema, (1 + step) / (10 + step)); None: no average.
+        final_lr: learning rate at the end; `lr` keeps it constant.
+
+    Returns:
+        The network, or a copy with the averaged weights; in evaluation mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    average = copy.deepcopy(network) if ema is not None else None
+    network.train()
+    for step in range(1, steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+        (drawn,) = task.draw([data(batch, generator)], [generator])
+        losses = task.loss(network, drawn).per_example
+        if drawn.log_weight is not None:
+            losses = losses * drawn.log_weight.softmax(0) * len(losses)
+        optimizer.zero_grad()
+        losses.mean().backward()
+        optimizer.step()
+        if average is not None and ema is not None:
+            weight = 1 - min(ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], weight)
+    return (network if average is None else average).eval()
+
+
+def rows(x: Tensor, labels: Tensor | None = None) -> Data:
+    """Batches of a finite set, drawn with replacement.
+
+    Args:
+        x: [N, *D] examples.
+        labels: int64 [N], or None.
+    """
+
+    def draw(num: int, generator: torch.Generator) -> Batch:
+        ids = torch.randint(len(x), (num,), generator=generator)
+        return Batch(x_1=x[ids], labels=None if labels is None else labels[ids], ids=ids)
+
+    return draw
+
+
+def eight_gaussians(radius: float = 4.0, std: float = 0.3) -> Data:
+    """Eight blobs around a circle in the plane, without labels; an example's id is the number of its blob."""
+
+    def draw(num: int, generator: torch.Generator) -> Batch:
+        part = torch.randint(8, (num,), generator=generator)
+        angle = part * (math.pi / 4)
+        centres = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
+        return Batch(centres + std * torch.randn(num, 2, generator=generator), None, ids=part)
+
+    return draw
+
+
+@torch.no_grad()
+def follow(
+    task: FlowTask,
+    network: nn.Module,
+    x_0: Tensor,
+    steps: int = 100,
+    *,
+    condition: Condition = UNCONDITIONAL,
+    guidance: float = 1.0,
+    config: sampler.Config | None = None,
+    seed: int = 0,
+) -> Trajectory:
+    """Follows the field that a network has learned from the source to the data.
+
+    Args:
+        task: that the network was trained for.
+        network: in evaluation mode.
+        x_0: [B, *D] where the paths start.
+        steps: of Euler's method.
+        condition: of the examples.
+        guidance: scale of classifier-free guidance.
+        config: another sampler, in place of Euler's method with `steps`.
+        seed: of what the sampler draws.
+    """
+    config = config or EulerConfig(steps=steps)
+    field = task.field(network, condition, guidance)
+    generator = torch.Generator().manual_seed(seed)
+    return sampler.build(config, path=task.path).sample(field, x_0, sampler.times(config), generator=generator)
+
+
+def wasserstein_2(x: Tensor | NDArray[np.floating], y: Tensor | NDArray[np.floating]) -> float:
+    """The 2-Wasserstein distance between two sets [N, *D] and [M, *D] of equal points each, exact."""
+    import ot
+
+    one, other = (np.asarray(points, dtype=np.float64).reshape(len(points), -1) for points in (x, y))
+    return float(np.sqrt(ot.emd2([], [], ot.dist(one, other), numItermax=10_000_000)))
+
+
+def straightness(trajectory: Trajectory) -> float:
+    """E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2 along the steps of a trajectory; 0 where the paths are straight."""
+    displacement = (trajectory.final - trajectory.x[0]).double().flatten(1)
+    velocity, length = _ways(trajectory)
+    excess = ((displacement - velocity).square().sum(-1) * length[:, None]).sum(0)
+    return float(excess.mean() / displacement.square().sum(-1).mean())
+
+
+def path_energy(trajectory: Trajectory) -> float:
+    """E int |v|^2 dt along the steps of a trajectory, in squared units of the states."""
+    velocity, length = _ways(trajectory)
+    return float((velocity.square().sum(-1) * length[:, None]).sum(0).mean())
+
+
+def _ways(trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+    """Mean velocity of each step [T - 1, B, F], and its length in time [T - 1]."""
+    length = trajectory.times.double().diff()
+    moved = trajectory.x.double().flatten(2).diff(dim=0)
+    return moved / length[:, None, None], length.abs()
