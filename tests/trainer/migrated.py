@@ -66,7 +66,7 @@ class Run:
         from trainer.checkpoint.placement import resumed_layout
         from trainer.checkpoint.resuming import load_checkpoint
         from trainer.ema import MovingAverage
-        from trainer.engine.deepspeed import DeepSpeedEngine
+        from trainer.engine.build import build_engine
         from trainer.layout import plan_layout
         from trainer.migration.live import LiveMigration
         from trainer.network import build_model
@@ -75,7 +75,7 @@ class Run:
         self.layout = plan_layout(config, world_size)
         if resumes is not None:
             self.layout = resumed_layout(config, self.layout, resumes)
-        self.engine = DeepSpeedEngine(build_model(config, self.layout), config, self.layout, torch.device("cpu"))
+        self.engine = build_engine(build_model(config, self.layout), config, self.layout, torch.device("cpu"))
         self.average = MovingAverage(self.engine, 0.9)
         self.migration = None
         if config.moe is not None and config.moe.migration is not None:
@@ -91,7 +91,7 @@ class Run:
 
         total = 0.0
         for local in range(self.layout.accumulation):
-            micro = dist.get_rank() * self.layout.accumulation + local
+            micro = self.layout.data_rank(dist.get_rank()) * self.layout.accumulation + local
             generator = torch.Generator().manual_seed(derive_seed("data", step, micro))
             torch.manual_seed(derive_seed("dropout", step, micro))
             x_t = torch.randn(self.layout.micro_batch, 1, 8, 8, generator=generator)

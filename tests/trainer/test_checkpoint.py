@@ -1,4 +1,4 @@
-"""Saving, resuming and re-placing, for every engine setting, inside one process group."""
+"""Saving, resuming in other processes and re-placing, for every engine setting."""
 
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ CASES: dict[int, dict[str, dict[str, Any]]] = {
         "ZeRO 1, accumulation": {"engine": {"zero_stage": 1}, "micro_batch": 2},
         "dense, ZeRO 1": {"engine": {"zero_stage": 1}, "moe": None},
         "dense, ZeRO 3": {"engine": {"zero_stage": 3}, "moe": None},
+        "dense, FSDP": {"engine": {"kind": "fsdp"}, "moe": None, "micro_batch": 2},
+        "dense, FSDP, bf16": {"engine": {"kind": "fsdp", "precision": "bf16"}, "moe": None},
     },
     4: {
         "ZeRO 1": {"engine": {"zero_stage": 1}},
         "ZeRO 2": {"engine": {"zero_stage": 2}},
+        "dense, FSDP": {"engine": {"kind": "fsdp"}, "moe": None},
     },
 }
 FLAT = [(world_size, name) for world_size, cases in CASES.items() for name in cases]
@@ -59,31 +62,30 @@ def permuted_placement(path: Path) -> Path:
     return path
 
 
-def run_cases(rank: int, world_size: int, root: str) -> dict[str, Any]:
-    """Every case: straight; stopped and resumed; stopped and resumed under another placement."""
+def run_cases(_rank: int, world_size: int, root: str, run_case: Any) -> dict[str, Any]:
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(expert_model_parallel_size=2)
-    placement = Path(root) / "placement.json"
-    if rank == 0:
-        permuted_placement(placement)
-    torch.distributed.barrier()
     return {
-        name: run_case(Path(root) / str(index), configuration(Path(root) / str(index), **case), world_size, placement)
+        name: run_case(Path(root) / str(index), configuration(Path(root) / str(index), **case), world_size)
         for index, (name, case) in enumerate(CASES[world_size].items())
     }
 
 
-def run_case(folder: Path, config: RunConfig, world_size: int, placement: Path) -> dict[str, Any]:
-    straight = train(config, world_size, range(1, STEPS + 1), save=folder / "straight")
+def begin(folder: Path, config: RunConfig, world_size: int) -> dict[str, Any]:
+    """The straight run, and one that is stopped half-way."""
     train(config, world_size, range(1, SAVED_AT + 1), save=folder / "first")
-    resumed = train(config, world_size, range(SAVED_AT + 1, STEPS + 1), load=folder / "first", save=folder / "resumed")
-    results = {"straight": straight, "resumed": resumed}
+    return {"straight": train(config, world_size, range(1, STEPS + 1), save=folder / "straight")}
+
+
+def go_on(folder: Path, config: RunConfig, world_size: int) -> dict[str, Any]:
+    """The run that was stopped, resumed; and resumed under another placement."""
+    rest = range(SAVED_AT + 1, STEPS + 1)
+    results = {"resumed": train(config, world_size, rest, load=folder / "first", save=folder / "resumed")}
     if config.moe is not None:
+        placement = permuted_placement(folder / "placement.json")
         moved = config.model_copy(update={"moe": config.moe.model_copy(update={"placement": placement})})
-        results["moved"] = train(
-            moved, world_size, range(SAVED_AT + 1, STEPS + 1), load=folder / "first", save=folder / "moved"
-        )
+        results["moved"] = train(moved, world_size, rest, load=folder / "first", save=folder / "moved")
     return results
 
 
@@ -96,12 +98,12 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
     from trainer.checkpoint.resuming import load_checkpoint
     from trainer.checkpoint.saving import Saver
     from trainer.ema import MovingAverage
-    from trainer.engine.deepspeed import DeepSpeedEngine
+    from trainer.engine.build import build_engine
     from trainer.layout import plan_layout
     from trainer.network import build_model
 
     layout = plan_layout(config, world_size)
-    engine = DeepSpeedEngine(build_model(config, layout), config, layout, torch.device("cpu"))
+    engine = build_engine(build_model(config, layout), config, layout, torch.device("cpu"))
     average = MovingAverage(engine, 0.9)
     if load is not None:
         load_checkpoint(step_folder(load, steps[0] - 1), config, layout, engine, average)
@@ -124,10 +126,13 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, list[dict[str, Any]]]]:
-    folders = {world_size: tmp_path_factory.mktemp(f"ranks_{world_size}") for world_size in CASES}
-    return {
-        world_size: (folder, run_ranks(run_cases, world_size, str(folder))) for world_size, folder in folders.items()
-    }
+    found = {}
+    for world_size in CASES:
+        folder = tmp_path_factory.mktemp(f"ranks_{world_size}")
+        parts = [run_ranks(run_cases, world_size, str(folder), part) for part in (begin, go_on)]
+        ranks = [{case: first[case] | then[case] for case in first} for first, then in zip(*parts, strict=True)]
+        found[world_size] = (folder, ranks)
+    return found
 
 
 def saved(runs: dict[int, tuple[Path, Any]], world_size: int, case: str, which: str) -> Path:

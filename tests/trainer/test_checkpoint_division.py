@@ -11,42 +11,55 @@ from tests.ranks import run_ranks
 from tests.trainer.migrated import Run
 from tests.trainer.migrated import configuration as with_experts
 from tests.trainer.runs import assert_equal_folders
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.storage import whole_tensors
 from trainer.config import RunConfig
 
 LAST, FIRST_CUT, SECOND_CUT = 6, 2, 4
-# What the ranks share in each of the three parts: expert parallel, ZeRO stage.
-DIVISIONS: dict[str, tuple[tuple[int, int], ...]] = {
-    "dense": ((1, 1), (1, 3), (1, 0)),
-    "experts": ((2, 1), (1, 2), (4, 0)),
+KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema")
+# The engine of each of the three parts, and what its ranks share.
+DIVISIONS: dict[str, tuple[tuple[dict[str, Any], dict[str, int]], ...]] = {
+    "stages": (({"zero_stage": 1}, {}), ({"zero_stage": 3}, {}), ({"zero_stage": 0}, {})),
+    "experts": (
+        ({"zero_stage": 1}, {"expert": 2}),
+        ({"zero_stage": 2}, {"expert": 1}),
+        ({"zero_stage": 0}, {"expert": 4}),
+    ),
+    "engines": (({"zero_stage": 1}, {}), ({"kind": "fsdp"}, {}), ({"zero_stage": 1}, {})),
+    "engines, the other way": (({"kind": "fsdp"}, {}), ({"zero_stage": 1}, {}), ({"kind": "fsdp"}, {})),
+    "tensor": (({"zero_stage": 1}, {"tensor": 2}), ({"zero_stage": 1}, {}), ({"zero_stage": 1}, {"tensor": 2})),
 }
 
 
 def configuration(case: str, part: int, **checkpoint: Any) -> RunConfig:
     """Two examples a micro batch on any number of ranks; the gradient is clipped."""
-    expert, stage = DIVISIONS[case][part]
-    config = with_experts(expert_parallel=expert, clip_norm=0.5, micro_batch=2)
-    changes: dict[str, Any] = {"checkpoint": {"keep": 9, **checkpoint}, "engine": {"zero_stage": stage}}
-    if case == "dense":
-        changes["moe"] = None
-    return RunConfig.model_validate({**config.model_dump(), **changes})
+    engine, parallel = DIVISIONS[case][part]
+    document = with_experts(clip_norm=0.5, micro_batch=2).model_dump()
+    document |= {"checkpoint": {"keep": 9, **checkpoint}, "engine": engine, "parallel": parallel}
+    if case != "experts":
+        document["moe"] = None
+    return RunConfig.model_validate(document)
 
 
-def grouped(expert_parallel: int) -> None:
+def grouped(config: RunConfig) -> RunConfig:
     from megatron.core import parallel_state
 
+    from trainer.engine.groups import divide_ranks
+
     parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(expert_model_parallel_size=expert_parallel)
+    divide_ranks(config.parallel.expert, config.parallel.tensor)
+    return config
 
 
 def first_four(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     """The straight run, and its beginning; saved while it waits, and in the background."""
     found: dict[str, Any] = {}
     for case in DIVISIONS:
-        grouped(DIVISIONS[case][0][0])
-        run = Run(configuration(case, 0), world_size)
+        run = Run(grouped(configuration(case, 0)), world_size)
         found[case] = [run.step(step) for step in range(1, FIRST_CUT + 1)]
         run.save(root / case, FIRST_CUT)
         found[case] += [run.step(step) for step in range(FIRST_CUT + 1, LAST + 1)]
+        run.save(root / case / "straight", LAST)
         found["updates"] = run.engine.updates
     found["background"] = background(rank, world_size, root)
     return found
@@ -58,8 +71,7 @@ def background(rank: int, world_size: int, root: Path) -> dict[str, Any]:
 
     from trainer.checkpoint.saving import SaveError, Saver
 
-    grouped(2)
-    config = configuration("experts", 0, asynchronous=True)
+    config = grouped(configuration("experts", 0, asynchronous=True))
     run = Run(config, world_size)
     saver = Saver(root / "background", config, run.layout, run.engine, run.average)
     losses = []
@@ -104,9 +116,9 @@ def then_four(rank: int, world_size: int, root: Path) -> dict[str, Any]:
 
 
 def go_on(case: str, part: int, world_size: int, root: Path, done: int, last: int) -> list[float]:
-    grouped(DIVISIONS[case][part][0])
-    run = Run(configuration(case, part), world_size, resumes=root / case / f"step_{done:08d}")
+    run = Run(grouped(configuration(case, part)), world_size, resumes=root / case / f"step_{done:08d}")
     assert run.engine.updates == done
+    run.save(root / case / "unchanged", done)
     losses = [run.step(step) for step in range(done + 1, last + 1)]
     run.save(root / case, last)
     return losses
@@ -129,6 +141,33 @@ def test_a_run_that_is_divided_anew_goes_on_as_the_straight_one(parts: list[list
     np.testing.assert_allclose(two, straight[FIRST_CUT:SECOND_CUT], rtol=0, atol=1e-4)
     np.testing.assert_allclose(four, straight[SECOND_CUT:], rtol=0, atol=1e-4)
     assert abs(np.diff(straight)).min() > 1e-3, "the losses change from step to step by more than what is tolerated"
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("case", DIVISIONS)
+@pytest.mark.parametrize("step", [FIRST_CUT, SECOND_CUT])
+def test_dividing_anew_changes_nothing(root: Path, case: str, step: int) -> None:
+    name = f"step_{step:08d}"
+    saved, again = (folder / name for folder in (root / case, root / case / "unchanged"))
+    assert Manifest.read(saved).updates == Manifest.read(again).updates == step
+    assert Manifest.read(saved).division != Manifest.read(again).division
+    for kind in KINDS:
+        before, after = (whole_tensors(folder / "state", kind) for folder in (saved, again))
+        assert before.keys() == after.keys()
+        for parameter, values in before.items():
+            assert torch.equal(values, after[parameter]), (parameter, kind)
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("case", DIVISIONS)
+def test_a_run_that_is_divided_anew_ends_with_the_weights_of_the_straight_one(root: Path, case: str) -> None:
+    name = f"step_{LAST:08d}"
+    straight, divided = (
+        whole_tensors(folder / name / "state", "weight") for folder in (root / case / "straight", root / case)
+    )
+    assert straight.keys() == divided.keys()
+    for parameter, values in straight.items():
+        torch.testing.assert_close(divided[parameter], values, rtol=0, atol=1e-4, msg=parameter)
 
 
 def test_what_is_written_in_the_background_is_the_same(root: Path, parts: list[list[dict[str, Any]]]) -> None:
