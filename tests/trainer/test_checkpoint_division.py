@@ -1,5 +1,8 @@
 """Checkpoints that go on divided otherwise: 4 ranks, 2, then 4 again; and those written in the background."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.storage import whole_tensors
 from trainer.config import RunConfig
 
-LAST, FIRST_CUT, SECOND_CUT = 6, 2, 4
+LAST, FIRST_CUT, SECOND_CUT, FAILS = 6, 2, 4, 7
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema")
 # The engine of each of the three parts, and what its ranks share.
 DIVISIONS: dict[str, tuple[tuple[dict[str, Any], dict[str, int]], ...]] = {
@@ -66,7 +69,7 @@ def first_four(rank: int, world_size: int, root: Path) -> dict[str, Any]:
 
 
 def background(rank: int, world_size: int, root: Path) -> dict[str, Any]:
-    """A run that trains on while it is saved, and one whose files cannot be written on one rank."""
+    """A run that trains on while it is saved, is saved again meanwhile, and cannot write its files on one rank."""
     import resource
 
     from trainer.checkpoint.saving import SaveError, Saver
@@ -74,16 +77,21 @@ def background(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     config = grouped(configuration("experts", 0, asynchronous=True))
     run = Run(config, world_size)
     saver = Saver(root / "background", config, run.layout, run.engine, run.average)
-    losses = []
-    for step in range(1, LAST + 1):
-        losses.append(run.step(step))
-        if step == FIRST_CUT:
-            saver.save(step)
-    saver.wait()
+    first = root / "background" / f"step_{FIRST_CUT:08d}" / "COMPLETE"
+    with held_back() as let_go:
+        losses = [run.step(step) for step in range(1, FIRST_CUT + 1)]
+        saver.save(FIRST_CUT)
+        losses += [run.step(step) for step in range(FIRST_CUT + 1, LAST + 1)]
+        complete = [first.exists()]
+        torch.distributed.barrier()
+        threading.Timer(0.2, let_go.set).start()
+        saver.save(LAST)
+        complete.append(first.exists())
+        saver.wait()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if rank == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    saver.save(LAST)
+    saver.save(FAILS)
     try:
         saver.wait()
         complaint = ""
@@ -92,9 +100,23 @@ def background(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     left = sorted(path.name for path in (root / "background").iterdir())
     torch.distributed.barrier()
-    saver.save(LAST)
+    saver.save(FAILS)
     saver.wait()
-    return {"losses": losses, "complaint": complaint, "left": left}
+    return {"losses": losses, "complete": complete, "complaint": complaint, "left": left}
+
+
+@contextmanager
+def held_back() -> Iterator[threading.Event]:
+    """While entered, no checkpoint is declared complete before the event."""
+    let_go, write = threading.Event(), Manifest.write
+
+    def write_later(self: Manifest, folder: Path) -> None:
+        let_go.wait()
+        write(self, folder)
+
+    Manifest.write = write_later
+    yield let_go
+    Manifest.write = write
 
 
 def then_two(_rank: int, world_size: int, root: Path) -> dict[str, Any]:
@@ -171,19 +193,21 @@ def test_a_run_that_is_divided_anew_ends_with_the_weights_of_the_straight_one(ro
 
 
 def test_what_is_written_in_the_background_is_the_same(root: Path, parts: list[list[dict[str, Any]]]) -> None:
-    name = f"step_{FIRST_CUT:08d}"
+    first, last = (f"step_{step:08d}" for step in (FIRST_CUT, LAST))
     for rank in parts[0]:
         assert rank["background"]["losses"] == rank["experts"]
-    assert_equal_folders(root / "experts" / name, root / "background" / name)
+        assert rank["background"]["complete"] == [False, True], "trained on meanwhile; saved again only behind it"
+    assert_equal_folders(root / "experts" / first, root / "background" / first)
+    assert_equal_folders(root / "experts" / "straight" / last, root / "background" / last)
 
 
 def test_a_failure_in_the_background_is_raised_on_every_rank(root: Path, parts: list[list[dict[str, Any]]]) -> None:
     for rank in parts[0]:
         complaint = rank["background"]["complaint"]
-        assert complaint.startswith(f"{root / 'background' / f'step_{LAST:08d}'}: cannot be saved: rank 1: ")
-        assert complaint.endswith(f"the run goes on from step {FIRST_CUT}")
-        assert rank["background"]["left"] == [f"step_{FIRST_CUT:08d}"]
-    assert (root / "background" / f"step_{LAST:08d}" / "COMPLETE").exists(), "the next attempt went well"
+        assert complaint.startswith(f"{root / 'background' / f'step_{FAILS:08d}'}: cannot be saved: rank 1: ")
+        assert complaint.endswith(f"the run goes on from step {LAST}")
+        assert rank["background"]["left"] == [f"step_{step:08d}" for step in (FIRST_CUT, LAST)]
+    assert (root / "background" / f"step_{FAILS:08d}" / "COMPLETE").exists(), "the next attempt went well"
 
 
 def test_ranks_agree_on_an_older_checkpoint_if_a_file_of_the_newest_is_damaged(

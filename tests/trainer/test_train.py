@@ -28,20 +28,31 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["ZeRO 1", "ZeRO 2"])
+KILLED = {
+    "ZeRO 1, in a step": (1, {"KILL_STEP": "13"}),
+    "ZeRO 2, while it saves in the background": (2, {"KILL_STEP": "20", "KILL_SAVING": "1"}),
+}
+
+
+@pytest.fixture(scope="module", params=KILLED)
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A straight run, and one whose rank 1 was killed in step 13 before it was started again."""
+    """A straight run, and one whose rank 1 was killed before it was started again."""
     folder = tmp_path_factory.mktemp("runs")
-    settings = (DIGITS, *SETTINGS, f"engine.zero_stage={request.param}")
+    stage, when = KILLED[request.param]
+    settings = (DIGITS, *SETTINGS, f"engine.zero_stage={stage}")
     straight = torchrun("-m", "trainer", "train", *settings, f"run.dir={folder / 'straight'}")
     assert straight.returncode == 0, straight.stderr
-    again = "train", *settings, f"run.dir={folder / 'killed'}"
-    killed = torchrun("tests/trainer/killed_run.py", *again, KILL_RANK="1", KILL_STEP="13")
+    saving = "KILL_SAVING" in when
+    again = "train", *settings, f"checkpoint.asynchronous={saving}", f"run.dir={folder / 'killed'}"
+    killed = torchrun("tests/trainer/killed_run.py", *again, KILL_RANK="1", **when)
     assert killed.returncode == 1
     assert "Signal 9" in killed.stderr
+    begun = folder / "killed" / "checkpoints" / "step_00000020"
+    assert begun.exists() == saving
     resumed = torchrun("-m", "trainer", *again)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumes after step 10" in resumed.stderr
+    assert (f"skipped: {begun / 'COMPLETE'}: marker: is missing: the save did not end" in resumed.stderr) == saving
     return folder / "straight", folder / "killed"
 
 
