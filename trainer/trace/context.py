@@ -52,17 +52,22 @@ def attach(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """While entered, the forward and backward passes of each block mark its index as the layer.
 
     The backward pass enters a block when the gradient of its first output tensor is there and leaves it when the
-    gradient of its first input tensor is. Values and gradients are left alone.
+    gradient of its first input tensor is. What an engine does in hooks of its own around a block, such as gathering
+    its parameters, belongs to the block. Values and gradients are left alone.
 
     Args:
         blocks: the model's blocks in order; the index in this sequence is the layer.
     """
     with ExitStack() as hooks:
         for index, block in enumerate(blocks):
-            before = block.register_forward_pre_hook(partial(_enter_forward, index))
-            after = block.register_forward_hook(partial(_leave_forward, index), always_call=True)
-            hooks.callback(before.remove)
-            hooks.callback(after.remove)
+            enter_forward = partial(_enter_forward, index)
+            enter_backward, leave_forward = partial(_enter_backward, index), partial(_leave_forward, index)
+            for hook in (
+                block.register_forward_pre_hook(enter_forward, prepend=True),
+                block.register_forward_hook(enter_backward, prepend=True),
+                block.register_forward_hook(leave_forward, always_call=True),
+            ):
+                hooks.callback(hook.remove)
         yield
 
 
@@ -75,11 +80,16 @@ def _enter_forward(index: int, _block: nn.Module, inputs: tuple[Any, ...]) -> No
     position.layer = index
 
 
-def _leave_forward(index: int, _block: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
-    def enter_backward(_gradient: torch.Tensor) -> None:
+def _enter_backward(index: int, _block: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+    def enter(_gradient: torch.Tensor) -> None:
         position.layer = index
 
-    _when_gradient_is_known(output, enter_backward)
+    _when_gradient_is_known(output, enter)
+
+
+def _leave_forward(index: int, block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    """Engines either watch the same output or put one of their own in its place: the last one is marked as well."""
+    _enter_backward(index, block, inputs, output)
     position.layer = None
 
 

@@ -1,6 +1,7 @@
 """Which block the forward and the backward pass are in."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,40 @@ def test_each_block_is_its_own_layer_forward_and_backward() -> None:
     with attach(blocks):
         run(blocks, stem, seen)
     forward = [("forward", place) for place in (None, 0, 1, 2, None)]
+    assert seen == forward + [("backward", place) for _, place in reversed(forward)]
+
+
+class Around:
+    """Works around a block as engines do: from hooks on its output (FSDP2), or from values in place of its own."""
+
+    def __init__(self, seen: list[tuple[str, int | None]], *, in_place: bool) -> None:
+        self.seen, self.in_place = seen, in_place
+
+    def note(self, *_: Any) -> None:
+        self.seen.append((position.phase, position.layer))
+
+    def before(self, _block: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (Note.apply(inputs[0], self.seen),)
+
+    def after(self, _block: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+        if self.in_place:
+            return Note.apply(output, self.seen)
+        self.note()
+        output.register_hook(self.note)
+        return None
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_an_engine_does_around_a_block_belongs_to_it(in_place: bool) -> None:
+    seen: list[tuple[str, int | None]] = []
+    blocks = [nn.Linear(3, 3) for _ in range(3)]
+    engine = Around(seen, in_place=in_place)
+    for block in blocks:
+        block.register_forward_pre_hook(engine.before, prepend=True)
+        block.register_forward_hook(engine.after)
+    with attach(blocks):
+        run(blocks, nn.Linear(3, 3), seen)
+    forward = [("forward", place) for place in (0, 0, 1, 1, 2, 2, None)]
     assert seen == forward + [("backward", place) for _, place in reversed(forward)]
 
 
