@@ -55,10 +55,7 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     console.print(_origin(begins), soft_wrap=True)
     for line in [*cautions(config, layout), *(f"will be skipped: {fault}" for fault in damaged)]:
         print(line, file=sys.stderr)
-    try:
-        console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
-    except ValueError as error:
-        console.print(f"collectives are not counted: {error}", soft_wrap=True)
+    console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
     return 0
 
 

@@ -14,7 +14,7 @@ from trainer.layout import Layout
 from trainer.model import autoencoder, dit, gpt, mlp
 from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.config import DiTConfig
-from trainer.model.division import divide_blocks
+from trainer.model.division import LinearShare, divide_blocks
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
 
@@ -126,20 +126,12 @@ def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
     with torch.device("meta"):
         model = _network(config, feed_forward, generator=None)
         if tensor_parallel > 1:
-            columns, rows = _linear(1, tensor_parallel), _linear(tensor_parallel, 1)
-            divide_blocks(model.blocks, lambda linear, _: columns(linear), rows)
+            divide_blocks(
+                model.blocks,
+                columns=lambda linear, _: LinearShare(linear, 1, tensor_parallel),
+                rows=lambda linear: LinearShare(linear, tensor_parallel, 1),
+            )
     return model
-
-
-def _linear(input_ranks: int, output_ranks: int) -> Callable[[nn.Module], nn.Module]:
-    """From a linear layer to one of the size of its share."""
-
-    def share(linear: nn.Module) -> nn.Module:
-        assert isinstance(linear, nn.Linear)
-        inputs, outputs = linear.in_features // input_ranks, linear.out_features // output_ranks
-        return nn.Linear(inputs, outputs, bias=linear.bias is not None)
-
-    return share
 
 
 def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:

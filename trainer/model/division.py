@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,29 @@ class Divisible(Protocol):
     def divide(self, columns: Columns, rows: Rows) -> None:
         """Keeps one rank's share of the block, in place."""
         ...
+
+
+class LinearShare(nn.Linear):
+    """The size of a rank's share of a linear layer, in a network without values.
+
+    Attributes:
+        sums: pass in which the ranks add up what they computed: a layer that is divided by its input its outputs, one
+            that is divided by its output the gradients of its input.
+    """
+
+    def __init__(self, linear: nn.Module, input_ranks: int, output_ranks: int) -> None:
+        """Divides the widths of a whole layer.
+
+        Args:
+            linear: the whole layer.
+            input_ranks: ranks that its input is divided over.
+            output_ranks: ranks that its output is divided over; either is 1.
+        """
+        assert isinstance(linear, nn.Linear)
+        super().__init__(
+            linear.in_features // input_ranks, linear.out_features // output_ranks, bias=linear.bias is not None
+        )
+        self.sums: Literal["forward", "backward"] = "forward" if input_ranks > 1 else "backward"
 
 
 def divide_blocks(blocks: Iterable[nn.Module], columns: Columns, rows: Rows) -> None:

@@ -14,9 +14,9 @@ from trainer.model.gpt import GPT
 from trainer.model.gpt_config import GPTConfig
 from trainer.network import dense_parameters, meta_network, parameter_shapes, tokens_per_example
 from trainer.trace.formula.fsdp import FSDPTraffic
-from trainer.trace.formula.protocol import EngineTraffic, LayerTraffic
+from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
 from trainer.trace.formula.reduction import optimizer_groups
-from trainer.trace.formula.tensor import TensorTraffic
+from trainer.trace.formula.tensor import TensorTraffic, tensor_sum
 from trainer.trace.formula.tokens import TokenTraffic
 from trainer.trace.formula.trace import RankGroups, TraceSpec
 from trainer.trace.formula.walk import Walk, walk
@@ -44,7 +44,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         The specification.
 
     Raises:
-        ValueError: no formula covers the engine's ZeRO stage or the dispatch mode.
+        ValueError: no formula covers the dispatch mode.
     """
     return TraceSpec(
         world_size=layout.world_size,
@@ -78,18 +78,14 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             accumulation=layout.accumulation,
         )
     stage = config.engine.zero_stage
-    if stage == 3 and layout.tensor_parallel > 1:
-        raise ValueError(
-            "engine.zero_stage: 3 has no formula with parallel.tensor, for it gathers parameters between the sums of a "
-            "block; use 0, 1 or 2, or record a run (trace.steps)"
-        )
     if stage == 3:
         return Zero3Traffic(
-            sizes=tuple(dense_parameters(config)),
-            walk=_walk(config),
-            num_ranks=layout.world_size,
+            sizes=tuple(dense_parameters(config, layout.tensor_parallel)),
+            walk=_walk(config, layout.tensor_parallel),
+            num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             bucket_elements=config.engine.bucket_elements,
+            summed=_sum(config, layout),
         )
     experts: list[int] = []
     if config.moe is not None:
@@ -106,9 +102,9 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     )
 
 
-def _walk(config: RunConfig) -> Walk:
+def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
     """A micro batch of one example; how many there are does not change the order."""
-    network = meta_network(config).eval()
+    network = meta_network(config, tensor_parallel).eval()
     if config.engine.activation_checkpointing:
         prepare_blocks(network.blocks, config.engine)
     with torch.device("meta"):
@@ -128,15 +124,18 @@ def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def _layers(config: RunConfig, layout: Layout) -> Iterator[LayerTraffic]:
-    if layout.tensor_parallel > 1:
-        yield TensorTraffic(
-            pairs=2 if config.moe is None else 1,
-            tokens=layout.micro_batch * tokens_per_example(config),
-            hidden=config.model.hidden,
-            precision=config.engine.precision,
-        )
+    summed = _sum(config, layout)
+    if summed is not None and not config.engine.shards_parameters:  # else the engine knows its place among the gathers
+        yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
     if config.moe is not None:
         yield _tokens(config, config.moe, layout)
+
+
+def _sum(config: RunConfig, layout: Layout) -> Collective | None:
+    tokens = layout.micro_batch * tokens_per_example(config)
+    if layout.tensor_parallel == 1:
+        return None
+    return tensor_sum(tokens, config.model.hidden, config.engine.precision)
 
 
 def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:

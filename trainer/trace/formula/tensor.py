@@ -14,19 +14,25 @@ class TensorTraffic:
 
     Args:
         pairs: divided pairs of a block.
-        tokens: tokens of a rank and micro step, the same ones on all ranks of the group.
-        hidden: width of a token.
-        precision: element type of tokens, fp32 or bf16.
+        summed: what a sum sends.
     """
 
     pairs: int
-    tokens: int
-    hidden: int
-    precision: str
+    summed: Collective
 
     def inside(self, _phase: Phase, place: Place, /) -> Iterator[Collective]:
         """See the protocol."""
         if isinstance(place, int):
-            size = self.tokens * self.hidden * ELEMENT_BYTES[self.precision]
             for _ in range(self.pairs):
-                yield all_reduce("tensor", DTYPES[self.precision], size)
+                yield self.summed
+
+
+def tensor_sum(tokens: int, hidden: int, precision: str) -> Collective:
+    """A sum over the parts of a divided layer's result.
+
+    Args:
+        tokens: tokens of a rank and micro step, the same ones on all ranks of the group.
+        hidden: width of a token.
+        precision: element type of tokens, fp32 or bf16.
+    """
+    return all_reduce("tensor", DTYPES[precision], tokens * hidden * ELEMENT_BYTES[precision])

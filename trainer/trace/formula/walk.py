@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from trainer.model.division import LinearShare
 from trainer.trace.formula.protocol import Place
 
 
@@ -17,13 +18,14 @@ class Use:
     """One moment of a pass.
 
     Attributes:
-        kind: a module starts ("enter") or has ended its part of the pass ("leave"), or gradients of its own parameters
-            are there ("gradient").
+        kind: a module starts ("enter") or has ended its part of the pass ("leave"), ranks add up what they computed in
+            a divided layer ("sum"), or gradients of a module's own parameters are there ("gradient").
         place: block that the module belongs to.
-        parameters: numbers of those parameters in the order of the network, ascending.
+        parameters: numbers of those parameters in the order of the network, ascending; of gradients in the order in
+            which they are there.
     """
 
-    kind: Literal["enter", "leave", "gradient"]
+    kind: Literal["enter", "leave", "sum", "gradient"]
     place: Place
     parameters: tuple[int, ...]
 
@@ -45,7 +47,7 @@ def walk(network: nn.Module, blocks: nn.ModuleList, call: Callable[[nn.Module], 
         call: gives the network an input and returns the loss.
 
     Returns:
-        Every module's start and end, and every gradient, as autograd delivers them.
+        Every module's start and end, every sum and every gradient, as autograd delivers them.
     """
     numbers = {id(parameter): number for number, parameter in enumerate(network.parameters())}
     uses: list[Use] = []
@@ -55,7 +57,10 @@ def walk(network: nn.Module, blocks: nn.ModuleList, call: Callable[[nn.Module], 
     def note(kind: Any, module: nn.Module) -> None:
         nonlocal place
         place = places.setdefault(id(module), "after" if isinstance(place, int) or place == "after" else "before")
-        use = Use(kind, place, tuple(numbers[id(parameter)] for parameter in module.parameters(recurse=False)))
+        own = [numbers[id(parameter)] for parameter in module.parameters(recurse=False)]
+        if kind == "gradient" and _sums_in(module) == "forward":
+            own.reverse()  # its bias is added behind the sum
+        use = Use(kind, place, tuple(own))
         if kind != "gradient" or uses[-1] != use:
             uses.append(use)
 
@@ -76,7 +81,11 @@ def _hooks(network: nn.Module, note: Callable[[Any, nn.Module], None]) -> Iterat
         return _marked(values, partial(note, "leave", module))
 
     def after(module: nn.Module, _values: tuple[Any, ...], output: Any) -> Any:
+        if _sums_in(module) == "forward":
+            note("sum", module)
         note("leave", module)
+        if _sums_in(module) == "backward":
+            output = _marked(output, partial(note, "sum", module))
         return _marked(output, partial(note, "enter", module))
 
     with ExitStack() as stack:
@@ -87,6 +96,10 @@ def _hooks(network: nn.Module, note: Callable[[Any, nn.Module], None]) -> Iterat
                 hook = parameter.register_post_accumulate_grad_hook(lambda _, module=module: note("gradient", module))
                 stack.callback(hook.remove)
         yield
+
+
+def _sums_in(module: nn.Module) -> str | None:
+    return module.sums if isinstance(module, LinearShare) else None
 
 
 class _Mark(torch.autograd.Function):

@@ -32,6 +32,8 @@ class Zero3Traffic:
         num_ranks: ranks of the group data.
         precision: element type of parameters and gradients, fp32 or bf16.
         bucket_elements: elements of one gradient reduction and of one gathering ahead.
+        summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums
+            lie in the midst of a block, between the gathers of its layers.
     """
 
     sizes: tuple[int, ...]
@@ -39,6 +41,7 @@ class Zero3Traffic:
     num_ranks: int
     precision: str
     bucket_elements: int
+    summed: Collective | None = None
 
     def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
         """See the protocol."""
@@ -51,6 +54,8 @@ class Zero3Traffic:
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient; parameters are gathered when they are used."""
         yield all_reduce("data", "float64", 8)
+        if self.summed is not None:
+            yield all_reduce(self.summed.group, "float64", 8)
 
     @cached_property
     def _collectives(self) -> dict[tuple[Phase, Place], list[Collective]]:
@@ -69,6 +74,9 @@ class Zero3Traffic:
                     here.extend(self._gathered(numbers) for numbers in parameters.fetch(use.parameters))
                 elif use.kind == "leave" and self.num_ranks > 1:
                     parameters.release(use.parameters)
+                elif use.kind == "sum":
+                    assert self.summed is not None
+                    here.append(self.summed)
                 for number in use.parameters if use.kind == "gradient" else ():
                     if bucket and sum(self.sizes[n] for n in bucket) + self.sizes[number] > self.bucket_elements:
                         here.append(self._reduced(bucket))
