@@ -16,6 +16,7 @@ from moe.routing_trace import RoutingHeader, RoutingTrace
 from tests.ranks import run_ranks
 from tests.trainer.migrated import EXPERTS, LAYERS, Run, configuration, losses, shuffled
 from tests.trainer.test_train import assert_equal_folders
+from trainer.flow import UNCONDITIONAL
 
 KILLED_AT, SAVED_AT, STEPS = 3, 9, 12
 LIVE: dict[str, Any] = {"every": 2, "first": 3, "regret": 0.02, "horizon": 1_000_000, "most_moves": 2}
@@ -162,11 +163,12 @@ def windows(world_size: int) -> dict[str, Any]:
     """What the windows counted in two steps, and what the routers did in them."""
     from megatron.core import parallel_state
 
+    from moe.layer import PlacedMoELayer
     from trainer.migration.window import SetWindow, SourceWindow
 
     run = Run(configuration(micro_batch=4), world_size)
     group: Any = parallel_state.get_expert_model_parallel_group()
-    layers = run.engine._moe_layers
+    layers = [layer for layer in run.engine.module.modules() if isinstance(layer, PlacedMoELayer)]
     sources, sets = SourceWindow(layers, group), SetWindow(layers, group)
     maps: list[torch.Tensor] = []
     for layer in layers:
@@ -178,7 +180,7 @@ def windows(world_size: int) -> dict[str, Any]:
         sets.steps += 1
     chosen = list(maps)
     with run.average.in_place():
-        run.engine.module(torch.randn(4, 1, 8, 8), torch.rand(4), None)
+        run.engine.module(torch.randn(4, 1, 8, 8), torch.rand(4), UNCONDITIONAL)
     return {"maps": chosen, "sources": sources.reduced(), "sets": sets.reduced()}
 
 

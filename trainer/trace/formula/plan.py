@@ -8,6 +8,7 @@ from moe.config import MoEConfig, SparseOTRouterConfig
 from trainer.config import RunConfig
 from trainer.engine.blocks import prepare_blocks
 from trainer.engine.config import FSDPConfig
+from trainer.flow import UNCONDITIONAL
 from trainer.layout import Layout
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.gpt import GPT
@@ -114,7 +115,7 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
             case Autoencoder():
                 inputs = torch.empty(1, *config.data.shape), torch.empty(1, *network.latent_shape)
             case _:
-                inputs = torch.empty(1, *config.data.shape), torch.empty(1)
+                inputs = torch.empty(1, *config.data.shape), torch.empty(1), UNCONDITIONAL
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 
