@@ -33,6 +33,11 @@ def uniform(keys: Tensor) -> Tensor:
     return ((keys >> 11) & (2**53 - 1)).double() * 2.0**-53
 
 
+def normal(keys: Tensor) -> Tensor:
+    """A standard normal number for each key, float64, by the inverse of the distribution function."""
+    return torch.special.ndtri(uniform(keys) + 2.0**-54)
+
+
 def keyed_dropout(values: Tensor, keys: Tensor, share: float) -> Tensor:
     """Drops a share of the values and scales the others up.
 

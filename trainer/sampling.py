@@ -108,7 +108,7 @@ def draw_samples(
 ) -> Tensor:
     """Draws one example for each label, the work divided over the ranks that see different data; collective.
 
-    The starting noise of example i depends on the seed and on i alone.
+    What is drawn for example i, its starting noise and the noise on its way, depends on the seed and on i alone.
 
     Args:
         config: names the sampler.
@@ -116,7 +116,7 @@ def draw_samples(
         model: the network, in evaluation mode.
         labels: int64 [N], the same on every rank.
         guidance: scale of classifier-free guidance, 0 or more.
-        seed: of the starting noise.
+        seed: of all noise.
         progress: called at each evaluation of the network with their number so far.
 
     Returns:
@@ -143,9 +143,9 @@ def draw_samples(
 
     field = task.field(counted, Condition(label=labels[own].to(device)), guidance)
 
-    generator = torch.Generator().manual_seed(derive_seed(seed, "way", rank))
+    keys = torch.tensor([derive_seed(seed, "way", image) for image in own.tolist()])
     drawn = sampler.build(config.sample.sampler, path=task.path).sample(
-        field, noise.to(device), sampler.times(config.sample.sampler), generator=generator
+        field, noise.to(device), sampler.times(config.sample.sampler), keys=keys
     )
     shares = [torch.empty_like(drawn.final) for _ in range(num_ranks)]
     dist.all_gather(shares, drawn.final.contiguous(), group=group)

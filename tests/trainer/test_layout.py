@@ -110,6 +110,13 @@ BAD: dict[str, tuple[Document, int, str, str, str]] = {
         "dopri5",
         "heun",
     ),
+    "steps of its own in each segment": (
+        {"sample": {"every": 5, "sampler": {"kind": "segmented", "within": {"kind": "dopri5"}}}},
+        2,
+        "sample.sampler.kind",
+        "dopri5",
+        "heun",
+    ),
 }
 
 

@@ -8,9 +8,15 @@ from torch import Tensor
 
 from tests.trainer.flow.unions import members, name
 from trainer.flow import path, sampler, target
+from trainer.keyed_draws import derived_keys
 from trainer.model.head import NetworkField
 
 samplers = pytest.mark.parametrize("config", members(sampler.Config), ids=name)
+FOLLOWS_NO_CURVE = {sampler.EulerMaruyamaConfig, sampler.StochasticHeunConfig}
+"""They reach the same distribution over other trajectories, each with noise of its own: see test_random_samplers.py."""
+followers = pytest.mark.parametrize(
+    "config", [member for member in members(sampler.Config) if member not in FOLLOWS_NO_CURVE], ids=name
+)
 FIXED = [(sampler.Euler(), 1), (sampler.Heun(), 2)]
 
 
@@ -24,6 +30,9 @@ def built_from(config: type) -> sampler.Sampler:
 def known(velocity: sampler.VelocityField) -> NetworkField:
     """A field on the straight path whose velocity is known."""
     return NetworkField(velocity, target.Velocity(STRAIGHT))
+
+
+KEYS = derived_keys(torch.tensor(0), torch.arange(5))
 
 
 def grid(steps: int) -> Tensor:
@@ -54,7 +63,7 @@ def gaussian(mean: float, std: float):
     return velocity
 
 
-@samplers
+@followers
 def test_growth_and_rotation_reach_their_closed_form(config):
     built = built_from(config)
     grown = built.sample(known(growth), states(), grid(800)).final
@@ -63,7 +72,7 @@ def test_growth_and_rotation_reach_their_closed_form(config):
     torch.testing.assert_close(turned, torch.stack((-states()[:, 1], states()[:, 0]), dim=1), rtol=2e-3, atol=3e-3)
 
 
-@samplers
+@followers
 def test_a_gaussian_is_carried_to_a_gaussian(config):
     """The flow map is x_1 = mean + std x_0 for every point, so moments follow."""
     x_0 = torch.randn(2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
@@ -71,7 +80,7 @@ def test_a_gaussian_is_carried_to_a_gaussian(config):
     torch.testing.assert_close(x_1, 2 + 0.5 * x_0, rtol=0, atol=1e-2)
 
 
-@samplers
+@followers
 def test_the_way_back_returns_to_the_start(config):
     built = built_from(config)
     there = built.sample(known(rotation), states(), grid(800)).final
@@ -90,7 +99,7 @@ def test_the_trajectory_follows_the_grid(config):
         return rotation(x, t)
 
     times = torch.tensor([0.0, 0.3, 0.35, 1.0], dtype=torch.float64)
-    trajectory = built_from(config).sample(known(counted), states(), times)
+    trajectory = built_from(config).sample(known(counted), states(), times, keys=KEYS)
     assert trajectory.x.shape == (4, 5, 2)
     assert torch.equal(trajectory.x[0], states())
     assert torch.equal(trajectory.final, trajectory.x[-1])
@@ -99,15 +108,27 @@ def test_the_trajectory_follows_the_grid(config):
 
 
 @samplers
-def test_equal_generators_give_equal_samples(config):
-    drawn = [
-        built_from(config).sample(known(growth), states(), grid(4), generator=torch.Generator().manual_seed(1)).final
-        for _ in range(2)
-    ]
-    assert torch.equal(drawn[0], drawn[1])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_the_field_is_asked_within_the_path_alone(config, direction):
+    def bounded(x: Tensor, t: Tensor) -> Tensor:
+        assert bool(((t >= 0) & (t <= 1)).all())
+        return rotation(x, t)
+
+    built_from(config).sample(known(bounded), states(), grid(3) if direction > 0 else grid(3).flip(0), keys=KEYS)
 
 
 @samplers
+def test_an_example_is_drawn_alike_whatever_else_is_in_the_batch(config):
+    """Dopri5 alone chooses its steps by the whole batch; here its tolerance is what may differ."""
+    built = built_from(config)
+    whole = built.sample(known(rotation), states(), grid(12), keys=KEYS).final
+    again = built.sample(known(rotation), states(), grid(12), keys=KEYS).final
+    part = built.sample(known(rotation), states()[3:], grid(12), keys=KEYS[3:]).final
+    assert torch.equal(whole, again)
+    torch.testing.assert_close(part, whole[3:], rtol=0, atol=1e-4 if config is sampler.Dopri5Config else 1e-14)
+
+
+@followers
 def test_gradients_flow_through(config):
     rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     final = built_from(config).sample(known(lambda x, _: rate * x), states(), grid(200)).final
@@ -117,7 +138,7 @@ def test_gradients_flow_through(config):
 
 @samplers
 def test_single_precision_states_stay_so(config):
-    trajectory = built_from(config).sample(known(growth), states().float(), sampler.times(config()))
+    trajectory = built_from(config).sample(known(growth), states().float(), sampler.times(config()), keys=KEYS)
     assert trajectory.x.dtype == torch.float32
 
 
@@ -127,7 +148,7 @@ def test_single_precision_states_stay_so(config):
 )
 def test_grids_that_lead_nowhere_are_refused(config, times):
     with pytest.raises(ValueError, match=r"^times: .*; "):
-        built_from(config).sample(known(growth), states(), torch.tensor(times))
+        built_from(config).sample(known(growth), states(), torch.tensor(times), keys=KEYS)
 
 
 @samplers
@@ -135,7 +156,26 @@ def test_the_configured_grid_runs_from_source_to_data(config):
     times = sampler.times(config())
     assert float(times[0]) == 0
     assert float(times[-1]) == 1
-    assert len(times) == getattr(config(), "steps", 1) + 1
+    assert bool((times.diff() > 0).all())
+
+
+@samplers
+@pytest.mark.parametrize("evaluations", [1, 2, 6, 7, 60])
+def test_a_sampler_is_changed_to_a_number_of_evaluations(config, evaluations):
+    changed = sampler.with_evaluations(config(), evaluations)
+    if changed is None:
+        reason = {
+            sampler.Dopri5Config: True,
+            sampler.HeunConfig: evaluations % 2 == 1,
+            sampler.StochasticHeunConfig: evaluations % 2 == 1,
+            sampler.SegmentedConfig: evaluations % 6 > 0,
+        }
+        assert reason[config]
+        return
+    built = sampler.build(changed, path=STRAIGHT)
+    drawn = built.sample(known(rotation), states(), sampler.times(changed), keys=KEYS)
+    assert drawn.evaluations == evaluations
+    assert changed.kind == config().kind
 
 
 @pytest.mark.parametrize(("built", "order"), FIXED)
@@ -167,7 +207,20 @@ def test_dopri5_works_harder_for_a_tighter_tolerance():
     assert loose < tight
 
 
-@pytest.mark.parametrize("values", [{"kind": "euler", "steps": 0}, {"kind": "dopri5", "rtol": 0.0}, {"kind": "rk45"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "euler", "steps": 0},
+        {"kind": "dopri5", "rtol": 0.0},
+        {"kind": "rk45"},
+        {"kind": "euler_maruyama", "diffusion": [1.0, -0.1]},
+        {"kind": "stochastic_heun", "diffusion": [math.inf, 0.0]},
+        {"kind": "first_order", "steps": 11, "trained_times": 10},
+        {"kind": "segmented", "segments": 0},
+        {"kind": "segmented", "within": {"kind": "segmented"}},
+        {"kind": "segmented", "within": {"kind": "first_order", "trained_times": 1000}},
+    ],
+)
 def test_wrong_settings_are_refused(values):
     from pydantic import TypeAdapter
 

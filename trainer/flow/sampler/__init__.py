@@ -1,19 +1,30 @@
 """How a sample is drawn: the protocol, its implementations, their configuration and `build`."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
 from trainer.flow.path import Path
+from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first_order_times
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
+from trainer.flow.sampler.sde import (
+    EulerMaruyama,
+    EulerMaruyamaConfig,
+    StochasticHeun,
+    StochasticHeunConfig,
+    linear_diffusion,
+)
+from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 
-Config = Annotated[EulerConfig | HeunConfig | Dopri5Config, Setting(discriminator="kind")]
+AnyConfig = Within | SegmentedConfig
+Config = Annotated[AnyConfig, Setting(discriminator="kind")]
+C = TypeVar("C", bound=AnyConfig)
 
 
-def build(config: Config, *, path: Path) -> Sampler:  # noqa: ARG001
+def build(config: AnyConfig, *, path: Path) -> Sampler:
     """Returns the sampler that `config.kind` names, for fields that were trained on `path`."""
     match config:
         case EulerConfig():
@@ -22,26 +33,79 @@ def build(config: Config, *, path: Path) -> Sampler:  # noqa: ARG001
             return Heun()
         case Dopri5Config():
             return Dopri5(config.rtol, config.atol)
+        case FirstOrderConfig():
+            return FirstOrder(path)
+        case EulerMaruyamaConfig():
+            return EulerMaruyama(linear_diffusion(*config.diffusion))
+        case StochasticHeunConfig():
+            return StochasticHeun(linear_diffusion(*config.diffusion))
+        case SegmentedConfig():
+            return Segmented(build(config.within, path=path), config.segments)
 
 
-def times(config: Config) -> Tensor:
+def times(config: AnyConfig) -> Tensor:
     """Returns the grid [T] from source (0) to data (1) that the configuration asks for, float32 on the CPU."""
-    steps = 1 if isinstance(config, Dopri5Config) else config.steps
+    match config:
+        case Dopri5Config():
+            steps = 1
+        case FirstOrderConfig():
+            return first_order_times(config.steps, config.trained_times)
+        case SegmentedConfig():
+            steps = config.segments * (len(times(config.within)) - 1)
+        case _:
+            steps = config.steps
     return torch.linspace(0.0, 1.0, steps + 1)
 
 
+def with_evaluations(config: C, evaluations: int) -> C | None:
+    """Changes the steps of a sampler so that it asks the field so many times in all.
+
+    Args:
+        config: any sampler.
+        evaluations: 1 or more.
+
+    Returns:
+        The same sampler with other steps; None if it cannot come out at that number, or chooses its steps itself.
+    """
+    match config:
+        case Dopri5Config():
+            return None
+        case FirstOrderConfig(trained_times=int(most)) if evaluations > most:
+            return None
+        case SegmentedConfig():
+            within = with_evaluations(config.within, evaluations // config.segments)
+            exact = within is not None and evaluations % config.segments == 0
+            return config.model_copy(update={"within": within}) if exact else None
+        case HeunConfig() | StochasticHeunConfig():
+            steps, rest = divmod(evaluations, 2)
+        case _:
+            steps, rest = evaluations, 0
+    return config.model_copy(update={"steps": steps}) if steps and not rest else None
+
+
 __all__ = [
+    "AnyConfig",
     "Config",
     "Dopri5",
     "Dopri5Config",
     "Euler",
     "EulerConfig",
+    "EulerMaruyama",
+    "EulerMaruyamaConfig",
     "Field",
+    "FirstOrder",
+    "FirstOrderConfig",
     "Heun",
     "HeunConfig",
     "Sampler",
+    "Segmented",
+    "SegmentedConfig",
+    "StochasticHeun",
+    "StochasticHeunConfig",
     "Trajectory",
     "VelocityField",
     "build",
+    "linear_diffusion",
     "times",
+    "with_evaluations",
 ]

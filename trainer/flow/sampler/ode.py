@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from itertools import pairwise
 from typing import Literal
 
-import torch
 from pydantic import BaseModel
 from pydantic import Field as Setting
 from torch import Tensor
 from torchdiffeq import odeint
 
+from trainer.flow.sampler.fixed_step import FixedStep
 from trainer.flow.sampler.protocol import Sampler, Trajectory, VelocityField, check_times
 
 
@@ -50,46 +48,18 @@ class Dopri5Config(BaseModel, extra="forbid", frozen=True):
     atol: float = Setting(default=1e-5, gt=0.0, allow_inf_nan=False)
 
 
-class _FixedStep(Sampler):
-    """Takes one step between neighbouring times of the grid."""
-
-    evaluations_per_step: int
-
-    @abstractmethod
-    def step(self, field: VelocityField, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Returns the states [B, *D] at `t_next`, given those at `t` (both scalars)."""
-
-    def sample(
-        self,
-        field: VelocityField,
-        x_init: Tensor,
-        times: Tensor,
-        *,
-        generator: torch.Generator | None = None,  # noqa: ARG002
-    ) -> Trajectory:
-        """See `Sampler.sample`; the accuracy is that of the grid."""
-        check_times(times)
-        grid = times.to(x_init.device)
-        states = [x_init]
-        for t, t_next in pairwise(grid):
-            states.append(self.step(field, states[-1], t, t_next).to(x_init.dtype))
-        return Trajectory(torch.stack(states), times, self.evaluations_per_step * (len(times) - 1))
-
-
-class Euler(_FixedStep):
+class Euler(FixedStep[VelocityField]):
     """x + h v(x, t); order 1.
 
     Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
     """
-
-    evaluations_per_step = 1
 
     def step(self, field: VelocityField, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Follows the velocity at the start of the step."""
         return x + (t_next - t) * field(x, t.expand(len(x)))
 
 
-class Heun(_FixedStep):
+class Heun(FixedStep[VelocityField]):
     """x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; order 2.
 
     Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
@@ -125,9 +95,9 @@ class Dopri5(Sampler):
         x_init: Tensor,
         times: Tensor,
         *,
-        generator: torch.Generator | None = None,  # noqa: ARG002
+        keys: Tensor | None = None,  # noqa: ARG002
     ) -> Trajectory:
-        """See `Sampler.sample`; the grid says only where the state is reported, steps are chosen by the tolerance."""
+        """See `Sampler.sample`; between the times of the grid, which it steps on, the tolerance chooses the steps."""
         check_times(times)
         evaluations = 0
 
@@ -136,6 +106,8 @@ class Dopri5(Sampler):
             evaluations += 1
             return field(x, t.expand(len(x))).to(x.dtype)
 
-        x = odeint(velocity, x_init, times.to(x_init.device), rtol=self.rtol, atol=self.atol, method="dopri5")
+        grid = times.to(x_init.device)
+        stops = {"step_t": grid}  # without them it asks beyond the last time
+        x = odeint(velocity, x_init, grid, rtol=self.rtol, atol=self.atol, method="dopri5", options=stops)
         assert isinstance(x, Tensor)
         return Trajectory(x, times, evaluations)

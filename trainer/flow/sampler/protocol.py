@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from trainer.flow.target import Quantity
@@ -25,6 +24,17 @@ class Field(Protocol):
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
         """Returns several quantities [B, *D] at states [B, *D] and times [B], from one evaluation of the network."""
         ...
+
+    def within(self, segment: int, /) -> Field:  # noqa: ARG002
+        """Returns the field for times of one segment, both of its edges included.
+
+        Which segment an edge belongs to cannot be read off a time, so whoever steps through segments says it. A field
+        that is one function of all times is the same in each of them.
+
+        Args:
+            segment: its number from the source on, 0 to the number of segments - 1.
+        """
+        return self
 
 
 @dataclass(frozen=True)
@@ -50,22 +60,21 @@ class Trajectory:
 class Sampler(Protocol):
     """Follows a field from the first time of a grid to the last."""
 
-    def sample(
-        self, field: Field, x_init: Tensor, times: Tensor, *, generator: torch.Generator | None = None
-    ) -> Trajectory:
+    def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
         """Integrates the field. Gradients flow through; wrap the call in `torch.no_grad()` where none are wanted.
 
         Args:
             field: what is followed; a solver of dx/dt = v needs no more than the velocity.
             x_init: [B, *D] states at `times[0]`.
             times: [T] strictly increasing (towards the data) or strictly decreasing, T >= 2, float32 or float64.
-            generator: where random samplers draw from; deterministic ones ignore it.
+            keys: int64 [B], of which all that a random sampler draws for each example is a function, whatever else is
+                in its batch; deterministic ones ignore them.
 
         Returns:
             The trajectory, in the type of `x_init`.
 
         Raises:
-            ValueError: if `times` is no such grid.
+            ValueError: if `times` is no such grid, or the sampler is random and has no keys.
         """
         ...
 

@@ -1,0 +1,73 @@
+"""Steps along the path itself, between the ends that the field points to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, model_validator
+from pydantic import Field as Setting
+from torch import Tensor
+
+from trainer.flow.path import Path
+from trainer.flow.sampler.fixed_step import FixedStep
+from trainer.flow.sampler.protocol import Field
+
+
+class FirstOrderConfig(BaseModel, extra="forbid", frozen=True):
+    """The first-order step, one evaluation each; with the straight path it is Euler's.
+
+    Attributes:
+        steps: number of steps from source to data.
+        trained_times: number of equidistant times that the network was trained at, the source the first of them:
+            the steps then begin at such times, from the source on ("trailing" spacing); null: it knows all times, and
+            the steps are equal.
+    """
+
+    kind: Literal["first_order"] = "first_order"
+    steps: int = Setting(default=20, ge=1)
+    trained_times: int | None = Setting(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _has_times_enough(self) -> FirstOrderConfig:
+        if self.trained_times is not None and self.steps > self.trained_times:
+            raise ValueError(f"steps {self.steps} exceed the {self.trained_times} trained_times; use at most as many")
+        return self
+
+
+class FirstOrder(FixedStep[Field]):
+    """x_s = a_s noise + b_s data, with the estimates of noise and data at (x_t, t).
+
+    Exact, whatever the size of the steps, where the estimates do not change along a trajectory.
+
+    Source: Song et al., "Denoising Diffusion Implicit Models", 2021, equation 12 with sigma = 0; Lin et al., "Common
+    Diffusion Noise Schedules and Sample Steps are Flawed", 2024, section 3.3 (trailing spacing).
+
+    Args:
+        path: x_t = a x_0 + b x_1, without noise of its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Moves along the path to the later time, both ends held."""
+        data, noise = field.estimate(x, t.expand(len(x)), "data", "noise")
+        c = self.path.coefficients(t_next.expand(len(x))).broadcast(x)
+        return c.a * noise + c.b * data
+
+
+def first_order_times(steps: int, trained_times: int | None) -> Tensor:
+    """The grid of a :class:`FirstOrderConfig`.
+
+    Args:
+        steps: 1 or more, at most `trained_times`.
+        trained_times: how many, or None.
+
+    Returns:
+        float32 [steps + 1] on the CPU, from 0 to 1.
+    """
+    equal = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+    if trained_times is None:
+        return equal.float()
+    return (1 - (trained_times * (1 - equal)).round() / trained_times).float()

@@ -1,0 +1,156 @@
+"""Random samplers: the marginals of the flow, with noise added on the way and the score against it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel
+from pydantic import Field as Setting
+from torch import Tensor
+
+from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
+from trainer.keyed_draws import derived_keys, normal
+
+NEAREST_END = 1e-3
+"""The field is asked no nearer to t = 0 and t = 1 than this, for the score may be infinite there."""
+
+Diffusion = Callable[[Tensor], Tensor]
+"""From a time to e(t), 0 or more."""
+
+Rate = Annotated[float, Setting(ge=0.0, allow_inf_nan=False)]
+
+
+class EulerMaruyamaConfig(BaseModel, extra="forbid", frozen=True):
+    """Euler's method for the stochastic equation, one evaluation a step.
+
+    Attributes:
+        steps: number of equal steps from source to data.
+        diffusion: e at the source and at the data, linear in between; (0, 0) leaves Euler's method.
+    """
+
+    kind: Literal["euler_maruyama"] = "euler_maruyama"
+    steps: int = Setting(default=100, ge=1)
+    diffusion: tuple[Rate, Rate] = (0.5, 0.0)
+
+
+class StochasticHeunConfig(BaseModel, extra="forbid", frozen=True):
+    """Heun's method for the stochastic equation, two evaluations a step.
+
+    Attributes:
+        steps: number of equal steps from source to data.
+        diffusion: e at the source and at the data, linear in between; (0, 0) leaves Heun's method.
+    """
+
+    kind: Literal["stochastic_heun"] = "stochastic_heun"
+    steps: int = Setting(default=50, ge=1)
+    diffusion: tuple[Rate, Rate] = (0.5, 0.0)
+
+
+def linear_diffusion(source: float, data: float) -> Diffusion:
+    """The diffusion e(t) = (1 - t) source + t data."""
+    return lambda t: (1 - t) * source + t * data
+
+
+class _StochasticStep(Sampler):
+    """dX = (v + e score) dt + sqrt(2 e) dW towards the data, dX = (v - e score) dt + sqrt(2 e) dW towards the source.
+
+    Each has the marginals of dX = v dt for every e(t), 0 or more. A step that ends at t = 0 or t = 1 adds no noise and
+    follows the velocity alone.
+
+    Args:
+        diffusion: e(t).
+    """
+
+    evaluations_per_step: ClassVar[int]
+
+    def __init__(self, diffusion: Diffusion) -> None:
+        self.diffusion = diffusion
+
+    @abstractmethod
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
+        """Returns the states [B, *D] at `t_next`, given those at `t` and standard normal draws `z` [B, *D]."""
+
+    @abstractmethod
+    def last_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Returns the states [B, *D] at an end of the path, given those at `t`."""
+
+    def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
+        """See `Sampler.sample`; the keys of a step are made of the examples' and its number."""
+        check_times(times)
+        if keys is None:
+            raise ValueError("keys: None, and this sampler draws noise; give one for each example")
+        values = torch.arange(x_init[0].numel(), device=x_init.device)
+        states = [x_init]
+        is_end = [time in (0.0, 1.0) for time in times[1:].tolist()]
+        for number, (t, t_next) in enumerate(pairwise(times.to(x_init.device))):
+            x = states[-1]
+            if is_end[number]:
+                following = self.last_step(field, x, t, t_next)
+            else:
+                own = derived_keys(keys.to(x.device), number)[:, None]
+                z = normal(derived_keys(own, values)).reshape(x.shape).to(x.dtype)
+                following = self.noisy_step(field, x, t, t_next, z)
+            states.append(following.to(x.dtype))
+        return Trajectory(torch.stack(states), times, self.evaluations_per_step * (len(times) - 1))
+
+    def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        """The drift [B, *D] at a time (scalar), for a step of length `h`, below 0 towards the source."""
+        velocity, score = field.estimate(x, _inside(t).expand(len(x)), "velocity", "score")
+        return velocity + h.sign() * self.diffusion(t) * score
+
+
+class EulerMaruyama(_StochasticStep):
+    """x + h drift + sqrt(2 e |h|) z; weak order 1.
+
+    Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 10.2; Albergo,
+    Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, corollary 18 (the equation).
+    """
+
+    evaluations_per_step = 1
+
+    def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [B, *D] and standard deviation (scalar) of the normal law of the state at `t_next`."""
+        h = t_next - t
+        return x + h * self.drift(field, x, t, h), (2 * self.diffusion(t) * h.abs()).sqrt()
+
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
+        """Draws from the law that :meth:`moments` describes."""
+        mean, std = self.moments(field, x, t, t_next)
+        return mean + std * z
+
+    def last_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Euler's step."""
+        return x + (t_next - t) * field(x, _inside(t).expand(len(x)))
+
+
+class StochasticHeun(_StochasticStep):
+    """x + h (drift here + drift there) / 2 + noise, with the noise already in the state there; weak order 2.
+
+    Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 15.1, equation
+    1.3 for additive noise.
+    """
+
+    evaluations_per_step = 2
+
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
+        """Averages the drifts at both ends of a noisy Euler step; the noise has the mean rate of both ends."""
+        h = t_next - t
+        noise = ((self.diffusion(t) + self.diffusion(t_next)) * h.abs()).sqrt() * z
+        first = self.drift(field, x, t, h)
+        second = self.drift(field, x + h * first + noise, t_next, h)
+        return x + h / 2 * (first + second) + noise
+
+    def last_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Heun's step."""
+        h = t_next - t
+        first = field(x, _inside(t).expand(len(x)))
+        second = field(x + h * first, _inside(t_next).expand(len(x)))
+        return x + h / 2 * (first + second)
+
+
+def _inside(t: Tensor) -> Tensor:
+    return t.clamp(NEAREST_END, 1 - NEAREST_END)

@@ -1,0 +1,77 @@
+"""A sampler whose steps keep within segments of time."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, field_validator
+from pydantic import Field as Setting
+from torch import Tensor
+
+from trainer.flow.sampler.first_order import FirstOrderConfig
+from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, HeunConfig
+from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
+from trainer.flow.sampler.sde import EulerMaruyamaConfig, StochasticHeunConfig
+from trainer.keyed_draws import derived_keys
+
+SAME_TIME = 1e-6
+"""A time of the grid that is nearer to an edge is the edge."""
+
+Within = EulerConfig | HeunConfig | Dopri5Config | FirstOrderConfig | EulerMaruyamaConfig | StochasticHeunConfig
+
+
+class SegmentedConfig(BaseModel, extra="forbid", frozen=True):
+    """Another sampler, started anew in each of several equal segments of time.
+
+    Attributes:
+        segments: how many.
+        within: the sampler; its steps are those of a segment.
+    """
+
+    kind: Literal["segmented"] = "segmented"
+    segments: int = Setting(default=6, ge=1)
+    within: Annotated[Within, Setting(discriminator="kind")] = EulerConfig(steps=8)
+
+    @field_validator("within")
+    @classmethod
+    def _knows_all_times(cls, within: Within) -> Within:
+        if isinstance(within, FirstOrderConfig) and within.trained_times is not None:
+            raise ValueError(f"trained_times {within.trained_times} counts times of the whole path; use null here")
+        return within
+
+
+class Segmented(Sampler):
+    """Follows `Field.within` of one segment after the other, so that no step and no stage of one crosses an edge.
+
+    Args:
+        within: the sampler of a segment.
+        segments: how many equal segments there are.
+    """
+
+    def __init__(self, within: Sampler, segments: int) -> None:
+        self.inner = within
+        self.segments = segments
+
+    def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
+        """See `Sampler.sample`; a step across an edge is cut there, and an edge ends one segment and begins another."""
+        check_times(times)
+        grid, asked = self._with_edges(times)
+        numbers = ((grid[1:] + grid[:-1]) / 2 * self.segments).floor().clamp(0, self.segments - 1).int().tolist()
+        states, evaluations, first = [x_init[None]], 0, 0
+        for number, steps in groupby(numbers):
+            end = first + len(list(steps))
+            own = None if keys is None else derived_keys(keys, number)
+            part = self.inner.sample(field.within(number), states[-1][-1], grid[first : end + 1], keys=own)
+            states.append(part.x[1:])
+            evaluations, first = evaluations + part.evaluations, end
+        return Trajectory(torch.cat(states)[asked], times, evaluations)
+
+    def _with_edges(self, times: Tensor) -> tuple[Tensor, list[int]]:
+        """The grid with the edges that it crosses, and the places of its own times in it."""
+        edges = torch.arange(1, self.segments, dtype=times.dtype, device=times.device) / self.segments
+        new = (edges[:, None] - times).abs().amin(1) > SAME_TIME
+        crossed = edges[new & (edges > times.min()) & (edges < times.max())]
+        grid, order = torch.cat([times, crossed]).sort(descending=bool(times[0] > times[-1]))
+        return grid, (order < len(times)).nonzero()[:, 0].tolist()
