@@ -19,6 +19,7 @@ from trainer.config import RunConfig
 from trainer.data import Batch
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import EulerConfig, Trajectory
+from trainer.keyed_draws import derived_keys
 from trainer.quality.frechet import frechet_distance
 from trainer.task import FlowTask, Task
 
@@ -208,8 +209,8 @@ def follow(
     """
     config = config or EulerConfig(steps=steps)
     field = task.field(network, condition, guidance)
-    generator = torch.Generator().manual_seed(seed)
-    return sampler.build(config, path=task.path).sample(field, x_0, sampler.times(config), generator=generator)
+    keys = derived_keys(torch.tensor(seed), torch.arange(len(x_0)))
+    return sampler.build(config, path=task.path).sample(field, x_0, sampler.times(config), keys=keys)
 
 
 def wasserstein_2(x: Tensor | NDArray[np.floating], y: Tensor | NDArray[np.floating]) -> float:
@@ -221,7 +222,7 @@ def wasserstein_2(x: Tensor | NDArray[np.floating], y: Tensor | NDArray[np.float
 
 
 def straightness(trajectory: Trajectory) -> float:
-    """E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2 along the steps of a trajectory; 0 where the paths are straight."""
+    """E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2 along the steps of a trajectory; 0 where it is straight."""
     displacement = (trajectory.final - trajectory.x[0]).double().flatten(1)
     velocity, length = _ways(trajectory)
     excess = ((displacement - velocity).square().sum(-1) * length[:, None]).sum(0)
