@@ -1,5 +1,6 @@
 """From what a network draws to images."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ from trainer.model.autoencoder import Autoencoder
 from trainer.restore import restore, restored_config
 
 
-@torch.no_grad()
 def images_of(config: RunConfig, drawn: Tensor) -> Tensor:
     """Decodes latents with the autoencoder that the index of the data names.
 
@@ -26,13 +26,43 @@ def images_of(config: RunConfig, drawn: Tensor) -> Tensor:
     Raises:
         FileError: the folder of the data is gone or damaged.
     """
-    if not isinstance(config.data, ShardsConfig):
-        return drawn
-    index = read_index(config.data.path)
-    if index.autoencoder is None:
-        return drawn
-    folder: Path = config.data.path / index.autoencoder
+    return decoder_of(config)(drawn)
+
+
+def decoder_of(config: RunConfig) -> Callable[[Tensor], Tensor]:
+    """Returns what :func:`images_of` does, to be done many times: the autoencoder is read once.
+
+    Raises:
+        FileError: the folder of the data is gone or damaged.
+    """
+    folder = _autoencoder(config)
+    if folder is None:
+        return lambda drawn: drawn
     decoder_config = restored_config(folder, world_size=1)
     decoder = restore(decoder_config, plan_layout(decoder_config, 1), folder)
     assert isinstance(decoder, Autoencoder)
-    return decoder.decode(index.raw(drawn))
+    assert isinstance(config.data, ShardsConfig)
+    index = read_index(config.data.path)
+
+    @torch.no_grad()
+    def decode(drawn: Tensor) -> Tensor:
+        return decoder.decode(index.raw(drawn))
+
+    return decode
+
+
+def decoded_shape(config: RunConfig) -> tuple[int, ...]:
+    """Shape of what :func:`images_of` makes of one example.
+
+    Raises:
+        FileError: the folder of the data is gone or damaged.
+    """
+    folder = _autoencoder(config)
+    return tuple((config if folder is None else restored_config(folder, world_size=1)).data.shape)
+
+
+def _autoencoder(config: RunConfig) -> Path | None:
+    if not isinstance(config.data, ShardsConfig):
+        return None
+    name = read_index(config.data.path).autoencoder
+    return None if name is None else config.data.path / name

@@ -1,7 +1,5 @@
 """The report verb: a run, its experts and its traffic on one page."""
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +19,9 @@ from moe.routing_trace import RoutingTrace
 from trainer.observe.curves import continuation_curves, loss_curves
 from trainer.observe.metrics import Record, read_metrics
 from trainer.observe.simulation import Simulation
+from trainer.quality.judgement_file import compared, headline, read_judgement
 
 NS_PER_MS = 1e6
-DISTANCES = {
-    "sliced_wasserstein": "sliced Wasserstein",
-    "mmd": "squared maximum mean discrepancy",
-    "energy_distance": "energy distance",
-    "frechet_distance": "Fréchet distance on values",
-}
 
 
 @dataclass(frozen=True)
@@ -115,16 +108,17 @@ def _training(run_dir: Path, quality: Path | None) -> Part:
     finding = f"{last.step:,} steps of training"
     distances: list[tuple[str, str, str]] = []
     if quality is not None:
-        figures = _quality(quality)
+        figures = read_judgement(quality)
         if "class_accuracy" in figures:
             accuracy = figures["class_accuracy"]
             rows.append(("samples of the class asked for", f"{accuracy:.1%}"))
             facts.append(("Class asked for", f"{accuracy:.1%}", "judged by a classifier of the data"))
             finding += f", {accuracy:.0%} of the samples drawn are of the class asked for"
-        distance = figures["frechet_distance_unguided"]
-        rows.append(("Fréchet distance, no guidance", f"{distance:.3f}"))
-        facts.append(("Fréchet distance", f"{distance:.2f}", "on the values, without guidance"))
-        distances = _distances(figures)
+        name, distance = headline(figures)
+        rows.append((f"{name}, no guidance", f"{distance:.3f}"))
+        measured = name.removeprefix("Fréchet distance ")
+        facts.append(("Fréchet distance", f"{distance:.2f}", f"{measured}, without guidance"))
+        distances = compared(figures)
     if grids:
         caption = f"Drawn from the averaged weights ({grids[-1].name})."
         blocks.append(Figure(grids[-1].read_bytes(), caption, half=True))
@@ -148,39 +142,6 @@ def _records(run_dir: Path) -> list[Record]:
         if "loss" not in record.values:
             raise FileError(path, f"line {number}: loss", "is missing", "give the metrics.jsonl of a run")
     return records
-
-
-def _quality(path: Path) -> dict[str, float]:
-    remedy = "write it with sample --quality"
-    try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
-    except ValueError as error:
-        raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
-    accuracy, distance = (
-        figures.get(name, default) if isinstance(figures, dict) else None
-        for name, default in (("class_accuracy", 0.0), ("frechet_distance_unguided", None))  # data may have no classes
-    )
-    if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
-        raise FileError(path, "class_accuracy", f"is no share between 0 and 1 ({accuracy})", remedy)
-    if not isinstance(distance, int | float) or not 0 <= distance < math.inf:
-        raise FileError(path, "frechet_distance_unguided", f"is no number from 0 ({distance})", remedy)
-    assert isinstance(figures, dict)
-    for name, value in figures.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise FileError(path, name, f"is no number ({value})", remedy)
-    return figures
-
-
-def _distances(figures: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Each distance of the samples, and what real examples get; none where only the Fréchet distance was written."""
-    floors = {name.removesuffix("_floor"): value for name, value in figures.items() if name.endswith("_floor")}
-    return [
-        (DISTANCES.get(name, name), f"{figures[f'{name}_unguided']:.4f}", f"{floor:.4f}")
-        for name, floor in floors.items()
-        if f"{name}_unguided" in figures
-    ]
 
 
 def _placement(path: Path, routing: Path) -> Part:

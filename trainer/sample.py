@@ -1,5 +1,6 @@
 """The sample verb."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -12,14 +13,16 @@ from rich.console import Console
 import trainer.data
 from moe.files import replacing
 from trainer.config import ImageSample, PointSample, RunConfig, TextSample
-from trainer.decode import images_of
+from trainer.decode import decoded_shape, decoder_of, images_of
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
 from trainer.layout import plan_layout
 from trainer.legality.drawing import drawable
 from trainer.observe.image_grid import image_grid
 from trainer.quality.accuracy import class_accuracy
-from trainer.quality.judgement import judge
+from trainer.quality.features.extractor import BATCH
+from trainer.quality.features.file import check_extractor, read_extractor
+from trainer.quality.judgement import judge, judge_features
 from trainer.restore import check_restorable, newest_checkpoint, restore, restored_config
 from trainer.sampling import draw_samples, labels_in_turn, plot_points
 from trainer.task import FlowTask
@@ -28,7 +31,15 @@ JUDGED = 10_000
 """Examples of the data that judge those that are drawn."""
 
 
-def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, quality: Path | None) -> int:
+def run(
+    run_dir: Path,
+    num: int,
+    out: Path,
+    guidance: float | None,
+    seed: int,
+    quality: Path | None,
+    features: Path | None,
+) -> int:
     """Draws a grid of images or a scatter plot of points from a run on one process.
 
     Args:
@@ -38,12 +49,14 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
         quality: JSON to write the judgement to, or None.
+        features: file of the network whose features are compared too, or None.
 
     Returns:
         0.
 
     Raises:
-        ValueError: the run has no complete checkpoint, or `num` or `guidance` is out of range.
+        ValueError: the run has no complete checkpoint, `num` or `guidance` is out of range, or the file of features
+            does not fit the run.
     """
     folder = newest_checkpoint(run_dir)
     config = restored_config(folder, world_size=1)
@@ -64,6 +77,10 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
     if not 0 <= guidance < math.inf:
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
     check_restorable(config, folder)
+    if features is not None:
+        if quality is None:
+            raise ValueError(f"--features: {features} would be used for nothing; give --quality too")
+        check_extractor(features, decoded_shape(config))
     labels = labels_in_turn(config, num)
     with joined(Launch.from_environment(), expert_parallel=1):
         task = FlowTask(config)
@@ -77,20 +94,14 @@ def run(run_dir: Path, num: int, out: Path, guidance: float | None, seed: int, q
         print(f"{out}: {num} {'points' if is_plot else 'images'} of {folder.name}, guidance {guidance:g}")
         if quality is not None:
             unguided = _drawn(config, task, model, labels, 1.0, seed)
-            dataset = trainer.data.build(config.data)
-            real, real_labels = dataset.get(dataset.indices("held_out" if dataset.endless else "train")[:JUDGED])
             figures = {
                 "num": num,
                 "guidance": guidance,
-                **judge(unguided, real.numpy(), seed=seed),
+                **_judged(config, drawn, unguided, labels, seed, features),
             }
-            if real_labels is not None:
-                figures["class_accuracy"] = class_accuracy(drawn, labels.numpy(), real.numpy(), real_labels.numpy())
             with replacing(quality) as temporary:
                 temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-            judged = f"{figures['class_accuracy']:.1%} are the class asked for; " if "class_accuracy" in figures else ""
-            distance, least = figures["frechet_distance_unguided"], figures["frechet_distance_floor"]
-            print(f"{quality}: {judged}Fréchet distance without guidance {distance:.3f}, of real examples {least:.3f}")
+            print(f"{quality}: {_in_words(figures)}")
     return 0
 
 
@@ -104,3 +115,36 @@ def _drawn(
             status.update(f"drawing {len(labels)}, guidance {guidance:g}: {evaluations} evaluations of the field")
 
         return draw_samples(config, task, model, labels, guidance=guidance, seed=seed, progress=tell).numpy()
+
+
+def _judged(
+    config: RunConfig,
+    drawn: NDArray[np.float32],
+    unguided: NDArray[np.float32],
+    labels: torch.Tensor,
+    seed: int,
+    features: Path | None,
+) -> dict[str, float | str]:
+    """All figures about what was drawn, with guidance and without."""
+    dataset = trainer.data.build(config.data)
+    real, real_labels = dataset.get(dataset.indices("held_out" if dataset.endless else "train")[:JUDGED])
+    figures: dict[str, float | str] = {**judge(unguided, real.numpy(), seed=seed)}
+    if real_labels is not None:
+        figures["class_accuracy"] = class_accuracy(drawn, labels.numpy(), real.numpy(), real_labels.numpy())
+    if features is not None:
+        extractor, decode = read_extractor(features, Launch.from_environment().device), decoder_of(config)
+        of_samples, of_real = (
+            np.concatenate([extractor.features(decode(part)) for part in examples.split(BATCH)])
+            for examples in (torch.from_numpy(unguided), real)
+        )
+        figures |= judge_features(of_samples, of_real, seed=seed)
+        figures["features_sha256"] = hashlib.sha256(features.read_bytes()).hexdigest()
+    return figures
+
+
+def _in_words(figures: dict[str, float | str]) -> str:
+    judged = f"{figures['class_accuracy']:.1%} are the class asked for; " if "class_accuracy" in figures else ""
+    kind = "_on_features" if "frechet_distance_on_features_unguided" in figures else ""
+    distance, least = figures[f"frechet_distance{kind}_unguided"], figures[f"frechet_distance{kind}_floor"]
+    where = kind.replace("_", " ")
+    return f"{judged}Fréchet distance{where} without guidance {distance:.3f}, of real examples {least:.3f}"

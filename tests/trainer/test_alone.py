@@ -1,5 +1,6 @@
 """One process without a launcher: train, sample, report, and a new run from the old one's weights."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from moe.placement.placement import Placement
-from tests.trainer.commands import DIGITS, LAUNCHED, contents, trained
+from tests.trainer.commands import DIGITS, LAUNCHED, contents, refused, trained
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.checkpoint.directory import complete_steps
@@ -18,6 +20,7 @@ from trainer.checkpoint.weights import initialise_from
 from trainer.layout import plan_layout
 from trainer.network import build_model, parameter_shapes
 from trainer.observe.metrics import read_metrics
+from trainer.quality.features.file import write_extractor
 
 TINY = (
     "model.hidden=16",
@@ -104,6 +107,33 @@ def test_sample_and_report(expert_run: Path, tmp_path: Path, monkeypatch: pytest
     assert main(["report", str(expert_run), "--quality", str(quality), "--out", str(page)]) == 0
     assert "<html" in page.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"new", "quality.json", "page.html"}
+
+
+def test_samples_are_judged_by_the_features_of_a_file(
+    dense_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    features, grid, quality, page = (tmp_path / name for name in ("f.safetensors", "a.png", "q.json", "p.html"))
+    write_extractor(nn.Sequential(nn.Flatten()), features, (1, 8, 8))
+    sample = ["sample", str(dense_run), "--num", "20", "--out", str(grid)]
+    judged = ["--quality", str(quality), "--features", str(features)]
+    assert "--quality too" in refused(capsys, *sample, "--features", features)
+    write_extractor(nn.Sequential(nn.Flatten()), tmp_path / "points", (64,))
+    assert f"{tmp_path / 'points'}: shape: " in refused(
+        capsys, *sample, "--quality", quality, "--features", tmp_path / "points"
+    )
+    assert not grid.exists()
+    assert main([*sample, *judged]) == 0
+    assert "Fréchet distance on features without guidance" in capsys.readouterr().out
+    figures = json.loads(quality.read_text())
+    assert figures["features_sha256"] == hashlib.sha256(features.read_bytes()).hexdigest()
+    for end in ("unguided", "floor"):
+        on_pixels, on_features = (figures[f"frechet_distance{kind}_{end}"] for kind in ("", "_on_features"))
+        assert on_features == pytest.approx(on_pixels, rel=1e-6), "the features are the pixels"
+    assert main(["report", str(dense_run), "--quality", str(quality), "--out", str(page)]) == 0
+    assert page.read_text().count("Fréchet distance on features") == 1
+    assert "Fréchet distance on features, no guidance" in capsys.readouterr().out
 
 
 def test_a_new_run_starts_with_the_weights_of_another(dense_run: Path, tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
 """The autoencoder, what it learns from, and a run on its latents that ends in images."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from tests.trainer.commands import DIGITS, ROOT, contents, refused, trained
-from trainer import data
+from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config import RunConfig
 from trainer.data import Batch, ShardsConfig, read_index
+from trainer.decode import images_of
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.quality.features.file import write_extractor
+from trainer.quality.judgement import judge_features
 from trainer.task import ReconstructionTask
 
 SIZES = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=3, factor=4)
@@ -111,9 +116,18 @@ def test_a_transformer_learns_from_latents_and_its_drawings_are_decoded(
         "evaluate.every=null",
     )
     trained(tmp_path / "dit", DIGITS, *small, *short, section)
-    assert main(["sample", str(tmp_path / "dit"), "--num", "10", "--out", str(tmp_path / "grid.png")]) == 0
+    features, quality = tmp_path / "features.safetensors", tmp_path / "quality.json"
+    write_extractor(nn.Sequential(nn.AvgPool2d(16, 16)), features, (1, 16, 16))
+    arguments = ("--num", "10", "--out", tmp_path / "grid.png", "--quality", quality, "--features", features)
+    assert main(["sample", str(tmp_path / "dit"), *map(str, arguments)]) == 0
     width, height = Image.open(tmp_path / "grid.png").size
     assert width > 9 * height, "ten images in a row, decoded to one channel"
+    config = load_config(tmp_path / "dit" / "config.yaml")
+    dataset = data.build(config.data)
+    real = images_of(config, dataset.get(dataset.indices("train"))[0]).mean((1, 2, 3)).numpy()[:, None]
+    name = "frechet_distance_on_features_floor"
+    expected = judge_features(real[:10], real, seed=0)[name]
+    assert json.loads(quality.read_text())[name] == pytest.approx(expected, rel=1e-4), "images are compared"
 
 
 def test_what_encode_refuses(latents: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

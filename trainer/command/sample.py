@@ -21,12 +21,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also judge the images: share of them that a classifier of the real data takes for the class asked for, "
         "and the Fréchet distance on pixels of as many images drawn without guidance",
     )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FILE",
+        help="with --quality: also take the Fréchet distance on features, by the network in this safetensors file; "
+        "trainer.quality.features describes such a file, and its file.write_extractor makes one of a network",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.sample import run
 
-    return run(options.run_dir, options.num, options.out, options.guidance, options.seed, options.quality)
+    return run(
+        options.run_dir, options.num, options.out, options.guidance, options.seed, options.quality, options.features
+    )
 
 
 SAMPLE = Verb(

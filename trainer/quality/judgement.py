@@ -48,9 +48,7 @@ def floor(real: NDArray[np.floating], num: int, *, seed: int) -> dict[str, float
         num: samples that are judged; as many examples are taken, at most half of them.
         seed: of the choice and of the directions.
     """
-    order = np.random.default_rng(seed).permutation(len(real))
-    num = min(num, len(real) // 2)
-    return distances(real[order[:num]], real[order[num:]], seed=seed)
+    return distances(*_parted(real, num, seed=seed), seed=seed)
 
 
 def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
@@ -69,3 +67,30 @@ def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: in
         "floor": floor(real, len(samples), seed=seed),
     }
     return {f"{name}_{of}": value for of, figures in found.items() for name, value in figures.items()}
+
+
+def judge_features(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
+    """The Fréchet distance on features of samples that were drawn without guidance, and its floor.
+
+    Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017,
+    equation 6; what is called FID takes the features of one certain Inception network.
+
+    Args:
+        samples: [N, F] features of samples, N >= 2.
+        real: [M, F] features of real examples, M >= 4.
+        seed: of what is compared for the floor.
+
+    Returns:
+        ``frechet_distance_on_features_unguided`` and ``frechet_distance_on_features_floor``.
+    """
+    return {
+        "frechet_distance_on_features_unguided": frechet_distance(samples, real),
+        "frechet_distance_on_features_floor": frechet_distance(*_parted(real, len(samples), seed=seed)),
+    }
+
+
+def _parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """So many real examples, at most half of them, and the others."""
+    order = np.random.default_rng(seed).permutation(len(real))
+    num = min(num, len(real) // 2)
+    return real[order[:num]], real[order[num:]]

@@ -1,0 +1,68 @@
+"""From examples to features."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+BATCH = 128
+"""Examples that the network sees at once."""
+
+
+class Extractor:
+    """A network and what is done to examples before it sees them.
+
+    Images of another size are resized bilinearly over the area that a pixel covers, so that nothing aliases when they
+    shrink, with the edges of the images in place (``torch.nn.functional.interpolate`` with ``antialias``; the need is
+    shown by Parmar, Zhang and Zhu, "On aliased resizing and surprising subtleties in GAN evaluation", 2022). Grey
+    images are repeated where the network takes several channels. Values are used as they were drawn: neither clipped
+    nor rounded to those of a file.
+
+    Args:
+        network: in evaluation mode.
+        shape: of the examples that it takes, [C, H, W] of an image or [D] of a point.
+        mean: subtracted from each channel, one value for all or one for each.
+        std: what each channel is divided by thereafter.
+        device: where the network is.
+    """
+
+    def __init__(
+        self,
+        network: nn.Sequential,
+        shape: tuple[int, ...],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
+        self._network, self._shape, self._device = network, shape, device
+        self._mean, self._std = (torch.tensor(values).view(-1, *(1,) * (len(shape) - 1)) for values in (mean, std))
+
+    @torch.no_grad()
+    def features(self, examples: Tensor) -> NDArray[np.float32]:
+        """Returns the features of examples.
+
+        Args:
+            examples: [N, *shape], or images [N, 1 or C, any height, any width].
+
+        Returns:
+            [N, F].
+        """
+        parts = [self._network(self.prepare(part).to(self._device)).flatten(1).cpu() for part in examples.split(BATCH)]
+        return torch.cat(parts).numpy()
+
+    def prepare(self, examples: Tensor) -> Tensor:
+        """Makes examples what the network takes: their size, their channels, their scale.
+
+        Args:
+            examples: as in :meth:`features`.
+
+        Returns:
+            float32 [N, *shape].
+        """
+        examples = examples.float()
+        if len(self._shape) == 3:
+            if tuple(examples.shape[2:]) != self._shape[1:]:
+                examples = interpolate(examples, self._shape[1:], mode="bilinear", antialias=True)
+            examples = examples.expand(-1, self._shape[0], -1, -1)
+        return (examples - self._mean) / self._std

@@ -1,0 +1,66 @@
+"""The file that sample --quality writes, and what is shown of it."""
+
+import json
+import math
+from pathlib import Path
+
+from moe.files import FileError
+
+DISTANCES = {
+    "sliced_wasserstein": "sliced Wasserstein",
+    "mmd": "squared maximum mean discrepancy",
+    "energy_distance": "energy distance",
+    "frechet_distance": "Fréchet distance on values",
+    "frechet_distance_on_features": "Fréchet distance on features",
+}
+
+
+def read_judgement(path: Path) -> dict[str, float]:
+    """Reads the figures about samples.
+
+    Args:
+        path: what ``sample --quality`` wrote.
+
+    Returns:
+        Every figure by its name.
+
+    Raises:
+        FileError: the file is missing or malformed.
+    """
+    remedy = "write it with sample --quality"
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+    except ValueError as error:
+        raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
+    accuracy, distance = (
+        figures.get(name, default) if isinstance(figures, dict) else None
+        for name, default in (("class_accuracy", 0.0), ("frechet_distance_unguided", None))  # data may have no classes
+    )
+    if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+        raise FileError(path, "class_accuracy", f"is no share between 0 and 1 ({accuracy})", remedy)
+    if not isinstance(distance, int | float) or not 0 <= distance < math.inf:
+        raise FileError(path, "frechet_distance_unguided", f"is no number from 0 ({distance})", remedy)
+    assert isinstance(figures, dict)
+    figures.pop("features_sha256", None)  # says which network, for those who compare
+    for name, value in figures.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise FileError(path, name, f"is no number ({value})", remedy)
+    return figures
+
+
+def headline(figures: dict[str, float]) -> tuple[str, float]:
+    """Name and value of the one distance that a summary shows: on features, or on values where none were given."""
+    name = "frechet_distance_on_features" if "frechet_distance_on_features_unguided" in figures else "frechet_distance"
+    return DISTANCES[name], figures[f"{name}_unguided"]
+
+
+def compared(figures: dict[str, float]) -> list[tuple[str, str, str]]:
+    """Each distance of the samples, and what real examples get; none where only the Fréchet distance was written."""
+    floors = {name.removesuffix("_floor"): value for name, value in figures.items() if name.endswith("_floor")}
+    return [
+        (DISTANCES.get(name, name), f"{figures[f'{name}_unguided']:.4f}", f"{floor:.4f}")
+        for name, floor in floors.items()
+        if f"{name}_unguided" in figures
+    ]
