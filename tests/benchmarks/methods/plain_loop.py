@@ -10,9 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.config import RunConfig
@@ -21,6 +19,7 @@ from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import EulerConfig, Trajectory
 from trainer.keyed_draws import derived_keys
 from trainer.quality.frechet import frechet_distance
+from trainer.quality.transport import path_energy, straightness, wasserstein_2
 from trainer.task import FlowTask, Task
 
 Data = Callable[[int, torch.Generator], Batch]
@@ -211,32 +210,3 @@ def follow(
     field = task.field(network, condition, guidance)
     keys = derived_keys(torch.tensor(seed), torch.arange(len(x_0)))
     return sampler.build(config, path=task.path).sample(field, x_0, sampler.times(config), keys=keys)
-
-
-def wasserstein_2(x: Tensor | NDArray[np.floating], y: Tensor | NDArray[np.floating]) -> float:
-    """The 2-Wasserstein distance between two sets [N, *D] and [M, *D] of equal points each, exact."""
-    import ot
-
-    one, other = (np.asarray(points, dtype=np.float64).reshape(len(points), -1) for points in (x, y))
-    return float(np.sqrt(ot.emd2([], [], ot.dist(one, other), numItermax=10_000_000)))
-
-
-def straightness(trajectory: Trajectory) -> float:
-    """E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2 along the steps of a trajectory; 0 where it is straight."""
-    displacement = (trajectory.final - trajectory.x[0]).double().flatten(1)
-    velocity, length = _ways(trajectory)
-    excess = ((displacement - velocity).square().sum(-1) * length[:, None]).sum(0)
-    return float(excess.mean() / displacement.square().sum(-1).mean())
-
-
-def path_energy(trajectory: Trajectory) -> float:
-    """E int |v|^2 dt along the steps of a trajectory, in squared units of the states."""
-    velocity, length = _ways(trajectory)
-    return float((velocity.square().sum(-1) * length[:, None]).sum(0).mean())
-
-
-def _ways(trajectory: Trajectory) -> tuple[Tensor, Tensor]:
-    """Mean velocity of each step [T - 1, B, F], and its length in time [T - 1]."""
-    length = trajectory.times.double().diff()
-    moved = trajectory.x.double().flatten(2).diff(dim=0)
-    return moved / length[:, None, None], length.abs()

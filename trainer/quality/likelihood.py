@@ -1,0 +1,94 @@
+"""How likely a flow finds an example."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from trainer.flow.sampler import Dopri5, Euler, Heun, VelocityField
+
+
+def log_density(
+    field: VelocityField,
+    x_1: Tensor,
+    solver: Euler | Heun | Dopri5,
+    times: Tensor,
+    *,
+    probes: Tensor | None = None,
+) -> Tensor:
+    """Computes log p(x_1) of a flow from a standard normal source, by the instantaneous change of variables.
+
+    log p_1(x_1) = log N(x_0; 0, I) - int_0^1 div v(x_t, t) dt along the path that ends in x_1. State and integral are
+    followed together, from the data to the source.
+
+    Source: Chen et al., "Neural Ordinary Differential Equations", 2018, theorem 1; Grathwohl et al., "FFJORD", 2019,
+    equation 7 (probes).
+
+    Args:
+        field: differentiable in the state, each example on its own.
+        x_1: [B, *D] examples.
+        solver: of the ordinary equation.
+        times: [T] the grid from source (0) to data (1).
+        probes: [P, B, *D] of mean 0 and covariance 1, such as :func:`random_signs`: the divergence is the mean of
+            z . (dv/dx) z over them, without bias, at the price of P derivatives an evaluation. None: it is exact, at
+            the price of one derivative for each value of an example.
+
+    Returns:
+        [B] natural logarithms of the density, in the type of `x_1`.
+    """
+    shape, num_values = x_1.shape, x_1[0].numel()
+
+    def augmented(state: Tensor, t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = state[:, :num_values].reshape(shape).detach().requires_grad_()
+            velocity = field(x, t)
+            divergence = _exact(velocity, x) if probes is None else _probed(velocity, x, probes)
+        return torch.cat([velocity.detach().flatten(1), divergence[:, None]], dim=1)
+
+    start = torch.cat([x_1.flatten(1), torch.zeros_like(x_1.flatten(1)[:, :1])], dim=1)
+    with torch.no_grad():
+        end = solver.sample(augmented, start, times.flip(0)).final
+    x_0, integral = end[:, :num_values], -end[:, num_values]
+    return -0.5 * (x_0.square().sum(1) + num_values * math.log(math.tau)) - integral
+
+
+def random_signs(num: int, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Probes of values -1 and 1, of which those of smallest variance are made.
+
+    Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
+
+    Args:
+        num: probes of each example, P.
+        x: [B, *D] the examples.
+        generator: of the draw.
+
+    Returns:
+        [P, B, *D] in the type and on the device of `x`.
+    """
+    drawn = torch.randint(2, (num, *x.shape), generator=generator, device=generator.device)
+    return (2 * drawn - 1).to(x.device, x.dtype)
+
+
+def bits_per_dimension(log_densities: Tensor, num_values: int) -> float:
+    """Returns the mean of -log2 p over examples, divided by their number of values.
+
+    It is about a density, in units of the data: scaling them by s adds log2 s, and data on a grid of so many levels
+    can be given a density without bound.
+
+    Args:
+        log_densities: [B] natural logarithms.
+        num_values: of an example.
+    """
+    return -float(log_densities.double().mean()) / (num_values * math.log(2))
+
+
+def _exact(velocity: Tensor, x: Tensor) -> Tensor:
+    columns = velocity.flatten(1).sum(0)
+    places = range(len(columns))
+    slopes = [torch.autograd.grad(columns[i], x, retain_graph=True)[0].flatten(1)[:, i] for i in places]
+    return torch.stack(slopes).sum(0)
+
+
+def _probed(velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
+    products = [(torch.autograd.grad(velocity, x, z, retain_graph=True)[0] * z).flatten(1).sum(1) for z in probes]
+    return torch.stack(products).mean(0)
