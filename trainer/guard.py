@@ -28,7 +28,8 @@ class GuardConfig(Section):
     """Seconds without the end of a step, its evaluation, samples and checkpoint included, after which a rank dumps what
     it does and ends; null: it waits for ever."""
     collective_timeout_s: PositiveFloat = 600.0
-    """Seconds after which a collective, and joining the run, fails."""
+    """Seconds after which a collective, and joining the run, fails; a line and a dump then name the rank that did not
+    come."""
     straggler_factor: float | None = Field(default=2.0, gt=1)
     """A line names the slowest rank where its own work takes more than this many times the mean; null: none does."""
 

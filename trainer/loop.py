@@ -43,7 +43,7 @@ from trainer.observe.protocol import Sink
 from trainer.observe.speed import Speed
 from trainer.observe.stragglers import OwnWork, Stragglers
 from trainer.optim import learning_rate
-from trainer.process.debug import dump
+from trainer.process.debug import dump_failure
 from trainer.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.process.watchdog import watchdog
 from trainer.sampling import write_sample
@@ -93,7 +93,7 @@ def train(
                 with training.stop.listening():
                     stopped = training.run(watch.beat)
         except Exception as error:
-            dump(folder, launch.rank, "the run failed", error)
+            dump_failure(folder, launch.rank, launch.world_size, error)
             raise
     if training.guard.failure is not None:
         raise RunFailed(training.guard.failure)

@@ -117,9 +117,7 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     Returns:
         The figures of every step, and the whole final weights by their logical names.
     """
-    from megatron.core import parallel_state
-
-    from trainer.engine.groups import Launch, divide_ranks
+    from trainer.engine.groups import Launch, divide_ranks, unite_ranks
     from trainer.layout import plan_layout
     from trainer.loop import _Training
 
@@ -128,6 +126,6 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     figures = Figures()
     _Training(config, layout, launch, Noise(config), [figures], None).run()
-    parallel_state.destroy_model_parallel()
+    unite_ranks()
     weights = load_file(config.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
     return figures.values, weights

@@ -45,11 +45,9 @@ def configuration(case: str, part: int, **checkpoint: Any) -> RunConfig:
 
 
 def grouped(config: RunConfig) -> RunConfig:
-    from megatron.core import parallel_state
+    from trainer.engine.groups import divide_ranks, unite_ranks
 
-    from trainer.engine.groups import divide_ranks
-
-    parallel_state.destroy_model_parallel()
+    unite_ranks()
     divide_ranks(config.parallel.expert, config.parallel.tensor)
     return config
 

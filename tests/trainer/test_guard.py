@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -203,3 +204,25 @@ def test_a_run_that_fails_leaves_what_it_did(tmp_path: Path) -> None:
     assert "lightning struck" in stacks
     flights = json.loads((tmp_path / "debug" / "rank_00000_flights.json").read_text())
     assert any("all_reduce" in entry["profiling_name"] for entry in flights["entries"])
+
+
+def test_a_rank_that_never_comes_to_a_collective_is_named_by_those_that_wait(tmp_path: Path) -> None:
+    settings = (DIGITS, *SMALL, "moe=null", "parallel.expert=1", "optim.steps=3", "sample.every=null")
+    limits = "guard.collective_timeout_s=8", f"run.dir={tmp_path}"
+    result = torchrun("tests/trainer/disturbed_run.py", "train", *settings, *limits, DISTURB="2:1:hang")
+    assert result.returncode == 1
+    stacks = [tmp_path / "debug" / f"rank_0000{rank}_stacks.txt" for rank in range(2)]
+    said = re.search(
+        r"^rank 0 (waited too long in (\w+) of (\w+) \(ranks 0, 1\) for rank 1, .*); see (.*)$", result.stderr, re.M
+    )
+    assert said is not None, result.stderr
+    reason, operation, group, file = said.groups()
+    assert Path(file) == stacks[0]
+    waits, hangs = (path.read_text() for path in stacks)
+    assert reason in waits.splitlines()[0]
+    assert "timed out" in waits.lower()
+    last = json.loads((tmp_path / "debug" / "rank_00000_flights.json").read_text())["entries"][-1]
+    assert (last["profiling_name"], last["process_group"][1]) == (f"gloo:{operation}", group)
+    assert last["timeout_ms"] == 8000
+    assert "told to stop and still in its step" in hangs.splitlines()[0]
+    assert "in stay_away" in hangs

@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from trainer.process.debug import record_flights
+from trainer.process.flights import record_flights
 
 TIMEOUT_S = 600.0
 """Of collectives outside a run, which has its own."""
@@ -77,8 +77,6 @@ def joined(
     Yields:
         Nothing; inside, ``torch.distributed`` and ``megatron.core.parallel_state`` are initialised.
     """
-    from megatron.core import parallel_state
-
     backend = "nccl" if launch.device.type == "cuda" else "gloo"
     if launch.device.type == "cuda":
         torch.cuda.set_device(launch.device)
@@ -90,7 +88,7 @@ def joined(
     yield
     gc.collect()
     dist.barrier()
-    parallel_state.destroy_model_parallel()
+    unite_ranks()
     dist.destroy_process_group()
 
 
@@ -110,7 +108,7 @@ def _store(launch: Launch, timeout: timedelta) -> dist.Store:
 
 
 def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:
-    """Makes Megatron-Core's process groups out of all ranks; collective.
+    """Makes Megatron-Core's process groups out of all ranks, until :func:`unite_ranks`; collective.
 
     Args:
         expert_parallel: ranks of an expert-parallel group.
@@ -122,7 +120,19 @@ def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:
         tensor_model_parallel_size=tensor_parallel,
         expert_model_parallel_size=expert_parallel,
         expert_tensor_parallel_size=1,
+        create_gloo_process_groups=False,
     )
+
+
+def unite_ranks() -> None:
+    """Destroys what :func:`divide_ranks` made, with the threads of the groups, which Megatron-Core only forgets."""
+    from megatron.core import parallel_state
+
+    groups = parallel_state._global_process_group_list or []
+    parallel_state.destroy_model_parallel()
+    for group in groups:
+        if group is not None:  # the default group is None
+            dist.destroy_process_group(group)
 
 
 def limit_collectives(timeout_s: float) -> None:

@@ -1,5 +1,6 @@
 """Notices that a rank hangs, and answers SIGUSR1."""
 
+import math
 import os
 import select
 import signal
@@ -11,13 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.process.debug import dump
+from trainer.process.stop import SIGNALS
+
+LATE_S = 10.0
+"""After it was told to stop; torchrun kills a rank after 30 s that another one keeps waiting."""
 
 
 class Watchdog:
     """Ends a process that has not said for too long that it moves; its launcher then starts the run again.
 
     A thread waits, so that it also sees a main thread that is stuck in a collective. It wakes when a signal arrives:
-    Python tells it through a file descriptor although the main thread cannot run a handler.
+    Python tells it through a file descriptor although the main thread cannot run a handler. A rank that was told to
+    stop, as all are when one has failed, and does not end its step soon tells what keeps it.
 
     Args:
         folder: of the run, for what is dumped.
@@ -41,11 +47,17 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
+        late = math.inf
         while True:
-            left = None if self._timeout_s is None else self._last + self._timeout_s - time.monotonic()
-            if left is not None and left <= 0:
+            hangs = math.inf if self._timeout_s is None else self._last + self._timeout_s
+            now = time.monotonic()
+            if now >= hangs:
                 self._end()
-            ready, _, _ = select.select([self._waking], [], [], left)
+            if now >= late:
+                self._tell(f"told to stop and still in its step after {LATE_S:g} s")
+                late = math.inf
+            until = min(hangs, late)
+            ready, _, _ = select.select([self._waking], [], [], None if until == math.inf else max(0.0, until - now))
             if not ready:
                 continue
             numbers = os.read(self._waking, 1024)
@@ -53,6 +65,8 @@ class Watchdog:
                 return
             if signal.SIGUSR1 in numbers:
                 self._tell("asked by SIGUSR1")
+            if any(number in numbers for number in SIGNALS):
+                late = time.monotonic() + LATE_S
 
     def _end(self) -> None:
         stacks = self._tell(f"no step has ended for {self._timeout_s:g} s (guard.hang_timeout_s)")

@@ -56,16 +56,14 @@ def configuration(name: str) -> RunConfig:
 
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
-    from megatron.core import parallel_state
-
-    from trainer.engine.groups import divide_ranks
+    from trainer.engine.groups import divide_ranks, unite_ranks
 
     os.environ["LOCAL_RANK"] = str(rank)
     for name, (ranks, tensor, *_) in CASES.items():
         if ranks == world_size:
             divide_ranks(1, tensor)
             record_run(Path(folder) / name, configuration(name), world_size)
-            parallel_state.destroy_model_parallel()
+            unite_ranks()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,37 @@
+"""A rank that waits in a collective for another in vain."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+PATIENCE_S = 5.0
+"""For ranks that give up a little later than this one."""
+
+
+def waited_in_vain(error: Exception) -> bool:
+    """Whether a collective ran out of time, which torch says in words alone."""
+    text = str(error).lower()
+    return dist.is_initialized() and ("timed out" in text or "operation timeout" in text)
+
+
+def ranks_that_waited(rank: int) -> set[int] | None:
+    """The ranks that have waited in vain, this one included; takes :data:`PATIENCE_S`.
+
+    A rank that waits for another keeps others waiting in turn. All of them call this; the cause is who does not.
+
+    Args:
+        rank: this process, which has just given up.
+
+    Returns:
+        None: the store through which the ranks find each other is gone, with its node or the way to it.
+    """
+    store: Any = dist.distributed_c10d._get_default_store()  # the stubs lack append
+    store.set_timeout(timedelta(seconds=PATIENCE_S))
+    try:
+        store.append("waited_in_vain", f"{rank} ")
+        time.sleep(PATIENCE_S)
+        return {int(number) for number in store.get("waited_in_vain").split()}
+    except RuntimeError:
+        return None
