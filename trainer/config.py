@@ -43,6 +43,9 @@ class Run(Section):
 class Flow(Section):
     """The parts of a flow-matching method."""
 
+    data_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What the data are multiplied by before they are paired, and samples divided by: above 1 the paths of different
+    data points mix less and later."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
     time: trainer.flow.time.Config = trainer.flow.time.UniformConfig()
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()

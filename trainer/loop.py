@@ -29,7 +29,7 @@ from trainer.data.feed import Feed
 from trainer.draws import micro_batch_generator, seed_dropout
 from trainer.ema import MovingAverage
 from trainer.engine.build import build_engine
-from trainer.engine.groups import Launch, joined, limit_collectives
+from trainer.engine.groups import Launch, data_ranks, joined, limit_collectives
 from trainer.evaluation import HeldOut
 from trainer.failure import RunFailed
 from trainer.guard import Guard
@@ -50,7 +50,7 @@ from trainer.sampling import write_sample
 from trainer.task import Drawn
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
-from trainer.weighting import relative_weights
+from trainer.weighting import effective_share, relative_weights
 
 if TYPE_CHECKING:
     from trainer.migration.live import LiveMigration
@@ -102,9 +102,10 @@ def train(
 
 @dataclass(frozen=True)
 class _StepFigures:
-    """What a step leaves: the mean loss of its batch, the norm of its gradient, and whether the run is to stop."""
+    """What a step leaves: mean loss and pair weights of its batch, norm of its gradient, whether the run is to stop."""
 
     loss: float
+    weights: Sequence[Tensor | None]
     norm: float
     stop: bool
 
@@ -132,6 +133,7 @@ class _Training:
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.loader = self._train_loader()
         self.feed = Feed(self.loader, config.data_loading)
+        self.data_ranks = data_ranks()
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
         self.stop = StopRequest()
         self.guard = Guard(config.guard, config.run.dir / "guard")
@@ -197,8 +199,7 @@ class _Training:
         """Takes one optimiser step, unless the guard objects."""
         losses: list[Tensor] = []
         self.expert_load.start()
-        examples, drawn = self._draw(step)
-        weights = relative_weights([micro_batch.log_weight for micro_batch in drawn])
+        examples, drawn, weights = self._draw(step)
         for local in range(self.layout.accumulation):
             micro = self.loader.global_micro(local)
             with self.trace.step(step, local, micro):
@@ -224,17 +225,21 @@ class _Training:
         else:
             self._skip(step, agreed.losses, outcome.norm, losses, examples)
         self.stragglers.take(agreed.own_s)
-        return _StepFigures(fmean(agreed.losses), outcome.norm, agreed.stop)
+        return _StepFigures(fmean(agreed.losses), weights, outcome.norm, agreed.stop)
 
-    def _draw(self, step: int) -> tuple[list[Tensor], Sequence[Drawn]]:
-        """The ids of the examples of this rank's micro batches, and what is drawn for each."""
+    def _draw(self, step: int) -> tuple[list[Tensor], Sequence[Drawn], list[Tensor | None]]:
+        """The ids of the examples of this rank's micro batches, what is drawn for each, and what its pairs weigh."""
         micros = range(self.layout.accumulation)
         with self.own_work.measured():
             taken = (self.bad_examples.take(step, self.feed.batch(step - 1, local)) for local in micros)
             batches = [batch.to(self.launch.device) for batch in taken]
             places = [self.loader.global_micro(local) for local in micros]
             generators = [micro_batch_generator(self.config.run.seed, "train", step, micro) for micro in places]
-            return [batch.ids for batch in batches], self.task.draw(batches, generators)
+        with self.trace.drawing(step), phase("forward"):
+            with self.own_work.measured():
+                drawn = self.task.draw(batches, generators, self.data_ranks)
+            weights = relative_weights([micro_batch.log_weight for micro_batch in drawn])
+        return [batch.ids for batch in batches], drawn, weights
 
     def _skip(
         self, step: int, by_rank: Sequence[float], norm: float, losses: list[Tensor], examples: list[Tensor]
@@ -257,6 +262,7 @@ class _Training:
             "grad_norm": figures.norm,
             "lr": learning_rate(self.config.optim, step),
             "skipped_steps": self.guard.skipped,
+            **effective_share(figures.weights),
             **self.speed.figures(step_s),
             "time.data_wait_s": self.feed.waited_s(),
             **peak_memory(self.launch.device),

@@ -147,8 +147,9 @@ def draw_samples(
     drawn = sampler.build(config.sample.sampler, path=task.path).sample(
         field, noise.to(device), sampler.times(config.sample.sampler), keys=keys
     )
-    shares = [torch.empty_like(drawn.final) for _ in range(num_ranks)]
-    dist.all_gather(shares, drawn.final.contiguous(), group=group)
+    examples = task.data_of(drawn.final)
+    shares = [torch.empty_like(examples) for _ in range(num_ranks)]
+    dist.all_gather(shares, examples.contiguous(), group=group)
     return torch.cat(shares)[: len(labels)].cpu()
 
 

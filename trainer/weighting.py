@@ -27,6 +27,23 @@ def relative_weights(log_weights: Sequence[Tensor | None]) -> list[Tensor | None
     return [(piece.double() - log_mean).exp().to(piece.dtype) for piece in given]
 
 
+def effective_share(weights: Sequence[Tensor | None]) -> dict[str, float]:
+    """How many pairs of equal weight would count as much as those of the global batch do; collective.
+
+    Args:
+        weights: [B] for each micro batch of this rank, of mean 1 over the global batch; None everywhere: all are equal.
+
+    Returns:
+        ``effective_share``, (sum w)^2 / (N sum w^2) of the N pairs, above 0 and at most 1; nothing without weights.
+    """
+    given = [values for values in weights if values is not None]
+    if not given:
+        return {}
+    mean_square = torch.cat(given).double().square().mean()
+    dist.all_reduce(mean_square)
+    return {"effective_share": dist.get_world_size() / float(mean_square)}
+
+
 def weighted_mean(losses: Sequence[Tensor], log_weights: Sequence[Tensor | None]) -> float:
     """Mean of losses, each by its weight, over all ranks; collective.
 

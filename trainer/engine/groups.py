@@ -135,6 +135,15 @@ def unite_ranks() -> None:
             dist.destroy_process_group(group)
 
 
+def data_ranks() -> dist.ProcessGroup:
+    """The ranks that see different examples than this one, and itself."""
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_data_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 def limit_collectives(timeout_s: float) -> None:
     """Gives every process group of this rank the same timeout, whoever created it and with whatever default.
 

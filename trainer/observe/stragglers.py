@@ -15,8 +15,8 @@ class OwnWork:
     """Measures what a rank itself does in a step: waiting for its data and the forward passes.
 
     What comes after is no measure, for the ranks wait for each other in the backward pass: a slow one makes all late.
-    The all-to-alls of experts and the gathers of ZeRO 3 are waits inside the forward pass; there the spread is told
-    too small. On a GPU the time is the device's.
+    The all-to-alls of experts, the gathers of ZeRO 3 and of pairs of a whole step are waits inside; there the spread is
+    told too small. On a GPU the time is the device's.
 
     Args:
         device: where the rank computes.

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from trainer.config import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition, coupling, objective, path, target, time
+from trainer.flow.coupling import Pairs
 from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
 from trainer.model.autoencoder_config import AutoencoderConfig
@@ -37,6 +39,7 @@ class FlowTask(Task):
         """Builds the parts that the configuration names."""
         assert config.flow is not None
         assert not isinstance(config.model, GPTConfig | AutoencoderConfig)
+        self.data_scale = config.flow.data_scale
         self.coupling = coupling.build(config.flow.coupling)
         self.time = time.build(config.flow.time)
         self.path = path.build(config.flow.path)
@@ -45,9 +48,17 @@ class FlowTask(Task):
         self.label_dropout = config.model.label_dropout
         self.null_label = config.data.num_classes
 
-    def draw(self, batches: Sequence[Batch], generators: Sequence[torch.Generator]) -> list[DrawnPoints]:
-        """See `Task.draw`; each micro batch is paired on its own."""
-        return [self._draw(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
+    def draw(
+        self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
+    ) -> list[DrawnPoints]:
+        """See `Task.draw`; the coupling decides which micro batches are paired together."""
+        conditions = [
+            Condition(label=self._hide_labels(batch.labels, generator))
+            for batch, generator in zip(batches, generators, strict=True)
+        ]
+        data = [batch.x_1 if self.data_scale == 1 else self.data_scale * batch.x_1 for batch in batches]
+        paired = self.coupling.draw_step(data, conditions, generators=generators, ranks=ranks)
+        return [self._points(pairs, generator) for pairs, generator in zip(paired, generators, strict=True)]
 
     def loss(self, model: Model, drawn: DrawnPoints) -> LossTerms:
         """See `Task.loss`."""
@@ -70,10 +81,12 @@ class FlowTask(Task):
             nothing = replace(condition, label=torch.full_like(condition.label, self.null_label))
         return NetworkField(guided(model, condition, nothing, guidance), self.target)
 
-    def _draw(self, batch: Batch, generator: torch.Generator) -> DrawnPoints:
-        condition = Condition(label=self._hide_labels(batch.labels, generator))
-        pairs = self.coupling.draw(batch.x_1, condition, generator=generator)
-        t = self.time.sample(len(batch.x_1), generator=generator, device=batch.x_1.device)
+    def data_of(self, x: Tensor) -> Tensor:
+        """The examples [B, *D] that states at the end of a path stand for, in the units of the data set."""
+        return x if self.data_scale == 1 else x / self.data_scale
+
+    def _points(self, pairs: Pairs, generator: torch.Generator) -> DrawnPoints:
+        t = self.time.sample(len(pairs.x_1), generator=generator, device=pairs.x_1.device)
         sample = self.path.sample(pairs, t, generator=generator)
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
 

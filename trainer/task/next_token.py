@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from trainer.data import Batch
@@ -30,6 +31,7 @@ class NextTokenTask(Task):
         self,
         batches: Sequence[Batch],
         generators: Sequence[torch.Generator],  # noqa: ARG002
+        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[DrawnWindows]:
         """See `Task.draw`; nothing is drawn."""
         return [DrawnWindows(None, batch.x_1) for batch in batches]

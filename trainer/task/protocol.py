@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from trainer.data import Batch
@@ -25,12 +26,16 @@ class Drawn:
 class Task(Protocol):
     """Turns batches into losses."""
 
-    def draw(self, batches: Sequence[Batch], generators: Sequence[torch.Generator]) -> Sequence[Drawn]:
+    def draw(
+        self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
+    ) -> Sequence[Drawn]:
         """Draws everything that a step needs, for all of its micro batches, so that they can be drawn together.
 
         Args:
             batches: the micro batches of this rank, on the device of the network.
             generators: where the draws for each of them come from.
+            ranks: those that see different data and draw the same step, with which this rank may draw together; None:
+                it is on its own.
 
         Returns:
             What :meth:`loss` takes, for each.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from trainer.data import Batch
@@ -36,8 +37,13 @@ class ReconstructionTask(Task):
         """Takes the sizes of the latents and the weight from the network's configuration."""
         self._model = model
 
-    def draw(self, batches: Sequence[Batch], generators: Sequence[torch.Generator]) -> list[DrawnImages]:
-        """See `Task.draw`."""
+    def draw(
+        self,
+        batches: Sequence[Batch],
+        generators: Sequence[torch.Generator],
+        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
+    ) -> list[DrawnImages]:
+        """See `Task.draw`; each micro batch is drawn on its own."""
         return [self._draw(batch.x_1, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def loss(self, model: Callable[..., Any], drawn: DrawnImages) -> LossTerms:

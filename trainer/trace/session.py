@@ -87,6 +87,14 @@ class TraceSession:
         with self._routing.step(step, micro), self._collectives.step(step, local):  # routing may end with collectives
             yield
 
+    def drawing(self, step: int) -> AbstractContextManager[None]:
+        """Records what a step draws for all of its micro batches, before the first of them.
+
+        Args:
+            step: optimiser step.
+        """
+        return self._collectives.step(step, 0)
+
     def update(self, step: int, local: int) -> AbstractContextManager[None]:
         """Records the optimiser's part of a step, after that of its last micro batch.
 

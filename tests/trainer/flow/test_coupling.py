@@ -2,10 +2,21 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.trainer.flow.unions import members, name
+from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, Condition, coupling
 
-couplings = pytest.mark.parametrize("config", members(coupling.Config), ids=name)
+CONFIGS = {member().kind: member() for member in members(coupling.Config)} | {
+    "minibatch_ot, sinkhorn": coupling.MinibatchOTConfig(solver="sinkhorn"),
+    "minibatch_ot, unbalanced": coupling.MinibatchOTConfig(solver="unbalanced"),
+    "minibatch_ot, whole step": coupling.MinibatchOTConfig(scope="global_batch"),
+    "gibbs_weighted, squared": coupling.GibbsWeightedConfig(cost="sqeuclidean"),
+}
+NOT_NORMAL = {
+    "knn": "the nearest of k draws is shorter and leans to its data point; its law is in test_knn",
+    "minibatch_ot, sinkhorn": "some source points are drawn twice and some never; its law is in test_minibatch_ot",
+    "minibatch_ot, unbalanced": "some source points are drawn twice and some never; its law is in test_minibatch_ot",
+}
+couplings = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -21,12 +32,11 @@ def batch(size: int = 64) -> tuple[torch.Tensor, Condition]:
 def test_pairs_are_rows_of_what_was_given(config):
     x_1, condition = batch()
     x_0 = torch.randn(x_1.shape, generator=generator(5))
-    pairs = coupling.build(config()).draw(x_1, condition, x_0=x_0, generator=generator())
+    pairs = coupling.build(config).draw(x_1, condition, x_0=x_0, generator=generator())
     assert pairs.x_0.shape == pairs.x_1.shape == x_1.shape
-    if pairs.source_index is None or pairs.target_index is None:
-        pytest.skip("this coupling does not permute")
-    for index in (pairs.source_index, pairs.target_index):
-        assert sorted(index.tolist()) == list(range(64))
+    assert pairs.source_index is not None
+    assert pairs.target_index is not None
+    assert sorted(pairs.target_index.tolist()) == list(range(64))
     torch.testing.assert_close(pairs.x_0, x_0[pairs.source_index], rtol=0, atol=0)
     torch.testing.assert_close(pairs.x_1, x_1[pairs.target_index], rtol=0, atol=0)
     assert pairs.condition.label is not None
@@ -34,23 +44,37 @@ def test_pairs_are_rows_of_what_was_given(config):
 
 
 @couplings
-def test_the_drawn_source_is_standard_normal(config):
+def test_a_step_of_one_rank_is_drawn_micro_batch_by_micro_batch(config):
+    if getattr(config, "scope", None) == "global_batch":
+        pytest.skip("its micro batches are paired together; its law is in test_matched_on_ranks")
+    built, (x_1, condition) = coupling.build(config), batch()
+    halves = [condition.rows(torch.arange(64)[rows]) for rows in (slice(32), slice(32, 64))]
+    together = built.draw_step(x_1.split(32), halves, generators=[generator(1), generator(2)])
+    for number, (pairs, data, half) in enumerate(zip(together, x_1.split(32), halves, strict=True), 1):
+        alone = built.draw(data, half, generator=generator(number))
+        assert torch.equal(pairs.x_0, alone.x_0)
+        assert torch.equal(pairs.x_1, data)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in NOT_NORMAL])
+def test_the_drawn_source_is_standard_normal(name):
+    config = CONFIGS[name]
     x_1, condition = batch(512)
-    x_0 = coupling.build(config()).draw(x_1, condition, generator=generator(3)).x_0.flatten().numpy()
+    x_0 = coupling.build(config).draw(x_1, condition, generator=generator(3)).x_0.flatten().numpy()
     assert stats.kstest(x_0, "norm").pvalue > 0.01
 
 
 @couplings
 def test_weights_are_finite(config):
     x_1, condition = batch()
-    log_weight = coupling.build(config()).draw(x_1, condition, generator=generator()).log_weight
+    log_weight = coupling.build(config).draw(x_1, condition, generator=generator()).log_weight
     assert log_weight is None or (log_weight.shape == (64,) and bool(log_weight.isfinite().all()))
 
 
 @couplings
 def test_the_generator_decides_everything(config):
     x_1, condition = batch()
-    drawn = [coupling.build(config()).draw(x_1, condition, generator=generator(seed)).x_0 for seed in (1, 1, 2)]
+    drawn = [coupling.build(config).draw(x_1, condition, generator=generator(seed)).x_0 for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
@@ -59,7 +83,7 @@ def test_the_generator_decides_everything(config):
 def test_a_source_of_another_shape_is_refused(config):
     x_1, condition = batch()
     with pytest.raises(ValueError, match=r"x_0: shape \(3, 2\)"):
-        coupling.build(config()).draw(x_1, condition, x_0=torch.zeros(3, 2), generator=generator())
+        coupling.build(config).draw(x_1, condition, x_0=torch.zeros(3, 2), generator=generator())
 
 
 def test_independent_source_and_data_are_uncorrelated():

@@ -1,9 +1,21 @@
 """Who is paired with whom: the protocol, its implementations, their configuration and `build`."""
 
+from typing import Annotated
+
+from pydantic import Field
+
+from trainer.flow.coupling.assignment import Assignment, AssignmentConfig
+from trainer.flow.coupling.gibbs_weighted import GibbsWeighted, GibbsWeightedConfig
 from trainer.flow.coupling.independent import Independent, IndependentConfig
+from trainer.flow.coupling.knn import KNN, KNNConfig
+from trainer.flow.coupling.matched import Match, Matched, Matching
+from trainer.flow.coupling.minibatch_ot import Entropic, MinibatchOTConfig, matching
 from trainer.flow.coupling.protocol import Coupling, Pairs
 
-Config = IndependentConfig
+Config = Annotated[
+    IndependentConfig | MinibatchOTConfig | GibbsWeightedConfig | AssignmentConfig | KNNConfig,
+    Field(discriminator="kind"),
+]
 
 
 def build(config: Config) -> Coupling:
@@ -11,6 +23,32 @@ def build(config: Config) -> Coupling:
     match config:
         case IndependentConfig():
             return Independent()
+        case MinibatchOTConfig():
+            return Matched(matching(config), config.scope)
+        case GibbsWeightedConfig():
+            return GibbsWeighted(config.cost, None if config.epsilon == "auto" else config.epsilon, config.kappa)
+        case AssignmentConfig():
+            return Matched(Assignment("l2"), config.scope)
+        case KNNConfig():
+            return KNN(config.k)
 
 
-__all__ = ["Config", "Coupling", "Independent", "IndependentConfig", "Pairs", "build"]
+__all__ = [
+    "KNN",
+    "Assignment",
+    "AssignmentConfig",
+    "Config",
+    "Coupling",
+    "Entropic",
+    "GibbsWeighted",
+    "GibbsWeightedConfig",
+    "Independent",
+    "IndependentConfig",
+    "KNNConfig",
+    "Match",
+    "Matched",
+    "Matching",
+    "MinibatchOTConfig",
+    "Pairs",
+    "build",
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from trainer.flow.condition import UNCONDITIONAL, Condition
@@ -20,8 +22,8 @@ class Pairs:
         x_1: [B, *D] data points.
         condition: what the model is told about each pair.
         log_weight: [B] logarithms of the weights of the pairs, of which only the differences matter; None: all equal.
-        source_index: int64 [B], row of the drawn source that pair i uses; None if the coupling does not permute.
-        target_index: int64 [B], row of the given data that pair i uses; None if the coupling does not permute.
+        source_index: int64 [B], row of the drawn source that pair i uses; None where there is no such batch of rows.
+        target_index: int64 [B], row of the given data that pair i uses; None where there is no such batch of rows.
         interval: [B, 2] times at which each pair is at x_0 and at x_1; None: 0 and 1.
     """
 
@@ -56,6 +58,29 @@ class Coupling(Protocol):
             ValueError: if `x_0` is given in another shape than `x_1`.
         """
         ...
+
+    def draw_step(
+        self,
+        x_1: Sequence[Tensor],
+        conditions: Sequence[Condition],
+        *,
+        generators: Sequence[torch.Generator],
+        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
+    ) -> list[Pairs]:
+        """Pairs all micro batches of a rank's step, each on its own unless the coupling says otherwise.
+
+        Args:
+            x_1: [B, *D] data of each micro batch, as many on every rank.
+            conditions: of each.
+            generators: of each, as in :meth:`draw`.
+            ranks: those that see different data and draw the same step; couplings that look beyond their rank are
+                collective over them. None: this rank is on its own.
+
+        Returns:
+            The pairs of each micro batch, in the order of its data.
+        """
+        together = zip(x_1, conditions, generators, strict=True)
+        return [self.draw(data, condition, generator=generator) for data, condition, generator in together]
 
 
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from trainer.model.autoencoder import Autoencoder
 from trainer.model.gpt import GPT
 from trainer.model.gpt_config import GPTConfig
 from trainer.network import dense_parameters, meta_network, parameter_shapes, tokens_per_example
+from trainer.trace.formula.drawing import drawing
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
 from trainer.trace.formula.reduction import optimizer_groups
@@ -52,6 +53,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         ranks_per_node=ranks_per_node,
         num_blocks=config.model.num_layers,
         groups={
+            "world": RankGroups(layout.world_size),
             "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
             "tensor": RankGroups(layout.tensor_parallel),
             "expert": RankGroups(layout.expert_parallel),
@@ -61,6 +63,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         layers=tuple(_layers(config, layout)),
         repeats_forward=config.engine.activation_checkpointing,
         accumulation=layout.accumulation,
+        drawing=tuple(drawing(config, layout)),
         steps=steps,
         config_sha256=config_digest(config),
     )

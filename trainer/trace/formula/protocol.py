@@ -31,11 +31,14 @@ class Collective:
     bytes_out: int = 0
     exchange: Exchange | None = None
 
-    def fields(self, member: int) -> dict[str, Any]:
-        """Operation, type and sizes in the record of a rank, given its place in the group."""
+    def fields(self, rank: int, ranks: tuple[int, ...]) -> dict[str, Any]:
+        """Operation, type and sizes in the record of a rank, given the ranks of its group."""
         if self.exchange is not None:
-            return self.exchange.fields(member)
-        return {name: getattr(self, name) for name in ("op", "dtype", "bytes_in", "bytes_out")}
+            return self.exchange.fields(ranks.index(rank))
+        fields: dict[str, Any] = {name: getattr(self, name) for name in ("op", "dtype", "bytes_in", "bytes_out")}
+        if self.op == "broadcast":
+            fields |= {"root": ranks[0], "bytes_in": self.bytes_in if rank == ranks[0] else 0}
+        return fields
 
 
 def all_reduce(group: str, dtype: str, size: int) -> Collective:
@@ -46,6 +49,11 @@ def all_reduce(group: str, dtype: str, size: int) -> Collective:
 def all_gather(group: str, dtype: str, size: int, num_ranks: int) -> Collective:
     """An all-gather to which each of `num_ranks` ranks contributes `size` bytes."""
     return Collective(group, "all_gather", dtype, size, size * num_ranks)
+
+
+def broadcast(group: str, dtype: str, size: int) -> Collective:
+    """A broadcast of `size` bytes by the first rank of each group."""
+    return Collective(group, "broadcast", dtype, size, size)
 
 
 def reduce_scatter(group: str, dtype: str, size: int, num_ranks: int) -> Collective:

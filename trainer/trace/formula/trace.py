@@ -40,6 +40,7 @@ class TraceSpec:
         layers: what the layers send themselves, in the order in which they do so inside a block.
         repeats_forward: whether a block computes its forward pass again when its backward pass is due.
         accumulation: micro steps of an optimiser step.
+        drawing: what the ranks exchange while they draw a step, before its first micro step.
         steps: optimiser steps to write, ascending.
         config_sha256: hash of the resolved configuration, for the header.
     """
@@ -52,6 +53,7 @@ class TraceSpec:
     layers: tuple[LayerTraffic, ...] = ()
     repeats_forward: bool = False
     accumulation: int = 1
+    drawing: tuple[Collective, ...] = ()
     steps: tuple[int, ...] = (1,)
     config_sha256: str | None = None
 
@@ -117,7 +119,7 @@ def _records(
                     group=names[meaning, ranks],
                     size1=len(ranks) == 1,
                     layer=operation.layer,
-                    **operation.collective.fields(ranks.index(rank)),
+                    **operation.collective.fields(rank, ranks),
                 )
                 yield replace(record, gap_ns=gaps(record))
                 seq += 1
@@ -125,6 +127,8 @@ def _records(
 
 def _step(spec: TraceSpec) -> Iterator[_Operation]:
     """One optimiser step of any rank, in program order."""
+    for collective in spec.drawing:
+        yield _Operation(0, "forward", None, collective)
     way: list[Place] = ["before", *range(spec.num_blocks), "after"]
     for micro in range(spec.accumulation):
         for place in way:

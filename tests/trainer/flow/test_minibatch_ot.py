@@ -1,0 +1,104 @@
+"""Pairs of a batch by transport and assignment, against POT and brute force."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import ot
+import pytest
+import torch
+
+from trainer.flow import UNCONDITIONAL, coupling
+
+METRICS = {"l2": "euclidean", "sqeuclidean": "sqeuclidean"}
+PERMUTING: dict[str, tuple[coupling.Config, str]] = {
+    "assignment": (coupling.AssignmentConfig(), "l2"),
+    "minibatch_ot": (coupling.MinibatchOTConfig(), "sqeuclidean"),
+    "minibatch_ot, l2": (coupling.MinibatchOTConfig(cost="l2"), "l2"),
+}
+permuting = pytest.mark.parametrize(("config", "cost"), PERMUTING.values(), ids=PERMUTING.keys())
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def points(size: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(size, dim, generator=generator(0)), 1 + 2 * torch.randn(size, dim, generator=generator(1))
+
+
+def costs(x_0: torch.Tensor, x_1: torch.Tensor, cost: str) -> np.ndarray:
+    return np.asarray(ot.dist(x_0.double().numpy(), x_1.double().numpy(), metric=METRICS[cost]))
+
+
+@permuting
+def test_no_permutation_is_cheaper(config: coupling.Config, cost: str) -> None:
+    x_0, x_1 = points(6, 3)
+    matrix = costs(x_0, x_1, cost)
+    pairs = coupling.build(config).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator(2))
+    assert pairs.source_index is not None
+    found = matrix[pairs.source_index.numpy(), np.arange(6)].sum()
+    least = min(matrix[list(order), np.arange(6)].sum() for order in itertools.permutations(range(6)))
+    assert found == pytest.approx(least, rel=1e-6)
+
+
+@permuting
+@pytest.mark.parametrize(("size", "dim"), [(64, 2), (100, 64)])
+def test_the_cost_is_that_of_an_exact_plan(config: coupling.Config, cost: str, size: int, dim: int) -> None:
+    x_0, x_1 = points(size, dim)
+    matrix = costs(x_0, x_1, cost)
+    pairs = coupling.build(config).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator(2))
+    assert pairs.source_index is not None
+    found = matrix[pairs.source_index.numpy(), np.arange(size)].mean()
+    assert found == pytest.approx(ot.emd2(ot.unif(size), ot.unif(size), matrix), rel=1e-5)
+    assert found < np.trace(matrix) / size
+
+
+def entropic(price: float, cost: Any = "sqeuclidean") -> coupling.Entropic:
+    return coupling.Entropic(cost, epsilon=0.05, marginal_weight=price)
+
+
+@pytest.mark.parametrize("cost", ["sqeuclidean", "l2"])
+@pytest.mark.parametrize("price", [math.inf, 0.2])
+def test_the_entropic_plan_is_that_of_pot(price: float, cost: str) -> None:
+    x_0, x_1 = points(12, 2)
+    matrix, masses = costs(x_0, x_1, cost), np.ones(12)
+    matrix /= matrix.mean()
+    plan = entropic(price, cost).log_plan(x_0, x_1).exp().numpy()
+    if math.isinf(price):
+        expected = ot.sinkhorn(masses, masses, matrix, reg=0.05, stopThr=1e-9, numItermax=20_000)
+    else:
+        expected = ot.unbalanced.sinkhorn_unbalanced(
+            masses, masses, matrix, reg=0.05, reg_m=price, reg_type="kl", stopThr=1e-9, numItermax=20_000
+        )
+    np.testing.assert_allclose(plan, np.asarray(expected), atol=5e-3)
+
+
+def test_pairs_are_drawn_from_the_plan_with_every_data_point_once() -> None:
+    x_0, x_1 = points(5, 2)
+    config = coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.5)
+    built, draws = coupling.build(config), generator(3)
+    counts, rounds = np.zeros((5, 5)), 1500
+    for _ in range(rounds):
+        pairs = built.draw(x_1, UNCONDITIONAL, x_0=x_0, generator=draws)
+        assert pairs.source_index is not None
+        counts[pairs.source_index.numpy(), np.arange(5)] += 1
+    matrix = costs(x_0, x_1, "sqeuclidean")
+    plan = np.asarray(ot.sinkhorn(np.ones(5), np.ones(5), matrix / matrix.mean(), reg=0.5, stopThr=1e-9))
+    assert np.abs(counts / rounds - plan).max() < 4 * 0.5 / rounds**0.5 + 2e-3
+    assert torch.equal(pairs.x_1, x_1)
+
+
+def test_what_the_plan_leaves_behind_weighs_little() -> None:
+    """An outlier among the data keeps little mass at a low price, and all of it at a high one."""
+    x_0, x_1 = points(32, 2)
+    x_1[7] = torch.tensor([40.0, 40.0])
+    shares = {}
+    for price in (0.05, 1000.0):
+        config = coupling.MinibatchOTConfig(solver="unbalanced", marginal_weight=price)
+        log_weight = coupling.build(config).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator(1)).log_weight
+        assert log_weight is not None
+        shares[price] = float(log_weight.softmax(0)[7])
+    assert shares[0.05] < 1e-6
+    assert shares[1000.0] == pytest.approx(1 / 32, rel=0.05)

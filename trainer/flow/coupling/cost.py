@@ -1,0 +1,23 @@
+"""What it costs to move a source point to a data point."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from moe.ot.costs import euclidean, squared_euclidean
+
+Cost = Literal["l2", "sqeuclidean"]
+"""The distance or its square."""
+
+
+def pair_costs(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
+    """Costs of the pairs of equal row, float32 [B], for points [B, *D]."""
+    squared = (x_1 - x_0).flatten(1).float().square().sum(1)
+    return squared.sqrt() if cost == "l2" else squared
+
+
+def cost_matrix(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
+    """Costs of all pairs, float32 [N, M], for points [N, F] and [M, F]."""
+    return (euclidean if cost == "l2" else squared_euclidean)(x_0.float(), x_1.float())

@@ -1,0 +1,36 @@
+"""What ranks send while they draw a step: points that are paired over all of them, and weights of pairs."""
+
+from collections.abc import Iterator
+from math import prod
+
+from trainer.config import RunConfig
+from trainer.flow.coupling import AssignmentConfig, GibbsWeightedConfig, MinibatchOTConfig
+from trainer.layout import Layout
+from trainer.trace.formula.protocol import Collective, all_gather, broadcast
+
+
+def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
+    """The collectives of one step before its first micro step, in order.
+
+    Args:
+        config: the run.
+        layout: how it is laid out.
+    """
+    coupling = None if config.flow is None else config.flow.coupling
+    match coupling:
+        case MinibatchOTConfig(scope="global_batch") | AssignmentConfig(scope="global_batch"):
+            points = 4 * layout.micro_batch * layout.accumulation * prod(config.data.shape)
+            for _ in ("data", "source"):
+                yield all_gather("data", "float32", points, layout.data_parallel)
+            yield broadcast("data", "int64", 8 * config.optim.global_batch)
+    match coupling:
+        case MinibatchOTConfig(solver="unbalanced", scope=scope):
+            if scope == "global_batch":
+                yield broadcast("data", "float32", 4 * config.optim.global_batch)
+            yield _sum_of_weights(layout)
+        case GibbsWeightedConfig():
+            yield _sum_of_weights(layout)
+
+
+def _sum_of_weights(layout: Layout) -> Collective:
+    return all_gather("world", "float64", 8, layout.world_size)
