@@ -10,6 +10,7 @@ from moe.config import MoEConfig
 from moe.seed import derive_seed
 from trainer.config import RunConfig
 from trainer.engine.protocol import Network
+from trainer.flow import target
 from trainer.layout import Layout
 from trainer.model import autoencoder, dit, gpt, mlp
 from trainer.model.autoencoder_config import AutoencoderConfig
@@ -170,15 +171,28 @@ def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
 
 def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> Network:
     classes = config.data.num_classes
+    num_fields = 1 if config.flow is None else target.num_fields(config.flow.target)
     match config.model, config.data.shape:
         case DiTConfig() as model, (channels, height, width):
             shape = channels, height, width
-            return dit.DiT(model, shape=shape, num_classes=classes, feed_forward=feed_forward, generator=generator)
+            return dit.DiT(
+                model,
+                shape=shape,
+                num_classes=classes,
+                feed_forward=feed_forward,
+                generator=generator,
+                num_fields=num_fields,
+            )
         case AutoencoderConfig() as model, (channels, height, width):
             return autoencoder.Autoencoder(model, shape=(channels, height, width), generator=generator)
         case MLPConfig() as model, (values,):
             return mlp.MLP(
-                model, num_values=values, num_classes=classes, feed_forward=feed_forward, generator=generator
+                model,
+                num_values=values,
+                num_classes=classes,
+                feed_forward=feed_forward,
+                generator=generator,
+                num_fields=num_fields,
             )
         case GPTConfig() as model, _:
             return gpt.GPT(model, feed_forward=feed_forward, generator=generator)

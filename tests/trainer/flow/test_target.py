@@ -1,27 +1,20 @@
 from itertools import product
-from math import pi
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.trainer.flow.paths import NOISY
+from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import members, name
 from trainer.flow import path, target
 from trainer.flow.coupling import Pairs
 
-QUANTITIES = get_args(target.Quantity)
+QUANTITIES: tuple[target.Quantity, ...] = get_args(target.Quantity)
 targets = pytest.mark.parametrize("config", members(target.Config), ids=name)
-
-
-def trigonometric(t: Tensor) -> path.Coefficients:
-    """A curved path, to show that conversions know nothing of the straight one."""
-    zero, angle = torch.zeros_like(t), pi / 2 * t
-    a, b = torch.cos(angle), torch.sin(angle)
-    return path.Coefficients(a=a, b=b, g=zero, da=-pi / 2 * b, db=pi / 2 * a, dg=zero, g_dg=zero)
-
-
-schedules = pytest.mark.parametrize("schedule", [path.linear, trigonometric])
+schedules = pytest.mark.parametrize("schedule", [path.linear, path.trigonometric])
+pairs_of_quantities = pytest.mark.parametrize(("source", "to"), list(product(QUANTITIES, QUANTITIES)))
 
 
 def points(schedule: path.Schedule, t: Tensor) -> tuple[Pairs, path.PathSample]:
@@ -30,21 +23,41 @@ def points(schedule: path.Schedule, t: Tensor) -> tuple[Pairs, path.PathSample]:
     return pairs, path.Affine(schedule).sample(pairs, t, generator=torch.Generator())
 
 
+def truth(sample: path.PathSample, c: path.Coefficients) -> dict[target.Quantity, Tensor]:
+    """Every quantity of a point, by its definition."""
+    a, b, g = (value.reshape(-1, 1) for value in (c.a, c.b, c.g))
+    own = bool((g != 0).any())
+    return {
+        "velocity": sample.velocity,
+        "data": sample.x_1,
+        "noise": sample.noise,
+        "score": -sample.noise / (g if own else a),
+        "v_prediction": b * sample.x_0 - a * sample.x_1,
+    }
+
+
+def on(config: target.Config) -> path.Path:
+    """A path on which a target is defined."""
+    own = isinstance(config, target.VelocityAndNoiseConfig)
+    return path.build(path.StochasticInterpolantConfig() if own else path.TrigonometricConfig())
+
+
+def undefined(schedule: path.Schedule, *quantities: str) -> bool:
+    return "v_prediction" in quantities and schedule is not path.trigonometric
+
+
 def inside() -> Tensor:
     return torch.linspace(0.02, 0.98, 9, dtype=torch.float64)
 
 
 @schedules
-@pytest.mark.parametrize(("source", "to"), list(product(QUANTITIES, QUANTITIES)))
+@pairs_of_quantities
 def test_every_quantity_gives_every_other(schedule, source, to):
-    pairs, sample = points(schedule, inside())
+    if undefined(schedule, source, to):
+        return
+    _, sample = points(schedule, inside())
     c = schedule(inside())
-    true = {
-        "velocity": sample.velocity,
-        "data": pairs.x_1,
-        "noise": pairs.x_0,
-        "score": -pairs.x_0 / c.a.reshape(-1, 1),
-    }
+    true = truth(sample, c)
     converted = target.convert(true[source], sample.x_t, c, source=source, to=to)
     torch.testing.assert_close(converted, true[to], rtol=1e-9, atol=1e-9)
     back = target.convert(converted, sample.x_t, c, source=to, to=source)
@@ -54,12 +67,28 @@ def test_every_quantity_gives_every_other(schedule, source, to):
 @targets
 @pytest.mark.parametrize("to", QUANTITIES)
 def test_a_target_converts_what_it_makes(config, to):
-    pairs, sample = points(path.linear, inside())
-    built = target.build(config(), path=path.Affine(path.linear))
-    true = {"velocity": sample.velocity, "data": pairs.x_1, "noise": pairs.x_0}
-    true["score"] = -pairs.x_0 / (1 - inside()).reshape(-1, 1)
-    converted = built.convert(built.make(sample), sample.x_t, sample.t, to)
-    torch.testing.assert_close(converted, true[to], rtol=1e-9, atol=1e-9)
+    between, (pairs, _) = on(config()), points(path.linear, inside())
+    sample = between.sample(pairs, inside(), generator=torch.Generator().manual_seed(3))
+    built = target.build(config(), path=between)
+    made = built.make(sample)
+    assert made.shape == (9, 4 * built.num_fields)
+    if built.num_fields == 2 and to == "v_prediction":
+        with pytest.raises(ValueError, match="use the score"):
+            built.convert(made, sample.x_t, sample.t, to)
+        return
+    converted = built.convert(made, sample.x_t, sample.t, to)
+    torch.testing.assert_close(converted, truth(sample, between.coefficients(inside()))[to], rtol=1e-9, atol=1e-9)
+
+
+@targets
+def test_a_target_names_its_fields(config):
+    built = target.build(config(), path=on(config()))
+    assert len(built.quantities) == built.num_fields == target.num_fields(config())
+    sample = on(config()).sample(points(path.linear, inside())[0], inside(), generator=torch.Generator().manual_seed(3))
+    fields = built.make(sample).chunk(built.num_fields, dim=1)
+    true = truth(sample, on(config()).coefficients(inside()))
+    for quantity, field in zip(built.quantities, fields, strict=True):
+        torch.testing.assert_close(field, true[quantity])
 
 
 @schedules
@@ -76,7 +105,7 @@ def test_the_velocity_of_a_gaussian_gives_its_score(schedule):
 
 @schedules
 @pytest.mark.parametrize("end", [0.0, 1.0])
-@pytest.mark.parametrize(("source", "to"), list(product(QUANTITIES, QUANTITIES)))
+@pairs_of_quantities
 def test_the_ends_stay_finite(schedule, end, source, to):
     t = torch.full((5,), end, dtype=torch.float64)
     value, x_t = torch.ones(5, 2, dtype=torch.float64), torch.full((5, 2), 0.5, dtype=torch.float64)
@@ -107,11 +136,59 @@ def test_a_first_order_step_moves_along_the_path(schedule):
         torch.testing.assert_close(c.a * noise + c.b * data, sample.x_t + 0.01 * sample.velocity)
 
 
-def test_a_path_with_noise_of_its_own_is_refused():
-    c = path.linear(inside())
-    noisy = path.Coefficients(c.a, c.b, g=c.a * c.b, da=c.da, db=c.db, dg=1 - 2 * c.b, g_dg=c.a * c.b * (1 - 2 * c.b))
-    with pytest.raises(ValueError, match="g = 0"):
-        target.convert(torch.ones(9, 1), torch.ones(9, 1), noisy, source="velocity", to="score")
+@pytest.mark.parametrize("config", NOISY, ids=path_name)
+@pairs_of_quantities
+def test_one_quantity_of_a_noisy_path_gives_little(config, source, to):
+    between, (pairs, _) = path.build(config), points(path.linear, inside())
+    sample = between.sample(pairs, inside(), generator=torch.Generator().manual_seed(3))
+    c = between.coefficients(inside())
+    true = truth(sample, c)
+    if source == to or {source, to} == {"noise", "score"}:
+        torch.testing.assert_close(target.convert(true[source], sample.x_t, c, source=source, to=to), true[to])
+        return
+    with pytest.raises(ValueError, match=r"g = 0.*; predict velocity_and_noise"):
+        target.convert(true[source], sample.x_t, c, source=source, to=to)
+
+
+@pytest.mark.parametrize("config", NOISY, ids=path_name)
+def test_velocity_and_noise_give_score_and_the_velocity_without_noise(config):
+    """score = -z / g for any source, and velocity + g dg score = da x_0 + db x_1."""
+    between, (pairs, _) = path.build(config), points(path.linear, inside())
+    sample = between.sample(pairs, inside(), generator=torch.Generator().manual_seed(3))
+    both = target.VelocityAndNoise(between)
+    score = both.convert(both.make(sample), sample.x_t, sample.t, "score")
+    c = between.coefficients(inside()).broadcast(sample.x_t)
+    torch.testing.assert_close(c.g * score, -sample.noise)
+    torch.testing.assert_close(sample.velocity + c.g_dg * score, c.da * pairs.x_0 + c.db * pairs.x_1)
+
+
+@pytest.mark.parametrize("config", NOISY, ids=path_name)
+@pytest.mark.parametrize("to", ["velocity", "noise", "score"])
+def test_the_ends_of_a_noisy_path_stay_finite(config, to):
+    t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    both = target.VelocityAndNoise(path.build(config))
+    assert bool(both.convert(torch.ones(2, 8), torch.ones(2, 4), t, to).isfinite().all())
+
+
+def test_data_that_a_path_leaves_open_are_refused():
+    both = target.VelocityAndNoise(path.build(path.MirrorInterpolantConfig()))
+    with pytest.raises(ValueError, match="leave the data open"):
+        both.convert(torch.ones(9, 8), torch.ones(9, 4), inside(), "data")
+
+
+def test_v_prediction_refuses_a_path_that_does_not_keep_the_variance():
+    with pytest.raises(ValueError, match=r"flow.target.kind: v_prediction .*; use a variance-preserving path"):
+        target.VPrediction(path.Affine(path.linear))
+
+
+def test_v_and_noise_give_the_same_data():
+    _, sample = points(path.trigonometric, inside())
+    noise = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    c = path.trigonometric(inside())
+    v = target.convert(noise, sample.x_t, c, source="noise", to="v_prediction")
+    of_noise = target.convert(noise, sample.x_t, c, source="noise", to="data")
+    of_v = target.convert(v, sample.x_t, c, source="v_prediction", to="data")
+    torch.testing.assert_close(of_v, of_noise, rtol=1e-9, atol=1e-9)
 
 
 def test_a_velocity_serves_sampling_on_any_path():
@@ -129,8 +206,8 @@ def test_a_velocity_serves_sampling_on_any_path():
 
 @targets
 def test_an_unknown_quantity_is_refused(config):
-    built = target.build(config(), path=path.Affine(path.linear))
-    x = torch.ones(2, 1)
+    built = target.build(config(), path=on(config()))
+    x = torch.ones(2, 2)
     unknown: Any = "energy"
     with pytest.raises(ValueError, match="to: no quantity is called 'energy'; use one of velocity, data"):
         built.convert(x, x, torch.ones(2), unknown)

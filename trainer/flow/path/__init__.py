@@ -1,16 +1,86 @@
 """What lies between source and data: the protocol, its implementations, their configuration and `build`."""
 
-from trainer.flow.path.affine import Affine, LinearConfig, Schedule, linear
-from trainer.flow.path.protocol import Coefficients, Path, PathSample
+from functools import partial
+from typing import Annotated
 
-Config = LinearConfig
+from pydantic import Field
+
+from trainer.flow.path.affine import Affine, LinearConfig, Schedule, linear
+from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig
+from trainer.flow.path.protocol import Coefficients, Path, PathSample
+from trainer.flow.path.stochastic_interpolant import (
+    MirrorInterpolantConfig,
+    OneSidedInterpolantConfig,
+    StochasticInterpolant,
+    StochasticInterpolantConfig,
+    mirror,
+    one_sided,
+    two_sided,
+)
+from trainer.flow.path.variance_preserving import (
+    DiffusionSteps,
+    DiffusionStepsConfig,
+    TrigonometricConfig,
+    VariancePreservingConfig,
+    cumulative_alphas,
+    trigonometric,
+    variance_preserving,
+)
+
+Config = Annotated[
+    LinearConfig
+    | TrigonometricConfig
+    | VariancePreservingConfig
+    | DiffusionStepsConfig
+    | StochasticInterpolantConfig
+    | MirrorInterpolantConfig
+    | OneSidedInterpolantConfig,
+    Field(discriminator="kind"),
+]
 
 
 def build(config: Config) -> Path:
     """Returns the path that `config.kind` names."""
     match config:
-        case LinearConfig():
-            return Affine(linear)
+        case LinearConfig(sigma_min=sigma_min):
+            return Affine(partial(linear, sigma_min=sigma_min))
+        case TrigonometricConfig():
+            return Affine(trigonometric)
+        case VariancePreservingConfig(beta_min=beta_min, beta_max=beta_max):
+            return Affine(partial(variance_preserving, beta_min=beta_min, beta_max=beta_max))
+        case DiffusionStepsConfig():
+            return Affine(DiffusionSteps(cumulative_alphas(config)))
+        case StochasticInterpolantConfig():
+            interpolant = partial(two_sided, config)
+            return Affine(interpolant) if config.gamma.kind == "zero" else StochasticInterpolant(interpolant)
+        case MirrorInterpolantConfig():
+            return StochasticInterpolant(partial(mirror, config))
+        case OneSidedInterpolantConfig():
+            return StochasticInterpolant(partial(one_sided, config))
 
 
-__all__ = ["Affine", "Coefficients", "Config", "LinearConfig", "Path", "PathSample", "Schedule", "build", "linear"]
+__all__ = [
+    "Affine",
+    "BrownianConfig",
+    "Coefficients",
+    "Config",
+    "DiffusionSteps",
+    "DiffusionStepsConfig",
+    "LinearConfig",
+    "MirrorInterpolantConfig",
+    "OneSidedInterpolantConfig",
+    "Path",
+    "PathSample",
+    "QuadraticConfig",
+    "Schedule",
+    "SineSquaredConfig",
+    "StochasticInterpolant",
+    "StochasticInterpolantConfig",
+    "TrigonometricConfig",
+    "VariancePreservingConfig",
+    "ZeroConfig",
+    "build",
+    "linear",
+    "trigonometric",
+    "variance_preserving",
+]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from trainer.flow.coupling.protocol import Pairs
@@ -16,22 +16,36 @@ Schedule = Callable[[Tensor], Coefficients]
 
 
 class LinearConfig(BaseModel, extra="forbid", frozen=True):
-    """The straight path x_t = (1 - t) x_0 + t x_1; nothing to set."""
+    """The straight path x_t = (1 - (1 - sigma_min) t) x_0 + t x_1."""
 
     kind: Literal["linear"] = "linear"
+    sigma_min: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the source that is left at the data; 0: the path ends at the data point itself."""
 
 
-def linear(t: Tensor) -> Coefficients:
-    """The schedule a = 1 - t, b = t of the straight path, at times `t` [B]."""
-    zero, one = torch.zeros_like(t), torch.ones_like(t)
-    return Coefficients(a=1 - t, b=t, g=zero, da=-one, db=one, dg=zero, g_dg=zero)
+def linear(t: Tensor, sigma_min: float = 0.0) -> Coefficients:
+    """The schedule a = 1 - (1 - sigma_min) t, b = t of the straight path, at times `t` [B]."""
+    zero, one, lost = torch.zeros_like(t), torch.ones_like(t), 1 - sigma_min
+    return Coefficients(a=1 - lost * t, b=t, g=zero, da=-lost * one, db=one, dg=zero, g_dg=zero)
+
+
+def without_noise(a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Coefficients:
+    """The coefficients [B] of a path that adds no noise of its own."""
+    zero = torch.zeros_like(a)
+    return Coefficients(a=a, b=b, g=zero, da=da, db=db, dg=zero, g_dg=zero)
 
 
 class Affine(Path):
     """A deterministic path between the two ends: x_t = a x_0 + b x_1, velocity da x_0 + db x_1.
 
+    A pair with an interval has its two points on such a path, x_s at the start and x_e at the end of the interval. They
+    determine the source x_0 and the data x_1 of the path, and what is sampled belongs to those: between the two points
+    the noise is constant, and one first-order step from either reaches the other.
+
     Source: Lipman et al., "Flow Matching Guide and Code", arXiv 2412.06264, section 4.8; the linear schedule is
-    equation 5 of Liu et al., "Flow Straight and Fast", arXiv 2209.03003.
+    equation 5 of Liu et al., "Flow Straight and Fast", arXiv 2209.03003, and with sigma_min equation 20 of Lipman et
+    al., "Flow Matching for Generative Modeling", arXiv 2210.02747; intervals are those of Wang et al., "Rectified
+    Diffusion", arXiv 2410.07303, section 3.4.
 
     Args:
         schedule: times [B] to coefficients, with g = 0.
@@ -42,16 +56,27 @@ class Affine(Path):
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
         """See `Path.sample`; nothing is drawn, and the noise is the source point."""
-        c = self.schedule(t).broadcast(pairs.x_1)
+        x_0, x_1 = self._ends(pairs, t)
+        c = self.schedule(t).broadcast(x_1)
         return PathSample(
-            x_t=c.a * pairs.x_0 + c.b * pairs.x_1,
-            velocity=c.da * pairs.x_0 + c.db * pairs.x_1,
-            noise=pairs.x_0,
+            x_t=c.a * x_0 + c.b * x_1,
+            velocity=c.da * x_0 + c.db * x_1,
+            noise=x_0,
             t=t,
-            x_0=pairs.x_0,
-            x_1=pairs.x_1,
+            x_0=x_0,
+            x_1=x_1,
         )
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """See `Path.coefficients`."""
         return self.schedule(t)
+
+    def _ends(self, pairs: Pairs, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Source and data of the whole path on which the pairs lie."""
+        if pairs.interval is None:
+            return pairs.x_0, pairs.x_1
+        start, end = (self.schedule(time).broadcast(pairs.x_1) for time in pairs.interval.to(t).unbind(1))
+        determinant = start.a * end.b - end.a * start.b
+        x_0 = (end.b * pairs.x_0 - start.b * pairs.x_1) / determinant
+        x_1 = (start.a * pairs.x_1 - end.a * pairs.x_0) / determinant
+        return x_0, x_1

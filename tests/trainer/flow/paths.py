@@ -1,0 +1,51 @@
+"""Every kind of path in every setting that changes its form, for the contract tests."""
+
+from typing import Literal
+
+from trainer.flow import path
+
+GAMMAS = (
+    path.BrownianConfig(),
+    path.BrownianConfig(factor=2.0),
+    path.QuadraticConfig(),
+    path.SineSquaredConfig(),
+    path.ZeroConfig(),
+)
+INTERPOLATIONS: tuple[Literal["linear", "trigonometric", "encoding_decoding"], ...] = (
+    "linear",
+    "trigonometric",
+    "encoding_decoding",
+)
+EXCLUDED = {("trigonometric", "sine_squared"), ("encoding_decoding", "zero")}
+
+AFFINE: tuple[path.Config, ...] = (
+    path.LinearConfig(),
+    path.LinearConfig(sigma_min=0.1),
+    path.TrigonometricConfig(),
+    path.VariancePreservingConfig(),
+    path.VariancePreservingConfig(beta_min=1.0, beta_max=8.0),
+    path.DiffusionStepsConfig(),
+    path.DiffusionStepsConfig(beta_start=8.5e-4, beta_end=0.012, spacing="square_root"),
+    *(
+        path.StochasticInterpolantConfig(interpolation=interpolation, gamma=path.ZeroConfig())
+        for interpolation in INTERPOLATIONS
+        if (interpolation, "zero") not in EXCLUDED
+    ),
+)
+NOISY: tuple[path.Config, ...] = (
+    *(
+        path.StochasticInterpolantConfig(interpolation=interpolation, gamma=gamma)
+        for interpolation in INTERPOLATIONS
+        for gamma in GAMMAS
+        if gamma.kind != "zero" and (interpolation, gamma.kind) not in EXCLUDED
+    ),
+    *(path.MirrorInterpolantConfig(gamma=gamma) for gamma in GAMMAS if gamma.kind != "zero"),
+    path.OneSidedInterpolantConfig(),
+    path.OneSidedInterpolantConfig(interpolation="trigonometric"),
+)
+ALL = AFFINE + NOISY
+
+
+def name(config: path.Config) -> str:
+    """What a test of a path is called: its kind and settings."""
+    return "-".join(str(value) for value in config.model_dump().values())

@@ -1,0 +1,71 @@
+"""How strong a stochastic interpolant's own noise is along the way."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+SMALLEST_DIVISOR = 1e-3
+
+
+class BrownianConfig(BaseModel, extra="forbid", frozen=True):
+    """gamma = sqrt(factor t (1 - t)), that of a Brownian bridge; its slope is held finite at the ends."""
+
+    kind: Literal["brownian"] = "brownian"
+    factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Four times the largest variance, that at t = 1/2."""
+
+
+class QuadraticConfig(BaseModel, extra="forbid", frozen=True):
+    """gamma = t (1 - t); nothing to set."""
+
+    kind: Literal["quadratic"] = "quadratic"
+
+
+class SineSquaredConfig(BaseModel, extra="forbid", frozen=True):
+    """gamma = sin(pi t)^2; nothing to set."""
+
+    kind: Literal["sine_squared"] = "sine_squared"
+
+
+class ZeroConfig(BaseModel, extra="forbid", frozen=True):
+    """gamma = 0, no noise of its own; nothing to set."""
+
+    kind: Literal["zero"] = "zero"
+
+
+Config = Annotated[BrownianConfig | QuadraticConfig | SineSquaredConfig | ZeroConfig, Field(discriminator="kind")]
+
+
+class Gamma(NamedTuple):
+    """The weight of the noise at B times, its slope, and the product of the two, each [B]."""
+
+    value: Tensor
+    slope: Tensor
+    product: Tensor
+
+
+def gamma(config: Config, t: Tensor) -> Gamma:
+    """Evaluates a gamma; all are 0 at t = 0 and t = 1.
+
+    Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 4 and table 8.
+
+    Args:
+        config: which.
+        t: [B] times in [0, 1].
+    """
+    match config:
+        case BrownianConfig(factor=factor):
+            value, product = torch.sqrt(factor * t * (1 - t)), factor * (1 - 2 * t) / 2
+            return Gamma(value, product / value.clamp(min=SMALLEST_DIVISOR), product)
+        case QuadraticConfig():
+            value, slope = t * (1 - t), 1 - 2 * t
+        case SineSquaredConfig():
+            value, slope = torch.sin(math.pi * t) ** 2, math.pi * torch.sin(2 * math.pi * t)
+        case ZeroConfig():
+            value = slope = torch.zeros_like(t)
+    return Gamma(value, slope, value * slope)

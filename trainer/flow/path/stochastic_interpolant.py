@@ -1,0 +1,153 @@
+"""Paths that add noise of their own between the two ends.
+
+Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions",
+arXiv 2303.08797, sections 2 and 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, Self
+
+import torch
+from pydantic import BaseModel, model_validator
+from torch import Tensor
+
+from trainer.flow.coupling.protocol import Pairs, standard_normal
+from trainer.flow.path.affine import linear
+from trainer.flow.path.gamma import BrownianConfig, Gamma, SineSquaredConfig, ZeroConfig, gamma
+from trainer.flow.path.gamma import Config as GammaConfig
+from trainer.flow.path.protocol import Coefficients, Path, PathSample
+from trainer.flow.path.variance_preserving import trigonometric
+
+
+class StochasticInterpolantConfig(BaseModel, extra="forbid", frozen=True):
+    """From any source to the data, with noise in between."""
+
+    kind: Literal["stochastic_interpolant"] = "stochastic_interpolant"
+    interpolation: Literal["linear", "trigonometric", "encoding_decoding"] = "linear"
+    """How the ends are mixed; encoding_decoding: all noise half way, where the source is gone and the data not yet."""
+    gamma: GammaConfig = BrownianConfig()
+    """How strong the noise is."""
+
+    @model_validator(mode="after")
+    def _gamma_fits(self) -> Self:
+        match self.interpolation, self.gamma:
+            case "trigonometric", BrownianConfig(factor=factor) if factor >= 4:
+                raise ValueError(
+                    f"gamma.factor: {factor} leaves no room for the ends on a trigonometric interpolation, where the "
+                    "squares of all weights sum to 1; use less than 4"
+                )
+            case "trigonometric", SineSquaredConfig():
+                raise ValueError(
+                    "gamma.kind: sine_squared bends a trigonometric interpolation sharply half way, where only noise "
+                    "is left; use one of brownian, quadratic, zero"
+                )
+            case "encoding_decoding", ZeroConfig():
+                raise ValueError(
+                    "gamma.kind: zero leaves nothing half way on an encoding_decoding interpolation; use one of "
+                    "brownian, quadratic, sine_squared"
+                )
+        return self
+
+
+class MirrorInterpolantConfig(BaseModel, extra="forbid", frozen=True):
+    """From a data point through noise back to itself: x_t = x_1 + gamma z. What follows it starts at data."""
+
+    kind: Literal["mirror_interpolant"] = "mirror_interpolant"
+    gamma: GammaConfig = BrownianConfig()
+    """How strong the noise is."""
+
+    @model_validator(mode="after")
+    def _it_moves(self) -> Self:
+        if self.gamma.kind == "zero":
+            raise ValueError("gamma.kind: zero never moves; use one of brownian, quadratic, sine_squared")
+        return self
+
+
+class OneSidedInterpolantConfig(BaseModel, extra="forbid", frozen=True):
+    """From noise of the path's own to the data; the source points of the pairs are not used."""
+
+    kind: Literal["one_sided_interpolant"] = "one_sided_interpolant"
+    interpolation: Literal["linear", "trigonometric"] = "linear"
+    """How noise and data are mixed."""
+
+
+Interpolant = Callable[[Tensor], Coefficients]
+
+
+class StochasticInterpolant(Path):
+    """x_t = a x_0 + b x_1 + g z with a fresh z ~ N(0, I) for every point.
+
+    Args:
+        interpolant: times [B] to coefficients, with g > 0 inside (0, 1).
+    """
+
+    def __init__(self, interpolant: Interpolant) -> None:
+        self.interpolant = interpolant
+
+    def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
+        """See `Path.sample`; the noise is z, and the mirror has -z.
+
+        Raises:
+            ValueError: the pairs have an interval.
+        """
+        if pairs.interval is not None:
+            raise ValueError("pairs.interval: a path with noise of its own has no single curve; use an affine path")
+        z = standard_normal(pairs.x_1, None, generator)
+        sample = self._sample(pairs, t, z)
+        return replace(sample, mirror=self._sample(pairs, t, -z))
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """See `Path.coefficients`."""
+        return self.interpolant(t)
+
+    def _sample(self, pairs: Pairs, t: Tensor, z: Tensor) -> PathSample:
+        c = self.interpolant(t).broadcast(pairs.x_1)
+        return PathSample(
+            x_t=c.a * pairs.x_0 + c.b * pairs.x_1 + c.g * z,
+            velocity=c.da * pairs.x_0 + c.db * pairs.x_1 + c.dg * z,
+            noise=z,
+            t=t,
+            x_0=pairs.x_0,
+            x_1=pairs.x_1,
+        )
+
+
+def two_sided(config: StochasticInterpolantConfig, t: Tensor) -> Coefficients:
+    """The coefficients of an interpolant between two sets, at times `t` [B]."""
+    noise = gamma(config.gamma, t)
+    match config.interpolation:
+        case "linear":
+            ends = linear(t)
+            return _with(noise, ends.a, ends.b, ends.da, ends.db)
+        case "trigonometric":
+            turn, rest = trigonometric(t), torch.sqrt(1 - noise.value**2)
+            slope = -noise.product / rest
+            da, db = turn.da * rest + turn.a * slope, turn.db * rest + turn.b * slope
+            return _with(noise, turn.a * rest, turn.b * rest, da, db)
+        case "encoding_decoding":
+            weight, slope = torch.cos(math.pi * t) ** 2, -math.pi * torch.sin(2 * math.pi * t)
+            nothing, encoding = torch.zeros_like(t), t < 0.5
+            a, da = torch.where(encoding, weight, nothing), torch.where(encoding, slope, nothing)
+            b, db = torch.where(encoding, nothing, weight), torch.where(encoding, nothing, slope)
+            return _with(noise, a, b, da, db)
+
+
+def mirror(config: MirrorInterpolantConfig, t: Tensor) -> Coefficients:
+    """The coefficients of an interpolant from the data to themselves, at times `t` [B]."""
+    zero, one = torch.zeros_like(t), torch.ones_like(t)
+    return _with(gamma(config.gamma, t), a=zero, b=one, da=zero, db=zero)
+
+
+def one_sided(config: OneSidedInterpolantConfig, t: Tensor) -> Coefficients:
+    """The coefficients of an interpolant from noise to the data, at times `t` [B]."""
+    ends = linear(t) if config.interpolation == "linear" else trigonometric(t)
+    zero = torch.zeros_like(t)
+    return _with(Gamma(ends.a, ends.da, ends.a * ends.da), a=zero, b=ends.b, da=zero, db=ends.db)
+
+
+def _with(noise: Gamma, a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Coefficients:
+    return Coefficients(a=a, b=b, g=noise.value, da=da, db=db, dg=noise.slope, g_dg=noise.product)

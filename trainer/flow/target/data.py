@@ -1,0 +1,31 @@
+"""The network predicts the data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from trainer.flow.path.protocol import PathSample
+from trainer.flow.target.single import Single
+
+
+class DataConfig(BaseModel, extra="forbid", frozen=True):
+    """The network predicts the data point x_1; nothing to set."""
+
+    kind: Literal["data"] = "data"
+
+
+class Data(Single):
+    """The data point; its conditional mean is the denoised state.
+
+    Source: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv 2202.00512,
+    section 4.
+    """
+
+    quantities = ("data",)
+
+    def make(self, sample: PathSample) -> Tensor:
+        """See `Target.make`."""
+        return sample.x_1
