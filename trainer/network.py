@@ -80,7 +80,7 @@ def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
     Returns:
         Elements of each dense parameter on one rank, routers included and experts left out.
     """
-    return [parameter.numel() for parameter in meta_network(config, tensor_parallel).parameters()]
+    return [math.prod(shape) for shape in dense_shapes(config, tensor_parallel).values()]
 
 
 def expert_parameters(config: RunConfig) -> int:
@@ -103,7 +103,18 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
         for expert in range(config.moe.num_experts if config.moe else 0)
         for name, shape in _expert_shapes(config).items()
     }
-    return {**_dense_shapes(config), **experts}
+    return {**dense_shapes(config), **experts}
+
+
+def dense_shapes(config: RunConfig, tensor_parallel: int = 1) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters that every rank holds, by name, in the order of the network, without building it.
+
+    Args:
+        config: the run.
+        tensor_parallel: ranks that share the blocks.
+    """
+    network = meta_network(config, tensor_parallel)
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 
 
 def dense_inner(config: RunConfig) -> int:
@@ -133,10 +144,6 @@ def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
                 rows=lambda linear: LinearShare(linear, tensor_parallel, 1),
             )
     return model
-
-
-def _dense_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in meta_network(config).named_parameters()}
 
 
 def _dense_feed_forward(config: RunConfig) -> nn.Module:

@@ -21,15 +21,13 @@ MIXTURE = {"num_experts": 4, "top_k": 2, "expert_hidden": 24, "router": {"kind":
 
 
 def divisions() -> list[Division]:
-    """Tensor parallel by ZeRO stage for dense networks, expert parallel by ZeRO stage for mixtures."""
+    """Tensor parallel by engine for dense networks, expert parallel by ZeRO stage for mixtures."""
+    engines: list[dict[str, Any]] = [*({"zero_stage": stage} for stage in (0, 1, 2, 3)), {"kind": "fsdp"}]
     dense = [
-        Division(kind, tensor=tensor, zero_stage=stage)
-        for kind in DENSE
-        for tensor in (1, 2, 4)
-        for stage in (0, 1, 2, 3)
+        Division(kind, tensor=tensor, engine=engine) for kind in DENSE for tensor in (1, 2, 4) for engine in engines
     ]
     mixtures = [
-        Division(kind, expert=expert, zero_stage=stage, moe=MIXTURE)
+        Division(kind, expert=expert, engine={"zero_stage": stage}, moe=MIXTURE)
         for kind in DENSE
         for expert in (1, 2, 4)
         for stage in (0, 1, 2)
@@ -49,7 +47,7 @@ def main() -> None:
     """Trains and prints the table."""
     alone = [Division(kind, moe=moe) for kind in DENSE for moe in ({}, MIXTURE)]
     table = Table(title=f"{RANKS} ranks against one", title_justify="left")
-    for name in ("network", "experts", "tensor", "data", "expert", "ZeRO", "loss", "norm", "weight"):
+    for name in ("network", "experts", "tensor", "data", "expert", "engine", "loss", "norm", "weight"):
         table.add_column(name, justify="left" if name == "network" else "right")
     with tempfile.TemporaryDirectory() as folder:
         expected = dict(
@@ -69,7 +67,8 @@ def main() -> None:
             ]
             furthest = max(float((weights[name] - value).abs().max()) for name, value in whole.items())
             sizes = (len(division.moe) and MIXTURE["num_experts"], division.tensor, RANKS // division.tensor)
-            row = (division.kind, *sizes, division.expert, division.zero_stage)
+            engine = division.config(Path(folder)).engine.label
+            row = (division.kind, *sizes, division.expert, engine)
             table.add_row(*map(str, row), *(f"{value:.0e}" for value in (*distances, furthest)))
     Console(width=120).print(table)
 

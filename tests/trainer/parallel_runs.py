@@ -40,14 +40,14 @@ class Division:
     Attributes:
         kind: of the network, a key of `DENSE`.
         tensor: ranks of a tensor-parallel group.
-        zero_stage: of DeepSpeed.
+        engine: section of that name.
         expert: ranks of an expert-parallel group.
         moe: section of that name; empty for a dense network.
     """
 
     kind: str = "dit"
     tensor: int = 1
-    zero_stage: int = 1
+    engine: dict[str, Any] = field(default_factory=dict)
     expert: int = 1
     moe: dict[str, Any] = field(default_factory=dict)
 
@@ -67,7 +67,7 @@ class Division:
                     "weight_decay": 0.01,
                     "ema_decay": 0.0,
                 },
-                "engine": {"zero_stage": self.zero_stage},
+                "engine": self.engine,
                 "parallel": {"tensor": self.tensor, "expert": self.expert},
                 "observe": {"log_every": 1, "tensorboard": False},
                 "evaluate": {"every": STEPS},

@@ -31,6 +31,7 @@ DIVISIONS: dict[str, tuple[tuple[dict[str, Any], dict[str, int]], ...]] = {
     "engines": (({"zero_stage": 1}, {}), ({"kind": "fsdp"}, {}), ({"zero_stage": 1}, {})),
     "engines, the other way": (({"kind": "fsdp"}, {}), ({"zero_stage": 1}, {}), ({"kind": "fsdp"}, {})),
     "tensor": (({"zero_stage": 1}, {"tensor": 2}), ({"zero_stage": 1}, {}), ({"zero_stage": 1}, {"tensor": 2})),
+    "tensor, engines": (({"kind": "fsdp"}, {"tensor": 2}), ({"zero_stage": 3}, {}), ({"kind": "fsdp"}, {"tensor": 2})),
 }
 
 

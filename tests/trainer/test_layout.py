@@ -80,13 +80,6 @@ BAD: dict[str, tuple[Document, int, str, str, str]] = {
         "0, 1 or 2",
     ),
     "rows of experts": ({"engine": {"kind": "fsdp"}}, 2, "engine.kind", "fsdp", "use deepspeed"),
-    "rows of pieces": (
-        {"engine": {"kind": "fsdp"}, "moe": None, "parallel": {"expert": 1, "tensor": 2}},
-        2,
-        "parallel.tensor",
-        "2",
-        "use 1, or deepspeed",
-    ),
     "graphs with sums": (
         {"engine": {"compile": True}, "moe": None, "parallel": {"expert": 1, "tensor": 2}},
         2,

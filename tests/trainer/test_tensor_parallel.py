@@ -10,12 +10,14 @@ from tests.ranks import run_ranks
 from tests.trainer.parallel_runs import Division, train
 
 DIVISIONS = {
-    "dit, tensor 2 x data 2, ZeRO 0": Division("dit", tensor=2, zero_stage=0),
-    "dit, tensor 2 x data 2, ZeRO 1": Division("dit", tensor=2, zero_stage=1),
-    "dit, tensor 2 x data 2, ZeRO 3": Division("dit", tensor=2, zero_stage=3),
-    "dit, tensor 4, ZeRO 2": Division("dit", tensor=4, zero_stage=2),
-    "gpt, tensor 2 x data 2, ZeRO 2": Division("gpt", tensor=2, zero_stage=2),
-    "gpt, tensor 4, ZeRO 0": Division("gpt", tensor=4, zero_stage=0),
+    "dit, tensor 2 x data 2, ZeRO 0": Division("dit", tensor=2, engine={"zero_stage": 0}),
+    "dit, tensor 2 x data 2, ZeRO 1": Division("dit", tensor=2, engine={"zero_stage": 1}),
+    "dit, tensor 2 x data 2, ZeRO 3": Division("dit", tensor=2, engine={"zero_stage": 3}),
+    "dit, tensor 4, ZeRO 2": Division("dit", tensor=4, engine={"zero_stage": 2}),
+    "gpt, tensor 2 x data 2, ZeRO 2": Division("gpt", tensor=2, engine={"zero_stage": 2}),
+    "dit, tensor 2 x data 2, FSDP2": Division("dit", tensor=2, engine={"kind": "fsdp"}),
+    "gpt, tensor 4, FSDP2": Division("gpt", tensor=4, engine={"kind": "fsdp"}),
+    "gpt, tensor 4, ZeRO 0": Division("gpt", tensor=4, engine={"zero_stage": 0}),
 }
 
 

@@ -20,7 +20,7 @@ from trainer.engine.groups import group_names
 from trainer.engine.protocol import Network, Shard, StatePiece, StepOutcome
 from trainer.engine.region import Region
 from trainer.layout import Layout
-from trainer.model.parameters import named_parameters
+from trainer.model.parameters import NamedParameter, named_parameters
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -31,7 +31,8 @@ class FSDPEngine:
     A block gathers its parameters before its forward pass and, where it let go of them, before its backward pass, and
     scatters the sums of their gradients behind it, each in one collective. What belongs to no block is gathered first,
     kept, and scattered last. Weights, moments, sums and the moving average are float32; under bf16 a block computes
-    with rounded copies.
+    with rounded copies. Where ranks share the matrices of a block, each of their parts is divided over the ranks that
+    see other examples.
 
     Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023, section 3.
     """
@@ -55,9 +56,10 @@ class FSDPEngine:
         self._micro = 0
         self.module = module.to(device)
         self._units = self._divided(config.engine)
-        self._parameters = {named.name: named.parameter for named in named_parameters(module)}
+        self._named = named_parameters(module)
+        self._parts_group = parallel_state.get_tensor_model_parallel_group() if layout.tensor_parallel > 1 else None
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(),
+            [named.parameter for named in self._named],
             lr=config.optim.lr,
             betas=config.optim.betas,
             weight_decay=config.optim.weight_decay,
@@ -78,10 +80,7 @@ class FSDPEngine:
 
     def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
         """See the protocol."""
-        gradients = [_rows(parameter.grad) for parameter in self._parameters.values() if parameter.grad is not None]
-        squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
-        dist.all_reduce(squares, group=self._group)
-        norm = float(squares.sqrt())
+        gradients, norm = self._gradients()
         taken = math.isfinite(norm) and accept(norm)
         if taken:
             if self._clip_norm is not None and norm > self._clip_norm:
@@ -95,7 +94,7 @@ class FSDPEngine:
 
     def shards(self) -> list[Shard]:
         """See the protocol."""
-        return [Shard(name, _rows(p.data), None, self._region(p)) for name, p in self._parameters.items()]
+        return [Shard(named.name, _rows(named.parameter.data), None, self._region(named)) for named in self._named]
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -112,10 +111,11 @@ class FSDPEngine:
     def state(self) -> list[StatePiece]:
         """See the protocol."""
         pieces = []
-        for kind, name, tensor in self._tensors():
-            region = self._region(tensor)
-            for offset, values in region.rectangles(_rows(tensor)):
-                pieces.append(StatePiece(name, kind, region.shape, offset, values))
+        for named in self._named:
+            region, moments = self._region(named), self._moments(named.parameter)
+            for kind, tensor in {"weight": named.parameter.data, **{kind: moments[kind] for kind in MOMENTS}}.items():
+                for offset, values in region.rectangles(_rows(tensor)):
+                    pieces.append(StatePiece(named.name, kind, region.shape, offset, values))
         return pieces
 
     @property
@@ -125,8 +125,8 @@ class FSDPEngine:
 
     def state_loaded(self, updates: int) -> None:
         """See the protocol; the parameters themselves were written to."""
-        for parameter in self._parameters.values():
-            self._moments(parameter)["step"].fill_(updates)
+        for named in self._named:
+            self._moments(named.parameter)["step"].fill_(updates)
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
         """See the protocol."""
@@ -158,19 +158,29 @@ class FSDPEngine:
         ]
         return [*blocks, fully_shard(self.module, reshard_after_forward=False, **settings)]
 
-    def _region(self, parameter: Tensor) -> Region:
-        """This rank's rows: as many on every rank, but for the last ranks that get any."""
-        rows = -(-parameter.shape[0] // self._group.size())
-        first = min(self._group.rank() * rows, parameter.shape[0])
-        own = min(rows, parameter.shape[0] - first)
-        return Region(tuple(parameter.shape), (first, *(0 for _ in parameter.shape[1:])), (own, *parameter.shape[1:]))
+    def _gradients(self) -> tuple[list[Tensor], float]:
+        """This rank's rows of the averaged gradients, and the norm of the whole ones, each element counted once."""
+        whole, parts = torch.zeros(2, device=self._mesh.device_type)
+        gradients = []
+        for named in self._named:
+            if named.parameter.grad is not None:
+                gradients.append(_rows(named.parameter.grad))
+                squares = whole if named.part is None else parts
+                squares += gradients[-1].square().sum()
+        if self._parts_group is not None:
+            dist.all_reduce(parts, group=self._parts_group)
+        squares = whole + parts
+        dist.all_reduce(squares, group=self._group)
+        return gradients, float(squares.sqrt())
 
-    def _tensors(self) -> Iterator[tuple[str, str, Tensor]]:
-        """Kind and name of each tensor of the training state, divided."""
-        for name, parameter in self._parameters.items():
-            moments = self._moments(parameter)
-            yield "weight", name, parameter.data
-            yield from ((kind, name, moments[kind]) for kind in MOMENTS)
+    def _region(self, named: NamedParameter) -> Region:
+        """This rank's rows: as many on every rank, but for the last ranks that get any."""
+        num_rows, *others = named.parameter.shape
+        rows = -(-num_rows // self._group.size())
+        first = min(self._group.rank() * rows, num_rows)
+        sizes = (min(rows, num_rows - first), *others)
+        whole = named.parameter.shape if named.part is None else named.part.shape
+        return Region(tuple(whole), (first, *(0 for _ in others)), sizes, part=named.part)
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """AdamW's state of a parameter; the zeros that its first step would make, if it has none."""

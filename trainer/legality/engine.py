@@ -48,11 +48,6 @@ def check_engine(config: RunConfig) -> None:
             raise ValueError(
                 "engine.precision: bf16 keeps its fp32 weights in the ZeRO optimiser; use zero_stage 1 to 3"
             )
-        case FSDPConfig() if config.parallel.tensor > 1:
-            raise ValueError(
-                f"parallel.tensor: {config.parallel.tensor} ranks would each divide a piece of a matrix once more, "
-                "which engine.kind fsdp does not; use 1, or deepspeed"
-            )
         case FSDPConfig() if config.moe is not None:
             raise ValueError(
                 "engine.kind: fsdp divides every parameter over all ranks, and an expert lives on some of them; "

@@ -31,6 +31,12 @@ CASES: dict[str, tuple[int, int, str, dict[str, Any], int]] = {
         2,
     ),
     "tensor 4, ZeRO 0": (4, 4, "gpt", {"zero_stage": 0}, 1),
+    "tensor 2, FSDP2": (2, 2, "gpt", {"kind": "fsdp"}, 2),
+    "tensor 2 x data 2, FSDP2, computed twice": (
+        *(4, 2, "dit"),
+        {"kind": "fsdp", "precision": "bf16", "activation_checkpointing": True},
+        1,
+    ),
     "tensor 2, ZeRO 3, bf16": (2, 2, "dit", {"zero_stage": 3, "precision": "bf16"}, 1),
     "tensor 2 x data 2, ZeRO 3, small buckets": (4, 2, "gpt", SMALL_ZERO_3, 2),
     "tensor 2 x data 2, ZeRO 3, computed twice": (4, 2, "dit", {**SMALL_ZERO_3, "activation_checkpointing": True}, 1),

@@ -28,10 +28,11 @@ class FSDPTraffic:
     Args:
         blocks: shapes of the parameters of each block.
         root: shapes of the parameters that belong to no block.
-        num_ranks: ranks of the group data.
+        num_ranks: ranks of the group data; one alone gathers and reduces nothing.
         precision: element type of gathered parameters, fp32 or bf16; gradients are reduced in float32.
         reshard_after_forward: whether blocks let go of their parameters after their forward pass.
         accumulation: micro steps of an optimiser step; the last one reduces the gradients.
+        tensor_parallel: ranks that share the blocks, whose parts of the norm are added up.
     """
 
     blocks: tuple[Shapes, ...]
@@ -40,9 +41,12 @@ class FSDPTraffic:
     precision: str
     reshard_after_forward: bool = True
     accumulation: int = 1
+    tensor_parallel: int = 1
 
     def entering(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective]:
         """See the protocol."""
+        if self.num_ranks == 1:
+            return
         if phase == "forward":
             if place != "after":
                 yield self._gathered(place)
@@ -53,11 +57,14 @@ class FSDPTraffic:
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
         """See the protocol."""
-        if phase == "backward" and place != "after" and micro == self.accumulation - 1:
+        reduces = self.num_ranks > 1 and micro == self.accumulation - 1
+        if reduces and phase == "backward" and place != "after":
             yield reduce_scatter("data", "float32", self._rows(place) * ELEMENT_BYTES["fp32"], self.num_ranks)
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient."""
+        if self.tensor_parallel > 1:
+            yield all_reduce("tensor", "float32", 4)
         yield all_reduce("data", "float32", 4)
 
     def _gathered(self, place: Place) -> Collective:

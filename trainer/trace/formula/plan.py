@@ -13,7 +13,7 @@ from trainer.layout import Layout
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.gpt import GPT
 from trainer.model.gpt_config import GPTConfig
-from trainer.network import dense_parameters, meta_network, parameter_shapes, tokens_per_example
+from trainer.network import dense_parameters, dense_shapes, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
@@ -48,6 +48,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     Raises:
         ValueError: no formula covers the dispatch mode.
     """
+    engine = _engine(config, layout)
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
@@ -59,8 +60,8 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
             "expert": RankGroups(layout.expert_parallel),
             "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
         },
-        engine=_engine(config, layout),
-        layers=tuple(_layers(config, layout)),
+        engine=engine,
+        layers=tuple(_layers(config, layout, engine)),
         repeats_forward=config.engine.activation_checkpointing,
         accumulation=layout.accumulation,
         drawing=tuple(drawing(config, layout)),
@@ -71,15 +72,16 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
 
 def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     if isinstance(config.engine, FSDPConfig):
-        shapes = parameter_shapes(config)
+        shapes = dense_shapes(config, layout.tensor_parallel)
         blocks = [f"blocks.{index}." for index in range(config.model.num_layers)]
         return FSDPTraffic(
             blocks=tuple([shape for name, shape in shapes.items() if name.startswith(block)] for block in blocks),
             root=[shape for name, shape in shapes.items() if not name.startswith("blocks.")],
-            num_ranks=layout.world_size,
+            num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             reshard_after_forward=config.engine.reshard_after_forward,
             accumulation=layout.accumulation,
+            tensor_parallel=layout.tensor_parallel,
         )
     stage = config.engine.zero_stage
     if stage == 3:
@@ -127,9 +129,9 @@ def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     return torch.stack([part.sum() for part in parts]).sum()
 
 
-def _layers(config: RunConfig, layout: Layout) -> Iterator[LayerTraffic]:
+def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterator[LayerTraffic]:
     summed = _sum(config, layout)
-    if summed is not None and not config.engine.shards_parameters:  # else the engine knows its place among the gathers
+    if summed is not None and not isinstance(engine, Zero3Traffic):  # which knows their places among its gathers
         yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
     if config.moe is not None:
         yield _tokens(config, config.moe, layout)
