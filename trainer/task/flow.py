@@ -87,6 +87,9 @@ class FlowTask(Task):
 
     def _points(self, pairs: Pairs, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(len(pairs.x_1), generator=generator, device=pairs.x_1.device)
+        if pairs.interval is not None:
+            start, end = pairs.interval.to(t).unbind(1)
+            t = start + (end - start) * t
         sample = self.path.sample(pairs, t, generator=generator)
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
 

@@ -3,17 +3,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.flow.unions import members, name
+from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, target
+from trainer.flow.coupling import Pairs
 from trainer.flow.path import PathSample
 
-objectives = pytest.mark.parametrize("config", members(objective.Config), ids=name)
+STRAIGHT = path.Affine(path.linear)
+SETTINGS = [
+    objective.RegressionConfig(error=error, space=space)
+    for error in (objective.SquaredConfig(), objective.PseudoHuberConfig(), objective.PseudoHuberConfig(scale=0.3))
+    for space in ("prediction", "data", "velocity")
+]
+objectives = pytest.mark.parametrize("config", SETTINGS, ids=str)
 
 
 def sample(size: int = 6, dtype: torch.dtype = torch.float64) -> PathSample:
-    draws = torch.randn(5, size, 1, 3, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
-    x_t, velocity, noise, x_0, x_1 = draws
-    return PathSample(x_t, velocity, noise, torch.linspace(0, 1, size, dtype=dtype), x_0, x_1)
+    x_0, x_1 = torch.randn(2, size, 1, 3, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    t = torch.linspace(0.1, 0.9, size, dtype=dtype)
+    return STRAIGHT.sample(Pairs(x_0, x_1), t, generator=torch.Generator())
+
+
+def noisy_sample(config: path.Config, size: int = 6, dtype: torch.dtype = torch.float64) -> PathSample:
+    point = sample(size, dtype)
+    pairs = Pairs(point.x_0, point.x_1)
+    return path.build(config).sample(pairs, point.t, generator=torch.Generator().manual_seed(1))
 
 
 def model(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -21,9 +34,13 @@ def model(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
     return torch.tanh(x_t) + t.reshape(-1, 1, 1, 1) + shift
 
 
+def test_every_kind_is_tested():
+    assert {type(config) for config in SETTINGS} == set(members(objective.Config))
+
+
 @objectives
 def test_losses_are_one_per_example_and_terms_are_scalars(config):
-    loss = objective.build(config()).loss(model, sample(), UNCONDITIONAL)
+    loss = objective.build(config, target=target.Velocity(STRAIGHT)).loss(model, sample(), UNCONDITIONAL)
     assert loss.per_example.shape == (6,)
     assert bool((loss.per_example >= 0).all())
     assert loss.terms
@@ -32,7 +49,7 @@ def test_losses_are_one_per_example_and_terms_are_scalars(config):
 
 @objectives
 def test_gradient_matches_finite_differences(config):
-    built = objective.build(config())
+    built = objective.build(config, target=target.Velocity(STRAIGHT))
     labels, fixed = torch.arange(6) % 3, sample()
 
     def mean_loss(scale: Tensor, shift: Tensor) -> Tensor:
@@ -45,35 +62,86 @@ def test_gradient_matches_finite_differences(config):
     assert torch.autograd.gradcheck(mean_loss, [value.requires_grad_() for value in inputs])
 
 
+@objectives
+@pytest.mark.parametrize("kind", [target.Velocity, target.Data, target.Noise], ids=lambda kind: kind.__name__)
+def test_a_perfect_model_costs_nothing(config, kind):
+    point, predicted = sample(), kind(STRAIGHT)
+    loss = objective.build(config, target=predicted).loss(lambda *_: predicted.make(point), point, UNCONDITIONAL)
+    torch.testing.assert_close(loss.per_example, torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_regression_is_the_mean_squared_error():
     point, condition = sample(), Condition(torch.arange(6))
-    loss = objective.Regression().loss(model, point, condition)
+    loss = objective.Regression(target.Velocity(STRAIGHT)).loss(model, point, condition)
     error = (model(point.x_t, point.t, condition) - point.velocity).numpy().reshape(6, 9)
     each = (error**2).sum(1) / 9
     np.testing.assert_allclose(loss.per_example, each)
     np.testing.assert_allclose(loss.terms["mean_squared_error"], each.mean())
 
 
-def test_a_perfect_model_costs_nothing():
+def test_pseudo_huber_of_noise_in_the_space_of_the_data():
+    """The data that a noise stands for, (x_t - (1 - t) noise) / t, is what is compared."""
     point = sample()
-    loss = objective.Regression().loss(lambda *_: point.velocity, point, UNCONDITIONAL)
-    assert torch.equal(loss.per_example, torch.zeros(6, dtype=torch.float64))
+    config = objective.RegressionConfig(error=objective.PseudoHuberConfig(scale=0.05), space="data")
+    loss = objective.build(config, target=target.Noise(STRAIGHT)).loss(model, point, UNCONDITIONAL)
+    t = point.t.numpy().reshape(6, 1, 1, 1)
+    data = (point.x_t.numpy() - (1 - t) * model(point.x_t, point.t, UNCONDITIONAL).numpy()) / t
+    each = np.sqrt((data - point.x_1.numpy()) ** 2 + 0.05**2) - 0.05
+    np.testing.assert_allclose(loss.per_example, each.mean((1, 2, 3)))
+    np.testing.assert_allclose(loss.terms["mean_pseudo_huber_error"], each.mean())
 
 
 def test_the_target_decides_what_is_compared():
-    class NoiseTarget(target.Velocity):
-        def make(self, sample: PathSample) -> Tensor:
-            return sample.noise
-
     point = sample()
-    built = objective.build(objective.RegressionConfig(), target=NoiseTarget(path.Affine(path.linear)))
+    built = objective.build(objective.RegressionConfig(), target=target.Noise(STRAIGHT))
     assert float(built.loss(lambda *_: point.noise, point, UNCONDITIONAL).per_example.sum()) == 0
-    velocity = target.build(target.VelocityConfig(), path=path.Affine(path.linear))
-    given, default = (objective.Regression(kind).loss(model, point, UNCONDITIONAL) for kind in (velocity, None))
-    assert torch.equal(given.per_example, default.per_example)
+
+
+def test_several_fields_have_a_term_each():
+    point = noisy_sample(path.StochasticInterpolantConfig())
+    both = target.VelocityAndNoise(path.build(path.StochasticInterpolantConfig()))
+    loss = objective.Regression(both).loss(
+        lambda *_: torch.cat([point.velocity + 1, point.noise + 3], dim=1), point, UNCONDITIONAL
+    )
+    assert float(loss.terms["velocity_mean_squared_error"]) == pytest.approx(1)
+    assert float(loss.terms["noise_mean_squared_error"]) == pytest.approx(9)
+    torch.testing.assert_close(loss.per_example, torch.full((6,), 5.0, dtype=torch.float64))
+
+
+def test_an_antithetic_loss_is_the_mean_over_a_point_and_its_mirror():
+    config = path.StochasticInterpolantConfig()
+    point, condition = noisy_sample(config), Condition(torch.arange(6))
+    assert point.mirror is not None
+    velocity = target.Velocity(path.build(config))
+    antithetic = objective.Regression(velocity, objective.RegressionConfig(antithetic=True))
+    loss = antithetic.loss(model, point, condition)
+    each = [objective.Regression(velocity).loss(model, one, condition).per_example for one in (point, point.mirror)]
+    torch.testing.assert_close(loss.per_example, (each[0] + each[1]) / 2)
+
+
+def test_antithetic_pairs_take_the_variance_out_of_the_gradient():
+    """Near an end the velocity is g' z with g' large, and its product with an even prediction cancels in a pair."""
+    config, size = path.StochasticInterpolantConfig(), 4000
+    ends = torch.randn(2, size, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    t = torch.full((size,), 1e-4, dtype=torch.float64)
+    point = path.build(config).sample(Pairs(ends[0], ends[1]), t, generator=torch.Generator().manual_seed(4))
+    spread = []
+    for antithetic in (False, True):
+        weight = torch.zeros(size, 1, dtype=torch.float64, requires_grad=True)
+        built = objective.Regression(
+            target.Velocity(path.build(config)), objective.RegressionConfig(antithetic=antithetic)
+        )
+
+        def constant(x_t: Tensor, *_: object, weight: Tensor = weight) -> Tensor:
+            return weight.repeat(len(x_t) // size, 1)
+
+        built.loss(constant, point, UNCONDITIONAL).per_example.sum().backward()
+        assert weight.grad is not None
+        spread.append(float(weight.grad.std()))
+    assert spread[1] < spread[0] / 20
 
 
 def test_the_loss_of_a_half_precision_model_is_single_precision():
     point = sample(dtype=torch.float32)
-    loss = objective.Regression().loss(lambda x, *_: x.bfloat16(), point, UNCONDITIONAL)
+    loss = objective.Regression(target.Velocity(STRAIGHT)).loss(lambda x, *_: x.bfloat16(), point, UNCONDITIONAL)
     assert loss.per_example.dtype == torch.float32

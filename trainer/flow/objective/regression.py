@@ -1,38 +1,73 @@
-"""Least squares between the prediction and the target."""
+"""How far predictions are from their target, in one space or another."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from pydantic import BaseModel
+from torch import Tensor
 
 from trainer.flow.condition import Condition
+from trainer.flow.objective.error import Config as ErrorConfig
+from trainer.flow.objective.error import SquaredConfig
+from trainer.flow.objective.error import build as build_error
 from trainer.flow.objective.protocol import LossTerms, Model, Objective
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.target.protocol import Target
 
 
 class RegressionConfig(BaseModel, extra="forbid", frozen=True):
-    """Mean squared error; nothing to set."""
+    """The mean error of the prediction."""
 
     kind: Literal["regression"] = "regression"
+    error: ErrorConfig = SquaredConfig()
+    """What a difference costs."""
+    space: Literal["prediction", "data", "velocity"] = "prediction"
+    """What is compared: the prediction as it is, or the data point or velocity that it stands for."""
+    antithetic: bool = False
+    """Average over every point and its mirror, for less variance; the path must have noise of its own, and a micro
+    batch passes through the network as one of twice its size."""
 
 
 class Regression(Objective):
-    """The conditional flow-matching loss: mean over D of (prediction - target)^2.
+    """The conditional flow-matching loss: mean over D of the error of prediction - target.
 
-    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9.
+    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9; in the space of the
+    data, Wang et al., "Rectified Diffusion", arXiv 2410.07303, algorithm 1; antithetic pairs, Albergo, Boffi and
+    Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 6.1.
 
     Args:
-        target: what the network predicts; None stands for the velocity of the path.
+        target: what the network predicts.
+        config: error and space.
     """
 
-    def __init__(self, target: Target | None = None) -> None:
+    def __init__(self, target: Target, config: RegressionConfig | None = None) -> None:
         self.target = target
+        self.config = config or RegressionConfig()
+        self.error = build_error(self.config.error)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the term `mean_squared_error` is the mean."""
-        wanted = sample.velocity if self.target is None else self.target.make(sample)
-        prediction = model(sample.x_t, sample.t, condition).to(wanted.dtype)
-        squared_error = (prediction - wanted).square().flatten(1).mean(1)
-        return LossTerms(squared_error, {"mean_squared_error": squared_error.detach().mean()})
+        """See `Objective.loss`; the mean error is a term, that of each field where a prediction has several."""
+        size = len(sample.t)
+        if self.config.antithetic:
+            assert sample.mirror is not None, "the composition lets no other path through"
+            sample, condition = sample.beside(sample.mirror), condition.beside(condition)
+        found, wanted = self._compared(model(sample.x_t, sample.t, condition), sample)
+        errors = self.error(found.to(wanted.dtype) - wanted)
+        per_example = errors.flatten(1).mean(1).unflatten(0, (-1, size)).mean(0)
+        name = f"mean_{self.config.error.kind}_error"
+        if self.config.space != "prediction" or self.target.num_fields == 1:
+            return LossTerms(per_example, {name: per_example.detach().mean()})
+        fields = errors.detach().chunk(self.target.num_fields, dim=1)
+        named = zip(self.target.quantities, fields, strict=True)
+        return LossTerms(per_example, {f"{quantity}_{name}": field.mean() for quantity, field in named})
+
+    def _compared(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
+        match self.config.space:
+            case "prediction":
+                return prediction, self.target.make(sample)
+            case "data":
+                wanted = sample.x_1
+            case "velocity":
+                wanted = sample.velocity
+        return self.target.convert(prediction.to(wanted.dtype), sample.x_t, sample.t, self.config.space), wanted

@@ -34,6 +34,17 @@ class PathSample:
     x_1: Tensor
     mirror: PathSample | None = None
 
+    def beside(self, other: PathSample) -> PathSample:
+        """These points followed by `other`'s, without their mirrors."""
+        return PathSample(
+            x_t=torch.cat([self.x_t, other.x_t]),
+            velocity=torch.cat([self.velocity, other.velocity]),
+            noise=torch.cat([self.noise, other.noise]),
+            t=torch.cat([self.t, other.t]),
+            x_0=torch.cat([self.x_0, other.x_0]),
+            x_1=torch.cat([self.x_1, other.x_1]),
+        )
+
 
 @dataclass(frozen=True)
 class Coefficients:
