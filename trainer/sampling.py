@@ -49,9 +49,10 @@ def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> N
             if writes:
                 plot_points(config, points, labels, stem.with_suffix(".png"))
         case ReconstructionSample(num=num):
+            assert isinstance(model, Autoencoder)
+            images = reconstructions(config, model, num)  # on every rank: weights may be divided among them
             if writes:
-                assert isinstance(model, Autoencoder)
-                image_grid(reconstructions(config, model, num).numpy(), num, stem.with_suffix(".png"))
+                image_grid(images.numpy(), num, stem.with_suffix(".png"))
         case TextSample(prompts=prompts, num_bytes=num_bytes, temperature=temperature):
             starts = [prompt.encode() for prompt in prompts]
             texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)

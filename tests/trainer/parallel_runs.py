@@ -16,8 +16,12 @@ from trainer.observe.protocol import Sink
 STEPS, GLOBAL_BATCH, MICRO_BATCH = 4, 8, 2
 EXAMPLES = 24
 
+FEW_STEPS = {"kind": "euler", "steps": 2}
 DENSE: dict[str, dict[str, Any]] = {
-    "dit": {"model": {"kind": "dit", "hidden": 32, "num_layers": 2, "num_heads": 4, "dropout": 0.1}},
+    "dit": {
+        "model": {"kind": "dit", "hidden": 32, "num_layers": 2, "num_heads": 4, "dropout": 0.1},
+        "sample": {"every": STEPS, "per_class": 1, "sampler": FEW_STEPS},
+    },
     "gpt": {
         "model": {
             "kind": "gpt",
@@ -29,6 +33,16 @@ DENSE: dict[str, dict[str, Any]] = {
             "dropout": 0.1,
         },
         "data": {"context": 12},
+        "sample": {"every": STEPS, "prompts": ["def ", "a"], "num_bytes": 8},
+    },
+    "mlp": {
+        "model": {"kind": "mlp", "hidden": 32, "num_layers": 2, "dropout": 0.1},
+        "data": {"kind": "toy", "classes": True},
+        "sample": {"every": STEPS, "num": 6, "sampler": FEW_STEPS},
+    },
+    "autoencoder": {
+        "model": {"kind": "autoencoder", "hidden": 16, "num_layers": 2, "latent_channels": 2},
+        "sample": {"every": STEPS, "num": 4},
     },
 }
 
@@ -86,7 +100,7 @@ class Noise(Dataset):
             self.values = torch.randint(256, (EXAMPLES, *self.shape), generator=generator)
         else:
             self.values = torch.randn(EXAMPLES, *self.shape, generator=generator)
-            self.labels = torch.arange(EXAMPLES) % 10
+            self.labels = torch.arange(EXAMPLES) % self.num_classes
 
     def indices(self, split: Split) -> torch.Tensor:
         """The last seven examples are held out, which no batch divides."""

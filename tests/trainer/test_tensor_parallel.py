@@ -3,12 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.ranks import run_ranks
+from tests.trainer.commands import LAUNCHED, refused
 from tests.trainer.parallel_runs import Division, train
+from tests.trainer.runs import torchrun
+from trainer.__main__ import main
 
+CHECKPOINTING = {"activation_checkpointing": True}
+HALVES = {"precision": "bf16"}
 DIVISIONS = {
     "dit, tensor 2 x data 2, ZeRO 0": Division("dit", tensor=2, engine={"zero_stage": 0}),
     "dit, tensor 2 x data 2, ZeRO 1": Division("dit", tensor=2, engine={"zero_stage": 1}),
@@ -18,6 +25,18 @@ DIVISIONS = {
     "dit, tensor 2 x data 2, FSDP2": Division("dit", tensor=2, engine={"kind": "fsdp"}),
     "gpt, tensor 4, FSDP2": Division("gpt", tensor=4, engine={"kind": "fsdp"}),
     "gpt, tensor 4, ZeRO 0": Division("gpt", tensor=4, engine={"zero_stage": 0}),
+    "dit, tensor 2 x data 2, ZeRO 1, computed twice": Division("dit", tensor=2, engine=CHECKPOINTING),
+    "gpt, tensor 2 x data 2, ZeRO 2, computed twice": Division(
+        "gpt", tensor=2, engine={"zero_stage": 2, **CHECKPOINTING}
+    ),
+    "dit, tensor 2 x data 2, bf16": Division("dit", tensor=2, engine=HALVES),
+    "gpt, tensor 2 x data 2, bf16": Division("gpt", tensor=2, engine=HALVES),
+}
+ALONE = {
+    "dit": Division("dit"),
+    "gpt": Division("gpt"),
+    "dit, bf16": Division("dit", engine=HALVES),
+    "gpt, bf16": Division("gpt", engine=HALVES),
 }
 
 
@@ -35,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def alone(folder: str) -> dict[str, Any]:
-    return run_ranks(train_all, 1, folder, {kind: Division(kind) for kind in ("dit", "gpt")})[0]
+    return run_ranks(train_all, 1, folder, ALONE)[0]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +62,7 @@ def divided(folder: str) -> list[dict[str, Any]]:
     return run_ranks(train_all, 4, folder, DIVISIONS)
 
 
-@pytest.mark.parametrize("name", DIVISIONS)
+@pytest.mark.parametrize("name", [name for name in DIVISIONS if "bf16" not in name])
 def test_a_divided_run_equals_that_of_one_rank(alone: dict[str, Any], divided: list[dict[str, Any]], name: str) -> None:
     figures, weights = alone[DIVISIONS[name].kind]
     assert min(values["grad_norm"] for values in figures) > 0.5, "the gradient was never clipped"
@@ -54,3 +73,82 @@ def test_a_divided_run_equals_that_of_one_rank(alone: dict[str, Any], divided: l
         assert found_weights.keys() == weights.keys()
         for parameter, value in found_weights.items():
             torch.testing.assert_close(value, weights[parameter], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dit", "gpt"])
+def test_in_bf16_a_divided_run_is_as_near_to_that_of_one_rank_as_its_digits_are(
+    alone: dict[str, Any], divided: list[dict[str, Any]], kind: str
+) -> None:
+    figures, weights = alone[f"{kind}, bf16"]
+    exact, exact_weights = alone[kind]
+    assert figures != exact, "nothing was rounded"
+    for rank in divided:
+        found, found_weights = rank[f"{kind}, tensor 2 x data 2, bf16"]
+        for values, expected in zip(found, figures, strict=True):
+            assert values == pytest.approx(expected, rel=3e-2)
+        for parameter, value in weights.items():
+            rounding = (value - exact_weights[parameter]).abs().mean()
+            assert (found_weights[parameter] - value).abs().mean() <= 3 * rounding + 1e-6, parameter
+
+
+@pytest.mark.parametrize("name", [name for name in DIVISIONS if "computed twice" in name])
+def test_a_second_pass_on_divided_blocks_changes_no_bit(divided: list[dict[str, Any]], name: str) -> None:
+    for rank in divided:
+        (twice, twice_weights), (once, once_weights) = rank[name], rank[name.removesuffix(", computed twice")]
+        assert twice == once
+        for parameter, value in once_weights.items():
+            assert torch.equal(twice_weights[parameter], value), parameter
+
+
+@pytest.mark.parametrize("name", [name for name in DIVISIONS if "bf16" not in name])
+@pytest.mark.usefixtures("alone", "divided")
+def test_a_divided_run_draws_what_one_rank_draws(folder: str, name: str) -> None:
+    kind = DIVISIONS[name].kind
+    one, several = (Path(folder) / run / "samples" for run in (f"1 {kind}", f"4 {name}"))
+    if kind == "gpt":
+        text = (one / "step_00000004.txt").read_bytes()
+        assert len(text) > 20
+        assert (several / "step_00000004.txt").read_bytes() == text
+    else:
+        assert_same_picture(one / "step_00000004.png", several / "step_00000004.png")
+
+
+def assert_same_picture(one: Path, other: Path) -> None:
+    """But for one of 255 shades, which a rounding may tip."""
+    pixels, others = (np.asarray(Image.open(path)).astype(int) for path in (one, other))
+    assert pixels.std() > 10, "there is something to see"
+    np.testing.assert_allclose(others, pixels, atol=1)
+
+
+@pytest.mark.usefixtures("alone", "divided")
+def test_a_divided_run_is_sampled_as_that_of_one_rank(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    grids = tmp_path / "one.png", tmp_path / "several.png"
+    for run, grid in zip(("1 dit", "4 dit, tensor 4, ZeRO 2"), grids, strict=True):
+        assert main(["sample", str(Path(folder) / run), "--num", "10", "--out", str(grid)]) == 0
+    assert_same_picture(*grids)
+
+
+@pytest.mark.usefixtures("alone", "divided")
+def test_a_divided_run_writes_on_one_rank_and_on_its_own(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    run, texts = Path(folder) / "4 gpt, tensor 2 x data 2, ZeRO 2", [tmp_path / name for name in ("a", "b", "c")]
+    options = ["--num-bytes", "10", "--prompt", "for ", "--out"]
+    assert main(["generate", str(Path(folder) / "1 gpt"), *options, str(texts[0])]) == 0
+    assert main(["generate", str(run), *options, str(texts[1])]) == 0
+    result = torchrun("-m", "trainer", "generate", str(run), *options, str(texts[2]))
+    assert result.returncode == 0, result.stderr
+    assert len(texts[0].read_bytes()) == 14
+    assert {path.read_bytes() for path in texts} == {texts[0].read_bytes()}
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "3")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert "3 do not share the network as the run's 2 did" in refused(capsys, "generate", run, *options, tmp_path / "d")
