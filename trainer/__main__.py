@@ -12,6 +12,7 @@ from typing import NoReturn
 from moe.files import FileError
 from trainer.command.check import CHECK
 from trainer.command.encode import ENCODE
+from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
 from trainer.command.generate import GENERATE
 from trainer.command.report import REPORT
@@ -20,7 +21,7 @@ from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.failure import RunFailed
 
-VERBS = (TRAIN, CHECK, SAMPLE, GENERATE, ENCODE, EXPORT, TRACE, REPORT)
+VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, GENERATE, ENCODE, EXPORT, TRACE, REPORT)
 """Every verb, in the order of the help."""
 
 PATIENCE_S = 5.0

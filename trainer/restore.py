@@ -4,7 +4,7 @@ from pathlib import Path
 
 from trainer.checkpoint.weights import ROUTERS, check_weights, initialise_from
 from trainer.checkpoint.whole import whole_alone
-from trainer.config import RunConfig
+from trainer.config import ImageSample, PointSample, RunConfig, TextSample
 from trainer.config_file import load_config
 from trainer.engine.config import ParallelConfig
 from trainer.engine.protocol import Network
@@ -45,6 +45,26 @@ def restored_config(folder: Path, world_size: int) -> RunConfig:
             "parallel": config.parallel if world_size > 1 else ParallelConfig(),
         }
     )
+
+
+def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
+    """The newest checkpoint of a run that draws images or points, and its configuration for one rank.
+
+    Args:
+        run_dir: folder of the run.
+
+    Raises:
+        FileError: there is no checkpoint, or its configuration is malformed.
+        ValueError: the run draws something else.
+    """
+    folder = newest_checkpoint(run_dir)
+    config = restored_config(folder, world_size=1)
+    if not isinstance(config.sample, ImageSample | PointSample):
+        verb = "generate" if isinstance(config.sample, TextSample) else "encode"
+        raise ValueError(
+            f"run_dir: {run_dir} holds a {config.model.kind} model, which draws no images; use the {verb} verb"
+        )
+    return folder, config
 
 
 def check_restorable(config: RunConfig, folder: Path) -> None:

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-import trainer.data
 from moe.files import replacing
-from trainer.config import ImageSample, PointSample, RunConfig, TextSample
+from trainer.config import ImageSample, PointSample, RunConfig
 from trainer.decode import decoded_shape, decoder_of, images_of
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
@@ -23,12 +22,10 @@ from trainer.quality.accuracy import class_accuracy
 from trainer.quality.features.extractor import BATCH
 from trainer.quality.features.file import check_extractor, read_extractor
 from trainer.quality.judgement import judge, judge_features
-from trainer.restore import check_restorable, newest_checkpoint, restore, restored_config
+from trainer.quality.real import real_examples
+from trainer.restore import check_restorable, restore, restored_flow
 from trainer.sampling import draw_samples, labels_in_turn, plot_points
 from trainer.task import FlowTask
-
-JUDGED = 10_000
-"""Examples of the data that judge those that are drawn."""
 
 
 def run(
@@ -58,13 +55,8 @@ def run(
         ValueError: the run has no complete checkpoint, `num` or `guidance` is out of range, or the file of features
             does not fit the run.
     """
-    folder = newest_checkpoint(run_dir)
-    config = restored_config(folder, world_size=1)
-    if not isinstance(config.sample, ImageSample | PointSample):
-        verb = "generate" if isinstance(config.sample, TextSample) else "encode"
-        raise ValueError(
-            f"run_dir: {run_dir} holds a {config.model.kind} model, which draws no images; use the {verb} verb"
-        )
+    folder, config = restored_flow(run_dir)
+    assert isinstance(config.sample, ImageSample | PointSample)
     is_plot = isinstance(config.sample, PointSample)
     if not is_plot and not drawable(config):
         raise ValueError(f"run_dir: {run_dir} draws examples of {config.data.shape[0]} channels, which are no picture")
@@ -126,8 +118,7 @@ def _judged(
     features: Path | None,
 ) -> dict[str, float | str]:
     """All figures about what was drawn, with guidance and without."""
-    dataset = trainer.data.build(config.data)
-    real, real_labels = dataset.get(dataset.indices("held_out" if dataset.endless else "train")[:JUDGED])
+    real, real_labels = real_examples(config)
     figures: dict[str, float | str] = {**judge(unguided, real.numpy(), seed=seed)}
     if real_labels is not None:
         figures["class_accuracy"] = class_accuracy(drawn, labels.numpy(), real.numpy(), real_labels.numpy())

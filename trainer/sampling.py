@@ -96,7 +96,6 @@ def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path) -
     )
 
 
-@torch.no_grad()
 def draw_samples(
     config: RunConfig,
     task: FlowTask,
@@ -109,7 +108,7 @@ def draw_samples(
 ) -> Tensor:
     """Draws one example for each label, the work divided over the ranks that see different data; collective.
 
-    What is drawn for example i, its starting noise and the noise on its way, depends on the seed and on i alone.
+    What is drawn for example i, its start and the noise on its way, depends on the seed and on i alone.
 
     Args:
         config: names the sampler.
@@ -117,7 +116,7 @@ def draw_samples(
         model: the network, in evaluation mode.
         labels: int64 [N], the same on every rank.
         guidance: scale of classifier-free guidance, 0 or more.
-        seed: of all noise.
+        seed: of all draws.
         progress: called at each evaluation of the network with their number so far.
 
     Returns:
@@ -128,11 +127,46 @@ def draw_samples(
     assert isinstance(config.sample, ImageSample | PointSample)
     group = parallel_state.get_data_parallel_group()
     assert isinstance(group, dist.ProcessGroup)
-    rank, num_ranks, device = group.rank(), group.size(), next(model.parameters()).device
-    share = -(-len(labels) // num_ranks)
-    own = torch.arange(rank * share, (rank + 1) * share) % len(labels)
-    starts = [torch.Generator().manual_seed(derive_seed(seed, "start", image)) for image in own.tolist()]
-    noise = torch.stack([torch.randn(config.data.shape, generator=start) for start in starts])
+    share = -(-len(labels) // group.size())
+    own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % len(labels)
+    chosen = config.sample.sampler
+    drawn = follow(config, task, model, labels, own, chosen, guidance=guidance, seed=seed, progress=progress)
+    examples = task.data_of(drawn.final)
+    shares = [torch.empty_like(examples) for _ in range(group.size())]
+    dist.all_gather(shares, examples.contiguous(), group=group)
+    return torch.cat(shares)[: len(labels)].cpu()
+
+
+@torch.no_grad()
+def follow(
+    config: RunConfig,
+    task: FlowTask,
+    model: Network,
+    labels: Tensor,
+    own: Tensor,
+    chosen: sampler.AnyConfig,
+    *,
+    guidance: float,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> sampler.Trajectory:
+    """Draws some of the examples of :func:`draw_samples` on this rank alone, and keeps their ways.
+
+    Args:
+        config: the run.
+        task: knows what the network predicts.
+        model: the network, in evaluation mode.
+        labels: int64 [N], of all examples.
+        own: int64 [B], the numbers of those that are drawn.
+        chosen: the sampler.
+        guidance: scale of classifier-free guidance, 0 or more.
+        seed: of all draws.
+        progress: called at each evaluation of the network with their number so far.
+
+    Returns:
+        The trajectory of the B examples, on the device of the network.
+    """
+    device = next(model.parameters()).device
     evaluations = 0
 
     def counted(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -143,15 +177,24 @@ def draw_samples(
         return model(x, t, condition)
 
     field = task.field(counted, Condition(label=labels[own].to(device)), guidance)
+    keys = torch.tensor([derive_seed(seed, "way", example) for example in own.tolist()])
+    x_0 = starts(config, own, seed=seed).to(device)
+    return sampler.build(chosen, path=task.path).sample(field, x_0, sampler.times(chosen), keys=keys)
 
-    keys = torch.tensor([derive_seed(seed, "way", image) for image in own.tolist()])
-    drawn = sampler.build(config.sample.sampler, path=task.path).sample(
-        field, noise.to(device), sampler.times(config.sample.sampler), keys=keys
-    )
-    examples = task.data_of(drawn.final)
-    shares = [torch.empty_like(examples) for _ in range(num_ranks)]
-    dist.all_gather(shares, examples.contiguous(), group=group)
-    return torch.cat(shares)[: len(labels)].cpu()
+
+def starts(config: RunConfig, examples: Tensor, *, seed: int) -> Tensor:
+    """Where the paths of examples begin: standard normal noise, for each by its number alone.
+
+    Args:
+        config: the run.
+        examples: int64 [B] their numbers.
+        seed: of the draws.
+
+    Returns:
+        float32 [B, *shape] on the CPU.
+    """
+    generators = [torch.Generator().manual_seed(derive_seed(seed, "start", example)) for example in examples.tolist()]
+    return torch.stack([torch.randn(config.data.shape, generator=generator) for generator in generators])
 
 
 def continue_texts(

@@ -136,6 +136,30 @@ def test_samples_are_judged_by_the_features_of_a_file(
     assert "Fréchet distance on features, no guidance" in capsys.readouterr().out
 
 
+def test_an_evaluation_judges_what_sample_draws(
+    dense_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    out, quality = tmp_path / "evaluation.json", tmp_path / "quality.json"
+    told = ["evaluate", str(dense_run), "--num", "80", "--seed", "3", "--out", str(out)]
+    assert "--evaluations: '1,none'" in refused(capsys, *told, "--evaluations", "1,none")
+    assert "--num: 1 is below 2" in refused(capsys, *told, "--num", "1")
+    assert not out.exists()
+    assert main([*told, "--evaluations", "2", "--likelihood", "4"]) == 0
+    assert "bits a dimension of held-out examples" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    (euler,) = found["results"]
+    grid = ["--num", "80", "--seed", "3", "--out", str(tmp_path / "grid.png"), "--quality", str(quality)]
+    assert main(["sample", str(dense_run), *grid]) == 0
+    drawn = json.loads(quality.read_text())
+    assert euler["evaluations"] == 2, "those of the run's own sampler"
+    assert euler["figures"]["class_accuracy"] == drawn["class_accuracy"]
+    for name in ("frechet_distance", "energy_distance", "mmd", "sliced_wasserstein"):
+        assert euler["figures"][name] == pytest.approx(drawn[f"{name}_unguided"], rel=1e-9)
+        assert found["floor"][name] == pytest.approx(drawn[f"{name}_floor"], rel=1e-9)
+
+
 def test_a_new_run_starts_with_the_weights_of_another(dense_run: Path, tmp_path: Path) -> None:
     weights = newest(dense_run) / "ema.safetensors"
     still = ("optim.steps=1", "optim.final_lr=0", "optim.ema_decay=0", "checkpoint.every=1")

@@ -41,6 +41,7 @@ def test_the_help_of_all_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
         (["check", DIGITS, "--world"], "expected one argument"),
         (["sample", "runs/x"], "--out"),
         (["sample", "runs/x", "--out", "x.png", "--num", "1.5"], "--num"),
+        (["evaluate", "runs/x"], "--out"),
         (["generate"], "run_dir"),
         (["generate", "runs/x", "--num-bytes", "many"], "--num-bytes"),
         (["generate", "runs/x", "--temperature", "warm"], "--temperature"),

@@ -48,7 +48,7 @@ def floor(real: NDArray[np.floating], num: int, *, seed: int) -> dict[str, float
         num: samples that are judged; as many examples are taken, at most half of them.
         seed: of the choice and of the directions.
     """
-    return distances(*_parted(real, num, seed=seed), seed=seed)
+    return distances(*parted(real, num, seed=seed), seed=seed)
 
 
 def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
@@ -85,12 +85,21 @@ def judge_features(samples: NDArray[np.floating], real: NDArray[np.floating], *,
     """
     return {
         "frechet_distance_on_features_unguided": frechet_distance(samples, real),
-        "frechet_distance_on_features_floor": frechet_distance(*_parted(real, len(samples), seed=seed)),
+        "frechet_distance_on_features_floor": frechet_distance(*parted(real, len(samples), seed=seed)),
     }
 
 
-def _parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """So many real examples, at most half of them, and the others."""
+def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Parts real examples in two, as if the first part were samples.
+
+    Args:
+        real: [M, ...] real examples, M >= 4, in any order.
+        num: examples of the first part, if there are twice as many; otherwise half of them.
+        seed: of the choice.
+
+    Returns:
+        The two parts, together all of them.
+    """
     order = np.random.default_rng(seed).permutation(len(real))
     num = min(num, len(real) // 2)
     return real[order[:num]], real[order[num:]]

@@ -54,7 +54,8 @@ def transport_cost(trajectory: Trajectory) -> float:
 
 
 def straightness(trajectory: Trajectory) -> float:
-    """Returns E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2, 0 where all paths are straight and run evenly.
+    """Returns E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2, 0 where all paths are straight and run evenly
+    or lead nowhere.
 
     Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, equation 3, here in units of the transport cost.
 
@@ -62,7 +63,8 @@ def straightness(trajectory: Trajectory) -> float:
         trajectory: of B examples along a grid of length 1; of a solver of dx/dt = v, see :func:`path_energy`.
     """
     velocity, length = _velocities(trajectory)
-    return _integral(_displacement(trajectory) - velocity, length) / transport_cost(trajectory)
+    detour = _integral(_displacement(trajectory) - velocity, length)
+    return detour / transport_cost(trajectory) if detour else 0.0
 
 
 def _displacement(trajectory: Trajectory) -> Tensor:

@@ -1,0 +1,46 @@
+"""evaluate: what a trained flow can do, in figures."""
+
+import argparse
+from pathlib import Path
+
+from trainer.command.verb import Verb
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--evaluations",
+        default="1,2,3,5,10,20,100",
+        metavar="N,N,...",
+        help="function evaluations of a sample, with commas between them (default: 1,2,3,5,10,20,100)",
+    )
+    parser.add_argument(
+        "--num", type=int, default=1000, help="samples of each set, the classes in turn (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
+    parser.add_argument(
+        "--likelihood",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also compute bits a dimension of so many held-out examples (default: 0, none)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the figures")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainer.evaluate import run
+
+    return run(options.run_dir, options.evaluations, options.num, options.seed, options.likelihood, options.out)
+
+
+EVALUATE = Verb(
+    "evaluate",
+    "measure a flow: quality against function evaluations for the run's own sampler and Euler's, beside that of real "
+    "examples; straightness, path energy, likelihood",
+    "python -m trainer evaluate runs/toy --evaluations 1,5,20 --num 1000 --out evaluation.json",
+    _add_arguments,
+    _run,
+    "The averaged weights of the newest complete checkpoint draw on this process alone. Distances are those of samples "
+    "without guidance, the class accuracy that of samples with the run's own.",
+)

@@ -1,0 +1,136 @@
+"""The evaluate verb."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from moe.files import replacing
+from trainer.engine.groups import Launch, joined
+from trainer.layout import plan_layout
+from trainer.quality.evaluation import Evaluation, Progress, evaluate
+from trainer.restore import check_restorable, restore, restored_flow
+from trainer.task import FlowTask
+
+COLUMNS = {
+    "frechet_distance": "Fréchet",
+    "wasserstein_2": "W2",
+    "sliced_wasserstein": "sliced",
+    "energy_distance": "energy",
+    "mmd": "MMD",
+    "class_accuracy": "accuracy",
+}
+
+
+def run(run_dir: Path, evaluations: str, num: int, seed: int, likelihood: int, out: Path) -> int:
+    """Measures a run on one process, shows a table and writes a JSON.
+
+    Args:
+        run_dir: folder of the run.
+        evaluations: numbers of function evaluations, with commas between them.
+        num: samples of each set.
+        seed: of all draws.
+        likelihood: held-out examples whose likelihood is computed; 0: none.
+        out: JSON to write.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the run has no complete checkpoint or follows no flow, or a number is out of range.
+    """
+    words = evaluations.split(",")
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise ValueError(f"--evaluations: {evaluations!r} is no list of numbers from 1; use for example 1,2,10")
+    counts = [int(word) for word in words]
+    with Console(stderr=True).status("") as status:
+        found = evaluate_run(run_dir, counts, num=num, seed=seed, likelihood=likelihood, progress=status.update)
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    console = Console()
+    console.print(table(found))
+    for line in in_words(found):
+        console.print(line, highlight=False, soft_wrap=True)
+    print(f"{out}: {run_dir}, {found.checkpoint}")
+    return 0
+
+
+def evaluate_run(
+    run_dir: Path,
+    evaluations: Sequence[int],
+    *,
+    num: int,
+    seed: int,
+    likelihood: int = 0,
+    progress: Progress = lambda _: None,
+) -> Evaluation:
+    """Measures the averaged weights of a run's newest whole checkpoint on this process.
+
+    Args:
+        run_dir: folder of the run.
+        evaluations: numbers of function evaluations, each 1 or more.
+        num: samples of each set.
+        seed: of all draws.
+        likelihood: held-out examples whose likelihood is computed; 0: none.
+        progress: is told what is being done.
+
+    Raises:
+        ValueError: the run has no complete checkpoint or follows no flow, or a number is out of range.
+    """
+    folder, config = restored_flow(run_dir)
+    for name, value, least in (("--num", num, 2), ("--likelihood", likelihood, 0)):
+        if value < least:
+            raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    check_restorable(config, folder)
+    with joined(Launch.from_environment()):
+        model = restore(config, plan_layout(config, 1), folder)
+        return evaluate(
+            config,
+            FlowTask(config),
+            model,
+            checkpoint=folder.name,
+            evaluations=evaluations,
+            num=num,
+            seed=seed,
+            likelihood=likelihood,
+            progress=progress,
+        )
+
+
+def table(found: Evaluation) -> Table:
+    """The figures of all sets of samples, those of real examples above them."""
+    title = f"{found.num:,} samples of {found.checkpoint} against the data, by function evaluations (NFE)"
+    shown = Table(title=title, title_justify="left", box=SIMPLE)
+    shown.add_column("sampler")
+    names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
+    for heading in ("NFE", *(COLUMNS[name] for name in names), "ms each"):
+        shown.add_column(heading, justify="right")
+    shown.add_row("real data", "", *(_cell(name, found.floor.get(name)) for name in names), "", end_section=True)
+    for place, one in enumerate(found.results, start=1):
+        figures = (_cell(name, one.figures[name]) for name in names)
+        last = place < len(found.results) and found.results[place].sampler != one.sampler
+        shown.add_row(
+            one.sampler, f"{one.evaluations}", *figures, f"{1e3 * one.seconds_per_sample:.3g}", end_section=last
+        )
+    return shown
+
+
+def in_words(found: Evaluation) -> list[str]:
+    """What is no matter of the sampler, a line each."""
+    paths = found.paths
+    lines = [
+        f"straightness {paths['straightness']:.4f} (0: straight), path energy {paths['path_energy']:.4g}, "
+        f"transport cost {paths['transport_cost']:.4g}"
+    ]
+    if found.bits_per_dimension is not None:
+        lines.append(f"{found.bits_per_dimension:.3f} bits a dimension of held-out examples")
+    return lines
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1%}" if name == "class_accuracy" else f"{value:.4f}"

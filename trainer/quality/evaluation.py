@@ -1,0 +1,196 @@
+"""What a flow can do: quality against function evaluations, the directness of its paths, the likelihood it gives."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import trainer.data
+from moe.seed import derive_seed
+from trainer.config import ImageSample, PointSample, RunConfig
+from trainer.engine.protocol import Network
+from trainer.flow import Condition, sampler
+from trainer.flow.sampler import Dopri5, EulerConfig
+from trainer.quality.accuracy import ClassJudge
+from trainer.quality.judgement import distances, parted
+from trainer.quality.likelihood import bits_per_dimension, log_density, random_signs
+from trainer.quality.real import real_examples
+from trainer.quality.transport import path_energy, straightness, transport_cost, wasserstein_2
+from trainer.sampling import follow, labels_in_turn
+from trainer.task import FlowTask
+
+FORMAT = "flowfabric.evaluation/1"
+EVALUATIONS = (1, 2, 3, 5, 10, 20, 100)
+TOGETHER = 250
+"""Examples that are drawn at once, for their trajectories take memory."""
+TRANSPORTED = 1_000
+"""Points of each set between which the cheapest way is found."""
+PATHS, PATH_STEPS = 500, 100
+"""How many paths are looked at, and in how many steps of Euler's method."""
+EXACT_UP_TO = 64
+"""Values of an example up to which the divergence is computed exactly, and not by random signs."""
+PROBES, TOLERANCE = 4, 1e-5
+
+Progress = Callable[[str], None]
+"""Is told what is being done, for a person."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one sampler gets with one number of function evaluations.
+
+    Attributes:
+        sampler: its kind.
+        evaluations: of the field, for each sample.
+        seconds_per_sample: wall time of the drawing without guidance, over the number of samples.
+        figures: :func:`distances` and ``wasserstein_2`` to the data of samples drawn without guidance, and where there
+            are classes ``class_accuracy``, the share of samples drawn with the run's guidance that a classifier of the
+            data takes for what they should be.
+    """
+
+    sampler: str
+    evaluations: int
+    seconds_per_sample: float
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a run.
+
+    Attributes:
+        checkpoint: name of the checkpoint.
+        num: samples of each set.
+        seed: of all draws.
+        guidance: scale with which the class accuracy was measured.
+        floor: the distances of two sets of real examples of that size, as far as there are enough of them.
+        results: the run's own sampler and then Euler's method, each by rising evaluations.
+        paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
+        bits_per_dimension: of held-out examples, of density in units of the data; None: not asked for.
+    """
+
+    checkpoint: str
+    num: int
+    seed: int
+    guidance: float
+    floor: dict[str, float]
+    results: tuple[Measured, ...]
+    paths: dict[str, float]
+    bits_per_dimension: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written to JSON, with the name and version of the format."""
+        return {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
+
+
+def evaluate(
+    config: RunConfig,
+    task: FlowTask,
+    model: Network,
+    *,
+    checkpoint: str,
+    evaluations: Sequence[int] = EVALUATIONS,
+    num: int = 1000,
+    seed: int = 0,
+    likelihood: int = 0,
+    progress: Progress = lambda _: None,
+) -> Evaluation:
+    """Measures a network on this process alone.
+
+    The same noise serves every sampler and number of evaluations. A number that a sampler cannot come out at is left
+    out; one that chooses its own steps is measured once.
+
+    Args:
+        config: the run.
+        task: knows what the network predicts.
+        model: the network, in evaluation mode.
+        checkpoint: where its weights come from.
+        evaluations: function evaluations of a sample, each 1 or more.
+        num: samples, the classes in turn; 2 or more.
+        seed: of all draws.
+        likelihood: held-out examples whose likelihood is computed; 0: none. The source must be standard normal.
+        progress: is told what is being done.
+    """
+    assert isinstance(config.sample, ImageSample | PointSample)
+    labels, guidance = labels_in_turn(config, num), config.sample.guidance
+    real, real_labels = real_examples(config)
+    data = real.numpy()
+    judge = None if real_labels is None else ClassJudge(data, real_labels.numpy())
+
+    def ways(chosen: sampler.AnyConfig, scale: float, number: int) -> list[sampler.Trajectory]:
+        parts = torch.arange(number).split(TOGETHER)
+        return [follow(config, task, model, labels, own, chosen, guidance=scale, seed=seed) for own in parts]
+
+    ways(EulerConfig(steps=1), 1.0, 2)  # what a first call costs is no time of a sample
+    results = []
+    for chosen in _chosen(config.sample.sampler, sorted(set(evaluations))):
+        progress(f"drawing {num} by {chosen.kind}; {len(results)} sets measured")
+        begun = time.perf_counter()
+        samples, used = _ends(task, ways(chosen, 1.0, num))
+        seconds = (time.perf_counter() - begun) / num
+        figures = _distances(samples, data, seed)
+        if judge is not None:
+            asked = samples if guidance == 1 else _ends(task, ways(chosen, guidance, num))[0]
+            figures["class_accuracy"] = judge.accuracy(asked, labels.numpy())
+        results.append(Measured(chosen.kind, used, seconds, figures))
+    progress("following paths")
+    paths = _together(ways(EulerConfig(steps=PATH_STEPS), 1.0, min(num, PATHS)))
+    return Evaluation(
+        checkpoint=checkpoint,
+        num=num,
+        seed=seed,
+        guidance=guidance,
+        floor=_distances(*parted(data, num, seed=seed), seed),
+        results=tuple(results),
+        paths={measure.__name__: measure(paths) for measure in (straightness, path_energy, transport_cost)},
+        bits_per_dimension=_bits(config, task, model, likelihood, seed, progress) if likelihood else None,
+    )
+
+
+def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[sampler.AnyConfig]:
+    """The run's own sampler and then Euler's method, with each number of evaluations that they can come out at."""
+    own_way = [chosen for number in evaluations if (chosen := sampler.with_evaluations(own, number)) is not None]
+    if isinstance(own, EulerConfig):
+        return list(own_way)
+    return [*(own_way or [own]), *(EulerConfig(steps=number) for number in evaluations)]
+
+
+def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: int) -> dict[str, float]:
+    return {
+        **distances(samples, real, seed=seed),
+        "wasserstein_2": wasserstein_2(samples[:TRANSPORTED], real[: min(TRANSPORTED, len(samples))]),
+    }
+
+
+def _ends(task: FlowTask, parts: Sequence[sampler.Trajectory]) -> tuple[NDArray[np.float32], int]:
+    """The samples at the ends of the ways, and the most evaluations that one of them took; waits for the device."""
+    samples = torch.cat([task.data_of(part.final).cpu() for part in parts])
+    return samples.numpy(), max(part.evaluations for part in parts)
+
+
+def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
+    x = torch.cat([part.x for part in parts], dim=1)
+    return sampler.Trajectory(x, parts[0].times, parts[0].evaluations)
+
+
+def _bits(config: RunConfig, task: FlowTask, model: Network, num: int, seed: int, progress: Progress) -> float:
+    """Bits a value of so many held-out examples, each given its class."""
+    dataset = trainer.data.build(config.data)
+    device = next(model.parameters()).device
+    values = math.prod(config.data.shape)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))
+    found = []
+    for own in dataset.indices("held_out")[:num].split(TOGETHER):
+        progress(f"likelihood of {sum(map(len, found)) + len(own)} of {num} held-out examples")
+        x_1, labels = dataset.get(own)
+        x_1 = x_1.to(device) * task.data_scale
+        condition = Condition(label=None if labels is None else labels.to(device))
+        probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
+        solver, ends = Dopri5(TOLERANCE, TOLERANCE), torch.tensor([0.0, 1.0])
+        found.append(log_density(task.field(model, condition, 1.0), x_1, solver, ends, probes=probes).cpu())
+    return bits_per_dimension(torch.cat(found), values) - math.log2(task.data_scale)
