@@ -31,7 +31,6 @@ CASES: dict[int, dict[str, dict[str, Any]]] = {
     4: {
         "ZeRO 1": {"engine": {"zero_stage": 1}},
         "ZeRO 2": {"engine": {"zero_stage": 2}},
-        "dense, FSDP": {"engine": {"kind": "fsdp"}, "moe": None},
     },
 }
 FLAT = [(world_size, name) for world_size, cases in CASES.items() for name in cases]

@@ -29,7 +29,6 @@ DIVISIONS: dict[str, tuple[tuple[dict[str, Any], dict[str, int]], ...]] = {
         ({"zero_stage": 0}, {"expert": 4}),
     ),
     "engines": (({"zero_stage": 1}, {}), ({"kind": "fsdp"}, {}), ({"zero_stage": 1}, {})),
-    "engines, the other way": (({"kind": "fsdp"}, {}), ({"zero_stage": 1}, {}), ({"kind": "fsdp"}, {})),
     "tensor": (({"zero_stage": 1}, {"tensor": 2}), ({"zero_stage": 1}, {}), ({"zero_stage": 1}, {"tensor": 2})),
     "tensor, engines": (({"kind": "fsdp"}, {"tensor": 2}), ({"zero_stage": 3}, {}), ({"kind": "fsdp"}, {"tensor": 2})),
 }
