@@ -72,13 +72,13 @@ def _latents(model: Autoencoder, dataset: Dataset) -> Iterator[Examples]:
     device = next(model.parameters()).device
     for chunk in track(ids.split(CHUNK), "encoding", disable=not sys.stderr.isatty()):
         try:
-            images, labels = dataset.get(chunk)
+            batch = dataset.get(chunk)
         except BadExamples as error:
             for reason in error.reasons.values():
                 print(f"{reason}; it is left out", file=sys.stderr)
             kept = chunk[~torch.isin(chunk, torch.tensor(list(error.reasons)))]
             if not len(kept):
                 continue
-            images, labels = dataset.get(kept)
-        mean, _ = model.encode(images.to(device))
-        yield mean.cpu().numpy(), None if labels is None else labels.numpy()
+            batch = dataset.get(kept)
+        mean, _ = model.encode(batch.x_1.to(device))
+        yield mean.cpu().numpy(), None if batch.labels is None else batch.labels.numpy()

@@ -70,7 +70,7 @@ def labels_in_turn(config: RunConfig, num: int) -> Tensor:
 def reconstructions(config: RunConfig, model: Autoencoder, num: int) -> Tensor:
     """So many held-out images, then what an autoencoder makes of each, [2 num, C, H, W] (fewer if there are fewer)."""
     dataset = trainer.data.build(config.data)
-    images, _ = dataset.get(dataset.indices("held_out")[:num])
+    images = dataset.get(dataset.indices("held_out")[:num]).x_1
     mean, _ = model.encode(images.to(next(model.parameters()).device))
     return torch.cat([images, model.decode(mean).cpu()])
 
@@ -85,11 +85,11 @@ def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path) -
         path: PNG to write.
     """
     dataset = trainer.data.build(config.data)
-    real, real_labels = dataset.get(dataset.indices("held_out")[: len(points)])
-    colours = None if real_labels is None else labels.numpy()
+    real = dataset.get(dataset.indices("held_out")[: len(points)])
+    colours = None if real.labels is None else labels.numpy()
     scatter_plot(
         {
-            "data": (real.numpy(), None if real_labels is None else real_labels.numpy()),
+            "data": (real.x_1.numpy(), None if real.labels is None else real.labels.numpy()),
             "drawn": (points.numpy(), colours),
         },
         path,

@@ -58,7 +58,7 @@ def main() -> None:
 
 def stream(source: PythonSource, split: Split) -> bytes:
     """The bytes of a split, put together from its windows."""
-    windows, _ = source.get(source.indices(split))
+    windows = source.get(source.indices(split)).x_1
     return bytes([int(windows[0, 0]), *windows[:, 1:].flatten().tolist()])
 
 

@@ -175,7 +175,8 @@ def _batches(config: Any, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
     train, size = dataset.indices("train"), config.optim.global_batch // RANKS
     generator = torch.Generator().manual_seed(rank)
     while True:
-        images, labels = dataset.get(train[torch.randint(len(train), (size,), generator=generator)])
+        batch = dataset.get(train[torch.randint(len(train), (size,), generator=generator)])
+        images, labels = batch.x_1, batch.labels
         assert labels is not None
         yield images, labels
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trainer.config import RunConfig
-from trainer.data import Dataset, Split
+from trainer.data import Batch, Dataset, Split
 from trainer.observe.protocol import Sink
 
 STEPS, GLOBAL_BATCH, MICRO_BATCH = 4, 8, 2
@@ -106,9 +106,9 @@ class Noise(Dataset):
         """The last seven examples are held out, which no batch divides."""
         return torch.arange(EXAMPLES - 7) if split == "train" else torch.arange(EXAMPLES - 7, EXAMPLES)
 
-    def get(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def get(self, ids: torch.Tensor) -> Batch:
         """Examples and labels."""
-        return self.values[ids], None if self.labels is None else self.labels[ids]
+        return Batch(self.values[ids], None if self.labels is None else self.labels[ids], ids)
 
 
 class Figures(Sink):

@@ -93,11 +93,12 @@ def test_latents_are_about_standard_and_keep_their_labels(latents: tuple[Path, P
     _, shards = latents
     config = ShardsConfig.model_validate({"kind": "shards", "path": str(shards), "held_out": 100})
     assert (config.shape, config.num_classes) == ((4, 8, 8), 10)
-    values, labels = data.build(config).get(torch.arange(1797))
+    batch = data.build(config).get(torch.arange(1797))
+    values, labels = batch.x_1, batch.labels
     np.testing.assert_allclose(values.mean((0, 2, 3)).numpy(), 0, atol=1e-3)
     np.testing.assert_allclose(values.std((0, 2, 3)).numpy(), 1, atol=1e-3)
     assert labels is not None
-    _, expected = data.build(data.DigitsConfig(size=16)).get(torch.arange(1797))
+    expected = data.build(data.DigitsConfig(size=16)).get(torch.arange(1797)).labels
     assert torch.equal(labels, torch.as_tensor(expected))
 
 
@@ -124,7 +125,7 @@ def test_a_transformer_learns_from_latents_and_its_drawings_are_decoded(
     assert width > 9 * height, "ten images in a row, decoded to one channel"
     config = load_config(tmp_path / "dit" / "config.yaml")
     dataset = data.build(config.data)
-    real = images_of(config, dataset.get(dataset.indices("train"))[0]).mean((1, 2, 3)).numpy()[:, None]
+    real = images_of(config, dataset.get(dataset.indices("train")).x_1).mean((1, 2, 3)).numpy()[:, None]
     name = "frechet_distance_on_features_floor"
     expected = judge_features(real[:10], real, seed=0)[name]
     assert json.loads(quality.read_text())[name] == pytest.approx(expected, rel=1e-4), "images are compared"

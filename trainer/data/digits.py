@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from trainer.data.protocol import Dataset, Split
+from trainer.data.protocol import Batch, Dataset, Split
 
 NUM_DIGITS = 1797
 SPLIT_SEED = 1797
@@ -67,6 +67,6 @@ class Digits(Dataset):
         """See `Dataset.indices`."""
         return self._splits[split]
 
-    def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
-        return self._images[indices], self._labels[indices]
+        return Batch(self._images[indices], self._labels[indices], indices)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moe.files import FileError
 from moe.seed import derive_seed
-from trainer.data.protocol import BadExamples, Dataset, Split
+from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -104,7 +104,7 @@ class ImageFolder(Dataset):
         """See `Dataset.indices`."""
         return self._splits[split]
 
-    def get(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
         images, reasons = [], {}
         for number in indices.tolist():
@@ -116,7 +116,7 @@ class ImageFolder(Dataset):
         if reasons:
             raise BadExamples(reasons)
         pixels = torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)
-        return pixels, self._labels[indices] if self.num_classes else None
+        return Batch(pixels, self._labels[indices] if self.num_classes else None, indices)
 
 
 def read_picture(path: Path, channels: int, size: int) -> NDArray[np.uint8]:

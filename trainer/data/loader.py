@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -126,13 +127,13 @@ class Loader:
             bad = dict(self._bad)
             ids = torch.tensor([self._stand_in(number, bad) for number in due.tolist()]) if bad else due
             try:
-                x_1, labels = self._dataset.get(ids)
+                batch = self._dataset.get(ids)
             except BadExamples as error:
                 self._bad.update(error.reasons)
                 check_bad_share(self._bad.values(), len(self._indices), self._max_bad_share)
             else:
                 replaced = {number: bad[number] for number in due.tolist() if number in bad}
-                return Batch(x_1=x_1, labels=labels, ids=ids, replaced=replaced)
+                return replace(batch, replaced=replaced)
 
     def _stand_in(self, number: int, bad: Mapping[int, str]) -> int:
         if number not in bad:

@@ -15,24 +15,28 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro batch.
+    """Examples of a data set, such as those of one micro batch.
 
     Attributes:
         x_1: data points: float32 [B, C, H, W] images or [B, D] vectors, or int64 [B, N + 1] tokens.
         labels: int64 [B] classes, or None for data without.
         ids: int64 [B] which examples of the data set these are.
+        x_0: float32 as `x_1`, the source point that belongs to each data point; None for data that are no pairs.
+        interval: float32 [B, 2] times at which each pair is at `x_0` and at `x_1`; None: 0 and 1.
         replaced: examples whose turn it was and that cannot be read, by id: where each lies and what is wrong.
     """
 
     x_1: Tensor
     labels: Tensor | None
     ids: Tensor
+    x_0: Tensor | None = None
+    interval: Tensor | None = None
     replaced: Mapping[int, str] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """Returns the same batch with what a network reads on `device`."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, x_1=self.x_1.to(device), labels=labels)
+        read = {"x_1": self.x_1, "labels": self.labels, "x_0": self.x_0, "interval": self.interval}
+        return replace(self, **{name: value.to(device) for name, value in read.items() if value is not None})
 
 
 class BadExamples(Exception):  # noqa: N818  it is what was found
@@ -65,14 +69,14 @@ class Dataset(Protocol):
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""
         ...
 
-    def get(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def get(self, indices: Tensor) -> Batch:
         """Reads examples; a function of their ids alone, and safe to call from several threads.
 
         Args:
             indices: int64 [B] ids.
 
         Returns:
-            The examples [B, *shape] (see `Batch.x_1`) and their labels int64 [B], None without classes.
+            The examples, on the CPU.
 
         Raises:
             BadExamples: some of them cannot be read; names each.

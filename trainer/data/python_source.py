@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moe.files import FileError
 from moe.seed import derive_seed
-from trainer.data.protocol import Dataset, Split
+from trainer.data.protocol import Batch, Dataset, Split
 
 TESTS = frozenset({"test", "tests", "idle_test"})
 TABLES = frozenset({"encodings", "pydoc_data"})
@@ -98,10 +98,10 @@ class PythonSource(Dataset):
         """See `Dataset.indices`."""
         return self._splits[split]
 
-    def get(self, indices: Tensor) -> tuple[Tensor, None]:
+    def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
         places = self._starts[indices.numpy()][:, None] + np.arange(*self.shape)
-        return torch.from_numpy(self._bytes[places].astype(np.int64)), None
+        return Batch(torch.from_numpy(self._bytes[places].astype(np.int64)), None, indices)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
-from trainer.data.protocol import BadExamples, Dataset, Split
+from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 from trainer.data.shard_file import check_shard, open_shard
 from trainer.data.shard_index import ShardIndex, read_index
 
@@ -94,7 +94,7 @@ class Shards(Dataset):
         """See `Dataset.indices`."""
         return self._splits[split]
 
-    def get(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
         rows, labels, reasons = [], [], {}
         for number in indices.tolist():
@@ -117,7 +117,7 @@ class Shards(Dataset):
             x_1 = x_1 - self._shift
         if self._scale is not None:
             x_1 = x_1 / self._scale
-        return x_1, torch.tensor(labels) if self.num_classes else None
+        return Batch(x_1, torch.tensor(labels) if self.num_classes else None, indices)
 
     def _row(self, path: Path, row: int) -> tuple[NDArray[Any], int]:
         arrays = self._open(path)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from moe.seed import derive_seed
-from trainer.data.protocol import Dataset, Split
+from trainer.data.protocol import Batch, Dataset, Split
 from trainer.keyed_draws import derived_keys, uniform
 
 FIRST_HELD_OUT = 2**62
@@ -79,7 +79,7 @@ class Toy(Dataset):
         """See `Dataset.indices`."""
         return self._splits[split]
 
-    def get(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
         keys = derived_keys(self._key, indices)
         which, along, across, *normal = (uniform(derived_keys(keys, counter)) for counter in range(5))
@@ -88,7 +88,7 @@ class Toy(Dataset):
         radius = (-2 * torch.log1p(-normal[0])).sqrt()  # Box and Muller, 1958
         gaussian = torch.stack([radius * (math.tau * normal[1]).cos(), radius * (math.tau * normal[1]).sin()], dim=1)
         points = (clean + _SPREADS.get(self._name, SPREAD) * gaussian).float()
-        return points, part if self.num_classes else None
+        return Batch(points, part if self.num_classes else None, indices)
 
 
 def _polar(radius: Tensor, angle: Tensor) -> Tensor:

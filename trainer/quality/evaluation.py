@@ -187,9 +187,8 @@ def _bits(config: RunConfig, task: FlowTask, model: Network, num: int, seed: int
     found = []
     for own in dataset.indices("held_out")[:num].split(TOGETHER):
         progress(f"likelihood of {sum(map(len, found)) + len(own)} of {num} held-out examples")
-        x_1, labels = dataset.get(own)
-        x_1 = x_1.to(device) * task.data_scale
-        condition = Condition(label=None if labels is None else labels.to(device))
+        batch = dataset.get(own).to(device)
+        x_1, condition = batch.x_1 * task.data_scale, Condition(label=batch.labels)
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
         solver, ends = Dopri5(TOLERANCE, TOLERANCE), torch.tensor([0.0, 1.0])
         found.append(log_density(task.field(model, condition, 1.0), x_1, solver, ends, probes=probes).cpu())

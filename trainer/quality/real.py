@@ -20,4 +20,5 @@ def real_examples(config: RunConfig) -> tuple[Tensor, Tensor | None]:
         [M, *shape] and their labels int64 [M], None without classes; M is at most 10,000.
     """
     dataset = trainer.data.build(config.data)
-    return dataset.get(torch.arange(JUDGED) if dataset.endless else dataset.indices("train")[:JUDGED])
+    batch = dataset.get(torch.arange(JUDGED) if dataset.endless else dataset.indices("train")[:JUDGED])
+    return batch.x_1, batch.labels

@@ -11,7 +11,8 @@ from trainer.data import DigitsConfig
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_images_are_the_published_ones_scaled_and_enlarged(size):
     pixels, labels = load_digits(return_X_y=True)
-    x, y = data.build(DigitsConfig(size=size)).get(torch.arange(1797))
+    batch = data.build(DigitsConfig(size=size)).get(torch.arange(1797))
+    x, y = batch.x_1, batch.labels
     assert x.shape == (1797, 1, size, size)
     assert x.dtype == torch.float32
     assert y is not None
@@ -42,7 +43,7 @@ def test_the_split_ignores_the_global_seed_and_holds_every_class():
     torch.manual_seed(2)
     second = data.build(DigitsConfig())
     assert torch.equal(first.indices("held_out"), second.indices("held_out"))
-    _, labels = first.get(first.indices("held_out"))
+    labels = first.get(first.indices("held_out")).labels
     assert labels is not None
     assert torch.bincount(labels, minlength=10).min() >= 20
 

@@ -35,7 +35,7 @@ def test_classes_are_the_sub_folders_in_the_order_of_their_names(tmp_path: Path)
     images = ImageFolder(found)
     ids = torch.cat([images.indices("train"), images.indices("held_out")])
     assert sorted(ids.tolist()) == list(range(30))
-    _, labels = images.get(torch.arange(30))
+    labels = images.get(torch.arange(30)).labels
     assert labels is not None
     assert labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     assert config(tmp_path, classes=["dog", "cat"]).num_classes == 2
@@ -45,7 +45,8 @@ def test_pictures_without_classes(tmp_path: Path) -> None:
     for number in range(6):
         picture(tmp_path / f"{number}.png", number)
     images = data.build(config(tmp_path))
-    x, labels = images.get(images.indices("train"))
+    batch = images.get(images.indices("train"))
+    x, labels = batch.x_1, batch.labels
     assert labels is None
     assert images.num_classes == 0
     assert x.shape == (2, 3, 8, 8)
@@ -56,7 +57,7 @@ def test_a_picture_of_the_right_size_is_read_as_it_is(tmp_path: Path, channels: 
     pixels = picture(tmp_path / "0.png", 0, (8, 8), mode)
     picture(tmp_path / "1.png", 1, (8, 8), mode)
     images = data.build(config(tmp_path, channels=channels, held_out=1))
-    x, _ = images.get(torch.tensor([0]))
+    x = images.get(torch.tensor([0])).x_1
     expected = pixels.reshape(8, 8, channels).transpose(2, 0, 1) / 127.5 - 1
     np.testing.assert_allclose(x[0].numpy(), expected, rtol=0, atol=1e-6)
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.data import Dataset, Loader, Split, accumulation_steps
+from trainer.data import Batch, Dataset, Loader, Split, accumulation_steps
 
 
 class Numbers(Dataset):
@@ -19,8 +19,8 @@ class Numbers(Dataset):
     def indices(self, split: Split) -> Tensor:
         return torch.arange(0 if split == "train" else 1, self.num_examples, 2)
 
-    def get(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return indices.float().reshape(-1, 1, 1, 1), indices % 2
+    def get(self, indices: Tensor) -> Batch:
+        return Batch(indices.float().reshape(-1, 1, 1, 1), indices % 2, indices)
 
 
 def loader(examples: int = 40, **changes) -> Loader:

@@ -29,14 +29,15 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def part(source: PythonSource, split: data.Split) -> bytes:
     """The stream of a split, put together from its windows, each but the first without its first byte."""
-    windows, labels = source.get(source.indices(split))
+    batch = source.get(source.indices(split))
+    windows, labels = batch.x_1, batch.labels
     assert labels is None
     return bytes([int(windows[0, 0]), *windows[:, 1:].flatten().tolist()])
 
 
 def test_windows_overlap_by_one_byte_so_that_each_byte_is_predicted_once() -> None:
     source = PythonSource(context=64, held_out=5000, max_bytes=20_000)
-    windows, _ = source.get(source.indices("train"))
+    windows = source.get(source.indices("train")).x_1
     assert windows.dtype == torch.int64
     assert tuple(windows.shape[1:]) == source.shape == PythonSourceConfig(context=64).shape == (65,)
     assert torch.equal(windows[1:, 0], windows[:-1, -1])
@@ -89,10 +90,10 @@ def test_two_builds_are_the_same_and_ids_number_both_splits() -> None:
     one, other = data.build(config), data.build(config)
     ids = torch.cat([one.indices("train"), one.indices("held_out")])
     assert torch.equal(ids, torch.arange(len(ids)))
-    assert torch.equal(one.get(ids)[0], other.get(ids)[0])
+    assert torch.equal(one.get(ids).x_1, other.get(ids).x_1)
     assert one.num_classes == config.num_classes == 0
     some = torch.tensor([5, 2, 5])
-    assert torch.equal(one.get(some)[0], one.get(ids)[0][some])
+    assert torch.equal(one.get(some).x_1, one.get(ids).x_1[some])
 
 
 def test_the_bytes_look_like_python() -> None:

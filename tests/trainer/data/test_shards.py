@@ -45,7 +45,8 @@ def test_what_is_written_is_read(tmp_path: Path, file_type: Any, dtype: str) -> 
     shards = data.build(config(tmp_path / "s"))
     assert (shards.shape, shards.num_classes) == ((2, 3, 3), 5)
     order = torch.from_numpy(np.random.default_rng(2).permutation(50))
-    x, y = shards.get(order)
+    batch = shards.get(order)
+    x, y = batch.x_1, batch.labels
     expected = examples(50, dtype=dtype).astype(np.float32)[order]
     expected = expected / 127.5 - 1 if dtype == "uint8" else expected
     np.testing.assert_allclose(x.numpy(), expected, rtol=0, atol=1e-6)
@@ -61,14 +62,15 @@ def test_the_length_of_shards_changes_nothing_but_files(tmp_path: Path) -> None:
     read = [data.build(config(tmp_path / str(length))) for length in (1, 7, 100)]
     for other in read[1:]:
         assert torch.equal(read[0].indices("train"), other.indices("train"))
-        assert torch.equal(read[0].get(torch.arange(50))[0], other.get(torch.arange(50))[0])
+        assert torch.equal(read[0].get(torch.arange(50)).x_1, other.get(torch.arange(50)).x_1)
 
 
 def test_vectors_without_labels(tmp_path: Path) -> None:
     x = examples(20, (4,))
     write_shards(tmp_path, [(x, None)])
     shards = data.build(config(tmp_path))
-    read, none = shards.get(torch.arange(20))
+    batch = shards.get(torch.arange(20))
+    read, none = batch.x_1, batch.labels
     assert none is None
     np.testing.assert_array_equal(read.numpy(), x)
 
@@ -86,7 +88,7 @@ def test_standardised_channels_have_mean_0_and_variance_1(tmp_path: Path, dtype:
     given = pieces(30, 20, dtype=dtype)
     given = [(x // (1 + np.arange(2, dtype=x.dtype).reshape(2, 1, 1)), y) for x, y in given]
     index = write_shards(tmp_path, given, num_classes=5, shard_examples=8, standardise=True)
-    read, _ = data.build(config(tmp_path)).get(torch.arange(50))
+    read = data.build(config(tmp_path)).get(torch.arange(50)).x_1
     np.testing.assert_allclose(read.mean((0, 2, 3)).numpy(), 0, atol=1e-5)
     np.testing.assert_allclose(read.std((0, 2, 3), correction=0).numpy(), 1, atol=1e-5)
     assert index.shift is not None
@@ -99,7 +101,7 @@ def test_standardised_channels_have_mean_0_and_variance_1(tmp_path: Path, dtype:
 
 def test_a_channel_that_never_changes_is_left_finite(tmp_path: Path) -> None:
     write_shards(tmp_path, [(np.ones((20, 2), np.float32), None)], standardise=True)
-    assert (data.build(config(tmp_path)).get(torch.arange(20))[0] == 0).all()
+    assert (data.build(config(tmp_path)).get(torch.arange(20)).x_1 == 0).all()
 
 
 def test_rows_come_from_the_file_when_they_are_asked_for(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_rows_come_from_the_file_when_they_are_asked_for(tmp_path: Path) -> None
         save_file({"data": x, "labels": labels()}, path) if file_type == "safetensors" else np.savez(
             path, data=x, labels=labels()
         )
-        np.testing.assert_array_equal(shards.get(torch.tensor([3]))[0][0].numpy(), x[3])
+        np.testing.assert_array_equal(shards.get(torch.tensor([3])).x_1[0].numpy(), x[3])
 
 
 def test_bad_rows_are_named_by_shard_and_row(tmp_path: Path) -> None:

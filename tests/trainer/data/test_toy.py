@@ -19,7 +19,8 @@ Points = NDArray[np.float64]
 def points(name: str, num: int = NUM, **settings: object) -> tuple[Points, NDArray[np.int64]]:
     config = ToyConfig.model_validate({"name": name, "num_examples": num, "classes": True, **settings})
     toy = data.build(config)
-    x, labels = toy.get(toy.indices("train"))
+    batch = toy.get(toy.indices("train"))
+    x, labels = batch.x_1, batch.labels
     assert labels is not None
     assert x.dtype == torch.float32
     return x.numpy().astype(float), labels.numpy()
@@ -98,13 +99,14 @@ def test_gaussians_are_gaussian() -> None:
 def test_a_point_is_a_function_of_its_number(name: str) -> None:
     toy = data.build(ToyConfig.model_validate({"name": name, "held_out": 50}))
     ids = torch.cat([torch.arange(100), torch.tensor([2**40, 2**61]), toy.indices("held_out")])
-    together, labels = toy.get(ids)
+    batch = toy.get(ids)
+    together, labels = batch.x_1, batch.labels
     assert labels is None
-    alone = torch.cat([toy.get(ids[place : place + 1])[0] for place in range(len(ids))])
+    alone = torch.cat([toy.get(ids[place : place + 1]).x_1 for place in range(len(ids))])
     assert torch.equal(together, alone)
     assert len(together.unique(dim=0)) == len(ids), "no two are the same point"
     other = data.build(ToyConfig.model_validate({"name": name, "held_out": 50, "seed": 1}))
-    assert not torch.isin(together, other.get(ids)[0]).any()
+    assert not torch.isin(together, other.get(ids).x_1).any()
     assert together.abs().max() < 3
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 
 from tests.trainer.flow.unions import members, name
@@ -51,3 +51,51 @@ def test_a_narrow_logit_normal_is_one_time():
 def test_wrong_settings_are_refused(values):
     with pytest.raises(ValidationError):
         time.LogitNormalConfig(**values)
+
+
+@pytest.mark.parametrize("margin", [0.0, 1e-3, 0.4])
+def test_clipped_times_are_the_others_within_the_margins(margin):
+    within = time.LogitNormal(0.3, 0.8)
+    t = draw(time.Clipped(margin, within), 5_000, dtype=torch.float64)
+    assert float(t.min()) >= margin
+    assert float(t.max()) <= 1 - margin
+    back = (t - margin) / (1 - 2 * margin)
+    torch.testing.assert_close(back, draw(within, 5_000, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_grid_times_are_where_so_many_steps_begin(steps):
+    t = draw(time.Grid(steps), 6_000, dtype=torch.float64)
+    numbers, counts = (t * steps).unique(return_counts=True)
+    assert numbers.tolist() == list(range(steps))
+    assert stats.chisquare(counts.numpy()).pvalue > 0.01 or steps == 1
+
+
+@pytest.mark.parametrize(("size", "segments"), [(12, 6), (16, 6), (5, 1), (3, 6)])
+def test_stratified_times_are_shared_out_evenly(size, segments):
+    t = draw(time.Stratified(segments), size)
+    counts = (t * segments).long().bincount(minlength=segments).tolist()
+    assert counts == [size // segments + (segment < size % segments) for segment in range(segments)]
+
+
+def test_stratified_times_are_uniform_within_a_segment():
+    t = draw(time.Stratified(4), 20_000, dtype=torch.float64)
+    assert stats.kstest((4 * t % 1).numpy(), "uniform").pvalue > 0.01
+
+
+def test_one_segment_is_uniform():
+    assert torch.equal(draw(time.Stratified(1), 100), draw(time.Uniform(), 100))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "clipped", "margin": 0.5},
+        {"kind": "clipped", "within": {"kind": "clipped"}},
+        {"kind": "grid", "steps": 0},
+        {"kind": "stratified", "segments": 0},
+    ],
+)
+def test_wrong_settings_of_the_others_are_refused(values):
+    with pytest.raises(ValidationError):
+        TypeAdapter(time.Config).validate_python(values)

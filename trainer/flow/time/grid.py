@@ -1,0 +1,47 @@
+"""The times at which a sampler of few equal steps asks the network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from trainer.flow.time.protocol import TimeSampler
+
+
+class GridConfig(BaseModel, extra="forbid", frozen=True):
+    """t is one of 0, 1/steps, ..., (steps - 1)/steps: what distillation to so many steps trains.
+
+    Attributes:
+        steps: of the sampler, at least 1; with 1 the only time is 0.
+    """
+
+    kind: Literal["grid"] = "grid"
+    steps: int = Field(default=4, ge=1)
+
+
+class Grid(TimeSampler):
+    """All times of the grid are equally likely.
+
+    Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, section 2.2 (distillation).
+
+    Args:
+        steps: times of the grid, at least 1.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """See `TimeSampler.sample`."""
+        drawn = torch.randint(self.steps, (batch_size,), generator=generator, device=generator.device)
+        return (drawn.to(dtype) / self.steps).to(device)
