@@ -29,5 +29,4 @@ class Independent(Coupling):
     ) -> Pairs:
         """See `Coupling.draw`; the source is N(0, I), row i goes with row i, and all weigh the same."""
         x_0 = standard_normal(x_1, x_0, generator)
-        rows = torch.arange(x_1.shape[0], device=x_1.device)
-        return Pairs(x_0=x_0, x_1=x_1, condition=condition, source_index=rows, target_index=rows)
+        return Pairs(x_0, x_1, condition)

@@ -47,8 +47,7 @@ class KNN(Coupling):
         nearest = standard_normal(x_1, x_0, generator)
         if x_0 is None and self.k > 1:
             nearest = self._nearest(nearest, x_1, generator)
-        rows = torch.arange(x_1.shape[0], device=x_1.device)
-        return Pairs(nearest, x_1, condition, source_index=rows, target_index=rows)
+        return Pairs(nearest, x_1, condition)
 
     def _nearest(self, nearest: Tensor, x_1: Tensor, generator: torch.Generator) -> Tensor:
         least = pair_costs(nearest, x_1, "sqeuclidean")

@@ -22,8 +22,9 @@ class Pairs:
         x_1: [B, *D] data points.
         condition: what the model is told about each pair.
         log_weight: [B] logarithms of the weights of the pairs, of which only the differences matter; None: all equal.
-        source_index: int64 [B], row of the drawn source that pair i uses; None where there is no such batch of rows.
-        target_index: int64 [B], row of the given data that pair i uses; None where there is no such batch of rows.
+        source_index: int64 [B], row of the drawn source that pair i uses; None where a coupling leaves rows in place or
+            takes them from other micro batches.
+        target_index: int64 [B], row of the given data that pair i uses; None as above.
         interval: [B, 2] times at which each pair is at x_0 and at x_1; None: 0 and 1.
     """
 
@@ -98,7 +99,7 @@ def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator)
         ValueError: `x_0` has another shape than `x_1`.
     """
     if x_0 is None:
-        return torch.randn(x_1.shape, generator=generator, device=generator.device, dtype=x_1.dtype).to(x_1.device)
+        return torch.empty_like(x_1, device=generator.device).normal_(generator=generator).to(x_1.device)
     if x_0.shape != x_1.shape:
         raise ValueError(f"x_0: shape {tuple(x_0.shape)} is not that of x_1, {tuple(x_1.shape)}; give one per row")
     return x_0

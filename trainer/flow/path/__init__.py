@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trainer.flow.path.affine import Affine, LinearConfig, Schedule, linear
+from trainer.flow.path.affine import Affine, Linear, LinearConfig, Schedule, linear
 from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig
 from trainer.flow.path.protocol import Coefficients, Path, PathSample
 from trainer.flow.path.stochastic_interpolant import (
@@ -43,7 +43,7 @@ def build(config: Config) -> Path:
     """Returns the path that `config.kind` names."""
     match config:
         case LinearConfig(sigma_min=sigma_min):
-            return Affine(partial(linear, sigma_min=sigma_min))
+            return Linear(sigma_min)
         case TrigonometricConfig():
             return Affine(trigonometric)
         case VariancePreservingConfig(beta_min=beta_min, beta_max=beta_max):
@@ -66,6 +66,7 @@ __all__ = [
     "Config",
     "DiffusionSteps",
     "DiffusionStepsConfig",
+    "Linear",
     "LinearConfig",
     "MirrorInterpolantConfig",
     "OneSidedInterpolantConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -80,3 +81,25 @@ class Affine(Path):
         x_0 = (end.b * pairs.x_0 - start.b * pairs.x_1) / determinant
         x_1 = (start.a * pairs.x_1 - end.a * pairs.x_0) / determinant
         return x_0, x_1
+
+
+class Linear(Affine):
+    """The straight path from x_0 to x_1 + sigma_min x_0, with the same velocity at all times.
+
+    These are the values of the affine path with the schedule :func:`linear`, up to rounding, in two passes over the
+    states in place of six.
+
+    Args:
+        sigma_min: share of the source that is left at the data, at least 0 and below 1.
+    """
+
+    def __init__(self, sigma_min: float = 0.0) -> None:
+        super().__init__(partial(linear, sigma_min=sigma_min))
+        self._sigma_min = sigma_min
+
+    def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
+        """See `Path.sample`; nothing is drawn, and the noise is the source point."""
+        x_0, x_1 = self._ends(pairs, t)
+        end = x_1 if self._sigma_min == 0 else torch.add(x_1, x_0, alpha=self._sigma_min)
+        x_t = torch.lerp(x_0, end, t.to(x_0.dtype).view(-1, *[1] * (x_0.ndim - 1)))
+        return PathSample(x_t, end - x_0, x_0, t, x_0, x_1)
