@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from netsim.collective import barrier, direct, ring, tree
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 from netsim.engine.protocol import Outcome
+from netsim.errors import InputError
 from netsim.workload.protocol import Program, Workload
 from tests.netsim.scenes import fabric, scene, simulate
 
@@ -47,6 +48,29 @@ def laid_out(workload: Workload, available: int, start_ps: int = 0) -> Program:
     program = Program()
     workload.extend(program, range(workload.size(available)), start_ps, schedules)
     return program
+
+
+def refused_or_sound(workload: Callable[[], Workload], available: int) -> bool:
+    """Lays out a workload of a file that may be damaged.
+
+    Returns:
+        Whether it was refused, in one line. What is not refused is a program that an engine can run: ranks that exist,
+        no negative bytes and times, nobody waits for a later task.
+    """
+    line = ""
+    program = Program()
+    try:
+        program = laid_out(workload(), available)
+    except InputError as error:
+        line = str(error)
+    assert "\n" not in line
+    for number, task in enumerate(program.tasks):
+        assert 0 <= task.src < available
+        assert 0 <= task.dst < available
+        assert task.bytes >= 0
+        assert task.delay_ps >= 0
+        assert all(0 <= earlier < number for earlier in task.after)
+    return bool(line)
 
 
 def run(program: Program, hosts: int, leaves: int = 1, transport: str = "ecmp") -> Outcome:

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import networkx as nx
@@ -12,7 +13,7 @@ from netsim.topology.htsim import read_topology, replaced, section
 from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.workload.connections import read_matrix
 from netsim.workload.matrix import MatrixConfig, MatrixWorkload
-from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, foreign, laid_out, run
+from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, foreign, laid_out, refused_or_sound, run
 
 MATRIX = (FILES / "htsim.cm").read_text()
 TOPOLOGY = (FILES / "htsim.topo").read_text()
@@ -270,12 +271,15 @@ def test_says_in_one_line_what_is_wrong_with_a_topology(name, tmp_path):
 
 
 def test_damaged_files_are_refused_or_still_sound(tmp_path):
-    for content in damaged(MATRIX.encode(), 500):
-        with suppress(InputError):
-            laid_out(matrix(written(tmp_path, content)), 64)
+    files = damaged(MATRIX.encode(), 500)
+    refused = [refused_or_sound(partial(matrix, written(tmp_path, content)), 64) for content in files]
+    assert 100 < sum(refused) < 500, "both happen"
+    sound = 0
     for content in damaged(TOPOLOGY.encode(), 500):
         with suppress(InputError):
-            section(read_topology(written(tmp_path, content, "x.topo")))
+            LeafSpineConfig.model_validate(section(read_topology(written(tmp_path, content, "x.topo"))))
+            sound += 1
+    assert 0 < sound < 400, "both happen"
 
 
 def test_the_matrices_of_htsim_are_read_as_they_are():

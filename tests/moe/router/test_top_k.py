@@ -60,11 +60,18 @@ def test_the_losses_leave_inference_alone() -> None:
 
 
 def test_two_networks_of_different_depth_live_in_one_process() -> None:
+    """Megatron keeps losses in a table as long as the first network is deep; these routers stay out of it."""
+    found = []
     for layers in (1, 5):
         for layer in range(1, layers + 1):
             router = build_router(TopKRouterConfig(aux_loss=0.1, z_loss=0.1))
             router.set_layer_number(layer)
-            router(skewed_tokens(8))
+            probs, chosen = router(skewed_tokens(8))
+            (0 * probs.sum()).backward()
+            assert router.weight.grad.any(), "the losses were taken"
+            found.append((probs, chosen, router.weight.grad))
+    for others in found[1:]:
+        assert all(torch.equal(value, first) for value, first in zip(others, found[0], strict=True))
 
 
 def test_the_bias_moves_by_its_rate_against_the_demand_of_the_step() -> None:
