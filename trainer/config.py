@@ -109,9 +109,9 @@ class ReconstructionSample(Section):
 
 
 COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "dit": {"data": ("digits", "image_folder", "shards"), "sample": ("images",)},
+    "dit": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",)},
     "gpt": {"data": ("python_source",), "sample": ("text",)},
-    "mlp": {"data": ("toy", "shards"), "sample": ("points",)},
+    "mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",)},
     "autoencoder": {"data": ("digits", "image_folder", "shards"), "sample": ("reconstructions",)},
 }
 """The kinds of the other sections that fit each kind of model; the first is what a section without a kind has."""

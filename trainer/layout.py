@@ -13,6 +13,7 @@ from trainer.legality.division import check_experts, check_tensor
 from trainer.legality.drawing import check_drawing
 from trainer.legality.engine import check_engine
 from trainer.legality.examples import check_examples
+from trainer.legality.pairing import check_pairing, check_times
 from trainer.legality.profile import check_profile
 
 
@@ -89,11 +90,13 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
     check_drawing(config, world_size)
     check_dispatch(config)
     check_profile(config)
+    check_pairing(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch
     if micro_batch is None:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
+    check_times(config, micro_batch)
     return Layout(
         world_size=world_size,
         expert_parallel=expert,

@@ -7,6 +7,8 @@ from pydantic import Field
 from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.loader import Loader, accumulation_steps
+from trainer.data.pair_index import PairIndex
+from trainer.data.pairs import PairsConfig, PairsOfPoints
 from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split
 from trainer.data.python_source import PythonSource, PythonSourceConfig
 from trainer.data.shard_index import ShardIndex, read_index
@@ -14,7 +16,7 @@ from trainer.data.shard_writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.toy import Toy, ToyConfig
 
-AnyConfig = DigitsConfig | ImageFolderConfig | PythonSourceConfig | ShardsConfig | ToyConfig
+AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig | ShardsConfig | ToyConfig
 Config = Annotated[AnyConfig, Field(discriminator="kind")]
 
 
@@ -29,6 +31,8 @@ def build(config: AnyConfig) -> Dataset:
             return Digits(config.held_out, config.size)
         case ImageFolderConfig():
             return ImageFolder(config)
+        case PairsConfig():
+            return PairsOfPoints(config)
         case PythonSourceConfig():
             return PythonSource(config.context, config.held_out, config.max_bytes)
         case ShardsConfig():
@@ -49,6 +53,9 @@ __all__ = [
     "ImageFolder",
     "ImageFolderConfig",
     "Loader",
+    "PairIndex",
+    "PairsConfig",
+    "PairsOfPoints",
     "PythonSource",
     "PythonSourceConfig",
     "ShardIndex",

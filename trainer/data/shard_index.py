@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -85,11 +85,15 @@ class ShardIndex(Section):
             temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def read_index(folder: Path) -> ShardIndex:
+Index = TypeVar("Index", bound=Section)
+
+
+def read_index(folder: Path, kind: type[Index] = ShardIndex) -> Index:
     """Reads the index of a folder.
 
     Args:
         folder: with an ``index.json``.
+        kind: what it must be an index of.
 
     Raises:
         FileError: it is missing or malformed; names file, field and remedy.
@@ -103,7 +107,7 @@ def read_index(folder: Path) -> ShardIndex:
     except ValueError as error:
         raise FileError(path, "index", f"is not JSON ({error})", REMEDY) from error
     try:
-        return ShardIndex.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         field, reason = first_complaint(error)
         reason, _, remedy = reason.partition("; ")

@@ -57,8 +57,12 @@ class FlowTask(Task):
             for batch, generator in zip(batches, generators, strict=True)
         ]
         data = [batch.x_1 if self.data_scale == 1 else self.data_scale * batch.x_1 for batch in batches]
-        paired = self.coupling.draw_step(data, conditions, generators=generators, ranks=ranks)
-        return [self._points(pairs, generator) for pairs, generator in zip(paired, generators, strict=True)]
+        sources = [batch.x_0 for batch in batches]
+        paired = self.coupling.draw_step(data, conditions, generators=generators, x_0=sources, ranks=ranks)
+        together = zip(paired, batches, generators, strict=True)
+        return [
+            self._points(replace(pairs, interval=batch.interval), generator) for pairs, batch, generator in together
+        ]
 
     def loss(self, model: Model, drawn: DrawnPoints) -> LossTerms:
         """See `Task.loss`."""

@@ -17,6 +17,8 @@ NOT_NORMAL = {
     "minibatch_ot, unbalanced": "some source points are drawn twice and some never; its law is in test_minibatch_ot",
 }
 couplings = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+PAIRED = CONFIGS.pop("paired")
+drawing = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -44,7 +46,7 @@ def test_pairs_are_rows_of_what_was_given(config):
     assert torch.equal(pairs.condition.label, target % 10)
 
 
-@couplings
+@drawing
 def test_a_step_of_one_rank_is_drawn_micro_batch_by_micro_batch(config):
     if getattr(config, "scope", None) == "global_batch":
         pytest.skip("its micro batches are paired together; its law is in test_matched_on_ranks")
@@ -65,14 +67,14 @@ def test_the_drawn_source_is_standard_normal(name):
     assert stats.kstest(x_0, "norm").pvalue > 0.01
 
 
-@couplings
+@drawing
 def test_weights_are_finite(config):
     x_1, condition = batch()
     log_weight = coupling.build(config).draw(x_1, condition, generator=generator()).log_weight
     assert log_weight is None or (log_weight.shape == (64,) and bool(log_weight.isfinite().all()))
 
 
-@couplings
+@drawing
 def test_the_generator_decides_everything(config):
     x_1, condition = batch()
     drawn = [coupling.build(config).draw(x_1, condition, generator=generator(seed)).x_0 for seed in (1, 1, 2)]
@@ -94,3 +96,14 @@ def test_independent_source_and_data_are_uncorrelated():
     assert abs(correlation) < 4 / (4096 * 16) ** 0.5
     assert pairs.condition.label is None
     assert pairs.log_weight is None
+
+
+def test_paired_draws_nothing_and_keeps_the_pairs():
+    x_1, condition = batch()
+    x_0, drawn = torch.randn(x_1.shape, generator=generator(5)), generator(1)
+    (pairs,) = coupling.build(PAIRED).draw_step([x_1], [condition], generators=[drawn], x_0=[x_0])
+    assert pairs.x_0 is x_0
+    assert pairs.x_1 is x_1
+    assert torch.equal(drawn.get_state(), generator(1).get_state())
+    with pytest.raises(ValueError, match="x_0: there is none to pair with"):
+        coupling.build(PAIRED).draw(x_1, condition, generator=drawn)

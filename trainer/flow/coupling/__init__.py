@@ -10,10 +10,11 @@ from trainer.flow.coupling.independent import Independent, IndependentConfig
 from trainer.flow.coupling.knn import KNN, KNNConfig
 from trainer.flow.coupling.matched import Match, Matched, Matching
 from trainer.flow.coupling.minibatch_ot import Entropic, MinibatchOTConfig, matching
+from trainer.flow.coupling.paired import Paired, PairedConfig
 from trainer.flow.coupling.protocol import Coupling, Pairs
 
 Config = Annotated[
-    IndependentConfig | MinibatchOTConfig | GibbsWeightedConfig | AssignmentConfig | KNNConfig,
+    IndependentConfig | MinibatchOTConfig | GibbsWeightedConfig | AssignmentConfig | KNNConfig | PairedConfig,
     Field(discriminator="kind"),
 ]
 
@@ -31,6 +32,8 @@ def build(config: Config) -> Coupling:
             return Matched(Assignment("l2"), config.scope)
         case KNNConfig():
             return KNN(config.k)
+        case PairedConfig():
+            return Paired()
 
 
 __all__ = [
@@ -49,6 +52,8 @@ __all__ = [
     "Matched",
     "Matching",
     "MinibatchOTConfig",
+    "Paired",
+    "PairedConfig",
     "Pairs",
     "build",
 ]

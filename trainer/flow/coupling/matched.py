@@ -72,12 +72,14 @@ class Matched(Coupling):
         conditions: Sequence[Condition],
         *,
         generators: Sequence[torch.Generator],
+        x_0: Sequence[Tensor | None] | None = None,
         ranks: dist.ProcessGroup | None = None,
     ) -> list[Pairs]:
         """See `Coupling.draw_step`; pairs of a whole step have no indices, for no micro batch holds both ends."""
         if self.scope == "micro_batch":
-            return super().draw_step(x_1, conditions, generators=generators, ranks=ranks)
-        own = [standard_normal(data, None, generator) for data, generator in zip(x_1, generators, strict=True)]
+            return super().draw_step(x_1, conditions, generators=generators, x_0=x_0, ranks=ranks)
+        together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
+        own = [standard_normal(data, start, generator) for data, start, generator in together]
         every_1, every_0 = _gathered(torch.cat(list(x_1)), ranks), _gathered(torch.cat(own), ranks)
         source, log_weight = self._agreed(every_0, every_1, generators[0], ranks)
         sizes = [len(data) for data in x_1]

@@ -66,6 +66,7 @@ class Coupling(Protocol):
         conditions: Sequence[Condition],
         *,
         generators: Sequence[torch.Generator],
+        x_0: Sequence[Tensor | None] | None = None,
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[Pairs]:
         """Pairs all micro batches of a rank's step, each on its own unless the coupling says otherwise.
@@ -74,14 +75,15 @@ class Coupling(Protocol):
             x_1: [B, *D] data of each micro batch, as many on every rank.
             conditions: of each.
             generators: of each, as in :meth:`draw`.
+            x_0: [B, *D] source points of each to use; None draws them.
             ranks: those that see different data and draw the same step; couplings that look beyond their rank are
                 collective over them. None: this rank is on its own.
 
         Returns:
             The pairs of each micro batch, in the order of its data.
         """
-        together = zip(x_1, conditions, generators, strict=True)
-        return [self.draw(data, condition, generator=generator) for data, condition, generator in together]
+        together = zip(x_1, conditions, x_0 or [None] * len(x_1), generators, strict=True)
+        return [self.draw(data, told, x_0=start, generator=generator) for data, told, start, generator in together]
 
 
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,140 @@
+"""Pairs of source and data points in a folder of safetensors files, read row by row."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor
+
+from moe.files import FileError
+from trainer.data.pair_index import PairIndex
+from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.shard_file import Array, open_shard
+from trainer.data.shard_index import read_index
+from trainer.data.shards import OPEN_SHARDS, SPLIT_SEED
+
+REMEDY = "draw them again (python -m trainer pairs)"
+
+
+class PairsConfig(BaseModel, extra="forbid", frozen=True):
+    """A folder that the pairs verb wrote; only headers are read at start."""
+
+    kind: Literal["pairs"]
+    path: Path
+    """The folder, with its index.json."""
+    held_out: PositiveInt
+    """Pairs that are kept out of training."""
+    shape: tuple[PositiveInt, ...]
+    """Of a point; left out: what the index says."""
+    num_classes: NonNegativeInt
+    """Left out: what the index says."""
+    segments: PositiveInt | None
+    """Into how many parts paths were cut; left out: what the index says."""
+    digest: str
+    """Of the index, so that a run goes on with the pairs it began with; left out: taken from it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_left_out_is_what_the_index_says(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or not isinstance(document.get("path"), str | Path):
+            return document
+        if {"shape", "num_classes", "segments", "digest"} <= document.keys():
+            return document
+        try:
+            index = read_index(Path(document["path"]), PairIndex)
+        except FileError as error:
+            raise ValueError(f"path: {error}") from error
+        held_out = document.get("held_out")
+        if isinstance(held_out, int) and held_out >= index.num_examples:
+            problem = f"{held_out} of {index.num_examples} pairs leave none to train on"
+            raise ValueError(f"held_out: {problem}; hold out fewer")
+        found = {name: getattr(index, name) for name in ("shape", "num_classes", "segments", "digest")}
+        return {**found, **document}
+
+
+class PairsOfPoints(Dataset):
+    """Rows of shards, numbered through in the order of the index.
+
+    The held-out rows are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
+
+    Args:
+        config: which folder.
+
+    Raises:
+        FileError: the index is no longer what the configuration says, or a shard is not what the index says.
+    """
+
+    def __init__(self, config: PairsConfig) -> None:
+        index = read_index(config.path, PairIndex)
+        for name in ("digest", "shape", "num_classes", "segments"):
+            found, wanted = getattr(index, name), getattr(config, name)
+            if found != wanted:
+                remedy = "bring the folder back, or leave the field out to start another run"
+                raise FileError(config.path, f"data.{name}", f"is {wanted} where the index says {found}", remedy)
+        if config.held_out >= index.num_examples:
+            problem = f"leaves none of its {index.num_examples} pairs to train on ({config.held_out})"
+            raise FileError(config.path, "data.held_out", problem, "hold out fewer")
+        for entry in index.shards:
+            _check(config.path / entry.file, entry.num_examples, index)
+        self.shape, self.num_classes = index.shape, index.num_classes
+        self._folder, self._index = config.path, index
+        self._ends = np.cumsum([shard.num_examples for shard in index.shards])
+        self._open = functools.lru_cache(maxsize=OPEN_SHARDS)(open_shard)
+        shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        self._splits: dict[Split, Tensor] = {
+            "train": shuffled[: -config.held_out],
+            "held_out": shuffled[-config.held_out :],
+        }
+
+    def indices(self, split: Split) -> Tensor:
+        """See `Dataset.indices`."""
+        return self._splits[split]
+
+    def get(self, indices: Tensor) -> Batch:
+        """See `Dataset.get`."""
+        rows: list[dict[str, NDArray[Any]]] = []
+        reasons = {}
+        for number in indices.tolist():
+            shard = int(np.searchsorted(self._ends, number, side="right"))
+            row = number - int(self._ends[shard - 1] if shard else 0)
+            path = self._folder / self._index.shards[shard].file
+            try:
+                rows.append(self._row(self._open(path), row))
+            except (OSError, ValueError) as error:
+                reasons[number] = f"{path}:{row}: {error}"
+        if reasons:
+            raise BadExamples(reasons)
+        read = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in self._index.arrays}
+        return Batch(
+            read["x_1"].float(), read.get("labels"), indices, x_0=read["x_0"].float(), interval=read.get("interval")
+        )
+
+    def _row(self, arrays: Mapping[str, Array], number: int) -> dict[str, NDArray[Any]]:
+        row = {name: np.asarray(arrays[name].row(number)) for name in self._index.arrays}
+        for name, values in row.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name}: holds values that are not finite")
+        if self.num_classes and int(row["labels"]) not in range(self.num_classes):
+            raise ValueError(f"labels: {row['labels']} is none of the {self.num_classes} classes")
+        if "interval" in row and not 0 <= row["interval"][0] < row["interval"][1] <= 1:
+            raise ValueError(f"interval: {row['interval'].tolist()} is no part of [0, 1]")
+        return row
+
+
+def _check(path: Path, num_examples: int, index: PairIndex) -> None:
+    """Refuses a shard that is not what the index says, without reading its rows."""
+    arrays = open_shard(path)
+    for name, (shape, dtype) in index.arrays.items():
+        if name not in arrays:
+            raise FileError(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
+        found, wanted = (arrays[name].shape, arrays[name].dtype), ((num_examples, *shape), dtype)
+        if found != wanted:
+            problem = f"is {found[1]} {list(found[0])} where the index says {wanted[1]} {list(wanted[0])}"
+            raise FileError(path, name, problem, REMEDY)
