@@ -151,7 +151,8 @@ def train(
         optimizer.step()
         if average is not None and ema is not None:
             weight = 1 - min(ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in network.parameters()], weight)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)
     return (network if average is None else average).eval()
 
 

@@ -47,17 +47,18 @@ class Regression(Objective):
         self.error = build_error(self.config.error)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the mean error is a term, that of each field where a prediction has several."""
-        size = len(sample.t)
+        """See `Objective.loss`; the mean error of each field is a term where a prediction has several."""
         if self.config.antithetic:
             assert sample.mirror is not None, "the composition lets no other path through"
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
         found, wanted = self._compared(model(sample.x_t, sample.t, condition), sample)
         errors = self.error(found.to(wanted.dtype) - wanted)
-        per_example = errors.flatten(1).mean(1).unflatten(0, (-1, size)).mean(0)
-        name = f"mean_{self.config.error.kind}_error"
+        per_example = errors.flatten(1).mean(1)
+        if self.config.antithetic:
+            per_example = per_example.unflatten(0, (2, -1)).mean(0)
         if self.config.space != "prediction" or self.target.num_fields == 1:
-            return LossTerms(per_example, {name: per_example.detach().mean()})
+            return LossTerms(per_example, {})
+        name = f"mean_{self.config.error.kind}_error"
         fields = errors.detach().chunk(self.target.num_fields, dim=1)
         named = zip(self.target.quantities, fields, strict=True)
         return LossTerms(per_example, {f"{quantity}_{name}": field.mean() for quantity, field in named})
