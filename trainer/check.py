@@ -13,6 +13,7 @@ from trainer.checkpoint.origin import origin
 from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig
 from trainer.config_file import load_config
+from trainer.latents import check_latents
 from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, parameter_shapes
 from trainer.observe.weights_and_biases import require_wandb
@@ -45,6 +46,7 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     begins, damaged = origin(config, read_bytes=READ_BYTES)
     if begins is None and config.model.init_from is not None:
         check_weights(config.model.init_from, parameter_shapes(config))
+    check_latents(config)
     if config.observe.wandb is not None:
         require_wandb()
     console = Console(highlight=False)

@@ -7,6 +7,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 import trainer.data
+import trainer.flow.context
 import trainer.flow.coupling
 import trainer.flow.objective
 import trainer.flow.path
@@ -15,6 +16,7 @@ import trainer.flow.target
 import trainer.flow.time
 from moe.config import MoEConfig
 from trainer.checkpoint.config import CheckpointConfig
+from trainer.data.latents import LatentsConfig, latents_of
 from trainer.data.loading import DataLoadingConfig
 from trainer.engine.config import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.guard import GuardConfig
@@ -46,6 +48,10 @@ class Flow(Section):
     data_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """What the data are multiplied by before they are paired, and samples divided by: above 1 the paths of different
     data points mix less and later."""
+    latent: LatentsConfig | None = None
+    """Where states are latents of images; left out: they are where the data are."""
+    context: trainer.flow.context.Config | None = None
+    """What of an image the network is told beside its class; null: nothing."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
     time: trainer.flow.time.Config = trainer.flow.time.UniformConfig()
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
@@ -160,8 +166,12 @@ class RunConfig(Section):
                 filled[name] = {"kind": fitting_kinds[0], **filled[name]}
         if isinstance(filled.get("engine"), dict):
             filled["engine"] = {"kind": "deepspeed", **filled["engine"]}
-        if kind not in FLOWLESS and filled.get("flow") is None:
-            filled["flow"] = {}
+        if kind not in FLOWLESS:
+            latent = latents_of(filled["data"])
+            written = filled.get("flow") or {}
+            if latent and isinstance(written, dict) and written.get("latent") is None:
+                written = {**written, "latent": latent}
+            filled["flow"] = written
         return filled
 
     @model_validator(mode="after")
@@ -176,6 +186,32 @@ class RunConfig(Section):
         if kind == "autoencoder" and self.moe is not None:
             raise ValueError("moe: an autoencoder has no feed-forward layers to make experts of; remove the section")
         return self
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of what the network sees of an example: the example, or its latents."""
+        latent = self.flow and self.flow.latent
+        return tuple(latent.shape if latent else self.data.shape)
+
+    @property
+    def decoded_shape(self) -> tuple[int, ...]:
+        """Shape of what a person sees of an example: the example, or the image that it is latents of."""
+        latent = self.flow and self.flow.latent
+        return tuple(latent.image_shape if latent else self.data.shape)
+
+    @property
+    def context_shape(self) -> tuple[int, int, int] | None:
+        """Shape of what the network is told of an image; None: nothing."""
+        context = self.flow and self.flow.context
+        if context is None:
+            return None
+        return trainer.flow.context.context_shape(context, example=tuple(self.data.shape), state=self.state_shape)
+
+    @property
+    def data_are_latents(self) -> bool:
+        """Whether the examples are the latents of the folder that the states are latents of."""
+        latent = self.flow and self.flow.latent
+        return bool(latent) and isinstance(self.data, trainer.data.ShardsConfig) and self.data.digest == latent.digest
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default written out, as YAML that can be read back."""

@@ -5,14 +5,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 
 import trainer.data
 from moe.files import FileError, replacing
 from trainer.config_file import load_config
 from trainer.data import BadExamples, Dataset, write_shards
-from trainer.data.shard_index import INDEX
+from trainer.data.shard_index import INDEX, LatentsEntry
 from trainer.data.shard_writer import Examples
 from trainer.engine.groups import Launch, joined
 from trainer.layout import plan_layout
@@ -30,7 +32,8 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
     Args:
         run_dir: folder of a run that trained an autoencoder.
         data: configuration whose data section names the images; None: those of the run.
-        out: folder to write; it also gets a copy of the network, so that what is drawn can be decoded.
+        out: folder to write; it also gets a copy of the network, so that other images can be encoded and what is drawn
+            be decoded.
 
     Returns:
         0.
@@ -58,16 +61,42 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
         for name in (WEIGHTS, "config.yaml"):
             with replacing(out / FOLDER / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
+        statistics = _Statistics(model.latent_shape[0])
         index = write_shards(
-            out, _latents(model, dataset), num_classes=source.num_classes, standardise=True, autoencoder=FOLDER
+            out,
+            _latents(model, dataset, statistics),
+            num_classes=source.num_classes,
+            latents=lambda: statistics.entry(source.shape),
         )
-    print(f"{out}: {index.num_examples} latents of shape {list(index.shape)} by {folder.name}")
+    print(f"{out}: the latents of {index.num_examples} images, of shape {list(model.latent_shape)}, by {folder.name}")
     return 0
 
 
+class _Statistics:
+    """Mean and standard deviation of each channel of Gaussians."""
+
+    def __init__(self, channels: int) -> None:
+        self._sums = np.zeros((3, channels))
+
+    def take(self, mean: Tensor, log_variance: Tensor) -> None:
+        """Counts the means and logarithms of variances [B, Z, h, w] of some examples."""
+        mean, variance = mean.double(), log_variance.double().exp()
+        for row, values in enumerate((torch.ones_like(mean), mean, mean.square() + variance)):
+            self._sums[row] += values.sum((0, 2, 3)).cpu().numpy()
+
+    def entry(self, image_shape: tuple[int, ...]) -> LatentsEntry:
+        """What the index says of all of them."""
+        count, first, second = self._sums
+        shift = first / count
+        scale = np.sqrt(second / count - shift**2)
+        return LatentsEntry.model_validate(
+            {"autoencoder": FOLDER, "image_shape": image_shape, "shift": shift.tolist(), "scale": scale.tolist()}
+        )
+
+
 @torch.no_grad()
-def _latents(model: Autoencoder, dataset: Dataset) -> Iterator[Examples]:
-    """The mean latents of all examples in the order of their ids; what cannot be read is named and left out."""
+def _latents(model: Autoencoder, dataset: Dataset, statistics: _Statistics) -> Iterator[Examples]:
+    """The latents of all examples in the order of their ids; what cannot be read is named and left out."""
     ids = torch.cat([dataset.indices(split) for split in trainer.data.SPLITS]).sort().values
     device = next(model.parameters()).device
     for chunk in track(ids.split(CHUNK), "encoding", disable=not sys.stderr.isatty()):
@@ -80,5 +109,7 @@ def _latents(model: Autoencoder, dataset: Dataset) -> Iterator[Examples]:
             if not len(kept):
                 continue
             batch = dataset.get(kept)
-        mean, _ = model.encode(batch.x_1.to(device))
-        yield mean.cpu().numpy(), None if batch.labels is None else batch.labels.numpy()
+        mean, log_variance = model.encode(batch.x_1.to(device))
+        statistics.take(mean, log_variance)
+        moments = torch.cat([mean, log_variance], dim=1).cpu().numpy()
+        yield moments, None if batch.labels is None else batch.labels.numpy()

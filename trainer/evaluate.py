@@ -10,6 +10,7 @@ from rich.table import Table
 
 from moe.files import replacing
 from trainer.engine.groups import Launch, joined
+from trainer.latents import check_latents
 from trainer.layout import plan_layout
 from trainer.quality.evaluation import Evaluation, Progress, evaluate
 from trainer.restore import check_restorable, restore, restored_flow
@@ -85,6 +86,7 @@ def evaluate_run(
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
     check_restorable(config, folder)
+    check_latents(config)
     with joined(Launch.from_environment()):
         model = restore(config, plan_layout(config, 1), folder)
         return evaluate(

@@ -11,6 +11,7 @@ from moe.seed import derive_seed
 from trainer.config import RunConfig
 from trainer.engine.protocol import Network
 from trainer.flow import target
+from trainer.flow.context import SemanticMapConfig
 from trainer.layout import Layout
 from trainer.model import autoencoder, dit, gpt, mlp
 from trainer.model.autoencoder_config import AutoencoderConfig
@@ -18,6 +19,7 @@ from trainer.model.config import DiTConfig
 from trainer.model.division import LinearShare, divide_blocks
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
+from trainer.model.spatial_rescaler import SpatialRescaler
 
 
 def build_model(config: RunConfig, layout: Layout) -> Network:
@@ -60,7 +62,7 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 
 def tokens_per_example(config: RunConfig) -> int:
     """Tokens of one example: the patches of an image, the bytes that a window predicts, or the example whole."""
-    match config.model, config.data.shape:
+    match config.model, config.state_shape:
         case DiTConfig(patch_size=patch_size), (_, height, width):
             return (height // patch_size) * (width // patch_size)
         case GPTConfig(), (window,):
@@ -179,16 +181,18 @@ def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
 def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> Network:
     classes = config.data.num_classes
     num_fields = 1 if config.flow is None else target.num_fields(config.flow.target)
-    match config.model, config.data.shape:
+    match config.model, config.state_shape:
         case DiTConfig() as model, (channels, height, width):
-            shape = channels, height, width
+            read_context, context_channels = _context_reader(config, generator)
             return dit.DiT(
                 model,
-                shape=shape,
+                shape=(channels, height, width),
                 num_classes=classes,
                 feed_forward=feed_forward,
                 generator=generator,
                 num_fields=num_fields,
+                context_channels=context_channels,
+                read_context=read_context,
             )
         case AutoencoderConfig() as model, (channels, height, width):
             return autoencoder.Autoencoder(model, shape=(channels, height, width), generator=generator)
@@ -204,3 +208,15 @@ def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], genera
         case GPTConfig() as model, _:
             return gpt.GPT(model, feed_forward=feed_forward, generator=generator)
     raise AssertionError("the layout lets no other pair through")
+
+
+def _context_reader(config: RunConfig, generator: torch.Generator | None) -> tuple[nn.Module | None, int]:
+    """What makes a context ready to be read beside the state, if anything, and the channels that are read then."""
+    if config.flow is None or config.context_shape is None:
+        return None, 0
+    channels, height, _ = config.context_shape
+    if not isinstance(config.flow.context, SemanticMapConfig):
+        return None, channels
+    state_channels, state_height, _ = config.state_shape
+    halvings = (height // state_height).bit_length() - 1
+    return SpatialRescaler(channels, state_channels, halvings, generator), state_channels

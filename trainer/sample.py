@@ -6,15 +6,15 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from rich.console import Console
+from torch import Tensor
 
 from moe.files import replacing
 from trainer.config import ImageSample, PointSample, RunConfig
-from trainer.decode import decoded_shape, decoder_of, images_of
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
+from trainer.given import Given, given
+from trainer.latents import check_latents
 from trainer.layout import plan_layout
 from trainer.legality.drawing import drawable
 from trainer.observe.image_grid import image_grid
@@ -24,7 +24,7 @@ from trainer.quality.features.file import check_extractor, read_extractor
 from trainer.quality.judgement import judge, judge_features
 from trainer.quality.real import real_examples
 from trainer.restore import check_restorable, restore, restored_flow
-from trainer.sampling import draw_samples, labels_in_turn, plot_points
+from trainer.sampling import draw_samples, plot_points
 from trainer.task import FlowTask
 
 
@@ -59,7 +59,9 @@ def run(
     assert isinstance(config.sample, ImageSample | PointSample)
     is_plot = isinstance(config.sample, PointSample)
     if not is_plot and not drawable(config):
-        raise ValueError(f"run_dir: {run_dir} draws examples of {config.data.shape[0]} channels, which are no picture")
+        raise ValueError(
+            f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
+        )
     classes = max(1, config.data.num_classes)
     if num < 1 or num % classes:
         raise ValueError(
@@ -69,27 +71,28 @@ def run(
     if not 0 <= guidance < math.inf:
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
     check_restorable(config, folder)
+    check_latents(config)
     if features is not None:
         if quality is None:
             raise ValueError(f"--features: {features} would be used for nothing; give --quality too")
-        check_extractor(features, decoded_shape(config))
-    labels = labels_in_turn(config, num)
+        check_extractor(features, config.decoded_shape)
     with joined(Launch.from_environment(), expert_parallel=1):
         task = FlowTask(config)
         model = restore(config, plan_layout(config, 1), folder)
-        drawn = _drawn(config, task, model, labels, guidance, seed)
+        wanted = given(config, task, num, seed=seed)
+        drawn = _drawn(config, task, model, wanted, guidance, seed)
         if is_plot:
-            plot_points(config, torch.from_numpy(drawn), labels, out)
+            plot_points(config, drawn, wanted.labels, out)
         else:
-            images = images_of(config, torch.from_numpy(drawn)).numpy()
-            image_grid(images, classes if classes > 1 else math.isqrt(num - 1) + 1, out)
-        print(f"{out}: {num} {'points' if is_plot else 'images'} of {folder.name}, guidance {guidance:g}")
+            columns = classes if classes > 1 else math.isqrt(num - 1) + 1
+            image_grid(wanted.pictures(drawn, columns).numpy(), columns, out)
+        print(f"{out}: {len(drawn)} {'points' if is_plot else 'images'} of {folder.name}, guidance {guidance:g}")
         if quality is not None:
-            unguided = _drawn(config, task, model, labels, 1.0, seed)
+            unguided = _drawn(config, task, model, wanted, 1.0, seed)
             figures = {
-                "num": num,
+                "num": len(drawn),
                 "guidance": guidance,
-                **_judged(config, drawn, unguided, labels, seed, features),
+                **_judged(config, task, drawn, unguided, wanted.labels, seed, features),
             }
             with replacing(quality) as temporary:
                 temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -97,36 +100,36 @@ def run(
     return 0
 
 
-def _drawn(
-    config: RunConfig, task: FlowTask, model: Network, labels: torch.Tensor, guidance: float, seed: int
-) -> NDArray[np.float32]:
-    """Draws examples and tells a terminal how far it is."""
-    with Console(stderr=True).status(f"drawing {len(labels)}") as status:
+def _drawn(config: RunConfig, task: FlowTask, model: Network, wanted: Given, guidance: float, seed: int) -> Tensor:
+    """Draws images or points and tells a terminal how far it is."""
+    num = len(wanted.labels)
+    with Console(stderr=True).status(f"drawing {num}") as status:
 
         def tell(evaluations: int) -> None:
-            status.update(f"drawing {len(labels)}, guidance {guidance:g}: {evaluations} evaluations of the field")
+            status.update(f"drawing {num}, guidance {guidance:g}: {evaluations} evaluations of the field")
 
-        return draw_samples(config, task, model, labels, guidance=guidance, seed=seed, progress=tell).numpy()
+        states = draw_samples(config, task, model, wanted.condition, guidance=guidance, seed=seed, progress=tell)
+        return wanted.completed(task.space.decode(states))
 
 
 def _judged(
     config: RunConfig,
-    drawn: NDArray[np.float32],
-    unguided: NDArray[np.float32],
-    labels: torch.Tensor,
+    task: FlowTask,
+    drawn: Tensor,
+    unguided: Tensor,
+    labels: Tensor,
     seed: int,
     features: Path | None,
 ) -> dict[str, float | str]:
     """All figures about what was drawn, with guidance and without."""
-    real, real_labels = real_examples(config)
-    figures: dict[str, float | str] = {**judge(unguided, real.numpy(), seed=seed)}
+    real, real_labels = real_examples(config, task.space)
+    figures: dict[str, float | str] = {**judge(unguided.numpy(), real.numpy(), seed=seed)}
     if real_labels is not None:
-        figures["class_accuracy"] = class_accuracy(drawn, labels.numpy(), real.numpy(), real_labels.numpy())
+        figures["class_accuracy"] = class_accuracy(drawn.numpy(), labels.numpy(), real.numpy(), real_labels.numpy())
     if features is not None:
-        extractor, decode = read_extractor(features, Launch.from_environment().device), decoder_of(config)
+        extractor = read_extractor(features, Launch.from_environment().device)
         of_samples, of_real = (
-            np.concatenate([extractor.features(decode(part)) for part in examples.split(BATCH)])
-            for examples in (torch.from_numpy(unguided), real)
+            np.concatenate([extractor.features(part) for part in images.split(BATCH)]) for images in (unguided, real)
         )
         figures |= judge_features(of_samples, of_real, seed=seed)
         figures["features_sha256"] = hashlib.sha256(features.read_bytes()).hexdigest()

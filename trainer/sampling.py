@@ -11,9 +11,9 @@ import trainer.data
 from moe.files import replacing
 from moe.seed import derive_seed
 from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
-from trainer.decode import images_of
 from trainer.engine.protocol import Network
 from trainer.flow import Condition, sampler
+from trainer.given import given
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.generation import generate
 from trainer.model.gpt import GPT
@@ -38,16 +38,17 @@ def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> N
         case ImageSample(per_class=per_class, guidance=guidance):
             assert isinstance(task, FlowTask)
             columns = config.data.num_classes or per_class
-            labels = labels_in_turn(config, columns * per_class)
-            images = draw_samples(config, task, model, labels, guidance=guidance, seed=seed)
+            wanted = given(config, task, columns * per_class, seed=seed)
+            states = draw_samples(config, task, model, wanted.condition, guidance=guidance, seed=seed)
             if writes:
-                image_grid(images_of(config, images).numpy(), columns, stem.with_suffix(".png"))
+                images = wanted.completed(task.space.decode(states))
+                image_grid(wanted.pictures(images, columns).numpy(), columns, stem.with_suffix(".png"))
         case PointSample(num=num, guidance=guidance):
             assert isinstance(task, FlowTask)
-            labels = labels_in_turn(config, num)
-            points = draw_samples(config, task, model, labels, guidance=guidance, seed=seed)
+            wanted = given(config, task, num, seed=seed)
+            points = draw_samples(config, task, model, wanted.condition, guidance=guidance, seed=seed)
             if writes:
-                plot_points(config, points, labels, stem.with_suffix(".png"))
+                plot_points(config, points, wanted.labels, stem.with_suffix(".png"))
         case ReconstructionSample(num=num):
             assert isinstance(model, Autoencoder)
             images = reconstructions(config, model, num)  # on every rank: weights may be divided among them
@@ -59,11 +60,6 @@ def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> N
             if writes:
                 with replacing(stem.with_suffix(".txt")) as temporary:
                     temporary.write_text(RULE.join(map(readable, texts)) + "\n", encoding="utf-8")
-
-
-def labels_in_turn(config: RunConfig, num: int) -> Tensor:
-    """Labels of so many examples, the classes in turn, int64 [num]; without classes the one that stands for none."""
-    return torch.arange(num) % max(1, config.data.num_classes)
 
 
 @torch.no_grad()
@@ -100,13 +96,13 @@ def draw_samples(
     config: RunConfig,
     task: FlowTask,
     model: Network,
-    labels: Tensor,
+    condition: Condition,
     *,
     guidance: float,
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Draws one example for each label, the work divided over the ranks that see different data; collective.
+    """Draws one state for each condition, the work divided over the ranks that see different data; collective.
 
     What is drawn for example i, its start and the noise on its way, depends on the seed and on i alone.
 
@@ -114,27 +110,29 @@ def draw_samples(
         config: names the sampler.
         task: knows what the network predicts.
         model: the network, in evaluation mode.
-        labels: int64 [N], the same on every rank.
+        condition: of N examples, the same on every rank.
         guidance: scale of classifier-free guidance, 0 or more.
         seed: of all draws.
         progress: called at each evaluation of the network with their number so far.
 
     Returns:
-        float32 [N, *shape] on the CPU, on every rank.
+        float32 [N, *shape] on the CPU, on every rank: images or points, or latents of images.
     """
     from megatron.core import parallel_state
 
     assert isinstance(config.sample, ImageSample | PointSample)
     group = parallel_state.get_data_parallel_group()
     assert isinstance(group, dist.ProcessGroup)
-    share = -(-len(labels) // group.size())
-    own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % len(labels)
+    assert condition.label is not None
+    num = len(condition.label)
+    share = -(-num // group.size())
+    own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % num
     chosen = config.sample.sampler
-    drawn = follow(config, task, model, labels, own, chosen, guidance=guidance, seed=seed, progress=progress)
-    examples = task.data_of(drawn.final)
-    shares = [torch.empty_like(examples) for _ in range(group.size())]
-    dist.all_gather(shares, examples.contiguous(), group=group)
-    return torch.cat(shares)[: len(labels)].cpu()
+    drawn = follow(config, task, model, condition, own, chosen, guidance=guidance, seed=seed, progress=progress)
+    states = task.data_of(drawn.final)
+    shares = [torch.empty_like(states) for _ in range(group.size())]
+    dist.all_gather(shares, states.contiguous(), group=group)
+    return torch.cat(shares)[:num].cpu()
 
 
 @torch.no_grad()
@@ -142,7 +140,7 @@ def follow(
     config: RunConfig,
     task: FlowTask,
     model: Network,
-    labels: Tensor,
+    condition: Condition,
     own: Tensor,
     chosen: sampler.AnyConfig,
     *,
@@ -156,7 +154,7 @@ def follow(
         config: the run.
         task: knows what the network predicts.
         model: the network, in evaluation mode.
-        labels: int64 [N], of all examples.
+        condition: of all N examples.
         own: int64 [B], the numbers of those that are drawn.
         chosen: the sampler.
         guidance: scale of classifier-free guidance, 0 or more.
@@ -176,7 +174,7 @@ def follow(
             progress(evaluations)
         return model(x, t, condition)
 
-    field = task.field(counted, Condition(label=labels[own].to(device)), guidance)
+    field = task.field(counted, condition.rows(own).to(device), guidance)
     keys = torch.tensor([derive_seed(seed, "way", example) for example in own.tolist()])
     x_0 = starts(config, own, seed=seed).to(device)
     return sampler.build(chosen, path=task.path).sample(field, x_0, sampler.times(chosen), keys=keys)
@@ -194,7 +192,7 @@ def starts(config: RunConfig, examples: Tensor, *, seed: int) -> Tensor:
         float32 [B, *shape] on the CPU.
     """
     generators = [torch.Generator().manual_seed(derive_seed(seed, "start", example)) for example in examples.tolist()]
-    return torch.stack([torch.randn(config.data.shape, generator=generator) for generator in generators])
+    return torch.stack([torch.randn(config.state_shape, generator=generator) for generator in generators])
 
 
 def continue_texts(

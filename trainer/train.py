@@ -13,6 +13,7 @@ from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.engine.groups import Launch
+from trainer.latents import check_latents
 from trainer.layout import cautions, plan_layout
 from trainer.network import parameter_shapes
 from trainer.observe.protocol import Sink
@@ -41,6 +42,7 @@ def run(path: Path, overrides: Sequence[str]) -> int:
     newest, _ = origin(config)
     if newest is None and config.model.init_from is not None:
         check_weights(config.model.init_from, parameter_shapes(config))
+    check_latents(config)
     dataset = trainer.data.build(config.data)
     with ExitStack() as closing:
         claimed: list[Sink] = []

@@ -22,6 +22,10 @@ DENSE: dict[str, dict[str, Any]] = {
         "model": {"kind": "dit", "hidden": 32, "num_layers": 2, "num_heads": 4, "dropout": 0.1},
         "sample": {"every": STEPS, "per_class": 1, "sampler": FEW_STEPS},
     },
+    "dit told of maps": {
+        "model": {"kind": "dit", "hidden": 32, "num_layers": 2, "num_heads": 4, "dropout": 0.1},
+        "flow": {"context": {"kind": "semantic_map"}},
+    },
     "gpt": {
         "model": {
             "kind": "gpt",

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from moe.seed import derive_seed
 from tests.trainer.commands import DIGITS, ROOT, contents, refused, trained
 from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config import RunConfig
 from trainer.data import Batch, ShardsConfig, read_index
-from trainer.decode import images_of
+from trainer.latents import build as build_space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.quality.features.file import write_extractor
@@ -92,11 +93,17 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_latents_are_about_standard_and_keep_their_labels(latents: tuple[Path, Path]) -> None:
     _, shards = latents
     config = ShardsConfig.model_validate({"kind": "shards", "path": str(shards), "held_out": 100})
-    assert (config.shape, config.num_classes) == ((4, 8, 8), 10)
+    assert (config.shape, config.num_classes) == ((8, 8, 8), 10)
     batch = data.build(config).get(torch.arange(1797))
-    values, labels = batch.x_1, batch.labels
-    np.testing.assert_allclose(values.mean((0, 2, 3)).numpy(), 0, atol=1e-3)
-    np.testing.assert_allclose(values.std((0, 2, 3)).numpy(), 1, atol=1e-3)
+    moments, labels = batch.x_1, batch.labels
+    index = read_index(shards)
+    assert index.latents is not None
+    mean, variance = moments[:, :4].double(), moments[:, 4:].double().exp()
+    shift, scale = (torch.tensor(v).reshape(4, 1, 1) for v in (index.latents.shift, index.latents.scale))
+    standard = (mean - shift) / scale
+    np.testing.assert_allclose(standard.mean((0, 2, 3)).numpy(), 0, atol=1e-5)
+    spread = (standard.square() + variance / scale**2).mean((0, 2, 3))
+    np.testing.assert_allclose(spread.numpy(), 1, atol=1e-5)
     assert labels is not None
     expected = data.build(data.DigitsConfig(size=16)).get(torch.arange(1797)).labels
     assert torch.equal(labels, torch.as_tensor(expected))
@@ -125,7 +132,9 @@ def test_a_transformer_learns_from_latents_and_its_drawings_are_decoded(
     assert width > 9 * height, "ten images in a row, decoded to one channel"
     config = load_config(tmp_path / "dit" / "config.yaml")
     dataset = data.build(config.data)
-    real = images_of(config, dataset.get(dataset.indices("train")).x_1).mean((1, 2, 3)).numpy()[:, None]
+    moments = dataset.get(dataset.indices("train")).x_1
+    shown = build_space(config).shown(moments, generator=torch.Generator().manual_seed(derive_seed(0, "shown")))
+    real = shown.mean((1, 2, 3)).numpy()[:, None]
     name = "frechet_distance_on_features_floor"
     expected = judge_features(real[:10], real, seed=0)[name]
     assert json.loads(quality.read_text())[name] == pytest.approx(expected, rel=1e-4), "images are compared"

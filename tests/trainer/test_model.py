@@ -333,7 +333,7 @@ def draw(_rank: int, _world_size: int) -> dict[tuple[int, float], Tensor]:
     model = stirred(built).eval()
     return {
         (number, guidance): draw_samples(
-            config, FlowTask(config), model, torch.arange(number) % 10, guidance=guidance, seed=5
+            config, FlowTask(config), model, Condition(label=torch.arange(number) % 10), guidance=guidance, seed=5
         )
         for number in (1, 5, 20)
         for guidance in (1.0, 1.5)

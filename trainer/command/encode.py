@@ -26,5 +26,6 @@ ENCODE = Verb(
     "python -m trainer encode runs/digits_autoencoder --out runs/digits_latents",
     _add_arguments,
     _run,
-    "Another run learns from them with data={kind: shards, path: DIR}; what it draws is decoded to images.",
+    "A latent is a Gaussian. Another run draws from those with data={kind: shards, path: DIR}, or encodes images anew "
+    "at each step, which contexts need, with flow.latent.path=DIR; what it draws is decoded to images.",
 )

@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
-from torch import Tensor
 
 from moe.files import FileError, first_complaint, replacing
 from trainer.section import Section
@@ -24,6 +22,22 @@ class ShardEntry(Section):
     file: Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(npz|safetensors)$")]
     """Its name in the folder."""
     num_examples: PositiveInt
+
+
+class LatentsEntry(Section):
+    """What makes the shards of an index latents of images.
+
+    An example is a Gaussian: the means of Z channels, then the logarithms of their variances.
+    """
+
+    autoencoder: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    """Folder inside that of the index with the network that made the latents and makes images of them."""
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """(C, H, W) of an image."""
+    shift: tuple[float, ...]
+    """Mean of each of the Z channels."""
+    scale: tuple[PositiveFloat, ...]
+    """Standard deviation of each of the Z channels, that of the Gaussians included."""
 
 
 class ShardIndex(Section):
@@ -44,8 +58,8 @@ class ShardIndex(Section):
     """Mean of each channel."""
     scale: tuple[PositiveFloat, ...] | None = None
     """Standard deviation of each channel."""
-    autoencoder: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = None
-    """Folder inside this one with the network that made the data from images and makes images of them."""
+    latents: LatentsEntry | None = None
+    """Of images; None: the examples are no latents."""
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -53,6 +67,11 @@ class ShardIndex(Section):
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if values is not None and len(values) != self.shape[0]:
                 raise ValueError(f"{name}: {len(values)} values do not fit the {self.shape[0]} channels; {REMEDY}")
+        if self.latents is not None:
+            numbers = len(self.latents.shift), len(self.latents.scale)
+            if len(self.shape) != 3 or any(2 * number != self.shape[0] for number in numbers):
+                problem = f"statistics of {numbers[0]} and {numbers[1]} channels do not fit Gaussians over half of"
+                raise ValueError(f"latents: {problem} {list(self.shape)}; encode the images again")
         files = [shard.file for shard in self.shards]
         if len(set(files)) < len(files):
             raise ValueError(f"shards: {next(f for f in files if files.count(f) > 1)} stands there twice; {REMEDY}")
@@ -67,17 +86,6 @@ class ShardIndex(Section):
     def digest(self) -> str:
         """Of everything that the index says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-    def raw(self, values: Tensor) -> Tensor:
-        """What the shards hold of examples as a network sees them.
-
-        Args:
-            values: [B, *shape].
-        """
-        for statistic, restored in ((self.scale, torch.mul), (self.shift, torch.add)):
-            if statistic is not None:
-                values = restored(values, torch.tensor(statistic).reshape(-1, *[1] * (len(self.shape) - 1)))
-        return values
 
     def write(self, folder: Path) -> None:
         """Puts the index into a folder whose shards are complete."""

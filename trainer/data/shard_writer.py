@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from moe.files import FileError, replacing
-from trainer.data.shard_index import INDEX, ShardEntry, ShardIndex
+from trainer.data.shard_index import INDEX, LatentsEntry, ShardEntry, ShardIndex
 
 Examples = tuple[NDArray[Any], NDArray[np.integer] | None]
 """Data [B, *shape] and labels [B], or None."""
@@ -25,7 +25,7 @@ def write_shards(
     shard_examples: int = 4096,
     file_type: Literal["safetensors", "npz"] = "safetensors",
     standardise: bool = False,
-    autoencoder: str | None = None,
+    latents: Callable[[], LatentsEntry] | None = None,
 ) -> ShardIndex:
     """Writes a folder that ``data: {kind: shards, path: FOLDER}`` reads.
 
@@ -38,7 +38,7 @@ def write_shards(
         shard_examples: examples of each shard but the last.
         file_type: of the shards.
         standardise: whether readers see each channel with mean 0 and variance 1.
-        autoencoder: see :class:`ShardIndex`.
+        latents: says, when all examples have been taken, what they are latents of; None: they are none.
 
     Returns:
         The index.
@@ -75,7 +75,7 @@ def write_shards(
             "num_classes": num_classes,
             "shift": shift,
             "scale": scale,
-            "autoencoder": autoencoder,
+            "latents": latents and latents(),
             "shards": entries,
         }
     )

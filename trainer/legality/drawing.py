@@ -3,7 +3,6 @@
 import torch
 
 from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
-from trainer.data import ShardsConfig, read_index
 from trainer.flow import path, sampler, target
 from trainer.flow.target import Quantity
 from trainer.model.gpt_config import GPTConfig
@@ -33,8 +32,8 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
     match config.sample, config.model:
         case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
             raise ValueError(
-                f"sample.every: {config.sample.every}, but examples of {config.data.shape[0]} channels are no picture; "
-                "use null"
+                f"sample.every: {config.sample.every}, but examples of {config.decoded_shape[0]} channels are no "
+                "picture; use null"
             )
         case ImageSample(every=int(), sampler=chosen) | PointSample(every=int(), sampler=chosen), _ if (
             shared and _chooses_steps(chosen)
@@ -78,6 +77,4 @@ def _chooses_steps(chosen: sampler.AnyConfig) -> bool:
 
 def drawable(config: RunConfig) -> bool:
     """Whether what an image model draws can be shown: grey, or red, green and blue, or latents of such images."""
-    if config.data.shape[0] in (1, 3):
-        return True
-    return isinstance(config.data, ShardsConfig) and read_index(config.data.path).autoencoder is not None
+    return config.decoded_shape[0] in (1, 3)

@@ -20,7 +20,7 @@ def check_examples(config: RunConfig) -> None:
     Raises:
         ValueError: names field, value and remedy.
     """
-    shape: tuple[int, ...] = tuple(config.data.shape)
+    shape = config.state_shape
     match config.data, config.model:
         case _, DiTConfig() if len(shape) != 3:
             raise ValueError(f"data.path: its examples have shape {list(shape)}, which is no image; use an mlp model")

@@ -38,6 +38,7 @@ class DiT(nn.Module):
         generator: torch.Generator | None,
         num_fields: int = 1,
         context_channels: int = 0,
+        read_context: nn.Module | None = None,
     ) -> None:
         """Builds and initialises the network.
 
@@ -49,12 +50,14 @@ class DiT(nn.Module):
             generator: draws the initial weights; None leaves them as they are (meta device).
             num_fields: states that a prediction holds one behind the other.
             context_channels: channels of the condition's context, read beside those of the state.
+            read_context: what the context goes through first, to those channels at the resolution of the state.
         """
         super().__init__()
         channels, height, width = shape
         self.patch_size, self.hidden, self.null_label = config.patch_size, config.hidden, num_classes
         self.grid = height // config.patch_size, width // config.patch_size
         area = config.patch_size**2
+        self.read_context = read_context
         self.embed_patches = nn.Linear((channels + context_channels) * area, config.hidden)
         self.embed_time = nn.Sequential(
             nn.Linear(config.hidden, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden)
@@ -84,12 +87,18 @@ class DiT(nn.Module):
             labels = torch.full(t.shape, self.null_label, device=t.device)
         steering_BD = self.embed_time(wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
         steering_BD = functional.silu(steering_BD + self.embed_label(labels))
-        seen = x_t if condition.context is None else torch.cat([x_t, condition.context], dim=1)
-        tokens_BND = self.embed_patches(self._patches(seen).to(dtype)) + self.positions.to(dtype)
+        patches_BNP = self._patches(self._beside_context(x_t, condition.context)).to(dtype)
+        tokens_BND = self.embed_patches(patches_BNP) + self.positions.to(dtype)
         for block in self.blocks:
             tokens_BND = block(tokens_BND, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
         return self._image(self.unembed_patches(modulate(tokens_BND, shift, scale)).float())
+
+    def _beside_context(self, x_t: Tensor, context: Tensor | None) -> Tensor:
+        if context is None:
+            return x_t
+        read = context if self.read_context is None else self.read_context(context)
+        return torch.cat([x_t, read.to(x_t.dtype)], dim=1)
 
     def _patches(self, x_t: Tensor) -> Tensor:
         batch, channels = x_t.shape[:2]

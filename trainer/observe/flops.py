@@ -7,6 +7,7 @@ checkpointing), share (tensor and expert parallelism) or pad. Attention counts e
 import math
 
 from trainer.config import RunConfig
+from trainer.flow.context import SemanticMapConfig
 from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt import BYTE_VALUES
@@ -49,13 +50,24 @@ def forward_multiply_adds(config: RunConfig) -> int:
 
 def _dit(config: RunConfig, model: DiTConfig) -> int:
     tokens, width = tokens_per_example(config), model.hidden
-    patch_values = config.data.shape[0] * model.patch_size**2
-    embedding = 2 * width**2 + tokens * width * patch_values
+    patch_values = config.state_shape[0] * model.patch_size**2
+    read, reading = _context(config)
+    embedding = 2 * width**2 + tokens * width * (patch_values + read * model.patch_size**2) + reading
     attention = 4 * tokens * width**2 + 2 * tokens**2 * width
     modulation = 6 * width**2
     unembedding = 2 * width**2 + tokens * width * patch_values
     blocks = model.num_layers * (attention + modulation + tokens * _feed_forward(config))
     return embedding + blocks + unembedding
+
+
+def _context(config: RunConfig) -> tuple[int, int]:
+    """Channels that are read beside the state, and the multiply-adds that made them of the context."""
+    if config.flow is None or config.context_shape is None:
+        return 0, 0
+    channels = config.context_shape[0]
+    if isinstance(config.flow.context, SemanticMapConfig):
+        return config.state_shape[0], channels * math.prod(config.state_shape)
+    return channels, 0
 
 
 def _gpt(config: RunConfig, model: GPTConfig) -> int:
@@ -75,7 +87,7 @@ def _autoencoder(config: RunConfig, model: AutoencoderConfig) -> int:
 
 
 def _mlp(config: RunConfig, model: MLPConfig) -> int:
-    values, width = math.prod(config.data.shape), model.hidden
+    values, width = math.prod(config.state_shape), model.hidden
     embedding = 2 * width**2 + width * values * (1 + 2 * INPUT_WAVES)
     blocks = model.num_layers * (3 * width**2 + _feed_forward(config))
     return embedding + blocks + 2 * width**2 + width * values

@@ -16,12 +16,13 @@ from trainer.config import ImageSample, PointSample, RunConfig
 from trainer.engine.protocol import Network
 from trainer.flow import Condition, sampler
 from trainer.flow.sampler import Dopri5, EulerConfig
+from trainer.given import Given, given
 from trainer.quality.accuracy import ClassJudge
 from trainer.quality.judgement import distances, parted
 from trainer.quality.likelihood import bits_per_dimension, log_density, random_signs
 from trainer.quality.real import real_examples
 from trainer.quality.transport import path_energy, straightness, transport_cost, wasserstein_2
-from trainer.sampling import follow, labels_in_turn
+from trainer.sampling import follow
 from trainer.task import FlowTask
 
 FORMAT = "flowfabric.evaluation/1"
@@ -71,7 +72,8 @@ class Evaluation:
         floor: the distances of two sets of real examples of that size, as far as there are enough of them.
         results: the run's own sampler and then Euler's method, each by rising evaluations.
         paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
-        bits_per_dimension: of held-out examples, of density in units of the data; None: not asked for.
+        bits_per_dimension: of held-out examples, of density in units of the data, or of the states where these are
+            latents; None: not asked for.
     """
 
     checkpoint: str
@@ -111,32 +113,33 @@ def evaluate(
         model: the network, in evaluation mode.
         checkpoint: where its weights come from.
         evaluations: function evaluations of a sample, each 1 or more.
-        num: samples, the classes in turn; 2 or more.
+        num: samples, the classes in turn, or for so many held-out images if something is known of each; 2 or more.
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none. The source must be standard normal.
         progress: is told what is being done.
     """
     assert isinstance(config.sample, ImageSample | PointSample)
-    labels, guidance = labels_in_turn(config, num), config.sample.guidance
-    real, real_labels = real_examples(config)
+    wanted, guidance = given(config, task, num, seed=seed), config.sample.guidance
+    num = len(wanted.labels)
+    real, real_labels = real_examples(config, task.space)
     data = real.numpy()
     judge = None if real_labels is None else ClassJudge(data, real_labels.numpy())
 
     def ways(chosen: sampler.AnyConfig, scale: float, number: int) -> list[sampler.Trajectory]:
         parts = torch.arange(number).split(TOGETHER)
-        return [follow(config, task, model, labels, own, chosen, guidance=scale, seed=seed) for own in parts]
+        return [follow(config, task, model, wanted.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
 
     ways(EulerConfig(steps=1), 1.0, 2)  # what a first call costs is no time of a sample
     results = []
     for chosen in _chosen(config.sample.sampler, sorted(set(evaluations))):
         progress(f"drawing {num} by {chosen.kind}; {len(results)} sets measured")
         begun = time.perf_counter()
-        samples, used = _ends(task, ways(chosen, 1.0, num))
+        samples, used = _ends(task, wanted, ways(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
         if judge is not None:
-            asked = samples if guidance == 1 else _ends(task, ways(chosen, guidance, num))[0]
-            figures["class_accuracy"] = judge.accuracy(asked, labels.numpy())
+            asked = samples if guidance == 1 else _ends(task, wanted, ways(chosen, guidance, num))[0]
+            figures["class_accuracy"] = judge.accuracy(asked, wanted.labels.numpy())
         results.append(Measured(chosen.kind, used, seconds, figures))
     progress("following paths")
     paths = _together(ways(EulerConfig(steps=PATH_STEPS), 1.0, min(num, PATHS)))
@@ -167,10 +170,10 @@ def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: 
     }
 
 
-def _ends(task: FlowTask, parts: Sequence[sampler.Trajectory]) -> tuple[NDArray[np.float32], int]:
+def _ends(task: FlowTask, wanted: Given, parts: Sequence[sampler.Trajectory]) -> tuple[NDArray[np.float32], int]:
     """The samples at the ends of the ways, and the most evaluations that one of them took; waits for the device."""
-    samples = torch.cat([task.data_of(part.final).cpu() for part in parts])
-    return samples.numpy(), max(part.evaluations for part in parts)
+    states = torch.cat([task.data_of(part.final).cpu() for part in parts])
+    return wanted.completed(task.space.decode(states)).numpy(), max(part.evaluations for part in parts)
 
 
 def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
@@ -182,13 +185,14 @@ def _bits(config: RunConfig, task: FlowTask, model: Network, num: int, seed: int
     """Bits a value of so many held-out examples, each given its class."""
     dataset = trainer.data.build(config.data)
     device = next(model.parameters()).device
-    values = math.prod(config.data.shape)
+    values = math.prod(config.state_shape)
     generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))
     found = []
     for own in dataset.indices("held_out")[:num].split(TOGETHER):
         progress(f"likelihood of {sum(map(len, found)) + len(own)} of {num} held-out examples")
-        batch = dataset.get(own).to(device)
-        x_1, condition = batch.x_1 * task.data_scale, Condition(label=batch.labels)
+        batch = dataset.get(own)
+        condition = Condition(label=batch.labels, context=task.told(batch.x_1, generator)).to(device)
+        x_1 = task.space.encode(batch.x_1, generator=generator).to(device) * task.data_scale
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
         solver, ends = Dopri5(TOLERANCE, TOLERANCE), torch.tensor([0.0, 1.0])
         found.append(log_density(task.field(model, condition, 1.0), x_1, solver, ends, probes=probes).cpu())

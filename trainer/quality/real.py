@@ -4,21 +4,26 @@ import torch
 from torch import Tensor
 
 import trainer.data
+from moe.seed import derive_seed
 from trainer.config import RunConfig
+from trainer.flow.space import Space
 
 JUDGED = 10_000
 """How many at most."""
 
 
-def real_examples(config: RunConfig) -> tuple[Tensor, Tensor | None]:
+def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | None]:
     """Reads the first examples of the training split.
 
     Args:
         config: the run.
+        space: where its states live.
 
     Returns:
-        [M, *shape] and their labels int64 [M], None without classes; M is at most 10,000.
+        What can be compared with decoded states, [M, *shape], and their labels int64 [M], None without classes; M is
+        at most 10,000.
     """
     dataset = trainer.data.build(config.data)
     batch = dataset.get(torch.arange(JUDGED) if dataset.endless else dataset.indices("train")[:JUDGED])
-    return batch.x_1, batch.labels
+    generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "shown"))
+    return space.shown(batch.x_1, generator=generator), batch.labels

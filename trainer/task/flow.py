@@ -9,10 +9,11 @@ from torch import Tensor
 
 from trainer.config import RunConfig
 from trainer.data import Batch
-from trainer.flow import Condition, coupling, objective, path, target, time
+from trainer.flow import Condition, context, coupling, objective, path, target, time
 from trainer.flow.coupling import Pairs
 from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
+from trainer.latents import build as build_space
 from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.head import NetworkField, guided
@@ -39,6 +40,8 @@ class FlowTask(Task):
         """Builds the parts that the configuration names."""
         assert config.flow is not None
         assert not isinstance(config.model, GPTConfig | AutoencoderConfig)
+        self.space = build_space(config)
+        self.context = config.flow.context and context.build(config.flow.context)
         self.data_scale = config.flow.data_scale
         self.coupling = coupling.build(config.flow.coupling)
         self.time = time.build(config.flow.time)
@@ -52,13 +55,11 @@ class FlowTask(Task):
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> list[DrawnPoints]:
         """See `Task.draw`; the coupling decides which micro batches are paired together."""
-        conditions = [
-            Condition(label=self._hide_labels(batch.labels, generator))
-            for batch, generator in zip(batches, generators, strict=True)
-        ]
-        data = [batch.x_1 if self.data_scale == 1 else self.data_scale * batch.x_1 for batch in batches]
+        given = list(zip(batches, generators, strict=True))
+        conditions = [self._condition(batch, generator) for batch, generator in given]
+        states = [self._state(batch, generator) for batch, generator in given]
         sources = [batch.x_0 for batch in batches]
-        paired = self.coupling.draw_step(data, conditions, generators=generators, x_0=sources, ranks=ranks)
+        paired = self.coupling.draw_step(states, conditions, generators=generators, x_0=sources, ranks=ranks)
         together = zip(paired, batches, generators, strict=True)
         return [
             self._points(replace(pairs, interval=batch.interval), generator) for pairs, batch, generator in together
@@ -78,7 +79,7 @@ class FlowTask(Task):
         Args:
             model: the network.
             condition: of the examples.
-            guidance: scale of classifier-free guidance, 0 or more.
+            guidance: scale of classifier-free guidance, 0 or more; it is away from no class, with the same context.
         """
         nothing = condition
         if condition.label is not None:
@@ -86,8 +87,21 @@ class FlowTask(Task):
         return NetworkField(guided(model, condition, nothing, guidance), self.target)
 
     def data_of(self, x: Tensor) -> Tensor:
-        """The examples [B, *D] that states at the end of a path stand for, in the units of the data set."""
+        """The states [B, *D] at the end of a path, in the units of the space that they live in."""
         return x if self.data_scale == 1 else x / self.data_scale
+
+    def told(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
+        """The context of each of some images [B, C, H, W]; None where the network is told of nothing."""
+        if self.context is None:
+            return None
+        return self.context.draw(images, self.space, generator=generator).context
+
+    def _state(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        state = self.space.encode(batch.x_1, generator=generator)
+        return state if self.data_scale == 1 else self.data_scale * state
+
+    def _condition(self, batch: Batch, generator: torch.Generator) -> Condition:
+        return Condition(self._hide_labels(batch.labels, generator), self.told(batch.x_1, generator))
 
     def _points(self, pairs: Pairs, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(len(pairs.x_1), generator=generator, device=pairs.x_1.device)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import RunConfig
 from trainer.engine.groups import Launch, joined
+from trainer.flow import Condition
 from trainer.layout import plan_layout
 from trainer.network import build_model
 from trainer.observe.flops import forward_multiply_adds, training_flops
@@ -22,6 +22,8 @@ BATCH = 3
 MODELS = {
     "dit": {"model": {"hidden": 32, "num_layers": 2, "num_heads": 2, "feed_forward_hidden": 48}},
     "dit of large images": {"model": {"hidden": 16, "num_layers": 1, "patch_size": 4}, "data": {"size": 32}},
+    "dit told of maps": {"model": {"hidden": 16, "num_layers": 1}, "flow": {"context": {"kind": "semantic_map"}}},
+    "dit that fills holes": {"model": {"hidden": 16, "num_layers": 1}, "flow": {"context": {"kind": "inpainting"}}},
     "gpt": {"model": {"kind": "gpt", "hidden": 24, "num_layers": 3, "num_heads": 2}, "data": {"context": 17}},
     "gpt of shared keys": {
         "model": {"kind": "gpt", "hidden": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 1},
@@ -51,10 +53,12 @@ def alone() -> Iterator[None]:
         yield
 
 
-def inputs(config: RunConfig) -> tuple[Tensor, ...]:
+def inputs(config: RunConfig) -> tuple[Any, ...]:
     if config.model.kind == "gpt":
         return (torch.randint(256, (BATCH, config.data.shape[0] - 1)),)
-    return torch.randn(BATCH, *config.data.shape), torch.rand(BATCH), torch.randint(config.data.num_classes, (BATCH,))
+    told = None if config.context_shape is None else torch.randn(BATCH, *config.context_shape)
+    condition = Condition(label=torch.randint(config.data.num_classes, (BATCH,)), context=told)
+    return torch.randn(BATCH, *config.data.shape), torch.rand(BATCH), condition
 
 
 def counted(call: Callable[[], object]) -> int:

@@ -13,6 +13,7 @@ import torch
 
 import trainer.data
 from trainer.config import RunConfig
+from trainer.flow.space import Identity
 from trainer.layout import plan_layout
 from trainer.network import build_model
 from trainer.quality.evaluation import Evaluation, evaluate
@@ -46,7 +47,7 @@ def test_what_does_not_move_has_the_figures_of_its_start():
         ("euler", 1),
         ("euler", 2),
     ]
-    noise, data = starts(config, torch.arange(300), seed=5).numpy(), real_examples(config)[0].numpy()
+    noise, data = starts(config, torch.arange(300), seed=5).numpy(), real_examples(config, Identity())[0].numpy()
     for one in found.results:
         assert one.figures.items() >= distances(noise, data, seed=5).items()
     assert found.paths == {"straightness": 0.0, "path_energy": 0.0, "transport_cost": 0.0}
@@ -59,7 +60,7 @@ def test_what_does_not_move_has_the_figures_of_its_start():
 
 def test_scaled_data_are_measured_in_their_own_units():
     config, found = measured({**TOY, "flow": {"data_scale": 2.0}}, evaluations=(1,), likelihood=50)
-    noise, data = starts(config, torch.arange(300), seed=0).numpy(), real_examples(config)[0].numpy()
+    noise, data = starts(config, torch.arange(300), seed=0).numpy(), real_examples(config, Identity())[0].numpy()
     assert found.results[0].figures["frechet_distance"] == distances(noise / 2, data, seed=0)["frechet_distance"]
     dataset = trainer.data.build(config.data)
     held_out = dataset.get(dataset.indices("held_out")[:50]).x_1
@@ -89,7 +90,7 @@ def test_a_sampler_that_chooses_its_steps_is_measured_once():
 
 def test_real_examples_of_an_endless_set_are_as_many_as_are_judged():
     config = RunConfig.model_validate({"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, **TOY})
-    real, labels = real_examples(config)
+    real, labels = real_examples(config, Identity())
     assert real.shape == (10_000, 2)
     assert labels is None
     assert len(np.unique(real.numpy(), axis=0)) == 10_000

@@ -10,7 +10,7 @@ import pytest
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
 from tests.ranks import run_ranks
 from trainer.config import RunConfig
-from trainer.flow import UNCONDITIONAL
+from trainer.flow import Condition
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
 
@@ -42,6 +42,7 @@ CASES: dict[int, dict[str, Case]] = {
             "gpt",
         ),
         "ZeRO 3": ({"zero_stage": 3}, 1, None, "dit"),
+        "ZeRO 3, small buckets, maps": (SMALL_ZERO_3, 1, None, "dit told of maps"),
         "ZeRO 3, small buckets, bf16, accumulation": ({**SMALL_ZERO_3, "precision": "bf16"}, 2, None, "gpt"),
     },
     4: {
@@ -51,6 +52,7 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 0": ({"zero_stage": 0}, 2, {}, "dit"),
         "ZeRO 3, small buckets, accumulation": (SMALL_ZERO_3, 2, None, "dit"),
         "FSDP2, bf16, accumulation": ({"kind": "fsdp", "precision": "bf16"}, 2, None, "dit"),
+        "FSDP2, maps": ({"kind": "fsdp"}, 1, None, "dit told of maps"),
         "FSDP2, computed twice": ({"kind": "fsdp", "activation_checkpointing": True}, 1, None, "dit"),
         "FSDP2, blocks kept": ({"kind": "fsdp", "reshard_after_forward": False}, 2, None, "gpt"),
         "ZeRO 3, computed twice": ({**SMALL_ZERO_3, "activation_checkpointing": True}, 1, None, "dit"),
@@ -74,13 +76,15 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     model = {"dropout": dropout, **window} if kind == "gpt" else {}
     settings: dict[str, Any] = {
         "run": {"dir": "unused"},
-        "model": {"kind": kind, "hidden": HIDDEN, "num_layers": LAYERS, "num_heads": 4, **model},
+        "model": {"kind": kind.partition(" ")[0], "hidden": HIDDEN, "num_layers": LAYERS, "num_heads": 4, **model},
         "optim": {"steps": 4, "global_batch": 3 * world_size * accumulation, "micro_batch": 3},
         "engine": engine,
     }
     if moe is not None:
         settings["moe"] = {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN, **moe}
         settings["parallel"] = {"expert": 2}
+    if kind == "dit told of maps":
+        settings["flow"] = {"context": {"kind": "semantic_map"}}
     if kind == "gpt":
         settings["data"] = {"kind": "python_source", **window}
     return RunConfig.model_validate(settings)
@@ -139,7 +143,8 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
         tokens_BN = torch.randint(256, (micro_batch, config.data.shape[0] - 1), generator=generator)
         return model(tokens_BN, tokens_BN).mean()
     x_t = torch.randn(micro_batch, *config.data.shape, generator=generator)
-    predicted = model(x_t, torch.rand(micro_batch, generator=generator), UNCONDITIONAL)
+    told = config.context_shape and torch.randn(micro_batch, *config.context_shape, generator=generator)
+    predicted = model(x_t, torch.rand(micro_batch, generator=generator), Condition(context=told))
     return (predicted - x_t).square().mean()
 
 

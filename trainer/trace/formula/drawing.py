@@ -19,7 +19,7 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
     coupling = None if config.flow is None else config.flow.coupling
     match coupling:
         case MinibatchOTConfig(scope="global_batch") | AssignmentConfig(scope="global_batch"):
-            points = 4 * layout.micro_batch * layout.accumulation * prod(config.data.shape)
+            points = 4 * layout.micro_batch * layout.accumulation * prod(config.state_shape)
             for _ in ("data", "source"):
                 yield all_gather("data", "float32", points, layout.data_parallel)
             yield broadcast("data", "int64", 8 * config.optim.global_batch)

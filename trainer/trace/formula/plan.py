@@ -8,7 +8,7 @@ from moe.config import MoEConfig, SparseOTRouterConfig
 from trainer.config import RunConfig
 from trainer.engine.blocks import prepare_blocks
 from trainer.engine.config import FSDPConfig
-from trainer.flow import UNCONDITIONAL
+from trainer.flow import Condition
 from trainer.layout import Layout
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.gpt import GPT
@@ -120,8 +120,12 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
             case Autoencoder():
                 inputs = torch.empty(1, *config.data.shape), torch.empty(1, *network.latent_shape)
             case _:
-                inputs = torch.empty(1, *config.data.shape), torch.empty(1), UNCONDITIONAL
+                inputs = torch.empty(1, *config.state_shape), torch.empty(1), _nothing_but(config.context_shape)
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
+
+
+def _nothing_but(context_shape: tuple[int, ...] | None) -> Condition:
+    return Condition(context=None if context_shape is None else torch.empty(1, *context_shape))
 
 
 def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:

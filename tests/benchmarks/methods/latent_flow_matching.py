@@ -1,0 +1,232 @@
+"""Latent flow matching on 8 x 8 digits: python -m tests.benchmarks.methods.latent_flow_matching
+
+Two autoencoders of 16 values: principal components of unit variance, and a small variational one that is trained here.
+A perceptron of three layers learns their latents, told the class, an image with a hole in its middle, or a map of three
+levels of brightness. What is drawn is compared with real digits; a Fréchet distance has two floors beside it, that of
+what the autoencoder makes of the real digits, and that of real digits that were held out.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, frechet_distance, rows, train
+from trainer.data import SPLITS, Digits
+from trainer.flow import Condition
+from trainer.flow.context import SemanticMapConfig, block_levels
+from trainer.flow.space import Space
+from trainer.latents import Coder, Latents
+from trainer.model.autoencoder import Autoencoder
+from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.model.spatial_rescaler import SpatialRescaler
+from trainer.quality.accuracy import class_accuracy
+from trainer.task import FlowTask, ReconstructionTask
+
+VALUES, CLASSES, STEPS, BATCH = 16, 10, 1200, 256
+MAP = SemanticMapConfig(levels=3, block=2)
+VAE = AutoencoderConfig(hidden=32, num_layers=2, latent_channels=4, factor=4, kl_weight=1e-3)
+FLAT_VAE = VAE.model_copy(update={"latent_channels": 1, "factor": 2})
+"""As many values, but each of them in the place of four pixels, so that a map keeps its meaning."""
+
+Rows = dict[str, dict[str, list[float]]]
+
+
+class Components(nn.Module):
+    """The first principal components of images, as an autoencoder without noise."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        flat = images.flatten(1)
+        self.mean, self.shape = flat.mean(0), images.shape[1:]
+        self.directions = torch.linalg.svd(flat - self.mean, full_matrices=False).Vh[:VALUES]
+
+    def encode(self, images: Tensor) -> tuple[Tensor, None]:
+        """Components [B, 16, 1, 1]."""
+        return ((images.flatten(1) - self.mean) @ self.directions.T)[..., None, None], None
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images."""
+        return (latents.flatten(1) @ self.directions + self.mean).unflatten(1, self.shape)
+
+
+class ToldOfMaps(nn.Module):
+    """A perceptron beside the state and what a trained layer makes of a map."""
+
+    def __init__(self, state: tuple[int, ...], seed: int) -> None:
+        super().__init__()
+        channels, height, width = state
+        halvings = (8 // height).bit_length() - 1
+        self.read = SpatialRescaler(MAP.levels, channels, halvings, torch.Generator().manual_seed(seed))
+        values = channels * height * width
+        self.network = PlainNetwork(
+            values, hidden=256, layers=3, seed=seed, num_classes=CLASSES, num_context_values=values
+        )
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """See `PlainNetwork`."""
+        assert condition.context is not None
+        return self.network(x_t, t, replace(condition, context=self.read(condition.context)))
+
+
+class Measurement:
+    """All runs of one seed."""
+
+    def __init__(self, seed: int, found: Rows) -> None:
+        digits = Digits(held_out=360, size=8)
+        learned, held_out = (digits.get(digits.indices(split)) for split in SPLITS)
+        assert learned.labels is not None
+        assert held_out.labels is not None
+        self.images, self.labels = learned.x_1, learned.labels
+        self.held_out, self.held_out_labels = held_out.x_1, held_out.labels
+        self.seed, self.found = seed, found
+
+    def run(self) -> None:
+        """Trains and judges everything."""
+        floor = frechet_distance(self.held_out.numpy(), self.images.numpy())
+        self._note("360 real digits that were held out", frechet=floor)
+        pixels = flow_task({}, model={"kind": "dit"})
+        self._classes("pixels", pixels, pixels.space, reconstructed=self.images)
+        components, vae, flat = Components(self.images), self._trained(VAE), self._trained(FLAT_VAE)
+        coders: dict[str, Coder] = {"components": components, "variational": vae, "variational, 4 x 4": flat}
+        spaces = {name: self._space(coder) for name, coder in coders.items()}
+        for name in ("components", "variational"):
+            space = spaces[name]
+            reconstructed = space.decode(space.encode(self.images, generator=self._generator()))
+            self._note(f"{name}: reconstructed", frechet=frechet_distance(reconstructed.numpy(), self.images.numpy()))
+            self._classes(name, flow_task({}, model={"kind": "dit"}), space, reconstructed)
+            self._inpainting(name, space)
+        self._maps("variational, 4 x 4", spaces["variational, 4 x 4"])
+
+    def _classes(self, name: str, task: FlowTask, space: Space, reconstructed: Tensor) -> None:
+        task.space = space
+        network = self._network(task, self._states(space).shape[1:], context_values=0)
+        floor = frechet_distance(reconstructed.numpy(), self.images.numpy()) if name != "pixels" else 0.0
+        for guidance in (1.0, 1.5):
+            drawn = self._drawn(task, network, Condition(label=self.labels), guidance)
+            distance = frechet_distance(drawn.numpy(), self.images.numpy())
+            figures = {"accuracy": self._accuracy(drawn, self.labels), "frechet": distance, "excess": distance - floor}
+            self._note(f"{name}, guidance {guidance:g}", **figures)
+
+    def _inpainting(self, name: str, space: Space) -> None:
+        task = flow_task({"context": {"kind": "inpainting", "mask": {"kind": "centre"}}}, model={"kind": "dit"})
+        task.space = space
+        assert task.context is not None
+        seen = task.context.draw(self.held_out, space, generator=self._generator())
+        network = self._network(task, self._states(space).shape[1:], context_values=seen.context[0].numel())
+        unlabelled = torch.full((len(self.held_out),), CLASSES)
+        drawn = self._drawn(task, network, Condition(label=unlabelled, context=seen.context), 1.0)
+        filled = {"drawn": drawn, "mean fill": self.images.mean(0).expand_as(drawn)}
+        for how, images in filled.items():
+            completed = seen.completed(images)
+            wrong = (completed - self.held_out).square().masked_select(seen.hole).mean()
+            self._note(
+                f"{name}, inpainting: {how}",
+                masked_mse=float(wrong),
+                frechet=frechet_distance(completed.numpy(), self.images.numpy()),
+                accuracy=self._accuracy(completed, self.held_out_labels),
+            )
+
+    def _maps(self, name: str, space: Space) -> None:
+        task = flow_task({"context": MAP.model_dump()}, model={"kind": "dit"})
+        task.space = space
+        assert task.context is not None
+        seen = task.context.draw(self.held_out, space, generator=self._generator())
+        states = self._states(space)
+        network = self._fitted(task, ToldOfMaps(tuple(states.shape[1:]), self.seed))
+        unlabelled = torch.full((len(self.held_out),), CLASSES)
+        drawn = self._drawn(task, network, Condition(label=unlabelled, context=seen.context), 1.0)
+        reconstructed = space.decode(space.encode(self.held_out, generator=self._generator()))
+        shuffled = self.held_out.roll(1, 0)
+        wanted = block_levels(self.held_out, MAP)
+        for how, images in {"drawn": drawn, "reconstructed": reconstructed, "another digit": shuffled}.items():
+            agreement = (block_levels(images, MAP) == wanted).double().mean()
+            distance = frechet_distance(images.numpy(), self.images.numpy())
+            self._note(f"{name}, map: {how}", agreement=float(agreement), frechet=distance)
+
+    def _trained(self, config: AutoencoderConfig) -> Autoencoder:
+        coder = Autoencoder(config, shape=(1, 8, 8), generator=self._generator())
+        data = rows(self.images)
+        trained = train(
+            ReconstructionTask(config), data, coder, steps=800, batch=128, lr=3e-3, seed=self.seed, ema=0.99
+        )
+        assert isinstance(trained, Autoencoder)
+        return trained.requires_grad_(False)
+
+    def _space(self, coder: Coder) -> Space:
+        mean, log_variance = coder.encode(self.images)
+        variance = torch.zeros_like(mean) if log_variance is None else log_variance.exp()
+        shift = mean.mean((0, 2, 3))
+        scale = ((mean - shift.reshape(-1, 1, 1)).square() + variance).mean((0, 2, 3)).sqrt()
+        return Latents(coder, shift.tolist(), scale.tolist())
+
+    def _states(self, space: Space) -> Tensor:
+        return space.encode(self.images, generator=self._generator())
+
+    def _network(self, task: FlowTask, state: tuple[int, ...], context_values: int) -> nn.Module:
+        values = torch.Size(state).numel()
+        sizes: dict[str, Any] = {"hidden": 256, "layers": 3, "num_classes": CLASSES}
+        network = PlainNetwork(values, seed=self.seed, num_context_values=context_values, **sizes)
+        return self._fitted(task, network)
+
+    def _fitted(self, task: FlowTask, network: nn.Module) -> nn.Module:
+        if task.context is not None:
+            task.label_dropout = 1.0
+        data = rows(self.images, self.labels)
+        return train(task, data, network, steps=STEPS, batch=BATCH, lr=1e-3, seed=self.seed, ema=0.99)
+
+    def _drawn(self, task: FlowTask, network: nn.Module, condition: Condition, guidance: float) -> Tensor:
+        assert condition.label is not None
+        shape = self._states(task.space).shape[1:]
+        noise = torch.randn(len(condition.label), *shape, generator=self._generator())
+        final = follow(task, network, noise, steps=20, condition=condition, guidance=guidance, seed=self.seed).final
+        return task.space.decode(task.data_of(final))
+
+    def _accuracy(self, images: Tensor, labels: Tensor) -> float:
+        return class_accuracy(images.numpy(), labels.numpy(), self.images.numpy(), self.labels.numpy())
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(1000 + self.seed)
+
+    def _note(self, row: str, **figures: float) -> None:
+        for name, value in figures.items():
+            self.found[row][name].append(value)
+
+
+def bars(found: Rows) -> list[Bar]:
+    """What the method has to show."""
+
+    def mean(row: str, figure: str) -> float:
+        return fmean(found[row][figure])
+
+    each = []
+    for name in ("components", "variational"):
+        drawn, fill = f"{name}, inpainting: drawn", f"{name}, inpainting: mean fill"
+        each += [
+            Bar(f"{name}: Fréchet excess", mean(f"{name}, guidance 1", "excess"), 0.3),
+            Bar(f"{name}: accuracy at guidance 1.5", mean(f"{name}, guidance 1.5", "accuracy"), 0.95, at_least=True),
+            Bar(f"{name}: masked MSE", mean(drawn, "masked_mse"), 0.8 * mean(fill, "masked_mse")),
+            Bar(f"{name}: inpainted Fréchet", mean(drawn, "frechet"), 0.2 * mean(fill, "frechet")),
+        ]
+    return [*each, Bar("map: agreement", mean("variational, 4 x 4, map: drawn", "agreement"), 0.8, at_least=True)]
+
+
+def main() -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    found: Rows = defaultdict(lambda: defaultdict(list))
+    for seed in options.seeds:
+        Measurement(seed, found).run()
+    return show("latent flow matching on 8 x 8 digits", found, bars(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The folder that the encode verb wrote, as a run names it: an autoencoder and what its latents are like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, PositiveInt, model_validator
+
+from moe.files import FileError
+from trainer.data.shard_index import LatentsEntry, ShardIndex, read_index
+
+
+class LatentsConfig(BaseModel, extra="forbid", frozen=True):
+    """States are latents of images: drawn anew at each step from what an autoencoder, frozen, makes of an image.
+
+    The data are images, or the latents of the same folder (data.kind: shards).
+    """
+
+    path: Path
+    """A folder that the encode verb wrote."""
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """(Z, h, w) of the latents of an image; left out: what the index says."""
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """(C, H, W) of an image; left out: what the index says."""
+    digest: str
+    """Of the index, so that a run goes on with the latents it began with; left out: taken from it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_left_out_is_what_the_index_says(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or not isinstance(document.get("path"), str | Path):
+            return document
+        if all(document.get(name) is not None for name in ("shape", "image_shape", "digest")):
+            return document
+        try:
+            index, entry = read_latents(Path(document["path"]))
+        except FileError as error:
+            raise ValueError(f"path: {error}") from error
+        found = {"shape": latent_shape(index), "image_shape": entry.image_shape, "digest": index.digest}
+        return {**document, **{name: value for name, value in found.items() if document.get(name) is None}}
+
+
+def read_latents(folder: Path) -> tuple[ShardIndex, LatentsEntry]:
+    """Reads the index of a folder of latents.
+
+    Args:
+        folder: that the encode verb wrote.
+
+    Raises:
+        FileError: it is missing or malformed, or its shards are no latents.
+    """
+    index = read_index(folder)
+    if index.latents is None:
+        raise FileError(folder, "index", "is that of shards which are no latents", "give what the encode verb wrote")
+    return index, index.latents
+
+
+def latent_shape(index: ShardIndex) -> tuple[int, int, int]:
+    """(Z, h, w) of the latents that the examples of an index are Gaussians over."""
+    channels, height, width = index.shape
+    return channels // 2, height, width
+
+
+def latents_of(data: Any) -> dict[str, Any] | None:
+    """What a section ``data`` that names a folder of latents says about states; None: it names no such folder.
+
+    Args:
+        data: the section as it was written; whatever is wrong with it is left for others to say.
+    """
+    if not isinstance(data, dict) or data.get("kind") != "shards" or not isinstance(data.get("path"), str | Path):
+        return None
+    try:
+        index = read_index(Path(data["path"]))
+    except FileError:
+        return None
+    return {"path": data["path"]} if index.latents is not None else None

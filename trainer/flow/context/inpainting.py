@@ -1,0 +1,46 @@
+"""An image with a hole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.flow.context.mask import BoxesConfig, MaskConfig, draw_holes
+from trainer.flow.context.protocol import Context, Seen
+from trainer.flow.space import Space
+
+
+class InpaintingConfig(BaseModel, extra="forbid", frozen=True):
+    """The network sees an image without some of its pixels, and which these are."""
+
+    kind: Literal["inpainting"] = "inpainting"
+    mask: MaskConfig = BoxesConfig()
+
+
+class Inpainting(Context):
+    """The image with its hidden pixels grey, in the space of the states, and the share of each that is hidden.
+
+    The loss covers the whole state, hidden or not; known pixels of what is drawn are put back afterwards.
+
+    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
+
+    Args:
+        config: how pixels are hidden.
+    """
+
+    def __init__(self, config: InpaintingConfig) -> None:
+        self._mask = config.mask
+
+    def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
+        """See `Context.draw`; the context has one channel more than a state."""
+        num, _, height, width = images.shape
+        hole = draw_holes(self._mask, num, height, width, generator=generator).to(images.device)
+        picture = images.masked_fill(hole, 0)
+        known = space.encode(picture, generator=generator)
+        rows, columns = known.shape[2:]
+        share = functional.adaptive_avg_pool2d(hole.to(known.dtype), (rows, columns))
+        return Seen(torch.cat([known, share], dim=1), picture, hole)

@@ -1,0 +1,38 @@
+"""From a map at the resolution of an image to channels at that of a state."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SpatialRescaler(nn.Conv2d):
+    """Halves a map a number of times, each time to the means of two by two, and mixes its channels by a matrix.
+
+    Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix D; used by
+    Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
+    """
+
+    def __init__(self, num_read: int, num_written: int, halvings: int, generator: torch.Generator | None) -> None:
+        """Builds and initialises the layer.
+
+        Args:
+            num_read: channels of the map.
+            num_written: channels of the result.
+            halvings: how many times each side of the map becomes half as long.
+            generator: draws the initial weights; None leaves them as they are (meta device).
+        """
+        super().__init__(num_read, num_written, 1)
+        self.halvings = halvings
+        if generator is not None:
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5), generator=generator)
+            assert self.bias is not None
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps [B, num_read, H, W] to [B, num_written, H / 2^halvings, W / 2^halvings]."""
+        values = input.to(next(self.parameters()).dtype)
+        for _ in range(self.halvings):
+            values = functional.interpolate(values, scale_factor=0.5, mode="bilinear", align_corners=False)
+        return super().forward(values)
