@@ -15,13 +15,14 @@ from trainer.command.encode import ENCODE
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
 from trainer.command.generate import GENERATE
+from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.failure import RunFailed
 
-VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, GENERATE, ENCODE, EXPORT, TRACE, REPORT)
+VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, GENERATE, ENCODE, PAIRS, EXPORT, TRACE, REPORT)
 """Every verb, in the order of the help."""
 
 PATIENCE_S = 5.0

@@ -1,0 +1,57 @@
+"""pairs: what a teacher makes of noise."""
+
+import argparse
+from pathlib import Path
+
+from moe.files import first_complaint
+from trainer.command.verb import Verb
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="folder of the teacher's run")
+    parser.add_argument("--num-pairs", type=int, required=True, help="pairs, the classes in turn")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of pairs to write")
+    parser.add_argument(
+        "--sampler", default="{kind: dopri5}", metavar="YAML", help="for example '{kind: heun, steps: 50}'"
+    )
+    parser.add_argument("--guidance", type=float, default=1.0, help="of the teacher, classifier-free (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
+    parser.add_argument(
+        "--segments", type=int, metavar="P", help="pairs are the ends of one of P parts of a path from noised real data"
+    )
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 is for images")
+    parser.add_argument("--shard-examples", type=int, default=4096, metavar="N", help="pairs of a file (default: 4096)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    import yaml
+    from pydantic import ValidationError
+
+    from trainer.pairs.request import PairsRequest
+    from trainer.pairs.run import run
+
+    names = ("guidance", "seed", "segments", "dtype", "shard_examples")
+    document = {"run": options.run_dir, "num": options.num_pairs, **{name: getattr(options, name) for name in names}}
+    try:
+        document["sampler"] = yaml.safe_load(options.sampler)
+        request = PairsRequest.model_validate(document)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--sampler: {options.sampler} is not YAML; write {{kind: heun, steps: 50}}") from error
+    except ValidationError as error:
+        field, reason = first_complaint(error, document)
+        option, _, inner = field.replace("_", "-").replace("num", "num-pairs").partition(".")
+        remedy = "" if "; " in reason else "; correct the value"
+        raise ValueError(f"--{option}{inner and f' ({inner})'}: {reason}{remedy}") from error
+    return run(request, options.out)
+
+
+PAIRS = Verb(
+    "pairs",
+    "draw pairs of noise and data with the averaged weights of a run, as shards that another run learns from",
+    "torchrun --nproc-per-node 2 -m trainer pairs runs/toy --num-pairs 20000 --sampler '{kind: heun, steps: 50}' "
+    "--out runs/toy_pairs",
+    _add_arguments,
+    _run,
+    "Another run learns from them with data={kind: pairs, path: DIR, held_out: N} and flow.coupling.kind=paired. The "
+    "same command again goes on where it was killed.",
+)

@@ -1,0 +1,150 @@
+"""The pairs verb: which rank draws which shard, and what is left of an earlier start."""
+
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from moe.files import FileError, replacing
+from trainer.checkpoint.manifest import Manifest
+from trainer.config import FLOWLESS
+from trainer.data import PairIndex
+from trainer.data.shard_index import INDEX, read_index
+from trainer.engine.groups import Launch, joined
+from trainer.layout import plan_layout
+from trainer.pairs.drawing import Teacher
+from trainer.pairs.request import PairsRequest
+from trainer.process.launcher import end_with_launcher
+from trainer.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.restore import WEIGHTS, check_restorable, newest_checkpoint, restore, restored_config
+from trainer.task import FlowTask
+
+MARK = "pairs"
+"""Under which a shard names what decides its pairs."""
+
+
+def run(request: PairsRequest, out: Path) -> int:
+    """Draws pairs; the ranks of a launch share the shards, and those that are there already are kept.
+
+    Args:
+        request: what is asked for.
+        out: folder to write. The index is written last.
+
+    Returns:
+        0 if all are there, 75 if the process was told to stop and wants to be started again.
+
+    Raises:
+        ValueError: the run has no whole checkpoint or follows no flow, or the folder holds other pairs.
+    """
+    end_with_launcher()
+    launch = Launch.from_environment()
+    folder = newest_checkpoint(request.run)
+    config = restored_config(folder, world_size=1)
+    if config.model.kind in FLOWLESS:
+        raise ValueError(f"run_dir: {request.run} holds a {config.model.kind} model, which follows no flow")
+    assert config.flow is not None
+    if config.flow.context is not None or config.state_shape != config.data.shape:
+        raise ValueError(
+            f"run_dir: {request.run} draws latents or reads a context, which no pair holds; give a run that draws what "
+            "its data set holds, such as latents that the encode verb wrote"
+        )
+    check_restorable(config, folder)
+    index = _index(request, Manifest.read(folder).files[WEIGHTS].sha256, config.data.shape, config.data.num_classes)
+    if (out / INDEX).exists():
+        if read_index(out, PairIndex) != index:
+            raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
+        return _done(out, index, launch)
+    mark = _digest(index)
+    present = [entry.file for entry in index.shards if _belongs(out / entry.file, mark)]
+    stop = StopRequest()
+    with joined(launch), stop.listening():
+        agreed = [present]
+        dist.broadcast_object_list(agreed)
+        missing = [number for number, entry in enumerate(index.shards) if entry.file not in agreed[0]]
+        own = missing[launch.rank :: launch.world_size]
+        teacher = Teacher(config, FlowTask(config), restore(config, plan_layout(config, 1), folder).to(launch.device))
+        with _told(launch, sum(index.shards[number].num_examples for number in own), out) as told:
+            for number in own:
+                if stop.made:
+                    break
+                first = number * request.shard_examples
+                numbers = torch.arange(first, first + index.shards[number].num_examples)
+                arrays = teacher.draw(request, numbers, told)
+                with replacing(out / index.shards[number].file) as temporary:
+                    save_file(arrays, temporary, metadata={MARK: mark})
+                told(-1)
+        dist.barrier()
+        if not all((out / entry.file).exists() for entry in index.shards):
+            return EX_TEMPFAIL
+        if launch.rank == 0:
+            index.write(out)
+    return _done(out, index, launch)
+
+
+def _index(request: PairsRequest, weights: str, shape: tuple[int, ...], num_classes: int) -> PairIndex:
+    """What the folder's index will say."""
+    ends = [*range(0, request.num, request.shard_examples), request.num]
+    shards: list[dict[str, Any]] = [
+        {"file": f"shard_{number:05d}.safetensors", "num_examples": end - first}
+        for number, (first, end) in enumerate(itertools.pairwise(ends))
+    ]
+    return PairIndex.model_validate(
+        {
+            "shape": shape,
+            "dtype": request.dtype,
+            "num_classes": num_classes,
+            "segments": request.segments,
+            "made_by": request.what_decides(weights),
+            "shards": shards,
+        }
+    )
+
+
+def _digest(index: PairIndex) -> str:
+    """Of what decides the pairs of a shard, given its number."""
+    return hashlib.sha256(json.dumps(index.made_by, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _belongs(shard: Path, mark: str) -> bool:
+    """Whether a shard is there; refuses one of other pairs."""
+    if not shard.exists():
+        return False
+    try:
+        with safe_open(shard, framework="np") as file:
+            found = (file.metadata() or {}).get(MARK)
+    except (OSError, SafetensorError) as error:
+        raise FileError(shard, "shard", f"cannot be read ({error})", "delete it; it is then drawn again") from error
+    if found != mark:
+        raise FileError(shard, "output", "belongs to other pairs", "give another folder, or delete this one")
+    return True
+
+
+def _done(out: Path, index: PairIndex, launch: Launch) -> int:
+    if launch.rank == 0:
+        print(f"{out}: {index.num_examples} pairs of shape {list(index.shape)}")
+    return 0
+
+
+@contextmanager
+def _told(launch: Launch, num: int, out: Path) -> Iterator[Any]:
+    """Tells the terminal of the first rank how far that rank is; -1 says that a shard is finished."""
+    done = shard = 0
+    quiet = launch.rank > 0 or not sys.stderr.isatty()
+    with Console(stderr=True, quiet=quiet).status(f"{out}: drawing {num} pairs on this rank") as status:
+
+        def tell(drawn: int) -> None:
+            nonlocal done, shard
+            done, shard = (done + shard, 0) if drawn < 0 else (done, drawn)
+            status.update(f"{out}: {done + shard} of {num} pairs on this rank")
+
+        yield tell
