@@ -12,11 +12,12 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.origin import origin
 from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig
-from trainer.config_file import load_config
 from trainer.latents import check_latents
 from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, parameter_shapes
 from trainer.observe.weights_and_biases import require_wandb
+from trainer.restore import weights_file
+from trainer.stages import Stage, load_stages
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec
 
@@ -41,11 +42,30 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     """
     if world_size < 1:
         raise ValueError(f"--world-size: {world_size} ranks cannot run anything; use 1 or more")
-    config = load_config(path, overrides)
+    stages = load_stages(path, overrides)
+    for stage in stages:
+        if stage.name:
+            print(f"stage {stage.name} ({stage.verb}) in {stage.folder}")
+        if stage.verb == "pairs":
+            print(stage.request().model_dump_json())
+            continue
+        awaited = stage.awaited(stages)
+        try:
+            _check(stage, world_size)
+        except ValueError as error:
+            if not awaited:
+                raise
+            print(f"cannot be checked before stage {awaited[0].name} is finished: {error}")
+    return 0
+
+
+def _check(stage: Stage, world_size: int) -> None:
+    """Checks and prints one run."""
+    config = stage.config()
     layout = plan_layout(config, world_size)
     begins, damaged = origin(config, read_bytes=READ_BYTES)
     if begins is None and config.model.init_from is not None:
-        check_weights(config.model.init_from, parameter_shapes(config))
+        check_weights(weights_file(config.model.init_from), parameter_shapes(config))
     check_latents(config)
     if config.observe.wandb is not None:
         require_wandb()
@@ -58,7 +78,6 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     for line in [*cautions(config, layout), *(f"will be skipped: {fault}" for fault in damaged)]:
         print(line, file=sys.stderr)
     console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
-    return 0
 
 
 def _origin(begins: Path | None) -> str:

@@ -26,6 +26,21 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
             value and remedy.
     """
     path = Path(path)
+    document = read_document(path)
+    for override in overrides:
+        apply_override(path, document, override)
+    return validated(path, document)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of sections.
+
+    Args:
+        path: YAML file.
+
+    Raises:
+        FileError: the file is missing or malformed.
+    """
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
@@ -43,8 +58,19 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(document, dict):
         found = "is empty" if document is None else f"is a {type(document).__name__}"
         raise FileError(path, "document", found, "write sections such as run, model, optim")
-    for override in overrides:
-        _apply(path, document, override)
+    return document
+
+
+def validated(path: Path, document: dict[str, Any]) -> RunConfig:
+    """The configuration that the sections of a file make.
+
+    Args:
+        path: of the file, for what is said of it.
+        document: its sections.
+
+    Raises:
+        FileError: a key is unknown or a value is out of range; names file, field, value and remedy.
+    """
     try:
         return RunConfig.model_validate(document)
     except ValidationError as error:
@@ -79,7 +105,17 @@ def _remedy(error: ValidationError) -> str:
     return kinds.get(error.errors()[0]["type"], "correct the value")
 
 
-def _apply(path: Path, document: dict[str, Any], override: str) -> None:
+def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
+    """Changes one value of a document.
+
+    Args:
+        path: of its file, for what is said of it.
+        document: the sections; changed in place.
+        override: ``dotted.key=value`` with the value in YAML.
+
+    Raises:
+        FileError: it is no override, or the key lies in a value that is no section.
+    """
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise FileError(path, override, "is no override", "write dotted.key=value, for example optim.steps=200")

@@ -46,6 +46,7 @@ from trainer.optim import learning_rate
 from trainer.process.debug import dump_failure
 from trainer.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.process.watchdog import watchdog
+from trainer.restore import weights_file
 from trainer.sampling import write_sample
 from trainer.task import Drawn
 from trainer.trace.context import phase
@@ -128,7 +129,7 @@ class _Training:
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
         if config.model.init_from is not None and resumes is None:
-            initialise_from(self.module, config.model.init_from)
+            initialise_from(self.module, weights_file(config.model.init_from))
         self.engine = build_engine(self.module, config, layout, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.loader = self._train_loader()

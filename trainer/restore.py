@@ -26,6 +26,18 @@ def newest_checkpoint(run_dir: Path) -> Path:
     return whole_alone(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
 
 
+def weights_file(path: Path) -> Path:
+    """The averaged weights that `model.init_from` names.
+
+    Args:
+        path: an ``ema.safetensors``, or the folder of a run, which stands for its newest whole checkpoint.
+
+    Raises:
+        FileError: the run has no whole checkpoint.
+    """
+    return newest_checkpoint(path) / WEIGHTS if path.is_dir() else path
+
+
 def restored_config(folder: Path, world_size: int) -> RunConfig:
     """The configuration under which a checkpoint's network is used, and no longer trained.
 

@@ -11,7 +11,6 @@ from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.origin import origin
 from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig
-from trainer.config_file import load_config
 from trainer.engine.groups import Launch
 from trainer.latents import check_latents
 from trainer.layout import cautions, plan_layout
@@ -19,14 +18,17 @@ from trainer.network import parameter_shapes
 from trainer.observe.protocol import Sink
 from trainer.process.launcher import end_with_launcher
 from trainer.process.lock import locked
+from trainer.restore import weights_file
+from trainer.stages import chosen, load_stages, run_stages
 
 
-def run(path: Path, overrides: Sequence[str]) -> int:
-    """Trains one rank.
+def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
+    """Trains one rank, or runs all stages of a configuration that has some.
 
     Args:
         path: configuration file.
         overrides: ``dotted.key=value``.
+        only: name of one stage; None: all.
 
     Returns:
         0 if the run is done, 75 if it was told to stop, has saved and wants to be started again.
@@ -37,11 +39,19 @@ def run(path: Path, overrides: Sequence[str]) -> int:
     """
     end_with_launcher()
     launch = Launch.from_environment()
-    config = load_config(path, overrides)
+    stages = load_stages(path, overrides)
+    if stages[0].name and only is None:
+        return run_stages(stages, path, overrides, launch)
+    stage = chosen(stages, only)
+    if stage.verb == "pairs":
+        from trainer.pairs.run import run as draw_pairs
+
+        return draw_pairs(stage.request(), stage.folder)
+    config = stage.config()
     layout = plan_layout(config, launch.world_size)
     newest, _ = origin(config)
     if newest is None and config.model.init_from is not None:
-        check_weights(config.model.init_from, parameter_shapes(config))
+        check_weights(weights_file(config.model.init_from), parameter_shapes(config))
     check_latents(config)
     dataset = trainer.data.build(config.data)
     with ExitStack() as closing:

@@ -5,16 +5,22 @@ import argparse
 from trainer.command.verb import Verb, add_configuration
 
 
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_configuration(parser)
+    parser.add_argument("--stage", metavar="NAME", help="only this one of the configuration's stages (default: all)")
+
+
 def _run(options: argparse.Namespace) -> int:
     from trainer.train import run
 
-    return run(options.config, options.overrides)
+    return run(options.config, options.overrides, options.stage)
 
 
 TRAIN = Verb(
     "train",
     "train a run, or resume it from its newest complete checkpoint",
     "torchrun --nproc-per-node 2 -m trainer train configs/runs/digits_moe.yaml optim.steps=200 run.dir=runs/a",
-    add_configuration,
+    _add_arguments,
     _run,
+    "Stages run one after the other, each in its own folder below run.dir; those that are finished are skipped.",
 )

@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from trainer.process.flights import record_flights
 
+STAGE = "FLOWFABRIC_STAGE"
+"""Variable that names the stage whose ranks these are: stages of one start share torchrun's store."""
 TIMEOUT_S = 600.0
 """Of collectives outside a run, which has its own."""
 
@@ -104,7 +106,8 @@ def _store(launch: Launch, timeout: timedelta) -> dist.Store:
     store, _, _ = next(dist.rendezvous("env://", launch.rank, launch.world_size, timeout=timeout))
     if os.environ.get("GROUP_WORLD_SIZE") != "1":
         return store
-    return dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    starts, stage = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ.get(STAGE, "")
+    return dist.PrefixStore(f"start_{starts}_{stage}", store)
 
 
 def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:

@@ -22,7 +22,7 @@ class AutoencoderConfig(BaseModel):
     kl_weight: float = Field(default=1e-3, ge=0)
     """Of the Kullback-Leibler term, nats a latent value, beside the mean squared error of a pixel."""
     init_from: Path | None = None
-    """An ema.safetensors of another run whose weights this one starts with."""
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
     @property
     def num_heads(self) -> int:

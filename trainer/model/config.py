@@ -25,7 +25,7 @@ class DiTConfig(BaseModel):
     label_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the labels that is hidden while training; guidance needs it above 0."""
     init_from: Path | None = None
-    """An ema.safetensors of another run whose weights this one starts with."""
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> "DiTConfig":

@@ -25,7 +25,7 @@ class GPTConfig(BaseModel):
     context: PositiveInt = 256
     """Bytes of the longest sequence."""
     init_from: Path | None = None
-    """An ema.safetensors of another run whose weights this one starts with."""
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
     @property
     def key_value_heads(self) -> int:

@@ -23,7 +23,7 @@ class MLPConfig(BaseModel):
     label_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the labels that is hidden while training, where there are labels."""
     init_from: Path | None = None
-    """An ema.safetensors of another run whose weights this one starts with."""
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
     @property
     def num_heads(self) -> int:
