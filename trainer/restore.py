@@ -35,7 +35,7 @@ def weights_file(path: Path) -> Path:
     Raises:
         FileError: the run has no whole checkpoint.
     """
-    return newest_checkpoint(path) / WEIGHTS if path.is_dir() else path
+    return newest_checkpoint(path) / WEIGHTS if (path / "checkpoints").is_dir() else path
 
 
 def restored_config(folder: Path, world_size: int) -> RunConfig:
