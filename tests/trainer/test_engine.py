@@ -71,9 +71,11 @@ def unaided(world_size: int) -> dict[str, Any]:
     """What DeepSpeed does without our workarounds."""
     from deepspeed.runtime.utils import clip_grad_norm_
 
+    from trainer.engine.deepspeed import DeepSpeedEngine
     from trainer.engine.deepspeed_moe import MegatronGroups
 
     linked = Run(migrated_configuration(zero_stage=1), world_size)
+    assert isinstance(linked.engine, DeepSpeedEngine)
     for step in (1, 2, 3):
         linked.step(step)
     found: dict[str, Any] = {"dense": [], "experts": []}
@@ -85,20 +87,22 @@ def unaided(world_size: int) -> dict[str, Any]:
     found["moment"] = float(linked.engine.expert_state(expert)["exp_avg"].abs().sum())
 
     clipped = Run(migrated_configuration(zero_stage=0), world_size)
-    step = clipped.engine.step
+    engine = clipped.engine
+    assert isinstance(engine, DeepSpeedEngine)
+    step = engine.step
 
     def step_after_deepspeed_clips(lr: float, accept: Callable[[float], bool]) -> StepOutcome:
-        for shard in clipped.engine.shards():
+        for shard in engine.shards():
             if shard.expert is not None:  # in the first step the experts' gradients are zero
-                clipped.engine._parameter(shard).grad.fill_(0.01)
+                engine._parameter(shard).grad.fill_(0.01)
         found["norm by DeepSpeed"] = float(
-            clip_grad_norm_(clipped.engine.module.parameters(), max_norm=1e9, mpu=MegatronGroups())
+            clip_grad_norm_(engine.module.parameters(), max_norm=1e9, mpu=MegatronGroups())
         )
         return step(lr, accept)
 
-    clipped.engine.step = step_after_deepspeed_clips
+    engine.step = step_after_deepspeed_clips
     clipped.step(1)
-    found["norm"], found["norm reported"] = clipped.norm, clipped.engine._engine.get_global_grad_norm()
+    found["norm"], found["norm reported"] = clipped.norm, engine._engine.get_global_grad_norm()
     return found
 
 
