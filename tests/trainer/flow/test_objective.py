@@ -88,6 +88,29 @@ def test_pseudo_huber_of_noise_in_the_space_of_the_data():
     np.testing.assert_allclose(loss.per_example, each.mean((1, 2, 3)))
 
 
+@pytest.mark.parametrize("config", [path.LinearConfig(), path.TrigonometricConfig()], ids=str)
+def test_the_data_point_of_a_part_of_a_path_is_its_end(config):
+    """b_e (x_t / b_t + (n_e - n_t) noise) in noise-to-signal ratios n = a / b, against the end that the pair holds."""
+    built, t = path.build(config), torch.linspace(0.25, 0.5, 6, dtype=torch.float64)
+    ends = torch.randn(2, 6, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    interval = torch.tensor([[0.25, 0.5]], dtype=torch.float64).expand(6, 2)
+    point = built.sample(Pairs(ends[0], ends[1], interval=interval), t, generator=torch.Generator())
+    regression = objective.Regression(target.Noise(built), objective.RegressionConfig(space="data"))
+    loss = regression.loss(model, point, UNCONDITIONAL)
+    now, end = (built.coefficients(at).broadcast(point.x_t) for at in (t, interval[:, 1]))
+    reached = end.b * (point.x_t / now.b + (end.a / end.b - now.a / now.b) * model(point.x_t, t, UNCONDITIONAL))
+    torch.testing.assert_close(loss.per_example, (reached - ends[1]).square().mean((1, 2, 3)))
+
+
+def test_the_whole_path_as_its_only_part_changes_nothing():
+    whole = sample()
+    interval = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(6, 2)
+    part = STRAIGHT.sample(Pairs(whole.x_0, whole.x_1, interval=interval), whole.t, generator=torch.Generator())
+    built = objective.Regression(target.Velocity(STRAIGHT), objective.RegressionConfig(space="data"))
+    losses = [built.loss(model, point, UNCONDITIONAL).per_example for point in (part, whole)]
+    torch.testing.assert_close(*losses)
+
+
 def test_the_target_decides_what_is_compared():
     point = sample()
     built = objective.build(objective.RegressionConfig(), target=target.Noise(STRAIGHT))

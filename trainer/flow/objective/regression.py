@@ -13,7 +13,7 @@ from trainer.flow.objective.error import SquaredConfig
 from trainer.flow.objective.error import build as build_error
 from trainer.flow.objective.protocol import LossTerms, Model, Objective
 from trainer.flow.path.protocol import PathSample
-from trainer.flow.target.protocol import Target
+from trainer.flow.target.protocol import Quantity, Target
 
 
 class RegressionConfig(BaseModel, extra="forbid", frozen=True):
@@ -23,7 +23,8 @@ class RegressionConfig(BaseModel, extra="forbid", frozen=True):
     error: ErrorConfig = SquaredConfig()
     """What a difference costs."""
     space: Literal["prediction", "data", "velocity"] = "prediction"
-    """What is compared: the prediction as it is, or the data point or velocity that it stands for."""
+    """What is compared: the prediction as it is, the velocity that it stands for, or the data point of the pair: for a
+    part of a path that is its end, which a first-order step from x_t reaches."""
     antithetic: bool = False
     """Average over every point and its mirror, for less variance; the path must have noise of its own, and a micro
     batch passes through the network as one of twice its size."""
@@ -33,8 +34,9 @@ class Regression(Objective):
     """The conditional flow-matching loss: mean over D of the error of prediction - target.
 
     Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9; in the space of the
-    data, Wang et al., "Rectified Diffusion", arXiv 2410.07303, algorithm 1; antithetic pairs, Albergo, Boffi and
-    Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 6.1.
+    data, Wang et al., "Rectified Diffusion", arXiv 2410.07303, algorithm 1, and for parts of paths section 3.4
+    (phased); antithetic pairs, Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section
+    6.1.
 
     Args:
         target: what the network predicts.
@@ -68,7 +70,16 @@ class Regression(Objective):
             case "prediction":
                 return prediction, self.target.make(sample)
             case "data":
-                wanted = sample.x_1
+                return self._data_of_the_pair(prediction, sample)
             case "velocity":
-                wanted = sample.velocity
-        return self.target.convert(prediction.to(wanted.dtype), sample.x_t, sample.t, self.config.space), wanted
+                return self._quantity(prediction, sample, "velocity"), sample.velocity
+
+    def _data_of_the_pair(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
+        data = self._quantity(prediction, sample, "data")
+        if sample.end is None:
+            return data, sample.x_1
+        end, noise = sample.end.broadcast(data), self._quantity(prediction, sample, "noise")
+        return end.a * noise + end.b * data, end.a * sample.x_0 + end.b * sample.x_1
+
+    def _quantity(self, prediction: Tensor, sample: PathSample, to: Quantity) -> Tensor:
+        return self.target.convert(prediction.to(sample.x_t.dtype), sample.x_t, sample.t, to)

@@ -66,11 +66,15 @@ class Affine(Path):
             t=t,
             x_0=x_0,
             x_1=x_1,
+            end=self._end(pairs, t),
         )
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """See `Path.coefficients`."""
         return self.schedule(t)
+
+    def _end(self, pairs: Pairs, t: Tensor) -> Coefficients | None:
+        return None if pairs.interval is None else self.schedule(pairs.interval[:, 1].to(t))
 
     def _ends(self, pairs: Pairs, t: Tensor) -> tuple[Tensor, Tensor]:
         """Source and data of the whole path on which the pairs lie."""
@@ -102,4 +106,4 @@ class Linear(Affine):
         x_0, x_1 = self._ends(pairs, t)
         end = x_1 if self._sigma_min == 0 else torch.add(x_1, x_0, alpha=self._sigma_min)
         x_t = torch.lerp(x_0, end, t.to(x_0.dtype).view(-1, *[1] * (x_0.ndim - 1)))
-        return PathSample(x_t, end - x_0, x_0, t, x_0, x_1)
+        return PathSample(x_t, end - x_0, x_0, t, x_0, x_1, end=self._end(pairs, t))

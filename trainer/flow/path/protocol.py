@@ -24,6 +24,7 @@ class PathSample:
         x_0: [B, *D] the source points.
         x_1: [B, *D] the data points.
         mirror: the point at the same time with the path's own noise reversed; None where the path has none.
+        end: coefficients of the path where the pair's part of it ends; None: at the data points.
     """
 
     x_t: Tensor
@@ -33,9 +34,10 @@ class PathSample:
     x_0: Tensor
     x_1: Tensor
     mirror: PathSample | None = None
+    end: Coefficients | None = None
 
     def beside(self, other: PathSample) -> PathSample:
-        """These points followed by `other`'s, without their mirrors."""
+        """These points followed by `other`'s, without their mirrors; all of whole paths."""
         return PathSample(
             x_t=torch.cat([self.x_t, other.x_t]),
             velocity=torch.cat([self.velocity, other.velocity]),
