@@ -156,17 +156,21 @@ def train(
     return (network if average is None else average).eval()
 
 
-def rows(x: Tensor, labels: Tensor | None = None) -> Data:
+def rows(x: Tensor, labels: Tensor | None = None, *, x_0: Tensor | None = None, interval: Tensor | None = None) -> Data:
     """Batches of a finite set, drawn with replacement.
 
     Args:
         x: [N, *D] examples.
         labels: int64 [N], or None.
+        x_0: [N, *D] the source points that the examples are paired with, or None.
+        interval: [N, 2] the times of both where pairs are parts of paths, or None.
     """
 
     def draw(num: int, generator: torch.Generator) -> Batch:
         ids = torch.randint(len(x), (num,), generator=generator)
-        return Batch(x_1=x[ids], labels=None if labels is None else labels[ids], ids=ids)
+        others = (None if values is None else values[ids] for values in (labels, x_0, interval))
+        own_labels, source, times = others
+        return Batch(x_1=x[ids], labels=own_labels, ids=ids, x_0=source, interval=times)
 
     return draw
 

@@ -49,18 +49,15 @@ def test_on_the_straight_path_it_is_eulers_step(times):
 
 def test_it_takes_the_steps_of_denoising_diffusion_implicit_models():
     """Equation 12 of Song et al. by cumulative products alone, over the noise levels of a published schedule."""
+    published = path.DiffusionStepsConfig(beta_start=0.00085, beta_end=0.012, spacing="square_root")
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas_cumprod = torch.cat([torch.ones(1).double(), (1 - betas).cumprod(0)])  # the first: no noise at all
 
-    def schedule(t: Tensor) -> path.Coefficients:
-        level = alphas_cumprod[((1 - t) * 1000).round().long()]
-        zero = torch.zeros_like(level)
-        return path.Coefficients((1 - level).sqrt(), level.sqrt(), zero, zero, zero, zero, zero)
-
+    built = path.build(published)
     config = sampler.FirstOrderConfig(steps=7, trained_times=1000)
     times = sampler.times(config).double()
-    field = NoisePredictor(schedule)
-    drawn = sampler.build(config, path=path.Affine(schedule)).sample(field, states(), times)
+    field = NoisePredictor(built.coefficients)
+    drawn = sampler.build(config, path=built).sample(field, states(), times)
 
     timesteps = [round(1000 - i * 1000 / 7) - 1 for i in range(7)]
     assert timesteps == [999, 856, 713, 570, 428, 285, 142]
