@@ -142,9 +142,9 @@ def test_a_started_network_can_leave_zero() -> None:
 def test_patches_and_image_are_inverse(patch_size: int) -> None:
     model = dense(patch_size=patch_size)
     images = torch.arange(2 * 64, dtype=torch.float32).reshape(2, 1, 8, 8)
-    patches = model._patches(images)
+    patches = model.grid.patches(images)
     assert patches.shape == (2, (8 // patch_size) ** 2, patch_size**2)
-    assert torch.equal(model._image(patches), images)
+    assert torch.equal(model.grid.images(patches), images)
     assert torch.equal(patches[0, 0], images[0, 0, :patch_size, :patch_size].flatten())
 
 
@@ -153,8 +153,8 @@ def test_patches_keep_channels_apart() -> None:
     assert isinstance(sizes, DiTConfig)
     model = DiT(sizes, shape=(3, 4, 8), num_classes=10, feed_forward=lambda _: nn.Identity(), generator=None)
     images = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
-    assert model._patches(images).shape == (2, 8, 12)
-    assert torch.equal(model._image(model._patches(images)), images)
+    assert model.grid.patches(images).shape == (2, 8, 12)
+    assert torch.equal(model.grid.images(model.grid.patches(images)), images)
 
 
 def test_every_position_has_its_own_embedding() -> None:

@@ -1,11 +1,9 @@
 """A diffusion transformer.
 
-Shape suffixes: B batch, C channels, H W pixels, N tokens (patches), P values of a patch, D width.
+Shape suffixes: B batch, N tokens (patches), D width.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +12,8 @@ from torch.nn import functional
 from trainer.flow.condition import Condition
 from trainer.model.config import DiTConfig
 from trainer.model.division import Columns, Rows
-
-LARGEST_PERIOD = 10_000.0
-TIME_SCALE = 1_000.0
+from trainer.model.patches import PatchGrid, beside_context
+from trainer.model.steering import initialise, modulate, steering, time_embedding
 
 
 class DiT(nn.Module):
@@ -54,19 +51,17 @@ class DiT(nn.Module):
         """
         super().__init__()
         channels, height, width = shape
-        self.patch_size, self.hidden, self.null_label = config.patch_size, config.hidden, num_classes
-        self.grid = height // config.patch_size, width // config.patch_size
+        self.hidden, self.null_label = config.hidden, num_classes
+        self.grid = PatchGrid(height // config.patch_size, width // config.patch_size, config.patch_size)
         area = config.patch_size**2
         self.read_context = read_context
         self.embed_patches = nn.Linear((channels + context_channels) * area, config.hidden)
-        self.embed_time = nn.Sequential(
-            nn.Linear(config.hidden, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden)
-        )
+        self.embed_time = time_embedding(config.hidden)
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
         self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
         self.unembed_patches = nn.Linear(config.hidden, num_fields * channels * area)
-        self.register_buffer("positions", _position_embedding(self.grid, config.hidden), persistent=False)
+        self.register_buffer("positions", self.grid.positions(config.hidden), persistent=False)
         if generator is not None:
             initialise(self, [self.final_modulation, self.unembed_patches], self.embed_label, generator)
 
@@ -82,34 +77,13 @@ class DiT(nn.Module):
             float32 [B, num_fields C, H, W].
         """
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
-        labels = condition.label
-        if labels is None:
-            labels = torch.full(t.shape, self.null_label, device=t.device)
-        steering_BD = self.embed_time(wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
-        steering_BD = functional.silu(steering_BD + self.embed_label(labels))
-        patches_BNP = self._patches(self._beside_context(x_t, condition.context)).to(dtype)
-        tokens_BND = self.embed_patches(patches_BNP) + self.positions.to(dtype)
+        steering_BD = steering(self, t, condition.label, dtype)
+        seen = beside_context(x_t, condition.context, self.read_context)
+        tokens_BND = self.embed_patches(self.grid.patches(seen).to(dtype)) + self.positions.to(dtype)
         for block in self.blocks:
             tokens_BND = block(tokens_BND, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
-        return self._image(self.unembed_patches(modulate(tokens_BND, shift, scale)).float())
-
-    def _beside_context(self, x_t: Tensor, context: Tensor | None) -> Tensor:
-        if context is None:
-            return x_t
-        read = context if self.read_context is None else self.read_context(context)
-        return torch.cat([x_t, read.to(x_t.dtype)], dim=1)
-
-    def _patches(self, x_t: Tensor) -> Tensor:
-        batch, channels = x_t.shape[:2]
-        (rows, columns), p = self.grid, self.patch_size
-        patches = x_t.view(batch, channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
-        return patches.reshape(batch, rows * columns, channels * p * p)
-
-    def _image(self, patches_BNP: Tensor) -> Tensor:
-        (rows, columns), p = self.grid, self.patch_size
-        patches = patches_BNP.unflatten(2, (-1, p, p)).unflatten(1, (rows, columns))
-        return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        return self.grid.images(self.unembed_patches(modulate(tokens_BND, shift, scale)).float())
 
 
 class Block(nn.Module):
@@ -162,45 +136,3 @@ class FeedForward(nn.Sequential):
     def divide(self, columns: Columns, rows: Rows) -> None:
         """Keeps this rank's share of the inner width, see :mod:`trainer.model.division`."""
         self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])
-
-
-def initialise(
-    network: nn.Module, output: Sequence[nn.Module], embed_label: nn.Embedding, generator: torch.Generator
-) -> None:
-    """Draws the weights of a network whose blocks are steered: they start as the identity, and its output at zero.
-
-    Args:
-        network: with its blocks in ``blocks``.
-        output: layers behind the blocks that start at zero.
-        embed_label: of the network.
-        generator: of the draws.
-    """
-    blocks: Any = network.blocks
-    zeroed = [*output, *(block.modulation for block in blocks)]
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
-            if any(module is zero for zero in zeroed):
-                nn.init.zeros_(module.weight)
-            else:
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-    nn.init.normal_(embed_label.weight, std=0.02, generator=generator)
-
-
-def modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Normalises tokens [B, N, D], then scales by 1 + scale and shifts them; both [B, 1, D]."""
-    return functional.layer_norm(tokens_BND, tokens_BND.shape[-1:], eps=1e-6) * (1 + scale) + shift
-
-
-def wave_embedding(values: Tensor, width: int) -> Tensor:
-    """Cosines and sines of values [...] at width / 2 frequencies, float32 [..., width]."""
-    exponents = torch.arange(width // 2, device=values.device, dtype=torch.float32) / (width // 2)
-    angles = values.float()[..., None] * torch.exp(-math.log(LARGEST_PERIOD) * exponents)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def _position_embedding(grid: tuple[int, int], width: int) -> Tensor:
-    rows, columns = (torch.arange(length, dtype=torch.float32) for length in grid)
-    by_row = wave_embedding(rows, width // 2)[:, None].expand(-1, grid[1], -1)
-    by_column = wave_embedding(columns, width // 2)[None].expand(grid[0], -1, -1)
-    return torch.cat([by_row, by_column], dim=-1).reshape(grid[0] * grid[1], width)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.flow.condition import Condition
-from trainer.model.dit import TIME_SCALE, initialise, modulate, wave_embedding
 from trainer.model.mlp_config import MLPConfig
+from trainer.model.steering import initialise, modulate, steering, time_embedding
 
 INPUT_WAVES = 8
 
@@ -52,9 +52,7 @@ class MLP(nn.Module):
         self.hidden, self.null_label = config.hidden, num_classes
         num_read = num_values + num_context_values
         self.embed_values = nn.Linear(num_read * (1 + 2 * INPUT_WAVES), config.hidden)
-        self.embed_time = nn.Sequential(
-            nn.Linear(config.hidden, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden)
-        )
+        self.embed_time = time_embedding(config.hidden)
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
         self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
@@ -74,11 +72,7 @@ class MLP(nn.Module):
             float32 [B, num_fields P].
         """
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
-        labels = condition.label
-        if labels is None:
-            labels = torch.full(t.shape, self.null_label, device=t.device)
-        steering_BD = self.embed_time(wave_embedding(TIME_SCALE * t, self.hidden).to(dtype))
-        steering_BD = functional.silu(steering_BD + self.embed_label(labels))
+        steering_BD = steering(self, t, condition.label, dtype)
         seen = x_t.float() if condition.context is None else torch.cat([x_t, condition.context], dim=1).float()
         frequencies = 2.0 ** (torch.arange(INPUT_WAVES, device=x_t.device) / 2)
         angles = (seen[..., None] * frequencies).flatten(1)
