@@ -50,6 +50,9 @@ class Flow(Section):
     data points mix less and later."""
     latent: LatentsConfig | None = None
     """Where states are latents of images; left out: they are where the data are."""
+    source: trainer.data.Config | None = None
+    """The data set that paths start at: to learn from, each example gets one of its examples, in shuffled epochs of
+    their own; samples start at held-out ones. null: a standard normal, or what data of kind pairs hold."""
     context: trainer.flow.context.Config | None = None
     """What of an image the network is told beside its class; null: nothing."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
@@ -171,6 +174,9 @@ class RunConfig(Section):
             written = filled.get("flow") or {}
             if latent and isinstance(written, dict) and written.get("latent") is None:
                 written = {**written, "latent": latent}
+            source = written.get("source") if isinstance(written, dict) else None
+            if isinstance(source, dict):
+                written = {**written, "source": {"kind": fitting["data"][0], **source}}
             filled["flow"] = written
         return filled
 
@@ -192,6 +198,18 @@ class RunConfig(Section):
         """Shape of what the network sees of an example: the example, or its latents."""
         latent = self.flow and self.flow.latent
         return tuple(latent.shape if latent else self.data.shape)
+
+    @property
+    def source(self) -> trainer.data.AnyConfig | None:
+        """The data set that training takes source points from; None: they are noise, or in the data, or not used."""
+        return None if self.flow is None or isinstance(self.data, trainer.data.PairsConfig) else self.flow.source
+
+    @property
+    def starts_at(self) -> trainer.data.AnyConfig | None:
+        """The data set that samples start at; None: a standard normal."""
+        if self.flow is not None and self.flow.path.kind == "mirror_interpolant":
+            return self.data
+        return self.flow and self.flow.source
 
     @property
     def decoded_shape(self) -> tuple[int, ...]:

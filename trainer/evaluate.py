@@ -85,6 +85,11 @@ def evaluate_run(
     for name, value, least in (("--num", num, 2), ("--likelihood", likelihood, 0)):
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    if likelihood and config.starts_at is not None:
+        raise ValueError(
+            f"--likelihood: samples of {run_dir} start at {config.starts_at.kind} data, whose density nobody knows; "
+            "leave it out"
+        )
     check_restorable(config, folder)
     check_latents(config)
     with joined(Launch.from_environment()):

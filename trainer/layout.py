@@ -14,7 +14,7 @@ from trainer.legality.division import check_experts, check_tensor
 from trainer.legality.drawing import check_drawing
 from trainer.legality.engine import check_engine
 from trainer.legality.examples import check_examples
-from trainer.legality.pairing import check_pairing, check_times
+from trainer.legality.pairing import check_pairing, check_source, check_times
 from trainer.legality.profile import check_profile
 
 
@@ -93,6 +93,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
     check_dispatch(config)
     check_profile(config)
     check_pairing(config)
+    check_source(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch

@@ -82,7 +82,7 @@ def run(
         wanted = given(config, task, num, seed=seed)
         drawn = _drawn(config, task, model, wanted, guidance, seed)
         if is_plot:
-            plot_points(config, drawn, wanted.labels, out)
+            plot_points(config, drawn, wanted.labels, out, seed=seed)
         else:
             columns = classes if classes > 1 else math.isqrt(num - 1) + 1
             image_grid(wanted.pictures(drawn, columns).numpy(), columns, out)

@@ -48,7 +48,7 @@ def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> N
             wanted = given(config, task, num, seed=seed)
             points = draw_samples(config, task, model, wanted.condition, guidance=guidance, seed=seed)
             if writes:
-                plot_points(config, points, wanted.labels, stem.with_suffix(".png"))
+                plot_points(config, points, wanted.labels, stem.with_suffix(".png"), seed=seed)
         case ReconstructionSample(num=num):
             assert isinstance(model, Autoencoder)
             images = reconstructions(config, model, num)  # on every rank: weights may be divided among them
@@ -71,25 +71,26 @@ def reconstructions(config: RunConfig, model: Autoencoder, num: int) -> Tensor:
     return torch.cat([images, model.decode(mean).cpu()])
 
 
-def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path) -> None:
-    """Plots drawn points beside as many of the data set's, those that were held out first.
+def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *, seed: int) -> None:
+    """Plots drawn points beside as many of the data set's, those that were held out first, and those they started at.
 
     Args:
         config: the run.
         points: [N, D].
         labels: int64 [N], shown as colours where there are classes.
         path: PNG to write.
+        seed: with which the points were drawn.
     """
     dataset = trainer.data.build(config.data)
     real = dataset.get(dataset.indices("held_out")[: len(points)])
     colours = None if real.labels is None else labels.numpy()
-    scatter_plot(
-        {
-            "data": (real.x_1.numpy(), None if real.labels is None else real.labels.numpy()),
-            "drawn": (points.numpy(), colours),
-        },
-        path,
-    )
+    panels = {
+        "data": (real.x_1.numpy(), None if real.labels is None else real.labels.numpy()),
+        "drawn": (points.numpy(), colours),
+    }
+    if config.starts_at is not None:
+        panels = {"source": (starts(config, torch.arange(len(points)), seed=seed).numpy(), None), **panels}
+    scatter_plot(panels, path, fitting=panels.keys() - {"drawn"})
 
 
 def draw_samples(
@@ -181,7 +182,7 @@ def follow(
 
 
 def starts(config: RunConfig, examples: Tensor, *, seed: int) -> Tensor:
-    """Where the paths of examples begin: standard normal noise, for each by its number alone.
+    """Where the paths of examples begin, for each by its number alone: standard normal noise, or another data set.
 
     Args:
         config: the run.
@@ -191,6 +192,8 @@ def starts(config: RunConfig, examples: Tensor, *, seed: int) -> Tensor:
     Returns:
         float32 [B, *shape] on the CPU.
     """
+    if config.starts_at is not None:
+        return trainer.data.starting_points(trainer.data.build(config.starts_at), examples, seed=seed)
     generators = [torch.Generator().manual_seed(derive_seed(seed, "start", example)) for example in examples.tolist()]
     return torch.stack([torch.randn(config.state_shape, generator=generator) for generator in generators])
 

@@ -53,7 +53,7 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
     if newest is None and config.model.init_from is not None:
         check_weights(weights_file(config.model.init_from), parameter_shapes(config))
     check_latents(config)
-    dataset = trainer.data.build(config.data)
+    dataset = trainer.data.build(config.data, config.source)
     with ExitStack() as closing:
         claimed: list[Sink] = []
         if launch.rank == 0:

@@ -14,18 +14,25 @@ from trainer.data.python_source import PythonSource, PythonSourceConfig
 from trainer.data.shard_index import ShardIndex, read_index
 from trainer.data.shard_writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
+from trainer.data.sourced import Sourced, starting_points
 from trainer.data.toy import Toy, ToyConfig
 
 AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig | ShardsConfig | ToyConfig
 Config = Annotated[AnyConfig, Field(discriminator="kind")]
 
 
-def build(config: AnyConfig) -> Dataset:
+def build(config: AnyConfig, source: AnyConfig | None = None) -> Dataset:
     """Opens the data set that `config.kind` names.
+
+    Args:
+        config: which.
+        source: where its source points are to come from, if from a data set of their own.
 
     Raises:
         ValueError: this machine does not have it, too little of it, or it is not what the configuration says.
     """
+    if source is not None:
+        return Sourced(build(config), build(source))
     match config:
         case DigitsConfig():
             return Digits(config.held_out, config.size)
@@ -61,11 +68,13 @@ __all__ = [
     "ShardIndex",
     "Shards",
     "ShardsConfig",
+    "Sourced",
     "Split",
     "Toy",
     "ToyConfig",
     "accumulation_steps",
     "build",
     "read_index",
+    "starting_points",
     "write_shards",
 ]

@@ -45,7 +45,7 @@ class BadExampleList:
         Returns:
             The batch.
         """
-        for reason in batch.replaced.values():
+        for reason in batch.replaced:
             if reason not in self._met and reason not in self._new:
                 self._new[reason] = step
                 print(f"{reason}; the next good example stands in for it", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moe.seed import derive_seed
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 from trainer.failure import RunFailed
 
@@ -64,8 +65,10 @@ class Loader:
     In the place of an example that cannot be read stands the next one of its split (in the order of
     `Dataset.indices`, after the last the first) that can: the same on every rank and in every epoch.
 
+    Source points of another data set come from a stream of their own, position by position.
+
     Args:
-        dataset: where the examples are.
+        dataset: where the examples are, and its source points.
         global_batch: examples of an optimiser step over all ranks.
         micro_batch: examples of one micro batch on one rank.
         rank: this process among those that share the data, 0 to world_size - 1.
@@ -101,6 +104,18 @@ class Loader:
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
         self._orders: dict[int, Tensor] = {}
+        self._source: Loader | None = None
+        if dataset.source is not None:
+            self._source = Loader(
+                dataset.source,
+                global_batch=global_batch,
+                micro_batch=micro_batch,
+                rank=rank,
+                world_size=world_size,
+                seed=derive_seed(seed, "source"),
+                split=split,
+                max_bad_share=max_bad_share,
+            )
 
     def global_micro(self, local: int) -> int:
         """Returns the number, within the global batch, of this rank's micro batch `local` (0 to accumulation - 1)."""
@@ -120,7 +135,11 @@ class Loader:
             RunFailed: more examples are bad than may be.
         """
         first = step * self._global_batch + self.global_micro(local) * self._micro_batch
-        return self._read(torch.cat(self._ids(first, first + self._micro_batch)))
+        batch = self._read(torch.cat(self._ids(first, first + self._micro_batch)))
+        if self._source is None:
+            return batch
+        source = self._source.batch(step, local)
+        return replace(batch, x_0=source.x_1, replaced=batch.replaced + source.replaced)
 
     def _read(self, due: Tensor) -> Batch:
         while True:
@@ -132,8 +151,7 @@ class Loader:
                 self._bad.update(error.reasons)
                 check_bad_share(self._bad.values(), len(self._indices), self._max_bad_share)
             else:
-                replaced = {number: bad[number] for number in due.tolist() if number in bad}
-                return replace(batch, replaced=replaced)
+                return replace(batch, replaced=tuple(bad[number] for number in due.tolist() if number in bad))
 
     def _stand_in(self, number: int, bad: Mapping[int, str]) -> int:
         if number not in bad:

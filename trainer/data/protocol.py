@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -23,7 +23,7 @@ class Batch:
         ids: int64 [B] which examples of the data set these are.
         x_0: float32 as `x_1`, the source point that belongs to each data point; None for data that are no pairs.
         interval: float32 [B, 2] times at which each pair is at `x_0` and at `x_1`; None: 0 and 1.
-        replaced: examples whose turn it was and that cannot be read, by id: where each lies and what is wrong.
+        replaced: of each example whose turn it was and that cannot be read: where it lies and what is wrong.
     """
 
     x_1: Tensor
@@ -31,7 +31,7 @@ class Batch:
     ids: Tensor
     x_0: Tensor | None = None
     interval: Tensor | None = None
-    replaced: Mapping[int, str] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Returns the same batch with what a network reads on `device`."""
@@ -59,11 +59,14 @@ class Dataset(Protocol):
         shape: of an example: (C, H, W) of an image, (D,) of a vector, (N + 1,) of a window of text.
         endless: every number from 0 on is a training example, so that none comes twice; `indices` then knows the
             held-out part alone.
+        source: examples of the same shape, of which each training example gets one as its source point, anew each time;
+            None: the examples are pairs already, or what they are learned from has no such points.
     """
 
     num_classes: int
     shape: tuple[int, ...]
     endless: bool = False
+    source: Dataset | None = None
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""

@@ -61,7 +61,10 @@ def _check_quantities(config: RunConfig, chosen: sampler.AnyConfig) -> None:
     try:
         for quantity in QUANTITIES.get(type(inner), ()):
             predicted.convert(x.expand(1, predicted.num_fields), x, half, quantity)
-        if isinstance(inner, sampler.FirstOrderConfig) and bool(along.coefficients(half).g):
+        own_noise = bool(along.coefficients(half).g)
+        if config.flow.source is not None and not own_noise and "score" in QUANTITIES.get(type(inner), ()):
+            raise ValueError("the score is known of noise alone, and flow.source is another data set")
+        if isinstance(inner, sampler.FirstOrderConfig) and own_noise:
             raise ValueError("the path has noise of its own, which no step between its ends keeps")
     except ValueError as error:
         raise ValueError(

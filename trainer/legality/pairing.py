@@ -1,8 +1,11 @@
 """Data that are pairs already, and couplings that make or expect them."""
 
+import torch
+
 from trainer.config import RunConfig
-from trainer.data import PairsConfig
-from trainer.flow.coupling import PairedConfig
+from trainer.data import PairsConfig, PythonSourceConfig, ToyConfig
+from trainer.flow import path
+from trainer.flow.coupling import KNNConfig, PairedConfig
 from trainer.flow.time import StratifiedConfig
 
 
@@ -27,6 +30,54 @@ def check_pairing(config: RunConfig) -> None:
         raise ValueError(
             f"flow.coupling.kind: {chosen.kind} would tear apart what data.kind pairs has paired; use paired"
         )
+
+
+def check_source(config: RunConfig) -> None:
+    """Refuses source points of a data set that the data, the coupling or the path have no use for.
+
+    Args:
+        config: the run.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    if config.flow is None or config.flow.source is None:
+        return
+    flow, source, data = config.flow, config.flow.source, config.data
+    if isinstance(source, PairsConfig | PythonSourceConfig):
+        raise ValueError(f"flow.source.kind: {source.kind} data are no points to start at; use images or points")
+    if tuple(source.shape) != tuple(data.shape):
+        raise ValueError(
+            f"flow.source: its examples have shape {list(source.shape)}, and the data have {list(data.shape)}; a path "
+            "leads from one to the other, so give examples of one shape"
+        )
+    if flow.latent is not None:
+        raise ValueError(
+            "flow.source: paths between latents start at a standard normal; remove it, or learn on the images"
+        )
+    if flow.path.kind in ("mirror_interpolant", "one_sided_interpolant"):
+        starts = "the data themselves" if flow.path.kind == "mirror_interpolant" else "noise of its own"
+        raise ValueError(
+            f"flow.source: flow.path {flow.path.kind} starts at {starts}; remove it, or use path stochastic_interpolant"
+        )
+    if isinstance(flow.coupling, KNNConfig):
+        raise ValueError(
+            "flow.coupling.kind: knn chooses among draws of a standard normal of its own, and flow.source gives one "
+            "point each; use assignment, minibatch_ot, gibbs_weighted or independent"
+        )
+    if flow.target.kind == "score" and not bool(path.build(flow.path).coefficients(torch.full((1,), 0.5)).g):
+        raise ValueError(
+            f"flow.target.kind: score needs noise on the way, and flow.path {flow.path.kind} adds none of its own to "
+            "flow.source and the data; use path stochastic_interpolant, or target velocity"
+        )
+    match source, data:  # endless sets are dealt in the order of their numbers
+        case ToyConfig(num_examples=None), ToyConfig(num_examples=None) if (source.name, source.seed) == (
+            data.name,
+            data.seed,
+        ):
+            raise ValueError(
+                f"flow.source.seed: {source.seed} makes the points of data once more; give it another seed"
+            )
 
 
 def check_times(config: RunConfig, micro_batch: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,24 @@ from moe.files import replacing
 PANEL_INCHES, TITLE_INCHES = 4.0, 0.4
 
 
-def scatter_plot(panels: Mapping[str, tuple[NDArray[np.floating], NDArray[np.integer] | None]], path: Path) -> None:
+def scatter_plot(
+    panels: Mapping[str, tuple[NDArray[np.floating], NDArray[np.integer] | None]],
+    path: Path,
+    *,
+    fitting: Collection[str],
+) -> None:
     """Writes sets of points side by side, on equal axes, as one PNG.
 
     Args:
         panels: from a title to points [N, D], of which the first two coordinates are shown, and their classes int [N]
-            (or None), shown as colours. The axes are those of the first panel; what lies beyond is not seen.
+            (or None), shown as colours.
         path: the file; its folder is made if missing.
+        fitting: titles of the panels whose points all lie within the axes; what others have beyond them is not seen.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    first = next(iter(panels.values()))[0]
-    reach = 1.15 * float(np.abs(first[:, :2]).max())
+    reach = 1.15 * max(float(np.abs(panels[title][0][:, :2]).max()) for title in fitting)
     size = PANEL_INCHES * len(panels), PANEL_INCHES + TITLE_INCHES
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)

@@ -115,7 +115,7 @@ def evaluate(
         evaluations: function evaluations of a sample, each 1 or more.
         num: samples, the classes in turn, or for so many held-out images if something is known of each; 2 or more.
         seed: of all draws.
-        likelihood: held-out examples whose likelihood is computed; 0: none. The source must be standard normal.
+        likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
         progress: is told what is being done.
     """
     assert isinstance(config.sample, ImageSample | PointSample)
