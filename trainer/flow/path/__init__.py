@@ -50,6 +50,8 @@ def build(config: Config) -> Path:
             return Affine(partial(variance_preserving, beta_min=beta_min, beta_max=beta_max))
         case DiffusionStepsConfig():
             return Affine(DiffusionSteps(cumulative_alphas(config)))
+        case StochasticInterpolantConfig(interpolation="linear", gamma=ZeroConfig()):
+            return Linear(0.0)
         case StochasticInterpolantConfig():
             interpolant = partial(two_sided, config)
             return Affine(interpolant) if config.gamma.kind == "zero" else StochasticInterpolant(interpolant)
