@@ -1,6 +1,7 @@
-"""A training rank that dies with kill -9: KILL_RANK says which, KILL_STEP in which step.
+"""A rank that dies with kill -9: KILL_RANK says which, KILL_STEP in which step.
 
-It dies as the step begins or, with KILL_SAVING, when half of its file of the checkpoint behind the step is written.
+It dies as the step begins or, with KILL_SAVING, when half of its file of the checkpoint behind the step is written. A
+rank that draws pairs dies when half of its shard of number KILL_STEP is written.
 """
 
 import os
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
 from safetensors.torch import save, save_file
 from torch import Tensor
 
@@ -16,6 +19,7 @@ from trainer import loop
 from trainer.__main__ import main
 from trainer.checkpoint import storage
 from trainer.checkpoint.directory import step_of
+from trainer.pairs import run as pairs_run
 
 take_step = loop._Training._step
 RANK, STEP = os.environ["KILL_RANK"], int(os.environ["KILL_STEP"])
@@ -35,6 +39,15 @@ def dying_save(tensors: dict[str, Tensor], path: Path) -> None:
     save_file(tensors, path)
 
 
+def dying_shard(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    if f"shard_{STEP:05d}" in path.name and os.environ["RANK"] == RANK:
+        content = safetensors.numpy.save(arrays, metadata)
+        path.write_bytes(content[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    safetensors.numpy.save_file(arrays, path, metadata)
+
+
+pairs_run.save_file = dying_shard
 if "KILL_SAVING" in os.environ:
     storage.save_file = dying_save
 else:

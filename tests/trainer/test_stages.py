@@ -8,6 +8,7 @@ import yaml
 
 from moe.files import FileError
 from tests.trainer.commands import contents, refused, start
+from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 from trainer.stages import load_stages
 
@@ -115,3 +116,34 @@ def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("is finished") == 3
     assert contents(folder) == before
+
+
+def test_killed_stages_end_as_undisturbed_ones(tmp_path: Path) -> None:
+    """On two ranks: first killed while pairs are written, then while the student trains."""
+    (tmp_path / "folder").mkdir()
+    path = written(tmp_path / "folder", checkpoint={"every": 2, "keep": 9}, optim={"steps": 4, "global_batch": 4})
+    settings = "train", str(path), "stages.reflow.optim.steps=4"
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    undisturbed = torchrun("-m", "trainer", *settings, f"run.dir={straight}")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for stage, rank, step in (("pairs", "0", "2"), ("reflow", "1", "3")):
+        when = {"KILL_STAGE": stage, "KILL_RANK": rank, "KILL_STEP": step}
+        died = torchrun("tests/trainer/killed_stage.py", *settings, f"run.dir={killed}", **when)
+        assert died.returncode == 1
+        if stage == "pairs":
+            assert not (killed / "pairs" / "index.json").exists()
+            assert list((killed / "pairs").glob(".shard_00002*"))
+    resumed = torchrun("-m", "trainer", *settings, f"run.dir={killed}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumes after step 2" in resumed.stderr
+    assert contents(straight / "pairs") == contents(killed / "pairs")
+    for stage in ("teacher", "reflow"):
+        assert states(straight / stage) == states(killed / stage)
+
+
+def states(run: Path) -> dict[str, bytes | None]:
+    """What the checkpoints of a run hold, but for what names its folders."""
+    naming = ("config.yaml", "COMPLETE")
+    found = {name: held for name, held in contents(run / "checkpoints").items() if Path(name).name not in naming}
+    assert {Path(name).name for name in found} >= {"step_00000002", "step_00000004", "ema.safetensors"}
+    return found

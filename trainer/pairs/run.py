@@ -65,6 +65,8 @@ def run(request: PairsRequest, out: Path) -> int:
             raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
     mark = _digest(index)
+    if launch.rank == 0:
+        _tidy(out)
     present = [entry.file for entry in index.shards if _belongs(out / entry.file, mark)]
     stop = StopRequest()
     with joined(launch), stop.listening():
@@ -127,6 +129,12 @@ def _belongs(shard: Path, mark: str) -> bool:
     if found != mark:
         raise FileError(shard, "output", "belongs to other pairs", "give another folder, or delete this one")
     return True
+
+
+def _tidy(out: Path) -> None:
+    """Removes shards that were never finished."""
+    for unfinished in out.glob(".shard_*.partial"):
+        unfinished.unlink()
 
 
 def _done(out: Path, index: PairIndex, launch: Launch) -> int:
