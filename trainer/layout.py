@@ -8,6 +8,7 @@ from moe.files import FileError
 from moe.placement.placement import Placement
 from trainer.config import RunConfig
 from trainer.data import accumulation_steps
+from trainer.legality.composition import check_composition
 from trainer.legality.context import check_context
 from trainer.legality.dispatch import check_dispatch
 from trainer.legality.division import check_experts, check_tensor
@@ -87,6 +88,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
     check_tensor(config, world_size)
     check_experts(config, world_size)
     check_engine(config)
+    check_composition(config)
     check_context(config)
     check_examples(config)
     check_drawing(config, world_size)

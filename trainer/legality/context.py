@@ -3,6 +3,7 @@
 import math
 
 from trainer.config import RunConfig
+from trainer.data import PairsConfig
 from trainer.flow.context import SemanticMapConfig
 from trainer.legality.division import divisors
 from trainer.model.config import DiTConfig
@@ -28,6 +29,11 @@ def check_context(config: RunConfig) -> None:
         )
     if latent is not None and not isinstance(config.model, DiTConfig):
         raise ValueError(f"flow.latent: latents are images, which an {config.model.kind} does not take; use a dit")
+    if latent is not None and isinstance(config.data, PairsConfig):
+        raise ValueError(
+            f"flow.latent.path: {latent.path} makes latents of data points, and in data of kind pairs a source point "
+            "has the shape of its data point; give pairs that a teacher of latents drew, without flow.latent"
+        )
     if context is None:
         return
     if not isinstance(config.model, DiTConfig):

@@ -1,18 +1,10 @@
 """What cannot be drawn, and what cannot be drawn while a run trains."""
 
-import torch
-
 from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
-from trainer.flow import path, sampler, target
-from trainer.flow.target import Quantity
+from trainer.flow import sampler
+from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
-
-QUANTITIES: dict[type, tuple[Quantity, ...]] = {
-    sampler.FirstOrderConfig: ("data", "noise"),
-    sampler.EulerMaruyamaConfig: ("velocity", "score"),
-    sampler.StochasticHeunConfig: ("velocity", "score"),
-}
-"""What samplers ask a field for that follow more than its velocity."""
+from trainer.model.mlp_config import MLPConfig
 
 
 def check_drawing(config: RunConfig, world_size: int) -> None:
@@ -27,8 +19,7 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
     """
     shared = config.parallel.expert * config.parallel.tensor > 1
     shared |= config.engine.shards_parameters and world_size > 1
-    if isinstance(config.sample, ImageSample | PointSample):
-        _check_quantities(config, config.sample.sampler)
+    _check_guidance(config)
     match config.sample, config.model:
         case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
             raise ValueError(
@@ -51,26 +42,16 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
                 )
 
 
-def _check_quantities(config: RunConfig, chosen: sampler.AnyConfig) -> None:
-    """Refuses a sampler that asks for what the network's prediction does not tell on its path."""
-    assert config.flow is not None
-    inner = chosen.within if isinstance(chosen, sampler.SegmentedConfig) else chosen
-    along = path.build(config.flow.path)
-    predicted = target.build(config.flow.target, path=along)
-    half, x = torch.full((1,), 0.5), torch.zeros(1, 1)
-    try:
-        for quantity in QUANTITIES.get(type(inner), ()):
-            predicted.convert(x.expand(1, predicted.num_fields), x, half, quantity)
-        own_noise = bool(along.coefficients(half).g)
-        if config.flow.source is not None and not own_noise and "score" in QUANTITIES.get(type(inner), ()):
-            raise ValueError("the score is known of noise alone, and flow.source is another data set")
-        if isinstance(inner, sampler.FirstOrderConfig) and own_noise:
-            raise ValueError("the path has noise of its own, which no step between its ends keeps")
-    except ValueError as error:
-        raise ValueError(
-            f"sample.sampler.kind: {inner.kind} does not go with flow.target {config.flow.target.kind} on flow.path "
-            f"{config.flow.path.kind} ({error}); use euler, heun or dopri5, which need the velocity alone"
-        ) from error
+def _check_guidance(config: RunConfig) -> None:
+    """Refuses guidance away from what the network was never trained to say."""
+    match config.sample, config.model:
+        case ImageSample(guidance=scale) | PointSample(guidance=scale), DiTConfig(label_dropout=0) | MLPConfig(
+            label_dropout=0
+        ) if scale != 1 and config.data.num_classes:
+            raise ValueError(
+                f"sample.guidance: {scale} asks the network about no class, which it never sees with "
+                "model.label_dropout 0; use 1, or a model.label_dropout such as 0.1"
+            )
 
 
 def _chooses_steps(chosen: sampler.AnyConfig) -> bool:

@@ -1,12 +1,10 @@
 """Data that are pairs already, and couplings that make or expect them."""
 
-import torch
-
-from trainer.config import RunConfig
+from trainer.config import ImageSample, PointSample, RunConfig
 from trainer.data import PairsConfig, PythonSourceConfig, ToyConfig
-from trainer.flow import path
 from trainer.flow.coupling import KNNConfig, PairedConfig
 from trainer.flow.time import StratifiedConfig
+from trainer.legality.composition import follows_score, has_own_noise, listed, paths_of_two_ends
 
 
 def check_pairing(config: RunConfig) -> None:
@@ -29,6 +27,11 @@ def check_pairing(config: RunConfig) -> None:
     if isinstance(config.data, PairsConfig) and not isinstance(chosen, PairedConfig):
         raise ValueError(
             f"flow.coupling.kind: {chosen.kind} would tear apart what data.kind pairs has paired; use paired"
+        )
+    if isinstance(config.data, PairsConfig) and config.data.segments is not None and has_own_noise(config.flow.path):
+        raise ValueError(
+            f"flow.path.kind: {config.flow.path.kind} adds noise of its own, and the pairs in data.path are parts of "
+            f"paths ({config.data.segments} segments), which lie on one curve each; use {listed(paths_of_two_ends())}"
         )
 
 
@@ -65,11 +68,17 @@ def check_source(config: RunConfig) -> None:
             "flow.coupling.kind: knn chooses among draws of a standard normal of its own, and flow.source gives one "
             "point each; use assignment, minibatch_ot, gibbs_weighted or independent"
         )
-    if flow.target.kind == "score" and not bool(path.build(flow.path).coefficients(torch.full((1,), 0.5)).g):
-        raise ValueError(
-            f"flow.target.kind: score needs noise on the way, and flow.path {flow.path.kind} adds none of its own to "
-            "flow.source and the data; use path stochastic_interpolant, or target velocity"
-        )
+    assert isinstance(config.sample, ImageSample | PointSample)
+    for field, kind, needs_score in (
+        ("flow.target.kind", flow.target.kind, flow.target.kind == "score"),
+        ("sample.sampler.kind", config.sample.sampler.kind, follows_score(config.sample.sampler)),
+    ):
+        if needs_score and not has_own_noise(flow.path):
+            remedy = "target velocity" if field.startswith("flow") else "sampler euler, heun or dopri5"
+            raise ValueError(
+                f"{field}: {kind} needs noise on the way, and flow.path {flow.path.kind} adds none of its own to "
+                f"flow.source and the data; use path stochastic_interpolant with target velocity_and_noise, or {remedy}"
+            )
     match source, data:  # endless sets are dealt in the order of their numbers
         case ToyConfig(num_examples=None), ToyConfig(num_examples=None) if (source.name, source.seed) == (
             data.name,

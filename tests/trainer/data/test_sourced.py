@@ -160,7 +160,7 @@ def test_a_random_sampler_needs_a_score():
     plan_layout(RunConfig.model_validate({**SECTIONS, **random, "flow": {**sourced, **INTERPOLANT}}), 1)
     plan_layout(RunConfig.model_validate({**SECTIONS, **random}), 1)
     with pytest.raises(
-        ValueError, match=r"^sample.sampler.kind: euler_maruyama .* another data set\); use euler, heun"
+        ValueError, match=r"^sample.sampler.kind: euler_maruyama needs noise on the way.* or sampler euler, heun"
     ):
         plan_layout(RunConfig.model_validate({**SECTIONS, **random, "flow": sourced}), 1)
 
