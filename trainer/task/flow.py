@@ -55,15 +55,14 @@ class FlowTask(Task):
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> list[DrawnPoints]:
         """See `Task.draw`; the coupling decides which micro batches are paired together."""
-        given = list(zip(batches, generators, strict=True))
-        conditions = [self._condition(batch, generator) for batch, generator in given]
-        states = [self._state(batch, generator) for batch, generator in given]
+        conditions, states = [], []
+        for batch, generator in zip(batches, generators, strict=True):
+            conditions.append(self._condition(batch, generator))
+            states.append(self._state(batch, generator))
         sources = [batch.x_0 for batch in batches]
         paired = self.coupling.draw_step(states, conditions, generators=generators, x_0=sources, ranks=ranks)
         together = zip(paired, batches, generators, strict=True)
-        return [
-            self._points(replace(pairs, interval=batch.interval), generator) for pairs, batch, generator in together
-        ]
+        return [self._points(pairs, batch.interval, generator) for pairs, batch, generator in together]
 
     def loss(self, model: Model, drawn: DrawnPoints) -> LossTerms:
         """See `Task.loss`."""
@@ -103,10 +102,11 @@ class FlowTask(Task):
     def _condition(self, batch: Batch, generator: torch.Generator) -> Condition:
         return Condition(self._hide_labels(batch.labels, generator), self.told(batch.x_1, generator))
 
-    def _points(self, pairs: Pairs, generator: torch.Generator) -> DrawnPoints:
-        t = self.time.sample(len(pairs.x_1), generator=generator, device=pairs.x_1.device)
-        if pairs.interval is not None:
-            start, end = pairs.interval.to(t).unbind(1)
+    def _points(self, pairs: Pairs, interval: Tensor | None, generator: torch.Generator) -> DrawnPoints:
+        t = self.time.sample(pairs.x_1.shape[0], generator=generator, device=pairs.x_1.device)
+        if interval is not None:
+            pairs = pairs._replace(interval=interval)
+            start, end = interval.to(t).unbind(1)
             t = start + (end - start) * t
         sample = self.path.sample(pairs, t, generator=generator)
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,8 +12,7 @@ from torch import Tensor
 from trainer.flow.condition import UNCONDITIONAL, Condition
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """A batch of source and data points that travel together.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -11,8 +10,7 @@ from trainer.flow.condition import Condition
 from trainer.flow.path.protocol import PathSample
 
 
-@dataclass(frozen=True)
-class LossTerms:
+class LossTerms(NamedTuple):
     """The loss of one micro batch.
 
     Attributes:

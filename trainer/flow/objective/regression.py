@@ -54,7 +54,7 @@ class Regression(Objective):
             assert sample.mirror is not None, "the composition lets no other path through"
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
         found, wanted = self._compared(model(sample.x_t, sample.t, condition), sample)
-        errors = self.error(found.to(wanted.dtype) - wanted)
+        errors = self.error(found - wanted)
         per_example = errors.flatten(1).mean(1)
         if self.config.antithetic:
             per_example = per_example.unflatten(0, (2, -1)).mean(0)

@@ -105,5 +105,5 @@ class Linear(Affine):
         """See `Path.sample`; nothing is drawn, and the noise is the source point."""
         x_0, x_1 = self._ends(pairs, t)
         end = x_1 if self._sigma_min == 0 else torch.add(x_1, x_0, alpha=self._sigma_min)
-        x_t = torch.lerp(x_0, end, t.to(x_0.dtype).view(-1, *[1] * (x_0.ndim - 1)))
+        x_t = torch.lerp(x_0, end, t.to(x_0).view(-1, *[1] * (x_0.ndim - 1)))
         return PathSample(x_t, end - x_0, x_0, t, x_0, x_1, end=self._end(pairs, t))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from torch import Tensor
 from trainer.flow.coupling.protocol import Pairs
 
 
-@dataclass(frozen=True)
-class PathSample:
+class PathSample(NamedTuple):
     """One point on the path of every pair.
 
     Attributes:

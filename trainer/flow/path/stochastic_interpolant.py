@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal, Self
 
 import torch
@@ -98,7 +97,7 @@ class StochasticInterpolant(Path):
             raise ValueError("pairs.interval: a path with noise of its own has no single curve; use an affine path")
         z = standard_normal(pairs.x_1, None, generator)
         sample = self._sample(pairs, t, z)
-        return replace(sample, mirror=self._sample(pairs, t, -z))
+        return sample._replace(mirror=self._sample(pairs, t, -z))
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """See `Path.coefficients`."""
