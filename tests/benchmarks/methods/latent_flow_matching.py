@@ -122,7 +122,11 @@ class Measurement:
         network = self._network(task, self._states(space).shape[1:], context_values=seen.context[0].numel())
         unlabelled = torch.full((len(self.held_out),), CLASSES)
         drawn = self._drawn(task, network, Condition(label=unlabelled, context=seen.context), 1.0)
-        filled = {"drawn": drawn, "mean fill": self.images.mean(0).expand_as(drawn)}
+        filled = {
+            "drawn": drawn,
+            "reconstructed": space.decode(space.encode(self.held_out, generator=self._generator())),
+            "mean fill": self.images.mean(0).expand_as(drawn),
+        }
         for how, images in filled.items():
             completed = seen.completed(images)
             wrong = (completed - self.held_out).square().masked_select(seen.hole).mean()
@@ -139,13 +143,18 @@ class Measurement:
         assert task.context is not None
         seen = task.context.draw(self.held_out, space, generator=self._generator())
         states = self._states(space)
-        network = self._fitted(task, ToldOfMaps(tuple(states.shape[1:]), self.seed))
+        untrained = ToldOfMaps(tuple(states.shape[1:]), self.seed)
+        (first,) = task.draw([rows(self.images, self.labels)(BATCH, self._generator())], [self._generator()])
+        task.loss(untrained, first).per_example.mean().backward()
+        assert untrained.read.weight.grad is not None
+        self._note(f"{name}, map: drawn", gradient=float(untrained.read.weight.grad.norm()))
+        network = self._fitted(task, untrained)
         unlabelled = torch.full((len(self.held_out),), CLASSES)
         drawn = self._drawn(task, network, Condition(label=unlabelled, context=seen.context), 1.0)
         reconstructed = space.decode(space.encode(self.held_out, generator=self._generator()))
         shuffled = self.held_out.roll(1, 0)
         wanted = block_levels(self.held_out, MAP)
-        for how, images in {"drawn": drawn, "reconstructed": reconstructed, "another digit": shuffled}.items():
+        for how, images in {"drawn": drawn, "reconstructed": reconstructed, "another digit (chance)": shuffled}.items():
             agreement = (block_levels(images, MAP) == wanted).double().mean()
             distance = frechet_distance(images.numpy(), self.images.numpy())
             self._note(f"{name}, map: {how}", agreement=float(agreement), frechet=distance)
@@ -214,7 +223,13 @@ def bars(found: Rows) -> list[Bar]:
             Bar(f"{name}: masked MSE", mean(drawn, "masked_mse"), 0.8 * mean(fill, "masked_mse")),
             Bar(f"{name}: inpainted Fréchet", mean(drawn, "frechet"), 0.2 * mean(fill, "frechet")),
         ]
-    return [*each, Bar("map: agreement", mean("variational, 4 x 4, map: drawn", "agreement"), 0.8, at_least=True)]
+    of_maps = "variational, 4 x 4, map: drawn"
+    least = min(found[of_maps]["gradient"])
+    return [
+        *each,
+        Bar("map: agreement", mean(of_maps, "agreement"), 0.8, at_least=True),
+        Bar("map: norm of the first gradient of the layer that reads it", least, 1e-6, at_least=True),
+    ]
 
 
 def main() -> int:

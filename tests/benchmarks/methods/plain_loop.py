@@ -118,6 +118,7 @@ def train(
     seed: int,
     ema: float | None = None,
     final_lr: float = 0.0,
+    watch: Callable[[int, nn.Module], None] | None = None,
 ) -> nn.Module:
     """Trains a network by Adam, its rate falling from `lr` to `final_lr` along half a cosine.
 
@@ -131,6 +132,7 @@ def train(
         seed: of the examples and of everything that the task draws.
         ema: decay of the moving average of the weights, min(ema, (1 + step) / (10 + step)); None: no average.
         final_lr: learning rate at the end; `lr` keeps it constant.
+        watch: called after each step with its number and the network that would be returned then.
 
     Returns:
         The network, or a copy with the averaged weights; in evaluation mode.
@@ -153,6 +155,8 @@ def train(
             weight = 1 - min(ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), weight)
+        if watch is not None:
+            watch(step, network if average is None else average)
     return (network if average is None else average).eval()
 
 
