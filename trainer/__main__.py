@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from moe.files import FileError
 from trainer.command.check import CHECK
+from trainer.command.compare import COMPARE
 from trainer.command.encode import ENCODE
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
@@ -22,7 +23,7 @@ from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.failure import RunFailed
 
-VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, GENERATE, ENCODE, PAIRS, EXPORT, TRACE, REPORT)
+VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, COMPARE, GENERATE, ENCODE, PAIRS, EXPORT, TRACE, REPORT)
 """Every verb, in the order of the help."""
 
 PATIENCE_S = 5.0

@@ -1,15 +1,20 @@
 """The evaluate verb."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+import trainer.data
 from moe.files import replacing
+from trainer.config import RunConfig
 from trainer.engine.groups import Launch, joined
+from trainer.engine.protocol import Network
 from trainer.latents import check_latents
 from trainer.layout import plan_layout
 from trainer.quality.evaluation import Evaluation, Progress, evaluate
@@ -26,7 +31,26 @@ COLUMNS = {
 }
 
 
-def run(run_dir: Path, evaluations: str, num: int, seed: int, likelihood: int, out: Path) -> int:
+@dataclass(frozen=True)
+class OpenRun:
+    """A trained flow, ready to draw on this process.
+
+    Attributes:
+        checkpoint: name of the checkpoint.
+        config: the run, with the data that it is measured against.
+        task: knows what the network predicts.
+        model: the network with its averaged weights, in evaluation mode.
+    """
+
+    checkpoint: str
+    config: RunConfig
+    task: FlowTask
+    model: Network
+
+
+def run(
+    run_dir: Path, evaluations: str, num: int, seed: int, likelihood: int, data_from: Path | None, out: Path
+) -> int:
     """Measures a run on one process, shows a table and writes a JSON.
 
     Args:
@@ -35,6 +59,7 @@ def run(run_dir: Path, evaluations: str, num: int, seed: int, likelihood: int, o
         num: samples of each set.
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none.
+        data_from: folder of the run whose data are the real ones; None: the run's own.
         out: JSON to write.
 
     Returns:
@@ -43,20 +68,37 @@ def run(run_dir: Path, evaluations: str, num: int, seed: int, likelihood: int, o
     Raises:
         ValueError: the run has no complete checkpoint or follows no flow, or a number is out of range.
     """
-    words = evaluations.split(",")
-    if not all(word.strip().isdecimal() and int(word) for word in words):
-        raise ValueError(f"--evaluations: {evaluations!r} is no list of numbers from 1; use for example 1,2,10")
-    counts = [int(word) for word in words]
+    counts = parsed(evaluations)
+    data = None if data_from is None else restored_flow(data_from)[1].data
     with Console(stderr=True).status("") as status:
-        found = evaluate_run(run_dir, counts, num=num, seed=seed, likelihood=likelihood, progress=status.update)
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        found = evaluate_run(
+            run_dir, counts, num=num, seed=seed, likelihood=likelihood, data=data, progress=status.update
+        )
+    write(found, out)
     console = Console()
     console.print(table(found))
     for line in in_words(found):
         console.print(line, highlight=False, soft_wrap=True)
     print(f"{out}: {run_dir}, {found.checkpoint}")
     return 0
+
+
+def parsed(evaluations: str) -> list[int]:
+    """Numbers of function evaluations, from text with commas between them.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    words = evaluations.split(",")
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise ValueError(f"--evaluations: {evaluations!r} is no list of numbers from 1; use for example 1,2,10")
+    return [int(word) for word in words]
+
+
+def write(found: Evaluation, out: Path) -> None:
+    """Writes what was measured as JSON."""
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 def evaluate_run(
@@ -66,6 +108,7 @@ def evaluate_run(
     num: int,
     seed: int,
     likelihood: int = 0,
+    data: trainer.data.AnyConfig | None = None,
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Measures the averaged weights of a run's newest whole checkpoint on this process.
@@ -76,35 +119,62 @@ def evaluate_run(
         num: samples of each set.
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none.
+        data: the real ones; None: the run's own, which for a student of pairs are what its teacher has drawn.
         progress: is told what is being done.
 
     Raises:
         ValueError: the run has no complete checkpoint or follows no flow, or a number is out of range.
     """
-    folder, config = restored_flow(run_dir)
     for name, value, least in (("--num", num, 2), ("--likelihood", likelihood, 0)):
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    _, config = restored_flow(run_dir)
     if likelihood and config.starts_at is not None:
         raise ValueError(
             f"--likelihood: samples of {run_dir} start at {config.starts_at.kind} data, whose density nobody knows; "
             "leave it out"
         )
-    check_restorable(config, folder)
-    check_latents(config)
-    with joined(Launch.from_environment()):
-        model = restore(config, plan_layout(config, 1), folder)
+    with opened(run_dir, data) as flow:
         return evaluate(
-            config,
-            FlowTask(config),
-            model,
-            checkpoint=folder.name,
+            flow.config,
+            flow.task,
+            flow.model,
+            checkpoint=flow.checkpoint,
             evaluations=evaluations,
             num=num,
             seed=seed,
             likelihood=likelihood,
             progress=progress,
         )
+
+
+@contextmanager
+def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterator[OpenRun]:
+    """Restores the averaged weights of a run's newest whole checkpoint on this process alone.
+
+    Args:
+        run_dir: folder of the run.
+        data: the real ones; None: the run's own.
+
+    Yields:
+        The flow; inside, process groups are joined.
+
+    Raises:
+        ValueError: the run has no complete checkpoint or follows no flow, or its examples have another shape or other
+            classes than the data.
+    """
+    folder, config = restored_flow(run_dir)
+    check_restorable(config, folder)
+    if data is not None:
+        for name in ("shape", "num_classes"):
+            found, wanted = getattr(config.data, name), getattr(data, name)
+            if found != wanted:
+                raise ValueError(f"data.{name}: {run_dir} draws {found}, and the data have {wanted}; give its own data")
+    check_latents(config)
+    with joined(Launch.from_environment()):
+        task, model = FlowTask(config), restore(config, plan_layout(config, 1), folder)
+        compared = config if data is None else config.model_copy(update={"data": data})
+        yield OpenRun(folder.name, compared, task, model)
 
 
 def table(found: Evaluation) -> Table:

@@ -102,7 +102,20 @@ def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:
         FileError: the file is malformed, a stage has no name or nothing to do, or an override names no stage.
     """
     path = Path(path)
-    document = read_document(path)
+    return stages_of(path, read_document(path), overrides)
+
+
+def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = ()) -> list[Stage]:
+    """The stages that the sections of a file make.
+
+    Args:
+        path: of the file, for what is said of it.
+        document: its sections; changed by the overrides.
+        overrides: as for :func:`load_stages`.
+
+    Raises:
+        FileError: as :func:`load_stages`.
+    """
     listed = document.pop("stages", None)
     addressed = [override for override in overrides if override.startswith("stages.")]
     for override in overrides:
@@ -136,6 +149,29 @@ def chosen(stages: Sequence[Stage], name: str | None) -> Stage:
     raise ValueError(f"--stage: there is no stage {name} in {stages[0].path} (there are {known}); name one of them")
 
 
+def check_stages(stages: Sequence[Stage], world_size: int) -> None:
+    """Refuses stages that cannot be run, as far as can be told before those that they read from are finished.
+
+    Args:
+        stages: from :func:`load_stages`.
+        world_size: ranks that run them.
+
+    Raises:
+        ValueError: a stage is wrong.
+    """
+    from trainer.layout import plan_layout
+
+    for stage in stages:
+        if stage.verb == "pairs":
+            stage.request()
+            continue
+        try:
+            plan_layout(stage.config(), world_size)
+        except ValueError:
+            if not stage.awaited(stages):
+                raise
+
+
 def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], launch: Launch) -> int:
     """Runs the stages that are not finished, each as a process of its own on every rank.
 
@@ -152,17 +188,7 @@ def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], la
         ValueError: a stage is wrong; as far as can be told before those that it reads from are finished, no stage
             has then begun.
     """
-    from trainer.layout import plan_layout
-
-    for stage in stages:
-        if stage.verb == "pairs":
-            stage.request()
-            continue
-        try:
-            plan_layout(stage.config(), launch.world_size)
-        except ValueError:
-            if not stage.awaited(stages):
-                raise
+    check_stages(stages, launch.world_size)
     for number, stage in enumerate(stages, start=1):
         if launch.rank == 0:
             doing = "is finished" if stage.finished else f"begins ({stage.verb})"

@@ -1,7 +1,7 @@
 """One HTML page that needs no network and no script: a finding on top, then sections of figures, tables, numbers."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -40,6 +40,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; white-space:
 table.words th, table.words td { text-align: left; }
 thead th { color: var(--soft); font-weight: 600; font-size: 14px; }
 tbody tr:last-child td { border-bottom: 0; }
+td.best { color: var(--accent); font-weight: 700; }
 footer { color: var(--soft); font-size: 13px; padding-bottom: 36px; }
 @media (max-width: 760px) { .blocks > .half { grid-column: 1 / -1; } h1 { font-size: 25px; } }
 @media print {
@@ -85,6 +86,7 @@ class Table:
         caption: A line below the table, may be empty.
         half: Whether it shares a row with another half.
         words: Whether the cells hold words, to be aligned to the left, and not numbers.
+        best: Row and column, from 0, of the cells that stand out.
     """
 
     columns: Sequence[str]
@@ -92,15 +94,23 @@ class Table:
     caption: str = ""
     half: bool = False
     words: bool = False
+    best: Collection[tuple[int, int]] = ()
 
     def html(self) -> str:
         """Markup of the block."""
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.columns)
-        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
+        body = "".join(
+            f"<tr>{''.join(self._cell(row, column) for column in range(len(cells)))}</tr>"
+            for row, cells in enumerate(self.rows)
+        )
         kind = ' class="words"' if self.words else ""
         table = f"<table{kind}>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div class="table{" half" if self.half else ""}">{table}</div>'
+
+    def _cell(self, row: int, column: int) -> str:
+        stands_out = ' class="best"' if (row, column) in self.best else ""
+        return f"<td{stands_out}>{escape(self.rows[row][column])}</td>"
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,28 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also compute bits a dimension of so many held-out examples (default: 0, none)",
     )
+    parser.add_argument(
+        "--data-from",
+        type=Path,
+        metavar="RUN_DIR",
+        help="measure against the data of this run, such as those that the teacher of a student of pairs learned from "
+        "(default: the run's own)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the figures")
 
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.evaluate import run
 
-    return run(options.run_dir, options.evaluations, options.num, options.seed, options.likelihood, options.out)
+    return run(
+        options.run_dir,
+        options.evaluations,
+        options.num,
+        options.seed,
+        options.likelihood,
+        options.data_from,
+        options.out,
+    )
 
 
 EVALUATE = Verb(

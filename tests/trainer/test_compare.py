@@ -1,0 +1,139 @@
+"""Methods side by side: one data set, one budget, one order of the examples; what is finished is left alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.trainer.commands import ROOT, refused
+from trainer.compare import prepare
+from trainer.comparison.contender import contenders
+from trainer.comparison.method import shares
+from trainer.comparison.results import Entry, Outcome, spread
+
+METHODS = ROOT / "configs" / "methods"
+BASE: dict[str, Any] = {
+    "run": {"dir": "unused", "seed": 3},
+    "data": {"kind": "toy", "name": "moons", "held_out": 20},
+    "model": {"kind": "mlp", "hidden": 16, "num_layers": 1},
+    "optim": {"steps": 6, "global_batch": 8},
+    "evaluate": {"every": None},
+}
+
+
+def written(folder: Path, name: str, **sections: Any) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(f"# The {name} method. arXiv 1234.56789.\n" + yaml.safe_dump({**BASE, **sections}))
+    return path
+
+
+def plan(tmp_path: Path, *words: Any, base: Path | None = None) -> Any:
+    return prepare([str(word) for word in words], base or written(tmp_path, "base"), tmp_path / "out", 1)
+
+
+def test_every_method_has_the_data_the_model_and_the_budget_of_the_base(tmp_path: Path) -> None:
+    found = plan(tmp_path, *sorted(METHODS.glob("*.yaml")), "optim.steps=60", "data.name=rings")
+    assert {"flow_matching", "ot_cfm", "weighted_cfm", "rectified_flow"} <= {method.name for method in found.methods}
+    for method in found.methods:
+        stages = method.stages(tmp_path / "run", seed=5)
+        trained = [stage for stage in stages if stage.verb == "train"]
+        assert sum(stage.document["optim"]["steps"] for stage in trained) == 60
+        for stage in trained:
+            assert stage.document["optim"]["global_batch"] == 8
+            assert {**BASE["model"], **stage.document["model"]} == stage.document["model"]
+            assert stage.document["run"]["seed"] == 5
+        assert trained[0].document["data"] == {**BASE["data"], "name": "rings"}
+
+
+def test_a_method_keeps_its_flow_and_a_sampler_of_its_own(tmp_path: Path) -> None:
+    coupling = {"coupling": {"kind": "minibatch_ot"}}
+    plain = written(tmp_path, "plain", flow=coupling, sample={"sampler": {"kind": "dopri5"}})
+    noisy = written(tmp_path, "noisy", sample={"sampler": {"kind": "euler_maruyama"}})
+    base = written(tmp_path, "base", flow={"coupling": {"kind": "gibbs_weighted"}})
+    one, other = plan(tmp_path, plain, noisy, base=base).methods
+    assert one.document["flow"] == coupling
+    assert one.document["sample"]["sampler"]["kind"] == "euler"
+    assert other.document["flow"] == {}
+    assert other.document["sample"]["sampler"]["kind"] == "euler_maruyama"
+    assert one.about == "The plain method. arXiv 1234.56789."
+    assert one.paper == "arXiv 1234.56789"
+
+
+def test_what_does_not_go_with_the_base_is_left_out(tmp_path: Path) -> None:
+    latent = {"kind": "shards", "path": "nowhere", "held_out": 1}
+    found = plan(
+        tmp_path,
+        written(tmp_path, "plain"),
+        written(tmp_path, "same", data={"kind": "toy", "name": "rings"}),
+        written(tmp_path, "latents", data=latent),
+        written(tmp_path, "told", flow={"context": {"kind": "semantic_map", "levels": 3, "block": 4}}),
+        written(tmp_path, "paired", flow={"coupling": {"kind": "paired"}}),
+    )
+    assert [method.name for method in found.methods] == ["plain"]
+    assert "the same run as plain" in found.left_out["same"]
+    assert "files in nowhere" in found.left_out["latents"]
+    assert "flow.context: it solves another task" in found.left_out["told"]
+    assert "flow.coupling.kind: paired takes each source point from the data" in found.left_out["paired"]
+
+
+def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, out = written(tmp_path, "base"), tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    twin = written(tmp_path / "other", "base")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("run: [")
+
+    def line(*words: Any) -> str:
+        return refused(capsys, "compare", *words, "--base", base, "--out", out)
+
+    assert "CONFIG: there is no method" in line("optim.steps=1")
+    assert "2 files are called base" in line(base, twin)
+    assert "broken.yaml: line" in line(base, broken)
+    assert "missing.yaml: file: cannot be read" in line(base, tmp_path / "missing.yaml")
+    assert "optim.steps: Input should be greater than 0 (0)" in line(base, "optim.steps=0")
+    assert "is a matter of each method" in line(base, "flow.data_scale=2")
+    assert "is the folder of no single run; use --out" in line(base, "run.dir=x")
+    assert "no method has that stage" in line(base, "stages.reflow.pairs.num=3")
+    assert "--seeds: 0 is below 1" in line(base, "--seeds", "0")
+    assert "--evaluations: '0' is no list" in line(base, "--evaluations", "0")
+    assert "no method goes with" in line(written(tmp_path, "paired", flow={"coupling": {"kind": "paired"}}))
+    gpt = ROOT / "configs" / "runs" / "gpt_moe.yaml"
+    assert "model.kind: a gpt model predicts" in refused(capsys, "compare", base, "--base", gpt, "--out", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("total", "weights"), [(4000, [1500, 1500, 1000]), (7, [1, 1, 1]), (3, [1, 1000, 1]), (5, [9])]
+)
+def test_shares_are_whole_and_in_proportion(total: int, weights: list[int]) -> None:
+    found = shares(total, weights)
+    assert sum(found) == total
+    assert min(found) >= 1
+    for share, weight in zip(found, weights, strict=True):
+        assert abs(share - total * weight / sum(weights)) <= len(weights)
+
+
+def test_who_is_compared_of_a_method_with_stages(tmp_path: Path) -> None:
+    (method,) = plan(tmp_path, METHODS / "rectified_flow.yaml").methods
+    assert [one.name for one in contenders(method)] == ["rectified_flow reflow", "rectified_flow distil"]
+    reflow, distil = (one.stages(tmp_path, 0) for one in contenders(method))
+    assert [stage.name for stage in reflow] == ["teacher", "pairs", "reflow"], "what it learned from is counted"
+    assert len(distil) == 4
+
+
+def entry(name: str, values: dict[int, list[float]]) -> Entry:
+    def outcome(seed: int) -> Outcome:
+        results = [
+            {"sampler": "euler", "evaluations": number, "figures": {"wasserstein_2": found[seed]}}
+            for number, found in values.items()
+        ]
+        return Outcome(seed, "", 1.0, 0.0, 0.001, {"results": results})
+
+    return Entry(name, "", None, "", "", "euler", 1, 0, tuple(outcome(seed) for seed in range(2)))
+
+
+def test_figures_of_a_network_are_by_evaluations_and_seed() -> None:
+    found = entry("a", {10: [1.0, 3.0], 2: [5.0, 5.0]})
+    assert found.quality("wasserstein_2") == {2: [5.0, 5.0], 10: [1.0, 3.0]}
+    assert spread([1.0, 3.0]) == (2.0, 1.0, 3.0)

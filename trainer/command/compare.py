@@ -1,0 +1,75 @@
+"""compare: several methods on one data set, and one page to choose from."""
+
+import argparse
+from pathlib import Path
+
+from trainer.command.verb import Verb
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG|key=value",
+        help="configurations of methods, such as configs/methods/*.yaml, and settings that replace those of --base, "
+        "for example optim.steps=500; stages.NAME.key=value changes the stage of that name in every method that has it",
+    )
+    parser.set_defaults(overrides=[])
+    parser.add_argument(
+        "--base",
+        type=Path,
+        default=Path("configs/methods/flow_matching.yaml"),
+        metavar="CONFIG",
+        help="configuration that data, model, optimiser, budget and all else but flow and stages are taken from "
+        "(default: configs/methods/flow_matching.yaml, points in the plane)",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
+    parser.add_argument("--nproc", type=int, default=1, help="ranks of each run, on this machine (default: 1)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs that are trained at a time; more than one slow each other (default: 1)",
+    )
+    parser.add_argument(
+        "--evaluations",
+        default="1,2,4,8,16,32,100",
+        metavar="N,N,...",
+        help="function evaluations of a sample, with commas between them (default: 1,2,4,8,16,32,100)",
+    )
+    parser.add_argument("--num", type=int, default=1000, help="samples of each set (default: 1000)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/compare"),
+        metavar="DIR",
+        help="folder of the page (index.html), the figures (compare.json) and the runs (default: runs/compare)",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainer.compare import run
+
+    return run(
+        [*options.words, *options.overrides],
+        options.base,
+        options.out,
+        options.seeds,
+        options.nproc,
+        options.jobs,
+        options.evaluations,
+        options.num,
+    )
+
+
+COMPARE = Verb(
+    "compare",
+    "train several methods on one data set with one budget, and write one page to choose from: quality against "
+    "function evaluations, straightness, path energy, step time, samples and trajectories side by side",
+    "python -m trainer compare configs/methods/*.yaml --seeds 3 --out runs/compare",
+    _add_arguments,
+    _run,
+    "A method gives its flow and its stages, which share the optimiser steps among them; a sampler that is no plain "
+    "solver of dx/dt = v is its own too. A method that does not go with the data or the model is left out, and the "
+    "page says why; a file that is malformed is refused. Runs that are finished are not trained again.",
+)

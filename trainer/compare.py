@@ -1,0 +1,315 @@
+"""The compare verb: many methods, one data set, one budget, one page."""
+
+import itertools
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+import trainer.data
+from moe.files import FileError, replacing
+from trainer.comparison.contender import (
+    SECONDS,
+    Contender,
+    contenders,
+    step_seconds,
+    training_seconds,
+)
+from trainer.comparison.measurement import Wish, measure
+from trainer.comparison.method import Base, Method, method_of, read_base, read_own
+from trainer.comparison.page import write_page
+from trainer.comparison.results import QUALITY, Comparison, Entry, Outcome
+from trainer.comparison.training import Stopped, Training
+from trainer.config import PointSample
+from trainer.evaluate import parsed
+from trainer.failure import RunFailed
+from trainer.latents import check_latents
+from trainer.observe.metrics import read_metrics
+from trainer.observe.units import duration
+from trainer.process.stop import EX_TEMPFAIL, SIGNALS
+from trainer.quality.evaluation import Progress
+from trainer.stages import check_stages
+
+SHOWN = 1000
+TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained.
+
+    Attributes:
+        base: what all methods share.
+        methods: those that go with it.
+        left_out: the names of the others, and why.
+    """
+
+    base: Base
+    methods: list[Method]
+    left_out: dict[str, str]
+
+
+def run(
+    words: Sequence[str],
+    base: Path,
+    out: Path,
+    seeds: int,
+    ranks: int,
+    jobs: int,
+    evaluations: str,
+    num: int,
+) -> int:
+    """Trains what is not trained yet, measures it and writes the page.
+
+    Args:
+        words: configurations of methods, and ``dotted.key=value``.
+        base: configuration that data, model and budget are taken from.
+        out: folder of the comparison.
+        seeds: of each method.
+        ranks: of each run.
+        jobs: runs that are trained at a time.
+        evaluations: numbers of function evaluations, with commas between them.
+        num: samples of each set.
+
+    Returns:
+        0; 1 if a run failed, and the page has the others; 75 if it was told to stop and wants to be started again.
+
+    Raises:
+        ValueError: a file or a setting is wrong, or no method goes with the base.
+        RunFailed: every method failed.
+    """
+    counts = parsed(evaluations)
+    for name, value, least in (("--seeds", seeds, 1), ("--nproc", ranks, 1), ("--jobs", jobs, 1), ("--num", num, 2)):
+        if value < least:
+            raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("environment: WORLD_SIZE is set; start compare without torchrun, and give --nproc")
+    plan = prepare(words, base, out, ranks)
+    for name, reason in plan.left_out.items():
+        print(f"{name} is left out: {reason}", file=sys.stderr)
+    _keep(plan.methods, out)
+    first = plan.base.config.run.seed
+    every_seed = range(first, first + seeds)
+    try:
+        failed = _train(plan.methods, out, every_seed, ranks, jobs)
+    except Stopped:
+        return EX_TEMPFAIL
+    networks = [found for method in plan.methods if method.name not in failed for found in contenders(method)]
+    if not networks:
+        raise RunFailed("; ".join(failed.values()))
+    wish = Wish(tuple(sorted(set(counts))), num, plan.base.config.data)
+    entries = _measure(networks, wish, out, every_seed)
+    choices = [f"--base={base}", f"--seeds={seeds}", f"--nproc={ranks}", f"--jobs={jobs}", f"--num={num}"]
+    found = Comparison(
+        command=shlex.join(["compare", *words, *choices, f"--evaluations={evaluations}", f"--out={out}"]),
+        base=str(base),
+        data=plan.base.config.data.model_dump(mode="json"),
+        steps=plan.base.config.optim.steps,
+        global_batch=plan.base.config.optim.global_batch,
+        ranks=ranks,
+        jobs=jobs,
+        num=num,
+        measure=next(iter(QUALITY)) if isinstance(plan.base.config.sample, PointSample) else "frechet_distance",
+        entries=tuple(entries),
+        left_out={**plan.left_out, **failed},
+    )
+    found.write(out / FIGURES)
+    write_page(found, _real(plan.base), out / PAGE)
+    print(f"{out / PAGE}: {len(entries)} networks, {seeds} seed{'s' * (seeds > 1)}")
+    for line in failed.values():
+        print(line, file=sys.stderr)
+    return 1 if failed else 0
+
+
+def prepare(words: Sequence[str], base: Path, out: Path, ranks: int) -> Plan:
+    """Decides what is trained, before anything is written.
+
+    Args:
+        words: configurations of methods, and ``dotted.key=value``.
+        base: configuration that data, model and budget are taken from.
+        out: folder of the comparison.
+        ranks: of each run.
+
+    Raises:
+        ValueError: a file or a setting is wrong, two files have one name, or no method goes with the base.
+    """
+    overrides = [word for word in words if "=" in word]
+    of_stages = [override for override in overrides if override.startswith("stages.")]
+    paths = [Path(word) for word in words if "=" not in word]
+    if not paths:
+        raise ValueError("CONFIG: there is no method to compare; give configurations such as configs/methods/*.yaml")
+    for path, count in ((path, sum(other.stem == path.stem for other in paths)) for path in paths):
+        if count > 1:
+            raise ValueError(f"CONFIG: {count} files are called {path.stem}; a method has the name of its file")
+    shared = read_base(base, [word for word in overrides if word not in of_stages], out)
+    own = {path: read_own(path) for path in paths}
+    known = {entry["name"] for document in own.values() for entry in document.get("stages") or ()}
+    for override in of_stages:
+        if override.removeprefix("stages.").partition(".")[0] not in known:
+            raise ValueError(f"{override}: no method has that stage; use one of {', '.join(sorted(known)) or 'none'}")
+    methods: list[Method] = []
+    left_out: dict[str, str] = {}
+    for path, document in own.items():
+        try:
+            method = method_of(path, document, shared, of_stages, out)
+            _check(method, shared, methods, ranks)
+        except ValueError as error:
+            left_out[path.stem] = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        else:
+            methods.append(method)
+    if not methods:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise ValueError(f"CONFIG: no method goes with {base}: {reasons}")
+    return Plan(shared, methods, left_out)
+
+
+def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> None:
+    """Refuses a method that cannot be trained, whose samples begin elsewhere, or that is another one here."""
+    for other in others:
+        if _without_folder(other) == _without_folder(method):
+            raise ValueError(f"it is the same run as {other.name}: what it is made of is not in its flow or its stages")
+    stages = method.stages(Path(method.document["run"]["dir"]), 0)
+    check_stages(stages, ranks)
+    config = stages[0].config()
+    check_latents(config)
+    if config.starts_at != base.config.starts_at:
+        raise ValueError("flow.path.kind: its samples start at data, and those of the comparison at noise")
+
+
+def _without_folder(method: Method) -> dict[str, object]:
+    return {**method.document, "run": {**method.document["run"], "dir": None}}
+
+
+def _keep(methods: Sequence[Method], out: Path) -> None:
+    """Writes what is trained; refuses a folder in which a method was trained otherwise."""
+    for method in methods:
+        path, text = out / method.name / TRAINED, method.to_yaml()
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            remedy = f"give another --out, or delete {path.parent}"
+            raise FileError(path, "comparison", "was made with other settings", remedy)
+    for method in methods:
+        with replacing(out / method.name / TRAINED) as temporary:
+            temporary.write_text(method.to_yaml(), encoding="utf-8")
+
+
+def folder_of(out: Path, method: Method, seed: int) -> Path:
+    """Where a run of a method is."""
+    return out / method.name / f"seed_{seed}"
+
+
+def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: int, jobs: int) -> dict[str, str]:
+    """Trains what is not finished; returns the methods that failed, and why."""
+    work = [
+        (method, seed)
+        for seed, method in itertools.product(seeds, methods)
+        if not all(stage.finished for stage in method.stages(folder_of(out, method, seed), seed))
+    ]
+    kept = len(methods) * len(seeds) - len(work)
+    if kept:
+        print(f"{kept} runs are finished already", file=sys.stderr)
+    training, failed, spent = Training(ranks), dict[str, str](), list[float]()
+
+    with Console(stderr=True).status("") as status:
+
+        def train(method: Method, seed: int) -> None:
+            name, begun = f"{method.name}, seed {seed}", time.monotonic()
+            try:
+                folder = folder_of(out, method, seed)
+                training.run(
+                    method, out / method.name / TRAINED, folder, seed, lambda line: status.update(f"{name}: {line}")
+                )
+            except RunFailed as error:
+                failed[method.name] = str(error)
+                return
+            spent.append(time.monotonic() - begun)
+            left = (len(work) - len(spent)) * fmean(spent) / jobs
+            ending = f"; about {duration(left)} left" if left else ""
+            print(
+                f"trained {len(spent)} of {len(work)}: {name}, {duration(spent[-1])}{ending}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+        with _handed_on(training), ThreadPoolExecutor(jobs) as pool:
+            futures = [pool.submit(train, *one) for one in work]
+            for future in futures:
+                future.result()
+    return failed
+
+
+@contextmanager
+def _handed_on(training: Training) -> Iterator[None]:
+    """While entered, what this process is told by signals, its runs are told."""
+    before = {number: signal.signal(number, lambda told, _: training.stop(told)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _measure(networks: Sequence[Contender], wish: Wish, out: Path, seeds: Sequence[int]) -> list[Entry]:
+    entries = []
+    with Console(stderr=True).status("") as status:
+        for place, network in enumerate(networks, start=1):
+            outcomes = []
+            for seed in seeds:
+                name = f"measuring {network.name}, seed {seed} ({place} of {len(networks)})"
+                status.update(name)
+                folder = folder_of(out, network.method, seed)
+                outcomes.append(
+                    _outcome(network, folder, wish, seed, lambda said, name=name: status.update(f"{name}: {said}"))
+                )
+            entries.append(_entry(network, out, outcomes))
+            print(f"measured {place} of {len(networks)}: {network.name}", file=sys.stderr, flush=True)
+    return entries
+
+
+def _outcome(network: Contender, folder: Path, wish: Wish, seed: int, told: Progress) -> Outcome:
+    stages = network.stages(folder, seed)
+    trained = [stage.folder for stage in stages if stage.verb == "train"]
+    seconds: Mapping[str, float] = {}
+    if (folder / SECONDS).exists():
+        seconds = json.loads((folder / SECONDS).read_text(encoding="utf-8"))
+    return Outcome(
+        seed=seed,
+        run_dir=str(trained[-1]),
+        training_s=sum(training_seconds(read_metrics(path / "metrics.jsonl")) for path in trained),
+        drawing_s=sum(seconds.get(stage.name, 0.0) for stage in stages),
+        step_s=step_seconds(trained[-1]),
+        evaluation=measure(trained[-1], wish, seed, told),
+    )
+
+
+def _real(base: Base) -> NDArray[np.floating]:
+    """Some examples of the data, those that are held out first."""
+    dataset = trainer.data.build(base.config.data)
+    return dataset.get(dataset.indices("held_out")[:SHOWN]).x_1.numpy()
+
+
+def _entry(network: Contender, out: Path, outcomes: Sequence[Outcome]) -> Entry:
+    method = network.method
+    stages = network.stages(folder_of(out, method, outcomes[0].seed), outcomes[0].seed)
+    return Entry(
+        name=network.name,
+        about=method.about,
+        paper=method.paper,
+        config=str(method.path),
+        trained=str(out / method.name / TRAINED),
+        sampler=stages[-1].config().sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
+        steps=sum(stage.config().optim.steps for stage in stages if stage.verb == "train"),
+        pairs=sum(stage.request().num for stage in stages if stage.verb == "pairs"),
+        outcomes=tuple(outcomes),
+    )

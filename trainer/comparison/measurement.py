@@ -1,0 +1,155 @@
+"""What is measured and drawn of one trained network; kept beside its run, so that it is done once."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import trainer.data
+from moe.files import replacing
+from trainer.config import ImageSample, PointSample
+from trainer.evaluate import OpenRun, opened, write
+from trainer.flow import sampler
+from trainer.given import given
+from trainer.quality.evaluation import evaluate
+from trainer.restore import newest_checkpoint
+from trainer.sampling import follow
+
+EVALUATION, DRAWN = "evaluation.json", "drawn.npz"
+POINTS, WAYS, WAY_POINTS, PER_CLASS, COLUMNS = 1000, 96, 41, 3, 8
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be measured of every network.
+
+    Attributes:
+        evaluations: numbers of function evaluations.
+        num: samples of each set.
+        data: the real examples.
+    """
+
+    evaluations: tuple[int, ...]
+    num: int
+    data: trainer.data.AnyConfig
+
+    @property
+    def few(self) -> int:
+        """The number of evaluations of the pictures of quick samples: the second smallest."""
+        return sorted(self.evaluations)[min(1, len(self.evaluations) - 1)]
+
+    @property
+    def many(self) -> int:
+        """The number of evaluations of the pictures of careful samples."""
+        return max(self.evaluations)
+
+
+def measure(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
+    """Measures a network and draws from it, unless that has been done.
+
+    Args:
+        run_dir: folder of its run.
+        wish: what is wanted.
+        seed: of all draws.
+        told: is told what is being done.
+
+    Returns:
+        What ``evaluate`` writes of the run.
+    """
+    found = _kept(run_dir, wish, seed)
+    if found is not None:
+        return found
+    with opened(run_dir, wish.data) as flow:
+        figures = evaluate(
+            flow.config,
+            flow.task,
+            flow.model,
+            checkpoint=flow.checkpoint,
+            evaluations=wish.evaluations,
+            num=wish.num,
+            seed=seed,
+            progress=told,
+        )
+        told("drawing pictures")
+        with replacing(run_dir / DRAWN) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **_drawn(flow, wish, seed))
+    write(figures, run_dir / EVALUATION)
+    return figures.to_dict()
+
+
+def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
+    """What was drawn from a network.
+
+    Returns:
+        ``few`` and ``many``: samples [N, *shape] drawn in so many evaluations, ``evaluations`` int [2]; of points in
+        the plane also ``ways`` [T, N, 2], where some of them have been on their way from noise.
+    """
+    with np.load(run_dir / DRAWN, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _kept(run_dir: Path, wish: Wish, seed: int) -> dict[str, Any] | None:
+    path = run_dir / EVALUATION
+    if not path.exists() or not (run_dir / DRAWN).exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    asked = {one["evaluations"] for one in found["results"] if one["sampler"] == "euler"}
+    same = found["checkpoint"] == newest_checkpoint(run_dir).name and found["seed"] == seed
+    return found if same and found["num"] == wish.num and asked == set(wish.evaluations) else None
+
+
+def _drawn(flow: OpenRun, wish: Wish, seed: int) -> dict[str, NDArray[Any]]:
+    config = flow.config
+    assert isinstance(config.sample, ImageSample | PointSample)
+    classes = config.data.num_classes
+    num = POINTS if isinstance(config.sample, PointSample) else max(classes, COLUMNS) * PER_CLASS
+    wanted = given(config, flow.task, num, seed=seed)
+    own = config.sample.sampler
+
+    def drawn_by(chosen: sampler.AnyConfig, number: int) -> sampler.Trajectory:
+        examples = torch.arange(number)
+        return follow(
+            config,
+            flow.task,
+            flow.model,
+            wanted.condition,
+            examples,
+            chosen,
+            guidance=config.sample.guidance,  # pyright: ignore[reportAttributeAccessIssue]  asserted above
+            seed=seed,
+        )
+
+    def pictures(way: sampler.Trajectory) -> NDArray[np.float32]:
+        states = flow.task.data_of(way.final).cpu()
+        return wanted.completed(flow.task.space.decode(states)).numpy().astype(np.float32)
+
+    few, many = (drawn_by(_with_about(own, number), len(wanted.labels)) for number in (wish.few, wish.many))
+    found = {
+        "few": pictures(few),
+        "many": pictures(many),
+        "evaluations": np.array([few.evaluations, many.evaluations]),
+    }
+    if isinstance(config.sample, PointSample) and tuple(config.data.shape) == (2,):
+        way = many.x[:, :WAYS]
+        kept = torch.linspace(0, len(way) - 1, min(WAY_POINTS, len(way))).round().long()
+        found["ways"] = flow.task.data_of(way[kept]).cpu().numpy().astype(np.float32)
+    return found
+
+
+def _with_about(own: sampler.AnyConfig, evaluations: int) -> sampler.AnyConfig:
+    """The sampler with so many evaluations, or the next number that it can come out at."""
+    for number in range(evaluations, 2 * evaluations + 64):
+        chosen = sampler.with_evaluations(own, number)
+        if chosen is not None:
+            return chosen
+    return own
+
+
+def results_of(evaluation: dict[str, Any], kind: str) -> Sequence[dict[str, Any]]:
+    """The figures of one sampler, by rising evaluations."""
+    return sorted((one for one in evaluation["results"] if one["sampler"] == kind), key=lambda one: one["evaluations"])

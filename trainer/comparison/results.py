@@ -1,0 +1,159 @@
+"""The figures of a comparison: compare.json, from which the page is drawn."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from moe.files import replacing
+
+FORMAT = "flowfabric.comparison/1"
+QUALITY = {
+    "wasserstein_2": "2-Wasserstein distance to the data",
+    "frechet_distance": "Fréchet distance to the data",
+}
+"""What a set of points, or of images, is judged by."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trained network.
+
+    Attributes:
+        seed: of the run.
+        run_dir: its folder.
+        training_s: wall time in s of all optimiser steps up to it, those of its teachers included.
+        drawing_s: wall time in s in which pairs were drawn for it, starts of processes included.
+        step_s: median time of an optimiser step of the network itself, s.
+        evaluation: what ``evaluate`` writes of it.
+    """
+
+    seed: int
+    run_dir: str
+    training_s: float
+    drawing_s: float
+    step_s: float
+    evaluation: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of the comparison with every seed.
+
+    Attributes:
+        name: of its method, with the stage behind it where the method has several networks.
+        about: what the method is, in the words of its configuration.
+        paper: number at arXiv, or None.
+        config: the file that the method was read from.
+        trained: the file that was trained, with the data and the budget of the comparison.
+        sampler: kind of the sampler that draws from it.
+        steps: optimiser steps up to it, those of its teachers included.
+        pairs: drawn for it.
+        outcomes: by seed.
+    """
+
+    name: str
+    about: str
+    paper: str | None
+    config: str
+    trained: str
+    sampler: str
+    steps: int
+    pairs: int
+    outcomes: tuple[Outcome, ...]
+
+    def quality(self, measure: str) -> dict[int, list[float]]:
+        """A distance of its samples to the data with each seed, by function evaluations."""
+        found: dict[int, list[float]] = {}
+        for outcome in self.outcomes:
+            for one in outcome.evaluation["results"]:
+                if one["sampler"] == self.sampler:
+                    found.setdefault(one["evaluations"], []).append(one["figures"][measure])
+        return dict(sorted(found.items()))
+
+    def path_figure(self, name: str) -> list[float]:
+        """A figure of its paths with each seed."""
+        return [outcome.evaluation["paths"][name] for outcome in self.outcomes]
+
+    def mean(self, figure: Callable[[Outcome], float]) -> float:
+        """Mean of a figure over the seeds."""
+        return fmean(map(figure, self.outcomes))
+
+    def times(self) -> list[float]:
+        """Median time of an optimiser step with each seed, ms."""
+        return [1e3 * outcome.step_s for outcome in self.outcomes]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was measured.
+
+    Attributes:
+        command: that made it, behind ``python -m trainer``.
+        base: the configuration that data, model and budget come from.
+        data: its section of that name.
+        steps: optimiser steps of a method at most.
+        global_batch: examples of a step.
+        ranks: of a run.
+        jobs: runs that were trained at a time.
+        num: samples of each set.
+        measure: the distance that a set is judged by.
+        entries: the networks.
+        left_out: the other methods, and why.
+    """
+
+    command: str
+    base: str
+    data: dict[str, Any]
+    steps: int
+    global_batch: int
+    ranks: int
+    jobs: int
+    num: int
+    measure: str
+    entries: tuple[Entry, ...]
+    left_out: Mapping[str, str]
+
+    @property
+    def floor(self) -> list[float]:
+        """What two sets of real examples get, with each seed."""
+        return [outcome.evaluation["floor"][self.measure] for outcome in self.entries[0].outcomes]
+
+    @property
+    def evaluations(self) -> list[int]:
+        """Every number of function evaluations with which a network was measured."""
+        return sorted({number for entry in self.entries for number in entry.quality(self.measure)})
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs."""
+        return [outcome.seed for outcome in self.entries[0].outcomes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written to JSON, with the name and version of the format."""
+        budget = {"steps": self.steps, "global_batch": self.global_batch, "examples": self.steps * self.global_batch}
+        return {
+            "format": FORMAT,
+            "command": self.command,
+            "base": self.base,
+            "data": self.data,
+            "budget": budget,
+            "ranks": self.ranks,
+            "jobs": self.jobs,
+            "num": self.num,
+            "measure": self.measure,
+            "entries": [asdict(entry) for entry in self.entries],
+            "left_out": dict(self.left_out),
+        }
+
+    def write(self, path: Path) -> None:
+        """Writes compare.json."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, least and largest of some values."""
+    return fmean(values), min(values), max(values)
