@@ -21,6 +21,7 @@ from trainer.data.loading import DataLoadingConfig
 from trainer.engine.config import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.guard import GuardConfig
 from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
@@ -119,8 +120,10 @@ class ReconstructionSample(Section):
 
 COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "dit": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",)},
+    "blockwise": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",)},
     "gpt": {"data": ("python_source",), "sample": ("text",)},
     "mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",)},
+    "blockwise_mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",)},
     "autoencoder": {"data": ("digits", "image_folder", "shards"), "sample": ("reconstructions",)},
 }
 """The kinds of the other sections that fit each kind of model; the first is what a section without a kind has."""
@@ -141,10 +144,13 @@ class RunConfig(Section):
     run: Run
     data: trainer.data.Config
     data_loading: DataLoadingConfig = DataLoadingConfig()
-    model: Annotated[DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig, Field(discriminator="kind")]
+    model: Annotated[
+        DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig | BlockwiseConfig | BlockwiseMLPConfig,
+        Field(discriminator="kind"),
+    ]
     moe: MoEConfig | None = None
     flow: Flow | None = None
-    """Present with a dit or mlp: a gpt predicts the next byte, an autoencoder what it was shown."""
+    """Present with every model but two: a gpt predicts the next byte, an autoencoder what it was shown."""
     optim: OptimConfig
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
     parallel: ParallelConfig = ParallelConfig()
@@ -191,6 +197,8 @@ class RunConfig(Section):
             raise ValueError(f"flow: {FLOWLESS[kind]} and follows no flow; remove the section")
         if kind == "autoencoder" and self.moe is not None:
             raise ValueError("moe: an autoencoder has no feed-forward layers to make experts of; remove the section")
+        if isinstance(self.model, BlockwiseConfig | BlockwiseMLPConfig) and self.moe is not None:
+            raise ValueError(f"moe: the experts of a {kind} model are the blocks of its segments; remove the section")
         return self
 
     @property

@@ -8,6 +8,7 @@ from moe.files import FileError
 from moe.placement.placement import Placement
 from trainer.config import RunConfig
 from trainer.data import accumulation_steps
+from trainer.legality.blockwise import check_blockwise
 from trainer.legality.composition import check_composition
 from trainer.legality.context import check_context
 from trainer.legality.dispatch import check_dispatch
@@ -102,6 +103,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
     if micro_batch is None:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
     check_times(config, micro_batch)
+    check_blockwise(config, micro_batch)
     return Layout(
         world_size=world_size,
         expert_parallel=expert,

@@ -13,8 +13,9 @@ from trainer.engine.protocol import Network
 from trainer.flow import target
 from trainer.flow.context import SemanticMapConfig
 from trainer.layout import Layout
-from trainer.model import autoencoder, dit, gpt, mlp
+from trainer.model import autoencoder, blockwise, blockwise_mlp, dit, gpt, mlp
 from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.config import DiTConfig
 from trainer.model.division import LinearShare, divide_blocks
 from trainer.model.gpt_config import GPTConfig
@@ -63,11 +64,11 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 def tokens_per_example(config: RunConfig) -> int:
     """Tokens of one example: the patches of an image, the bytes that a window predicts, or the example whole."""
     match config.model, config.state_shape:
-        case DiTConfig(patch_size=patch_size), (_, height, width):
+        case ((DiTConfig(patch_size=patch_size) | BlockwiseConfig(patch_size=patch_size)), (_, height, width)):
             return (height // patch_size) * (width // patch_size)
         case GPTConfig(), (window,):
             return window - 1
-        case ((MLPConfig() | AutoencoderConfig()), _):
+        case ((MLPConfig() | BlockwiseMLPConfig() | AutoencoderConfig()), _):
             return 1
     raise AssertionError("the layout lets no other pair through")
 
@@ -121,6 +122,7 @@ def dense_shapes(config: RunConfig, tensor_parallel: int = 1) -> dict[str, tuple
 
 def dense_inner(config: RunConfig) -> int:
     """Width of the dense feed-forward layers."""
+    assert not isinstance(config.model, BlockwiseMLPConfig)
     return config.model.feed_forward_hidden or 4 * config.model.hidden
 
 
@@ -193,6 +195,21 @@ def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], genera
                 num_fields=num_fields,
                 context_channels=context_channels,
                 read_context=read_context,
+            )
+        case BlockwiseConfig() as model, (channels, height, width):
+            read_context, context_channels = _context_reader(config, generator)
+            return blockwise.Blockwise(
+                model,
+                shape=(channels, height, width),
+                num_classes=classes,
+                generator=generator,
+                num_fields=num_fields,
+                context_channels=context_channels,
+                read_context=read_context,
+            )
+        case BlockwiseMLPConfig() as model, (values,):
+            return blockwise_mlp.BlockwiseMLP(
+                model, num_values=values, num_classes=classes, generator=generator, num_fields=num_fields
             )
         case AutoencoderConfig() as model, (channels, height, width):
             return autoencoder.Autoencoder(model, shape=(channels, height, width), generator=generator)

@@ -50,10 +50,12 @@ def restored_config(folder: Path, world_size: int) -> RunConfig:
     """
     config = load_config(folder / "config.yaml")
     placement = folder / "placement.json" if world_size > 1 else None
+    micro = config.optim.micro_batch or config.optim.global_batch
+    batch = {"global_batch": world_size * micro, "micro_batch": micro}
     return config.model_copy(
         update={
             "moe": config.moe and config.moe.model_copy(update={"placement": placement}),
-            "optim": config.optim.model_copy(update={"global_batch": world_size, "micro_batch": 1}),
+            "optim": config.optim.model_copy(update=batch),
             "parallel": config.parallel if world_size > 1 else ParallelConfig(),
         }
     )

@@ -13,6 +13,7 @@ from moe.seed import derive_seed
 from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
 from trainer.engine.protocol import Network
 from trainer.flow import Condition, sampler
+from trainer.flow.features import Asked
 from trainer.given import given
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.generation import generate
@@ -168,12 +169,12 @@ def follow(
     device = next(model.parameters()).device
     evaluations = 0
 
-    def counted(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def counted(x: Tensor, t: Tensor, condition: Condition, *asked: Asked) -> Tensor:
         nonlocal evaluations
         evaluations += 1
         if progress is not None:
             progress(evaluations)
-        return model(x, t, condition)
+        return model(x, t, condition, *asked)
 
     field = task.field(counted, condition.rows(own).to(device), guidance)
     keys = torch.tensor([derive_seed(seed, "way", example) for example in own.tolist()])

@@ -145,7 +145,7 @@ def test_sections_without_a_kind_follow_the_model(config_file: Path, gpt_file: P
 
 
 GPT_BAD_OVERRIDES = {
-    "unknown model": ("model.kind=rnn", "model", "rnn", "'dit', 'gpt', 'mlp', 'autoencoder'"),
+    "unknown model": ("model.kind=rnn", "model", "rnn", "'dit', 'gpt', 'mlp', 'autoencoder', 'blockwise'"),
     "images for text": ("data.kind=digits", "data.kind", "digits", "use python_source"),
     "unknown data": ("data.kind=tokens", "data", "tokens", "python_source"),
     "grids of text": ("sample.kind=images", "sample.kind", "images", "use text"),

@@ -16,10 +16,12 @@ class Condition:
     Attributes:
         label: int64 [B] classes; one more than there are stands for none.
         context: [B, C', *rest] values that a network reads beside the state, where the state is [B, C, *rest].
+        segment: of time that the whole batch is in, where a sampler knows it; None: the times tell.
     """
 
     label: Tensor | None = None
     context: Tensor | None = None
+    segment: int | None = None
 
     def rows(self, index: Tensor) -> Condition:
         """The conditions at the rows `index`, int64 [N]."""
@@ -31,10 +33,11 @@ class Condition:
 
     def beside(self, other: Condition) -> Condition:
         """These conditions followed by `other`'s, which has the same fields."""
-        return Condition(_joined(self.label, other.label), _joined(self.context, other.context))
+        return Condition(_joined(self.label, other.label), _joined(self.context, other.context), self.segment)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        return Condition(*(None if value is None else change(value) for value in (self.label, self.context)))
+        label, context = (None if value is None else change(value) for value in (self.label, self.context))
+        return Condition(label, context, self.segment)
 
 
 UNCONDITIONAL = Condition()

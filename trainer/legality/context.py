@@ -6,6 +6,7 @@ from trainer.config import RunConfig
 from trainer.data import PairsConfig
 from trainer.flow.context import SemanticMapConfig
 from trainer.legality.division import divisors
+from trainer.model.blockwise_config import BlockwiseConfig
 from trainer.model.config import DiTConfig
 
 
@@ -27,7 +28,7 @@ def check_context(config: RunConfig) -> None:
             f"flow.latent.path: {latent.path} holds latents of images of shape {list(latent.image_shape)}, and the "
             f"data have {list(shape)}; give such images, or encode these (python -m trainer encode)"
         )
-    if latent is not None and not isinstance(config.model, DiTConfig):
+    if latent is not None and not isinstance(config.model, DiTConfig | BlockwiseConfig):
         raise ValueError(f"flow.latent: latents are images, which an {config.model.kind} does not take; use a dit")
     if latent is not None and isinstance(config.data, PairsConfig):
         raise ValueError(
@@ -36,7 +37,7 @@ def check_context(config: RunConfig) -> None:
         )
     if context is None:
         return
-    if not isinstance(config.model, DiTConfig):
+    if not isinstance(config.model, DiTConfig | BlockwiseConfig):
         raise ValueError(
             f"flow.context.kind: {context.kind} tells of images, which an {config.model.kind} does not take; use a dit"
         )

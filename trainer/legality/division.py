@@ -3,6 +3,7 @@
 import math
 
 from trainer.config import RunConfig
+from trainer.model.blockwise_config import BlockwiseConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 
@@ -25,6 +26,8 @@ def check_tensor(config: RunConfig, world_size: int) -> None:
             f"parallel.tensor: {tensor} does not divide the {world_size} ranks; "
             f"use one of {divisors(world_size)} or start a multiple of {tensor} ranks"
         )
+    if isinstance(model, BlockwiseConfig):
+        raise ValueError(f"parallel.tensor: {tensor} ranks cannot share the matrices of a {model.kind} model; use 1")
     if not isinstance(model, DiTConfig | GPTConfig):
         raise ValueError(f"parallel.tensor: {tensor} ranks share attention heads, which {model.kind} lacks; use 1")
     widths = {"model.num_heads": model.num_heads}

@@ -6,6 +6,7 @@ from trainer.config import RunConfig
 from trainer.data import PythonSourceConfig
 from trainer.legality.division import divisors
 from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.mlp_config import MLPConfig
@@ -22,9 +23,12 @@ def check_examples(config: RunConfig) -> None:
     """
     shape = config.state_shape
     match config.data, config.model:
-        case _, DiTConfig() if len(shape) != 3:
+        case _, (DiTConfig() | BlockwiseConfig()) if len(shape) != 3:
             raise ValueError(f"data.path: its examples have shape {list(shape)}, which is no image; use an mlp model")
-        case _, DiTConfig(patch_size=patch_size) if shape[1] % patch_size or shape[2] % patch_size:
+        case (
+            _,
+            (DiTConfig(patch_size=patch_size) | BlockwiseConfig(patch_size=patch_size)),
+        ) if shape[1] % patch_size or shape[2] % patch_size:
             pixels = " x ".join(map(str, sorted(set(shape[1:]))))
             raise ValueError(
                 f"model.patch_size: {patch_size} does not divide images of {pixels} pixels; "
@@ -38,9 +42,9 @@ def check_examples(config: RunConfig) -> None:
                 f"model.factor: {factor} does not divide images of {pixels} pixels; "
                 f"use one of {divisors(math.gcd(*shape[1:], 16))}"
             )
-        case _, MLPConfig() if len(shape) != 1 or shape[0] < 2:
+        case _, (MLPConfig(kind=kind) | BlockwiseMLPConfig(kind=kind)) if len(shape) != 1 or shape[0] < 2:
             raise ValueError(
-                f"data.path: its examples have shape {list(shape)}, and an mlp takes vectors of 2 values or more; "
+                f"data.path: its examples have shape {list(shape)}, and an {kind} takes vectors of 2 values or more; "
                 "use a dit model for images"
             )
         case PythonSourceConfig(context=context), GPTConfig(context=longest) if context > longest:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.flow.condition import Condition
+from trainer.model.blockwise_config import BlockwiseConfig
 from trainer.model.config import DiTConfig
 from trainer.model.division import Columns, Rows
 from trainer.model.patches import PatchGrid, beside_context
@@ -89,7 +90,7 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward layer, each shifted, scaled and gated by the steering vector."""
 
-    def __init__(self, config: DiTConfig, feed_forward: nn.Module) -> None:
+    def __init__(self, config: DiTConfig | BlockwiseConfig, feed_forward: nn.Module) -> None:
         """Builds one block.
 
         Args:

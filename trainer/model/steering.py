@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.model.segments import SegmentLinear
+
 LARGEST_PERIOD = 10_000.0
 TIME_SCALE = 1_000.0
 
@@ -68,12 +70,13 @@ def initialise(
     blocks: Any = network.blocks
     zeroed = [*output, *(block.modulation for block in blocks)]
     for module in network.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | SegmentLinear):
             nn.init.zeros_(module.bias)
             if any(module is zero for zero in zeroed):
                 nn.init.zeros_(module.weight)
-            else:
-                nn.init.xavier_uniform_(module.weight, generator=generator)
+                continue
+            for weight in module.weight if isinstance(module, SegmentLinear) else [module.weight]:
+                nn.init.xavier_uniform_(weight, generator=generator)
     nn.init.normal_(embed_label.weight, std=0.02, generator=generator)
 
 

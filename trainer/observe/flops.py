@@ -9,6 +9,7 @@ import math
 from trainer.config import RunConfig
 from trainer.flow.context import SemanticMapConfig
 from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.config import DiTConfig
 from trainer.model.gpt import BYTE_VALUES
 from trainer.model.gpt_config import GPTConfig
@@ -46,6 +47,10 @@ def forward_multiply_adds(config: RunConfig) -> int:
             return _autoencoder(config, config.model)
         case MLPConfig():
             return _mlp(config, config.model)
+        case BlockwiseConfig():
+            return _blockwise(config, config.model)
+        case BlockwiseMLPConfig():
+            return _blockwise_mlp(config, config.model)
 
 
 def _dit(config: RunConfig, model: DiTConfig) -> int:
@@ -91,6 +96,34 @@ def _mlp(config: RunConfig, model: MLPConfig) -> int:
     embedding = 2 * width**2 + width * values * (1 + 2 * INPUT_WAVES)
     blocks = model.num_layers * (3 * width**2 + _feed_forward(config))
     return embedding + blocks + 2 * width**2 + width * values
+
+
+def _blockwise(config: RunConfig, model: BlockwiseConfig) -> int:
+    """The trunk, the blocks of one segment and the projection; the residual network takes no part in learning them."""
+    tokens, width, area = tokens_per_example(config), model.hidden, model.patch_size**2
+    read, reading = _context(config)
+    patch_values = config.state_shape[0] * area
+    steering, steered_by = (tokens, 2 * width) if model.trunk_layers else (1, width)
+    embeddings = 2 if model.trunk_layers else 1
+    embedding = 2 * width**2 + embeddings * tokens * width * (patch_values + read * area) + reading
+    block = 4 * tokens * width**2 + 2 * tokens**2 * width + tokens * _feed_forward(config)
+    trunk = model.trunk_layers * (block + 6 * width**2)
+    own = model.segment_layers * (block + steering * 6 * steered_by * width)
+    unembedding = steering * 2 * steered_by * width + tokens * width * patch_values
+    return embedding + trunk + own + unembedding + tokens * _projection(model)
+
+
+def _projection(model: BlockwiseConfig) -> int:
+    """Multiply-adds of one token on its way to a teacher's features."""
+    if model.teacher_features is None:
+        return 0
+    inner = model.projection_hidden or 2 * model.hidden
+    return inner * (model.hidden + inner + model.teacher_features)
+
+
+def _blockwise_mlp(config: RunConfig, model: BlockwiseMLPConfig) -> int:
+    values, width = math.prod(config.state_shape), model.hidden
+    return (values + 1) * width + (model.num_layers - 1) * width**2 + width * values
 
 
 def _feed_forward(config: RunConfig) -> int:

@@ -1,6 +1,6 @@
 """Flow matching."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,8 +15,9 @@ from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
 from trainer.latents import build as build_space
 from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.gpt_config import GPTConfig
-from trainer.model.head import NetworkField, guided
+from trainer.model.head import NetworkField, Predict, SegmentField, guided
 from trainer.task.protocol import Drawn, Task
 
 
@@ -48,7 +49,7 @@ class FlowTask(Task):
         self.path = path.build(config.flow.path)
         self.target = target.build(config.flow.target, path=self.path)
         self.objective = objective.build(config.flow.objective, target=self.target)
-        self.label_dropout = config.model.label_dropout
+        self.network, self.label_dropout = config.model, config.model.label_dropout
         self.null_label = config.data.num_classes
 
     def draw(
@@ -83,7 +84,14 @@ class FlowTask(Task):
         nothing = condition
         if condition.label is not None:
             nothing = replace(condition, label=torch.full_like(condition.label, self.null_label))
-        return NetworkField(guided(model, condition, nothing, guidance), self.target)
+
+        def bind(network: Callable[[Tensor, Tensor, Condition], Tensor]) -> Predict:
+            return guided(network, condition, nothing, guidance)
+
+        if not isinstance(self.network, BlockwiseConfig | BlockwiseMLPConfig):
+            return NetworkField(bind(model), self.target)
+        approximates = isinstance(self.network, BlockwiseConfig) and self.network.residual_layers > 0
+        return SegmentField(bind(model), self.target, model, bind, self.network.segments, approximates)
 
     def data_of(self, x: Tensor) -> Tensor:
         """The states [B, *D] at the end of a path, in the units of the space that they live in."""

@@ -1,0 +1,227 @@
+"""A diffusion transformer whose last blocks belong to segments of time.
+
+Shape suffixes: B batch, N tokens (patches), P values of a patch, D width, E width of what steers, Z an example: B, or
+in groups by segment M x C, the places of each of M segments.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.flow.condition import Condition
+from trainer.flow.features import Approximation, Asked, Onward, WithFeatures, WithProjection
+from trainer.model.blockwise_config import BlockwiseConfig
+from trainer.model.dit import Block, FeedForward
+from trainer.model.patches import PatchGrid, beside_context
+from trainer.model.segments import Groups, SegmentLinear
+from trainer.model.steering import initialise, modulate, steering, time_embedding
+
+
+class Blockwise(nn.Module):
+    """A trunk makes features of a state; the blocks of its segment of time predict, steered by them token by token.
+
+    Without a trunk time and class steer, as in a plain diffusion transformer. A residual network approximates how the
+    features change within a segment, so that a sampler can run the trunk once a segment:
+    features(x, t) ~ features(x_start, t_start) + share residual(x, t), where share grows from 0 to 1 in the segment.
+
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, sections 3.1 (segments), 3.2 (features and their
+    alignment) and 3.3 (residual).
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        config: BlockwiseConfig,
+        *,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        generator: torch.Generator | None,
+        num_fields: int = 1,
+        context_channels: int = 0,
+        read_context: nn.Module | None = None,
+    ) -> None:
+        """Builds and initialises the network.
+
+        Args:
+            config: sizes.
+            shape: (C, H, W) of an image; H and W are multiples of the patch size.
+            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
+            generator: draws the initial weights; None leaves them as they are (meta device).
+            num_fields: states that a prediction holds one behind the other.
+            context_channels: channels of the condition's context, read beside those of the state.
+            read_context: what the context goes through first, to those channels at the resolution of the state.
+        """
+        super().__init__()
+        channels, height, width = shape
+        self.segments, self.hidden, self.null_label = config.segments, config.hidden, num_classes
+        self.grid = PatchGrid(height // config.patch_size, width // config.patch_size, config.patch_size)
+        num_read, num_written = ((count * config.patch_size**2) for count in (channels + context_channels, channels))
+        steered_by = 2 * config.hidden if config.trunk_layers else config.hidden
+        self.read_context = read_context
+        self.embed_patches = nn.Linear(num_read, config.hidden)
+        self.embed_time = time_embedding(config.hidden)
+        self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
+        self.embed_trunk = nn.Linear(num_read, config.hidden) if config.trunk_layers else None
+        self.trunk, self.residual = (
+            nn.ModuleList(Block(config, FeedForward(config.hidden, config.inner)) for _ in range(num_layers))
+            for num_layers in (config.trunk_layers, config.residual_layers)
+        )
+        self.own_blocks = nn.ModuleList(SegmentBlock(config, steered_by) for _ in range(config.segment_layers))
+        self.final_modulation = nn.Linear(steered_by, 2 * config.hidden)
+        self.unembed_patches = nn.Linear(config.hidden, num_fields * num_written)
+        self.projection = _projection(config, config.teacher_features) if config.teacher_features else None
+        self.residual_output = nn.Linear(config.hidden, config.hidden) if config.residual_layers else None
+        self.register_buffer("positions", self.grid.positions(config.hidden), persistent=False)
+        if generator is not None:
+            zeroed = [self.final_modulation, self.unembed_patches, *filter(None, [self.residual_output])]
+            initialise(self, zeroed, self.embed_label, generator)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Every block, in the order in which a forward pass comes to them; those of the residual network last."""
+        return nn.ModuleList([*self.trunk, *self.own_blocks, *self.residual])
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, condition: Condition, asked: Asked | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Predicts the target quantity, or what else is asked for.
+
+        Args:
+            x_t: [B, C, H, W] states.
+            t: [B] times in [0, 1].
+            condition: labels, `null_label` for none, or no labels at all; its context where the network reads one; its
+                segment where all times are known to be of one.
+            asked: what is wanted; None: the prediction alone.
+
+        Returns:
+            The prediction, float32 [B, num_fields C, H, W], or what `asked` says.
+        """
+        if isinstance(asked, Approximation):
+            return self._approximation(x_t, t, condition, asked)
+        steering_BD, patches_BNP = self._read(x_t, t, condition)
+        tokens_BND = self.embed_patches(patches_BNP) + self._positions()
+        features_BND = None
+        if isinstance(asked, Onward):
+            change_BND = self._change(self._trunk_tokens(patches_BNP), steering_BD, asked.share)
+            features_BND = asked.features + change_BND
+        elif len(self.trunk):
+            features_BND = self._features(self._trunk_tokens(patches_BNP), steering_BD)
+        groups = Groups.by_time(t, self.segments) if condition.segment is None else Groups(condition.segment)
+        prediction = self._prediction(tokens_BND, steering_BD, features_BND, groups)
+        match asked:
+            case WithFeatures():
+                assert features_BND is not None
+                return prediction, features_BND
+            case WithProjection():
+                assert features_BND is not None
+                assert self.projection is not None
+                return prediction, self.projection(features_BND).float()
+        return prediction
+
+    def _read(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """What steers the blocks [B, D], and the patches [B, N, P]."""
+        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
+        steering_BD = steering(self, t, condition.label, dtype)
+        return steering_BD, self.grid.patches(beside_context(x_t, condition.context, self.read_context)).to(dtype)
+
+    def _positions(self) -> Tensor:
+        return self.positions.to(next(self.parameters()).dtype)
+
+    def _trunk_tokens(self, patches_BNP: Tensor) -> Tensor:
+        assert self.embed_trunk is not None
+        return self.embed_trunk(patches_BNP) + self._positions()
+
+    def _features(self, tokens_BND: Tensor, steering_BD: Tensor) -> Tensor:
+        for block in self.trunk:
+            tokens_BND = block(tokens_BND, steering_BD)
+        return tokens_BND
+
+    def _change(self, tokens_BND: Tensor, steering_BD: Tensor, share_B: Tensor) -> Tensor:
+        """By how much the features differ from those at the start of the segment, approximately."""
+        assert self.residual_output is not None
+        for block in self.residual:
+            tokens_BND = block(tokens_BND, steering_BD)
+        change_BND = self.residual_output(tokens_BND)
+        return share_B[:, None, None].to(change_BND.dtype) * change_BND
+
+    def _prediction(
+        self, tokens_BND: Tensor, steering_BD: Tensor, features_BND: Tensor | None, groups: Groups
+    ) -> Tensor:
+        steering_BE = steering_BD
+        if features_BND is not None:
+            by_token = steering_BD[:, None].expand_as(features_BND)
+            steering_BE = torch.cat([by_token, functional.silu(features_BND)], dim=-1)
+        tokens_ZND, steering_ZE = groups.gather(tokens_BND), groups.gather(steering_BE)
+        for block in self.own_blocks:
+            tokens_ZND = block(tokens_ZND, steering_ZE, groups.segment)
+        tokens_BND = groups.scatter(tokens_ZND)
+        shift, scale = _for_tokens(self.final_modulation(steering_BE), tokens_BND).chunk(2, dim=-1)
+        return self.grid.images(self.unembed_patches(modulate(tokens_BND, shift, scale)).float())
+
+    def _approximation(
+        self, x_t: Tensor, t: Tensor, condition: Condition, asked: Approximation
+    ) -> tuple[Tensor, Tensor]:
+        """Approximated and true features; all but the residual network is taken as it is, without gradient."""
+        with torch.no_grad():
+            states, times = torch.cat([x_t, asked.x_start]), torch.cat([t, asked.t_start])
+            steering_2BD, patches_2BNP = self._read(states, times, condition.beside(condition))
+            tokens_2BND = self._trunk_tokens(patches_2BNP)
+            true_BND, start_BND = self._features(tokens_2BND, steering_2BD).chunk(2)
+            tokens_BND, steering_BD = tokens_2BND.chunk(2)[0], steering_2BD.chunk(2)[0]
+        return start_BND + self._change(tokens_BND, steering_BD, asked.share), true_BND
+
+
+class SegmentBlock(nn.Module):
+    """A transformer block for each segment of time, steered token by token."""
+
+    def __init__(self, config: BlockwiseConfig, steered_by: int) -> None:
+        """Builds the blocks.
+
+        Args:
+            config: sizes.
+            steered_by: E.
+        """
+        super().__init__()
+        segments, width = config.segments, config.hidden
+        self.head_width, self.dropout = width // config.num_heads, config.dropout
+        self.qkv = SegmentLinear(segments, width, 3 * width)
+        self.projection = SegmentLinear(segments, width, width)
+        self.modulation = SegmentLinear(segments, steered_by, 6 * width)
+        self.feed_forward_in = SegmentLinear(segments, width, config.inner)
+        self.feed_forward_out = SegmentLinear(segments, config.inner, width)
+
+    def forward(self, tokens_ZND: Tensor, steering_ZE: Tensor, segment: int | None) -> Tensor:
+        """Returns the tokens [Z, N, D] after the blocks.
+
+        Args:
+            tokens_ZND: the tokens before them.
+            steering_ZE: what steers an example, or [Z, N, E] each token.
+            segment: whose block runs; None: the examples are in groups, for each its own.
+        """
+        modulation = _for_tokens(self.modulation(steering_ZE, segment), tokens_ZND)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)
+        attended = self._attention(modulate(tokens_ZND, shift_1, scale_1), segment)
+        tokens_ZND = tokens_ZND + gate_1 * functional.dropout(attended, self.dropout, self.training)
+        inner = functional.gelu(self.feed_forward_in(modulate(tokens_ZND, shift_2, scale_2), segment))
+        fed = self.feed_forward_out(inner, segment)
+        return tokens_ZND + gate_2 * functional.dropout(fed, self.dropout, self.training)
+
+    def _attention(self, tokens_ZND: Tensor, segment: int | None) -> Tensor:
+        heads = self.qkv(tokens_ZND, segment).flatten(0, -3).unflatten(2, (3, -1, self.head_width))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self.projection(attended.view(tokens_ZND.shape), segment)
+
+
+def _for_tokens(modulation: Tensor, tokens_ZND: Tensor) -> Tensor:
+    """Shifts, scales and gates of examples as those of their tokens, [Z, 1, values]; those of tokens as they are."""
+    return modulation if modulation.ndim == tokens_ZND.ndim else modulation[..., None, :]
+
+
+def _projection(config: BlockwiseConfig, num_features: int) -> nn.Sequential:
+    """From features to those of a teacher, token by token."""
+    inner = config.projection_hidden or 2 * config.hidden
+    return nn.Sequential(
+        nn.Linear(config.hidden, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, num_features)
+    )

@@ -1,0 +1,88 @@
+"""A perceptron for each segment of time.
+
+Shape suffixes: B batch, P values of a vector.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.flow.condition import Condition
+from trainer.model.blockwise_config import BlockwiseMLPConfig
+from trainer.model.segments import Groups, SegmentLinear
+
+
+class BlockwiseMLP(nn.Module):
+    """Perceptrons over a vector and the time, one of which runs at a time; the segments share nothing but classes.
+
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.1 (blocks), for points.
+    """
+
+    def __init__(
+        self,
+        config: BlockwiseMLPConfig,
+        *,
+        num_values: int,
+        num_classes: int,
+        generator: torch.Generator | None,
+        num_fields: int = 1,
+    ) -> None:
+        """Builds and initialises the network.
+
+        Args:
+            config: sizes.
+            num_values: of a vector.
+            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label; 0: none are read.
+            generator: draws the initial weights; None leaves them as they are (meta device).
+            num_fields: states that a prediction holds one behind the other.
+        """
+        super().__init__()
+        self.segments, self.null_label, self.dropout = config.segments, num_classes, config.dropout
+        self.embed_label = nn.Embedding(num_classes + 1, config.hidden) if num_classes else None
+        widths = [num_values + 1, *[config.hidden] * config.num_layers]
+        self.blocks = nn.ModuleList(SegmentLinear(config.segments, *pair) for pair in pairwise(widths))
+        self.output = SegmentLinear(config.segments, config.hidden, num_fields * num_values)
+        if generator is not None:
+            self._initialise(generator)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Predicts the target quantity.
+
+        Args:
+            x_t: [B, P] states.
+            t: [B] times in [0, 1].
+            condition: labels, `null_label` for none, or no labels at all; its segment where all times are known to be
+                of one.
+
+        Returns:
+            float32 [B, num_fields P].
+        """
+        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
+        groups = Groups.by_time(t, self.segments) if condition.segment is None else Groups(condition.segment)
+        seen = torch.cat([x_t, t.to(x_t.dtype)[:, None]], dim=1)
+        values = groups.gather(seen.to(dtype))
+        for layer, block in enumerate(self.blocks):
+            values = block(values, groups.segment)
+            if layer == 0 and self.embed_label is not None:
+                values = values + groups.gather(self._classes(condition.label, t))
+            values = functional.dropout(functional.silu(values), self.dropout, self.training)
+        return groups.scatter(self.output(values, groups.segment)).float()
+
+    def _classes(self, label: Tensor | None, t: Tensor) -> Tensor:
+        assert self.embed_label is not None
+        if label is None:
+            label = torch.full(t.shape, self.null_label, device=t.device)
+        return self.embed_label(label)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Draws weights and biases uniformly within 1 / sqrt(inputs), as a linear layer of torch does."""
+        for layer in [*self.blocks, self.output]:
+            assert isinstance(layer, SegmentLinear)
+            bound = 1 / math.sqrt(layer.weight.shape[2])
+            for values in (layer.weight, layer.bias):
+                nn.init.uniform_(values, -bound, bound, generator=generator)
+        if self.embed_label is not None:
+            nn.init.normal_(self.embed_label.weight, std=0.02, generator=generator)
