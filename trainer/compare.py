@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -28,37 +27,21 @@ from trainer.comparison.contender import (
     training_seconds,
 )
 from trainer.comparison.measurement import Wish, measure
-from trainer.comparison.method import Base, Method, method_of, read_base, read_own
+from trainer.comparison.method import Base, Method
 from trainer.comparison.page import write_page
+from trainer.comparison.plan import prepare
 from trainer.comparison.results import QUALITY, Comparison, Entry, Outcome
 from trainer.comparison.training import Stopped, Training
 from trainer.config import PointSample
 from trainer.evaluate import parsed
 from trainer.failure import RunFailed
-from trainer.latents import check_latents
 from trainer.observe.metrics import read_metrics
 from trainer.observe.units import duration
 from trainer.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.quality.evaluation import Progress
-from trainer.stages import check_stages
 
 SHOWN = 1000
 TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained.
-
-    Attributes:
-        base: what all methods share.
-        methods: those that go with it.
-        left_out: the names of the others, and why.
-    """
-
-    base: Base
-    methods: list[Method]
-    left_out: dict[str, str]
 
 
 def run(
@@ -131,65 +114,6 @@ def run(
     for line in failed.values():
         print(line, file=sys.stderr)
     return 1 if failed else 0
-
-
-def prepare(words: Sequence[str], base: Path, out: Path, ranks: int) -> Plan:
-    """Decides what is trained, before anything is written.
-
-    Args:
-        words: configurations of methods, and ``dotted.key=value``.
-        base: configuration that data, model and budget are taken from.
-        out: folder of the comparison.
-        ranks: of each run.
-
-    Raises:
-        ValueError: a file or a setting is wrong, two files have one name, or no method goes with the base.
-    """
-    overrides = [word for word in words if "=" in word]
-    of_stages = [override for override in overrides if override.startswith("stages.")]
-    paths = [Path(word) for word in words if "=" not in word]
-    if not paths:
-        raise ValueError("CONFIG: there is no method to compare; give configurations such as configs/methods/*.yaml")
-    for path, count in ((path, sum(other.stem == path.stem for other in paths)) for path in paths):
-        if count > 1:
-            raise ValueError(f"CONFIG: {count} files are called {path.stem}; a method has the name of its file")
-    shared = read_base(base, [word for word in overrides if word not in of_stages], out)
-    own = {path: read_own(path) for path in paths}
-    known = {entry["name"] for document in own.values() for entry in document.get("stages") or ()}
-    for override in of_stages:
-        if override.removeprefix("stages.").partition(".")[0] not in known:
-            raise ValueError(f"{override}: no method has that stage; use one of {', '.join(sorted(known)) or 'none'}")
-    methods: list[Method] = []
-    left_out: dict[str, str] = {}
-    for path, document in own.items():
-        try:
-            method = method_of(path, document, shared, of_stages, out)
-            _check(method, shared, methods, ranks)
-        except ValueError as error:
-            left_out[path.stem] = " ".join(str(error).split()).removeprefix(f"{path}: ")
-        else:
-            methods.append(method)
-    if not methods:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise ValueError(f"CONFIG: no method goes with {base}: {reasons}")
-    return Plan(shared, methods, left_out)
-
-
-def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> None:
-    """Refuses a method that cannot be trained, whose samples begin elsewhere, or that is another one here."""
-    for other in others:
-        if _without_folder(other) == _without_folder(method):
-            raise ValueError(f"it is the same run as {other.name}: what it is made of is not in its flow or its stages")
-    stages = method.stages(Path(method.document["run"]["dir"]), 0)
-    check_stages(stages, ranks)
-    config = stages[0].config()
-    check_latents(config)
-    if config.starts_at != base.config.starts_at:
-        raise ValueError("flow.path.kind: its samples start at data, and those of the comparison at noise")
-
-
-def _without_folder(method: Method) -> dict[str, object]:
-    return {**method.document, "run": {**method.document["run"], "dir": None}}
 
 
 def _keep(methods: Sequence[Method], out: Path) -> None:

@@ -1,18 +1,26 @@
 """Methods side by side: one data set, one budget, one order of the examples; what is finished is left alone."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
-from tests.trainer.commands import ROOT, refused
-from trainer.compare import prepare
+from tests.trainer.commands import ROOT, contents, refused
+from trainer.__main__ import main
 from trainer.comparison.contender import contenders
 from trainer.comparison.method import shares
+from trainer.comparison.plan import prepare
 from trainer.comparison.results import Entry, Outcome, spread
+from trainer.comparison.training import Training
+from trainer.failure import RunFailed
+from trainer.observe.metrics import read_metrics
 
 METHODS = ROOT / "configs" / "methods"
+SCHEMA = json.loads((ROOT / "configs" / "schemas" / "compare.schema.json").read_text())
 BASE: dict[str, Any] = {
     "run": {"dir": "unused", "seed": 3},
     "data": {"kind": "toy", "name": "moons", "held_out": 20},
@@ -137,3 +145,113 @@ def test_figures_of_a_network_are_by_evaluations_and_seed() -> None:
     found = entry("a", {10: [1.0, 3.0], 2: [5.0, 5.0]})
     assert found.quality("wasserstein_2") == {2: [5.0, 5.0], 10: [1.0, 3.0]}
     assert spread([1.0, 3.0]) == (2.0, 1.0, 3.0)
+
+
+STUDENT = {
+    "stages": [
+        {"name": "teacher", "train": {}},
+        {"name": "pairs", "pairs": {"run": "{run.dir}/teacher", "num": 20, "sampler": {"kind": "euler", "steps": 2}}},
+        {
+            "name": "student",
+            "train": {
+                "data": {"kind": "pairs", "path": "{run.dir}/pairs", "held_out": 4},
+                "model": {"init_from": "{run.dir}/teacher"},
+                "flow": {"coupling": {"kind": "paired"}},
+            },
+        },
+    ]
+}
+
+
+def compare(folder: Path, *words: str, names: tuple[str, ...] = ("plain", "reflowed")) -> int:
+    paths = [str(folder / f"{name}.yaml") for name in names]
+    options = ["--seeds", "1", "--evaluations", "1,2", "--num", "40", "--out", str(folder / "out")]
+    return main(["compare", *paths, *words, "--base", str(folder / "plain.yaml"), *options])
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two methods, one of which has a teacher."""
+    folder = tmp_path_factory.mktemp("compared")
+    written(folder, "plain", checkpoint={"every": 3})
+    written(folder, "reflowed", **STUDENT)
+    assert compare(folder) == 0
+    return folder
+
+
+def test_the_page_and_the_figures_hold_every_method(compared: Path) -> None:
+    found = json.loads((compared / "out" / "compare.json").read_text())
+    jsonschema.validate(found, SCHEMA)
+    assert [one["name"] for one in found["entries"]] == ["plain", "reflowed"]
+    assert [one["steps"] for one in found["entries"]] == [6, 6], "the stages share the budget"
+    assert [one["pairs"] for one in found["entries"]] == [0, 20]
+    assert found["budget"] == {"steps": 6, "global_batch": 8, "examples": 48}
+    page = (compared / "out" / "index.html").read_text()
+    for text in ("plain", "reflowed", "The plain method.", "two sets of real samples", "paths, 2 evaluations"):
+        assert text in page
+    links = ("http://www.w3.org", "http://purl.org", "http://creativecommons.org")
+    for link in links:
+        page = page.replace(link, "")
+    assert "http" not in page, "the page asks for something from a network"
+
+
+def test_figures_are_those_of_evaluate(compared: Path) -> None:
+    def timeless(evaluation: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **evaluation,
+            "results": [{**one, "seconds_per_sample": 0.0} for one in evaluation["results"]],
+        }
+
+    for one in json.loads((compared / "out" / "compare.json").read_text())["entries"]:
+        (outcome,) = one["outcomes"]
+        out, data = compared / "evaluation.json", compared / "out" / "plain" / "seed_3"
+        options = ["--evaluations", "1,2", "--num", "40", "--seed", "3", "--data-from", str(data), "--out", str(out)]
+        assert main(["evaluate", outcome["run_dir"], *options]) == 0
+        assert timeless(json.loads(out.read_text())) == timeless(outcome["evaluation"])
+
+
+def test_every_method_begins_alike_and_sees_the_same_examples(compared: Path) -> None:
+    runs = [compared / "out" / "plain" / "seed_3", compared / "out" / "reflowed" / "seed_3" / "teacher"]
+    first, second = (read_metrics(run / "metrics.jsonl")[0] for run in runs)
+    assert (first.step, first.values["loss"]) == (second.step, second.values["loss"])
+    configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs]
+    for section in ("data", "model", "engine", "sample"):
+        assert configs[0][section] == configs[1][section]
+
+
+def test_what_is_finished_is_left_alone_and_what_was_cut_off_goes_on(compared: Path) -> None:
+    def kept() -> dict[str, bytes | None]:
+        found = contents(compared / "out")
+        return {name: found[name] for name in found if name not in ("compare.json", "index.html")}
+
+    before = kept()
+    assert compare(compared) == 0
+    assert kept() == before
+    run = compared / "out" / "plain" / "seed_3"
+    shutil.rmtree(run / "checkpoints" / "step_00000006")
+    assert compare(compared) == 0
+    after, weights = kept(), "plain/seed_3/checkpoints/step_00000006/ema.safetensors"
+    assert {name for name in before if name.startswith("reflowed") and after[name] != before[name]} == set()
+    assert after[weights] == before[weights]
+
+
+def test_a_folder_of_another_comparison_is_refused(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(compared / "out")
+    plain = compared / "plain.yaml"
+    line = refused(capsys, "compare", plain, "optim.lr=0.5", "--base", plain, "--out", compared / "out")
+    assert "plain/method.yaml: comparison: was made with other settings; give another --out" in line
+    assert contents(compared / "out") == before
+
+
+def test_a_method_that_fails_is_told_of_and_the_others_are_compared(
+    compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RunFailed("it broke")
+
+    monkeypatch.setattr(Training, "run", fail)
+    written(compared, "failing", flow={"coupling": {"kind": "minibatch_ot"}})
+    assert compare(compared, names=("plain", "reflowed", "failing")) == 1
+    assert "it broke" in capsys.readouterr().err
+    assert json.loads((compared / "out" / "compare.json").read_text())["left_out"] == {"failing": "it broke"}
+    assert "it broke" in (compared / "out" / "index.html").read_text()
