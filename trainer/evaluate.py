@@ -1,6 +1,7 @@
 """The evaluate verb."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ COLUMNS = {
     "mmd": "MMD",
     "class_accuracy": "accuracy",
 }
+
+WIDTH = 100
+"""Of what is printed into a file, in characters."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def run(
             run_dir, counts, num=num, seed=seed, likelihood=likelihood, data=data, progress=status.update
         )
     write(found, out)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(table(found))
     for line in in_words(found):
         console.print(line, highlight=False, soft_wrap=True)
@@ -125,7 +129,7 @@ def evaluate_run(
     Raises:
         ValueError: the run has no complete checkpoint or follows no flow, or a number is out of range.
     """
-    for name, value, least in (("--num", num, 2), ("--likelihood", likelihood, 0)):
+    for name, value, least in (("--num", num, 2), ("--likelihood", likelihood, 0), ("--seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
     _, config = restored_flow(run_dir)
@@ -180,11 +184,11 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
 def table(found: Evaluation) -> Table:
     """The figures of all sets of samples, those of real examples above them."""
     title = f"{found.num:,} samples of {found.checkpoint} against the data, by function evaluations (NFE)"
-    shown = Table(title=title, title_justify="left", box=SIMPLE)
-    shown.add_column("sampler")
+    shown = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    shown.add_column("sampler", no_wrap=True)
     names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
-    for heading in ("NFE", *(COLUMNS[name] for name in names), "ms each"):
-        shown.add_column(heading, justify="right")
+    for heading in ("NFE", *(COLUMNS[name] for name in names), "ms"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_row("real data", "", *(_cell(name, found.floor.get(name)) for name in names), "", end_section=True)
     for place, one in enumerate(found.results, start=1):
         figures = (_cell(name, one.figures[name]) for name in names)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 import trainer.data
 from moe.seed import derive_seed
-from trainer.config import RunConfig
+from trainer.config import ImageSample, RunConfig
 from trainer.flow import Condition
 from trainer.flow.context import Seen
+from trainer.starts import starts
 from trainer.task import FlowTask
 
 
@@ -23,11 +24,13 @@ class Given:
         condition: what the network is told.
         seen: what is known of an image of each; None: nothing.
         originals: those images [N, C, H, W]; None where nothing is known of any.
+        beginnings: images [N, C, H, W] that paths begin at; None: they begin at noise, or the examples are no images.
     """
 
     condition: Condition
     seen: Seen | None = None
     originals: Tensor | None = None
+    beginnings: Tensor | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -47,15 +50,16 @@ class Given:
             columns: images a row.
 
         Returns:
-            The images; where something is known of them, a row of that above each row, and one of originals below, with
-            white where the last rows have no more.
+            The images; above each row one of what they began at, and one of what is known of them, and below it one of
+            originals, as far as there are any, with white where the last rows have no more.
         """
-        if self.seen is None or self.originals is None:
+        known = None if self.seen is None else self.seen.picture
+        shown = [part for part in (self.beginnings, known, images, self.originals) if part is not None]
+        if len(shown) == 1:
             return images
         white = torch.ones_like(images[:1]).expand(-len(images) % columns, -1, -1, -1)
-        parts = (torch.cat([part, white]) for part in (self.seen.picture, images, self.originals))
-        rows = (part.split(columns) for part in parts)
-        return torch.cat([row for triple in zip(*rows, strict=True) for row in triple])
+        rows = (torch.cat([part, white]).split(columns) for part in shown)
+        return torch.cat([row for together in zip(*rows, strict=True) for row in together])
 
 
 def given(config: RunConfig, task: FlowTask, num: int, *, seed: int) -> Given:
@@ -72,7 +76,8 @@ def given(config: RunConfig, task: FlowTask, num: int, *, seed: int) -> Given:
         those held out, fewer if there are fewer.
     """
     if task.context is None:
-        return Given(Condition(label=torch.arange(num) % max(1, config.data.num_classes)))
+        label = torch.arange(num) % max(1, config.data.num_classes)
+        return Given(Condition(label=label), beginnings=_beginnings(config, num, seed))
     dataset = trainer.data.build(config.data)
     batch = dataset.get(dataset.indices("held_out")[:num])
     images, labels = batch.x_1, batch.labels
@@ -88,4 +93,11 @@ def given(config: RunConfig, task: FlowTask, num: int, *, seed: int) -> Given:
         hole=torch.cat([one.hole for one in seen]),
     )
     label = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
-    return Given(Condition(label=label, context=together.context), together, images)
+    condition = Condition(label=label, context=together.context)
+    return Given(condition, together, images, _beginnings(config, len(images), seed))
+
+
+def _beginnings(config: RunConfig, num: int, seed: int) -> Tensor | None:
+    if config.starts_at is None or not isinstance(config.sample, ImageSample):
+        return None
+    return starts(config, torch.arange(num), seed=seed)

@@ -52,8 +52,8 @@ def run(
         0.
 
     Raises:
-        ValueError: the run has no complete checkpoint, `num` or `guidance` is out of range, or the file of features
-            does not fit the run.
+        ValueError: the run has no complete checkpoint, `num`, `guidance` or `seed` is out of range, or the file of
+            features does not fit the run.
     """
     folder, config = restored_flow(run_dir)
     assert isinstance(config.sample, ImageSample | PointSample)
@@ -70,6 +70,8 @@ def run(
     guidance = config.sample.guidance if guidance is None else guidance
     if not 0 <= guidance < math.inf:
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
+    if seed < 0:
+        raise ValueError(f"--seed: {seed} is below 0; use 0 or more")
     check_restorable(config, folder)
     check_latents(config)
     if features is not None:

@@ -20,6 +20,7 @@ from trainer.model.generation import generate
 from trainer.model.gpt import GPT
 from trainer.observe.image_grid import image_grid
 from trainer.observe.scatter import scatter_plot
+from trainer.starts import starts
 from trainer.task import FlowTask, Task
 
 RULE = f"\n{'-' * 80}\n"
@@ -180,23 +181,6 @@ def follow(
     keys = torch.tensor([derive_seed(seed, "way", example) for example in own.tolist()])
     x_0 = starts(config, own, seed=seed).to(device)
     return sampler.build(chosen, path=task.path).sample(field, x_0, sampler.times(chosen), keys=keys)
-
-
-def starts(config: RunConfig, examples: Tensor, *, seed: int) -> Tensor:
-    """Where the paths of examples begin, for each by its number alone: standard normal noise, or another data set.
-
-    Args:
-        config: the run.
-        examples: int64 [B] their numbers.
-        seed: of the draws.
-
-    Returns:
-        float32 [B, *shape] on the CPU.
-    """
-    if config.starts_at is not None:
-        return trainer.data.starting_points(trainer.data.build(config.starts_at), examples, seed=seed)
-    generators = [torch.Generator().manual_seed(derive_seed(seed, "start", example)) for example in examples.tolist()]
-    return torch.stack([torch.randn(config.state_shape, generator=generator) for generator in generators])
 
 
 def continue_texts(

@@ -44,7 +44,14 @@ def check_source(config: RunConfig) -> None:
     Raises:
         ValueError: names field, value and remedy.
     """
-    if config.flow is None or config.flow.source is None:
+    if config.flow is None:
+        return
+    if config.starts_at is not None and config.flow.latent is not None:
+        field = "flow.source" if config.flow.source is not None else "flow.path.kind: mirror_interpolant"
+        raise ValueError(
+            f"{field}: paths between latents start at a standard normal; use another, or the images as data"
+        )
+    if config.flow.source is None:
         return
     flow, source, data = config.flow, config.flow.source, config.data
     if isinstance(source, PairsConfig | PythonSourceConfig):
@@ -53,10 +60,6 @@ def check_source(config: RunConfig) -> None:
         raise ValueError(
             f"flow.source: its examples have shape {list(source.shape)}, and the data have {list(data.shape)}; a path "
             "leads from one to the other, so give examples of one shape"
-        )
-    if flow.latent is not None:
-        raise ValueError(
-            "flow.source: paths between latents start at a standard normal; remove it, or learn on the images"
         )
     if flow.path.kind in ("mirror_interpolant", "one_sided_interpolant"):
         starts = "the data themselves" if flow.path.kind == "mirror_interpolant" else "noise of its own"

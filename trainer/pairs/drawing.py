@@ -15,7 +15,8 @@ from trainer.engine.protocol import Network
 from trainer.flow import Condition, sampler
 from trainer.flow.coupling import Pairs
 from trainer.pairs.request import PairsRequest
-from trainer.sampling import follow, starts
+from trainer.sampling import follow
+from trainer.starts import starts
 from trainer.task import FlowTask
 
 TOGETHER = 1024

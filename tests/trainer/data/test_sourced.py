@@ -8,8 +8,10 @@ import torch
 from tests.trainer.data.test_loader import Numbers
 from trainer.config import RunConfig
 from trainer.data import BadExamples, Batch, Loader, Sourced, ToyConfig, build, starting_points
+from trainer.given import given
 from trainer.layout import plan_layout
-from trainer.sampling import starts
+from trainer.starts import starts
+from trainer.task import FlowTask
 
 
 def loader(**changes: Any) -> Loader:
@@ -134,6 +136,25 @@ def test_paths_start_where_the_flow_does():
     mirror = config(path={"kind": "mirror_interpolant"}, target={"kind": "velocity_and_noise"})
     assert mirror.source is None, "training has no use for source points"
     assert torch.equal(starts(mirror, numbers, seed=3), starting_points(build(ToyConfig()), numbers, seed=3))
+
+
+def test_a_mirror_starts_at_data_in_their_scale():
+    mirror = {"path": {"kind": "mirror_interpolant"}, "target": {"kind": "velocity_and_noise"}}
+    plain, scaled = (starts(config(**mirror, data_scale=scale), torch.arange(4), seed=3) for scale in (1.0, 2.5))
+    assert torch.equal(scaled, 2.5 * plain)
+
+
+def test_a_grid_shows_what_images_started_at():
+    images = {"run": {"dir": "unused"}, "model": {}, "optim": {"steps": 1, "global_batch": 1}}
+    digits = RunConfig.model_validate({**images, "flow": {"source": {}, **INTERPOLANT}})
+    wanted = given(digits, FlowTask(digits), 5, seed=2)
+    drawn, columns = torch.zeros(5, 1, 8, 8), 3
+    rows = wanted.pictures(drawn, columns).split(columns)
+    begun = starts(digits, torch.arange(5), seed=2)
+    assert torch.equal(rows[0], begun[:3])
+    assert torch.equal(rows[2], torch.cat([begun[3:], torch.ones(1, 1, 8, 8)]))
+    assert torch.equal(torch.cat([rows[1], rows[3][:2]]), drawn)
+    assert given(config(source={"name": "rings"}), FlowTask(config()), 5, seed=2).beginnings is None
 
 
 @pytest.mark.parametrize(

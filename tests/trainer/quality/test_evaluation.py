@@ -19,7 +19,7 @@ from trainer.network import build_model
 from trainer.quality.evaluation import Evaluation, evaluate
 from trainer.quality.judgement import distances
 from trainer.quality.real import real_examples
-from trainer.sampling import starts
+from trainer.starts import starts
 from trainer.task import FlowTask
 
 SCHEMA = json.loads(Path("configs/schemas/evaluation.schema.json").read_text())
