@@ -184,7 +184,7 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
 def table(found: Evaluation) -> Table:
     """The figures of all sets of samples, those of real examples above them."""
     title = f"{found.num:,} samples of {found.checkpoint} against the data, by function evaluations (NFE)"
-    shown = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    shown = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     shown.add_column("sampler", no_wrap=True)
     names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
     for heading in ("NFE", *(COLUMNS[name] for name in names), "ms"):
@@ -194,7 +194,7 @@ def table(found: Evaluation) -> Table:
         figures = (_cell(name, one.figures[name]) for name in names)
         last = place < len(found.results) and found.results[place].sampler != one.sampler
         shown.add_row(
-            one.sampler, f"{one.evaluations}", *figures, f"{1e3 * one.seconds_per_sample:.3g}", end_section=last
+            one.sampler, f"{one.evaluations}", *figures, f"{1e3 * one.seconds_per_sample:.2g}", end_section=last
         )
     return shown
 
@@ -214,4 +214,4 @@ def in_words(found: Evaluation) -> list[str]:
 def _cell(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.1%}" if name == "class_accuracy" else f"{value:.4f}"
+    return f"{value:.1%}" if name == "class_accuracy" else f"{round(value, 4) + 0.0:.4f}"
