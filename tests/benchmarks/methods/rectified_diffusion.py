@@ -28,6 +28,7 @@ from trainer.task import FlowTask
 COUNTS = (1, 2, 4, 25)
 SEGMENTS, FINE = 4, 100
 FLOOR, BEGINS = "data floor", {"v_prediction": 0.0, "noise": 0.02}
+STUDENT_LR = 4e-3
 STUDENT: dict[str, Any] = {
     "coupling": {"kind": "paired"},
     "objective": {"space": "data", "error": {"kind": "pseudo_huber", "scale": 1e-3}},
@@ -54,9 +55,11 @@ def run(target: str, seed: int) -> dict[str, dict[str, float]]:
     task, begins = flow_task(flow(target)), BEGINS[target]
     x_0 = torch.randn(PAIRS, 2, generator=torch.Generator().manual_seed(2000 + seed))
     pairs = rows(drawn(task, teacher, x_0, torch.linspace(begins, 1, FINE + 1)).final, x_0=x_0)
-    found = {"teacher": teacher, "rectified": learned(flow(target, **STUDENT), pairs, teacher, seed + 100)}
+    student = flow(target, **STUDENT)
+    found = {"teacher": teacher, "rectified": learned(student, pairs, teacher, seed + 100, lr=STUDENT_LR)}
     if not begins:
-        found["phased"] = learned(flow(target, **STUDENT), parts(task, teacher, x_0, seed), teacher, seed + 200)
+        segments = parts(task, teacher, x_0, seed)
+        found["phased"] = learned(student, segments, teacher, seed + 200, lr=STUDENT_LR)
     return {f"{target}: {name}": figures(task, network, seed, begins) for name, network in found.items()}
 
 

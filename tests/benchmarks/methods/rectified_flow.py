@@ -38,10 +38,12 @@ COUNTS = (1, 2, 100)
 PAIRED: dict[str, Any] = {"coupling": {"kind": "paired"}}
 
 
-def learned(flow: dict[str, Any], data: Data, network: nn.Module, seed: int, steps: int = STEPS) -> nn.Module:
+def learned(
+    flow: dict[str, Any], data: Data, network: nn.Module, seed: int, *, steps: int = STEPS, lr: float = 2e-3
+) -> nn.Module:
     """A copy of a network, trained with the averaged weights as the result."""
     task = flow_task(flow)
-    return train(task, data, copy.deepcopy(network), steps=steps, batch=BATCH, lr=2e-3, seed=seed, ema=0.995)
+    return train(task, data, copy.deepcopy(network), steps=steps, batch=BATCH, lr=lr, seed=seed, ema=0.995)
 
 
 def run(seed: int) -> dict[str, dict[str, float]]:
@@ -52,7 +54,7 @@ def run(seed: int) -> dict[str, dict[str, float]]:
     drawn = rows(follow(task, first, x_0).final, x_0=x_0)
     second = learned(PAIRED, drawn, first, seed + 100)
     at_the_start = {**PAIRED, "time": {"kind": "grid", "steps": 1}}
-    distilled = learned(at_the_start, drawn, second, seed + 200, DISTILLATION_STEPS)
+    distilled = learned(at_the_start, drawn, second, seed + 200, steps=DISTILLATION_STEPS)
     return {
         FIRST: figures(task, first, seed, COUNTS),
         SECOND: figures(task, second, seed, COUNTS),
