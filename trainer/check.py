@@ -14,10 +14,11 @@ from trainer.checkpoint.weights import check_weights
 from trainer.config import RunConfig
 from trainer.latents import check_latents
 from trainer.layout import Layout, cautions, describe, plan_layout
-from trainer.network import dense_parameters, expert_parameters, parameter_shapes
+from trainer.network import dense_parameters, expert_parameters, inherited_shapes
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.restore import weights_file
 from trainer.stages import Stage, load_stages
+from trainer.teacher import check_teacher
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec
 
@@ -65,8 +66,9 @@ def _check(stage: Stage, world_size: int) -> None:
     layout = plan_layout(config, world_size)
     begins, damaged = origin(config, read_bytes=READ_BYTES)
     if begins is None and config.model.init_from is not None:
-        check_weights(weights_file(config.model.init_from), parameter_shapes(config))
+        check_weights(weights_file(config.model.init_from), inherited_shapes(config))
     check_latents(config)
+    check_teacher(config)
     if config.observe.wandb is not None:
         require_wandb()
     console = Console(highlight=False)

@@ -35,7 +35,7 @@ from trainer.failure import RunFailed
 from trainer.guard import Guard
 from trainer.layout import Layout, describe
 from trainer.model.parameters import HoldsExperts
-from trainer.network import build_model
+from trainer.network import build_model, new_parameters
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.memory import peak_memory
 from trainer.observe.profile import ProfileWindow
@@ -129,7 +129,7 @@ class _Training:
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
         if config.model.init_from is not None and resumes is None:
-            initialise_from(self.module, weights_file(config.model.init_from))
+            initialise_from(self.module, weights_file(config.model.init_from), new_parameters(config))
         self.engine = build_engine(self.module, config, layout, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.loader = self._train_loader()

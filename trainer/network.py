@@ -109,6 +109,17 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     return {**dense_shapes(config), **experts}
 
 
+def new_parameters(config: RunConfig) -> tuple[str, ...]:
+    """What the names of parameters begin with that `model.init_from` need not have."""
+    return config.model.init_new if isinstance(config.model, BlockwiseConfig) else ()
+
+
+def inherited_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter that `model.init_from` must have, by its logical name."""
+    new = new_parameters(config)
+    return {name: shape for name, shape in parameter_shapes(config).items() if not name.startswith(new)}
+
+
 def dense_shapes(config: RunConfig, tensor_parallel: int = 1) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters that every rank holds, by name, in the order of the network, without building it.
 

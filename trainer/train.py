@@ -14,12 +14,13 @@ from trainer.config import RunConfig
 from trainer.engine.groups import Launch
 from trainer.latents import check_latents
 from trainer.layout import cautions, plan_layout
-from trainer.network import parameter_shapes
+from trainer.network import inherited_shapes
 from trainer.observe.protocol import Sink
 from trainer.process.launcher import end_with_launcher
 from trainer.process.lock import locked
 from trainer.restore import weights_file
 from trainer.stages import chosen, load_stages, run_stages
+from trainer.teacher import check_teacher
 
 
 def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
@@ -51,8 +52,9 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
     layout = plan_layout(config, launch.world_size)
     newest, _ = origin(config)
     if newest is None and config.model.init_from is not None:
-        check_weights(weights_file(config.model.init_from), parameter_shapes(config))
+        check_weights(weights_file(config.model.init_from), inherited_shapes(config))
     check_latents(config)
+    check_teacher(config)
     dataset = trainer.data.build(config.data, config.source)
     with ExitStack() as closing:
         claimed: list[Sink] = []

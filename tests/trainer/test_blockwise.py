@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task
 from trainer.config import RunConfig
-from trainer.flow import UNCONDITIONAL, Condition
+from trainer.flow import UNCONDITIONAL, Condition, objective, path, target
+from trainer.flow.coupling import Pairs
 from trainer.flow.features import Approximation, Onward, WithFeatures, WithProjection
+from trainer.flow.path import PathSample
 from trainer.flow.sampler import EulerConfig, HeunConfig, Segmented, SegmentedConfig, build
 from trainer.flow.time.segments import segment_of, share_behind, start_of
 from trainer.layout import plan_layout
@@ -24,12 +27,14 @@ from trainer.model.config import DiTConfig
 from trainer.model.dit import DiT, FeedForward
 from trainer.model.head import SegmentField
 from trainer.model.segments import Groups, SegmentLinear
-from trainer.network import build_model
+from trainer.model.steering import steering
+from trainer.network import build_model, inherited_shapes, parameter_shapes
 from trainer.observe.flops import forward_multiply_adds
 from trainer.task import FlowTask
 
 SIZES: dict[str, Any] = {"segments": 3, "hidden": 16, "num_heads": 2, "trunk_layers": 2, "segment_layers": 1}
 CLASSES = 4
+STRAIGHT = path.build(path.LinearConfig())
 
 
 def network(**settings: Any) -> Blockwise:
@@ -267,8 +272,8 @@ def test_features_are_approximated_by_a_share_of_the_residual() -> None:
     trained, (x, t, condition) = network(residual_layers=1), points(5)
     start = t.mul(3).floor() / 3
     share = share_behind(t, segment_of(t, 3), 3)
-    x_start = x + 1.0
-    found, true = trained(x, t, condition, Approximation(x_start, start, share))
+    x_start = x + start[:, None, None, None]
+    found, true = trained(x, t, condition, Approximation(lambda times: x + times[:, None, None, None]))
     _, wanted = trained(x, t, condition, WithFeatures())
     _, first = trained(x_start, start, condition, WithFeatures())
     torch.testing.assert_close(true, wanted, rtol=1e-5, atol=1e-6)
@@ -286,9 +291,72 @@ def test_a_residual_of_zero_leaves_the_features_at_the_start() -> None:
         for parameter in trained.residual_output.parameters():
             parameter.zero_()
     start = start_of(segment_of(t, 3), 3, t)
-    found, _ = trained(x, t, condition, Approximation(x + 1, start, share_behind(t, segment_of(t, 3), 3)))
+    found, _ = trained(x, t, condition, Approximation(lambda _: x + 1))
     _, first = trained(x + 1, start, condition, WithFeatures())
     torch.testing.assert_close(found, first, rtol=1e-5, atol=1e-6)
+
+
+# Objectives
+
+
+def drawn_points() -> PathSample:
+    x, t, _ = points(7)
+    return path.build(path.LinearConfig()).sample(Pairs(x, x.flip(0) + 1), t, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("places", [(), (2, 2)], ids=["an example", "places"])
+def test_an_aligned_loss_is_the_error_less_the_mean_cosine(places: tuple[int, ...]) -> None:
+    trained, sample, (_, _, condition) = network(teacher_features=6), drawn_points(), points(7)
+    matrix = torch.randn(16, 6 * (4 if places else 1), generator=torch.Generator().manual_seed(8))
+
+    def teacher(images: Tensor) -> Tensor:
+        return (images.flatten(1) @ matrix).view(len(images), 6, *places)
+
+    config = objective.AlignedConfig(teacher=Path("unused"), weight=0.3)
+    aligned = objective.build(config, target=target.Velocity(STRAIGHT), teacher=teacher)
+    found = aligned.loss(trained, sample, condition)
+    prediction, projected = trained(sample.x_t, sample.t, condition, WithProjection())
+    taught = teacher(sample.x_1)
+    for row in range(7):
+        error = (prediction[row] - sample.velocity[row]).square().mean()
+        cosines = []
+        for token in range(4):
+            own = taught[row, :, token // 2, token % 2] if places else taught[row]
+            cosines.append(own @ projected[row, token] / own.norm() / projected[row, token].norm())
+        torch.testing.assert_close(found.per_example[row], error - 0.3 * sum(cosines) / 4, rtol=1e-5, atol=1e-6)
+    found.per_example.mean().backward()
+    assert trained.embed_trunk is not None
+    assert trained.embed_trunk.weight.grad is not None
+
+
+def test_a_residual_of_features_is_learned_from_states_of_the_same_pairs() -> None:
+    trained, sample, (_, _, condition) = network(residual_layers=1), drawn_points(), points(7)
+    found = objective.FeatureResidual(STRAIGHT).loss(trained, sample, condition)
+    start = start_of(segment_of(sample.t, 3), 3, sample.t)
+    x_start = (1 - start)[:, None, None, None] * sample.x_0 + start[:, None, None, None] * sample.x_1
+    _, first = trained(x_start, start, condition, WithFeatures())
+    _, wanted = trained(sample.x_t, sample.t, condition, WithFeatures())
+    share = share_behind(sample.t, segment_of(sample.t, 3), 3)
+    patches = trained.grid.patches(sample.x_t)
+    assert trained.embed_trunk is not None
+    assert trained.residual_output is not None
+    change = trained.residual[0](trained.embed_trunk(patches) + trained.positions, steered(trained, sample, condition))
+    approximated = first + share[:, None, None] * trained.residual_output(change)
+    errors = (approximated - wanted).square().mean((1, 2))
+    torch.testing.assert_close(found.per_example, errors, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.terms["relative_error"], errors.mean() / wanted.square().mean(), rtol=1e-5, atol=0)
+
+
+def steered(made: Blockwise, sample: PathSample, condition: Condition) -> Tensor:
+    return steering(made, sample.t, condition.label, torch.float32)
+
+
+def test_new_parts_of_a_network_are_named() -> None:
+    config = run({"kind": "blockwise", **SIZES, "residual_layers": 1, "init_new": ["residual"]})
+    missing = parameter_shapes(config).keys() - inherited_shapes(config).keys()
+    assert {name.partition(".")[0] for name in missing} == {"residual", "residual_output"}
+    plain = run({"kind": "blockwise", **SIZES, "residual_layers": 1})
+    assert inherited_shapes(plain) == parameter_shapes(plain)
 
 
 # Sampling
@@ -401,12 +469,18 @@ def run(model: dict[str, Any], **sections: Any) -> RunConfig:
     return RunConfig.model_validate(document)
 
 
+ALIGNED = {"kind": "aligned", "teacher": "teacher.safetensors"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too small a batch": ({"optim": {"steps": 1, "global_batch": 2}}, "model.segments: 3 segments exceed the micro"),
     "other segments of time": ({"flow": {"time": {"kind": "stratified", "segments": 4}}}, "unevenly; use 3"),
     "times that miss a segment": ({"flow": {"time": {"kind": "grid", "steps": 2}}}, "flow.time.steps: 2"),
     "steps across edges": ({"sample": {"sampler": {"kind": "euler", "steps": 8}}}, "euler steps across the edges"),
     "edges elsewhere": ({"sample": {"sampler": {"kind": "segmented", "segments": 4}}}, "segments 4 steps across"),
+    "a teacher without a projection": ({"flow": {"objective": ALIGNED}}, "model.teacher_features: null"),
+    "residuals without a residual network": (
+        {"flow": {"objective": {"kind": "feature_residual"}}},
+        "feature_residual trains the residual network of a trunk that is finished",
+    ),
     "shared matrices": ({"parallel": {"tensor": 2}}, "parallel.tensor: 2"),
 }
 
@@ -418,6 +492,40 @@ def test_refusals(case: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
         plan_layout(config, config.parallel.tensor)
     assert "; use " in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "sections", "message"),
+    [
+        ({"residual_layers": 1}, {}, "model.residual_layers: 1 are trained by"),
+        ({"teacher_features": 6}, {}, "model.teacher_features: 6 belong to a projection"),
+        ({"teacher_features": 6}, {"flow": {"objective": ALIGNED, "data_scale": 2}}, "aligned shows a teacher"),
+        (
+            {"residual_layers": 1, "init_from": "runs/main"},
+            {
+                "flow": {"objective": {"kind": "feature_residual"}},
+                "optim": {"steps": 1, "global_batch": 12, "weight_decay": 0.1},
+            },
+            "optim.weight_decay: 0.1",
+        ),
+    ],
+)
+def test_parts_that_nothing_trains(model: dict[str, Any], sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_layout(run({"kind": "blockwise", **SIZES, **model}, **sections), 1)
+
+
+def test_objectives_of_features_are_for_trunks() -> None:
+    config = RunConfig.model_validate(
+        {
+            "run": {"dir": "unused"},
+            "model": {"hidden": 16},
+            "optim": {"steps": 1, "global_batch": 12},
+            "flow": {"objective": ALIGNED},
+        }
+    )
+    with pytest.raises(ValueError, match="which a dit model lacks"):
+        plan_layout(config, 1)
 
 
 def test_settings_that_no_network_has() -> None:

@@ -21,7 +21,7 @@ from trainer.flow import UNCONDITIONAL, Condition, coupling, objective, path, sa
 from trainer.flow.coupling import Pairs
 from trainer.latents import Latents
 from trainer.layout import plan_layout
-from trainer.legality.composition import ALTERNATIVES, RULES, Composition, complaint, name, partners
+from trainer.legality.composition import ALTERNATIVES, OF_FEATURES, RULES, Composition, complaint, name, partners
 from trainer.legality.context import check_context
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.autoencoder_config import AutoencoderConfig
@@ -311,7 +311,8 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         ("objective", objective.Config),
         ("sampler", sampler.Config),
     ):
-        assert {type(one) for one in ALTERNATIVES[part]} == set(members(union))
+        found = {type(one) for one in ALTERNATIVES[part]}
+        assert found | set(OF_FEATURES if part == "objective" else ()) == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
     assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), sampler.SegmentedConfig}
 

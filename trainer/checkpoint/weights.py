@@ -76,16 +76,19 @@ def load_routers(model: nn.Module, folder: Path) -> None:
 
 
 @torch.no_grad()
-def initialise_from(model: nn.Module, path: Path) -> None:
+def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> None:
     """Fills a network, or this rank's part of it, from an ``ema.safetensors``.
 
     Args:
         model: the network.
         path: the file, accepted by :func:`check_weights`; experts are found by logical id, wherever they live now.
             What its routers had learned besides their weights is taken from the file beside it, if there is one.
+        new: what the names of parameters begin with that keep their values.
     """
     with safe_open(path, framework="pt") as file:
         for named in named_parameters(model):
+            if named.name.startswith(new):
+                continue
             whole = file.get_tensor(named.name)
             named.parameter.copy_(whole if named.part is None else named.part.cut(whole))
     load_routers(model, path.parent)

@@ -1,5 +1,6 @@
 """What may be asked of a network that makes features of a state before it predicts, beside the prediction alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -30,17 +31,13 @@ class Onward:
 
 @dataclass(frozen=True)
 class Approximation:
-    """Asks for features that are approximated from those of an earlier state, and for the true ones, [B, N, D] each.
+    """Asks for features that are approximated from those at the starts of segments, and the true ones, [B, N, D] each.
 
     Attributes:
-        x_start: [B, *D] the states at the first times of their segments, on the same paths.
-        t_start: [B] those times.
-        share: [B] how much of its segment lies behind each time, from 0 to 1.
+        states_at: from times [B] to states [B, *D] on the same paths.
     """
 
-    x_start: Tensor
-    t_start: Tensor
-    share: Tensor
+    states_at: Callable[[Tensor], Tensor]
 
 
 Asked = WithFeatures | WithProjection | Onward | Approximation

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from trainer.flow.condition import Condition
 from trainer.flow.features import Approximation, Asked, Onward, WithFeatures, WithProjection
+from trainer.flow.time.segments import segment_of, share_behind, start_of
 from trainer.model.blockwise_config import BlockwiseConfig
 from trainer.model.dit import Block, FeedForward
 from trainer.model.patches import PatchGrid, beside_context
@@ -163,13 +164,15 @@ class Blockwise(nn.Module):
         self, x_t: Tensor, t: Tensor, condition: Condition, asked: Approximation
     ) -> tuple[Tensor, Tensor]:
         """Approximated and true features; all but the residual network is taken as it is, without gradient."""
+        segment = segment_of(t, self.segments)
+        t_start, share = start_of(segment, self.segments, t), share_behind(t, segment, self.segments)
         with torch.no_grad():
-            states, times = torch.cat([x_t, asked.x_start]), torch.cat([t, asked.t_start])
+            states, times = torch.cat([x_t, asked.states_at(t_start)]), torch.cat([t, t_start])
             steering_2BD, patches_2BNP = self._read(states, times, condition.beside(condition))
             tokens_2BND = self._trunk_tokens(patches_2BNP)
             true_BND, start_BND = self._features(tokens_2BND, steering_2BD).chunk(2)
             tokens_BND, steering_BD = tokens_2BND.chunk(2)[0], steering_2BD.chunk(2)[0]
-        return start_BND + self._change(tokens_BND, steering_BD, asked.share), true_BND
+        return start_BND + self._change(tokens_BND, steering_BD, share), true_BND
 
 
 class SegmentBlock(nn.Module):

@@ -19,6 +19,7 @@ from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.head import NetworkField, Predict, SegmentField, guided
 from trainer.task.protocol import Drawn, Task
+from trainer.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class FlowTask(Task):
         self.time = time.build(config.flow.time)
         self.path = path.build(config.flow.path)
         self.target = target.build(config.flow.target, path=self.path)
-        self.objective = objective.build(config.flow.objective, target=self.target)
+        chosen = config.flow.objective
+        teacher = Teacher(chosen.teacher) if isinstance(chosen, objective.AlignedConfig) else None
+        self.objective = objective.build(chosen, target=self.target, path=self.path, teacher=teacher)
         self.network, self.label_dropout = config.model, config.model.label_dropout
         self.null_label = config.data.num_classes
 

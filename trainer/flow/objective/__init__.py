@@ -1,22 +1,54 @@
 """What is minimised: the protocol, its implementations, their configuration and `build`."""
 
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
+from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
 from trainer.flow.objective.protocol import LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
 
-Config = RegressionConfig
+AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig
 
 
-def build(config: Config, *, target: Target) -> Objective:
-    """Returns the objective that `config.kind` names; `target` is what the network predicts."""
+def _regression_by_default(document: Any) -> Any:
+    return {"kind": "regression", **document} if isinstance(document, dict) else document
+
+
+Config = Annotated[AnyConfig, Field(discriminator="kind"), BeforeValidator(_regression_by_default)]
+
+
+def build(config: AnyConfig, *, target: Target, path: Path | None = None, teacher: Teacher | None = None) -> Objective:
+    """Returns the objective that `config.kind` names.
+
+    Args:
+        config: settings.
+        target: what the network predicts.
+        path: on which the pairs lie; a residual of features needs it.
+        teacher: features of the data; an aligned objective needs it.
+    """
     match config:
         case RegressionConfig():
             return Regression(target, config)
+        case AlignedConfig():
+            assert teacher is not None
+            return Aligned(target, teacher, config)
+        case FeatureResidualConfig():
+            assert path is not None
+            return FeatureResidual(path)
 
 
 __all__ = [
+    "Aligned",
+    "AlignedConfig",
+    "AnyConfig",
     "Config",
+    "FeatureResidual",
+    "FeatureResidualConfig",
     "LossTerms",
     "Model",
     "Objective",
@@ -24,5 +56,6 @@ __all__ = [
     "Regression",
     "RegressionConfig",
     "SquaredConfig",
+    "Teacher",
     "build",
 ]

@@ -48,8 +48,13 @@ class Extractor:
         Returns:
             [N, F].
         """
-        parts = [self._network(self.prepare(part).to(self._device)).flatten(1).cpu() for part in examples.split(BATCH)]
+        parts = [self(part.to(self._device)).flatten(1).cpu() for part in examples.split(BATCH)]
         return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def __call__(self, examples: Tensor) -> Tensor:
+        """Returns the features of examples [N, ...] on the device of the network, [N, F] or with places behind F."""
+        return self._network(self.prepare(examples))
 
     def prepare(self, examples: Tensor) -> Tensor:
         """Makes examples what the network takes: their size, their channels, their scale.
@@ -65,4 +70,4 @@ class Extractor:
             if tuple(examples.shape[2:]) != self._shape[1:]:
                 examples = interpolate(examples, self._shape[1:], mode="bilinear", antialias=True)
             examples = examples.expand(-1, self._shape[0], -1, -1)
-        return (examples - self._mean) / self._std
+        return (examples - self._mean.to(examples.device)) / self._std.to(examples.device)

@@ -97,7 +97,7 @@ def check_extractor(path: Path, shape: Sequence[int]) -> None:
         FileError: the file is missing or malformed, its layers do not fit each other or its tensors, or it takes
             examples of another kind.
     """
-    description, _ = _described(path)
+    description, _, _ = _described(path)
     wanted, found = description.shape, tuple(shape)
     images = len(wanted) == len(found) == 3
     if not images and wanted != found:
@@ -121,7 +121,7 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
     Raises:
         FileError: the file is missing or malformed, or a weight is not finite.
     """
-    description, network = _described(path)
+    description, network, _ = _described(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     for name, value in tensors.items():
@@ -133,8 +133,20 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
     return Extractor(network.to(device), description.shape, description.mean, description.std, device)
 
 
-def _described(path: Path) -> tuple[Description, nn.Sequential]:
-    """The description and a network without values that fits it and the tensors of the file."""
+def feature_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the features of one example, without reading the tensors.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileError: as :func:`check_extractor` does.
+    """
+    return _described(path)[2]
+
+
+def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]:
+    """The description, a network without values that fits it and the tensors of the file, and what it returns."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -178,7 +190,7 @@ def _described(path: Path) -> tuple[Description, nn.Sequential]:
             raise FileError(path, f"layers.{number}", problem, _REMEDY) from error
     if 0 in (len(shape), *shape):
         raise FileError(path, "layers", "leave no features of an example", _REMEDY)
-    return description, network
+    return description, network, shape
 
 
 def _first_line(error: Exception) -> str:

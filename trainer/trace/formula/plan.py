@@ -1,6 +1,7 @@
 """From a configuration to what its trace depends on."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -9,11 +10,13 @@ from trainer.config import RunConfig
 from trainer.engine.blocks import prepare_blocks
 from trainer.engine.config import FSDPConfig
 from trainer.flow import Condition
+from trainer.flow.features import Approximation, Asked, WithProjection
+from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
 from trainer.layout import Layout
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.gpt import GPT
 from trainer.model.gpt_config import GPTConfig
-from trainer.network import dense_parameters, dense_shapes, meta_network, tokens_per_example
+from trainer.network import dense_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
@@ -72,11 +75,11 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
 
 def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     if isinstance(config.engine, FSDPConfig):
-        shapes = dense_shapes(config, layout.tensor_parallel)
-        blocks = [f"blocks.{index}." for index in range(config.model.num_layers)]
+        network = meta_network(config, layout.tensor_parallel)
+        inside = {id(parameter) for parameter in network.blocks.parameters()}
         return FSDPTraffic(
-            blocks=tuple([shape for name, shape in shapes.items() if name.startswith(block)] for block in blocks),
-            root=[shape for name, shape in shapes.items() if not name.startswith("blocks.")],
+            blocks=tuple([tuple(parameter.shape) for parameter in block.parameters()] for block in network.blocks),
+            root=[tuple(parameter.shape) for parameter in network.parameters() if id(parameter) not in inside],
             num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             reshard_after_forward=config.engine.reshard_after_forward,
@@ -120,12 +123,23 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
             case Autoencoder():
                 inputs = torch.empty(1, *config.data.shape), torch.empty(1, *network.latent_shape)
             case _:
-                inputs = torch.empty(1, *config.state_shape), torch.empty(1), _nothing_but(config.context_shape)
+                told = replace(_nothing_but(config.context_shape), segment=0)
+                inputs = torch.empty(1, *config.state_shape), torch.empty(1), told, *asked(config)
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 
 def _nothing_but(context_shape: tuple[int, ...] | None) -> Condition:
     return Condition(context=None if context_shape is None else torch.empty(1, *context_shape))
+
+
+def asked(config: RunConfig) -> tuple[Asked, ...]:
+    """What the objective of a run asks of its network beside a prediction."""
+    match config.flow and config.flow.objective:
+        case AlignedConfig():
+            return (WithProjection(),)
+        case FeatureResidualConfig():
+            return (Approximation(lambda _: torch.empty(1, *config.state_shape, device="meta")),)
+    return ()
 
 
 def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:

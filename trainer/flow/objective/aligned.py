@@ -1,0 +1,80 @@
+"""A regression that also makes what a network sees agree with what a teacher sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.flow.condition import Condition
+from trainer.flow.features import WithProjection
+from trainer.flow.objective.error import Config as ErrorConfig
+from trainer.flow.objective.error import SquaredConfig
+from trainer.flow.objective.protocol import LossTerms, Objective
+from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.path.protocol import PathSample
+from trainer.flow.target.protocol import Target
+
+Teacher = Callable[[Tensor], Tensor]
+"""From data [B, *D] to features: [B, F] of an example, or [B, F, rows, columns] of the patches of an image."""
+
+
+class AlignedConfig(BaseModel, extra="forbid", frozen=True):
+    """The mean error of the prediction, less the agreement of the network's features with a teacher's of the data."""
+
+    kind: Literal["aligned"] = "aligned"
+    teacher: Path
+    """A feature extractor in a safetensors file, such as the features verb writes."""
+    weight: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    """Of the agreement, which is a cosine."""
+    error: ErrorConfig = SquaredConfig()
+    """What a difference of predictions costs."""
+
+
+class Aligned(Objective):
+    """Mean error - weight x mean over tokens of cos(projected features at x_t, the teacher's features of x_1).
+
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.2; after Yu et al., "Representation
+    Alignment for Generation", arXiv 2410.06940, equation 8.
+
+    Args:
+        target: what the network predicts.
+        teacher: features of the data; one vector for an example speaks for each of its tokens.
+        config: weight and error.
+    """
+
+    def __init__(self, target: Target, teacher: Teacher, config: AlignedConfig) -> None:
+        self.regression = Regression(target, RegressionConfig(error=config.error))
+        self.teacher, self.weight = teacher, config.weight
+
+    def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
+        """See `Objective.loss`; the cosine and the error alone are terms."""
+        prediction, projected = model(sample.x_t, sample.t, condition, WithProjection())
+        regression = self.regression.loss(lambda *_: prediction, sample, condition)
+        cosine = alignment(projected, self.teacher(sample.x_1))
+        terms = {"error": regression.per_example.detach().mean(), "cosine": cosine.detach().mean()}
+        return LossTerms(regression.per_example - self.weight * cosine, regression.terms | terms)
+
+
+def alignment(projected: Tensor, taught: Tensor) -> Tensor:
+    """How much features of tokens agree with a teacher's.
+
+    Args:
+        projected: [B, N, F].
+        taught: [B, F], or [B, F, rows, columns] with a place for each token.
+
+    Returns:
+        [B] the mean cosine of the tokens, in [-1, 1].
+    """
+    by_token = taught.flatten(2).transpose(1, 2) if taught.ndim > 2 else taught[:, None]
+    return functional.cosine_similarity(projected, by_token.to(projected.dtype), dim=2).mean(1)
+
+
+def tokens_of(shape: torch.Size | tuple[int, ...]) -> int | None:
+    """How many tokens a teacher's features [F, *places] speak of; None: of any number alike."""
+    return None if len(shape) == 1 else int(torch.Size(shape[1:]).numel())

@@ -1,0 +1,46 @@
+"""How well features within a segment of time are approximated from those at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from torch import Tensor
+
+from trainer.flow.condition import Condition
+from trainer.flow.features import Approximation
+from trainer.flow.objective.protocol import LossTerms, Objective
+from trainer.flow.path.protocol import Path, PathSample
+
+
+class FeatureResidualConfig(BaseModel, extra="forbid", frozen=True):
+    """The squared error of approximated features; the residual network alone learns from it."""
+
+    kind: Literal["feature_residual"] = "feature_residual"
+
+
+class FeatureResidual(Objective):
+    """Mean over tokens and width of (features(x_s, s) + share residual(x_t, t) - features(x_t, t))^2.
+
+    s is the first time of the segment that t lies in, and x_s the state of the same pair then.
+
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3.
+
+    Args:
+        path: on which the pairs lie, with coefficients.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
+        """See `Objective.loss`; the error relative to the mean square of the true features is a term."""
+
+        def states_at(t: Tensor) -> Tensor:
+            c = self.path.coefficients(t).broadcast(sample.x_1)
+            return c.a * sample.x_0 + c.b * sample.x_1 + c.g * sample.noise
+
+        found, true = model(sample.x_t, sample.t, condition, Approximation(states_at))
+        errors = (found.float() - true.float()).square().flatten(1).mean(1)
+        return LossTerms(errors, {"relative_error": errors.detach().mean() / true.float().square().mean()})
