@@ -50,6 +50,10 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
         if stage.verb == "pairs":
             print(stage.request().model_dump_json())
             continue
+        if stage.verb == "fit-path":
+            stage.config()
+            print(stage.fit().model_dump_json())
+            continue
         awaited = stage.awaited(stages)
         try:
             _check(stage, world_size)

@@ -1,7 +1,8 @@
 """Runs that follow one another: a teacher, the pairs that it draws, the student that learns from them.
 
-A configuration with a list ``stages`` stands for several runs in folders below its ``run.dir``. What a stage does not
-say itself is in the other sections of the file, and ``{run.dir}`` in a string is the folder of all stages together.
+Or a path that is fitted to data, and the run along it. A configuration with a list ``stages`` stands for several runs
+in folders below its ``run.dir``. What a stage does not say itself is in the other sections of the file, and
+``{run.dir}`` in a string is the folder of all stages together.
 """
 
 import os
@@ -10,11 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from moe.files import FileError, first_complaint
 from trainer.checkpoint.directory import complete_steps
@@ -23,9 +24,12 @@ from trainer.config_file import apply_override, read_document, validated
 from trainer.data.shard_index import INDEX
 from trainer.engine.groups import STAGE, Launch
 from trainer.pairs.request import PairsRequest
+from trainer.path_fit.request import TABLE, FitRequest, without_path
 
 HANDED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 BASE = "{run.dir}"
+R = TypeVar("R", bound=BaseModel)
+Work = Literal["train", "pairs", "fit-path"]
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,22 @@ class Stage:
     Attributes:
         name: of the stage; empty for a configuration without stages.
         verb: what is done.
-        document: the sections of its configuration, or what is asked of a teacher.
+        document: the sections of its configuration, or what is asked of a teacher; to fit a path, the sections that
+            name the data.
         folder: where its results are.
         path: the file that it stands in.
+        asked: what is asked of a fit.
     """
 
     name: str
-    verb: Literal["train", "pairs"]
+    verb: Work
     document: dict[str, Any]
     folder: Path
     path: Path
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> RunConfig:
-        """The configuration of a train stage.
+        """The configuration of a train stage, or of the runs that a path is fitted for.
 
         Raises:
             FileError: it is wrong, or what it reads is not there yet.
@@ -65,18 +72,21 @@ class Stage:
         Raises:
             FileError: it is wrong.
         """
-        try:
-            return PairsRequest.model_validate(self.document)
-        except ValidationError as error:
-            field, reason = first_complaint(error, self.document)
-            reason, _, remedy = reason.partition("; ")
-            raise FileError(self.path, f"stages.{self.name}.{field}", reason, remedy or "correct the value") from error
+        return self._asked(PairsRequest, self.document)
+
+    def fit(self) -> FitRequest:
+        """What a fit-path stage asks for.
+
+        Raises:
+            FileError: it is wrong.
+        """
+        return self._asked(FitRequest, self.asked)
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do; told by its files."""
-        if self.verb == "pairs":
-            return (self.folder / INDEX).exists()
+        if self.verb != "train":
+            return (self.folder / (INDEX if self.verb == "pairs" else TABLE)).exists()
         steps = complete_steps(self.folder / "checkpoints")
         return bool(steps) and steps[-1] == (self.document.get("optim") or {}).get("steps")
 
@@ -86,6 +96,14 @@ class Stage:
         earlier = stages[: stages.index(self)]
         read = [stage for stage in earlier if any(stage.folder in (text, *text.parents) for text in texts)]
         return [stage for stage in read if not stage.finished]
+
+    def _asked(self, request: type[R], document: dict[str, Any]) -> R:
+        try:
+            return request.model_validate(document)
+        except ValidationError as error:
+            where, reason = first_complaint(error, document)
+            reason, _, remedy = reason.partition("; ")
+            raise FileError(self.path, f"stages.{self.name}.{where}", reason, remedy or "correct the value") from error
 
 
 def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:
@@ -165,6 +183,8 @@ def check_stages(stages: Sequence[Stage], world_size: int) -> None:
         if stage.verb == "pairs":
             stage.request()
             continue
+        if stage.verb == "fit-path":
+            stage.fit()
         try:
             plan_layout(stage.config(), world_size)
         except ValueError:
@@ -213,11 +233,11 @@ def _in_a_process(arguments: Sequence[str], name: str) -> int:
     return code if code >= 0 else 1
 
 
-def _entries(path: Path, listed: Any) -> dict[str, tuple[Literal["train", "pairs"], dict[str, Any]]]:
+def _entries(path: Path, listed: Any) -> dict[str, tuple[Work, dict[str, Any]]]:
     """Verb and settings of each stage by its name."""
     if not isinstance(listed, list) or not listed:
         raise FileError(path, "stages", "is no list of stages", "write - {name: NAME, train: {...}} for each")
-    entries: dict[str, tuple[Literal["train", "pairs"], dict[str, Any]]] = {}
+    entries: dict[str, tuple[Work, dict[str, Any]]] = {}
     for number, entry in enumerate(listed):
         where = f"stages.{number}"
         name = entry.get("name") if isinstance(entry, dict) else None
@@ -226,8 +246,8 @@ def _entries(path: Path, listed: Any) -> dict[str, tuple[Literal["train", "pairs
         if name in entries:
             raise FileError(path, where, f"{name} stands there twice", "name each stage differently")
         verbs = [key for key in entry if key != "name"]
-        if verbs not in (["train"], ["pairs"]):
-            raise FileError(path, where, f"says {verbs or 'nothing'} to do", "give it either train or pairs")
+        if len(verbs) != 1 or verbs[0] not in get_args(Work):
+            raise FileError(path, where, f"says {verbs or 'nothing'} to do", "give it either train, pairs or fit-path")
         settings = entry[verbs[0]] or {}
         if not isinstance(settings, dict):
             raise FileError(path, where, f"{verbs[0]} is no section ({settings})", "write sections under it")
@@ -239,11 +259,14 @@ def _stage(
     path: Path,
     document: dict[str, Any],
     name: str,
-    verb: Literal["train", "pairs"],
+    verb: Work,
     settings: dict[str, Any],
     base: str,
 ) -> Stage:
     folder = Path(base) / name
+    if verb == "fit-path":
+        sections = _merged(without_path(document), {"run": {"dir": str(folder)}})
+        return Stage(name, verb, _filled(sections, base), folder, path, asked=_filled(settings, base))
     if verb == "train":
         settings = _merged(_merged(document, settings), {"run": {"dir": str(folder)}})
     return Stage(name, verb, _filled(settings, base), folder, path)

@@ -16,6 +16,7 @@ from trainer.latents import check_latents
 from trainer.layout import cautions, plan_layout
 from trainer.network import inherited_shapes
 from trainer.observe.protocol import Sink
+from trainer.path_fit.request import TABLE
 from trainer.process.launcher import end_with_launcher
 from trainer.process.lock import locked
 from trainer.restore import weights_file
@@ -49,6 +50,10 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
 
         return draw_pairs(stage.request(), stage.folder)
     config = stage.config()
+    if stage.verb == "fit-path":
+        from trainer.path_fit.run import run as fit_path
+
+        return fit_path(config, stage.fit(), stage.folder / TABLE)
     layout = plan_layout(config, launch.world_size)
     newest, _ = origin(config)
     if newest is None and config.model.init_from is not None:

@@ -62,7 +62,7 @@ class FlowTask(Task):
         conditions, states = [], []
         for batch, generator in zip(batches, generators, strict=True):
             conditions.append(self._condition(batch, generator))
-            states.append(self._state(batch, generator))
+            states.append(self.state_of(batch, generator))
         sources = [batch.x_0 for batch in batches]
         paired = self.coupling.draw_step(states, conditions, generators=generators, x_0=sources, ranks=ranks)
         together = zip(paired, batches, generators, strict=True)
@@ -96,6 +96,11 @@ class FlowTask(Task):
         approximates = isinstance(self.network, BlockwiseConfig) and self.network.residual_layers > 0
         return SegmentField(bind(model), self.target, model, bind, self.network.segments, approximates)
 
+    def state_of(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The states [B, *D] that paths to some examples end at."""
+        state = self.space.encode(batch.x_1, generator=generator)
+        return state if self.data_scale == 1 else self.data_scale * state
+
     def data_of(self, x: Tensor) -> Tensor:
         """The states [B, *D] at the end of a path, in the units of the space that they live in."""
         return x if self.data_scale == 1 else x / self.data_scale
@@ -105,10 +110,6 @@ class FlowTask(Task):
         if self.context is None:
             return None
         return self.context.draw(images, self.space, generator=generator).context
-
-    def _state(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        state = self.space.encode(batch.x_1, generator=generator)
-        return state if self.data_scale == 1 else self.data_scale * state
 
     def _condition(self, batch: Batch, generator: torch.Generator) -> Condition:
         return Condition(self._hide_labels(batch.labels, generator), self.told(batch.x_1, generator))

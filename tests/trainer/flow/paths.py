@@ -1,8 +1,11 @@
 """Every kind of path in every setting that changes its form, for the contract tests."""
 
+from pathlib import Path
 from typing import Literal
 
+from tests.trainer.commands import ROOT
 from trainer.flow import path
+from trainer.flow.path.table import digest
 
 GAMMAS = (
     path.BrownianConfig(),
@@ -17,6 +20,8 @@ INTERPOLATIONS: tuple[Literal["linear", "trigonometric", "encoding_decoding"], .
     "encoding_decoding",
 )
 EXCLUDED = {("trigonometric", "sine_squared"), ("encoding_decoding", "zero")}
+TABLE = ROOT / "tests" / "files" / "path.safetensors"
+"""The kinetic-optimal path to eight points on a circle, in 100 steps."""
 
 AFFINE: tuple[path.Config, ...] = (
     path.LinearConfig(),
@@ -31,6 +36,7 @@ AFFINE: tuple[path.Config, ...] = (
         for interpolation in INTERPOLATIONS
         if (interpolation, "zero") not in EXCLUDED
     ),
+    path.TabulatedConfig(path=TABLE, digest=digest(TABLE)),
 )
 NOISY: tuple[path.Config, ...] = (
     *(
@@ -48,4 +54,5 @@ ALL = AFFINE + NOISY
 
 def name(config: path.Config) -> str:
     """What a test of a path is called: its kind and settings."""
-    return "-".join(str(value) for value in config.model_dump().values())
+    values = config.model_dump().values()
+    return "-".join(value.name if isinstance(value, Path) else str(value) for value in values)

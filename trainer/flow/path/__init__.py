@@ -17,6 +17,8 @@ from trainer.flow.path.stochastic_interpolant import (
     one_sided,
     two_sided,
 )
+from trainer.flow.path.table import PathTable
+from trainer.flow.path.tabulated import Tabulated, TabulatedConfig, tabulated
 from trainer.flow.path.variance_preserving import (
     DiffusionSteps,
     DiffusionStepsConfig,
@@ -34,13 +36,18 @@ Config = Annotated[
     | DiffusionStepsConfig
     | StochasticInterpolantConfig
     | MirrorInterpolantConfig
-    | OneSidedInterpolantConfig,
+    | OneSidedInterpolantConfig
+    | TabulatedConfig,
     Field(discriminator="kind"),
 ]
 
 
 def build(config: Config) -> Path:
-    """Returns the path that `config.kind` names."""
+    """Returns the path that `config.kind` names.
+
+    Raises:
+        FileError: the file of a tabulated path cannot be used.
+    """
     match config:
         case LinearConfig(sigma_min=sigma_min):
             return Linear(sigma_min)
@@ -59,6 +66,8 @@ def build(config: Config) -> Path:
             return StochasticInterpolant(partial(mirror, config))
         case OneSidedInterpolantConfig():
             return StochasticInterpolant(partial(one_sided, config))
+        case TabulatedConfig():
+            return Affine(tabulated(config))
 
 
 __all__ = [
@@ -74,11 +83,14 @@ __all__ = [
     "OneSidedInterpolantConfig",
     "Path",
     "PathSample",
+    "PathTable",
     "QuadraticConfig",
     "Schedule",
     "SineSquaredConfig",
     "StochasticInterpolant",
     "StochasticInterpolantConfig",
+    "Tabulated",
+    "TabulatedConfig",
     "TrigonometricConfig",
     "VariancePreservingConfig",
     "ZeroConfig",

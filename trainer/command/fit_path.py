@@ -1,0 +1,61 @@
+"""fit-path: the path of least kinetic energy from noise to a data set."""
+
+import argparse
+from pathlib import Path
+
+from moe.files import first_complaint
+from trainer.command.verb import Verb, add_configuration
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_configuration(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
+    parser.add_argument(
+        "--num-points",
+        type=int,
+        default=4000,
+        metavar="N",
+        help="training examples that stand for all (default: 4000); with fewer the path is nearer to the straight one",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=2000, metavar="M", help="noisy points averaged over (default: 2000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of examples and all draws (default: 0)")
+    parser.add_argument(
+        "--least-price",
+        type=float,
+        default=1e-3,
+        metavar="G",
+        help="at 1e-3 (default) the path may be steep at the source, at 1e-2 less so, at 1 it is straight",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from trainer.config_file import apply_override, read_document, validated
+    from trainer.path_fit.request import FitRequest, without_path
+    from trainer.path_fit.run import run
+
+    document = read_document(options.config)
+    for override in options.overrides:
+        apply_override(options.config, document, override)
+    document.pop("stages", None)
+    asked = {name: getattr(options, name) for name in FitRequest.model_fields}
+    try:
+        request = FitRequest.model_validate(asked)
+    except ValidationError as error:
+        field, reason = first_complaint(error)
+        raise ValueError(f"--{field.replace('_', '-')}: {reason}; correct the value") from error
+    return run(validated(options.config, without_path(document)), request, options.out)
+
+
+FIT_PATH = Verb(
+    "fit-path",
+    "fit the path of least kinetic energy from noise to the data of a configuration",
+    "python -m trainer fit-path configs/runs/toy.yaml --out runs/toy_path.safetensors",
+    _add_arguments,
+    _run,
+    "It looks at how well examples are told apart in noise. A run follows the path with "
+    "flow.path={kind: tabulated, path: FILE}. The path is best about the mean of the data; give data of mean 0.",
+)

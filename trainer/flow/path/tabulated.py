@@ -1,0 +1,65 @@
+"""A path from a file, such as the kinetic-optimal one of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, model_validator
+from torch import Tensor
+
+from moe.files import FileError
+from trainer.flow.path.affine import without_noise
+from trainer.flow.path.protocol import Coefficients
+from trainer.flow.path.spline import UniformSpline
+from trainer.flow.path.table import PathTable, digest, read_table
+
+
+class TabulatedConfig(BaseModel, extra="forbid", frozen=True):
+    """A path that the fit-path verb fitted to data."""
+
+    kind: Literal["tabulated"] = "tabulated"
+    path: Path
+    """The file that the verb wrote."""
+    digest: str
+    """Of the file, so that a run goes on along the path it began with; left out: taken from it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_left_out_is_what_the_file_says(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or not isinstance(document.get("path"), str | Path) or "digest" in document:
+            return document
+        try:
+            read_table(Path(document["path"]))
+            return {**document, "digest": digest(Path(document["path"]))}
+        except FileError as error:
+            raise ValueError(f"path: {error}") from error
+
+
+class Tabulated:
+    """The schedule of a table: its values and slopes at the times k / K, cubic polynomials in between.
+
+    Args:
+        table: of the path.
+    """
+
+    def __init__(self, table: PathTable) -> None:
+        self._weights = UniformSpline(table.weights, table.slopes)
+
+    def __call__(self, t: Tensor) -> Coefficients:
+        """Returns the coefficients at times `t` [B]."""
+        (a, b), (da, db) = (values.unbind(1) for values in self._weights(t))
+        return without_noise(a, b, da=da, db=db)
+
+
+def tabulated(config: TabulatedConfig) -> Tabulated:
+    """The schedule of a configured file.
+
+    Raises:
+        FileError: the file is no table, or no longer the one that the configuration names.
+    """
+    table, found = read_table(config.path), digest(config.path)
+    if found != config.digest:
+        problem = f"is {config.digest} where the file has {found}"
+        raise FileError(config.path, "digest", problem, "bring the file back, or leave the field out for another run")
+    return Tabulated(table)

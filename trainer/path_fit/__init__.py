@@ -1,0 +1,1 @@
+"""Fitting a path to the data of a run."""

@@ -1,0 +1,37 @@
+"""What is asked of a fit."""
+
+from typing import Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from trainer.section import Section
+
+TABLE = "path.safetensors"
+"""What a stage calls the table that it writes."""
+
+
+class FitRequest(Section):
+    """How the data of a run are looked at, and how steep the fitted path may be."""
+
+    num_points: int = Field(default=4000, ge=2)
+    """Points of the training data that stand for all. Few points are told apart in more noise than many are, so that
+    with fewer the path comes out nearer to the straight one."""
+    draws: PositiveInt = 2000
+    """Noisy points that the estimate averages over."""
+    seed: NonNegativeInt = 0
+    """Of the choice of points and of all draws."""
+    least_price: float = Field(default=1e-3, gt=0, le=1)
+    """Least share of the full price of turning that is counted on: the smaller, the steeper the path may be at the
+    source; 1 gives the straight path."""
+
+
+def without_path(document: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a configuration whose path is not known yet.
+
+    Args:
+        document: the sections, with or without a path.
+    """
+    flow = document.get("flow")
+    if not isinstance(flow, dict):
+        return document
+    return {**document, "flow": {name: value for name, value in flow.items() if name != "path"}}
