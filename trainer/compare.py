@@ -26,11 +26,11 @@ from trainer.comparison.contender import (
     step_seconds,
     training_seconds,
 )
-from trainer.comparison.measurement import Wish, measure
+from trainer.comparison.measurement import Wish, floor, measure_network
 from trainer.comparison.method import Base, Method
 from trainer.comparison.page import write_page
 from trainer.comparison.plan import prepare
-from trainer.comparison.results import QUALITY, Comparison, Entry, Outcome
+from trainer.comparison.results import Comparison, Entry, Outcome
 from trainer.comparison.training import Stopped, Training
 from trainer.config import PointSample
 from trainer.evaluate import parsed
@@ -95,6 +95,7 @@ def run(
     wish = Wish(tuple(sorted(set(counts))), num, plan.base.config.data)
     entries = _measure(networks, wish, out, every_seed)
     choices = [f"--base={base}", f"--seeds={seeds}", f"--nproc={ranks}", f"--jobs={jobs}", f"--num={num}"]
+    measure = "wasserstein_2" if isinstance(plan.base.config.sample, PointSample) else "frechet_distance"
     found = Comparison(
         command=shlex.join(["compare", *words, *choices, f"--evaluations={evaluations}", f"--out={out}"]),
         base=str(base),
@@ -104,7 +105,8 @@ def run(
         ranks=ranks,
         jobs=jobs,
         num=num,
-        measure=next(iter(QUALITY)) if isinstance(plan.base.config.sample, PointSample) else "frechet_distance",
+        measure=measure,
+        floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), wish, measure)),
         entries=tuple(entries),
         left_out={**plan.left_out, **failed},
     )
@@ -213,7 +215,7 @@ def _outcome(network: Contender, folder: Path, wish: Wish, seed: int, told: Prog
         training_s=sum(training_seconds(read_metrics(path / "metrics.jsonl")) for path in trained),
         drawing_s=sum(seconds.get(stage.name, 0.0) for stage in stages),
         step_s=step_seconds(trained[-1]),
-        evaluation=measure(trained[-1], wish, seed, told),
+        evaluation=measure_network(trained[-1], wish, seed, told),
     )
 
 

@@ -1,5 +1,6 @@
 """The report verb: a run, its experts and its traffic on one page."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from moe.placement.placement import Placement
 from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.report.context import Context, Volume
-from moe.report.page import Block, Facts, Figure, Listing, Section, Table, page
+from moe.report.page import Block, Facts, Figure, Link, Listing, Section, Table, page
 from moe.report.report import DISPATCH_NAMES, placement_sections, saving
 from moe.routing_trace import RoutingTrace
+from trainer.comparison.charts import quality_chart
+from trainer.comparison.results import Comparison
+from trainer.comparison.tables import finding, glance
 from trainer.observe.curves import continuation_curves, loss_curves
 from trainer.observe.metrics import Record, read_metrics
 from trainer.observe.simulation import Simulation
@@ -42,6 +46,7 @@ def run(
     unplaced_run: Path | None,
     placed_run: Path | None,
     simulation: Path | None,
+    comparison: Path | None,
     out: Path,
 ) -> int:
     """Writes the page and prints its summary.
@@ -54,6 +59,7 @@ def run(
         unplaced_run: a continuation of the run without the placement, or None for the run itself.
         placed_run: a continuation of the run under the placement, or None.
         simulation: folder that netsim wrote, or None.
+        comparison: folder that ``compare`` wrote, or None.
         out: the page.
 
     Returns:
@@ -69,6 +75,8 @@ def run(
         parts.append(_continuation(unplaced_run or run_dir, placed_run))
     if simulation is not None:
         parts.append(_simulation(simulation))
+    if comparison is not None:
+        parts.append(_comparison(comparison, out))
     document = page(
         "Train, trace, place, simulate",
         "; ".join(part.finding for part in parts if part.finding) + ".",
@@ -258,3 +266,18 @@ def _simulation(folder: Path) -> Part:
         finding = f"on the simulated fabric ecmp is {behind:.0%} behind ethereal on the {where}{aside}"
         finding = finding if behind > 0 else "on the simulated fabric ecmp is not behind ethereal"
     return Part(rows, facts, [Section("The step on the fabric", blocks, text)], finding)
+
+
+def _comparison(folder: Path, out: Path) -> Part:
+    found = Comparison.read(folder / "compare.json")
+    place = os.path.relpath(folder / "index.html", out.parent)
+    blocks: list[Block] = [
+        Figure(quality_chart(found), "Quality against function evaluations; the page of the comparison says more."),
+        glance(found),
+        Link(place, "Samples, trajectories and every figure of the comparison"),
+    ]
+    text = (
+        f"Methods of flow matching trained on {found.data['kind']} data with one budget, {found.steps:,} optimiser "
+        f"steps of {found.global_batch} examples. {finding(found)}"
+    )
+    return Part([("methods compared", finding(found))], [], [Section("Choosing a method", blocks, text)], "")

@@ -41,6 +41,7 @@ table.words th, table.words td { text-align: left; }
 thead th { color: var(--soft); font-weight: 600; font-size: 14px; }
 tbody tr:last-child td { border-bottom: 0; }
 td.best { color: var(--accent); font-weight: 700; }
+a { color: var(--accent); }
 footer { color: var(--soft); font-size: 13px; padding-bottom: 36px; }
 @media (max-width: 760px) { .blocks > .half { grid-column: 1 / -1; } h1 { font-size: 25px; } }
 @media print {
@@ -167,7 +168,24 @@ class Listing:
         return f"<figure{_half(self.half)}><pre>{escape(self.text)}</pre>{caption}</figure>"
 
 
-Block = Figure | Table | Facts | Note | Listing
+@dataclass(frozen=True)
+class Link:
+    """A way to another page.
+
+    Attributes:
+        href: Where it is, relative to this page.
+        text: What it is.
+    """
+
+    href: str
+    text: str
+
+    def html(self) -> str:
+        """Markup of the block."""
+        return f'<p><a href="{escape(self.href)}">{escape(self.text)}</a></p>'
+
+
+Block = Figure | Table | Facts | Note | Listing | Link
 
 
 @dataclass(frozen=True)

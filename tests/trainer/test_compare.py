@@ -1,6 +1,7 @@
 """Methods side by side: one data set, one budget, one order of the examples; what is finished is left alone."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import jsonschema
 import pytest
 import yaml
 
+from moe.files import FileError
 from tests.trainer.commands import ROOT, contents, refused
 from trainer.__main__ import main
 from trainer.comparison.contender import contenders
 from trainer.comparison.method import shares
 from trainer.comparison.plan import prepare
-from trainer.comparison.results import Entry, Outcome, spread
+from trainer.comparison.results import Comparison, Entry, Outcome, spread
 from trainer.comparison.training import Training
 from trainer.failure import RunFailed
 from trainer.observe.metrics import read_metrics
@@ -193,6 +195,32 @@ def test_the_page_and_the_figures_hold_every_method(compared: Path) -> None:
     for link in links:
         page = page.replace(link, "")
     assert "http" not in page, "the page asks for something from a network"
+
+
+def test_what_is_written_is_read_back_and_stands_in_the_report(compared: Path, tmp_path: Path) -> None:
+    out = compared / "out"
+    document = json.loads((out / "compare.json").read_text())
+    assert json.loads(json.dumps(Comparison.read(out / "compare.json").to_dict())) == document
+    page = tmp_path / "report" / "index.html"
+    run = out / "plain" / "seed_3"
+    assert main(["report", str(run), "--comparison", str(out), "--out", str(page)]) == 0
+    link = re.search(r'<a href="([^"]+)"', page.read_text())
+    assert link is not None
+    assert (page.parent / link[1]).resolve() == (out / "index.html").resolve()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[", "cannot be read (it is not JSON)"),
+        ("{}", "format: is not flowfabric.comparison/1 (None)"),
+        ('{"format": "flowfabric.comparison/1"}', "document: lacks something"),
+    ],
+)
+def test_what_is_no_comparison_is_refused(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_text(text)
+    with pytest.raises(FileError, match=re.escape(problem)):
+        Comparison.read(tmp_path / "compare.json")
 
 
 def test_figures_are_those_of_evaluate(compared: Path) -> None:

@@ -19,6 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         ("--placed-run", "DIR", "a continuation of the run under the placement, compared with the former step by step"),
         ("--simulation", "DIR", "what netsim compare wrote"),
+        ("--comparison", "DIR", "what compare wrote"),
     ):
         parser.add_argument(option, type=Path, metavar=metavar, help=text)
     parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
@@ -35,6 +36,7 @@ def _run(options: argparse.Namespace) -> int:
         options.unplaced_run,
         options.placed_run,
         options.simulation,
+        options.comparison,
         options.out,
     )
 

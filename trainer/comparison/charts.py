@@ -62,10 +62,7 @@ def quality_chart(comparison: Comparison) -> str:
         axes.set_axisbelow(True)
         axes.set_xlabel("function evaluations of a sample")
         axes.set_ylabel(QUALITY[measure])
-        floor = axes.annotate(
-            "two sets of real samples", (numbers[0] / 1.1, low), (0, -4), textcoords="offset points", va="top"
-        )
-        floor.set(color=SOFT, fontsize=9)
+        ends.append((axes.get_xlim()[1], mean, "two sets of real samples", SOFT))
         _label(axes, ends)
         return to_svg(figure)
 
@@ -99,9 +96,16 @@ def _label(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
             textcoords="axes points",
             color=colour,
             va="center",
-            weight="bold",
+            weight="normal" if colour == SOFT else "bold",
             fontsize=9.5,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 2, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.7,
+                "relpos": (0.0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 3,
+            },
             annotation_clip=False,
         )
 

@@ -16,11 +16,16 @@ from trainer.config import ImageSample, PointSample
 from trainer.evaluate import OpenRun, opened, write
 from trainer.flow import sampler
 from trainer.given import given
-from trainer.quality.evaluation import evaluate
+from trainer.quality.evaluation import TRANSPORTED, evaluate
+from trainer.quality.frechet import frechet_distance
+from trainer.quality.judgement import parted
+from trainer.quality.real import real_examples
+from trainer.quality.transport import wasserstein_2
 from trainer.restore import newest_checkpoint
 from trainer.sampling import follow
 
 EVALUATION, DRAWN = "evaluation.json", "drawn.npz"
+FLOOR_DRAWS = 8
 POINTS, WAYS, WAY_POINTS, PER_CLASS, COLUMNS = 1000, 96, 41, 3, 8
 
 
@@ -49,7 +54,7 @@ class Wish:
         return max(self.evaluations)
 
 
-def measure(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
+def measure_network(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
     """Measures a network and draws from it, unless that has been done.
 
     Args:
@@ -80,6 +85,26 @@ def measure(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], None]) -
             np.savez(file, allow_pickle=False, **_drawn(flow, wish, seed))
     write(figures, run_dir / EVALUATION)
     return figures.to_dict()
+
+
+def floor(run_dir: Path, wish: Wish, measure: str) -> list[float]:
+    """The distances of pairs of sets of real examples.
+
+    Args:
+        run_dir: folder of any run of the comparison.
+        wish: which examples, and how many.
+        measure: the distance, a key of :data:`trainer.comparison.results.QUALITY`.
+    """
+    with opened(run_dir, wish.data) as flow:
+        real, _ = real_examples(flow.config, flow.task.space)
+    found = []
+    for seed in range(FLOOR_DRAWS):
+        one, other = parted(real.numpy(), wish.num, seed=seed)
+        if measure == "frechet_distance":
+            found.append(frechet_distance(one, other))
+        else:
+            found.append(wasserstein_2(one[:TRANSPORTED], other[: min(TRANSPORTED, len(one))]))
+    return found
 
 
 def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:

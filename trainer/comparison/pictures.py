@@ -14,8 +14,8 @@ from trainer.comparison.charts import style
 from trainer.comparison.measurement import COLUMNS, drawn
 from trainer.comparison.results import Entry
 
-ABREAST = 4
-"""Networks that share a row of the page."""
+ABREAST = 5
+"""Networks that share a row of the page at most."""
 DATA, NOISE, INK = "#c3cad1", "#8a949e", "#1c2733"
 
 
@@ -29,23 +29,22 @@ def pictures(entries: Sequence[Entry], real: NDArray[np.floating]) -> list[str]:
     Returns:
         SVG markup, one picture for so many networks as are abreast.
     """
-    found = []
-    for first in range(0, len(entries), ABREAST):
-        own = [(first + place, entry) for place, entry in enumerate(entries[first : first + ABREAST])]
-        found.append(_row(own, real))
-    return found
+    rows = -(-len(entries) // ABREAST)
+    abreast = -(-len(entries) // rows)
+    numbered = list(enumerate(entries))
+    return [_row(numbered[first : first + abreast], real, max(4, abreast)) for first in range(0, len(entries), abreast)]
 
 
-def _row(entries: Sequence[tuple[int, Entry]], real: NDArray[np.floating]) -> str:
+def _row(entries: Sequence[tuple[int, Entry]], real: NDArray[np.floating], abreast: int) -> str:
     sets = [drawn(Path(entry.outcomes[0].run_dir)) for _, entry in entries]
     planes = real.ndim == 2
     rows = 3 if planes and all("ways" in one for one in sets) else 2
     with mpl.rc_context(STYLE):
-        side, title = 2.6, 0.5
+        side, title = 10.4 / abreast, 0.5
         tall = side if planes else side * _aspect(real)
         figure = Figure(figsize=(11.0, rows * (tall + 0.28) + title), dpi=150, layout="constrained")
-        grid = figure.subplots(rows, ABREAST, squeeze=False)
-        for column in range(ABREAST):
+        grid = figure.subplots(rows, abreast, squeeze=False)
+        for column in range(abreast):
             if column >= len(entries):
                 for axes in grid[:, column]:
                     axes.axis("off")

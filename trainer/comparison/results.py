@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from moe.files import replacing
+from moe.files import FileError, replacing
 
 FORMAT = "flowfabric.comparison/1"
 QUALITY = {
@@ -100,6 +100,7 @@ class Comparison:
         jobs: runs that were trained at a time.
         num: samples of each set.
         measure: the distance that a set is judged by.
+        floor: the distances of pairs of sets of real examples, each drawn anew.
         entries: the networks.
         left_out: the other methods, and why.
     """
@@ -113,13 +114,9 @@ class Comparison:
     jobs: int
     num: int
     measure: str
+    floor: tuple[float, ...]
     entries: tuple[Entry, ...]
     left_out: Mapping[str, str]
-
-    @property
-    def floor(self) -> list[float]:
-        """What two sets of real examples get, with each seed."""
-        return [outcome.evaluation["floor"][self.measure] for outcome in self.entries[0].outcomes]
 
     @property
     def evaluations(self) -> list[int]:
@@ -144,9 +141,41 @@ class Comparison:
             "jobs": self.jobs,
             "num": self.num,
             "measure": self.measure,
+            "floor": list(self.floor),
             "entries": [asdict(entry) for entry in self.entries],
             "left_out": dict(self.left_out),
         }
+
+    @classmethod
+    def read(cls, path: Path) -> "Comparison":
+        """Reads compare.json.
+
+        Raises:
+            FileError: it is missing or malformed, or of another version.
+        """
+        remedy = "write it with python -m trainer compare"
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+            raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
+        found = document.get("format") if isinstance(document, dict) else None
+        if found != FORMAT:
+            raise FileError(path, "format", f"is not {FORMAT} ({found})", remedy)
+        try:
+            budget = document.pop("budget")
+            entries = [
+                Entry(**{**one, "outcomes": tuple(Outcome(**outcome) for outcome in one["outcomes"])})
+                for one in document.pop("entries")
+            ]
+            del document["format"]
+            steps, batch, floor = budget["steps"], budget["global_batch"], tuple(document.pop("floor"))
+            read = cls(entries=tuple(entries), steps=steps, global_batch=batch, floor=floor, **document)
+            if not read.floor or not read.evaluations:
+                raise KeyError("outcomes")
+        except (KeyError, TypeError, IndexError) as error:
+            raise FileError(path, "document", f"lacks something ({error})", remedy) from error
+        return read
 
     def write(self, path: Path) -> None:
         """Writes compare.json."""
