@@ -22,33 +22,38 @@ $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.runtime
 	@$(PY) -m pip install --quiet --editable '.[$*]'
 	@touch $@
 
-# The loop: train -> trace -> place -> train on under the placement -> simulate -> one page.
+# The loop: train -> trace -> place -> train on under the placement -> simulate -> one page; beside it, methods compared.
 RUN := runs/demo
 CONFIG := configs/runs/digits_moe.yaml
 LONGER := optim.steps=620 checkpoint.every=620 evaluate.every=null sample.every=null trace.steps=[] observe.log_every=1
+METHODS := flow_matching ot_cfm weighted_cfm
+SHORTER := optim.steps=300 optim.global_batch=256
 TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc-per-node 2
 
 demo: $(VENV)/.runtime
 	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed
-	@echo "1/7  train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
+	@echo "1/8  train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
 	@$(PY) -m trainer check $(CONFIG) run.dir=$(RUN) --world-size 2 > /dev/null
 	@$(TORCHRUN) -m trainer train $(CONFIG) run.dir=$(RUN)
-	@echo "2/7  draw 16 images of each digit and judge them"
+	@echo "2/8  draw 16 images of each digit and judge them"
 	@$(PY) -m trainer sample $(RUN) --num 160 --guidance 1.5 --out $(RUN)/samples/demo.png --quality $(RUN)/quality.json
-	@echo "3/7  place the experts by where the tokens went, for 2 nodes x 1 rank"
+	@echo "3/8  place the experts by where the tokens went, for 2 nodes x 1 rank"
 	@$(PY) -m moe place $(RUN)/traces/routing.npz --nodes 2 --ranks-per-node 1 --out $(RUN)/placement.json --report $(RUN)/report/placement.html
 	@$(PY) -m moe replay $(RUN)/traces/collectives.jsonl --routing $(RUN)/traces/routing.npz --placement $(RUN)/placement.json --dispatch home --out $(RUN)/traces/replayed.jsonl
-	@echo "4/7  train on from the checkpoint, with the experts where they were and under the placement"
+	@echo "4/8  train on from the checkpoint, with the experts where they were and under the placement"
 	@for kind in unplaced placed; do mkdir -p $(RUN)_$$kind && cp -r $(RUN)/checkpoints $(RUN)_$$kind/; done
 	@$(TORCHRUN) -m trainer train $(CONFIG) run.dir=$(RUN)_unplaced $(LONGER)
 	@$(TORCHRUN) -m trainer train $(CONFIG) run.dir=$(RUN)_placed $(LONGER) moe.placement=$(RUN)/placement.json
-	@echo "5/7  write the collectives of one step of a run on 64 ranks, by formula"
+	@echo "5/8  write the collectives of one step of a run on 64 ranks, by formula"
 	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
-	@echo "6/7  replay that step on a leaf-spine fabric under seven transports"
+	@echo "6/8  replay that step on a leaf-spine fabric under seven transports"
 	@$(PY) -m netsim compare configs/scenarios/demo.yaml --out $(RUN)/netsim
-	@echo "7/7  one page"
+	@echo "7/8  compare three methods of flow matching on points in the plane, two runs at a time"
+	@$(PY) -m trainer compare $(METHODS:%=configs/methods/%.yaml) $(SHORTER) --seeds 1 --jobs 2 --num 500 --evaluations 1,2,4,16 --out $(RUN)/comparison
+	@echo "8/8  one page"
 	@$(PY) -m trainer report $(RUN) --quality $(RUN)/quality.json --placement $(RUN)/placement.json \
-	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --simulation $(RUN)/netsim --out $(RUN)/report/index.html
+	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --simulation $(RUN)/netsim --comparison $(RUN)/comparison \
+	  --out $(RUN)/report/index.html
 
 test: $(VENV)/.test
 	@$(PY) -m coverage erase

@@ -213,7 +213,7 @@ def _outcome(network: Contender, folder: Path, wish: Wish, seed: int, told: Prog
         seed=seed,
         run_dir=str(trained[-1]),
         training_s=sum(training_seconds(read_metrics(path / "metrics.jsonl")) for path in trained),
-        drawing_s=sum(seconds.get(stage.name, 0.0) for stage in stages),
+        preparing_s=sum(seconds.get(stage.name, 0.0) for stage in stages),
         step_s=step_seconds(trained[-1]),
         evaluation=measure_network(trained[-1], wish, seed, told),
     )

@@ -25,7 +25,8 @@ class Outcome:
         seed: of the run.
         run_dir: its folder.
         training_s: wall time in s of all optimiser steps up to it, those of its teachers included.
-        drawing_s: wall time in s in which pairs were drawn for it, starts of processes included.
+        preparing_s: wall time in s of the stages before it that do not train, in which pairs are drawn or a path is
+            fitted; starts of processes included.
         step_s: median time of an optimiser step of the network itself, s.
         evaluation: what ``evaluate`` writes of it.
     """
@@ -33,7 +34,7 @@ class Outcome:
     seed: int
     run_dir: str
     training_s: float
-    drawing_s: float
+    preparing_s: float
     step_s: float
     evaluation: dict[str, Any]
 

@@ -52,8 +52,8 @@ def glance(comparison: Comparison) -> Table:
         ("training, s", lambda entry: entry.mean(lambda one: one.training_s), "{:.0f}".format, False),
         ("pairs drawn", lambda entry: float(entry.pairs) or None, "{:,.0f}".format, False),
         (
-            "drawing, s",
-            lambda entry: entry.mean(lambda one: one.drawing_s) if entry.pairs else None,
+            "preparing, s",
+            lambda entry: entry.mean(lambda one: one.preparing_s) or None,
             "{:.0f}".format,
             False,
         ),
@@ -65,7 +65,8 @@ def glance(comparison: Comparison) -> Table:
         ("method", *(heading for heading, *_ in columns)),
         [(FLOOR, *(floor for _ in _shown(comparison)), *empty), *rows],
         f"At N: {QUALITY[measure]} of samples drawn in N function evaluations, means over the seeds. The best of a "
-        "column is blue. Steps, training and drawing count what came before: a student has its teachers' too.",
+        "column is blue. Steps and training count what came before: a student has its teachers' too. "
+        "Preparing is to draw pairs, or to fit a path.",
         best={(row + 1, column) for row, column in best},
     )
 
