@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -13,23 +14,17 @@ from rich.table import Table
 
 import trainer.data
 from moe.files import replacing
-from trainer.config import RunConfig
+from trainer.config import ImageSample, PointSample, RunConfig
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
+from trainer.evaluation_page import COLUMNS, cell, evaluation_page
 from trainer.latents import check_latents
 from trainer.layout import plan_layout
+from trainer.legality.drawing import drawable
 from trainer.quality.evaluation import Evaluation, Progress, evaluate
 from trainer.restore import check_restorable, restore, restored_flow
+from trainer.sampling import write_sample
 from trainer.task import FlowTask
-
-COLUMNS = {
-    "frechet_distance": "Fréchet",
-    "wasserstein_2": "W2",
-    "sliced_wasserstein": "sliced",
-    "energy_distance": "energy",
-    "mmd": "MMD",
-    "class_accuracy": "accuracy",
-}
 
 WIDTH = 100
 """Of what is printed into a file, in characters."""
@@ -53,9 +48,16 @@ class OpenRun:
 
 
 def run(
-    run_dir: Path, evaluations: str, num: int, seed: int, likelihood: int, data_from: Path | None, out: Path
+    run_dir: Path,
+    evaluations: str,
+    num: int,
+    seed: int,
+    likelihood: int,
+    data_from: Path | None,
+    out: Path,
+    page: Path | None,
 ) -> int:
-    """Measures a run on one process, shows a table and writes a JSON.
+    """Measures a run on one process, shows a table and writes a JSON, and a page where one is asked for.
 
     Args:
         run_dir: folder of the run.
@@ -65,6 +67,7 @@ def run(
         likelihood: held-out examples whose likelihood is computed; 0: none.
         data_from: folder of the run whose data are the real ones; None: the run's own.
         out: JSON to write.
+        page: HTML to write, or None.
 
     Returns:
         0.
@@ -74,16 +77,30 @@ def run(
     """
     counts = parsed(evaluations)
     data = None if data_from is None else restored_flow(data_from)[1].data
-    with Console(stderr=True).status("") as status:
+    with Console(stderr=True).status("") as status, TemporaryDirectory() as folder:
+        picture = Path(folder) / "drawn.png"
         found = evaluate_run(
-            run_dir, counts, num=num, seed=seed, likelihood=likelihood, data=data, progress=status.update
+            run_dir,
+            counts,
+            num=num,
+            seed=seed,
+            likelihood=likelihood,
+            data=data,
+            picture=picture if page else None,
+            progress=status.update,
         )
+        drawn = picture.read_bytes() if picture.exists() else None
     write(found, out)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    title = f"{found.num:,} samples of {found.checkpoint} against the data, by function evaluations (NFE)"
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
     console.print(table(found))
     for line in in_words(found):
         console.print(line, highlight=False, soft_wrap=True)
     print(f"{out}: {run_dir}, {found.checkpoint}")
+    if page is not None:
+        write_page(found, restored_flow(run_dir)[1], drawn, page)
+        print(f"{page}: the same as a page, with what the run draws")
     return 0
 
 
@@ -105,6 +122,21 @@ def write(found: Evaluation, out: Path) -> None:
         temporary.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
+def write_page(found: Evaluation, config: RunConfig, picture: bytes | None, out: Path) -> None:
+    """Writes what was measured of a run as HTML, with a picture of what it draws, if there is one."""
+    ends = [config.data] if config.starts_at is None else [config.starts_at, config.data]
+    words = ([getattr(end, name, None) for name in ("kind", "name", "path")] for end in ends)
+    document = evaluation_page(
+        found,
+        run_dir=str(config.run.dir),
+        data=" to ".join(" ".join(str(word) for word in about if word is not None) for about in words),
+        images=isinstance(config.sample, ImageSample),
+        picture=picture,
+    )
+    with replacing(out) as temporary:
+        temporary.write_text(document, encoding="utf-8")
+
+
 def evaluate_run(
     run_dir: Path,
     evaluations: Sequence[int],
@@ -113,6 +145,7 @@ def evaluate_run(
     seed: int,
     likelihood: int = 0,
     data: trainer.data.AnyConfig | None = None,
+    picture: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Measures the averaged weights of a run's newest whole checkpoint on this process.
@@ -124,6 +157,7 @@ def evaluate_run(
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none.
         data: the real ones; None: the run's own, which for a student of pairs are what its teacher has drawn.
+        picture: PNG to write of what the run draws, if that can be shown; None: none.
         progress: is told what is being done.
 
     Raises:
@@ -139,6 +173,9 @@ def evaluate_run(
             "leave it out"
         )
     with opened(run_dir, data) as flow:
+        if picture is not None and (isinstance(flow.config.sample, PointSample) or drawable(flow.config)):
+            progress("drawing a picture")
+            write_sample(flow.config, flow.task, flow.model, picture)
         return evaluate(
             flow.config,
             flow.task,
@@ -183,15 +220,14 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
 
 def table(found: Evaluation) -> Table:
     """The figures of all sets of samples, those of real examples above them."""
-    title = f"{found.num:,} samples of {found.checkpoint} against the data, by function evaluations (NFE)"
-    shown = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    shown = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     shown.add_column("sampler", no_wrap=True)
     names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
     for heading in ("NFE", *(COLUMNS[name] for name in names), "ms"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_row("real data", "", *(_cell(name, found.floor.get(name)) for name in names), "", end_section=True)
+    shown.add_row("real data", "", *(cell(name, found.floor.get(name)) for name in names), "", end_section=True)
     for place, one in enumerate(found.results, start=1):
-        figures = (_cell(name, one.figures[name]) for name in names)
+        figures = (cell(name, one.figures[name]) for name in names)
         last = place < len(found.results) and found.results[place].sampler != one.sampler
         shown.add_row(
             one.sampler, f"{one.evaluations}", *figures, f"{1e3 * one.seconds_per_sample:.2g}", end_section=last
@@ -209,9 +245,3 @@ def in_words(found: Evaluation) -> list[str]:
     if found.bits_per_dimension is not None:
         lines.append(f"{found.bits_per_dimension:.3f} bits a dimension of held-out examples")
     return lines
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1%}" if name == "class_accuracy" else f"{round(value, 4) + 0.0:.4f}"

@@ -33,6 +33,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the run's own)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the figures")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="HTML",
+        help="also write a page that needs nothing else: the figures, their curves and what the run draws",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -46,6 +52,7 @@ def _run(options: argparse.Namespace) -> int:
         options.likelihood,
         options.data_from,
         options.out,
+        options.page,
     )
 
 
@@ -53,7 +60,7 @@ EVALUATE = Verb(
     "evaluate",
     "measure a flow: quality against function evaluations for the run's own sampler and Euler's, beside that of real "
     "examples; straightness, path energy, likelihood",
-    "python -m trainer evaluate runs/toy --evaluations 1,5,20 --num 1000 --out evaluation.json",
+    "python -m trainer evaluate runs/toy --evaluations 1,5,20 --num 1000 --out evaluation.json --page evaluation.html",
     _add_arguments,
     _run,
     "The averaged weights of the newest complete checkpoint draw on this process alone. Distances are those of samples "
