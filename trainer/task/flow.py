@@ -1,7 +1,8 @@
 """Flow matching."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,19 +19,20 @@ from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.head import NetworkField, Predict, SegmentField, guided
-from trainer.task.protocol import Drawn, Task
+from trainer.task.protocol import Task
 from trainer.teacher import Teacher
 
 
-@dataclass(frozen=True)
-class DrawnPoints(Drawn):
+class DrawnPoints(NamedTuple):
     """Points of the path.
 
     Attributes:
+        log_weight: see `Drawn`.
         sample: where the network is asked, and what it should say.
         condition: what it is told.
     """
 
+    log_weight: Tensor | None
     sample: PathSample
     condition: Condition
 
@@ -59,11 +61,11 @@ class FlowTask(Task):
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> list[DrawnPoints]:
         """See `Task.draw`; the coupling decides which micro batches are paired together."""
-        conditions, states = [], []
+        conditions, states, sources = [], [], []
         for batch, generator in zip(batches, generators, strict=True):
             conditions.append(self._condition(batch, generator))
             states.append(self.state_of(batch, generator))
-        sources = [batch.x_0 for batch in batches]
+            sources.append(batch.x_0)
         paired = self.coupling.draw_step(states, conditions, generators=generators, x_0=sources, ranks=ranks)
         together = zip(paired, batches, generators, strict=True)
         return [self._points(pairs, batch.interval, generator) for pairs, batch, generator in together]

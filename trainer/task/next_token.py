@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -10,17 +10,18 @@ from torch import Tensor
 
 from trainer.data import Batch
 from trainer.flow.objective import LossTerms
-from trainer.task.protocol import Drawn, Task
+from trainer.task.protocol import Task
 
 
-@dataclass(frozen=True)
-class DrawnWindows(Drawn):
+class DrawnWindows(NamedTuple):
     """Windows of text.
 
     Attributes:
+        log_weight: see `Drawn`; there are none.
         tokens: int64 [B, N + 1].
     """
 
+    log_weight: None
     tokens: Tensor
 
 

@@ -1,7 +1,6 @@
 """What a step learns from, as the training loop sees it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,15 +11,13 @@ from trainer.data import Batch
 from trainer.flow.objective import LossTerms
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What the loss of one micro batch is computed from, drawn before the network is asked.
+class Drawn(Protocol):
+    """What the loss of one micro batch is computed from, drawn before the network is asked."""
 
-    Attributes:
-        log_weight: [B] logarithms of the examples' weights, of which only the differences matter; None: all equal.
-    """
-
-    log_weight: Tensor | None
+    @property
+    def log_weight(self) -> Tensor | None:
+        """[B] logarithms of the examples' weights, of which only the differences matter; None: all equal."""
+        ...
 
 
 class Task(Protocol):

@@ -1,8 +1,7 @@
 """Autoencoding."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,18 +10,19 @@ from torch import Tensor
 from trainer.data import Batch
 from trainer.flow.objective import LossTerms
 from trainer.model.autoencoder_config import AutoencoderConfig
-from trainer.task.protocol import Drawn, Task
+from trainer.task.protocol import Task
 
 
-@dataclass(frozen=True)
-class DrawnImages(Drawn):
+class DrawnImages(NamedTuple):
     """Images and the draws that make latents of them.
 
     Attributes:
+        log_weight: see `Drawn`; there are none.
         images: [B, C, H, W].
         noise: standard normal, of the shape of the latents.
     """
 
+    log_weight: None
     images: Tensor
     noise: Tensor
 

@@ -57,7 +57,7 @@ class Affine(Path):
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
         """See `Path.sample`; nothing is drawn, and the noise is the source point."""
-        x_0, x_1 = self._ends(pairs, t)
+        x_0, x_1, end = self._whole(pairs, t)
         c = self.schedule(t).broadcast(x_1)
         return PathSample(
             x_t=c.a * x_0 + c.b * x_1,
@@ -66,25 +66,23 @@ class Affine(Path):
             t=t,
             x_0=x_0,
             x_1=x_1,
-            end=self._end(pairs, t),
+            end=end,
         )
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """See `Path.coefficients`."""
         return self.schedule(t)
 
-    def _end(self, pairs: Pairs, t: Tensor) -> Coefficients | None:
-        return None if pairs.interval is None else self.schedule(pairs.interval[:, 1].to(t))
-
-    def _ends(self, pairs: Pairs, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Source and data of the whole path on which the pairs lie."""
+    def _whole(self, pairs: Pairs, t: Tensor) -> tuple[Tensor, Tensor, Coefficients | None]:
+        """Source and data of the whole path on which the pairs lie, and the path's coefficients where the pairs end."""
         if pairs.interval is None:
-            return pairs.x_0, pairs.x_1
-        start, end = (self.schedule(time).broadcast(pairs.x_1) for time in pairs.interval.to(t).unbind(1))
-        determinant = start.a * end.b - end.a * start.b
-        x_0 = (end.b * pairs.x_0 - start.b * pairs.x_1) / determinant
-        x_1 = (start.a * pairs.x_1 - end.a * pairs.x_0) / determinant
-        return x_0, x_1
+            return pairs.x_0, pairs.x_1, None
+        start, end = (self.schedule(time) for time in pairs.interval.to(t).unbind(1))
+        s, e = start.broadcast(pairs.x_1), end.broadcast(pairs.x_1)
+        determinant = s.a * e.b - e.a * s.b
+        x_0 = (e.b * pairs.x_0 - s.b * pairs.x_1) / determinant
+        x_1 = (s.a * pairs.x_1 - e.a * pairs.x_0) / determinant
+        return x_0, x_1, end
 
 
 class Linear(Affine):
@@ -103,7 +101,7 @@ class Linear(Affine):
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
         """See `Path.sample`; nothing is drawn, and the noise is the source point."""
-        x_0, x_1 = self._ends(pairs, t)
-        end = x_1 if self._sigma_min == 0 else torch.add(x_1, x_0, alpha=self._sigma_min)
-        x_t = torch.lerp(x_0, end, t.to(x_0).view(-1, *[1] * (x_0.ndim - 1)))
-        return PathSample(x_t, end - x_0, x_0, t, x_0, x_1, end=self._end(pairs, t))
+        x_0, x_1, end = self._whole(pairs, t)
+        last = x_1 if self._sigma_min == 0 else torch.add(x_1, x_0, alpha=self._sigma_min)
+        x_t = torch.lerp(x_0, last, t.to(x_0).view(-1, *[1] * (x_0.ndim - 1)))
+        return PathSample(x_t, last - x_0, x_0, t, x_0, x_1, end=end)
