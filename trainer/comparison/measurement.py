@@ -26,7 +26,9 @@ from trainer.sampling import follow
 
 EVALUATION, DRAWN = "evaluation.json", "drawn.npz"
 FLOOR_DRAWS = 8
-POINTS, WAYS, WAY_POINTS, PER_CLASS, COLUMNS = 1000, 96, 41, 3, 8
+POINTS, WAYS, WAY_POINTS = 1000, 96, 41
+PER_CLASS, COLUMNS = 3, 8
+"""Images of each class, in rows below each other; images of a row where there are no classes."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def _drawn(flow: OpenRun, wish: Wish, seed: int) -> dict[str, NDArray[Any]]:
     config = flow.config
     assert isinstance(config.sample, ImageSample | PointSample)
     classes = config.data.num_classes
-    num = POINTS if isinstance(config.sample, PointSample) else max(classes, COLUMNS) * PER_CLASS
+    columns = classes if classes > 1 else COLUMNS
+    num = POINTS if isinstance(config.sample, PointSample) else columns * PER_CLASS
     wanted = given(config, flow.task, num, seed=seed)
     own = config.sample.sampler
 

@@ -10,7 +10,7 @@ from moe.report.page import Block, Figure, Listing, Section, Table, page
 from trainer.comparison.charts import bars, quality_chart
 from trainer.comparison.pictures import pictures
 from trainer.comparison.results import QUALITY, Comparison
-from trainer.comparison.tables import every_number, facts, finding, glance
+from trainer.comparison.tables import budget, every_number, facts, finding, glance
 
 
 def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) -> None:
@@ -31,9 +31,15 @@ def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) ->
                 [Figure(quality_chart(comparison), _caption(comparison)), every_number(comparison)],
             ),
             Section(
-                "How direct the paths are, and what a step costs", [Figure(bars(comparison), _BARS)], _paths(comparison)
+                "How direct the paths are, and what a step costs",
+                [Figure(bars(comparison), _BARS), budget(comparison)],
+                _paths(comparison),
             ),
-            Section("What they draw", [Figure(picture, "") for picture in pictures(comparison.entries, real)], _DRAWN),
+            Section(
+                "What they draw",
+                [Figure(picture, "") for picture in pictures(comparison.entries, real)],
+                _POINTS if real.ndim == 2 else _IMAGES,
+            ),
             _methods(comparison),
             _reproduce(comparison),
         ],
@@ -46,10 +52,9 @@ def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) ->
 
 
 _BARS = "Bars are means over the seeds, dots the seeds. Step time is that of the network itself, its teachers left out."
-_DRAWN = (
-    "Samples of the first seed from the same noise, of few and of many evaluations. Behind points lie real ones in "
-    "grey; paths lead from noise (grey) to samples (black)."
-)
+_DRAWN = "Samples of the first seed from the same noise, of few and of many evaluations"
+_POINTS = f"{_DRAWN}, before real ones in grey; paths lead from noise (grey) to samples (black)."
+_IMAGES = f"{_DRAWN}, a column for each class where there are classes; drawn with the guidance of the base."
 
 
 def _data(comparison: Comparison) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moe.report.figures import STYLE, to_svg
 from trainer.comparison.charts import style
-from trainer.comparison.measurement import COLUMNS, drawn
+from trainer.comparison.measurement import PER_CLASS, drawn
 from trainer.comparison.results import Entry
 
 ABREAST = 5
@@ -41,7 +41,7 @@ def _row(entries: Sequence[tuple[int, Entry]], real: NDArray[np.floating], abrea
     rows = 3 if planes and all("ways" in one for one in sets) else 2
     with mpl.rc_context(STYLE):
         side, title = 10.4 / abreast, 0.5
-        tall = side if planes else side * _aspect(real)
+        tall = side if planes else side * PER_CLASS**2 / len(sets[0]["few"]) * real.shape[-2] / real.shape[-1]
         figure = Figure(figsize=(11.0, rows * (tall + 0.28) + title), dpi=150, layout="constrained")
         grid = figure.subplots(rows, abreast, squeeze=False)
         for column in range(abreast):
@@ -69,11 +69,6 @@ def _reach(real: NDArray[np.floating]) -> float:
     return 1.25 * float(np.quantile(np.abs(real), 0.999))
 
 
-def _aspect(images: NDArray[np.floating]) -> float:
-    rows = 3
-    return rows * images.shape[-2] / (COLUMNS * images.shape[-1])
-
-
 def _cloud(axes: Axes, points: NDArray[np.floating], real: NDArray[np.floating], colour: str) -> None:
     axes.scatter(real[:, 0], real[:, 1], s=3, color=DATA, linewidths=0, rasterized=True)
     axes.scatter(points[:, 0], points[:, 1], s=4, color=colour, alpha=0.65, linewidths=0, rasterized=True)
@@ -92,9 +87,9 @@ def _ways(axes: Axes, ways: NDArray[np.floating], real: NDArray[np.floating], co
 
 def _images(axes: Axes, images: NDArray[np.floating]) -> None:
     cells = np.clip((images + 1) / 2, 0, 1)
-    rows = min(3, len(cells) // COLUMNS)
-    cells = np.pad(cells[: rows * COLUMNS], ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=1.0)
-    lines = [np.concatenate(list(line), axis=-1) for line in cells.reshape(rows, COLUMNS, *cells.shape[1:])]
+    columns = len(cells) // PER_CLASS
+    cells = np.pad(cells, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=1.0)
+    lines = [np.concatenate(list(line), axis=-1) for line in cells.reshape(PER_CLASS, columns, *cells.shape[1:])]
     canvas = np.concatenate(lines, axis=-2).transpose(1, 2, 0)
     colours = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0} if canvas.shape[-1] == 1 else {}
     axes.imshow(canvas.squeeze(-1) if colours else canvas, interpolation="nearest", **colours)

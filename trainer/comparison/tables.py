@@ -15,15 +15,16 @@ Column = tuple[str, Callable[[Entry], float | None], Callable[[float], str], boo
 
 def finding(comparison: Comparison) -> str:
     """The sentence that a reader should take away."""
-    words = []
-    for number in (_shown(comparison)[0], _shown(comparison)[-1]):
-        best = _best(comparison, number)
-        if best is not None:
-            entry, value = best
-            times = f"{number} evaluation{'s' * (number > 1)}"
-            words.append(f"with {times} {entry.name} comes nearest to the data ({value:.3g})")
-    text = "; ".join(dict.fromkeys(words))
-    return f"{text[0].upper()}{text[1:]}; two sets of real samples are {fmean(comparison.floor):.3g} apart."
+    first, last = comparison.evaluations[0], comparison.evaluations[-1]
+    found = {number: best for number in (first, last) if (best := _best(comparison, number)) is not None}
+    names = {entry.name for entry, _ in found.values()}
+    times = [f"with {number} evaluation{'s' * (number > 1)} ({value:.3g})" for number, (_, value) in found.items()]
+    text = f"{names.pop()} comes nearest to the data {' and '.join(times)}"
+    if names:
+        text = "; ".join(
+            f"{best[0].name} comes nearest {time}" for best, time in zip(found.values(), times, strict=True)
+        )
+    return f"{text}; two sets of real samples are {fmean(comparison.floor):.3g} apart."
 
 
 def facts(comparison: Comparison) -> Facts:
@@ -45,9 +46,29 @@ def glance(comparison: Comparison) -> Table:
         (f"at {number}", _quality(comparison, number), "{:.3f}".format, True) for number in _shown(comparison)
     ]
     columns += [
+        ("wrong class", _wrong_class, "{:.1%}".format, True),
         ("straightness", lambda entry: fmean(entry.path_figure("straightness")), "{:.3f}".format, True),
         ("path energy", lambda entry: fmean(entry.path_figure("path_energy")), "{:.2f}".format, True),
         ("step, ms", lambda entry: fmean(entry.times()), "{:.1f}".format, True),
+    ]
+    floor = f"{fmean(comparison.floor):.3f}"
+    columns = [column for column in columns if any(column[1](entry) is not None for entry in comparison.entries)]
+    empty = [NOTHING] * (len(columns) - len(_shown(comparison)))
+    rows, best = _rows(comparison, columns)
+    judged = " Wrong class: what a classifier of the data says of samples of most evaluations, drawn with guidance."
+    classes = judged if any(heading == "wrong class" for heading, *_ in columns) else ""
+    return Table(
+        ("method", *(heading for heading, *_ in columns)),
+        [(FLOOR, *(floor for _ in _shown(comparison)), *empty), *rows],
+        f"At N: {QUALITY[measure]} of samples drawn in N function evaluations, means over the seeds. The best of a "
+        f"column is blue.{classes}",
+        best={(row + 1, column) for row, column in best},
+    )
+
+
+def budget(comparison: Comparison) -> Table:
+    """What each network cost."""
+    columns: list[Column] = [
         ("steps in all", lambda entry: float(entry.steps), "{:,.0f}".format, False),
         ("training, s", lambda entry: entry.mean(lambda one: one.training_s), "{:.0f}".format, False),
         ("pairs drawn", lambda entry: float(entry.pairs) or None, "{:,.0f}".format, False),
@@ -58,16 +79,12 @@ def glance(comparison: Comparison) -> Table:
             False,
         ),
     ]
-    empty = [NOTHING] * (len(columns) - len(_shown(comparison)))
-    floor = f"{fmean(comparison.floor):.3f}"
-    rows, best = _rows(comparison, columns)
+    rows, _ = _rows(comparison, columns)
     return Table(
         ("method", *(heading for heading, *_ in columns)),
-        [(FLOOR, *(floor for _ in _shown(comparison)), *empty), *rows],
-        f"At N: {QUALITY[measure]} of samples drawn in N function evaluations, means over the seeds. The best of a "
-        "column is blue. Steps and training count what came before: a student has its teachers' too. "
-        "Preparing is to draw pairs, or to fit a path.",
-        best={(row + 1, column) for row, column in best},
+        rows,
+        "Steps and training count what came before: a student has its teachers' too. Preparing is to draw pairs or to "
+        "fit a path, processes that start included. Times are means over the seeds.",
     )
 
 
@@ -77,6 +94,13 @@ def _quality(comparison: Comparison, evaluations: int) -> Callable[[Entry], floa
         return fmean(found) if found else None
 
     return figure
+
+
+def _wrong_class(entry: Entry) -> float | None:
+    """Share of the samples of most evaluations that are not of the class asked for; None without classes."""
+    measured = [one.evaluation["results"] for one in entry.outcomes]
+    last = [[one for one in results if one["sampler"] == entry.sampler][-1]["figures"] for results in measured]
+    return None if "class_accuracy" not in last[0] else fmean(1 - figures["class_accuracy"] for figures in last)
 
 
 def _rows(comparison: Comparison, columns: Sequence[Column]) -> tuple[list[tuple[str, ...]], set[tuple[int, int]]]:
