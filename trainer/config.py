@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
 
 import trainer.data
 import trainer.flow.context
@@ -53,7 +53,7 @@ class Flow(Section):
     """Where states are latents of images; left out: they are where the data are."""
     source: trainer.data.Config | None = None
     """The data set that paths start at: to learn from, each example gets one of its examples, in shuffled epochs of
-    their own; samples start at held-out ones. null: a standard normal, or what data of kind pairs hold."""
+    their own; samples start at held-out ones. null: a standard normal, or where data of kind pairs begin."""
     context: trainer.flow.context.Config | None = None
     """What of an image the network is told beside its class; null: nothing."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
@@ -217,6 +217,8 @@ class RunConfig(Section):
         """The data set that samples start at; None: a standard normal."""
         if self.flow is not None and self.flow.path.kind == "mirror_interpolant":
             return self.data
+        if isinstance(self.data, trainer.data.PairsConfig) and self.data.source is not None:
+            return TypeAdapter(trainer.data.Config).validate_python(self.data.source)
         return self.flow and self.flow.source
 
     @property

@@ -214,7 +214,10 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
     check_latents(config)
     with joined(Launch.from_environment()):
         task, model = FlowTask(config), restore(config, plan_layout(config, 1), folder)
-        compared = config if data is None else config.model_copy(update={"data": data})
+        compared = config
+        if data is not None and config.flow is not None:
+            flow = config.flow.model_copy(update={"source": config.starts_at})
+            compared = config.model_copy(update={"data": data, "flow": flow})
         yield OpenRun(folder.name, compared, task, model)
 
 

@@ -21,6 +21,6 @@ def starts(config: RunConfig, examples: Tensor, *, seed: int) -> Tensor:
     """
     if config.flow is not None and config.starts_at is not None:
         points = trainer.data.starting_points(trainer.data.build(config.starts_at), examples, seed=seed)
-        return points if config.flow.source is not None else config.flow.data_scale * points
+        return config.flow.data_scale * points if config.flow.path.kind == "mirror_interpolant" else points
     generators = [torch.Generator().manual_seed(derive_seed(seed, "start", example)) for example in examples.tolist()]
     return torch.stack([torch.randn(config.state_shape, generator=generator) for generator in generators])

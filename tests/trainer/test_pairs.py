@@ -14,10 +14,11 @@ from trainer.__main__ import main
 from trainer.config_file import load_config
 from trainer.data import PairsConfig
 from trainer.flow import Condition, sampler
+from trainer.layout import plan_layout
 from trainer.pairs import run as pairs_run
 from trainer.pairs.drawing import Teacher
 from trainer.pairs.request import PairsRequest
-from trainer.sampling import starts
+from trainer.starts import starts
 from trainer.task import FlowTask
 
 TOY = str(ROOT / "configs" / "runs" / "toy.yaml")
@@ -105,6 +106,24 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, tmp_path: 
         solver = sampler.build(built, path=task.path)
         carried = solver.sample(field, batch.x_0, sampler.times(built)).final
     torch.testing.assert_close(carried, batch.x_1, rtol=1e-5, atol=1e-5)
+
+
+def test_pairs_of_a_teacher_between_data_sets_begin_at_its_source(tmp_path: Path, capsys: Any) -> None:
+    source = "flow.source={kind: toy, name: rings}"
+    between = trained(tmp_path / "run", TOY, *TINY, source, "evaluate.every=null")
+    assert main(words(between, tmp_path / "p")) == 0
+    pairs, config = read(tmp_path / "p"), load_config(between / "config.yaml")
+    begun = starts(config, torch.arange(NUM), seed=3)
+    assert torch.equal(pairs.get(torch.arange(NUM)).x_0, begun)
+    student = [TOY, *TINY[:-1], "data=null", f"data={{kind: pairs, path: {tmp_path / 'p'}, held_out: 4}}"]
+    student.append("flow.coupling={kind: paired}")
+    resolved = load_config(student[0], student[1:])
+    assert resolved.source is None, "the pairs hold their source points"
+    assert torch.equal(starts(resolved, torch.arange(NUM), seed=3), begun)
+    assert load_config(student[0], [*student[1:], source]).starts_at == resolved.starts_at
+    plan_layout(load_config(student[0], [*student[1:], source]), 1)
+    said = refused(capsys, "check", *student, "flow.source={kind: toy, name: spirals}")
+    assert "flow.source.kind: toy, but the pairs in data.path begin at toy data of other settings; leave" in said
 
 
 def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_path: Path) -> None:

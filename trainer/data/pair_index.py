@@ -30,13 +30,19 @@ class PairIndex(Section):
     segments: PositiveInt | None = None
     """Into how many parts paths were cut, of which each pair holds the ends of one; null: pairs are whole paths."""
     made_by: dict[str, JsonValue]
-    """What decides every value: the digest of the teacher's weights, its sampler and guidance, the seed."""
+    """What decides every value: the digest of the teacher's weights, its sampler and guidance, the seed; `source`: the
+    configuration of the data set that paths begin at, where they do not begin at noise."""
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
 
     @property
     def num_examples(self) -> int:
         """Pairs of all shards together."""
         return sum(shard.num_examples for shard in self.shards)
+
+    @property
+    def source(self) -> JsonValue:
+        """Configuration of the data set that paths begin at; None: they begin at noise."""
+        return self.made_by.get("source")
 
     @property
     def digest(self) -> str:

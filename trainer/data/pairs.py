@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, JsonValue, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
@@ -37,6 +37,8 @@ class PairsConfig(BaseModel, extra="forbid", frozen=True):
     """Left out: what the index says."""
     segments: PositiveInt | None
     """Into how many parts paths were cut; left out: what the index says."""
+    source: dict[str, JsonValue] | None = None
+    """The data set that the paths of the pairs begin at, and so those of samples; left out: what the index says."""
     digest: str
     """Of the index, so that a run goes on with the pairs it began with; left out: taken from it."""
 
@@ -55,7 +57,7 @@ class PairsConfig(BaseModel, extra="forbid", frozen=True):
         if isinstance(held_out, int) and held_out >= index.num_examples:
             problem = f"{held_out} of {index.num_examples} pairs leave none to train on"
             raise ValueError(f"held_out: {problem}; hold out fewer")
-        found = {name: getattr(index, name) for name in ("shape", "num_classes", "segments", "digest")}
+        found = {name: getattr(index, name) for name in ("shape", "num_classes", "segments", "source", "digest")}
         return {**found, **document}
 
 
@@ -73,7 +75,7 @@ class PairsOfPoints(Dataset):
 
     def __init__(self, config: PairsConfig) -> None:
         index = read_index(config.path, PairIndex)
-        for name in ("digest", "shape", "num_classes", "segments"):
+        for name in ("digest", "shape", "num_classes", "segments", "source"):
             found, wanted = getattr(index, name), getattr(config, name)
             if found != wanted:
                 remedy = "bring the folder back, or leave the field out to start another run"

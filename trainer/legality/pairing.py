@@ -56,6 +56,11 @@ def check_source(config: RunConfig) -> None:
     flow, source, data = config.flow, config.flow.source, config.data
     if isinstance(source, PairsConfig | PythonSourceConfig):
         raise ValueError(f"flow.source.kind: {source.kind} data are no points to start at; use images or points")
+    if isinstance(data, PairsConfig) and source.model_dump(mode="json") != data.source:
+        begin = "noise" if data.source is None else f"{data.source['kind']} data of other settings"
+        raise ValueError(
+            f"flow.source.kind: {source.kind}, but the pairs in data.path begin at {begin}; leave flow.source out"
+        )
     if tuple(source.shape) != tuple(data.shape):
         raise ValueError(
             f"flow.source: its examples have shape {list(source.shape)}, and the data have {list(data.shape)}; a path "

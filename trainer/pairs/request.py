@@ -41,10 +41,12 @@ class PairsRequest(Section):
             )
         return self
 
-    def what_decides(self, weights: str) -> dict[str, Any]:
+    def what_decides(self, weights: str, source: dict[str, Any] | None) -> dict[str, Any]:
         """Everything that the pairs are a function of.
 
         Args:
             weights: digest of the teacher's.
+            source: configuration of the data set that its paths begin at; None: they begin at noise.
         """
-        return {"weights": weights, **self.model_dump(mode="json", exclude={"run"})}
+        begins = {} if source is None else {"source": source}
+        return {"weights": weights, **begins, **self.model_dump(mode="json", exclude={"run"})}

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from moe.files import FileError, replacing
 from trainer.checkpoint.manifest import Manifest
-from trainer.config import FLOWLESS
+from trainer.config import FLOWLESS, RunConfig
 from trainer.data import PairIndex
 from trainer.data.shard_index import INDEX, read_index
 from trainer.engine.groups import Launch, joined
@@ -59,7 +59,7 @@ def run(request: PairsRequest, out: Path) -> int:
             "its data set holds, such as latents that the encode verb wrote"
         )
     check_restorable(config, folder)
-    index = _index(request, Manifest.read(folder).files[WEIGHTS].sha256, config.data.shape, config.data.num_classes)
+    index = _index(request, Manifest.read(folder).files[WEIGHTS].sha256, config)
     if (out / INDEX).exists():
         if read_index(out, PairIndex) != index:
             raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
@@ -93,8 +93,9 @@ def run(request: PairsRequest, out: Path) -> int:
     return _done(out, index, launch)
 
 
-def _index(request: PairsRequest, weights: str, shape: tuple[int, ...], num_classes: int) -> PairIndex:
+def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
     """What the folder's index will say."""
+    source = config.starts_at
     ends = [*range(0, request.num, request.shard_examples), request.num]
     shards: list[dict[str, Any]] = [
         {"file": f"shard_{number:05d}.safetensors", "num_examples": end - first}
@@ -102,11 +103,11 @@ def _index(request: PairsRequest, weights: str, shape: tuple[int, ...], num_clas
     ]
     return PairIndex.model_validate(
         {
-            "shape": shape,
+            "shape": config.data.shape,
             "dtype": request.dtype,
-            "num_classes": num_classes,
+            "num_classes": config.data.num_classes,
             "segments": request.segments,
-            "made_by": request.what_decides(weights),
+            "made_by": request.what_decides(weights, source and source.model_dump(mode="json")),
             "shards": shards,
         }
     )
