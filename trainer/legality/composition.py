@@ -194,24 +194,17 @@ def _followed_quantities(composition: Composition) -> str | None:
     return None
 
 
-def _score_as_target(composition: Composition) -> str | None:
-    return _score_of_source(composition) if isinstance(composition.target, target.ScoreConfig) else None
-
-
 def _score_as_drift(composition: Composition) -> str | None:
-    return _score_of_source(composition) if follows_score(composition.sampler) else None
-
-
-def _score_of_source(composition: Composition) -> str | None:
-    if has_own_noise(composition.path) or _is_independent(composition.coupling):
+    if not follows_score(composition.sampler) or has_own_noise(composition.path):
         return None
-    return "the source tells the score only where it is normal and independent of the data"
+    if _is_independent(composition.coupling):
+        return None
+    return "it follows the score, which the source tells only where it is normal and independent of the data"
 
 
 RULES = (
     Rule(("coupling", "path"), _coupling_unused),
     Rule(("target", "path"), _target_on_path),
-    Rule(("target", "coupling", "path"), _score_as_target),
     Rule(("objective", "path"), _mirror_image),
     Rule(("objective", "target", "path"), _compared_space),
     Rule(("sampler", "target", "path"), _followed_quantities),
