@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -33,6 +34,7 @@ from trainer.comparison.plan import prepare
 from trainer.comparison.results import Comparison, Entry, Outcome
 from trainer.comparison.training import Stopped, Training
 from trainer.config import PointSample
+from trainer.config_file import read_document
 from trainer.evaluate import parsed
 from trainer.failure import RunFailed
 from trainer.observe.metrics import read_metrics
@@ -121,8 +123,8 @@ def run(
 def _keep(methods: Sequence[Method], out: Path) -> None:
     """Writes what is trained; refuses a folder in which a method was trained otherwise."""
     for method in methods:
-        path, text = out / method.name / TRAINED, method.to_yaml()
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        path = out / method.name / TRAINED
+        if path.exists() and read_document(path) != yaml.safe_load(method.to_yaml()):
             remedy = f"give another --out, or delete {path.parent}"
             raise FileError(path, "comparison", "was made with other settings", remedy)
     for method in methods:

@@ -261,6 +261,10 @@ def test_what_is_finished_is_left_alone_and_what_was_cut_off_goes_on(compared: P
     after, weights = kept(), "plain/seed_3/checkpoints/step_00000006/ema.safetensors"
     assert {name for name in before if name.startswith("reflowed") and after[name] != before[name]} == set()
     assert after[weights] == before[weights]
+    plain = compared / "plain.yaml"
+    plain.write_text(plain.read_text().replace("The plain method.", "The plain method. In other words."))
+    assert compare(compared) == 0, "what is said of a method is no setting"
+    assert {name for name, text in kept().items() if after[name] != text} == {"plain/method.yaml"}
 
 
 def test_a_folder_of_another_comparison_is_refused(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:

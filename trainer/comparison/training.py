@@ -63,6 +63,8 @@ class Training:
             Stopped: it was told to stop.
             RunFailed: a stage ended otherwise than well.
         """
+        if self.stopped:
+            raise Stopped
         folder.mkdir(parents=True, exist_ok=True)
         for stage in method.stages(folder, seed):
             if stage.finished:
