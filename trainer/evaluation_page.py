@@ -99,7 +99,7 @@ def table(found: Evaluation) -> Block:
         values = [one.figures[name] for one in found.results]
         stands_out.add((1 + values.index(chosen(values)), column))
     caption = (
-        "NFE: function evaluations of a sample. W2 and the Fréchet distance are explained below; sliced: the sliced "
+        "NFE: function evaluations of a sample. W2 and the Fréchet distance are drawn below; sliced: the sliced "
         "2-Wasserstein distance; energy and MMD (squared): without bias, they may be below 0; ms: wall time each."
     )
     if "class_accuracy" in names:
@@ -126,7 +126,7 @@ def _chart(found: Evaluation) -> str:
             _panel(axes, found.results, measure, found.floor[measure])
             axes.set_title(title, loc="left", fontsize=10.5, color=INK)
             axes.set_xlabel("function evaluations of a sample")
-        figure.axes[0].legend(frameon=False, loc="upper right")
+        figure.axes[0].legend(frameon=False, loc="best")
         return to_svg(figure)
 
 

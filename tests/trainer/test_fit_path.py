@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from tests.trainer.commands import GPT, contents, refused, start
+from tests.trainer.commands import GPT, ROOT, contents, refused, start
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.flow.path.table import read_table
@@ -94,6 +94,12 @@ def test_what_cannot_be_asked_is_refused(tmp_path, capsys, arguments, complaint)
 def test_a_model_without_a_flow_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "fit-path", GPT, "--out", tmp_path / "path")
     assert line.endswith("model.kind: a gpt model predicts the next byte and follows no path; give a run with a flow")
+
+
+def test_paths_between_data_sets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(ROOT / "configs" / "methods" / "stochastic_interpolant.yaml")
+    line = refused(capsys, "fit-path", config, "--out", tmp_path / "path")
+    assert line.endswith("flow.source: this finds the path from noise, and these paths begin at toy data; remove it")
 
 
 STAGES = [

@@ -39,12 +39,17 @@ def run(config: RunConfig, request: FitRequest, out: Path) -> int:
         0.
 
     Raises:
-        ValueError: the run follows no flow, or its data cannot be read or are all the same.
+        ValueError: the run follows no flow or one that begins at data, or its data cannot be read or are all the same.
     """
     end_with_launcher()
     launch = Launch.from_environment()
     if config.flow is None:
         raise ValueError(f"model.kind: {FLOWLESS[config.model.kind]} and follows no path; give a run with a flow")
+    if config.starts_at is not None:
+        raise ValueError(
+            f"flow.source: this finds the path from noise, and these paths begin at {config.starts_at.kind} data; "
+            "remove it"
+        )
     check_latents(config)
     with joined(launch, expert_parallel=1):
         if launch.rank == 0:
