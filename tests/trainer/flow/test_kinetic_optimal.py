@@ -13,6 +13,8 @@ from torch import Tensor
 from moe.files import FileError
 from tests.trainer.flow.paths import TABLE
 from trainer.flow import path
+from trainer.flow.coupling import Pairs
+from trainer.flow.path.affine import without_noise
 from trainer.flow.path.kinetic_optimal import (
     RATIOS,
     Separation,
@@ -259,3 +261,38 @@ def test_a_run_goes_on_only_along_its_own_path(tmp_path: Path) -> None:
     fit(Separation(FAR_APART, 1.0), knots=10).write(file)
     with pytest.raises(FileError, match=r"digest: is .* where the file has"):
         path.build(config)
+
+
+@sets
+def test_schedulers_of_another_library_have_the_same_energies_and_ours_serves_there(points):
+    """facebookresearch/flow_matching: its straight and cosine schedules under our functional, our table in its path."""
+    from flow_matching.path import AffineProbPath
+    from flow_matching.path.scheduler import CondOTScheduler, CosineScheduler, Scheduler, SchedulerOutput
+
+    separation = looked_at(points)
+
+    def foreign(scheduler: Scheduler) -> path.Schedule:
+        def schedule(t: Tensor) -> path.Coefficients:
+            c = scheduler(t)
+            return without_noise(c.sigma_t, c.alpha_t, c.d_sigma_t, c.d_alpha_t)
+
+        return schedule
+
+    for theirs, ours in ((CondOTScheduler(), path.linear), (CosineScheduler(), path.trigonometric)):
+        assert kinetic_energy(foreign(theirs), separation) == pytest.approx(kinetic_energy(ours, separation))
+    fitted = path.Tabulated(fit(separation))
+
+    class Exported(Scheduler):
+        def __call__(self, t: Tensor) -> SchedulerOutput:
+            c = fitted(t)
+            return SchedulerOutput(alpha_t=c.b, sigma_t=c.a, d_alpha_t=c.db, d_sigma_t=c.da)
+
+        def snr_inverse(self, snr: Tensor) -> Tensor:
+            raise NotImplementedError
+
+    x_0, x_1 = torch.randn(2, 9, 3, dtype=torch.float64, generator=generator(3))
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    theirs = AffineProbPath(Exported()).sample(x_0=x_0, x_1=x_1, t=t)
+    ours = path.Affine(fitted).sample(Pairs(x_0, x_1), t, generator=generator())
+    torch.testing.assert_close(theirs.x_t, ours.x_t)
+    torch.testing.assert_close(theirs.dx_t, ours.velocity)
