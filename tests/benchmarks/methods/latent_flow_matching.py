@@ -29,7 +29,9 @@ from trainer.model.spatial_rescaler import SpatialRescaler
 from trainer.quality.accuracy import class_accuracy
 from trainer.task import FlowTask, ReconstructionTask
 
-VALUES, CLASSES, STEPS, BATCH = 16, 10, 1200, 256
+VALUES, CLASSES, BATCH = 16, 10, 256
+STEPS, INPAINTING_STEPS = 1200, 2400
+"""With a hole to fill the network also learns what to make of the rest; after 1,200 steps its error still falls."""
 MAP = SemanticMapConfig(levels=3, block=2)
 VAE = AutoencoderConfig(hidden=32, num_layers=2, latent_channels=4, factor=4, kl_weight=1e-3)
 FLAT_VAE = VAE.model_copy(update={"latent_channels": 1, "factor": 2})
@@ -119,7 +121,8 @@ class Measurement:
         task.space = space
         assert task.context is not None
         seen = task.context.draw(self.held_out, space, generator=self._generator())
-        network = self._network(task, self._states(space).shape[1:], context_values=seen.context[0].numel())
+        shape, known = self._states(space).shape[1:], seen.context[0].numel()
+        network = self._network(task, shape, context_values=known, steps=INPAINTING_STEPS)
         unlabelled = torch.full((len(self.held_out),), CLASSES)
         drawn = self._drawn(task, network, Condition(label=unlabelled, context=seen.context), 1.0)
         filled = {
@@ -178,17 +181,17 @@ class Measurement:
     def _states(self, space: Space) -> Tensor:
         return space.encode(self.images, generator=self._generator())
 
-    def _network(self, task: FlowTask, state: tuple[int, ...], context_values: int) -> nn.Module:
+    def _network(self, task: FlowTask, state: tuple[int, ...], context_values: int, steps: int = STEPS) -> nn.Module:
         values = torch.Size(state).numel()
         sizes: dict[str, Any] = {"hidden": 256, "layers": 3, "num_classes": CLASSES}
         network = PlainNetwork(values, seed=self.seed, num_context_values=context_values, **sizes)
-        return self._fitted(task, network)
+        return self._fitted(task, network, steps)
 
-    def _fitted(self, task: FlowTask, network: nn.Module) -> nn.Module:
+    def _fitted(self, task: FlowTask, network: nn.Module, steps: int = STEPS) -> nn.Module:
         if task.context is not None:
             task.label_dropout = 1.0
         data = rows(self.images, self.labels)
-        return train(task, data, network, steps=STEPS, batch=BATCH, lr=1e-3, seed=self.seed, ema=0.99)
+        return train(task, data, network, steps=steps, batch=BATCH, lr=1e-3, seed=self.seed, ema=0.99)
 
     def _drawn(self, task: FlowTask, network: nn.Module, condition: Condition, guidance: float) -> Tensor:
         assert condition.label is not None
