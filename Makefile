@@ -27,7 +27,7 @@ RUN := runs/demo
 CONFIG := configs/runs/digits_moe.yaml
 LONGER := optim.steps=620 checkpoint.every=620 evaluate.every=null sample.every=null trace.steps=[] observe.log_every=1
 METHODS := flow_matching ot_cfm weighted_cfm
-SHORTER := optim.steps=300 optim.global_batch=256
+SHORTER := optim.steps=200 optim.global_batch=256
 TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc-per-node 2
 
 demo: $(VENV)/.runtime
@@ -48,8 +48,8 @@ demo: $(VENV)/.runtime
 	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
 	@echo "6/8  replay that step on a leaf-spine fabric under seven transports"
 	@$(PY) -m netsim compare configs/scenarios/demo.yaml --out $(RUN)/netsim
-	@echo "7/8  compare three methods of flow matching on points in the plane, two runs at a time"
-	@$(PY) -m trainer compare $(METHODS:%=configs/methods/%.yaml) $(SHORTER) --seeds 1 --jobs 2 --num 500 --evaluations 1,2,4,16 --out $(RUN)/comparison
+	@echo "7/8  compare three methods of flow matching on points in the plane, all at a time"
+	@$(PY) -m trainer compare $(METHODS:%=configs/methods/%.yaml) $(SHORTER) --seeds 1 --jobs 3 --num 500 --evaluations 1,2,4,16 --out $(RUN)/comparison
 	@echo "8/8  one page"
 	@$(PY) -m trainer report $(RUN) --quality $(RUN)/quality.json --placement $(RUN)/placement.json \
 	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --simulation $(RUN)/netsim --comparison $(RUN)/comparison \
