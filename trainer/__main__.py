@@ -15,6 +15,7 @@ from trainer.command.compare import COMPARE
 from trainer.command.encode import ENCODE
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
+from trainer.command.features import FEATURES
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
 from trainer.command.pairs import PAIRS
@@ -24,7 +25,7 @@ from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.failure import RunFailed
 
-VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, COMPARE, GENERATE, ENCODE, FIT_PATH, PAIRS, EXPORT, TRACE, REPORT)
+VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, COMPARE, GENERATE, ENCODE, FEATURES, FIT_PATH, PAIRS, EXPORT, TRACE, REPORT)
 """Every verb, in the order of the help."""
 
 PATIENCE_S = 5.0

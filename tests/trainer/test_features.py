@@ -1,0 +1,62 @@
+"""The features verb: a classifier's hidden layers as a feature extractor."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neural_network import MLPClassifier
+
+from trainer.__main__ import main
+from trainer.features import trained_classifier
+from trainer.quality.features.file import check_extractor, feature_shape, read_extractor
+
+CONFIG = "configs/methods/blockwise.yaml"
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_network_is_the_classifier_of_scikit_learn(classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % classes
+    x = torch.randn(60, 1, 2, 2, generator=generator) + labels[:, None, None, None]
+    network = trained_classifier(x, labels, hidden=[8, 5], seed=3)
+    peer = MLPClassifier((8, 5), random_state=3, max_iter=200).fit(x.flatten(1).double().numpy(), labels.numpy())
+    logits = network(x)
+    assert logits.shape == (60, classes)
+    np.testing.assert_allclose(
+        logits.softmax(1).detach().numpy(), np.asarray(peer.predict_proba(x.flatten(1).numpy())), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_file_that_is_the_same_for_the_same_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        out = str(tmp_path / name)
+        assert main(["features", CONFIG, "--hidden", "8", "--seed", str(seed), "--out", out]) == 0
+    assert "8 features; the classifier names" in capsys.readouterr().out
+    one, again, other = ((tmp_path / name).read_bytes() for name in ("one", "again", "other"))
+    assert one == again
+    assert one != other
+    check_extractor(tmp_path / "one", (1, 8, 8))
+    assert feature_shape(tmp_path / "one") == (8,)
+    features = read_extractor(tmp_path / "one").features(torch.zeros(2, 1, 8, 8))
+    assert features.shape == (2, 8)
+    assert (features >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([CONFIG, "--hidden", "0"], "--hidden: [0]"),
+        ([CONFIG, "--stage", "none"], "there is no stage none"),
+        (["configs/runs/toy.yaml"], "two or more apart; give data with classes"),
+        (["no.yaml"], "no.yaml"),
+    ],
+)
+def test_refusals(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "features"
+    assert main(["features", *arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not out.exists()
