@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from moe.dispatch.residency import Residency
 from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
+from trainer.flow.time.segments import segment_of
+from trainer.model.blockwise import Blockwise
+from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.parameters import HoldsExperts
 
 
@@ -91,21 +94,67 @@ class RoutingRecorder:
             yield
         if residencies:
             chosen = [at_home(*pair, where) for pair, where in zip(chosen, residencies, strict=True)]
-        ids_TLK = torch.stack([ids for ids, _ in chosen], dim=1).cpu().numpy()
+        self._keep(step, micro, *(torch.stack(part, dim=1) for part in zip(*chosen, strict=True)))
+
+    def _keep(self, step: int, micro: int, ids_TLK: Tensor, weights_TLK: Tensor) -> None:
+        """Adds the choices of a micro batch's tokens, example by example."""
         tokens = len(ids_TLK)
         sequence, position = np.divmod(np.arange(tokens), tokens // self._micro_batch)
         self._parts.append(
             RoutingTrace(
-                expert_ids=ids_TLK.astype(np.int32),
+                expert_ids=ids_TLK.cpu().numpy().astype(np.int32),
                 source_rank=np.full(tokens, dist.get_rank(), np.int32),
                 header=self._header,
-                weights=torch.stack([gates for _, gates in chosen], dim=1).cpu().numpy(),
+                weights=weights_TLK.cpu().numpy(),
                 step=np.full(tokens, step, np.int32),
                 micro=np.full(tokens, micro, np.int32),
                 sequence=(micro * self._micro_batch + sequence).astype(np.int32),
                 position=position.astype(np.int32),
             )
         )
+
+
+class SegmentRecorder(RoutingRecorder):
+    """Collects which segment's blocks the tokens of a rank meet: experts whose router is the time.
+
+    Every block of segments is an MoE layer, and all tokens of an example visit the expert of its segment in each.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        network: Blockwise | BlockwiseMLP,
+        header: RoutingHeader,
+        *,
+        steps: Collection[int],
+        micro_batch: int,
+        tokens: int,
+    ) -> None:
+        """Prepares to record.
+
+        Args:
+            folder: the run's traces folder.
+            network: whose blocks belong to segments.
+            header: sizes and names of the trace.
+            steps: optimiser steps to record.
+            micro_batch: examples of a micro batch.
+            tokens: of an example.
+        """
+        super().__init__(folder, (), header, steps=steps, micro_batch=micro_batch)
+        self._network, self._tokens = network, tokens
+
+    @contextmanager
+    def _recording(self, step: int, micro: int) -> Iterator[None]:
+        times: list[Tensor] = []
+        hook = self._network.register_forward_pre_hook(lambda _, inputs: times.append(inputs[1].detach()))
+        try:
+            yield
+        finally:
+            hook.remove()
+        (t,) = times
+        ids_T = segment_of(t, self._network.segments).repeat_interleave(self._tokens)
+        ids_TLK = ids_T[:, None, None].expand(-1, self._header.num_layers, 1)
+        self._keep(step, micro, ids_TLK, torch.ones(ids_TLK.shape))
 
 
 def ordered_choices(probs_TE: Tensor, routing_map_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,15 @@ from trainer.config import RunConfig
 from trainer.engine.groups import Launch
 from trainer.engine.protocol import Engine
 from trainer.layout import Layout
+from trainer.model.blockwise import Blockwise
+from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
+from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.gpt_config import GPTConfig
 from trainer.model.parameters import HoldsExperts
+from trainer.network import tokens_per_example
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
-from trainer.trace.routing import RoutingRecorder, merge_routing
+from trainer.trace.routing import RoutingRecorder, SegmentRecorder, merge_routing
 
 
 class TraceSession:
@@ -63,10 +67,34 @@ class TraceSession:
             self._routing = RoutingRecorder(
                 self._folder, layers, header, steps=self._steps, micro_batch=layout.micro_batch
             )
+        if isinstance(config.model, BlockwiseConfig | BlockwiseMLPConfig):
+            self._routing = self._of_segments(config, config.model, layout, engine)
         if started:
             self._collectives.resume(started)
             if self._routing is not None:
                 self._routing.resume(started)
+
+    def _of_segments(
+        self, config: RunConfig, model: BlockwiseConfig | BlockwiseMLPConfig, layout: Layout, engine: Engine
+    ) -> SegmentRecorder:
+        network = engine.module
+        assert isinstance(network, Blockwise | BlockwiseMLP)
+        first, layers = 0, model.num_layers
+        if isinstance(model, BlockwiseConfig):
+            first, layers = model.trunk_layers, model.segment_layers
+        header = RoutingHeader(
+            num_experts=model.segments,
+            num_layers=layers,
+            top_k=1,
+            world_size=layout.world_size,
+            model=model.kind,
+            hidden=model.hidden,
+            element_bytes=2 if config.engine.precision == "bf16" else 4,
+            moe_layers=tuple(range(first, first + layers)),
+            expert_parallel=1,
+        )
+        sizes = {"micro_batch": layout.micro_batch, "tokens": tokens_per_example(config)}
+        return SegmentRecorder(self._folder, network, header, steps=self._steps, **sizes)
 
     @contextmanager
     def step(self, step: int, local: int, micro: int) -> Iterator[None]:
