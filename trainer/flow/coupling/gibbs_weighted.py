@@ -55,7 +55,7 @@ class GibbsWeighted(Coupling):
     ) -> Pairs:
         """See `Coupling.draw`; the source is N(0, I), and row i goes with row i."""
         x_0 = standard_normal(x_1, x_0, generator)
-        log_weight = pair_costs(x_0, x_1, self.cost) / -self._epsilon(x_1[0].numel())
+        log_weight = pair_costs(x_0, x_1, self.cost) / -self._epsilon(x_1.shape[1:].numel())
         return Pairs(x_0, x_1, condition, log_weight)
 
     def _epsilon(self, num_values: int) -> float:
