@@ -142,8 +142,8 @@ def test_ranks_that_cannot_find_each_other_are_refused(capsys: pytest.CaptureFix
         (("--world-size", 2, "--times", "none.jsonl"), "none.jsonl: file"),
         (("--world-size", 2, "--times", DIGITS), DIGITS),
         (
-            ("--world-size", 2, "moe=null", "parallel.expert=1", "parallel.tensor=2", "engine.zero_stage=3"),
-            f"{DIGITS}: engine.zero_stage",
+            ("--world-size", 2, "moe=null", "parallel.expert=1", "parallel.tensor=3"),
+            f"{DIGITS}: parallel.tensor",
         ),
     ],
 )
