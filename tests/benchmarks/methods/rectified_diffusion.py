@@ -5,7 +5,8 @@ v or the noise. It then learns again from 20,000 pairs that it has drawn in 100 
 four segments of time, drawn in ten steps each. 1,500 steps of Adam each, batch 256. W2 is the distance of 2,000 samples
 to 2,000 examples, its floor that of fresh examples; both are means over three such sets. Noise variance is that of the
 predicted noise along a trajectory, for each coordinate; curvature is E int |x_t - chord|^2 dt / E |Z_1 - Z_0|^2. A
-noise prediction says nothing of the data at t = 0: there, sampling begins at t = 0.02.
+noise prediction says nothing of the data at t = 0: there, sampling begins at t = 0.02, and its student is compared in
+the noise, since an error in the data would be weighted by (a / b)^2, 1,000 at that time.
 
 Source: Wang et al., "Rectified Diffusion", arXiv 2410.07303.
 """
@@ -29,9 +30,9 @@ COUNTS = (1, 2, 4, 25)
 SEGMENTS, FINE = 4, 100
 FLOOR, BEGINS = "data floor", {"v_prediction": 0.0, "noise": 0.02}
 STUDENT_LR = 4e-3
-STUDENT: dict[str, Any] = {
-    "coupling": {"kind": "paired"},
-    "objective": {"space": "data", "error": {"kind": "pseudo_huber", "scale": 1e-3}},
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "v_prediction": {"space": "data", "error": {"kind": "pseudo_huber", "scale": 1e-3}},
+    "noise": {"space": "prediction"},
 }
 
 
@@ -55,7 +56,7 @@ def run(target: str, seed: int) -> dict[str, dict[str, float]]:
     task, begins = flow_task(flow(target)), BEGINS[target]
     x_0 = torch.randn(PAIRS, 2, generator=torch.Generator().manual_seed(2000 + seed))
     pairs = rows(drawn(task, teacher, x_0, torch.linspace(begins, 1, FINE + 1)).final, x_0=x_0)
-    student = flow(target, **STUDENT)
+    student = flow(target, coupling={"kind": "paired"}, objective=OBJECTIVES[target])
     found = {"teacher": teacher, "rectified": learned(student, pairs, teacher, seed + 100, lr=STUDENT_LR)}
     if not begins:
         segments = parts(task, teacher, x_0, seed)
