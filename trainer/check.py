@@ -20,7 +20,7 @@ from trainer.restore import weights_file
 from trainer.stages import Stage, load_stages
 from trainer.teacher import check_teacher
 from trainer.trace.formula import TraceSpec, formula
-from trainer.trace.formula.plan import trace_spec
+from trainer.trace.formula.plan import trace_spec, without_formula
 
 READ_BYTES = 1_000_000_000
 """Of a checkpoint, to look for damage: about a second."""
@@ -83,7 +83,11 @@ def _check(stage: Stage, world_size: int) -> None:
     console.print(_origin(begins), soft_wrap=True)
     for line in [*cautions(config, layout), *(f"will be skipped: {fault}" for fault in damaged)]:
         print(line, file=sys.stderr)
-    console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
+    missing = without_formula(config)
+    if missing is None:
+        console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
+    else:
+        console.print(f"collectives: not known ({missing})", soft_wrap=True)
 
 
 def _origin(begins: Path | None) -> str:

@@ -1,6 +1,7 @@
 """The formula against what the real engine issues: operation, group and bytes of every record, in order."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
 from tests.ranks import run_ranks
 from trainer.config import RunConfig
 from trainer.flow import Condition
+from trainer.flow.features import WithProjection
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
 
@@ -44,6 +46,12 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 3": ({"zero_stage": 3}, 1, None, "dit"),
         "ZeRO 3, small buckets, maps": (SMALL_ZERO_3, 1, None, "dit told of maps"),
         "ZeRO 3, small buckets, bf16, accumulation": ({**SMALL_ZERO_3, "precision": "bf16"}, 2, None, "gpt"),
+        "ZeRO 1, segments": ({}, 1, None, "blockwise"),
+        "ZeRO 2, aligned segments, accumulation": ({"zero_stage": 2}, 2, None, "blockwise, aligned"),
+        "ZeRO 3, segments": (SMALL_ZERO_3, 1, None, "blockwise"),
+        "ZeRO 3, aligned segments": (SMALL_ZERO_3, 1, None, "blockwise, aligned"),
+        "FSDP2, segments": ({"kind": "fsdp"}, 1, None, "blockwise"),
+        "FSDP2, aligned segments": ({"kind": "fsdp"}, 1, None, "blockwise, aligned"),
     },
     4: {
         "ZeRO 1": ({}, 1, {}, "dit"),
@@ -74,9 +82,15 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     window = {"context": 12} if kind == "gpt" else {}
     dropout = 0.0 if moe is not None and moe.get("dispatch") == "copies" else 0.1  # without it a block ends with a sum
     model = {"dropout": dropout, **window} if kind == "gpt" else {}
+    layers: dict[str, Any] = {"num_layers": LAYERS}
+    if kind.startswith("blockwise"):
+        features = (
+            {"trunk_layers": LAYERS, "teacher_features": 8} if kind == "blockwise, aligned" else {"trunk_layers": 0}
+        )
+        layers = {"segments": 3, "segment_layers": LAYERS, **features}
     settings: dict[str, Any] = {
         "run": {"dir": "unused"},
-        "model": {"kind": kind.partition(" ")[0], "hidden": HIDDEN, "num_layers": LAYERS, "num_heads": 4, **model},
+        "model": {"kind": re.split("[ ,]", kind)[0], "hidden": HIDDEN, "num_heads": 4, **layers, **model},
         "optim": {"steps": 4, "global_batch": 3 * world_size * accumulation, "micro_batch": 3},
         "engine": engine,
     }
@@ -85,6 +99,10 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         settings["parallel"] = {"expert": 2}
     if kind == "dit told of maps":
         settings["flow"] = {"context": {"kind": "semantic_map"}}
+    if kind.startswith("blockwise"):
+        settings["sample"] = {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": "euler", "steps": 2}}}
+    if kind == "blockwise, aligned":
+        settings["flow"] = {"objective": {"kind": "aligned", "teacher": "unused"}}
     if kind == "gpt":
         settings["data"] = {"kind": "python_source", **window}
     return RunConfig.model_validate(settings)
@@ -144,8 +162,11 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
         return model(tokens_BN, tokens_BN).mean()
     x_t = torch.randn(micro_batch, *config.data.shape, generator=generator)
     told = config.context_shape and torch.randn(micro_batch, *config.context_shape, generator=generator)
-    predicted = model(x_t, torch.rand(micro_batch, generator=generator), Condition(context=told))
-    return (predicted - x_t).square().mean()
+    t, condition = torch.rand(micro_batch, generator=generator), Condition(context=told)
+    if config.flow is not None and config.flow.objective.kind == "aligned":
+        predicted, projected = model(x_t, t, condition, WithProjection())
+        return (predicted - x_t).square().mean() + projected.square().mean()
+    return (model(x_t, t, condition) - x_t).square().mean()
 
 
 def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
@@ -207,6 +228,19 @@ def test_all_to_alls_move_the_same_bytes_over_each_group(
     _, recorded, _ = recordings[world_size, name]
     _, records = computed(world_size, name)
     assert all_to_all_totals(recorded) == all_to_all_totals(records)
+
+
+def test_a_run_of_the_residual_network_alone_has_no_formula() -> None:
+    from trainer.layout import plan_layout
+    from trainer.trace.formula.plan import trace_spec
+
+    config = configuration(2, ({}, 1, None, "blockwise, aligned"))
+    settings = config.model_dump()
+    settings["flow"]["objective"] = {"kind": "feature_residual"}
+    settings["model"] |= {"residual_layers": 1, "init_from": "unused", "init_new": ["residual"]}
+    config = RunConfig.model_validate(settings)
+    with pytest.raises(ValueError, match=r"^flow\.objective\.kind: feature_residual .*; record"):
+        trace_spec(config, plan_layout(config, 2), ranks_per_node=2)
 
 
 def all_to_all_totals(records: Sequence[CollectiveRecord]) -> dict[tuple[object, ...], int]:

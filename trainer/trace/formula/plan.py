@@ -10,7 +10,7 @@ from trainer.config import RunConfig
 from trainer.engine.blocks import prepare_blocks
 from trainer.engine.config import FSDPConfig
 from trainer.flow import Condition
-from trainer.flow.features import Approximation, Asked, WithProjection
+from trainer.flow.features import Asked, WithProjection
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
 from trainer.layout import Layout
 from trainer.model.autoencoder import Autoencoder
@@ -49,8 +49,11 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         The specification.
 
     Raises:
-        ValueError: no formula covers the dispatch mode.
+        ValueError: no formula covers the dispatch mode or the objective.
     """
+    missing = without_formula(config)
+    if missing is not None:
+        raise ValueError(missing)
     engine = _engine(config, layout)
     return TraceSpec(
         world_size=layout.world_size,
@@ -70,6 +73,20 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         drawing=tuple(drawing(config, layout)),
         steps=steps,
         config_sha256=config_digest(config),
+    )
+
+
+def without_formula(config: RunConfig) -> str | None:
+    """Why no formula gives the collectives of a run, with the remedy; None: one may.
+
+    Where only the residual network of a trunk learns, most parameters have no gradient to reduce and some blocks do
+    not run, of which the engines' formulas know nothing.
+    """
+    if config.flow is None or not isinstance(config.flow.objective, FeatureResidualConfig):
+        return None
+    return (
+        "flow.objective.kind: feature_residual leaves blocks out and most parameters without gradient, for which "
+        "there is no formula; record such a run with trace.steps"
     )
 
 
@@ -137,8 +154,6 @@ def asked(config: RunConfig) -> tuple[Asked, ...]:
     match config.flow and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)
-        case FeatureResidualConfig():
-            return (Approximation(lambda _: torch.empty(1, *config.state_shape, device="meta")),)
     return ()
 
 
