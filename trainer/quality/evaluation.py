@@ -15,7 +15,7 @@ from moe.seed import derive_seed
 from trainer.config import ImageSample, PointSample, RunConfig
 from trainer.engine.protocol import Network
 from trainer.flow import Condition, sampler
-from trainer.flow.sampler import Dopri5, EulerConfig
+from trainer.flow.sampler import Dopri5, EulerConfig, SegmentedConfig
 from trainer.given import Given, given
 from trainer.quality.accuracy import ClassJudge
 from trainer.quality.judgement import distances, parted
@@ -70,7 +70,8 @@ class Evaluation:
         seed: of all draws.
         guidance: scale with which the class accuracy was measured.
         floor: the distances of two sets of real examples of that size, as far as there are enough of them.
-        results: the run's own sampler and then Euler's method, each by rising evaluations.
+        results: the run's own sampler and then Euler's method, each by rising evaluations; where the run samples
+            segment by segment, Euler's method does too.
         paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
         bits_per_dimension: of held-out examples, of density in units of the data, or of the states where these are
             latents; None: not asked for.
@@ -105,7 +106,8 @@ def evaluate(
     """Measures a network on this process alone.
 
     The same noise serves every sampler and number of evaluations. A number that a sampler cannot come out at is left
-    out; one that chooses its own steps is measured once.
+    out; one that chooses its own steps is measured once. No step crosses an edge between the segments of a run that
+    samples segment by segment, for its field may jump there.
 
     Args:
         config: the run.
@@ -129,10 +131,11 @@ def evaluate(
         parts = torch.arange(number).split(TOGETHER)
         return [follow(config, task, model, wanted.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
 
-    ways(EulerConfig(steps=1), 1.0, 2)  # what a first call costs is no time of a sample
+    runs_own = config.sample.sampler
+    ways(_euler(runs_own, 1), 1.0, 2)  # what a first call costs is no time of a sample
     results = []
-    for chosen in _chosen(config.sample.sampler, sorted(set(evaluations))):
-        progress(f"drawing {num} by {chosen.kind}; {len(results)} sets measured")
+    for name, chosen in _chosen(runs_own, sorted(set(evaluations))):
+        progress(f"drawing {num} by {name}; {len(results)} sets measured")
         begun = time.perf_counter()
         samples, used = _ends(task, wanted, ways(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
@@ -140,9 +143,9 @@ def evaluate(
         if judge is not None:
             asked = samples if guidance == 1 else _ends(task, wanted, ways(chosen, guidance, num))[0]
             figures["class_accuracy"] = judge.accuracy(asked, wanted.labels.numpy())
-        results.append(Measured(chosen.kind, used, seconds, figures))
+        results.append(Measured(name, used, seconds, figures))
     progress("following paths")
-    paths = _together(ways(EulerConfig(steps=PATH_STEPS), 1.0, min(num, PATHS)))
+    paths = _together(ways(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
     return Evaluation(
         checkpoint=checkpoint,
         num=num,
@@ -155,12 +158,24 @@ def evaluate(
     )
 
 
-def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[sampler.AnyConfig]:
-    """The run's own sampler and then Euler's method, with each number of evaluations that they can come out at."""
-    own_way = [chosen for number in evaluations if (chosen := sampler.with_evaluations(own, number)) is not None]
-    if isinstance(own, EulerConfig):
-        return list(own_way)
-    return [*(own_way or [own]), *(EulerConfig(steps=number) for number in evaluations)]
+def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
+    """Euler's method in so many steps, or in the fewest from there on that the segments of the run's own sampler share
+    evenly."""
+    if not isinstance(own, SegmentedConfig):
+        return EulerConfig(steps=steps)
+    return own.model_copy(update={"within": EulerConfig(steps=-(-steps // own.segments))})
+
+
+def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
+    """The run's own sampler and then Euler's method, unless it is that; by name, with each number of evaluations that
+    they can come out at."""
+
+    def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
+        return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]
+
+    euler, own_way = at_each(_euler(own, 1)), at_each(own) or [own]
+    compared = [] if own_way == euler else [("euler", chosen) for chosen in euler]
+    return [*((own.kind, chosen) for chosen in own_way), *compared]
 
 
 def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: int) -> dict[str, float]:

@@ -10,11 +10,14 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import trainer.data
 from trainer.config import RunConfig
+from trainer.flow import Condition
 from trainer.flow.space import Identity
 from trainer.layout import plan_layout
+from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.network import build_model
 from trainer.quality.evaluation import Evaluation, evaluate
 from trainer.quality.judgement import distances
@@ -86,6 +89,34 @@ def test_a_sampler_that_chooses_its_steps_is_measured_once():
     _, found = measured({**TOY, "sample": {"sampler": {"kind": "dopri5"}}}, evaluations=(2,))
     assert [one.sampler for one in found.results] == ["dopri5", "euler"]
     assert found.results[0].evaluations > 2
+
+
+@pytest.mark.parametrize("within", ["euler", "heun"])
+def test_no_step_crosses_the_edges_of_a_run_that_samples_segment_by_segment(
+    within: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int | None, float]] = []
+    predict = BlockwiseMLP.forward
+
+    def watched(self: BlockwiseMLP, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        asked.append((condition.segment, float(t[0])))
+        return predict(self, x, t, condition)
+
+    monkeypatch.setattr(BlockwiseMLP, "forward", watched)
+    sections = {
+        **TOY,
+        "optim": {"steps": 1, "global_batch": 3},
+        "model": {"kind": "blockwise_mlp", "segments": 3, "hidden": 16},
+        "sample": {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": within, "steps": 1}}},
+    }
+    _, found = measured(sections, evaluations=(1, 3, 4, 6))
+    own, compared = {"euler": ([3, 6], []), "heun": ([6], [3, 6])}[within]
+    assert [(one.sampler, one.evaluations) for one in found.results] == [
+        *(("segmented", number) for number in own),
+        *(("euler", number) for number in compared),
+    ]
+    assert {segment for segment, _ in asked} == {0, 1, 2}
+    assert all(segment is not None and segment - 1e-6 <= 3 * t <= segment + 1 + 1e-6 for segment, t in asked)
 
 
 def test_real_examples_of_an_endless_set_are_as_many_as_are_judged():
