@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 
 from trainer import loop
@@ -49,7 +48,7 @@ def spoil_a_loss(task: Any) -> None:
     def spoilt(*arguments: Any, **named: Any) -> Any:
         task.loss = unspoilt
         terms = unspoilt(*arguments, **named)
-        return replace(terms, per_example=terms.per_example * float("nan"))
+        return terms._replace(per_example=terms.per_example * float("nan"))
 
     task.loss = spoilt
 

@@ -449,7 +449,8 @@ def test_block_calls_of_a_segment(sizes: tuple[int, int, int], steps: int, full:
     ids=["trunk", "no trunk", "teacher", "points"],
 )
 def test_counted_arithmetic_is_that_of_the_products(model: dict[str, Any]) -> None:
-    config = run(model)
+    flow = {"flow": {"objective": ALIGNED}} if "teacher_features" in model else {}
+    config = run(model, **flow)
     made = stirred(build_model(config, plan_layout(config, 1)))
     x, t = torch.randn(1, *config.state_shape), torch.tensor([0.5])
     asked = (WithProjection(),) if "teacher_features" in model else ()

@@ -20,10 +20,15 @@ SMALL = (
 WEIGHTS = Path("checkpoints/step_00000004")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "engine",
-    [("engine={kind: fsdp}",)],
-    ids=["FSDP2"],
+    [
+        ("engine={kind: fsdp}",),
+        ("engine={kind: deepspeed, zero_stage: 2}",),
+        ("engine={kind: deepspeed, zero_stage: 3}",),
+    ],
+    ids=["FSDP2", "ZeRO 2", "ZeRO 3"],
 )
 def test_both_stages_resume_bit_for_bit(engine: tuple[str, ...], tmp_path: Path) -> None:
     arguments = [CONFIG, f"run.dir={tmp_path}", *SMALL, *engine]

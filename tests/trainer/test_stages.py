@@ -118,6 +118,7 @@ def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> No
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_killed_stages_end_as_undisturbed_ones(tmp_path: Path) -> None:
     """On two ranks: first killed while pairs are written, then while the student trains."""
     (tmp_path / "folder").mkdir()
