@@ -181,6 +181,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_and_the_figures_hold_every_method(compared: Path) -> None:
     found = json.loads((compared / "out" / "compare.json").read_text())
     jsonschema.validate(found, SCHEMA)
@@ -197,6 +198,7 @@ def test_the_page_and_the_figures_hold_every_method(compared: Path) -> None:
     assert "http" not in page, "the page asks for something from a network"
 
 
+@pytest.mark.slow
 def test_what_is_written_is_read_back_and_stands_in_the_report(compared: Path, tmp_path: Path) -> None:
     out = compared / "out"
     document = json.loads((out / "compare.json").read_text())
@@ -223,6 +225,7 @@ def test_what_is_no_comparison_is_refused(text: str, problem: str, tmp_path: Pat
         Comparison.read(tmp_path / "compare.json")
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_evaluate(compared: Path) -> None:
     def timeless(evaluation: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -238,6 +241,7 @@ def test_figures_are_those_of_evaluate(compared: Path) -> None:
         assert timeless(json.loads(out.read_text())) == timeless(outcome["evaluation"])
 
 
+@pytest.mark.slow
 def test_every_method_begins_alike_and_sees_the_same_examples(compared: Path) -> None:
     runs = [compared / "out" / "plain" / "seed_3", compared / "out" / "reflowed" / "seed_3" / "teacher"]
     first, second = (read_metrics(run / "metrics.jsonl")[0] for run in runs)
@@ -247,6 +251,7 @@ def test_every_method_begins_alike_and_sees_the_same_examples(compared: Path) ->
         assert configs[0][section] == configs[1][section]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_left_alone_and_what_was_cut_off_goes_on(compared: Path) -> None:
     def kept() -> dict[str, bytes | None]:
         found = contents(compared / "out")
@@ -267,6 +272,7 @@ def test_what_is_finished_is_left_alone_and_what_was_cut_off_goes_on(compared: P
     assert {name for name, text in kept().items() if after[name] != text} == {"plain/method.yaml"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_comparison_is_refused(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(compared / "out")
     plain = compared / "plain.yaml"
@@ -275,6 +281,7 @@ def test_a_folder_of_another_comparison_is_refused(compared: Path, capsys: pytes
     assert contents(compared / "out") == before
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_is_told_of_and_the_others_are_compared(
     compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

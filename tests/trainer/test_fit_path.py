@@ -111,6 +111,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_stage_fits_and_the_next_one_follows(tmp_path: Path) -> None:
     config = written(tmp_path, stages=STAGES)
     fitting, following = load_stages(config)

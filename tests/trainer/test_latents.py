@@ -121,6 +121,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SMALL = ("model.hidden=16", "model.num_layers=1", "optim.warmup_steps=0", "optim.global_batch=8", "data.held_out=12")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["latent_inpainting", "latent_semantic"])
 def test_a_run_that_encodes_images_resumes_bit_for_bit_and_draws_what_is_asked(
     method: str, folder: Path, tmp_path: Path

@@ -103,6 +103,7 @@ def divided(folder: Path) -> list[Found]:
     return run_ranks(train_all, 2, str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", FLOWS)
 def test_two_ranks_train_as_one(alone: Found, divided: list[Found], name: str, engine: str) -> None:
@@ -117,6 +118,7 @@ def test_two_ranks_train_as_one(alone: Found, divided: list[Found], name: str, e
             torch.testing.assert_close(value, weights[parameter], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_resumed_run_is_the_straight_one_bit_by_bit(

@@ -108,6 +108,7 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, tmp_path: 
     torch.testing.assert_close(carried, batch.x_1, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_of_a_teacher_between_data_sets_begin_at_its_source(tmp_path: Path, capsys: Any) -> None:
     source = "flow.source={kind: toy, name: rings}"
     between = trained(tmp_path / "run", TOY, *TINY, source, "evaluate.every=null")
