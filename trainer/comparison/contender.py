@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from trainer.comparison.method import Method
 from trainer.observe.metrics import Record, read_metrics
@@ -66,6 +67,4 @@ def training_seconds(records: Sequence[Record]) -> float:
 def step_seconds(run_dir: Path) -> float:
     """Median of the mean step times of a run's records, the first step left out where there are others."""
     times = [record.values["time.step_s"] for record in read_metrics(run_dir / "metrics.jsonl")]
-    ordered = sorted(times[1:] or times)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return median(times[1:] or times)

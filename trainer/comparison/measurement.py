@@ -1,7 +1,7 @@
 """What is measured and drawn of one trained network; kept beside its run, so that it is done once."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,3 @@ def _with_about(own: sampler.AnyConfig, evaluations: int) -> sampler.AnyConfig:
         if chosen is not None:
             return chosen
     return own
-
-
-def results_of(evaluation: dict[str, Any], kind: str) -> Sequence[dict[str, Any]]:
-    """The figures of one sampler, by rising evaluations."""
-    return sorted((one for one in evaluation["results"] if one["sampler"] == kind), key=lambda one: one["evaluations"])

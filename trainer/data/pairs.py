@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from moe.files import FileError
 from trainer.data.pair_index import PairIndex
-from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard_file import Array, open_shard
 from trainer.data.shard_index import read_index
-from trainer.data.shards import OPEN_SHARDS, SPLIT_SEED
+from trainer.data.shard_rows import ShardRows, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"
 
@@ -62,9 +61,7 @@ class PairsConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class PairsOfPoints(Dataset):
-    """Rows of shards, numbered through in the order of the index.
-
-    The held-out rows are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
+    """Pairs in the rows of shards; see :class:`ShardRows`.
 
     Args:
         config: which folder.
@@ -75,51 +72,27 @@ class PairsOfPoints(Dataset):
 
     def __init__(self, config: PairsConfig) -> None:
         index = read_index(config.path, PairIndex)
-        for name in ("digest", "shape", "num_classes", "segments", "source"):
-            found, wanted = getattr(index, name), getattr(config, name)
-            if found != wanted:
-                remedy = "bring the folder back, or leave the field out to start another run"
-                raise FileError(config.path, f"data.{name}", f"is {wanted} where the index says {found}", remedy)
-        if config.held_out >= index.num_examples:
-            problem = f"leaves none of its {index.num_examples} pairs to train on ({config.held_out})"
-            raise FileError(config.path, "data.held_out", problem, "hold out fewer")
+        check_same(config.path, index, config, ("digest", "shape", "num_classes", "segments", "source"))
+        self._rows = ShardRows(config.path, index, config.held_out)
         for entry in index.shards:
             _check(config.path / entry.file, entry.num_examples, index)
         self.shape, self.num_classes = index.shape, index.num_classes
-        self._folder, self._index = config.path, index
-        self._ends = np.cumsum([shard.num_examples for shard in index.shards])
-        self._open = functools.lru_cache(maxsize=OPEN_SHARDS)(open_shard)
-        shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
-        self._splits: dict[Split, Tensor] = {
-            "train": shuffled[: -config.held_out],
-            "held_out": shuffled[-config.held_out :],
-        }
+        self._arrays = index.arrays
 
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`."""
-        return self._splits[split]
+        return self._rows.splits[split]
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
-        rows: list[dict[str, NDArray[Any]]] = []
-        reasons = {}
-        for number in indices.tolist():
-            shard = int(np.searchsorted(self._ends, number, side="right"))
-            row = number - int(self._ends[shard - 1] if shard else 0)
-            path = self._folder / self._index.shards[shard].file
-            try:
-                rows.append(self._row(self._open(path), row))
-            except (OSError, ValueError) as error:
-                reasons[number] = f"{path}:{row}: {error}"
-        if reasons:
-            raise BadExamples(reasons)
-        read = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in self._index.arrays}
+        rows = self._rows.read(indices, self._row)
+        read = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in self._arrays}
         return Batch(
             read["x_1"].float(), read.get("labels"), indices, x_0=read["x_0"].float(), interval=read.get("interval")
         )
 
     def _row(self, arrays: Mapping[str, Array], number: int) -> dict[str, NDArray[Any]]:
-        row = {name: np.asarray(arrays[name].row(number)) for name in self._index.arrays}
+        row = {name: np.asarray(arrays[name].row(number)) for name in self._arrays}
         for name, values in row.items():
             if not np.isfinite(values).all():
                 raise ValueError(f"{name}: holds values that are not finite")

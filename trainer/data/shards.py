@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +13,10 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
-from trainer.data.protocol import BadExamples, Batch, Dataset, Split
-from trainer.data.shard_file import check_shard, open_shard
+from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.shard_file import Array, check_shard
 from trainer.data.shard_index import ShardIndex, read_index
-
-SPLIT_SEED = 1797
-OPEN_SHARDS = 64
+from trainer.data.shard_rows import ShardRows, check_same
 
 
 class ShardsConfig(BaseModel, extra="forbid", frozen=True):
@@ -56,9 +54,7 @@ class ShardsConfig(BaseModel, extra="forbid", frozen=True):
 
 
 class Shards(Dataset):
-    """Rows of shards, numbered through in the order of the index.
-
-    The held-out rows are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
+    """Examples in the rows of shards; see :class:`ShardRows`.
 
     Args:
         config: which folder.
@@ -69,49 +65,23 @@ class Shards(Dataset):
 
     def __init__(self, config: ShardsConfig) -> None:
         index = read_index(config.path)
-        remedy = "bring the folder back, or leave the field out to start another run"
-        for name in ("digest", "shape", "num_classes"):
-            found, wanted = getattr(index, name), getattr(config, name)
-            if found != wanted:
-                raise FileError(config.path, f"data.{name}", f"is {wanted} where the index says {found}", remedy)
-        if config.held_out >= index.num_examples:
-            problem = f"leaves none of its {index.num_examples} examples to train on ({config.held_out})"
-            raise FileError(config.path, "data.held_out", problem, "hold out fewer")
+        check_same(config.path, index, config, ("digest", "shape", "num_classes"))
+        self._rows = ShardRows(config.path, index, config.held_out)
         for number in range(len(index.shards)):
             check_shard(config.path, number, index)
         self.shape, self.num_classes = index.shape, index.num_classes
-        self._folder, self._index = config.path, index
-        self._ends = np.cumsum([shard.num_examples for shard in index.shards])
-        self._open = functools.lru_cache(maxsize=OPEN_SHARDS)(open_shard)
+        self._dtype = index.dtype
         self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))
-        shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
-        self._splits: dict[Split, Tensor] = {
-            "train": shuffled[: -config.held_out],
-            "held_out": shuffled[-config.held_out :],
-        }
 
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`."""
-        return self._splits[split]
+        return self._rows.splits[split]
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
-        rows, labels, reasons = [], [], {}
-        for number in indices.tolist():
-            shard = int(np.searchsorted(self._ends, number, side="right"))
-            row = number - int(self._ends[shard - 1] if shard else 0)
-            path = self._folder / self._index.shards[shard].file
-            try:
-                values, label = self._row(path, row)
-            except (OSError, ValueError) as error:
-                reasons[number] = f"{path}:{row}: {error}"
-            else:
-                rows.append(values)
-                labels.append(label)
-        if reasons:
-            raise BadExamples(reasons)
-        x_1 = torch.from_numpy(np.stack(rows)).float()
-        if self._index.dtype == "uint8":
+        values, labels = zip(*self._rows.read(indices, self._row), strict=True)
+        x_1 = torch.from_numpy(np.stack(values)).float()
+        if self._dtype == "uint8":
             x_1 = x_1.div(127.5).sub(1)
         if self._shift is not None:
             x_1 = x_1 - self._shift
@@ -119,8 +89,7 @@ class Shards(Dataset):
             x_1 = x_1 / self._scale
         return Batch(x_1, torch.tensor(labels) if self.num_classes else None, indices)
 
-    def _row(self, path: Path, row: int) -> tuple[NDArray[Any], int]:
-        arrays = self._open(path)
+    def _row(self, arrays: Mapping[str, Array], row: int) -> tuple[NDArray[Any], int]:
         values = arrays["data"].row(row)
         if not np.isfinite(values).all():
             raise ValueError("data: holds values that are not finite")

@@ -76,10 +76,8 @@ class Teacher:
         assert request.segments is not None
         device, seed = next(self.model.parameters()).device, request.seed
         examples, labels = self._examples(own, seed)
-        noise, keys = (
-            starts(self.config, own, seed=seed),
-            torch.tensor([derive_seed(seed, "way", i) for i in own.tolist()]),
-        )
+        noise = starts(self.config, own, seed=seed)
+        keys = torch.tensor([derive_seed(seed, "way", number) for number in own.tolist()])
         edges = torch.linspace(0.0, 1.0, request.segments + 1)
         grid = sampler.times(request.sampler)
         steps = (len(grid) - 1) // request.segments

@@ -189,4 +189,9 @@ def test_a_random_sampler_needs_a_score():
 @pytest.mark.parametrize("coupling", ["independent", "minibatch_ot", "gibbs_weighted", "assignment"])
 @pytest.mark.parametrize("path", ["linear", "trigonometric", "stochastic_interpolant"])
 def test_other_couplings_take_the_points_as_they_are_drawn(coupling, path):
-    plan_layout(config(source={"name": "rings"}, coupling={"kind": coupling}, path={"kind": path}), 1)
+    accepted = config(source={"name": "rings"}, coupling={"kind": coupling}, path={"kind": path})
+    plan_layout(accepted, 1)
+    x_0, x_1 = torch.randn(2, 8, 2, generator=torch.Generator().manual_seed(0))
+    batch = Batch(x_1, None, torch.arange(8), x_0=x_0)
+    (drawn,) = FlowTask(accepted).draw([batch], [torch.Generator().manual_seed(1)])
+    assert sorted(drawn.sample.x_0.tolist()) == sorted(x_0.tolist())

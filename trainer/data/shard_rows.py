@@ -1,0 +1,106 @@
+"""Rows of a folder of shards, numbered through in the order of its index."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moe.files import FileError
+from trainer.data.protocol import BadExamples, Split
+from trainer.data.shard_file import Array, open_shard
+from trainer.data.shard_index import ShardEntry
+
+SPLIT_SEED = 1797
+OPEN_SHARDS = 64
+
+Row = TypeVar("Row")
+
+
+class Shelf(Protocol):
+    """What an index says of its shards, whatever they hold."""
+
+    @property
+    def shards(self) -> tuple[ShardEntry, ...]:
+        """The shards in their order."""
+        ...
+
+    @property
+    def num_examples(self) -> int:
+        """Rows of all shards together."""
+        ...
+
+
+class ShardRows:
+    """Finds and reads rows, and keeps some of them out of training.
+
+    The held-out rows are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
+
+    Args:
+        folder: of the shards.
+        index: of the folder.
+        held_out: rows that are kept out of training.
+
+    Raises:
+        FileError: none would be left to train on.
+    """
+
+    def __init__(self, folder: Path, index: Shelf, held_out: int) -> None:
+        if held_out >= index.num_examples:
+            problem = f"leaves none of its {index.num_examples} examples to train on ({held_out})"
+            raise FileError(folder, "data.held_out", problem, "hold out fewer")
+        self._files = [folder / entry.file for entry in index.shards]
+        self._ends = np.cumsum([entry.num_examples for entry in index.shards])
+        self._open = functools.lru_cache(maxsize=OPEN_SHARDS)(open_shard)
+        shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        self.splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
+
+    def read(self, indices: Tensor, row_of: Callable[[Mapping[str, Array], int], Row]) -> list[Row]:
+        """Reads rows.
+
+        Args:
+            indices: int64 [B], the rows.
+            row_of: reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
+
+        Returns:
+            The rows, in the order of their numbers in `indices`.
+
+        Raises:
+            BadExamples: some cannot be read; names each with its place.
+        """
+        rows: list[Row] = []
+        reasons: dict[int, str] = {}
+        for number in indices.tolist():
+            shard = int(np.searchsorted(self._ends, number, side="right"))
+            row = number - int(self._ends[shard - 1] if shard else 0)
+            try:
+                rows.append(row_of(self._open(self._files[shard]), row))
+            except (OSError, ValueError) as error:
+                reasons[number] = f"{self._files[shard]}:{row}: {error}"
+        if reasons:
+            raise BadExamples(reasons)
+        return rows
+
+
+def check_same(folder: Path, index: object, config: object, names: tuple[str, ...]) -> None:
+    """Refuses an index that is no longer what a run began with.
+
+    Args:
+        folder: of the index.
+        index: as it is now.
+        config: what the run says of it, under the same names.
+        names: of what is compared.
+
+    Raises:
+        FileError: names what differs.
+    """
+    for name in names:
+        found, wanted = getattr(index, name), getattr(config, name)
+        if found != wanted:
+            remedy = "bring the folder back, or leave the field out to start another run"
+            raise FileError(folder, f"data.{name}", f"is {wanted} where the index says {found}", remedy)
