@@ -57,7 +57,7 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.test
 	@$(PY) -m coverage erase
-	@$(PY) -m coverage run -m pytest --numprocesses 2 --dist worksteal -m 'not multinode and not slow'
+	@$(PY) -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow'
 	@$(PY) -m coverage run -m pytest -m multinode tests/multinode
 	@$(PY) -m coverage combine --quiet
 	@$(PY) -m coverage report --fail-under=85

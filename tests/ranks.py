@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# The ranks are forked from one server that has imported what costs seconds.
-mp.set_forkserver_preload(["torch", "trainer.engine.deepspeed"])
+from tests.forked import PRELOADED
+
+mp.set_forkserver_preload(PRELOADED)
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:

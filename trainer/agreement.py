@@ -1,6 +1,6 @@
 """What the ranks tell each other once a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,3 +55,17 @@ def gathered(values: Tensor) -> Tensor:
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values.contiguous())
     return torch.stack(parts)
+
+
+def mean_terms(terms: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Means of named scalars over all micro batches of all ranks; collective unless there are none.
+
+    Args:
+        terms: those of each micro batch of this rank, by the same names in all.
+    """
+    names = sorted(terms[0])
+    if not names:
+        return {}
+    mean = torch.stack([torch.stack([micro[name].double() for name in names]) for micro in terms]).mean(0)
+    dist.all_reduce(mean)
+    return dict(zip(names, (mean / dist.get_world_size()).tolist(), strict=True))

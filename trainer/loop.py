@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import trainer.task
 from moe.router.protocol import Router
-from trainer.agreement import agree, gathered
+from trainer.agreement import agree, gathered, mean_terms
 from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import step_folder, step_of
 from trainer.checkpoint.manifest import Manifest
@@ -103,9 +103,11 @@ def train(
 
 @dataclass(frozen=True)
 class _StepFigures:
-    """What a step leaves: mean loss and pair weights of its batch, norm of its gradient, whether the run is to stop."""
+    """What a step leaves: mean loss of its batch, what that is made of in each micro batch, pair weights, norm of the
+    gradient, whether the run is to stop."""
 
     loss: float
+    terms: Sequence[Mapping[str, Tensor]]
     weights: Sequence[Tensor | None]
     norm: float
     stop: bool
@@ -201,6 +203,7 @@ class _Training:
     def _step(self, step: int) -> _StepFigures:
         """Takes one optimiser step, unless the guard objects."""
         losses: list[Tensor] = []
+        terms: list[Mapping[str, Tensor]] = []
         self.expert_load.start()
         examples, drawn, weights = self._draw(step)
         for local in range(self.layout.accumulation):
@@ -208,12 +211,13 @@ class _Training:
             with self.trace.step(step, local, micro):
                 with self.own_work.measured(), phase("forward"):
                     seed_dropout(self.config.run.seed, "train", step, micro)
-                    per_example = self.task.loss(self.engine.model, drawn[local]).per_example
+                    found = self.task.loss(self.engine.model, drawn[local])
                     weight = weights[local]
-                    loss = (per_example if weight is None else per_example * weight).mean()
+                    loss = (found.per_example if weight is None else found.per_example * weight).mean()
                 with phase("backward"):
                     self.engine.backward(loss)
             losses.append(loss.detach())
+            terms.append(found.terms)
         agreed = agree(losses, own_s=self.own_work.take(), stop=self.stop.made)
         with self.trace.update(step, self.layout.accumulation - 1), phase("optimizer"):
             outcome = self.engine.step(
@@ -228,7 +232,7 @@ class _Training:
         else:
             self._skip(step, agreed.losses, outcome.norm, losses, examples)
         self.stragglers.take(agreed.own_s)
-        return _StepFigures(fmean(agreed.losses), weights, outcome.norm, agreed.stop)
+        return _StepFigures(fmean(agreed.losses), terms, weights, outcome.norm, agreed.stop)
 
     def _draw(self, step: int) -> tuple[list[Tensor], Sequence[Drawn], list[Tensor | None]]:
         """The ids of the examples of this rank's micro batches, what is drawn for each, and what its pairs weigh."""
@@ -262,6 +266,7 @@ class _Training:
         """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
         values = {
             "loss": figures.loss,
+            **mean_terms(figures.terms),
             "grad_norm": figures.norm,
             "lr": learning_rate(self.config.optim, step),
             "skipped_steps": self.guard.skipped,

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.trainer.commands import ROOT
+from tests.forked import ROOT
 
 RANKS = 2
 DIGITS = ROOT / "configs" / "runs" / "digits_moe.yaml"

@@ -1,18 +1,14 @@
 """Calls the command line, in this process or another, and looks at what it says and leaves."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.forked import ROOT, command
 from trainer.__main__ import main
 
-ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "configs" / "runs" / "digits_moe.yaml")
 GPT = str(ROOT / "configs" / "runs" / "gpt_moe.yaml")
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 ALONE = ("parallel.expert=1", "trace.steps=[]", "sample.every=null", "optim.steps=1")
 
 
@@ -50,23 +46,6 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a process of its own, without a launcher.
-
-    Args:
-        *arguments: the command line.
-    """
-    return subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments],
-        cwd=ROOT,
-        env={**{name: value for name, value in os.environ.items() if name not in LAUNCHED}, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-
-
 def trained(folder: Path, config: str, *overrides: str) -> Path:
     """Trains in one process of its own, without a launcher.
 
@@ -78,6 +57,6 @@ def trained(folder: Path, config: str, *overrides: str) -> Path:
     Returns:
         The folder.
     """
-    result = start("train", config, *overrides, f"run.dir={folder}")
+    result = command("train", config, *overrides, f"run.dir={folder}")
     assert result.returncode == 0, result.stderr
     return folder

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.trainer.commands import ROOT
+from tests.forked import ROOT
 from trainer.observe.metrics import read_metrics
 from trainer.observe.protocol import differs_between_equal_runs
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from moe.placement.placement import Placement
-from tests.trainer.commands import DIGITS, LAUNCHED, contents, refused, trained
+from tests.forked import LAUNCHED
+from tests.trainer.commands import DIGITS, contents, refused, trained
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.checkpoint.directory import complete_steps

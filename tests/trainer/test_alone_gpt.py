@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from tests.trainer.commands import GPT, LAUNCHED, contents, refused, trained
+from tests.forked import LAUNCHED
+from tests.trainer.commands import GPT, contents, refused, trained
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.checkpoint.contents import division_of, identity_of

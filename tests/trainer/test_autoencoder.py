@@ -10,7 +10,8 @@ from PIL import Image
 from torch import nn
 
 from moe.seed import derive_seed
-from tests.trainer.commands import DIGITS, ROOT, contents, refused, trained
+from tests.forked import ROOT
+from tests.trainer.commands import DIGITS, contents, refused, trained
 from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config import RunConfig

@@ -338,7 +338,8 @@ def test_a_residual_of_features_is_learned_from_states_of_the_same_pairs() -> No
     approximated = first + share[:, None, None] * trained.residual_output(change)
     errors = (approximated - wanted).square().mean((1, 2))
     torch.testing.assert_close(found.per_example, errors, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.terms["relative_error"], errors.mean() / wanted.square().mean(), rtol=1e-5, atol=0)
+    relative = errors.mean() / wanted.square().mean()
+    torch.testing.assert_close(found.terms["feature_relative_error"], relative, rtol=1e-5, atol=0)
 
 
 def steered(made: Blockwise, sample: PathSample, condition: Condition) -> Tensor:

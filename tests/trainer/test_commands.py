@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.commands import DIGITS, ROOT, contents, refused
+from tests.forked import ROOT
+from tests.trainer.commands import DIGITS, contents, refused
 from trainer.__main__ import VERBS, main
 from trainer.engine.groups import Launch
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from moe.files import FileError
-from tests.trainer.commands import ROOT, contents, refused
+from tests.forked import ROOT
+from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
 from trainer.comparison.contender import contenders
 from trainer.comparison.method import shares

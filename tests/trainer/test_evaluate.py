@@ -8,7 +8,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.trainer.commands import ROOT, refused, start, trained
+from tests.forked import ROOT, command
+from tests.trainer.commands import refused, trained
 from tests.trainer.quality.test_evaluation import DIGITS, SCHEMA, TOY, measured
 from trainer.evaluate import write_page
 from trainer.evaluation_page import COLUMNS, cell
@@ -35,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_between_two_data_sets_is_measured_and_shown(run: Path, tmp_path: Path) -> None:
     out, page = tmp_path / "figures.json", tmp_path / "page.html"
-    result = start("evaluate", str(run), *TOLD, "--out", str(out), "--page", str(page))
+    result = command("evaluate", str(run), *TOLD, "--out", str(out), "--page", str(page))
     assert result.returncode == 0, result.stderr
     found = json.loads(out.read_text())
     jsonschema.validate(found, SCHEMA)

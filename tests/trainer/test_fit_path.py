@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from tests.trainer.commands import GPT, ROOT, contents, refused, start
+from tests.forked import ROOT, command
+from tests.trainer.commands import GPT, contents, refused
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.flow.path.table import read_table
@@ -117,13 +118,13 @@ def test_a_stage_fits_and_the_next_one_follows(tmp_path: Path) -> None:
     fitting, following = load_stages(config)
     assert (fitting.verb, fitting.fit().num_points, fitting.finished) == ("fit-path", 100, False)
     assert following.awaited([fitting, following]) == [fitting]
-    result = start("train", str(config))
+    result = command("train", str(config))
     assert result.returncode == 0, result.stderr
     fitting, following = load_stages(config)
     assert fitting.finished
     assert following.finished
     assert following.config().flow.path.digest  # type: ignore[union-attr]
-    again = start("train", str(config))
+    again = command("train", str(config))
     assert again.returncode == 0
     assert again.stderr.count("is finished") == 2
 

@@ -2,17 +2,15 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.trainer.commands import ALONE, DIGITS, LAUNCHED, ROOT
+from tests.forked import ROOT, command
+from tests.trainer.commands import ALONE, DIGITS
 from tests.trainer.runs import assert_equal_folders, timeless, torchrun
 from trainer.data.digits import Digits
 from trainer.data.loader import Loader
@@ -32,6 +30,7 @@ SETTINGS = (
     "evaluate.every=8",
     "sample.every=null",
 )
+DISTURBED = ROOT / "tests" / "trainer" / "disturbed_run.py"
 SPOILT = "3:1:NaN;4:1:NaN"
 
 
@@ -110,8 +109,9 @@ def test_the_spread_is_that_of_the_steps_between_two_records(capsys: pytest.Capt
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
     """A run with two broken steps, and one that was also told to stop between them and started again."""
     folder = tmp_path_factory.mktemp("runs")
-    program = "tests/trainer/disturbed_run.py", "train", DIGITS, *SETTINGS
-    straight = torchrun(*program, f"run.dir={folder / 'straight'}", DISTURB=SPOILT)
+    settings = "train", DIGITS, *SETTINGS
+    straight = command(*settings, f"run.dir={folder / 'straight'}", ranks=2, program=DISTURBED, DISTURB=SPOILT)
+    program = str(DISTURBED), *settings
     stopped = torchrun(*program, f"run.dir={folder / 'stopped'}", DISTURB=f"{SPOILT};3:0:SIGTERM agent")
     between = sorted(path.name for path in (folder / "stopped" / "checkpoints").iterdir())
     resumed = torchrun("--max-restarts=1", *program, f"run.dir={folder / 'stopped'}", DISTURB=f"{SPOILT};6:1:SIGUSR2")
@@ -159,25 +159,8 @@ def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(runs: dict[str, tu
 
 def alone(folder: Path, disturb: str, *overrides: str) -> Any:
     """Trains in one process without a launcher."""
-    inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
-    return subprocess.run(
-        [
-            sys.executable,
-            "tests/trainer/disturbed_run.py",
-            "train",
-            DIGITS,
-            *ALONE,
-            *SMALL,
-            *overrides,
-            f"run.dir={folder}",
-        ],
-        cwd=ROOT,
-        env={**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DISTURB": disturb},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    settings = "train", DIGITS, *ALONE, *SMALL, *overrides, f"run.dir={folder}"
+    return command(*settings, program=DISTURBED, DISTURB=disturb)
 
 
 def test_a_run_gives_up_after_so_many_skipped_steps(tmp_path: Path) -> None:
@@ -209,7 +192,7 @@ def test_a_run_that_fails_leaves_what_it_did(tmp_path: Path) -> None:
 def test_a_rank_that_never_comes_to_a_collective_is_named_by_those_that_wait(tmp_path: Path) -> None:
     settings = (DIGITS, *SMALL, "moe=null", "parallel.expert=1", "optim.steps=3", "sample.every=null")
     limits = "guard.collective_timeout_s=8", f"run.dir={tmp_path}"
-    result = torchrun("tests/trainer/disturbed_run.py", "train", *settings, *limits, DISTURB="2:1:hang")
+    result = torchrun(str(DISTURBED), "train", *settings, *limits, DISTURB="2:1:hang")
     assert result.returncode == 1
     stacks = [tmp_path / "debug" / f"rank_0000{rank}_stacks.txt" for rank in range(2)]
     said = re.search(

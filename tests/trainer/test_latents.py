@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.trainer.commands import ROOT, refused, trained
+from tests.forked import ROOT
+from tests.trainer.commands import refused, trained
 from trainer.__main__ import main
 from trainer.config import RunConfig
 from trainer.data import DigitsConfig

@@ -57,6 +57,7 @@ def test_two_ranks_train_and_draw_as_one(
         assert found_weights.keys() == weights.keys()
         for parameter, value in found_weights.items():
             torch.testing.assert_close(value, weights[parameter], rtol=1e-3, atol=1e-4)
+    assert ("reconstruction_error" in figures[0]) == (kind == "autoencoder"), "what a loss is made of is told"
     one, two = (
         np.asarray(Image.open(Path(folder) / run / "samples" / f"step_{STEPS:08d}.png")).astype(int)
         for run in (f"1 {kind}, ZeRO 1", f"2 {kind}, {engine}")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.forked import ROOT
 from tests.ranks import run_ranks
-from tests.trainer.commands import ROOT, contents, refused, trained
+from tests.trainer.commands import contents, refused, trained
 from trainer import data
 from trainer.__main__ import main
 from trainer.config_file import load_config

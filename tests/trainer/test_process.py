@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from moe.files import FileError
-from tests.trainer.commands import ROOT
+from tests.forked import ROOT
 from trainer.process import lock
 from trainer.process.lock import locked
 

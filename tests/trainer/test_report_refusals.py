@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from moe.placement.placement import Placement
-from tests.trainer.commands import DIGITS, ROOT, contents, refused
+from tests.forked import ROOT
+from tests.trainer.commands import DIGITS, contents, refused
 from trainer.__main__ import main
 
 FILES = ROOT / "tests" / "files"

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from moe.files import FileError
-from tests.trainer.commands import contents, refused, start
+from tests.forked import command
+from tests.trainer.commands import contents, refused
 from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 from trainer.stages import load_stages
@@ -106,13 +107,13 @@ def test_check_says_which_stages_wait_for_others(tmp_path: Path, capsys: pytest.
 
 def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:
     path = str(written(tmp_path))
-    first = start("train", path)
+    first = command("train", path)
     assert first.returncode == 0, first.stderr
     assert "stage 3 of 3, reflow: begins" in first.stderr
     folder = tmp_path / "run"
     assert (folder / "reflow" / "checkpoints" / "step_00000003" / "COMPLETE").exists()
     before = contents(folder)
-    again = start("train", path)
+    again = command("train", path)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("is finished") == 3
     assert contents(folder) == before

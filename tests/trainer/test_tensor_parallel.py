@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.forked import LAUNCHED, command
 from tests.ranks import run_ranks
-from tests.trainer.commands import LAUNCHED, refused
+from tests.trainer.commands import refused
 from tests.trainer.parallel_runs import Division, train
-from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 
 CHECKPOINTING = {"activation_checkpointing": True}
@@ -147,7 +147,7 @@ def test_a_divided_run_writes_on_one_rank_and_on_its_own(
     options = ["--num-bytes", "10", "--prompt", "for ", "--out"]
     assert main(["generate", str(Path(folder) / "1 gpt"), *options, str(texts[0])]) == 0
     assert main(["generate", str(run), *options, str(texts[1])]) == 0
-    result = torchrun("-m", "trainer", "generate", str(run), *options, str(texts[2]))
+    result = command("generate", str(run), *options, str(texts[2]), ranks=2)
     assert result.returncode == 0, result.stderr
     assert len(texts[0].read_bytes()) == 14
     assert {path.read_bytes() for path in texts} == {texts[0].read_bytes()}

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from moe.placement.placement import Placement
+from tests.forked import command
 from tests.trainer.commands import DIGITS
 from tests.trainer.runs import assert_equal_folders, timeless, torchrun
 
@@ -28,19 +29,20 @@ SETTINGS = (
 )
 
 
+SAVING = "ZeRO 2, while it saves in the background"
 KILLED = {
     "ZeRO 1, in a step": (1, {"KILL_STEP": "13"}),
-    "ZeRO 2, while it saves in the background": (2, {"KILL_STEP": "20", "KILL_SAVING": "1"}),
+    SAVING: (2, {"KILL_STEP": "20", "KILL_SAVING": "1"}),
 }
 
 
-@pytest.fixture(scope="module", params=KILLED)
+@pytest.fixture(scope="module", params=[pytest.param("ZeRO 1, in a step", marks=pytest.mark.slow), SAVING])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A straight run, and one whose rank 1 was killed before it was started again."""
     folder = tmp_path_factory.mktemp("runs")
     stage, when = KILLED[request.param]
     settings = (DIGITS, *SETTINGS, f"engine.zero_stage={stage}")
-    straight = torchrun("-m", "trainer", "train", *settings, f"run.dir={folder / 'straight'}")
+    straight = command("train", *settings, f"run.dir={folder / 'straight'}", ranks=2)
     assert straight.returncode == 0, straight.stderr
     saving = "KILL_SAVING" in when
     again = "train", *settings, f"checkpoint.asynchronous={saving}", f"run.dir={folder / 'killed'}"
@@ -49,7 +51,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     assert "Signal 9" in killed.stderr
     begun = folder / "killed" / "checkpoints" / "step_00000020"
     assert begun.exists() == saving
-    resumed = torchrun("-m", "trainer", *again)
+    resumed = command(*again, ranks=2)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumes after step 10" in resumed.stderr
     assert (f"skipped: {begun / 'COMPLETE'}: marker: is missing: the save did not end" in resumed.stderr) == saving
@@ -97,7 +99,7 @@ def test_a_placement_moves_experts_and_not_the_losses(runs: tuple[Path, Path], t
     (moved / "checkpoints").mkdir(parents=True)
     (moved / "checkpoints" / "step_00000010").symlink_to(straight / "checkpoints" / "step_00000010")
     placed = f"moe.placement={tmp_path / 'placement.json'}"
-    result = torchrun("-m", "trainer", "train", DIGITS, *SETTINGS, stage, placed, f"run.dir={moved}")
+    result = command("train", DIGITS, *SETTINGS, stage, placed, f"run.dir={moved}", ranks=2)
     assert result.returncode == 0, result.stderr
     losses = [values["loss"] for step, values in timeless(moved / "metrics.jsonl") if step > 10]
     expected = [values["loss"] for step, values in timeless(straight / "metrics.jsonl") if step > 10]

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.forked import command
 from tests.ranks import run_ranks
 from tests.trainer.commands import GPT
-from tests.trainer.runs import assert_equal_folders, timeless, torchrun
+from tests.trainer.runs import assert_equal_folders, timeless
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.observe.protocol import Sink
@@ -96,7 +97,7 @@ def test_a_resumed_run_ends_as_the_straight_one(runs: Path, dispatch: str) -> No
 
 def test_ranks_that_share_experts_write_what_one_process_writes(runs: Path, tmp_path: Path) -> None:
     arguments = ["generate", str(runs / "home" / "straight"), "--num-bytes", "60", "--temperature", "1.5"]
-    result = torchrun("-m", "trainer", *arguments, "--out", str(tmp_path / "two"))
+    result = command(*arguments, "--out", str(tmp_path / "two"), ranks=2)
     assert result.returncode == 0, result.stderr
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     assert len((tmp_path / "one").read_bytes()) == 64

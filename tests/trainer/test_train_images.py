@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.commands import ROOT, trained
+from tests.forked import command
+from tests.trainer.commands import trained
 from tests.trainer.data.pictures import folder
 from tests.trainer.runs import timeless
 from trainer.__main__ import main
@@ -80,11 +79,9 @@ def test_sampling_needs_no_pictures(runs: tuple[Path, Path, Path], tmp_path: Pat
 
 
 def test_a_run_with_too_many_bad_pictures_fails_in_a_line(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
-
     _, straight, _ = runs
-    command = [sys.executable, "-m", "trainer", "train", str(straight / "config.yaml"), f"run.dir={tmp_path / 'run'}"]
-    strict = [*command, "data_loading.max_bad_share=0.05"]
-    result = subprocess.run(strict, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+    changes = f"run.dir={tmp_path / 'run'}", "data_loading.max_bad_share=0.05"
+    result = command("train", str(straight / "config.yaml"), *changes)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("trainer train: data_loading.max_bad_share: 2 of 2")

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.trainer.commands import ALONE, DIGITS, contents, refused, start
+from tests.forked import command
+from tests.trainer.commands import ALONE, DIGITS, contents, refused
 from trainer import check, load_config
 from trainer.__main__ import main
 from trainer.checkpoint.contents import division_of, identity_of
@@ -174,7 +175,7 @@ def test_a_run_whose_only_checkpoint_is_damaged_is_refused(
 def test_what_check_did_not_read_the_ranks_refuse(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, files={"state": b"whose"})
     (folder / "state").write_bytes(b"whole")
-    result = start("train", DIGITS, *ALONE, f"run.dir={tmp_path}")
+    result = command("train", DIGITS, *ALONE, f"run.dir={tmp_path}")
     assert result.returncode == 2
     line = f"trainer train: {folder.parent}: checkpoints: none of 1 is whole (the newest: {folder}/state: checksum: "
     assert result.stderr.startswith(line), result.stderr

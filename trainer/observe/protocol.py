@@ -34,11 +34,11 @@ class ExpertUse:
 class Sink(Protocol):
     """Receives the figures of a run; rank 0 alone holds sinks.
 
-    A name is a plain word (`loss`, `grad_norm`, `lr`, `held_out_loss`; `skipped_steps` and `bad_samples`, counted since
-    the run began), or `time.` or `memory.` and a word for what differs between two equal runs: `time.step_s`,
-    `time.data_wait_s` (seconds a step), `time.samples_per_s`, `time.model_flops_per_s`, `time.mfu` (share of the
-    devices' peak), `time.step_spread` (own work of the slowest rank over the mean), `memory.peak_bytes` (largest of any
-    rank).
+    A name is a plain word (`loss`, `grad_norm`, `lr`, `held_out_loss`; `skipped_steps` and `bad_samples`, counted
+    since the run began; what a loss is made of, as `LossTerms.terms` names it), or `time.` or `memory.` and a word
+    for what differs between two equal runs: `time.step_s`, `time.data_wait_s` (seconds a step), `time.samples_per_s`,
+    `time.model_flops_per_s`, `time.mfu` (share of the devices' peak), `time.step_spread` (own work of the slowest
+    rank over the mean), `memory.peak_bytes` (largest of any rank).
     """
 
     def stepped(self, step: int, seconds: float) -> None:

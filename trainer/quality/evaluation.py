@@ -15,7 +15,7 @@ from moe.seed import derive_seed
 from trainer.config import ImageSample, PointSample, RunConfig
 from trainer.engine.protocol import Network
 from trainer.flow import Condition, sampler
-from trainer.flow.sampler import Dopri5, EulerConfig, SegmentedConfig
+from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
 from trainer.given import Given, given
 from trainer.quality.accuracy import ClassJudge
 from trainer.quality.judgement import distances, parted
@@ -198,17 +198,21 @@ def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
 
 def _bits(config: RunConfig, task: FlowTask, model: Network, num: int, seed: int, progress: Progress) -> float:
     """Bits a value of so many held-out examples, each given its class."""
+    assert isinstance(config.sample, ImageSample | PointSample)
+    own, solver = config.sample.sampler, Dopri5(TOLERANCE, TOLERANCE)
+    if isinstance(own, SegmentedConfig):
+        solver = Segmented(solver, own.segments)
     dataset = trainer.data.build(config.data)
     device = next(model.parameters()).device
     values = math.prod(config.state_shape)
     generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))
     found = []
-    for own in dataset.indices("held_out")[:num].split(TOGETHER):
-        progress(f"likelihood of {sum(map(len, found)) + len(own)} of {num} held-out examples")
-        batch = dataset.get(own)
+    for rows in dataset.indices("held_out")[:num].split(TOGETHER):
+        progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
+        batch = dataset.get(rows)
         condition = Condition(label=batch.labels, context=task.told(batch.x_1, generator)).to(device)
         x_1 = task.space.encode(batch.x_1, generator=generator).to(device) * task.data_scale
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
-        solver, ends = Dopri5(TOLERANCE, TOLERANCE), torch.tensor([0.0, 1.0])
-        found.append(log_density(task.field(model, condition, 1.0), x_1, solver, ends, probes=probes).cpu())
+        field, ends = task.field(model, condition, 1.0), torch.tensor([0.0, 1.0])
+        found.append(log_density(field, x_1, solver, ends, probes=probes).cpu())
     return bits_per_dimension(torch.cat(found), values) - math.log2(task.data_scale)

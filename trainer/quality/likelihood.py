@@ -1,17 +1,19 @@
 """How likely a flow finds an example."""
 
 import math
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from trainer.flow.sampler import Dopri5, Euler, Heun, VelocityField
+from trainer.flow.sampler import Dopri5, Euler, Field, Heun, Segmented, VelocityField
 
 
 def log_density(
     field: VelocityField,
     x_1: Tensor,
-    solver: Euler | Heun | Dopri5,
+    solver: Euler | Heun | Dopri5 | Segmented,
     times: Tensor,
     *,
     probes: Tensor | None = None,
@@ -25,9 +27,9 @@ def log_density(
     equation 7 (probes).
 
     Args:
-        field: differentiable in the state, each example on its own.
+        field: differentiable in the state, each example on its own; a :class:`Field` where the solver is segmented.
         x_1: [B, *D] examples.
-        solver: of the ordinary equation.
+        solver: of the ordinary equation; segmented where the field jumps between segments of time.
         times: [T] the grid from source (0) to data (1).
         probes: [P, B, *D] of mean 0 and covariance 1, such as :func:`random_signs`: the divergence is the mean of
             z . (dv/dx) z over them, without bias, at the price of P derivatives an evaluation. None: it is exact, at
@@ -36,18 +38,11 @@ def log_density(
     Returns:
         [B] natural logarithms of the density, in the type of `x_1`.
     """
-    shape, num_values = x_1.shape, x_1[0].numel()
-
-    def augmented(state: Tensor, t: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = state[:, :num_values].reshape(shape).detach().requires_grad_()
-            velocity = field(x, t)
-            divergence = _exact(velocity, x) if probes is None else _probed(velocity, x, probes)
-        return torch.cat([velocity.detach().flatten(1), divergence[:, None]], dim=1)
-
+    num_values = x_1[0].numel()
     start = torch.cat([x_1.flatten(1), torch.zeros_like(x_1.flatten(1)[:, :1])], dim=1)
+    augmented = _WithDivergence(field, x_1.shape, probes)
     with torch.no_grad():
-        end = solver.sample(augmented, start, times.flip(0)).final
+        end = solver.sample(cast(Field, augmented), start, times.flip(0)).final
     x_0, integral = end[:, :num_values], -end[:, num_values]
     return -0.5 * (x_0.square().sum(1) + num_values * math.log(math.tau)) - integral
 
@@ -80,6 +75,26 @@ def bits_per_dimension(log_densities: Tensor, num_values: int) -> float:
         num_values: of an example.
     """
     return -float(log_densities.double().mean()) / (num_values * math.log(2))
+
+
+@dataclass(frozen=True)
+class _WithDivergence:
+    """Follows states, flattened, and the integral of the divergence behind them: [B, values + 1]."""
+
+    field: VelocityField
+    shape: torch.Size
+    probes: Tensor | None
+
+    def __call__(self, state: Tensor, t: Tensor, /) -> Tensor:
+        with torch.enable_grad():
+            x = state[:, :-1].reshape(self.shape).detach().requires_grad_()
+            velocity = self.field(x, t)
+            divergence = _exact(velocity, x) if self.probes is None else _probed(velocity, x, self.probes)
+        return torch.cat([velocity.detach().flatten(1), divergence[:, None]], dim=1)
+
+    def within(self, segment: int, /) -> Field:
+        """See `Field.within`."""
+        return cast(Field, replace(self, field=cast(Field, self.field).within(segment)))
 
 
 def _exact(velocity: Tensor, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from tests.trainer.commands import ROOT
+from tests.forked import ROOT
 from trainer.flow import path
 from trainer.flow.path.table import digest
 

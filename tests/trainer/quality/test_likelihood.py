@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.flow.test_sampler import gaussian, grid, growth
-from trainer.flow.sampler import Dopri5, Heun
+from trainer.flow.sampler import Dopri5, Field, Heun, Segmented
 from trainer.quality.likelihood import bits_per_dimension, log_density, random_signs
 
 EXACT = Dopri5(1e-9, 1e-9)
@@ -46,6 +46,29 @@ def test_growth_spreads_the_density():
     scale = math.exp(1 + math.sin(1))
     truth = torch.distributions.Normal(0.0, scale).log_prob(x_1).flatten(1).sum(1)
     torch.testing.assert_close(log_density(field, x_1, EXACT, grid(1)), truth, rtol=0, atol=1e-5)
+
+
+class Jumping(Field):
+    """dx/dt = rate x, with another rate in each segment of time."""
+
+    def __init__(self, rates: tuple[float, ...], segment: int | None = None) -> None:
+        self.rates, self.segment = rates, segment
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        assert self.segment is not None, "which segment an edge belongs to cannot be read off a time"
+        assert bool(((t * len(self.rates) - self.segment - 0.5).abs() <= 0.5 + 1e-9).all())
+        return self.rates[self.segment] * x
+
+    def within(self, segment: int) -> Field:
+        return Jumping(self.rates, segment)
+
+
+@pytest.mark.parametrize("inner", [EXACT, Heun()])
+def test_each_side_of_a_jump_between_segments_is_followed_by_itself(inner: Dopri5 | Heun) -> None:
+    x_1, rates = points(20, 2), (1.5, -2.0, 0.7)
+    truth = torch.distributions.Normal(0.0, math.exp(sum(rates) / 3)).log_prob(x_1).sum(1)
+    found = log_density(Jumping(rates), x_1, Segmented(inner, segments=3), grid(100))
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-7 if inner is EXACT else 1e-3)
 
 
 def test_the_density_of_a_learned_field_integrates_to_one():

@@ -43,4 +43,4 @@ class FeatureResidual(Objective):
 
         found, true = model(sample.x_t, sample.t, condition, Approximation(states_at))
         errors = (found.float() - true.float()).square().flatten(1).mean(1)
-        return LossTerms(errors, {"relative_error": errors.detach().mean() / true.float().square().mean()})
+        return LossTerms(errors, {"feature_relative_error": errors.detach().mean() / true.float().square().mean()})

@@ -15,7 +15,7 @@ class LossTerms(NamedTuple):
 
     Attributes:
         per_example: [B] losses; their mean, each pair by its weight, is what is minimised.
-        terms: named scalars without gradient, for the logs: what the loss is made of where it is made of several.
+        terms: named scalars without gradient, for the metrics: what the loss is made of where it is made of several.
     """
 
     per_example: Tensor

@@ -1,0 +1,88 @@
+"""Commands in processes of their own, forked from one server that has imported what takes seconds."""
+
+import os
+import runpy
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import torch
+import torch.multiprocessing as mp
+
+ROOT = Path(__file__).parents[1]
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TIMEOUT_S = 300.0
+
+PRELOADED = [
+    "torch",
+    "trainer.engine.deepspeed",
+    "megatron.core.parallel_state",
+    "trainer.train",
+    "trainer.loop",
+    "sklearn.datasets",
+]
+"""Modules that every process has imported when it begins."""
+
+mp.set_forkserver_preload(PRELOADED)
+
+
+def command(
+    *arguments: str, ranks: int | None = None, program: Path | None = None, **environment: str
+) -> CompletedProcess[str]:
+    """Runs a command from the root of the repository.
+
+    Nobody watches over the ranks: they are not started again, and none is ended because another has failed.
+
+    Args:
+        *arguments: the command line of the trainer.
+        ranks: how many processes run it together; None: one, without a launcher.
+        program: file to run in place of the trainer's own, with the same command line.
+        **environment: variables that it gets besides.
+
+    Returns:
+        The first exit code that is not 0, if there is one, and what all ranks have said, one after the other.
+    """
+    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        free.close()
+        launch |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(ranks))
+        together = [{**launch, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks or 0)]
+        outputs = [Path(name) / str(rank) for rank in range(ranks or 1)]
+        processes = [
+            mp.get_context("forkserver").Process(target=_run, args=(program, arguments, environment | own, output))
+            for own, output in zip(together or [{}], outputs, strict=True)
+        ]
+        ends = time.monotonic() + TIMEOUT_S
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(max(0.0, ends - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        codes = [process.exitcode or 0 for process in processes]
+        said = ["".join(Path(f"{output}.{stream}").read_text() for output in outputs) for stream in ("out", "err")]
+    return CompletedProcess(arguments, next((code for code in codes if code), 0), *said)
+
+
+def _run(program: Path | None, arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
+    for stream, path in ((1, f"{output}.out"), (2, f"{output}.err")):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    os.chdir(ROOT)
+    for variable in LAUNCHED:
+        os.environ.pop(variable, None)
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    sys.argv = ["trainer", *arguments]
+    if program is not None:
+        runpy.run_path(str(program), run_name="__main__")
+    else:
+        from trainer.__main__ import main
+
+        sys.exit(main())
