@@ -3,8 +3,8 @@
 Points: eight Gaussians of deviation 0.12, a perceptron of three layers for each of six segments of the time against one
 for all times, of equal and of 2.7 times the arithmetic an evaluation. A sample is stray if it is more than four
 deviations from each mode. Digits: a trunk of four blocks whose features are aligned with the hidden layer of a
-classifier, one block for each of four segments, 1,200 steps, and a residual network of one block, 2,000 steps: after 500
-its samples are still improving.
+classifier, one block for each of four segments, 1,200 steps, and a residual network of one block, 2,000 steps, because
+after 500 its samples are still improving.
 
 Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167.
 """
