@@ -17,7 +17,7 @@ from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, inherited_shapes
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.restore import weights_file
-from trainer.stages import Stage, load_stages
+from trainer.stages import FitPathStage, PairsStage, Stage, TrainStage, load_stages
 from trainer.teacher import check_teacher
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
@@ -47,26 +47,30 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
     for stage in stages:
         if stage.name:
             print(f"stage {stage.name} ({stage.verb}) in {stage.folder}")
-        if stage.verb == "pairs":
-            print(stage.request().model_dump_json())
-            continue
-        if stage.verb == "fit-path":
-            stage.config()
-            print(stage.fit().model_dump_json())
-            continue
-        awaited = stage.awaited(stages)
-        try:
-            _check(stage, world_size)
-        except ValueError as error:
-            if not awaited:
-                raise
-            print(f"cannot be checked before stage {awaited[0].name} is finished: {error}")
+        match stage:
+            case TrainStage():
+                _check_if_readable(stage, stages, world_size)
+            case PairsStage():
+                print(stage.request().model_dump_json())
+            case FitPathStage():
+                stage.config()
+                print(stage.request().model_dump_json())
     return 0
 
 
-def _check(stage: Stage, world_size: int) -> None:
+def _check_if_readable(stage: TrainStage, stages: Sequence[Stage], world_size: int) -> None:
+    """Checks and prints one run, or says which stage writes what it reads."""
+    awaited = stage.awaited(stages)
+    try:
+        _check(stage.config(), world_size)
+    except ValueError as error:
+        if not awaited:
+            raise
+        print(f"cannot be checked before stage {awaited[0].name} is finished: {error}")
+
+
+def _check(config: RunConfig, world_size: int) -> None:
     """Checks and prints one run."""
-    config = stage.config()
     layout = plan_layout(config, world_size)
     begins, damaged = origin(config, read_bytes=READ_BYTES)
     if begins is None and config.model.init_from is not None:

@@ -41,6 +41,7 @@ from trainer.observe.metrics import read_metrics
 from trainer.observe.units import duration
 from trainer.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.quality.evaluation import Progress
+from trainer.stages import PairsStage, TrainStage
 
 SHOWN = 1000
 TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
@@ -207,7 +208,7 @@ def _measure(networks: Sequence[Contender], wish: Wish, out: Path, seeds: Sequen
 
 def _outcome(network: Contender, folder: Path, wish: Wish, seed: int, told: Progress) -> Outcome:
     stages = network.stages(folder, seed)
-    trained = [stage.folder for stage in stages if stage.verb == "train"]
+    trained = [stage.folder for stage in stages if isinstance(stage, TrainStage)]
     seconds: Mapping[str, float] = {}
     if (folder / SECONDS).exists():
         seconds = json.loads((folder / SECONDS).read_text(encoding="utf-8"))
@@ -230,14 +231,15 @@ def _real(base: Base) -> NDArray[np.floating]:
 def _entry(network: Contender, out: Path, outcomes: Sequence[Outcome]) -> Entry:
     method = network.method
     stages = network.stages(folder_of(out, method, outcomes[0].seed), outcomes[0].seed)
+    configs = [stage.config() for stage in stages if isinstance(stage, TrainStage)]
     return Entry(
         name=network.name,
         about=method.about,
         paper=method.paper,
         config=str(method.path),
         trained=str(out / method.name / TRAINED),
-        sampler=stages[-1].config().sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
-        steps=sum(stage.config().optim.steps for stage in stages if stage.verb == "train"),
-        pairs=sum(stage.request().num for stage in stages if stage.verb == "pairs"),
+        sampler=configs[-1].sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
+        steps=sum(config.optim.steps for config in configs),
+        pairs=sum(stage.request().num for stage in stages if isinstance(stage, PairsStage)),
         outcomes=tuple(outcomes),
     )

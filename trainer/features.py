@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import trainer.data
 from trainer.quality.features.file import write_extractor
 from trainer.quality.real import JUDGED
-from trainer.stages import chosen, load_stages
+from trainer.stages import PairsStage, TrainStage, chosen, load_stages
 
 
 def run(path: Path, overrides: Sequence[str], stage: str | None, hidden: Sequence[int], seed: int, out: Path) -> int:
@@ -35,8 +35,11 @@ def run(path: Path, overrides: Sequence[str], stage: str | None, hidden: Sequenc
     if not hidden or min(hidden) < 1:
         raise ValueError(f"--hidden: {list(hidden)} are no widths from 1; use for example 64")
     stages = load_stages(path, overrides)
-    named = next((one.name for one in stages if one.verb == "train"), None) if stage is None else stage
-    source = chosen(stages, named).config().data
+    named = next((one.name for one in stages if isinstance(one, TrainStage)), None) if stage is None else stage
+    one = chosen(stages, named)
+    if isinstance(one, PairsStage):
+        raise ValueError(f"--stage: {one.name} draws pairs and has no data of its own; name a stage that trains")
+    source = one.config().data
     if source.num_classes < 2:
         raise ValueError(
             f"data.kind: {source.kind} data have {source.num_classes} classes, and features are learned "

@@ -16,11 +16,10 @@ from trainer.latents import check_latents
 from trainer.layout import cautions, plan_layout
 from trainer.network import inherited_shapes
 from trainer.observe.protocol import Sink
-from trainer.path_fit.request import TABLE
 from trainer.process.launcher import end_with_launcher
 from trainer.process.lock import locked
 from trainer.restore import weights_file
-from trainer.stages import chosen, load_stages, run_stages
+from trainer.stages import FitPathStage, PairsStage, TrainStage, chosen, load_stages, run_stages
 from trainer.teacher import check_teacher
 
 
@@ -44,16 +43,21 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
     stages = load_stages(path, overrides)
     if stages[0].name and only is None:
         return run_stages(stages, path, overrides, launch)
-    stage = chosen(stages, only)
-    if stage.verb == "pairs":
-        from trainer.pairs.run import run as draw_pairs
+    match chosen(stages, only):
+        case TrainStage() as stage:
+            return _train(stage.config(), launch)
+        case PairsStage() as stage:
+            from trainer.pairs.run import run as draw_pairs
 
-        return draw_pairs(stage.request(), stage.folder)
-    config = stage.config()
-    if stage.verb == "fit-path":
-        from trainer.path_fit.run import run as fit_path
+            return draw_pairs(stage.request(), stage.folder)
+        case FitPathStage() as stage:
+            from trainer.path_fit.run import run as fit_path
 
-        return fit_path(config, stage.fit(), stage.folder / TABLE)
+            return fit_path(stage.config(), stage.request(), stage.table)
+
+
+def _train(config: RunConfig, launch: Launch) -> int:
+    """Trains one rank of a run."""
     layout = plan_layout(config, launch.world_size)
     newest, _ = origin(config)
     if newest is None and config.model.init_from is not None:

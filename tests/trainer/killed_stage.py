@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer import stages
 from trainer.__main__ import main
 from trainer.engine.groups import STAGE
+from trainer.stages import running
 
 start = subprocess.Popen
 
@@ -18,5 +18,5 @@ def dying(command: list[str], env: dict[str, str]) -> Any:
     return start(mortal if env[STAGE] == env["KILL_STAGE"] else command, env=env)
 
 
-stages.subprocess.Popen = dying
+running.subprocess.Popen = dying
 sys.exit(main())

@@ -21,6 +21,7 @@ from trainer.comparison.results import Comparison, Entry, Outcome, spread
 from trainer.comparison.training import Training
 from trainer.failure import RunFailed
 from trainer.observe.metrics import read_metrics
+from trainer.stages import TrainStage
 
 METHODS = ROOT / "configs" / "methods"
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "compare.schema.json").read_text())
@@ -48,7 +49,7 @@ def test_every_method_has_the_data_the_model_and_the_budget_of_the_base(tmp_path
     assert {"flow_matching", "ot_cfm", "weighted_cfm", "rectified_flow"} <= {method.name for method in found.methods}
     for method in found.methods:
         stages = method.stages(tmp_path / "run", seed=5)
-        trained = [stage for stage in stages if stage.verb == "train"]
+        trained = [stage for stage in stages if isinstance(stage, TrainStage)]
         assert sum(stage.document["optim"]["steps"] for stage in trained) == 60
         for stage in trained:
             assert stage.document["optim"]["global_batch"] == 8
@@ -80,12 +81,14 @@ def test_what_does_not_go_with_the_base_is_left_out(tmp_path: Path) -> None:
         written(tmp_path, "latents", data=latent),
         written(tmp_path, "told", flow={"context": {"kind": "semantic_map", "levels": 3, "block": 4}}),
         written(tmp_path, "paired", flow={"coupling": {"kind": "paired"}}),
+        written(tmp_path, "taught", stages=[{"name": "pairs", "pairs": {"run": "elsewhere", "num": 8}}]),
     )
     assert [method.name for method in found.methods] == ["plain"]
     assert "the same run as plain" in found.left_out["same"]
     assert "files in nowhere" in found.left_out["latents"]
     assert "flow.context: it solves another task" in found.left_out["told"]
     assert "flow.coupling.kind: paired takes each source point from the data" in found.left_out["paired"]
+    assert "stages.pairs: its teacher is paid for by no budget" in found.left_out["taught"]
 
 
 def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ def test_a_file_that_is_the_same_for_the_same_seed(tmp_path: Path, capsys: pytes
     [
         ([CONFIG, "--hidden", "0"], "--hidden: [0]"),
         ([CONFIG, "--stage", "none"], "there is no stage none"),
+        (["configs/methods/rectified_flow.yaml", "--stage", "pairs"], "--stage: pairs draws pairs"),
         (["configs/runs/toy.yaml"], "two or more apart; give data with classes"),
         (["no.yaml"], "no.yaml"),
     ],

@@ -14,7 +14,7 @@ from trainer.__main__ import main
 from trainer.flow.path.table import read_table
 from trainer.legality.composition import check_composition
 from trainer.path_fit.run import data_points
-from trainer.stages import load_stages
+from trainer.stages import FitPathStage, TrainStage, load_stages
 from trainer.task import FlowTask
 
 DOCUMENT: dict[str, Any] = {
@@ -116,13 +116,15 @@ STAGES = [
 def test_a_stage_fits_and_the_next_one_follows(tmp_path: Path) -> None:
     config = written(tmp_path, stages=STAGES)
     fitting, following = load_stages(config)
-    assert (fitting.verb, fitting.fit().num_points, fitting.finished) == ("fit-path", 100, False)
+    assert isinstance(fitting, FitPathStage)
+    assert (fitting.request().num_points, fitting.finished) == (100, False)
     assert following.awaited([fitting, following]) == [fitting]
     result = command("train", str(config))
     assert result.returncode == 0, result.stderr
     fitting, following = load_stages(config)
     assert fitting.finished
     assert following.finished
+    assert isinstance(following, TrainStage)
     assert following.config().flow.path.digest  # type: ignore[union-attr]
     again = command("train", str(config))
     assert again.returncode == 0

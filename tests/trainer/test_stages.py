@@ -11,7 +11,7 @@ from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.runs import torchrun
 from trainer.__main__ import main
-from trainer.stages import load_stages
+from trainer.stages import PairsStage, TrainStage, load_stages
 
 DOCUMENT: dict[str, Any] = {
     "run": {"dir": "unset"},
@@ -47,11 +47,10 @@ def written(folder: Path, **changes: Any) -> Path:
 def test_what_a_stage_does_not_say_is_what_the_file_says(tmp_path: Path) -> None:
     base = tmp_path / "run"
     teacher, pairs, reflow = load_stages(written(tmp_path), ["optim.steps=7", "optim.lr=0.5"])
-    assert [(stage.name, stage.verb) for stage in (teacher, pairs, reflow)] == [
-        ("teacher", "train"),
-        ("pairs", "pairs"),
-        ("reflow", "train"),
-    ]
+    assert [stage.name for stage in (teacher, pairs, reflow)] == ["teacher", "pairs", "reflow"]
+    assert isinstance(teacher, TrainStage)
+    assert isinstance(pairs, PairsStage)
+    assert isinstance(reflow, TrainStage)
     config = teacher.config()
     assert (config.run.dir, config.optim.steps, config.optim.lr) == (base / "teacher", 7, 0.5)
     assert (pairs.folder, pairs.request().run) == (base / "pairs", base / "teacher")
@@ -61,14 +60,15 @@ def test_what_a_stage_does_not_say_is_what_the_file_says(tmp_path: Path) -> None
     assert reflow.awaited([teacher, pairs, reflow]) == [teacher, pairs]
     addressed = load_stages(written(tmp_path), ["stages.reflow.optim.steps=10", "stages.pairs.num=5"])
     assert addressed[2].document["optim"]["steps"] == 10
-    assert addressed[1].request().num == 5
+    assert addressed[1].document["num"] == 5
 
 
 def test_a_file_without_stages_is_one_stage(tmp_path: Path) -> None:
     path = tmp_path / "plain.yaml"
     path.write_text(yaml.safe_dump({name: value for name, value in DOCUMENT.items() if name != "stages"}))
     (only,) = load_stages(path, ["optim.steps=9"])
-    assert (only.name, only.verb, only.config().optim.steps) == ("", "train", 9)
+    assert isinstance(only, TrainStage)
+    assert (only.name, only.config().optim.steps) == ("", 9)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from statistics import median
 
 from trainer.comparison.method import Method
 from trainer.observe.metrics import Record, read_metrics
-from trainer.stages import Stage
+from trainer.stages import PairsStage, Stage, TrainStage
 
 SECONDS = "seconds.json"
 """In the folder of a run, wall time in s of its stages that do not train, by name."""
@@ -45,8 +45,8 @@ def contenders(method: Method) -> list[Contender]:
     stages = method.stages(Path("run"), 0)
     if not stages[0].name:
         return [Contender(method.name, method, "")]
-    teachers = {stage.request().run for stage in stages if stage.verb == "pairs"}
-    own = [stage for stage in stages if stage.verb == "train" and stage.folder not in teachers]
+    teachers = {stage.request().run for stage in stages if isinstance(stage, PairsStage)}
+    own = [stage for stage in stages if isinstance(stage, TrainStage) and stage.folder not in teachers]
     last = [f" {stage.name}" if len(own) > 1 else "" for stage in own]
     return [Contender(method.name + end, method, stage.name) for stage, end in zip(own, last, strict=True)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainer.comparison.method import Base, Method, method_of, read_base, read_own
 from trainer.latents import check_latents
-from trainer.stages import check_stages
+from trainer.stages import PairsStage, check_stages
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,10 @@ def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> 
             raise ValueError(f"it is the same run as {other.name}: what it is made of is not in its flow or its stages")
     stages = method.stages(Path(method.document["run"]["dir"]), 0)
     check_stages(stages, ranks)
-    config = stages[0].config()
+    first = stages[0]
+    if isinstance(first, PairsStage):
+        raise ValueError(f"stages.{first.name}: its teacher is paid for by no budget; train one in a stage before it")
+    config = first.config()
     check_latents(config)
     if config.starts_at != base.config.starts_at:
         raise ValueError("flow.path.kind: its samples start at data, and those of the comparison at noise")

@@ -16,7 +16,7 @@ from trainer.engine.groups import STAGE
 from trainer.failure import RunFailed
 from trainer.process.stop import EX_TEMPFAIL
 from trainer.process.tether import tethered
-from trainer.stages import Stage
+from trainer.stages import Stage, TrainStage
 
 LOG = "train.log"
 POLL_S = 0.2
@@ -71,7 +71,7 @@ class Training:
                 continue
             begun = time.monotonic()
             code = self._process(stage, command(config, folder, seed, stage.name), folder / LOG, told)
-            if stage.verb != "train":
+            if not isinstance(stage, TrainStage):
                 _add_seconds(folder / SECONDS, stage.name, time.monotonic() - begun)
             if code == EX_TEMPFAIL or (self.stopped and code):
                 raise Stopped
