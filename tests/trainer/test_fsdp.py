@@ -1,5 +1,7 @@
 """FSDP2 on one rank and on several: the same steps, whatever the rows are divided over, and the steps of ZeRO."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -150,8 +152,14 @@ def run_cases(_rank: int, world_size: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ranks() -> dict[int, list[dict[str, Any]]]:
-    return {world_size: run_ranks(run_cases, world_size) for world_size in (1, 2, 4)}
+def ranks() -> Callable[[int], list[dict[str, Any]]]:
+    """Every case on a number of ranks, trained when it is first asked for."""
+
+    @cache
+    def trained(world_size: int) -> list[dict[str, Any]]:
+        return run_ranks(run_cases, world_size)
+
+    return trained
 
 
 def assembled(found: list[dict[str, Any]], case: str, which: str) -> dict[tuple[str, str], torch.Tensor]:
@@ -167,39 +175,38 @@ def assembled(found: list[dict[str, Any]], case: str, which: str) -> dict[tuple[
     return whole
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", [name for name in CASES if name != "ZeRO 1"])
-def test_several_ranks_train_as_one(ranks: dict[int, list[dict[str, Any]]], world_size: int, case: str) -> None:
+def test_several_ranks_train_as_one(ranks: Callable[[int], list[dict[str, Any]]], world_size: int, case: str) -> None:
     tolerance = 2e-2 if case == "bf16" else 1e-4
-    expected = ranks[1][0][case]
+    expected = ranks(1)[0][case]
     if CASES[case]["clip_norm"] is not None:
         assert min(norm for _, norm in expected["told"]) > CASES[case]["clip_norm"] / 2
-    for rank in ranks[world_size]:
+    for rank in ranks(world_size):
         np.testing.assert_allclose(rank[case]["told"], expected["told"], rtol=tolerance)
         assert rank[case]["held out"] == pytest.approx(expected["held out"], rel=tolerance)
-    one, several = (assembled(ranks[size], case, "first") for size in (1, world_size))
+    one, several = (assembled(ranks(size), case, "first") for size in (1, world_size))
     assert one.keys() == several.keys()
     assert all(torch.equal(one[key], several[key]) for key in one)
-    one, several = (assembled(ranks[size], case, "last") for size in (1, world_size))
+    one, several = (assembled(ranks(size), case, "last") for size in (1, world_size))
     for name, kind in one:
         if case != "bf16":
             torch.testing.assert_close(several[name, kind], one[name, kind], rtol=1e-2, atol=1e-4, msg=name)
 
 
-def test_it_takes_the_steps_of_zero(ranks: dict[int, list[dict[str, Any]]]) -> None:
+def test_it_takes_the_steps_of_zero(ranks: Callable[[int], list[dict[str, Any]]]) -> None:
     for case, tolerance in (("fp32", 1e-5), ("computed twice", 1e-5), ("bf16", 2e-2)):
-        np.testing.assert_allclose(ranks[1][0][case]["told"], ranks[1][0]["ZeRO 1"]["told"], rtol=tolerance)
-    assert ranks[2][0]["fp32"]["told"] == ranks[2][0]["computed twice"]["told"]
+        np.testing.assert_allclose(ranks(1)[0][case]["told"], ranks(1)[0]["ZeRO 1"]["told"], rtol=tolerance)
+    assert ranks(2)[0]["fp32"]["told"] == ranks(2)[0]["computed twice"]["told"]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_looking_at_the_averages_leaves_no_trace(ranks: dict[int, list[dict[str, Any]]], world_size: int) -> None:
-    for straight, looked in ranks[world_size][0]["interrupted"].values():
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+def test_looking_at_the_averages_leaves_no_trace(ranks: Callable[[int], list[dict[str, Any]]], world_size: int) -> None:
+    for straight, looked in ranks(world_size)[0]["interrupted"].values():
         assert straight == looked
 
 
-def test_a_run_goes_on_under_another_engine(ranks: dict[int, list[dict[str, Any]]]) -> None:
-    straight, other, text = ranks[1][0]["moved"]
+def test_a_run_goes_on_under_another_engine(ranks: Callable[[int], list[dict[str, Any]]]) -> None:
+    straight, other, text = ranks(1)[0]["moved"]
     np.testing.assert_allclose(other, straight, rtol=1e-5)
-    for world_size in (2, 4):
-        assert ranks[world_size][0]["text written"] == text
+    assert ranks(2)[0]["text written"] == text

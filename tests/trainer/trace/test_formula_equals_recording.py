@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,12 @@ CASES: dict[int, dict[str, Case]] = {
         "gpt, coherent, every rank": ({"precision": "bf16"}, 2, {"dispatch": "coherent", "top_k": 3}, "gpt"),
     },
 }
-FLAT = [(world_size, name) for world_size, cases in CASES.items() for name in cases]
+FLAT = [
+    pytest.param(world_size, name, marks=pytest.mark.slow if world_size == 4 else ())
+    for world_size, cases in CASES.items()
+    for name in cases
+]
+Recorded = tuple[TraceHeader, list[CollectiveRecord], bool]
 
 
 def configuration(world_size: int, case: Case) -> RunConfig:
@@ -179,17 +185,20 @@ def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRe
 
 
 @pytest.fixture(scope="module")
-def recordings(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[tuple[int, str], tuple[TraceHeader, list[CollectiveRecord], bool]]:
-    found = {}
-    for world_size, cases in CASES.items():
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, Recorded]]:
+    """Every case of a number of ranks, recorded when it is first asked for."""
+
+    @cache
+    def recorded(world_size: int) -> dict[str, Recorded]:
         folder = tmp_path_factory.mktemp(f"ranks_{world_size}")
         run_ranks(record_cases, world_size, str(folder))
-        for index, name in enumerate(cases):
-            steady = merge(folder / str(index), world_size)
-            found[world_size, name] = *read(folder / str(index) / "collectives.jsonl"), steady
-    return found
+        steady = [merge(folder / str(index), world_size) for index in range(len(CASES[world_size]))]
+        return {
+            name: (*read(folder / str(index) / "collectives.jsonl"), steady[index])
+            for index, name in enumerate(CASES[world_size])
+        }
+
+    return recorded
 
 
 def without_sizes(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object, ...]]:
@@ -212,9 +221,9 @@ def without_sizes(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object,
 
 @pytest.mark.parametrize(("world_size", "name"), FLAT)
 def test_formula_and_recording_issue_the_same_collectives(
-    recordings: dict[tuple[int, str], tuple[TraceHeader, list[CollectiveRecord], bool]], world_size: int, name: str
+    recordings: Callable[[int], dict[str, Recorded]], world_size: int, name: str
 ) -> None:
-    header, recorded, steady = recordings[world_size, name]
+    header, recorded, steady = recordings(world_size)[name]
     computed_header, records = computed(world_size, name)
     assert steady or name in ("global potentials", *COHERENT), "sizes and numbers that tokens decide"
     assert header.groups == computed_header.groups
@@ -223,9 +232,9 @@ def test_formula_and_recording_issue_the_same_collectives(
 
 @pytest.mark.parametrize(("world_size", "name"), FLAT)
 def test_all_to_alls_move_the_same_bytes_over_each_group(
-    recordings: dict[tuple[int, str], tuple[TraceHeader, list[CollectiveRecord], bool]], world_size: int, name: str
+    recordings: Callable[[int], dict[str, Recorded]], world_size: int, name: str
 ) -> None:
-    _, recorded, _ = recordings[world_size, name]
+    _, recorded, _ = recordings(world_size)[name]
     _, records = computed(world_size, name)
     assert all_to_all_totals(recorded) == all_to_all_totals(records)
 
