@@ -99,8 +99,7 @@ def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator)
         ValueError: `x_0` has another shape than `x_1`.
     """
     if x_0 is None:
-        drawn = torch.randn(x_1.shape, generator=generator, dtype=x_1.dtype, device=generator.device)
-        return drawn.to(x_1.device)
+        return torch.empty_like(x_1, device=generator.device).normal_(generator=generator).to(x_1.device)
     if x_0.shape != x_1.shape:
         raise ValueError(f"x_0: shape {tuple(x_0.shape)} is not that of x_1, {tuple(x_1.shape)}; give one per row")
     return x_0
