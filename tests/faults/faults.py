@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -102,20 +103,20 @@ def _cut_link(run: Run, draw: Random) -> str:
 
 
 def _fill_disk(run: Run, draw: Random) -> str:
-    """Leaves a part of a checkpoint's room until the ranks have failed."""
+    """Leaves a part of a checkpoint's room, or less if the ranks write meanwhile, until they have failed."""
     newest = complete_steps(run.checkpoints)
     needed = _size(step_folder(run.checkpoints, newest[-1])) if newest else 1_000_000
     disk = os.statvfs(run.checkpoints)
     room = int(draw.uniform(0.05, 0.8) * needed)
     ballast = run.checkpoints / "ballast"
     begins = len(run.watch.begins)
-    with ballast.open("wb") as file:
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
         for _ in range(max(0, math.ceil((disk.f_bavail * disk.f_frsize - room) / 4096))):
             file.write(bytes(4096))
     try:
         _until(lambda: _over(run) or _began_again(run, begins), "disk is full and nothing happens")
     finally:
-        ballast.unlink()
+        ballast.unlink(missing_ok=True)
     return f"disk full, {room / needed:.0%} of a checkpoint fits"
 
 
