@@ -17,6 +17,8 @@ from tests.ranks import run_ranks
 from tests.trainer.parallel_runs import DENSE, Division, train
 
 RANKS = 4
+TRANSFORMERS = tuple(kind for kind in DENSE if kind not in ("mlp", "autoencoder"))
+"""Networks whose blocks can be divided and be mixtures."""
 MIXTURE = {"num_experts": 4, "top_k": 2, "expert_hidden": 24, "router": {"kind": "top_k", "aux_loss": 0.0}}
 
 
@@ -24,11 +26,14 @@ def divisions() -> list[Division]:
     """Tensor parallel by engine for dense networks, expert parallel by ZeRO stage for mixtures."""
     engines: list[dict[str, Any]] = [*({"zero_stage": stage} for stage in (0, 1, 2, 3)), {"kind": "fsdp"}]
     dense = [
-        Division(kind, tensor=tensor, engine=engine) for kind in DENSE for tensor in (1, 2, 4) for engine in engines
+        Division(kind, tensor=tensor, engine=engine)
+        for kind in DENSE
+        for tensor in ((1, 2, 4) if kind in TRANSFORMERS else (1,))
+        for engine in engines
     ]
     mixtures = [
         Division(kind, expert=expert, engine={"zero_stage": stage}, moe=MIXTURE)
-        for kind in DENSE
+        for kind in TRANSFORMERS
         for expert in (1, 2, 4)
         for stage in (0, 1, 2)
     ]
@@ -45,7 +50,7 @@ def train_all(rank: int, world_size: int, folder: str, wanted: list[Division]) -
 
 def main() -> None:
     """Trains and prints the table."""
-    alone = [Division(kind, moe=moe) for kind in DENSE for moe in ({}, MIXTURE)]
+    alone = [*map(Division, DENSE), *(Division(kind, moe=MIXTURE) for kind in TRANSFORMERS)]
     table = Table(title=f"{RANKS} ranks against one", title_justify="left")
     for name in ("network", "experts", "tensor", "data", "expert", "engine", "loss", "norm", "weight"):
         table.add_column(name, justify="left" if name == "network" else "right")
