@@ -1,12 +1,12 @@
-# make demo   the whole loop on real digits, one page at the end        make test   the test suite with coverage
-# make lint   format, lint and type checks                              make setup  only the environment
-# make audit  known vulnerabilities of the dependencies
+# make demo   the whole loop on real digits, one page at the end        make test      the test suite
+# make lint   format, lint and type checks                              make coverage  the same, 85 % of lines or more
+# make audit  known vulnerabilities of the dependencies                 make setup     only the environment
 VENV := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint audit schemas clean
+.PHONY: setup demo test coverage lint audit schemas clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.runtime
@@ -55,10 +55,17 @@ demo: $(VENV)/.runtime
 	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --simulation $(RUN)/netsim --comparison $(RUN)/comparison \
 	  --out $(RUN)/report/index.html
 
+SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow'
+NAMESPACES := pytest -m multinode tests/multinode
+
 test: $(VENV)/.test
+	@$(PY) -m $(SUITE)
+	@$(PY) -m $(NAMESPACES)
+
+coverage: $(VENV)/.test
 	@$(PY) -m coverage erase
-	@$(PY) -m coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow'
-	@$(PY) -m coverage run -m pytest -m multinode tests/multinode
+	@$(PY) -m coverage run -m $(SUITE)
+	@$(PY) -m coverage run -m $(NAMESPACES)
 	@$(PY) -m coverage combine --quiet
 	@$(PY) -m coverage report --fail-under=85
 
