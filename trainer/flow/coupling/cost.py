@@ -14,8 +14,9 @@ Cost = Literal["l2", "sqeuclidean"]
 
 def pair_costs(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
     """Costs of the pairs of equal row, float32 [B], for points [B, *D]."""
-    squared = (x_1 - x_0).flatten(1).float().square().sum(1)
-    return squared.sqrt() if cost == "l2" else squared
+    # One pass over the points: differences of whole batches would be written to memory and read again.
+    distance = euclidean(x_0.flatten(1)[:, None].float(), x_1.flatten(1)[:, None].float()).flatten()
+    return distance if cost == "l2" else distance.square()
 
 
 def cost_matrix(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:

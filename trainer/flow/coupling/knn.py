@@ -50,10 +50,10 @@ class KNN(Coupling):
         return Pairs(nearest, x_1, condition)
 
     def _nearest(self, nearest: Tensor, x_1: Tensor, generator: torch.Generator) -> Tensor:
-        least = pair_costs(nearest, x_1, "sqeuclidean")
+        least = pair_costs(nearest, x_1, "l2")
         for _ in range(self.k - 1):
             other = standard_normal(x_1, None, generator)
-            distance = pair_costs(other, x_1, "sqeuclidean")
+            distance = pair_costs(other, x_1, "l2")
             closer = (distance < least).view(-1, *[1] * (x_1.ndim - 1))
             nearest = torch.where(closer, other, nearest)
             least = torch.minimum(least, distance)
