@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.trainer.test_blockwise import SIZES, stirred
+from tests.trainer.blockwise_networks import SIZES, stirred
 from trainer.config import RunConfig
 from trainer.flow import Condition
 from trainer.flow.features import WithProjection
