@@ -37,6 +37,8 @@ caption { caption-side: bottom; text-align: left; color: var(--soft); font-size:
 th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); text-align: right;
   font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
+table.dense { font-size: 13px; }
+table.dense th, table.dense td { padding: 7px 6px; }
 table.words th, table.words td { text-align: left; }
 thead th { color: var(--soft); font-weight: 600; font-size: 14px; }
 tbody tr:last-child td { border-bottom: 0; }
@@ -87,6 +89,7 @@ class Table:
         caption: A line below the table, may be empty.
         half: Whether it shares a row with another half.
         words: Whether the cells hold words, to be aligned to the left, and not numbers.
+        dense: Whether there are so many columns that they are set in small type.
         best: Row and column, from 0, of the cells that stand out.
     """
 
@@ -95,6 +98,7 @@ class Table:
     caption: str = ""
     half: bool = False
     words: bool = False
+    dense: bool = False
     best: Collection[tuple[int, int]] = ()
 
     def html(self) -> str:
@@ -105,7 +109,8 @@ class Table:
             f"<tr>{''.join(self._cell(row, column) for column in range(len(cells)))}</tr>"
             for row, cells in enumerate(self.rows)
         )
-        kind = ' class="words"' if self.words else ""
+        kinds = [name for name, holds in (("words", self.words), ("dense", self.dense)) if holds]
+        kind = f' class="{" ".join(kinds)}"' if kinds else ""
         table = f"<table{kind}>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div class="table{" half" if self.half else ""}">{table}</div>'
 

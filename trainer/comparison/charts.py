@@ -1,6 +1,7 @@
 """The charts of a comparison, as SVG that is the same for the same figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,8 +11,11 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLoca
 from moe.report.figures import INK, STYLE, to_svg
 from trainer.comparison.results import QUALITY, Comparison, spread
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c2733", "#8c6d31")
-"""Okabe and Ito's, which those tell apart who are blind to some colour; without yellow, with brown."""
+COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
+    *("#56b4e9", "#1c2733", "#8c6d31", "#6a51a3", "#9e1b4a"),
+)
+"""Okabe and Ito's, which those tell apart who are blind to some colour; without yellow, with brown, violet and wine."""
 MARKERS, DASHES = "osD^vPX", ("solid", (0, (4, 1.5)))
 FLOOR, SOFT, GRID = "#e6eaee", "#5b6875", "#eef1f4"
 LABEL_POINTS = 12.5
@@ -140,33 +144,33 @@ def bars(comparison: Comparison) -> str:
     """
     entries = comparison.entries
     panels = (
-        ("straightness of the paths\n0: straight", [entry.path_figure("straightness") for entry in entries]),
-        ("path energy\n|: what the ends of the paths need", [entry.path_figure("path_energy") for entry in entries]),
-        ("time of an optimiser step, ms", [entry.times() for entry in entries]),
+        ("straightness of the paths\n0: straight", fmean, [entry.path_figure("straightness") for entry in entries]),
+        ("path energy\n|: what their ends need", fmean, [entry.path_figure("path_energy") for entry in entries]),
+        ("time of an optimiser step, ms", median, [entry.times() for entry in entries]),
     )
     needed = [entry.path_figure("transport_cost") for entry in entries]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 1.0 + 0.34 * len(entries)), layout="constrained")
-        for place, (axes, (title, seeds)) in enumerate(zip(figure.subplots(1, 3, sharey=True), panels, strict=True)):
-            _panel(axes, seeds)
+        for axes, (title, middle, seeds) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+            _panel(axes, middle, seeds)
             axes.set_title(title, loc="left", fontsize=10)
-            if place == 1:
-                costs = [sum(values) / len(values) for values in needed]
-                axes.scatter(costs, range(len(entries)), marker="|", s=190, color=INK, linewidth=1.6, zorder=4)
-        first = figure.axes[0]
+        first, energy, _ = figure.axes
+        costs = [fmean(values) for values in needed]
+        energy.scatter(costs, range(len(entries)), marker="|", s=190, color=INK, linewidth=1.6, zorder=4)
         first.set_yticks(range(len(entries)), [entry.name for entry in entries])
         first.set_ylim(len(entries) - 0.45, -0.55)
         return to_svg(figure)
 
 
-def _panel(axes: Axes, seeds: Sequence[Sequence[float]]) -> None:
+def _panel(axes: Axes, middle: Callable[[Sequence[float]], float], seeds: Sequence[Sequence[float]]) -> None:
     reach = max(max(values) for values in seeds) or 1.0
     for row, values in enumerate(seeds):
         colour, _, _ = style(row)
-        axes.barh(row, sum(values) / len(values), color=colour, alpha=0.85, height=0.6)
+        axes.barh(row, middle(values), color=colour, alpha=0.85, height=0.6)
         axes.scatter(values, [row] * len(values), s=11, color="white", edgecolor=INK, linewidth=0.7, zorder=3)
-        label = f"{sum(values) / len(values):.3g}"
-        axes.annotate(label, (max(values), row), (7, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(
+            f"{middle(values):.3g}", (max(values), row), (7, 0), textcoords="offset points", va="center", fontsize=9
+        )
     axes.set_xlim(0, 1.22 * reach)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -51,7 +51,10 @@ def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) ->
         temporary.write_text(document, encoding="utf-8")
 
 
-_BARS = "Bars are means over the seeds, dots the seeds. Step time is that of the network itself, its teachers left out."
+_BARS = (
+    "Bars are means over the seeds, of times the median; dots are the seeds. Step time is that of the network itself, "
+    "its teachers left out."
+)
 _DRAWN = "Samples of the first seed from the same noise, of few and of many evaluations"
 _POINTS = f"{_DRAWN}, before real ones in grey; paths lead from noise (grey) to samples (black)."
 _IMAGES = f"{_DRAWN}, a column for each class where there are classes; drawn with the guidance of the base."
@@ -98,8 +101,8 @@ def _methods(comparison: Comparison) -> Section:
     for entry in comparison.entries:
         if entry.config not in seen:
             seen.add(entry.config)
-            rows.append((Path(entry.config).stem, entry.about, entry.sampler, entry.config))
-    blocks: list[Block] = [Table(("method", "what it is", "sampler", "configuration"), rows, words=True)]
+            rows.append((Path(entry.config).stem, entry.about, entry.sampler))
+    blocks: list[Block] = [Table(("method", "what it is", "sampler"), rows, words=True)]
     if comparison.left_out:
         out = Table(("left out", "why"), list(comparison.left_out.items()), words=True)
         blocks.append(out)

@@ -61,7 +61,8 @@ def _row(entries: Sequence[tuple[int, Entry]], real: NDArray[np.floating], abrea
             if rows == 3:
                 _ways(grid[2, column], one["ways"], real, colour)
                 _bare(grid[2, column], f"paths, {int(one['evaluations'][1])} evaluations")
-            grid[0, column].set_title(entry.name, color=colour, weight="bold", fontsize=11, pad=8)
+            size = min(11.0, 230 / len(entry.name))
+            grid[0, column].set_title(entry.name, color=colour, weight="bold", fontsize=size, pad=8)
         return to_svg(figure)
 
 

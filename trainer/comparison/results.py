@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from moe.files import FileError, replacing
@@ -78,9 +78,9 @@ class Entry:
         """A figure of its paths with each seed."""
         return [outcome.evaluation["paths"][name] for outcome in self.outcomes]
 
-    def mean(self, figure: Callable[[Outcome], float]) -> float:
-        """Mean of a figure over the seeds."""
-        return fmean(map(figure, self.outcomes))
+    def median(self, figure: Callable[[Outcome], float]) -> float:
+        """Median of a figure over the seeds."""
+        return median(map(figure, self.outcomes))
 
     def times(self) -> list[float]:
         """Median time of an optimiser step with each seed, ms."""
