@@ -96,6 +96,11 @@ def test_refusals(case: str) -> None:
             },
             "optim.weight_decay: 0.1",
         ),
+        (
+            {"residual_layers": 1, "init_from": "runs/main", "dropout": 0.1},
+            {"flow": {"objective": {"kind": "feature_residual"}}},
+            "model.dropout: 0.1",
+        ),
     ],
 )
 def test_parts_that_nothing_trains(model: dict[str, Any], sections: dict[str, Any], message: str) -> None:

@@ -6,7 +6,7 @@ from statistics import fmean, median
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator
 
 from moe.report.figures import INK, STYLE, to_svg
 from trainer.comparison.results import QUALITY, Comparison, spread
@@ -76,8 +76,6 @@ def _plain_decades(axes: Axes) -> None:
     bottom, top = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if top / bottom < 1e3 else (1.0,)))
     axes.yaxis.set_minor_locator(NullLocator())
-    formatter = ScalarFormatter()
-    formatter.set_scientific(False)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 

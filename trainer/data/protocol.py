@@ -39,8 +39,8 @@ class Batch:
         return replace(self, **{name: value.to(device) for name, value in read.items() if value is not None})
 
 
-class BadExamples(Exception):  # noqa: N818  it is what was found
-    """Examples that cannot be read.
+class BadExamples(ValueError):  # noqa: N818  it is what was found
+    """Examples that cannot be read; what does not leave them out ends with them as with any wrong input.
 
     Args:
         reasons: by id, the file (and row) and what is wrong with it.

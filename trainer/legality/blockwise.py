@@ -87,6 +87,11 @@ def _check_objective(config: RunConfig) -> None:
             f"model.residual_layers: {model.residual_layers} are trained by flow.objective.kind feature_residual "
             "alone, when all else is; use 0 here"
         )
+    if residual and model.dropout:
+        raise ValueError(
+            f"model.dropout: {model.dropout} would change the features that flow.objective.kind feature_residual has "
+            "to approximate; use 0 here"
+        )
     if residual and config.optim.weight_decay:
         raise ValueError(
             f"optim.weight_decay: {config.optim.weight_decay} would shrink what flow.objective.kind feature_residual "

@@ -59,9 +59,6 @@ def _kinds(union: Any) -> tuple[Any, ...]:
 
 PATHS: tuple[path.Config, ...] = _kinds(path.Config)
 
-OF_FEATURES = (objective.AlignedConfig, objective.FeatureResidualConfig)
-"""Objectives that ask a network for its features; :mod:`trainer.legality.blockwise` says which have any."""
-
 ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "coupling": _kinds(coupling.Config),
     "path": PATHS,

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from moe.files import FileError
+from tests.trainer.commands import refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
 from trainer.data import BadExamples, ImageFolder, ImageFolderConfig
@@ -119,6 +120,20 @@ def test_bad_pictures_are_named(tmp_path: Path) -> None:
     for number, reason in caught.value.reasons.items():
         assert reason.startswith(f"{tmp_path / 'cat' / f'{number:03d}.png'}: ")
     assert "more than 8 bits" in caught.value.reasons[2]
+
+
+def test_a_verb_that_leaves_no_picture_out_names_a_bad_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(tmp_path / "pictures")
+    bad = tmp_path / "pictures" / "cat" / "000.png"
+    bad.write_text("no picture")
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        f"run: {{dir: {tmp_path / 'run'}}}\n"
+        f"data: {{kind: image_folder, path: {tmp_path / 'pictures'}, size: 8, held_out: 4}}\n"
+        "model: {hidden: 16, num_heads: 2}\noptim: {steps: 1, global_batch: 4}\n"
+    )
+    assert f"{bad}: cannot identify" in refused(capsys, "features", run, "--out", tmp_path / "features.safetensors")
+    assert not (tmp_path / "features.safetensors").exists()
 
 
 def test_a_run_goes_on_with_the_pictures_that_it_began_with(tmp_path: Path) -> None:
