@@ -115,6 +115,18 @@ def test_never_resume_refuses_a_folder_with_checkpoints(tmp_path: Path, capsys: 
         ({}, ("moe.num_experts=16",), "moe.num_experts", "is 8 where this run has 16"),
         ({}, ("moe=null",), "moe.num_experts", "is 8 where this run has 0"),
         ({}, ("data.size=16",), "data.size", "is 8 where this run has 16"),
+        (
+            {},
+            ("flow.path={kind: trigonometric}",),
+            "flow.path",
+            "is {'kind': 'linear', 'sigma_min': 0.0} where this run has {'kind': 'trigonometric'}",
+        ),
+        (
+            {},
+            ("flow.coupling={kind: knn}",),
+            "flow.coupling",
+            "is {'kind': 'independent'} where this run has {'kind': 'knn', 'k': 4}",
+        ),
     ],
 )
 def test_the_checkpoint_of_another_run_is_refused(

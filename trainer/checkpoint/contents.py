@@ -39,7 +39,6 @@ class Migrating(Resumable, Protocol):
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
     """What a checkpoint of this run has in common with every continuation of it, by dotted key."""
-    source = config.flow and config.flow.source
     sections = {
         "data": config.data.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json", exclude={"init_from", "dropout", "label_dropout"}),
@@ -49,7 +48,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         if config.moe
         else {"num_experts": 0},
         "engine": config.engine.model_dump(mode="json", include={"precision"}),
-        "flow": {"source": source.model_dump(mode="json")} if source else {},
+        "flow": config.flow.model_dump(mode="json") if config.flow else {},
     }
     return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
 

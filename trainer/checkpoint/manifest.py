@@ -112,17 +112,17 @@ class Manifest:
 
         Args:
             folder: the checkpoint.
-            identity: of the run that wants to continue it.
+            identity: of the run that wants to continue it; a field that the checkpoint says nothing of is let through.
 
         Raises:
             FileError: a field differs.
         """
         for name, value in identity.items():
-            if self.identity.get(name) != value:
+            if self.identity.get(name, value) != value:
                 raise FileError(
                     folder / NAME,
                     name,
-                    f"is {self.identity.get(name)} where this run has {value}",
+                    f"is {self.identity[name]} where this run has {value}",
                     "continue with the former, or give another run.dir",
                 )
 
