@@ -46,8 +46,9 @@ def run(path: Path, overrides: Sequence[str], stage: str | None, hidden: Sequenc
             "by telling two or more apart; give data with classes"
         )
     dataset = trainer.data.build(source)
-    learned = dataset.get(torch.arange(JUDGED) if dataset.endless else dataset.indices("train")[:JUDGED])
-    unseen = dataset.get(torch.arange(JUDGED, 2 * JUDGED) if dataset.endless else dataset.indices("held_out")[:JUDGED])
+    learned, unseen = (
+        dataset.get(trainer.data.first_data_points(dataset, split, JUDGED)) for split in trainer.data.SPLITS
+    )
     assert learned.labels is not None
     assert unseen.labels is not None
     classifier = trained_classifier(learned.x_1, learned.labels, hidden=hidden, seed=seed)

@@ -79,7 +79,7 @@ def given(config: RunConfig, task: FlowTask, num: int, *, seed: int) -> Given:
         label = torch.arange(num) % max(1, config.data.num_classes)
         return Given(Condition(label=label), beginnings=_beginnings(config, num, seed))
     dataset = trainer.data.build(config.data)
-    batch = dataset.get(dataset.indices("held_out")[:num])
+    batch = dataset.get(trainer.data.first_data_points(dataset, "held_out", num))
     images, labels = batch.x_1, batch.labels
     seen = [
         task.context.draw(

@@ -84,7 +84,8 @@ def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *
         seed: with which the points were drawn.
     """
     dataset = trainer.data.build(config.data)
-    real = dataset.get(dataset.indices("held_out")[: len(points)])
+    ids = torch.cat([dataset.data_points("held_out"), dataset.data_points("train")])
+    real = dataset.get(ids[: len(points)])
     colours = None if real.labels is None else labels.numpy()
     panels = {
         "data": (real.x_1.numpy(), None if real.labels is None else real.labels.numpy()),
@@ -178,9 +179,23 @@ def follow(
         return model(x, t, condition, *asked)
 
     field = task.field(counted, condition.rows(own).to(device), guidance)
-    keys = torch.tensor([derive_seed(seed, "way", example) for example in own.tolist()])
+    keys = keys_of(own, "way", seed=seed)
     x_0 = starts(config, own, seed=seed).to(device)
     return sampler.build(chosen, path=task.path).sample(field, x_0, sampler.times(chosen), keys=keys)
+
+
+def keys_of(examples: Tensor, purpose: str, *, seed: int) -> Tensor:
+    """Keys of what is drawn for examples, for each by its number alone.
+
+    Args:
+        examples: int64 [B] their numbers.
+        purpose: what is drawn; ``way``: the noise of a sampler.
+        seed: of the draws.
+
+    Returns:
+        int64 [B] on the CPU.
+    """
+    return torch.tensor([derive_seed(seed, purpose, example) for example in examples.tolist()])
 
 
 def continue_texts(

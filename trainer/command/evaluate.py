@@ -5,14 +5,16 @@ from pathlib import Path
 
 from trainer.command.verb import Verb
 
+EVALUATIONS = "1,2,3,5,10,20,100"
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="folder of the run")
     parser.add_argument(
         "--evaluations",
-        default="1,2,3,5,10,20,100",
+        default=EVALUATIONS,
         metavar="N,N,...",
-        help="function evaluations of a sample, with commas between them (default: 1,2,3,5,10,20,100)",
+        help=f"function evaluations of a sample, with commas between them (default: {EVALUATIONS})",
     )
     parser.add_argument(
         "--num", type=int, default=1000, help="samples of each set, the classes in turn (default: 1000)"

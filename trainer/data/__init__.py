@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from trainer.data.digits import Digits, DigitsConfig
+from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.loader import Loader, accumulation_steps
 from trainer.data.pair_index import PairIndex
@@ -74,6 +75,7 @@ __all__ = [
     "ToyConfig",
     "accumulation_steps",
     "build",
+    "first_data_points",
     "read_index",
     "starting_points",
     "write_shards",

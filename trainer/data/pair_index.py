@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
 
 from moe.files import replacing
 from trainer.data.shard_index import INDEX, ShardEntry
@@ -29,6 +29,9 @@ class PairIndex(Section):
     """Labels are 0 to num_classes - 1; 0: there are none."""
     segments: PositiveInt | None = None
     """Into how many parts paths were cut, of which each pair holds the ends of one; null: pairs are whole paths."""
+    data_scale: PositiveFloat = 1.0
+    """What states on the way of the teacher are multiplied by, where pairs are parts of paths: the `x_0` are such
+    states, and the `x_1` are divided by it."""
     made_by: dict[str, JsonValue]
     """What decides every value: the digest of the teacher's weights, its sampler and guidance, the seed; `source`: the
     configuration of the data set that paths begin at, where they do not begin at noise."""
@@ -46,8 +49,9 @@ class PairIndex(Section):
 
     @property
     def digest(self) -> str:
-        """Of everything that the index says."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """Of everything that the index says, as it said it before there was a `data_scale` where that is 1."""
+        said = self.model_dump_json(exclude={"data_scale"} if self.data_scale == 1 else None)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, JsonValue, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
@@ -20,6 +20,8 @@ from trainer.data.shard_index import read_index
 from trainer.data.shard_rows import ShardRows, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"
+SAID = ("digest", "shape", "num_classes", "segments", "data_scale", "source")
+"""What a configuration repeats of the index."""
 
 
 class PairsConfig(BaseModel, extra="forbid", frozen=True):
@@ -36,6 +38,8 @@ class PairsConfig(BaseModel, extra="forbid", frozen=True):
     """Left out: what the index says."""
     segments: PositiveInt | None
     """Into how many parts paths were cut; left out: what the index says."""
+    data_scale: PositiveFloat = 1.0
+    """What a run has to multiply its data by if paths were cut; left out: what the index says."""
     source: dict[str, JsonValue] | None = None
     """The data set that the paths of the pairs begin at, and so those of samples; left out: what the index says."""
     digest: str
@@ -56,7 +60,7 @@ class PairsConfig(BaseModel, extra="forbid", frozen=True):
         if isinstance(held_out, int) and held_out >= index.num_examples:
             problem = f"{held_out} of {index.num_examples} pairs leave none to train on"
             raise ValueError(f"held_out: {problem}; hold out fewer")
-        found = {name: getattr(index, name) for name in ("shape", "num_classes", "segments", "source", "digest")}
+        found = {name: getattr(index, name) for name in SAID}
         return {**found, **document}
 
 
@@ -72,7 +76,7 @@ class PairsOfPoints(Dataset):
 
     def __init__(self, config: PairsConfig) -> None:
         index = read_index(config.path, PairIndex)
-        check_same(config.path, index, config, ("digest", "shape", "num_classes", "segments", "source"))
+        check_same(config.path, index, config, SAID)
         self._rows = ShardRows(config.path, index, config.held_out)
         for entry in index.shards:
             _check(config.path / entry.file, entry.num_examples, index)
@@ -82,6 +86,14 @@ class PairsOfPoints(Dataset):
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`."""
         return self._rows.splits[split]
+
+    def data_points(self, split: Split) -> Tensor:
+        """See `Dataset.data_points`; a part of a path ends at a data point where it ends at time 1."""
+        rows = self.indices(split)
+        if "interval" not in self._arrays:
+            return rows
+        intervals = self._rows.read(rows, lambda arrays, number: arrays["interval"].row(number))
+        return rows[torch.from_numpy(np.stack(intervals))[:, 1] == 1]
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""

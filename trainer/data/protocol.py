@@ -72,6 +72,10 @@ class Dataset(Protocol):
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""
         ...
 
+    def data_points(self, split: Split) -> Tensor:
+        """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one."""
+        return self.indices(split)
+
     def get(self, indices: Tensor) -> Batch:
         """Reads examples; a function of their ids alone, and safe to call from several threads.
 

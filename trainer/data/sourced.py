@@ -24,6 +24,10 @@ class Sourced(Dataset):
         """See `Dataset.indices`; those of the data."""
         return self._data.indices(split)
 
+    def data_points(self, split: Split) -> Tensor:
+        """See `Dataset.data_points`; those of the data."""
+        return self._data.data_points(split)
+
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`; without source points, which are dealt to a place and not to an example."""
         return self._data.get(indices)

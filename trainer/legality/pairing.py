@@ -8,7 +8,7 @@ from trainer.legality.composition import follows_score, has_own_noise, listed, p
 
 
 def check_pairing(config: RunConfig) -> None:
-    """Refuses a coupling that would tear pairs apart, or that waits for pairs in vain.
+    """Refuses what would tear pairs or parts of paths apart, and a coupling that waits for pairs in vain.
 
     Args:
         config: the run.
@@ -28,7 +28,14 @@ def check_pairing(config: RunConfig) -> None:
         raise ValueError(
             f"flow.coupling.kind: {chosen.kind} would tear apart what data.kind pairs has paired; use paired"
         )
-    if isinstance(config.data, PairsConfig) and config.data.segments is not None and has_own_noise(config.flow.path):
+    if not isinstance(config.data, PairsConfig) or config.data.segments is None:
+        return
+    if config.flow.data_scale != config.data.data_scale:
+        raise ValueError(
+            f"flow.data_scale: {config.flow.data_scale:g} is not that of the states in data.path, which are on the way "
+            f"of a teacher; use {config.data.data_scale:g}"
+        )
+    if has_own_noise(config.flow.path):
         raise ValueError(
             f"flow.path.kind: {config.flow.path.kind} adds noise of its own, and the pairs in data.path are parts of "
             f"paths ({config.data.segments} segments), which lie on one curve each; use {listed(paths_of_two_ends())}"

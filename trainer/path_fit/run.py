@@ -89,7 +89,7 @@ def data_points(config: RunConfig, num: int, generator: torch.Generator) -> Tens
     dataset, task = trainer.data.build(config.data), FlowTask(config)
     ids = torch.arange(num)
     if not dataset.endless:
-        ids = dataset.indices("train")
+        ids = dataset.data_points("train")
         ids = ids[torch.randperm(len(ids), generator=generator)[:num]]
     try:
         states = [task.state_of(dataset.get(part), generator) for part in ids.split(CHUNK)]

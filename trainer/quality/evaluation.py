@@ -26,7 +26,6 @@ from trainer.sampling import follow
 from trainer.task import FlowTask
 
 FORMAT = "flowfabric.evaluation/1"
-EVALUATIONS = (1, 2, 3, 5, 10, 20, 100)
 TOGETHER = 250
 """Examples that are drawn at once, for their trajectories take memory."""
 TRANSPORTED = 1_000
@@ -97,7 +96,7 @@ def evaluate(
     model: Network,
     *,
     checkpoint: str,
-    evaluations: Sequence[int] = EVALUATIONS,
+    evaluations: Sequence[int],
     num: int = 1000,
     seed: int = 0,
     likelihood: int = 0,
@@ -207,7 +206,7 @@ def _bits(config: RunConfig, task: FlowTask, model: Network, num: int, seed: int
     values = math.prod(config.state_shape)
     generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))
     found = []
-    for rows in dataset.indices("held_out")[:num].split(TOGETHER):
+    for rows in trainer.data.first_data_points(dataset, "held_out", num).split(TOGETHER):
         progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
         batch = dataset.get(rows)
         condition = Condition(label=batch.labels, context=task.told(batch.x_1, generator)).to(device)

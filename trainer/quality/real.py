@@ -13,7 +13,7 @@ JUDGED = 10_000
 
 
 def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | None]:
-    """Reads the first examples of the training split.
+    """Reads the first data points of the training split.
 
     Args:
         config: the run.
@@ -22,8 +22,11 @@ def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | Non
     Returns:
         What can be compared with decoded states, [M, *shape], and their labels int64 [M], None without classes; M is
         at most 10,000.
+
+    Raises:
+        ValueError: there are none.
     """
     dataset = trainer.data.build(config.data)
-    batch = dataset.get(torch.arange(JUDGED) if dataset.endless else dataset.indices("train")[:JUDGED])
+    batch = dataset.get(trainer.data.first_data_points(dataset, "train", JUDGED))
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "shown"))
     return space.shown(batch.x_1, generator=generator), batch.labels

@@ -1,0 +1,29 @@
+"""The first data points of a data set, to be looked at and measured against."""
+
+import torch
+from torch import Tensor
+
+from trainer.data.protocol import Dataset, Split
+
+
+def first_data_points(dataset: Dataset, split: Split, num: int) -> Tensor:
+    """Chooses the examples that stand for a data set.
+
+    Args:
+        dataset: which.
+        split: its part that they are from.
+        num: how many at most.
+
+    Returns:
+        int64 [M] their ids, 1 <= M <= `num`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = torch.arange(num) if dataset.endless and split == "train" else dataset.data_points(split)[:num]
+    if len(found) == 0:
+        raise ValueError(
+            f"data: no {split} example is a data point, all are parts of paths that end before; draw more pairs, "
+            "or evaluate with --data-from and the run of the teacher"
+        )
+    return found
