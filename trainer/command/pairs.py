@@ -9,7 +9,7 @@ from trainer.command.verb import Verb
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="folder of the teacher's run")
-    parser.add_argument("--num-pairs", type=int, required=True, help="pairs, the classes in turn")
+    parser.add_argument("--num-pairs", type=int, required=True, help="pairs, the classes or the segments in turn")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of pairs to write")
     parser.add_argument(
         "--sampler", default="{kind: dopri5}", metavar="YAML", help="for example '{kind: heun, steps: 50}'"

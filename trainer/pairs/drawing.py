@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import trainer.data
-from moe.seed import derive_seed
 from trainer.config import RunConfig
+from trainer.data import Dataset
 from trainer.engine.protocol import Network
 from trainer.flow import Condition, sampler
-from trainer.flow.coupling import Pairs
+from trainer.keyed_draws import derived_keys, normal
 from trainer.pairs.request import PairsRequest
-from trainer.sampling import follow
+from trainer.sampling import follow, keys_of
 from trainer.starts import starts
 from trainer.task import FlowTask
 
@@ -40,7 +41,7 @@ class Teacher:
     def draw(
         self, request: PairsRequest, numbers: Tensor, told: Callable[[int], None]
     ) -> dict[str, NDArray[np.generic]]:
-        """Draws some of the pairs; each is a function of the seed and its number.
+        """Draws some of the pairs; everything that is drawn for one is a function of the seed and its number.
 
         Args:
             request: what is asked for.
@@ -77,7 +78,7 @@ class Teacher:
         device, seed = next(self.model.parameters()).device, request.seed
         examples, labels = self._examples(own, seed)
         noise = starts(self.config, own, seed=seed)
-        keys = torch.tensor([derive_seed(seed, "way", number) for number in own.tolist()])
+        keys, path_keys = keys_of(own, "way", seed=seed), keys_of(own, "path", seed=seed)
         edges = torch.linspace(0.0, 1.0, request.segments + 1)
         grid = sampler.times(request.sampler)
         steps = (len(grid) - 1) // request.segments
@@ -88,9 +89,8 @@ class Teacher:
             times = edges[segment : segment + 2] if steps == 0 else grid[segment * steps : (segment + 1) * steps + 1]
             interval[rows] = torch.stack([times[0], times[-1]])
             condition = Condition(label=None if labels is None else labels[rows].to(device))
-            pairs = Pairs(noise[rows].to(device), self.task.data_scale * examples[rows].to(device), condition)
-            generator = torch.Generator().manual_seed(derive_seed(seed, "path", int(own[0]), segment))
-            start = self.task.path.sample(pairs, times[:1].expand(len(rows)).to(device), generator=generator).x_t
+            x_0, x_1 = noise[rows].to(device), self.task.data_scale * examples[rows].to(device)
+            start = self._placed(x_0, x_1, times[:1].to(device), path_keys[rows].to(device))
             field = self.task.field(self.model, condition, request.guidance)
             follows = sampler.build(request.sampler, path=self.task.path)
             x_s[rows] = start.cpu()
@@ -98,10 +98,22 @@ class Teacher:
         arrays = {"x_0": x_s, "x_1": x_e, "interval": interval}
         return arrays if labels is None else {**arrays, "labels": labels}
 
+    def _placed(self, x_0: Tensor, x_1: Tensor, t: Tensor, keys: Tensor) -> Tensor:
+        """Points [B, *D] of paths at a time [1]; a key of each, int64 [B], decides the path's own noise."""
+        c = self.task.path.coefficients(t).broadcast(x_1)
+        values = torch.arange(x_1[0].numel(), device=x_1.device)
+        z = normal(derived_keys(keys[:, None], values)).reshape(x_1.shape).to(x_1.dtype)
+        return c.a * x_0 + c.b * x_1 + c.g * z
+
+    @cached_property
+    def _data(self) -> tuple[Dataset, Tensor]:
+        """What the teacher learned from, and the ids of its data points, none if it is endless."""
+        dataset = trainer.data.build(self.config.data)
+        return dataset, dataset.data_points("train")
+
     def _examples(self, own: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
         """A real example for each pair, and its label."""
-        dataset = trainer.data.build(self.config.data)
-        keys = torch.tensor([derive_seed(seed, "example", number) for number in own.tolist()])
-        ids = keys % 2**40 if dataset.endless else dataset.indices("train")[keys % len(dataset.indices("train"))]
-        batch = dataset.get(ids)
+        dataset, ids = self._data
+        keys = keys_of(own, "example", seed=seed)
+        batch = dataset.get(keys % 2**40 if dataset.endless else ids[keys % len(ids)])
         return batch.x_1, batch.labels

@@ -15,7 +15,7 @@ class PairsRequest(Section):
     run: Path
     """Folder of the teacher's run."""
     num: PositiveInt
-    """Pairs, the classes in turn."""
+    """Pairs, the classes in turn; of segments, the segments in turn, each pair of the class of its example."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Dopri5Config()
     """How the teacher's field is followed; a coarse one bakes its error into the pairs."""
     guidance: float = Field(default=1.0, ge=0)
@@ -33,6 +33,8 @@ class PairsRequest(Section):
     def _steps_divide_among_the_segments(self) -> "PairsRequest":
         if self.segments is None:
             return self
+        if self.num < self.segments:
+            raise ValueError(f"num: {self.num} leave some of the {self.segments} segments without a pair; draw more")
         steps = len(trainer.flow.sampler.times(self.sampler)) - 1
         if steps % self.segments and steps > 1:
             raise ValueError(

@@ -53,11 +53,9 @@ def run(request: PairsRequest, out: Path) -> int:
     if config.model.kind in FLOWLESS:
         raise ValueError(f"run_dir: {request.run} holds a {config.model.kind} model, which follows no flow")
     assert config.flow is not None
-    if config.flow.context is not None or config.state_shape != config.data.shape:
-        raise ValueError(
-            f"run_dir: {request.run} draws latents or reads a context, which no pair holds; give a run that draws what "
-            "its data set holds, such as latents that the encode verb wrote"
-        )
+    for name in ("latent", "context"):
+        if getattr(config.flow, name) is not None:
+            raise ValueError(f"run_dir: {request.run} has a flow.{name}, which no pair holds; give a run without")
     check_restorable(config, folder)
     index = _index(request, Manifest.read(folder).files[WEIGHTS].sha256, config)
     if (out / INDEX).exists():
@@ -107,6 +105,7 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
             "dtype": request.dtype,
             "num_classes": config.data.num_classes,
             "segments": request.segments,
+            "data_scale": 1.0 if request.segments is None or config.flow is None else config.flow.data_scale,
             "made_by": request.what_decides(weights, source and source.model_dump(mode="json")),
             "shards": shards,
         }
