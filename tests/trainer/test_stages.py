@@ -1,9 +1,14 @@
 """Configurations of several runs, one after the other."""
 
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from moe.files import FileError
@@ -11,7 +16,11 @@ from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.runs import torchrun
 from trainer.__main__ import main
-from trainer.stages import PairsStage, TrainStage, load_stages
+from trainer.checkpoint.manifest import Manifest, records
+from trainer.data import PairIndex
+from trainer.flow.path.table import PathTable
+from trainer.process.stop import EX_TEMPFAIL
+from trainer.stages import FitPathStage, PairsStage, Stage, TrainStage, check_stages, load_stages, running
 
 DOCUMENT: dict[str, Any] = {
     "run": {"dir": "unset"},
@@ -42,6 +51,12 @@ def written(folder: Path, **changes: Any) -> Path:
     path = folder / "stages.yaml"
     path.write_text(yaml.safe_dump({**DOCUMENT, "run": {"dir": str(folder / "run")}, **changes}))
     return path
+
+
+def forked(path: Path, *overrides: str, disturb: str = "") -> Any:
+    """Runs stages in processes that have imported everything; disturbed_run.py says what may happen to them."""
+    program = Path(__file__).with_name("forked_stages.py")
+    return command("train", str(path), *overrides, program=program, DISTURB=disturb)
 
 
 def test_what_a_stage_does_not_say_is_what_the_file_says(tmp_path: Path) -> None:
@@ -106,17 +121,156 @@ def test_check_says_which_stages_wait_for_others(tmp_path: Path, capsys: pytest.
 
 
 def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:
-    path = str(written(tmp_path))
-    first = command("train", path)
+    path = written(tmp_path)
+    first = forked(path)
     assert first.returncode == 0, first.stderr
     assert "stage 3 of 3, reflow: begins" in first.stderr
     folder = tmp_path / "run"
     assert (folder / "reflow" / "checkpoints" / "step_00000003" / "COMPLETE").exists()
     before = contents(folder)
-    again = command("train", path)
+    again = forked(path)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("is finished") == 3
     assert contents(folder) == before
+
+
+def finish(stages: Sequence[Stage], weights: str = "as drawn") -> None:
+    """Leaves what the stages leave that is looked at when they are finished."""
+    digest = ""
+    for stage in stages:
+        if isinstance(stage, TrainStage):
+            config = stage.config()
+            folder = stage.folder / "checkpoints" / f"step_{config.optim.steps:08d}"
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text(config.to_yaml())
+            (folder / "ema.safetensors").write_text(weights)
+            files = records(folder, list(folder.iterdir()))
+            Manifest(config.optim.steps, config.optim.steps, {}, {}, files).write(folder)
+            digest = files["ema.safetensors"].sha256
+        elif isinstance(stage, PairsStage):
+            stage.folder.mkdir(parents=True)
+            num = stage.request().num
+            PairIndex(
+                shape=(2,),
+                dtype="float32",
+                num_classes=0,
+                segments=None,
+                made_by=stage.request().what_decides(digest, None),
+                shards=({"file": "shard_00000.safetensors", "num_examples": num},),  # pyright: ignore[reportArgumentType]
+            ).write(stage.folder)
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "made", "asked"),
+    [
+        ("model.hidden=32", "teacher/checkpoints/step_00000002/config.yaml: model.hidden", "16", "32"),
+        ("optim.lr=0.5", "teacher/checkpoints/step_00000002/config.yaml: optim.lr", "0.001", "0.5"),
+        ("run.seed=7", "teacher/checkpoints/step_00000002/config.yaml: run.seed", "0", "7"),
+        ("engine.precision=bf16", "teacher/checkpoints/step_00000002/config.yaml: engine.precision", "fp32", "bf16"),
+        ("stages.pairs.num=50", "pairs/index.json: num", "20", "50"),
+        ("stages.pairs.guidance=3", "pairs/index.json: guidance", "1.0", "3.0"),
+        ("stages.pairs.sampler.steps=7", "pairs/index.json: sampler.steps", "20", "7"),
+        ("stages.reflow.data.held_out=5", "reflow/checkpoints/step_00000003/config.yaml: data.held_out", "4", "5"),
+    ],
+)
+def test_a_finished_stage_of_other_settings_is_refused(
+    override: str, field: str, made: str, asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path)
+    finish(load_stages(path))
+    before = contents(tmp_path)
+    line = refused(capsys, "train", path, override)
+    assert field in line
+    assert f"was made with {made}, and {asked} is asked now; give another run.dir, or delete" in line
+    assert contents(tmp_path) == before
+
+
+def test_what_decides_nothing_or_is_not_finished_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path)
+    finish(load_stages(path))
+    observing = ["observe.log_every=3", "checkpoint.every=1", "evaluate.every=7", "trace.steps=[]", "sample.num=9"]
+    check_stages(load_stages(path, [*observing, "engine.zero_stage=0", "guard.hang_timeout_s=9"]), 1)
+    check_stages(load_stages(path, ["stages.reflow.optim.steps=9", "stages.reflow.optim.lr=0.5"]), 1)
+    monkeypatch.chdir(tmp_path)
+    check_stages(load_stages(path, ["run.dir=run"]), 1)
+
+
+def test_what_was_made_of_a_stage_is_refused_once_that_is_made_anew(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    stages = load_stages(path)
+    finish(stages)
+    with pytest.raises(FileError, match="pairs: stage: is finished, and stage teacher, from which it was made, is not"):
+        check_stages(load_stages(path, ["stages.teacher.optim.steps=4"]), 1)
+    stages[0].folder.rename(tmp_path / "old")
+    finish(stages[:1], weights="as drawn another time")
+    with pytest.raises(FileError, match=r"pairs/index\.json: weights: stage pairs was made with"):
+        check_stages(stages, 1)
+
+
+def test_a_fitted_path_of_other_settings_is_refused(tmp_path: Path) -> None:
+    fit = {"name": "path", "fit-path": {"num_points": 20, "draws": 10}}
+    path = written(tmp_path, stages=[fit, {"name": "run", "train": {}}])
+    stages = load_stages(path)
+    assert isinstance(stages[0], FitPathStage)
+    ends = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    slopes = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+    stages[0].folder.mkdir(parents=True)
+    PathTable(ends, slopes, {**stages[0].request().model_dump(), "points": 20}).write(stages[0].table)
+    check_stages(stages, 1)
+    with pytest.raises(FileError, match=r"path\.safetensors: draws: stage path was made with 10, and 11 is asked now"):
+        check_stages(load_stages(path, ["stages.path.draws=11"]), 1)
+
+
+def test_pairs_of_a_teacher_that_nobody_trains_are_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path)
+    line = refused(capsys, "train", path, "stages.pairs.run='{run.dir}/teachr'")
+    assert f"stages.pairs.run: there is no run in {tmp_path}/run/teachr" in line
+    assert f"an earlier stage that trains ({tmp_path}/run/teacher)" in line
+    assert "there is no run in" in refused(capsys, "train", path, "stages.pairs.run='{run.dir}/reflow'"), "a later one"
+    (tmp_path / "elsewhere").mkdir()
+    (teacher,) = load_stages(written(tmp_path / "elsewhere", stages=DOCUMENT["stages"][:1]))
+    finish([teacher])
+    check_stages(load_stages(path, [f"stages.pairs.run={teacher.folder}"]), 1)
+
+
+def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = subprocess.Popen
+
+    def told_while_starting(command: list[str], env: dict[str, str]) -> Any:
+        child = start([command[0], "-c", "import time; time.sleep(20)"], env=env)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", told_while_starting)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        assert running._in_a_process(["stages.yaml"], "teacher") == EX_TEMPFAIL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_stages_that_are_told_to_stop_go_on_as_undisturbed_ones(tmp_path: Path) -> None:
+    trained = [{"name": "first", "train": {}}, {"name": "second", "train": {"model": {"init_from": "{run.dir}/first"}}}]
+    path = written(tmp_path, stages=trained, optim={"steps": 3, "global_batch": 4}, evaluate={"every": None})
+    straight, told = tmp_path / "straight", tmp_path / "told"
+    undisturbed = forked(path, f"run.dir={straight}")
+    stopped = forked(path, f"run.dir={told}", disturb="2:0:SIGTERM agent")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert stopped.returncode == EX_TEMPFAIL, stopped.stderr
+    assert not (told / "second").exists()
+    resumed = forked(path, f"run.dir={told}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumes after step 2" in resumed.stderr
+    for stage in ("first", "second"):
+        last = Path(stage, "checkpoints", "step_00000003")
+        found, wanted = (contents(folder / last) for folder in (told, straight))
+        naming = {"config.yaml", "COMPLETE", "README.md"}
+        assert "ema.safetensors" in wanted
+        assert {name: found[name] for name in found if name not in naming} == {
+            name: wanted[name] for name in wanted if name not in naming
+        }
 
 
 @pytest.mark.slow

@@ -72,10 +72,10 @@ def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> 
         if _without_folder(other) == _without_folder(method):
             raise ValueError(f"it is the same run as {other.name}: what it is made of is not in its flow or its stages")
     stages = method.stages(Path(method.document["run"]["dir"]), 0)
-    check_stages(stages, ranks)
     first = stages[0]
     if isinstance(first, PairsStage):
         raise ValueError(f"stages.{first.name}: its teacher is paid for by no budget; train one in a stage before it")
+    check_stages(stages, ranks)
     config = first.config()
     check_latents(config)
     if config.starts_at != base.config.starts_at:

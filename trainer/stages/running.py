@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.engine.groups import STAGE, Launch
+from trainer.process.stop import EX_TEMPFAIL, SIGNALS
+from trainer.stages.provenance import check_provenance
 from trainer.stages.stage import Stage
 
-HANDED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+HANDED_ON = (*SIGNALS, signal.SIGUSR1)
 
 
 def check_stages(stages: Sequence[Stage], world_size: int) -> None:
@@ -21,10 +23,13 @@ def check_stages(stages: Sequence[Stage], world_size: int) -> None:
         world_size: ranks that run them.
 
     Raises:
-        ValueError: a stage is wrong.
+        ValueError: a stage is wrong, or is finished and was made by something else than what is asked now.
     """
     for stage in stages:
         stage.check(world_size, stages)
+    for stage in stages:
+        if stage.finished:
+            check_provenance(stage, stages)
 
 
 def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], launch: Launch) -> int:
@@ -58,11 +63,24 @@ def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], la
 def _in_a_process(arguments: Sequence[str], name: str) -> int:
     """Runs one stage on this rank; what this process is told by signals, that one is told."""
     command = [sys.executable, "-m", "trainer", "train", *arguments]
-    child = subprocess.Popen(command, env={**os.environ, STAGE: name})
-    before = {number: signal.signal(number, lambda told, _: child.send_signal(told)) for number in HANDED_ON}
+    early: list[int] = []
+    told: set[int] = set()
+
+    def hand_on(number: int, _: object) -> None:
+        told.add(number)
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, lambda told, _: early.append(told)) for number in HANDED_ON}
     try:
+        child = subprocess.Popen(command, env={**os.environ, STAGE: name})
+        for number in HANDED_ON:
+            signal.signal(number, hand_on)
+        for number in early:
+            hand_on(number, None)
         code = child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if -code in told.intersection(SIGNALS):  # before it listened: there was nothing to save
+        return EX_TEMPFAIL
     return code if code >= 0 else 1

@@ -135,7 +135,13 @@ class PairsStage(_Stage):
 
     def check(self, world_size: int, stages: Sequence[_Stage]) -> None:  # noqa: ARG002  any number of ranks draws pairs
         """See the base class."""
-        self.request()
+        teacher = self.request().run
+        earlier = [stage for stage in stages[: stages.index(self)] if isinstance(stage, TrainStage)]
+        if any(stage.folder == teacher for stage in earlier) or complete_steps(teacher / "checkpoints"):
+            return
+        named = ", ".join(str(stage.folder) for stage in earlier) or "there is none"
+        remedy = f"give the folder of an earlier stage that trains ({named}), or that of a run"
+        raise FileError(self.path, f"stages.{self.name}.run", f"there is no run in {teacher}", remedy)
 
 
 @dataclass(frozen=True)
