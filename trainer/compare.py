@@ -32,7 +32,7 @@ from trainer.comparison.method import Base, Method
 from trainer.comparison.page import write_page
 from trainer.comparison.plan import prepare
 from trainer.comparison.results import Comparison, Entry, Outcome
-from trainer.comparison.training import Stopped, Training
+from trainer.comparison.training import Stopped, Training, folder_of
 from trainer.config import PointSample
 from trainer.config_file import read_document
 from trainer.evaluate import parsed
@@ -124,18 +124,18 @@ def run(
 def _keep(methods: Sequence[Method], out: Path) -> None:
     """Writes what is trained; refuses a folder in which a method was trained otherwise."""
     for method in methods:
-        path = out / method.name / TRAINED
+        path = _trained(out, method)
         if path.exists() and read_document(path) != yaml.safe_load(method.to_yaml()):
             remedy = f"give another --out, or delete {path.parent}"
             raise FileError(path, "comparison", "was made with other settings", remedy)
     for method in methods:
-        with replacing(out / method.name / TRAINED) as temporary:
+        with replacing(_trained(out, method)) as temporary:
             temporary.write_text(method.to_yaml(), encoding="utf-8")
 
 
-def folder_of(out: Path, method: Method, seed: int) -> Path:
-    """Where a run of a method is."""
-    return out / method.name / f"seed_{seed}"
+def _trained(out: Path, method: Method) -> Path:
+    """The file that is trained of a method, in the folder of its runs."""
+    return out / method.name / TRAINED
 
 
 def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: int, jobs: int) -> dict[str, str]:
@@ -143,7 +143,7 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
     work = [
         (method, seed)
         for seed, method in itertools.product(seeds, methods)
-        if not all(stage.finished for stage in method.stages(folder_of(out, method, seed), seed))
+        if not all(stage.finished for stage in method.stages(folder_of(_trained(out, method), seed), seed))
     ]
     kept = len(methods) * len(seeds) - len(work)
     if kept:
@@ -155,9 +155,9 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
         def train(method: Method, seed: int) -> None:
             name, begun = f"{method.name}, seed {seed}", time.monotonic()
             try:
-                folder = folder_of(out, method, seed)
+                config = _trained(out, method)
                 training.run(
-                    method, out / method.name / TRAINED, folder, seed, lambda line: status.update(f"{name}: {line}")
+                    method, config, folder_of(config, seed), seed, lambda line: status.update(f"{name}: {line}")
                 )
             except RunFailed as error:
                 failed[method.name] = str(error)
@@ -197,7 +197,7 @@ def _measure(networks: Sequence[Contender], wish: Wish, out: Path, seeds: Sequen
             for seed in seeds:
                 name = f"measuring {network.name}, seed {seed} ({place} of {len(networks)})"
                 status.update(name)
-                folder = folder_of(out, network.method, seed)
+                folder = folder_of(_trained(out, network.method), seed)
                 outcomes.append(
                     _outcome(network, folder, wish, seed, lambda said, name=name: status.update(f"{name}: {said}"))
                 )
@@ -229,15 +229,16 @@ def _real(base: Base) -> NDArray[np.floating]:
 
 
 def _entry(network: Contender, out: Path, outcomes: Sequence[Outcome]) -> Entry:
-    method = network.method
-    stages = network.stages(folder_of(out, method, outcomes[0].seed), outcomes[0].seed)
+    method, seed = network.method, outcomes[0].seed
+    trained = _trained(out, method)
+    stages = network.stages(folder_of(trained, seed), seed)
     configs = [stage.config() for stage in stages if isinstance(stage, TrainStage)]
     return Entry(
         name=network.name,
         about=method.about,
         paper=method.paper,
         config=str(method.path),
-        trained=str(out / method.name / TRAINED),
+        trained=str(trained),
         sampler=configs[-1].sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
         steps=sum(config.optim.steps for config in configs),
         pairs=sum(stage.request().num for stage in stages if isinstance(stage, PairsStage)),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import trainer.data
 from moe.files import replacing
 from trainer.config import ImageSample, PointSample
-from trainer.evaluate import OpenRun, opened, write
+from trainer.evaluate import OpenRun, opened
 from trainer.flow import sampler
 from trainer.given import given
 from trainer.quality.evaluation import TRANSPORTED, evaluate
@@ -24,7 +24,8 @@ from trainer.quality.transport import wasserstein_2
 from trainer.restore import newest_checkpoint
 from trainer.sampling import follow
 
-EVALUATION, DRAWN = "evaluation.json", "drawn.npz"
+MEASURED, DRAWN = "measured.json", "drawn.npz"
+"""In the folder of a run: what was asked and what ``evaluate`` writes; the samples."""
 FLOOR_DRAWS = 8
 POINTS, WAYS, WAY_POINTS = 1000, 96, 41
 PER_CLASS, COLUMNS = 3, 8
@@ -55,6 +56,10 @@ class Wish:
         """The number of evaluations of the pictures of careful samples."""
         return max(self.evaluations)
 
+    def asked(self, checkpoint: str, seed: int) -> dict[str, Any]:
+        """What is wanted of one network, as JSON keeps it; the data are those of the whole comparison."""
+        return {"checkpoint": checkpoint, "seed": seed, "evaluations": list(self.evaluations), "num": self.num}
+
 
 def measure_network(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
     """Measures a network and draws from it, unless that has been done.
@@ -68,7 +73,8 @@ def measure_network(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], 
     Returns:
         What ``evaluate`` writes of the run.
     """
-    found = _kept(run_dir, wish, seed)
+    asked = wish.asked(newest_checkpoint(run_dir).name, seed)
+    found = _kept(run_dir, asked)
     if found is not None:
         return found
     with opened(run_dir, wish.data) as flow:
@@ -85,8 +91,10 @@ def measure_network(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], 
         told("drawing pictures")
         with replacing(run_dir / DRAWN) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **_drawn(flow, wish, seed))
-    write(figures, run_dir / EVALUATION)
-    return figures.to_dict()
+    evaluation = figures.to_dict()
+    with replacing(run_dir / MEASURED) as temporary:
+        temporary.write_text(json.dumps({"asked": asked, "evaluation": evaluation}) + "\n", encoding="utf-8")
+    return evaluation
 
 
 def floor(run_dir: Path, wish: Wish, measure: str) -> list[float]:
@@ -120,14 +128,13 @@ def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _kept(run_dir: Path, wish: Wish, seed: int) -> dict[str, Any] | None:
-    path = run_dir / EVALUATION
+def _kept(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What has been measured, if that was asked: what a network can do may be fewer evaluations and samples."""
+    path = run_dir / MEASURED
     if not path.exists() or not (run_dir / DRAWN).exists():
         return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    asked = {one["evaluations"] for one in found["results"] if one["sampler"] == "euler"}
-    same = found["checkpoint"] == newest_checkpoint(run_dir).name and found["seed"] == seed
-    return found if same and found["num"] == wish.num and asked == set(wish.evaluations) else None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["evaluation"] if found["asked"] == asked else None
 
 
 def _drawn(flow: OpenRun, wish: Wish, seed: int) -> dict[str, NDArray[Any]]:

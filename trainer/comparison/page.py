@@ -1,5 +1,6 @@
 """The page that a person chooses a method from."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from moe.files import replacing
 from moe.report.page import Block, Figure, Listing, Section, Table, page
 from trainer.comparison.charts import bars, quality_chart
 from trainer.comparison.pictures import pictures
-from trainer.comparison.results import QUALITY, Comparison
+from trainer.comparison.results import QUALITY, Comparison, Entry
 from trainer.comparison.tables import budget, every_number, facts, finding, glance
+from trainer.comparison.training import command, folder_of, launched, settings
+from trainer.stages import TrainStage, load_stages
 
 
 def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) -> None:
@@ -111,16 +114,11 @@ def _methods(comparison: Comparison) -> Section:
 
 def _reproduce(comparison: Comparison) -> Section:
     first = comparison.entries[0]
-    run = first.outcomes[0]
     lines = [
         f"python -m trainer {comparison.command}",
         "",
         f"# one run, here the first: {first.name}",
-        f"python -m trainer train {first.trained} run.seed={run.seed} run.dir={run.run_dir}",
-        "",
-        "# its figures",
-        f"python -m trainer evaluate {run.run_dir} --num {comparison.num} --seed {run.seed} "
-        f"--evaluations {','.join(map(str, comparison.evaluations))} --out evaluation.json",
+        *_commands(comparison, first),
     ]
     data = _data(comparison)
     text = (
@@ -128,3 +126,23 @@ def _reproduce(comparison: Comparison) -> Section:
         "its stages. Runs with one seed see the same examples in the same order and begin with the same weights."
     )
     return Section("How to reproduce it", [Listing("\n".join(lines), "What is finished is not trained again.")], text)
+
+
+def _commands(comparison: Comparison, entry: Entry) -> list[str]:
+    """What trains the first network of an entry, stage by stage, and what measures it."""
+    run, config = entry.outcomes[0], Path(entry.trained)
+    folder = folder_of(config, run.seed)
+    stages = load_stages(config, settings(folder, run.seed))
+    own = [stage.folder for stage in stages].index(Path(run.run_dir))
+    trained = [command(config, folder, run.seed, stage.name) for stage in stages[: own + 1]]
+    first = next(stage.folder for stage in stages if isinstance(stage, TrainStage))
+    counts = ",".join(map(str, comparison.evaluations))
+    measured = ["evaluate", run.run_dir, "--num", str(comparison.num), "--seed", str(run.seed), "--evaluations", counts]
+    if first != stages[own].folder:
+        measured += ["--data-from", str(first)]
+    return [
+        *(shlex.join(["python", *launched(comparison.ranks), *words]) for words in trained),
+        "",
+        "# its figures",
+        shlex.join(["python", "-m", "trainer", *measured, "--out", "evaluation.json"]),
+    ]

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ class Training:
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
         self._children: set[subprocess.Popen[bytes]] = set()
+        self._starting = threading.RLock()  # reentrant: a signal may interrupt the handling of another
         self.stopped = False
 
     def stop(self, number: int) -> None:
@@ -45,9 +47,10 @@ class Training:
         Args:
             number: of the signal.
         """
-        self.stopped = True
-        for child in list(self._children):
-            child.send_signal(number)
+        with self._starting:
+            self.stopped = True
+            for child in list(self._children):
+                child.send_signal(number)
 
     def run(self, method: Method, config: Path, folder: Path, seed: int, told: Callable[[str], None]) -> None:
         """Trains what is left of a run.
@@ -82,17 +85,13 @@ class Training:
                 )
 
     def _process(self, stage: Stage, arguments: list[str], log: Path, told: Callable[[str], None]) -> int:
-        if self.stopped:
-            raise Stopped
-        launcher = [sys.executable, "-m"]
-        if self._ranks > 1:
-            launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(self._ranks), "-m"]
+        program = tethered([sys.executable, *launched(self._ranks), *arguments])
         environment = {**os.environ, **({STAGE: stage.name} if stage.name else {})}
-        with log.open("ab") as output:
-            child = subprocess.Popen(
-                tethered([*launcher, "trainer", *arguments]), env=environment, stdout=output, stderr=output
-            )
-        self._children.add(child)
+        with self._starting, log.open("ab") as output:
+            if self.stopped:
+                raise Stopped
+            child = subprocess.Popen(program, env=environment, stdout=output, stderr=output)
+            self._children.add(child)
         try:
             while child.poll() is None:
                 told(last_line(log))
@@ -102,9 +101,25 @@ class Training:
         return child.returncode
 
 
+def folder_of(config: Path, seed: int) -> Path:
+    """Where a run of a method is: beside the file that is trained."""
+    return config.parent / f"seed_{seed}"
+
+
+def launched(ranks: int) -> list[str]:
+    """What Python is told, so that so many ranks of this machine train."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    return [*launcher, "-m", "trainer"]
+
+
+def settings(folder: Path, seed: int) -> list[str]:
+    """What a run sets besides what its file says."""
+    return [f"run.dir={json.dumps(str(folder))}", f"run.seed={seed}"]
+
+
 def command(config: Path, folder: Path, seed: int, stage: str) -> list[str]:
     """The arguments of the command line that trains one stage of a run."""
-    words = ["train", str(config), f"run.dir={json.dumps(str(folder))}", f"run.seed={seed}"]
+    words = ["train", str(config), *settings(folder, seed)]
     return [*words, "--stage", stage] if stage else words
 
 
