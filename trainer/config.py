@@ -138,7 +138,7 @@ FLOWLESS = {
 class RunConfig(Section):
     """Everything that defines a run.
 
-    A section without a kind has the one that fits its model; a model's is dit, an engine's deepspeed.
+    A section without a kind has the one that fits its model; a model's is dit.
     """
 
     run: Run
@@ -173,8 +173,6 @@ class RunConfig(Section):
         for name, fitting_kinds in {"model": (kind,), **fitting}.items():
             if isinstance(filled.get(name), dict):
                 filled[name] = {"kind": fitting_kinds[0], **filled[name]}
-        if isinstance(filled.get("engine"), dict):
-            filled["engine"] = {"kind": "deepspeed", **filled["engine"]}
         if kind not in FLOWLESS:
             latent = latents_of(filled["data"])
             written = filled.get("flow") or {}

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from moe.files import FileError, first_complaint
-from trainer.config import COMPANIONS, RunConfig
+from trainer.config import RunConfig
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -74,9 +74,9 @@ def validated(path: Path, document: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(document)
     except ValidationError as error:
-        field, reason = first_complaint(error, document)
+        field, reason = first_complaint(error, document, RunConfig)
         reason, _, remedy = reason.partition("; ")
-        raise FileError(path, _without_kind(field), reason, remedy or _remedy(error)) from error
+        raise FileError(path, field, reason, remedy or "correct the value") from error
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -90,19 +90,6 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
             keys.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-def _without_kind(field: str) -> str:
-    """Drops the kind that pydantic puts behind the name of a section which is chosen by its kind."""
-    companions = (kind for fitting in COMPANIONS.values() for kinds in fitting.values() for kind in kinds)
-    kinds = {*COMPANIONS, *companions, "deepspeed", "fsdp"}
-    section, *inner = field.split(".")
-    return ".".join([section, *(inner[1:] if inner and inner[0] in kinds else inner)])
-
-
-def _remedy(error: ValidationError) -> str:
-    kinds = {"missing": "add it", "extra_forbidden": "correct its name or remove it"}
-    return kinds.get(error.errors()[0]["type"], "correct the value")
 
 
 def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
@@ -119,6 +106,8 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise FileError(path, override, "is no override", "write dotted.key=value, for example optim.steps=200")
+    if key == "stages":
+        raise FileError(path, key, "are no setting", "write them in the file, and stages.NAME.key=value to change one")
     try:
         value = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError) as error:

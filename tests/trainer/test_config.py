@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from moe.config import TopKRouterConfig
 from moe.files import FileError
 from trainer import load_config
 from trainer.config import ImageSample, RunConfig, TextSample
@@ -70,17 +71,17 @@ def test_without_overrides_the_file_is_as_it_was(config_file: Path) -> None:
 
 
 BAD_OVERRIDES = {
-    "unknown key": ("optim.stepz=5", "optim.stepz", "5", "name"),
-    "unknown section": ("optimiser.steps=5", "optimiser", "5", "name"),
+    "unknown key": ("optim.stepz=5", "optim.stepz", "5", "write steps"),
+    "unknown section": ("optimiser.steps=5", "optimiser", "5", "write optim"),
     "unknown key of a part": ("flow.time={kind: logit_normal, sigma: 2}", "flow.time.sigma", "2", "name"),
     "value of a part": ("sample.sampler={kind: heun, steps: 0}", "sample.sampler.steps", "0", "greater"),
-    "unknown kind": ("flow.time.kind=beta", "flow.time", "beta", "logit_normal"),
-    "no kind": ("flow.time={}", "flow.time", "kind", "correct"),
+    "unknown kind": ("flow.time.kind=beta", "flow.time.kind", "beta", "logit_normal"),
+    "no kind": ("flow.context={}", "flow.context", "kind", "give flow.context={kind: inpainting}"),
     "word for a number": ("optim.steps=many", "optim.steps", "many", "integer"),
     "fraction for a whole number": ("optim.steps=2.5", "optim.steps", "2.5", "integer"),
     "list for a number": ("optim.lr=[1]", "optim.lr", "[1]", "number"),
-    "number for a list": ("trace.steps=5", "trace.steps", "5", "correct"),
-    "number for a section": ("optim=5", "optim", "5", "correct"),
+    "number for a list": ("trace.steps=5", "trace.steps", "5", "use a list"),
+    "number for a section": ("optim=5", "optim", "5", "use settings"),
     "zero": ("optim.steps=0", "optim.steps", "0", "greater than 0"),
     "negative": ("run.seed=-1", "run.seed", "-1", "greater"),
     "infinite": ("optim.lr=.inf", "optim.lr", "inf", "finite"),
@@ -99,7 +100,7 @@ BAD_OVERRIDES = {
     "no key": ("=5", "=5", "no override", "dotted.key=value"),
     "empty part of a key": ("optim..steps=5", "optim..steps=5", "no override", "dotted.key=value"),
     "inside a scalar": ("model.hidden.x=1", "model.hidden.x", "16", "model.hidden=VALUE"),
-    "inside a list": ("optim.betas.0=1", "optim.betas", "correct", "correct"),
+    "inside a list": ("optim.betas.0=1", "optim.betas", "tuple", "use a list"),
     "rule over two fields": ("model.hidden=60", "model.hidden", "60", "choose 64"),
     "too many choices": ("moe={num_experts: 4, expert_hidden: 8, top_k: 5}", "moe.top_k", "5", "choose"),
     "missing in a section": ("moe.top_k=1", "moe.num_experts", "missing", "add it"),
@@ -145,14 +146,14 @@ def test_sections_without_a_kind_follow_the_model(config_file: Path, gpt_file: P
 
 
 GPT_BAD_OVERRIDES = {
-    "unknown model": ("model.kind=rnn", "model", "rnn", "'dit', 'gpt', 'mlp', 'autoencoder', 'blockwise'"),
+    "unknown model": ("model.kind=rnn", "model.kind", "rnn", "dit, gpt, mlp, autoencoder, blockwise"),
     "images for text": ("data.kind=digits", "data.kind", "digits", "use python_source"),
-    "unknown data": ("data.kind=tokens", "data", "tokens", "python_source"),
+    "unknown data": ("data.kind=tokens", "data.kind", "tokens", "python_source"),
     "grids of text": ("sample.kind=images", "sample.kind", "images", "use text"),
     "a flow": ("flow={}", "flow", "gpt", "remove the section"),
     "a part of a flow": ("flow.time.kind=uniform", "flow", "gpt", "remove the section"),
     "patches": ("model.patch_size=2", "model.patch_size", "2", "name"),
-    "hidden labels": ("model.label_dropout=0.1", "model.label_dropout", "0.1", "name"),
+    "hidden labels": ("model.label_dropout=0.1", "model.label_dropout", "0.1", "write dropout, or remove it"),
     "guidance": ("sample.guidance=1.5", "sample.guidance", "1.5", "name"),
     "size of images": ("data.size=8", "data.size", "8", "name"),
     "heads and width": ("model.hidden=20", "model.hidden", "20", "choose"),
@@ -165,7 +166,7 @@ GPT_BAD_OVERRIDES = {
     "empty window": ("data.context=0", "data.context", "0", "greater than 0"),
     "nothing to continue": ("sample.prompts=[]", "sample.prompts", "[]", "at least 1"),
     "empty prompt": ("sample.prompts=[def, '']", "sample.prompts.1", "''", "at least 1"),
-    "one prompt": ("sample.prompts=def", "sample.prompts", "def", "correct"),
+    "one prompt": ("sample.prompts=def", "sample.prompts", "def", "use a list"),
     "prompt of numbers": ("sample.prompts=[1]", "sample.prompts.0", "1", "string"),
     "nothing to write": ("sample.num_bytes=0", "sample.num_bytes", "0", "greater than 0"),
     "colder than cold": ("sample.temperature=-1", "sample.temperature", "-1", "greater"),
@@ -199,6 +200,54 @@ def test_an_image_model_takes_nothing_of_a_language_model(
     assert remedy in message
 
 
+SAMPLERS = "euler, heun, dopri5, first_order, euler_maruyama, stochastic_heun, segmented"
+MISTAKES = {
+    "sample.sampler.kind=eulr": f"sample.sampler.kind: 'eulr' is none of {SAMPLERS}; use euler",
+    "sample.sampler.kind=9": f"sample.sampler.kind: '9' is none of {SAMPLERS}; use one of them",
+    "flow.coupling={kind: gibbs_weighted, epsilon: nan}": (
+        "flow.coupling.epsilon: Input should be greater than 0 ('nan'); use a number above 0, or auto"
+    ),
+    "flow.context={a: 1}": "flow.context: has no kind ({'a': 1}); give flow.context={kind: inpainting, a: ...}",
+    "flow.couplng={}": "flow.couplng: is not permitted here ({}); write coupling, or remove it",
+    "flow.path.sigmamin=1": "flow.path.sigmamin: is not permitted here (1); write sigma_min, or remove it",
+    "flow.time={kind: clipped, margin: 0.5}": (
+        "flow.time.margin: Input should be less than 0.5 (0.5); use a number below 0.5"
+    ),
+    "optim.nonsense=1": "optim.nonsense: is not permitted here (1); correct its name or remove it",
+    "optim.steps=0": "optim.steps: Input should be greater than 0 (0); use 1 or more",
+    "optim.lr=0": "optim.lr: Input should be greater than 0 (0); use a number above 0",
+    "run.seed=-1": "run.seed: Input should be greater than or equal to 0 (-1); use 0 or more",
+    "run.resume=nevr": "run.resume: Input should be 'auto' or 'never' ('nevr'); use never",
+    "evaluate=7": "evaluate: is no section (7); use settings, such as {key: value}",
+    "stages=[]": "stages: are no setting; write them in the file, and stages.NAME.key=value to change one",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_told_with_what_to_write_instead(override: str) -> None:
+    assert refusal(RUNS / "toy.yaml", override) == f"{RUNS / 'toy.yaml'}: {MISTAKES[override]}"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("flow.path.sigma_min=0.01", "flow.path={kind: linear, sigma_min: 0.01}"),
+        ("flow.objective.error={}", "flow.objective={kind: regression, error: {kind: squared}}"),
+        ("flow.time={kind: clipped, within: {}}", "flow.time={kind: clipped, within: {kind: uniform}}"),
+        ("sample={sampler: {}}", "sample={kind: points, sampler: {kind: heun, steps: 20}}"),
+        ("engine={zero_stage: 2}", "engine={kind: deepspeed, zero_stage: 2}"),
+    ],
+)
+def test_settings_without_a_kind_are_of_the_default_kind(given: str, meant: str) -> None:
+    assert load_config(RUNS / "toy.yaml", [given]) == load_config(RUNS / "toy.yaml", [meant])
+
+
+def test_the_default_router_is_meant_where_a_router_has_no_kind() -> None:
+    config = load_config(RUNS / "digits_moe.yaml", ["moe.router={capacity_factor: 2.0}"])
+    assert config.moe is not None
+    assert config.moe.router == TopKRouterConfig(capacity_factor=2.0)
+
+
 BAD_FILES = {
     "empty": ("", "document", "is empty", "sections"),
     "comment only": ("# nothing\n", "document", "is empty", "sections"),
@@ -218,7 +267,7 @@ BAD_FILES = {
     ),
     "section missing": (MINIMAL.replace("optim", "optimizer"), "optim", "missing (and 1 more)", "add it"),
     "no model": (MINIMAL.replace("model:", "flow: null\nnetwork:"), "model", "missing (and 1 more)", "add it"),
-    "a word for a model": ("model: gpt\n" + MINIMAL.replace("model: ", "network: "), "model", "gpt", "correct"),
+    "a word for a model": ("model: gpt\n" + MINIMAL.replace("model: ", "network: "), "model", "gpt", "{key: value}"),
     "key missing": (MINIMAL.replace("steps: 10, ", ""), "optim.steps", "missing", "add it"),
     "list as a key": (MINIMAL + "[1, 2]: 3\n", "line 4", "unhashable", "syntax"),
 }

@@ -63,7 +63,7 @@ def test_a_run_follows_the_file_and_refuses_another_in_its_place(
         check_composition(loaded)
     file.write_bytes(file.read_bytes()[:100])
     line = refused(capsys, "check", config)
-    assert f"flow.path.tabulated.path: {file}: table: cannot be read" in line
+    assert f"flow.path.path: {file}: table: cannot be read" in line
     assert line.endswith("; fit it again (python -m trainer fit-path)")
 
 

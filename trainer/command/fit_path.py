@@ -45,8 +45,9 @@ def _run(options: argparse.Namespace) -> int:
     try:
         request = FitRequest.model_validate(asked)
     except ValidationError as error:
-        field, reason = first_complaint(error)
-        raise ValueError(f"--{field.replace('_', '-')}: {reason}; correct the value") from error
+        field, reason = first_complaint(error, asked)
+        remedy = "" if "; " in reason else "; correct the value"
+        raise ValueError(f"--{field.replace('_', '-')}: {reason}{remedy}") from error
     return run(validated(options.config, without_path(document)), request, options.out)
 
 

@@ -18,7 +18,7 @@ from trainer.section import Section
 
 KEY = "extractor"
 """The key of the metadata under which the description lies."""
-_REMEDY = "write it with trainer.quality.features.file.write_extractor"
+_REMEDY = "write it with python -m trainer features CONFIG --out FILE"
 _MISFITS = (RuntimeError, ValueError, TypeError, OverflowError)
 """What torch raises where sizes do not fit or are beyond all measure."""
 _FLOATING = ("F16", "BF16", "F32", "F64")
@@ -164,7 +164,7 @@ def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]
         description = Description.model_validate(document)
     except ValidationError as error:
         field, reason = first_complaint(error, document)
-        raise FileError(path, field, reason, _REMEDY) from error
+        raise FileError(path, field, reason.partition("; ")[0], _REMEDY) from error
     try:
         with torch.device("meta"):
             network = build_layers(description.layers).eval().requires_grad_(False)
