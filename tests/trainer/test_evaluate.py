@@ -11,7 +11,8 @@ import pytest
 from tests.forked import ROOT, command
 from tests.trainer.commands import refused, trained
 from tests.trainer.quality.test_evaluation import DIGITS, SCHEMA, TOY, measured
-from trainer.evaluate import write_page
+from trainer.data import AnyConfig, DigitsConfig, ToyConfig
+from trainer.evaluate import opened, write_page
 from trainer.evaluation_page import COLUMNS, cell
 
 RUN = (
@@ -89,6 +90,18 @@ def test_wrong_numbers_are_refused(
     said = refused(capsys, "evaluate", run, *options, "--out", tmp_path / "figures.json")
     assert said.replace(str(run), "RUN").startswith(complaint)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [(DigitsConfig(kind="digits"), "shape"), (ToyConfig(classes=True), "num_classes")],
+    ids=["shape", "classes"],
+)
+def test_data_that_a_run_cannot_draw_are_refused(run: Path, data: AnyConfig, field: str) -> None:
+    with opened(run, ToyConfig(name="rings")) as flow:
+        assert flow.config.data == ToyConfig(name="rings")
+    with pytest.raises(ValueError, match=rf"^data\.{field}: {re.escape(str(run))} draws "), opened(run, data):
+        pass
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,10 @@ import pytest
 import torch
 from sklearn.neural_network import MLPClassifier
 
+import trainer.data
+from trainer import features
 from trainer.__main__ import main
+from trainer.data import ToyConfig
 from trainer.features import trained_classifier
 from trainer.quality.features.file import check_extractor, feature_shape, read_extractor
 
@@ -27,6 +30,27 @@ def test_the_network_is_the_classifier_of_scikit_learn(classes: int) -> None:
     np.testing.assert_allclose(
         logits.softmax(1).detach().numpy(), np.asarray(peer.predict_proba(x.flatten(1).numpy())), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("num_examples", [150, None])
+def test_training_examples_teach_and_held_out_ones_judge(
+    num_examples: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "JUDGED", 200)
+    settings = {"name": "checkerboard", "classes": "true", "num_examples": num_examples or "null", "held_out": 250}
+    words = (f"data.{name}={value}" for name, value in settings.items())
+    assert main(["features", "configs/runs/toy.yaml", *words, "--hidden", "8", "--out", str(tmp_path / "out")]) == 0
+    dataset = trainer.data.build(ToyConfig(name="checkerboard", classes=True, num_examples=num_examples, held_out=250))
+    learned, unseen = (
+        dataset.get(ids) for ids in (torch.arange(num_examples or 200), dataset.indices("held_out")[:200])
+    )
+    assert learned.labels is not None
+    assert unseen.labels is not None
+    peer = MLPClassifier((8,), random_state=0, max_iter=200).fit(learned.x_1.double().numpy(), learned.labels.numpy())
+    right = peer.score(unseen.x_1.double().numpy(), unseen.labels.numpy())
+    assert right != peer.score(learned.x_1.double().numpy(), learned.labels.numpy())
+    assert capsys.readouterr().out.endswith(f"the classifier names {right:.1%} of 200 held-out examples\n")
 
 
 def test_a_file_that_is_the_same_for_the_same_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

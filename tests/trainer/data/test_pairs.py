@@ -1,5 +1,7 @@
 """Folders of pairs: read as written, row by row, and refused where they are not what they were."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from moe.files import FileError
 from trainer import data
 from trainer.config import RunConfig
 from trainer.data import BadExamples, PairIndex, PairsConfig
+from trainer.flow.space import Identity
 from trainer.layout import plan_layout
+from trainer.quality.real import real_examples
 from trainer.task import FlowTask
 
 NUM = 30
@@ -52,6 +56,49 @@ def written(folder: Path, lengths: tuple[int, ...] = (12, 12, 6), num_classes: i
 
 def config(folder: Path, **changes: Any) -> PairsConfig:
     return PairsConfig.model_validate({"kind": "pairs", "path": str(folder), "held_out": 5, **changes})
+
+
+def test_data_points_are_ends_of_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of parts of paths those at time 1; they are what a student's samples are compared with."""
+    ends = arrays(segments=4)["interval"][:, 1]
+    written(tmp_path / "whole")
+    written(tmp_path / "parts", segments=4)
+    whole, parts = (data.build(config(tmp_path / name)) for name in ("whole", "parts"))
+    for split in data.SPLITS:
+        assert torch.equal(whole.data_points(split), whole.indices(split))
+        wanted = [number for number in parts.indices(split).tolist() if ends[number] == 1]
+        assert parts.data_points(split).tolist() == wanted
+        assert 0 < len(wanted) < len(parts.indices(split))
+        assert data.first_data_points(parts, split, 1).tolist() == wanted[:1]
+    run = {"run": {"dir": "r"}, "model": {"kind": "mlp"}, "optim": {"steps": 1, "global_batch": 8}}
+    student = RunConfig.model_validate({**run, "data": config(tmp_path / "parts").model_dump()})
+    real, _ = real_examples(student, Identity())
+    assert torch.equal(real, parts.get(parts.data_points("train")).x_1)
+    monkeypatch.setattr(parts, "data_points", lambda _: torch.arange(0))
+    with pytest.raises(ValueError, match=r"^data: no held_out example is a data point, .* with --data-from and"):
+        data.first_data_points(parts, "held_out", 5)
+
+
+def test_parts_of_paths_are_learned_in_the_units_that_they_are_in(tmp_path: Path) -> None:
+    index = written(tmp_path / "p", segments=4)
+    before = {name: value for name, value in json.loads(index.model_dump_json()).items() if name != "data_scale"}
+    assert PairIndex.model_validate(before) == index, "a folder of before there was a scale"
+    scaled = index.model_copy(update={"data_scale": 2.0})
+    assert (
+        scaled.digest != index.digest == hashlib.sha256(json.dumps(before).replace(" ", "").encode()).hexdigest()[:16]
+    )
+    scaled.write(tmp_path / "p")
+    document = {
+        "run": {"dir": "r"},
+        "model": {"kind": "mlp"},
+        "optim": {"steps": 1, "global_batch": 8},
+        "data": {"kind": "pairs", "path": str(tmp_path / "p"), "held_out": 5},
+        "flow": {"coupling": {"kind": "paired"}},
+    }
+    with pytest.raises(ValueError, match=r"^flow\.data_scale: 1 is not that of .*; use 2$"):
+        plan_layout(RunConfig.model_validate(document), 1)
+    document["flow"]["data_scale"] = 2.0
+    plan_layout(RunConfig.model_validate(document), 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import ot
 import pytest
 import torch
 from torch import Tensor
@@ -53,6 +54,9 @@ def test_what_does_not_move_has_the_figures_of_its_start():
     noise, data = starts(config, torch.arange(300), seed=5).numpy(), real_examples(config, Identity())[0].numpy()
     for one in found.results:
         assert one.figures.items() >= distances(noise, data, seed=5).items()
+        squared = ((noise[:, None].astype(np.float64) - data[None, :300]) ** 2).sum(-1)
+        weights = np.full(300, 1 / 300)
+        assert one.figures["wasserstein_2"] == pytest.approx(np.sqrt(np.asarray(ot.emd2(weights, weights, squared))))
     assert found.paths == {"straightness": 0.0, "path_energy": 0.0, "transport_cost": 0.0}
     dataset = trainer.data.build(config.data)
     held_out = dataset.get(dataset.indices("held_out")[:150]).x_1
