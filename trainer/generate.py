@@ -37,7 +37,7 @@ def run(
     config = restored_config(folder, launch.world_size)
     if not (isinstance(config.model, GPTConfig) and isinstance(config.sample, TextSample)):
         raise ValueError(
-            f"run_dir: {run_dir} holds a {config.model.kind} model, which writes no text; use the sample verb"
+            f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample verb"
         )
     num_bytes = config.sample.num_bytes if num_bytes is None else num_bytes
     temperature = config.sample.temperature if temperature is None else temperature

@@ -195,7 +195,10 @@ class _Training:
                 self.saver.save(step)
             if figures.stop:
                 self.saver.wait()
-                return step < config.optim.steps
+                stopped = step < config.optim.steps
+                if stopped and self.launch.rank == 0:
+                    print(self.stop.farewell(config.run.dir, f"saved at step {step}"), file=sys.stderr, flush=True)
+                return stopped
             beat()
         self.saver.wait()
         return False

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from moe.files import FileError
+from trainer.checkpoint.directory import complete_steps
 from trainer.checkpoint.weights import ROUTERS, check_weights, initialise_from
 from trainer.checkpoint.whole import whole_alone
 from trainer.config import ImageSample, PointSample, RunConfig, TextSample
@@ -23,6 +25,10 @@ def newest_checkpoint(run_dir: Path) -> Path:
     Raises:
         FileError: there is none.
     """
+    inside = sorted(str(root.parent) for root in run_dir.glob("*/checkpoints") if complete_steps(root))
+    if inside and not complete_steps(run_dir / "checkpoints"):
+        remedy = f"give a run inside that has one: {', '.join(inside)}"
+        raise FileError(run_dir / "checkpoints", "checkpoint", "there is no complete one", remedy)
     return whole_alone(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
 
 
@@ -76,7 +82,7 @@ def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
     if not isinstance(config.sample, ImageSample | PointSample):
         verb = "generate" if isinstance(config.sample, TextSample) else "encode"
         raise ValueError(
-            f"run_dir: {run_dir} holds a {config.model.kind} model, which draws no images; use the {verb} verb"
+            f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which draws no images; use the {verb} verb"
         )
     return folder, config
 

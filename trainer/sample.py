@@ -63,6 +63,8 @@ def run(
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
         )
     classes = max(1, config.data.num_classes)
+    if num < 1 and classes == 1:
+        raise ValueError(f"--num: {num} is below 1; use 1 or more")
     if num < 1 or num % classes:
         raise ValueError(
             f"--num: {num} is no positive multiple of the {classes} classes; use {max(1, num // classes) * classes}"

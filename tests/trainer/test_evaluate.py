@@ -80,6 +80,10 @@ def test_a_page_shows_every_figure_and_needs_nothing_else(
         (["--seed", "-1"], "--seed: -1 is below 0; use 0 or more"),
         (["--num", "1"], "--num: 1 is below 2; use 2 or more"),
         (["--evaluations", "1,0"], "--evaluations: '1,0' is no list of numbers from 1; use for example 1,2,10"),
+        (["--evaluations=-1"], "--evaluations: '-1' is no list of numbers from 1; use for example 1,2,10"),
+        (["--evaluations=1000000000000000000000"], "--evaluations: 1e+21 is above 10000; use 10000 or less"),
+        (["--evaluations", "4,2,4"], "--evaluations: 4 stands there twice; give each number once"),
+        (["--likelihood", "41"], "--likelihood: 41 is more than the 40 held-out examples; use 40 or less"),
         (["--likelihood", "-1"], "--likelihood: -1 is below 0; use 0 or more"),
         (["--likelihood", "5"], "--likelihood: samples of RUN start at toy data, whose density nobody knows; leave it"),
     ],
@@ -102,6 +106,33 @@ def test_data_that_a_run_cannot_draw_are_refused(run: Path, data: AnyConfig, fie
         assert flow.config.data == ToyConfig(name="rings")
     with pytest.raises(ValueError, match=rf"^data\.{field}: {re.escape(str(run))} draws "), opened(run, data):
         pass
+
+
+def test_files_that_could_not_be_written_are_refused_before_anything_is_measured(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "word").write_text("")
+    for files, complaint in (
+        (("--out", tmp_path / "same", "--page", tmp_path / "." / "same"), "--page: PATH/same is the file of --out too"),
+        (("--out", tmp_path / "word" / "figures.json"), "--out: PATH/word/figures.json: its folder cannot be written"),
+        (("--out", tmp_path / "new", "--page", tmp_path), "--page: PATH is a folder; name a file in it"),
+    ):
+        said = refused(capsys, "evaluate", run, *files)
+        assert said.replace(str(tmp_path), "PATH").startswith(complaint)
+    assert [path.name for path in tmp_path.iterdir()] == ["word"]
+
+
+def test_a_plot_of_no_points_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "sample", run, "--num", "0", "--out", tmp_path / "points.png")
+    assert said == "--num: 0 is below 1; use 1 or more"
+
+
+def test_a_folder_of_runs_names_those_that_are_inside(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, "evaluate", run.parent, "--out", tmp_path / "figures.json")
+    problem = "checkpoint: there is no complete one; give a run inside that has one"
+    assert said == f"{run.parent / 'checkpoints'}: {problem}: {run}"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

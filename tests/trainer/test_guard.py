@@ -181,6 +181,8 @@ def test_a_single_process_saves_and_says_that_it_was_stopped(tmp_path: Path) -> 
     result = alone(tmp_path, "2:0:SIGTERM", "optim.steps=9")
     assert result.returncode == 75, result.stderr
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+    farewell = f"{tmp_path}: told to stop by SIGTERM; saved at step 2; start it again to go on"
+    assert farewell in result.stderr.splitlines()
 
 
 def test_a_run_that_fails_leaves_what_it_did(tmp_path: Path) -> None:

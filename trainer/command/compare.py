@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from trainer.command.options import check_evaluations
 from trainer.command.verb import Verb
 
 
@@ -48,6 +49,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_evaluations(options.evaluations)
     from trainer.compare import run
 
     return run(

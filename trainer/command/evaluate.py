@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from trainer.command.options import check_evaluations, check_outputs
 from trainer.command.verb import Verb
 
 EVALUATIONS = "1,2,3,5,10,20,100"
@@ -44,6 +45,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_evaluations(options.evaluations)
+    check_outputs({"--out": options.out, "--page": options.page})
+    if options.likelihood:
+        _check_likelihood(options)
     from trainer.evaluate import run
 
     return run(
@@ -56,6 +61,17 @@ def _run(options: argparse.Namespace) -> int:
         options.out,
         options.page,
     )
+
+
+def _check_likelihood(options: argparse.Namespace) -> None:
+    """Refuses more examples than are held out."""
+    from trainer.restore import restored_flow
+
+    held_out = getattr(restored_flow(options.data_from or options.run_dir)[1].data, "held_out", options.likelihood)
+    if options.likelihood > held_out:
+        raise ValueError(
+            f"--likelihood: {options.likelihood} is more than the {held_out} held-out examples; use {held_out} or less"
+        )
 
 
 EVALUATE = Verb(

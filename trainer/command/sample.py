@@ -26,7 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="with --quality: also take the Fréchet distance on features, by the network in this safetensors file; "
-        "trainer.quality.features describes such a file, and its file.write_extractor makes one of a network",
+        "trainer.quality.features describes such a file, and python -m trainer features makes one",
     )
 
 

@@ -13,7 +13,10 @@ from moe.files import FileError, first_complaint, replacing
 from trainer.section import Section
 
 INDEX = "index.json"
-REMEDY = "write the folder again (trainer.data.write_shards)"
+REMEDY = (
+    "write the folder again (latents: python -m trainer encode, pairs: python -m trainer pairs, a stage's: delete the "
+    "folder and start the same command again)"
+)
 
 
 class ShardEntry(Section):

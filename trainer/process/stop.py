@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -15,11 +16,16 @@ class StopRequest:
     """Whether this process was told to stop.
 
     Attributes:
-        made: it was.
+        by: the signal that told it; None: none did.
     """
 
     def __init__(self) -> None:
-        self.made = False
+        self.by: signal.Signals | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether it was."""
+        return self.by is not None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -31,5 +37,15 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _make(self, _number: int, _frame: FrameType | None) -> None:
-        self.made = True
+    def farewell(self, folder: Path, saved: str) -> str:
+        """What is said at the end of a run that was told to stop, here or on another rank.
+
+        Args:
+            folder: of the run.
+            saved: what is left for the next start, such as ``saved at step 15``.
+        """
+        by = "on another rank" if self.by is None else f"by {self.by.name}"
+        return f"{folder}: told to stop {by}; {saved}; start it again to go on"
+
+    def _make(self, number: int, _frame: FrameType | None) -> None:
+        self.by = signal.Signals(number)
