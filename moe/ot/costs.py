@@ -17,9 +17,7 @@ def squared_euclidean(x_ND: Tensor, y_MD: Tensor) -> Tensor:
     Returns:
         Costs [..., N, M].
     """
-    # Distances do not change with the origin, but their rounding does.
-    origin = x_ND.mean(-2, keepdim=True).detach()
-    x, y = x_ND - origin, y_MD - origin
+    x, y = _centred(x_ND, y_MD)
     return (x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :] - 2 * x @ y.mT).clamp_min(0)
 
 
@@ -33,7 +31,7 @@ def euclidean(x_ND: Tensor, y_MD: Tensor) -> Tensor:
     Returns:
         Costs [..., N, M].
     """
-    return torch.cdist(x_ND, y_MD)
+    return torch.cdist(*_centred(x_ND, y_MD))
 
 
 def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
@@ -73,3 +71,9 @@ def negative_logits(logits_NM: Tensor) -> Tensor:
     """
     deviation = logits_NM.detach().std((-2, -1), correction=0, keepdim=True)
     return -logits_NM / torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+
+
+def _centred(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
+    """Points about the mean of the first: distances do not change with the origin, but their rounding does."""
+    origin = x_ND.mean(-2, keepdim=True).detach()
+    return x_ND - origin, y_MD - origin

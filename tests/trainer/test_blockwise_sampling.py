@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,17 @@ from trainer.flow import Condition, objective, path, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.features import Approximation, Onward, WithFeatures, WithProjection
 from trainer.flow.path import PathSample
-from trainer.flow.sampler import EulerConfig, HeunConfig, Segmented, SegmentedConfig, build
+from trainer.flow.sampler import (
+    EulerConfig,
+    EulerMaruyamaConfig,
+    HeunConfig,
+    Segmented,
+    SegmentedConfig,
+    StochasticHeunConfig,
+    build,
+    times,
+)
+from trainer.flow.sampler.segmented import Within
 from trainer.flow.time.segments import segment_of, share_behind, start_of
 from trainer.model.blockwise import Blockwise
 from trainer.model.head import SegmentField
@@ -122,25 +131,26 @@ def steered(made: Blockwise, sample: PathSample, condition: Condition) -> Tensor
 # Sampling
 
 
-def drawn(made: Blockwise, steps: int, *, approximates: bool, guidance: float = 1.5, **within: Any) -> Tensor:
-    field = flow(residual_layers=1).field(made, Condition(torch.arange(6) % CLASSES), guidance)
+def drawn(made: Blockwise, within: Within, *, approximates: bool, guidance: float = 1.5) -> Tensor:
+    task, chosen = flow(residual_layers=1), SegmentedConfig(segments=3, within=within)
+    field = task.field(made, Condition(torch.arange(6) % CLASSES), guidance)
     assert isinstance(field, SegmentField)
-    chosen = SegmentedConfig(segments=3, within=EulerConfig(steps=steps))
-    if within:
-        chosen = SegmentedConfig(segments=3, within=HeunConfig(steps=steps))
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(5))
-    times = torch.linspace(0, 1, 3 * steps + 1)
-    task = flow()
+    sampler, followed = build(chosen, path=task.path), replace(field, approximates=approximates)
     with torch.no_grad():
-        return build(chosen, path=task.path).sample(replace(field, approximates=approximates), x, times).final
+        return sampler.sample(followed, x, times(chosen), keys=torch.arange(6)).final
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 1.5])
 def test_one_step_a_segment_needs_no_approximation(guidance: float) -> None:
     made = network(residual_layers=1)
-    full, approximated = (drawn(made, 1, approximates=choice, guidance=guidance) for choice in (False, True))
+    full, approximated = (
+        drawn(made, EulerConfig(steps=1), approximates=choice, guidance=guidance) for choice in (False, True)
+    )
     assert torch.equal(full, approximated)
-    full, approximated = (drawn(made, 3, approximates=choice, guidance=guidance) for choice in (False, True))
+    full, approximated = (
+        drawn(made, EulerConfig(steps=3), approximates=choice, guidance=guidance) for choice in (False, True)
+    )
     assert not torch.equal(full, approximated)
 
 
@@ -179,11 +189,16 @@ def test_a_walk_back_to_the_source_approximates_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "steps", "full", "approximated"),
-    [((4, 1, 1), 8, 40, 5 + 2 * 7), ((20, 5, 4), 8, 25 * 8, 25 + 9 * 7)],
+    "within",
+    [EulerConfig(steps=8), HeunConfig(steps=4), EulerMaruyamaConfig(steps=8), StochasticHeunConfig(steps=4)],
+    ids=lambda one: one.kind,
+)
+@pytest.mark.parametrize(
+    ("sizes", "full", "approximated"),
+    [((4, 1, 1), 40, 5 + 2 * 7), ((20, 5, 4), 25 * 8, 25 + 9 * 7)],
     ids=["digits", "paper"],
 )
-def test_block_calls_of_a_segment(sizes: tuple[int, int, int], steps: int, full: int, approximated: int) -> None:
+def test_block_calls_of_a_segment(sizes: tuple[int, int, int], full: int, approximated: int, within: Within) -> None:
     trunk, own, residual = sizes
     made = network(trunk_layers=trunk, segment_layers=own, residual_layers=residual, hidden=8)
     calls: Counter[str] = Counter()
@@ -191,5 +206,5 @@ def test_block_calls_of_a_segment(sizes: tuple[int, int, int], steps: int, full:
         block.register_forward_hook(lambda *_: calls.update(["block"]))
     for approximates, wanted in ((False, full), (True, approximated)):
         calls.clear()
-        drawn(made, steps, approximates=approximates)
+        drawn(made, within, approximates=approximates)
         assert calls["block"] == 3 * wanted

@@ -19,6 +19,9 @@ from trainer.flow.target import Quantity
 TIMES = torch.tensor([0.125, 0.375, 0.5, 0.75])
 """At which a path is asked for its form."""
 
+STEEPEST = 900.0
+"""Where an error of a prediction grows so many times in the velocity, there the prediction leaves the velocity open."""
+
 QUANTITIES: dict[type, tuple[Quantity, ...]] = {
     sampler.FirstOrderConfig: ("data", "noise"),
     sampler.EulerMaruyamaConfig: ("velocity", "score"),
@@ -139,6 +142,11 @@ def follows_score(config: sampler.AnyConfig) -> bool:
     return False
 
 
+def asks_at_the_data(config: sampler.AnyConfig) -> bool:
+    """Whether a sampler asks for the velocity at t = 1 too, or next to it."""
+    return isinstance(_within(config), sampler.HeunConfig | sampler.Dopri5Config | sampler.StochasticHeunConfig)
+
+
 def paths_of_two_ends() -> list[str]:
     """The kinds of path that add no noise between their ends."""
     return [name(one) for one in PATHS if not has_own_noise(one)]
@@ -163,6 +171,14 @@ def _target_on_path(composition: Composition) -> str | None:
         )
     if predicted.num_fields > 1 and not has_own_noise(composition.path):
         return "the path adds no noise that a second field could find, and its velocity tells the source already"
+    return None
+
+
+def _told_at_the_source(composition: Composition) -> str | None:
+    if _steepness(composition, 0.0) > STEEPEST:
+        return (
+            "at t = 0, where samples begin, there is nothing of the data in the state, and this tells the source alone"
+        )
     return None
 
 
@@ -191,6 +207,14 @@ def _followed_quantities(composition: Composition) -> str | None:
     return None
 
 
+def _told_at_the_data(composition: Composition) -> str | None:
+    if asks_at_the_data(composition.sampler) and _steepness(composition, 1.0) > STEEPEST:
+        return (
+            "it asks for the velocity at t = 1, where nothing of the source is in the state, and this tells data alone"
+        )
+    return None
+
+
 def _score_as_drift(composition: Composition) -> str | None:
     if not follows_score(composition.sampler) or has_own_noise(composition.path):
         return None
@@ -202,9 +226,11 @@ def _score_as_drift(composition: Composition) -> str | None:
 RULES = (
     Rule(("coupling", "path"), _coupling_unused),
     Rule(("target", "path"), _target_on_path),
+    Rule(("target", "path"), _told_at_the_source),
     Rule(("objective", "path"), _mirror_image),
     Rule(("objective", "target", "path"), _compared_space),
     Rule(("sampler", "target", "path"), _followed_quantities),
+    Rule(("sampler", "target", "path"), _told_at_the_data),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
 )
 """In the order in which they are told; a rule is asked only where those before it that speak of the same parts hold."""
@@ -237,6 +263,13 @@ def _tells(predicted: target.Target, quantity: Quantity) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _steepness(composition: Composition, time: float) -> float:
+    """How many times an error of the prediction grows in the velocity at a time."""
+    predicted, x, t = _target(composition), torch.zeros(1, 1), torch.tensor([time])
+    none, one = (predicted.convert(value.expand(1, predicted.num_fields), x, t, "velocity") for value in (x, x + 1))
+    return float((one - none).abs())
 
 
 def _within(config: sampler.AnyConfig) -> sampler.AnyConfig:

@@ -38,9 +38,10 @@ def test_costs_between_points_are_pots(cost, metric: str) -> None:
     assert torch.autograd.gradcheck(cost, (x.requires_grad_(), y.requires_grad_()))
 
 
-def test_squared_distances_survive_a_far_origin_in_float32() -> None:
-    x, y = points(20, 3).float(), points(20, 3, seed=1).float()
-    assert torch.allclose(squared_euclidean(x + 300, y + 300), squared_euclidean(x, y), atol=1e-3)
+@pytest.mark.parametrize("cost", [squared_euclidean, euclidean])
+def test_distances_survive_a_far_origin_in_float32(cost) -> None:
+    x, y = points(40, 3).float(), points(40, 3, seed=1).float()
+    assert torch.allclose(cost(x + 300, y + 300), cost(x, y), atol=1e-3)
 
 
 def test_costs_of_logits() -> None:

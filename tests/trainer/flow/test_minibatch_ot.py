@@ -102,3 +102,11 @@ def test_what_the_plan_leaves_behind_weighs_little() -> None:
         shares[price] = float(log_weight.softmax(0)[7])
     assert shares[0.05] < 1e-6
     assert shares[1000.0] == pytest.approx(1 / 32, rel=0.05)
+
+
+@pytest.mark.parametrize("solver", ["sinkhorn", "unbalanced"])
+def test_points_that_are_all_the_same_are_paired_all_the_same(solver: str) -> None:
+    config = coupling.MinibatchOTConfig.model_validate({"solver": solver})
+    pairs = coupling.build(config).draw(torch.ones(4, 2), UNCONDITIONAL, x_0=torch.ones(4, 2), generator=generator(1))
+    assert pairs.source_index is not None
+    assert set(pairs.source_index.tolist()) <= set(range(4))

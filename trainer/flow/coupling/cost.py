@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from moe.ot.costs import euclidean, squared_euclidean
@@ -15,7 +16,7 @@ Cost = Literal["l2", "sqeuclidean"]
 def pair_costs(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
     """Costs of the pairs of equal row, float32 [B], for points [B, *D]."""
     # One pass over the points: differences of whole batches would be written to memory and read again.
-    distance = euclidean(x_0.flatten(1)[:, None].float(), x_1.flatten(1)[:, None].float()).flatten()
+    distance = torch.cdist(x_0.flatten(1)[:, None].float(), x_1.flatten(1)[:, None].float()).flatten()
     return distance if cost == "l2" else distance.square()
 
 

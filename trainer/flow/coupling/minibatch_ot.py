@@ -68,7 +68,7 @@ class Entropic(Matching):
     def log_plan(self, x_0: Tensor, x_1: Tensor) -> Tensor:
         """Logarithms of the plan between source points [N, F] and data points [M, F] of mass 1 each, [N, M]."""
         costs = cost_matrix(x_0, x_1, self.cost)
-        costs = costs / costs.mean()
+        costs = costs / costs.mean().clamp_min(torch.finfo(costs.dtype).tiny)
         mass_0, mass_1 = costs.new_ones(len(x_0)), costs.new_ones(len(x_1))
         price = self.marginal_weight
         plan = sinkhorn(costs, mass_0, mass_1, epsilon=self.epsilon, row_weight=price, column_weight=price)

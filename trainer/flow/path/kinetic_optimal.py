@@ -21,7 +21,7 @@ from trainer.flow.path.affine import Schedule
 from trainer.flow.path.table import ENDS, PathTable
 
 RATIOS = torch.logspace(math.log10(1e-2), math.log10(60.0), 60, dtype=torch.float64)
-"""Signal-to-noise ratios at which data are looked at: below all of them nothing is known, above them everything."""
+"""Signal-to-noise ratios at which data are looked at; beyond them the price is that at the nearest."""
 
 NODES = 4000
 TIMES = 20_000

@@ -29,7 +29,8 @@ class EulerMaruyamaConfig(BaseModel, extra="forbid", frozen=True):
 
     Attributes:
         steps: number of equal steps from source to data.
-        diffusion: e at the source and at the data, linear in between; (0, 0) leaves Euler's method.
+        diffusion: e at the source and at the data, linear in between; (0, 0) leaves Euler's method, but
+            for the first evaluation, which is at t = 0.001.
     """
 
     kind: Literal["euler_maruyama"] = "euler_maruyama"
@@ -42,7 +43,8 @@ class StochasticHeunConfig(BaseModel, extra="forbid", frozen=True):
 
     Attributes:
         steps: number of equal steps from source to data.
-        diffusion: e at the source and at the data, linear in between; (0, 0) leaves Heun's method.
+        diffusion: e at the source and at the data, linear in between; (0, 0) leaves Heun's method, but
+            for the first and last evaluations, which are 0.001 within the ends.
     """
 
     kind: Literal["stochastic_heun"] = "stochastic_heun"

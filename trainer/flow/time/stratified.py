@@ -46,5 +46,6 @@ class Stratified(TimeSampler):
     ) -> Tensor:
         """See `TimeSampler.sample`."""
         u = torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype).to(device)
+        u = u.clamp_max(1 - self.segments * torch.finfo(dtype).eps)  # a sum that is rounded up is of the next segment
         segment = (torch.arange(batch_size, device=device) % self.segments).sort().values
         return (segment + u) / self.segments

@@ -21,8 +21,8 @@ says."""
 Bind = Callable[[Callable[[Tensor, Tensor, Condition], Tensor]], Predict]
 """Binds condition and guidance to a network."""
 
-SAME_SHARE = 1e-5
-"""A state so near to the first time of a segment stands at it."""
+SAME_SHARE = 2e-2
+"""A state that has gone no further through a segment stands at its start: random samplers leave out t = 0 itself."""
 
 
 @dataclass(frozen=True)
