@@ -375,7 +375,7 @@ def test_latents_and_pairs_exclude_each_other(tmp_path: Path) -> None:
         task_of(config).draw([pairs], [generator()])
     data = {"kind": "pairs", "path": tmp_path, "held_out": 1, "shape": (1, 8, 8), "num_classes": 0, "segments": None}
     document = {**config.model_dump(), "data": {**data, "digest": "0"}}
-    with pytest.raises(ValueError, match=r"^flow\.latent\.path: .*; give pairs that a teacher of latents drew"):
+    with pytest.raises(ValueError, match=r"^flow\.latent\.path: .*; remove flow\.latent$"):
         check_context(RunConfig.model_validate(document))
 
 

@@ -23,6 +23,11 @@ def check_context(config: RunConfig) -> None:
         return
     latent, context = config.flow.latent, config.flow.context
     shape: tuple[int, ...] = tuple(config.data.shape)
+    if latent is not None and isinstance(config.data, PairsConfig):
+        raise ValueError(
+            f"flow.latent.path: {latent.path} makes latents of data points, and in data of kind pairs a source point "
+            "has the shape of its data point; remove flow.latent"
+        )
     if latent is not None and not config.data_are_latents and shape != latent.image_shape:
         raise ValueError(
             f"flow.latent.path: {latent.path} holds latents of images of shape {list(latent.image_shape)}, and the "
@@ -30,13 +35,13 @@ def check_context(config: RunConfig) -> None:
         )
     if latent is not None and not isinstance(config.model, DiTConfig | BlockwiseConfig):
         raise ValueError(f"flow.latent: latents are images, which an {config.model.kind} does not take; use a dit")
-    if latent is not None and isinstance(config.data, PairsConfig):
-        raise ValueError(
-            f"flow.latent.path: {latent.path} makes latents of data points, and in data of kind pairs a source point "
-            "has the shape of its data point; give pairs that a teacher of latents drew, without flow.latent"
-        )
     if context is None:
         return
+    if isinstance(config.data, PairsConfig) and config.data.segments is not None:
+        raise ValueError(
+            f"flow.context.kind: {context.kind} is made of images, and the pairs in data.path are parts of paths "
+            f"({config.data.segments} segments), most of which end at noisy ones; use pairs of whole paths"
+        )
     if not isinstance(config.model, DiTConfig | BlockwiseConfig):
         raise ValueError(
             f"flow.context.kind: {context.kind} tells of images, which an {config.model.kind} does not take; use a dit"
