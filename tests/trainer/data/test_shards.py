@@ -118,6 +118,11 @@ def test_rows_come_from_the_file_when_they_are_asked_for(tmp_path: Path) -> None
         np.testing.assert_array_equal(shards.get(torch.tensor([3])).x_1[0].numpy(), x[3])
 
 
+def test_a_folder_without_an_index_is_told_with_the_commands_that_write_one(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"latents: python -m trainer encode, pairs: python -m trainer pairs"):
+        read_index(tmp_path)
+
+
 def test_bad_rows_are_named_by_shard_and_row(tmp_path: Path) -> None:
     write_shards(tmp_path, pieces(50), num_classes=5, shard_examples=20)
     x, y = examples()[20:40], labels()[20:40]

@@ -147,7 +147,11 @@ def described(**changes: Any) -> str:
 Tensors = dict[str, torch.Tensor]
 WEIGHTS: Tensors = {"1.weight": torch.ones(2, 4), "1.bias": torch.ones(2)}
 MALFORMED: dict[str, tuple[dict[str, str], Tensors, str]] = {
-    "no description": ({}, WEIGHTS, r"metadata\.extractor: is missing"),
+    "no description": (
+        {},
+        WEIGHTS,
+        r"metadata\.extractor: is missing; write it with python -m trainer features CONFIG --out FILE",
+    ),
     "no JSON": ({KEY: "{"}, WEIGHTS, r"metadata\.extractor: is not JSON"),
     "nested without end": ({KEY: "[" * 100_000}, WEIGHTS, r"metadata\.extractor: is not JSON"),
     "no object": ({KEY: "[]"}, WEIGHTS, "document: "),
