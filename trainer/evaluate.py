@@ -18,9 +18,10 @@ from trainer.config import ImageSample, PointSample, RunConfig
 from trainer.engine.groups import Launch, joined
 from trainer.engine.protocol import Network
 from trainer.evaluation_page import COLUMNS, cell, evaluation_page
+from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.latents import check_latents
 from trainer.layout import plan_layout
-from trainer.legality.drawing import drawable
+from trainer.legality.drawing import check_drawn_by, drawable
 from trainer.quality.evaluation import Evaluation, Progress, evaluate
 from trainer.restore import check_restorable, restore, restored_flow
 from trainer.sampling import write_sample
@@ -166,12 +167,8 @@ def evaluate_run(
     for name, value, least in (("--num", num, 2), ("--likelihood", likelihood, 0), ("--seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
-    _, config = restored_flow(run_dir)
-    if likelihood and config.starts_at is not None:
-        raise ValueError(
-            f"--likelihood: samples of {run_dir} start at {config.starts_at.kind} data, whose density nobody knows; "
-            "leave it out"
-        )
+    if likelihood:
+        _check_likelihood(restored_flow(run_dir)[1])
     with opened(run_dir, data) as flow:
         if picture is not None and (isinstance(flow.config.sample, PointSample) or drawable(flow.config)):
             progress("drawing a picture")
@@ -187,6 +184,23 @@ def evaluate_run(
             likelihood=likelihood,
             progress=progress,
         )
+
+
+def _check_likelihood(config: RunConfig) -> None:
+    """Refuses the likelihood of a flow whose source has no density, or whose velocity cannot be followed back."""
+    assert isinstance(config.sample, ImageSample | PointSample)
+    if config.starts_at is not None:
+        raise ValueError(
+            f"--likelihood: samples of {config.run.dir} start at {config.starts_at.kind} data, whose density nobody "
+            "knows; leave it out"
+        )
+    own, solver = config.sample.sampler, Dopri5Config()
+    if isinstance(own, SegmentedConfig):
+        solver = own.model_copy(update={"within": solver})
+    try:
+        check_drawn_by(config, solver, guidance=1.0)
+    except ValueError as error:
+        raise ValueError(f"--likelihood: {error}, or leave it out") from error
 
 
 @contextmanager

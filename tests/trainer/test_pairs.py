@@ -12,10 +12,12 @@ from tests.ranks import run_ranks
 from tests.trainer.commands import contents, refused, trained
 from trainer import data
 from trainer.__main__ import main
+from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.data import PairsConfig
 from trainer.flow import Condition, sampler
 from trainer.layout import plan_layout
+from trainer.legality.drawing import check_drawn_by
 from trainer.pairs import run as pairs_run
 from trainer.pairs.drawing import Teacher
 from trainer.pairs.request import PairsRequest
@@ -168,3 +170,38 @@ def test_wrong_requests_are_refused(
 ) -> None:
     assert problem in refused(capsys, *words(teacher, tmp_path / "p", *more))
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("flow", "model", "asked", "message"),
+    [
+        (
+            {"coupling": {"kind": "minibatch_ot"}},
+            {"kind": "mlp"},
+            {"sampler": {"kind": "euler_maruyama"}},
+            "euler_maruyama does not go with",
+        ),
+        (
+            {"path": {"kind": "stochastic_interpolant"}, "target": {"kind": "velocity_and_noise"}},
+            {"kind": "mlp"},
+            {"sampler": {"kind": "first_order"}},
+            "first_order does not go with",
+        ),
+        ({"target": {"kind": "data"}}, {"kind": "mlp"}, {}, "dopri5 does not go with flow.target.kind data"),
+        ({}, {"kind": "blockwise_mlp"}, {}, "dopri5 steps across the edges"),
+        ({}, {"kind": "mlp", "label_dropout": 0}, {"guidance": 2.0}, "asks the network about no class"),
+    ],
+)
+def test_what_a_teacher_itself_may_not_draw_by_is_refused(
+    flow: dict[str, Any], model: dict[str, Any], asked: dict[str, Any], message: str
+) -> None:
+    document = {
+        "run": {"dir": "runs/a"},
+        "model": model,
+        "flow": flow,
+        "data": {"kind": "toy", "classes": True},
+        "optim": {"steps": 1, "global_batch": 12},
+    }
+    request = PairsRequest.model_validate({"run": "runs/a", "num": 4, **asked})
+    with pytest.raises(ValueError, match=message):
+        check_drawn_by(RunConfig.model_validate(document), request.sampler, request.guidance)

@@ -2,6 +2,9 @@
 
 from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
 from trainer.flow import sampler
+from trainer.legality.blockwise import check_blockwise
+from trainer.legality.composition import check_composition
+from trainer.legality.pairing import check_source
 from trainer.model.gpt_config import GPTConfig
 
 
@@ -38,6 +41,26 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
                     f"sample.num_bytes: {num_bytes} bytes after a prompt of {longest} exceed model.context {context}; "
                     + (f"use at most {context - longest}" if longest < context else "use shorter sample.prompts")
                 )
+
+
+def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float) -> None:
+    """Refuses a way of drawing from a flow that its own run could not be configured with.
+
+    Args:
+        config: the run, whose own samples are legal.
+        chosen: how its field is followed.
+        guidance: scale of classifier-free guidance.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    assert isinstance(config.sample, ImageSample | PointSample)
+    sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
+    asked = config.model_copy(update={"sample": sample})
+    check_composition(asked)
+    check_source(asked)
+    check_blockwise(asked, asked.optim.global_batch)
+    _check_guidance(asked)
 
 
 def _check_guidance(config: RunConfig) -> None:

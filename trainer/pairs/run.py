@@ -22,6 +22,7 @@ from trainer.data import PairIndex
 from trainer.data.shard_index import INDEX, read_index
 from trainer.engine.groups import Launch, joined
 from trainer.layout import plan_layout
+from trainer.legality.drawing import check_drawn_by
 from trainer.pairs.drawing import Teacher
 from trainer.pairs.request import PairsRequest
 from trainer.process.launcher import end_with_launcher
@@ -56,6 +57,7 @@ def run(request: PairsRequest, out: Path) -> int:
     for name in ("latent", "context"):
         if getattr(config.flow, name) is not None:
             raise ValueError(f"run_dir: {request.run} has a flow.{name}, which no pair holds; give a run without")
+    check_drawn_by(config, request.sampler, request.guidance)
     check_restorable(config, folder)
     index = _index(request, Manifest.read(folder).files[WEIGHTS].sha256, config)
     if (out / INDEX).exists():

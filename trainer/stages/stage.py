@@ -14,6 +14,7 @@ from trainer.config import RunConfig
 from trainer.config_file import validated
 from trainer.data.shard_index import INDEX
 from trainer.layout import plan_layout
+from trainer.legality.drawing import check_drawn_by
 from trainer.pairs.request import PairsRequest
 from trainer.path_fit.request import TABLE, FitRequest
 
@@ -135,8 +136,15 @@ class PairsStage(_Stage):
 
     def check(self, world_size: int, stages: Sequence[_Stage]) -> None:  # noqa: ARG002  any number of ranks draws pairs
         """See the base class."""
-        teacher = self.request().run
+        request, teacher = self.request(), self.request().run
         earlier = [stage for stage in stages[: stages.index(self)] if isinstance(stage, TrainStage)]
+        for stage in earlier:
+            if stage.folder == teacher and not stage.awaited(stages):
+                try:
+                    check_drawn_by(stage.config(), request.sampler, request.guidance)
+                except ValueError as error:
+                    reason, _, remedy = str(error).partition("; ")
+                    raise FileError(self.path, f"stages.{self.name}", reason, remedy) from error
         if any(stage.folder == teacher for stage in earlier) or complete_steps(teacher / "checkpoints"):
             return
         named = ", ".join(str(stage.folder) for stage in earlier) or "there is none"
