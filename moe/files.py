@@ -1,7 +1,7 @@
 """The manners of the files that pass between packages: a refusal names the file, and nothing half-written stays."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,10 @@ class FileError(ValueError):
 
 
 def first_complaint(
-    error: ValidationError, document: object = None, model: type[BaseModel] | None = None
+    error: ValidationError,
+    document: object = None,
+    model: type[BaseModel] | None = None,
+    behind: Sequence[str] = (),
 ) -> tuple[str, str]:
     """Boil a pydantic error down to its first complaint.
 
@@ -37,13 +40,15 @@ def first_complaint(
         error: What pydantic raised.
         document: What was validated, if a person wrote it: keys are then named as they stand there.
         model: What it was validated as; needed to name the key or the kind that was meant.
+        behind: Texts; a complaint that holds one of them comes behind all others.
 
     Returns:
         The dotted path of the field and the reason with the value; complaints about further fields are only counted.
         Where there is a document, the reason ends in a semicolon and a remedy, if one is known. A check of a whole
         model says `field: reason; remedy` itself.
     """
-    details = [(_written(detail, document), detail) for detail in error.errors()]
+    in_turn = sorted(error.errors(), key=lambda detail: any(text in detail["msg"] for text in behind))
+    details = [(_written(detail, document), detail) for detail in in_turn]
     path, first = details[0]
     about_it = [detail for other, detail in details if other == path]
     further = len({other for other, _ in details}) - 1

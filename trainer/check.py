@@ -17,7 +17,7 @@ from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, inherited_shapes
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.restore import weights_file
-from trainer.stages import FitPathStage, PairsStage, Stage, TrainStage, load_stages
+from trainer.stages import FitPathStage, PairsStage, Stage, TrainStage, awaits, load_stages
 from trainer.teacher import check_teacher
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
@@ -62,11 +62,12 @@ def _check_if_readable(stage: TrainStage, stages: Sequence[Stage], world_size: i
     """Checks and prints one run, or says which stage writes what it reads."""
     awaited = stage.awaited(stages)
     try:
-        _check(stage.config(), world_size)
+        _check(stage.config(awaited), world_size)
     except ValueError as error:
-        if not awaited:
+        missed = awaits(error, awaited)
+        if missed is None:
             raise
-        print(f"cannot be checked before stage {awaited[0].name} is finished: {error}")
+        print(f"cannot be checked before stage {missed.name} is finished: {error}")
 
 
 def _check(config: RunConfig, world_size: int) -> None:

@@ -41,7 +41,7 @@ from trainer.observe.metrics import read_metrics
 from trainer.observe.units import duration
 from trainer.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.quality.evaluation import Progress
-from trainer.stages import PairsStage, TrainStage
+from trainer.stages import PairsStage, TrainStage, difference
 
 SHOWN = 1000
 TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
@@ -125,9 +125,11 @@ def _keep(methods: Sequence[Method], out: Path) -> None:
     """Writes what is trained; refuses a folder in which a method was trained otherwise."""
     for method in methods:
         path = _trained(out, method)
-        if path.exists() and read_document(path) != yaml.safe_load(method.to_yaml()):
+        found = path.exists() and difference(read_document(path), yaml.safe_load(method.to_yaml()))
+        if found:
+            name, was, now = found
             remedy = f"give another --out, or delete {path.parent}"
-            raise FileError(path, "comparison", "was made with other settings", remedy)
+            raise FileError(path, name, f"was {was} when its runs were trained, and is {now} now", remedy)
     for method in methods:
         with replacing(_trained(out, method)) as temporary:
             temporary.write_text(method.to_yaml(), encoding="utf-8")

@@ -61,12 +61,13 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def validated(path: Path, document: dict[str, Any]) -> RunConfig:
+def validated(path: Path, document: dict[str, Any], behind: Sequence[str] = ()) -> RunConfig:
     """The configuration that the sections of a file make.
 
     Args:
         path: of the file, for what is said of it.
         document: its sections.
+        behind: texts; what is wrong and holds one of them is told only if nothing else is wrong.
 
     Raises:
         FileError: a key is unknown or a value is out of range; names file, field, value and remedy.
@@ -74,7 +75,7 @@ def validated(path: Path, document: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(document)
     except ValidationError as error:
-        field, reason = first_complaint(error, document, RunConfig)
+        field, reason = first_complaint(error, document, RunConfig, behind)
         reason, _, remedy = reason.partition("; ")
         raise FileError(path, field, reason, remedy or "correct the value") from error
 

@@ -109,6 +109,9 @@ def test_a_wrong_stage_is_refused_before_the_first_begins(tmp_path: Path, capsys
     assert "--stage: there is no stage x" in refused(capsys, "train", path, "--stage", "x")
     assert "stages.pairs.num: " in refused(capsys, "train", path, "stages.pairs.num=0")
     assert "stages.teacher: optim.lr: " in refused(capsys, "train", path, "optim.lr=-1")
+    for override, wrong in (("time={kind: grit}", "time.kind: 'grit' is none"), ("tyme=1", "tyme: is not permitted")):
+        said = refused(capsys, "train", path, f"stages.reflow.flow.{override}")
+        assert f"stages.reflow: flow.{wrong}" in said, "although it reads from stages that are to come"
     assert not (tmp_path / "run").exists()
 
 
@@ -117,7 +120,9 @@ def test_check_says_which_stages_wait_for_others(tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert "stage teacher (train)" in said
     assert "collectives of rank 0" in said
-    assert "cannot be checked before stage teacher is finished" in said
+    assert "cannot be checked before stage pairs is finished" in said
+    assert main(["check", str(written(tmp_path)), "stages.reflow.flow.tyme=1"]) == 2
+    assert "stages.reflow: flow.tyme: is not permitted" in capsys.readouterr().err
 
 
 def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from trainer.comparison.method import Base, Method, method_of, read_base, read_own
 from trainer.latents import check_latents
 from trainer.stages import PairsStage, check_stages
@@ -57,6 +59,8 @@ def prepare(words: Sequence[str], base: Path, out: Path, ranks: int) -> Plan:
             method = method_of(path, document, shared, of_stages, out)
             _check(method, shared, methods, ranks)
         except ValueError as error:
+            if _malformed(error):
+                raise
             left_out[path.stem] = " ".join(str(error).split()).removeprefix(f"{path}: ")
         else:
             methods.append(method)
@@ -64,6 +68,14 @@ def prepare(words: Sequence[str], base: Path, out: Path, ranks: int) -> Plan:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise ValueError(f"CONFIG: no method goes with {base}: {reasons}")
     return Plan(shared, methods, left_out)
+
+
+def _malformed(error: BaseException | None) -> bool:
+    """Whether what is said is that a method's flow has a key or a kind that there is not."""
+    while error is not None and not isinstance(error, ValidationError):
+        error = error.__cause__
+    details = [] if error is None else error.errors()
+    return any(detail["loc"][:1] == ("flow",) and detail["type"] != "value_error" for detail in details)
 
 
 def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> None:

@@ -52,7 +52,7 @@ def run(request: PairsRequest, out: Path) -> int:
     folder = newest_checkpoint(request.run)
     config = restored_config(folder, world_size=1)
     if config.model.kind in FLOWLESS:
-        raise ValueError(f"run_dir: {request.run} holds a {config.model.kind} model, which follows no flow")
+        raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
     for name in ("latent", "context"):
         if getattr(config.flow, name) is not None:
@@ -87,6 +87,8 @@ def run(request: PairsRequest, out: Path) -> int:
                 told(-1)
         dist.barrier()
         if not all((out / entry.file).exists() for entry in index.shards):
+            if launch.rank == 0:
+                print(stop.farewell(out, "its finished shards are kept"), file=sys.stderr, flush=True)
             return EX_TEMPFAIL
         if launch.rank == 0:
             index.write(out)

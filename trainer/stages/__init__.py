@@ -6,17 +6,20 @@ in folders below its ``run.dir``. What a stage does not say itself is in the oth
 makes them of a file, ``running`` runs them one after the other.
 """
 
+from trainer.stages.provenance import difference
 from trainer.stages.reading import chosen, load_stages, stages_of
 from trainer.stages.running import check_stages, run_stages
-from trainer.stages.stage import FitPathStage, PairsStage, Stage, TrainStage
+from trainer.stages.stage import FitPathStage, PairsStage, Stage, TrainStage, awaits
 
 __all__ = [
     "FitPathStage",
     "PairsStage",
     "Stage",
     "TrainStage",
+    "awaits",
     "check_stages",
     "chosen",
+    "difference",
     "load_stages",
     "run_stages",
     "stages_of",

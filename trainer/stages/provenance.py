@@ -41,11 +41,17 @@ def check_provenance(stage: Stage, stages: Sequence[Stage]) -> None:
         problem = f"is finished, and stage {read.name}, from which it was made, is not"
         raise FileError(stage.folder, "stage", problem, remedy)
     path, made, asked = _compared(stage)
+    found = difference(made, asked)
+    if found is not None:
+        name, was, now = found
+        raise FileError(path, name, f"stage {stage.name} was made with {was}, and {now} is asked now", remedy)
+
+
+def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting that differs between two documents, by dotted key, and its value in each; None: none does."""
     made, asked = _flat(made), _flat(asked)
-    for name in sorted(made.keys() | asked.keys()):
-        if made.get(name) != asked.get(name):
-            problem = f"stage {stage.name} was made with {made.get(name)}, and {asked.get(name)} is asked now"
-            raise FileError(path, name, problem, remedy)
+    differing = (name for name in sorted(made.keys() | asked.keys()) if made.get(name) != asked.get(name))
+    return next(((name, made.get(name), asked.get(name)) for name in differing), None)
 
 
 def what_decides(config: RunConfig) -> dict[str, Any]:

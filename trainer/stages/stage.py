@@ -80,14 +80,17 @@ class _Stage(ABC):
 class _ConfiguredStage(_Stage):
     """A stage whose document is the sections of a configuration."""
 
-    def config(self) -> RunConfig:
+    def config(self, awaited: "Sequence[_Stage]" = ()) -> RunConfig:
         """The sections, validated.
+
+        Args:
+            awaited: stages whose results are not there yet; that they lack is told only if nothing else is wrong.
 
         Raises:
             FileError: they are wrong, or what they read is not there yet.
         """
         try:
-            return validated(self.path, self.document)
+            return validated(self.path, self.document, [str(stage.folder) for stage in awaited])
         except FileError as error:
             if not self.name:
                 raise
@@ -95,10 +98,11 @@ class _ConfiguredStage(_Stage):
 
     def check(self, world_size: int, stages: Sequence[_Stage]) -> None:
         """See the base class."""
+        awaited = self.awaited(stages)
         try:
-            plan_layout(self.config(), world_size)
-        except ValueError:
-            if not self.awaited(stages):
+            plan_layout(self.config(awaited), world_size)
+        except ValueError as error:
+            if awaits(error, awaited) is None:
                 raise
 
 
@@ -189,6 +193,11 @@ class FitPathStage(_ConfiguredStage):
 
 Stage: TypeAlias = TrainStage | PairsStage | FitPathStage
 """One run of a configuration."""
+
+
+def awaits(error: ValueError, awaited: Sequence[_Stage]) -> _Stage | None:
+    """The stage whose results an error misses; None: it is about something else."""
+    return next((stage for stage in awaited if str(stage.folder) in str(error)), None)
 
 
 def _texts(value: Any) -> Iterator[str]:
