@@ -51,7 +51,7 @@ from trainer.sampling import write_sample
 from trainer.task import Drawn
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
-from trainer.weighting import effective_share, relative_weights
+from trainer.weighting import FEW, effective_share, relative_weights
 
 if TYPE_CHECKING:
     from trainer.migration.live import LiveMigration
@@ -140,6 +140,7 @@ class _Training:
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
         self.stop = StopRequest()
         self.guard = Guard(config.guard, config.run.dir / "guard")
+        self.cautioned = False
         self.own_work = OwnWork(launch.device)
         self.stragglers = Stragglers(config.guard.straggler_factor)
         self.migration = self._live_migration()
@@ -267,13 +268,15 @@ class _Training:
 
     def _log(self, step: int, figures: _StepFigures, step_s: float) -> None:
         """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
+        share = effective_share(figures.weights)
+        self._caution(step, share.get("effective_share", 1.0))
         values = {
             "loss": figures.loss,
             **mean_terms(figures.terms),
             "grad_norm": figures.norm,
             "lr": learning_rate(self.config.optim, step),
             "skipped_steps": self.guard.skipped,
-            **effective_share(figures.weights),
+            **share,
             **self.speed.figures(step_s),
             "time.data_wait_s": self.feed.waited_s(),
             **peak_memory(self.launch.device),
@@ -289,6 +292,18 @@ class _Training:
             sink.write(step, values)
             if self.expert_load.layers:
                 sink.write_experts(self.expert_load.use())
+
+    def _caution(self, step: int, share: float) -> None:
+        """Says once that few pairs of a batch count."""
+        if share >= FEW or self.cautioned or self.launch.rank != 0:
+            return
+        self.cautioned = True
+        print(
+            f"step {step}: only {share:.1%} of the pairs count (effective_share); a larger epsilon or marginal_weight "
+            "of flow.coupling weighs them more evenly",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _sample(self, step: int) -> None:
         """Draws what the run is asked to show to samples/; collective."""

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from trainer.agreement import gathered
 
+FEW = 0.1
+"""Share of the pairs of a batch; where no more count, gradients are noise."""
+
 
 def relative_weights(log_weights: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Weights with mean 1 over the global batch; collective unless there are none.

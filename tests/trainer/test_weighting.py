@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import run_ranks
-from trainer.weighting import relative_weights, weighted_mean
+from trainer.weighting import effective_share, relative_weights, weighted_mean
 
 PIECES = 4
 
@@ -29,6 +29,9 @@ def on_ranks(rank: int, world_size: int, spread: float) -> None:
     assert relative_weights([None for _ in own]) == [None for _ in own]
     equal = relative_weights([torch.zeros(7) for _ in own])
     assert all(weights is not None and torch.equal(weights, torch.ones(7)) for weights in equal)
+    share = effective_share(relative_weights([piece(n, spread) for n in own]))["effective_share"]
+    np.testing.assert_allclose(share, expected.sum() ** 2 / (len(expected) * (expected**2).sum()), rtol=1e-5)
+    assert effective_share([None for _ in own]) == {}
     assert dist.get_world_size() == world_size
 
 
