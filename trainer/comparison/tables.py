@@ -70,7 +70,7 @@ def facts(comparison: Comparison) -> Facts:
 def glance(comparison: Comparison) -> Table:
     """The figures that a choice is made by, means over the seeds, of times the median."""
     columns = [
-        Column(f"at {number}", _quality(comparison, number), "{:.3f}".format, fmean(comparison.floor))
+        Column(f"at {number}", _quality(comparison, number), _distance, fmean(comparison.floor))
         for number in _shown(comparison)
     ]
     columns += [
@@ -120,6 +120,10 @@ def _quality(comparison: Comparison, evaluations: int) -> Callable[[Entry], floa
         return fmean(found) if found else None
 
     return figure
+
+
+def _distance(value: float) -> str:
+    return f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
 
 
 def _wrong_class(entry: Entry) -> float | None:
@@ -175,9 +179,9 @@ def every_number(comparison: Comparison) -> Table:
 
 def _range(values: Sequence[float]) -> str:
     mean, low, high = spread(values)
-    return (
-        f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{(high - low) / 2:.3f}"
-    )
+    if len(values) == 1:
+        return _distance(mean)
+    return f"{_distance(mean)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{_distance((high - low) / 2)}"
 
 
 def _ranked(comparison: Comparison, evaluations: int) -> list[tuple[Entry, float]]:
