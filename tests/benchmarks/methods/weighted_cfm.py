@@ -24,6 +24,7 @@ from tests.benchmarks.methods.plain_loop import (
     wasserstein_2,
 )
 from trainer.flow import UNCONDITIONAL
+from trainer.flow.coupling import GibbsWeighted
 from trainer.task import FlowTask
 
 SEEDS = (0, 1, 2)
@@ -57,11 +58,12 @@ def run(coupling: dict[str, Any], seed: int) -> dict[str, float]:
 
 
 def effective_share(task: FlowTask, seed: int) -> float:
-    """(sum w)^2 / (N sum w^2) of a batch of 8,192 pairs."""
+    """(sum w)^2 / (N sum w^2) of a batch of 8,192 pairs; 1 where all weigh the same."""
+    if not isinstance(task.coupling, GibbsWeighted):
+        return 1.0
     generator = torch.Generator().manual_seed(2000 + seed)
     (drawn,) = task.draw([eight_gaussians()(8192, generator)], [generator])
-    if drawn.log_weight is None:
-        return 1.0
+    assert drawn.log_weight is not None
     weight = drawn.log_weight.double().softmax(0)
     return float(1 / (len(weight) * weight.square().sum()))
 
