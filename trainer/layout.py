@@ -9,7 +9,7 @@ from moe.placement.placement import Placement
 from trainer.config import RunConfig
 from trainer.data import accumulation_steps
 from trainer.legality.blockwise import check_blockwise
-from trainer.legality.composition import check_composition
+from trainer.legality.composition import caution, check_composition
 from trainer.legality.context import check_context
 from trainer.legality.dispatch import check_dispatch
 from trainer.legality.division import check_experts, check_tensor
@@ -143,12 +143,16 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     Returns:
         At most one line for each such thing.
     """
+    badly = caution(config)
+    found = [] if badly is None else [badly]
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None or placement.dispatch == moe.dispatch:
-        return []
+        return found
     return [
+        *found,
         f"moe.placement: {moe.placement} was made for {placement.dispatch} dispatch, and what it saves there says "
-        f"nothing about {moe.dispatch}; place with --objective {moe.dispatch}, or set moe.dispatch={placement.dispatch}"
+        f"nothing about {moe.dispatch}; place with --objective {moe.dispatch}, or set "
+        f"moe.dispatch={placement.dispatch}",
     ]
 
 

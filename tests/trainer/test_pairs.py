@@ -187,7 +187,7 @@ def test_wrong_requests_are_refused(
             {"sampler": {"kind": "first_order"}},
             "first_order does not go with",
         ),
-        ({"target": {"kind": "data"}}, {"kind": "mlp"}, {}, "dopri5 does not go with flow.target.kind data"),
+        ({"target": {"kind": "data"}}, {"kind": "mlp"}, {}, "dopri5 goes badly with flow.target.kind data"),
         ({}, {"kind": "blockwise_mlp"}, {}, "dopri5 steps across the edges"),
         ({}, {"kind": "mlp", "label_dropout": 0}, {"guidance": 2.0}, "asks the network about no class"),
     ],

@@ -4,7 +4,7 @@ A rule speaks of a few parts and says what is wrong with them together. The part
 every other kind of a part in its place and asking the same rules again, so that they are never a list to keep.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, get_args
@@ -88,13 +88,12 @@ def check_composition(config: RunConfig) -> None:
     Raises:
         ValueError: names a part, those that it does not go with, why, and the partners of each.
     """
-    if config.flow is None:
+    composition = _composition(config)
+    if composition is None:
         return
-    assert isinstance(config.sample, ImageSample | PointSample)
-    flow = config.flow
-    if isinstance(flow.path, path.TabulatedConfig):
-        path.build(flow.path)  # the file may have changed since the run began
-    found = complaint(Composition(flow.coupling, flow.path, flow.target, flow.objective, config.sample.sampler))
+    if isinstance(composition.path, path.TabulatedConfig):
+        path.build(composition.path)  # the file may have changed since the run began
+    found = complaint(composition)
     if found is not None:
         raise ValueError(found)
 
@@ -104,19 +103,32 @@ def complaint(composition: Composition) -> str | None:
     for rule in RULES:
         reason = rule.complaint(composition)
         if reason is not None:
-            named = {part: name(getattr(composition, part)) for part in rule.parts}
-            blamed, *others = rule.parts
-            company = " and ".join(f"{_field(part)} {named[part]}" for part in others)
-            fitting = partners(composition, rule).items()
-            remedies = [f"{_field(part)} {listed([name(one) for one in ones])}" for part, ones in fitting]
-            told = f"{_field(blamed)}: {named[blamed]} does not go with {company} ({reason})"
-            return f"{told}; use {', or '.join(remedies)}"
+            return _told(composition, rule, "does not go with", reason)
     return None
+
+
+def _composition(config: RunConfig) -> Composition | None:
+    """The parts of a run's flow; None: it follows none."""
+    if config.flow is None:
+        return None
+    assert isinstance(config.sample, ImageSample | PointSample)
+    flow = config.flow
+    return Composition(flow.coupling, flow.path, flow.target, flow.objective, config.sample.sampler)
+
+
+def _told(composition: Composition, rule: "Rule", verdict: str, reason: str) -> str:
+    """A verdict about the parts of a rule, why, and the partners of each."""
+    named = {part: name(getattr(composition, part)) for part in rule.parts}
+    blamed, *others = rule.parts
+    company = " and ".join(f"{_field(part)} {named[part]}" for part in others)
+    fitting = partners(composition, rule).items()
+    remedies = [f"{_field(part)} {listed([name(one) for one in ones])}" for part, ones in fitting]
+    return f"{_field(blamed)}: {named[blamed]} {verdict} {company} ({reason}); use {', or '.join(remedies)}"
 
 
 def partners(composition: Composition, rule: Rule) -> dict[str, list[Any]]:
     """What each part of a broken rule may be exchanged for, the others kept, as far as the parts of the rule go."""
-    own = [other for other in RULES if set(other.parts) <= set(rule.parts)]
+    own = [*(other for other in RULES if set(other.parts) <= set(rule.parts)), rule]
     found: dict[str, list[Any]] = {}
     for part in rule.parts:
         fitting = [
@@ -177,7 +189,8 @@ def _target_on_path(composition: Composition) -> str | None:
 def _told_at_the_source(composition: Composition) -> str | None:
     if _steepness(composition, 0.0) > STEEPEST:
         return (
-            "at t = 0, where samples begin, there is nothing of the data in the state, and this tells the source alone"
+            "at t = 0, where samples begin, there is nothing of the data in the state, and this tells the source "
+            "alone: what a network errs by grows a thousandfold in the velocity"
         )
     return None
 
@@ -226,14 +239,33 @@ def _score_as_drift(composition: Composition) -> str | None:
 RULES = (
     Rule(("coupling", "path"), _coupling_unused),
     Rule(("target", "path"), _target_on_path),
-    Rule(("target", "path"), _told_at_the_source),
     Rule(("objective", "path"), _mirror_image),
     Rule(("objective", "target", "path"), _compared_space),
     Rule(("sampler", "target", "path"), _followed_quantities),
-    Rule(("sampler", "target", "path"), _told_at_the_data),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
 )
 """In the order in which they are told; a rule is asked only where those before it that speak of the same parts hold."""
+
+
+STEEP_END = Rule(("sampler", "target", "path"), _told_at_the_data)
+ADVICE = (Rule(("target", "path"), _told_at_the_source), STEEP_END)
+"""No rules: with hundreds of steps and a good network such flows can be drawn from."""
+
+
+def caution(config: RunConfig, advice: Sequence[Rule] = ADVICE) -> str | None:
+    """What goes together and yet badly, in one line with all partners; None: nothing.
+
+    Args:
+        config: a run whose parts go together.
+        advice: what is looked at.
+    """
+    composition = _composition(config)
+    if composition is not None:
+        for rule in advice:
+            reason = rule.complaint(composition)
+            if reason is not None:
+                return _told(composition, rule, "goes badly with", reason)
+    return None
 
 
 def _is_independent(config: coupling.Config) -> bool:

@@ -3,7 +3,7 @@
 from trainer.config import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
 from trainer.flow import sampler
 from trainer.legality.blockwise import check_blockwise
-from trainer.legality.composition import check_composition
+from trainer.legality.composition import STEEP_END, caution, check_composition
 from trainer.legality.pairing import check_source
 from trainer.model.gpt_config import GPTConfig
 
@@ -61,6 +61,9 @@ def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float
     check_source(asked)
     check_blockwise(asked, asked.optim.global_batch)
     _check_guidance(asked)
+    spoilt = caution(asked, (STEEP_END,))
+    if spoilt is not None:
+        raise ValueError(spoilt)
 
 
 def _check_guidance(config: RunConfig) -> None:

@@ -165,10 +165,7 @@ def test_a_grid_shows_what_images_started_at():
         ({"source": {}}, "flow.source.seed: 0 makes the points of data once more; give it another seed"),
         ({"coupling": {"kind": "knn"}}, "flow.coupling.kind: knn chooses .*; use assignment, "),
         ({"coupling": {"kind": "paired"}}, "flow.coupling.kind: paired takes each source point from the data"),
-        (
-            {"target": {"kind": "score"}, "path": {"kind": "variance_preserving"}},
-            "flow.target.kind: score needs noise on the way, .*; use",
-        ),
+        ({"target": {"kind": "score"}}, "flow.target.kind: score needs noise on the way, .*; use"),
         ({"path": {"kind": "mirror_interpolant"}}, "flow.source: flow.path mirror_interpolant starts at .*; remove it"),
         ({"path": {"kind": "one_sided_interpolant"}}, "flow.source: flow.path one_sided_interpolant starts .*; remove"),
     ],
