@@ -404,7 +404,8 @@ def test_check_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "check", DIGITS, "flow.target={kind: v_prediction}", "--world-size", "2")
     assert "flow.target.kind: v_prediction does not go with flow.path.kind linear" in line
     assert line.endswith(
-        "use flow.target.kind velocity or data, or flow.path.kind trigonometric, variance_preserving or diffusion_steps"
+        "use flow.target.kind velocity, data, noise or score, "
+        "or flow.path.kind trigonometric, variance_preserving or diffusion_steps"
     )
     unused = ("flow.path={kind: one_sided_interpolant}", "flow.coupling={kind: knn}")
     line = refused(capsys, "check", DIGITS, *unused, "--world-size", "2")
