@@ -116,7 +116,7 @@ def _composition(config: RunConfig) -> Composition | None:
     return Composition(flow.coupling, flow.path, flow.target, flow.objective, config.sample.sampler)
 
 
-def _told(composition: Composition, rule: "Rule", verdict: str, reason: str) -> str:
+def _told(composition: Composition, rule: Rule, verdict: str, reason: str) -> str:
     """A verdict about the parts of a rule, why, and the partners of each."""
     named = {part: name(getattr(composition, part)) for part in rule.parts}
     blamed, *others = rule.parts
