@@ -216,8 +216,7 @@ class _Training:
                 with self.own_work.measured(), phase("forward"):
                     seed_dropout(self.config.run.seed, "train", step, micro)
                     found = self.task.loss(self.engine.model, drawn[local])
-                    weight = weights[local]
-                    loss = (found.per_example if weight is None else found.per_example * weight).mean()
+                    loss = found.mean(weights[local])
                 with phase("backward"):
                     self.engine.backward(loss)
             losses.append(loss.detach())

@@ -49,7 +49,7 @@ def ours(x_1: Tensor, task: FlowTask, generator: torch.Generator) -> Step:
 
     def step(network: Network) -> Tensor:
         (drawn,) = task.draw(batches, [generator])
-        return task.loss(network, drawn).per_example.mean()
+        return task.loss(network, drawn).mean()
 
     return step
 
@@ -88,7 +88,7 @@ def losses_on_the_same_draws(shape: tuple[int, ...]) -> dict[str, float]:
 
     task = flow_task()
     sample = task.path.sample(Pairs(x_0, x_1), t, generator=generator)
-    mine = task.objective.loss(lambda x, *_: predicted(x), sample, UNCONDITIONAL).per_example.mean()
+    mine = task.objective.loss(lambda x, *_: predicted(x), sample, UNCONDITIONAL).mean()
     _, at, velocity, *_ = ConditionalFlowMatcher(0.0).sample_location_and_conditional_flow(x_0, x_1, t)
     theirs = torch.mean((predicted(at) - velocity) ** 2)
     other = AffineProbPath(scheduler=CondOTScheduler()).sample(t=t, x_0=x_0, x_1=x_1)

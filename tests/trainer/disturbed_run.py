@@ -48,7 +48,7 @@ def spoil_a_loss(task: Any) -> None:
     def spoilt(*arguments: Any, **named: Any) -> Any:
         task.loss = unspoilt
         terms = unspoilt(*arguments, **named)
-        return terms._replace(per_example=terms.per_example * float("nan"))
+        return terms._replace(values=terms.values * float("nan"))
 
     task.loss = spoilt
 

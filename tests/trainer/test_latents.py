@@ -94,7 +94,7 @@ def test_the_identity_trains_as_on_pixels(context: dict[str, Any] | None) -> Non
         for step in range(6):
             ids = torch.arange(8) + 8 * step
             (drawn,) = task.draw([data.get(ids)], [draws])
-            loss = task.loss(model, drawn).per_example.mean()
+            loss = task.loss(model, drawn).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -39,7 +39,7 @@ class NextTokenTask(Task):
 
     def loss(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> LossTerms:
         """See `Task.loss`."""
-        return LossTerms(per_example=model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]).mean(dim=1), terms={})
+        return LossTerms(model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]), terms={})
 
     def held_out_figures(self, loss: float) -> dict[str, float]:
         """See `Task.held_out_figures`; a token is a byte, so its loss in bits compares with what a compressor needs."""

@@ -52,7 +52,7 @@ class ReconstructionTask(Task):
         error = (images - drawn.images).square().flatten(1).mean(1)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
         terms = {"reconstruction_error": error.mean().detach(), "latent_divergence": divergence.mean().detach()}
-        return LossTerms(per_example=error + self._model.kl_weight * divergence, terms=terms)
+        return LossTerms(error + self._model.kl_weight * divergence, terms=terms)
 
     def held_out_figures(self, loss: float) -> dict[str, float]:
         """See `Task.held_out_figures`."""

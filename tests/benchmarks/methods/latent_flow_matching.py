@@ -148,7 +148,7 @@ class Measurement:
         states = self._states(space)
         untrained = ToldOfMaps(tuple(states.shape[1:]), self.seed)
         (first,) = task.draw([rows(self.images, self.labels)(BATCH, self._generator())], [self._generator()])
-        task.loss(untrained, first).per_example.mean().backward()
+        task.loss(untrained, first).mean().backward()
         assert untrained.read.weight.grad is not None
         self._note(f"{name}, map: drawn", gradient=float(untrained.read.weight.grad.norm()))
         network = self._fitted(task, untrained)

@@ -145,11 +145,10 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
         (drawn,) = task.draw([data(batch, generator)], [generator])
-        losses = task.loss(network, drawn).per_example
-        if drawn.log_weight is not None:
-            losses = losses * drawn.log_weight.softmax(0) * len(losses)
+        weight = drawn.log_weight if drawn.log_weight is None else drawn.log_weight.softmax(0) * batch
+        loss = task.loss(network, drawn).mean(weight)
         optimizer.zero_grad()
-        losses.mean().backward()
+        loss.backward()
         optimizer.step()
         if average is not None and ema is not None:
             weight = 1 - min(ema, (1 + step) / (10 + step))

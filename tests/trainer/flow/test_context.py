@@ -129,7 +129,7 @@ def test_the_layer_that_reads_a_map_learns() -> None:
     config = configuration({"kind": "semantic_map"})
     task, model = FlowTask(config), network(config)
     (drawn,) = task.draw([Batch(images(), torch.arange(6), torch.arange(6))], [generator()])
-    task.loss(model, drawn).per_example.mean().backward()
+    task.loss(model, drawn).mean().backward()
     assert isinstance(model.read_context, SpatialRescaler)
     gradient = model.read_context.weight.grad
     assert gradient is not None

@@ -42,7 +42,7 @@ def test_a_trained_flow_lands_on_the_data():
         pairs = parts[0].draw(eight_gaussians(256, generator), UNCONDITIONAL, generator=generator)
         t = parts[1].sample(256, generator=generator, device="cpu")
         point = straight.sample(pairs, t, generator=generator)
-        loss = regression.loss(model, point, pairs.condition).per_example.mean()
+        loss = regression.loss(model, point, pairs.condition).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -30,7 +30,7 @@ def accuracy(label_dropout: float) -> float:
     for step in range(250):
         (drawn,) = task.draw([data.get(torch.arange(256) + 256 * step)], [generator])
         optimizer.zero_grad()
-        task.loss(network, drawn).per_example.mean().backward()
+        task.loss(network, drawn).mean().backward()
         optimizer.step()
     real = data.get(torch.arange(1000))
     assert real.labels is not None

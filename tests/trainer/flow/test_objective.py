@@ -47,6 +47,17 @@ def test_losses_are_one_per_example_and_terms_are_scalars(config):
     assert all(term.shape == () and not term.requires_grad for term in loss.terms.values())
 
 
+@pytest.mark.parametrize("shape", [(6,), (6, 3), (6, 2, 4)], ids=str)
+def test_the_mean_of_a_micro_batch_counts_each_example_by_its_weight(shape):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(shape, dtype=torch.float64, generator=generator)
+    weight = torch.rand(6, dtype=torch.float64, generator=generator)
+    loss, each = objective.LossTerms(values, {}), values.numpy().reshape(6, -1).mean(1)
+    np.testing.assert_allclose(loss.per_example, each)
+    np.testing.assert_allclose(loss.mean(), each.mean())
+    np.testing.assert_allclose(loss.mean(weight), (each * weight.numpy()).mean())
+
+
 @objectives
 def test_gradient_matches_finite_differences(config):
     built = objective.build(config, target=target.Velocity(STRAIGHT))
@@ -56,7 +67,7 @@ def test_gradient_matches_finite_differences(config):
         def scaled(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
             return scale * model(x_t, t, condition) + shift
 
-        return built.loss(scaled, fixed, Condition(labels)).per_example.mean()
+        return built.loss(scaled, fixed, Condition(labels)).mean()
 
     inputs = (torch.tensor(0.7, dtype=torch.float64), torch.linspace(-1, 1, 3, dtype=torch.float64))
     assert torch.autograd.gradcheck(mean_loss, [value.requires_grad_() for value in inputs])

@@ -36,7 +36,7 @@ def learned(x_0: Tensor, x_1: Tensor) -> sampler.VelocityField:
 
     def slope(weight: float, point: PathSample) -> Tensor:
         free = torch.tensor(weight, dtype=torch.float64, requires_grad=True)
-        loss = regression.loss(lambda x, *_: free * x, point, UNCONDITIONAL).per_example.mean()
+        loss = regression.loss(lambda x, *_: free * x, point, UNCONDITIONAL).mean()
         return torch.autograd.grad(loss, free)[0]
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_on_the_straight_path_rectified_diffusion_is_rectified_flow(
     ) -> tuple[Tensor, Tensor]:
         free = weight.clone().requires_grad_()
         built = objective.build(config, target=predicted)
-        loss = built.loss(lambda x, t, _: said(free, x, t), point, UNCONDITIONAL).per_example.mean()
+        loss = built.loss(lambda x, t, _: said(free, x, t), point, UNCONDITIONAL).mean()
         return loss.detach(), torch.autograd.grad(loss, free)[0]
 
     flow = step(velocity_of, target.Velocity(STRAIGHT), objective.RegressionConfig())

@@ -57,7 +57,7 @@ class Aligned(Objective):
         prediction, projected = model(sample.x_t, sample.t, condition, WithProjection())
         regression = self.regression.loss(lambda *_: prediction, sample, condition)
         cosine = alignment(projected, self.teacher(sample.x_1))
-        terms = {"prediction_error": regression.per_example.detach().mean(), "feature_cosine": cosine.detach().mean()}
+        terms = {"prediction_error": regression.mean().detach(), "feature_cosine": cosine.mean().detach()}
         return LossTerms(regression.per_example - self.weight * cosine, regression.terms | terms)
 
 

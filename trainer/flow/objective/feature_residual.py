@@ -42,5 +42,5 @@ class FeatureResidual(Objective):
             return c.a * sample.x_0 + c.b * sample.x_1 + c.g * sample.noise
 
         found, true = model(sample.x_t, sample.t, condition, Approximation(states_at))
-        errors = (found.float() - true.float()).square().flatten(1).mean(1)
+        errors = (found.float() - true.float()).square()
         return LossTerms(errors, {"feature_relative_error": errors.detach().mean() / true.float().square().mean()})

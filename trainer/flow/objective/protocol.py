@@ -14,12 +14,25 @@ class LossTerms(NamedTuple):
     """The loss of one micro batch.
 
     Attributes:
-        per_example: [B] losses; their mean, each pair by its weight, is what is minimised.
+        values: [B, *E] losses, as many of one example as of another; :meth:`mean` is what is minimised.
         terms: named scalars without gradient, for the metrics: what the loss is made of where it is made of several.
     """
 
-    per_example: Tensor
+    values: Tensor
     terms: dict[str, Tensor]
+
+    @property
+    def per_example(self) -> Tensor:
+        """[B] the mean loss of each example."""
+        return self.values if self.values.ndim == 1 else self.values.flatten(1).mean(1)
+
+    def mean(self, weight: Tensor | None = None) -> Tensor:
+        """The mean of the micro batch, in one reduction where all weigh the same.
+
+        Args:
+            weight: [B] of each example, 1 on average; None: 1.
+        """
+        return self.values.mean() if weight is None else (self.per_example * weight).mean()
 
 
 class Model(Protocol):
@@ -42,7 +55,7 @@ class Objective(Protocol):
             condition: handed to the model as it is.
 
         Returns:
-            A loss for each point. The weights of the pairs are not in it: what a pair weighs depends on the whole
+            The losses of each point. The weights of the pairs are not in it: what a pair weighs depends on the whole
             global batch, which an objective does not see.
         """
         ...

@@ -55,15 +55,13 @@ class Regression(Objective):
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
         found, wanted = self._compared(model(sample.x_t, sample.t, condition), sample)
         errors = self.error(found - wanted)
-        per_example = errors.flatten(1).mean(1)
-        if self.config.antithetic:
-            per_example = per_example.unflatten(0, (2, -1)).mean(0)
+        values = errors.unflatten(0, (2, -1)).mean(0) if self.config.antithetic else errors
         if self.config.space != "prediction" or self.target.num_fields == 1:
-            return LossTerms(per_example, {})
+            return LossTerms(values, {})
         name = f"mean_{self.config.error.kind}_error"
         fields = errors.detach().chunk(self.target.num_fields, dim=1)
         named = zip(self.target.quantities, fields, strict=True)
-        return LossTerms(per_example, {f"{quantity}_{name}": field.mean() for quantity, field in named})
+        return LossTerms(values, {f"{quantity}_{name}": field.mean() for quantity, field in named})
 
     def _compared(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
         match self.config.space:
