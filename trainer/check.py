@@ -17,7 +17,7 @@ from trainer.layout import Layout, cautions, describe, plan_layout
 from trainer.network import dense_parameters, expert_parameters, inherited_shapes
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.restore import weights_file
-from trainer.stages import FitPathStage, PairsStage, Stage, TrainStage, awaits, load_stages
+from trainer.stages import FitPathStage, PairsStage, Stage, TrainStage, awaits, check_stages, load_stages
 from trainer.teacher import check_teacher
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
@@ -38,12 +38,14 @@ def run(path: Path, overrides: Sequence[str], world_size: int) -> int:
         0.
 
     Raises:
-        ValueError: the configuration is wrong, or does not fit that many ranks; or the run folder holds checkpoints
-            that the run cannot go on from.
+        ValueError: the configuration is wrong, or does not fit that many ranks; the run folder holds checkpoints that
+            the run cannot go on from; or a finished stage was made by something else.
     """
     if world_size < 1:
         raise ValueError(f"--world-size: {world_size} ranks cannot run anything; use 1 or more")
     stages = load_stages(path, overrides)
+    if stages[0].name:
+        check_stages(stages, world_size)
     for stage in stages:
         if stage.name:
             print(f"stage {stage.name} ({stage.verb}) in {stage.folder}")
@@ -67,7 +69,7 @@ def _check_if_readable(stage: TrainStage, stages: Sequence[Stage], world_size: i
         missed = awaits(error, awaited)
         if missed is None:
             raise
-        print(f"cannot be checked before stage {missed.name} is finished: {error}")
+        print(f"cannot be checked further before stage {missed.name} is finished")
 
 
 def _check(config: RunConfig, world_size: int) -> None:

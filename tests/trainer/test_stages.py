@@ -120,9 +120,10 @@ def test_check_says_which_stages_wait_for_others(tmp_path: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert "stage teacher (train)" in said
     assert "collectives of rank 0" in said
-    assert "cannot be checked before stage pairs is finished" in said
+    assert "cannot be checked further before stage pairs is finished" in said
     assert main(["check", str(written(tmp_path)), "stages.reflow.flow.tyme=1"]) == 2
     assert "stages.reflow: flow.tyme: is not permitted" in capsys.readouterr().err
+    assert "there is no run in" in refused(capsys, "check", written(tmp_path), "stages.pairs.run='{run.dir}/teachr'")
 
 
 def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:
@@ -238,6 +239,15 @@ def test_pairs_of_a_teacher_that_nobody_trains_are_refused_at_once(
     (teacher,) = load_stages(written(tmp_path / "elsewhere", stages=DOCUMENT["stages"][:1]))
     finish([teacher])
     check_stages(load_stages(path, [f"stages.pairs.run={teacher.folder}"]), 1)
+
+
+def test_pairs_of_which_the_student_holds_out_all_are_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path)
+    line = refused(capsys, "train", path, "stages.pairs.num=4")
+    assert "stages.pairs.num: 4 leave none to train on to stage reflow, which holds out 4; draw more" in line
+    check_stages(load_stages(path, ["stages.pairs.num=5"]), 1)
 
 
 def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,11 +149,21 @@ class PairsStage(_Stage):
                 except ValueError as error:
                     reason, _, remedy = str(error).partition("; ")
                     raise FileError(self.path, f"stages.{self.name}", reason, remedy) from error
+        self._check_held_out(request.num, stages)
         if any(stage.folder == teacher for stage in earlier) or complete_steps(teacher / "checkpoints"):
             return
         named = ", ".join(str(stage.folder) for stage in earlier) or "there is none"
         remedy = f"give the folder of an earlier stage that trains ({named}), or that of a run"
         raise FileError(self.path, f"stages.{self.name}.run", f"there is no run in {teacher}", remedy)
+
+    def _check_held_out(self, num: int, stages: Sequence[_Stage]) -> None:
+        """Refuses pairs of which a later stage holds out all."""
+        for stage in stages[stages.index(self) + 1 :]:
+            match stage.document.get("data"):
+                case {"path": path, "held_out": int(held_out)} if Path(str(path)) == self.folder and held_out >= num:
+                    problem = f"{num} leave none to train on to stage {stage.name}, which holds out {held_out}"
+                    remedy = f"draw more, or lower stages.{stage.name}.data.held_out"
+                    raise FileError(self.path, f"stages.{self.name}.num", problem, remedy)
 
 
 @dataclass(frozen=True)
