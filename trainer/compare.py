@@ -150,7 +150,7 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
     kept = len(methods) * len(seeds) - len(work)
     if kept:
         print(f"{kept} runs are finished already", file=sys.stderr)
-    training, failed, spent = Training(ranks), dict[str, str](), list[float]()
+    training, failed, spent = Training(ranks, jobs), dict[str, str](), list[float]()
 
     with Console(stderr=True).status("") as status:
 

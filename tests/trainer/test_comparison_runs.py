@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from moe.report.page import Listing
@@ -21,7 +22,7 @@ from trainer.comparison.measurement import Wish, measure_network
 from trainer.comparison.page import _reproduce
 from trainer.comparison.plan import prepare
 from trainer.comparison.results import Comparison, Entry, Outcome
-from trainer.comparison.training import Stopped, Training, folder_of
+from trainer.comparison.training import LOG, Stopped, Training, folder_of, last_line
 from trainer.data import ToyConfig
 from trainer.observe.metrics import Record
 from trainer.process.stop import EX_TEMPFAIL
@@ -82,7 +83,7 @@ def test_a_comparison_that_is_told_to_stop_tells_its_run_and_wants_to_go_on(
 
 
 def test_a_run_that_has_just_been_started_is_told_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, start = Training(ranks=1), subprocess.Popen
+    runs, start = Training(ranks=1, jobs=1), subprocess.Popen
     telling = threading.Thread(target=runs.stop, args=(signal.SIGTERM,))
 
     def told_while_starting(*_: Any, **named: Any) -> Any:
@@ -96,6 +97,25 @@ def test_a_run_that_has_just_been_started_is_told_to_stop(tmp_path: Path, monkey
     (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
     with pytest.raises(Stopped):
         runs.run(method, path, tmp_path / "run", 3, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "jobs", "own", "each"),
+    [(1, 1, None, "8"), (1, 3, None, "2"), (2, 2, None, "2"), (16, 1, None, "1"), (1, 4, "5", "5")],
+)
+def test_the_processes_of_a_comparison_share_the_threads_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, jobs: int, own: str | None, each: str
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    printing = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+    monkeypatch.setattr(training, "tethered", lambda _: printing)
+    path = written(tmp_path, "plain")
+    (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
+    Training(ranks, jobs).run(method, path, tmp_path / "run", 3, lambda _: None)
+    assert last_line(tmp_path / "run" / LOG) == each
 
 
 def test_samples_that_start_at_data_are_left_out(tmp_path: Path) -> None:

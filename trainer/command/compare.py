@@ -30,7 +30,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         default=1,
-        help="runs that are trained at a time; more than one slow each other (default: 1)",
+        help="runs that are trained at a time, the cores shared among them unless OMP_NUM_THREADS is set; "
+        "more than one slow each other (default: 1)",
     )
     parser.add_argument(
         "--evaluations",

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from moe.files import replacing
 from trainer.comparison.contender import SECONDS
 from trainer.comparison.method import Method
@@ -29,14 +31,16 @@ class Stopped(Exception):  # noqa: N818  it was asked for
 
 
 class Training:
-    """Runs that are being trained.
+    """Runs that are being trained; their processes share the threads that PyTorch would use alone.
 
     Args:
         ranks: of each run, on this machine.
+        jobs: runs that are trained at a time.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, jobs: int) -> None:
         self._ranks = ranks
+        self._threads = max(1, torch.get_num_threads() // (ranks * jobs))
         self._children: set[subprocess.Popen[bytes]] = set()
         self._starting = threading.RLock()  # reentrant: a signal may interrupt the handling of another
         self.stopped = False
@@ -86,7 +90,8 @@ class Training:
 
     def _process(self, stage: Stage, arguments: list[str], log: Path, told: Callable[[str], None]) -> int:
         program = tethered([sys.executable, *launched(self._ranks), *arguments])
-        environment = {**os.environ, **({STAGE: stage.name} if stage.name else {})}
+        named = {STAGE: stage.name} if stage.name else {}
+        environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ, **named}
         with self._starting, log.open("ab") as output:
             if self.stopped:
                 raise Stopped
