@@ -145,7 +145,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
         (drawn,) = task.draw([data(batch, generator)], [generator])
-        weight = drawn.log_weight if drawn.log_weight is None else drawn.log_weight.softmax(0) * batch
+        weight = None if drawn.log_weight is None else drawn.log_weight.softmax(0) * batch
         loss = task.loss(network, drawn).mean(weight)
         optimizer.zero_grad()
         loss.backward()

@@ -55,7 +55,7 @@ class Regression(Objective):
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
         found, wanted = self._compared(model(sample.x_t, sample.t, condition), sample)
         errors = self.error(found - wanted)
-        values = errors.unflatten(0, (2, -1)).mean(0) if self.config.antithetic else errors
+        values = errors.unflatten(0, (2, -1)).movedim(0, 1) if self.config.antithetic else errors
         if self.config.space != "prediction" or self.target.num_fields == 1:
             return LossTerms(values, {})
         name = f"mean_{self.config.error.kind}_error"
