@@ -15,8 +15,6 @@ SCENARIO = {
     "transports": ["ecmp", "spray_random"],
     "seeds": [0, 1],
 }
-SLOW = SCENARIO | {"engine": "simpy", "workload": ALL_TO_ALL | {"bytes_per_rank": "512KB"}}
-"""A run takes long enough to be killed in the middle of it."""
 GRID = {"topology.spines": [1, 2], "packet.payload": ["1KB", "4KB"]}
 SWEEP = {"format": "flowfabric.sweep/1", "scenario": SCENARIO, "grid": GRID}
 

@@ -6,8 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from netsim.grid.folder import SweepFolder, _join_tables
 from netsim.grid.sweep_file import read_sweep
 from netsim.results import replacing
 from netsim.sweep import sweep
-from tests.netsim.sweeps import GRID, SCENARIO, SLOW, contents, rows, written
+from tests.netsim.sweeps import GRID, SCENARIO, contents, rows, written
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int]]:
@@ -84,49 +82,28 @@ def test_a_finished_sweep_is_left_as_it_is(once, tmp_path):
     assert identities(once / "cells") == before
 
 
-def started(command: list[str]) -> subprocess.Popen[bytes]:
-    """Starts a command that an interrupt ends, also where the tests themselves run in the background."""
-    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen([sys.executable, "-m", "netsim", *command], stderr=subprocess.DEVNULL, preexec_fn=hear)
-
-
-def children(process: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def stopped(path: Path, out: Path, by: signal.Signals, after: int) -> int:
+    """How a sweep ends that a signal stops half way into a run; returns when its processes have ended too."""
+    program = [sys.executable, "-m", "tests.netsim.stopped_sweep", "sweep", path, "--out", out, "--jobs", "1"]
+    environment = {**os.environ, "STOP_BY": by.name, "STOP_AFTER": str(after)}
+    return subprocess.run(program, env=environment, capture_output=True, timeout=60, check=False).returncode
 
 
 def test_killed_and_resumed_is_as_never_killed(tmp_path):
-    """Kill -9 while the second cell or the third is half done."""
-    path = written(tmp_path, scenario=SLOW, grid={"topology.spines": [1, 2, 3]})
-    out = tmp_path / "out"
+    """Kill -9 in the second cell of four runs, then in the third."""
+    path, out = written(tmp_path, grid={"topology.spines": [1, 2, 3]}), tmp_path / "out"
     finished: dict[str, tuple[int, int]] = {}
-    for goal in (1, 2):
-        process = started(["sweep", str(path), "--out", str(out), "--jobs", "1"])
-        wait_until(
-            lambda goal=goal: len(list(out.glob("cells/[!.]*"))) >= goal and list(out.glob("unfinished/*/[0-9]*"))
-        )
-        workers = children(process.pid)
-        process.kill()
-        process.wait()
-        wait_until(lambda workers=workers: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
-        kept = {
-            k: v for k, v in identities(out).items() if re.match(r"(cells|unfinished/.*)/[^.]", k) and "/." not in k
-        }
-        assert finished.items() <= kept.items()
-        finished = {name: identity for name, identity in kept.items() if name.startswith("cells/")}
-        assert finished
-        summary = rows(out)
-        assert all(row["completion_ns"] for row in summary)
+    for cells, runs in ((1, 1), (2, 2)):
+        assert stopped(path, out, signal.SIGKILL, after=5) == -signal.SIGKILL
+        assert len(list(out.glob("cells/*"))) == cells
+        assert len(list(out.glob("unfinished/*/[0-9]*"))) == runs
+        assert len(list(out.glob("unfinished/*/.*"))) == 1, "half of a run"
+        assert finished.items() <= identities(out / "cells").items()
+        finished = identities(out / "cells")
+        assert all(row["completion_ns"] for row in rows(out))
     (out / "cells" / ".torn").mkdir()
-    assert any(name.startswith("unfinished/") for name in kept)
     assert sweep(path, out, jobs=2) == []
-    assert finished.items() <= identities(out).items()
+    assert finished.items() <= identities(out / "cells").items()
     assert sweep(path, tmp_path / "never_killed") == []
     assert contents(out) == contents(tmp_path / "never_killed")
 
@@ -222,11 +199,8 @@ def test_packed_tables_are_joined_to_the_bytes_of_one_written_at_once(tmp_path):
 
 
 def test_an_interrupt_keeps_what_is_finished(tmp_path):
-    path = written(tmp_path, scenario=SLOW)
-    out = tmp_path / "out"
-    process = started(["sweep", str(path), "--out", str(out), "--jobs", "1"])
-    wait_until(lambda: len(list(out.glob("cells/[!.]*"))) >= 2)
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait(20) == 130
-    assert len(rows(out)) >= 4
+    path, out = written(tmp_path), tmp_path / "out"
+    assert stopped(path, out, signal.SIGINT, after=9) == 130
+    assert len(list(out.glob("cells/*"))) == 2
+    assert len(rows(out)) == 9
     assert (out / "index.html").exists()
