@@ -86,3 +86,11 @@ def _run(program: Path | None, arguments: tuple[str, ...], environment: dict[str
         from trainer.__main__ import main
 
         sys.exit(main())
+
+
+def alive(number: int) -> bool:
+    """Whether a process runs; one that has ended and is not yet collected does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

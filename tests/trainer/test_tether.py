@@ -1,13 +1,13 @@
 """A tethered command ends with the process that started it."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+
+from tests.forked import alive
 
 PARENT = """
 import subprocess, sys
@@ -27,14 +27,6 @@ def test_a_killed_parent_takes_its_tethered_child_along() -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     until = time.monotonic() + 20
-    while _alive(int(lines[0])) and time.monotonic() < until:
+    while alive(int(lines[0])) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not _alive(int(lines[0]))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    assert not alive(int(lines[0]))
