@@ -221,10 +221,22 @@ def test_a_fitted_path_of_other_settings_is_refused(tmp_path: Path) -> None:
     ends = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     slopes = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
     stages[0].folder.mkdir(parents=True)
-    PathTable(ends, slopes, {**stages[0].request().model_dump(), "points": 20}).write(stages[0].table)
+    made_by = stages[0].request().what_decides(stages[0].config())
+    PathTable(ends, slopes, {**made_by, "found": {"points": 20}}).write(stages[0].table)
     check_stages(stages, 1)
-    with pytest.raises(FileError, match=r"path\.safetensors: draws: stage path was made with 10, and 11 is asked now"):
-        check_stages(load_stages(path, ["stages.path.draws=11"]), 1)
+    check_stages(load_stages(path, ["optim.lr=0.5", "stages.run.flow.time.kind=logit_normal"]), 1)
+    for override, field, was in [
+        ("stages.path.draws=11", "draws", "10"),
+        ("data.name=eight_gaussians", r"data\.name", "moons"),
+        ("flow.data_scale=0.5", r"flow\.data_scale", r"1\.0"),
+    ]:
+        now = override.partition("=")[2]
+        told = rf"path\.safetensors: {field}: stage path was made with {was}, and {now} is asked now"
+        with pytest.raises(FileError, match=told):
+            check_stages(load_stages(path, [override]), 1)
+    from_data = ["flow.source.kind=toy", "flow.source.name=moons", "flow.source.seed=1"]
+    with pytest.raises(FileError, match=rf"{path}: stages\.path: flow\.source: .* begin at toy data; remove it"):
+        check_stages(load_stages(path, from_data), 1)
 
 
 def test_pairs_of_a_teacher_that_nobody_trains_are_refused_at_once(

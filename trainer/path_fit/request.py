@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from trainer.config import FLOWLESS, RunConfig
 from trainer.section import Section
 
 TABLE = "path.safetensors"
@@ -24,6 +25,16 @@ class FitRequest(Section):
     """Least share of the full price of turning that is counted on: the smaller, the steeper the path may be at the
     source; 1 gives the straight path."""
 
+    def what_decides(self, config: RunConfig) -> dict[str, Any]:
+        """Everything that the path is a function of: what is asked, and the states of the run that it leads to.
+
+        Args:
+            config: the run, which follows a flow.
+        """
+        assert config.flow is not None
+        states = config.flow.model_dump(mode="json", include={"latent", "data_scale"})
+        return {**self.model_dump(), "data": config.data.model_dump(mode="json"), "flow": states}
+
 
 def without_path(document: dict[str, Any]) -> dict[str, Any]:
     """The sections of a configuration whose path is not known yet.
@@ -35,3 +46,21 @@ def without_path(document: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(flow, dict):
         return document
     return {**document, "flow": {name: value for name, value in flow.items() if name != "path"}}
+
+
+def check_fitted_to(config: RunConfig) -> None:
+    """Refuses a run that no path is fitted to.
+
+    Args:
+        config: the run.
+
+    Raises:
+        ValueError: it follows no flow, or one that begins at data.
+    """
+    if config.flow is None:
+        raise ValueError(f"model.kind: {FLOWLESS[config.model.kind]} and follows no path; give a run with a flow")
+    if config.starts_at is not None:
+        raise ValueError(
+            f"flow.source: this finds the path from noise, and these paths begin at {config.starts_at.kind} data; "
+            "remove it"
+        )

@@ -13,14 +13,14 @@ from torch import Tensor
 
 import trainer.data
 from moe.seed import derive_seed
-from trainer.config import FLOWLESS, RunConfig
+from trainer.config import RunConfig
 from trainer.data import BadExamples
 from trainer.engine.groups import Launch, joined
 from trainer.flow import path
 from trainer.flow.path import kinetic_optimal
 from trainer.flow.path.kinetic_optimal import Separation
 from trainer.latents import check_latents
-from trainer.path_fit.request import FitRequest
+from trainer.path_fit.request import FitRequest, check_fitted_to
 from trainer.process.launcher import end_with_launcher
 from trainer.task import FlowTask
 
@@ -43,13 +43,7 @@ def run(config: RunConfig, request: FitRequest, out: Path) -> int:
     """
     end_with_launcher()
     launch = Launch.from_environment()
-    if config.flow is None:
-        raise ValueError(f"model.kind: {FLOWLESS[config.model.kind]} and follows no path; give a run with a flow")
-    if config.starts_at is not None:
-        raise ValueError(
-            f"flow.source: this finds the path from noise, and these paths begin at {config.starts_at.kind} data; "
-            "remove it"
-        )
+    check_fitted_to(config)
     check_latents(config)
     with joined(launch, expert_parallel=1):
         if launch.rank == 0:
@@ -68,7 +62,8 @@ def _fit(config: RunConfig, request: FitRequest, out: Path) -> None:
 
         separation = kinetic_optimal.estimate(points, draws=request.draws, generator=generator, progress=tell)
     table = kinetic_optimal.fit(separation, least_price=request.least_price)
-    made_by = {**request.model_dump(), "points": len(points), "dimensions": points.shape[1], "scale": separation.scale}
+    found = {"points": len(points), "dimensions": points.shape[1], "scale": separation.scale}
+    made_by = {**request.what_decides(config), "found": found}
     fitted = path.PathTable(table.weights, table.slopes, made_by)
     fitted.write(out)
     Console().print(_energies(path.Tabulated(fitted), separation, float(points.double().mean(0).square().mean())))

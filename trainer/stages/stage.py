@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -16,7 +17,7 @@ from trainer.data.shard_index import INDEX
 from trainer.layout import plan_layout
 from trainer.legality.drawing import check_drawn_by
 from trainer.pairs.request import PairsRequest
-from trainer.path_fit.request import TABLE, FitRequest
+from trainer.path_fit.request import TABLE, FitRequest, check_fitted_to
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -66,6 +67,15 @@ class _Stage(ABC):
         earlier = stages[: stages.index(self)]
         read = [stage for stage in earlier if any(stage.folder in (text, *text.parents) for text in texts)]
         return [stage for stage in read if not stage.finished]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says of which stage a refusal is."""
+        try:
+            yield
+        except ValueError as error:
+            reason, _, remedy = str(error).partition("; ")
+            raise FileError(self.path, f"stages.{self.name}", reason, remedy) from error
 
     def _asked(self, request: type[R], document: dict[str, Any]) -> R:
         try:
@@ -144,11 +154,8 @@ class PairsStage(_Stage):
         earlier = [stage for stage in stages[: stages.index(self)] if isinstance(stage, TrainStage)]
         for stage in earlier:
             if stage.folder == teacher and not stage.awaited(stages):
-                try:
+                with self._told():
                     check_drawn_by(stage.config(), request.sampler, request.guidance)
-                except ValueError as error:
-                    reason, _, remedy = str(error).partition("; ")
-                    raise FileError(self.path, f"stages.{self.name}", reason, remedy) from error
         self._check_held_out(request.num, stages)
         if any(stage.folder == teacher for stage in earlier) or complete_steps(teacher / "checkpoints"):
             return
@@ -199,6 +206,10 @@ class FitPathStage(_ConfiguredStage):
         """See the base class."""
         self.request()
         super().check(world_size, stages)
+        if not self.awaited(stages):
+            config = self.config()
+            with self._told():
+                check_fitted_to(config)
 
 
 Stage: TypeAlias = TrainStage | PairsStage | FitPathStage
