@@ -19,7 +19,7 @@ from trainer.observe.protocol import Sink
 from trainer.process.launcher import end_with_launcher
 from trainer.process.lock import locked
 from trainer.restore import weights_file
-from trainer.stages import FitPathStage, PairsStage, TrainStage, chosen, load_stages, run_stages
+from trainer.stages import FitPathStage, PairsStage, TrainStage, check_read, chosen, load_stages, run_stages
 from trainer.teacher import check_teacher
 
 
@@ -43,7 +43,9 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
     stages = load_stages(path, overrides)
     if stages[0].name and only is None:
         return run_stages(stages, path, overrides, launch)
-    match chosen(stages, only):
+    asked = chosen(stages, only)
+    check_read(asked, stages)
+    match asked:
         case TrainStage() as stage:
             return _train(stage.config(), launch)
         case PairsStage() as stage:

@@ -6,7 +6,7 @@ in folders below its ``run.dir``. What a stage does not say itself is in the oth
 makes them of a file, ``running`` runs them one after the other.
 """
 
-from trainer.stages.provenance import difference
+from trainer.stages.provenance import check_read, difference
 from trainer.stages.reading import chosen, load_stages, stages_of
 from trainer.stages.running import check_stages, run_stages
 from trainer.stages.stage import FitPathStage, PairsStage, Stage, TrainStage, awaits
@@ -17,6 +17,7 @@ __all__ = [
     "Stage",
     "TrainStage",
     "awaits",
+    "check_read",
     "check_stages",
     "chosen",
     "difference",

@@ -47,6 +47,22 @@ def check_provenance(stage: Stage, stages: Sequence[Stage]) -> None:
         raise FileError(path, name, f"stage {stage.name} was made with {was}, and {now} is asked now", remedy)
 
 
+def check_read(stage: Stage, stages: Sequence[Stage]) -> None:
+    """Refuses a stage that reads from a finished one that was made by something else than what is asked now.
+
+    Args:
+        stage: one that is run alone.
+        stages: all stages of the file, in their order.
+
+    Raises:
+        FileError: as :func:`check_provenance`.
+    """
+    for read in stage.read_from(stages):
+        check_read(read, stages)
+        if read.finished:
+            check_provenance(read, stages)
+
+
 def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting that differs between two documents, by dotted key, and its value in each; None: none does."""
     made, asked = _flat(made), _flat(asked)

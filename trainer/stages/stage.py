@@ -20,6 +20,7 @@ from trainer.pairs.request import PairsRequest
 from trainer.path_fit.request import TABLE, FitRequest, check_fitted_to
 
 R = TypeVar("R", bound=BaseModel)
+S = TypeVar("S", bound="_Stage")
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,23 @@ class _Stage(ABC):
             ValueError: it is wrong.
         """
 
-    def awaited(self, stages: "Sequence[_Stage]") -> "list[_Stage]":
-        """The stages that this one reads from and that are not finished.
+    def read_from(self, stages: "Sequence[S]") -> "list[S]":
+        """The stages that this one reads from.
 
         Args:
             stages: all stages of the file, in their order.
         """
         texts = {Path(text) for text in _texts(self.document)}
         earlier = stages[: stages.index(self)]
-        read = [stage for stage in earlier if any(stage.folder in (text, *text.parents) for text in texts)]
-        return [stage for stage in read if not stage.finished]
+        return [stage for stage in earlier if any(stage.folder in (text, *text.parents) for text in texts)]
+
+    def awaited(self, stages: "Sequence[S]") -> "list[S]":
+        """The stages that this one reads from and that are not finished.
+
+        Args:
+            stages: all stages of the file, in their order.
+        """
+        return [stage for stage in self.read_from(stages) if not stage.finished]
 
     @contextmanager
     def _told(self) -> Iterator[None]:
