@@ -1,14 +1,16 @@
 """A training rank that things happen to: DISTURB lists them as `step:rank:what`, with semicolons between.
 
-`NaN`: the rank's first loss in that step is not a number. `raise`: the rank fails. `hang`: it does nothing for some
-seconds, and is then gone. A signal, `SIGTERM`: it is sent to the rank, and with ` agent` behind it to the process that
-launched the rank.
+`NaN`: the rank's first loss in that step is not a number. `raise`: the rank fails. `hang`: it does nothing until it has
+told where it is, and is then gone. A signal, `SIGTERM`: it is sent to the rank, and with ` agent` behind it to the
+process that launched the rank, which hands it on.
 """
 
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from trainer import loop
@@ -16,7 +18,6 @@ from trainer.__main__ import main
 from trainer.process import waiting, watchdog
 
 take_step = loop._Training._step
-HANGS_S = 15.0
 DISTURBANCES = [tuple(one.split(":")) for one in os.environ["DISTURB"].split(";")]
 
 
@@ -29,16 +30,24 @@ def disturbed_step(self: loop._Training, step: int) -> Any:
         elif name == "raise":
             raise RuntimeError("lightning struck")
         elif name == "hang":
-            stay_away()
+            stay_away(self.config.run.dir / "debug" / f"rank_{self.launch.rank:05d}_stacks.txt")
         else:
             os.kill(os.getppid() if target else os.getpid(), signal.Signals[name])
+            wait_until(lambda: self.stop.made)
     return take_step(self, step)
 
 
-def stay_away() -> None:
-    """Does nothing for longer than the other ranks wait."""
-    time.sleep(HANGS_S)
+def stay_away(stacks: Path) -> None:
+    """Never comes back to the other ranks."""
+    wait_until(stacks.exists)
     os._exit(1)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Gives up after a minute."""
+    until = time.monotonic() + 60
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def spoil_a_loss(task: Any) -> None:

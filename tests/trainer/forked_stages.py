@@ -4,6 +4,7 @@ import os
 import runpy
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.__main__ import main
@@ -23,7 +24,8 @@ class Forked:
             self._run(program[2:], env)
 
     def send_signal(self, number: int) -> None:
-        os.kill(self._pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, number)
 
     def wait(self) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])

@@ -20,7 +20,7 @@ from trainer.checkpoint.manifest import Manifest, records
 from trainer.data import PairIndex
 from trainer.flow.path.table import PathTable
 from trainer.process.stop import EX_TEMPFAIL
-from trainer.stages import FitPathStage, PairsStage, Stage, TrainStage, check_stages, load_stages, running
+from trainer.stages import FitPathStage, PairsStage, Stage, TrainStage, check_read, check_stages, load_stages, running
 
 DOCUMENT: dict[str, Any] = {
     "run": {"dir": "unset"},
@@ -213,6 +213,22 @@ def test_what_was_made_of_a_stage_is_refused_once_that_is_made_anew(tmp_path: Pa
         check_stages(stages, 1)
 
 
+def test_a_stage_alone_refuses_what_it_reads_from_as_all_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path)
+    stages = load_stages(path)
+    finish(stages[:2])
+    before = contents(tmp_path)
+    for override in ("run.seed=7", "stages.pairs.guidance=3"):
+        line = refused(capsys, "train", path, override, "--stage", "reflow")
+        assert line == refused(capsys, "train", path, override)
+    assert "guidance: stage pairs was made with 1.0, and 3.0 is asked now" in line
+    assert contents(tmp_path) == before
+    changed = load_stages(path, ["stages.reflow.optim.lr=0.5"])
+    check_read(changed[2], changed)
+
+
 def test_a_fitted_path_of_other_settings_is_refused(tmp_path: Path) -> None:
     fit = {"name": "path", "fit-path": {"num_points": 20, "draws": 10}}
     path = written(tmp_path, stages=[fit, {"name": "run", "train": {}}])
@@ -273,23 +289,34 @@ def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.
     monkeypatch.setattr(subprocess, "Popen", told_while_starting)
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        assert running._in_a_process(["stages.yaml"], "teacher") == EX_TEMPFAIL
+        with running._Relay().listening() as relay:
+            assert relay.run(["stages.yaml"], "teacher") == EX_TEMPFAIL
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_stages_that_are_told_to_stop_go_on_as_undisturbed_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("step", "said", "resumed_with"),
+    [
+        (2, "told to stop by SIGTERM; saved at step 2", "resumes after step 2"),
+        (3, "stage 2 of 2, second: is not begun, for this was told to stop", "first: is finished"),
+    ],
+)
+def test_stages_that_are_told_to_stop_go_on_as_undisturbed_ones(
+    step: int, said: str, resumed_with: str, tmp_path: Path
+) -> None:
     trained = [{"name": "first", "train": {}}, {"name": "second", "train": {"model": {"init_from": "{run.dir}/first"}}}]
     path = written(tmp_path, stages=trained, optim={"steps": 3, "global_batch": 4}, evaluate={"every": None})
     straight, told = tmp_path / "straight", tmp_path / "told"
     undisturbed = forked(path, f"run.dir={straight}")
-    stopped = forked(path, f"run.dir={told}", disturb="2:0:SIGTERM agent")
+    stopped = forked(path, f"run.dir={told}", disturb=f"{step}:0:SIGTERM agent")
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert stopped.returncode == EX_TEMPFAIL, stopped.stderr
+    assert said in stopped.stderr
     assert not (told / "second").exists()
     resumed = forked(path, f"run.dir={told}")
     assert resumed.returncode == 0, resumed.stderr
-    assert "resumes after step 2" in resumed.stderr
+    assert resumed_with in resumed.stderr
     for stage in ("first", "second"):
         last = Path(stage, "checkpoints", "step_00000003")
         found, wanted = (contents(folder / last) for folder in (told, straight))

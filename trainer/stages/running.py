@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Self
 
 from trainer.engine.groups import STAGE, Launch
 from trainer.process.stop import EX_TEMPFAIL, SIGNALS
@@ -49,38 +52,70 @@ def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], la
             has then begun.
     """
     check_stages(stages, launch.world_size)
-    for number, stage in enumerate(stages, start=1):
-        if launch.rank == 0:
-            doing = "is finished" if stage.finished else f"begins ({stage.verb})"
-            print(f"stage {number} of {len(stages)}, {stage.name}: {doing}", file=sys.stderr, flush=True)
-        if not stage.finished:
-            code = _in_a_process([str(path), *overrides, "--stage", stage.name], stage.name)
+    with _Relay().listening() as relay:
+        for number, stage in enumerate(stages, start=1):
+            finished = stage.finished
+            doing = "is finished" if finished else f"begins ({stage.verb})"
+            if relay.told_to_stop and not finished:
+                doing = "is not begun, for this was told to stop; start it again to go on"
+            if launch.rank == 0:
+                print(f"stage {number} of {len(stages)}, {stage.name}: {doing}", file=sys.stderr, flush=True)
+            if finished:
+                continue
+            if relay.told_to_stop:
+                return EX_TEMPFAIL
+            code = relay.run([str(path), *overrides, "--stage", stage.name], stage.name)
             if code:
                 return code
     return 0
 
 
-def _in_a_process(arguments: Sequence[str], name: str) -> int:
-    """Runs one stage on this rank; what this process is told by signals, that one is told."""
-    command = [sys.executable, "-m", "trainer", "train", *arguments]
-    early: list[int] = []
-    told: set[int] = set()
+class _Relay:
+    """Runs stages on this rank; what this process is told by signals, the stage that runs is told."""
 
-    def hand_on(number: int, _: object) -> None:
-        told.add(number)
-        child.send_signal(number)
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        self._told: set[int] = set()
 
-    before = {number: signal.signal(number, lambda told, _: early.append(told)) for number in HANDED_ON}
-    try:
-        child = subprocess.Popen(command, env={**os.environ, STAGE: name})
-        for number in HANDED_ON:
-            signal.signal(number, hand_on)
-        for number in early:
-            hand_on(number, None)
-        code = child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if -code in told.intersection(SIGNALS):  # before it listened: there was nothing to save
-        return EX_TEMPFAIL
-    return code if code >= 0 else 1
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether this process was."""
+        return not self._told.isdisjoint(SIGNALS)
+
+    @contextmanager
+    def listening(self) -> Iterator[Self]:
+        """While entered, signals are handed on, between stages to the next one; main thread only."""
+        before = {number: signal.signal(number, self._hand_on) for number in HANDED_ON}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def run(self, arguments: Sequence[str], name: str) -> int:
+        """Runs one stage.
+
+        Args:
+            arguments: of the train verb.
+            name: of the stage.
+
+        Returns:
+            Its exit code; 75 also if it was told to stop before it listened: there was nothing to save.
+        """
+        command = [sys.executable, "-m", "trainer", "train", *arguments]
+        self._child = subprocess.Popen(command, env={**os.environ, STAGE: name})
+        while self._early:
+            self._child.send_signal(self._early.pop(0))
+        code = self._child.wait()
+        self._child = None
+        if -code in self._told.intersection(SIGNALS):
+            return EX_TEMPFAIL
+        return code if code >= 0 else 1
+
+    def _hand_on(self, number: int, _: FrameType | None) -> None:
+        self._told.add(number)
+        if self._child is None:
+            self._early.append(number)
+        else:
+            self._child.send_signal(number)
