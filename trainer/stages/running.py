@@ -85,7 +85,7 @@ class _Relay:
 
     @contextmanager
     def listening(self) -> Iterator[Self]:
-        """While entered, signals are handed on, between stages to the next one; main thread only."""
+        """While entered, signals are handed on, also to a stage that is just being started; main thread only."""
         before = {number: signal.signal(number, self._hand_on) for number in HANDED_ON}
         try:
             yield self
@@ -115,7 +115,7 @@ class _Relay:
 
     def _hand_on(self, number: int, _: FrameType | None) -> None:
         self._told.add(number)
-        if self._child is None:
-            self._early.append(number)
-        else:
+        if self._child is not None:
             self._child.send_signal(number)
+        elif number in SIGNALS:  # SIGUSR1 asks what a stage does, and would end one that does not listen yet
+            self._early.append(number)
