@@ -6,14 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from moe.files import FileError
-from tests.forked import ROOT, alive
+from tests.forked import ROOT, alive, eventually
 from trainer.process import lock
 from trainer.process.lock import locked
 
@@ -39,13 +37,6 @@ def python(program: str, *arguments: str, **environment: str) -> subprocess.Pope
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments], env=variables, stdin=pipe, stdout=pipe, stderr=pipe, text=True
     )
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 20
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.02)
-    return condition()
 
 
 def test_a_rank_that_hangs_tells_where_and_ends(tmp_path: Path) -> None:

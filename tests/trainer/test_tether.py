@@ -3,11 +3,10 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.forked import alive
+from tests.forked import alive, eventually
 
 PARENT = """
 import subprocess, sys
@@ -26,7 +25,4 @@ def test_a_killed_parent_takes_its_tethered_child_along() -> None:
     assert lines[1] == "runs", "it has become the command"
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    until = time.monotonic() + 20
-    while alive(int(lines[0])) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not alive(int(lines[0]))
+    assert eventually(lambda: not alive(int(lines[0])))

@@ -63,7 +63,7 @@ def _fit(config: RunConfig, request: FitRequest, out: Path) -> None:
         separation = kinetic_optimal.estimate(points, draws=request.draws, generator=generator, progress=tell)
     table = kinetic_optimal.fit(separation, least_price=request.least_price)
     found = {"points": len(points), "dimensions": points.shape[1], "scale": separation.scale}
-    made_by = {**request.what_decides(config), "found": found}
+    made_by = {**request.what_decides(config), **found}
     fitted = path.PathTable(table.weights, table.slopes, made_by)
     fitted.write(out)
     Console().print(_energies(path.Tabulated(fitted), separation, float(points.double().mean(0).square().mean())))

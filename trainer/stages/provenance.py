@@ -84,8 +84,9 @@ def _compared(stage: Stage) -> tuple[Path, dict[str, Any], dict[str, Any]]:
             return path, what_decides(load_config(path)), what_decides(stage.config())
         case PairsStage():
             return stage.folder / INDEX, dict(read_index(stage.folder, PairIndex).made_by), _asked_of(stage.request())
-    made = {name: value for name, value in read_table(stage.table).made_by.items() if name != "found"}
-    return stage.table, made, stage.request().what_decides(stage.config())
+    asked = stage.request().what_decides(stage.config())
+    made = read_table(stage.table).made_by
+    return stage.table, {name: value for name, value in made.items() if name in asked}, asked
 
 
 def _asked_of(request: PairsRequest) -> dict[str, Any]:

@@ -54,20 +54,23 @@ def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], la
     check_stages(stages, launch.world_size)
     with _Relay().listening() as relay:
         for number, stage in enumerate(stages, start=1):
-            finished = stage.finished
-            doing = "is finished" if finished else f"begins ({stage.verb})"
-            if relay.told_to_stop and not finished:
-                doing = "is not begun, for this was told to stop; start it again to go on"
-            if launch.rank == 0:
-                print(f"stage {number} of {len(stages)}, {stage.name}: {doing}", file=sys.stderr, flush=True)
-            if finished:
+            place = f"stage {number} of {len(stages)}, {stage.name}"
+            if stage.finished:
+                _say(f"{place}: is finished", launch)
                 continue
             if relay.told_to_stop:
+                _say(f"{place}: is not begun, for this was told to stop; start it again to go on", launch)
                 return EX_TEMPFAIL
+            _say(f"{place}: begins ({stage.verb})", launch)
             code = relay.run([str(path), *overrides, "--stage", stage.name], stage.name)
             if code:
                 return code
     return 0
+
+
+def _say(line: str, launch: Launch) -> None:
+    if launch.rank == 0:
+        print(line, file=sys.stderr, flush=True)
 
 
 class _Relay:
