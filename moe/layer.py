@@ -21,8 +21,8 @@ import moe.dispatch
 import moe.router
 from moe.config import MoEConfig, TopKRouterConfig
 from moe.experts import ContiguousExperts
+from moe.random.seed import derive_seed
 from moe.router.protocol import Router
-from moe.seed import derive_seed
 
 
 class PlacedMoELayer(MoELayer):

@@ -16,7 +16,8 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe.files import FileError, first_complaint, replacing
+from moe.files import FileError, replacing
+from moe.validation.complaint import first_complaint
 
 DROPPED = -1
 _PER_TOKEN = ("step", "micro", "sequence", "position")

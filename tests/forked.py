@@ -20,10 +20,10 @@ TIMEOUT_S = 300.0
 
 PRELOADED = [
     "torch",
-    "trainer.engine.deepspeed",
+    "trainer.distributed.engine.deepspeed",
     "megatron.core.parallel_state",
-    "trainer.train",
-    "trainer.loop",
+    "trainer.training.run",
+    "trainer.training.loop",
     "sklearn.datasets",
 ]
 """Modules that every process has imported when it begins."""

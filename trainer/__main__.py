@@ -23,7 +23,7 @@ from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
-from trainer.failure import RunFailed
+from trainer.training.failure import RunFailed
 
 VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, COMPARE, GENERATE, ENCODE, FEATURES, FIT_PATH, PAIRS, EXPORT, TRACE, REPORT)
 """Every verb, in the order of the help."""

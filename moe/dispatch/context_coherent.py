@@ -37,7 +37,7 @@ Steps of generation agree on nothing beforehand. While autograd is off and no ra
 it and learns from the slots of the others where all tokens are. A MoE layer of one expert a token is then ONE
 collective:
     all_to_all   rows     (D s + K g + (1 + K) i) m from a rank with m tokens to each rank
-Keys and values of a step are gathered once for all layers (:mod:`trainer.model.generation`).
+Keys and values of a step are gathered once for all layers (:mod:`trainer.sampling.generation`).
 
 Shape suffixes: T tokens of this rank, R rows that arrive, C rows that leave, P (row, expert) pairs on this rank,
 D width, K choices of a token, E experts, N ranks of the group, W width of a message row.

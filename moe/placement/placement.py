@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moe.files import FileError, first_complaint, replacing
+from moe.files import FileError, replacing
+from moe.validation.complaint import first_complaint
 
 Dispatch = Literal["coherent", "home", "copies"]
 _Count = Annotated[int, Field(gt=0, strict=True)]

@@ -24,15 +24,16 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.__main__ import main as command
-from trainer.config import ImageSample, PointSample, RunConfig
-from trainer.engine.groups import Launch, joined
+from trainer.config.constraints.flow import ALTERNATIVES, Composition, complaint
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.distributed.groups import Launch, joined
 from trainer.flow import objective, sampler
-from trainer.given import given
-from trainer.layout import plan_layout
-from trainer.legality.composition import ALTERNATIVES, Composition, complaint
+from trainer.model.pretrained import restore
 from trainer.observe.metrics import read_metrics
-from trainer.restore import restore, restored_flow
-from trainer.sampling import draw_samples
+from trainer.sampling.conditioning import given
+from trainer.sampling.draw import draw_samples
+from trainer.sampling.trained import restored_flow
 from trainer.task import FlowTask
 
 MOST_RUNS = 40

@@ -31,8 +31,8 @@ from moe.config import (
     TopKRouterConfig,
 )
 from moe.files import replacing
-from moe.seed import derive_seed
-from trainer.engine.groups import Launch, joined
+from moe.random.seed import derive_seed
+from trainer.distributed.groups import Launch, joined
 
 WIDTH, EXPERTS, HIDDEN, CAPACITY = 32, 8, 32, 1.25
 STEPS, BATCH, LEARNING_RATE, LAST = 300, 256, 3e-3, 100

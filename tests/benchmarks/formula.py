@@ -23,8 +23,9 @@ from moe.collective_trace import CollectiveRecord, read
 from tests.ranks import run_ranks
 from tests.trainer.trace.test_formula_equals_recording import STEPS, all_to_all_totals, record_run, without_sizes
 from tests.trainer.trace.test_formula_of_tensor_parallel import issued
-from trainer.config import RunConfig
-from trainer.layout import Layout, plan_layout
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
 from trainer.trace.formula import formula
 from trainer.trace.formula.plan import trace_spec
 from trainer.trace.formula.trace import TraceSpec
@@ -136,7 +137,7 @@ def _is_legal(combination: Combination) -> bool:
 
 def record_all(rank: int, world_size: int, folder: str, wanted: list[Combination]) -> None:
     """Records combinations that divide the ranks alike one after the other, in a folder of its own each."""
-    from trainer.engine.groups import divide_ranks
+    from trainer.distributed.groups import divide_ranks
 
     os.environ["LOCAL_RANK"] = str(rank)
     divide_ranks(*wanted[0].division)

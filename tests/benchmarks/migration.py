@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.ranks import run_ranks
-from tests.trainer.migrated import configuration, losses, shuffled
+from tests.trainer.training.migration.migrated import configuration, losses, shuffled
 
 CASES: dict[int, list[dict[str, Any]]] = {
     2: [{"expert_parallel": 2}],

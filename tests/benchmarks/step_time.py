@@ -87,8 +87,8 @@ def measure(
         steps: optimiser steps of a turn.
     """
     from trainer import load_config
-    from trainer.engine.groups import divide_ranks
-    from trainer.layout import plan_layout
+    from trainer.config.constraints.plan import plan_layout
+    from trainer.distributed.groups import divide_ranks
 
     torch.set_num_threads(1)
     os.environ.update(GLOO_SOCKET_IFNAME="lo", LOCAL_RANK=str(rank))
@@ -116,8 +116,8 @@ def measure(
 def _trainer(config: Any, layout: Any, rank: int) -> Steps:
     """The training loop without checkpoints, evaluation and samples, which the others have not either."""
     import trainer.data
-    from trainer.engine.groups import Launch
-    from trainer.loop import _Training
+    from trainer.distributed.groups import Launch
+    from trainer.training.loop import _Training
 
     launch = Launch(rank=rank, local_rank=rank, world_size=RANKS, local_world_size=RANKS)
     training = _Training(config, layout, launch, trainer.data.build(config.data), [], None)
@@ -133,9 +133,9 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
 
 
 def _bare(config: Any, layout: Any, rank: int) -> Steps:
-    from trainer.engine.build import build_engine
-    from trainer.model.parameters import HoldsExperts
-    from trainer.network import build_model
+    from trainer.distributed.engine.build import build_engine
+    from trainer.model.build import build_model
+    from trainer.model.parallel.parameters import HoldsExperts
 
     engine = build_engine(build_model(config, layout), config, layout, torch.device("cpu"))
     routers: list[Any] = [module.router for module in engine.module.modules() if isinstance(module, HoldsExperts)]
@@ -152,7 +152,7 @@ def _bare(config: Any, layout: Any, rank: int) -> Steps:
 
 
 def _ddp(config: Any, layout: Any, rank: int) -> Steps:
-    from trainer.network import build_model
+    from trainer.model.build import build_model
 
     model = torch.nn.parallel.DistributedDataParallel(build_model(config, layout))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, betas=config.optim.betas, fused=True)

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from tests.docker.scripts import KUBERNETES, LAUNCH, OPTIONS, ROOT
-from trainer.config_file import load_config
-from trainer.layout import plan_layout
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.file import load_config
 
 
 @pytest.fixture(scope="module")

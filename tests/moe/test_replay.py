@@ -56,9 +56,9 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
     from moe.config import MoEConfig, TopKRouterConfig
     from moe.layer import PlacedMoELayer, transformer_config
     from moe.routing_trace import RoutingHeader
-    from trainer.engine.groups import group_names
+    from trainer.config.model import GPTConfig
+    from trainer.distributed.groups import group_names
     from trainer.model.gpt import GPT
-    from trainer.model.gpt_config import GPTConfig
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
     from trainer.trace.routing import RoutingRecorder, merge_routing

@@ -82,9 +82,9 @@ def main(folder: Path, case: Case) -> None:
     """Generates and, on rank 0, writes `decoding.json`."""
     from megatron.core import parallel_state
 
-    from trainer.model.generation import generate
+    from trainer.config.model import GPTConfig
     from trainer.model.gpt import GPT
-    from trainer.model.gpt_config import GPTConfig
+    from trainer.sampling.generation import generate
 
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
@@ -101,7 +101,7 @@ def main(folder: Path, case: Case) -> None:
     def ours(dispatch: str, slots_LE: np.ndarray) -> GPT:
         model = network(lambda layer: mixture(case, dispatch, layer, slots_LE[layer], world_size))
         if case.weights:
-            from trainer.checkpoint.weights import initialise_from
+            from trainer.model.weights import initialise_from
 
             initialise_from(model, Path(case.weights))
         return model

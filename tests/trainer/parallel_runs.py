@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 from trainer.data import Batch, Dataset, Split
 from trainer.observe.protocol import Sink
 
@@ -135,9 +135,9 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     Returns:
         The figures of every step, and the whole final weights by their logical names.
     """
-    from trainer.engine.groups import Launch, divide_ranks, unite_ranks
-    from trainer.layout import plan_layout
-    from trainer.loop import _Training
+    from trainer.config.constraints.plan import plan_layout
+    from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
+    from trainer.training.loop import _Training
 
     layout = plan_layout(config, world_size)
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from moe.files import FileError
 from trainer.checkpoint.manifest import REMEDY
-from trainer.config import RunConfig
-from trainer.layout import Layout
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
 
 
 class Resumable(Protocol):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 
 
 def model_card(config: RunConfig, step: int, shapes: Iterable[Sequence[int]], *, routers: bool, weights: str) -> str:

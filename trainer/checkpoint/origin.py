@@ -6,7 +6,7 @@ from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import complete_steps
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.whole import likely_whole
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 
 
 def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list[str]]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from moe.files import FileError
 from moe.placement.placement import Placement, SolverRecord
 from trainer.checkpoint.manifest import REMEDY
-from trainer.config import RunConfig
-from trainer.layout import Layout
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
 
 
 def placement_now(start: Placement, slot_to_expert: NDArray[np.int64], version: int) -> Placement:

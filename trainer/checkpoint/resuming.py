@@ -13,11 +13,11 @@ from trainer.checkpoint.contents import Migrating, Resumable, division_of, rank_
 from trainer.checkpoint.manifest import REMEDY, Manifest
 from trainer.checkpoint.pieces import PieceLoadPlanner, pieced
 from trainer.checkpoint.storage import SafetensorsReader
-from trainer.checkpoint.weights import load_routers
-from trainer.config import RunConfig
-from trainer.ema import MovingAverage
-from trainer.engine.protocol import Engine
-from trainer.layout import Layout
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.distributed.engine.ema import MovingAverage
+from trainer.distributed.engine.protocol import Engine
+from trainer.model.weights import load_routers
 
 
 def load_checkpoint(

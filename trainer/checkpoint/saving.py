@@ -31,10 +31,11 @@ from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.pieces import PieceSavePlanner, pieced
 from trainer.checkpoint.placement import placement_now
 from trainer.checkpoint.storage import SafetensorsWriter, whole_tensors
-from trainer.config import RunConfig
-from trainer.ema import MovingAverage
-from trainer.engine.protocol import Engine, StatePiece
-from trainer.layout import Layout
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.distributed.engine.ema import MovingAverage
+from trainer.distributed.engine.protocol import Engine
+from trainer.model.parallel.state import StatePiece
 
 _Result = TypeVar("_Result")
 

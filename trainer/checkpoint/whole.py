@@ -13,6 +13,7 @@ import torch.distributed as dist
 from moe.files import FileError
 from trainer.checkpoint.directory import begun_steps, complete_steps, step_folder
 from trainer.checkpoint.manifest import REMEDY, Manifest
+from trainer.model.weights import ROUTERS, WEIGHTS
 
 
 def likely_whole(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
@@ -128,3 +129,31 @@ def _reader(name: str, world_size: int) -> int:
 def _say(skipped: Iterable[str]) -> None:
     for fault in skipped:
         print(f"skipped: {fault}", file=sys.stderr, flush=True)
+
+
+def newest_checkpoint(run_dir: Path) -> Path:
+    """The folder of the newest checkpoint whose averaged weights, and what belongs to them, are as they were written.
+
+    Args:
+        run_dir: folder of the run.
+
+    Raises:
+        FileError: there is none.
+    """
+    inside = sorted(str(root.parent) for root in run_dir.glob("*/checkpoints") if complete_steps(root))
+    if inside and not complete_steps(run_dir / "checkpoints"):
+        remedy = f"give a run inside that has one: {', '.join(inside)}"
+        raise FileError(run_dir / "checkpoints", "checkpoint", "there is no complete one", remedy)
+    return whole_alone(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
+
+
+def weights_file(path: Path) -> Path:
+    """The averaged weights that `model.init_from` names.
+
+    Args:
+        path: an ``ema.safetensors``, or the folder of a run, which stands for its newest whole checkpoint.
+
+    Raises:
+        FileError: the run has no whole checkpoint.
+    """
+    return newest_checkpoint(path) / WEIGHTS if (path / "checkpoints").is_dir() else path

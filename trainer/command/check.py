@@ -11,7 +11,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.check import run
+    from trainer.experiment.check import run
 
     return run(options.config, options.overrides, options.world_size)
 

@@ -51,7 +51,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     check_evaluations(options.evaluations)
-    from trainer.compare import run
+    from trainer.experiment.comparison.run import run
 
     return run(
         [*options.words, *options.overrides],

@@ -15,7 +15,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.encode import run
+    from trainer.sampling.encode import run
 
     return run(options.run_dir, options.data, options.out)
 

@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     check_outputs({"--out": options.out, "--page": options.page})
     if options.likelihood:
         _check_likelihood(options)
-    from trainer.evaluate import run
+    from trainer.evaluation.evaluate import run
 
     return run(
         options.run_dir,
@@ -65,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check_likelihood(options: argparse.Namespace) -> None:
     """Refuses more examples than are held out."""
-    from trainer.restore import restored_flow
+    from trainer.sampling.trained import restored_flow
 
     held_out = getattr(restored_flow(options.data_from or options.run_dir)[1].data, "held_out", options.likelihood)
     if options.likelihood > held_out:

@@ -12,7 +12,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.export import run
+    from trainer.checkpoint.export import run
 
     return run(options.run_dir, options.out)
 

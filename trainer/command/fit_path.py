@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from moe.files import first_complaint
+from moe.validation.complaint import first_complaint
 from trainer.command.verb import Verb, add_configuration
 
 
@@ -33,9 +33,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from trainer.config_file import apply_override, read_document, validated
-    from trainer.path_fit.request import FitRequest, without_path
-    from trainer.path_fit.run import run
+    from trainer.config.file import apply_override, read_document, validated
+    from trainer.training.path_fit.request import FitRequest, without_path
+    from trainer.training.path_fit.run import run
 
     document = read_document(options.config)
     for override in options.overrides:

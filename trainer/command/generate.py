@@ -26,7 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.generate import run
+    from trainer.sampling.generate import run
 
     return run(options.run_dir, options.prompt, options.num_bytes, options.temperature, options.seed, options.out)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from moe.files import first_complaint
+from moe.validation.complaint import first_complaint
 from trainer.command.verb import Verb
 
 
@@ -27,8 +27,8 @@ def _run(options: argparse.Namespace) -> int:
     import yaml
     from pydantic import ValidationError
 
-    from trainer.pairs.request import PairsRequest
-    from trainer.pairs.run import run
+    from trainer.sampling.pairs.request import PairsRequest
+    from trainer.sampling.pairs.run import run
 
     names = ("guidance", "seed", "segments", "dtype", "shard_examples")
     document = {"run": options.run_dir, "num": options.num_pairs, **{name: getattr(options, name) for name in names}}

@@ -26,7 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.report import run
+    from trainer.experiment.report.run import run
 
     return run(
         options.run_dir,

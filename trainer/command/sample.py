@@ -26,12 +26,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="with --quality: also take the Fréchet distance on features, by the network in this safetensors file; "
-        "trainer.quality.features describes such a file, and python -m trainer features makes one",
+        "trainer.model.feature_extractor describes such a file, and python -m trainer features makes one",
     )
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.sample import run
+    from trainer.sampling.sample import run
 
     return run(
         options.run_dir, options.num, options.out, options.guidance, options.seed, options.quality, options.features

@@ -22,7 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.emit import run
+    from trainer.trace.formula.write import run
 
     return run(
         options.config,

@@ -8,12 +8,12 @@ from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.loader import Loader, accumulation_steps
-from trainer.data.pair_index import PairIndex
 from trainer.data.pairs import PairsConfig, PairsOfPoints
-from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split
+from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples
 from trainer.data.python_source import PythonSource, PythonSourceConfig
-from trainer.data.shard_index import ShardIndex, read_index
-from trainer.data.shard_writer import write_shards
+from trainer.data.shard.index import ShardIndex, read_index
+from trainer.data.shard.pair_index import PairIndex
+from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, starting_points
 from trainer.data.toy import Toy, ToyConfig
@@ -71,6 +71,7 @@ __all__ = [
     "ShardsConfig",
     "Sourced",
     "Split",
+    "TooManyBadExamples",
     "Toy",
     "ToyConfig",
     "accumulation_steps",

@@ -55,7 +55,7 @@ class BadExampleList:
         """How many the run has met so far, on all ranks; collective. Rank 0 then writes the list.
 
         Raises:
-            RunFailed: they are more than the run allows; on all ranks.
+            TooManyBadExamples: they are more than the run allows; on all ranks.
         """
         everywhere: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(everywhere, self._new)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
-from moe.seed import derive_seed
+from moe.random.seed import derive_seed
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

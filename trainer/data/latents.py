@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, PositiveInt, model_validator
 
 from moe.files import FileError
-from trainer.data.shard_index import LatentsEntry, ShardIndex, read_index
+from trainer.data.shard.index import LatentsEntry, ShardIndex, read_index
 
 
 class LatentsConfig(BaseModel, extra="forbid", frozen=True):

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.seed import derive_seed
-from trainer.data.protocol import BadExamples, Batch, Dataset, Split
-from trainer.failure import RunFailed
+from moe.random.seed import derive_seed
+from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
 
 
 def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
@@ -45,10 +44,10 @@ def check_bad_share(bad: Collection[str], num_examples: int, max_bad_share: floa
         max_bad_share: the share of them that may be bad.
 
     Raises:
-        RunFailed: more than that are.
+        TooManyBadExamples: more than that are.
     """
     if len(bad) > max_bad_share * num_examples:
-        raise RunFailed(
+        raise TooManyBadExamples(
             f"data_loading.max_bad_share: {len(bad)} of {num_examples} examples cannot be read, more than "
             f"{max_bad_share:g} of them, the last one {list(bad)[-1]}; mend or remove them, or allow more"
         )
@@ -132,7 +131,7 @@ class Loader:
             The examples, on the CPU.
 
         Raises:
-            RunFailed: more examples are bad than may be.
+            TooManyBadExamples: more examples are bad than may be.
         """
         first = step * self._global_batch + self.global_micro(local) * self._micro_batch
         batch = self._read(torch.cat(self._ids(first, first + self._micro_batch)))

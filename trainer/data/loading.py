@@ -2,7 +2,7 @@
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from trainer.section import Section
+from moe.validation.section import Section
 
 
 class DataLoadingConfig(Section):

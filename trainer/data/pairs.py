@@ -13,10 +13,10 @@ from pydantic import BaseModel, JsonValue, NonNegativeInt, PositiveFloat, Positi
 from torch import Tensor
 
 from moe.files import FileError
-from trainer.data.pair_index import PairIndex
 from trainer.data.protocol import Batch, Dataset, Split
-from trainer.data.shard_file import Array, open_shard
-from trainer.data.shard_index import read_index
+from trainer.data.shard.file import Array, open_shard
+from trainer.data.shard.index import read_index
+from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard_rows import ShardRows, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"

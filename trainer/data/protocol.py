@@ -39,6 +39,10 @@ class Batch:
         return replace(self, **{name: value.to(device) for name, value in read.items() if value is not None})
 
 
+class TooManyBadExamples(RuntimeError):  # noqa: N818  it is what was found
+    """More examples cannot be read than a run allows; the message is the one line that a person needs."""
+
+
 class BadExamples(ValueError):  # noqa: N818  it is what was found
     """Examples that cannot be read; what does not leave them out ends with them as with any wrong input.
 

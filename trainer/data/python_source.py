@@ -14,7 +14,7 @@ from pydantic import BaseModel, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
-from moe.seed import derive_seed
+from moe.random.seed import derive_seed
 from trainer.data.protocol import Batch, Dataset, Split
 
 TESTS = frozenset({"test", "tests", "idle_test"})

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from moe.files import FileError
 from trainer.data.protocol import BadExamples, Split
-from trainer.data.shard_file import Array, open_shard
-from trainer.data.shard_index import ShardEntry
+from trainer.data.shard.file import Array, open_shard
+from trainer.data.shard.index import ShardEntry
 
 SPLIT_SEED = 1797
 OPEN_SHARDS = 64

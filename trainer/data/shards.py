@@ -14,8 +14,8 @@ from torch import Tensor
 
 from moe.files import FileError
 from trainer.data.protocol import Batch, Dataset, Split
-from trainer.data.shard_file import Array, check_shard
-from trainer.data.shard_index import ShardIndex, read_index
+from trainer.data.shard.file import Array, check_shard
+from trainer.data.shard.index import ShardIndex, read_index
 from trainer.data.shard_rows import ShardRows, check_same
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from moe.seed import derive_seed
+from moe.random.seed import derive_seed
 from trainer.data.protocol import Batch, Dataset, Split
 
 

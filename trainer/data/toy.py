@@ -10,9 +10,9 @@ import torch
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from moe.seed import derive_seed
+from moe.random.keyed import derived_keys, uniform
+from moe.random.seed import derive_seed
 from trainer.data.protocol import Batch, Dataset, Split
-from trainer.keyed_draws import derived_keys, uniform
 
 FIRST_HELD_OUT = 2**62
 SPREAD = 0.08

@@ -1,6 +1,6 @@
 """The networks: their configuration and `build`."""
 
-from trainer.model.config import DiTConfig
+from trainer.config.model import DiTConfig
 
 Config = DiTConfig
 

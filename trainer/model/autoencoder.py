@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.model.autoencoder_config import AutoencoderConfig
+from trainer.config.model import AutoencoderConfig
 
 NORM_GROUPS = 8
 LOG_VARIANCES = (-20.0, 10.0)

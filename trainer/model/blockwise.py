@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.config.model import BlockwiseConfig
 from trainer.flow.condition import Condition
-from trainer.flow.features import Approximation, Asked, Onward, WithFeatures, WithProjection
+from trainer.flow.question import Approximation, Asked, Onward, WithFeatures, WithProjection
 from trainer.flow.time.segments import segment_of, share_behind, start_of
-from trainer.model.blockwise_config import BlockwiseConfig
 from trainer.model.dit import Block, FeedForward
-from trainer.model.patches import PatchGrid, beside_context
-from trainer.model.segments import Groups, SegmentLinear
-from trainer.model.steering import initialise, modulate, steering, time_embedding
+from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
+from trainer.model.layer.patches import PatchGrid, beside_context
+from trainer.model.layer.segments import Groups, SegmentLinear
 
 
 class Blockwise(nn.Module):

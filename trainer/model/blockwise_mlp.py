@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.config.model import BlockwiseMLPConfig
 from trainer.flow.condition import Condition
-from trainer.model.blockwise_config import BlockwiseMLPConfig
-from trainer.model.segments import Groups, SegmentLinear
+from trainer.model.layer.segments import Groups, SegmentLinear
 
 
 class BlockwiseMLP(nn.Module):

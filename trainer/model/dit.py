@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.config.model import BlockwiseConfig, DiTConfig
 from trainer.flow.condition import Condition
-from trainer.model.blockwise_config import BlockwiseConfig
-from trainer.model.config import DiTConfig
-from trainer.model.division import Columns, Rows
-from trainer.model.patches import PatchGrid, beside_context
-from trainer.model.steering import initialise, modulate, steering, time_embedding
+from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
+from trainer.model.layer.patches import PatchGrid, beside_context
+from trainer.model.parallel.division import Columns, Rows
 
 
 class DiT(nn.Module):
@@ -119,7 +118,7 @@ class Block(nn.Module):
         return self.projection(attended.transpose(1, 2).flatten(2))
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's heads and inner width, see :mod:`trainer.model.division`."""
+        """Keeps this rank's heads and inner width, see :mod:`trainer.model.parallel.division`."""
         self.qkv = columns(self.qkv, 3 * (self.modulation.in_features,))
         self.projection = rows(self.projection)
         if isinstance(self.feed_forward, FeedForward):
@@ -135,5 +134,5 @@ class FeedForward(nn.Sequential):
         self.inner = inner
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's share of the inner width, see :mod:`trainer.model.division`."""
+        """Keeps this rank's share of the inner width, see :mod:`trainer.model.parallel.division`."""
         self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
-from trainer.keyed_draws import derived_keys, keyed_dropout
-from trainer.model.attention import Attention, Context
-from trainer.model.context import Window
-from trainer.model.division import Columns, Rows
-from trainer.model.gpt_config import GPTConfig
+from moe.random.keyed import derived_keys, keyed_dropout
+from trainer.config.model import GPTConfig
+from trainer.model.layer.attention import Attention, Context
+from trainer.model.layer.kv_cache import Window
+from trainer.model.parallel.division import Columns, Rows
 
 BYTE_VALUES = 256
 EPSILON = 1e-6
@@ -182,7 +182,7 @@ class Block(nn.Module):
         return rows_TD + self._drop(fed_TD, 1, residency, context), residency
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's heads and inner width, see :mod:`trainer.model.division`."""
+        """Keeps this rank's heads and inner width, see :mod:`trainer.model.parallel.division`."""
         self.attention.divide(columns, rows)
         if isinstance(self.feed_forward, FeedForward):
             self.feed_forward.divide(columns, rows)
@@ -203,5 +203,5 @@ class FeedForward(nn.Sequential):
         self.inner = inner
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's share of the inner width, see :mod:`trainer.model.division`."""
+        """Keeps this rank's share of the inner width, see :mod:`trainer.model.parallel.division`."""
         self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])

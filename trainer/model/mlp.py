@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.config.model import MLPConfig
 from trainer.flow.condition import Condition
-from trainer.model.mlp_config import MLPConfig
-from trainer.model.steering import initialise, modulate, steering, time_embedding
+from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
 
 INPUT_WAVES = 8
 

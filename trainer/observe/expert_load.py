@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moe.repetition import repeats
-from trainer.model.parameters import HoldsExperts
+from trainer.model.parallel.parameters import HoldsExperts
 from trainer.observe.protocol import ExpertUse
 
 PERCENTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "max": 1.0}

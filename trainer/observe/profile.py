@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe.files import replacing
-from trainer.observe.config import ProfileConfig
+from trainer.config.observe import ProfileConfig
 
 if TYPE_CHECKING:
     from torch.profiler import profile

@@ -1,7 +1,7 @@
 """How fast a run learns, and how much of its devices it uses."""
 
-from trainer.config import RunConfig
-from trainer.observe.flops import training_flops
+from trainer.config.run import RunConfig
+from trainer.model.flops import training_flops
 
 
 class Speed:

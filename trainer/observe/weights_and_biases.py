@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.files import replacing
-from trainer.observe.config import WandbConfig
+from trainer.config.observe import WandbConfig
 from trainer.observe.protocol import Sink
 
 

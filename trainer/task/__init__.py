@@ -1,8 +1,7 @@
 """What a step learns from: the protocol that the training loop sees, its implementations and `build`."""
 
-from trainer.config import RunConfig
-from trainer.model.autoencoder_config import AutoencoderConfig
-from trainer.model.gpt_config import GPTConfig
+from trainer.config.model import AutoencoderConfig, GPTConfig
+from trainer.config.run import RunConfig
 from trainer.task.flow import DrawnPoints, FlowTask
 from trainer.task.next_token import NextTokenTask
 from trainer.task.protocol import Drawn, Task

@@ -8,19 +8,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.config import RunConfig
+from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
+from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition, context, coupling, objective, path, target, time
 from trainer.flow.coupling import Pairs
+from trainer.flow.field import NetworkField, Predict, SegmentField, guided
 from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
-from trainer.latents import build as build_space
-from trainer.model.autoencoder_config import AutoencoderConfig
-from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
-from trainer.model.gpt_config import GPTConfig
-from trainer.model.head import NetworkField, Predict, SegmentField, guided
+from trainer.task.latent_space import build as build_space
 from trainer.task.protocol import Task
-from trainer.teacher import Teacher
+from trainer.task.teacher import Teacher
 
 
 class DrawnPoints(NamedTuple):

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.config.model import AutoencoderConfig
 from trainer.data import Batch
 from trainer.flow.objective import LossTerms
-from trainer.model.autoencoder_config import AutoencoderConfig
 from trainer.task.protocol import Task
 
 

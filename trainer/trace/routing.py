@@ -20,7 +20,7 @@ from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.flow.time.segments import segment_of
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
-from trainer.model.parameters import HoldsExperts
+from trainer.model.parallel.parameters import HoldsExperts
 
 
 class RoutingRecorder:

@@ -9,16 +9,15 @@ import torch.distributed as dist
 
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
-from trainer.config import RunConfig
-from trainer.engine.groups import Launch
-from trainer.engine.protocol import Engine
-from trainer.layout import Layout
+from trainer.config.layout import Layout
+from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
+from trainer.config.run import RunConfig
+from trainer.distributed.engine.protocol import Engine
+from trainer.distributed.groups import Launch
 from trainer.model.blockwise import Blockwise
-from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.blockwise_mlp import BlockwiseMLP
-from trainer.model.gpt_config import GPTConfig
-from trainer.model.parameters import HoldsExperts
-from trainer.network import tokens_per_example
+from trainer.model.build import tokens_per_example
+from trainer.model.parallel.parameters import HoldsExperts
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
 from trainer.trace.routing import RoutingRecorder, SegmentRecorder, merge_routing

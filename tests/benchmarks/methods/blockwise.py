@@ -24,18 +24,18 @@ from torch.nn import functional
 
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import eight_gaussians, flow_task, frechet_distance, rows, train
+from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.data import SPLITS, Digits
-from trainer.features import trained_classifier
+from trainer.evaluation.feature_classifier import trained_classifier
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.coupling import Pairs
-from trainer.flow.features import Approximation, WithFeatures, WithProjection
+from trainer.flow.field import SegmentField
 from trainer.flow.objective.aligned import alignment
+from trainer.flow.question import Approximation, WithFeatures, WithProjection
 from trainer.flow.sampler import EulerConfig, SegmentedConfig
 from trainer.model.blockwise import Blockwise
-from trainer.model.blockwise_config import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.model.blockwise_mlp import BlockwiseMLP
-from trainer.model.head import SegmentField
-from trainer.quality.features.file import write_extractor
+from trainer.model.feature_extractor.file import write_extractor
 from trainer.task import FlowTask
 
 SEEDS = (0, 1, 2)

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, frechet_distance, rows, train
+from trainer.config.model import AutoencoderConfig
 from trainer.data import SPLITS, Digits
+from trainer.evaluation.accuracy import class_accuracy
 from trainer.flow import Condition
 from trainer.flow.context import SemanticMapConfig, block_levels
 from trainer.flow.space import Space
-from trainer.latents import Coder, Latents
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.autoencoder_config import AutoencoderConfig
-from trainer.model.spatial_rescaler import SpatialRescaler
-from trainer.quality.accuracy import class_accuracy
+from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.task import FlowTask, ReconstructionTask
+from trainer.task.latent_space import Coder, Latents
 
 VALUES, CLASSES, BATCH = 16, 10, 256
 STEPS, INPAINTING_STEPS = 1200, 2400

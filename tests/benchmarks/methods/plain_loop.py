@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config import RunConfig
+from moe.random.keyed import derived_keys
+from trainer.config.run import RunConfig
 from trainer.data import Batch
+from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.transport import path_energy, straightness, wasserstein_2
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import EulerConfig, Trajectory
-from trainer.keyed_draws import derived_keys
-from trainer.quality.frechet import frechet_distance
-from trainer.quality.transport import path_energy, straightness, wasserstein_2
 from trainer.task import FlowTask, Task
 
 Data = Callable[[int, torch.Generator], Batch]

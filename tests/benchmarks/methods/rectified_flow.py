@@ -28,7 +28,7 @@ from tests.benchmarks.methods.plain_loop import (
     train,
     wasserstein_2,
 )
-from trainer.quality.transport import transport_cost
+from trainer.evaluation.transport import transport_cost
 from trainer.task import FlowTask
 
 SEEDS = (0, 1, 2)

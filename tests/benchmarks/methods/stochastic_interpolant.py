@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe.random.keyed import derived_keys
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, flow_task, follow, train, wasserstein_2
 from trainer.data import Batch, Dataset, ToyConfig, build
 from trainer.flow import sampler
 from trainer.flow.target import Quantity
-from trainer.keyed_draws import derived_keys
 
 SEEDS = (0, 1, 2)
 BATCH, POINTS, SAMPLING_STEPS = 256, 2000, 200

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainer.engine.groups import Launch, joined
+from trainer.distributed.groups import Launch, joined
 
 
 @pytest.fixture(scope="module", autouse=True)

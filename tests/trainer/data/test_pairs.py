@@ -12,11 +12,11 @@ from safetensors.numpy import save_file
 
 from moe.files import FileError
 from trainer import data
-from trainer.config import RunConfig
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import RunConfig
 from trainer.data import BadExamples, PairIndex, PairsConfig
+from trainer.evaluation.real import real_examples
 from trainer.flow.space import Identity
-from trainer.layout import plan_layout
-from trainer.quality.real import real_examples
 from trainer.task import FlowTask
 
 NUM = 30

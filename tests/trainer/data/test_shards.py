@@ -12,7 +12,7 @@ from moe.files import FileError
 from tests.trainer.commands import contents
 from trainer import data
 from trainer.data import BadExamples, Shards, ShardsConfig, read_index, write_shards
-from trainer.data.shard_file import open_shard
+from trainer.data.shard.file import open_shard
 
 
 def examples(num: int = 50, shape: tuple[int, ...] = (2, 3, 3), dtype: str = "float32") -> np.ndarray:

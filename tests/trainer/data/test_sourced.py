@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.trainer.data.test_loader import Numbers
-from trainer.config import RunConfig
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import RunConfig
 from trainer.data import BadExamples, Batch, Loader, Sourced, ToyConfig, build, starting_points
-from trainer.given import given
-from trainer.layout import plan_layout
-from trainer.starts import starts
+from trainer.sampling.conditioning import given
+from trainer.sampling.source import starts
 from trainer.task import FlowTask
 
 

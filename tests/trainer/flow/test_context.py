@@ -10,15 +10,15 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from tests.trainer.flow.unions import members, name
-from trainer.config import RunConfig
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition, context
 from trainer.flow.context.mask import BoxesConfig, CentreConfig, draw_holes
 from trainer.flow.space import Identity
-from trainer.layout import plan_layout
+from trainer.model.build import build_model
 from trainer.model.dit import DiT
-from trainer.model.spatial_rescaler import SpatialRescaler
-from trainer.network import build_model
+from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.task import FlowTask
 
 KINDS = [pytest.param(member, id=name(member)) for member in members(context.Config)]

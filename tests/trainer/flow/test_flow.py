@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from trainer.flow import UNCONDITIONAL, Condition, coupling, objective, path, sampler, target, time
-from trainer.model.head import NetworkField
+from trainer.flow.field import NetworkField
 
 
 def eight_gaussians(size: int, generator: torch.Generator) -> Tensor:

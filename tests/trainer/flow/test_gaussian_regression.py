@@ -17,9 +17,9 @@ from torch import Tensor
 
 from tests.trainer.flow.paths import ALL
 from tests.trainer.flow.paths import name as path_name
+from trainer.config.constraints.flow import Composition, complaint, has_own_noise
 from trainer.flow import UNCONDITIONAL, coupling, objective, path, sampler, target
 from trainer.flow.coupling import Pairs
-from trainer.legality.composition import Composition, complaint, has_own_noise
 
 MEAN, DEVIATION, CORRELATION, T = 1.5, 0.6, -0.4, 0.35
 EPSILON = 4.0

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from trainer.config import RunConfig
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import RunConfig
 from trainer.data import build as build_data
 from trainer.flow import Condition, sampler
-from trainer.layout import plan_layout
-from trainer.network import build_model
+from trainer.model.build import build_model
 from trainer.task import FlowTask
 
 PARTS, EACH = 8, 50

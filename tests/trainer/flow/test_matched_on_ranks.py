@@ -7,12 +7,12 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import run_ranks
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 from trainer.data import Batch
-from trainer.draws import micro_batch_generator
 from trainer.flow import UNCONDITIONAL, coupling
 from trainer.task import FlowTask
-from trainer.weighting import relative_weights
+from trainer.training.generators import micro_batch_generator
+from trainer.training.weighting import relative_weights
 
 MICRO_BATCHES, SIZE = 4, 6
 COUPLINGS: dict[str, dict[str, Any]] = {

@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from moe.random.keyed import derived_keys, normal
 from tests.trainer.flow.test_sampler import KEYS, gaussian, grid, growth, known, states
 from trainer.flow import sampler
 from trainer.flow.target import Quantity
-from trainer.keyed_draws import derived_keys, normal
 
 MEAN, STD = 2.0, 0.5
 BOTH = [sampler.EulerMaruyama, sampler.StochasticHeun]

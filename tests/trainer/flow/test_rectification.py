@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from tests.trainer.flow.test_sampler import gaussian, grid
+from trainer.evaluation.transport import straightness, transport_cost
 from trainer.flow import UNCONDITIONAL, coupling, objective, path, sampler, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.path import PathSample
-from trainer.quality.transport import straightness, transport_cost
 
 STRAIGHT = path.build(path.LinearConfig())
 SIZE = 200

@@ -6,10 +6,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from moe.random.keyed import derived_keys
 from tests.trainer.flow.unions import members, name
 from trainer.flow import path, sampler, target
-from trainer.keyed_draws import derived_keys
-from trainer.model.head import NetworkField
+from trainer.flow.field import NetworkField
 
 samplers = pytest.mark.parametrize("config", members(sampler.Config), ids=name)
 FOLLOWS_NO_CURVE = {sampler.EulerMaruyamaConfig, sampler.StochasticHeunConfig}

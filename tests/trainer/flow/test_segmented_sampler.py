@@ -6,8 +6,8 @@ from torch import Tensor
 
 from tests.trainer.flow.test_sampler import KEYS, STRAIGHT, grid, growth, known, rotation, states
 from trainer.flow import sampler, target
+from trainer.flow.field import NetworkField
 from trainer.flow.target import Quantity
-from trainer.model.head import NetworkField
 
 INNER = [
     sampler.EulerConfig(steps=2),

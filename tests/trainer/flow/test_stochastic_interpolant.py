@@ -8,14 +8,14 @@ from torch import Tensor
 from torchcfm.conditional_flow_matching import SchrodingerBridgeConditionalFlowMatcher
 
 from tests.trainer.flow.paths import NOISY, name
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 from trainer.data import Batch
-from trainer.draws import micro_batch_generator
 from trainer.flow import path
 from trainer.flow.coupling import Pairs
 from trainer.flow.sampler import Dopri5
 from trainer.flow.target import VelocityAndNoise, convert_pair
 from trainer.task import FlowTask
+from trainer.training.generators import micro_batch_generator
 
 MEAN, STD = 2.0, 0.5
 two_sided = pytest.mark.parametrize(

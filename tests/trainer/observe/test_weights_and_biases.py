@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.test_imports import FILES, roots
+from tests.imports import Tree
 from tests.trainer.commands import ALONE, DIGITS, refused
-from trainer.observe.config import WandbConfig
+from trainer.config.observe import WandbConfig
 from trainer.observe.weights_and_biases import Wandb, require_wandb
 
 
@@ -117,7 +117,8 @@ def test_the_stand_in_satisfies_what_is_asked_before() -> None:
 
 
 def test_only_its_sink_knows_the_package_and_the_extra_exists() -> None:
-    users = {path for path in FILES if "wandb" in roots(path)}
+    tree = Tree()
+    users = {path for path in tree.files if "wandb" in tree.roots(path)}
     assert users == {Path("trainer/observe/weights_and_biases.py")}
     metadata = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert any(requirement.startswith("wandb>=") for requirement in metadata["optional-dependencies"]["wandb"])

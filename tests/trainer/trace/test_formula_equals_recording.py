@@ -11,9 +11,9 @@ import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
 from tests.ranks import run_ranks
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 from trainer.flow import Condition
-from trainer.flow.features import WithProjection
+from trainer.flow.question import WithProjection
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
 
@@ -129,9 +129,9 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     import torch.distributed as dist
     from megatron.core import parallel_state
 
-    from trainer.engine.build import build_engine
-    from trainer.layout import plan_layout
-    from trainer.network import build_model
+    from trainer.config.constraints.plan import plan_layout
+    from trainer.distributed.engine.build import build_engine
+    from trainer.model.build import build_model
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
 
@@ -176,7 +176,7 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
 
 
 def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
-    from trainer.layout import plan_layout
+    from trainer.config.constraints.plan import plan_layout
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(world_size, CASES[world_size][name])
@@ -240,7 +240,7 @@ def test_all_to_alls_move_the_same_bytes_over_each_group(
 
 
 def test_a_run_of_the_residual_network_alone_has_no_formula() -> None:
-    from trainer.layout import plan_layout
+    from trainer.config.constraints.plan import plan_layout
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(2, ({}, 1, None, "blockwise, aligned"))

@@ -9,7 +9,7 @@ import pytest
 from moe.collective_trace import CollectiveRecord, read
 from tests.ranks import run_ranks
 from tests.trainer.runs import assert_equal_folders
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 
 RANKS = 4
 POINTS = {"model": {"kind": "mlp", "hidden": 16, "num_layers": 2}, "data": {"kind": "toy"}}
@@ -38,7 +38,7 @@ def configuration(name: str, folder: Path) -> RunConfig:
 
 
 def train_all(rank: int, world_size: int, folder: str) -> None:
-    from trainer.engine.groups import divide_ranks, unite_ranks
+    from trainer.distributed.groups import divide_ranks, unite_ranks
 
     os.environ["LOCAL_RANK"] = str(rank)
     for index, name in enumerate(CASES):
@@ -53,9 +53,9 @@ def train_all(rank: int, world_size: int, folder: str) -> None:
 
 def train(config: RunConfig, rank: int, world_size: int, resumes: Path | None) -> None:
     import trainer.data
-    from trainer.engine.groups import Launch
-    from trainer.layout import plan_layout
-    from trainer.loop import _Training
+    from trainer.config.constraints.plan import plan_layout
+    from trainer.distributed.groups import Launch
+    from trainer.training.loop import _Training
 
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     config.run.dir.mkdir(exist_ok=True)
@@ -72,7 +72,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_formula_and_recording_issue_the_same_collectives(runs: Path, name: str) -> None:
-    from trainer.layout import plan_layout
+    from trainer.config.constraints.plan import plan_layout
     from trainer.trace.formula import formula
     from trainer.trace.formula.plan import trace_spec
 

@@ -12,7 +12,7 @@ import pytest
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
 from tests.ranks import run_ranks
 from tests.trainer.trace.test_formula_equals_recording import STEPS, record_run
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
 
@@ -64,7 +64,7 @@ def configuration(name: str) -> RunConfig:
 
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
-    from trainer.engine.groups import divide_ranks, unite_ranks
+    from trainer.distributed.groups import divide_ranks, unite_ranks
 
     os.environ["LOCAL_RANK"] = str(rank)
     for name, (ranks, tensor, *_) in CASES.items():
@@ -88,7 +88,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path
 
 
 def computed(name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
-    from trainer.layout import plan_layout
+    from trainer.config.constraints.plan import plan_layout
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(name)

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.flow.condition import Condition
-from trainer.flow.features import WithProjection
 from trainer.flow.objective.error import Config as ErrorConfig
 from trainer.flow.objective.error import SquaredConfig
 from trainer.flow.objective.protocol import LossTerms, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
 from trainer.flow.path.protocol import PathSample
+from trainer.flow.question import WithProjection
 from trainer.flow.target.protocol import Target
 
 Teacher = Callable[[Tensor], Tensor]

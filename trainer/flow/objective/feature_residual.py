@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from trainer.flow.condition import Condition
-from trainer.flow.features import Approximation
 from trainer.flow.objective.protocol import LossTerms, Objective
 from trainer.flow.path.protocol import Path, PathSample
+from trainer.flow.question import Approximation
 
 
 class FeatureResidualConfig(BaseModel, extra="forbid", frozen=True):

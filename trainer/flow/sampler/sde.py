@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from pydantic import Field as Setting
 from torch import Tensor
 
+from moe.random.keyed import derived_keys, normal
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
-from trainer.keyed_draws import derived_keys, normal
 
 NEAREST_END = 1e-3
 """The field is asked no nearer to t = 0 and t = 1 than this, for the score may be infinite there."""

@@ -10,11 +10,11 @@ from pydantic import BaseModel, field_validator
 from pydantic import Field as Setting
 from torch import Tensor
 
+from moe.random.keyed import derived_keys
 from trainer.flow.sampler.first_order import FirstOrderConfig
 from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
 from trainer.flow.sampler.sde import EulerMaruyamaConfig, StochasticHeunConfig
-from trainer.keyed_draws import derived_keys
 
 SAME_TIME = 1e-6
 """A time of the grid that is nearer to an edge is the edge."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from math import prod
 
-from trainer.config import RunConfig
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
 from trainer.flow.coupling import AssignmentConfig, GibbsWeightedConfig, MinibatchOTConfig
-from trainer.layout import Layout
 from trainer.trace.formula.protocol import Collective, all_gather, broadcast
 
 

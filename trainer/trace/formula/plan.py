@@ -6,17 +6,17 @@ from dataclasses import replace
 import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
-from trainer.config import RunConfig
-from trainer.engine.blocks import prepare_blocks
-from trainer.engine.config import FSDPConfig
+from trainer.config.engine import FSDPConfig
+from trainer.config.layout import Layout
+from trainer.config.model import GPTConfig
+from trainer.config.run import RunConfig
 from trainer.flow import Condition
-from trainer.flow.features import Asked, WithProjection
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
-from trainer.layout import Layout
+from trainer.flow.question import Asked, WithProjection
 from trainer.model.autoencoder import Autoencoder
+from trainer.model.block_transforms import prepare_blocks
+from trainer.model.build import dense_parameters, meta_network, tokens_per_example
 from trainer.model.gpt import GPT
-from trainer.model.gpt_config import GPTConfig
-from trainer.network import dense_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic

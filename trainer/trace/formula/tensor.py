@@ -1,4 +1,4 @@
-"""What blocks send whose matrices are divided over tensor-parallel ranks; see :mod:`trainer.model.tensor_parallel`."""
+"""The collectives of blocks whose matrices tensor-parallel ranks share (`trainer.model.parallel.tensor_parallel`)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.model.division import LinearShare
+from trainer.model.parallel.division import LinearShare
 from trainer.trace.formula.protocol import Place
 
 

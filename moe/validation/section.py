@@ -1,0 +1,79 @@
+"""What sections a pydantic model is made of, and which of them a kind chooses."""
+
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value of a type may be.
+
+    Args:
+        annotation: a type, such as a union whose members are told apart by their `kind`.
+    """
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in sections_in(part)]
+
+
+def kind_of(section: type[BaseModel]) -> str | None:
+    """The `kind` by which a file chooses a section; None: there is no choice."""
+    field = section.model_fields.get("kind")
+    return None if field is None else field.default
+
+
+def sections_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    """The sections that may stand at a place.
+
+    Args:
+        model: what the document is.
+        path: keys, numbers of a list, and the kinds that pydantic puts in.
+    """
+    found = [model]
+    for part in path:
+        chosen = [section for section in found if kind_of(section) == part]
+        fields = [section.model_fields[part] for section in found if part in section.model_fields and not chosen]
+        inner = [section for field in fields for section in sections_in(field.annotation)]
+        found = chosen or inner or (found if isinstance(part, int) else [])
+    return found
+
+
+def with_kinds(model: type[BaseModel], document: Any) -> Any:
+    """A document in which sections without a kind have that of their default, and what the default sets besides.
+
+    Args:
+        model: what the document is.
+        document: what was read.
+    """
+    if not isinstance(document, dict):
+        return document
+    return {
+        key: _with_kind(model.model_fields[key].annotation, model.model_fields[key].default, value)
+        if key in model.model_fields
+        else value
+        for key, value in document.items()
+    }
+
+
+def _with_kind(annotation: Any, default: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "kind" not in value and isinstance(default, BaseModel) and kind_of(type(default)) is not None:
+        value = {"kind": kind_of(type(default)), **default.model_dump(exclude_unset=True), **value}
+    sections = sections_in(annotation)
+    fitting = [section for section in sections if len(sections) == 1 or kind_of(section) == value.get("kind")]
+    return with_kinds(fitting[0], value) if fitting else value
+
+
+class Section(BaseModel):
+    """Settings that are checked when they are read and never change: no unknown key, no infinity.
+
+    Where a part has a default, settings of it without a kind are of the default's kind.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kinds_follow_the_defaults(cls, document: Any) -> Any:
+        return with_kinds(cls, document)

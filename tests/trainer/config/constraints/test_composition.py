@@ -1,0 +1,412 @@
+"""Which parts of a flow go together: all of them tried, those accepted trained, those refused shown not to work."""
+
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.benchmarks import compositions
+from tests.trainer.commands import DIGITS, refused
+from tests.trainer.flow.paths import AFFINE, ALL, NOISY
+from tests.trainer.flow.paths import name as path_name
+from tests.trainer.flow.unions import members
+from trainer.config.constraints.context import check_context
+from trainer.config.constraints.flow import ALTERNATIVES, RULES, Composition, caution, complaint, name, partners
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.model import AutoencoderConfig
+from trainer.config.run import RunConfig
+from trainer.data import Batch
+from trainer.data import build as build_data
+from trainer.flow import UNCONDITIONAL, Condition, coupling, objective, path, sampler, target
+from trainer.flow.coupling import Pairs
+from trainer.model.autoencoder import Autoencoder
+from trainer.task import FlowTask
+from trainer.task.latent_space import Latents
+
+SIZE = 8
+HEADS: dict[str, dict[str, Any]] = {
+    "plain": {"model": {"kind": "mlp"}, "data": {"kind": "toy"}},
+    "guided": {"model": {"kind": "mlp"}, "data": {"kind": "toy", "classes": True}, "sample": {"guidance": 1.5}},
+    "context": {"data": {"kind": "digits"}, "flow": {"context": {"kind": "inpainting"}}},
+    "latent": {
+        "data": {"kind": "digits"},
+        "flow": {"latent": {"path": "latents", "shape": (2, 2, 2), "image_shape": (1, 8, 8), "digest": "0"}},
+    },
+}
+"""What stands between network and field; that of two fields follows from the target."""
+
+PATHS = tuple(
+    next(known for known in AFFINE if known.kind == "tabulated") if one.kind == "tabulated" else one
+    for one in ALTERNATIVES["path"]
+)
+
+STEADY = [one for one in AFFINE if not isinstance(one, path.VariancePreservingConfig | path.DiffusionStepsConfig)]
+"""Paths of two ends whose velocity is finite at both."""
+
+couplings = pytest.mark.parametrize("coupled", ALTERNATIVES["coupling"], ids=lambda one: one.kind)
+paths = pytest.mark.parametrize("along", PATHS, ids=lambda one: one.kind)
+targets = pytest.mark.parametrize("predicted", ALTERNATIVES["target"], ids=lambda one: one.kind)
+
+
+DEFAULT = Composition(
+    coupling.IndependentConfig(),
+    path.LinearConfig(),
+    target.VelocityConfig(),
+    objective.RegressionConfig(),
+    sampler.EulerConfig(steps=2),
+)
+
+
+def composition(**parts: Any) -> Composition:
+    return replace(DEFAULT, **parts)
+
+
+def configuration(parts: Composition, head: str) -> RunConfig:
+    flow = {name: getattr(parts, name).model_dump(mode="json") for name in ("coupling", "path", "target", "objective")}
+    sections = HEADS[head]
+    document = {
+        "run": {"dir": "unused"},
+        "model": {"kind": "dit", "hidden": 16, "num_heads": 4},
+        "optim": {"steps": 1, "global_batch": 8},
+        **sections,
+        "flow": {**flow, **sections.get("flow", {})},
+        "sample": {**sections.get("sample", {}), "sampler": parts.sampler.model_dump()},
+    }
+    return RunConfig.model_validate(document)
+
+
+class Tiny(nn.Module):
+    """One layer over state, time, class and context, shaped by the first call."""
+
+    def __init__(self, num_fields: int) -> None:
+        super().__init__()
+        self.num_fields = num_fields
+        self.layer: nn.Linear | None = None
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Predicts as a `Target` says."""
+        read = [x_t.flatten(1), t[:, None]]
+        read += [] if condition.label is None else [condition.label[:, None].float()]
+        read += [] if condition.context is None else [condition.context.flatten(1)]
+        seen = torch.cat(read, dim=1)
+        if self.layer is None:
+            self.layer = nn.Linear(seen.shape[1], self.num_fields * x_t[0].numel())
+        return self.layer(seen).reshape(len(x_t), self.num_fields * x_t.shape[1], *x_t.shape[2:])
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def latents() -> Latents:
+    config = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=2, factor=4)
+    return Latents(Autoencoder(config, shape=(1, 8, 8), generator=generator()).eval(), (0.0, 0.0), (1.0, 1.0))
+
+
+def task_of(config: RunConfig) -> FlowTask:
+    """The task of a configuration whose autoencoder is in no folder."""
+    assert config.flow is not None
+    if config.flow.latent is None:
+        return FlowTask(config)
+    task = FlowTask(config.model_copy(update={"flow": config.flow.model_copy(update={"latent": None})}))
+    task.space = latents()
+    return task
+
+
+@cache
+def examples(head: str) -> Batch:
+    data = build_data(configuration(composition(), head).data)
+    return data.get(torch.arange(SIZE))
+
+
+def assert_it_trains_and_draws(parts: Composition, head: str) -> None:
+    config, batch = configuration(parts, head), examples(head)
+    task = task_of(config)
+    if isinstance(parts.coupling, coupling.PairedConfig):
+        batch = Batch(batch.x_1, batch.labels, batch.ids, x_0=torch.randn(batch.x_1.shape, generator=generator(1)))
+    (drawn,) = task.draw([batch], [generator(2)])
+    network = Tiny(task.target.num_fields)
+    task.loss(network, drawn)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
+    losses = task.loss(network, drawn).per_example
+    weights = torch.ones(SIZE) if drawn.log_weight is None else drawn.log_weight.softmax(0) * SIZE
+    (losses * weights).mean().backward()
+    optimizer.step()
+    assert bool(losses.isfinite().all())
+    assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+    guidance = getattr(config.sample, "guidance", 1.0)
+    with torch.no_grad():
+        field = task.field(network, drawn.condition, guidance)
+        start = torch.randn(drawn.sample.x_t.shape, generator=generator(3))
+        follows = sampler.build(parts.sampler, path=task.path)
+        found = follows.sample(field, start, sampler.times(parts.sampler), keys=torch.arange(SIZE))
+    assert bool(task.space.decode(found.final).isfinite().all())
+
+
+def every_partner(parts: Composition) -> list[Composition]:
+    """The compositions with each partner that a complaint lists, after a look that it lists them."""
+    broken, refusal = next(rule for rule in RULES if rule.complaint(parts) is not None), complaint(parts)
+    assert refusal is not None
+    found = []
+    for part, fitting in partners(parts, broken).items():
+        assert all(name(one) in refusal.partition("; use ")[2] for one in fitting)
+        found += [replace(parts, **{part: one}) for one in fitting]
+    assert found
+    assert all(complaint(other) != refusal for other in found)
+    return found
+
+
+@couplings
+@paths
+def test_what_is_accepted_trains_and_draws_and_what_is_refused_names_its_partners(along, coupled):
+    for predicted, head in product(ALTERNATIVES["target"], HEADS):
+        parts = composition(path=along, target=predicted, coupling=coupled)
+        refusal = complaint(parts)
+        if refusal is None:
+            if not (head == "latent" and isinstance(coupled, coupling.PairedConfig)):
+                assert_it_trains_and_draws(parts, head)
+            continue
+        with pytest.raises(ValueError, match=r"^flow\.(coupling|target)\.kind: .* does not go with flow\."):
+            plan_layout(configuration(parts, head), 1)
+        every_partner(parts)
+
+
+@pytest.mark.parametrize("along", ALL, ids=path_name)
+@targets
+def test_settings_are_judged_as_kinds_are(along, predicted):
+    """Whatever the settings, a target that is accepted tells the velocity of the points that it is made of."""
+    parts, t = composition(path=along, target=predicted), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    refusal = complaint(parts)
+    x_0, x_1 = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator())
+    built = path.build(along)
+    sample = built.sample(Pairs(x_0, x_1), t, generator=generator(1))
+    if refusal is None:
+        told = target.build(predicted, path=built)
+        velocity = told.convert(told.make(sample), sample.x_t, t, "velocity")
+        torch.testing.assert_close(velocity, sample.velocity, rtol=1e-6, atol=1e-6)
+        return
+    if isinstance(predicted, target.VelocityAndNoiseConfig):
+        assert sample.mirror is None
+        score = target.VelocityAndNoise(built).convert(
+            torch.cat([sample.velocity, sample.noise], 1), sample.x_t, t, "score"
+        )
+        a = built.coefficients(t).a[:, None]
+        assert not torch.allclose(score, -sample.noise / a)
+        return
+    if isinstance(predicted, target.VPredictionConfig):
+        c = built.coefficients(t).broadcast(x_0)
+        v = c.b * sample.x_0 - c.a * sample.x_1
+        assert not torch.allclose(c.b * sample.x_t - c.a * v, sample.x_1)
+        return
+    told = target.build(predicted, path=built)
+    with pytest.raises(ValueError, match="noise of its own"):
+        told.convert(told.make(sample), sample.x_t, t, "velocity")
+
+
+@pytest.mark.parametrize("along", STEADY, ids=path_name)
+@pytest.mark.parametrize(
+    "drawn", [sampler.EulerConfig(steps=10), sampler.HeunConfig(steps=5)], ids=lambda one: one.kind
+)
+def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(along, drawn):
+    """Perfect predictions of pairs x_1 = x_0 / 2 end where the velocity itself would, or are spoken against."""
+    built, x_0 = path.build(along), torch.tensor([[1.0]], dtype=torch.float64)
+
+    def end(predicted: target.Config) -> float:
+        told = target.build(predicted, path=built)
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            c = built.coefficients(t).broadcast(x)
+            start = x / (c.a + c.b / 2)
+            sample = built.sample(Pairs(start, start / 2), t, generator=generator())
+            return told.convert(told.make(sample), x, t, "velocity")
+
+        times = sampler.times(drawn).double()
+        return float(sampler.build(drawn, path=built).sample(cast(sampler.Field, velocity), x_0, times).final)
+
+    for predicted in ALTERNATIVES["target"]:
+        parts = composition(path=along, target=predicted, sampler=drawn)
+        broken = next((rule for rule in RULES if rule.complaint(parts) is not None), None)
+        advice = None if broken else caution(configuration(parts, "plain"))
+        if broken is None and advice is None:
+            assert end(predicted) == pytest.approx(end(target.VelocityConfig()), abs=1e-6)
+        elif not isinstance(predicted, target.VelocityAndNoiseConfig | target.VPredictionConfig):
+            assert abs(end(predicted) - end(target.VelocityConfig())) > 0.01
+            assert advice is None or "flow.target.kind velocity" in advice.partition("; use ")[2]
+
+
+@couplings
+@paths
+def test_a_coupling_is_refused_where_no_source_point_is_used(along, coupled):
+    x_0, x_1, other = torch.randn(3, 5, 2, generator=generator())
+    t = torch.linspace(0.1, 0.9, 5)
+    one, same = (path.build(along).sample(Pairs(start, x_1), t, generator=generator(1)) for start in (x_0, other))
+    unused = torch.equal(one.x_t, same.x_t) and torch.equal(one.velocity, same.velocity)
+    refusal = complaint(composition(path=along, coupling=coupled))
+    assert (refusal is not None) == (unused and coupled.kind != "independent")
+    assert refusal is None or "no source point lies on this path" in refusal
+
+
+@couplings
+def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
+    """Of a source with E|x_0|^2 = d, E[(-x_0 / a) x_t] is Stein's -d just when source and data are uncorrelated."""
+    draws, size, t = 200, 32, torch.tensor(0.5)
+    built, random = coupling.build(coupled), generator()
+    products, lengths = [], []
+    for _ in range(draws):
+        x_1 = torch.randn(size, 2, generator=random)
+        given = x_1.clone() if isinstance(coupled, coupling.PairedConfig) else None
+        pairs = built.draw(x_1, UNCONDITIONAL, x_0=given, generator=random)
+        weights = torch.full((size,), 1 / size) if pairs.log_weight is None else pairs.log_weight.softmax(0)
+        x_t = (1 - t) * pairs.x_0 + t * pairs.x_1
+        products.append((weights * (-pairs.x_0 / (1 - t) * x_t).sum(1)).sum())
+        lengths.append((weights * pairs.x_0.square().sum(1)).sum())
+    wrong = abs(float(torch.stack(products).mean() + torch.stack(lengths).mean()))
+    stochastic = sampler.EulerMaruyamaConfig(steps=2)
+    refusal = complaint(composition(coupling=coupled, sampler=stochastic))
+    if refusal is None:
+        assert wrong < 0.1
+    else:
+        assert wrong > 0.3
+        assert "independent of the data" in refusal
+    assert complaint(composition(coupling=coupled, target=target.ScoreConfig())) is None, "its velocity is right"
+    without = stochastic.model_copy(update={"diffusion": (0.0, 0.0)})
+    noisy = composition(
+        path=path.StochasticInterpolantConfig(),
+        target=target.VelocityAndNoiseConfig(),
+        coupling=coupled,
+        sampler=stochastic,
+    )
+    assert complaint(noisy) is None
+    assert complaint(composition(coupling=coupled, sampler=without)) is None
+
+
+@pytest.mark.parametrize("drawn", ALTERNATIVES["sampler"], ids=lambda one: one.kind)
+def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_with(drawn):
+    drawn = drawn.model_copy(update={"steps": 3}) if hasattr(drawn, "steps") else drawn
+    drawn = sampler.Dopri5Config(rtol=0.1, atol=0.1) if isinstance(drawn, sampler.Dopri5Config) else drawn
+    accepted = 0
+    for along, predicted, coupled in product(PATHS, ALTERNATIVES["target"], ALTERNATIVES["coupling"]):
+        if complaint(composition(path=along, target=predicted, coupling=coupled)) is not None:
+            continue
+        parts = composition(path=along, target=predicted, coupling=coupled, sampler=drawn)
+        refusal = complaint(parts)
+        if refusal is None:
+            accepted += 1
+            assert_it_trains_and_draws(parts, "plain")
+            continue
+        assert refusal.startswith(f"sample.sampler.kind: {drawn.kind}")
+        assert "use sample.sampler.kind euler" in refusal
+        every_partner(parts)
+    assert accepted > 0
+
+
+@pytest.mark.parametrize("along", ALL, ids=path_name)
+@pytest.mark.parametrize("space", ["data", "velocity"])
+def test_a_space_is_compared_where_the_prediction_tells_it(along, space):
+    """An accepted space turns a perfect prediction into no error at all; a refused one cannot be computed."""
+    x_0, x_1 = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator())
+    t, built = torch.tensor([0.2, 0.4, 0.5, 0.6, 0.8], dtype=torch.float64), path.build(along)
+    sample = built.sample(Pairs(x_0, x_1), t, generator=generator(1))
+    for predicted in ALTERNATIVES["target"]:
+        if complaint(composition(path=along, target=predicted)) is not None:
+            continue
+        told = target.build(predicted, path=built)
+        minimised = objective.RegressionConfig(space=space)
+        regression = objective.build(minimised, target=told)
+
+        def loss(told: target.Target = told, regression: objective.Objective = regression) -> Tensor:
+            return regression.loss(lambda *_: told.make(sample), sample, UNCONDITIONAL).per_example
+
+        refusal = complaint(composition(path=along, target=predicted, objective=minimised))
+        if refusal is None:
+            assert float(loss().max()) < 1e-12
+        else:
+            assert f"leaves the {space} open" in refusal
+            with pytest.raises(ValueError, match="path: "):
+                loss()
+
+
+@pytest.mark.parametrize("along", ALL, ids=path_name)
+def test_antithetic_points_need_noise_to_reverse(along):
+    refusal = complaint(composition(path=along, objective=objective.RegressionConfig(antithetic=True)))
+    x = torch.randn(2, 4, 2, generator=generator())
+    mirror = path.build(along).sample(Pairs(x[0], x[1]), torch.full((4,), 0.5), generator=generator()).mirror
+    assert (refusal is None) == (mirror is not None) == (along in NOISY)
+    assert refusal is None or "use flow.objective.kind regression, " in refusal
+
+
+def test_every_kind_of_every_part_is_among_the_alternatives():
+    of_features = {
+        objective.AlignedConfig,
+        objective.FeatureResidualConfig,
+    }  # what they ask of a network is in blockwise
+    for part, union in (
+        ("coupling", coupling.Config),
+        ("path", path.Config),
+        ("target", target.Config),
+        ("objective", objective.Config),
+        ("sampler", sampler.Config),
+    ):
+        found = {type(one) for one in ALTERNATIVES[part]}
+        assert found | (of_features if part == "objective" else set()) == set(members(union))
+    within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
+    assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), sampler.SegmentedConfig}
+    assert {type(one) for one in compositions.SAMPLERS} == set(get_args(within.annotation)), "the cover lacks some"
+
+
+def test_latents_and_pairs_exclude_each_other(tmp_path: Path) -> None:
+    parts = composition(coupling=coupling.PairedConfig())
+    config = configuration(parts, "latent")
+    batch = examples("latent")
+    pairs = Batch(batch.x_1, batch.labels, batch.ids, x_0=torch.randn(batch.x_1.shape))
+    with pytest.raises(ValueError, match=r"x_0: shape .* is not that of x_1"):
+        task_of(config).draw([pairs], [generator()])
+    data = {"kind": "pairs", "path": tmp_path, "held_out": 1, "shape": (1, 8, 8), "num_classes": 0, "segments": None}
+    document = {**config.model_dump(), "data": {**data, "digest": "0"}}
+    with pytest.raises(ValueError, match=r"^flow\.latent\.path: .*; remove flow\.latent$"):
+        check_context(RunConfig.model_validate(document))
+
+
+def test_parts_of_paths_are_refused_on_a_path_with_noise(tmp_path: Path) -> None:
+    data = {"kind": "pairs", "path": tmp_path, "held_out": 1, "shape": (2,), "num_classes": 0, "digest": "0"}
+    for segments in (None, 4):
+        document = {
+            "run": {"dir": "unused"},
+            "model": {"kind": "mlp"},
+            "optim": {"steps": 1, "global_batch": 8},
+            "data": {**data, "segments": segments},
+            "flow": {"coupling": {"kind": "paired"}, "path": {"kind": "stochastic_interpolant"}},
+        }
+        if segments is None:
+            plan_layout(RunConfig.model_validate(document), 1)
+            continue
+        with pytest.raises(ValueError, match=r"^flow\.path\.kind: .*4 segments.*; use linear, trigonometric"):
+            plan_layout(RunConfig.model_validate(document), 1)
+
+
+def test_guidance_needs_hidden_labels():
+    sections = {"data": {"kind": "toy", "classes": True}, "run": {"dir": "unused"}}
+    document = {**sections, "model": {"kind": "mlp", "label_dropout": 0}, "optim": {"steps": 1, "global_batch": 8}}
+    plan_layout(RunConfig.model_validate(document), 1)
+    with pytest.raises(ValueError, match=r"^sample\.guidance: 1\.5 .*; use 1, or a model\.label_dropout such as 0\.1$"):
+        plan_layout(RunConfig.model_validate({**document, "sample": {"guidance": 1.5}}), 1)
+    without = {**document, "data": {"kind": "toy"}, "sample": {"guidance": 1.5}}
+    plan_layout(RunConfig.model_validate(without), 1)
+
+
+def test_check_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "check", DIGITS, "flow.target={kind: v_prediction}", "--world-size", "2")
+    assert "flow.target.kind: v_prediction does not go with flow.path.kind linear" in line
+    assert line.endswith(
+        "use flow.target.kind velocity, data, noise or score, "
+        "or flow.path.kind trigonometric, variance_preserving or diffusion_steps"
+    )
+    unused = ("flow.path={kind: one_sided_interpolant}", "flow.coupling={kind: knn}")
+    line = refused(capsys, "check", DIGITS, *unused, "--world-size", "2")
+    assert "use flow.coupling.kind independent, or flow.path.kind linear" in line

@@ -1,0 +1,334 @@
+"""Reading a configuration: what it accepts, and the one line with which it refuses."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moe.config import TopKRouterConfig
+from moe.files import FileError
+from trainer import load_config
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import ImageSample, RunConfig, TextSample
+from trainer.data import PythonSourceConfig
+from trainer.flow.sampler import HeunConfig
+
+RUNS = Path(__file__).parents[3] / "configs" / "runs"
+MINIMAL = """\
+run: {dir: runs/test}
+model: {hidden: 16, num_layers: 2, num_heads: 4}
+optim: {steps: 10, global_batch: 8}
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_overrides_reach_nested_keys_lists_and_null(config_file: Path) -> None:
+    config = load_config(
+        config_file,
+        [
+            "optim.lr=1e-3",
+            "optim.betas=[0.8, 0.95]",
+            "optim.clip_norm=null",
+            "optim.micro_batch=",
+            "trace.steps=[3, 4]",
+            "flow.time={kind: logit_normal, std: 0.5}",
+            "flow.time.mean=0.25",
+            "sample.sampler.kind=heun",
+            "sample.sampler.steps=7",
+            "run.dir='runs/with = and: colon'",
+            "moe={num_experts: 4, expert_hidden: 8}",
+            "moe.top_k=2",
+        ],
+    )
+    assert config.optim.lr == 1e-3
+    assert config.optim.betas == (0.8, 0.95)
+    assert config.optim.clip_norm is None
+    assert config.optim.micro_batch is None
+    assert config.trace.steps == (3, 4)
+    assert config.flow is not None
+    assert config.flow.time.model_dump() == {"kind": "logit_normal", "mean": 0.25, "std": 0.5}
+    assert config.sample == ImageSample(sampler=HeunConfig(steps=7))
+    assert config.run.dir == Path("runs/with = and: colon")
+    assert config.moe is not None
+    assert (config.moe.num_experts, config.moe.top_k) == (4, 2)
+
+
+def test_a_later_override_wins_and_a_section_can_be_taken_away(config_file: Path) -> None:
+    config = load_config(config_file, ["optim.steps=5", "moe.num_experts=4", "optim.steps=6", "moe=null"])
+    assert config.optim.steps == 6
+    assert config.moe is None
+
+
+def test_without_overrides_the_file_is_as_it_was(config_file: Path) -> None:
+    assert load_config(config_file, ["optim.steps=5"]) != load_config(config_file)
+    assert load_config(config_file) == load_config(str(config_file))
+
+
+BAD_OVERRIDES = {
+    "unknown key": ("optim.stepz=5", "optim.stepz", "5", "write steps"),
+    "unknown section": ("optimiser.steps=5", "optimiser", "5", "write optim"),
+    "unknown key of a part": ("flow.time={kind: logit_normal, sigma: 2}", "flow.time.sigma", "2", "name"),
+    "value of a part": ("sample.sampler={kind: heun, steps: 0}", "sample.sampler.steps", "0", "greater"),
+    "unknown kind": ("flow.time.kind=beta", "flow.time.kind", "beta", "logit_normal"),
+    "no kind": ("flow.context={}", "flow.context", "kind", "give flow.context={kind: inpainting}"),
+    "word for a number": ("optim.steps=many", "optim.steps", "many", "integer"),
+    "fraction for a whole number": ("optim.steps=2.5", "optim.steps", "2.5", "integer"),
+    "list for a number": ("optim.lr=[1]", "optim.lr", "[1]", "number"),
+    "number for a list": ("trace.steps=5", "trace.steps", "5", "use a list"),
+    "number for a section": ("optim=5", "optim", "5", "use settings"),
+    "zero": ("optim.steps=0", "optim.steps", "0", "greater than 0"),
+    "negative": ("run.seed=-1", "run.seed", "-1", "greater"),
+    "infinite": ("optim.lr=.inf", "optim.lr", "inf", "finite"),
+    "not a number": ("optim.ema_decay=.nan", "optim.ema_decay", "nan", "finite"),
+    "too large": ("observe.port=65536", "observe.port", "65536", "65535"),
+    "decay of 1": ("optim.betas=[0.9, 1.0]", "optim.betas.1", "1.0", "less than 1"),
+    "one of two": ("optim.betas=[0.9]", "optim.betas.1", "missing", "add it"),
+    "three of two": ("optim.betas=[0.9, 0.9, 0.9]", "optim.betas", "at most 2", "correct"),
+    "no choice": ("engine.zero_stage=4", "engine.zero_stage", "4", "0, 1, 2 or 3"),
+    "null for a value": ("optim.steps=", "optim.steps", "None", "integer"),
+    "path from a date": ("run.dir=2024-01-01", "run.dir", "2024", "path"),
+    "impossible date": ("run.dir=2024-13-45", "run.dir", "2024-13-45", "quote"),
+    "not YAML": ("run.dir=[a", "run.dir", "[a", "quote"),
+    "key twice": ("moe={num_experts: 4, num_experts: 8}", "moe", "num_experts: 8", "quote"),
+    "no equals sign": ("optim.steps", "optim.steps", "no override", "dotted.key=value"),
+    "no key": ("=5", "=5", "no override", "dotted.key=value"),
+    "empty part of a key": ("optim..steps=5", "optim..steps=5", "no override", "dotted.key=value"),
+    "inside a scalar": ("model.hidden.x=1", "model.hidden.x", "16", "model.hidden=VALUE"),
+    "inside a list": ("optim.betas.0=1", "optim.betas", "tuple", "use a list"),
+    "rule over two fields": ("model.hidden=60", "model.hidden", "60", "choose 64"),
+    "too many choices": ("moe={num_experts: 4, expert_hidden: 8, top_k: 5}", "moe.top_k", "5", "choose"),
+    "missing in a section": ("moe.top_k=1", "moe.num_experts", "missing", "add it"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OVERRIDES)
+def test_a_wrong_override_is_refused(config_file: Path, case: str) -> None:
+    override, field, value, remedy = BAD_OVERRIDES[case]
+    message = refusal(config_file, override)
+    assert message.startswith(f"{config_file}: {field}: ")
+    assert value in message
+    assert remedy in message
+    assert message.count("; ") == 1
+
+
+GPT_MINIMAL = """\
+run: {dir: runs/test}
+model: {kind: gpt, hidden: 16, num_layers: 2, num_heads: 4}
+optim: {steps: 10, global_batch: 8}
+"""
+
+
+@pytest.fixture
+def gpt_file(tmp_path: Path) -> Path:
+    path = tmp_path / "gpt.yaml"
+    path.write_text(GPT_MINIMAL)
+    return path
+
+
+def test_sections_without_a_kind_follow_the_model(config_file: Path, gpt_file: Path) -> None:
+    images, text = load_config(config_file), load_config(gpt_file)
+    assert (images.model.kind, images.data.kind, images.sample.kind) == ("dit", "digits", "images")
+    assert (text.model.kind, text.data.kind, text.sample.kind) == ("gpt", "python_source", "text")
+    assert images.flow is not None
+    assert text.flow is None
+    assert load_config(config_file, ["flow=null"]) == images
+    changed = load_config(config_file, ["model={kind: gpt}", "data.context=64", "sample.num_bytes=9"])
+    assert (changed.data, changed.sample) == (
+        PythonSourceConfig(context=64),
+        TextSample(num_bytes=9),
+    )
+
+
+GPT_BAD_OVERRIDES = {
+    "unknown model": ("model.kind=rnn", "model.kind", "rnn", "dit, gpt, mlp, autoencoder, blockwise"),
+    "images for text": ("data.kind=digits", "data.kind", "digits", "use python_source"),
+    "unknown data": ("data.kind=tokens", "data.kind", "tokens", "python_source"),
+    "grids of text": ("sample.kind=images", "sample.kind", "images", "use text"),
+    "a flow": ("flow={}", "flow", "gpt", "remove the section"),
+    "a part of a flow": ("flow.time.kind=uniform", "flow", "gpt", "remove the section"),
+    "patches": ("model.patch_size=2", "model.patch_size", "2", "name"),
+    "hidden labels": ("model.label_dropout=0.1", "model.label_dropout", "0.1", "write dropout, or remove it"),
+    "guidance": ("sample.guidance=1.5", "sample.guidance", "1.5", "name"),
+    "size of images": ("data.size=8", "data.size", "8", "name"),
+    "heads and width": ("model.hidden=20", "model.hidden", "20", "choose"),
+    "key-value heads": ("model.num_kv_heads=3", "model.num_kv_heads", "3", "divisor"),
+    "more key-value heads than heads": ("model.num_kv_heads=8", "model.num_kv_heads", "8", "divisor"),
+    "no context": ("model.context=0", "model.context", "0", "greater than 0"),
+    "everything dropped": ("model.dropout=1", "model.dropout", "1", "less than 1"),
+    "no window is held out": ("data.held_out=256", "data.held_out", "256", "at least 257"),
+    "no window to train on": ("data.max_bytes=100", "data.max_bytes", "100", "at least 257"),
+    "empty window": ("data.context=0", "data.context", "0", "greater than 0"),
+    "nothing to continue": ("sample.prompts=[]", "sample.prompts", "[]", "at least 1"),
+    "empty prompt": ("sample.prompts=[def, '']", "sample.prompts.1", "''", "at least 1"),
+    "one prompt": ("sample.prompts=def", "sample.prompts", "def", "use a list"),
+    "prompt of numbers": ("sample.prompts=[1]", "sample.prompts.0", "1", "string"),
+    "nothing to write": ("sample.num_bytes=0", "sample.num_bytes", "0", "greater than 0"),
+    "colder than cold": ("sample.temperature=-1", "sample.temperature", "-1", "greater"),
+    "no temperature": ("sample.temperature=.nan", "sample.temperature", "nan", "finite"),
+}
+
+
+@pytest.mark.parametrize("case", GPT_BAD_OVERRIDES)
+def test_a_wrong_language_model_is_refused(gpt_file: Path, case: str) -> None:
+    override, field, value, remedy = GPT_BAD_OVERRIDES[case]
+    message = refusal(gpt_file, override)
+    assert message.startswith(f"{gpt_file}: {field}: ")
+    assert value in message
+    assert remedy in message
+    assert message.count("; ") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "remedy"),
+    [
+        ("data.kind=python_source", "data.kind", "use digits"),
+        ("sample.kind=text", "sample.kind", "use images"),
+        ("model.context=64", "model.context", "name"),
+    ],
+)
+def test_an_image_model_takes_nothing_of_a_language_model(
+    config_file: Path, override: str, field: str, remedy: str
+) -> None:
+    message = refusal(config_file, override)
+    assert message.startswith(f"{config_file}: {field}: ")
+    assert remedy in message
+
+
+SAMPLERS = "euler, heun, dopri5, first_order, euler_maruyama, stochastic_heun, segmented"
+MISTAKES = {
+    "sample.sampler.kind=eulr": f"sample.sampler.kind: 'eulr' is none of {SAMPLERS}; use euler",
+    "sample.sampler.kind=9": f"sample.sampler.kind: '9' is none of {SAMPLERS}; use one of them",
+    "flow.coupling={kind: gibbs_weighted, epsilon: nan}": (
+        "flow.coupling.epsilon: Input should be greater than 0 ('nan'); use a number above 0, or auto"
+    ),
+    "flow.context={a: 1}": "flow.context: has no kind ({'a': 1}); give flow.context={kind: inpainting, a: ...}",
+    "flow.couplng={}": "flow.couplng: is not permitted here ({}); write coupling, or remove it",
+    "flow.path.sigmamin=1": "flow.path.sigmamin: is not permitted here (1); write sigma_min, or remove it",
+    "flow.time={kind: clipped, margin: 0.5}": (
+        "flow.time.margin: Input should be less than 0.5 (0.5); use a number below 0.5"
+    ),
+    "optim.nonsense=1": "optim.nonsense: is not permitted here (1); correct its name or remove it",
+    "optim.steps=0": "optim.steps: Input should be greater than 0 (0); use 1 or more",
+    "optim.lr=0": "optim.lr: Input should be greater than 0 (0); use a number above 0",
+    "run.seed=-1": "run.seed: Input should be greater than or equal to 0 (-1); use 0 or more",
+    "run.resume=nevr": "run.resume: Input should be 'auto' or 'never' ('nevr'); use never",
+    "evaluate=7": "evaluate: is no section (7); use settings, such as {key: value}",
+    "stages=[]": "stages: are no setting; write them in the file, and stages.NAME.key=value to change one",
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_is_told_with_what_to_write_instead(override: str) -> None:
+    assert refusal(RUNS / "toy.yaml", override) == f"{RUNS / 'toy.yaml'}: {MISTAKES[override]}"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("flow.path.sigma_min=0.01", "flow.path={kind: linear, sigma_min: 0.01}"),
+        ("flow.objective.error={}", "flow.objective={kind: regression, error: {kind: squared}}"),
+        ("flow.time={kind: clipped, within: {}}", "flow.time={kind: clipped, within: {kind: uniform}}"),
+        ("sample={sampler: {}}", "sample={kind: points, sampler: {kind: heun, steps: 20}}"),
+        ("engine={zero_stage: 2}", "engine={kind: deepspeed, zero_stage: 2}"),
+    ],
+)
+def test_settings_without_a_kind_are_of_the_default_kind(given: str, meant: str) -> None:
+    assert load_config(RUNS / "toy.yaml", [given]) == load_config(RUNS / "toy.yaml", [meant])
+
+
+def test_the_default_router_is_meant_where_a_router_has_no_kind() -> None:
+    config = load_config(RUNS / "digits_moe.yaml", ["moe.router={capacity_factor: 2.0}"])
+    assert config.moe is not None
+    assert config.moe.router == TopKRouterConfig(capacity_factor=2.0)
+
+
+BAD_FILES = {
+    "empty": ("", "document", "is empty", "sections"),
+    "comment only": ("# nothing\n", "document", "is empty", "sections"),
+    "a list": ("- run\n- model\n", "document", "list", "sections"),
+    "a word": ("run\n", "document", "str", "sections"),
+    "not YAML": ("run: {dir: a\noptim: 3\n", "line 2", "not YAML", "syntax"),
+    "tab": ("run:\n\tdir: a\n", "line 2", "not YAML", "syntax"),
+    "object": ("run: !!python/object:os.system {}\n", "line 1", "not YAML", "syntax"),
+    "control character": ("run: \x01\n", "document", "not YAML", "syntax"),
+    "impossible date": ("run: {dir: 2024-13-45}\n", "document", "date", "quote"),
+    "key twice": (MINIMAL + "optim: {steps: 5, global_batch: 8}\n", "line 4", "optim is written twice", "syntax"),
+    "inner key twice": (
+        MINIMAL.replace("steps: 10", "steps: 10, steps: 20"),
+        "line 3",
+        "steps is written twice",
+        "syntax",
+    ),
+    "section missing": (MINIMAL.replace("optim", "optimizer"), "optim", "missing (and 1 more)", "add it"),
+    "no model": (MINIMAL.replace("model:", "flow: null\nnetwork:"), "model", "missing (and 1 more)", "add it"),
+    "a word for a model": ("model: gpt\n" + MINIMAL.replace("model: ", "network: "), "model", "gpt", "{key: value}"),
+    "key missing": (MINIMAL.replace("steps: 10, ", ""), "optim.steps", "missing", "add it"),
+    "list as a key": (MINIMAL + "[1, 2]: 3\n", "line 4", "unhashable", "syntax"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_wrong_file_is_refused(tmp_path: Path, case: str) -> None:
+    text, field, problem, remedy = BAD_FILES[case]
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}: {field}: ")
+    assert problem in message
+    assert remedy in message
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"run: {dir: caf\xe9}\n")
+    for path, problem in (
+        (tmp_path / "none.yaml", "No such file"),
+        (tmp_path, "directory"),
+        (tmp_path / "latin.yaml", "UTF-8"),
+    ):
+        message = refusal(path)
+        assert message.startswith(f"{path}: file: cannot be read")
+        assert problem in message
+        assert "configs/runs" in message
+
+
+def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path, config_file: Path) -> None:
+    configs = [load_config(path) for path in sorted(RUNS.glob("*.yaml"))]
+    odd = ["run.dir='1e3'", "optim.lr=1e-05", "trace.steps=[1]", "model.init_from=null", "sample.sampler.kind=dopri5"]
+    configs.append(load_config(config_file, odd))
+    configs.append(load_config(config_file, ["model={kind: gpt}", "sample.prompts=['\"a: b\\n', '1e3']"]))
+    for config in configs:
+        path = tmp_path / "resolved.yaml"
+        path.write_text(config.to_yaml())
+        again = load_config(path)
+        assert again == config
+        assert again.to_yaml() == config.to_yaml()
+        assert yaml.safe_load(config.to_yaml()).keys() == RunConfig.model_fields.keys()
+
+
+WORLD_SIZES = {
+    "digits_moe.yaml": 2,
+    "dit_moe_64.yaml": 64,
+    "gpt_moe.yaml": 2,
+    "toy.yaml": 1,
+    "digits_autoencoder.yaml": 1,
+}
+
+
+@pytest.mark.parametrize("path", sorted(RUNS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_runs_that_we_ship_fit_their_ranks(path: Path) -> None:
+    layout = plan_layout(load_config(path), WORLD_SIZES[path.name])
+    assert layout.world_size == WORLD_SIZES[path.name]
+    assert layout.expert_parallel in (1, layout.world_size)
+    assert layout.micro_batch * layout.accumulation * layout.world_size == load_config(path).optim.global_batch
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(FileError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)

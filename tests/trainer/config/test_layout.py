@@ -1,0 +1,334 @@
+"""Dividing a run over its ranks, and what does not divide."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moe.placement.placement import Placement
+from tests.trainer.commands import contents, refused
+from trainer.__main__ import main
+from trainer.config.constraints.plan import cautions, describe, plan_layout
+from trainer.config.run import RunConfig
+
+Document = dict[str, Any]
+
+
+def configuration(**sections: Any) -> RunConfig:
+    base: Document = {
+        "run": {"dir": "runs/test"},
+        "model": {"hidden": 16, "num_layers": 3, "num_heads": 4},
+        "moe": {"num_experts": 8, "expert_hidden": 16},
+        "optim": {"steps": 1, "global_batch": 48},
+        "parallel": {"expert": 2},
+    }
+    for name, values in sections.items():
+        base[name] = values if values is None else {**base.get(name, {}), **values}
+    return RunConfig.model_validate(base)
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8, 16])
+@pytest.mark.parametrize("micro_batch", [None, 1, 3])
+def test_every_example_of_a_step_has_a_place(world_size: int, micro_batch: int | None) -> None:
+    layout = plan_layout(configuration(optim={"micro_batch": micro_batch}), world_size)
+    assert layout.micro_batch * layout.accumulation * world_size == 48
+    assert layout.micro_batch == (micro_batch or 48 // world_size)
+    assert layout.expert_parallel * layout.expert_data_parallel == world_size
+
+
+def test_without_a_placement_experts_stand_in_order() -> None:
+    layout = plan_layout(configuration(), 4)
+    for layer in range(3):
+        np.testing.assert_array_equal(layout.slot_to_expert(layer), np.arange(8))
+    assert plan_layout(configuration(moe=None, parallel={"expert": 1}), 2).placement is None
+
+
+def test_the_line_for_a_person_says_how_the_run_is_divided() -> None:
+    config = configuration(optim={"micro_batch": 3})
+    line = describe(config, plan_layout(config, 4))
+    assert "4 ranks = expert 2 x expert data 2, 4 of 8 experts a rank and layer, home dispatch" in line
+    assert "batch 48 = 3 x 4 micro x 4; ZeRO 1, fp32" in line
+    dense = configuration(moe=None, parallel={"expert": 1})
+    assert describe(dense, plan_layout(dense, 1)).startswith("1 rank; ")
+
+
+BAD: dict[str, tuple[Document, int, str, str, str]] = {
+    "batch and ranks": ({"optim": {"global_batch": 50}}, 4, "optim.global_batch", "50", "48 or 52"),
+    "batch smaller than the ranks": ({"optim": {"global_batch": 3}}, 4, "optim.global_batch", "3", "use 4"),
+    "micro batch": ({"optim": {"micro_batch": 5}}, 2, "optim.global_batch", "48", "40 or 50"),
+    "experts and ranks": ({"moe": {"num_experts": 7}}, 2, "moe.num_experts", "7", "use 8"),
+    "fewer experts than ranks": (
+        {"moe": {"num_experts": 2}, "parallel": {"expert": 4}},
+        4,
+        "moe.num_experts",
+        "2",
+        "use 4",
+    ),
+    "ranks and groups": ({"parallel": {"expert": 4}}, 6, "parallel.expert", "4", "1, 2, 3, 6"),
+    "fewer ranks than a group": ({"parallel": {"expert": 4}}, 2, "parallel.expert", "4", "multiple of 4"),
+    "dense with experts": ({"moe": None}, 2, "parallel.expert", "2", "use 1"),
+    "parameters of experts": ({"engine": {"zero_stage": 3}}, 2, "engine.zero_stage", "3", "0, 1 or 2"),
+    "graphs of experts": ({"engine": {"compile": True}}, 2, "engine.compile", "true", "dense model"),
+    "graphs cut by ZeRO 3": (
+        {"engine": {"compile": True, "zero_stage": 3}, "moe": None, "parallel": {"expert": 1}},
+        2,
+        "engine.compile",
+        "ZeRO 3",
+        "0, 1 or 2",
+    ),
+    "rows of experts": ({"engine": {"kind": "fsdp"}}, 2, "engine.kind", "fsdp", "use deepspeed"),
+    "graphs with sums": (
+        {"engine": {"compile": True}, "moe": None, "parallel": {"expert": 1, "tensor": 2}},
+        2,
+        "engine.compile",
+        "true",
+        "parallel.tensor=1",
+    ),
+    "bf16 without ZeRO": (
+        {"engine": {"zero_stage": 0, "precision": "bf16"}},
+        2,
+        "engine.precision",
+        "bf16",
+        "1 to 3",
+    ),
+    "patches and image": ({"model": {"patch_size": 3}}, 2, "model.patch_size", "3", "1, 2, 4, 8"),
+    "patch larger than the image": ({"model": {"patch_size": 16}}, 2, "model.patch_size", "16", "1, 2, 4, 8"),
+    "steps of its own on each rank": (
+        {"sample": {"every": 5, "sampler": {"kind": "dopri5"}}},
+        2,
+        "sample.sampler.kind",
+        "dopri5",
+        "heun",
+    ),
+    "steps of its own in each segment": (
+        {"sample": {"every": 5, "sampler": {"kind": "segmented", "within": {"kind": "dopri5"}}}},
+        2,
+        "sample.sampler.kind",
+        "dopri5",
+        "heun",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_divide_is_refused(case: str) -> None:
+    sections, world_size, field, value, remedy = BAD[case]
+    with pytest.raises(ValueError, match=f"^{field}: ") as caught:
+        plan_layout(configuration(**sections), world_size)
+    assert value in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+TEXT: Document = {
+    "model": {"kind": "gpt", "hidden": 16, "num_layers": 3, "num_heads": 4, "context": 64},
+    "data": {"context": 64},
+}
+DROPS = {"kind": "top_k", "capacity_factor": 1.5}
+BAD_TEXT: dict[str, tuple[Document, str, str, str]] = {
+    "graphs of rotations": ({"engine": {"compile": True}}, "engine.compile", "true", "a dit"),
+    "windows longer than the model reads": ({"data": {"context": 65}}, "data.context", "65", "use at most 64"),
+    "prompt and text": ({"sample": {"every": 1, "prompts": ["def ", "x"]}}, "sample.num_bytes", "100", "at most 60"),
+    "prompt of wide letters": (
+        {"sample": {"every": 1, "prompts": ["é" * 31], "num_bytes": 3}},
+        "sample.num_bytes",
+        "62",
+        "at most 2",
+    ),
+    "prompt alone": ({"sample": {"every": 1, "prompts": ["a" * 64]}}, "sample.num_bytes", "64", "shorter"),
+    "tokens that are dropped": (
+        {"moe": {"dispatch": "coherent", "router": DROPS}},
+        "moe.router.capacity_factor",
+        "1.5",
+        "without capacity_factor",
+    ),
+    "tokens that no expert takes": (
+        {"moe": {"dispatch": "coherent", "router": {"kind": "expert_choice"}}},
+        "moe.router.kind",
+        "expert_choice",
+        "top_k",
+    ),
+    "experts and ranks": ({"moe": {"num_experts": 7}}, "moe.num_experts", "7", "use 8"),
+    "parameters of experts": ({"engine": {"zero_stage": 3}}, "engine.zero_stage", "3", "0, 1 or 2"),
+    "batch": ({"optim": {"global_batch": 49}}, "optim.global_batch", "49", "48 or 50"),
+}
+
+
+def language_model(**sections: Any) -> RunConfig:
+    merged = {name: {**TEXT.get(name, {}), **sections.get(name, {})} for name in {*TEXT, *sections}}
+    return configuration(**merged)
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_what_a_language_model_cannot_do_is_refused(case: str) -> None:
+    sections, field, value, remedy = BAD_TEXT[case]
+    with pytest.raises(ValueError, match=f"^{field}: ") as caught:
+        plan_layout(language_model(**sections), 2)
+    assert value in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+def test_coherent_dispatch_is_for_language_models() -> None:
+    with pytest.raises(ValueError, match=r"^moe\.dispatch: coherent .* dit .*; use home or copies, or a gpt model$"):
+        plan_layout(configuration(moe={"dispatch": "coherent"}), 2)
+    for dispatch in ("home", "copies", "coherent"):
+        layout = plan_layout(language_model(moe={"dispatch": dispatch}), 4)
+        assert layout.placement is not None
+        assert layout.placement.dispatch == dispatch
+
+
+def test_tokens_that_are_dropped_are_welcome_elsewhere() -> None:
+    for router in (DROPS, {"kind": "expert_choice"}):
+        plan_layout(language_model(moe={"dispatch": "home", "router": router}), 2)
+
+
+def test_a_text_that_is_never_sampled_may_be_long() -> None:
+    plan_layout(language_model(sample={"every": None, "num_bytes": 1000}), 2)
+    plan_layout(language_model(sample={"every": 1, "num_bytes": 58, "prompts": ["import"]}), 2)
+
+
+def test_an_adaptive_sampler_is_welcome_where_no_weights_are_shared() -> None:
+    sample = {"every": 5, "sampler": {"kind": "dopri5"}}
+    plan_layout(configuration(moe=None, parallel={"expert": 1}, sample=sample), 2)
+    plan_layout(configuration(sample={**sample, "every": None}), 2)
+
+
+def random_placement(seed: int) -> Placement:
+    """Eight experts of three layers on two ranks, each layer shuffled."""
+    generator = np.random.default_rng(seed)
+    layers = [generator.permutation(8).reshape(2, 4).tolist() for _ in range(3)]
+    document = Placement.contiguous(3, 8, 2, 1).model_dump()
+    return Placement.model_validate({**document, "rank_experts": layers})
+
+
+def test_a_placement_says_where_each_expert_lives(tmp_path: Path) -> None:
+    placement = random_placement(0)
+    placement.write(tmp_path / "placement.json")
+    layout = plan_layout(configuration(moe={"placement": tmp_path / "placement.json"}), 4)
+    for layer in range(3):
+        np.testing.assert_array_equal(layout.slot_to_expert(layer), np.ravel(placement.rank_experts[layer]))
+        assert sorted(layout.slot_to_expert(layer)) == list(range(8))
+
+
+@pytest.mark.parametrize("made_for", ["home", "copies", "coherent"])
+def test_a_placement_for_another_dispatch_is_allowed_with_a_word(
+    made_for: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, config_path = tmp_path / "placement.json", tmp_path / "run.yaml"
+    random_placement(2).model_copy(update={"dispatch": made_for}).write(path)
+    config = configuration(moe={"placement": path, "dispatch": "copies"})
+    lines = cautions(config, plan_layout(config, 2))
+    config_path.write_text(config.to_yaml())
+    assert main(["check", str(config_path), "--world-size", "2"]) == 0
+    error = capsys.readouterr().err
+    if made_for == "copies":
+        assert lines == []
+        assert error == ""
+    else:
+        assert error == f"{lines[0]}\n"
+        assert lines[0].startswith(f"moe.placement: {path} was made for {made_for} dispatch")
+        assert "--objective copies" in lines[0]
+
+
+def test_replicas_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "placement.json"
+    document = random_placement(3).model_dump()
+    rows = [[[0, 1, 2, 3, 4], [4, 5, 6, 7, 0]]] * 3
+    Placement.model_validate({**document, "rank_experts": rows}).write(path)
+    with pytest.raises(ValueError, match=r"rank_experts: has replicas \(10 slots for 8 experts\); .* without replicas"):
+        plan_layout(configuration(moe={"placement": path}), 2)
+
+
+def changed(**values: Any) -> Callable[[Document], str]:
+    return lambda document: json.dumps({**document, **values})
+
+
+def other(num_layers: int, num_experts: int, nodes: int, ranks: int) -> Callable[[Document], str]:
+    return lambda _: Placement.contiguous(num_layers, num_experts, nodes, ranks).model_dump_json()
+
+
+def without(key: str) -> Callable[[Document], str]:
+    return lambda document: json.dumps({name: value for name, value in document.items() if name != key})
+
+
+def with_layer_0(rows: list[Any]) -> Callable[[Document], str]:
+    return lambda document: json.dumps({**document, "rank_experts": [rows, *document["rank_experts"][1:]]})
+
+
+MALFORMED: dict[str, tuple[Callable[[Document], str], str, str, str]] = {
+    "empty": (lambda _: "", "document", "not JSON", "moe place"),
+    "truncated": (lambda document: json.dumps(document)[:-20], "document", "not JSON", "moe place"),
+    "YAML": (lambda _: "format: flowfabric.placement/1\n", "document", "not JSON", "moe place"),
+    "a list": (lambda _: "[]", "document", "dictionary", "moe place"),
+    "no format": (without("format"), "format", "missing", "flowfabric.placement/1"),
+    "later version": (changed(format="flowfabric.placement/2"), "format", "placement/2", "moe place"),
+    "no experts": (without("rank_experts"), "rank_experts", "missing", "moe place"),
+    "unknown key": (changed(owner="me"), "owner", "me", "moe place"),
+    "unknown dispatch": (changed(dispatch="teleport"), "dispatch", "teleport", "moe place"),
+    "number as text": (changed(num_experts="8"), "num_experts", "'8'", "moe place"),
+    "not a number": (changed(cost_matrix=[[0, float("nan")], [1, 0]]), "document", "NaN", "moe place"),
+    "cost of another group": (changed(cost_matrix=[[0]]), "cost_matrix", "2 x 2", "moe place"),
+    "layer missing": (changed(num_layers=4), "rank_experts", "3 layers where num_layers is 4", "moe place"),
+    "rank missing": (with_layer_0([[0, 1, 2, 3, 4, 5, 6, 7]]), "rank_experts.0", "1 ranks", "moe place"),
+    "uneven": (with_layer_0([[0, 1, 2, 3, 4], [5, 6, 7]]), "rank_experts.0", "[3, 5]", "moe place"),
+    "expert twice": (with_layer_0([[0, 1, 2, 3], [4, 5, 6, 6]]), "rank_experts.0", "expert 6", "moe place"),
+    "expert out of range": (with_layer_0([[0, 1, 2, 3], [4, 5, 6, 8]]), "rank_experts.0", "expert 8", "moe place"),
+    "negative expert": (with_layer_0([[0, 1, 2, 3], [4, 5, 6, -1]]), "rank_experts.0.1.3", "-1", "moe place"),
+    "half an expert": (with_layer_0([[0, 1, 2, 3], [4, 5, 6, 7.5]]), "rank_experts.0.1.3", "7.5", "moe place"),
+    "one rank in two groups": (changed(ep_ranks=[[0, 1], [1, 2]]), "ep_ranks", "two places", "moe place"),
+    "a model with other layers": (other(2, 8, 2, 1), "num_layers", "is 2 where the run has 3", "place this run"),
+    "a model with other experts": (other(3, 16, 2, 1), "num_experts", "is 16 where the run has 8", "place this run"),
+    "another group": (other(3, 8, 2, 2), "num_nodes x ranks_per_node", "is 4 where the run has 2", "place this run"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_placement_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, field, problem, remedy = MALFORMED[case]
+    path, config = tmp_path / "placement.json", tmp_path / "run.yaml"
+    path.write_text(spoil(random_placement(1).model_dump(mode="json")))
+    config.write_text(configuration().to_yaml())
+    before = contents(tmp_path)
+    line = refused(capsys, "check", config, f"moe.placement={path}", "--world-size", 2)
+    assert line.startswith(f"{path}: {field}: ")
+    assert problem in line
+    assert remedy in line
+    assert contents(tmp_path) == before
+
+
+def test_a_placement_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(configuration().to_yaml())
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    for path, field in ((tmp_path / "bytes.json", "document"), (tmp_path / "none.json", "file"), (tmp_path, "file")):
+        line = refused(capsys, "check", config, f"moe.placement={path}", "--world-size", 2)
+        assert line.startswith(f"{path}: {field}: ")
+
+
+@pytest.mark.parametrize(
+    ("sections", "world_size", "sentence"),
+    [
+        ({"parallel": {"tensor": 3}}, 4, "parallel.tensor: 3 does not divide the 4 ranks"),
+        ({"parallel": {"tensor": 8}}, 8, "do not divide model.num_heads 4"),
+        ({"parallel": {"tensor": 2}, "moe": {"num_experts": 4, "expert_hidden": 8}}, 2, "to the experts 2 times"),
+        ({"parallel": {"tensor": 2}, "model": {"feed_forward_hidden": 33}}, 2, "model.feed_forward_hidden 33"),
+        ({"parallel": {"tensor": 2}, "model": {"kind": "gpt", "num_kv_heads": 1}}, 2, "model.num_kv_heads 1"),
+        ({"parallel": {"pipeline": 2}}, 2, "through all of them; use 1"),
+        ({"parallel": {"context": 2}}, 2, "whole sequences of its rank; use 1"),
+    ],
+)
+def test_what_tensor_ranks_cannot_share_is_refused(sections: dict[str, Any], world_size: int, sentence: str) -> None:
+    document = {"run": {"dir": "unused"}, "model": {}, "optim": {"steps": 1, "global_batch": 8}} | sections
+    with pytest.raises(ValueError, match=sentence):
+        plan_layout(RunConfig.model_validate(document), world_size)
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_tensor_ranks_see_the_same_examples(tensor: int) -> None:
+    sections = {"run": {"dir": "unused"}, "model": {}, "optim": {"steps": 1, "global_batch": 8}}
+    layout = plan_layout(RunConfig.model_validate(sections | {"parallel": {"tensor": tensor}}), 4)
+    assert layout.data_parallel * tensor == 4
+    assert [layout.data_rank(rank) for rank in range(4)] == [rank // tensor for rank in range(4)]
+    assert layout.micro_batch * layout.accumulation * layout.data_parallel == 8

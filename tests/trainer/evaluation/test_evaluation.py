@@ -1,0 +1,131 @@
+"""Networks at their start predict no motion at all: what is measured of them is known."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import ot
+import pytest
+import torch
+from torch import Tensor
+
+import trainer.data
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import RunConfig
+from trainer.evaluation.evaluation import Evaluation, evaluate
+from trainer.evaluation.judgement import distances
+from trainer.evaluation.real import real_examples
+from trainer.flow import Condition
+from trainer.flow.space import Identity
+from trainer.model.blockwise_mlp import BlockwiseMLP
+from trainer.model.build import build_model
+from trainer.sampling.source import starts
+from trainer.task import FlowTask
+
+SCHEMA = json.loads(Path("configs/schemas/evaluation.schema.json").read_text())
+TOY = {"data": {"kind": "toy", "held_out": 200}, "model": {"kind": "mlp", "hidden": 16, "num_layers": 1}}
+DIGITS = {"data": {"kind": "digits"}, "model": {"hidden": 16, "num_layers": 1, "num_heads": 2}}
+
+
+def measured(sections: dict[str, Any], **settings: Any) -> tuple[RunConfig, Evaluation]:
+    document = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, **sections}
+    config = RunConfig.model_validate(document)
+    model = build_model(config, plan_layout(config, 1)).eval()
+    found = evaluate(config, FlowTask(config), model, checkpoint="step_00000000", num=300, **settings)
+    jsonschema.validate(found.to_dict(), SCHEMA)
+    return config, found
+
+
+def timeless(found: Evaluation) -> Evaluation:
+    return replace(found, results=tuple(replace(one, seconds_per_sample=0.0) for one in found.results))
+
+
+def test_what_does_not_move_has_the_figures_of_its_start():
+    config, found = measured(TOY, evaluations=(1, 2), likelihood=150, seed=5)
+    assert [(one.sampler, one.evaluations) for one in found.results] == [
+        ("heun", 2),
+        ("euler", 1),
+        ("euler", 2),
+    ]
+    noise, data = starts(config, torch.arange(300), seed=5).numpy(), real_examples(config, Identity())[0].numpy()
+    for one in found.results:
+        assert one.figures.items() >= distances(noise, data, seed=5).items()
+        squared = ((noise[:, None].astype(np.float64) - data[None, :300]) ** 2).sum(-1)
+        weights = np.full(300, 1 / 300)
+        assert one.figures["wasserstein_2"] == pytest.approx(np.sqrt(np.asarray(ot.emd2(weights, weights, squared))))
+    assert found.paths == {"straightness": 0.0, "path_energy": 0.0, "transport_cost": 0.0}
+    dataset = trainer.data.build(config.data)
+    held_out = dataset.get(dataset.indices("held_out")[:150]).x_1
+    nats = 0.5 * float(held_out.double().square().mean()) + 0.5 * math.log(math.tau)
+    assert found.bits_per_dimension == pytest.approx(nats / math.log(2), abs=1e-4)
+    assert found.floor["wasserstein_2"] < found.results[0].figures["wasserstein_2"]
+
+
+def test_scaled_data_are_measured_in_their_own_units():
+    config, found = measured({**TOY, "flow": {"data_scale": 2.0}}, evaluations=(1,), likelihood=50)
+    noise, data = starts(config, torch.arange(300), seed=0).numpy(), real_examples(config, Identity())[0].numpy()
+    assert found.results[0].figures["frechet_distance"] == distances(noise / 2, data, seed=0)["frechet_distance"]
+    dataset = trainer.data.build(config.data)
+    held_out = dataset.get(dataset.indices("held_out")[:50]).x_1
+    truth = torch.distributions.Normal(0.0, 0.5).log_prob(held_out.double()).mean() / -math.log(2)
+    assert found.bits_per_dimension == pytest.approx(float(truth), abs=1e-4)
+
+
+def test_noise_is_no_class():
+    _, found = measured(DIGITS, evaluations=(1,))
+    assert [one.sampler for one in found.results] == ["euler"]
+    assert found.results[0].figures["class_accuracy"] == pytest.approx(0.1, abs=0.06)
+    assert found.bits_per_dimension is None
+
+
+def test_equal_evaluations_differ_in_time_alone():
+    sections = {**TOY, "sample": {"sampler": {"kind": "euler_maruyama"}}}
+    one, other = (timeless(measured(sections, evaluations=(3,), seed=1)[1]) for _ in range(2))
+    assert one == other
+    assert {result.sampler for result in one.results} == {"euler_maruyama", "euler"}
+
+
+def test_a_sampler_that_chooses_its_steps_is_measured_once():
+    _, found = measured({**TOY, "sample": {"sampler": {"kind": "dopri5"}}}, evaluations=(2,))
+    assert [one.sampler for one in found.results] == ["dopri5", "euler"]
+    assert found.results[0].evaluations > 2
+
+
+@pytest.mark.parametrize("within", ["euler", "heun"])
+def test_no_step_crosses_the_edges_of_a_run_that_samples_segment_by_segment(
+    within: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int | None, float]] = []
+    predict = BlockwiseMLP.forward
+
+    def watched(self: BlockwiseMLP, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        asked.append((condition.segment, float(t[0])))
+        return predict(self, x, t, condition)
+
+    monkeypatch.setattr(BlockwiseMLP, "forward", watched)
+    sections = {
+        **TOY,
+        "optim": {"steps": 1, "global_batch": 3},
+        "model": {"kind": "blockwise_mlp", "segments": 3, "hidden": 16},
+        "sample": {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": within, "steps": 1}}},
+    }
+    _, found = measured(sections, evaluations=(1, 3, 4, 6))
+    own, compared = {"euler": ([3, 6], []), "heun": ([6], [3, 6])}[within]
+    assert [(one.sampler, one.evaluations) for one in found.results] == [
+        *(("segmented", number) for number in own),
+        *(("euler", number) for number in compared),
+    ]
+    assert {segment for segment, _ in asked} == {0, 1, 2}
+    assert all(segment is not None and segment - 1e-6 <= 3 * t <= segment + 1 + 1e-6 for segment, t in asked)
+
+
+def test_real_examples_of_an_endless_set_are_as_many_as_are_judged():
+    config = RunConfig.model_validate({"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, **TOY})
+    real, labels = real_examples(config, Identity())
+    assert real.shape == (10_000, 2)
+    assert labels is None
+    assert len(np.unique(real.numpy(), axis=0)) == 10_000

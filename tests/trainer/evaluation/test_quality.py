@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.linalg import sqrtm
+from sklearn.datasets import load_digits
+
+from trainer.evaluation.accuracy import class_accuracy
+from trainer.evaluation.frechet import frechet_distance
+from trainer.sampling.image_grid import image_grid
+
+
+def by_matrix_root(x, y):
+    """The textbook form, with the root of a product that is not symmetric."""
+    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = np.real(sqrtm(cov_x @ cov_y))
+    return np.square(x.mean(0) - y.mean(0)).sum() + np.trace(cov_x + cov_y - 2 * root)
+
+
+def whitened(rng, size, features):
+    """Points whose mean is exactly 0 and whose covariance is exactly 1."""
+    points = rng.standard_normal((size, features))
+    points -= points.mean(0)
+    return points @ np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(points, rowvar=False)))).T
+
+
+@pytest.mark.parametrize("features", [1, 2, 9])
+def test_distance_of_axis_aligned_gaussians_is_the_closed_form(features):
+    rng = np.random.default_rng(0)
+    points = whitened(rng, 200, features)
+    mean, spread_x, spread_y = rng.normal(size=features), rng.uniform(0.2, 3, features), rng.uniform(0.2, 3, features)
+    distance = frechet_distance(points * spread_x, points * spread_y + mean)
+    assert distance == pytest.approx(np.square(mean).sum() + np.square(spread_x - spread_y).sum(), rel=1e-9)
+
+
+def test_distance_matches_the_matrix_square_root():
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((300, 12)) @ rng.standard_normal((12, 12)), rng.standard_normal((250, 12)) + 0.3
+    assert frechet_distance(x, y) == pytest.approx(by_matrix_root(x, y), rel=1e-8)
+    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-8)
+
+
+def test_distance_is_zero_only_to_itself_and_survives_dead_pixels():
+    digits = np.asarray(load_digits(return_X_y=True)[0]) / 8 - 1
+    assert frechet_distance(digits, digits) == pytest.approx(0, abs=1e-5)
+    halves = frechet_distance(digits[::2], digits[1::2])
+    assert 0 < halves < 0.5
+    assert frechet_distance(digits, digits.reshape(-1, 1, 8, 8) + 1) == pytest.approx(64, abs=1e-5)
+
+
+def test_distance_ignores_rotations():
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((100, 5)) * [1, 2, 3, 4, 5], rng.standard_normal((100, 5))
+    turn, _ = np.linalg.qr(rng.standard_normal((5, 5)))
+    assert frechet_distance(x @ turn, y @ turn) == pytest.approx(frechet_distance(x, y), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros((1, 4)), np.zeros((5, 4)), "^x: .*fewer than two"),
+        (np.zeros((5, 4)), np.zeros(4), "^y: .*fewer than two"),
+        (np.zeros((5, 4)), np.zeros((5, 3)), "^y: 3 features"),
+        (np.full((5, 4), np.nan), np.zeros((5, 4)), "^x: .*not finite"),
+    ],
+)
+def test_distance_refuses_sets_it_cannot_compare(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(x, y)
+
+
+def test_the_judge_knows_real_digits():
+    pixels, y = map(np.asarray, load_digits(return_X_y=True))
+    x = pixels.reshape(-1, 1, 8, 8) / 8 - 1
+    order = np.random.default_rng(0).permutation(len(x))
+    train, test = order[:1400], order[1400:]
+    assert class_accuracy(x[test], y[test], x[train], y[train]) > 0.95
+    assert class_accuracy(x[test], (y[test] + 1) % 10, x[train], y[train]) < 0.05
+
+
+@pytest.mark.parametrize(("labels", "judge_y", "field"), [(3, 5, "labels"), (4, 6, "judge_y")])
+def test_the_judge_refuses_labels_that_do_not_match(labels, judge_y, field):
+    with pytest.raises(ValueError, match=f"^{field}: shape"):
+        class_accuracy(np.zeros((4, 2)), np.zeros(labels, int), np.zeros((5, 2)), np.arange(judge_y) % 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_every_image_in_place(tmp_path, channels):
+    images = np.random.default_rng(0).uniform(-1.2, 1.2, (5, channels, 8, 8))
+    image_grid(images, 3, tmp_path / "grid.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture).reshape(picture.height, picture.width, channels)
+    gap, cell = 2, 64
+    assert pixels.shape == (2 * cell + 3 * gap, 3 * cell + 4 * gap, channels)
+    for number, image in enumerate(images):
+        top, left = (gap + index * (cell + gap) for index in divmod(number, 3))
+        shown = pixels[top : top + cell, left : left + cell].astype(float)
+        expected = np.kron(image.clip(-1, 1).transpose(1, 2, 0), np.ones((8, 8, 1)))
+        np.testing.assert_allclose(shown / 127.5 - 1, expected, atol=1 / 255 + 1e-9)
+    assert (pixels[:gap] == 255).all()
+    assert (pixels[-cell:, -cell:] == 255).all()
+
+
+def test_equal_images_give_equal_bytes_and_large_ones_keep_their_size(tmp_path):
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 3, 100, 80))
+    for name in ("a.png", "b.png"):
+        image_grid(images, 2, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (2 * 80 + 3, 100 + 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "columns", "field"), [((4, 8, 8), 2, "images"), ((4, 2, 8, 8), 2, "images"), ((4, 1, 8, 8), 0, "columns")]
+)
+def test_a_grid_of_another_shape_is_refused_and_leaves_nothing(tmp_path, shape, columns, field):
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        image_grid(np.zeros(shape), columns, tmp_path / "grid.png")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,22 @@
+"""A rank that runs stages, of which the one that KILL_STAGE names dies; killed_run.py says when."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from trainer.__main__ import main
+from trainer.distributed.groups import STAGE
+from trainer.experiment.stage import running
+
+start = subprocess.Popen
+
+
+def dying(command: list[str], env: dict[str, str]) -> Any:
+    _, _, _, *words = command  # python -m trainer
+    mortal = [sys.executable, str(Path(__file__).parents[2] / "training" / "killed_run.py"), *words]
+    return start(mortal if env[STAGE] == env["KILL_STAGE"] else command, env=env)
+
+
+running.subprocess.Popen = dying
+sys.exit(main())

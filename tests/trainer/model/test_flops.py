@@ -1,0 +1,119 @@
+"""The formula of model FLOP/s against what torch counts in the network itself."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import RunConfig
+from trainer.distributed.groups import Launch, joined
+from trainer.flow import Condition
+from trainer.model.build import build_model
+from trainer.model.flops import forward_multiply_adds, training_flops
+from trainer.observe.speed import Speed
+
+BATCH = 3
+MODELS = {
+    "dit": {"model": {"hidden": 32, "num_layers": 2, "num_heads": 2, "feed_forward_hidden": 48}},
+    "dit of large images": {"model": {"hidden": 16, "num_layers": 1, "patch_size": 4}, "data": {"size": 32}},
+    "dit told of maps": {"model": {"hidden": 16, "num_layers": 1}, "flow": {"context": {"kind": "semantic_map"}}},
+    "dit that fills holes": {"model": {"hidden": 16, "num_layers": 1}, "flow": {"context": {"kind": "inpainting"}}},
+    "gpt": {"model": {"kind": "gpt", "hidden": 24, "num_layers": 3, "num_heads": 2}, "data": {"context": 17}},
+    "gpt of shared keys": {
+        "model": {"kind": "gpt", "hidden": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 1},
+        "data": {"context": 16},
+    },
+    "mlp": {
+        "model": {"kind": "mlp", "hidden": 64, "num_layers": 3},
+        "data": {"name": "eight_gaussians", "classes": True},
+    },
+}
+MIXTURES = {
+    "dense": None,
+    "top 1": {"num_experts": 4, "top_k": 1, "expert_hidden": 24},
+    "top 2 and a shared expert": {"num_experts": 4, "top_k": 2, "expert_hidden": 24, "shared_expert_hidden": 40},
+}
+
+
+def configuration(**sections: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {"run": {"dir": "runs/test"}, "model": {}, "optim": {"steps": 1, "global_batch": BATCH}, **sections}
+    )
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    with joined(Launch(0, 0, 1, 1)):
+        yield
+
+
+def inputs(config: RunConfig) -> tuple[Any, ...]:
+    if config.model.kind == "gpt":
+        return (torch.randint(256, (BATCH, config.data.shape[0] - 1)),)
+    told = None if config.context_shape is None else torch.randn(BATCH, *config.context_shape)
+    condition = Condition(label=torch.randint(config.data.num_classes, (BATCH,)), context=told)
+    return torch.randn(BATCH, *config.data.shape), torch.rand(BATCH), condition
+
+
+def counted(call: Callable[[], object]) -> int:
+    """Operations in matrix products, attention among them, since this backend makes it of them."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("model", MODELS)
+def test_the_formula_counts_what_the_network_computes(model: str, mixture: str) -> None:
+    config = configuration(**MODELS[model], moe=MIXTURES[mixture])
+    network = build_model(config, plan_layout(config, 1))
+    arguments = inputs(config)
+    forward = counted(lambda: network(*arguments))
+    assert forward == 2 * BATCH * forward_multiply_adds(config)
+    assert training_flops(config) == 3 * forward / BATCH
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_formula_counts_what_an_autoencoder_computes() -> None:
+    model = {"kind": "autoencoder", "hidden": 16, "num_layers": 4, "factor": 4, "latent_channels": 3}
+    config = configuration(model=model, data={"size": 16})
+    network = build_model(config, plan_layout(config, 1))
+    images, noise = torch.randn(BATCH, 1, 16, 16), torch.randn(BATCH, 3, 4, 4)
+    assert counted(lambda: network(images, noise)) == 2 * BATCH * forward_multiply_adds(config)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("model", MODELS)
+def test_a_step_is_three_forward_passes_but_for_the_gradient_of_the_input(model: str) -> None:
+    config = configuration(**MODELS[model])
+    network = build_model(config, plan_layout(config, 1))
+    arguments = inputs(config)
+    step = counted(lambda: network(*arguments).sum().backward())
+    assert 0.96 * BATCH * training_flops(config) <= step <= BATCH * training_flops(config)
+
+
+def test_speed_is_over_all_ranks_and_utilisation_over_their_peak() -> None:
+    config = configuration(observe={"peak_flops": 1e9})
+    figures = Speed(config, world_size=4).figures(0.5)
+    assert figures["time.step_s"] == 0.5
+    assert figures["time.samples_per_s"] == BATCH / 0.5
+    assert figures["time.model_flops_per_s"] == BATCH * training_flops(config) / 0.5
+    assert figures["time.mfu"] == pytest.approx(figures["time.model_flops_per_s"] / 4e9)
+    assert all(math.isfinite(value) for value in figures.values())
+
+
+def test_without_a_peak_there_is_no_utilisation() -> None:
+    assert "time.mfu" not in Speed(configuration(), world_size=1).figures(0.5)
+
+
+@pytest.mark.parametrize("peak", [0, -1, math.inf, math.nan])
+def test_a_peak_that_no_device_has_is_refused(peak: float) -> None:
+    with pytest.raises(ValidationError, match="peak_flops"):
+        configuration(observe={"peak_flops": peak})

@@ -1,0 +1,55 @@
+"""A rank that dies with kill -9: KILL_RANK says which, KILL_STEP in which step.
+
+It dies as the step begins or, with KILL_SAVING, when half of its file of the checkpoint behind the step is written. A
+rank that draws pairs dies when half of its shard of number KILL_STEP is written.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from trainer.__main__ import main
+from trainer.checkpoint import storage
+from trainer.checkpoint.directory import step_of
+from trainer.sampling.pairs import run as pairs_run
+from trainer.training import loop
+
+take_step = loop._Training._step
+RANK, STEP = os.environ["KILL_RANK"], int(os.environ["KILL_STEP"])
+
+
+def dying_step(self: loop._Training, step: int) -> Any:
+    if step == STEP and os.environ["RANK"] == RANK:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take_step(self, step)
+
+
+def dying_save(tensors: dict[str, Tensor], path: Path) -> None:
+    if step_of(path.parent.parent) == STEP and os.environ["RANK"] == RANK:
+        content = save(tensors)
+        path.write_bytes(content[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    save_file(tensors, path)
+
+
+def dying_shard(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    if f"shard_{STEP:05d}" in path.name and os.environ["RANK"] == RANK:
+        content = safetensors.numpy.save(arrays, metadata)
+        path.write_bytes(content[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    safetensors.numpy.save_file(arrays, path, metadata)
+
+
+pairs_run.save_file = dying_shard
+if "KILL_SAVING" in os.environ:
+    storage.save_file = dying_save
+else:
+    loop._Training._step = dying_step
+sys.exit(main())

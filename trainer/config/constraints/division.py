@@ -1,0 +1,76 @@
+"""Ranks, heads, widths and experts that do not divide."""
+
+import math
+
+from trainer.config.model import BlockwiseConfig, DiTConfig, GPTConfig
+from trainer.config.run import RunConfig
+
+
+def check_tensor(config: RunConfig, world_size: int) -> None:
+    """Refuses matrices that cannot be shared as `parallel.tensor` says.
+
+    Args:
+        config: the run.
+        world_size: ranks, at least 1.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    tensor, model = config.parallel.tensor, config.model
+    if tensor == 1:
+        return
+    if world_size % tensor:
+        raise ValueError(
+            f"parallel.tensor: {tensor} does not divide the {world_size} ranks; "
+            f"use one of {divisors(world_size)} or start a multiple of {tensor} ranks"
+        )
+    if isinstance(model, BlockwiseConfig):
+        raise ValueError(f"parallel.tensor: {tensor} ranks cannot share the matrices of a {model.kind} model; use 1")
+    if not isinstance(model, DiTConfig | GPTConfig):
+        raise ValueError(f"parallel.tensor: {tensor} ranks share attention heads, which {model.kind} lacks; use 1")
+    widths = {"model.num_heads": model.num_heads}
+    if isinstance(model, GPTConfig):
+        widths["model.num_kv_heads"] = model.key_value_heads
+    if config.moe is None:
+        widths["model.feed_forward_hidden"] = model.feed_forward_hidden or 4 * model.hidden
+    for field, width in widths.items():
+        if width % tensor:
+            raise ValueError(
+                f"parallel.tensor: {tensor} ranks do not divide {field} {width} among them; use one of "
+                f"{divisors(math.gcd(*widths.values()))}, or another {field}"
+            )
+    if config.moe is not None:
+        raise ValueError(
+            f"parallel.tensor: {tensor} ranks would send the same tokens to the experts {tensor} times; "
+            "use 1 with a moe section, and parallel.expert to divide the experts"
+        )
+
+
+def check_experts(config: RunConfig, world_size: int) -> None:
+    """Refuses experts that cannot be shared as `parallel.expert` says.
+
+    Args:
+        config: the run.
+        world_size: ranks, at least 1.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    expert = config.parallel.expert
+    if config.moe is None and expert > 1:
+        raise ValueError(f"parallel.expert: {expert} ranks share experts that the model does not have; use 1")
+    if world_size % expert:
+        raise ValueError(
+            f"parallel.expert: {expert} does not divide the {world_size} ranks; "
+            f"use one of {divisors(world_size)} or start a multiple of {expert} ranks"
+        )
+    if config.moe is not None and config.moe.num_experts % expert:
+        raise ValueError(
+            f"moe.num_experts: {config.moe.num_experts} experts do not divide among parallel.expert {expert} ranks; "
+            f"use {expert * max(1, round(config.moe.num_experts / expert))}"
+        )
+
+
+def divisors(number: int) -> str:
+    """All divisors of a number from 1, in a row for a person."""
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -1,0 +1,87 @@
+"""What cannot be drawn, and what cannot be drawn while a run trains."""
+
+from trainer.config.constraints.blockwise import check_blockwise
+from trainer.config.constraints.flow import STEEP_END, caution, check_composition
+from trainer.config.constraints.pairing import check_source
+from trainer.config.model import GPTConfig
+from trainer.config.run import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.flow import sampler
+
+
+def check_drawing(config: RunConfig, world_size: int) -> None:
+    """Refuses samples that the model, the data or the division of the work do not allow.
+
+    Args:
+        config: the run.
+        world_size: ranks, at least 1.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    shared = config.parallel.expert * config.parallel.tensor > 1
+    shared |= config.engine.shards_parameters and world_size > 1
+    _check_guidance(config)
+    match config.sample, config.model:
+        case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
+            raise ValueError(
+                f"sample.every: {config.sample.every}, but examples of {config.decoded_shape[0]} channels are no "
+                "picture; use null"
+            )
+        case ImageSample(every=int(), sampler=chosen) | PointSample(every=int(), sampler=chosen), _ if (
+            shared and _chooses_steps(chosen)
+        ):
+            raise ValueError(
+                "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights "
+                "must take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
+            )
+        case TextSample(every=int(), prompts=prompts, num_bytes=num_bytes), GPTConfig(context=context):
+            longest = max(len(prompt.encode()) for prompt in prompts)
+            if longest + num_bytes > context:
+                raise ValueError(
+                    f"sample.num_bytes: {num_bytes} bytes after a prompt of {longest} exceed model.context {context}; "
+                    + (f"use at most {context - longest}" if longest < context else "use shorter sample.prompts")
+                )
+
+
+def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float) -> None:
+    """Refuses a way of drawing from a flow that its own run could not be configured with.
+
+    Args:
+        config: the run, whose own samples are legal.
+        chosen: how its field is followed.
+        guidance: scale of classifier-free guidance.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    assert isinstance(config.sample, ImageSample | PointSample)
+    sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
+    asked = config.model_copy(update={"sample": sample})
+    check_composition(asked)
+    check_source(asked)
+    check_blockwise(asked, asked.optim.global_batch)
+    _check_guidance(asked)
+    spoilt = caution(asked, (STEEP_END,))
+    if spoilt is not None:
+        raise ValueError(spoilt)
+
+
+def _check_guidance(config: RunConfig) -> None:
+    """Refuses guidance away from what the network was never trained to say."""
+    match config.sample:
+        case ImageSample(guidance=scale) | PointSample(guidance=scale) if scale != 1 and config.data.num_classes:
+            if getattr(config.model, "label_dropout", None) == 0:
+                raise ValueError(
+                    f"sample.guidance: {scale} asks the network about no class, which it never sees with "
+                    "model.label_dropout 0; use 1, or a model.label_dropout such as 0.1"
+                )
+
+
+def _chooses_steps(chosen: sampler.AnyConfig) -> bool:
+    inner = chosen.within if isinstance(chosen, sampler.SegmentedConfig) else chosen
+    return isinstance(inner, sampler.Dopri5Config)
+
+
+def drawable(config: RunConfig) -> bool:
+    """Whether what an image model draws can be shown: grey, or red, green and blue, or latents of such images."""
+    return config.decoded_shape[0] in (1, 3)

@@ -1,0 +1,132 @@
+"""The layout of a run over its ranks, decided and checked before any process group exists."""
+
+from moe.files import FileError
+from moe.placement.placement import Placement
+from trainer.config.constraints.blockwise import check_blockwise
+from trainer.config.constraints.context import check_context
+from trainer.config.constraints.dispatch import check_dispatch
+from trainer.config.constraints.division import check_experts, check_tensor
+from trainer.config.constraints.drawing import check_drawing
+from trainer.config.constraints.engine import check_engine
+from trainer.config.constraints.examples import check_examples
+from trainer.config.constraints.flow import caution, check_composition
+from trainer.config.constraints.pairing import check_pairing, check_source, check_times
+from trainer.config.constraints.profile import check_profile
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.data import accumulation_steps
+
+
+def plan_layout(config: RunConfig, world_size: int) -> Layout:
+    """Divides a run over its ranks.
+
+    Args:
+        config: the run.
+        world_size: ranks, at least 1.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ValueError: the ranks, the batch, the experts or the examples do not divide or fit, or parts of the run exclude
+            each other; names field, value and remedy.
+        FileError: the placement file is malformed, made for another model or group, or has replicas.
+    """
+    check_tensor(config, world_size)
+    check_experts(config, world_size)
+    check_engine(config)
+    check_composition(config)
+    check_context(config)
+    check_examples(config)
+    check_drawing(config, world_size)
+    check_dispatch(config)
+    check_profile(config)
+    check_pairing(config)
+    check_source(config)
+    expert = config.parallel.expert
+    data_parallel = world_size // config.parallel.tensor
+    micro_batch = config.optim.micro_batch
+    if micro_batch is None:
+        micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
+    check_times(config, micro_batch)
+    check_blockwise(config, micro_batch)
+    return Layout(
+        world_size=world_size,
+        expert_parallel=expert,
+        expert_data_parallel=data_parallel // expert,
+        tensor_parallel=config.parallel.tensor,
+        micro_batch=micro_batch,
+        accumulation=accumulation_steps(config.optim.global_batch, micro_batch, data_parallel),
+        placement=_placement(config),
+    )
+
+
+def describe(config: RunConfig, layout: Layout) -> str:
+    """One line for a person: how the run is divided."""
+    ranks = f"{layout.world_size} rank{'s' * (layout.world_size > 1)}"
+    experts = ""
+    if layout.tensor_parallel > 1:
+        experts = f" = tensor {layout.tensor_parallel} x data {layout.data_parallel}"
+    if config.moe is not None:
+        experts = (
+            f" = expert {layout.expert_parallel} x expert data {layout.expert_data_parallel}, "
+            f"{config.moe.num_experts // layout.expert_parallel} of {config.moe.num_experts} experts a rank and layer, "
+            f"{config.moe.dispatch} dispatch"
+        )
+    return (
+        f"{ranks}{experts}; batch {config.optim.global_batch} = {layout.micro_batch} x {layout.accumulation} micro "
+        f"x {layout.data_parallel}; {config.engine.label}"
+    )
+
+
+def cautions(config: RunConfig, layout: Layout) -> list[str]:
+    """Lines for a person about what is allowed and probably not meant.
+
+    Args:
+        config: the run.
+        layout: how it is laid out.
+
+    Returns:
+        At most one line for each such thing.
+    """
+    badly = caution(config)
+    found = [] if badly is None else [badly]
+    moe, placement = config.moe, layout.placement
+    if moe is None or placement is None or placement.dispatch == moe.dispatch:
+        return found
+    return [
+        *found,
+        f"moe.placement: {moe.placement} was made for {placement.dispatch} dispatch, and what it saves there says "
+        f"nothing about {moe.dispatch}; place with --objective {moe.dispatch}, or set "
+        f"moe.dispatch={placement.dispatch}",
+    ]
+
+
+def _placement(config: RunConfig) -> Placement | None:
+    if config.moe is None:
+        return None
+    num_layers, num_experts, ranks = config.model.num_layers, config.moe.num_experts, config.parallel.expert
+    path = config.moe.placement
+    if path is None:
+        return Placement.contiguous(num_layers, num_experts, 1, ranks, dispatch=config.moe.dispatch)
+    placement = Placement.read(path)
+    for field, found, wanted in (
+        ("num_layers", placement.num_layers, num_layers),
+        ("num_experts", placement.num_experts, num_experts),
+        ("num_nodes x ranks_per_node", placement.num_ranks, ranks),
+    ):
+        if found != wanted:
+            raise FileError(
+                path,
+                field,
+                f"is {found} where the run has {wanted}",
+                "place this run's own trace (python -m moe place)",
+            )
+    if placement.has_replicas:
+        raise FileError(
+            path,
+            "rank_experts",
+            f"has replicas ({placement.slots_per_rank * ranks} slots for {num_experts} experts)",
+            "training keeps each expert on one rank: place without replicas",
+        )
+    return placement

@@ -1,0 +1,125 @@
+"""Reading a configuration from a YAML file and the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from moe.files import FileError
+from moe.validation.complaint import first_complaint
+from trainer.config.run import RunConfig
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads and validates a configuration.
+
+    Args:
+        path: YAML file.
+        overrides: ``dotted.key=value`` with the value in YAML, applied in order.
+
+    Returns:
+        The configuration; what depends on the number of ranks is checked by :func:`trainer.config.layout.plan_layout`.
+
+    Raises:
+        FileError: the file is missing or malformed, a key is unknown or a value is out of range; names file, field,
+            value and remedy.
+    """
+    path = Path(path)
+    document = read_document(path)
+    for override in overrides:
+        apply_override(path, document, override)
+    return validated(path, document)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of sections.
+
+    Args:
+        path: YAML file.
+
+    Raises:
+        FileError: the file is missing or malformed.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        remedy = "give a YAML file such as those in configs/runs"
+        raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "document"
+        raise FileError(
+            path, where, f"is not YAML ({getattr(error, 'problem', error)})", "correct the syntax"
+        ) from error
+    except ValueError as error:
+        raise FileError(path, "document", f"holds an impossible date ({error})", "quote it") from error
+    if not isinstance(document, dict):
+        found = "is empty" if document is None else f"is a {type(document).__name__}"
+        raise FileError(path, "document", found, "write sections such as run, model, optim")
+    return document
+
+
+def validated(path: Path, document: dict[str, Any], behind: Sequence[str] = ()) -> RunConfig:
+    """The configuration that the sections of a file make.
+
+    Args:
+        path: of the file, for what is said of it.
+        document: its sections.
+        behind: texts; what is wrong and holds one of them is told only if nothing else is wrong.
+
+    Raises:
+        FileError: a key is unknown or a value is out of range; names file, field, value and remedy.
+    """
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        field, reason = first_complaint(error, document, RunConfig, behind)
+        reason, _, remedy = reason.partition("; ")
+        raise FileError(path, field, reason, remedy or "correct the value") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is written twice, where YAML would silently keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See yaml.SafeLoader."""
+        keys = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
+    """Changes one value of a document.
+
+    Args:
+        path: of its file, for what is said of it.
+        document: the sections; changed in place.
+        override: ``dotted.key=value`` with the value in YAML.
+
+    Raises:
+        FileError: it is no override, or the key lies in a value that is no section.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise FileError(path, override, "is no override", "write dotted.key=value, for example optim.steps=200")
+    if key == "stages":
+        raise FileError(path, key, "are no setting", "write them in the file, and stages.NAME.key=value to change one")
+    try:
+        value = yaml.load(text, _UniqueKeys)
+    except (yaml.YAMLError, ValueError) as error:
+        raise FileError(path, key, f"its value is not YAML ({text})", "quote it") from error
+    *sections, last = key.split(".")
+    node = document
+    for depth, section in enumerate(sections, start=1):
+        child = {} if node.get(section) is None else node[section]
+        if not isinstance(child, dict):
+            parent = ".".join(sections[:depth])
+            raise FileError(path, key, f"{parent} is no section ({child})", f"write {parent}=VALUE")
+        node[section] = node = dict(child)
+    node[last] = value

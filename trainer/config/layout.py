@@ -1,0 +1,58 @@
+"""How a run is laid out over its ranks, decided and checked before any process group exists."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe.placement.placement import Placement
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The division of the work.
+
+    Attributes:
+        world_size: all ranks.
+        expert_parallel: ranks that share the experts of a layer; consecutive ranks form such a group.
+        expert_data_parallel: groups of that kind, each with its own copy of every expert.
+        tensor_parallel: ranks that share the matrices of a block and see the same examples; consecutive ranks form
+            such a group.
+        micro_batch: examples of one forward pass on one rank.
+        accumulation: forward passes of one rank in an optimiser step.
+        placement: where each expert lives, None for a dense model.
+    """
+
+    world_size: int
+    expert_parallel: int
+    expert_data_parallel: int
+    tensor_parallel: int
+    micro_batch: int
+    accumulation: int
+    placement: Placement | None
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that see different examples."""
+        return self.world_size // self.tensor_parallel
+
+    def data_rank(self, rank: int) -> int:
+        """Number of a rank among those that see different examples."""
+        return rank // self.tensor_parallel
+
+    def slot_to_expert(self, moe_layer: int) -> np.ndarray:
+        """Logical expert of each slot of an expert-parallel group.
+
+        Args:
+            moe_layer: index among the MoE layers.
+
+        Returns:
+            int64 [num_experts].
+        """
+        assert self.placement is not None
+        return self.placement.slot_to_expert(moe_layer)
+
+    @property
+    def hops(self) -> np.ndarray:
+        """Cost of one token's move between two ranks of an expert-parallel group, [ranks, ranks]."""
+        assert self.placement is not None
+        return np.array(self.placement.cost_matrix)

@@ -1,0 +1,240 @@
+"""The configuration of a run, and the list of every kind of part that exists."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
+
+import trainer.data
+import trainer.flow.context
+import trainer.flow.coupling
+import trainer.flow.objective
+import trainer.flow.path
+import trainer.flow.sampler
+import trainer.flow.target
+import trainer.flow.time
+from moe.config import MoEConfig
+from moe.validation.section import Section
+from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
+from trainer.config.guard import GuardConfig
+from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, GPTConfig, MLPConfig
+from trainer.config.observe import ObserveConfig
+from trainer.config.optim import OptimConfig
+from trainer.config.trace import TraceConfig
+from trainer.data.latents import LatentsConfig, latents_of
+from trainer.data.loading import DataLoadingConfig
+
+
+class Run(Section):
+    """Where a run lives and what it draws."""
+
+    dir: Path
+    """Folder of the run; the same command again resumes from its newest complete checkpoint."""
+    seed: NonNegativeInt = 0
+    resume: Literal["auto", "never"] = "auto"
+    """never: refuse a folder that already holds checkpoints."""
+    allow_rng_loss: bool = False
+    """Resume although a rank's own state file is missing; the run is then another one."""
+
+
+class Flow(Section):
+    """The parts of a flow-matching method."""
+
+    data_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What the data are multiplied by before they are paired, and samples divided by: above 1 the paths of different
+    data points mix less and later."""
+    latent: LatentsConfig | None = None
+    """Where states are latents of images; left out: they are where the data are."""
+    source: trainer.data.Config | None = None
+    """The data set that paths start at: to learn from, each example gets one of its examples, in shuffled epochs of
+    their own; samples start at held-out ones. null: a standard normal, or where data of kind pairs begin."""
+    context: trainer.flow.context.Config | None = None
+    """What of an image the network is told beside its class; null: nothing."""
+    coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
+    time: trainer.flow.time.Config = trainer.flow.time.UniformConfig()
+    path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
+    target: trainer.flow.target.Config = trainer.flow.target.VelocityConfig()
+    objective: trainer.flow.objective.Config = trainer.flow.objective.RegressionConfig()
+
+
+class Evaluate(Section):
+    """Loss on the held-out split, with the moving average of the weights and the same noise each time."""
+
+    every: PositiveInt | None = 100
+    """Steps between two evaluations; null: none."""
+
+
+class ImageSample(Section):
+    """Grids of generated images, from the moving average of the weights and the same noise each time."""
+
+    kind: Literal["images"] = "images"
+    every: PositiveInt | None = None
+    """Steps between two grids while training; null: none."""
+    per_class: PositiveInt = 8
+    guidance: float = Field(default=1.5, ge=0)
+    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.EulerConfig(steps=20)
+
+
+class TextSample(Section):
+    """Prompts that are continued, with the moving average of the weights and the same draws each time."""
+
+    kind: Literal["text"] = "text"
+    every: PositiveInt | None = None
+    """Steps between two texts while training; null: none."""
+    prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
+    num_bytes: PositiveInt = 100
+    """Bytes written after each prompt."""
+    temperature: float = Field(default=0.8, ge=0)
+    """What the logits are divided by before a byte is drawn; 0: always the likeliest byte."""
+
+
+class PointSample(Section):
+    """Scatter plots of generated points, from the moving average of the weights and the same noise each time."""
+
+    kind: Literal["points"] = "points"
+    every: PositiveInt | None = None
+    """Steps between two plots while training; null: none."""
+    num: PositiveInt = 2000
+    """Points of a plot."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
+
+
+class ReconstructionSample(Section):
+    """Held-out images above what the moving average of the weights makes of them."""
+
+    kind: Literal["reconstructions"] = "reconstructions"
+    every: PositiveInt | None = None
+    """Steps between two grids while training; null: none."""
+    num: PositiveInt = 16
+    """Images of a grid."""
+
+
+COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "dit": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",)},
+    "blockwise": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",)},
+    "gpt": {"data": ("python_source",), "sample": ("text",)},
+    "mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",)},
+    "blockwise_mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",)},
+    "autoencoder": {"data": ("digits", "image_folder", "shards"), "sample": ("reconstructions",)},
+}
+"""The kinds of the other sections that fit each kind of model; the first is what a section without a kind has."""
+
+FLOWLESS = {
+    "gpt": "a gpt model predicts the next byte",
+    "autoencoder": "an autoencoder predicts what it was shown",
+}
+"""Models that are trained for something else than a flow."""
+
+
+class RunConfig(Section):
+    """Everything that defines a run.
+
+    A section without a kind has the one that fits its model; a model's is dit.
+    """
+
+    run: Run
+    data: trainer.data.Config
+    data_loading: DataLoadingConfig = DataLoadingConfig()
+    model: Annotated[
+        DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig | BlockwiseConfig | BlockwiseMLPConfig,
+        Field(discriminator="kind"),
+    ]
+    moe: MoEConfig | None = None
+    flow: Flow | None = None
+    """Present with every model but two: a gpt predicts the next byte, an autoencoder what it was shown."""
+    optim: OptimConfig
+    engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: Evaluate = Evaluate()
+    sample: Annotated[ImageSample | TextSample | PointSample | ReconstructionSample, Field(discriminator="kind")]
+    trace: TraceConfig = TraceConfig()
+    observe: ObserveConfig = ObserveConfig()
+    guard: GuardConfig = GuardConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kinds_follow_the_model(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        model = document.get("model")
+        kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
+        fitting = COMPANIONS.get(str(kind), COMPANIONS["dit"])
+        filled = {**{name: {} for name in fitting}, **document}
+        for name, fitting_kinds in {"model": (kind,), **fitting}.items():
+            if isinstance(filled.get(name), dict):
+                filled[name] = {"kind": fitting_kinds[0], **filled[name]}
+        if kind not in FLOWLESS:
+            latent = latents_of(filled["data"])
+            written = filled.get("flow") or {}
+            if latent and isinstance(written, dict) and written.get("latent") is None:
+                written = {**written, "latent": latent}
+            source = written.get("source") if isinstance(written, dict) else None
+            if isinstance(source, dict):
+                written = {**written, "source": {"kind": fitting["data"][0], **source}}
+            filled["flow"] = written
+        return filled
+
+    @model_validator(mode="after")
+    def _sections_fit_the_model(self) -> "RunConfig":
+        kind = self.model.kind
+        for name, found in (("data", self.data.kind), ("sample", self.sample.kind)):
+            fitting = COMPANIONS[kind][name]
+            if found not in fitting:
+                raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {' or '.join(fitting)}")
+        if kind in FLOWLESS and self.flow is not None:
+            raise ValueError(f"flow: {FLOWLESS[kind]} and follows no flow; remove the section")
+        if kind == "autoencoder" and self.moe is not None:
+            raise ValueError("moe: an autoencoder has no feed-forward layers to make experts of; remove the section")
+        if isinstance(self.model, BlockwiseConfig | BlockwiseMLPConfig) and self.moe is not None:
+            raise ValueError(f"moe: the experts of a {kind} model are the blocks of its segments; remove the section")
+        return self
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of what the network sees of an example: the example, or its latents."""
+        latent = self.flow and self.flow.latent
+        return tuple(latent.shape if latent else self.data.shape)
+
+    @property
+    def source(self) -> trainer.data.AnyConfig | None:
+        """The data set that training takes source points from; None: they are noise, or in the data, or not used."""
+        return None if self.flow is None or isinstance(self.data, trainer.data.PairsConfig) else self.flow.source
+
+    @property
+    def starts_at(self) -> trainer.data.AnyConfig | None:
+        """The data set that samples start at; None: a standard normal."""
+        if self.flow is not None and self.flow.path.kind == "mirror_interpolant":
+            return self.data
+        if isinstance(self.data, trainer.data.PairsConfig) and self.data.source is not None:
+            return TypeAdapter(trainer.data.Config).validate_python(self.data.source)
+        return self.flow and self.flow.source
+
+    @property
+    def decoded_shape(self) -> tuple[int, ...]:
+        """Shape of what a person sees of an example: the example, or the image that it is latents of."""
+        latent = self.flow and self.flow.latent
+        return tuple(latent.image_shape if latent else self.data.shape)
+
+    @property
+    def context_shape(self) -> tuple[int, int, int] | None:
+        """Shape of what the network is told of an image; None: nothing."""
+        context = self.flow and self.flow.context
+        if context is None:
+            return None
+        return trainer.flow.context.context_shape(context, example=tuple(self.data.shape), state=self.state_shape)
+
+    @property
+    def data_are_latents(self) -> bool:
+        """Whether the examples are the latents of the folder that the states are latents of."""
+        latent = self.flow and self.flow.latent
+        return bool(latent) and isinstance(self.data, trainer.data.ShardsConfig) and self.data.digest == latent.digest
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every default written out, as YAML that can be read back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,1 @@
+"""Pairs of states in files of fixed size: writing, indexing and reading them."""

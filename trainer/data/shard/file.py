@@ -1,0 +1,139 @@
+"""One shard: the header at start, rows when they are needed; nothing is unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from moe.files import FileError
+from trainer.data.shard.index import REMEDY, ShardIndex
+
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}
+_NAMES |= {f"{letter}{bits}": f"{word}int{bits}" for letter, word in (("I", ""), ("U", "u")) for bits in (16, 32, 64)}
+_NAMES["I8"] = "int8"
+
+
+class Array(Protocol):
+    """An array in a file.
+
+    Attributes:
+        shape: of the whole array.
+        dtype: name of its elements' type, as numpy has it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def row(self, number: int) -> NDArray[Any]:
+        """Reads one row."""
+        ...
+
+
+class _Slices(Array):
+    """An array of a safetensors file."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+        self.shape: tuple[int, ...] = tuple(values.get_shape())
+        self.dtype: str = _NAMES.get(values.get_dtype(), "of a type that numpy lacks")
+
+    def row(self, number: int) -> NDArray[Any]:
+        """See `Array`."""
+        return self._values[number : number + 1][0]
+
+
+class _Mapped(Array):
+    """An uncompressed array of an npz file, mapped into memory."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._values = values
+        self.shape, self.dtype = values.shape, values.dtype.name
+
+    def row(self, number: int) -> NDArray[Any]:
+        """See `Array`."""
+        return np.array(self._values[number])
+
+
+def open_shard(path: Path) -> Mapping[str, Array]:
+    """Reads the header of a shard.
+
+    Args:
+        path: a safetensors file, or an npz file that is not compressed.
+
+    Returns:
+        Its arrays by key.
+
+    Raises:
+        FileError: it is missing, damaged, compressed or holds Python objects.
+    """
+    with _named(path):
+        if path.suffix == ".npz":
+            return {name: _Mapped(values) for name, values in _mapped_arrays(path)}
+        file = safe_open(path, framework="np")
+        return {name: _Slices(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+
+
+def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
+    """Refuses a shard that is not what the index says, without reading its rows.
+
+    Args:
+        folder: of the shards.
+        number: which shard.
+        index: of the folder.
+
+    Raises:
+        FileError: it cannot be opened, or a key is missing or has another shape or type.
+    """
+    entry = index.shards[number]
+    path = folder / entry.file
+    arrays = open_shard(path)
+    for key in ("data", *(("labels",) if index.num_classes else ())):
+        if key not in arrays:
+            raise FileError(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
+    shape, wanted = arrays["data"].shape, (entry.num_examples, *index.shape)
+    if shape != wanted:
+        raise FileError(path, "data", f"has shape {shape} where the index says {wanted}", REMEDY)
+    if arrays["data"].dtype != index.dtype:
+        raise FileError(path, "data", f"is {arrays['data'].dtype} where the index says {index.dtype}", REMEDY)
+    if index.num_classes:
+        labels = arrays["labels"]
+        if labels.shape != (entry.num_examples,):
+            raise FileError(path, "labels", f"has shape {labels.shape}, not {(entry.num_examples,)}", REMEDY)
+        if "int" not in labels.dtype:
+            raise FileError(path, "labels", f"is {labels.dtype}, which counts nothing", f"use int64: {REMEDY}")
+
+
+def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is compressed, so that no row can be read alone; use numpy.savez")
+            file.seek(member.header_offset + 26)
+            lengths = np.frombuffer(file.read(4), dtype="<u2")
+            file.seek(int(lengths.sum()), 1)
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+            if dtype.hasobject:
+                raise ValueError(f"{member.filename} holds Python objects, which may run code; save numbers alone")
+            values = np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+            yield member.filename.removesuffix(".npy"), values
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(path, "shard", f"cannot be read ({reason})", f"bring it back, or {REMEDY}") from error
+    except (SafetensorError, zipfile.BadZipFile, ValueError, EOFError) as error:
+        problem, _, remedy = " ".join(str(error).split()).partition("; ")
+        raise FileError(path, "shard", f"cannot be read ({problem})", remedy or REMEDY) from error

@@ -1,0 +1,126 @@
+"""The index of a folder of shards: what they hold, known before any of them is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from moe.files import FileError, replacing
+from moe.validation.complaint import first_complaint
+from moe.validation.section import Section
+
+INDEX = "index.json"
+REMEDY = (
+    "write the folder again (latents: python -m trainer encode, pairs: python -m trainer pairs, a stage's: delete the "
+    "folder and start the same command again)"
+)
+
+
+class ShardEntry(Section):
+    """One shard."""
+
+    file: Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(npz|safetensors)$")]
+    """Its name in the folder."""
+    num_examples: PositiveInt
+
+
+class LatentsEntry(Section):
+    """What makes the shards of an index latents of images.
+
+    An example is a Gaussian: the means of Z channels, then the logarithms of their variances.
+    """
+
+    autoencoder: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    """Folder inside that of the index with the network that made the latents and makes images of them."""
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """(C, H, W) of an image."""
+    shift: tuple[float, ...]
+    """Mean of each of the Z channels."""
+    scale: tuple[PositiveFloat, ...]
+    """Standard deviation of each of the Z channels, that of the Gaussians included."""
+
+
+class ShardIndex(Section):
+    """index.json: the shards in their order, and how to read what they hold.
+
+    A shard has the key ``data``, [num_examples, *shape], and, where there are classes, ``labels``, integers
+    [num_examples]. What a network sees is (data - shift) / scale; bytes are first brought from 0..255 to [-1, 1].
+    """
+
+    format: Literal["flowfabric.shards/1"] = "flowfabric.shards/1"
+    shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Of an example: (C, H, W) or (D,)."""
+    dtype: Literal["float32", "float16", "uint8"]
+    """Of the data in every shard."""
+    num_classes: NonNegativeInt
+    """Labels are 0 to num_classes - 1; 0: there are none."""
+    shift: tuple[float, ...] | None = None
+    """Mean of each channel."""
+    scale: tuple[PositiveFloat, ...] | None = None
+    """Standard deviation of each channel."""
+    latents: LatentsEntry | None = None
+    """Of images; None: the examples are no latents."""
+    shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _statistics_fit_the_shape(self) -> ShardIndex:
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if values is not None and len(values) != self.shape[0]:
+                raise ValueError(f"{name}: {len(values)} values do not fit the {self.shape[0]} channels; {REMEDY}")
+        if self.latents is not None:
+            numbers = len(self.latents.shift), len(self.latents.scale)
+            if len(self.shape) != 3 or any(2 * number != self.shape[0] for number in numbers):
+                problem = f"statistics of {numbers[0]} and {numbers[1]} channels do not fit Gaussians over half of"
+                raise ValueError(f"latents: {problem} {list(self.shape)}; encode the images again")
+        files = [shard.file for shard in self.shards]
+        if len(set(files)) < len(files):
+            raise ValueError(f"shards: {next(f for f in files if files.count(f) > 1)} stands there twice; {REMEDY}")
+        return self
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of all shards together."""
+        return sum(shard.num_examples for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the index says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def write(self, folder: Path) -> None:
+        """Puts the index into a folder whose shards are complete."""
+        with replacing(folder / INDEX) as temporary:
+            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+Index = TypeVar("Index", bound=Section)
+
+
+def read_index(folder: Path, kind: type[Index] = ShardIndex) -> Index:
+    """Reads the index of a folder.
+
+    Args:
+        folder: with an ``index.json``.
+        kind: what it must be an index of.
+
+    Raises:
+        FileError: it is missing or malformed; names file, field and remedy.
+    """
+    path = folder / INDEX
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        remedy = f"give a folder of shards, or {REMEDY}"
+        raise FileError(path, "index", f"cannot be read ({error.strerror})", remedy) from error
+    except ValueError as error:
+        raise FileError(path, "index", f"is not JSON ({error})", REMEDY) from error
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        field, reason = first_complaint(error)
+        reason, _, remedy = reason.partition("; ")
+        raise FileError(path, field, reason, remedy or REMEDY) from error

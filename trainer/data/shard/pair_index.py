@@ -1,0 +1,69 @@
+"""The index of a folder of pairs: what they are and how they were made, known before any of them is read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
+
+from moe.files import replacing
+from moe.validation.section import Section
+from trainer.data.shard.index import INDEX, ShardEntry
+
+
+class PairIndex(Section):
+    """index.json: the shards in their order, and what they hold.
+
+    A shard has the keys ``x_0`` and ``x_1``, [num_examples, *shape], where there are classes ``labels``, int64
+    [num_examples], and where pairs are parts of paths ``interval``, float32 [num_examples, 2]: the times of both.
+    """
+
+    format: Literal["flowfabric.pairs/1"] = "flowfabric.pairs/1"
+    shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Of a source point, and of a data point."""
+    dtype: Literal["float32", "float16"]
+    """Of both in every shard."""
+    num_classes: NonNegativeInt
+    """Labels are 0 to num_classes - 1; 0: there are none."""
+    segments: PositiveInt | None = None
+    """Into how many parts paths were cut, of which each pair holds the ends of one; null: pairs are whole paths."""
+    data_scale: PositiveFloat = 1.0
+    """What states on the way of the teacher are multiplied by, where pairs are parts of paths: the `x_0` are such
+    states, and the `x_1` are divided by it."""
+    made_by: dict[str, JsonValue]
+    """What decides every value: the digest of the teacher's weights, its sampler and guidance, the seed; `source`: the
+    configuration of the data set that paths begin at, where they do not begin at noise."""
+    shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
+
+    @property
+    def num_examples(self) -> int:
+        """Pairs of all shards together."""
+        return sum(shard.num_examples for shard in self.shards)
+
+    @property
+    def source(self) -> JsonValue:
+        """Configuration of the data set that paths begin at; None: they begin at noise."""
+        return self.made_by.get("source")
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the index says, as it said it before there was a `data_scale` where that is 1."""
+        said = self.model_dump_json(exclude={"data_scale"} if self.data_scale == 1 else None)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape of a row and type of each array of a shard."""
+        found: dict[str, tuple[tuple[int, ...], str]] = dict.fromkeys(("x_0", "x_1"), (self.shape, self.dtype))
+        if self.num_classes:
+            found["labels"] = ((), "int64")
+        if self.segments is not None:
+            found["interval"] = ((2,), "float32")
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Puts the index into a folder whose shards are complete."""
+        with replacing(folder / INDEX) as temporary:
+            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,143 @@
+"""Writing examples as a folder of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from moe.files import FileError, replacing
+from trainer.data.shard.index import INDEX, LatentsEntry, ShardEntry, ShardIndex
+
+Examples = tuple[NDArray[Any], NDArray[np.integer] | None]
+"""Data [B, *shape] and labels [B], or None."""
+
+
+def write_shards(
+    folder: Path,
+    examples: Iterable[Examples],
+    *,
+    num_classes: int = 0,
+    shard_examples: int = 4096,
+    file_type: Literal["safetensors", "npz"] = "safetensors",
+    standardise: bool = False,
+    latents: Callable[[], LatentsEntry] | None = None,
+) -> ShardIndex:
+    """Writes a folder that ``data: {kind: shards, path: FOLDER}`` reads.
+
+    The examples are taken as they come, and no more than a shard of them is held. The index is written last.
+
+    Args:
+        folder: to write to; it must not hold an index yet.
+        examples: pieces of any length, all of one shape and one type: float32, float16, or uint8 for 8-bit images.
+        num_classes: labels are 0 to num_classes - 1; 0: there are none.
+        shard_examples: examples of each shard but the last.
+        file_type: of the shards.
+        standardise: whether readers see each channel with mean 0 and variance 1.
+        latents: says, when all examples have been taken, what they are latents of; None: they are none.
+
+    Returns:
+        The index.
+
+    Raises:
+        FileError: the folder holds shards already or cannot be written.
+        ValueError: there are no examples, their shapes or types differ, values are not finite, or a label is no class.
+    """
+    if (folder / INDEX).exists():
+        raise FileError(folder / INDEX, "output", "is there already", "give another folder, or delete this one")
+    entries: list[ShardEntry] = []
+    moments: list[NDArray[np.float64]] = []
+    shape, dtype = (), ""
+    for data, labels in _pieces(examples, shard_examples, num_classes):
+        if entries and (data.shape[1:], data.dtype.name) != (shape, dtype):
+            raise ValueError(
+                f"examples: {data.dtype.name} {list(data.shape[1:])} differs from {dtype} {list(shape)} before it; "
+                "give examples of one shape and type"
+            )
+        shape, dtype = data.shape[1:], data.dtype.name
+        entry = ShardEntry(file=f"shard_{len(entries):05d}.{file_type}", num_examples=len(data))
+        arrays = {"data": data} if labels is None else {"data": data, "labels": labels.astype(np.int64)}
+        with replacing(folder / entry.file) as temporary:
+            _save(temporary, arrays, file_type)
+        entries.append(entry)
+        moments.append(_moments(data))
+    if not entries:
+        raise ValueError("examples: there are none; give at least one")
+    shift, scale = _statistics(moments) if standardise else (None, None)
+    index = ShardIndex.model_validate(
+        {
+            "shape": shape,
+            "dtype": dtype,
+            "num_classes": num_classes,
+            "shift": shift,
+            "scale": scale,
+            "latents": latents and latents(),
+            "shards": entries,
+        }
+    )
+    index.write(folder)
+    return index
+
+
+def _pieces(examples: Iterable[Examples], length: int, num_classes: int) -> Iterator[Examples]:
+    """The examples in pieces of `length`, the last one shorter."""
+    waiting: list[Examples] = []
+    count = 0
+    for data, labels in examples:
+        if data.dtype.name not in ("float32", "float16", "uint8"):
+            raise ValueError(f"examples: {data.dtype.name} is not read; give float32, float16 or uint8")
+        if not np.isfinite(data).all():
+            raise ValueError("examples: hold values that are not finite; look at what made them")
+        if (labels is None) != (num_classes == 0) or (labels is not None and labels.shape != (len(data),)):
+            raise ValueError(f"labels: do not give each example one of {num_classes} classes; give int [B], or None")
+        if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+            raise ValueError(f"labels: {labels.min()} to {labels.max()} exceed the {num_classes} classes from 0")
+        waiting.append((data, labels))
+        count += len(data)
+        while count >= length:
+            joined = _joined(waiting)
+            yield _cut(joined, 0, length)
+            waiting, count = [_cut(joined, length, count)], count - length
+    if count:
+        yield _joined(waiting)
+
+
+def _joined(pieces: list[Examples]) -> Examples:
+    kinds = {(data.dtype.name, data.shape[1:]) for data, _ in pieces if len(data)}
+    if len(kinds) > 1:
+        raise ValueError(f"examples: {sorted(kinds, key=str)} stand side by side; give examples of one shape and type")
+    labels = [labels for _, labels in pieces if labels is not None]
+    return np.concatenate([data for data, _ in pieces]), np.concatenate(labels) if labels else None
+
+
+def _cut(examples: Examples, first: int, end: int) -> Examples:
+    data, labels = examples
+    return data[first:end], None if labels is None else labels[first:end]
+
+
+def _save(path: Path, arrays: dict[str, NDArray[Any]], file_type: str) -> None:
+    if file_type == "safetensors":
+        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, path)
+        return
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  the stubs take the keys for allow_pickle
+
+
+def _moments(data: NDArray[Any]) -> NDArray[np.float64]:
+    """Count, sum and sum of squares of each channel, [3, C], of what a reader sees before standardising."""
+    values = data.astype(np.float64)
+    if data.dtype == np.uint8:
+        values = values / 127.5 - 1
+    values = np.moveaxis(values, 1, 0).reshape(data.shape[1], -1)
+    return np.stack([np.full(len(values), values.shape[1]), values.sum(1), np.square(values).sum(1)])
+
+
+def _statistics(moments: list[NDArray[np.float64]]) -> tuple[list[float], list[float]]:
+    count, total, squares = np.sum(moments, axis=0)
+    mean = total / count
+    spread = np.sqrt((squares / count - mean**2).clip(min=0))
+    return mean.tolist(), np.where(spread > 0, spread, 1.0).tolist()

@@ -1,0 +1,1 @@
+"""Ranks: process groups, the engines that move the weights, and the processes themselves."""

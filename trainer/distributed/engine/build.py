@@ -1,0 +1,31 @@
+"""Which engine a configuration asks for."""
+
+import torch
+
+from trainer.config.engine import DeepSpeedConfig, FSDPConfig
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.distributed.engine.protocol import Engine
+from trainer.model.block_transforms import prepare_blocks
+from trainer.model.network import Network
+
+
+def build_engine(module: Network, config: RunConfig, layout: Layout, device: torch.device) -> Engine:
+    """Hands a network to the engine that `engine.kind` names; collective.
+
+    Args:
+        module: the network, float32 on the CPU.
+        config: the run.
+        layout: how it is laid out.
+        device: where this rank computes.
+    """
+    prepare_blocks(module.blocks, config.engine)
+    match config.engine:
+        case DeepSpeedConfig():
+            from trainer.distributed.engine.deepspeed import DeepSpeedEngine  # seconds to import
+
+            return DeepSpeedEngine(module, config, layout, device)
+        case FSDPConfig():
+            from trainer.distributed.engine.fsdp import FSDPEngine
+
+            return FSDPEngine(module, config, layout, device)

@@ -1,0 +1,258 @@
+"""Training through DeepSpeed: ZeRO 0 to 3 for dense networks, 0 to 2 with experts."""
+
+import importlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed
+import numpy as np
+import torch.distributed as dist
+from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
+from deepspeed.utils import (
+    groups,
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moe.layer import PlacedMoELayer
+from trainer.config.engine import DeepSpeedConfig
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
+from trainer.distributed.engine.deepspeed_state import MOMENTS, go_on, region_of, state_pieces, updates_taken
+from trainer.distributed.engine.deepspeed_step import take_zero_step
+from trainer.distributed.engine.protocol import StepOutcome
+from trainer.distributed.groups import group_names
+from trainer.model.network import Network
+from trainer.model.parallel.parameters import named_parameters
+from trainer.model.parallel.state import Shard, StatePiece
+
+NO_LIMIT = 10**15
+
+
+class DeepSpeedEngine:
+    """See :class:`trainer.distributed.engine.protocol.Engine`."""
+
+    def __init__(self, module: Network, config: RunConfig, layout: Layout, device: torch.device) -> None:
+        """Hands the network to DeepSpeed.
+
+        Args:
+            module: the network, float32 on the CPU.
+            config: the run.
+            layout: how it is laid out.
+            device: where this rank computes.
+        """
+        assert isinstance(config.engine, DeepSpeedConfig)
+        self.module = module.to(device)
+        self._stage = config.engine.zero_stage
+        self._has_experts = config.moe is not None
+        self._tensor_parallel = layout.tensor_parallel
+        self._clip_norm = config.optim.clip_norm
+        if self._has_experts:
+            mark_moe_layers(module, layout.expert_parallel, layout.accumulation)
+        self._moe_layers = [layer for layer in module.modules() if isinstance(layer, PlacedMoELayer)]
+        self._named = named_parameters(module)
+        os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # DeepSpeed insists, launched or not
+        backend: Any = importlib.import_module("deepspeed.comm.torch")
+        backend.build_shm_op = lambda: None  # it compiles an extension at the first start, half a minute
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        deepspeed.init_distributed(dist.get_backend(), verbose=False)
+        optimizer = torch.optim.AdamW(
+            self._parameter_groups(),
+            lr=config.optim.lr,
+            betas=config.optim.betas,
+            weight_decay=config.optim.weight_decay,
+            fused=True,
+        )
+        # The optimiser is torch's own without ZeRO, else DeepSpeed's; neither type says what it holds.
+        self._engine: Any
+        self._optimizer: Any
+        self._engine, self._optimizer, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=self._deepspeed_config(config, config.engine, layout),
+            dist_init_required=False,
+            mpu=MegatronGroups(),
+        )
+        self.model = self._engine
+        self.group_names = {**group_names(), **self._own_group_names(layout)}
+
+    def backward(self, loss: Tensor) -> None:
+        """See the protocol."""
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts the micro batch
+
+    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+        """See the protocol."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        if self._stage > 0:
+            return take_zero_step(self._engine, self._stage, accept)
+        gradients, norm = self._gradients()
+        taken = math.isfinite(norm) and accept(norm)
+        if taken:
+            if self._clip_norm is not None and norm > self._clip_norm:
+                torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+            self._engine.micro_steps += 1  # by which DeepSpeed knows the last micro batch of a step
+        return StepOutcome(norm, taken)
+
+    def shards(self) -> list[Shard]:
+        """See the protocol."""
+        return [
+            Shard(
+                named.name,
+                getattr(named.parameter, "ds_tensor", named.parameter).data,
+                named.expert,
+                region_of(named),
+            )
+            for named in self._named
+        ]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """See the protocol."""
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train()
+
+    def state(self) -> list[StatePiece]:
+        """See the protocol."""
+        return state_pieces(self._named, self._optimizer, self._stage)
+
+    @property
+    def updates(self) -> int:
+        """See the protocol."""
+        return updates_taken(self._optimizer, self._stage)
+
+    def state_loaded(self, updates: int) -> None:
+        """See the protocol."""
+        go_on(self._optimizer, self._stage, updates)
+
+    def expert_state(self, shard: Shard) -> dict[str, Tensor]:
+        """See the protocol."""
+        parameter = self._parameter(shard)
+        if self._stage == 0:
+            moments = self._optimizer.state[parameter]
+            return {"weight": parameter.detach(), **{name: moments[name] for name in MOMENTS}}
+        self._link_optimizer_state(parameter)
+        weight: Any = safe_get_full_fp32_param(parameter)
+        moments: dict[str, Any] = {name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS}
+        return {"weight": weight, **moments}
+
+    def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
+        """See the protocol."""
+        parameter = self._parameter(shard)
+        parameter.data.copy_(state["weight"])
+        if self._stage == 0:
+            for name in MOMENTS:
+                self._optimizer.state[parameter][name].copy_(state[name])
+            return
+        self._link_optimizer_state(parameter)
+        safe_set_full_fp32_param(parameter, state["weight"].to(parameter.device))
+        for name in MOMENTS:
+            safe_set_full_optimizer_state(parameter, state[name].to(parameter.device), name)
+
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """See the protocol."""
+        return np.array([layer.slot_to_expert for layer in self._moe_layers], dtype=np.int64)
+
+    def place(self, slot_to_expert: NDArray[np.int64]) -> None:
+        """See the protocol."""
+        for layer, slots in zip(self._moe_layers, slot_to_expert, strict=True):
+            layer.place(slots)
+        self._named = named_parameters(self.module)
+
+    def _parameter(self, shard: Shard) -> Any:
+        return next(named.parameter for named in self._named if named.name == shard.name)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        if not self._has_experts:
+            return [{"params": [named.parameter for named in self._named]}]
+        everything = {"params": [named.parameter for named in self._named], "name": "parameters"}
+        return split_params_into_different_moe_groups_for_optimizer(everything)
+
+    def _deepspeed_config(self, config: RunConfig, engine: DeepSpeedConfig, layout: Layout) -> dict[str, Any]:
+        bucket = engine.bucket_elements
+        return {
+            "train_micro_batch_size_per_gpu": layout.micro_batch,
+            "gradient_accumulation_steps": layout.accumulation,
+            "gradient_clipping": 0.0 if self._stage == 0 else config.optim.clip_norm or 0.0,
+            "bf16": {"enabled": engine.precision == "bf16"},
+            "zero_optimization": {
+                "stage": self._stage,
+                "reduce_bucket_size": bucket,
+                "allgather_bucket_size": bucket,
+                "stage3_param_persistence_threshold": 0,
+                "stage3_prefetch_bucket_size": bucket,
+                "stage3_max_reuse_distance": bucket,
+                "stage3_max_live_parameters": NO_LIMIT,  # what is fetched ahead and kept is limited by the bucket
+            },
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+        }
+
+    def _own_group_names(self, layout: Layout) -> dict[str, str]:
+        names: dict[str, str] = {_data_group().group_name: "data"}
+        if self._has_experts:
+            name = expert_group_name(layout.expert_parallel)
+            names[groups._get_expert_parallel_group(name).group_name] = "expert"
+            names[groups._get_expert_data_parallel_group(name).group_name] = "expert_data"
+        return names
+
+    def _gradients(self) -> tuple[list[Tensor], float]:
+        """The averaged gradients and their norm, each parameter counted once over all ranks.
+
+        Without ZeRO DeepSpeed clips experts by a wrong norm, and reports none.
+        """
+        from megatron.core import parallel_state
+
+        whole, experts, parts = torch.zeros(3, device=self._engine.device)
+        gradients = []
+        for named in self._named:
+            if named.parameter.grad is not None:
+                gradients.append(named.parameter.grad)
+                kind = experts if named.expert is not None else whole if named.part is None else parts
+                kind += named.parameter.grad.float().square().sum()
+        if self._has_experts:
+            dist.all_reduce(experts, group=parallel_state.get_expert_model_parallel_group())
+        if self._tensor_parallel > 1:
+            dist.all_reduce(parts, group=_tensor_group())
+        return gradients, float((whole + experts + parts).sqrt())
+
+    def _link_optimizer_state(self, parameter: Any) -> None:
+        """Links all parameters to their moments, if this one is not; DeepSpeed does so when only one group has any."""
+        if parameter._hp_mapping is not None and not parameter._hp_mapping.optim_fragment:
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _data_group() -> dist.ProcessGroup:
+    group = groups._get_data_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _tensor_group() -> dist.ProcessGroup:
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_tensor_model_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group

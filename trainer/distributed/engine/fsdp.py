@@ -1,0 +1,199 @@
+"""Training through torch's fully sharded data parallelism (FSDP2): every rank keeps some rows of every parameter."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from trainer.config.engine import FSDPConfig
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.distributed.engine.protocol import StepOutcome
+from trainer.distributed.groups import group_names
+from trainer.model.network import Network
+from trainer.model.parallel.parameters import NamedParameter, named_parameters
+from trainer.model.parallel.region import Region
+from trainer.model.parallel.state import Shard, StatePiece
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class FSDPEngine:
+    """See :class:`trainer.distributed.engine.protocol.Engine`.
+
+    A block gathers its parameters before its forward pass and, where it let go of them, before its backward pass, and
+    scatters the sums of their gradients behind it, each in one collective. What belongs to no block is gathered first,
+    kept, and scattered last. Weights, moments, sums and the moving average are float32; under bf16 a block computes
+    with rounded copies. Where ranks share the matrices of a block, each of their parts is divided over the ranks that
+    see other examples.
+
+    Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023, section 3.
+    """
+
+    def __init__(self, module: Network, config: RunConfig, layout: Layout, device: torch.device) -> None:
+        """Divides the network over the ranks.
+
+        Args:
+            module: the network, float32 on the CPU, without experts.
+            config: the run.
+            layout: how it is laid out.
+            device: where this rank computes.
+        """
+        from megatron.core import parallel_state
+
+        assert isinstance(config.engine, FSDPConfig)
+        group = parallel_state.get_data_parallel_group()
+        assert isinstance(group, dist.ProcessGroup)
+        self._group, self._accumulation, self._clip_norm = group, layout.accumulation, config.optim.clip_norm
+        self._mesh = DeviceMesh.from_group(group, device.type)
+        self._micro = 0
+        self.module = module.to(device)
+        self._units = self._divided(config.engine)
+        self._named = named_parameters(module)
+        self._parts_group = parallel_state.get_tensor_model_parallel_group() if layout.tensor_parallel > 1 else None
+        self._optimizer = torch.optim.AdamW(
+            [named.parameter for named in self._named],
+            lr=config.optim.lr,
+            betas=config.optim.betas,
+            weight_decay=config.optim.weight_decay,
+            fused=True,
+        )
+        self.group_names = {**group_names(), group.group_name: "data"}
+
+    @property
+    def model(self) -> Network:
+        """See the protocol."""
+        return self.module
+
+    def backward(self, loss: Tensor) -> None:
+        """See the protocol."""
+        self._micro += 1
+        self._units[-1].set_requires_gradient_sync(self._micro == self._accumulation)
+        (loss / self._accumulation).backward()
+
+    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+        """See the protocol."""
+        gradients, norm = self._gradients()
+        taken = math.isfinite(norm) and accept(norm)
+        if taken:
+            if self._clip_norm is not None and norm > self._clip_norm:
+                torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._micro = 0
+        return StepOutcome(norm, taken)
+
+    def shards(self) -> list[Shard]:
+        """See the protocol."""
+        return [Shard(named.name, _rows(named.parameter.data), None, self._region(named)) for named in self._named]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """See the protocol: what belongs to no block is there throughout, so that parts can be called by themselves."""
+        self._units[-1].unshard()
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train()
+            for unit in self._units:
+                unit.reshard()
+
+    def state(self) -> list[StatePiece]:
+        """See the protocol."""
+        pieces = []
+        for named in self._named:
+            region, moments = self._region(named), self._moments(named.parameter)
+            for kind, tensor in {"weight": named.parameter.data, **{kind: moments[kind] for kind in MOMENTS}}.items():
+                for offset, values in region.rectangles(_rows(tensor)):
+                    pieces.append(StatePiece(named.name, kind, region.shape, offset, values))
+        return pieces
+
+    @property
+    def updates(self) -> int:
+        """See the protocol."""
+        return max((int(state["step"]) for state in self._optimizer.state.values()), default=0)
+
+    def state_loaded(self, updates: int) -> None:
+        """See the protocol; the parameters themselves were written to."""
+        for named in self._named:
+            self._moments(named.parameter)["step"].fill_(updates)
+
+    def expert_state(self, shard: Shard) -> dict[str, Tensor]:
+        """See the protocol."""
+        raise AssertionError(f"{shard.name}: the network has no experts")
+
+    def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+        """See the protocol."""
+        raise AssertionError(f"{shard.name}: the network has no experts")
+
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """See the protocol."""
+        return np.array([], dtype=np.int64)
+
+    def place(self, slot_to_expert: NDArray[np.int64]) -> None:
+        """See the protocol."""
+        assert not len(slot_to_expert), "the network has no experts"
+
+    def _divided(self, config: FSDPConfig) -> list[FSDPModule]:
+        """Each block and, last, the network with what is left of it."""
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if config.precision == "bf16" else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,  # the network rounds what may be rounded, and times may not
+        )
+        settings: dict[str, Any] = {"mesh": self._mesh, "mp_policy": policy}
+        blocks = [
+            fully_shard(block, reshard_after_forward=config.reshard_after_forward, **settings)
+            for block in self.module.blocks
+        ]
+        return [*blocks, fully_shard(self.module, reshard_after_forward=False, **settings)]
+
+    def _gradients(self) -> tuple[list[Tensor], float]:
+        """This rank's rows of the averaged gradients, and the norm of the whole ones, each element counted once."""
+        whole, parts = torch.zeros(2, device=self._mesh.device_type)
+        gradients = []
+        for named in self._named:
+            if named.parameter.grad is not None:
+                gradients.append(_rows(named.parameter.grad))
+                squares = whole if named.part is None else parts
+                squares += gradients[-1].square().sum()
+        if self._parts_group is not None:
+            dist.all_reduce(parts, group=self._parts_group)
+        squares = whole + parts
+        dist.all_reduce(squares, group=self._group)
+        return gradients, float(squares.sqrt())
+
+    def _region(self, named: NamedParameter) -> Region:
+        """This rank's rows: as many on every rank, but for the last ranks that get any."""
+        num_rows, *others = named.parameter.shape
+        rows = -(-num_rows // self._group.size())
+        first = min(self._group.rank() * rows, num_rows)
+        sizes = (min(rows, num_rows - first), *others)
+        whole = named.parameter.shape if named.part is None else named.part.shape
+        return Region(tuple(whole), (first, *(0 for _ in others)), sizes, part=named.part)
+
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        """AdamW's state of a parameter; the zeros that its first step would make, if it has none."""
+        state = self._optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state.update({kind: torch.zeros_like(parameter, requires_grad=False) for kind in MOMENTS})
+        return state
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """What this rank has of a divided tensor, sharing memory."""
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()

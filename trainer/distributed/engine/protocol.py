@@ -1,0 +1,124 @@
+"""What the training loop asks of an engine."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.model.network import Network
+from trainer.model.parallel.state import Shard, StatePiece
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What became of an optimiser step.
+
+    Attributes:
+        norm: of the gradient before clipping, over all parameters and ranks, the same on every rank; infinite or NaN
+            where the gradient of any rank is.
+        taken: whether the weights were updated.
+    """
+
+    norm: float
+    taken: bool
+
+
+class Engine(Protocol):
+    """Holds the network and its optimiser, in whatever pieces, and takes optimiser steps.
+
+    Attributes:
+        module: the network as it was given.
+    """
+
+    module: Network
+
+    @property
+    def model(self) -> Callable[..., Tensor]:
+        """The network to call in training."""
+        ...
+
+    @property
+    def group_names(self) -> Mapping[str, str]:
+        """Meaning of each process group of this rank, for traces."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a micro batch's gradients; the last micro batch of a step also averages them over the data ranks.
+
+        Args:
+            loss: mean over the micro batch.
+        """
+        ...
+
+    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+        """Takes the optimiser step of the micro batches since the last one, or drops their gradients.
+
+        Args:
+            lr: learning rate.
+            accept: asked with the norm of the gradient, where that is finite, before anything is changed. It must
+                answer alike on all ranks.
+
+        Returns:
+            What was done. Where `accept` said no or the norm was not finite, weights, optimiser state and its count
+            of updates are what they were.
+        """
+        ...
+
+    def shards(self) -> list[Shard]:
+        """What this rank stores of each parameter, in the order of the network."""
+        ...
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """While entered, the network is in evaluation mode and computes with what :meth:`shards` holds; collective.
+
+        Whole forward passes and calls of parts of the network are both possible, on all ranks alike.
+        """
+        ...
+
+    def state(self) -> list[StatePiece]:
+        """Weights and optimiser state of this rank, with zeros for what the first step would make.
+
+        Ranks that hold a copy of a parameter all give it; together they cover every parameter.
+        """
+        ...
+
+    @property
+    def updates(self) -> int:
+        """Updates that the optimiser has taken so far; a skipped step is none."""
+        ...
+
+    def state_loaded(self, updates: int) -> None:
+        """Goes on from what was written to :meth:`state`; collective, and never between the micro batches of a step.
+
+        Args:
+            updates: that the optimiser had taken when the state was saved.
+        """
+        ...
+
+    def expert_state(self, shard: Shard) -> dict[str, Tensor]:
+        """Weight and optimiser state of one expert parameter, whole and in float32; collective over its replicas.
+
+        Returns:
+            ``weight``, ``exp_avg``, ``exp_avg_sq``, each in the parameter's shape.
+        """
+        ...
+
+    def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
+        """Sets what :meth:`expert_state` gave, possibly on another rank."""
+        ...
+
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """Logical expert in each slot of an expert-parallel group, [MoE layers, experts]; empty where all is dense."""
+        ...
+
+    def place(self, slot_to_expert: NDArray[np.int64]) -> None:
+        """Declares which expert every slot holds from now on, under whose name its values then go.
+
+        Args:
+            slot_to_expert: [MoE layers, experts]; the values have been moved by :meth:`set_expert_state`.
+        """
+        ...

@@ -1,0 +1,181 @@
+"""Process groups: joined, named, left."""
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from trainer.distributed.process.flights import record_flights
+
+STAGE = "FLOWFABRIC_STAGE"
+"""Variable that names the stage whose ranks these are: stages of one start share torchrun's store."""
+TIMEOUT_S = 600.0
+"""Of collectives outside a run, which has its own."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the launcher said to this process.
+
+    Attributes:
+        rank: number of this process, 0 to world_size - 1.
+        local_rank: its number on this node.
+        world_size: all processes of the run.
+        local_world_size: processes of the run on this node.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+
+    @classmethod
+    def from_environment(cls) -> "Launch":
+        """Reads torchrun's variables; without them the process is alone.
+
+        Raises:
+            ValueError: a variable is no number, or there are other ranks and no way to them.
+        """
+        values = []
+        for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1")):
+            text = os.environ.get(name, default)
+            if not text.isdecimal():
+                raise ValueError(f"environment: {name} is no number ({text}); unset it, or start the run with torchrun")
+            values.append(int(text))
+        launch = cls(*values)
+        if launch.world_size > 1 and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
+            raise ValueError(
+                f"environment: WORLD_SIZE is {launch.world_size}, but RANK or MASTER_ADDR is not set; "
+                "start the ranks with torchrun, or unset WORLD_SIZE to run one process"
+            )
+        return launch
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes: its own GPU, or the CPU where there is none."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextmanager
+def joined(
+    launch: Launch, *, expert_parallel: int = 1, tensor_parallel: int = 1, timeout_s: float = TIMEOUT_S
+) -> Iterator[None]:
+    """Joins the run's process groups and leaves them in an order that never aborts a finished run.
+
+    The default group is NCCL on GPUs and gloo on CPUs; the others are Megatron-Core's. Consecutive ranks form a
+    tensor-parallel group; ranks at that distance see different data.
+
+    Args:
+        launch: what the launcher said.
+        expert_parallel: ranks of an expert-parallel group.
+        tensor_parallel: ranks of a tensor-parallel group.
+        timeout_s: seconds after which joining, and a collective, fails.
+
+    Yields:
+        Nothing; inside, ``torch.distributed`` and ``megatron.core.parallel_state`` are initialised.
+    """
+    backend = "nccl" if launch.device.type == "cuda" else "gloo"
+    if launch.device.type == "cuda":
+        torch.cuda.set_device(launch.device)
+    timeout = timedelta(seconds=timeout_s)
+    store = _store(launch, timeout)
+    record_flights()
+    dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=timeout, store=store)
+    divide_ranks(expert_parallel, tensor_parallel)
+    yield
+    gc.collect()
+    dist.barrier()
+    unite_ranks()
+    dist.destroy_process_group()
+
+
+def _store(launch: Launch, timeout: timedelta) -> dist.Store:
+    """Where the ranks find each other's addresses.
+
+    torchrun's store outlives the ranks that it starts again, which would call those that have died. One agent counts
+    its starts; those of several differ, so on several nodes the store must not be torchrun's
+    (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+    """
+    if "MASTER_ADDR" not in os.environ:
+        return dist.HashStore()
+    store, _, _ = next(dist.rendezvous("env://", launch.rank, launch.world_size, timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    starts, stage = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ.get(STAGE, "")
+    return dist.PrefixStore(f"start_{starts}_{stage}", store)
+
+
+def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:
+    """Makes Megatron-Core's process groups out of all ranks, until :func:`unite_ranks`; collective.
+
+    Args:
+        expert_parallel: ranks of an expert-parallel group.
+        tensor_parallel: ranks of a tensor-parallel group.
+    """
+    from megatron.core import parallel_state
+
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor_parallel,
+        expert_model_parallel_size=expert_parallel,
+        expert_tensor_parallel_size=1,
+        create_gloo_process_groups=False,
+    )
+
+
+def unite_ranks() -> None:
+    """Destroys what :func:`divide_ranks` made, with the threads of the groups, which Megatron-Core only forgets."""
+    from megatron.core import parallel_state
+
+    groups = parallel_state._global_process_group_list or []
+    parallel_state.destroy_model_parallel()
+    for group in groups:
+        if group is not None:  # the default group is None
+            dist.destroy_process_group(group)
+
+
+def data_ranks() -> dist.ProcessGroup:
+    """The ranks that see different examples than this one, and itself."""
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_data_parallel_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def limit_collectives(timeout_s: float) -> None:
+    """Gives every process group of this rank the same timeout, whoever created it and with whatever default.
+
+    Args:
+        timeout_s: seconds after which a collective fails.
+    """
+    groups = dist.distributed_c10d._world.pg_map  # torch has no public list of them
+    for group in groups:
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
+
+
+def group_names() -> dict[str, str]:
+    """Meaning of each process group of this rank.
+
+    Returns:
+        From torch's name of a group to ``world``, ``data``, ``tensor``, ``expert`` or ``expert_data``.
+    """
+    from megatron.core import parallel_state
+
+    groups = {
+        "world": dist.group.WORLD,
+        "data": parallel_state.get_data_parallel_group(),
+        "tensor": parallel_state.get_tensor_model_parallel_group(),
+        "expert": parallel_state.get_expert_model_parallel_group(),
+        "expert_data": parallel_state.get_expert_data_parallel_group(),
+    }
+    named = {group.group_name: name for name, group in groups.items() if group is not None}
+    routers = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
+    model = parallel_state.get_model_parallel_group()
+    assert isinstance(routers, dist.ProcessGroup)
+    assert isinstance(model, dist.ProcessGroup)
+    return {routers.group_name: "data", model.group_name: "tensor", **named}

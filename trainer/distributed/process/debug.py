@@ -1,0 +1,61 @@
+"""What a rank was doing: the stacks of its threads and the collectives that it issued last."""
+
+import faulthandler
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from moe.files import replacing
+from trainer.distributed.process.flights import flights, last_collective
+from trainer.distributed.process.waiting import ranks_that_waited, waited_in_vain
+
+
+def dump(folder: Path, rank: int, reason: str, error: BaseException | None = None) -> Path:
+    """Writes what a rank is doing, in place of what an earlier dump of it said.
+
+    Args:
+        folder: of the run; the files go to its ``debug/``.
+        rank: whose.
+        reason: first line of the stacks; the last collective is the second.
+        error: what went wrong, if it is known; its traceback comes before the stacks.
+
+    Returns:
+        The file of the stacks, ``rank_00000_stacks.txt``. Beside it lies ``rank_00000_flights.json``, torch's flight
+        recorder, where torch has one.
+    """
+    folder = folder / "debug"
+    folder.mkdir(parents=True, exist_ok=True)
+    stacks = folder / f"rank_{rank:05d}_stacks.txt"
+    with replacing(stacks) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(f"rank {rank}, process {os.getpid()}: {reason}\nlast collective: {last_collective()}\n\n")
+        if error is not None:
+            file.writelines([*traceback.format_exception(error), "\n"])
+        file.flush()
+        faulthandler.dump_traceback(file, all_threads=True)
+    recorded = flights()
+    if recorded is not None:
+        with replacing(folder / f"rank_{rank:05d}_flights.json") as temporary:
+            temporary.write_bytes(recorded)
+    return stacks
+
+
+def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> None:
+    """Writes what a rank was doing when it failed; if it waited for others in vain, also for which, and says so.
+
+    Args:
+        folder: of the run.
+        rank: this process.
+        world_size: all ranks of the run.
+        error: what went wrong.
+    """
+    stacks = dump(folder, rank, "the run failed", error)
+    waited = ranks_that_waited(rank) if waited_in_vain(error) else None
+    if waited is None:
+        return
+    absent = sorted(set(range(world_size)) - waited)
+    missing = f"rank{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}, which came too late or not at all"
+    reason = f"waited too long in {last_collective()} for {missing if absent else 'others that waited as well'}"
+    dump(folder, rank, reason, error)
+    if rank == min(waited):
+        print(f"rank {rank} {reason}; see {stacks}", file=sys.stderr, flush=True)

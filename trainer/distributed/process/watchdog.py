@@ -1,0 +1,104 @@
+"""Notices that a rank hangs, and answers SIGUSR1."""
+
+import math
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer.distributed.process.debug import dump
+from trainer.distributed.process.stop import SIGNALS
+
+LATE_S = 10.0
+"""After it was told to stop; torchrun kills a rank after 30 s that another one keeps waiting."""
+
+
+class Watchdog:
+    """Ends a process that has not said for too long that it moves; its launcher then starts the run again.
+
+    A thread waits, so that it also sees a main thread that is stuck in a collective. It wakes when a signal arrives:
+    Python tells it through a file descriptor although the main thread cannot run a handler. A rank that was told to
+    stop, as all are when one has failed, and does not end its step soon tells what keeps it.
+
+    Args:
+        folder: of the run, for what is dumped.
+        rank: this process.
+        timeout_s: longest time between two beats; None: it may hang.
+        waking: end of a pipe that carries the numbers of arriving signals; closed: the end of the watch.
+    """
+
+    def __init__(self, folder: Path, rank: int, timeout_s: float | None, waking: int) -> None:
+        self._folder, self._rank, self._timeout_s, self._waking = folder, rank, timeout_s, waking
+        self._last = time.monotonic()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Says that a step has ended."""
+        self._last = time.monotonic()
+
+    def join(self) -> None:
+        """Waits for the thread, once the pipe is closed."""
+        self._thread.join()
+
+    def _watch(self) -> None:
+        late = math.inf
+        while True:
+            hangs = math.inf if self._timeout_s is None else self._last + self._timeout_s
+            now = time.monotonic()
+            if now >= hangs:
+                self._end()
+            if now >= late:
+                self._tell(f"told to stop and still in its step after {LATE_S:g} s")
+                late = math.inf
+            until = min(hangs, late)
+            ready, _, _ = select.select([self._waking], [], [], None if until == math.inf else max(0.0, until - now))
+            if not ready:
+                continue
+            numbers = os.read(self._waking, 1024)
+            if not numbers:
+                return
+            if signal.SIGUSR1 in numbers:
+                self._tell("asked by SIGUSR1")
+            if any(number in numbers for number in SIGNALS):
+                late = time.monotonic() + LATE_S
+
+    def _end(self) -> None:
+        stacks = self._tell(f"no step has ended for {self._timeout_s:g} s (guard.hang_timeout_s)")
+        print(f"rank {self._rank} hangs and ends; see {stacks}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def _tell(self, reason: str) -> Path | str:
+        try:
+            return dump(self._folder, self._rank, reason)
+        except OSError as error:
+            return f"nothing, for it could not be written ({error})"
+
+
+@contextmanager
+def watchdog(folder: Path, rank: int, timeout_s: float | None) -> Iterator[Watchdog]:
+    """Watches the process while entered; SIGUSR1 then makes it tell what it does. Main thread only.
+
+    Args:
+        folder: of the run; dumps go to its ``debug/``.
+        rank: this process.
+        timeout_s: longest time between two beats, and until the first; None: no end.
+    """
+    waking, arriving = os.pipe()
+    os.set_blocking(arriving, False)
+    wakeup_before = signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
+    handler_before = signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
+    watching = Watchdog(folder, rank, timeout_s, waking)
+    try:
+        yield watching
+    finally:
+        signal.signal(signal.SIGUSR1, handler_before)
+        signal.set_wakeup_fd(wakeup_before)
+        os.close(arriving)
+        watching.join()
+        os.close(waking)

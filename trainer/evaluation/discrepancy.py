@@ -1,0 +1,72 @@
+"""Distances between two sets from the distances between their points."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.evaluation.points import as_pair
+
+MEDIAN_POINTS = 1_000
+"""Points of each set whose distances give the median."""
+
+
+def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+    """Returns 2 E|X - Y| - E|X - X'| - E|Y - Y'|, without bias: no point is compared with itself.
+
+    Source: Székely and Rizzo, "Energy statistics: a class of statistics based on distances", 2013, equation 2.
+
+    Args:
+        x: [N, ...] points, flattened to [N, F]; N >= 2.
+        y: [M, ...] points with the same F; M >= 2.
+
+    Returns:
+        In units of the points; its mean is 0 where both sets come from one distribution, so that it may be below 0.
+
+    Raises:
+        ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
+    """
+    x, y = as_pair(x, y)
+    return float(2 * _distances(x, y).mean() - _mean_of_pairs(_distances(x, x)) - _mean_of_pairs(_distances(y, y)))
+
+
+def maximum_mean_discrepancy(
+    x: NDArray[np.floating], y: NDArray[np.floating], bandwidths: tuple[float, ...] | None = None
+) -> float:
+    """Returns the squared maximum mean discrepancy under a mean of Gaussian kernels exp(-|x - y|^2 / (2 s^2)).
+
+    Source: Gretton et al., "A kernel two-sample test", 2012, equation 3 (unbiased) and section 8 (median).
+
+    Args:
+        x: [N, ...] points, flattened to [N, F]; N >= 2.
+        y: [M, ...] points with the same F; M >= 2.
+        bandwidths: the s, above 0; None: the median distance between two different points of either set.
+
+    Returns:
+        Its mean is 0 where both sets come from one distribution, so that it may be below 0.
+
+    Raises:
+        ValueError: if a set has fewer than two points, the numbers of features differ, a value is not finite, or there
+            is no bandwidth above 0.
+    """
+    x, y = as_pair(x, y)
+    if bandwidths is None:
+        both = np.concatenate([x[:MEDIAN_POINTS], y[:MEDIAN_POINTS]])
+        bandwidths = (float(np.median(_distances(both, both)[np.triu_indices(len(both), 1)])),)
+    if not bandwidths or not all(0 < bandwidth < np.inf for bandwidth in bandwidths):
+        raise ValueError(f"bandwidths: {bandwidths} are not all above 0; give them, or points that differ")
+
+    def kernel(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.mean([np.exp(-0.5 * (distances / bandwidth) ** 2) for bandwidth in bandwidths], axis=0)
+
+    within = sum(_mean_of_pairs(kernel(_distances(points, points))) for points in (x, y))
+    return float(within - 2 * kernel(_distances(x, y)).mean())
+
+
+def _distances(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.spatial.distance import cdist
+
+    return np.asarray(cdist(x, y), dtype=np.float64)
+
+
+def _mean_of_pairs(values: NDArray[np.float64]) -> float:
+    """Mean of a matrix [N, N] without its diagonal."""
+    return float((values.sum() - np.trace(values)) / (len(values) * (len(values) - 1)))

@@ -1,0 +1,217 @@
+"""What a flow can do: quality against function evaluations, the directness of its paths, the likelihood it gives."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import trainer.data
+from moe.random.seed import derive_seed
+from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.evaluation.accuracy import ClassJudge
+from trainer.evaluation.judgement import distances, parted
+from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
+from trainer.evaluation.real import real_examples
+from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
+from trainer.flow import Condition, sampler
+from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
+from trainer.model.network import Network
+from trainer.sampling.conditioning import Given, given
+from trainer.sampling.draw import follow
+from trainer.task import FlowTask
+
+FORMAT = "flowfabric.evaluation/1"
+TOGETHER = 250
+"""Examples that are drawn at once, for their trajectories take memory."""
+TRANSPORTED = 1_000
+"""Points of each set between which the cheapest way is found."""
+PATHS, PATH_STEPS = 500, 100
+"""How many paths are looked at, and in how many steps of Euler's method."""
+EXACT_UP_TO = 64
+"""Values of an example up to which the divergence is computed exactly, and not by random signs."""
+PROBES, TOLERANCE = 4, 1e-5
+
+Progress = Callable[[str], None]
+"""Is told what is being done, for a person."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one sampler gets with one number of function evaluations.
+
+    Attributes:
+        sampler: its kind.
+        evaluations: of the field, for each sample.
+        seconds_per_sample: wall time of the drawing without guidance, over the number of samples.
+        figures: :func:`distances` and ``wasserstein_2`` to the data of samples drawn without guidance, and where there
+            are classes ``class_accuracy``, the share of samples drawn with the run's guidance that a classifier of the
+            data takes for what they should be.
+    """
+
+    sampler: str
+    evaluations: int
+    seconds_per_sample: float
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a run.
+
+    Attributes:
+        checkpoint: name of the checkpoint.
+        num: samples of each set.
+        seed: of all draws.
+        guidance: scale with which the class accuracy was measured.
+        floor: the distances of two sets of real examples of that size, as far as there are enough of them.
+        results: the run's own sampler and then Euler's method, each by rising evaluations; where the run samples
+            segment by segment, Euler's method does too.
+        paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
+        bits_per_dimension: of held-out examples, of density in units of the data, or of the states where these are
+            latents; None: not asked for.
+    """
+
+    checkpoint: str
+    num: int
+    seed: int
+    guidance: float
+    floor: dict[str, float]
+    results: tuple[Measured, ...]
+    paths: dict[str, float]
+    bits_per_dimension: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written to JSON, with the name and version of the format."""
+        return {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
+
+
+def evaluate(
+    config: RunConfig,
+    task: FlowTask,
+    model: Network,
+    *,
+    checkpoint: str,
+    evaluations: Sequence[int],
+    num: int = 1000,
+    seed: int = 0,
+    likelihood: int = 0,
+    progress: Progress = lambda _: None,
+) -> Evaluation:
+    """Measures a network on this process alone.
+
+    The same noise serves every sampler and number of evaluations. A number that a sampler cannot come out at is left
+    out; one that chooses its own steps is measured once. No step crosses an edge between the segments of a run that
+    samples segment by segment, for its field may jump there.
+
+    Args:
+        config: the run.
+        task: knows what the network predicts.
+        model: the network, in evaluation mode.
+        checkpoint: where its weights come from.
+        evaluations: function evaluations of a sample, each 1 or more.
+        num: samples, the classes in turn, or for so many held-out images if something is known of each; 2 or more.
+        seed: of all draws.
+        likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
+        progress: is told what is being done.
+    """
+    assert isinstance(config.sample, ImageSample | PointSample)
+    wanted, guidance = given(config, task, num, seed=seed), config.sample.guidance
+    num = len(wanted.labels)
+    real, real_labels = real_examples(config, task.space)
+    data = real.numpy()
+    judge = None if real_labels is None else ClassJudge(data, real_labels.numpy())
+
+    def ways(chosen: sampler.AnyConfig, scale: float, number: int) -> list[sampler.Trajectory]:
+        parts = torch.arange(number).split(TOGETHER)
+        return [follow(config, task, model, wanted.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
+
+    runs_own = config.sample.sampler
+    ways(_euler(runs_own, 1), 1.0, 2)  # what a first call costs is no time of a sample
+    results = []
+    for name, chosen in _chosen(runs_own, sorted(set(evaluations))):
+        progress(f"drawing {num} by {name}; {len(results)} sets measured")
+        begun = time.perf_counter()
+        samples, used = _ends(task, wanted, ways(chosen, 1.0, num))
+        seconds = (time.perf_counter() - begun) / num
+        figures = _distances(samples, data, seed)
+        if judge is not None:
+            asked = samples if guidance == 1 else _ends(task, wanted, ways(chosen, guidance, num))[0]
+            figures["class_accuracy"] = judge.accuracy(asked, wanted.labels.numpy())
+        results.append(Measured(name, used, seconds, figures))
+    progress("following paths")
+    paths = _together(ways(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
+    return Evaluation(
+        checkpoint=checkpoint,
+        num=num,
+        seed=seed,
+        guidance=guidance,
+        floor=_distances(*parted(data, num, seed=seed), seed),
+        results=tuple(results),
+        paths={measure.__name__: measure(paths) for measure in (straightness, path_energy, transport_cost)},
+        bits_per_dimension=_bits(config, task, model, likelihood, seed, progress) if likelihood else None,
+    )
+
+
+def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
+    """Euler's method in so many steps, or in the fewest from there on that the segments of the run's own sampler share
+    evenly."""
+    if not isinstance(own, SegmentedConfig):
+        return EulerConfig(steps=steps)
+    return own.model_copy(update={"within": EulerConfig(steps=-(-steps // own.segments))})
+
+
+def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
+    """The run's own sampler and then Euler's method, unless it is that; by name, with each number of evaluations that
+    they can come out at."""
+
+    def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
+        return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]
+
+    euler, own_way = at_each(_euler(own, 1)), at_each(own) or [own]
+    compared = [] if own_way == euler else [("euler", chosen) for chosen in euler]
+    return [*((own.kind, chosen) for chosen in own_way), *compared]
+
+
+def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: int) -> dict[str, float]:
+    return {
+        **distances(samples, real, seed=seed),
+        "wasserstein_2": wasserstein_2(samples[:TRANSPORTED], real[: min(TRANSPORTED, len(samples))]),
+    }
+
+
+def _ends(task: FlowTask, wanted: Given, parts: Sequence[sampler.Trajectory]) -> tuple[NDArray[np.float32], int]:
+    """The samples at the ends of the ways, and the most evaluations that one of them took; waits for the device."""
+    states = torch.cat([task.data_of(part.final).cpu() for part in parts])
+    return wanted.completed(task.space.decode(states)).numpy(), max(part.evaluations for part in parts)
+
+
+def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
+    x = torch.cat([part.x for part in parts], dim=1)
+    return sampler.Trajectory(x, parts[0].times, parts[0].evaluations)
+
+
+def _bits(config: RunConfig, task: FlowTask, model: Network, num: int, seed: int, progress: Progress) -> float:
+    """Bits a value of so many held-out examples, each given its class."""
+    assert isinstance(config.sample, ImageSample | PointSample)
+    own, solver = config.sample.sampler, Dopri5(TOLERANCE, TOLERANCE)
+    if isinstance(own, SegmentedConfig):
+        solver = Segmented(solver, own.segments)
+    dataset = trainer.data.build(config.data)
+    device = next(model.parameters()).device
+    values = math.prod(config.state_shape)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))
+    found = []
+    for rows in trainer.data.first_data_points(dataset, "held_out", num).split(TOGETHER):
+        progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
+        batch = dataset.get(rows)
+        condition = Condition(label=batch.labels, context=task.told(batch.x_1, generator)).to(device)
+        x_1 = task.space.encode(batch.x_1, generator=generator).to(device) * task.data_scale
+        probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
+        field, ends = task.field(model, condition, 1.0), torch.tensor([0.0, 1.0])
+        found.append(log_density(field, x_1, solver, ends, probes=probes).cpu())
+    return bits_per_dimension(torch.cat(found), values) - math.log2(task.data_scale)

@@ -1,0 +1,148 @@
+"""All figures about one set of samples, and what two sets of real examples get."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moe.ot.sliced import sliced_wasserstein
+from trainer.config.run import RunConfig
+from trainer.distributed.groups import Launch
+from trainer.evaluation.accuracy import class_accuracy
+from trainer.evaluation.discrepancy import energy_distance, maximum_mean_discrepancy
+from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.points import as_pair
+from trainer.evaluation.real import real_examples
+from trainer.model.feature_extractor.extractor import BATCH
+from trainer.model.feature_extractor.file import read_extractor
+from trainer.task import FlowTask
+
+NUM_SLICES = 256
+COMPARED = 2_000
+"""Points of each set of which all pairs are compared."""
+
+
+def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) -> dict[str, float]:
+    """Measures how far apart two sets are.
+
+    Args:
+        x: [N, ...] points; N >= 2.
+        y: [M, ...] points of the same shape; M >= 2.
+        seed: of the directions of the sliced distance.
+
+    Returns:
+        ``sliced_wasserstein`` (order 2, in units of the points), ``mmd`` (squared), ``energy_distance`` and
+        ``frechet_distance`` (squared units), of which the middle two look at the first points alone.
+
+    Raises:
+        ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
+    """
+    x, y = as_pair(x, y)
+    generator = torch.Generator().manual_seed(seed)
+    sliced = sliced_wasserstein(torch.from_numpy(x), torch.from_numpy(y), num_slices=NUM_SLICES, generator=generator)
+    return {
+        "sliced_wasserstein": float(sliced.sqrt()),
+        "mmd": maximum_mean_discrepancy(x[:COMPARED], y[:COMPARED]),
+        "energy_distance": energy_distance(x[:COMPARED], y[:COMPARED]),
+        "frechet_distance": frechet_distance(x, y),
+    }
+
+
+def floor(real: NDArray[np.floating], num: int, *, seed: int) -> dict[str, float]:
+    """The figures of two sets of real examples that share none: what perfect samples would get.
+
+    Args:
+        real: [M, ...] real examples, M >= 4, in any order.
+        num: samples that are judged; as many examples are taken, at most half of them.
+        seed: of the choice and of the directions.
+    """
+    return distances(*parted(real, num, seed=seed), seed=seed)
+
+
+def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
+    """The distances of samples that were drawn without guidance, and their floor.
+
+    Args:
+        samples: [N, ...], N >= 2.
+        real: [M, ...] real examples of the same shape, M >= 4.
+        seed: of what is drawn on the way.
+
+    Returns:
+        Each figure of :func:`distances` under its name with ``_unguided`` and with ``_floor``.
+    """
+    found = {
+        "unguided": distances(samples, real, seed=seed),
+        "floor": floor(real, len(samples), seed=seed),
+    }
+    return {f"{name}_{of}": value for of, figures in found.items() for name, value in figures.items()}
+
+
+def judge_features(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
+    """The Fréchet distance on features of samples that were drawn without guidance, and its floor.
+
+    Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017,
+    equation 6; what is called FID takes the features of one certain Inception network.
+
+    Args:
+        samples: [N, F] features of samples, N >= 2.
+        real: [M, F] features of real examples, M >= 4.
+        seed: of what is compared for the floor.
+
+    Returns:
+        ``frechet_distance_on_features_unguided`` and ``frechet_distance_on_features_floor``.
+    """
+    return {
+        "frechet_distance_on_features_unguided": frechet_distance(samples, real),
+        "frechet_distance_on_features_floor": frechet_distance(*parted(real, len(samples), seed=seed)),
+    }
+
+
+def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Parts real examples in two, as if the first part were samples.
+
+    Args:
+        real: [M, ...] real examples, M >= 4, in any order.
+        num: examples of the first part, if there are twice as many; otherwise half of them.
+        seed: of the choice.
+
+    Returns:
+        The two parts, together all of them.
+    """
+    order = np.random.default_rng(seed).permutation(len(real))
+    num = min(num, len(real) // 2)
+    return real[order[:num]], real[order[num:]]
+
+
+def _judged(
+    config: RunConfig,
+    task: FlowTask,
+    drawn: Tensor,
+    unguided: Tensor,
+    labels: Tensor,
+    seed: int,
+    features: Path | None,
+) -> dict[str, float | str]:
+    """All figures about what was drawn, with guidance and without."""
+    real, real_labels = real_examples(config, task.space)
+    figures: dict[str, float | str] = {**judge(unguided.numpy(), real.numpy(), seed=seed)}
+    if real_labels is not None:
+        figures["class_accuracy"] = class_accuracy(drawn.numpy(), labels.numpy(), real.numpy(), real_labels.numpy())
+    if features is not None:
+        extractor = read_extractor(features, Launch.from_environment().device)
+        of_samples, of_real = (
+            np.concatenate([extractor.features(part) for part in images.split(BATCH)]) for images in (unguided, real)
+        )
+        figures |= judge_features(of_samples, of_real, seed=seed)
+        figures["features_sha256"] = hashlib.sha256(features.read_bytes()).hexdigest()
+    return figures
+
+
+def _in_words(figures: dict[str, float | str]) -> str:
+    judged = f"{figures['class_accuracy']:.1%} are the class asked for; " if "class_accuracy" in figures else ""
+    kind = "_on_features" if "frechet_distance_on_features_unguided" in figures else ""
+    distance, least = figures[f"frechet_distance{kind}_unguided"], figures[f"frechet_distance{kind}_floor"]
+    where = kind.replace("_", " ")
+    return f"{judged}Fréchet distance{where} without guidance {distance:.3f}, of real examples {least:.3f}"

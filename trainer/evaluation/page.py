@@ -1,0 +1,153 @@
+"""The page of one evaluation: quality against function evaluations, how direct the paths are, what is drawn."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import LogLocator, NullLocator
+
+from moe.report.figures import INK, STYLE, to_svg
+from moe.report.page import Block, Facts, Figure, Section, Table, page
+from trainer.evaluation.evaluation import Evaluation, Measured
+
+COLUMNS = {
+    "frechet_distance": "Fréchet",
+    "wasserstein_2": "W2",
+    "sliced_wasserstein": "sliced",
+    "energy_distance": "energy",
+    "mmd": "MMD",
+    "class_accuracy": "accuracy",
+}
+"""Figures in the order of a table, and their headings."""
+PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
+LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))))
+FLOOR, GRID = "#5b6875", "#eef1f4"
+LEAST = 1e-6
+"""What is drawn of a distance that is 0."""
+
+
+def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool, picture: bytes | None) -> str:
+    """Composes the page.
+
+    Args:
+        found: what was measured.
+        run_dir: folder of the run.
+        data: what it learned from, in a few words.
+        images: whether it draws images, which are judged by the Fréchet distance; points are by W2.
+        picture: a PNG of what the run draws with its own sampler, or None.
+
+    Returns:
+        HTML that needs nothing else, the same for the same figures but for the times.
+    """
+    measure = "frechet_distance" if images else "wasserstein_2"
+    best = min(found.results, key=lambda one: one.figures[measure])
+    floor = found.floor[measure]
+    sections = [
+        Section("At a glance", [Facts(_facts(found, best, measure)), table(found)]),
+        Section("Quality against function evaluations", [Figure(_chart(found), _CHART.format(num=found.num))]),
+    ]
+    if picture is not None:
+        sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
+    return page(
+        f"What {run_dir} draws",
+        f"{_named(best)} come nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of real "
+        f"examples are {floor:.3g} apart.",
+        sections,
+        kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}",
+        footer="Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network.",
+    )
+
+
+_CHART = (
+    "Distances of {num:,} samples to the data against the function evaluations of one sample, both axes logarithmic; "
+    "lower is better. The dotted line is what two sets of real examples get, which perfect samples would get too."
+)
+_DRAWN = "Drawn by the run's own sampler and guidance, from the averaged weights."
+
+
+def _facts(found: Evaluation, best: Measured, measure: str) -> list[tuple[str, str, str]]:
+    paths = found.paths
+    facts = [
+        ("Best", f"{best.figures[measure]:.3g}", f"{best.sampler}, {best.evaluations} evaluations"),
+        ("Real examples", f"{found.floor[measure]:.3g}", "two sets against each other"),
+        ("Straightness", f"{paths['straightness']:.3g}", "0: one step of Euler's method is exact"),
+        ("Path energy", f"{paths['path_energy']:.3g}", f"the ends alone need {paths['transport_cost']:.3g}"),
+    ]
+    if found.bits_per_dimension is not None:
+        facts.append(("Likelihood", f"{found.bits_per_dimension:.3f}", "bits a dimension of held-out examples"))
+    return facts
+
+
+def table(found: Evaluation) -> Block:
+    """All figures of all sets; the best of each distance stands out."""
+    names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
+    rows = [("real examples", "", *(cell(name, found.floor.get(name)) for name in names), "")]
+    rows += [
+        (
+            one.sampler,
+            str(one.evaluations),
+            *(cell(name, one.figures[name]) for name in names),
+            f"{1e3 * one.seconds_per_sample:.2g}",
+        )
+        for one in found.results
+    ]
+    stands_out = set()
+    for column, name in enumerate(names, start=2):
+        chosen = max if name == "class_accuracy" else min
+        values = [one.figures[name] for one in found.results]
+        stands_out.add((1 + values.index(chosen(values)), column))
+    caption = (
+        "NFE: function evaluations of a sample. W2 and the Fréchet distance are drawn below; sliced: the sliced "
+        "2-Wasserstein distance; energy and MMD (squared): without bias, they may be below 0; ms: wall time each."
+    )
+    if "class_accuracy" in names:
+        caption += f" Accuracy is that of samples with guidance {found.guidance:g}; all else is without."
+    return Table(("sampler", "NFE", *(COLUMNS[name] for name in names), "ms"), rows, caption, best=stands_out)
+
+
+def cell(name: str, value: float | None) -> str:
+    """A figure as a table shows it; empty where there is none."""
+    if value is None:
+        return ""
+    return f"{value:.1%}" if name == "class_accuracy" else f"{round(value, 4) + 0.0:.4f}"
+
+
+def _named(one: Measured) -> str:
+    return f"{one.evaluations} evaluation{'s' * (one.evaluations > 1)} of {one.sampler}"
+
+
+def _chart(found: Evaluation) -> str:
+    """Two panels with a line for each sampler, and the floor."""
+    with mpl.rc_context(STYLE):
+        figure = Drawing(figsize=(11.0, 4.2), layout="constrained")
+        for axes, (measure, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+            _panel(axes, found.results, measure, found.floor[measure])
+            axes.set_title(title, loc="left", fontsize=10.5, color=INK)
+            axes.set_xlabel("function evaluations of a sample")
+        figure.axes[0].legend(frameon=False, loc="best")
+        return to_svg(figure)
+
+
+def _panel(axes: Axes, results: Sequence[Measured], measure: str, floor: float) -> None:
+    axes.set(xscale="log", yscale="log")
+    axes.axhline(max(floor, LEAST), color=FLOOR, linewidth=1.2, linestyle=(0, (1, 2)), label="real examples")
+    for (sampler, group), (colour, marker, dashes) in zip(
+        groupby(results, key=lambda one: one.sampler), LINES, strict=False
+    ):
+        of_sampler = list(group)
+        evaluations = [one.evaluations for one in of_sampler]
+        distances = [max(one.figures[measure], LEAST) for one in of_sampler]
+        axes.plot(
+            evaluations, distances, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, ms=5, label=sampler
+        )
+    numbers = sorted({one.evaluations for one in results})
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.xaxis.set_minor_locator(NullLocator())
+    bottom, top = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if top / bottom < 1e3 else (1.0,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)

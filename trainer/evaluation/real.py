@@ -1,0 +1,32 @@
+"""The real examples that samples are compared with."""
+
+import torch
+from torch import Tensor
+
+import trainer.data
+from moe.random.seed import derive_seed
+from trainer.config.run import RunConfig
+from trainer.flow.space import Space
+
+JUDGED = 10_000
+"""How many at most."""
+
+
+def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | None]:
+    """Reads the first data points of the training split.
+
+    Args:
+        config: the run.
+        space: where its states live.
+
+    Returns:
+        What can be compared with decoded states, [M, *shape], and their labels int64 [M], None without classes; M is
+        at most 10,000.
+
+    Raises:
+        ValueError: there are none.
+    """
+    dataset = trainer.data.build(config.data)
+    batch = dataset.get(trainer.data.first_data_points(dataset, "train", JUDGED))
+    generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "shown"))
+    return space.shown(batch.x_1, generator=generator), batch.labels

@@ -1,0 +1,81 @@
+"""How far samples are from data by the cheapest way between them, and how direct the ways are that a flow takes."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.evaluation.points import as_pair
+from trainer.flow.sampler import Trajectory
+
+MAX_PIVOTS = 10_000_000
+
+
+def wasserstein_2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+    """Returns the 2-Wasserstein distance between two sets of points that weigh the same, by the network simplex of POT.
+
+    Finite sets of one distribution are apart too: compare with the distance between two sets of real examples of the
+    same sizes. Two sets of 2,000 points take about two seconds.
+
+    Source: Bonneel et al., "Displacement interpolation using Lagrangian mass transport", 2011, section 4.
+
+    Args:
+        x: [N, ...] points, flattened to [N, F]; N >= 2.
+        y: [M, ...] points with the same F; M >= 2.
+
+    Returns:
+        In units of the points, 0 or more.
+
+    Raises:
+        ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
+    """
+    import ot  # a second to import
+
+    x, y = as_pair(x, y)
+    return float(np.sqrt(np.asarray(ot.emd2([], [], ot.dist(x, y), numItermax=MAX_PIVOTS))))
+
+
+def path_energy(trajectory: Trajectory) -> float:
+    """Returns E int |v|^2 dt, with the mean velocity of each step in the place of v.
+
+    Args:
+        trajectory: of B examples; of a solver of dx/dt = v, for noise on the way has energy without bound.
+
+    Returns:
+        In squared units of the states, summed over their values. No less than the :func:`transport_cost` if the grid
+        has length 1, and equal to it where all paths are straight and run evenly.
+    """
+    velocity, length = _velocities(trajectory)
+    return _integral(velocity, length)
+
+
+def transport_cost(trajectory: Trajectory) -> float:
+    """Returns E |Z_1 - Z_0|^2 between the ends of the trajectory, in squared units of the states."""
+    return float(_displacement(trajectory).square().sum(-1).mean())
+
+
+def straightness(trajectory: Trajectory) -> float:
+    """Returns E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2, 0 where all paths are straight and run evenly
+    or lead nowhere.
+
+    Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, equation 3, here in units of the transport cost.
+
+    Args:
+        trajectory: of B examples along a grid of length 1; of a solver of dx/dt = v, see :func:`path_energy`.
+    """
+    velocity, length = _velocities(trajectory)
+    detour = _integral(_displacement(trajectory) - velocity, length)
+    return detour / transport_cost(trajectory) if detour else 0.0
+
+
+def _displacement(trajectory: Trajectory) -> Tensor:
+    return (trajectory.final - trajectory.x[0]).double().flatten(1)
+
+
+def _velocities(trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+    """The mean velocity of each step, [T - 1, B, F], and its length in time, [T - 1]."""
+    length = trajectory.times.to(trajectory.x.device).double().diff()
+    return trajectory.x.double().flatten(2).diff(dim=0) / length[:, None, None], length.abs()
+
+
+def _integral(values: Tensor, length: Tensor) -> float:
+    return float((values.square().sum(-1) * length[:, None]).sum(0).mean())

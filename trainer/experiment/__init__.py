@@ -1,0 +1,1 @@
+"""What spans runs: checks, stages, comparisons of methods, and reports."""

@@ -1,0 +1,70 @@
+"""The networks that are compared: what a method is at the end, or at the end of several of its stages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from trainer.experiment.comparison.method import Method
+from trainer.experiment.stage import PairsStage, Stage, TrainStage
+from trainer.observe.metrics import Record, read_metrics
+
+SECONDS = "seconds.json"
+"""In the folder of a run, wall time in s of its stages that do not train, by name."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One network of a comparison.
+
+    Attributes:
+        name: of its method, with the stage behind it where the method has several networks.
+        method: how it is made.
+        stage: the stage at whose end it is; empty for a method without stages.
+    """
+
+    name: str
+    method: Method
+    stage: str
+
+    def stages(self, folder: Path, seed: int) -> list[Stage]:
+        """The stages up to its own, of which it is the result."""
+        found = self.method.stages(folder, seed)
+        return found[: [stage.name for stage in found].index(self.stage) + 1]
+
+
+def contenders(method: Method) -> list[Contender]:
+    """The networks of a method.
+
+    Args:
+        method: with or without stages.
+
+    Returns:
+        One for each stage that trains and is no teacher: nobody draws pairs from it.
+    """
+    stages = method.stages(Path("run"), 0)
+    if not stages[0].name:
+        return [Contender(method.name, method, "")]
+    teachers = {stage.request().run for stage in stages if isinstance(stage, PairsStage)}
+    own = [stage for stage in stages if isinstance(stage, TrainStage) and stage.folder not in teachers]
+    last = [f" {stage.name}" if len(own) > 1 else "" for stage in own]
+    return [Contender(method.name + end, method, stage.name) for stage, end in zip(own, last, strict=True)]
+
+
+def training_seconds(records: Sequence[Record]) -> float:
+    """Time of all steps of a run.
+
+    Args:
+        records: of its metrics; each tells the mean time of a step since the one before.
+    """
+    last, total = 0, 0.0
+    for record in records:
+        total += (record.step - last) * record.values.get("time.step_s", 0.0)
+        last = record.step
+    return total
+
+
+def step_seconds(run_dir: Path) -> float:
+    """Median of the mean step times of a run's records, the first step left out where there are others."""
+    times = [record.values["time.step_s"] for record in read_metrics(run_dir / "metrics.jsonl")]
+    return median(times[1:] or times)

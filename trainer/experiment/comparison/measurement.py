@@ -1,0 +1,185 @@
+"""What is measured and drawn of one trained network; kept beside its run, so that it is done once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import trainer.data
+from moe.files import replacing
+from trainer.checkpoint.whole import newest_checkpoint
+from trainer.config.run import ImageSample, PointSample
+from trainer.evaluation.evaluation import TRANSPORTED, evaluate
+from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.judgement import parted
+from trainer.evaluation.real import real_examples
+from trainer.evaluation.transport import wasserstein_2
+from trainer.flow import sampler
+from trainer.sampling.conditioning import given
+from trainer.sampling.draw import follow
+from trainer.sampling.trained import OpenRun, opened
+
+MEASURED, DRAWN = "measured.json", "drawn.npz"
+"""In the folder of a run: what was asked and what ``evaluate`` writes; the samples."""
+FLOOR_DRAWS = 8
+POINTS, WAYS, WAY_POINTS = 1000, 96, 41
+PER_CLASS, COLUMNS = 3, 8
+"""Images of each class, in rows below each other; images of a row where there are no classes."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be measured of every network.
+
+    Attributes:
+        evaluations: numbers of function evaluations.
+        num: samples of each set.
+        data: the real examples.
+    """
+
+    evaluations: tuple[int, ...]
+    num: int
+    data: trainer.data.AnyConfig
+
+    @property
+    def few(self) -> int:
+        """The number of evaluations of the pictures of quick samples: the second smallest."""
+        return sorted(self.evaluations)[min(1, len(self.evaluations) - 1)]
+
+    @property
+    def many(self) -> int:
+        """The number of evaluations of the pictures of careful samples."""
+        return max(self.evaluations)
+
+    def asked(self, checkpoint: str, seed: int) -> dict[str, Any]:
+        """What is wanted of one network, as JSON keeps it; the data are those of the whole comparison."""
+        return {"checkpoint": checkpoint, "seed": seed, "evaluations": list(self.evaluations), "num": self.num}
+
+
+def measure_network(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
+    """Measures a network and draws from it, unless that has been done.
+
+    Args:
+        run_dir: folder of its run.
+        wish: what is wanted.
+        seed: of all draws.
+        told: is told what is being done.
+
+    Returns:
+        What ``evaluate`` writes of the run.
+    """
+    asked = wish.asked(newest_checkpoint(run_dir).name, seed)
+    found = _kept(run_dir, asked)
+    if found is not None:
+        return found
+    with opened(run_dir, wish.data) as flow:
+        figures = evaluate(
+            flow.config,
+            flow.task,
+            flow.model,
+            checkpoint=flow.checkpoint,
+            evaluations=wish.evaluations,
+            num=wish.num,
+            seed=seed,
+            progress=told,
+        )
+        told("drawing pictures")
+        with replacing(run_dir / DRAWN) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **_drawn(flow, wish, seed))
+    evaluation = figures.to_dict()
+    with replacing(run_dir / MEASURED) as temporary:
+        temporary.write_text(json.dumps({"asked": asked, "evaluation": evaluation}) + "\n", encoding="utf-8")
+    return evaluation
+
+
+def floor(run_dir: Path, wish: Wish, measure: str) -> list[float]:
+    """The distances of pairs of sets of real examples.
+
+    Args:
+        run_dir: folder of any run of the comparison.
+        wish: which examples, and how many.
+        measure: the distance, a key of :data:`trainer.experiment.comparison.results.QUALITY`.
+    """
+    with opened(run_dir, wish.data) as flow:
+        real, _ = real_examples(flow.config, flow.task.space)
+    found = []
+    for seed in range(FLOOR_DRAWS):
+        one, other = parted(real.numpy(), wish.num, seed=seed)
+        if measure == "frechet_distance":
+            found.append(frechet_distance(one, other))
+        else:
+            found.append(wasserstein_2(one[:TRANSPORTED], other[: min(TRANSPORTED, len(one))]))
+    return found
+
+
+def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
+    """What was drawn from a network.
+
+    Returns:
+        ``few`` and ``many``: samples [N, *shape] drawn in so many evaluations, ``evaluations`` int [2]; of points in
+        the plane also ``ways`` [T, N, 2], where some of them have been on their way from noise.
+    """
+    with np.load(run_dir / DRAWN, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _kept(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What has been measured, if that was asked: what a network can do may be fewer evaluations and samples."""
+    path = run_dir / MEASURED
+    if not path.exists() or not (run_dir / DRAWN).exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["evaluation"] if found["asked"] == asked else None
+
+
+def _drawn(flow: OpenRun, wish: Wish, seed: int) -> dict[str, NDArray[Any]]:
+    config = flow.config
+    assert isinstance(config.sample, ImageSample | PointSample)
+    classes = config.data.num_classes
+    columns = classes if classes > 1 else COLUMNS
+    num = POINTS if isinstance(config.sample, PointSample) else columns * PER_CLASS
+    wanted = given(config, flow.task, num, seed=seed)
+    own = config.sample.sampler
+
+    def drawn_by(chosen: sampler.AnyConfig, number: int) -> sampler.Trajectory:
+        examples = torch.arange(number)
+        return follow(
+            config,
+            flow.task,
+            flow.model,
+            wanted.condition,
+            examples,
+            chosen,
+            guidance=config.sample.guidance,  # pyright: ignore[reportAttributeAccessIssue]  asserted above
+            seed=seed,
+        )
+
+    def pictures(way: sampler.Trajectory) -> NDArray[np.float32]:
+        states = flow.task.data_of(way.final).cpu()
+        return wanted.completed(flow.task.space.decode(states)).numpy().astype(np.float32)
+
+    few, many = (drawn_by(_with_about(own, number), len(wanted.labels)) for number in (wish.few, wish.many))
+    found = {
+        "few": pictures(few),
+        "many": pictures(many),
+        "evaluations": np.array([few.evaluations, many.evaluations]),
+    }
+    if isinstance(config.sample, PointSample) and tuple(config.data.shape) == (2,):
+        way = many.x[:, :WAYS]
+        kept = torch.linspace(0, len(way) - 1, min(WAY_POINTS, len(way))).round().long()
+        found["ways"] = flow.task.data_of(way[kept]).cpu().numpy().astype(np.float32)
+    return found
+
+
+def _with_about(own: sampler.AnyConfig, evaluations: int) -> sampler.AnyConfig:
+    """The sampler with so many evaluations, or the next number that it can come out at."""
+    for number in range(evaluations, 2 * evaluations + 64):
+        chosen = sampler.with_evaluations(own, number)
+        if chosen is not None:
+            return chosen
+    return own

@@ -1,0 +1,218 @@
+"""A method on the data, the model and the budget of a comparison."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moe.files import FileError
+from trainer.config.file import apply_override, read_document, validated
+from trainer.config.run import FLOWLESS, RunConfig
+from trainer.experiment.stage import Stage, stages_of
+
+ODE_SOLVERS = ("euler", "heun", "dopri5")
+"""Samplers that follow any flow; another one belongs to its method."""
+TASK = ("latent", "context", "source")
+"""Settings of a flow that say where states are, what the network is told and where paths begin: they come with the
+data."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all methods of a comparison share.
+
+    Attributes:
+        path: the configuration that it was read from.
+        document: its sections without `flow` and `stages`.
+        task: of its flow, where states are, what the network is told and where paths begin.
+        config: the sections, validated.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    task: dict[str, Any]
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """One configuration of a comparison.
+
+    Attributes:
+        name: of its file, without the ending.
+        path: the file.
+        about: the sentences at the head of the file, before the first command.
+        document: its flow and its stages among the sections of the comparison.
+    """
+
+    name: str
+    path: Path
+    about: str
+    document: dict[str, Any]
+
+    @property
+    def paper(self) -> str | None:
+        """The first number of arXiv that its sentences name."""
+        found = re.search(r"arXiv[: ](\d{4}\.\d{4,5})", self.about)
+        return found and f"arXiv {found[1]}"
+
+    def stages(self, folder: Path, seed: int) -> list[Stage]:
+        """What is done to train it, in order.
+
+        Args:
+            folder: of the run.
+            seed: of the run.
+        """
+        document = deepcopy(self.document)
+        document["run"] = {**(document.get("run") or {}), "dir": str(folder), "seed": seed}
+        return stages_of(self.path, document)
+
+    def to_yaml(self) -> str:
+        """The configuration that is trained, for any seed."""
+        prose = textwrap.fill(self.about, 120, initial_indent="# ", subsequent_indent="# ")
+        return f"{prose}\n" + yaml.safe_dump(self.document, sort_keys=False, default_flow_style=None, width=120)
+
+
+def read_base(path: Path, overrides: Sequence[str], folder: Path) -> Base:
+    """Reads what all methods share.
+
+    Args:
+        path: a configuration that trains a flow.
+        overrides: ``dotted.key=value``.
+        folder: of the comparison.
+
+    Raises:
+        FileError: the file or an override is wrong, or it trains no flow.
+    """
+    document = read_document(path)
+    document.pop("stages", None)
+    flow = document.get("flow")
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0]
+        if section in ("flow", "stages"):
+            remedy = "change it in the configuration of the method"
+            raise FileError(path, override, "is a matter of each method", remedy)
+        if override.startswith("run.dir="):
+            raise FileError(path, override, "is the folder of no single run", "use --out")
+        apply_override(path, document, override)
+    document["flow"] = {key: value for key, value in (flow or {}).items() if key in TASK}
+    document["run"] = {**(document.get("run") or {}), "dir": str(folder)}
+    kind = (document.get("model") or {}).get("kind", "dit")
+    if kind in FLOWLESS:
+        raise FileError(path, "model.kind", f"{FLOWLESS[kind]} and follows no flow", "give a configuration of a flow")
+    sample = {"sampler": {"kind": "euler", "steps": 20}, **(document.get("sample") or {}), "every": None}
+    document["sample"] = sample
+    config = validated(path, document)
+    task = document.pop("flow")
+    return Base(path, document, task, config)
+
+
+def read_own(path: Path) -> dict[str, Any]:
+    """Reads the configuration of a method as it stands.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileError: it is malformed.
+    """
+    own = read_document(path)
+    for name in ("run", "data", "model", "flow", "optim", "sample"):
+        if not isinstance(own.get(name) or {}, dict):
+            raise FileError(path, name, f"is no section ({own[name]})", "write its settings under it")
+    stages_of(path, deepcopy({**own, "run": {"dir": "."}}))
+    return own
+
+
+def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[str], folder: Path) -> Method:
+    """Puts what a configuration says of its method among what all methods share.
+
+    Args:
+        path: of the configuration.
+        own: its sections.
+        base: what all share.
+        overrides: ``stages.NAME.key=value`` for stages that it may or may not have.
+        folder: of the comparison.
+
+    Raises:
+        ValueError: the method cannot go with the data or the budget.
+    """
+    _check_task(own, base)
+    document = deepcopy(base.document)
+    document["run"]["dir"] = str(folder / path.stem)
+    sampler = (own.get("sample") or {}).get("sampler") or {}
+    if sampler.get("kind", "euler") not in ODE_SOLVERS:
+        document["sample"]["sampler"] = sampler
+    document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
+    if "stages" in own:
+        stages = deepcopy(own["stages"])
+        _override(path, stages, overrides)
+        document["stages"] = _shared(stages, own, base.config.optim.steps)
+    return Method(path.stem, path, _about(path), document)
+
+
+def _check_task(own: dict[str, Any], base: Base) -> None:
+    """Refuses a method that is told of other things than the others, or that learns in another space."""
+    data, flow = own.get("data") or {}, own.get("flow") or {}
+    if data.get("kind") == "shards" and base.config.data.kind != "shards":
+        raise ValueError(
+            f"it learns from the files in {data.get('path')}, which are not what is compared; compare on them with "
+            "--base"
+        )
+    for name in ("latent", "context"):
+        if flow.get(name) is not None and flow[name] != base.task.get(name):
+            raise ValueError(f"flow.{name}: it solves another task than the comparison; give it to --base too")
+
+
+def _override(path: Path, stages: list[dict[str, Any]], overrides: Sequence[str]) -> None:
+    for override in overrides:
+        name, _, rest = override.removeprefix("stages.").partition(".")
+        for entry in stages:
+            if entry.get("name") == name:
+                verb = next(key for key in entry if key != "name")
+                entry[verb] = entry[verb] or {}
+                apply_override(path, entry[verb], rest)
+
+
+def _shared(stages: list[dict[str, Any]], own: dict[str, Any], steps: int) -> list[dict[str, Any]]:
+    """The stages with the optimiser steps of the comparison shared among those that train, in the method's ratio."""
+    training = [entry for entry in stages if "train" in entry]
+    default = (own.get("optim") or {}).get("steps", 1)
+    weights = [((entry["train"] or {}).get("optim") or {}).get("steps", default) for entry in training]
+    if steps < len(training):
+        raise ValueError(f"optim.steps: {steps} are too few for {len(training)} stages; use {len(training)} or more")
+    for entry, share in zip(training, shares(steps, weights), strict=True):
+        settings = entry["train"] or {}
+        entry["train"] = {**settings, "optim": {**(settings.get("optim") or {}), "steps": share}}
+    return stages
+
+
+def shares(total: int, weights: Sequence[int]) -> list[int]:
+    """Shares out a number in a ratio.
+
+    Args:
+        total: at least as large as there are weights.
+        weights: of each share, 1 or more.
+
+    Returns:
+        Whole numbers of 1 or more whose sum is the total; what does not divide goes to the first.
+    """
+    free = total - len(weights)
+    parts = [1 + free * weight // sum(weights) for weight in weights]
+    return [part + (index < total - sum(parts)) for index, part in enumerate(parts)]
+
+
+def _about(path: Path) -> str:
+    """The sentences of the comment at the head of a file, up to the first line that is a command."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.removeprefix("#").strip()
+        if not line.startswith("#") or text.startswith(("python ", "torchrun ")):
+            break
+        lines.append(text)
+    return " ".join(" ".join(lines).split())

@@ -1,0 +1,148 @@
+"""The page that a person chooses a method from."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import replacing
+from moe.report.page import Block, Figure, Listing, Section, Table, page
+from trainer.experiment.comparison.charts import bars, quality_chart
+from trainer.experiment.comparison.pictures import pictures
+from trainer.experiment.comparison.results import QUALITY, Comparison, Entry
+from trainer.experiment.comparison.tables import budget, every_number, facts, finding, glance
+from trainer.experiment.comparison.training import command, folder_of, launched, settings
+from trainer.experiment.stage import TrainStage, load_stages
+
+
+def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) -> None:
+    """Draws the page from the figures and from what lies beside the runs.
+
+    Args:
+        comparison: the figures.
+        real: [N, *shape] examples of the data, shown behind points.
+        out: HTML file to write.
+    """
+    document = page(
+        "Choosing a method",
+        finding(comparison),
+        [
+            Section("At a glance", [facts(comparison), glance(comparison)]),
+            Section(
+                "Quality against function evaluations",
+                [Figure(quality_chart(comparison), _caption(comparison)), every_number(comparison)],
+            ),
+            Section(
+                "How direct the paths are, and what a step costs",
+                [Figure(bars(comparison), _BARS), budget(comparison)],
+                _paths(comparison),
+            ),
+            Section(
+                "What they draw",
+                [Figure(picture, "") for picture in pictures(comparison.entries, real)],
+                _POINTS if real.ndim == 2 else _IMAGES,
+            ),
+            _methods(comparison),
+            _reproduce(comparison),
+        ],
+        kicker=f"{_data(comparison)}; {comparison.steps:,} optimiser steps of {comparison.global_batch}, "
+        f"{_seeds(comparison)}",
+        footer="Every figure on this page is in compare.json beside it; nothing is loaded from a network.",
+    )
+    with replacing(out) as temporary:
+        temporary.write_text(document, encoding="utf-8")
+
+
+_BARS = (
+    "Bars are means over the seeds, of times the median; dots are the seeds. Step time is that of the network itself, "
+    "its teachers left out."
+)
+_DRAWN = "Samples of the first seed from the same noise, of few and of many evaluations"
+_POINTS = f"{_DRAWN}, before real ones in grey; paths lead from noise (grey) to samples (black)."
+_IMAGES = f"{_DRAWN}, a column for each class where there are classes; drawn with the guidance of the base."
+
+
+def _data(comparison: Comparison) -> str:
+    data = comparison.data
+    return " ".join(str(data[key]) for key in ("kind", "name", "path") if data.get(key) is not None)
+
+
+def _seeds(comparison: Comparison) -> str:
+    number = len(comparison.seeds)
+    return f"{number} seeds" if number > 1 else "one seed"
+
+
+def _caption(comparison: Comparison) -> str:
+    samplers = sorted({entry.sampler for entry in comparison.entries})
+    own = "" if len(samplers) == 1 else " Samplers other than the base's belong to their methods and are listed below."
+    return (
+        f"{QUALITY[comparison.measure]} of {comparison.num:,} samples; lines are means over the seeds, bands from the "
+        f"least to the largest, the grey band that of {len(comparison.floor)} pairs of sets of real samples, within "
+        f"which differences are chance. Both axes are logarithmic; lower is better.{own}"
+    )
+
+
+def _paths(comparison: Comparison) -> str:
+    return (
+        "Straightness is the mean squared departure of the velocity from the straight way between the ends, in units "
+        "of that way: where it is 0, one step of Euler's method is exact. Path energy is the mean squared velocity "
+        "along the paths, in squared units of the data; no way between the same ends needs less than the mark. Both "
+        f"are of a hundred steps of Euler's method. {_jobs(comparison)}"
+    )
+
+
+def _jobs(comparison: Comparison) -> str:
+    ranks = f"on {comparison.ranks} rank{'s' * (comparison.ranks > 1)}"
+    if comparison.jobs == 1:
+        return f"Steps were timed {ranks}, one run at a time."
+    return f"Steps were timed {ranks}, {comparison.jobs} runs at a time, which slow each other: look at their ratios."
+
+
+def _methods(comparison: Comparison) -> Section:
+    rows, seen = [], set[str]()
+    for entry in comparison.entries:
+        if entry.config not in seen:
+            seen.add(entry.config)
+            rows.append((Path(entry.config).stem, entry.about, entry.sampler))
+    blocks: list[Block] = [Table(("method", "what it is", "sampler"), rows, words=True)]
+    if comparison.left_out:
+        out = Table(("left out", "why"), list(comparison.left_out.items()), words=True)
+        blocks.append(out)
+    return Section("The methods", blocks)
+
+
+def _reproduce(comparison: Comparison) -> Section:
+    first = comparison.entries[0]
+    lines = [
+        f"python -m trainer {comparison.command}",
+        "",
+        f"# one run, here the first: {first.name}",
+        *_commands(comparison, first),
+    ]
+    data = _data(comparison)
+    text = (
+        f"Data, model, optimiser and budget are those of {comparison.base} ({data}); of each method come its flow and "
+        "its stages. Runs with one seed see the same examples in the same order and begin with the same weights."
+    )
+    return Section("How to reproduce it", [Listing("\n".join(lines), "What is finished is not trained again.")], text)
+
+
+def _commands(comparison: Comparison, entry: Entry) -> list[str]:
+    """What trains the first network of an entry, stage by stage, and what measures it."""
+    run, config = entry.outcomes[0], Path(entry.trained)
+    folder = folder_of(config, run.seed)
+    stages = load_stages(config, settings(folder, run.seed))
+    own = [stage.folder for stage in stages].index(Path(run.run_dir))
+    trained = [command(config, folder, run.seed, stage.name) for stage in stages[: own + 1]]
+    first = next(stage.folder for stage in stages if isinstance(stage, TrainStage))
+    counts = ",".join(map(str, comparison.evaluations))
+    measured = ["evaluate", run.run_dir, "--num", str(comparison.num), "--seed", str(run.seed), "--evaluations", counts]
+    if first != stages[own].folder:
+        measured += ["--data-from", str(first)]
+    return [
+        *(shlex.join(["python", *launched(comparison.ranks), *words]) for words in trained),
+        "",
+        "# its figures",
+        shlex.join(["python", "-m", "trainer", *measured, "--out", "evaluation.json"]),
+    ]

@@ -1,0 +1,197 @@
+"""The tables of a comparison, the floor above the networks and the best of each column marked."""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
+from typing import NamedTuple
+
+from moe.report.page import Facts, Table
+from trainer.experiment.comparison.results import QUALITY, Comparison, Entry, spread
+
+NOTHING = "–"
+FLOOR = "two sets of real samples"
+NAMED = 3
+"""Networks that a sentence names at most."""
+
+
+class Column(NamedTuple):
+    """A figure of all networks.
+
+    Attributes:
+        heading: of the column.
+        figure: of a network; None where it has none.
+        written: how it is written.
+        good: figures up to it stand out, as does the least in any case; None: nothing does.
+    """
+
+    heading: str
+    figure: Callable[[Entry], float | None]
+    written: Callable[[float], str]
+    good: float | None = -math.inf
+
+
+def finding(comparison: Comparison) -> str:
+    """What a reader should take away: who is as near as real samples with few and with many evaluations."""
+    floor = fmean(comparison.floor)
+    numbers: dict[str, list[int]] = {}
+    for number in (comparison.evaluations[0], comparison.evaluations[-1]):
+        numbers.setdefault(_nearest(comparison, number, floor), []).append(number)
+    found = [f"{_with(*at)} {text}" for text, at in numbers.items()]
+    text = f"{'; '.join(found)}. Two sets of real samples are {floor:.3g} apart."
+    return text[0].upper() + text[1:]
+
+
+def _nearest(comparison: Comparison, evaluations: int, floor: float) -> str:
+    ranked = _ranked(comparison, evaluations)
+    near = [entry.name for entry, value in ranked if value <= floor]
+    if not near:
+        return f"{ranked[0][0].name} comes nearest to the data ({ranked[0][1]:.3g})"
+    others = len(near) - NAMED
+    names = [*near[:NAMED], f"{others} other{'s' * (others > 1)}"] if others > 0 else near
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{listed} {'are' if len(names) > 1 else 'is'} as near to the data as real samples"
+
+
+def _with(*numbers: int) -> str:
+    return f"with {' and '.join(map(str, numbers))} evaluation{'s' * (numbers[-1] > 1)}"
+
+
+def facts(comparison: Comparison) -> Facts:
+    """The best of few and of many evaluations, the floor and the budget."""
+    large = []
+    for number in (_shown(comparison)[0], _shown(comparison)[-1]):
+        for entry, value in _ranked(comparison, number)[:1]:
+            large.append((f"Best at {number}", f"{value:.3g}", entry.name))
+    large.append(("Real samples", f"{fmean(comparison.floor):.3g}", "two sets against each other"))
+    large.append(("Examples seen", f"{comparison.steps * comparison.global_batch:,}", "by each method, at most"))
+    return Facts(large)
+
+
+def glance(comparison: Comparison) -> Table:
+    """The figures that a choice is made by, means over the seeds, of times the median."""
+    columns = [
+        Column(f"at {number}", _quality(comparison, number), _distance, fmean(comparison.floor))
+        for number in _shown(comparison)
+    ]
+    columns += [
+        Column("wrong class", _wrong_class, "{:.1%}".format),
+        Column("straightness", lambda entry: fmean(entry.path_figure("straightness")), "{:.3f}".format),
+        Column("path energy", lambda entry: fmean(entry.path_figure("path_energy")), "{:.2f}".format),
+        Column("step, ms", lambda entry: median(entry.times()), "{:.1f}".format),
+    ]
+    floor = f"{fmean(comparison.floor):.3f}"
+    columns = [column for column in columns if any(column.figure(entry) is not None for entry in comparison.entries)]
+    empty = [NOTHING] * (len(columns) - len(_shown(comparison)))
+    rows, best = _rows(comparison, columns)
+    judged = " Wrong class: what a classifier of the data says of samples of most evaluations, drawn with guidance."
+    classes = judged if any(column.heading == "wrong class" for column in columns) else ""
+    return Table(
+        ("method", *(column.heading for column in columns)),
+        [(FLOOR, *(floor for _ in _shown(comparison)), *empty), *rows],
+        f"At N: {QUALITY[comparison.measure]} of samples drawn in N function evaluations, means over the seeds; of "
+        f"times the median. {_MARKED}{classes}",
+        best={(row + 1, column) for row, column in best},
+    )
+
+
+def budget(comparison: Comparison) -> Table:
+    """What each network cost."""
+    columns = [
+        Column("steps in all", lambda entry: float(entry.steps), "{:,.0f}".format, None),
+        Column("training, s", lambda entry: entry.median(lambda one: one.training_s), "{:.0f}".format, None),
+        Column("pairs drawn", lambda entry: float(entry.pairs) or None, "{:,.0f}".format, None),
+        Column("preparing, s", lambda entry: entry.median(lambda one: one.preparing_s) or None, "{:.0f}".format, None),
+    ]
+    rows, _ = _rows(comparison, columns)
+    return Table(
+        ("method", *(column.heading for column in columns)),
+        rows,
+        "Steps and training count what came before: a student has its teachers' too. Preparing is to draw pairs or to "
+        "fit a path, processes that start included. Times are medians over the seeds.",
+    )
+
+
+_MARKED = "Blue: the best of a column, and what is as near to the data as real samples are to each other."
+
+
+def _quality(comparison: Comparison, evaluations: int) -> Callable[[Entry], float | None]:
+    def figure(entry: Entry) -> float | None:
+        found = entry.quality(comparison.measure).get(evaluations)
+        return fmean(found) if found else None
+
+    return figure
+
+
+def _distance(value: float) -> str:
+    return f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _wrong_class(entry: Entry) -> float | None:
+    """Share of the samples of most evaluations that are not of the class asked for; None without classes."""
+    measured = [one.evaluation["results"] for one in entry.outcomes]
+    last = [[one for one in results if one["sampler"] == entry.sampler][-1]["figures"] for results in measured]
+    return None if "class_accuracy" not in last[0] else fmean(1 - figures["class_accuracy"] for figures in last)
+
+
+def _rows(comparison: Comparison, columns: Sequence[Column]) -> tuple[list[tuple[str, ...]], set[tuple[int, int]]]:
+    """Cells of all networks, and which of them stand out."""
+    values = [[column.figure(entry) for column in columns] for entry in comparison.entries]
+    best = set[tuple[int, int]]()
+    for place, column in enumerate(columns):
+        present = [row[place] for row in values]
+        least = min((value for value in present if value is not None), default=math.nan)
+        if column.good is not None and len(comparison.entries) > 1:
+            best |= {
+                (row, place + 1)
+                for row, value in enumerate(present)
+                if value is not None and (value <= column.good or column.written(value) == column.written(least))
+            }
+    rows = [
+        (
+            entry.name,
+            *(NOTHING if value is None else column.written(value) for value, column in zip(row, columns, strict=True)),
+        )
+        for entry, row in zip(comparison.entries, values, strict=True)
+    ]
+    return rows, best
+
+
+def every_number(comparison: Comparison) -> Table:
+    """Mean and range over the seeds at every number of evaluations."""
+    numbers = comparison.evaluations
+    floor = _range(comparison.floor)
+    good = fmean(comparison.floor)
+    columns = [Column(str(number), _quality(comparison, number), "{:.4f}".format, good) for number in numbers]
+    _, best = _rows(comparison, columns)
+    rows = [(FLOOR, *(floor for _ in numbers))]
+    for entry in comparison.entries:
+        found = entry.quality(comparison.measure)
+        rows.append((entry.name, *(_range(found[number]) if number in found else NOTHING for number in numbers)))
+    return Table(
+        ("function evaluations", *map(str, numbers)),
+        rows,
+        f"Mean ± half of the range over the seeds, and over pairs of sets of real samples. {_MARKED} – : the sampler "
+        "cannot come out at that number.",
+        dense=True,
+        best={(row + 1, column) for row, column in best},
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    mean, low, high = spread(values)
+    if len(values) == 1:
+        return _distance(mean)
+    return f"{_distance(mean)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{_distance((high - low) / 2)}"
+
+
+def _ranked(comparison: Comparison, evaluations: int) -> list[tuple[Entry, float]]:
+    """Networks and their mean distances with so many evaluations, the nearest first."""
+    quality = _quality(comparison, evaluations)
+    found = [(entry, value) for entry in comparison.entries if (value := quality(entry)) is not None]
+    return sorted(found, key=lambda one: one[1])
+
+
+def _shown(comparison: Comparison) -> list[int]:
+    """Numbers of evaluations of the table at a glance: the least, a middle one and the largest."""
+    numbers = comparison.evaluations
+    return sorted({numbers[0], numbers[min(1, len(numbers) - 1)], numbers[len(numbers) // 2], numbers[-1]})

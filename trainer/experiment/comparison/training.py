@@ -1,0 +1,144 @@
+"""Training the runs of a comparison, each stage as a process of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from moe.files import replacing
+from trainer.distributed.groups import STAGE
+from trainer.distributed.process.stop import EX_TEMPFAIL
+from trainer.distributed.process.tether import tethered
+from trainer.experiment.comparison.contender import SECONDS
+from trainer.experiment.comparison.method import Method
+from trainer.experiment.stage import Stage, TrainStage
+from trainer.training.failure import RunFailed
+
+LOG = "train.log"
+POLL_S = 0.2
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+class Stopped(Exception):  # noqa: N818  it was asked for
+    """A run was told to stop and has saved."""
+
+
+class Training:
+    """Runs that are being trained; their processes share the threads that PyTorch would use alone.
+
+    Args:
+        ranks: of each run, on this machine.
+        jobs: runs that are trained at a time.
+    """
+
+    def __init__(self, ranks: int, jobs: int) -> None:
+        self._ranks = ranks
+        self._threads = max(1, torch.get_num_threads() // (ranks * jobs))
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._starting = threading.RLock()  # reentrant: a signal may interrupt the handling of another
+        self.stopped = False
+
+    def stop(self, number: int) -> None:
+        """Hands a signal on to the runs that are being trained; no other one begins.
+
+        Args:
+            number: of the signal.
+        """
+        with self._starting:
+            self.stopped = True
+            for child in list(self._children):
+                child.send_signal(number)
+
+    def run(self, method: Method, config: Path, folder: Path, seed: int, told: Callable[[str], None]) -> None:
+        """Trains what is left of a run.
+
+        Args:
+            method: its stages.
+            config: file with their configuration.
+            folder: of the run, where the log is kept too.
+            seed: of the run.
+            told: is told what the run says, a line at a time.
+
+        Raises:
+            Stopped: it was told to stop.
+            RunFailed: a stage ended otherwise than well.
+        """
+        if self.stopped:
+            raise Stopped
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage in method.stages(folder, seed):
+            if stage.finished:
+                continue
+            begun = time.monotonic()
+            code = self._process(stage, command(config, folder, seed, stage.name), folder / LOG, told)
+            if not isinstance(stage, TrainStage):
+                _add_seconds(folder / SECONDS, stage.name, time.monotonic() - begun)
+            if code == EX_TEMPFAIL or (self.stopped and code):
+                raise Stopped
+            if code:
+                what = f", stage {stage.name}," if stage.name else ""
+                raise RunFailed(
+                    f"{folder}{what} ended with {code}: {last_line(folder / LOG)}; {folder / LOG} tells more"
+                )
+
+    def _process(self, stage: Stage, arguments: list[str], log: Path, told: Callable[[str], None]) -> int:
+        program = tethered([sys.executable, *launched(self._ranks), *arguments])
+        named = {STAGE: stage.name} if stage.name else {}
+        environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ, **named}
+        with self._starting, log.open("ab") as output:
+            if self.stopped:
+                raise Stopped
+            child = subprocess.Popen(program, env=environment, stdout=output, stderr=output)
+            self._children.add(child)
+        try:
+            while child.poll() is None:
+                told(last_line(log))
+                time.sleep(POLL_S)
+        finally:
+            self._children.discard(child)
+        return child.returncode
+
+
+def folder_of(config: Path, seed: int) -> Path:
+    """Where a run of a method is: beside the file that is trained."""
+    return config.parent / f"seed_{seed}"
+
+
+def launched(ranks: int) -> list[str]:
+    """What Python is told, so that so many ranks of this machine train."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    return [*launcher, "-m", "trainer"]
+
+
+def settings(folder: Path, seed: int) -> list[str]:
+    """What a run sets besides what its file says."""
+    return [f"run.dir={json.dumps(str(folder))}", f"run.seed={seed}"]
+
+
+def command(config: Path, folder: Path, seed: int, stage: str) -> list[str]:
+    """The arguments of the command line that trains one stage of a run."""
+    words = ["train", str(config), *settings(folder, seed)]
+    return [*words, "--stage", stage] if stage else words
+
+
+def last_line(log: Path, most: int = 4096) -> str:
+    """The last line that a log holds, without what moves a terminal's cursor."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - most))
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line for line in ESCAPES.sub("", text).replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def _add_seconds(path: Path, stage: str, seconds: float) -> None:
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found[stage] = found.get(stage, 0.0) + seconds
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")

@@ -1,0 +1,233 @@
+"""Reading what the network simulator found; the two packages share the files, not code."""
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from moe.files import FileError
+from moe.validation.complaint import first_complaint
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+_Count = Annotated[int, Field(ge=0, strict=True)]
+_Name = Annotated[str, Field(min_length=1)]
+_WrittenCount = Annotated[int, Field(ge=0)]
+_WrittenTime = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_REMEDY = "write it with `python -m netsim compare SCENARIO --out FOLDER`"
+
+
+class SimulatedRun(BaseModel):
+    """One transport with one seed.
+
+    Attributes:
+        transport: name of the transport.
+        seed: seed of its draws.
+        engine: what simulated it; fluid is flow level, the others move packets.
+        completion_ns: when the last message had arrived, ns.
+        bound_ns: what no packet-level run can be faster than, ns.
+        packet_hops: packets times links crossed.
+        max_queue_bytes: longest queue of any link.
+        reordered_packets: packets that overtook an earlier one of their flow.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    transport: _Name
+    seed: _Count
+    engine: str
+    completion_ns: _Positive
+    bound_ns: _Positive
+    packet_hops: _Count
+    max_queue_bytes: _Count
+    reordered_packets: _Count
+
+
+class SimulatedCollective(BaseModel):
+    """One collective of one run, as a row of collectives.csv has it.
+
+    Attributes:
+        transport: name of the transport.
+        seed: seed of its draws.
+        collective: its number in the workload.
+        op: operation, such as all_to_all.
+        group: name of the process group, or None.
+        ranks: members.
+        step: optimiser step, or None.
+        phase: forward, backward or optimizer, or None.
+        layer: model block, or None.
+        bytes: payload of all its messages.
+        start_ns: when the first member came to it, ns.
+        end_ns: when the last member was done, ns.
+        member_ns: time from coming to it to its being over, mean over the members, ns.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    transport: _Name
+    seed: _WrittenCount
+    collective: _WrittenCount
+    op: _Name
+    group: _Name | None
+    ranks: Annotated[int, Field(ge=1)]
+    step: _WrittenCount | None
+    phase: _Name | None
+    layer: _WrittenCount | None
+    bytes: _WrittenCount
+    start_ns: _WrittenTime
+    end_ns: _WrittenTime
+    member_ns: _WrittenTime
+
+    @field_validator("end_ns")
+    @classmethod
+    def _ends_after_its_start(cls, end_ns: float, info: ValidationInfo) -> float:
+        if end_ns < info.data.get("start_ns", 0):
+            raise ValueError(f"{end_ns:.3f} lies before start_ns, {info.data['start_ns']:.3f}")
+        return end_ns
+
+
+class Simulation(BaseModel):
+    """What lies in a folder of the simulator, but for the pictures.
+
+    Attributes:
+        format: name and version of results.json.
+        scenario: what was simulated.
+        runs: every transport with every seed.
+        collectives: those of all runs; empty if the folder does not tell.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["flowfabric.results/1"]
+    scenario: dict[str, Any]
+    runs: Annotated[tuple[SimulatedRun, ...], Field(min_length=1)]
+    collectives: tuple[SimulatedCollective, ...] = ()
+
+    @field_validator("runs")
+    @classmethod
+    def _each_once(cls, runs: tuple[SimulatedRun, ...]) -> tuple[SimulatedRun, ...]:
+        seen = Counter((run.transport, run.seed) for run in runs)
+        (transport, seed), times = seen.most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{transport} with seed {seed} occurs {times} times")
+        return runs
+
+    @classmethod
+    def read(cls, folder: Path) -> "Simulation":
+        """Reads the folder that ``python -m netsim compare --out`` wrote.
+
+        Args:
+            folder: holds results.json and, where it was written, collectives.csv.
+
+        Returns:
+            The runs and their collectives.
+
+        Raises:
+            FileError: results.json is missing, or a file is malformed.
+        """
+        path = folder / "results.json"
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        except OSError as error:
+            raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+        except ValueError as error:
+            raise FileError(path, "document", f"is not JSON ({error})", _REMEDY) from error
+        try:
+            simulation = cls.model_validate(document)
+        except ValidationError as error:
+            raise FileError(path, *first_complaint(error), _REMEDY) from error
+        runs = [(run.transport, run.seed) for run in simulation.runs]
+        collectives = folder / "collectives.csv"
+        if not collectives.exists():
+            return simulation
+        return simulation.model_copy(update={"collectives": tuple(_read_collectives(collectives, runs))})
+
+    def by_transport(self) -> dict[str, list[SimulatedRun]]:
+        """The runs of each transport, in the order of the file."""
+        runs: dict[str, list[SimulatedRun]] = defaultdict(list)
+        for run in self.runs:
+            runs[run.transport].append(run)
+        return dict(runs)
+
+    def mean_completion_ns(self, transport: str) -> float:
+        """Mean completion over the seeds of a transport, ns."""
+        return fmean(run.completion_ns for run in self.by_transport()[transport])
+
+    def mean_time_ns(self, transport: str, op: str) -> float:
+        """Time that a rank spends in the collectives of an operation, ns, mean over ranks and seeds of a transport.
+
+        It counts from coming to a collective to its being over there, so waiting for others counts too.
+        """
+        ranks = max((collective.ranks for collective in self.collectives), default=1)
+        times = [
+            collective.member_ns * collective.ranks / ranks
+            for collective in self.collectives
+            if (collective.transport, collective.op) == (transport, op)
+        ]
+        return sum(times) / len(self.by_transport()[transport])
+
+    def behind(self, transport: str, other: str, op: str) -> float | None:
+        """How much longer a transport spends in an operation than another, as a part of the other's time.
+
+        Returns:
+            0.1 for ten percent longer; None where the folder does not tell, or the other spends no time in it.
+        """
+        least = self.mean_time_ns(other, op)
+        return self.mean_time_ns(transport, op) / least - 1 if least else None
+
+
+def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[SimulatedCollective]:
+    """Reads collectives.csv: the same collectives for each run of results.json, in its order."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+    except UnicodeDecodeError as error:
+        raise FileError(path, "file", "is no text in UTF-8", _REMEDY) from error
+    if not text.endswith("\n"):
+        raise FileError(path, "file", "is empty or its last line is cut off", _REMEDY)
+    names = list(SimulatedCollective.model_fields)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    counts = dict.fromkeys(runs, 0)
+    try:
+        if next(rows) != names:
+            raise FileError(path, "line 1", f"does not name the columns {','.join(names)}", _REMEDY)
+        for row in rows:
+            place = f"line {rows.line_num}"
+            if len(row) != len(names):
+                raise FileError(path, place, f"does not have {len(names)} cells ({len(row)})", _REMEDY)
+            cells = {name: cell or None for name, cell in zip(names, row, strict=True)}
+            try:
+                collective = SimulatedCollective.model_validate(cells)
+            except ValidationError as error:
+                field, reason = first_complaint(error)
+                raise FileError(path, f"{place}: {field}", reason, _REMEDY) from error
+            run = collective.transport, collective.seed
+            if run not in counts:
+                raise FileError(
+                    path, f"{place}: transport", f"{run[0]} with seed {run[1]} is no run of results.json", _REMEDY
+                )
+            if collective.collective != counts[run]:
+                raise FileError(
+                    path,
+                    f"{place}: collective",
+                    f"is not the run's next, {counts[run]} ({collective.collective})",
+                    _REMEDY,
+                )
+            counts[run] += 1
+            yield collective
+    except csv.Error as error:
+        raise FileError(path, f"line {rows.line_num}", f"is no line of a table ({error})", _REMEDY) from error
+    most = max(counts.values())
+    for (transport, seed), count in counts.items():
+        if count < most:
+            raise FileError(path, "collectives", f"lacks {most - count} of {transport} with seed {seed}", _REMEDY)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

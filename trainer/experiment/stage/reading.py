@@ -1,0 +1,135 @@
+"""The stages that a configuration file stands for."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from moe.files import FileError
+from trainer.config.file import apply_override, read_document
+from trainer.experiment.stage.fit_path import FitPathStage
+from trainer.experiment.stage.kinds import Stage
+from trainer.experiment.stage.pairs import PairsStage
+from trainer.experiment.stage.train import TrainStage
+from trainer.training.path_fit.request import without_path
+
+BASE = "{run.dir}"
+VERBS = (TrainStage.verb, PairsStage.verb, FitPathStage.verb)
+
+
+def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:
+    """Reads a configuration with or without stages.
+
+    Args:
+        path: YAML file.
+        overrides: ``dotted.key=value``; ``stages.NAME.key=value`` changes one stage, whose own settings win.
+
+    Returns:
+        The stages in their order; one without a name if the file has none.
+
+    Raises:
+        FileError: the file is malformed, a stage has no name or nothing to do, or an override names no stage.
+    """
+    path = Path(path)
+    return stages_of(path, read_document(path), overrides)
+
+
+def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = ()) -> list[Stage]:
+    """The stages that the sections of a file make.
+
+    Args:
+        path: of the file, for what is said of it.
+        document: its sections; changed by the overrides.
+        overrides: as for :func:`load_stages`.
+
+    Raises:
+        FileError: as :func:`load_stages`.
+    """
+    listed = document.pop("stages", None)
+    addressed = [override for override in overrides if override.startswith("stages.")]
+    for override in overrides:
+        if override not in addressed:
+            apply_override(path, document, override)
+    run = document.get("run")
+    base = run.get("dir") if isinstance(run, dict) else None
+    if listed is None and not addressed:
+        return [TrainStage("", path, Path(str(base)), document)]
+    if not isinstance(base, str):
+        raise FileError(path, "run.dir", f"is no folder ({base})", "name the folder of all stages")
+    entries = _entries(path, listed)
+    for override in addressed:
+        name, _, rest = override.removeprefix("stages.").partition(".")
+        if name not in entries:
+            raise FileError(path, override, f"there is no stage {name}", f"use one of {', '.join(entries)}")
+        apply_override(path, entries[name][1], rest)
+    return [_stage(path, document, name, *entry, base) for name, entry in entries.items()]
+
+
+def chosen(stages: Sequence[Stage], name: str | None) -> Stage:
+    """One of the stages by its name; the only one of a configuration without stages.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    for stage in stages:
+        if stage.name == (name or ""):
+            return stage
+    known = ", ".join(stage.name for stage in stages if stage.name) or "none"
+    raise ValueError(f"--stage: there is no stage {name} in {stages[0].path} (there are {known}); name one of them")
+
+
+def _entries(path: Path, listed: Any) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Verb and settings of each stage by its name."""
+    if not isinstance(listed, list) or not listed:
+        raise FileError(path, "stages", "is no list of stages", "write - {name: NAME, train: {...}} for each")
+    entries: dict[str, tuple[str, dict[str, Any]]] = {}
+    for number, entry in enumerate(listed):
+        where = f"stages.{number}"
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+            raise FileError(path, where, f"has no name that a folder can have ({name})", "write name: NAME")
+        if name in entries:
+            raise FileError(path, where, f"{name} stands there twice", "name each stage differently")
+        verbs = [key for key in entry if key != "name"]
+        if len(verbs) != 1 or verbs[0] not in VERBS:
+            remedy = f"give it either {', '.join(VERBS[:-1])} or {VERBS[-1]}"
+            raise FileError(path, where, f"says {verbs or 'nothing'} to do", remedy)
+        settings = entry[verbs[0]] or {}
+        if not isinstance(settings, dict):
+            raise FileError(path, where, f"{verbs[0]} is no section ({settings})", "write sections under it")
+        entries[name] = verbs[0], settings
+    return entries
+
+
+def _stage(path: Path, document: dict[str, Any], name: str, verb: str, settings: dict[str, Any], base: str) -> Stage:
+    folder = Path(base) / name
+    own = {"run": {"dir": str(folder)}}
+    match verb:
+        case TrainStage.verb:
+            return TrainStage(name, path, folder, _filled(_merged(_merged(document, settings), own), base))
+        case PairsStage.verb:
+            return PairsStage(name, path, folder, _filled(settings, base))
+    sections = _merged(without_path(document), own)
+    return FitPathStage(name, path, folder, _filled(sections, base), _filled(settings, base))
+
+
+def _merged(document: Any, changes: Any) -> Any:
+    """A document with some values changed; a section of another kind replaces the one before."""
+    if not isinstance(document, dict) or not isinstance(changes, dict):
+        return changes
+    if "kind" in changes and changes["kind"] != document.get("kind"):
+        return changes
+    changed = {key: _merged(document[key], value) if key in document else value for key, value in changes.items()}
+    return {**document, **changed}
+
+
+def _filled(value: Any, base: str) -> Any:
+    """A value with the folder of all stages in place of `{run.dir}`."""
+    match value:
+        case str():
+            return value.replace(BASE, base)
+        case dict():
+            return {key: _filled(inner, base) for key, inner in value.items()}
+        case list():
+            return [_filled(inner, base) for inner in value]
+    return value

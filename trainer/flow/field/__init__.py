@@ -1,0 +1,7 @@
+"""What stands between a network and the field that a sampler follows."""
+
+from trainer.flow.field.guidance import Predict, guided
+from trainer.flow.field.network import NetworkField
+from trainer.flow.field.segmented import SegmentField
+
+__all__ = ["NetworkField", "Predict", "SegmentField", "guided"]

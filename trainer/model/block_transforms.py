@@ -1,0 +1,70 @@
+"""How the blocks of a network compute, whatever engine moves their weights: compiled, or twice to save memory."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from moe.repetition import repetition
+from trainer.config.engine import DeepSpeedConfig, FSDPConfig
+
+
+def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) -> None:
+    """Has each block compute as the engine's settings ask, in place, before an engine puts its hooks around it.
+
+    With ``activation_checkpointing`` a block keeps its inputs alone and computes the rest again when its gradient is
+    due: the same draws, the same collectives, the same bits. With ``compile`` its computation is one compiled graph,
+    with the draws of the uncompiled one; the collectives of an engine lie around it and stay as they are.
+
+    Args:
+        blocks: of the network.
+        config: the engine's settings.
+
+    Source of the former: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, section 3.
+    """
+    for block in blocks:
+        compute: Any = block.forward
+        if config.compile:
+            compute = torch.compile(compute, fullgraph=True, options={"fallback_random": True})
+        if config.activation_checkpointing:
+            # Stopping early would leave out the collectives behind the last tensor that is needed.
+            compute = partial(
+                checkpoint, _asked_at_once(compute), use_reentrant=False, early_stop=False, context_fn=_passes
+            )
+        vars(block)["forward"] = compute
+
+
+class _Asked(torch.autograd.Function):
+    """The identity, whose backward pass asks for what it saved: its output."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(output)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        _ = ctx.saved_tensors
+        return gradient
+
+
+def _asked_at_once(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Has the second pass precede everything of the backward pass, collectives that need nothing of it included."""
+
+    def asked(*arguments: Any) -> Any:
+        output = compute(*arguments)
+        if isinstance(output, Tensor):
+            return _Asked.apply(output)
+        first, *others = output
+        return _Asked.apply(first), *others
+
+    return asked
+
+
+def _passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds the first and the second forward pass."""
+    return nullcontext(), repetition()

@@ -1,0 +1,198 @@
+"""Feature extractors in files: written from a network, refused where they do not fit, read without running code."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from moe.files import FileError, replacing
+from moe.validation.complaint import first_complaint
+from moe.validation.section import Section
+from trainer.model.feature_extractor.extractor import Extractor
+from trainer.model.feature_extractor.layers import Layer, build_layers, describe_layers
+
+KEY = "extractor"
+"""The key of the metadata under which the description lies."""
+_REMEDY = "write it with python -m trainer features CONFIG --out FILE"
+_MISFITS = (RuntimeError, ValueError, TypeError, OverflowError)
+"""What torch raises where sizes do not fit or are beyond all measure."""
+_FLOATING = ("F16", "BF16", "F32", "F64")
+_COUNTER = "num_batches_tracked"
+"""What batch normalisation counts while it trains, and a file does not hold."""
+
+
+class Description(Section):
+    """What the metadata of the file say."""
+
+    format: Literal["flowfabric.features/1"] = "flowfabric.features/1"
+    shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)]
+    """Of one example: [C, H, W] of an image, [D] of a point."""
+    mean: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0,)
+    """Subtracted from each channel, on the scale of the run's examples, where images lie from -1 to 1."""
+    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
+    """What each channel is divided by thereafter."""
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> "Description":
+        if len(self.shape) == 2:
+            raise ValueError(f"shape: {list(self.shape)} is neither an image [C, H, W] nor a point [D]; give one")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.shape[0]):
+                raise ValueError(f"{name}: {len(values)} values for {self.shape[0]} channels; give 1 or as many")
+        return self
+
+
+def write_extractor(
+    network: nn.Sequential,
+    path: Path,
+    shape: Sequence[int],
+    *,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+) -> None:
+    """Writes a network as a feature extractor.
+
+    Networks are mostly published with a mean m and a deviation s of images whose values lie from 0 to 1; here they lie
+    from -1 to 1, where the same are 2 m - 1 and 2 s.
+
+    Args:
+        network: of the modules that ``describe_layers`` takes; its last module returns the features. It is used as in
+            evaluation mode.
+        path: the safetensors file.
+        shape: of one example, [C, H, W] of an image or [D] of a point.
+        mean: subtracted from each channel, one value for all or one for each.
+        std: what each channel is divided by thereafter.
+
+    Raises:
+        ValueError: a module cannot be described, or the description is not sound; names it.
+        FileError: the network does not take examples of that shape, or a weight is not finite; nothing is left.
+    """
+    description = Description.model_validate(
+        {"shape": tuple(shape), "mean": tuple(mean), "std": tuple(std), "layers": describe_layers(network)}
+    )
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in network.state_dict().items()
+        if not name.endswith(_COUNTER)
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: description.model_dump_json()})
+        read_extractor(temporary)
+
+
+def check_extractor(path: Path, shape: Sequence[int]) -> None:
+    """Refuses a file that cannot give features of examples, without reading its tensors.
+
+    Args:
+        path: the file.
+        shape: of the examples of a run.
+
+    Raises:
+        FileError: the file is missing or malformed, its layers do not fit each other or its tensors, or it takes
+            examples of another kind.
+    """
+    description, _, _ = _described(path)
+    wanted, found = description.shape, tuple(shape)
+    images = len(wanted) == len(found) == 3
+    if not images and wanted != found:
+        raise FileError(path, "shape", f"is {list(wanted)} where the run has {list(found)}", "give one made for it")
+    if images and found[0] not in (1, wanted[0]):
+        raise FileError(
+            path, "shape", f"has {wanted[0]} channels where the run's images have {found[0]}", "give one made for them"
+        )
+
+
+def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
+    """Reads an extractor.
+
+    Args:
+        path: the file.
+        device: where it shall run; None: the CPU.
+
+    Returns:
+        The extractor, in evaluation mode and in float32.
+
+    Raises:
+        FileError: the file is missing or malformed, or a weight is not finite.
+    """
+    description, network, _ = _described(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise FileError(path, name, "holds values that are not finite", _REMEDY)
+    counters = {name: torch.tensor(0) for name in network.state_dict() if name.endswith(_COUNTER)}
+    network.load_state_dict(tensors | counters, assign=True)
+    device = torch.device("cpu") if device is None else device
+    return Extractor(network.to(device), description.shape, description.mean, description.std, device)
+
+
+def feature_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the features of one example, without reading the tensors.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileError: as :func:`check_extractor` does.
+    """
+    return _described(path)[2]
+
+
+def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]:
+    """The description, a network without values that fits it and the tensors of the file, and what it returns."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise FileError(path, "features", f"cannot be read ({error})", _REMEDY) from error
+    if KEY not in metadata:
+        raise FileError(path, f"metadata.{KEY}", "is missing", _REMEDY)
+    try:
+        document = from_json(metadata[KEY])
+    except ValueError as error:
+        raise FileError(path, f"metadata.{KEY}", f"is not JSON ({error})", _REMEDY) from error
+    try:
+        description = Description.model_validate(document)
+    except ValidationError as error:
+        field, reason = first_complaint(error, document)
+        raise FileError(path, field, reason.partition("; ")[0], _REMEDY) from error
+    try:
+        with torch.device("meta"):
+            network = build_layers(description.layers).eval().requires_grad_(False)
+    except _MISFITS as error:
+        raise FileError(path, "layers", f"cannot be built ({_first_line(error)})", _REMEDY) from error
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items() if not name.endswith(_COUNTER)}
+    for name in (*wanted, *found):
+        if name not in found:
+            raise FileError(path, name, "is missing", _REMEDY)
+        if name not in wanted:
+            raise FileError(path, name, "belongs to no layer", _REMEDY)
+        shape, dtype = found[name]
+        if shape != wanted[name]:
+            raise FileError(path, name, f"has shape {shape} where its layer has {wanted[name]}", _REMEDY)
+        if dtype not in _FLOATING:
+            raise FileError(path, name, f"is of type {dtype}", f"use one of {', '.join(_FLOATING)}")
+    shape = description.shape
+    for number, module in enumerate(network):
+        try:
+            shape = tuple(module(torch.empty(2, *shape, device="meta")).shape)[1:]
+        except _MISFITS as error:
+            problem = f"does not take {list(shape)} ({_first_line(error)})"
+            raise FileError(path, f"layers.{number}", problem, _REMEDY) from error
+    if 0 in (len(shape), *shape):
+        raise FileError(path, "layers", "leave no features of an example", _REMEDY)
+    return description, network, shape
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,285 @@
+"""The layers of a feature extractor: what a file may say, and the module of torch.nn that each stands for."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from moe.validation.section import Section
+
+_TwoSizes = BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)
+Sizes = Annotated[tuple[PositiveInt, PositiveInt], _TwoSizes]
+"""Height and width, or one number for both."""
+Margins = Annotated[tuple[NonNegativeInt, NonNegativeInt], _TwoSizes]
+"""Height and width, or one number for both, from 0."""
+
+
+class Branches(nn.Module):
+    """Networks that all see the same input.
+
+    Args:
+        branches: the networks; an empty ``nn.Sequential`` passes its input on.
+        join: ``concatenate`` puts their results side by side along dimension 1, ``add`` adds them.
+    """
+
+    def __init__(self, branches: Sequence[nn.Sequential], join: Literal["concatenate", "add"]) -> None:
+        super().__init__()
+        self.branches, self.join = tuple(branches), join
+        for index, branch in enumerate(branches):
+            self.add_module(str(index), branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Joins what the branches make of the input."""
+        results = [branch(x) for branch in self.branches]
+        return torch.cat(results, dim=1) if self.join == "concatenate" else torch.stack(results).sum(0)
+
+
+class PlainLayer(Section):
+    """A layer whose fields are called as the arguments and the attributes of its module are."""
+
+    module: ClassVar[type[nn.Module]]
+    """Class of torch.nn."""
+    fixed: ClassVar[dict[str, object]] = {}
+    """Attributes of the module that a file does not name, and the only values that they may have."""
+
+    def build(self) -> nn.Module:
+        """Makes the module."""
+        return self.module(**self.model_dump(exclude={"kind"}))
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Self:
+        """Describes a module.
+
+        Args:
+            module: of class ``cls.module``.
+
+        Raises:
+            ValueError: the module has a setting that a file cannot hold.
+        """
+        for name, value in cls.fixed.items():
+            if getattr(module, name) != value:
+                raise ValueError(f"{name} {getattr(module, name)} is not supported; use {value}")
+        found: dict[str, Any] = {name: getattr(module, name) for name in cls.model_fields if name != "kind"}
+        if "bias" in found:
+            found["bias"] = found["bias"] is not None
+        return cls.model_validate(found)
+
+
+class Conv2d(PlainLayer):
+    """Convolution with zeros around the image."""
+
+    module = nn.Conv2d
+    fixed: ClassVar[dict[str, object]] = {"padding_mode": "zeros"}
+    kind: Literal["conv2d"] = "conv2d"
+    in_channels: PositiveInt
+    out_channels: PositiveInt
+    kernel_size: Sizes
+    stride: Sizes = (1, 1)
+    padding: Margins = (0, 0)
+    dilation: Sizes = (1, 1)
+    groups: PositiveInt = 1
+    bias: bool = True
+
+
+class Linear(PlainLayer):
+    """Matrix, on the last dimension."""
+
+    module = nn.Linear
+    kind: Literal["linear"] = "linear"
+    in_features: PositiveInt
+    out_features: PositiveInt
+    bias: bool = True
+
+
+class BatchNorm2d(PlainLayer):
+    """Normalisation of each channel by the mean and the variance in the file."""
+
+    module = nn.BatchNorm2d
+    fixed: ClassVar[dict[str, object]] = {"track_running_stats": True}
+    kind: Literal["batch_norm2d"] = "batch_norm2d"
+    num_features: PositiveInt
+    eps: PositiveFloat = 1e-5
+    affine: bool = True
+
+
+class MaxPool2d(PlainLayer):
+    """Largest value of each window."""
+
+    module = nn.MaxPool2d
+    fixed: ClassVar[dict[str, object]] = {"return_indices": False, "dilation": 1}
+    kind: Literal["max_pool2d"] = "max_pool2d"
+    kernel_size: Sizes
+    stride: Sizes
+    padding: Margins = (0, 0)
+    ceil_mode: bool = False
+
+
+class AvgPool2d(PlainLayer):
+    """Mean of each window."""
+
+    module = nn.AvgPool2d
+    fixed: ClassVar[dict[str, object]] = {"divisor_override": None}
+    kind: Literal["avg_pool2d"] = "avg_pool2d"
+    kernel_size: Sizes
+    stride: Sizes
+    padding: Margins = (0, 0)
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+
+class AdaptiveAvgPool2d(PlainLayer):
+    """Means of so many windows; 1 is the mean of the image."""
+
+    module = nn.AdaptiveAvgPool2d
+    kind: Literal["adaptive_avg_pool2d"] = "adaptive_avg_pool2d"
+    output_size: Sizes
+
+
+class ReLU(PlainLayer):
+    """max(x, 0)."""
+
+    module = nn.ReLU
+    kind: Literal["relu"] = "relu"
+
+
+class LeakyReLU(PlainLayer):
+    """max(x, 0) + slope min(x, 0)."""
+
+    module = nn.LeakyReLU
+    kind: Literal["leaky_relu"] = "leaky_relu"
+    negative_slope: float = 0.01
+
+
+class SiLU(PlainLayer):
+    """x / (1 + exp(-x))."""
+
+    module = nn.SiLU
+    kind: Literal["silu"] = "silu"
+
+
+class GELU(PlainLayer):
+    """x times the Gaussian distribution function of x."""
+
+    module = nn.GELU
+    kind: Literal["gelu"] = "gelu"
+    approximate: Literal["none", "tanh"] = "none"
+
+
+class Tanh(PlainLayer):
+    """Hyperbolic tangent."""
+
+    module = nn.Tanh
+    kind: Literal["tanh"] = "tanh"
+
+
+class Sigmoid(PlainLayer):
+    """1 / (1 + exp(-x))."""
+
+    module = nn.Sigmoid
+    kind: Literal["sigmoid"] = "sigmoid"
+
+
+class Flatten(PlainLayer):
+    """[N, ...] to [N, F]."""
+
+    module = nn.Flatten
+    fixed: ClassVar[dict[str, object]] = {"start_dim": 1, "end_dim": -1}
+    kind: Literal["flatten"] = "flatten"
+
+
+class Identity(PlainLayer):
+    """Nothing; dropout becomes this, for features are taken without it."""
+
+    module = nn.Identity
+    kind: Literal["identity"] = "identity"
+
+
+class BranchesLayer(Section):
+    """Sequences of layers that all see the same input, and what becomes of their results."""
+
+    kind: Literal["branches"] = "branches"
+    join: Literal["concatenate", "add"]
+    branches: Annotated[tuple[tuple["Layer", ...], ...], Field(min_length=1)]
+
+    def build(self) -> Branches:
+        """Makes the module."""
+        return Branches([build_layers(layers) for layers in self.branches], self.join)
+
+
+PLAIN_LAYERS: tuple[type[PlainLayer], ...] = (
+    Conv2d,
+    Linear,
+    BatchNorm2d,
+    MaxPool2d,
+    AvgPool2d,
+    AdaptiveAvgPool2d,
+    ReLU,
+    LeakyReLU,
+    SiLU,
+    GELU,
+    Tanh,
+    Sigmoid,
+    Flatten,
+    Identity,
+)
+"""Every kind of layer but branches."""
+
+Layer = Annotated[
+    Conv2d
+    | Linear
+    | BatchNorm2d
+    | MaxPool2d
+    | AvgPool2d
+    | AdaptiveAvgPool2d
+    | ReLU
+    | LeakyReLU
+    | SiLU
+    | GELU
+    | Tanh
+    | Sigmoid
+    | Flatten
+    | Identity
+    | BranchesLayer,
+    Field(discriminator="kind"),
+]
+BranchesLayer.model_rebuild()
+
+
+def build_layers(layers: Sequence[PlainLayer | BranchesLayer]) -> nn.Sequential:
+    """Makes the modules of layers, one after the other."""
+    return nn.Sequential(*(layer.build() for layer in layers))
+
+
+def describe_layers(network: nn.Sequential, name: str = "network") -> tuple[PlainLayer | BranchesLayer, ...]:
+    """Describes the modules of a network.
+
+    Args:
+        network: of modules that :data:`PLAIN_LAYERS` names, dropout and :class:`Branches` of such networks.
+        name: what it is called in an error.
+
+    Returns:
+        One layer for each module.
+
+    Raises:
+        ValueError: a module is of another class or has a setting that a file cannot hold; names it.
+    """
+    layers: list[PlainLayer | BranchesLayer] = []
+    for number, module in enumerate(network):
+        place = f"{name}.{number}"
+        plain = next((kind for kind in PLAIN_LAYERS if type(module) is kind.module), None)
+        if isinstance(module, Branches):
+            branches = [describe_layers(branch, f"{place}.{index}") for index, branch in enumerate(module.branches)]
+            layers.append(BranchesLayer.model_validate({"join": module.join, "branches": branches}))
+        elif isinstance(module, nn.Dropout | nn.Dropout2d):
+            layers.append(Identity())
+        elif plain is None:
+            known = ", ".join(kind.module.__name__ for kind in PLAIN_LAYERS)
+            raise ValueError(f"{place}: a {type(module).__name__} is not supported; use {known}, Dropout or Branches")
+        else:
+            try:
+                layers.append(plain.of(module))
+            except ValueError as error:
+                raise ValueError(f"{place}: {type(module).__name__}: {' '.join(str(error).split())}") from error
+    return tuple(layers)

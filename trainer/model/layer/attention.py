@@ -1,0 +1,178 @@
+"""Causal attention of rows that may lie anywhere.
+
+Shape suffixes: T rows, D model width, H query heads, G key-value heads, W width of a head, S sequences, N positions,
+Q rows of the sequence that has most, 2 key and value.
+"""
+
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from moe.dispatch.residency import Residency
+from trainer.config.model import GPTConfig
+from trainer.model.parallel.division import Columns, Rows
+
+LARGEST_PERIOD = 10_000.0
+
+
+class Context(Protocol):
+    """The tokens that a row may attend to: those before it in its sequence, wherever they are."""
+
+    def positions(self, residency: Residency) -> Tensor:
+        """Position of each row in its sequence, int64 [T]."""
+        ...
+
+    def attend(self, layer: int, query_THW: Tensor, key_value_T2GW: Tensor, residency: Residency) -> Tensor:
+        """Lets every row attend to its sequence up to itself.
+
+        Args:
+            layer: index of the block.
+            query_THW: queries of the rows on this rank.
+            key_value_T2GW: their keys and values.
+            residency: which tokens they are.
+
+        Returns:
+            [T, H, W].
+        """
+        ...
+
+    def dropout_keys(self, residency: Residency) -> Tensor | None:
+        """What the dropout of each row is a function of, int64 [T]; None: nothing is dropped."""
+        ...
+
+
+class Attention(nn.Module):
+    """Rotary self-attention whose key-value heads serve several query heads.
+
+    Source: Su et al., "RoFormer", 2021, equation 34; Ainslie et al., "GQA", 2023, section 2.2.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        """Builds the projections.
+
+        Args:
+            config: sizes.
+            layer: index of the block.
+        """
+        super().__init__()
+        self.layer, self.queries_per_key = layer, config.num_heads // config.key_value_heads
+        self.head_width, self.longest = config.hidden // config.num_heads, config.context
+        self.projected = (config.num_heads + 2 * config.key_value_heads) * self.head_width
+        self.query_key_value: nn.Module = nn.Linear(config.hidden, self.projected, bias=False)
+        self.projection: nn.Module = nn.Linear(config.hidden, config.hidden, bias=False)
+
+    def divide(self, columns: Columns, rows: Rows) -> None:
+        """Keeps this rank's heads, see :mod:`trainer.model.parallel.division`."""
+        self.query_key_value = columns(self.query_key_value, self._shares(self.projected))
+        self.projection = rows(self.projection)
+
+    def forward(self, rows_TD: Tensor, residency: Residency, context: Context) -> Tensor:
+        """Returns what each row reads from its context, [T, D]."""
+        heads = self.query_key_value(rows_TD).unflatten(1, (-1, self.head_width))
+        queries, keys, values = self._shares(heads.shape[1])
+        to_rotate, value = heads.split([queries + keys, values], dim=1)
+        query, key = rotated(to_rotate, context.positions(residency), self.longest).split([queries, keys], dim=1)
+        attended = context.attend(self.layer, query, torch.stack([key, value], dim=1), residency)
+        return self.projection(attended.flatten(1))
+
+    def _shares(self, total: int) -> tuple[int, int, int]:
+        """How many of `total` heads, or of their elements, are queries, keys and values."""
+        keys = total // (self.queries_per_key + 2)
+        return self.queries_per_key * keys, keys, keys
+
+
+def rotated(heads_THW: Tensor, positions_T: Tensor, longest: int) -> Tensor:
+    """Turns each pair of neighbouring coordinates by an angle that grows with the position.
+
+    Args:
+        heads_THW: queries or keys.
+        positions_T: int64, below `longest`.
+        longest: positions that there are.
+
+    Returns:
+        [T, H, W]; a product of two rows depends on the difference of their positions alone.
+    """
+    dtype = torch.promote_types(heads_THW.dtype, torch.float32)
+    turns = _turns(longest, heads_THW.shape[2], heads_THW.device, dtype).index_select(0, positions_T)
+    pairs = torch.view_as_complex(heads_THW.to(dtype).unflatten(2, (-1, 2)))
+    return torch.view_as_real(pairs * turns[:, None]).flatten(2).to(heads_THW.dtype)
+
+
+@lru_cache(maxsize=8)
+def _turns(longest: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Complex numbers of size 1 for each position and pair, [longest, W / 2]; a buffer would be cast with weights."""
+    with torch.inference_mode(False):
+        exponents = torch.arange(0, width, 2, device=device, dtype=torch.float64) / width
+        angles = torch.arange(longest, device=device)[:, None] * LARGEST_PERIOD**-exponents
+        return torch.polar(torch.ones_like(angles), angles).to(dtype.to_complex())
+
+
+def attend_whole(query_THW: Tensor, key_value_T2GW: Tensor, length: int) -> Tensor:
+    """Attention of whole sequences, one after the other.
+
+    Args:
+        query_THW: queries.
+        key_value_T2GW: keys and values of the same rows.
+        length: rows of a sequence.
+
+    Returns:
+        [T, H, W].
+    """
+    query = query_THW.unflatten(0, (-1, length)).transpose(1, 2)
+    key, value = key_value_T2GW.unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
+    attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    return attended.transpose(1, 2).reshape(query_THW.shape)
+
+
+def attend_scattered(query_THW: Tensor, key_value_SN2GW: Tensor, sequences_T: Tensor, positions_T: Tensor) -> Tensor:
+    """Attention of some rows of each sequence to all rows up to their own.
+
+    Args:
+        query_THW: queries, sequence by sequence.
+        key_value_SN2GW: keys and values of all rows.
+        sequences_T: sequence of each query, ascending.
+        positions_T: its position there.
+
+    Returns:
+        [T, H, W].
+    """
+    if not len(query_THW):
+        return query_THW + 0 * key_value_SN2GW.sum()
+    num_sequences, length = key_value_SN2GW.shape[:2]
+    counts_S = torch.bincount(sequences_T, minlength=num_sequences)
+    most = int(counts_S.max())
+    first_S = counts_S.cumsum(dim=0) - counts_S
+    place_T = sequences_T * most + torch.arange(len(query_THW), device=query_THW.device) - first_S[sequences_T]
+    rows = num_sequences * most
+    query = query_THW.new_zeros(rows, *query_THW.shape[1:]).index_copy(0, place_T, query_THW)
+    last = positions_T.new_zeros(rows).index_copy(0, place_T, positions_T).view(num_sequences, 1, most, 1)
+    key, value = key_value_SN2GW.permute(2, 0, 3, 1, 4)
+    attended = functional.scaled_dot_product_attention(
+        query.unflatten(0, (num_sequences, most)).transpose(1, 2),
+        key,
+        value,
+        attn_mask=torch.arange(length, device=query.device) <= last,
+        enable_gqa=True,
+    )
+    return attended.transpose(1, 2).flatten(0, 1)[place_T]
+
+
+def attend_last(query_THW: Tensor, key_value_TN2GW: Tensor, visible_TN: Tensor) -> Tensor:
+    """Attention of one row of each sequence.
+
+    Args:
+        query_THW: queries.
+        key_value_TN2GW: keys and values of their sequences.
+        visible_TN: bool, the positions up to the query's own.
+
+    Returns:
+        [T, H, W].
+    """
+    key, value = key_value_TN2GW.permute(2, 0, 3, 1, 4)
+    # The query heads that share a key-value head are rows of one product: keys are read once, never repeated.
+    query = query_THW.unflatten(1, (key.shape[1], -1))
+    attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible_TN[:, None, None])
+    return attended.flatten(1, 2)

@@ -1,0 +1,92 @@
+"""How time and class steer the blocks of a network.
+
+Shape suffixes: B batch, N tokens, D width.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.model.layer.segments import SegmentLinear
+
+LARGEST_PERIOD = 10_000.0
+TIME_SCALE = 1_000.0
+
+
+class Steered(Protocol):
+    """A network that embeds time and class.
+
+    Attributes:
+        hidden: D.
+        null_label: the label that stands for none.
+        embed_time: from waves of the time [B, D] to [B, D].
+        embed_label: from labels [B] to [B, D].
+    """
+
+    hidden: int
+    null_label: int
+    embed_time: nn.Sequential
+    embed_label: nn.Embedding
+
+
+def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The vector that steers every block.
+
+    Args:
+        network: whose embeddings are used.
+        t: [B] times in [0, 1].
+        label: int64 [B] classes; None: no class.
+        dtype: what the network computes in.
+
+    Returns:
+        [B, D].
+    """
+    if label is None:
+        label = torch.full(t.shape, network.null_label, device=t.device)
+    steering_BD = network.embed_time(wave_embedding(TIME_SCALE * t, network.hidden).to(dtype))
+    return functional.silu(steering_BD + network.embed_label(label))
+
+
+def time_embedding(width: int) -> nn.Sequential:
+    """What waves of the time go through."""
+    return nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def initialise(
+    network: nn.Module, output: Sequence[nn.Module], embed_label: nn.Embedding, generator: torch.Generator
+) -> None:
+    """Draws the weights of a network whose blocks are steered: they start as the identity, and its output at zero.
+
+    Args:
+        network: with its blocks in ``blocks``.
+        output: layers behind the blocks that start at zero.
+        embed_label: of the network.
+        generator: of the draws.
+    """
+    blocks: Any = network.blocks
+    zeroed = [*output, *(block.modulation for block in blocks)]
+    for module in network.modules():
+        if isinstance(module, nn.Linear | SegmentLinear):
+            nn.init.zeros_(module.bias)
+            if any(module is zero for zero in zeroed):
+                nn.init.zeros_(module.weight)
+                continue
+            for weight in module.weight if isinstance(module, SegmentLinear) else [module.weight]:
+                nn.init.xavier_uniform_(weight, generator=generator)
+    nn.init.normal_(embed_label.weight, std=0.02, generator=generator)
+
+
+def modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalises tokens [B, N, D], then scales by 1 + scale and shifts them; both [B, 1, D]."""
+    return functional.layer_norm(tokens_BND, tokens_BND.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+def wave_embedding(values: Tensor, width: int) -> Tensor:
+    """Cosines and sines of values [...] at width / 2 frequencies, float32 [..., width]."""
+    exponents = torch.arange(width // 2, device=values.device, dtype=torch.float32) / (width // 2)
+    angles = values.float()[..., None] * torch.exp(-math.log(LARGEST_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -1,0 +1,1 @@
+"""Parameters and layers that are divided among ranks."""

@@ -1,0 +1,77 @@
+"""Names of parameters that do not depend on where an expert lives."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import nn
+
+from trainer.model.parallel.division import HoldsParts, Part
+
+
+@runtime_checkable
+class HoldsExperts(Protocol):
+    """A layer with experts, such as :class:`moe.layer.PlacedMoELayer`, known without importing Megatron.
+
+    Attributes:
+        layer: index of its block.
+        router: decides which experts a token visits.
+        ep_group: the ranks that share the experts.
+    """
+
+    layer: int
+    router: nn.Module
+    ep_group: dist.ProcessGroup
+
+    @property
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """Logical expert of each physical slot of those ranks, [slots]."""
+        ...
+
+    def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
+        """Parameters of the experts on this rank by logical id and name."""
+        ...
+
+
+@dataclass(frozen=True)
+class NamedParameter:
+    """A parameter of this rank's network.
+
+    Attributes:
+        name: its name; an expert's carries the logical expert id in place of Megatron's slot.
+        parameter: the parameter.
+        expert: (MoE layer, logical expert id), None for the dense parameters.
+        part: where it lies in the whole, None for a whole parameter.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    expert: tuple[int, int] | None
+    part: Part | None
+
+
+def named_parameters(model: nn.Module) -> list[NamedParameter]:
+    """Lists a network's parameters by their logical names.
+
+    Args:
+        model: a network whose MoE layers are :class:`moe.layer.PlacedMoELayer`.
+
+    Returns:
+        Every parameter once, in the order of ``model.named_parameters()``.
+    """
+    experts: dict[int, tuple[str, tuple[int, int]]] = {}
+    parts: dict[int, Part] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, HoldsParts):
+            parts |= {id(module.get_parameter(name)): part for name, part in module.parts.items()}
+        if isinstance(module, HoldsExperts):
+            for expert, parameters in module.expert_parameters().items():
+                for name, parameter in parameters.items():
+                    experts[id(parameter)] = f"{path}.experts.{expert}.{name}", (module.layer, expert)
+    listed = []
+    for name, parameter in model.named_parameters():
+        logical, expert = experts.get(id(parameter), (name, None))
+        listed.append(NamedParameter(logical, parameter, expert, parts.get(id(parameter))))
+    return listed

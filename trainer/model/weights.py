@@ -1,0 +1,95 @@
+"""Weights for exchange: one safetensors file with every parameter by its logical name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from moe.files import FileError
+from trainer.model.parallel.parameters import named_parameters
+
+WEIGHTS = "ema.safetensors"
+ROUTERS = "routers.safetensors"
+_REMEDY = "give the ema.safetensors of a run with the same model"
+_DAMAGED = "restore it from a copy, or delete the folder"
+
+
+def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses a file that :func:`initialise_from` could not use, without reading its tensors.
+
+    Args:
+        path: an ``ema.safetensors``.
+        shapes: of every parameter of the network by its logical name.
+
+    Raises:
+        FileError: the file is missing or malformed, or a parameter is missing or has another shape.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise FileError(path, "weights", f"cannot be read ({error})", _REMEDY) from error
+    for name, shape in shapes.items():
+        if name not in found:
+            raise FileError(path, name, "is missing", _REMEDY)
+        if found[name] != shape:
+            raise FileError(path, name, f"has shape {found[name]}, not {shape}", _REMEDY)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a file of a checkpoint.
+
+    Args:
+        path: a safetensors file.
+
+    Returns:
+        Its tensors by name.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(path, "tensors", f"cannot be read ({error})", _DAMAGED) from error
+
+
+def load_routers(model: nn.Module, folder: Path) -> None:
+    """Fills what routers learn besides their weights, as far as a file beside the weights has it.
+
+    Args:
+        model: the network.
+        folder: where ``routers.safetensors`` is looked for; dense models have none.
+
+    Raises:
+        FileError: the file is damaged.
+    """
+    path = folder / ROUTERS
+    if path.exists():
+        own = model.state_dict()
+        learned = {
+            name: value for name, value in read_tensors(path).items() if name in own and own[name].shape == value.shape
+        }
+        model.load_state_dict(learned, strict=False)
+
+
+@torch.no_grad()
+def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> None:
+    """Fills a network, or this rank's part of it, from an ``ema.safetensors``.
+
+    Args:
+        model: the network.
+        path: the file, accepted by :func:`check_weights`; experts are found by logical id, wherever they live now.
+            What its routers had learned besides their weights is taken from the file beside it, if there is one.
+        new: what the names of parameters begin with that keep their values.
+    """
+    with safe_open(path, framework="pt") as file:
+        for named in named_parameters(model):
+            if named.name.startswith(new):
+                continue
+            whole = file.get_tensor(named.name)
+            named.parameter.copy_(whole if named.part is None else named.part.cut(whole))
+    load_routers(model, path.parent)

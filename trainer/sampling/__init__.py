@@ -1,0 +1,1 @@
+"""Drawing examples, texts and pairs from a trained network."""

@@ -1,0 +1,164 @@
+"""The pairs verb: which rank draws which shard, and what is left of an earlier start."""
+
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from moe.files import FileError, replacing
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.whole import newest_checkpoint
+from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import FLOWLESS, RunConfig
+from trainer.data import PairIndex
+from trainer.data.shard.index import INDEX, read_index
+from trainer.distributed.groups import Launch, joined
+from trainer.distributed.process.launcher import end_with_launcher
+from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.model.pretrained import check_restorable, restore, restored_config
+from trainer.model.weights import WEIGHTS
+from trainer.sampling.pairs.drawing import Teacher
+from trainer.sampling.pairs.request import PairsRequest
+from trainer.task import FlowTask
+
+MARK = "pairs"
+"""Under which a shard names what decides its pairs."""
+
+
+def run(request: PairsRequest, out: Path) -> int:
+    """Draws pairs; the ranks of a launch share the shards, and those that are there already are kept.
+
+    Args:
+        request: what is asked for.
+        out: folder to write. The index is written last.
+
+    Returns:
+        0 if all are there, 75 if the process was told to stop and wants to be started again.
+
+    Raises:
+        ValueError: the run has no whole checkpoint or follows no flow, or the folder holds other pairs.
+    """
+    end_with_launcher()
+    launch = Launch.from_environment()
+    folder = newest_checkpoint(request.run)
+    config = restored_config(folder, world_size=1)
+    if config.model.kind in FLOWLESS:
+        raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
+    assert config.flow is not None
+    for name in ("latent", "context"):
+        if getattr(config.flow, name) is not None:
+            raise ValueError(f"run_dir: {request.run} has a flow.{name}, which no pair holds; give a run without")
+    check_drawn_by(config, request.sampler, request.guidance)
+    check_restorable(config, folder)
+    index = _index(request, Manifest.read(folder).files[WEIGHTS].sha256, config)
+    if (out / INDEX).exists():
+        if read_index(out, PairIndex) != index:
+            raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
+        return _done(out, index, launch)
+    mark = _digest(index)
+    if launch.rank == 0:
+        _tidy(out)
+    present = [entry.file for entry in index.shards if _belongs(out / entry.file, mark)]
+    stop = StopRequest()
+    with joined(launch), stop.listening():
+        agreed = [present]
+        dist.broadcast_object_list(agreed)
+        missing = [number for number, entry in enumerate(index.shards) if entry.file not in agreed[0]]
+        own = missing[launch.rank :: launch.world_size]
+        teacher = Teacher(config, FlowTask(config), restore(config, plan_layout(config, 1), folder).to(launch.device))
+        with _told(launch, sum(index.shards[number].num_examples for number in own), out) as told:
+            for number in own:
+                if stop.made:
+                    break
+                first = number * request.shard_examples
+                numbers = torch.arange(first, first + index.shards[number].num_examples)
+                arrays = teacher.draw(request, numbers, told)
+                with replacing(out / index.shards[number].file) as temporary:
+                    save_file(arrays, temporary, metadata={MARK: mark})
+                told(-1)
+        dist.barrier()
+        if not all((out / entry.file).exists() for entry in index.shards):
+            if launch.rank == 0:
+                print(stop.farewell(out, "its finished shards are kept"), file=sys.stderr, flush=True)
+            return EX_TEMPFAIL
+        if launch.rank == 0:
+            index.write(out)
+    return _done(out, index, launch)
+
+
+def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
+    """What the folder's index will say."""
+    source = config.starts_at
+    ends = [*range(0, request.num, request.shard_examples), request.num]
+    shards: list[dict[str, Any]] = [
+        {"file": f"shard_{number:05d}.safetensors", "num_examples": end - first}
+        for number, (first, end) in enumerate(itertools.pairwise(ends))
+    ]
+    return PairIndex.model_validate(
+        {
+            "shape": config.data.shape,
+            "dtype": request.dtype,
+            "num_classes": config.data.num_classes,
+            "segments": request.segments,
+            "data_scale": 1.0 if request.segments is None or config.flow is None else config.flow.data_scale,
+            "made_by": request.what_decides(weights, source and source.model_dump(mode="json")),
+            "shards": shards,
+        }
+    )
+
+
+def _digest(index: PairIndex) -> str:
+    """Of what decides the pairs of a shard, given its number."""
+    return hashlib.sha256(json.dumps(index.made_by, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _belongs(shard: Path, mark: str) -> bool:
+    """Whether a shard is there; refuses one of other pairs."""
+    if not shard.exists():
+        return False
+    try:
+        with safe_open(shard, framework="np") as file:
+            found = (file.metadata() or {}).get(MARK)
+    except (OSError, SafetensorError) as error:
+        raise FileError(shard, "shard", f"cannot be read ({error})", "delete it; it is then drawn again") from error
+    if found != mark:
+        raise FileError(shard, "output", "belongs to other pairs", "give another folder, or delete this one")
+    return True
+
+
+def _tidy(out: Path) -> None:
+    """Removes shards that were never finished."""
+    for unfinished in out.glob(".shard_*.partial"):
+        unfinished.unlink()
+
+
+def _done(out: Path, index: PairIndex, launch: Launch) -> int:
+    if launch.rank == 0:
+        print(f"{out}: {index.num_examples} pairs of shape {list(index.shape)}")
+    return 0
+
+
+@contextmanager
+def _told(launch: Launch, num: int, out: Path) -> Iterator[Any]:
+    """Tells the terminal of the first rank how far that rank is; -1 says that a shard is finished."""
+    done = shard = 0
+    quiet = launch.rank > 0 or not sys.stderr.isatty()
+    with Console(stderr=True, quiet=quiet).status(f"{out}: drawing {num} pairs on this rank") as status:
+
+        def tell(drawn: int) -> None:
+            nonlocal done, shard
+            done, shard = (done + shard, 0) if drawn < 0 else (done, drawn)
+            status.update(f"{out}: {done + shard} of {num} pairs on this rank")
+
+        yield tell

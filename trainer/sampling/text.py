@@ -1,0 +1,44 @@
+"""Continuing texts with a trained language model."""
+
+from collections.abc import Sequence
+
+import torch
+
+from moe.random.seed import derive_seed
+from trainer.model.gpt import GPT
+from trainer.model.network import Network
+from trainer.sampling.generation import generate
+
+
+def continue_texts(
+    model: Network, prompts: Sequence[bytes], num_bytes: int, *, temperature: float, seed: int
+) -> list[bytes]:
+    """Continues prompts byte by byte; collective over the ranks that share experts.
+
+    The first rank of each such group brings all prompts, so that the draws do not depend on the number of ranks.
+
+    Args:
+        model: a gpt, in evaluation mode.
+        prompts: the same on every rank, at least one byte each.
+        num_bytes: bytes to write after each; the longest prompt and they fit the network's context.
+        temperature: what logits are divided by; 0: always the likeliest byte.
+        seed: of the draws.
+
+    Returns:
+        Each prompt with its continuation; nothing on the other ranks of a group.
+    """
+    from megatron.core import parallel_state
+
+    assert isinstance(model, GPT)
+    own = list(prompts) if parallel_state.get_expert_model_parallel_rank() == 0 else []
+    generator = torch.Generator().manual_seed(derive_seed(seed, "text"))
+    written = generate(model, own, num_bytes, temperature=temperature, generator=generator)
+    return [prompt + continuation for prompt, continuation in zip(own, written, strict=True)]
+
+
+def readable(text: bytes) -> str:
+    """A text for a terminal: what is no UTF-8, and control characters but line breaks and tabs, replaced."""
+    decoded = text.decode("utf-8", errors="replace")
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in decoded
+    )

@@ -1,0 +1,133 @@
+"""States that are latents: what a frozen autoencoder makes of images, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from moe.files import FileError
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.run import RunConfig
+from trainer.data.latents import LatentsConfig, read_latents
+from trainer.data.shard.index import LatentsEntry
+from trainer.flow.space import Identity, Space
+from trainer.model.autoencoder import Autoencoder
+from trainer.model.pretrained import check_restorable, restore, restored_config
+
+
+class Coder(Protocol):
+    """An autoencoder in evaluation mode."""
+
+    def encode(self, images: Tensor, /) -> tuple[Tensor, Tensor | None]:
+        """Mean and logarithm of the variance [B, Z, h, w] of the latents of images; no variance: the mean itself."""
+        ...
+
+    def decode(self, latents: Tensor, /) -> Tensor:
+        """Images [B, C, H, W] of latents [B, Z, h, w]."""
+        ...
+
+    def to(self, device: torch.device, /) -> Any:
+        """Moves its weights."""
+        ...
+
+
+class Latents(Space):
+    """Draws from the Gaussians that an autoencoder makes of images, shifted and scaled to about N(0, 1).
+
+    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4: a sample of the posterior, drawn
+    anew each time.
+
+    Args:
+        coder: the autoencoder.
+        shift: mean of each latent channel.
+        scale: standard deviation of each latent channel.
+    """
+
+    def __init__(self, coder: Coder, shift: Sequence[float], scale: Sequence[float]) -> None:
+        self._coder = coder
+        self._shift, self._scale = (torch.tensor(values).reshape(-1, 1, 1) for values in (shift, scale))
+
+    @torch.no_grad()
+    def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Space.encode`."""
+        latents, log_variance = self._gaussians(examples)
+        if log_variance is not None:
+            noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+            latents = latents + (0.5 * log_variance).exp() * noise
+        shift, scale = self._statistics(latents.device)
+        return (latents - shift) / scale
+
+    @torch.no_grad()
+    def decode(self, states: Tensor) -> Tensor:
+        """See `Space.decode`."""
+        self._coder.to(states.device)
+        shift, scale = self._statistics(states.device)
+        return self._coder.decode(states * scale + shift)
+
+    def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """See `Space.shown`; they are images."""
+        return examples
+
+    def _gaussians(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
+        self._coder.to(examples.device)
+        return self._coder.encode(examples)
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return self._shift.to(device), self._scale.to(device)
+
+
+class StoredLatents(Latents):
+    """The same where the examples are the Gaussians, [B, 2 Z, h, w], so that no image is encoded twice."""
+
+    def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Space.shown`; what the autoencoder makes of draws from them."""
+        return self.decode(self.encode(examples, generator=generator))
+
+    def _gaussians(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
+        mean, log_variance = examples.chunk(2, dim=1)
+        return mean, log_variance
+
+
+def build(config: RunConfig) -> Space:
+    """The space that a run's states live in.
+
+    Args:
+        config: the run; :func:`check_latents` has passed.
+    """
+    latent = config.flow and config.flow.latent
+    if latent is None:
+        return Identity()
+    autoencoder_config, entry = _autoencoder_config(latent)
+    coder = restore(autoencoder_config, plan_layout(autoencoder_config, 1), latent.path / entry.autoencoder)
+    assert isinstance(coder, Autoencoder)
+    kind = StoredLatents if config.data_are_latents else Latents
+    return kind(coder.requires_grad_(False), entry.shift, entry.scale)
+
+
+def check_latents(config: RunConfig) -> None:
+    """Refuses a folder of latents that is not what the run began with.
+
+    Args:
+        config: the run.
+
+    Raises:
+        FileError: names file, field and remedy.
+    """
+    latent = config.flow and config.flow.latent
+    if latent is None:
+        return
+    index, _ = read_latents(latent.path)
+    if index.digest != latent.digest:
+        remedy = "bring the folder back, or leave the field out to start another run"
+        problem = f"is {latent.digest} where the index says {index.digest}"
+        raise FileError(latent.path, "flow.latent.digest", problem, remedy)
+    autoencoder_config, entry = _autoencoder_config(latent)
+    check_restorable(autoencoder_config, latent.path / entry.autoencoder)
+
+
+def _autoencoder_config(latent: LatentsConfig) -> tuple[RunConfig, LatentsEntry]:
+    _, entry = read_latents(latent.path)
+    return restored_config(latent.path / entry.autoencoder, world_size=1), entry

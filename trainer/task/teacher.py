@@ -1,0 +1,57 @@
+"""A feature extractor that a network learns from."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from moe.files import FileError
+from trainer.config.model import BlockwiseConfig
+from trainer.config.run import RunConfig
+from trainer.flow.objective import AlignedConfig
+from trainer.flow.objective.aligned import tokens_of
+from trainer.model.build import tokens_per_example
+from trainer.model.feature_extractor.extractor import Extractor
+from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
+
+
+class Teacher:
+    """Features of examples on whatever device they are; the file is read when it is first asked.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: tuple[str, Extractor] | None = None
+
+    def __call__(self, examples: Tensor) -> Tensor:
+        """Features [N, F], or [N, F, rows, columns] where the extractor keeps places, of examples [N, *D]."""
+        device = examples.device
+        if self._read is None or self._read[0] != str(device):
+            self._read = str(device), read_extractor(self._path, device)
+        return self._read[1](examples)
+
+
+def check_teacher(config: RunConfig) -> None:
+    """Refuses a teacher whose features are not those that the network is built to agree with.
+
+    Args:
+        config: the run.
+
+    Raises:
+        FileError: the file cannot be used, or gives features of another width or of other places.
+    """
+    if config.flow is None or not isinstance(config.flow.objective, AlignedConfig):
+        return
+    assert isinstance(config.model, BlockwiseConfig)
+    path, wanted = config.flow.objective.teacher, config.model.teacher_features
+    check_extractor(path, config.state_shape)
+    shape = feature_shape(path)
+    if shape[0] != wanted:
+        remedy = f"set model.teacher_features={shape[0]}"
+        raise FileError(path, "layers", f"give {shape[0]} features where the run has {wanted}", remedy)
+    tokens = tokens_per_example(config)
+    if tokens_of(shape) not in (None, tokens):
+        problem = f"give features of {list(shape[1:])} places where the network has {tokens} tokens"
+        raise FileError(path, "layers", problem, "give one with a place for each token, or one vector for an example")

@@ -1,0 +1,1 @@
+"""The training of one run: the loop, and what watches over it."""

@@ -1,0 +1,340 @@
+"""The training loop, the only one."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+import trainer.task
+from moe.router.protocol import Router
+from trainer.checkpoint.contents import identity_of
+from trainer.checkpoint.directory import step_folder, step_of
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.placement import resumed_layout
+from trainer.checkpoint.resuming import load_checkpoint
+from trainer.checkpoint.saving import Saver
+from trainer.checkpoint.whole import weights_file, whole_together
+from trainer.config.constraints.plan import describe
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples
+from trainer.data.bad_examples import BadExampleList
+from trainer.data.feed import Feed
+from trainer.distributed.engine.build import build_engine
+from trainer.distributed.engine.ema import MovingAverage
+from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
+from trainer.distributed.process.debug import dump_failure
+from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.distributed.process.watchdog import watchdog
+from trainer.model.build import build_model, new_parameters
+from trainer.model.parallel.parameters import HoldsExperts
+from trainer.model.weights import initialise_from
+from trainer.observe.expert_load import ExpertLoad
+from trainer.observe.memory import peak_memory
+from trainer.observe.profile import ProfileWindow
+from trainer.observe.protocol import Sink
+from trainer.observe.speed import Speed
+from trainer.observe.stragglers import OwnWork, Stragglers
+from trainer.sampling.preview import write_sample
+from trainer.task import Drawn
+from trainer.trace.context import phase
+from trainer.trace.session import TraceSession
+from trainer.training.failure import RunFailed
+from trainer.training.generators import micro_batch_generator, seed_dropout
+from trainer.training.guard import Guard
+from trainer.training.reduction import agree, gathered, mean_terms
+from trainer.training.schedule import learning_rate
+from trainer.training.validation import HeldOut
+from trainer.training.weighting import FEW, effective_share, relative_weights
+
+if TYPE_CHECKING:
+    from trainer.training.migration.live import LiveMigration
+
+
+def train(
+    config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: Callable[[int], list[Sink]]
+) -> int:
+    """Trains until the last step of the run, from its newest whole checkpoint if there is one.
+
+    Args:
+        config: the run.
+        layout: how it is laid out over the ranks.
+        launch: what the launcher said.
+        dataset: what the run learns from.
+        sinks: opens what rank 0 sends figures to, from the step that the run goes on from; empty elsewhere.
+
+    Returns:
+        0, or 75 if the run was told to stop: it has saved and wants to be started again.
+
+    Raises:
+        FileError: the run cannot go on from the checkpoint that is whole.
+        RunFailed: too many steps in a row had to be skipped, or too many examples are bad.
+    """
+    folder, limits = config.run.dir, config.guard
+    with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
+        try:
+            with joined(
+                launch,
+                expert_parallel=layout.expert_parallel,
+                tensor_parallel=layout.tensor_parallel,
+                timeout_s=limits.collective_timeout_s,
+            ):
+                resumes = whole_together(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
+                if resumes is not None:
+                    Manifest.read(resumes).check_identity(resumes, identity_of(config))
+                    layout = resumed_layout(config, layout, resumes)
+                training = _Training(config, layout, launch, dataset, sinks(step_of(resumes)), resumes)
+                limit_collectives(limits.collective_timeout_s)
+                with training.stop.listening():
+                    stopped = training.run(watch.beat)
+        except Exception as error:
+            dump_failure(folder, launch.rank, launch.world_size, error)
+            if isinstance(error, TooManyBadExamples):
+                raise RunFailed(str(error)) from error
+            raise
+    if training.guard.failure is not None:
+        raise RunFailed(training.guard.failure)
+    return EX_TEMPFAIL if stopped else 0
+
+
+@dataclass(frozen=True)
+class _StepFigures:
+    """What a step leaves: mean loss of its batch, what that is made of in each micro batch, pair weights, norm of the
+    gradient, whether the run is to stop."""
+
+    loss: float
+    terms: Sequence[Mapping[str, Tensor]]
+    weights: Sequence[Tensor | None]
+    norm: float
+    stop: bool
+
+
+class _Training:
+    """One run on one rank."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: Layout,
+        launch: Launch,
+        dataset: Dataset,
+        sinks: list[Sink],
+        resumes: Path | None,
+    ) -> None:
+        self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
+        self.task = trainer.task.build(config)
+        self.module = build_model(config, layout)
+        layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
+        self.routers = [cast(Router, layer.router) for layer in layers]
+        if config.model.init_from is not None and resumes is None:
+            initialise_from(self.module, weights_file(config.model.init_from), new_parameters(config))
+        self.engine = build_engine(self.module, config, layout, launch.device)
+        self.average = MovingAverage(self.engine, config.optim.ema_decay)
+        self.loader = self._train_loader()
+        self.feed = Feed(self.loader, config.data_loading)
+        self.data_ranks = data_ranks()
+        self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
+        self.stop = StopRequest()
+        self.guard = Guard(config.guard, config.run.dir / "guard")
+        self.cautioned = False
+        self.own_work = OwnWork(launch.device)
+        self.stragglers = Stragglers(config.guard.straggler_factor)
+        self.migration = self._live_migration()
+        self.started = step_of(resumes)
+        self.bad_examples = BadExampleList(
+            config.run.dir / "bad_samples.txt",
+            started=self.started,
+            num_examples=sum(
+                len(every.indices(split)) for every in (dataset, dataset.source) if every for split in SPLITS
+            ),
+            max_bad_share=config.data_loading.max_bad_share,
+        )
+        self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
+        shared = {"guard": self.guard}
+        checkpoints = config.run.dir / "checkpoints"
+        self.saver = Saver(checkpoints, config, layout, self.engine, self.average, self.migration, shared)
+        if resumes is not None:
+            load_checkpoint(resumes, config, layout, self.engine, self.average, self.migration, shared)
+        self.trace = TraceSession(config, layout, launch, self.engine, self.started)
+        self.speed = Speed(config, launch.world_size)
+        self.profile = ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, self.started)
+
+    def run(self, beat: Callable[[], None] = lambda: None) -> bool:
+        """Takes the remaining steps, or those until it is told to stop or has to give up.
+
+        Args:
+            beat: called after every step.
+
+        Returns:
+            Whether it was stopped before the last step.
+        """
+        config = self.config
+        self._greet()
+        seconds: list[float] = []
+        for step in range(self.started + 1, config.optim.steps + 1):
+            begun = time.perf_counter()
+            with self.profile.step(step):
+                figures = self._step(step)
+            seconds.append(time.perf_counter() - begun)
+            for sink in self.sinks:
+                sink.stepped(step, seconds[-1])
+            if step in (1, config.optim.steps) or _due(step, config.observe.log_every, config.evaluate.every):
+                self._log(step, figures, fmean(seconds))
+                seconds.clear()
+            if self.guard.failure is not None:
+                return False
+            self.trace.after(step)
+            if self.migration is not None:
+                self.migration.after(step)
+            if _due(step, config.sample.every):
+                self._sample(step)
+            if step == config.optim.steps or figures.stop or _due(step, config.checkpoint.every):
+                self.saver.save(step)
+            if figures.stop:
+                self.saver.wait()
+                stopped = step < config.optim.steps
+                if stopped and self.launch.rank == 0:
+                    print(self.stop.farewell(config.run.dir, f"saved at step {step}"), file=sys.stderr, flush=True)
+                return stopped
+            beat()
+        self.saver.wait()
+        return False
+
+    def _step(self, step: int) -> _StepFigures:
+        """Takes one optimiser step, unless the guard objects."""
+        losses: list[Tensor] = []
+        terms: list[Mapping[str, Tensor]] = []
+        self.expert_load.start()
+        examples, drawn, weights = self._draw(step)
+        for local in range(self.layout.accumulation):
+            micro = self.loader.global_micro(local)
+            with self.trace.step(step, local, micro):
+                with self.own_work.measured(), phase("forward"):
+                    seed_dropout(self.config.run.seed, "train", step, micro)
+                    found = self.task.loss(self.engine.model, drawn[local])
+                    loss = found.mean(weights[local])
+                with phase("backward"):
+                    self.engine.backward(loss)
+            losses.append(loss.detach())
+            terms.append(found.terms)
+        agreed = agree(losses, own_s=self.own_work.take(), stop=self.stop.made)
+        with self.trace.update(step, self.layout.accumulation - 1), phase("optimizer"):
+            outcome = self.engine.step(
+                learning_rate(self.config.optim, step),
+                accept=lambda norm: self.guard.objection(agreed.losses, norm) is None,
+            )
+        if outcome.taken:
+            self.guard.taken(agreed.losses, outcome.norm)
+            self.average.update(step)
+            for router in self.routers:
+                router.update_bias()
+        else:
+            self._skip(step, agreed.losses, outcome.norm, losses, examples)
+        self.stragglers.take(agreed.own_s)
+        return _StepFigures(fmean(agreed.losses), terms, weights, outcome.norm, agreed.stop)
+
+    def _draw(self, step: int) -> tuple[list[Tensor], Sequence[Drawn], list[Tensor | None]]:
+        """The ids of the examples of this rank's micro batches, what is drawn for each, and what its pairs weigh."""
+        micros = range(self.layout.accumulation)
+        with self.own_work.measured():
+            taken = (self.bad_examples.take(step, self.feed.batch(step - 1, local)) for local in micros)
+            batches = [batch.to(self.launch.device) for batch in taken]
+            places = [self.loader.global_micro(local) for local in micros]
+            generators = [micro_batch_generator(self.config.run.seed, "train", step, micro) for micro in places]
+        with self.trace.drawing(step), phase("forward"):
+            with self.own_work.measured():
+                drawn = self.task.draw(batches, generators, self.data_ranks)
+            weights = relative_weights([micro_batch.log_weight for micro_batch in drawn])
+        return [batch.ids for batch in batches], drawn, weights
+
+    def _skip(
+        self, step: int, by_rank: Sequence[float], norm: float, losses: list[Tensor], examples: list[Tensor]
+    ) -> None:
+        """Forgets a step that was not taken, and writes down what it was made of; collective."""
+        for router in self.routers:
+            router.forget()
+        every_loss, every_example = gathered(torch.stack(losses)), gathered(torch.stack(examples).to(losses[0].device))
+        if self.launch.rank == 0:
+            reason = self.guard.objection(by_rank, norm)
+            assert reason is not None, "the engine drops a step only if the guard objects"
+            path = self.guard.note(step, reason, norm, every_loss.tolist(), every_example.tolist())
+            print(f"step {step} is skipped: {reason}; see {path}", file=sys.stderr, flush=True)
+        self.guard.skip(step)
+
+    def _log(self, step: int, figures: _StepFigures, step_s: float) -> None:
+        """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
+        share = effective_share(figures.weights)
+        self._caution(step, share.get("effective_share", 1.0))
+        values = {
+            "loss": figures.loss,
+            **mean_terms(figures.terms),
+            "grad_norm": figures.norm,
+            "lr": learning_rate(self.config.optim, step),
+            "skipped_steps": self.guard.skipped,
+            **share,
+            **self.speed.figures(step_s),
+            "time.data_wait_s": self.feed.waited_s(),
+            **peak_memory(self.launch.device),
+            **self.stragglers.figures(step),
+            **self.expert_load.reduced(),
+            **(self.migration.figures() if self.migration is not None else {}),
+        }
+        if _due(step, self.config.evaluate.every):
+            loss = self.held_out.loss(step, self.task, self.module, self.average, self.launch.device)
+            values |= self.task.held_out_figures(loss)
+        values["bad_samples"] = self.bad_examples.count()
+        for sink in self.sinks:
+            sink.write(step, values)
+            if self.expert_load.layers:
+                sink.write_experts(self.expert_load.use())
+
+    def _caution(self, step: int, share: float) -> None:
+        """Says once that few pairs of a batch count."""
+        if share >= FEW or self.cautioned or self.launch.rank != 0:
+            return
+        self.cautioned = True
+        print(
+            f"step {step}: only {share:.1%} of the pairs count (effective_share); a larger epsilon or marginal_weight "
+            "of flow.coupling weighs them more evenly",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _sample(self, step: int) -> None:
+        """Draws what the run is asked to show to samples/; collective."""
+        name = step_folder(Path(), step).name
+        with self.average.in_place():
+            write_sample(self.config, self.task, self.module, self.config.run.dir / "samples" / name)
+
+    def _live_migration(self) -> "LiveMigration | None":
+        if self.config.moe is None or self.config.moe.migration is None:
+            return None
+        from trainer.training.migration.live import LiveMigration  # brings Megatron, which takes seconds to import
+
+        return LiveMigration(self.config, self.layout, self.engine, self.average)
+
+    def _train_loader(self) -> Loader:
+        return Loader(
+            self.dataset,
+            global_batch=self.config.optim.global_batch,
+            micro_batch=self.layout.micro_batch,
+            rank=self.layout.data_rank(self.launch.rank),
+            world_size=self.layout.data_parallel,
+            seed=self.config.run.seed,
+            max_bad_share=self.config.data_loading.max_bad_share,
+        )
+
+    def _greet(self) -> None:
+        if self.launch.rank == 0:
+            origin = f"resumes after step {self.started}" if self.started else "starts"
+            print(f"{self.config.run.dir}: {origin}; {describe(self.config, self.layout)}", file=sys.stderr, flush=True)
+
+
+def _due(step: int, *intervals: int | None) -> bool:
+    return any(every is not None and step % every == 0 for every in intervals)

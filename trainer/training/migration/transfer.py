@@ -1,0 +1,148 @@
+"""Moving experts between the ranks of an expert-parallel group: all of them whole, or none.
+
+An expert travels as one message: weight, both moments and moving average of each of its parameters, in float32, and
+a checksum of these bytes that the sender made. Messages wait in spare buffers until every rank has found its own
+intact. Only then are parameters and moments overwritten and the map switched, which needs no further communication.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moe.migration import Move, moves_between
+from trainer.distributed.engine.ema import MovingAverage
+from trainer.distributed.engine.protocol import Engine
+from trainer.model.parallel.state import Shard
+
+KINDS = ("weight", "exp_avg", "exp_avg_sq", "average")
+"""What travels of each parameter, in the order of the message."""
+_CHECKSUM_WORDS = 2
+
+
+def transfer(
+    engine: Engine, average: MovingAverage, slot_to_expert: NDArray[np.int64], group: dist.ProcessGroup
+) -> str | None:
+    """Moves experts so that each lies in its slot, between two optimiser steps; collective over all ranks.
+
+    Args:
+        engine: holds weights and moments, and knows where the experts are.
+        average: holds the moving averages.
+        slot_to_expert: logical expert that each slot of each layer shall hold, [MoE layers, experts]; equal everywhere.
+        group: the expert-parallel group.
+
+    Returns:
+        None if all experts moved; else why none did. The run may then go on as it was.
+    """
+    own = _Shards(engine, average, group)
+    moves = list(moves_between(engine.slot_to_expert(), slot_to_expert))
+    try:
+        spare = {move: own.buffer(move) for move in moves if own.holds(move.target)}
+    except RuntimeError:
+        spare = None
+    if not _everywhere(spare is not None, own.device) or spare is None:
+        return "a rank has no memory for the spare buffers"
+    for _, of_layer in groupby(moves, key=lambda move: move.layer):
+        _exchange(list(of_layer), spare, own, group)
+    intact = all(torch.equal(message[-_CHECKSUM_WORDS:], checksum(_words(message))) for message in spare.values())
+    if not _everywhere(intact, own.device):
+        return "an expert's checksum changed on the way"
+    for move, message in spare.items():
+        own.overwrite(move, message)
+    engine.place(slot_to_expert)
+    return None
+
+
+def checksum(words: Tensor) -> Tensor:
+    """Sums words, each times the odd number of its place, modulo 2^64: no single change goes unnoticed.
+
+    Args:
+        words: int32, any length.
+
+    Returns:
+        int32 [2], on the same device.
+    """
+    places = torch.arange(1, 2 * len(words), 2, device=words.device)
+    return (words.long() * places).sum(dim=0, keepdim=True).view(torch.int32)
+
+
+class _Shards:
+    """The experts of this rank, as messages."""
+
+    def __init__(self, engine: Engine, average: MovingAverage, group: dist.ProcessGroup) -> None:
+        self._engine, self._averages, self._slots = engine, average.averages, engine.slot_to_expert()
+        self._rank, self._slots_per_rank = group.rank(), self._slots.shape[1] // group.size()
+        self._shards: dict[tuple[int, int], list[Shard]] = defaultdict(list)
+        for shard in engine.shards():
+            if shard.expert is not None:
+                self._shards[shard.expert].append(shard)
+        self.device = next(iter(self._shards.values()))[0].tensor.device
+
+    def rank_of(self, slot: int) -> int:
+        """Rank of the group that has a slot."""
+        return slot // self._slots_per_rank
+
+    def holds(self, slot: int) -> bool:
+        """Whether a slot is on this rank."""
+        return self.rank_of(slot) == self._rank
+
+    def buffer(self, move: Move) -> Tensor:
+        """Room for the expert that a move brings."""
+        words = len(KINDS) * sum(shard.tensor.numel() for shard in self._at(move.layer, move.target))
+        return torch.empty(words + _CHECKSUM_WORDS, dtype=torch.int32, device=self.device)
+
+    def message(self, move: Move) -> Tensor:
+        """The expert that a move takes away; collective over the ranks that hold a copy."""
+        values = []
+        for shard in self._at(move.layer, move.source):
+            state = {**self._engine.expert_state(shard), "average": self._averages[shard.name]}
+            values += [state[kind].float().flatten() for kind in KINDS]
+        words = torch.cat(values).view(torch.int32)
+        return torch.cat([words, checksum(words)])
+
+    def overwrite(self, move: Move, message: Tensor) -> None:
+        """Puts an expert in the place of the one that was there."""
+        shards = self._at(move.layer, move.target)
+        sizes = [shard.tensor.numel() for shard in shards for _ in KINDS]
+        values = iter(_words(message).view(torch.float32).split(sizes))
+        for shard in shards:
+            state = {kind: next(values).view(shard.tensor.shape) for kind in KINDS}
+            self._averages[shard.name].copy_(state.pop("average"))
+            self._engine.set_expert_state(shard, state)
+
+    def _at(self, layer: int, slot: int) -> Sequence[Shard]:
+        return self._shards[layer, int(self._slots[layer, slot])]
+
+
+def _exchange(moves: list[Move], spare: dict[Move, Tensor], own: _Shards, group: dist.ProcessGroup) -> None:
+    """Fills the spare buffers of one layer's moves."""
+    operations = []
+    for move in moves:
+        if own.holds(move.source):
+            message = own.message(move)
+            if own.holds(move.target):
+                spare[move].copy_(message)
+            else:
+                peer = dist.get_global_rank(group, own.rank_of(move.target))
+                operations.append(dist.P2POp(dist.isend, message, peer, group))
+        elif own.holds(move.target):
+            peer = dist.get_global_rank(group, own.rank_of(move.source))
+            operations.append(dist.P2POp(dist.irecv, spare[move], peer, group))
+    for work in dist.batch_isend_irecv(operations) if operations else ():
+        work.wait()
+
+
+def _words(message: Tensor) -> Tensor:
+    return message[:-_CHECKSUM_WORDS]
+
+
+def _everywhere(well: bool, device: torch.device) -> bool:
+    """Whether all ranks of the run are well."""
+    flag = torch.tensor(int(well), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)

@@ -1,0 +1,66 @@
+"""What is asked of a fit."""
+
+from typing import Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from moe.validation.section import Section
+from trainer.config.run import FLOWLESS, RunConfig
+
+TABLE = "path.safetensors"
+"""What a stage calls the table that it writes."""
+
+
+class FitRequest(Section):
+    """How the data of a run are looked at, and how steep the fitted path may be."""
+
+    num_points: int = Field(default=4000, ge=2)
+    """Points of the training data that stand for all. Few points are told apart in more noise than many are, so that
+    with fewer the path comes out nearer to the straight one."""
+    draws: PositiveInt = 2000
+    """Noisy points that the estimate averages over."""
+    seed: NonNegativeInt = 0
+    """Of the choice of points and of all draws."""
+    least_price: float = Field(default=1e-3, gt=0, le=1)
+    """Least share of the full price of turning that is counted on: the smaller, the steeper the path may be at the
+    source; 1 gives the straight path."""
+
+    def what_decides(self, config: RunConfig) -> dict[str, Any]:
+        """Everything that the path is a function of: what is asked, and the states of the run that it leads to.
+
+        Args:
+            config: the run, which follows a flow.
+        """
+        assert config.flow is not None
+        states = config.flow.model_dump(mode="json", include={"latent", "data_scale"})
+        return {**self.model_dump(), "data": config.data.model_dump(mode="json"), "flow": states}
+
+
+def without_path(document: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a configuration whose path is not known yet.
+
+    Args:
+        document: the sections, with or without a path.
+    """
+    flow = document.get("flow")
+    if not isinstance(flow, dict):
+        return document
+    return {**document, "flow": {name: value for name, value in flow.items() if name != "path"}}
+
+
+def check_fitted_to(config: RunConfig) -> None:
+    """Refuses a run that no path is fitted to.
+
+    Args:
+        config: the run.
+
+    Raises:
+        ValueError: it follows no flow, or one that begins at data.
+    """
+    if config.flow is None:
+        raise ValueError(f"model.kind: {FLOWLESS[config.model.kind]} and follows no path; give a run with a flow")
+    if config.starts_at is not None:
+        raise ValueError(
+            f"flow.source: this finds the path from noise, and these paths begin at {config.starts_at.kind} data; "
+            "remove it"
+        )

@@ -1,0 +1,113 @@
+"""The fit-path verb: the kinetic-optimal path of a run's data, as a table that a run follows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import trainer.data
+from moe.random.seed import derive_seed
+from trainer.config.run import RunConfig
+from trainer.data import BadExamples
+from trainer.distributed.groups import Launch, joined
+from trainer.distributed.process.launcher import end_with_launcher
+from trainer.flow import path
+from trainer.flow.path import kinetic_optimal
+from trainer.flow.path.kinetic_optimal import Separation
+from trainer.task import FlowTask
+from trainer.task.latent_space import check_latents
+from trainer.training.path_fit.request import FitRequest, check_fitted_to
+
+CHUNK = 512
+
+
+def run(config: RunConfig, request: FitRequest, out: Path) -> int:
+    """Fits a path to the training data of a run and writes its table; the first rank works, others wait.
+
+    Args:
+        config: the run; its path is not looked at.
+        request: how.
+        out: file to write.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the run follows no flow or one that begins at data, or its data cannot be read or are all the same.
+    """
+    end_with_launcher()
+    launch = Launch.from_environment()
+    check_fitted_to(config)
+    check_latents(config)
+    with joined(launch, expert_parallel=1):
+        if launch.rank == 0:
+            _fit(config, request, out)
+        dist.barrier()
+    return 0
+
+
+def _fit(config: RunConfig, request: FitRequest, out: Path) -> None:
+    generator = torch.Generator().manual_seed(derive_seed(request.seed, "fit-path"))
+    points = data_points(config, request.num_points, generator)
+    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("") as status:
+
+        def tell(done: int) -> None:
+            status.update(f"{len(points)} points, seen in noise: {done} of {len(kinetic_optimal.RATIOS)} ratios")
+
+        separation = kinetic_optimal.estimate(points, draws=request.draws, generator=generator, progress=tell)
+    table = kinetic_optimal.fit(separation, least_price=request.least_price)
+    found = {"points": len(points), "dimensions": points.shape[1], "scale": separation.scale}
+    made_by = {**request.what_decides(config), **found}
+    fitted = path.PathTable(table.weights, table.slopes, made_by)
+    fitted.write(out)
+    Console().print(_energies(path.Tabulated(fitted), separation, float(points.double().mean(0).square().mean())))
+    print(f"{out}: {len(points)} points of {points.shape[1]} values, deviation {separation.scale:.4g}")
+
+
+def data_points(config: RunConfig, num: int, generator: torch.Generator) -> Tensor:
+    """States of the training data that paths lead to, at most `num` and all different, float32 [N, D] on the CPU.
+
+    Args:
+        config: the run.
+        num: 2 or more.
+        generator: chooses among the examples, and draws latents.
+
+    Raises:
+        ValueError: an example cannot be read.
+    """
+    dataset, task = trainer.data.build(config.data), FlowTask(config)
+    ids = torch.arange(num)
+    if not dataset.endless:
+        ids = dataset.data_points("train")
+        ids = ids[torch.randperm(len(ids), generator=generator)[:num]]
+    try:
+        states = [task.state_of(dataset.get(part), generator) for part in ids.split(CHUNK)]
+    except BadExamples as error:
+        raise ValueError(f"data: {error}; remove it from the data") from error
+    return torch.cat(states).flatten(1)
+
+
+def _energies(fitted: path.Tabulated, separation: Separation, mean_square: float) -> Table:
+    """Kinetic energies of the fitted path and of those that every data set has."""
+    title = f"kinetic energy per dimension; Phi {kinetic_optimal.angle_between(separation):.4f}"
+    shown = Table(title=title, title_justify="left")
+    for heading in ("path", "about the mean", "of the mean", "together"):
+        shown.add_column(heading, justify="left" if heading == "path" else "right")
+    least = kinetic_optimal.least_energy(separation)
+    shown.add_row("least possible", f"{least:.4f}", "", "")
+    schedules: dict[str, path.Schedule] = {
+        "kinetic-optimal": fitted,
+        "straight": path.linear,
+        "trigonometric": path.trigonometric,
+    }
+    for label, schedule in schedules.items():
+        about = kinetic_optimal.kinetic_energy(schedule, separation)
+        of_mean = mean_square * kinetic_optimal.mean_energy(schedule)
+        shown.add_row(label, f"{about:.4f}", f"{of_mean:.4f}", f"{about + of_mean:.4f}")
+    return shown

@@ -1,0 +1,90 @@
+"""The train verb: everything that can be refused is refused before a process group exists."""
+
+import sys
+from contextlib import ExitStack
+
+import trainer.data
+from moe.files import FileError, replacing
+from trainer.checkpoint.directory import step_of
+from trainer.checkpoint.origin import origin
+from trainer.checkpoint.whole import weights_file
+from trainer.config.constraints.plan import cautions, plan_layout
+from trainer.config.run import RunConfig
+from trainer.distributed.groups import Launch
+from trainer.distributed.process.lock import locked
+from trainer.model.build import inherited_shapes
+from trainer.model.weights import check_weights
+from trainer.observe.protocol import Sink
+from trainer.task.latent_space import check_latents
+from trainer.task.teacher import check_teacher
+
+
+def _train(config: RunConfig, launch: Launch) -> int:
+    """Trains one rank of a run."""
+    layout = plan_layout(config, launch.world_size)
+    newest, _ = origin(config)
+    if newest is None and config.model.init_from is not None:
+        check_weights(weights_file(config.model.init_from), inherited_shapes(config))
+    check_latents(config)
+    check_teacher(config)
+    dataset = trainer.data.build(config.data, config.source)
+    with ExitStack() as closing:
+        claimed: list[Sink] = []
+        if launch.rank == 0:
+            claimed = _claim(config, step_of(newest), closing)
+            for line in cautions(config, layout):
+                print(line, file=sys.stderr)
+        from trainer.training.loop import train  # Megatron takes seconds: not before the input is known to be good
+
+        def sinks(started: int) -> list[Sink]:
+            return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
+
+        try:
+            return train(config, layout, launch, dataset, sinks)
+        except FileError:
+            raise
+        except ValueError as error:
+            raise RuntimeError("the run failed; its input was good") from error
+
+
+def _claim(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
+    """Takes the port, locks the folder, and cuts the metrics back to where the run seems to resume from."""
+    from trainer.observe.metrics import truncate_after
+    from trainer.observe.prometheus import Prometheus
+    from trainer.observe.weights_and_biases import require_wandb
+
+    sinks: list[Sink] = []
+    if config.observe.wandb is not None:
+        require_wandb()
+    if config.observe.port is not None:
+        sinks = [Prometheus(host=config.observe.host, port=config.observe.port)]  # refused: before a folder is made
+        closing.callback(sinks[0].close)
+    closing.enter_context(locked(config.run.dir))
+    truncate_after(config.run.dir / "metrics.jsonl", started)
+    with replacing(config.run.dir / "config.yaml") as temporary:
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    return sinks
+
+
+def _files(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
+    """Opens the files that rank 0 writes to, cut back to the step that the run does resume from, and its terminal."""
+    from trainer.observe.metrics import MetricsFile, truncate_after
+    from trainer.observe.tensorboard import TensorBoard
+    from trainer.observe.terminal import terminal
+    from trainer.observe.weights_and_biases import Wandb
+
+    sinks: list[Sink] = []
+
+    def opened(sink: Sink) -> None:
+        closing.callback(sink.close)
+        sinks.append(sink)
+
+    truncate_after(config.run.dir / "metrics.jsonl", started)
+    opened(MetricsFile(config.run.dir / "metrics.jsonl"))
+    if config.observe.tensorboard:
+        opened(TensorBoard(config.run.dir / "tensorboard", last_step=started))
+    if config.observe.wandb is not None:
+        settings = config.model_dump(mode="json")
+        opened(Wandb(config.observe.wandb, config.run.dir, settings, last_step=started))
+    opened(terminal(first_step=started, last_step=config.optim.steps, folder=config.run.dir))
+    return sinks

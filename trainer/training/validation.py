@@ -1,0 +1,68 @@
+"""How well the averaged weights do on what they have not seen."""
+
+import torch
+
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.data import Dataset, Loader
+from trainer.data.bad_examples import BadExampleList
+from trainer.distributed.engine.ema import MovingAverage
+from trainer.model.network import Network
+from trainer.task import Task
+from trainer.training.generators import micro_batch_generator, seed_dropout
+from trainer.training.weighting import weighted_mean
+
+
+class HeldOut:
+    """The held-out split, dealt out to the ranks."""
+
+    def __init__(
+        self, config: RunConfig, layout: Layout, rank: int, dataset: Dataset, bad_examples: BadExampleList
+    ) -> None:
+        """Deals it out.
+
+        Args:
+            config: the run.
+            layout: how it is laid out.
+            rank: this process.
+            dataset: whose held-out split is evaluated.
+            bad_examples: takes note of what cannot be read.
+        """
+        self._seed, self._layout, self._bad_examples = config.run.seed, layout, bad_examples
+        self._examples = len(dataset.indices("held_out"))
+        self._chunk = layout.micro_batch * layout.data_parallel
+        self._loader = Loader(
+            dataset,
+            global_batch=self._chunk,
+            micro_batch=layout.micro_batch,
+            rank=layout.data_rank(rank),
+            world_size=layout.data_parallel,
+            seed=config.run.seed,
+            split="held_out",
+            max_bad_share=config.data_loading.max_bad_share,
+        )
+
+    @torch.no_grad()
+    def loss(self, step: int, task: Task, module: Network, average: MovingAverage, device: torch.device) -> float:
+        """Mean loss of the averaged weights, each example once a tensor rank and by its weight; collective.
+
+        Args:
+            step: optimiser steps done.
+            task: whose loss it is.
+            module: the network.
+            average: its averaged weights.
+            device: where this rank computes.
+        """
+        losses, log_weights = [], []
+        micro_batch = self._layout.micro_batch
+        with average.in_place():
+            for index in range(-(-self._examples // self._chunk)):
+                first = index * self._chunk + self._loader.global_micro(0) * micro_batch
+                place = self._seed, "held_out", first // micro_batch, 0
+                batch = self._bad_examples.take(step, self._loader.batch(index, 0)).to(device)
+                (drawn,) = task.draw([batch], [micro_batch_generator(*place)])
+                seed_dropout(*place)
+                own = slice(max(0, self._examples - first))
+                losses.append(task.loss(module, drawn).per_example[own])
+                log_weights.append(None if drawn.log_weight is None else drawn.log_weight[own])
+        return weighted_mean(losses, log_weights)
