@@ -12,8 +12,8 @@ _FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 _DROPOUT_BITS = 24
 
 
-def derived_keys(keys: Tensor, counters: Tensor | int) -> Tensor:
-    """Makes keys out of keys.
+def fold_in(keys: Tensor, counters: Tensor | int) -> Tensor:
+    """Derives a key from each key and a counter.
 
     Args:
         keys: int64.
@@ -50,5 +50,5 @@ def keyed_dropout(values: Tensor, keys: Tensor, share: float) -> Tensor:
         [T, D].
     """
     columns = torch.arange(values.shape[1], device=values.device)
-    drawn = derived_keys(keys[:, None], columns) & (2**_DROPOUT_BITS - 1)
+    drawn = fold_in(keys[:, None], columns) & (2**_DROPOUT_BITS - 1)
     return values * (drawn >= round(share * 2**_DROPOUT_BITS)) / (1 - share)

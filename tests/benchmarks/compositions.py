@@ -31,10 +31,9 @@ from trainer.distributed.groups import Launch, joined
 from trainer.flow import objective, sampler
 from trainer.model.pretrained import restore
 from trainer.observe.metrics import read_metrics
-from trainer.sampling.conditioning import given
-from trainer.sampling.draw import draw_samples
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
 from trainer.sampling.trained import restored_flow
-from trainer.task import FlowTask
 
 MOST_RUNS = 40
 START = 24
@@ -225,14 +224,15 @@ def drawn(run: Path, trial: Trial) -> int:
     folder, config = restored_flow(run)
     sets = 0
     with joined(Launch.from_environment()):
-        task, model = FlowTask(config), restore(config, plan_layout(config, 1), folder)
+        parts, model = FlowParts(config), restore(config, plan_layout(config, 1), folder)
         for chosen in trial.samplers:
             own = _with_sampler(config, chosen)
             plan_layout(own, 1)
-            wanted = given(own, task, 20, seed=0)
+            flow = TrainedFlow(own, parts, model)
+            conditioning = flow.conditioning(20, seed=0)
             for guidance in GUIDANCES:
-                states = draw_samples(own, task, model, wanted.condition, guidance=guidance, seed=0)
-                if not bool(task.space.decode(states).isfinite().all()):
+                states = flow.draw(conditioning.condition, guidance=guidance, seed=0)
+                if not bool(parts.space.decode(states).isfinite().all()):
                     raise RuntimeError(f"{chosen.kind} with guidance {guidance} draws what is not finite")
                 sets += 1
     return sets

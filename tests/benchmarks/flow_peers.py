@@ -87,7 +87,7 @@ def losses_on_the_same_draws(shape: tuple[int, ...]) -> dict[str, float]:
         return network(x_t, t, UNCONDITIONAL)
 
     task = flow_task()
-    sample = task.path.sample(Pairs(x_0, x_1), t, generator=generator)
+    sample = task.parts.path.sample(Pairs(x_0, x_1), t, generator=generator)
     mine = task.objective.loss(lambda x, *_: predicted(x), sample, UNCONDITIONAL).mean()
     _, at, velocity, *_ = ConditionalFlowMatcher(0.0).sample_location_and_conditional_flow(x_0, x_1, t)
     theirs = torch.mean((predicted(at) - velocity) ** 2)

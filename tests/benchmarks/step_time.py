@@ -120,7 +120,7 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
     from trainer.training.loop import _Training
 
     launch = Launch(rank=rank, local_rank=rank, world_size=RANKS, local_world_size=RANKS)
-    training = _Training(config, layout, launch, trainer.data.build(config.data), [], None)
+    training = _Training(config, layout, launch, trainer.task.build(config), trainer.data.build(config.data), [], None)
     numbers = iter(range(1, 1_000_000))
 
     def take(steps: int) -> None:
@@ -144,7 +144,7 @@ def _bare(config: Any, layout: Any, rank: int) -> Steps:
     def take(steps: int) -> None:
         for _ in range(steps):
             engine.backward(_loss(engine.model, *next(batches)))
-            engine.step(config.optim.lr, accept=lambda _: True)
+            engine.step(config.optim.lr, lambda _: None)
             for router in routers:
                 router.update_bias()
 

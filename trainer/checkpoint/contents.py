@@ -49,6 +49,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         else {"num_experts": 0},
         "engine": config.engine.model_dump(mode="json", include={"precision"}),
         "flow": config.flow.model_dump(mode="json") if config.flow else {},
+        "task": config.task.model_dump(mode="json"),
     }
     return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
 

@@ -49,18 +49,16 @@ def _run(options: argparse.Namespace) -> int:
     check_outputs({"--out": options.out, "--page": options.page})
     if options.likelihood:
         _check_likelihood(options)
-    from trainer.evaluation.evaluate import run
+    from trainer.experiment.evaluate import run
+    from trainer.observe.measurement import MeasurementSpec
 
-    return run(
-        options.run_dir,
-        options.evaluations,
-        options.num,
-        options.seed,
-        options.likelihood,
-        options.data_from,
-        options.out,
-        options.page,
+    spec = MeasurementSpec(
+        evaluations=tuple(int(word) for word in options.evaluations.split(",")),
+        num=options.num,
+        seed=options.seed,
+        likelihood=options.likelihood,
     )
+    return run(options.run_dir, spec, options.data_from, options.out, options.page)
 
 
 def _check_likelihood(options: argparse.Namespace) -> None:

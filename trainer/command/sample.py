@@ -31,11 +31,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.sampling.sample import run
+    if options.features is not None and options.quality is None:
+        raise ValueError(f"--features: {options.features} would be used for nothing; give --quality too")
+    from trainer.evaluation.judgement import check_features, write_judgement
+    from trainer.sampling.sample import drawing
 
-    return run(
-        options.run_dir, options.num, options.out, options.guidance, options.seed, options.quality, options.features
-    )
+    if options.features is not None:
+        check_features(options.features, options.run_dir)
+    with drawing(options.run_dir, options.num, options.guidance, options.seed) as draws:
+        examples = draws.examples(draws.guidance)
+        draws.write(examples, options.out)
+        if options.quality is not None:
+            write_judgement(draws, examples, options.features, options.quality)
+    return 0
 
 
 SAMPLE = Verb(

@@ -22,6 +22,7 @@ from trainer.config.guard import GuardConfig
 from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, GPTConfig, MLPConfig
 from trainer.config.observe import ObserveConfig
 from trainer.config.optim import OptimConfig
+from trainer.config.task import TaskConfig
 from trainer.config.trace import TraceConfig
 from trainer.data.latents import LatentsConfig, latents_of
 from trainer.data.loading import DataLoadingConfig
@@ -115,12 +116,16 @@ class ReconstructionSample(Section):
 
 
 COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "dit": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",)},
-    "blockwise": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",)},
-    "gpt": {"data": ("python_source",), "sample": ("text",)},
-    "mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",)},
-    "blockwise_mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",)},
-    "autoencoder": {"data": ("digits", "image_folder", "shards"), "sample": ("reconstructions",)},
+    "dit": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",), "task": ("flow",)},
+    "blockwise": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",), "task": ("flow",)},
+    "gpt": {"data": ("python_source",), "sample": ("text",), "task": ("next_token",)},
+    "mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",), "task": ("flow",)},
+    "blockwise_mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",), "task": ("flow",)},
+    "autoencoder": {
+        "data": ("digits", "image_folder", "shards"),
+        "sample": ("reconstructions",),
+        "task": ("reconstruction",),
+    },
 }
 """The kinds of the other sections that fit each kind of model; the first is what a section without a kind has."""
 
@@ -145,6 +150,8 @@ class RunConfig(Section):
         Field(discriminator="kind"),
     ]
     moe: MoEConfig | None = None
+    task: TaskConfig
+    """What the network learns."""
     flow: Flow | None = None
     """Present with every model but two: a gpt predicts the next byte, an autoencoder what it was shown."""
     optim: OptimConfig
@@ -183,7 +190,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _sections_fit_the_model(self) -> "RunConfig":
         kind = self.model.kind
-        for name, found in (("data", self.data.kind), ("sample", self.sample.kind)):
+        for name, found in (("data", self.data.kind), ("sample", self.sample.kind), ("task", self.task.kind)):
             fitting = COMPANIONS[kind][name]
             if found not in fitting:
                 raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {' or '.join(fitting)}")
@@ -207,7 +214,7 @@ class RunConfig(Section):
         return None if self.flow is None or isinstance(self.data, trainer.data.PairsConfig) else self.flow.source
 
     @property
-    def starts_at(self) -> trainer.data.AnyConfig | None:
+    def source_data(self) -> trainer.data.AnyConfig | None:
         """The data set that samples start at; None: a standard normal."""
         if self.flow is not None and self.flow.path.kind == "mirror_interpolant":
             return self.data

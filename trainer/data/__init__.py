@@ -15,7 +15,7 @@ from trainer.data.shard.index import ShardIndex, read_index
 from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
-from trainer.data.sourced import Sourced, starting_points
+from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
 from trainer.data.toy import Toy, ToyConfig
 
 AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig | ShardsConfig | ToyConfig
@@ -77,7 +77,8 @@ __all__ = [
     "accumulation_steps",
     "build",
     "first_data_points",
+    "in_shuffled_epochs",
     "read_index",
-    "starting_points",
+    "source_points",
     "write_shards",
 ]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from moe.random.keyed import fold_in
 from moe.random.seed import derive_seed
 from trainer.data.protocol import Batch, Dataset, Split
 
@@ -33,22 +34,39 @@ class Sourced(Dataset):
         return self._data.get(indices)
 
 
-def starting_points(source: Dataset, numbers: Tensor, *, seed: int) -> Tensor:
-    """Examples that nothing was learned from, for paths to start at.
+def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
+    """Examples for paths to begin at.
 
     Args:
-        source: where they are.
-        numbers: int64 [B], of the paths.
-        seed: 0 or more; with it, the number of a path decides where that path starts.
+        source: the data set that they are from.
+        numbers: int64 [B], 0 or more, of the paths.
+        seed: 0 or more; with it, the number of a path decides where that path begins.
+        split: the part of a finite data set that they are from. Endless ones give examples of which no training comes
+            as far as the numbers.
 
     Returns:
-        float32 [B, *shape]: held-out examples in a shuffled order, from the first again after the last; of an endless
-        set, examples of which no training comes as far as the numbers.
+        float32 [B, *shape].
     """
     if source.endless:
-        ids = torch.tensor([derive_seed(seed, "start", number) % 2**61 for number in numbers.tolist()])
-        return source.get(2**61 + ids).x_1
-    held_out = source.indices("held_out")
-    generator = torch.Generator().manual_seed(derive_seed(seed, "starts"))
-    order = torch.randperm(len(held_out), generator=generator)
-    return source.get(held_out[order[numbers % len(held_out)]]).x_1
+        keys = fold_in(torch.tensor(derive_seed(seed, "start")), numbers)
+        return source.get(2**61 + keys % 2**61).x_1
+    return source.get(in_shuffled_epochs(source.indices(split), numbers, seed=derive_seed(seed, "source"))).x_1
+
+
+def in_shuffled_epochs(ids: Tensor, numbers: Tensor, *, seed: int) -> Tensor:
+    """Deals ids out in shuffled epochs: none comes a second time before all have come once.
+
+    Args:
+        ids: int64 [N], what is dealt.
+        numbers: int64 [B], 0 or more, places in the stream of all epochs.
+        seed: of the orders.
+
+    Returns:
+        int64 [B].
+    """
+    epochs, dealt = numbers // len(ids), torch.empty_like(numbers)
+    for epoch in epochs.unique().tolist():
+        generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
+        rows = epochs == epoch
+        dealt[rows] = ids[torch.randperm(len(ids), generator=generator)[numbers[rows] % len(ids)]]
+    return dealt

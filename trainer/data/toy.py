@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from moe.random.keyed import derived_keys, uniform
+from moe.random.keyed import fold_in, uniform
 from moe.random.seed import derive_seed
 from trainer.data.protocol import Batch, Dataset, Split
 
@@ -81,8 +81,8 @@ class Toy(Dataset):
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
-        keys = derived_keys(self._key, indices)
-        which, along, across, *normal = (uniform(derived_keys(keys, counter)) for counter in range(5))
+        keys = fold_in(self._key, indices)
+        which, along, across, *normal = (uniform(fold_in(keys, counter)) for counter in range(5))
         part = (which * self._parts).long()
         clean = CURVES[self._name](part.double(), along, across)
         radius = (-2 * torch.log1p(-normal[0])).sqrt()  # Box and Muller, 1958

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 import trainer.data
 from moe.random.seed import derive_seed
-from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.accuracy import ClassJudge
 from trainer.evaluation.judgement import distances, parted
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
@@ -20,10 +19,8 @@ from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
-from trainer.model.network import Network
-from trainer.sampling.conditioning import Given, given
-from trainer.sampling.draw import follow
-from trainer.task import FlowTask
+from trainer.sampling.conditioning import Conditioning
+from trainer.sampling.draw import TrainedFlow
 
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250
@@ -91,69 +88,63 @@ class Evaluation:
 
 
 def evaluate(
-    config: RunConfig,
-    task: FlowTask,
-    model: Network,
+    flow: TrainedFlow,
     *,
-    checkpoint: str,
     evaluations: Sequence[int],
     num: int = 1000,
     seed: int = 0,
     likelihood: int = 0,
     progress: Progress = lambda _: None,
 ) -> Evaluation:
-    """Measures a network on this process alone.
+    """Measures a flow on this process alone.
 
     The same noise serves every sampler and number of evaluations. A number that a sampler cannot come out at is left
     out; one that chooses its own steps is measured once. No step crosses an edge between the segments of a run that
     samples segment by segment, for its field may jump there.
 
     Args:
-        config: the run.
-        task: knows what the network predicts.
-        model: the network, in evaluation mode.
-        checkpoint: where its weights come from.
+        flow: the run and its network.
         evaluations: function evaluations of a sample, each 1 or more.
-        num: samples, the classes in turn, or for so many held-out images if something is known of each; 2 or more.
+        num: samples, 2 or more: the classes in turn, or a sample for each of so many held-out images where the network
+            reads a context.
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
         progress: is told what is being done.
     """
-    assert isinstance(config.sample, ImageSample | PointSample)
-    wanted, guidance = given(config, task, num, seed=seed), config.sample.guidance
-    num = len(wanted.labels)
-    real, real_labels = real_examples(config, task.space)
+    conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
+    num = len(conditioning.labels)
+    real, real_labels = real_examples(flow.config, flow.parts.space)
     data = real.numpy()
     judge = None if real_labels is None else ClassJudge(data, real_labels.numpy())
 
-    def ways(chosen: sampler.AnyConfig, scale: float, number: int) -> list[sampler.Trajectory]:
+    def trajectories(chosen: sampler.AnyConfig, scale: float, number: int) -> list[sampler.Trajectory]:
         parts = torch.arange(number).split(TOGETHER)
-        return [follow(config, task, model, wanted.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
+        return [flow.follow(conditioning.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
 
-    runs_own = config.sample.sampler
-    ways(_euler(runs_own, 1), 1.0, 2)  # what a first call costs is no time of a sample
+    runs_own = flow.sample.sampler
+    trajectories(_euler(runs_own, 1), 1.0, 2)  # what a first call costs is no time of a sample
     results = []
     for name, chosen in _chosen(runs_own, sorted(set(evaluations))):
         progress(f"drawing {num} by {name}; {len(results)} sets measured")
         begun = time.perf_counter()
-        samples, used = _ends(task, wanted, ways(chosen, 1.0, num))
+        samples, used = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
         if judge is not None:
-            asked = samples if guidance == 1 else _ends(task, wanted, ways(chosen, guidance, num))[0]
-            figures["class_accuracy"] = judge.accuracy(asked, wanted.labels.numpy())
+            guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
+            figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
         results.append(Measured(name, used, seconds, figures))
     progress("following paths")
-    paths = _together(ways(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
+    paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
     return Evaluation(
-        checkpoint=checkpoint,
+        checkpoint=flow.checkpoint,
         num=num,
         seed=seed,
         guidance=guidance,
         floor=_distances(*parted(data, num, seed=seed), seed),
         results=tuple(results),
         paths={measure.__name__: measure(paths) for measure in (straightness, path_energy, transport_cost)},
-        bits_per_dimension=_bits(config, task, model, likelihood, seed, progress) if likelihood else None,
+        bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
     )
 
 
@@ -172,9 +163,9 @@ def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[st
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
         return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]
 
-    euler, own_way = at_each(_euler(own, 1)), at_each(own) or [own]
-    compared = [] if own_way == euler else [("euler", chosen) for chosen in euler]
-    return [*((own.kind, chosen) for chosen in own_way), *compared]
+    euler, own_kinds = at_each(_euler(own, 1)), at_each(own) or [own]
+    compared = [] if own_kinds == euler else [("euler", chosen) for chosen in euler]
+    return [*((own.kind, chosen) for chosen in own_kinds), *compared]
 
 
 def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: int) -> dict[str, float]:
@@ -184,10 +175,12 @@ def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: 
     }
 
 
-def _ends(task: FlowTask, wanted: Given, parts: Sequence[sampler.Trajectory]) -> tuple[NDArray[np.float32], int]:
-    """The samples at the ends of the ways, and the most evaluations that one of them took; waits for the device."""
-    states = torch.cat([task.data_of(part.final).cpu() for part in parts])
-    return wanted.completed(task.space.decode(states)).numpy(), max(part.evaluations for part in parts)
+def _ends(
+    flow: TrainedFlow, conditioning: Conditioning, parts: Sequence[sampler.Trajectory]
+) -> tuple[NDArray[np.float32], int]:
+    """The samples at the ends of trajectories, and the most evaluations that one of them took; waits for the device."""
+    states = torch.cat([flow.parts.data_of(part.final).cpu() for part in parts])
+    return flow.decode(states, conditioning).numpy(), max(part.evaluations for part in parts)
 
 
 def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
@@ -195,23 +188,22 @@ def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
     return sampler.Trajectory(x, parts[0].times, parts[0].evaluations)
 
 
-def _bits(config: RunConfig, task: FlowTask, model: Network, num: int, seed: int, progress: Progress) -> float:
+def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:
     """Bits a value of so many held-out examples, each given its class."""
-    assert isinstance(config.sample, ImageSample | PointSample)
-    own, solver = config.sample.sampler, Dopri5(TOLERANCE, TOLERANCE)
+    config, parts = flow.config, flow.parts
+    own, solver = flow.sample.sampler, Dopri5(TOLERANCE, TOLERANCE)
     if isinstance(own, SegmentedConfig):
         solver = Segmented(solver, own.segments)
     dataset = trainer.data.build(config.data)
-    device = next(model.parameters()).device
     values = math.prod(config.state_shape)
     generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))
     found = []
     for rows in trainer.data.first_data_points(dataset, "held_out", num).split(TOGETHER):
         progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
         batch = dataset.get(rows)
-        condition = Condition(label=batch.labels, context=task.told(batch.x_1, generator)).to(device)
-        x_1 = task.space.encode(batch.x_1, generator=generator).to(device) * task.data_scale
+        condition = Condition(label=batch.labels, context=parts.context_of(batch.x_1, generator)).to(flow.device)
+        x_1 = parts.space.encode(batch.x_1, generator=generator).to(flow.device) * parts.data_scale
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
-        field, ends = task.field(model, condition, 1.0), torch.tensor([0.0, 1.0])
+        field, ends = parts.field(flow.model, condition, 1.0), torch.tensor([0.0, 1.0])
         found.append(log_density(field, x_1, solver, ends, probes=probes).cpu())
-    return bits_per_dimension(torch.cat(found), values) - math.log2(task.data_scale)
+    return bits_per_dimension(torch.cat(found), values) - math.log2(parts.data_scale)

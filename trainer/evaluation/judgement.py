@@ -1,6 +1,7 @@
 """All figures about one set of samples, and what two sets of real examples get."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moe.files import replacing
 from moe.ot.sliced import sliced_wasserstein
-from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 from trainer.evaluation.accuracy import class_accuracy
 from trainer.evaluation.discrepancy import energy_distance, maximum_mean_discrepancy
@@ -17,8 +18,9 @@ from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.points import as_pair
 from trainer.evaluation.real import real_examples
 from trainer.model.feature_extractor.extractor import BATCH
-from trainer.model.feature_extractor.file import read_extractor
-from trainer.task import FlowTask
+from trainer.model.feature_extractor.file import check_extractor, read_extractor
+from trainer.sampling.sample import Drawing
+from trainer.sampling.trained import restored_flow
 
 NUM_SLICES = 256
 COMPARED = 2_000
@@ -116,28 +118,48 @@ def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[
     return real[order[:num]], real[order[num:]]
 
 
-def _judged(
-    config: RunConfig,
-    task: FlowTask,
-    drawn: Tensor,
-    unguided: Tensor,
-    labels: Tensor,
-    seed: int,
-    features: Path | None,
-) -> dict[str, float | str]:
-    """All figures about what was drawn, with guidance and without."""
-    real, real_labels = real_examples(config, task.space)
-    figures: dict[str, float | str] = {**judge(unguided.numpy(), real.numpy(), seed=seed)}
+def check_features(path: Path, run_dir: Path) -> None:
+    """Refuses a feature extractor that does not take what a run draws.
+
+    Args:
+        path: the file of the extractor.
+        run_dir: folder of the run.
+
+    Raises:
+        FileError: the file is malformed, or takes examples of another shape.
+    """
+    check_extractor(path, restored_flow(run_dir)[1].decoded_shape)
+
+
+def write_judgement(drawing: Drawing, examples: Tensor, features: Path | None, out: Path) -> None:
+    """Judges drawn examples against the data of their run, writes the figures as JSON and prints them.
+
+    Args:
+        drawing: where they are from.
+        examples: [N, *shape], drawn with its guidance.
+        features: file of the network whose features are compared too, or None.
+        out: JSON to write.
+    """
+    real, real_labels = real_examples(drawing.flow.config, drawing.flow.parts.space)
+    unguided = drawing.examples(1.0)
+    figures: dict[str, float | str] = {
+        "num": len(examples),
+        "guidance": drawing.guidance,
+        **judge(unguided.numpy(), real.numpy(), seed=drawing.seed),
+    }
     if real_labels is not None:
-        figures["class_accuracy"] = class_accuracy(drawn.numpy(), labels.numpy(), real.numpy(), real_labels.numpy())
+        labels = drawing.conditioning.labels
+        figures["class_accuracy"] = class_accuracy(examples.numpy(), labels.numpy(), real.numpy(), real_labels.numpy())
     if features is not None:
         extractor = read_extractor(features, Launch.from_environment().device)
         of_samples, of_real = (
             np.concatenate([extractor.features(part) for part in images.split(BATCH)]) for images in (unguided, real)
         )
-        figures |= judge_features(of_samples, of_real, seed=seed)
+        figures |= judge_features(of_samples, of_real, seed=drawing.seed)
         figures["features_sha256"] = hashlib.sha256(features.read_bytes()).hexdigest()
-    return figures
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(f"{out}: {_in_words(figures)}")
 
 
 def _in_words(figures: dict[str, float | str]) -> str:

@@ -18,7 +18,7 @@ from trainer.experiment.stage import FitPathStage, PairsStage, Stage, TrainStage
 from trainer.model.build import dense_parameters, expert_parameters, inherited_shapes
 from trainer.model.weights import check_weights
 from trainer.observe.weights_and_biases import require_wandb
-from trainer.task.latent_space import check_latents
+from trainer.sampling.latent_space import check_latents
 from trainer.task.teacher import check_teacher
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.experiment.stage import FitPathStage, PairsStage, TrainStage, check_read, chosen, load_stages, run_stages
-from trainer.training.run import _train
+from trainer.task.teacher import check_teacher
+from trainer.training.run import train_run
+from trainer.training.task import Task
 
 
 def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
@@ -33,7 +36,15 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
     check_read(asked, stages)
     match asked:
         case TrainStage() as stage:
-            return _train(stage.config(), launch)
+            config = stage.config()
+            check_teacher(config)
+
+            def task() -> Task[Any]:
+                import trainer.task  # Megatron takes seconds: not before the input is known to be good
+
+                return trainer.task.build(config)
+
+            return train_run(config, launch, task)
         case PairsStage() as stage:
             from trainer.sampling.pairs.run import run as draw_pairs
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
-from moe.random.keyed import derived_keys, keyed_dropout
+from moe.random.keyed import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
 from trainer.model.layer.attention import Attention, Context
 from trainer.model.layer.kv_cache import Window
@@ -191,7 +191,7 @@ class Block(nn.Module):
         keys_T = context.dropout_keys(residency)
         if keys_T is None:
             return values_TD
-        return keyed_dropout(values_TD, derived_keys(keys_T, 2 * self.layer + sublayer), self.dropout)
+        return keyed_dropout(values_TD, fold_in(keys_T, 2 * self.layer + sublayer), self.dropout)
 
 
 class FeedForward(nn.Sequential):

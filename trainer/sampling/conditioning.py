@@ -1,4 +1,4 @@
-"""What examples are drawn for: classes in turn, or what is known of held-out images."""
+"""Conditions that samples are drawn for: the classes in turn, or the contexts of held-out images."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from moe.random.seed import derive_seed
 from trainer.config.run import ImageSample, RunConfig
 from trainer.flow import Condition
 from trainer.flow.context import Seen
-from trainer.sampling.source import starts
-from trainer.task import FlowTask
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.source import keys_of, source_samples
 
 
 @dataclass(frozen=True)
-class Given:
-    """What each of N examples is drawn for.
+class Conditioning:
+    """The conditions of N examples that are drawn.
 
     Attributes:
-        condition: what the network is told.
-        seen: what is known of an image of each; None: nothing.
-        originals: those images [N, C, H, W]; None where nothing is known of any.
+        condition: what the network reads beside state and time.
+        seen: the visible part of an image of each; None: nothing is visible.
+        originals: those images [N, C, H, W]; None where nothing is visible of any.
         beginnings: images [N, C, H, W] that paths begin at; None: they begin at noise, or the examples are no images.
     """
 
@@ -39,7 +38,7 @@ class Given:
         return self.condition.label
 
     def completed(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] that were drawn, with the pixels that are known of them in their places."""
+        """Images [N, C, H, W] that were drawn, with their visible pixels in their places."""
         return images if self.seen is None else self.seen.completed(images)
 
     def pictures(self, images: Tensor, columns: int) -> Tensor:
@@ -50,11 +49,11 @@ class Given:
             columns: images a row.
 
         Returns:
-            The images; above each row one of what they began at, and one of what is known of them, and below it one of
-            originals, as far as there are any, with white where the last rows have no more.
+            The images. Above each row stand the images that paths began at and the visible parts; below it stand the
+            originals. Each of these rows is there only where there is something to show; white fills the last ones.
         """
-        known = None if self.seen is None else self.seen.picture
-        shown = [part for part in (self.beginnings, known, images, self.originals) if part is not None]
+        visible = None if self.seen is None else self.seen.picture
+        shown = [part for part in (self.beginnings, visible, images, self.originals) if part is not None]
         if len(shown) == 1:
             return images
         white = torch.ones_like(images[:1]).expand(-len(images) % columns, -1, -1, -1)
@@ -62,30 +61,29 @@ class Given:
         return torch.cat([row for together in zip(*rows, strict=True) for row in together])
 
 
-def given(config: RunConfig, task: FlowTask, num: int, *, seed: int) -> Given:
-    """Chooses what examples are drawn for.
+def conditioning_for(config: RunConfig, parts: FlowParts, num: int, *, seed: int) -> Conditioning:
+    """Chooses the conditions of examples.
 
     Args:
         config: the run.
-        task: knows what is told of an image.
+        parts: of its flow; its context hides parts of images.
         num: examples.
-        seed: of what is drawn to hide parts of images; it and the number of an example decide.
+        seed: with the number of an example, it decides what is hidden of an image.
 
     Returns:
-        Classes in turn (0 where there are none); where a network is told something of an image, the first so many of
-        those held out, fewer if there are fewer.
+        Classes in turn (0 where there are none). Where the network reads a context, those of the first held-out images;
+        there may be fewer than `num`.
     """
-    if task.context is None:
+    if parts.context is None:
         label = torch.arange(num) % max(1, config.data.num_classes)
-        return Given(Condition(label=label), beginnings=_beginnings(config, num, seed))
+        return Conditioning(Condition(label=label), beginnings=_beginnings(config, num, seed))
     dataset = trainer.data.build(config.data)
     batch = dataset.get(trainer.data.first_data_points(dataset, "held_out", num))
     images, labels = batch.x_1, batch.labels
+    keys = [key & (2**63 - 1) for key in keys_of(torch.arange(len(images)), "context", seed=seed).tolist()]
     seen = [
-        task.context.draw(
-            image[None], task.space, generator=torch.Generator().manual_seed(derive_seed(seed, "context", number))
-        )
-        for number, image in enumerate(images)
+        parts.context.draw(image[None], parts.space, generator=torch.Generator().manual_seed(key))
+        for key, image in zip(keys, images, strict=True)
     ]
     together = Seen(
         context=torch.cat([one.context for one in seen]),
@@ -94,10 +92,10 @@ def given(config: RunConfig, task: FlowTask, num: int, *, seed: int) -> Given:
     )
     label = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
     condition = Condition(label=label, context=together.context)
-    return Given(condition, together, images, _beginnings(config, len(images), seed))
+    return Conditioning(condition, together, images, _beginnings(config, len(images), seed))
 
 
 def _beginnings(config: RunConfig, num: int, seed: int) -> Tensor | None:
-    if config.starts_at is None or not isinstance(config.sample, ImageSample):
+    if config.source_data is None or not isinstance(config.sample, ImageSample):
         return None
-    return starts(config, torch.arange(num), seed=seed)
+    return source_samples(config, torch.arange(num), seed=seed)

@@ -1,117 +1,132 @@
 """Drawing states from a trained flow."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.random.seed import derive_seed
 from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.data import Split
 from trainer.flow import Condition, sampler
 from trainer.flow.question import Asked
 from trainer.model.network import Network
-from trainer.sampling.source import starts
-from trainer.task import FlowTask
+from trainer.sampling.conditioning import Conditioning, conditioning_for
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.source import keys_of, source_samples
 
 
-def draw_samples(
-    config: RunConfig,
-    task: FlowTask,
-    model: Network,
-    condition: Condition,
-    *,
-    guidance: float,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Draws one state for each condition, the work divided over the ranks that see different data; collective.
+@dataclass(frozen=True)
+class TrainedFlow:
+    """A flow and the network that gives its field, ready to draw.
 
     What is drawn for example i, its start and the noise on its way, depends on the seed and on i alone.
 
-    Args:
-        config: names the sampler.
-        task: knows what the network predicts.
+    Attributes:
+        config: the run, with the data that samples are measured against.
+        parts: space, path and target of the flow.
         model: the network, in evaluation mode.
-        condition: of N examples, the same on every rank.
-        guidance: scale of classifier-free guidance, 0 or more.
-        seed: of all draws.
-        progress: called at each evaluation of the network with their number so far.
-
-    Returns:
-        float32 [N, *shape] on the CPU, on every rank: images or points, or latents of images.
+        checkpoint: name of the checkpoint that its weights are from; empty while a run trains.
     """
-    from megatron.core import parallel_state
 
-    assert isinstance(config.sample, ImageSample | PointSample)
-    group = parallel_state.get_data_parallel_group()
-    assert isinstance(group, dist.ProcessGroup)
-    assert condition.label is not None
-    num = len(condition.label)
-    share = -(-num // group.size())
-    own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % num
-    chosen = config.sample.sampler
-    drawn = follow(config, task, model, condition, own, chosen, guidance=guidance, seed=seed, progress=progress)
-    states = task.data_of(drawn.final)
-    shares = [torch.empty_like(states) for _ in range(group.size())]
-    dist.all_gather(shares, states.contiguous(), group=group)
-    return torch.cat(shares)[:num].cpu()
+    config: RunConfig
+    parts: FlowParts
+    model: Network
+    checkpoint: str = ""
 
+    @property
+    def sample(self) -> ImageSample | PointSample:
+        """The section ``sample`` of the run."""
+        assert isinstance(self.config.sample, ImageSample | PointSample)
+        return self.config.sample
 
-@torch.no_grad()
-def follow(
-    config: RunConfig,
-    task: FlowTask,
-    model: Network,
-    condition: Condition,
-    own: Tensor,
-    chosen: sampler.AnyConfig,
-    *,
-    guidance: float,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
-) -> sampler.Trajectory:
-    """Draws some of the examples of :func:`draw_samples` on this rank alone, and keeps their ways.
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.model.parameters()).device
 
-    Args:
-        config: the run.
-        task: knows what the network predicts.
-        model: the network, in evaluation mode.
-        condition: of all N examples.
-        own: int64 [B], the numbers of those that are drawn.
-        chosen: the sampler.
-        guidance: scale of classifier-free guidance, 0 or more.
-        seed: of all draws.
-        progress: called at each evaluation of the network with their number so far.
+    def conditioning(self, num: int, *, seed: int) -> Conditioning:
+        """Conditions of examples: the classes in turn, or the contexts of held-out images; see `conditioning_for`."""
+        return conditioning_for(self.config, self.parts, num, seed=seed)
 
-    Returns:
-        The trajectory of the B examples, on the device of the network.
-    """
-    device = next(model.parameters()).device
-    evaluations = 0
+    def draw(
+        self,
+        condition: Condition,
+        *,
+        guidance: float,
+        seed: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Draws one state for each condition by the run's own sampler, shared out over the data ranks; collective.
 
-    def counted(x: Tensor, t: Tensor, condition: Condition, *asked: Asked) -> Tensor:
-        nonlocal evaluations
-        evaluations += 1
-        if progress is not None:
-            progress(evaluations)
-        return model(x, t, condition, *asked)
+        Args:
+            condition: of N examples, the same on every rank.
+            guidance: scale of classifier-free guidance, 0 or more.
+            seed: of all draws.
+            progress: called at each evaluation of the network with their number so far.
 
-    field = task.field(counted, condition.rows(own).to(device), guidance)
-    keys = keys_of(own, "way", seed=seed)
-    x_0 = starts(config, own, seed=seed).to(device)
-    return sampler.build(chosen, path=task.path).sample(field, x_0, sampler.times(chosen), keys=keys)
+        Returns:
+            float32 [N, *shape] on the CPU, on every rank: images or points, or latents of images.
+        """
+        from megatron.core import parallel_state
 
+        group = parallel_state.get_data_parallel_group()
+        assert isinstance(group, dist.ProcessGroup)
+        assert condition.label is not None
+        num = len(condition.label)
+        share = -(-num // group.size())
+        own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % num
+        trajectory = self.follow(condition, own, self.sample.sampler, guidance=guidance, seed=seed, progress=progress)
+        states = self.parts.data_of(trajectory.final)
+        shares = [torch.empty_like(states) for _ in range(group.size())]
+        dist.all_gather(shares, states.contiguous(), group=group)
+        return torch.cat(shares)[:num].cpu()
 
-def keys_of(examples: Tensor, purpose: str, *, seed: int) -> Tensor:
-    """Keys of what is drawn for examples, for each by its number alone.
+    @torch.no_grad()
+    def follow(
+        self,
+        condition: Condition,
+        examples: Tensor,
+        chosen: sampler.AnyConfig,
+        *,
+        guidance: float,
+        seed: int,
+        split: Split = "held_out",
+        progress: Callable[[int], None] | None = None,
+    ) -> sampler.Trajectory:
+        """Draws some of the examples on this rank alone, and keeps the states on their way.
 
-    Args:
-        examples: int64 [B] their numbers.
-        purpose: what is drawn; ``way``: the noise of a sampler.
-        seed: of the draws.
+        Args:
+            condition: of all N examples.
+            examples: int64 [B], the numbers of those that are drawn.
+            chosen: the sampler.
+            guidance: scale of classifier-free guidance, 0 or more.
+            seed: of all draws.
+            split: the part of a finite source that paths begin at.
+            progress: called at each evaluation of the network with their number so far.
 
-    Returns:
-        int64 [B] on the CPU.
-    """
-    return torch.tensor([derive_seed(seed, purpose, example) for example in examples.tolist()])
+        Returns:
+            The trajectory of the B examples, on the device of the network.
+        """
+        device = self.device
+        evaluations = 0
+
+        def counted(x: Tensor, t: Tensor, condition: Condition, *asked: Asked) -> Tensor:
+            nonlocal evaluations
+            evaluations += 1
+            if progress is not None:
+                progress(evaluations)
+            return self.model(x, t, condition, *asked)
+
+        field = self.parts.field(counted, condition.rows(examples).to(device), guidance)
+        keys = keys_of(examples, "trajectory", seed=seed)
+        x_0 = source_samples(self.config, examples, seed=seed, split=split).to(device)
+        follows = sampler.build(chosen, path=self.parts.path)
+        return follows.sample(field, x_0, sampler.times(chosen), keys=keys)
+
+    def decode(self, states: Tensor, conditioning: Conditioning) -> Tensor:
+        """The images or points [N, *shape] of drawn states, with the known pixels of the conditioning in place."""
+        return conditioning.completed(self.parts.space.decode(states))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from moe.dispatch.residency import Residency, gather_equal
 from moe.dispatch.row_messages import aligned
-from moe.random.keyed import derived_keys, uniform
+from moe.random.keyed import fold_in, uniform
 from trainer.model.gpt import BYTE_VALUES, GPT
 from trainer.model.layer.kv_cache import Cache, Made, NextByte, Prompt
 
@@ -158,7 +158,7 @@ def _exchange_prompts(prompts: list[bytes], seed: int, group: Group, device: tor
     return _Begun(
         tokens=padded[:, :longest].long(),
         lengths=_integers(padded[:, longest:])[:, 0],
-        keys=derived_keys(seeds[sequences // max(most, 1)], sequences % max(most, 1)),
+        keys=fold_in(seeds[sequences // max(most, 1)], sequences % max(most, 1)),
         longest=longest,
         own=slice(first, first + len(prompts)),
         per_rank=most,
@@ -235,7 +235,7 @@ def _sampler(temperature: float, keys_S: Tensor) -> Choose:
         if temperature == 0:
             return logits_TV.argmax(dim=1)
         heights_TV = (logits_TV.double() / temperature).softmax(dim=1).cumsum(dim=1)
-        drawn_T = uniform(derived_keys(keys_S[sequences_T], step))
+        drawn_T = uniform(fold_in(keys_S[sequences_T], step))
         return (heights_TV <= drawn_T[:, None]).sum(dim=1).clamp(max=BYTE_VALUES - 1)
 
     return choose

@@ -1,4 +1,4 @@
-"""Drawing images and text from a network."""
+"""Pictures of what a network draws: grids of images, scatter plots of points, reconstructions."""
 
 from pathlib import Path
 
@@ -7,62 +7,66 @@ import torch.distributed as dist
 from torch import Tensor
 
 import trainer.data
-from moe.files import replacing
-from trainer.config.run import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.config.run import ImageSample, ReconstructionSample, RunConfig
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.network import Network
-from trainer.sampling.conditioning import given
-from trainer.sampling.draw import draw_samples
+from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.scatter import scatter_plot
-from trainer.sampling.source import starts
-from trainer.sampling.text import continue_texts, readable
-from trainer.task import FlowTask, Task
-
-RULE = f"\n{'-' * 80}\n"
+from trainer.sampling.source import source_samples
 
 
-def write_sample(config: RunConfig, task: Task, model: Network, stem: Path) -> None:
-    """Draws what the section ``sample`` asks for and writes it on rank 0; collective.
+def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
+    """Draws what the section ``sample`` of a flow asks for; rank 0 writes it; collective.
 
     Args:
-        config: the run.
-        task: what the network was trained for.
-        model: the network, in evaluation mode.
-        stem: the file without its ending: a grid or a scatter plot becomes a .png, texts become a .txt.
+        flow: the flow.
+        path: PNG to write: a grid of images with a column a class, or a scatter plot.
+        seed: of all draws.
     """
-    writes, seed = dist.get_rank() == 0, config.run.seed
-    match config.sample:
-        case ImageSample(per_class=per_class, guidance=guidance):
-            assert isinstance(task, FlowTask)
-            columns = config.data.num_classes or per_class
-            wanted = given(config, task, columns * per_class, seed=seed)
-            states = draw_samples(config, task, model, wanted.condition, guidance=guidance, seed=seed)
-            if writes:
-                images = wanted.completed(task.space.decode(states))
-                image_grid(wanted.pictures(images, columns).numpy(), columns, stem.with_suffix(".png"))
-        case PointSample(num=num, guidance=guidance):
-            assert isinstance(task, FlowTask)
-            wanted = given(config, task, num, seed=seed)
-            points = draw_samples(config, task, model, wanted.condition, guidance=guidance, seed=seed)
-            if writes:
-                plot_points(config, points, wanted.labels, stem.with_suffix(".png"), seed=seed)
-        case ReconstructionSample(num=num):
-            assert isinstance(model, Autoencoder)
-            images = reconstructions(config, model, num)  # on every rank: weights may be divided among them
-            if writes:
-                image_grid(images.numpy(), num, stem.with_suffix(".png"))
-        case TextSample(prompts=prompts, num_bytes=num_bytes, temperature=temperature):
-            starts = [prompt.encode() for prompt in prompts]
-            texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
-            if writes:
-                with replacing(stem.with_suffix(".txt")) as temporary:
-                    temporary.write_text(RULE.join(map(readable, texts)) + "\n", encoding="utf-8")
+    sample, config = flow.sample, flow.config
+    columns, num = 0, 0
+    if isinstance(sample, ImageSample):
+        columns = config.data.num_classes or sample.per_class
+        num = columns * sample.per_class
+    else:
+        num = sample.num
+    conditioning = flow.conditioning(num, seed=seed)
+    states = flow.draw(conditioning.condition, guidance=sample.guidance, seed=seed)
+    if dist.get_rank() > 0:
+        return
+    if isinstance(sample, ImageSample):
+        images = conditioning.pictures(flow.decode(states, conditioning), columns)
+        image_grid(images.numpy(), columns, path)
+    else:
+        plot_points(config, states, conditioning.labels, path, seed=seed)
+
+
+def preview_reconstructions(config: RunConfig, model: Autoencoder, path: Path) -> None:
+    """Reconstructs what the section ``sample`` asks for; rank 0 writes the grid; collective.
+
+    Args:
+        config: a run of an autoencoder.
+        model: the network, in evaluation mode.
+        path: PNG to write.
+    """
+    assert isinstance(config.sample, ReconstructionSample)
+    images = reconstructions(config, model, config.sample.num)  # on every rank: weights may be divided among them
+    if dist.get_rank() == 0:
+        image_grid(images.numpy(), config.sample.num, path)
 
 
 @torch.no_grad()
 def reconstructions(config: RunConfig, model: Autoencoder, num: int) -> Tensor:
-    """So many held-out images, then what an autoencoder makes of each, [2 num, C, H, W] (fewer if there are fewer)."""
+    """Held-out images above their reconstructions by an autoencoder.
+
+    Args:
+        config: the run.
+        model: the network, in evaluation mode.
+        num: images at most.
+
+    Returns:
+        [2 M, C, H, W] with M <= num: the images, then their reconstructions.
+    """
     dataset = trainer.data.build(config.data)
     images = dataset.get(dataset.indices("held_out")[:num]).x_1
     mean, _ = model.encode(images.to(next(model.parameters()).device))
@@ -70,7 +74,7 @@ def reconstructions(config: RunConfig, model: Autoencoder, num: int) -> Tensor:
 
 
 def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *, seed: int) -> None:
-    """Plots drawn points beside as many of the data set's, those that were held out first, and those they started at.
+    """Plots drawn points beside as many of the data, held-out ones first, and beside the source points, if any.
 
     Args:
         config: the run.
@@ -87,6 +91,7 @@ def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *
         "data": (real.x_1.numpy(), None if real.labels is None else real.labels.numpy()),
         "drawn": (points.numpy(), colours),
     }
-    if config.starts_at is not None:
-        panels = {"source": (starts(config, torch.arange(len(points)), seed=seed).numpy(), None), **panels}
+    if config.source_data is not None:
+        begun = source_samples(config, torch.arange(len(points)), seed=seed)
+        panels = {"source": (begun.numpy(), None), **panels}
     scatter_plot(panels, path, fitting=panels.keys() - {"drawn"})

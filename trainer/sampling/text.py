@@ -1,13 +1,35 @@
 """Continuing texts with a trained language model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
+from moe.files import replacing
 from moe.random.seed import derive_seed
+from trainer.config.run import TextSample
 from trainer.model.gpt import GPT
 from trainer.model.network import Network
 from trainer.sampling.generation import generate
+
+RULE = f"\n{'-' * 80}\n"
+
+
+def preview_texts(sample: TextSample, model: Network, path: Path, *, seed: int) -> None:
+    """Continues the prompts of the section ``sample``; rank 0 writes the texts; collective.
+
+    Args:
+        sample: prompts, length and temperature.
+        model: a gpt, in evaluation mode.
+        path: text file to write.
+        seed: of the draws.
+    """
+    prompts = [prompt.encode() for prompt in sample.prompts]
+    texts = continue_texts(model, prompts, sample.num_bytes, temperature=sample.temperature, seed=seed)
+    if dist.get_rank() == 0:
+        with replacing(path) as temporary:
+            temporary.write_text(RULE.join(map(readable, texts)) + "\n", encoding="utf-8")
 
 
 def continue_texts(

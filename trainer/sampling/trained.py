@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import trainer.data
@@ -10,10 +9,10 @@ from trainer.checkpoint.whole import newest_checkpoint
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
 from trainer.distributed.groups import Launch, joined
-from trainer.model.network import Network
 from trainer.model.pretrained import check_restorable, restore, restored_config
-from trainer.task import FlowTask
-from trainer.task.latent_space import check_latents
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.latent_space import check_latents
 
 
 def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
@@ -36,26 +35,31 @@ def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
     return folder, config
 
 
-@dataclass(frozen=True)
-class OpenRun:
-    """A trained flow, ready to draw on this process.
+def compared_with(config: RunConfig, data: trainer.data.AnyConfig | None) -> RunConfig:
+    """A run whose samples are compared with other data than its own.
 
-    Attributes:
-        checkpoint: name of the checkpoint.
-        config: the run, with the data that it is measured against.
-        task: knows what the network predicts.
-        model: the network with its averaged weights, in evaluation mode.
+    Args:
+        config: the run.
+        data: the real examples; None: the run's own.
+
+    Raises:
+        ValueError: examples of the run have another shape or other classes than the data.
     """
-
-    checkpoint: str
-    config: RunConfig
-    task: FlowTask
-    model: Network
+    if data is None or config.flow is None:
+        return config
+    for name in ("shape", "num_classes"):
+        drawn, real = getattr(config.data, name), getattr(data, name)
+        if drawn != real:
+            raise ValueError(
+                f"data.{name}: {config.run.dir} draws {drawn}, and the data have {real}; give its own data"
+            )
+    flow = config.flow.model_copy(update={"source": config.source_data})
+    return config.model_copy(update={"data": data, "flow": flow})
 
 
 @contextmanager
-def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterator[OpenRun]:
-    """Restores the averaged weights of a run's newest whole checkpoint on this process alone.
+def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterator[TrainedFlow]:
+    """Restores the averaged weights of a run's newest intact checkpoint on this process alone.
 
     Args:
         run_dir: folder of the run.
@@ -70,16 +74,8 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
     """
     folder, config = restored_flow(run_dir)
     check_restorable(config, folder)
-    if data is not None:
-        for name in ("shape", "num_classes"):
-            found, wanted = getattr(config.data, name), getattr(data, name)
-            if found != wanted:
-                raise ValueError(f"data.{name}: {run_dir} draws {found}, and the data have {wanted}; give its own data")
+    compared = compared_with(config, data)
     check_latents(config)
     with joined(Launch.from_environment()):
-        task, model = FlowTask(config), restore(config, plan_layout(config, 1), folder)
-        compared = config
-        if data is not None and config.flow is not None:
-            flow = config.flow.model_copy(update={"source": config.starts_at})
-            compared = config.model_copy(update={"data": data, "flow": flow})
-        yield OpenRun(folder.name, compared, task, model)
+        model = restore(config, plan_layout(config, 1), folder)
+        yield TrainedFlow(compared, FlowParts(config), model, folder.name)

@@ -1,21 +1,28 @@
-"""What a step learns from: the protocol that the training loop sees, its implementations and `build`."""
+"""What a step learns: a file for each task, and `build`. The protocol is in :mod:`trainer.training.task`."""
 
-from trainer.config.model import AutoencoderConfig, GPTConfig
+from typing import Any
+
 from trainer.config.run import RunConfig
+from trainer.config.task import FlowTaskConfig, NextTokenTaskConfig, ReconstructionTaskConfig
 from trainer.task.flow import DrawnPoints, FlowTask
 from trainer.task.next_token import NextTokenTask
-from trainer.task.protocol import Drawn, Task
 from trainer.task.reconstruction import ReconstructionTask
+from trainer.training.task import Drawn, Networks, Task
 
 
-def build(config: RunConfig) -> Task:
-    """The task that the kind of the model asks for."""
-    match config.model:
-        case GPTConfig():
-            return NextTokenTask()
-        case AutoencoderConfig() as model:
-            return ReconstructionTask(model)
-    return FlowTask(config)
+def build(config: RunConfig) -> Task[Any]:
+    """The task that the section ``task`` names.
+
+    Args:
+        config: the run.
+    """
+    match config.task:
+        case FlowTaskConfig():
+            return FlowTask(config)
+        case NextTokenTaskConfig():
+            return NextTokenTask(config)
+        case ReconstructionTaskConfig():
+            return ReconstructionTask(config)
 
 
-__all__ = ["Drawn", "DrawnPoints", "FlowTask", "NextTokenTask", "ReconstructionTask", "Task", "build"]
+__all__ = ["Drawn", "DrawnPoints", "FlowTask", "Networks", "NextTokenTask", "ReconstructionTask", "Task", "build"]

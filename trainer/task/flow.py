@@ -1,24 +1,29 @@
 """Flow matching."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
-from trainer.config.run import RunConfig
+from trainer.config.constraints.drawing import drawable
+from trainer.config.model import AutoencoderConfig, GPTConfig
+from trainer.config.run import PointSample, RunConfig
 from trainer.data import Batch
-from trainer.flow import Condition, context, coupling, objective, path, target, time
+from trainer.flow import Condition, coupling, objective, time
 from trainer.flow.coupling import Pairs
-from trainer.flow.field import NetworkField, Predict, SegmentField, guided
 from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
-from trainer.task.latent_space import build as build_space
-from trainer.task.protocol import Task
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.preview import preview
+from trainer.sampling.trained import compared_with
 from trainer.task.teacher import Teacher
+from trainer.training.task import Networks, Task
+from trainer.training.weighting import FEW
 
 
 class DrawnPoints(NamedTuple):
@@ -26,8 +31,8 @@ class DrawnPoints(NamedTuple):
 
     Attributes:
         log_weight: see `Drawn`.
-        sample: where the network is asked, and what it should say.
-        condition: what it is told.
+        sample: the states where the network is called, and what it should predict.
+        condition: what it reads beside state and time.
     """
 
     log_weight: Tensor | None
@@ -35,25 +40,21 @@ class DrawnPoints(NamedTuple):
     condition: Condition
 
 
-class FlowTask(Task):
+class FlowTask(Task[DrawnPoints]):
     """Flow matching, put together from coupling, time, path, target and objective."""
 
     def __init__(self, config: RunConfig) -> None:
         """Builds the parts that the configuration names."""
         assert config.flow is not None
         assert not isinstance(config.model, GPTConfig | AutoencoderConfig)
-        self.space = build_space(config)
-        self.context = config.flow.context and context.build(config.flow.context)
-        self.data_scale = config.flow.data_scale
+        self.config = config
+        self.parts = FlowParts(config)
         self.coupling = coupling.build(config.flow.coupling)
         self.time = time.build(config.flow.time)
-        self.path = path.build(config.flow.path)
-        self.target = target.build(config.flow.target, path=self.path)
-        chosen = config.flow.objective
+        chosen, parts = config.flow.objective, self.parts
         teacher = Teacher(chosen.teacher) if isinstance(chosen, objective.AlignedConfig) else None
-        self.objective = objective.build(chosen, target=self.target, path=self.path, teacher=teacher)
-        self.network, self.label_dropout = config.model, config.model.label_dropout
-        self.null_label = config.data.num_classes
+        self.objective = objective.build(chosen, target=parts.target, path=parts.path, teacher=teacher)
+        self.label_dropout = config.model.label_dropout
 
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
@@ -62,7 +63,7 @@ class FlowTask(Task):
         conditions, states, sources = [], [], []
         for batch, generator in zip(batches, generators, strict=True):
             conditions.append(self._condition(batch, generator))
-            states.append(self.state_of(batch, generator))
+            states.append(self.parts.states_of(batch.x_1, generator))
             sources.append(batch.x_0)
         paired = self.coupling.draw_step(states, conditions, generators=generators, x_0=sources, ranks=ranks)
         together = zip(paired, batches, generators, strict=True)
@@ -72,47 +73,33 @@ class FlowTask(Task):
         """See `Task.loss`."""
         return self.objective.loss(model, drawn.sample, drawn.condition)
 
-    def held_out_figures(self, loss: float) -> dict[str, float]:
-        """See `Task.held_out_figures`."""
-        return {"held_out_loss": loss}
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """See `Task.show`; a grid of images, or a plot of points, as the section ``sample`` says."""
+        if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
+            return
+        with networks.average() as model:
+            preview(TrainedFlow(self.config, self.parts, model), stem.with_suffix(".png"), seed=seed)
 
-    def field(self, model: Model, condition: Condition, guidance: float) -> NetworkField:
-        """What a sampler follows to draw examples of a condition.
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
+        """See `Task.measure`; quality against function evaluations, directness of paths, likelihood."""
+        from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
-        Args:
-            model: the network.
-            condition: of the examples.
-            guidance: scale of classifier-free guidance, 0 or more; it is away from no class, with the same context.
-        """
-        nothing = condition
-        if condition.label is not None:
-            nothing = replace(condition, label=torch.full_like(condition.label, self.null_label))
+        with networks.average() as model:
+            flow = TrainedFlow(compared_with(self.config, spec.data), self.parts, model, spec.checkpoint)
+            return FlowMeasurement.of(flow, spec, progress)
 
-        def bind(network: Callable[[Tensor, Tensor, Condition], Tensor]) -> Predict:
-            return guided(network, condition, nothing, guidance)
-
-        if not isinstance(self.network, BlockwiseConfig | BlockwiseMLPConfig):
-            return NetworkField(bind(model), self.target)
-        approximates = isinstance(self.network, BlockwiseConfig) and self.network.residual_layers > 0
-        return SegmentField(bind(model), self.target, model, bind, self.network.segments, approximates)
-
-    def state_of(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The states [B, *D] that paths to some examples end at."""
-        state = self.space.encode(batch.x_1, generator=generator)
-        return state if self.data_scale == 1 else self.data_scale * state
-
-    def data_of(self, x: Tensor) -> Tensor:
-        """The states [B, *D] at the end of a path, in the units of the space that they live in."""
-        return x if self.data_scale == 1 else x / self.data_scale
-
-    def told(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
-        """The context of each of some images [B, C, H, W]; None where the network is told of nothing."""
-        if self.context is None:
-            return None
-        return self.context.draw(images, self.space, generator=generator).context
+    def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:
+        """See `Task.cautions`; weights of which few count make noisy gradients."""
+        share = figures.get("effective_share", 1.0)
+        if share >= FEW:
+            return {}
+        return {
+            "effective_share": f"only {share:.1%} of the pairs count (effective_share); a larger epsilon or "
+            "marginal_weight of flow.coupling weighs them more evenly"
+        }
 
     def _condition(self, batch: Batch, generator: torch.Generator) -> Condition:
-        return Condition(self._hide_labels(batch.labels, generator), self.told(batch.x_1, generator))
+        return Condition(self._hide_labels(batch.labels, generator), self.parts.context_of(batch.x_1, generator))
 
     def _points(self, pairs: Pairs, interval: Tensor | None, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(pairs.x_1.shape[0], generator=generator, device=pairs.x_1.device)
@@ -120,11 +107,11 @@ class FlowTask(Task):
             pairs = pairs._replace(interval=interval)
             start, end = interval.to(t).unbind(1)
             t = start + (end - start) * t
-        sample = self.path.sample(pairs, t, generator=generator)
+        sample = self.parts.path.sample(pairs, t, generator=generator)
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
 
     def _hide_labels(self, labels: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if labels is None:
             return None
         hidden = torch.rand(labels.shape, generator=generator) < self.label_dropout
-        return labels.masked_fill(hidden.to(labels.device), self.null_label)
+        return labels.masked_fill(hidden.to(labels.device), self.parts.null_label)

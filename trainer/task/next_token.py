@@ -1,16 +1,19 @@
 """Language modelling."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.config.run import RunConfig, TextSample
 from trainer.data import Batch
 from trainer.flow.objective import LossTerms
-from trainer.task.protocol import Task
+from trainer.sampling.text import preview_texts
+from trainer.training.task import Networks, Task
 
 
 class DrawnWindows(NamedTuple):
@@ -25,8 +28,12 @@ class DrawnWindows(NamedTuple):
     tokens: Tensor
 
 
-class NextTokenTask(Task):
+class NextTokenTask(Task[DrawnWindows]):
     """Each byte of a window but the first, predicted from those before it; an example's loss is its mean in nats."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Keeps the run, whose section ``sample`` has the prompts."""
+        self.config = config
 
     def draw(
         self,
@@ -41,6 +48,13 @@ class NextTokenTask(Task):
         """See `Task.loss`."""
         return LossTerms(model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]), terms={})
 
-    def held_out_figures(self, loss: float) -> dict[str, float]:
-        """See `Task.held_out_figures`; a token is a byte, so its loss in bits compares with what a compressor needs."""
-        return {"held_out_loss": loss, "held_out_bits_per_byte": loss / math.log(2)}
+    def examine(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> Mapping[str, Tensor]:
+        """See `Task.examine`; a token is a byte, so its loss in bits compares with what a compressor needs."""
+        loss = self.loss(model, drawn).per_example
+        return {"held_out_loss": loss, "held_out_bits_per_byte": loss.double() / math.log(2)}
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """See `Task.show`; continued prompts, as the section ``sample`` says."""
+        assert isinstance(self.config.sample, TextSample)
+        with networks.average() as model:
+            preview_texts(self.config.sample, model, stem.with_suffix(".txt"), seed=seed)

@@ -1,6 +1,7 @@
 """Autoencoding."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -8,9 +9,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.config.model import AutoencoderConfig
+from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow.objective import LossTerms
-from trainer.task.protocol import Task
+from trainer.model.autoencoder import Autoencoder
+from trainer.sampling.preview import preview_reconstructions
+from trainer.training.task import Networks, Task
 
 
 class DrawnImages(NamedTuple):
@@ -27,15 +31,16 @@ class DrawnImages(NamedTuple):
     noise: Tensor
 
 
-class ReconstructionTask(Task):
+class ReconstructionTask(Task[DrawnImages]):
     """Mean squared error of a pixel, and the weighted Kullback-Leibler divergence of a latent value from N(0, 1).
 
     Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, equation 10.
     """
 
-    def __init__(self, model: AutoencoderConfig) -> None:
+    def __init__(self, config: RunConfig) -> None:
         """Takes the sizes of the latents and the weight from the network's configuration."""
-        self._model = model
+        assert isinstance(config.model, AutoencoderConfig)
+        self.config, self._model = config, config.model
 
     def draw(
         self,
@@ -54,9 +59,11 @@ class ReconstructionTask(Task):
         terms = {"reconstruction_error": error.mean().detach(), "latent_divergence": divergence.mean().detach()}
         return LossTerms(error + self._model.kl_weight * divergence, terms=terms)
 
-    def held_out_figures(self, loss: float) -> dict[str, float]:
-        """See `Task.held_out_figures`."""
-        return {"held_out_loss": loss}
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:  # noqa: ARG002
+        """See `Task.show`; held-out images above their reconstructions."""
+        with networks.average() as model:
+            assert isinstance(model, Autoencoder)
+            preview_reconstructions(self.config, model, stem.with_suffix(".png"))
 
     def _draw(self, images: Tensor, generator: torch.Generator) -> DrawnImages:
         height, width = (length // self._model.factor for length in images.shape[2:])

@@ -2,16 +2,16 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-import trainer.task
 from moe.router.protocol import Router
 from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import step_folder, step_of
@@ -23,7 +23,7 @@ from trainer.checkpoint.whole import weights_file, whole_together
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples
+from trainer.data import SPLITS, Batch, Dataset, Loader, TooManyBadExamples
 from trainer.data.bad_examples import BadExampleList
 from trainer.data.feed import Feed
 from trainer.distributed.engine.build import build_engine
@@ -41,24 +41,29 @@ from trainer.observe.profile import ProfileWindow
 from trainer.observe.protocol import Sink
 from trainer.observe.speed import Speed
 from trainer.observe.stragglers import OwnWork, Stragglers
-from trainer.sampling.preview import write_sample
-from trainer.task import Drawn
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 from trainer.training.failure import RunFailed
 from trainer.training.generators import micro_batch_generator, seed_dropout
 from trainer.training.guard import Guard
+from trainer.training.networks import TrainingNetworks
 from trainer.training.reduction import agree, gathered, mean_terms
 from trainer.training.schedule import learning_rate
+from trainer.training.task import Drawn, Task
 from trainer.training.validation import HeldOut
-from trainer.training.weighting import FEW, effective_share, relative_weights
+from trainer.training.weighting import effective_share, relative_weights
 
 if TYPE_CHECKING:
     from trainer.training.migration.live import LiveMigration
 
 
 def train(
-    config: RunConfig, layout: Layout, launch: Launch, dataset: Dataset, sinks: Callable[[int], list[Sink]]
+    config: RunConfig,
+    layout: Layout,
+    launch: Launch,
+    task: Callable[[], Task[Any]],
+    dataset: Dataset,
+    sinks: Callable[[int], list[Sink]],
 ) -> int:
     """Trains until the last step of the run, from its newest whole checkpoint if there is one.
 
@@ -66,6 +71,7 @@ def train(
         config: the run.
         layout: how it is laid out over the ranks.
         launch: what the launcher said.
+        task: builds what the run learns, once the process groups exist.
         dataset: what the run learns from.
         sinks: opens what rank 0 sends figures to, from the step that the run goes on from; empty elsewhere.
 
@@ -89,7 +95,7 @@ def train(
                 if resumes is not None:
                     Manifest.read(resumes).check_identity(resumes, identity_of(config))
                     layout = resumed_layout(config, layout, resumes)
-                training = _Training(config, layout, launch, dataset, sinks(step_of(resumes)), resumes)
+                training = _Training(config, layout, launch, task(), dataset, sinks(step_of(resumes)), resumes)
                 limit_collectives(limits.collective_timeout_s)
                 with training.stop.listening():
                     stopped = training.run(watch.beat)
@@ -115,6 +121,16 @@ class _StepFigures:
     stop: bool
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What a step learns from: the ids of the examples of each micro batch, then for each loss what was drawn and the
+    weights of its pairs."""
+
+    examples: list[Tensor]
+    drawn: Sequence[Drawn]
+    weights: list[Tensor | None]
+
+
 class _Training:
     """One run on one rank."""
 
@@ -123,26 +139,30 @@ class _Training:
         config: RunConfig,
         layout: Layout,
         launch: Launch,
+        task: Task[Any],
         dataset: Dataset,
         sinks: list[Sink],
         resumes: Path | None,
     ) -> None:
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
-        self.task = trainer.task.build(config)
+        self.task = task
         self.module = build_model(config, layout)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
         if config.model.init_from is not None and resumes is None:
             initialise_from(self.module, weights_file(config.model.init_from), new_parameters(config))
-        self.engine = build_engine(self.module, config, layout, launch.device)
+        losses = replace(layout, accumulation=layout.accumulation * task.passes)
+        self.engine = build_engine(self.module, config, losses, launch.device)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
+        self.networks = TrainingNetworks(self.engine, self.average)
         self.loader = self._train_loader()
         self.feed = Feed(self.loader, config.data_loading)
         self.data_ranks = data_ranks()
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
         self.stop = StopRequest()
         self.guard = Guard(config.guard, config.run.dir / "guard")
-        self.cautioned = False
+        self.cautioned: set[str] = set()
+        self.coming: deque[_Share] = deque()
         self.own_work = OwnWork(launch.device)
         self.stragglers = Stragglers(config.guard.straggler_factor)
         self.migration = self._live_migration()
@@ -156,7 +176,7 @@ class _Training:
             max_bad_share=config.data_loading.max_bad_share,
         )
         self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
-        shared = {"guard": self.guard}
+        shared = {"guard": self.guard, "task": task}
         checkpoints = config.run.dir / "checkpoints"
         self.saver = Saver(checkpoints, config, layout, self.engine, self.average, self.migration, shared)
         if resumes is not None:
@@ -194,9 +214,10 @@ class _Training:
                 self.migration.after(step)
             if _due(step, config.sample.every):
                 self._sample(step)
-            if step == config.optim.steps or figures.stop or _due(step, config.checkpoint.every):
+            stops = figures.stop and step % self.task.cycle == 0
+            if step == config.optim.steps or stops or _due(step, config.checkpoint.every):
                 self.saver.save(step)
-            if figures.stop:
+            if stops:
                 self.saver.wait()
                 stopped = step < config.optim.steps
                 if stopped and self.launch.rank == 0:
@@ -211,58 +232,74 @@ class _Training:
         losses: list[Tensor] = []
         terms: list[Mapping[str, Tensor]] = []
         self.expert_load.start()
-        examples, drawn, weights = self._draw(step)
-        for local in range(self.layout.accumulation):
-            micro = self.loader.global_micro(local)
+        if not self.coming:
+            self.coming.extend(self._share_out(step))
+        share = self.coming.popleft()
+        weights = share.weights
+        for local in range(self.layout.accumulation * self.task.passes):
+            micro = self.loader.global_micro(0) * self.task.passes + local
             with self.trace.step(step, local, micro):
                 with self.own_work.measured(), phase("forward"):
                     seed_dropout(self.config.run.seed, "train", step, micro)
-                    found = self.task.loss(self.engine.model, drawn[local])
-                    loss = found.mean(weights[local])
+                    computed = self.task.loss(self.engine.model, share.drawn[local])
+                    loss = computed.mean(weights[local])
                 with phase("backward"):
                     self.engine.backward(loss)
             losses.append(loss.detach())
-            terms.append(found.terms)
+            terms.append(computed.terms)
         agreed = agree(losses, own_s=self.own_work.take(), stop=self.stop.made)
-        with self.trace.update(step, self.layout.accumulation - 1), phase("optimizer"):
+        with self.trace.update(step, self.layout.accumulation * self.task.passes - 1), phase("optimizer"):
             outcome = self.engine.step(
-                learning_rate(self.config.optim, step),
-                accept=lambda norm: self.guard.objection(agreed.losses, norm) is None,
+                learning_rate(self.config.optim, step), lambda norm: self.guard.objection(agreed.losses, norm)
             )
-        if outcome.taken:
+        if outcome.reason is None:
             self.guard.taken(agreed.losses, outcome.norm)
             self.average.update(step)
             for router in self.routers:
                 router.update_bias()
         else:
-            self._skip(step, agreed.losses, outcome.norm, losses, examples)
+            self._skip(step, outcome.reason, outcome.norm, losses, share.examples)
         self.stragglers.take(agreed.own_s)
         return _StepFigures(fmean(agreed.losses), terms, weights, outcome.norm, agreed.stop)
 
-    def _draw(self, step: int) -> tuple[list[Tensor], Sequence[Drawn], list[Tensor | None]]:
-        """The ids of the examples of this rank's micro batches, what is drawn for each, and what its pairs weigh."""
-        micros = range(self.layout.accumulation)
+    def _share_out(self, first: int) -> Iterator[_Share]:
+        """Draws all micro batches of the cycle that begins with a step, collects, and gives each step its share."""
+        steps = range(first, first + self.task.cycle)
+        batches = [self._read(step) for step in steps]
+        drawn: list[Drawn] = []
+        for step, of_step in zip(steps, batches, strict=True):
+            micros = [self.loader.global_micro(local) for local in range(self.layout.accumulation)]
+            generators = [micro_batch_generator(self.config.run.seed, "train", step, micro) for micro in micros]
+            with self.trace.drawing(step), phase("forward"), self.own_work.measured():
+                drawn += self.task.draw(of_step, generators, self.data_ranks)
         with self.own_work.measured():
-            taken = (self.bad_examples.take(step, self.feed.batch(step - 1, local)) for local in micros)
-            batches = [batch.to(self.launch.device) for batch in taken]
-            places = [self.loader.global_micro(local) for local in micros]
-            generators = [micro_batch_generator(self.config.run.seed, "train", step, micro) for micro in places]
-        with self.trace.drawing(step), phase("forward"):
-            with self.own_work.measured():
-                drawn = self.task.draw(batches, generators, self.data_ranks)
-            weights = relative_weights([micro_batch.log_weight for micro_batch in drawn])
-        return [batch.ids for batch in batches], drawn, weights
+            collected = self.task.collect(drawn, self.networks, self.data_ranks)
+        num = self.layout.accumulation * self.task.passes
+        if len(collected) != num * len(steps):
+            raise RuntimeError(
+                f"{type(self.task).__name__}.collect: gave {len(collected)} entries; {len(drawn)} micro batches in "
+                f"{self.task.passes} passes need {num * len(steps)}"
+            )
+        for place, (step, of_step) in enumerate(zip(steps, batches, strict=True)):
+            own = collected[place * num : (place + 1) * num]
+            with self.trace.drawing(step), phase("forward"):
+                weights = relative_weights([micro_batch.log_weight for micro_batch in own])
+            yield _Share([batch.ids for batch in of_step], own, weights)
 
-    def _skip(
-        self, step: int, by_rank: Sequence[float], norm: float, losses: list[Tensor], examples: list[Tensor]
-    ) -> None:
+    def _read(self, step: int) -> list[Batch]:
+        """The micro batches of this rank for a step, on its device."""
+        with self.own_work.measured():
+            return [
+                self.bad_examples.take(step, self.feed.batch(step - 1, local)).to(self.launch.device)
+                for local in range(self.layout.accumulation)
+            ]
+
+    def _skip(self, step: int, reason: str, norm: float, losses: list[Tensor], examples: list[Tensor]) -> None:
         """Forgets a step that was not taken, and writes down what it was made of; collective."""
         for router in self.routers:
             router.forget()
         every_loss, every_example = gathered(torch.stack(losses)), gathered(torch.stack(examples).to(losses[0].device))
         if self.launch.rank == 0:
-            reason = self.guard.objection(by_rank, norm)
-            assert reason is not None, "the engine drops a step only if the guard objects"
             path = self.guard.note(step, reason, norm, every_loss.tolist(), every_example.tolist())
             print(f"step {step} is skipped: {reason}; see {path}", file=sys.stderr, flush=True)
         self.guard.skip(step)
@@ -270,7 +307,6 @@ class _Training:
     def _log(self, step: int, figures: _StepFigures, step_s: float) -> None:
         """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
         share = effective_share(figures.weights)
-        self._caution(step, share.get("effective_share", 1.0))
         values = {
             "loss": figures.loss,
             **mean_terms(figures.terms),
@@ -286,31 +322,25 @@ class _Training:
             **(self.migration.figures() if self.migration is not None else {}),
         }
         if _due(step, self.config.evaluate.every):
-            loss = self.held_out.loss(step, self.task, self.module, self.average, self.launch.device)
-            values |= self.task.held_out_figures(loss)
+            values |= self.held_out.figures(step, self.task, self.networks, self.launch.device)
+        self._caution(step, values)
         values["bad_samples"] = self.bad_examples.count()
         for sink in self.sinks:
             sink.write(step, values)
             if self.expert_load.layers:
                 sink.write_experts(self.expert_load.use())
 
-    def _caution(self, step: int, share: float) -> None:
-        """Says once that few pairs of a batch count."""
-        if share >= FEW or self.cautioned or self.launch.rank != 0:
-            return
-        self.cautioned = True
-        print(
-            f"step {step}: only {share:.1%} of the pairs count (effective_share); a larger epsilon or marginal_weight "
-            "of flow.coupling weighs them more evenly",
-            file=sys.stderr,
-            flush=True,
-        )
+    def _caution(self, step: int, figures: Mapping[str, float]) -> None:
+        """Prints what the task finds remarkable about its figures, each remark once."""
+        for name, line in self.task.cautions(figures).items():
+            if name not in self.cautioned and self.launch.rank == 0:
+                print(f"step {step}: {line}", file=sys.stderr, flush=True)
+            self.cautioned.add(name)
 
     def _sample(self, step: int) -> None:
-        """Draws what the run is asked to show to samples/; collective."""
+        """Lets the task show in samples/ what it has learned; collective."""
         name = step_folder(Path(), step).name
-        with self.average.in_place():
-            write_sample(self.config, self.task, self.module, self.config.run.dir / "samples" / name)
+        self.task.show(self.networks, self.config.run.dir / "samples" / name, seed=self.config.run.seed)
 
     def _live_migration(self) -> "LiveMigration | None":
         if self.config.moe is None or self.config.moe.migration is None:

@@ -1,7 +1,9 @@
 """The train verb: everything that can be refused is refused before a process group exists."""
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import trainer.data
 from moe.files import FileError, replacing
@@ -15,18 +17,30 @@ from trainer.distributed.process.lock import locked
 from trainer.model.build import inherited_shapes
 from trainer.model.weights import check_weights
 from trainer.observe.protocol import Sink
-from trainer.task.latent_space import check_latents
-from trainer.task.teacher import check_teacher
+from trainer.sampling.latent_space import check_latents
+from trainer.training.task import Task
 
 
-def _train(config: RunConfig, launch: Launch) -> int:
-    """Trains one rank of a run."""
+def train_run(config: RunConfig, launch: Launch, task: Callable[[], Task[Any]]) -> int:
+    """Trains one rank of a run.
+
+    Args:
+        config: the run.
+        launch: what the launcher said.
+        task: builds what the run learns, once the process groups exist.
+
+    Returns:
+        0, or 75 if the run was told to stop: it has saved and wants to be started again.
+
+    Raises:
+        ValueError: the configuration, the run folder or a port cannot be used; nothing has been joined or written.
+        RunFailed: the run cannot go on.
+    """
     layout = plan_layout(config, launch.world_size)
     newest, _ = origin(config)
     if newest is None and config.model.init_from is not None:
         check_weights(weights_file(config.model.init_from), inherited_shapes(config))
     check_latents(config)
-    check_teacher(config)
     dataset = trainer.data.build(config.data, config.source)
     with ExitStack() as closing:
         claimed: list[Sink] = []
@@ -40,7 +54,7 @@ def _train(config: RunConfig, launch: Launch) -> int:
             return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
 
         try:
-            return train(config, layout, launch, dataset, sinks)
+            return train(config, layout, launch, task, dataset, sinks)
         except FileError:
             raise
         except ValueError as error:

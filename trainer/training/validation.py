@@ -1,15 +1,16 @@
 """How well the averaged weights do on what they have not seen."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Dataset, Loader
 from trainer.data.bad_examples import BadExampleList
-from trainer.distributed.engine.ema import MovingAverage
-from trainer.model.network import Network
-from trainer.task import Task
 from trainer.training.generators import micro_batch_generator, seed_dropout
+from trainer.training.task import Networks, Task
 from trainer.training.weighting import weighted_mean
 
 
@@ -42,20 +43,22 @@ class HeldOut:
             max_bad_share=config.data_loading.max_bad_share,
         )
 
-    @torch.no_grad()
-    def loss(self, step: int, task: Task, module: Network, average: MovingAverage, device: torch.device) -> float:
-        """Mean loss of the averaged weights, each example once a tensor rank and by its weight; collective.
+    def figures(self, step: int, task: Task[Any], networks: Networks, device: torch.device) -> dict[str, float]:
+        """Means of what a task examines, each example once a tensor rank and by its weight; collective.
 
         Args:
             step: optimiser steps done.
-            task: whose loss it is.
-            module: the network.
-            average: its averaged weights.
+            task: what the run learns.
+            networks: the run's network, whose averaged weights are examined.
             device: where this rank computes.
+
+        Returns:
+            The mean of each figure by its name in the metrics.
         """
-        losses, log_weights = [], []
+        examined: dict[str, list[Tensor]] = {}
+        log_weights = []
         micro_batch = self._layout.micro_batch
-        with average.in_place():
+        with networks.average() as module:
             for index in range(-(-self._examples // self._chunk)):
                 first = index * self._chunk + self._loader.global_micro(0) * micro_batch
                 place = self._seed, "held_out", first // micro_batch, 0
@@ -63,6 +66,7 @@ class HeldOut:
                 (drawn,) = task.draw([batch], [micro_batch_generator(*place)])
                 seed_dropout(*place)
                 own = slice(max(0, self._examples - first))
-                losses.append(task.loss(module, drawn).per_example[own])
+                for name, values in task.examine(module, drawn).items():
+                    examined.setdefault(name, []).append(values[own])
                 log_weights.append(None if drawn.log_weight is None else drawn.log_weight[own])
-        return weighted_mean(losses, log_weights)
+        return {name: weighted_mean(values, log_weights) for name, values in examined.items()}

@@ -87,10 +87,10 @@ def followed(
 ) -> Tensor:
     """Samples by so many steps of Euler's method a segment."""
     config = SegmentedConfig(segments=segments, within=EulerConfig(steps=steps))
-    field = task.field(network, condition, 1.0)
+    field = task.parts.field(network, condition, 1.0)
     assert isinstance(field, SegmentField)
     field = replace(field, approximates=approximates)
-    return sampler.build(config, path=task.path).sample(field, x_0, sampler.times(config)).final
+    return sampler.build(config, path=task.parts.path).sample(field, x_0, sampler.times(config)).final
 
 
 class DigitsOfASeed:
@@ -138,7 +138,7 @@ class DigitsOfASeed:
         generator = torch.Generator().manual_seed(3000 + self.seed)
         images, labels = self.held_out.repeat(4, 1, 1, 1), self.held_out_labels.repeat(4)
         noise, t = torch.randn(images.shape, generator=generator), torch.rand(len(images), generator=generator)
-        return task.path.sample(Pairs(noise, images), t, generator=generator), Condition(labels)
+        return task.parts.path.sample(Pairs(noise, images), t, generator=generator), Condition(labels)
 
     @torch.no_grad()
     def _alignment(self, task: FlowTask, network: Blockwise) -> None:

@@ -48,7 +48,7 @@ def run(flow: dict[str, Any], data: Tensor, seed: int) -> dict[str, float]:
     def measure(step: int, trained: nn.Module) -> None:
         if step in STEPS:
             for evaluations in (3, 20):
-                drawn = task.data_of(follow(task, trained, start, evaluations).final)
+                drawn = task.parts.data_of(follow(task, trained, start, evaluations).final)
                 figures[f"FD {evaluations}, {step} steps"] = frechet_distance(drawn.numpy(), data.numpy())
 
     network = PlainNetwork(64, hidden=256, layers=3, seed=seed)

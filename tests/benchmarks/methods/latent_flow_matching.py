@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, frechet_distance, rows, train
 from trainer.config.model import AutoencoderConfig
+from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Digits
 from trainer.evaluation.accuracy import class_accuracy
 from trainer.flow import Condition
@@ -26,8 +27,8 @@ from trainer.flow.context import SemanticMapConfig, block_levels
 from trainer.flow.space import Space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
+from trainer.sampling.latent_space import Coder, Latents
 from trainer.task import FlowTask, ReconstructionTask
-from trainer.task.latent_space import Coder, Latents
 
 VALUES, CLASSES, BATCH = 16, 10, 256
 STEPS, INPAINTING_STEPS = 1200, 2400
@@ -94,7 +95,7 @@ class Measurement:
         floor = frechet_distance(self.held_out.numpy(), self.images.numpy())
         self._note("360 real digits that were held out", frechet=floor)
         pixels = flow_task({}, model={"kind": "dit"})
-        self._classes("pixels", pixels, pixels.space, reconstructed=self.images)
+        self._classes("pixels", pixels, pixels.parts.space, reconstructed=self.images)
         components, vae, flat = Components(self.images), self._trained(VAE), self._trained(FLAT_VAE)
         coders: dict[str, Coder] = {"components": components, "variational": vae, "variational, 4 x 4": flat}
         spaces = {name: self._space(coder) for name, coder in coders.items()}
@@ -107,7 +108,7 @@ class Measurement:
         self._maps("variational, 4 x 4", spaces["variational, 4 x 4"])
 
     def _classes(self, name: str, task: FlowTask, space: Space, reconstructed: Tensor) -> None:
-        task.space = space
+        task.parts.space = space
         network = self._network(task, self._states(space).shape[1:], context_values=0)
         floor = frechet_distance(reconstructed.numpy(), self.images.numpy()) if name != "pixels" else 0.0
         for guidance in (1.0, 1.5):
@@ -118,9 +119,9 @@ class Measurement:
 
     def _inpainting(self, name: str, space: Space) -> None:
         task = flow_task({"context": {"kind": "inpainting", "mask": {"kind": "centre"}}}, model={"kind": "dit"})
-        task.space = space
-        assert task.context is not None
-        seen = task.context.draw(self.held_out, space, generator=self._generator())
+        task.parts.space = space
+        assert task.parts.context is not None
+        seen = task.parts.context.draw(self.held_out, space, generator=self._generator())
         shape, known = self._states(space).shape[1:], seen.context[0].numel()
         network = self._network(task, shape, context_values=known, steps=INPAINTING_STEPS)
         unlabelled = torch.full((len(self.held_out),), CLASSES)
@@ -142,9 +143,9 @@ class Measurement:
 
     def _maps(self, name: str, space: Space) -> None:
         task = flow_task({"context": MAP.model_dump()}, model={"kind": "dit"})
-        task.space = space
-        assert task.context is not None
-        seen = task.context.draw(self.held_out, space, generator=self._generator())
+        task.parts.space = space
+        assert task.parts.context is not None
+        seen = task.parts.context.draw(self.held_out, space, generator=self._generator())
         states = self._states(space)
         untrained = ToldOfMaps(tuple(states.shape[1:]), self.seed)
         (first,) = task.draw([rows(self.images, self.labels)(BATCH, self._generator())], [self._generator()])
@@ -165,9 +166,9 @@ class Measurement:
     def _trained(self, config: AutoencoderConfig) -> Autoencoder:
         coder = Autoencoder(config, shape=(1, 8, 8), generator=self._generator())
         data = rows(self.images)
-        trained = train(
-            ReconstructionTask(config), data, coder, steps=800, batch=128, lr=3e-3, seed=self.seed, ema=0.99
-        )
+        document = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, "model": config.model_dump()}
+        task = ReconstructionTask(RunConfig.model_validate(document))
+        trained = train(task, data, coder, steps=800, batch=128, lr=3e-3, seed=self.seed, ema=0.99)
         assert isinstance(trained, Autoencoder)
         return trained.requires_grad_(False)
 
@@ -188,17 +189,17 @@ class Measurement:
         return self._fitted(task, network, steps)
 
     def _fitted(self, task: FlowTask, network: nn.Module, steps: int = STEPS) -> nn.Module:
-        if task.context is not None:
+        if task.parts.context is not None:
             task.label_dropout = 1.0
         data = rows(self.images, self.labels)
         return train(task, data, network, steps=steps, batch=BATCH, lr=1e-3, seed=self.seed, ema=0.99)
 
     def _drawn(self, task: FlowTask, network: nn.Module, condition: Condition, guidance: float) -> Tensor:
         assert condition.label is not None
-        shape = self._states(task.space).shape[1:]
+        shape = self._states(task.parts.space).shape[1:]
         noise = torch.randn(len(condition.label), *shape, generator=self._generator())
         final = follow(task, network, noise, steps=20, condition=condition, guidance=guidance, seed=self.seed).final
-        return task.space.decode(task.data_of(final))
+        return task.parts.space.decode(task.parts.data_of(final))
 
     def _accuracy(self, images: Tensor, labels: Tensor) -> float:
         return class_accuracy(images.numpy(), labels.numpy(), self.images.numpy(), self.labels.numpy())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe.random.keyed import derived_keys
+from moe.random.keyed import fold_in
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.evaluation.frechet import frechet_distance
@@ -215,6 +215,6 @@ def follow(
         seed: of what the sampler draws.
     """
     config = config or EulerConfig(steps=steps)
-    field = task.field(network, condition, guidance)
-    keys = derived_keys(torch.tensor(seed), torch.arange(len(x_0)))
-    return sampler.build(config, path=task.path).sample(field, x_0, sampler.times(config), keys=keys)
+    field = task.parts.field(network, condition, guidance)
+    keys = fold_in(torch.tensor(seed), torch.arange(len(x_0)))
+    return sampler.build(config, path=task.parts.path).sample(field, x_0, sampler.times(config), keys=keys)

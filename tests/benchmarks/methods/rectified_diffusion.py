@@ -48,8 +48,8 @@ def flow(target: str, **changes: Any) -> dict[str, Any]:
 @torch.no_grad()
 def drawn(task: FlowTask, network: nn.Module, start: Tensor, times: Tensor) -> Trajectory:
     """First-order steps along a grid."""
-    field = task.field(network, UNCONDITIONAL, 1.0)
-    return FirstOrder(task.path).sample(field, start, times)
+    field = task.parts.field(network, UNCONDITIONAL, 1.0)
+    return FirstOrder(task.parts.path).sample(field, start, times)
 
 
 def run(target: str, seed: int) -> dict[str, dict[str, float]]:
@@ -74,7 +74,7 @@ def parts(task: FlowTask, teacher: nn.Module, noise: Tensor, seed: int) -> Data:
     for segment, own in enumerate(noise.chunk(SEGMENTS)):
         pairs = Pairs(own, eight_gaussians()(len(own), generator).x_1)
         interval = edges[segment : segment + 2]
-        at = task.path.sample(pairs, interval[:1].expand(len(own)), generator=generator).x_t
+        at = task.parts.path.sample(pairs, interval[:1].expand(len(own)), generator=generator).x_t
         starts.append(at)
         ends.append(
             drawn(task, teacher, at, torch.linspace(float(edges[segment]), float(edges[segment + 1]), 11)).final
@@ -103,7 +103,7 @@ def figures(task: FlowTask, network: nn.Module, seed: int, begins: float) -> dic
 @torch.no_grad()
 def noise_variance(task: FlowTask, network: nn.Module, paths: Trajectory) -> float:
     """Mean over trajectories and coordinates of the variance over time of the predicted noise."""
-    field = task.field(network, UNCONDITIONAL, 1.0)
+    field = task.parts.field(network, UNCONDITIONAL, 1.0)
     estimates = [
         field.estimate(x, t.expand(len(x)), "noise")[0] for x, t in zip(paths.x[:-1], paths.times[:-1], strict=True)
     ]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe.random.keyed import derived_keys
+from moe.random.keyed import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, flow_task, follow, train, wasserstein_2
 from trainer.data import Batch, Dataset, ToyConfig, build
@@ -55,7 +55,7 @@ def exact(e: float, seed: int, steps: int) -> dict[str, float]:
     """Mean and deviation of what the exact fields draw."""
     x_0 = torch.randn(50_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     follows = sampler.EulerMaruyama(sampler.linear_diffusion(e, e))
-    keys = derived_keys(torch.tensor(seed), torch.arange(len(x_0)))
+    keys = fold_in(torch.tensor(seed), torch.arange(len(x_0)))
     times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     drawn = follows.sample(Exact(), x_0, times, keys=keys).final
     return {f"mean, {steps} steps": float(drawn.mean()), f"deviation, {steps} steps": float(drawn.std())}

@@ -8,9 +8,10 @@ import torch
 from tests.trainer.data.test_loader import Numbers
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.data import BadExamples, Batch, Loader, Sourced, ToyConfig, build, starting_points
-from trainer.sampling.conditioning import given
-from trainer.sampling.source import starts
+from trainer.data import BadExamples, Batch, Loader, Sourced, ToyConfig, build, source_points
+from trainer.sampling.conditioning import conditioning_for
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.source import source_samples
 from trainer.task import FlowTask
 
 
@@ -97,20 +98,25 @@ def test_a_source_point_that_cannot_be_read_is_named_and_replaced():
 
 def test_samples_start_at_held_out_examples_by_their_numbers():
     source = Numbers(26)
-    every = starting_points(source, torch.arange(26), seed=1).flatten()
-    assert sorted(every[:13].tolist()) == list(range(1, 26, 2))
-    assert torch.equal(every[:13], every[13:])
-    assert torch.equal(starting_points(source, torch.tensor([7, 2]), seed=1).flatten(), every[[7, 2]])
-    assert not torch.equal(starting_points(source, torch.arange(26), seed=2).flatten(), every)
+    every = source_points(source, torch.arange(26), seed=1).flatten()
+    assert sorted(every[:13].tolist()) == sorted(every[13:].tolist()) == list(range(1, 26, 2))
+    assert not torch.equal(every[:13], every[13:]), "each epoch has an order of its own"
+    assert torch.equal(source_points(source, torch.tensor([7, 2]), seed=1).flatten(), every[[7, 2]])
+    assert not torch.equal(source_points(source, torch.arange(26), seed=2).flatten(), every)
+
+
+def test_pairs_start_at_training_examples_none_twice_before_all_have_come():
+    every = source_points(Numbers(26), torch.arange(26), seed=1, split="train").flatten().tolist()
+    assert sorted(every[:13]) == sorted(every[13:]) == list(range(0, 26, 2))
 
 
 def test_samples_start_at_fresh_points_of_an_endless_set():
     config = ToyConfig(name="rings", held_out=10)
-    found = starting_points(build(config), torch.arange(500), seed=1)
+    found = source_points(build(config), torch.arange(500), seed=1)
     assert len(found.unique(dim=0)) == 500
     radius = found.norm(dim=1)
     assert float(((radius - 1).abs() < 0.4).float().mean()) == pytest.approx(0.5, abs=0.1)
-    assert torch.equal(found[[3, 9]], starting_points(build(config), torch.tensor([3, 9]), seed=1))
+    assert torch.equal(found[[3, 9]], source_points(build(config), torch.tensor([3, 9]), seed=1))
 
 
 SECTIONS: dict[str, Any] = {
@@ -128,33 +134,35 @@ def config(**flow: Any) -> RunConfig:
 
 def test_paths_start_where_the_flow_does():
     numbers = torch.arange(4)
-    assert config().starts_at is None
+    assert config().source_data is None
     rings = config(source={"name": "rings"})
     assert rings.flow is not None
     assert rings.flow.source == ToyConfig(name="rings")
-    assert torch.equal(starts(rings, numbers, seed=3), starting_points(build(ToyConfig(name="rings")), numbers, seed=3))
+    begun = source_points(build(ToyConfig(name="rings")), numbers, seed=3)
+    assert torch.equal(source_samples(rings, numbers, seed=3), begun)
     mirror = config(path={"kind": "mirror_interpolant"}, target={"kind": "velocity_and_noise"})
     assert mirror.source is None, "training has no use for source points"
-    assert torch.equal(starts(mirror, numbers, seed=3), starting_points(build(ToyConfig()), numbers, seed=3))
+    assert torch.equal(source_samples(mirror, numbers, seed=3), source_points(build(ToyConfig()), numbers, seed=3))
 
 
 def test_a_mirror_starts_at_data_in_their_scale():
     mirror = {"path": {"kind": "mirror_interpolant"}, "target": {"kind": "velocity_and_noise"}}
-    plain, scaled = (starts(config(**mirror, data_scale=scale), torch.arange(4), seed=3) for scale in (1.0, 2.5))
+    numbers = torch.arange(4)
+    plain, scaled = (source_samples(config(**mirror, data_scale=scale), numbers, seed=3) for scale in (1.0, 2.5))
     assert torch.equal(scaled, 2.5 * plain)
 
 
 def test_a_grid_shows_what_images_started_at():
     images = {"run": {"dir": "unused"}, "model": {}, "optim": {"steps": 1, "global_batch": 1}}
     digits = RunConfig.model_validate({**images, "flow": {"source": {}, **INTERPOLANT}})
-    wanted = given(digits, FlowTask(digits), 5, seed=2)
+    wanted = conditioning_for(digits, FlowParts(digits), 5, seed=2)
     drawn, columns = torch.zeros(5, 1, 8, 8), 3
     rows = wanted.pictures(drawn, columns).split(columns)
-    begun = starts(digits, torch.arange(5), seed=2)
+    begun = source_samples(digits, torch.arange(5), seed=2)
     assert torch.equal(rows[0], begun[:3])
     assert torch.equal(rows[2], torch.cat([begun[3:], torch.ones(1, 1, 8, 8)]))
     assert torch.equal(torch.cat([rows[1], rows[3][:2]]), drawn)
-    assert given(config(source={"name": "rings"}), FlowTask(config()), 5, seed=2).beginnings is None
+    assert conditioning_for(config(source={"name": "rings"}), FlowParts(config()), 5, seed=2).beginnings is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.forked import ROOT, command
 from tests.trainer.commands import refused, trained
 from tests.trainer.evaluation.test_evaluation import DIGITS, SCHEMA, TOY, measured
 from trainer.data import AnyConfig, DigitsConfig, ToyConfig
-from trainer.evaluation.evaluate import write_page
+from trainer.evaluation.measurement import FlowMeasurement
 from trainer.evaluation.page import COLUMNS, cell
 from trainer.sampling.trained import opened
 
@@ -63,7 +63,7 @@ def test_a_page_shows_every_figure_and_needs_nothing_else(
 ) -> None:
     config, found = measured(sections, evaluations=(1, 2), likelihood=likelihood)
     for name in ("one", "other"):
-        write_page(found, config, None, tmp_path / name)
+        (tmp_path / name).write_text(FlowMeasurement(found, config).page(config.run.dir, None))
     document = (tmp_path / "one").read_text()
     assert document == (tmp_path / "other").read_text()
     for one in found.results:

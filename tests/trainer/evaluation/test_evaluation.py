@@ -23,8 +23,9 @@ from trainer.flow import Condition
 from trainer.flow.space import Identity
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.build import build_model
-from trainer.sampling.source import starts
-from trainer.task import FlowTask
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.source import source_samples
 
 SCHEMA = json.loads(Path("configs/schemas/evaluation.schema.json").read_text())
 TOY = {"data": {"kind": "toy", "held_out": 200}, "model": {"kind": "mlp", "hidden": 16, "num_layers": 1}}
@@ -35,7 +36,7 @@ def measured(sections: dict[str, Any], **settings: Any) -> tuple[RunConfig, Eval
     document = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, **sections}
     config = RunConfig.model_validate(document)
     model = build_model(config, plan_layout(config, 1)).eval()
-    found = evaluate(config, FlowTask(config), model, checkpoint="step_00000000", num=300, **settings)
+    found = evaluate(TrainedFlow(config, FlowParts(config), model, "step_00000000"), num=300, **settings)
     jsonschema.validate(found.to_dict(), SCHEMA)
     return config, found
 
@@ -51,7 +52,8 @@ def test_what_does_not_move_has_the_figures_of_its_start():
         ("euler", 1),
         ("euler", 2),
     ]
-    noise, data = starts(config, torch.arange(300), seed=5).numpy(), real_examples(config, Identity())[0].numpy()
+    noise = source_samples(config, torch.arange(300), seed=5).numpy()
+    data = real_examples(config, Identity())[0].numpy()
     for one in found.results:
         assert one.figures.items() >= distances(noise, data, seed=5).items()
         squared = ((noise[:, None].astype(np.float64) - data[None, :300]) ** 2).sum(-1)
@@ -67,7 +69,8 @@ def test_what_does_not_move_has_the_figures_of_its_start():
 
 def test_scaled_data_are_measured_in_their_own_units():
     config, found = measured({**TOY, "flow": {"data_scale": 2.0}}, evaluations=(1,), likelihood=50)
-    noise, data = starts(config, torch.arange(300), seed=0).numpy(), real_examples(config, Identity())[0].numpy()
+    noise = source_samples(config, torch.arange(300), seed=0).numpy()
+    data = real_examples(config, Identity())[0].numpy()
     assert found.results[0].figures["frechet_distance"] == distances(noise / 2, data, seed=0)["frechet_distance"]
     dataset = trainer.data.build(config.data)
     held_out = dataset.get(dataset.indices("held_out")[:50]).x_1

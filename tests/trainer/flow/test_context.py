@@ -146,10 +146,10 @@ def test_guidance_leads_away_from_no_class_with_the_same_context(scale: float) -
     x_t, t = torch.randn(6, 1, 8, 8, generator=generator(3)), torch.rand(6, generator=generator(4))
     unconditional = model(x_t, t, replace(condition, label=torch.full((6,), 10)))
     expected = unconditional + scale * (model(x_t, t, condition) - unconditional)
-    torch.testing.assert_close(task.field(model, condition, scale)(x_t, t), expected)
+    torch.testing.assert_close(task.parts.field(model, condition, scale)(x_t, t), expected)
     if scale in (0.0, 1.0):
         alone = unconditional if scale == 0 else model(x_t, t, condition)
-        assert torch.equal(task.field(model, condition, scale)(x_t, t), alone)
+        assert torch.equal(task.parts.field(model, condition, scale)(x_t, t), alone)
 
 
 @pytest.mark.parametrize(

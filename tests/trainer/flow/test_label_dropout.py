@@ -38,9 +38,9 @@ def accuracy(label_dropout: float) -> float:
     wanted = torch.arange(PARTS).repeat_interleave(EACH)
     config = sampler.EulerConfig(steps=20)
     with torch.no_grad():
-        field = task.field(network.eval(), Condition(wanted), guidance=1.0)
+        field = task.parts.field(network.eval(), Condition(wanted), guidance=1.0)
         start = torch.randn(len(wanted), 2, generator=generator)
-        final = sampler.build(config, path=task.path).sample(field, start, sampler.times(config)).final
+        final = sampler.build(config, path=task.parts.path).sample(field, start, sampler.times(config)).final
     return float((torch.cdist(final, centres).argmin(1) == wanted).double().mean())
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from moe.random.keyed import derived_keys, normal
+from moe.random.keyed import fold_in, normal
 from tests.trainer.flow.test_sampler import KEYS, gaussian, grid, growth, known, states
 from trainer.flow import sampler
 from trainer.flow.target import Quantity
@@ -43,7 +43,7 @@ class Interpolant(sampler.Field):
 def many(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Starts from N(0, 1) and keys."""
     x_0 = torch.randn(size, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return x_0, derived_keys(torch.tensor(seed), torch.arange(size))
+    return x_0, fold_in(torch.tensor(seed), torch.arange(size))
 
 
 @solvers
@@ -153,8 +153,8 @@ def test_a_step_that_ends_at_the_data_adds_no_noise(solver):
 
 
 def test_keyed_normals_are_normal_and_independent():
-    keys = derived_keys(torch.tensor(3), torch.arange(400))[:, None]
-    drawn = normal(derived_keys(keys, torch.arange(100)))
+    keys = fold_in(torch.tensor(3), torch.arange(400))[:, None]
+    drawn = normal(fold_in(keys, torch.arange(100)))
     assert drawn.dtype == torch.float64
     assert stats.kstest(drawn.flatten().numpy(), "norm").pvalue > 0.01
     correlation = np.corrcoef(drawn.numpy(), rowvar=False) - np.eye(100)

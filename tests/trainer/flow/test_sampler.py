@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from moe.random.keyed import derived_keys
+from moe.random.keyed import fold_in
 from tests.trainer.flow.unions import members, name
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
@@ -32,7 +32,7 @@ def known(velocity: sampler.VelocityField) -> NetworkField:
     return NetworkField(velocity, target.Velocity(STRAIGHT))
 
 
-KEYS = derived_keys(torch.tensor(0), torch.arange(5))
+KEYS = fold_in(torch.tensor(0), torch.arange(5))
 
 
 def grid(steps: int) -> Tensor:

@@ -40,7 +40,7 @@ def points(number: int) -> tuple[Tensor, Tensor, Condition]:
 def flow(**model: Any) -> FlowTask:
     """A flow-matching task over such a network."""
     task = flow_task({}, model={"kind": "blockwise", **SIZES, **model})
-    task.null_label = CLASSES
+    task.parts.null_label = CLASSES
     return task
 
 

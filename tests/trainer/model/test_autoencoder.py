@@ -20,8 +20,8 @@ from trainer.data import Batch, ShardsConfig, read_index
 from trainer.evaluation.judgement import judge_features
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.feature_extractor.file import write_extractor
+from trainer.sampling.latent_space import build as build_space
 from trainer.task import ReconstructionTask
-from trainer.task.latent_space import build as build_space
 
 SIZES = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=3, factor=4)
 
@@ -53,7 +53,7 @@ def test_the_initial_weights_are_a_function_of_the_seed() -> None:
 
 def test_the_loss_is_the_error_and_the_divergence_of_gaussians() -> None:
     model = network()
-    task = ReconstructionTask(SIZES.model_copy(update={"kl_weight": 0.25}))
+    task = ReconstructionTask(configuration(**SIZES.model_dump() | {"kl_weight": 0.25}))
     batch = Batch(images(), None, torch.arange(5))
     (drawn,) = task.draw([batch], [torch.Generator().manual_seed(3)])
     terms = task.loss(model, drawn)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from moe.random.keyed import derived_keys, keyed_dropout, uniform
+from moe.random.keyed import fold_in, keyed_dropout, uniform
 from tests.trainer.model.language_models import SIZES, dense, window
 from trainer.config.model import GPTConfig
 from trainer.model.gpt import GPT, FeedForward
@@ -196,19 +196,19 @@ def test_heads_that_do_not_divide_are_refused_with_a_remedy(changes: dict[str, A
 
 
 def test_keyed_draws_are_uniform_and_unrelated() -> None:
-    keys = derived_keys(torch.tensor(5), torch.arange(40_000))
+    keys = fold_in(torch.tensor(5), torch.arange(40_000))
     drawn = uniform(keys)
     assert float(drawn.min()) >= 0
     assert float(drawn.max()) < 1
     counts = torch.histc(drawn, bins=100, min=0, max=1)
     assert float((counts - 400).square().sum() / 400) < 160, "chi-square of 99 degrees, 0.9999 quantile"
-    others = uniform(derived_keys(keys, 0)), uniform(derived_keys(torch.tensor(6), torch.arange(40_000))), drawn.roll(1)
+    others = uniform(fold_in(keys, 0)), uniform(fold_in(torch.tensor(6), torch.arange(40_000))), drawn.roll(1)
     for other in others:
         assert abs(float(torch.corrcoef(torch.stack([drawn, other]))[0, 1])) < 0.025
 
 
 def test_dropout_is_a_function_of_the_key() -> None:
-    keys = derived_keys(torch.tensor(1), torch.arange(2000))
+    keys = fold_in(torch.tensor(1), torch.arange(2000))
     values = torch.ones(2000, 50)
     dropped = keyed_dropout(values, keys, 0.3)
     assert set(dropped.unique().tolist()) == {0.0, float(torch.tensor(1.0) / (1 - 0.3))}

@@ -25,7 +25,8 @@ from trainer.model.dit import DiT
 from trainer.model.parallel.parameters import named_parameters
 from trainer.model.parallel.region import Region
 from trainer.model.parallel.state import Shard
-from trainer.sampling.draw import draw_samples
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
 from trainer.task import FlowTask
 from trainer.training.schedule import learning_rate
 
@@ -333,8 +334,8 @@ def draw(_rank: int, _world_size: int) -> dict[tuple[int, float], Tensor]:
     assert isinstance(built, DiT)
     model = stirred(built).eval()
     return {
-        (number, guidance): draw_samples(
-            config, FlowTask(config), model, Condition(label=torch.arange(number) % 10), guidance=guidance, seed=5
+        (number, guidance): TrainedFlow(config, FlowParts(config), model).draw(
+            Condition(label=torch.arange(number) % 10), guidance=guidance, seed=5
         )
         for number in (1, 5, 20)
         for guidance in (1.0, 1.5)

@@ -133,10 +133,10 @@ def steered(made: Blockwise, sample: PathSample, condition: Condition) -> Tensor
 
 def drawn(made: Blockwise, within: Within, *, approximates: bool, guidance: float = 1.5) -> Tensor:
     task, chosen = flow(residual_layers=1), SegmentedConfig(segments=3, within=within)
-    field = task.field(made, Condition(torch.arange(6) % CLASSES), guidance)
+    field = task.parts.field(made, Condition(torch.arange(6) % CLASSES), guidance)
     assert isinstance(field, SegmentField)
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(5))
-    sampler, followed = build(chosen, path=task.path), replace(field, approximates=approximates)
+    sampler, followed = build(chosen, path=task.parts.path), replace(field, approximates=approximates)
     with torch.no_grad():
         return sampler.sample(followed, x, times(chosen), keys=torch.arange(6)).final
 
@@ -157,9 +157,9 @@ def test_one_step_a_segment_needs_no_approximation(guidance: float) -> None:
 def test_a_sampler_keeps_to_the_blocks_of_its_segment() -> None:
     """Heun's second evaluation of a step that ends on an edge stays in the segment that ends there."""
     made = network()
-    field = flow().field(made, Condition(torch.arange(6) % CLASSES), 1.0)
+    field = flow().parts.field(made, Condition(torch.arange(6) % CLASSES), 1.0)
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(5))
-    sampler = build(SegmentedConfig(segments=3, within=HeunConfig(steps=1)), path=flow().path)
+    sampler = build(SegmentedConfig(segments=3, within=HeunConfig(steps=1)), path=flow().parts.path)
     assert isinstance(sampler, Segmented)
     with torch.no_grad():
         found = sampler.sample(field, x, torch.tensor([0.0, 1 / 3, 2 / 3, 1.0])).final
@@ -176,10 +176,10 @@ def test_a_sampler_keeps_to_the_blocks_of_its_segment() -> None:
 
 def test_a_walk_back_to_the_source_approximates_nothing() -> None:
     made = network(residual_layers=1)
-    field = flow(residual_layers=1).field(made, Condition(torch.arange(6) % CLASSES), 1.0)
+    field = flow(residual_layers=1).parts.field(made, Condition(torch.arange(6) % CLASSES), 1.0)
     assert isinstance(field, SegmentField)
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(5))
-    sampler = build(SegmentedConfig(segments=3, within=EulerConfig(steps=2)), path=flow().path)
+    sampler = build(SegmentedConfig(segments=3, within=EulerConfig(steps=2)), path=flow().parts.path)
     with torch.no_grad():
         both = [
             sampler.sample(replace(field, approximates=choice), x, torch.linspace(1, 0, 7)).final

@@ -20,8 +20,8 @@ from trainer.data import DigitsConfig
 from trainer.data import build as build_data
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.build import build_model
+from trainer.sampling.latent_space import Latents, StoredLatents
 from trainer.task import FlowTask
-from trainer.task.latent_space import Latents, StoredLatents
 
 SHIFT, SCALE = (0.5, -1.0, 2.0), (2.0, 0.5, 1.5)
 
@@ -102,7 +102,7 @@ def test_the_identity_trains_as_on_pixels(context: dict[str, Any] | None) -> Non
         return losses
 
     latent = FlowTask(config)
-    latent.space = Latents(Same(), (0.0,), (1.0,))
+    latent.parts.space = Latents(Same(), (0.0,), (1.0,))
     pixels = curve(FlowTask(config))
     assert curve(latent) == pixels
     assert len(set(pixels)) == 6

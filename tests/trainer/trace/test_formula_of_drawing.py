@@ -60,7 +60,8 @@ def train(config: RunConfig, rank: int, world_size: int, resumes: Path | None) -
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     config.run.dir.mkdir(exist_ok=True)
     layout = plan_layout(config, world_size)
-    assert _Training(config, layout, launch, trainer.data.build(config.data), [], resumes).run() is False
+    task, dataset = trainer.task.build(config), trainer.data.build(config.data)
+    assert _Training(config, layout, launch, task, dataset, [], resumes).run() is False
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import trainer.data
+import trainer.task
 from tests.ranks import run_ranks
 from tests.trainer.data.test_pairs import written
 from tests.trainer.parallel_runs import Figures
@@ -64,7 +65,7 @@ def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None) -> l
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     dataset, figures = trainer.data.build(run.data, run.source), Figures()
-    _Training(run, layout, launch, dataset, [figures], resumes).run()
+    _Training(run, layout, launch, trainer.task.build(run), dataset, [figures], resumes).run()
     unite_ranks()
     return figures.values
 

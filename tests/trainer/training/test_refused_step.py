@@ -60,7 +60,7 @@ def steps(config: RunConfig, numbers: list[int]) -> dict[str, Any]:
             if step == POISONED and dist.get_rank() == 1 and local == 0:
                 loss = loss * math.nan
             engine.backward(loss)
-        outcomes.append(engine.step(1e-2, accept=lambda _, step=step: step != REFUSED))
+        outcomes.append(engine.step(1e-2, lambda _, step=step: "it is refused" if step == REFUSED else None))
     held = {shard.name: shard.tensor.clone() for shard in engine.shards()}
     return {"outcomes": [(outcome.norm, outcome.taken) for outcome in outcomes], "held": held}
 

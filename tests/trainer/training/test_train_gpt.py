@@ -49,6 +49,7 @@ def train_all(rank: int, world_size: int, folder: Path) -> None:
 
 def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> None:
     import trainer.data
+    import trainer.task
     from trainer.checkpoint.whole import whole_together
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import Launch
@@ -70,7 +71,7 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
     resumes = whole_together(folder / "checkpoints", allow_rng_loss=False)
     layout, launch, dataset = plan_layout(config, 2), Launch(rank, rank, 2, 2), trainer.data.build(config.data)
     try:
-        Stopping(config, layout, launch, dataset, sinks, resumes).run()
+        Stopping(config, layout, launch, trainer.task.build(config), dataset, sinks, resumes).run()
     except StoppedError:
         assert stop is not None
     for sink in sinks:

@@ -53,7 +53,7 @@ def check_source(config: RunConfig) -> None:
     """
     if config.flow is None:
         return
-    if config.starts_at is not None and config.flow.latent is not None:
+    if config.source_data is not None and config.flow.latent is not None:
         field = "flow.source" if config.flow.source is not None else "flow.path.kind: mirror_interpolant"
         raise ValueError(
             f"{field}: paths between latents start at a standard normal; use another, or the images as data"

@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -95,22 +94,22 @@ class DeepSpeedEngine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
 
-    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+    def step(self, lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
         """See the protocol."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if self._stage > 0:
-            return take_zero_step(self._engine, self._stage, accept)
+            return take_zero_step(self._engine, self._stage, objection)
         gradients, norm = self._gradients()
-        taken = math.isfinite(norm) and accept(norm)
-        if taken:
+        reason = objection(norm)
+        if reason is None:
             if self._clip_norm is not None and norm > self._clip_norm:
                 torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
             self._engine.step()
         else:
             self._engine.zero_grad()
             self._engine.micro_steps += 1  # by which DeepSpeed knows the last micro batch of a step
-        return StepOutcome(norm, taken)
+        return StepOutcome(norm, reason)
 
     def shards(self) -> list[Shard]:
         """See the protocol."""

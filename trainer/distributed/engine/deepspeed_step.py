@@ -12,8 +12,8 @@ from trainer.distributed.engine.protocol import StepOutcome
 INFINITE = Tensor([math.inf])[0]
 
 
-def take_zero_step(engine: Any, stage: int, accept: Callable[[float], bool]) -> StepOutcome:
-    """Lets DeepSpeed take a step unless `accept` refuses it.
+def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | None]) -> StepOutcome:
+    """Lets DeepSpeed take a step unless there is an objection.
 
     ZeRO computes the norm once, over all ranks and before it changes anything, and drops the gradients where it is not
     finite. The answer therefore takes the way of the norm: a refused step is shown an infinite one. No collective is
@@ -22,24 +22,28 @@ def take_zero_step(engine: Any, stage: int, accept: Callable[[float], bool]) -> 
     Args:
         engine: DeepSpeed's engine.
         stage: of ZeRO, 1 to 3.
-        accept: asked with the norm of the gradient, where that is finite.
+        objection: called once with the norm of the gradient; see `Engine.step`.
     """
     optimizer = engine.optimizer
-    asked = "_get_norm_groups" if stage == 3 else "scaled_global_norm"
-    of_deepspeed = getattr(optimizer, asked)
-    seen = math.inf  # what stays if DeepSpeed finds an overflow of bf16 before it asks for the norm
+    method = "_get_norm_groups" if stage == 3 else "scaled_global_norm"
+    of_deepspeed = getattr(optimizer, method)
+    outcome: StepOutcome | None = None
 
     def norm_or_refusal() -> Any:
-        nonlocal seen
-        answer = of_deepspeed()
-        seen = float(combine_grad_norm_groups(answer) if stage == 3 else answer)
-        if math.isfinite(seen) and accept(seen):
-            return answer
+        nonlocal outcome
+        norms = of_deepspeed()
+        norm = float(combine_grad_norm_groups(norms) if stage == 3 else norms)
+        outcome = StepOutcome(norm, objection(norm))
+        if outcome.taken:
+            return norms
         return [INFINITE] if stage == 3 else INFINITE
 
-    setattr(optimizer, asked, norm_or_refusal)
+    setattr(optimizer, method, norm_or_refusal)
     try:
         engine.step()
     finally:
-        delattr(optimizer, asked)
-    return StepOutcome(seen, taken=not optimizer.overflow)
+        delattr(optimizer, method)
+    if outcome is None:  # DeepSpeed found an overflow of bf16 before it asked for the norm
+        outcome = StepOutcome(math.inf, objection(math.inf))
+    assert outcome.taken != bool(optimizer.overflow)
+    return outcome

@@ -1,6 +1,5 @@
 """Training through torch's fully sharded data parallelism (FSDP2): every rank keeps some rows of every parameter."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -80,11 +79,11 @@ class FSDPEngine:
         self._units[-1].set_requires_gradient_sync(self._micro == self._accumulation)
         (loss / self._accumulation).backward()
 
-    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+    def step(self, lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
         """See the protocol."""
         gradients, norm = self._gradients()
-        taken = math.isfinite(norm) and accept(norm)
-        if taken:
+        reason = objection(norm)
+        if reason is None:
             if self._clip_norm is not None and norm > self._clip_norm:
                 torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
             for group in self._optimizer.param_groups:
@@ -92,7 +91,7 @@ class FSDPEngine:
             self._optimizer.step()
         self._optimizer.zero_grad()
         self._micro = 0
-        return StepOutcome(norm, taken)
+        return StepOutcome(norm, reason)
 
     def shards(self) -> list[Shard]:
         """See the protocol."""

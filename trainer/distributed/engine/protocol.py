@@ -20,11 +20,16 @@ class StepOutcome:
     Attributes:
         norm: of the gradient before clipping, over all parameters and ranks, the same on every rank; infinite or NaN
             where the gradient of any rank is.
-        taken: whether the weights were updated.
+        reason: why the step was not taken; None: the weights were updated.
     """
 
     norm: float
-    taken: bool
+    reason: str | None
+
+    @property
+    def taken(self) -> bool:
+        """Whether the weights were updated."""
+        return self.reason is None
 
 
 class Engine(Protocol):
@@ -54,17 +59,17 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+    def step(self, lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
         """Takes the optimiser step of the micro batches since the last one, or drops their gradients.
 
         Args:
             lr: learning rate.
-            accept: asked with the norm of the gradient, where that is finite, before anything is changed. It must
-                answer alike on all ranks.
+            objection: called once with the norm of the gradient, before anything is changed. It returns why the step
+                must not be taken, None if it may; it must object to a norm that is not finite, and answer alike on
+                all ranks.
 
         Returns:
-            What was done. Where `accept` said no or the norm was not finite, weights, optimiser state and its count
-            of updates are what they were.
+            The outcome. After an objection, weights, optimiser state and its count of updates are what they were.
         """
         ...
 

@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 import trainer.data
 from moe.files import replacing
 from trainer.checkpoint.whole import newest_checkpoint
-from trainer.config.run import ImageSample, PointSample
+from trainer.config.run import PointSample
 from trainer.evaluation.evaluation import TRANSPORTED, evaluate
 from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.judgement import parted
 from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import wasserstein_2
 from trainer.flow import sampler
-from trainer.sampling.conditioning import given
-from trainer.sampling.draw import follow
-from trainer.sampling.trained import OpenRun, opened
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.trained import opened
 
 MEASURED, DRAWN = "measured.json", "drawn.npz"
 """In the folder of a run: what was asked and what ``evaluate`` writes; the samples."""
@@ -79,10 +78,7 @@ def measure_network(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], 
         return found
     with opened(run_dir, wish.data) as flow:
         figures = evaluate(
-            flow.config,
-            flow.task,
-            flow.model,
-            checkpoint=flow.checkpoint,
+            flow,
             evaluations=wish.evaluations,
             num=wish.num,
             seed=seed,
@@ -106,7 +102,7 @@ def floor(run_dir: Path, wish: Wish, measure: str) -> list[float]:
         measure: the distance, a key of :data:`trainer.experiment.comparison.results.QUALITY`.
     """
     with opened(run_dir, wish.data) as flow:
-        real, _ = real_examples(flow.config, flow.task.space)
+        real, _ = real_examples(flow.config, flow.parts.space)
     found = []
     for seed in range(FLOOR_DRAWS):
         one, other = parted(real.numpy(), wish.num, seed=seed)
@@ -137,42 +133,32 @@ def _kept(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return found["evaluation"] if found["asked"] == asked else None
 
 
-def _drawn(flow: OpenRun, wish: Wish, seed: int) -> dict[str, NDArray[Any]]:
+def _drawn(flow: TrainedFlow, wish: Wish, seed: int) -> dict[str, NDArray[Any]]:
     config = flow.config
-    assert isinstance(config.sample, ImageSample | PointSample)
     classes = config.data.num_classes
     columns = classes if classes > 1 else COLUMNS
-    num = POINTS if isinstance(config.sample, PointSample) else columns * PER_CLASS
-    wanted = given(config, flow.task, num, seed=seed)
-    own = config.sample.sampler
+    num = POINTS if isinstance(flow.sample, PointSample) else columns * PER_CLASS
+    conditioning = flow.conditioning(num, seed=seed)
+    own = flow.sample.sampler
 
-    def drawn_by(chosen: sampler.AnyConfig, number: int) -> sampler.Trajectory:
-        examples = torch.arange(number)
-        return follow(
-            config,
-            flow.task,
-            flow.model,
-            wanted.condition,
-            examples,
-            chosen,
-            guidance=config.sample.guidance,  # pyright: ignore[reportAttributeAccessIssue]  asserted above
-            seed=seed,
-        )
+    def drawn_by(chosen: sampler.AnyConfig) -> sampler.Trajectory:
+        examples = torch.arange(len(conditioning.labels))
+        return flow.follow(conditioning.condition, examples, chosen, guidance=flow.sample.guidance, seed=seed)
 
-    def pictures(way: sampler.Trajectory) -> NDArray[np.float32]:
-        states = flow.task.data_of(way.final).cpu()
-        return wanted.completed(flow.task.space.decode(states)).numpy().astype(np.float32)
+    def pictures(trajectory: sampler.Trajectory) -> NDArray[np.float32]:
+        states = flow.parts.data_of(trajectory.final).cpu()
+        return flow.decode(states, conditioning).numpy().astype(np.float32)
 
-    few, many = (drawn_by(_with_about(own, number), len(wanted.labels)) for number in (wish.few, wish.many))
+    few, many = (drawn_by(_with_about(own, number)) for number in (wish.few, wish.many))
     found = {
         "few": pictures(few),
         "many": pictures(many),
         "evaluations": np.array([few.evaluations, many.evaluations]),
     }
-    if isinstance(config.sample, PointSample) and tuple(config.data.shape) == (2,):
+    if isinstance(flow.sample, PointSample) and tuple(config.data.shape) == (2,):
         way = many.x[:, :WAYS]
         kept = torch.linspace(0, len(way) - 1, min(WAY_POINTS, len(way))).round().long()
-        found["ways"] = flow.task.data_of(way[kept]).cpu().numpy().astype(np.float32)
+        found["ways"] = flow.parts.data_of(way[kept]).cpu().numpy().astype(np.float32)
     return found
 
 

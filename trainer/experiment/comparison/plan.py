@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from trainer.experiment.comparison.method import Base, Method, method_of, read_base, read_own
 from trainer.experiment.stage import PairsStage, check_stages
-from trainer.task.latent_space import check_latents
+from trainer.sampling.latent_space import check_latents
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> 
     check_stages(stages, ranks)
     config = first.config()
     check_latents(config)
-    if config.starts_at != base.config.starts_at:
+    if config.source_data != base.config.source_data:
         raise ValueError("flow.path.kind: its samples start at data, and those of the comparison at noise")
 
 

@@ -23,7 +23,6 @@ from moe.files import FileError, replacing
 from trainer.config.file import read_document
 from trainer.config.run import PointSample
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
-from trainer.evaluation.evaluate import parsed
 from trainer.evaluation.evaluation import Progress
 from trainer.experiment.comparison.contender import (
     SECONDS,
@@ -76,7 +75,7 @@ def run(
         ValueError: a file or a setting is wrong, or no method goes with the base.
         RunFailed: every method failed.
     """
-    counts = parsed(evaluations)
+    counts = [int(word) for word in evaluations.split(",")]
     for name, value, least in (("--seeds", seeds, 1), ("--nproc", ranks, 1), ("--jobs", jobs, 1), ("--num", num, 2)):
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")

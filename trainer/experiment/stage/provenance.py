@@ -96,7 +96,7 @@ def _compared(stage: Stage) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 def _asked_of(request: PairsRequest) -> dict[str, Any]:
     """What decides the pairs that the teacher would draw as it is now."""
     folder = newest_checkpoint(request.run)
-    source = restored_config(folder, world_size=1).starts_at
+    source = restored_config(folder, world_size=1).source_data
     weights = Manifest.read(folder).files[WEIGHTS].sha256
     return request.what_decides(weights, source and source.model_dump(mode="json"))
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic import Field as Setting
 from torch import Tensor
 
-from moe.random.keyed import derived_keys, normal
+from moe.random.keyed import fold_in, normal
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
 
 NEAREST_END = 1e-3
@@ -93,8 +93,8 @@ class _StochasticStep(Sampler):
             if is_end[number]:
                 following = self.last_step(field, x, t, t_next)
             else:
-                own = derived_keys(keys.to(x.device), number)[:, None]
-                z = normal(derived_keys(own, values)).reshape(x.shape).to(x.dtype)
+                own = fold_in(keys.to(x.device), number)[:, None]
+                z = normal(fold_in(own, values)).reshape(x.shape).to(x.dtype)
                 following = self.noisy_step(field, x, t, t_next, z)
             states.append(following.to(x.dtype))
         return Trajectory(torch.stack(states), times, self.evaluations_per_step * (len(times) - 1))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, field_validator
 from pydantic import Field as Setting
 from torch import Tensor
 
-from moe.random.keyed import derived_keys
+from moe.random.keyed import fold_in
 from trainer.flow.sampler.first_order import FirstOrderConfig
 from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
@@ -62,7 +62,7 @@ class Segmented(Sampler):
         states, evaluations, first = [x_init[None]], 0, 0
         for number, steps in groupby(numbers):
             end = first + len(list(steps))
-            own = None if keys is None else derived_keys(keys, number)
+            own = None if keys is None else fold_in(keys, number)
             part = self.inner.sample(field.within(number), states[-1][-1], grid[first : end + 1], keys=own)
             states.append(part.x[1:])
             evaluations, first = evaluations + part.evaluations, end

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe.dispatch.residency import Residency, gather_rows
-from moe.random.keyed import derived_keys
+from moe.random.keyed import fold_in
 from trainer.model.layer.attention import Context, attend_last, attend_scattered, attend_whole
 
 
@@ -46,7 +46,7 @@ class Window(Context):
         if self._seeds is None:
             return None
         home_T, index_T = residency.ids // residency.per_rank, residency.ids % residency.per_rank
-        return derived_keys(self._seeds[home_T], index_T)
+        return fold_in(self._seeds[home_T], index_T)
 
     def _gather(self, key_value_T2GW: Tensor, residency: Residency) -> Tensor:
         """Keys and values of all tokens of the group, [S, N, 2, G, W]."""

@@ -10,43 +10,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import trainer.data
-from moe.random.keyed import derived_keys, normal
-from trainer.config.run import RunConfig
+from moe.random.keyed import fold_in, normal
+from moe.random.seed import derive_seed
 from trainer.data import Dataset
 from trainer.flow import Condition, sampler
-from trainer.model.network import Network
-from trainer.sampling.draw import follow, keys_of
+from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.pairs.request import PairsRequest
-from trainer.sampling.source import starts
-from trainer.task import FlowTask
+from trainer.sampling.source import keys_of, source_samples
 
 TOGETHER = 1024
 """Pairs that pass through the network at once."""
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A network that draws pairs.
+class PairDrawing:
+    """Pairs of the flow of a teacher.
 
     Attributes:
-        config: of its run.
-        task: that it was trained for.
-        model: the network, in evaluation mode.
+        flow: the teacher's.
     """
 
-    config: RunConfig
-    task: FlowTask
-    model: Network
+    flow: TrainedFlow
 
     def draw(
-        self, request: PairsRequest, numbers: Tensor, told: Callable[[int], None]
+        self, request: PairsRequest, numbers: Tensor, progress: Callable[[int], None]
     ) -> dict[str, NDArray[np.generic]]:
         """Draws some of the pairs; everything that is drawn for one is a function of the seed and its number.
 
         Args:
             request: what is asked for.
             numbers: int64 [B], of the pairs.
-            told: called with the number of pairs done, now and then.
+            progress: called with the number of pairs done, now and then.
 
         Returns:
             The arrays of a shard of them.
@@ -55,18 +49,18 @@ class Teacher:
         parts: list[dict[str, Tensor]] = []
         for own in numbers.split(TOGETHER):
             parts.append(self._whole(request, own) if request.segments is None else self._segment(request, own))
-            told(sum(len(part["x_0"]) for part in parts))
+            progress(sum(len(part["x_0"]) for part in parts))
         arrays = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name in ("x_0", "x_1"):
             arrays[name] = arrays[name].to(dtype)
         return {name: values.numpy() for name, values in arrays.items()}
 
     def _whole(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
-        labels = torch.arange(request.num) % max(1, self.config.data.num_classes)
-        guided = {"guidance": request.guidance, "seed": request.seed}
-        drawn = follow(self.config, self.task, self.model, Condition(labels), own, request.sampler, **guided)
-        arrays = {"x_0": drawn.x[0].cpu(), "x_1": self.task.data_of(drawn.final).cpu()}
-        return {**arrays, "labels": labels[own]} if self.config.data.num_classes else arrays
+        labels = torch.arange(request.num) % max(1, self.flow.config.data.num_classes)
+        settings = {"guidance": request.guidance, "seed": request.seed, "split": "train"}
+        trajectory = self.flow.follow(Condition(labels), own, request.sampler, **settings)
+        arrays = {"x_0": trajectory.x[0].cpu(), "x_1": self.flow.parts.data_of(trajectory.final).cpu()}
+        return {**arrays, "labels": labels[own]} if self.flow.config.data.num_classes else arrays
 
     @torch.no_grad()
     def _segment(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
@@ -75,10 +69,10 @@ class Teacher:
         Source: Wang et al., "Rectified Diffusion", arXiv 2410.07303, section 3.4 (phased).
         """
         assert request.segments is not None
-        device, seed = next(self.model.parameters()).device, request.seed
+        device, seed, parts = self.flow.device, request.seed, self.flow.parts
         examples, labels = self._examples(own, seed)
-        noise = starts(self.config, own, seed=seed)
-        keys, path_keys = keys_of(own, "way", seed=seed), keys_of(own, "path", seed=seed)
+        noise = source_samples(self.flow.config, own, seed=seed, split="train")
+        keys, path_keys = keys_of(own, "trajectory", seed=seed), keys_of(own, "path", seed=seed)
         edges = torch.linspace(0.0, 1.0, request.segments + 1)
         grid = sampler.times(request.sampler)
         steps = (len(grid) - 1) // request.segments
@@ -89,31 +83,33 @@ class Teacher:
             times = edges[segment : segment + 2] if steps == 0 else grid[segment * steps : (segment + 1) * steps + 1]
             interval[rows] = torch.stack([times[0], times[-1]])
             condition = Condition(label=None if labels is None else labels[rows].to(device))
-            x_0, x_1 = noise[rows].to(device), self.task.data_scale * examples[rows].to(device)
+            x_0, x_1 = noise[rows].to(device), parts.data_scale * examples[rows].to(device)
             start = self._placed(x_0, x_1, times[:1].to(device), path_keys[rows].to(device))
-            field = self.task.field(self.model, condition, request.guidance)
-            follows = sampler.build(request.sampler, path=self.task.path)
+            field = parts.field(self.flow.model, condition, request.guidance)
+            follows = sampler.build(request.sampler, path=parts.path)
             x_s[rows] = start.cpu()
-            x_e[rows] = self.task.data_of(follows.sample(field, start, times, keys=keys[rows]).final).cpu()
+            x_e[rows] = parts.data_of(follows.sample(field, start, times, keys=keys[rows]).final).cpu()
         arrays = {"x_0": x_s, "x_1": x_e, "interval": interval}
         return arrays if labels is None else {**arrays, "labels": labels}
 
     def _placed(self, x_0: Tensor, x_1: Tensor, t: Tensor, keys: Tensor) -> Tensor:
         """Points [B, *D] of paths at a time [1]; a key of each, int64 [B], decides the path's own noise."""
-        c = self.task.path.coefficients(t).broadcast(x_1)
+        c = self.flow.parts.path.coefficients(t).broadcast(x_1)
         values = torch.arange(x_1[0].numel(), device=x_1.device)
-        z = normal(derived_keys(keys[:, None], values)).reshape(x_1.shape).to(x_1.dtype)
+        z = normal(fold_in(keys[:, None], values)).reshape(x_1.shape).to(x_1.dtype)
         return c.a * x_0 + c.b * x_1 + c.g * z
 
     @cached_property
     def _data(self) -> tuple[Dataset, Tensor]:
         """What the teacher learned from, and the ids of its data points, none if it is endless."""
-        dataset = trainer.data.build(self.config.data)
+        dataset = trainer.data.build(self.flow.config.data)
         return dataset, dataset.data_points("train")
 
     def _examples(self, own: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
         """A real example for each pair, and its label."""
         dataset, ids = self._data
-        keys = keys_of(own, "example", seed=seed)
-        batch = dataset.get(keys % 2**40 if dataset.endless else ids[keys % len(ids)])
+        if dataset.endless:
+            batch = dataset.get(keys_of(own, "example", seed=seed) % 2**40)
+        else:
+            batch = dataset.get(trainer.data.in_shuffled_epochs(ids, own, seed=derive_seed(seed, "example")))
         return batch.x_1, batch.labels

@@ -16,21 +16,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from moe.files import FileError, replacing
-from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.whole import newest_checkpoint
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.reference import ReferenceConfig
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
-from trainer.model.pretrained import check_restorable, restore, restored_config
-from trainer.model.weights import WEIGHTS
-from trainer.sampling.pairs.drawing import Teacher
+from trainer.model.pretrained import check_restorable
+from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
-from trainer.task import FlowTask
+from trainer.sampling.reference import Reference
 
 MARK = "pairs"
 """Under which a shard names what decides its pairs."""
@@ -51,8 +48,8 @@ def run(request: PairsRequest, out: Path) -> int:
     """
     end_with_launcher()
     launch = Launch.from_environment()
-    folder = newest_checkpoint(request.run)
-    config = restored_config(folder, world_size=1)
+    teacher = Reference.of_run(ReferenceConfig(run=request.run))
+    config = teacher.config
     if config.model.kind in FLOWLESS:
         raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
@@ -60,8 +57,8 @@ def run(request: PairsRequest, out: Path) -> int:
         if getattr(config.flow, name) is not None:
             raise ValueError(f"run_dir: {request.run} has a flow.{name}, which no pair holds; give a run without")
     check_drawn_by(config, request.sampler, request.guidance)
-    check_restorable(config, folder)
-    index = _index(request, Manifest.read(folder).files[WEIGHTS].sha256, config)
+    check_restorable(config, teacher.folder)
+    index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():
         if read_index(out, PairIndex) != index:
             raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
@@ -76,14 +73,14 @@ def run(request: PairsRequest, out: Path) -> int:
         dist.broadcast_object_list(agreed)
         missing = [number for number, entry in enumerate(index.shards) if entry.file not in agreed[0]]
         own = missing[launch.rank :: launch.world_size]
-        teacher = Teacher(config, FlowTask(config), restore(config, plan_layout(config, 1), folder).to(launch.device))
+        drawing = PairDrawing(teacher.flow(launch.device))
         with _told(launch, sum(index.shards[number].num_examples for number in own), out) as told:
             for number in own:
                 if stop.made:
                     break
                 first = number * request.shard_examples
                 numbers = torch.arange(first, first + index.shards[number].num_examples)
-                arrays = teacher.draw(request, numbers, told)
+                arrays = drawing.draw(request, numbers, told)
                 with replacing(out / index.shards[number].file) as temporary:
                     save_file(arrays, temporary, metadata={MARK: mark})
                 told(-1)
@@ -99,7 +96,7 @@ def run(request: PairsRequest, out: Path) -> int:
 
 def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
     """What the folder's index will say."""
-    source = config.starts_at
+    source = config.source_data
     ends = [*range(0, request.num, request.shard_examples), request.num]
     shards: list[dict[str, Any]] = [
         {"file": f"shard_{number:05d}.safetensors", "num_examples": end - first}

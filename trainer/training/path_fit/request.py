@@ -59,8 +59,8 @@ def check_fitted_to(config: RunConfig) -> None:
     """
     if config.flow is None:
         raise ValueError(f"model.kind: {FLOWLESS[config.model.kind]} and follows no path; give a run with a flow")
-    if config.starts_at is not None:
+    if config.source_data is not None:
         raise ValueError(
-            f"flow.source: this finds the path from noise, and these paths begin at {config.starts_at.kind} data; "
+            f"flow.source: this finds the path from noise, and these paths begin at {config.source_data.kind} data; "
             "remove it"
         )

@@ -20,8 +20,8 @@ from trainer.distributed.process.launcher import end_with_launcher
 from trainer.flow import path
 from trainer.flow.path import kinetic_optimal
 from trainer.flow.path.kinetic_optimal import Separation
-from trainer.task import FlowTask
-from trainer.task.latent_space import check_latents
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.latent_space import check_latents
 from trainer.training.path_fit.request import FitRequest, check_fitted_to
 
 CHUNK = 512
@@ -81,13 +81,13 @@ def data_points(config: RunConfig, num: int, generator: torch.Generator) -> Tens
     Raises:
         ValueError: an example cannot be read.
     """
-    dataset, task = trainer.data.build(config.data), FlowTask(config)
+    dataset, parts = trainer.data.build(config.data), FlowParts(config)
     ids = torch.arange(num)
     if not dataset.endless:
         ids = dataset.data_points("train")
         ids = ids[torch.randperm(len(ids), generator=generator)[:num]]
     try:
-        states = [task.state_of(dataset.get(part), generator) for part in ids.split(CHUNK)]
+        states = [parts.states_of(dataset.get(part).x_1, generator) for part in ids.split(CHUNK)]
     except BadExamples as error:
         raise ValueError(f"data: {error}; remove it from the data") from error
     return torch.cat(states).flatten(1)

@@ -25,8 +25,8 @@ from trainer.data import build as build_data
 from trainer.flow import UNCONDITIONAL, Condition, coupling, objective, path, sampler, target
 from trainer.flow.coupling import Pairs
 from trainer.model.autoencoder import Autoencoder
+from trainer.sampling.latent_space import Latents
 from trainer.task import FlowTask
-from trainer.task.latent_space import Latents
 
 SIZE = 8
 HEADS: dict[str, dict[str, Any]] = {
@@ -115,7 +115,7 @@ def task_of(config: RunConfig) -> FlowTask:
     if config.flow.latent is None:
         return FlowTask(config)
     task = FlowTask(config.model_copy(update={"flow": config.flow.model_copy(update={"latent": None})}))
-    task.space = latents()
+    task.parts.space = latents()
     return task
 
 
@@ -131,7 +131,7 @@ def assert_it_trains_and_draws(parts: Composition, head: str) -> None:
     if isinstance(parts.coupling, coupling.PairedConfig):
         batch = Batch(batch.x_1, batch.labels, batch.ids, x_0=torch.randn(batch.x_1.shape, generator=generator(1)))
     (drawn,) = task.draw([batch], [generator(2)])
-    network = Tiny(task.target.num_fields)
+    network = Tiny(task.parts.target.num_fields)
     task.loss(network, drawn)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
     losses = task.loss(network, drawn).per_example
@@ -142,11 +142,11 @@ def assert_it_trains_and_draws(parts: Composition, head: str) -> None:
     assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
     guidance = getattr(config.sample, "guidance", 1.0)
     with torch.no_grad():
-        field = task.field(network, drawn.condition, guidance)
+        field = task.parts.field(network, drawn.condition, guidance)
         start = torch.randn(drawn.sample.x_t.shape, generator=generator(3))
-        follows = sampler.build(parts.sampler, path=task.path)
+        follows = sampler.build(parts.sampler, path=task.parts.path)
         found = follows.sample(field, start, sampler.times(parts.sampler), keys=torch.arange(SIZE))
-    assert bool(task.space.decode(found.final).isfinite().all())
+    assert bool(task.parts.space.decode(found.final).isfinite().all())
 
 
 def every_partner(parts: Composition) -> list[Composition]:

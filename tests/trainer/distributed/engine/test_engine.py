@@ -50,7 +50,7 @@ def gradient_norms() -> dict[tuple[int, float, int], float]:
                 x_t = torch.randn(4, 1, 8, 8, generator=generator)
                 for _ in range(accumulation):
                     engine.backward((engine.model(x_t, torch.full((4,), 0.5), Condition()) - x_t).square().mean())
-                norms[zero_stage, aux_loss, accumulation] = engine.step(1e-3, accept=lambda _: True).norm
+                norms[zero_stage, aux_loss, accumulation] = engine.step(1e-3, lambda _: None).norm
     return norms
 
 
@@ -91,14 +91,14 @@ def unaided(world_size: int) -> dict[str, Any]:
     assert isinstance(engine, DeepSpeedEngine)
     step = engine.step
 
-    def step_after_deepspeed_clips(lr: float, accept: Callable[[float], bool]) -> StepOutcome:
+    def step_after_deepspeed_clips(lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
         for shard in engine.shards():
             if shard.expert is not None:  # in the first step the experts' gradients are zero
                 engine._parameter(shard).grad.fill_(0.01)
         found["norm by DeepSpeed"] = float(
             clip_grad_norm_(engine.module.parameters(), max_norm=1e9, mpu=MegatronGroups())
         )
-        return step(lr, accept)
+        return step(lr, objection)
 
     engine.step = step_after_deepspeed_clips
     clipped.step(1)
@@ -129,7 +129,7 @@ def coherent_step() -> dict[str, Any]:
     engine.backward(engine.model(tokens[:, :-1], tokens[:, 1:]).mean())
     kinds = [isinstance(block.feed_forward, CoherentMoELayer) for block in module.blocks]
     experts = sum(shard.expert is not None for shard in engine.shards())
-    return {"coherent": kinds, "norm": engine.step(1e-3, accept=lambda _: True).norm, "expert parameters": experts}
+    return {"coherent": kinds, "norm": engine.step(1e-3, lambda _: None).norm, "expert parameters": experts}
 
 
 def one_rank(_rank: int, world_size: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Run:
             self.engine.backward(loss)
             total += loss.detach() / self.layout.accumulation
         dist.all_reduce(total)
-        outcome = self.engine.step(1e-2, lambda _norm: accepts)
+        outcome = self.engine.step(1e-2, lambda _norm: None if accepts else "it is refused")
         assert outcome.taken == accepts
         if accepts:
             self.average.update(step)

@@ -19,9 +19,9 @@ from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.flow import Condition, sampler
 from trainer.sampling.pairs import run as pairs_run
-from trainer.sampling.pairs.drawing import Teacher
+from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
-from trainer.sampling.source import starts
+from trainer.sampling.source import source_samples
 from trainer.task import FlowTask
 
 TOY = str(ROOT / "configs" / "runs" / "toy.yaml")
@@ -55,13 +55,13 @@ def test_a_killed_run_goes_on_where_it_was(
     for number in (1, 3):
         (killed / f"shard_0000{number}.safetensors").unlink()
     drawn: list[Any] = []
-    kept = Teacher.draw
+    kept = PairDrawing.draw
 
-    def noted(self: Teacher, request: PairsRequest, numbers: torch.Tensor, told: Any) -> Any:
+    def noted(self: PairDrawing, request: PairsRequest, numbers: torch.Tensor, told: Any) -> Any:
         drawn.append(numbers.tolist())
         return kept(self, request, numbers, told)
 
-    monkeypatch.setattr(Teacher, "draw", noted)
+    monkeypatch.setattr(PairDrawing, "draw", noted)
     assert main(words(teacher, killed)) == 0
     assert drawn == [list(range(16, 32)), [48, 49]]
     assert contents(killed) == whole
@@ -106,8 +106,8 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, tmp_path: 
 
     with joined(Launch.from_environment()), torch.no_grad():
         model = restore(config, plan_layout(config, 1), newest_checkpoint(teacher))
-        field = task.field(model, Condition(batch.labels), 1.0)
-        solver = sampler.build(built, path=task.path)
+        field = task.parts.field(model, Condition(batch.labels), 1.0)
+        solver = sampler.build(built, path=task.parts.path)
         carried = solver.sample(field, batch.x_0, sampler.times(built)).final
     torch.testing.assert_close(carried, batch.x_1, rtol=1e-5, atol=1e-5)
 
@@ -118,14 +118,14 @@ def test_pairs_of_a_teacher_between_data_sets_begin_at_its_source(tmp_path: Path
     between = trained(tmp_path / "run", TOY, *TINY, source, "evaluate.every=null")
     assert main(words(between, tmp_path / "p")) == 0
     pairs, config = read(tmp_path / "p"), load_config(between / "config.yaml")
-    begun = starts(config, torch.arange(NUM), seed=3)
+    begun = source_samples(config, torch.arange(NUM), seed=3)
     assert torch.equal(pairs.get(torch.arange(NUM)).x_0, begun)
     student = [TOY, *TINY[:-1], "data=null", f"data={{kind: pairs, path: {tmp_path / 'p'}, held_out: 4}}"]
     student.append("flow.coupling={kind: paired}")
     resolved = load_config(student[0], student[1:])
     assert resolved.source is None, "the pairs hold their source points"
-    assert torch.equal(starts(resolved, torch.arange(NUM), seed=3), begun)
-    assert load_config(student[0], [*student[1:], source]).starts_at == resolved.starts_at
+    assert torch.equal(source_samples(resolved, torch.arange(NUM), seed=3), begun)
+    assert load_config(student[0], [*student[1:], source]).source_data == resolved.source_data
     plan_layout(load_config(student[0], [*student[1:], source]), 1)
     said = refused(capsys, "check", *student, "flow.source={kind: toy, name: spirals}")
     assert "flow.source.kind: toy, but the pairs in data.path begin at toy data of other settings; leave" in said
@@ -145,12 +145,12 @@ def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_pat
 
     with joined(Launch.from_environment()), torch.no_grad():
         model = restore(config, plan_layout(config, 1), newest_checkpoint(teacher))
-        field = task.field(model, Condition(batch.labels), 1.0)
+        field = task.parts.field(model, Condition(batch.labels), 1.0)
         x, (start, end) = batch.x_0, batch.interval.unbind(1)
         slope = field(x, start)
         heun = x + 0.25 / 2 * (slope + field(x + 0.25 * slope, end))
     torch.testing.assert_close(heun, batch.x_1, rtol=1e-5, atol=1e-5)
-    noise = starts(config, torch.arange(NUM), seed=3)
+    noise = source_samples(config, torch.arange(NUM), seed=3)
     column, row = ((x - (1 - start)[:, None] * noise) / start[:, None] + 2)[first > 0].floor().long().unbind(1)
     label = batch.labels[first > 0]
     assert torch.equal(row, label // 2), "a square of the checkerboard"

@@ -13,11 +13,13 @@ import trainer.data
 from tests.trainer.commands import refused
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
+from trainer.sampling import reference
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
 from trainer.sampling.pairs import run as pairs_run
-from trainer.sampling.pairs.drawing import TOGETHER, Teacher
+from trainer.sampling.pairs.drawing import TOGETHER, PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
-from trainer.sampling.source import starts
-from trainer.task import FlowTask
+from trainer.sampling.source import source_samples
 
 PLACES = torch.tensor([[1.0, 0.0], [-2.0, 1.0], [0.5, 3.0]])
 """Where moon 0, moon 1 and what has no class are pulled to."""
@@ -50,7 +52,7 @@ def drawn(config: RunConfig, numbers: Tensor, strength: float = 0.0, **asked: An
     sampler = {"kind": "euler", "steps": asked.get("segments") or 1}
     request = PairsRequest.model_validate({"run": "unused", "num": 10_000, "sampler": sampler, "seed": 5, **asked})
     model: Any = Pull(strength).eval()
-    arrays = Teacher(config, FlowTask(config), model).draw(request, numbers, lambda _: None)
+    arrays = PairDrawing(TrainedFlow(config, FlowParts(config), model)).draw(request, numbers, lambda _: None)
     return {name: torch.from_numpy(np.asarray(values)) for name, values in arrays.items()}
 
 
@@ -67,7 +69,7 @@ def test_segments_start_from_training_examples_alone() -> None:
     found = drawn(config, numbers, segments=4)
     start = found["interval"][:, :1]
     noised = start[:, 0] > 0
-    examples = ((found["x_0"] - (1 - start) * starts(config, numbers, seed=5)) / start)[noised]
+    examples = ((found["x_0"] - (1 - start) * source_samples(config, numbers, seed=5, split="train")) / start)[noised]
     dataset = trainer.data.build(config.data)
     learned, kept = (dataset.get(dataset.indices(split)) for split in trainer.data.SPLITS)
     distance, nearest = (examples[:, None] - learned.x_1).norm(dim=-1).min(dim=1)
@@ -124,7 +126,7 @@ def test_teachers_of_what_no_pair_holds_are_refused(
         "optim": {"steps": 1, "global_batch": 8},
         "flow": {part: parts[part]},
     }
-    monkeypatch.setattr(pairs_run, "newest_checkpoint", lambda folder: folder)
-    monkeypatch.setattr(pairs_run, "restored_config", lambda *_, **__: RunConfig.model_validate(document))
+    monkeypatch.setattr(reference, "newest_checkpoint", lambda folder: folder)
+    monkeypatch.setattr(reference, "restored_config", lambda *_, **__: RunConfig.model_validate(document))
     said = refused(capsys, "pairs", "r", "--num-pairs", "4", "--out", tmp_path / "p")
     assert said == f"run_dir: r has a flow.{part}, which no pair holds; give a run without"

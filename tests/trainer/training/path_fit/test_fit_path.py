@@ -55,7 +55,7 @@ def test_a_run_follows_the_file_and_refuses_another_in_its_place(
     config = written(tmp_path, flow={"path": {"kind": "tabulated", "path": str(file)}})
     loaded = load_config(config)
     check_composition(loaded)
-    c = FlowTask(loaded).path.coefficients(torch.tensor([0.0, 1.0]))
+    c = FlowTask(loaded).parts.path.coefficients(torch.tensor([0.0, 1.0]))
     assert (c.a.tolist(), c.b.tolist()) == ([1, 0], [0, 1])
     assert main(["check", str(config)]) == 0
     assert main(["fit-path", str(config), "--out", str(file), *FEW, "--seed", "5"]) == 0, "its path is not looked at"

@@ -1,0 +1,107 @@
+"""The evaluate verb: what a trained network can do, in figures."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+
+import trainer.task
+from moe.files import replacing
+from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.flow.sampler import Dopri5Config, SegmentedConfig
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.trained import compared_with, opened, restored_flow
+from trainer.training.networks import TrainedNetworks
+
+WIDTH = 100
+"""Of what is printed into a file, in characters."""
+
+
+def run(run_dir: Path, spec: MeasurementSpec, data_from: Path | None, out: Path, page: Path | None) -> int:
+    """Measures a run on one process, shows a table and writes a JSON, and a page where one is wanted.
+
+    Args:
+        run_dir: folder of the run.
+        spec: how much is drawn and measured.
+        data_from: folder of the run whose data are the real ones; None: the run's own.
+        out: JSON to write.
+        page: HTML to write, or None.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the run has no complete checkpoint or nothing to measure, or a number is out of range.
+    """
+    if data_from is not None:
+        spec = replace(spec, data=restored_flow(data_from)[1].data)
+    with Console(stderr=True).status("") as status, TemporaryDirectory() as folder:
+        stem = Path(folder) / "drawn"
+        measurement = measure_run(run_dir, spec, picture=stem if page else None, progress=status.update)
+        picture = next((path.read_bytes() for path in stem.parent.glob("drawn.png")), None)
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps(measurement.to_dict(), indent=1) + "\n", encoding="utf-8")
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(measurement.table())
+    for line in measurement.remarks():
+        console.print(line, highlight=False, soft_wrap=True)
+    print(f"{out}: {run_dir}")
+    document = measurement.page(run_dir, picture) if page is not None else None
+    if page is not None and document is not None:
+        with replacing(page) as temporary:
+            temporary.write_text(document, encoding="utf-8")
+        print(f"{page}: the same as a page, with what the run draws")
+    return 0
+
+
+def measure_run(
+    run_dir: Path, spec: MeasurementSpec, *, picture: Path | None = None, progress: Progress = lambda _: None
+) -> Measurement:
+    """Measures the averaged weights of a run's newest intact checkpoint on this process.
+
+    Args:
+        run_dir: folder of the run.
+        spec: how much is drawn and measured.
+        picture: file without its ending, for a picture of what the run has learned; None: none.
+        progress: is called with what is being done.
+
+    Raises:
+        ValueError: the run has no complete checkpoint or nothing to measure, or a number is out of range.
+    """
+    for name, value, least in (("--num", spec.num, 2), ("--likelihood", spec.likelihood, 0), ("--seed", spec.seed, 0)):
+        if value < least:
+            raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    config = restored_flow(run_dir)[1]
+    if spec.likelihood:
+        _check_likelihood(config)
+    compared_with(config, spec.data)
+    with opened(run_dir) as flow:
+        task, networks = trainer.task.build(flow.config), TrainedNetworks(flow.model)
+        if picture is not None:
+            progress("drawing a picture")
+            task.show(networks, picture, seed=flow.config.run.seed)
+        measurement = task.measure(networks, replace(spec, checkpoint=flow.checkpoint), progress)
+    if measurement is None:
+        raise ValueError(f"run_dir: the task of {run_dir} has nothing to measure; write its method measure")
+    return measurement
+
+
+def _check_likelihood(config: RunConfig) -> None:
+    """Refuses the likelihood of a flow whose source has no density, or whose velocity cannot be followed back."""
+    assert isinstance(config.sample, ImageSample | PointSample)
+    if config.source_data is not None:
+        raise ValueError(
+            f"--likelihood: samples of {config.run.dir} start at {config.source_data.kind} data, whose density nobody "
+            "knows; leave it out"
+        )
+    own, solver = config.sample.sampler, Dopri5Config()
+    if isinstance(own, SegmentedConfig):
+        solver = own.model_copy(update={"within": solver})
+    try:
+        check_drawn_by(config, solver, guidance=1.0)
+    except ValueError as error:
+        raise ValueError(f"--likelihood: {error}, or leave it out") from error

@@ -1,0 +1,107 @@
+"""The frozen network of another run, read when it is first asked."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.distributed as dist
+
+from moe.files import FileError
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.whole import newest_checkpoint
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.reference import ReferenceConfig
+from trainer.config.run import RunConfig
+from trainer.flow import Condition
+from trainer.flow.sampler import Field
+from trainer.model.build import dense_parameters, expert_parameters
+from trainer.model.network import Network
+from trainer.model.pretrained import restore, restored_config
+from trainer.model.weights import WEIGHTS
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+
+
+class Reference:
+    """Averaged weights of another run: in evaluation mode and without gradients.
+
+    A network with experts is divided as its own run divided it, since the process groups are those of this process. A
+    dense network is whole on every rank.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Names the checkpoint; nothing is read yet.
+
+        Args:
+            folder: a checkpoint, or a folder with its configuration and averaged weights.
+        """
+        self.folder = folder
+        self._models: dict[torch.device, Network] = {}
+
+    @classmethod
+    def of_run(cls, config: ReferenceConfig) -> Self:
+        """The newest intact checkpoint of a run.
+
+        Args:
+            config: names the run.
+
+        Raises:
+            FileError: the run has no intact checkpoint, or its weights are others than those that the section names.
+        """
+        reference = cls(newest_checkpoint(config.run))
+        if config.digest is not None and config.digest != reference.digest:
+            raise FileError(
+                reference.folder / WEIGHTS,
+                "digest",
+                f"is {reference.digest} where the run began with {config.digest}",
+                "bring that checkpoint back, or start another run",
+            )
+        return reference
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the averaged weights."""
+        return Manifest.read(self.folder).files[WEIGHTS].sha256
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration of the run."""
+        config = restored_config(self.folder, world_size=1)
+        if config.moe is None or not dist.is_initialized():
+            return config
+        return restored_config(self.folder, dist.get_world_size())
+
+    @cached_property
+    def parts(self) -> FlowParts:
+        """The flow of the run, without its network."""
+        return FlowParts(self.config)
+
+    def model(self, device: torch.device) -> Network:
+        """The network on a device; inside joined process groups.
+
+        Args:
+            device: where it computes.
+        """
+        if device not in self._models:
+            ranks = 1 if self.config.moe is None or not dist.is_initialized() else dist.get_world_size()
+            network = restore(self.config, plan_layout(self.config, ranks), self.folder)
+            self._models[device] = network.requires_grad_(False).to(device)
+        return self._models[device]
+
+    def flow(self, device: torch.device) -> TrainedFlow:
+        """The flow with its network on a device."""
+        return TrainedFlow(self.config, self.parts, self.model(device), self.folder.name)
+
+    def field(self, condition: Condition, guidance: float, device: torch.device) -> Field:
+        """The field that a sampler follows to draw examples of a condition; see `FlowParts.field`."""
+        return self.parts.field(self.model(device), condition, guidance)
+
+    def describe(self) -> str:
+        """One line for a person: where the network is from, and how much memory it takes on a rank."""
+        config = self.config
+        experts = config.model.num_layers * config.moe.num_experts // config.parallel.expert if config.moe else 0
+        elements = sum(dense_parameters(config)) + experts * expert_parameters(config)
+        return f"reference {self.folder}: {config.model.kind}, {4 * elements / 1e6:,.1f} MB on each rank"

@@ -1,0 +1,146 @@
+"""What a step learns, as the training loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.data import Batch
+from trainer.flow.objective import LossTerms
+from trainer.model.network import Network
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+
+
+class Drawn(Protocol):
+    """What the loss of one micro batch is computed from, drawn before the network is called."""
+
+    @property
+    def log_weight(self) -> Tensor | None:
+        """[B] logarithms of the examples' weights, of which only the differences matter; None: all equal."""
+        ...
+
+
+D = TypeVar("D", bound=Drawn)
+
+
+class Networks(Protocol):
+    """The run's own network, for calls between steps: no gradient reaches its parameters. Both calls are collective."""
+
+    def current(self) -> AbstractContextManager[Network]:
+        """The weights that learn, in evaluation mode."""
+        ...
+
+    def average(self) -> AbstractContextManager[Network]:
+        """Their moving average, in evaluation mode."""
+        ...
+
+
+class Task(Protocol[D]):
+    """Turns batches into losses.
+
+    A task of one's own extends this class and writes `draw` and `loss`; everything else has a default. What it draws
+    must be a function of the generators that it is given, so that a resumed run is the same run.
+
+    Attributes:
+        passes: losses that one micro batch is cut into.
+        cycle: optimiser steps that share what was collected. Checkpoints lie between cycles.
+    """
+
+    passes: int = 1
+    cycle: int = 1
+
+    def draw(
+        self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
+    ) -> Sequence[D]:
+        """Draws everything that a step needs, for all of its micro batches, so that they can be drawn together.
+
+        Args:
+            batches: the micro batches of this rank, on the device of the network.
+            generators: where the draws for each of them come from.
+            ranks: those that see different data and draw the same step, with which this rank may draw together; None:
+                it is on its own.
+
+        Returns:
+            What :meth:`collect` takes, for each.
+        """
+        ...
+
+    def collect(self, drawn: Sequence[D], networks: Networks, ranks: dist.ProcessGroup | None = None) -> Sequence[D]:  # noqa: ARG002
+        """Completes what was drawn by calls of the run's own network, once a cycle; collective.
+
+        Args:
+            drawn: of every micro batch of all steps of the cycle, in their order.
+            networks: the run's network.
+            ranks: as in :meth:`draw`.
+
+        Returns:
+            What :meth:`loss` takes: `passes` entries for each of `drawn`, in the same order.
+        """
+        return drawn
+
+    def loss(self, model: Callable[..., Any], drawn: D) -> LossTerms:
+        """Computes the loss of one micro batch; nothing is drawn but the network's own dropout.
+
+        Args:
+            model: the network, possibly wrapped by the engine.
+            drawn: an entry of what :meth:`collect` returned.
+        """
+        ...
+
+    def examine(self, model: Callable[..., Any], drawn: D) -> Mapping[str, Tensor]:
+        """Figures of held-out examples under the averaged weights.
+
+        Args:
+            model: the network, in evaluation mode.
+            drawn: what :meth:`draw` returned for some held-out examples.
+
+        Returns:
+            [B] each, by the name that its mean over the held-out split has in the metrics.
+        """
+        return {"held_out_loss": self.loss(model, drawn).per_example}
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """Writes a picture of what has been learned, on rank 0; collective. The default writes none.
+
+        Args:
+            networks: the run's network.
+            stem: the file without its ending.
+            seed: of all draws.
+        """
+
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement | None:  # noqa: ARG002
+        """Measures a trained network for the evaluate verb. The default has nothing to measure.
+
+        Args:
+            networks: the trained network.
+            spec: how much is drawn and measured.
+            progress: is called with what is being done.
+
+        Returns:
+            The figures, their table and their page; None: the task has none.
+        """
+        return None
+
+    def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:  # noqa: ARG002
+        """Lines for a person about figures that are probably not meant; each is printed once a run.
+
+        Args:
+            figures: metrics of a step, by name.
+
+        Returns:
+            The lines, by the name of the figure that they are about.
+        """
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What the task must know to go on, the same on every rank: tensors and plain values."""
+        return {}
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """Takes up what :meth:`state` gave; None: starts afresh."""
