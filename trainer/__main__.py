@@ -18,6 +18,7 @@ from trainer.command.export import EXPORT
 from trainer.command.features import FEATURES
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
+from trainer.command.import_features import IMPORT_FEATURES
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
@@ -25,7 +26,22 @@ from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.training.failure import RunFailed
 
-VERBS = (TRAIN, CHECK, SAMPLE, EVALUATE, COMPARE, GENERATE, ENCODE, FEATURES, FIT_PATH, PAIRS, EXPORT, TRACE, REPORT)
+VERBS = (
+    TRAIN,
+    CHECK,
+    SAMPLE,
+    EVALUATE,
+    COMPARE,
+    GENERATE,
+    ENCODE,
+    FEATURES,
+    IMPORT_FEATURES,
+    FIT_PATH,
+    PAIRS,
+    EXPORT,
+    TRACE,
+    REPORT,
+)
 """Every verb, in the order of the help."""
 
 PATIENCE_S = 5.0

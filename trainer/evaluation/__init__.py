@@ -1,1 +1,1 @@
-"""How near samples are to data, without weights from elsewhere: distances between two sets of points."""
+"""Measures of the quality of samples and of the paths of a flow."""

@@ -1,4 +1,4 @@
-"""Distances between two sets from the distances between their points."""
+"""Distances between two sets of points that are computed from the distances between their points."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,11 +6,11 @@ from numpy.typing import NDArray
 from trainer.evaluation.points import as_pair
 
 MEDIAN_POINTS = 1_000
-"""Points of each set whose distances give the median."""
+"""Points of each set that the median distance is computed from."""
 
 
 def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Returns 2 E|X - Y| - E|X - X'| - E|Y - Y'|, without bias: no point is compared with itself.
+    """Returns the unbiased estimate of 2 E|X - Y| - E|X - X'| - E|Y - Y'|: no point is compared with itself.
 
     Source: Székely and Rizzo, "Energy statistics: a class of statistics based on distances", 2013, equation 2.
 
@@ -19,7 +19,7 @@ def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
         y: [M, ...] points with the same F; M >= 2.
 
     Returns:
-        In units of the points; its mean is 0 where both sets come from one distribution, so that it may be below 0.
+        In units of the points. The expectation is 0 for two sets of one distribution, so the result can be negative.
 
     Raises:
         ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
@@ -38,10 +38,10 @@ def maximum_mean_discrepancy(
     Args:
         x: [N, ...] points, flattened to [N, F]; N >= 2.
         y: [M, ...] points with the same F; M >= 2.
-        bandwidths: the s, above 0; None: the median distance between two different points of either set.
+        bandwidths: the values of s, above 0; None: the median distance between points of both sets.
 
     Returns:
-        Its mean is 0 where both sets come from one distribution, so that it may be below 0.
+        The squared discrepancy. Its expectation is 0 for two sets of one distribution, so it can be negative.
 
     Raises:
         ValueError: if a set has fewer than two points, the numbers of features differ, a value is not finite, or there

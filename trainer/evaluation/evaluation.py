@@ -1,4 +1,4 @@
-"""What a flow can do: quality against function evaluations, the directness of its paths, the likelihood it gives."""
+"""Evaluation of a trained flow: sample quality by number of function evaluations, straightness of paths, likelihood."""
 
 import math
 import time
@@ -24,30 +24,30 @@ from trainer.sampling.draw import TrainedFlow
 
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250
-"""Examples that are drawn at once, for their trajectories take memory."""
+"""Examples that are sampled at once; more would take more memory for their trajectories."""
 TRANSPORTED = 1_000
-"""Points of each set between which the cheapest way is found."""
+"""Points of each set that the 2-Wasserstein distance is computed from."""
 PATHS, PATH_STEPS = 500, 100
-"""How many paths are looked at, and in how many steps of Euler's method."""
+"""Number of paths that are measured, and number of steps of Euler's method for each."""
 EXACT_UP_TO = 64
-"""Values of an example up to which the divergence is computed exactly, and not by random signs."""
+"""Values of an example up to which the divergence is exact; above, it is estimated with random signs."""
 PROBES, TOLERANCE = 4, 1e-5
 
 Progress = Callable[[str], None]
-"""Is told what is being done, for a person."""
+"""Takes a line of text about the progress, for a person."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one sampler gets with one number of function evaluations.
+    """Figures of one sampler at one number of function evaluations.
 
     Attributes:
-        sampler: its kind.
+        sampler: kind of the sampler.
         evaluations: of the field, for each sample.
-        seconds_per_sample: wall time of the drawing without guidance, over the number of samples.
-        figures: :func:`distances` and ``wasserstein_2`` to the data of samples drawn without guidance, and where there
-            are classes ``class_accuracy``, the share of samples drawn with the run's guidance that a classifier of the
-            data takes for what they should be.
+        seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
+        figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; if the
+            data have classes, also ``class_accuracy``: the share of samples drawn with the run's guidance that a
+            classifier fitted to the data assigns to the class that was asked for.
     """
 
     sampler: str
@@ -58,19 +58,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a run.
+    """All figures about a run.
 
     Attributes:
         checkpoint: name of the checkpoint.
         num: samples of each set.
         seed: of all draws.
-        guidance: scale with which the class accuracy was measured.
-        floor: the distances of two sets of real examples of that size, as far as there are enough of them.
-        results: the run's own sampler and then Euler's method, each by rising evaluations; where the run samples
-            segment by segment, Euler's method does too.
+        guidance: scale of the guidance with which the class accuracy was measured.
+        floor: the distances between two disjoint sets of real examples of that size, or of half the real examples if
+            there are too few.
+        results: of the run's own sampler and then of Euler's method, each by increasing number of evaluations. If the
+            run samples segment by segment, so does Euler's method.
         paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
-        bits_per_dimension: of held-out examples, of density in units of the data, or of the states where these are
-            latents; None: not asked for.
+        bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
+            latents if the flow runs on latents; None: not asked for.
     """
 
     checkpoint: str
@@ -83,7 +84,7 @@ class Evaluation:
     bits_per_dimension: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written to JSON, with the name and version of the format."""
+        """Returns the document that is written as JSON, with the name and version of the format."""
         return {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
 
 
@@ -98,9 +99,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures a flow on this process alone.
 
-    The same noise serves every sampler and number of evaluations. A number that a sampler cannot come out at is left
-    out; one that chooses its own steps is measured once. No step crosses an edge between the segments of a run that
-    samples segment by segment, for its field may jump there.
+    Every sampler and number of evaluations starts from the same noise. A number of evaluations that a sampler cannot
+    use exactly is left out; a sampler that chooses its own steps is measured once. If a run samples segment by segment,
+    no step crosses an edge between segments, because the velocity may jump there.
 
     Args:
         flow: the run and its network.
@@ -109,7 +110,7 @@ def evaluate(
             reads a context.
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
-        progress: is told what is being done.
+        progress: called with a line of text about the progress.
     """
     conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
     num = len(conditioning.labels)
@@ -149,16 +150,15 @@ def evaluate(
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
-    """Euler's method in so many steps, or in the fewest from there on that the segments of the run's own sampler share
-    evenly."""
+    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler."""
     if not isinstance(own, SegmentedConfig):
         return EulerConfig(steps=steps)
     return own.model_copy(update={"within": EulerConfig(steps=-(-steps // own.segments))})
 
 
 def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
-    """The run's own sampler and then Euler's method, unless it is that; by name, with each number of evaluations that
-    they can come out at."""
+    """The run's own sampler and then, if that is another, Euler's method: by name, at each number of evaluations that
+    they can use exactly."""
 
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
         return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]

@@ -10,8 +10,8 @@ def frechet_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     """Returns the squared 2-Wasserstein distance between Gaussians fitted to two sets of points.
 
     |mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), with the roots taken by symmetric eigenvalues,
-    so that no imaginary part can appear. Covariances are unbiased. Small sets have a floor above 0: compare with the
-    distance between two sets of real examples of the same sizes.
+    so that no imaginary part can appear. Covariances are unbiased. Two small sets of one distribution have a distance
+    above 0: compare with the distance between two sets of real examples of the same sizes.
 
     Source: Dowson and Landau, "The Fréchet distance between multivariate normal distributions", 1982, equation 16.
 

@@ -1,4 +1,4 @@
-"""All figures about one set of samples, and what two sets of real examples get."""
+"""All distances between samples and real examples, and between two sets of real examples."""
 
 import hashlib
 import json
@@ -24,20 +24,20 @@ from trainer.sampling.trained import restored_flow
 
 NUM_SLICES = 256
 COMPARED = 2_000
-"""Points of each set of which all pairs are compared."""
+"""Points of each set that enter the distances which compare all pairs of points."""
 
 
 def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) -> dict[str, float]:
-    """Measures how far apart two sets are.
+    """Measures the distances between two sets.
 
     Args:
         x: [N, ...] points; N >= 2.
         y: [M, ...] points of the same shape; M >= 2.
-        seed: of the directions of the sliced distance.
+        seed: for the directions of the sliced Wasserstein distance.
 
     Returns:
         ``sliced_wasserstein`` (order 2, in units of the points), ``mmd`` (squared), ``energy_distance`` and
-        ``frechet_distance`` (squared units), of which the middle two look at the first points alone.
+        ``frechet_distance`` (squared units). ``mmd`` and ``energy_distance`` use the first 2,000 points of each set.
 
     Raises:
         ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
@@ -54,12 +54,12 @@ def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) ->
 
 
 def floor(real: NDArray[np.floating], num: int, *, seed: int) -> dict[str, float]:
-    """The figures of two sets of real examples that share none: what perfect samples would get.
+    """The distances between two disjoint sets of real examples: what perfect samples would get.
 
     Args:
         real: [M, ...] real examples, M >= 4, in any order.
-        num: samples that are judged; as many examples are taken, at most half of them.
-        seed: of the choice and of the directions.
+        num: number of samples that are judged; the first set has as many examples, at most half of all.
+        seed: for the choice of examples and the directions.
     """
     return distances(*parted(real, num, seed=seed), seed=seed)
 
@@ -70,7 +70,7 @@ def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: in
     Args:
         samples: [N, ...], N >= 2.
         real: [M, ...] real examples of the same shape, M >= 4.
-        seed: of what is drawn on the way.
+        seed: for the choice of examples and the directions.
 
     Returns:
         Each figure of :func:`distances` under its name with ``_unguided`` and with ``_floor``.
@@ -86,12 +86,12 @@ def judge_features(samples: NDArray[np.floating], real: NDArray[np.floating], *,
     """The Fréchet distance on features of samples that were drawn without guidance, and its floor.
 
     Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017,
-    equation 6; what is called FID takes the features of one certain Inception network.
+    equation 6. The figure known as FID uses the features of one particular Inception network.
 
     Args:
         samples: [N, F] features of samples, N >= 2.
         real: [M, F] features of real examples, M >= 4.
-        seed: of what is compared for the floor.
+        seed: for the choice of examples that are compared for the floor.
 
     Returns:
         ``frechet_distance_on_features_unguided`` and ``frechet_distance_on_features_floor``.
@@ -103,12 +103,12 @@ def judge_features(samples: NDArray[np.floating], real: NDArray[np.floating], *,
 
 
 def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Parts real examples in two, as if the first part were samples.
+    """Splits real examples in two, as if the first part were samples.
 
     Args:
         real: [M, ...] real examples, M >= 4, in any order.
-        num: examples of the first part, if there are twice as many; otherwise half of them.
-        seed: of the choice.
+        num: size of the first part; half of all examples if there are fewer than twice as many.
+        seed: for the choice.
 
     Returns:
         The two parts, together all of them.

@@ -1,4 +1,4 @@
-"""The file that sample --quality writes, and what is shown of it."""
+"""The file of sample quality that sample --quality writes, and the figures of it that are shown."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def read_judgement(path: Path) -> dict[str, float]:
     if not isinstance(distance, int | float) or not 0 <= distance < math.inf:
         raise FileError(path, "frechet_distance_unguided", f"is no number from 0 ({distance})", remedy)
     assert isinstance(figures, dict)
-    figures.pop("features_sha256", None)  # says which network, for those who compare
+    figures.pop("features_sha256", None)  # identifies the extractor; it is no figure
     for name, value in figures.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise FileError(path, name, f"is no number ({value})", remedy)
@@ -51,13 +51,13 @@ def read_judgement(path: Path) -> dict[str, float]:
 
 
 def headline(figures: dict[str, float]) -> tuple[str, float]:
-    """Name and value of the one distance that a summary shows: on features, or on values where none were given."""
+    """Name and value of the distance that a summary shows: on features if there are any, otherwise on values."""
     name = "frechet_distance_on_features" if "frechet_distance_on_features_unguided" in figures else "frechet_distance"
     return DISTANCES[name], figures[f"{name}_unguided"]
 
 
 def compared(figures: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Each distance of the samples, and what real examples get; none where only the Fréchet distance was written."""
+    """Name, value for samples and value for real examples of each distance that the file has both values of."""
     floors = {name.removesuffix("_floor"): value for name, value in figures.items() if name.endswith("_floor")}
     return [
         (DISTANCES.get(name, name), f"{figures[f'{name}_unguided']:.4f}", f"{floor:.4f}")

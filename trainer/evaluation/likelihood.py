@@ -1,4 +1,4 @@
-"""How likely a flow finds an example."""
+"""The density that a flow assigns to an example."""
 
 import math
 from dataclasses import dataclass, replace
@@ -21,19 +21,20 @@ def log_density(
     """Computes log p(x_1) of a flow from a standard normal source, by the instantaneous change of variables.
 
     log p_1(x_1) = log N(x_0; 0, I) - int_0^1 div v(x_t, t) dt along the path that ends in x_1. State and integral are
-    followed together, from the data to the source.
+    solved together, from the data to the source.
 
     Source: Chen et al., "Neural Ordinary Differential Equations", 2018, theorem 1; Grathwohl et al., "FFJORD", 2019,
     equation 7 (probes).
 
     Args:
-        field: differentiable in the state, each example on its own; a :class:`Field` where the solver is segmented.
+        field: velocity, differentiable in the state; no example depends on another. A :class:`Field` if the solver is
+            segmented.
         x_1: [B, *D] examples.
-        solver: of the ordinary equation; segmented where the field jumps between segments of time.
-        times: [T] the grid from source (0) to data (1).
-        probes: [P, B, *D] of mean 0 and covariance 1, such as :func:`random_signs`: the divergence is the mean of
-            z . (dv/dx) z over them, without bias, at the price of P derivatives an evaluation. None: it is exact, at
-            the price of one derivative for each value of an example.
+        solver: of the ordinary differential equation; segmented if the field jumps between segments of time.
+        times: [T] grid of times from source (0) to data (1).
+        probes: [P, B, *D] random vectors z of mean 0 and covariance 1, such as :func:`random_signs`. The divergence is
+            estimated without bias by the mean of z . (dv/dx) z, which takes P derivatives an evaluation. None: the
+            divergence is exact, which takes one derivative for each value of an example.
 
     Returns:
         [B] natural logarithms of the density, in the type of `x_1`.
@@ -48,14 +49,14 @@ def log_density(
 
 
 def random_signs(num: int, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Probes of values -1 and 1, of which those of smallest variance are made.
+    """Draws probes of random values -1 and 1, which give the estimate of the trace of smallest variance.
 
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
 
     Args:
-        num: probes of each example, P.
+        num: P, probes of each example.
         x: [B, *D] the examples.
-        generator: of the draw.
+        generator: for the draw.
 
     Returns:
         [P, B, *D] in the type and on the device of `x`.
@@ -67,19 +68,19 @@ def random_signs(num: int, x: Tensor, generator: torch.Generator) -> Tensor:
 def bits_per_dimension(log_densities: Tensor, num_values: int) -> float:
     """Returns the mean of -log2 p over examples, divided by their number of values.
 
-    It is about a density, in units of the data: scaling them by s adds log2 s, and data on a grid of so many levels
-    can be given a density without bound.
+    The density is in units of the data: scaling the data by s adds log2 s. On quantised data, such as 8-bit images, the
+    density has no upper bound.
 
     Args:
         log_densities: [B] natural logarithms.
-        num_values: of an example.
+        num_values: values of an example.
     """
     return -float(log_densities.double().mean()) / (num_values * math.log(2))
 
 
 @dataclass(frozen=True)
 class _WithDivergence:
-    """Follows states, flattened, and the integral of the divergence behind them: [B, values + 1]."""
+    """Velocity of flattened states with the integral of the divergence as last value: [B, values + 1]."""
 
     field: VelocityField
     shape: torch.Size

@@ -1,14 +1,14 @@
-"""Sets of points that are compared."""
+"""Checks of sets of points before they are compared."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def as_points(name: str, values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Returns a set as a matrix [N, F].
+    """Returns a set of points as a matrix [N, F].
 
     Args:
-        name: what the set is called in an error.
+        name: of the set in an error message.
         values: [N, ...] points, N >= 2.
 
     Raises:
@@ -24,7 +24,7 @@ def as_points(name: str, values: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def as_pair(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns two sets, called x and y in errors, as matrices [N, F] and [M, F].
+    """Returns two sets of points, named x and y in error messages, as matrices [N, F] and [M, F].
 
     Raises:
         ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.

@@ -9,7 +9,7 @@ from trainer.config.run import RunConfig
 from trainer.flow.space import Space
 
 JUDGED = 10_000
-"""How many at most."""
+"""Largest number of real examples that samples are compared with."""
 
 
 def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | None]:
@@ -17,14 +17,14 @@ def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | Non
 
     Args:
         config: the run.
-        space: where its states live.
+        space: of the states, which decodes them.
 
     Returns:
-        What can be compared with decoded states, [M, *shape], and their labels int64 [M], None without classes; M is
-        at most 10,000.
+        Examples [M, *shape] to compare decoded states with, and their labels int64 [M], None if there are no classes.
+        M is at most 10,000.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the training split is empty.
     """
     dataset = trainer.data.build(config.data)
     batch = dataset.get(trainer.data.first_data_points(dataset, "train", JUDGED))

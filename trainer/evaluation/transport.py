@@ -1,4 +1,4 @@
-"""How far samples are from data by the cheapest way between them, and how direct the ways are that a flow takes."""
+"""Optimal transport distance between samples and data, and the length and straightness of the paths of a flow."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,10 @@ MAX_PIVOTS = 10_000_000
 
 
 def wasserstein_2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Returns the 2-Wasserstein distance between two sets of points that weigh the same, by the network simplex of POT.
+    """Returns the 2-Wasserstein distance between two sets of equally weighted points, by the network simplex of POT.
 
-    Finite sets of one distribution are apart too: compare with the distance between two sets of real examples of the
-    same sizes. Two sets of 2,000 points take about two seconds.
+    Two finite sets of one distribution have a distance above 0: compare with the distance between two sets of real
+    examples of the same sizes. Two sets of 2,000 points take about two seconds.
 
     Source: Bonneel et al., "Displacement interpolation using Lagrangian mass transport", 2011, section 4.
 
@@ -35,14 +35,14 @@ def wasserstein_2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 
 
 def path_energy(trajectory: Trajectory) -> float:
-    """Returns E int |v|^2 dt, with the mean velocity of each step in the place of v.
+    """Returns E int |v|^2 dt, where v is the mean velocity of each step.
 
     Args:
-        trajectory: of B examples; of a solver of dx/dt = v, for noise on the way has energy without bound.
+        trajectory: of B examples, from a solver of dx/dt = v; that of a stochastic sampler has unbounded energy.
 
     Returns:
-        In squared units of the states, summed over their values. No less than the :func:`transport_cost` if the grid
-        has length 1, and equal to it where all paths are straight and run evenly.
+        The energy in squared units of the states, summed over their values. On a grid of length 1 it is at least the
+        :func:`transport_cost`, and equal to it if all paths are straight with constant velocity.
     """
     velocity, length = _velocities(trajectory)
     return _integral(velocity, length)
@@ -54,13 +54,12 @@ def transport_cost(trajectory: Trajectory) -> float:
 
 
 def straightness(trajectory: Trajectory) -> float:
-    """Returns E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2, 0 where all paths are straight and run evenly
-    or lead nowhere.
+    """Returns E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2: 0 if all paths are straight with constant velocity.
 
     Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, equation 3, here in units of the transport cost.
 
     Args:
-        trajectory: of B examples along a grid of length 1; of a solver of dx/dt = v, see :func:`path_energy`.
+        trajectory: of B examples along a grid of length 1, from a solver of dx/dt = v, see :func:`path_energy`.
     """
     velocity, length = _velocities(trajectory)
     detour = _integral(_displacement(trajectory) - velocity, length)

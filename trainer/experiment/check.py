@@ -19,7 +19,7 @@ from trainer.model.build import dense_parameters, expert_parameters, inherited_s
 from trainer.model.weights import check_weights
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
-from trainer.task.teacher import check_teacher
+from trainer.task.teacher import check_teacher, describe_teacher
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
 
@@ -88,6 +88,9 @@ def _check(config: RunConfig, world_size: int) -> None:
     console.rule()
     console.print(describe(config, layout), soft_wrap=True)
     console.print(_parameters(config, layout), soft_wrap=True)
+    teacher = describe_teacher(config)
+    if teacher is not None:
+        console.print(teacher, soft_wrap=True)
     console.print(_origin(begins), soft_wrap=True)
     for line in [*cautions(config, layout), *(f"will be skipped: {fault}" for fault in damaged)]:
         print(line, file=sys.stderr)

@@ -11,7 +11,7 @@ from trainer.flow.objective import AlignedConfig
 from trainer.flow.objective.aligned import tokens_of
 from trainer.model.build import tokens_per_example
 from trainer.model.feature_extractor.extractor import Extractor
-from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
+from trainer.model.feature_extractor.file import check_extractor, describe_extractor, feature_shape, read_extractor
 
 
 class Teacher:
@@ -55,3 +55,17 @@ def check_teacher(config: RunConfig) -> None:
     if tokens_of(shape) not in (None, tokens):
         problem = f"give features of {list(shape[1:])} places where the network has {tokens} tokens"
         raise FileError(path, "layers", problem, "give one with a place for each token, or one vector for an example")
+
+
+def describe_teacher(config: RunConfig) -> str | None:
+    """One line for a person: the teacher's features and the memory that it takes on each rank; None: there is none.
+
+    Args:
+        config: the run.
+
+    Raises:
+        FileError: the file cannot be used.
+    """
+    if config.flow is None or not isinstance(config.flow.objective, AlignedConfig):
+        return None
+    return f"teacher {describe_extractor(config.flow.objective.teacher)} on each rank"

@@ -1,4 +1,4 @@
-"""Features of examples, by a network that a file holds.
+"""Feature extractors: networks in files that make features of examples.
 
 The file is a safetensors file. Its metadata has one key, ``extractor``, whose value is JSON:
 
@@ -9,7 +9,10 @@ The file is a safetensors file. Its metadata has one key, ``extractor``, whose v
 
 Its tensors are those of a ``torch.nn.Sequential`` of these layers, ``0.weight`` and so on, as floating point numbers.
 The kinds of layers are those of :mod:`trainer.model.feature_extractor.layers`: convolutions, linear layers, batch
-normalisation with its running statistics, activations, pools, and branches whose results are put side by side (as in
-Inception) or added (as in residual networks). What the last layer returns, flattened, are the features.
-:func:`trainer.model.feature_extractor.file.write_extractor` writes such a file; nothing in it is code.
+normalisation with its running statistics, layer normalisation, activations, pools, attention, and branches whose
+results are put side by side (as in Inception) or added (as in residual networks). What the last layer returns are the
+features: [F] of an example, or [F, rows, columns] of its places, which are flattened where sets of examples are
+compared. :func:`trainer.model.feature_extractor.file.write_extractor` writes such a file, and
+:func:`trainer.model.feature_extractor.importing.import_extractor` makes one of a published vision transformer; nothing in it
+is code.
 """

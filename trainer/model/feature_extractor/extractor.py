@@ -1,4 +1,4 @@
-"""From examples to features."""
+"""A network that makes features of examples."""
 
 import numpy as np
 import torch
@@ -7,23 +7,22 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 BATCH = 128
-"""Examples that the network sees at once."""
+"""Examples that go through the network at once."""
 
 
 class Extractor:
-    """A network and what is done to examples before it sees them.
+    """A network and the preparation of examples for it.
 
-    Images of another size are resized bilinearly over the area that a pixel covers, so that nothing aliases when they
-    shrink, with the edges of the images in place (``torch.nn.functional.interpolate`` with ``antialias``; the need is
-    shown by Parmar, Zhang and Zhu, "On aliased resizing and surprising subtleties in GAN evaluation", 2022). Grey
-    images are repeated where the network takes several channels. Values are used as they were drawn: neither clipped
-    nor rounded to those of a file.
+    Images of another size are resized by bilinear interpolation with antialiasing
+    (``torch.nn.functional.interpolate`` with ``antialias``; Parmar, Zhang and Zhu, "On aliased resizing and surprising
+    subtleties in GAN evaluation", 2022, show why it matters). Grey images are repeated if the network takes several
+    channels. Values are neither clipped to the range of an image nor rounded to 8 bits.
 
     Args:
         network: in evaluation mode.
-        shape: of the examples that it takes, [C, H, W] of an image or [D] of a point.
+        shape: of the network's input, [C, H, W] of an image or [D] of a point.
         mean: subtracted from each channel, one value for all or one for each.
-        std: what each channel is divided by thereafter.
+        std: each channel is divided by it after the mean is subtracted.
         device: where the network is.
     """
 
@@ -53,11 +52,11 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, examples: Tensor) -> Tensor:
-        """Returns the features of examples [N, ...] on the device of the network, [N, F] or with places behind F."""
+        """Returns the features of examples [N, ...] on the device of the network: [N, F], or [N, F, rows, columns]."""
         return self._network(self.prepare(examples))
 
     def prepare(self, examples: Tensor) -> Tensor:
-        """Makes examples what the network takes: their size, their channels, their scale.
+        """Resizes examples, repeats grey channels and normalises, so that the network can take them.
 
         Args:
             examples: as in :meth:`features`.

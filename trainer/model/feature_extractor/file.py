@@ -1,4 +1,4 @@
-"""Feature extractors in files: written from a network, refused where they do not fit, read without running code."""
+"""Writes, checks and reads the files of feature extractors; reading runs no code of the file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,25 +18,26 @@ from trainer.model.feature_extractor.extractor import Extractor
 from trainer.model.feature_extractor.layers import Layer, build_layers, describe_layers
 
 KEY = "extractor"
-"""The key of the metadata under which the description lies."""
-_REMEDY = "write it with python -m trainer features CONFIG --out FILE"
+"""The key of the metadata that holds the description."""
+_REMEDY = "write it with python -m trainer features CONFIG --out FILE, or with import-features from published weights"
 _MISFITS = (RuntimeError, ValueError, TypeError, OverflowError)
-"""What torch raises where sizes do not fit or are beyond all measure."""
-_FLOATING = ("F16", "BF16", "F32", "F64")
+"""What torch raises if sizes do not fit each other or are too large."""
+FLOATING = ("F16", "BF16", "F32", "F64")
+"""Types of numbers that a tensor may have."""
 _COUNTER = "num_batches_tracked"
-"""What batch normalisation counts while it trains, and a file does not hold."""
+"""The step counter of batch normalisation, which only training needs; a file does not hold it."""
 
 
 class Description(Section):
-    """What the metadata of the file say."""
+    """The description of an extractor in the metadata of its file."""
 
     format: Literal["flowfabric.features/1"] = "flowfabric.features/1"
     shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)]
     """Of one example: [C, H, W] of an image, [D] of a point."""
     mean: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0,)
-    """Subtracted from each channel, on the scale of the run's examples, where images lie from -1 to 1."""
+    """Subtracted from each channel, in units of the run's examples; the values of images lie from -1 to 1."""
     std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    """What each channel is divided by thereafter."""
+    """Each channel is divided by it after the mean is subtracted."""
     layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -59,8 +60,8 @@ def write_extractor(
 ) -> None:
     """Writes a network as a feature extractor.
 
-    Networks are mostly published with a mean m and a deviation s of images whose values lie from 0 to 1; here they lie
-    from -1 to 1, where the same are 2 m - 1 and 2 s.
+    Most networks are published with a mean m and a standard deviation s of images with values from 0 to 1. Here values
+    lie from -1 to 1, so give 2 m - 1 and 2 s.
 
     Args:
         network: of the modules that ``describe_layers`` takes; its last module returns the features. It is used as in
@@ -68,11 +69,11 @@ def write_extractor(
         path: the safetensors file.
         shape: of one example, [C, H, W] of an image or [D] of a point.
         mean: subtracted from each channel, one value for all or one for each.
-        std: what each channel is divided by thereafter.
+        std: each channel is divided by it after the mean is subtracted.
 
     Raises:
-        ValueError: a module cannot be described, or the description is not sound; names it.
-        FileError: the network does not take examples of that shape, or a weight is not finite; nothing is left.
+        ValueError: a file cannot hold a module or a setting; the message names it.
+        FileError: the network does not take examples of that shape, or a weight is not finite. No file is written.
     """
     description = Description.model_validate(
         {"shape": tuple(shape), "mean": tuple(mean), "std": tuple(std), "layers": describe_layers(network)}
@@ -88,7 +89,7 @@ def write_extractor(
 
 
 def check_extractor(path: Path, shape: Sequence[int]) -> None:
-    """Refuses a file that cannot give features of examples, without reading its tensors.
+    """Raises if a file cannot give features of a run's examples. The tensors are not read.
 
     Args:
         path: the file.
@@ -114,7 +115,7 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
 
     Args:
         path: the file.
-        device: where it shall run; None: the CPU.
+        device: for the network; None: the CPU.
 
     Returns:
         The extractor, in evaluation mode and in float32.
@@ -135,7 +136,7 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
 
 
 def feature_shape(path: Path) -> tuple[int, ...]:
-    """Shape of the features of one example, without reading the tensors.
+    """Shape of the features of one example: [F] or [F, rows, columns]. The tensors are not read.
 
     Args:
         path: the file.
@@ -146,8 +147,27 @@ def feature_shape(path: Path) -> tuple[int, ...]:
     return _described(path)[2]
 
 
+def describe_extractor(path: Path) -> str:
+    """One line for a person: what an extractor makes of what, and the memory that its values take.
+
+    The tensors are not read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileError: as :func:`check_extractor` does.
+    """
+    description, network, shape = _described(path)
+    values = sum(value.numel() for value in network.state_dict().values())
+    return (
+        f"{path}: features {list(shape)} of examples {list(description.shape)}; {values:,} values, "
+        f"{4 * values / 1e6:,.1f} MB"
+    )
+
+
 def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]:
-    """The description, a network without values that fits it and the tensors of the file, and what it returns."""
+    """The description, the network on the meta device and the shape of its features, checked against the tensors."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -180,8 +200,8 @@ def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]
         shape, dtype = found[name]
         if shape != wanted[name]:
             raise FileError(path, name, f"has shape {shape} where its layer has {wanted[name]}", _REMEDY)
-        if dtype not in _FLOATING:
-            raise FileError(path, name, f"is of type {dtype}", f"use one of {', '.join(_FLOATING)}")
+        if dtype not in FLOATING:
+            raise FileError(path, name, f"is of type {dtype}", f"use one of {', '.join(FLOATING)}")
     shape = description.shape
     for number, module in enumerate(network):
         try:

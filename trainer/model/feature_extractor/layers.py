@@ -1,13 +1,20 @@
-"""The layers of a feature extractor: what a file may say, and the module of torch.nn that each stands for."""
+"""The kinds of layers that a feature extractor can have, and the module of each."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from moe.validation.section import Section
+from trainer.model.feature_extractor.plain_layer import PlainLayer
+from trainer.model.feature_extractor.transformer import (
+    AttentionBlockLayer,
+    FirstTokenLayer,
+    PatchMapLayer,
+    PatchTokensLayer,
+)
 
 _TwoSizes = BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)
 Sizes = Annotated[tuple[PositiveInt, PositiveInt], _TwoSizes]
@@ -17,7 +24,7 @@ Margins = Annotated[tuple[NonNegativeInt, NonNegativeInt], _TwoSizes]
 
 
 class Branches(nn.Module):
-    """Networks that all see the same input.
+    """Several networks on the same input.
 
     Args:
         branches: the networks; an empty ``nn.Sequential`` passes its input on.
@@ -31,40 +38,9 @@ class Branches(nn.Module):
             self.add_module(str(index), branch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Joins what the branches make of the input."""
+        """Joins the results of the branches."""
         results = [branch(x) for branch in self.branches]
         return torch.cat(results, dim=1) if self.join == "concatenate" else torch.stack(results).sum(0)
-
-
-class PlainLayer(Section):
-    """A layer whose fields are called as the arguments and the attributes of its module are."""
-
-    module: ClassVar[type[nn.Module]]
-    """Class of torch.nn."""
-    fixed: ClassVar[dict[str, object]] = {}
-    """Attributes of the module that a file does not name, and the only values that they may have."""
-
-    def build(self) -> nn.Module:
-        """Makes the module."""
-        return self.module(**self.model_dump(exclude={"kind"}))
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Self:
-        """Describes a module.
-
-        Args:
-            module: of class ``cls.module``.
-
-        Raises:
-            ValueError: the module has a setting that a file cannot hold.
-        """
-        for name, value in cls.fixed.items():
-            if getattr(module, name) != value:
-                raise ValueError(f"{name} {getattr(module, name)} is not supported; use {value}")
-        found: dict[str, Any] = {name: getattr(module, name) for name in cls.model_fields if name != "kind"}
-        if "bias" in found:
-            found["bias"] = found["bias"] is not None
-        return cls.model_validate(found)
 
 
 class Conv2d(PlainLayer):
@@ -84,7 +60,7 @@ class Conv2d(PlainLayer):
 
 
 class Linear(PlainLayer):
-    """Matrix, on the last dimension."""
+    """Linear map of the last dimension."""
 
     module = nn.Linear
     kind: Literal["linear"] = "linear"
@@ -102,6 +78,17 @@ class BatchNorm2d(PlainLayer):
     num_features: PositiveInt
     eps: PositiveFloat = 1e-5
     affine: bool = True
+
+
+class LayerNorm(PlainLayer):
+    """Normalisation over the last dimensions by their own mean and variance."""
+
+    module = nn.LayerNorm
+    fixed: ClassVar[dict[str, object]] = {"elementwise_affine": True}
+    kind: Literal["layer_norm"] = "layer_norm"
+    normalized_shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    eps: PositiveFloat = 1e-5
+    bias: bool = True
 
 
 class MaxPool2d(PlainLayer):
@@ -130,7 +117,7 @@ class AvgPool2d(PlainLayer):
 
 
 class AdaptiveAvgPool2d(PlainLayer):
-    """Means of so many windows; 1 is the mean of the image."""
+    """Means of a fixed number of windows that cover the image; 1 is the mean of the image."""
 
     module = nn.AdaptiveAvgPool2d
     kind: Literal["adaptive_avg_pool2d"] = "adaptive_avg_pool2d"
@@ -190,14 +177,14 @@ class Flatten(PlainLayer):
 
 
 class Identity(PlainLayer):
-    """Nothing; dropout becomes this, for features are taken without it."""
+    """Returns its input. Dropout is written as this, because features are computed without dropout."""
 
     module = nn.Identity
     kind: Literal["identity"] = "identity"
 
 
 class BranchesLayer(Section):
-    """Sequences of layers that all see the same input, and what becomes of their results."""
+    """Several sequences of layers on the same input, whose results are joined."""
 
     kind: Literal["branches"] = "branches"
     join: Literal["concatenate", "add"]
@@ -212,6 +199,7 @@ PLAIN_LAYERS: tuple[type[PlainLayer], ...] = (
     Conv2d,
     Linear,
     BatchNorm2d,
+    LayerNorm,
     MaxPool2d,
     AvgPool2d,
     AdaptiveAvgPool2d,
@@ -223,6 +211,10 @@ PLAIN_LAYERS: tuple[type[PlainLayer], ...] = (
     Sigmoid,
     Flatten,
     Identity,
+    PatchTokensLayer,
+    AttentionBlockLayer,
+    PatchMapLayer,
+    FirstTokenLayer,
 )
 """Every kind of layer but branches."""
 
@@ -230,6 +222,7 @@ Layer = Annotated[
     Conv2d
     | Linear
     | BatchNorm2d
+    | LayerNorm
     | MaxPool2d
     | AvgPool2d
     | AdaptiveAvgPool2d
@@ -241,6 +234,10 @@ Layer = Annotated[
     | Sigmoid
     | Flatten
     | Identity
+    | PatchTokensLayer
+    | AttentionBlockLayer
+    | PatchMapLayer
+    | FirstTokenLayer
     | BranchesLayer,
     Field(discriminator="kind"),
 ]
@@ -257,13 +254,13 @@ def describe_layers(network: nn.Sequential, name: str = "network") -> tuple[Plai
 
     Args:
         network: of modules that :data:`PLAIN_LAYERS` names, dropout and :class:`Branches` of such networks.
-        name: what it is called in an error.
+        name: of the network in an error message.
 
     Returns:
         One layer for each module.
 
     Raises:
-        ValueError: a module is of another class or has a setting that a file cannot hold; names it.
+        ValueError: a module is of another class or has a setting that a file cannot hold; the message names it.
     """
     layers: list[PlainLayer | BranchesLayer] = []
     for number, module in enumerate(network):

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from moe.files import FileError
-from trainer.evaluation.frechet import frechet_distance
-from trainer.evaluation.judgement import judge_features
 from trainer.model.feature_extractor.file import KEY, check_extractor, read_extractor, write_extractor
 from trainer.model.feature_extractor.layers import PLAIN_LAYERS, Branches
+from trainer.model.feature_extractor.transformer import AttentionBlock, FirstToken, PatchMap, PatchTokens
+from trainer.training.validation.frechet import frechet_distance
+from trainer.training.validation.judgement import judge_features
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -32,7 +33,7 @@ def identity(features: int) -> nn.Sequential:
 
 
 def every_layer() -> nn.Sequential:
-    """A small network with each kind of layer, in the manner of Inception and of residual networks."""
+    """A small network with each kind of layer, in the manner of Inception, residual networks and transformers."""
     torch.manual_seed(0)
     mixed = Branches(
         [
@@ -42,6 +43,7 @@ def every_layer() -> nn.Sequential:
         "concatenate",
     )
     residual = Branches([nn.Sequential(), nn.Sequential(nn.Conv2d(10, 10, 3, padding=1, groups=2), nn.SiLU())], "add")
+    pooled = [PatchMap(4, 3), nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten()]
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1, dilation=1),
         nn.BatchNorm2d(8),
@@ -52,12 +54,18 @@ def every_layer() -> nn.Sequential:
         residual,
         nn.Tanh(),
         nn.Dropout(0.5),
-        nn.AdaptiveAvgPool2d((1, 2)),
+        PatchTokens(10, 4, 3, leading_tokens=2),
+        AttentionBlock(10, num_heads=2, hidden=12, eps=1e-6),
+        nn.LayerNorm(10, bias=False),
+        Branches([nn.Sequential(FirstToken()), nn.Sequential(*pooled)], "concatenate"),
         nn.Identity(),
-        nn.Flatten(),
-        nn.Linear(20, 5),
+        nn.Linear(30, 5),
         nn.Sigmoid(),
     )
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith(("leading", "positions", "scale_1", "scale_2")):
+                parameter.normal_()
     network.train()
     for number in range(3):
         network(images(16, 3, 12, 10, seed=number))  # gives batch normalisation statistics of its own

@@ -1,0 +1,211 @@
+"""Writes a feature extractor from the published weights of a vision transformer."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from moe.files import FileError
+from trainer.model.feature_extractor.file import write_extractor
+from trainer.model.feature_extractor.published import LAYOUTS, PublishedLayout, TokensTaken
+from trainer.model.feature_extractor.published_weights import PublishedWeights
+from trainer.model.feature_extractor.transformer import AttentionBlock, FirstToken, PatchMap, PatchTokens
+
+HEAD_WIDTH = 64
+"""Values of a head in nearly every published vision transformer."""
+
+
+def import_extractor(
+    path: Path,
+    layout: str,
+    out: Path,
+    *,
+    image_size: Sequence[int] | None = None,
+    tokens: TokensTaken = "patches",
+    num_heads: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> None:
+    """Writes a vision transformer as a feature extractor.
+
+    If the image size gives another grid of patches than the weights were trained with, their position embeddings are
+    interpolated as in the published code of each model: bicubically, with antialiasing only if there are registers.
+
+    Args:
+        path: safetensors file with the weights.
+        layout: a key of :data:`trainer.model.feature_extractor.published.LAYOUTS`.
+        out: safetensors file to write.
+        image_size: height and width, or one number for both, that images are resized to, in pixels; multiples of the
+            patch size. None: the size of the position embeddings.
+        tokens: what becomes the features.
+        num_heads: heads of attention, which no tensor shows; None: width / 64.
+        mean: subtracted from each channel of images with values from 0 to 1, one for all or one for each; None: that of
+            the layout.
+        std: each channel is divided by it thereafter; likewise.
+
+    Raises:
+        ValueError: an argument is wrong, or a size or a number of heads does not fit the weights.
+        FileError: the file cannot be read, a tensor is missing, unknown or of another shape, or a value is not finite.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"--layout: {layout} is unknown; use {', '.join(LAYOUTS)}")
+    if out.resolve() == path.resolve():
+        raise ValueError(f"--out: {out} is the file of the weights; give another")
+    names = LAYOUTS[layout]
+    with PublishedWeights(path, layout) as weights:
+        network, shape = _network(weights, names, image_size, tokens, num_heads)
+        weights.check_all_are_used(names.unused)
+    mean = _of_channels("--mean", names.mean if mean is None else mean, shape[0])
+    std = _of_channels("--std", names.std if std is None else std, shape[0])
+    if min(std) <= 0:
+        raise ValueError(f"--std: {min(std)} is no spread of a channel; give numbers above 0")
+    write_extractor(network, out, shape, mean=[2 * value - 1 for value in mean], std=[2 * value for value in std])
+
+
+def resized_positions(positions: Tensor, rows: int, columns: int, *, offset: float, antialias: bool) -> Tensor:
+    """Interpolates position embeddings from a square grid to another grid, bicubically.
+
+    Args:
+        positions: [patches, D], row by row; the number of patches is a square or rows x columns.
+        rows: of the new grid.
+        columns: of the new grid.
+        offset: added to the new rows and columns before the scale of the interpolation is computed from them, as the
+            code of DINOv2 does with 0.1; 0: the scale is the ratio of the grids.
+        antialias: widen the kernel when the new grid is smaller.
+
+    Returns:
+        [D, rows, columns]; the same values if the grid is the same.
+    """
+    side = math.isqrt(len(positions))
+    if side * side != len(positions) or (rows, columns) == (side, side):
+        return positions.T.unflatten(1, (rows, columns)).contiguous()
+    square = positions.T.unflatten(1, (side, side))[None]
+    size: dict[str, Any] = {"size": (rows, columns)}
+    if offset:
+        size = {"scale_factor": ((rows + offset) / side, (columns + offset) / side)}
+    return interpolate(square, mode="bicubic", antialias=antialias, **size)[0]
+
+
+def _network(
+    weights: PublishedWeights,
+    names: PublishedLayout,
+    image_size: Sequence[int] | None,
+    tokens: TokensTaken,
+    num_heads: int | None,
+) -> tuple[nn.Sequential, tuple[int, int, int]]:
+    """The network and the shape [C, H, W] of the images that it takes."""
+    embedding, bias = weights.pair(names.patches, (None, None, None, None))
+    width, channels, *patch = embedding.shape
+    num_heads = _num_heads(num_heads, width)
+    class_token = weights.take(names.class_token, (1, 1, width))
+    registers = weights.optional(names.registers, (1, None, width))
+    positions = weights.take(names.positions, (1, None, width))[0]
+    rows, columns = _grid(weights.path, names, image_size, patch, len(positions) - 1)
+    leading = class_token[0] + positions[:1]
+    offset = names.position_offset
+    if registers is not None:
+        leading, offset = torch.cat([leading, registers[0]]), 0.0
+    places = resized_positions(positions[1:], rows, columns, offset=offset, antialias=registers is not None)
+    blocks = [_block(weights, names, 0, width, None)]
+    hidden = len(blocks[0]["expansion.bias"])
+    blocks += [_block(weights, names, number, width, hidden) for number in range(1, weights.num_blocks(names.block))]
+    norm = dict(zip(("weight", "bias"), weights.pair(names.norm, (width,)), strict=True))
+    with torch.device("meta"):
+        network = nn.Sequential(
+            nn.Conv2d(channels, width, (patch[0], patch[1]), (patch[0], patch[1])),
+            PatchTokens(width, rows, columns, len(leading)),
+            *(AttentionBlock(width, num_heads, hidden, names.eps) for _ in blocks),
+            nn.LayerNorm(width, names.eps),
+            *_taken(tokens, rows, columns),
+        )
+    tables = [{"weight": embedding, "bias": bias}, {"leading": leading, "positions": places}, *blocks, norm]
+    state = {f"{place}.{name}": value for place, table in enumerate(tables) for name, value in table.items()}
+    network.load_state_dict(state, assign=True)
+    return network, (channels, rows * patch[0], columns * patch[1])
+
+
+def _block(
+    weights: PublishedWeights, names: PublishedLayout, number: int, width: int, hidden: int | None
+) -> dict[str, Tensor]:
+    """The tensors of one block by their names in an ``AttentionBlock``; the first block says how wide `hidden` is."""
+    start = names.block.format(number)
+    found: dict[str, Tensor] = {}
+    for part, modules in names.modules.items():
+        if part == "contraction":
+            hidden = len(found["expansion.bias"])
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "norm_1": (width,),
+            "query_key_value": (3 * width // len(modules), width),
+            "projection": (width, width),
+            "norm_2": (width,),
+            "expansion": (hidden, width),
+            "contraction": (width, hidden),
+        }
+        pairs = [weights.pair(start + module, shapes[part]) for module in modules]
+        found[f"{part}.weight"], found[f"{part}.bias"] = (torch.cat(values) for values in zip(*pairs, strict=True))
+    scaled = weights.has_any_ending(tuple(names.scales.values()))
+    for scale in ("scale_1", "scale_2"):
+        found[scale] = weights.take(start + names.scales[scale], (width,)) if scaled else torch.ones(width)
+    return found
+
+
+def _of_channels(option: str, values: Sequence[float], channels: int) -> Sequence[float]:
+    """Values that are finite and one for all channels or one for each."""
+    if len(values) not in (1, channels):
+        raise ValueError(f"{option}: {len(values)} values for {channels} channels; give 1 or {channels}")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{option}: {list(values)} are not all finite; give finite numbers")
+    return values
+
+
+def _num_heads(num_heads: int | None, width: int) -> int:
+    if num_heads is None:
+        if width % HEAD_WIDTH:
+            raise ValueError(
+                f"--num-heads: is needed because the width {width} is no multiple of {HEAD_WIDTH}; give the number of "
+                "heads that the weights were trained with"
+            )
+        return width // HEAD_WIDTH
+    if num_heads < 1 or width % num_heads:
+        raise ValueError(
+            f"--num-heads: {num_heads} heads do not divide the width {width}; give the number of heads that the "
+            "weights were trained with"
+        )
+    return num_heads
+
+
+def _grid(
+    path: Path, names: PublishedLayout, image_size: Sequence[int] | None, patch: Sequence[int], num_positions: int
+) -> tuple[int, int]:
+    """Rows and columns of the patches of an image."""
+    side = math.isqrt(max(num_positions, 0))
+    square = side > 0 and side * side == num_positions
+    if image_size is None:
+        if not square:
+            problem = f"has positions of {num_positions} patches, which form no square"
+            raise FileError(path, names.positions, problem, "give --image-size HEIGHT WIDTH of the weights")
+        return side, side
+    if len(image_size) not in (1, 2):
+        raise ValueError(f"--image-size: {len(image_size)} numbers are no height and width; give 1 or 2")
+    height, width = image_size if len(image_size) == 2 else (image_size[0], image_size[0])
+    for pixels, size in ((height, patch[0]), (width, patch[1])):
+        if pixels < 1 or pixels % size:
+            near = max(size, round(pixels / size) * size)
+            raise ValueError(f"--image-size: {pixels} is no multiple of the {size} pixels of a patch; use {near}")
+    rows, columns = height // patch[0], width // patch[1]
+    if not square and rows * columns != num_positions:
+        problem = f"has positions of {num_positions} patches, which form no square that could be interpolated"
+        raise FileError(path, names.positions, problem, "give the --image-size of the weights")
+    return rows, columns
+
+
+def _taken(tokens: TokensTaken, rows: int, columns: int) -> list[nn.Module]:
+    """The layers that make features of the tokens."""
+    if tokens == "class":
+        return [FirstToken()]
+    places: list[nn.Module] = [PatchMap(rows, columns)]
+    return places if tokens == "patches" else [*places, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten()]

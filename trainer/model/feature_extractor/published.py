@@ -1,0 +1,119 @@
+"""Tensor names and settings of published vision transformers. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the red, green and blue channel of images with values from 0 to 1."""
+
+TokensTaken = Literal["patches", "class", "mean"]
+"""What becomes the features: the token of each patch, the class token, or the mean over the patches."""
+
+
+@dataclass(frozen=True)
+class PublishedLayout:
+    """The names of one family of files, and the settings that its tensors do not show.
+
+    Attributes:
+        class_token: [1, 1, D].
+        registers: [1, R, D]; a file may lack them.
+        positions: [1, 1 + patches, D] position embeddings, that of the class token first.
+        patches: the convolution that embeds patches, without ``.weight`` and ``.bias``.
+        block: prefix of the names of a block, with {} for its number.
+        modules: for each module of an ``AttentionBlock``, those of the file without ``.weight`` and ``.bias``; the rows
+            of several are concatenated.
+        scales: for each layer scale of an ``AttentionBlock``, that of the file; a file may lack all of them.
+        norm: the final layer normalisation, without ``.weight`` and ``.bias``.
+        unused: prefixes of the names of tensors that features do not need.
+        prefix: optional prefix of all names.
+        eps: of layer normalisation.
+        mean: of the channels of images from 0 to 1.
+        std: of the channels of images from 0 to 1.
+        position_offset: offset of interpolated position embeddings if there are no registers, see
+            :func:`trainer.model.feature_extractor.importing.resized_positions`.
+    """
+
+    class_token: str
+    registers: str
+    positions: str
+    patches: str
+    block: str
+    modules: Mapping[str, tuple[str, ...]]
+    scales: Mapping[str, str]
+    norm: str
+    unused: tuple[str, ...]
+    prefix: str = ""
+    eps: float = 1e-6
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    position_offset: float = 0.0
+
+
+_TRANSFORMERS_ATTENTION = {
+    "query_key_value": ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "projection": ("attention.output.dense",),
+}
+
+LAYOUTS: Mapping[str, PublishedLayout] = {
+    "dinov2": PublishedLayout(
+        class_token="cls_token",
+        registers="register_tokens",
+        positions="pos_embed",
+        patches="patch_embed.proj",
+        block="blocks.{}.",
+        modules={
+            "norm_1": ("norm1",),
+            "query_key_value": ("attn.qkv",),
+            "projection": ("attn.proj",),
+            "norm_2": ("norm2",),
+            "expansion": ("mlp.fc1",),
+            "contraction": ("mlp.fc2",),
+        },
+        scales={"scale_1": "ls1.gamma", "scale_2": "ls2.gamma"},
+        norm="norm",
+        unused=("mask_token", "head."),
+        position_offset=0.1,
+    ),
+    "transformers-dinov2": PublishedLayout(
+        class_token="embeddings.cls_token",
+        registers="embeddings.register_tokens",
+        positions="embeddings.position_embeddings",
+        patches="embeddings.patch_embeddings.projection",
+        block="encoder.layer.{}.",
+        modules={
+            "norm_1": ("norm1",),
+            **_TRANSFORMERS_ATTENTION,
+            "norm_2": ("norm2",),
+            "expansion": ("mlp.fc1",),
+            "contraction": ("mlp.fc2",),
+        },
+        scales={"scale_1": "layer_scale1.lambda1", "scale_2": "layer_scale2.lambda1"},
+        norm="layernorm",
+        unused=("embeddings.mask_token", "classifier."),
+        prefix="dinov2.",
+    ),
+    "transformers-vit": PublishedLayout(
+        class_token="embeddings.cls_token",
+        registers="embeddings.register_tokens",
+        positions="embeddings.position_embeddings",
+        patches="embeddings.patch_embeddings.projection",
+        block="encoder.layer.{}.",
+        modules={
+            "norm_1": ("layernorm_before",),
+            **_TRANSFORMERS_ATTENTION,
+            "norm_2": ("layernorm_after",),
+            "expansion": ("intermediate.dense",),
+            "contraction": ("output.dense",),
+        },
+        scales={},
+        norm="layernorm",
+        unused=("embeddings.mask_token", "pooler.", "classifier."),
+        prefix="vit.",
+        eps=1e-12,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+}
+"""By name: the authors' files of DINOv2, whose names timm shares, and ``Dinov2Model`` and ``ViTModel`` of the package
+transformers."""

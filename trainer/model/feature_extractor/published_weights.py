@@ -1,0 +1,104 @@
+"""Reads tensors of a weights file and checks each of them."""
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from moe.files import FileError
+from trainer.model.feature_extractor.file import FLOATING
+from trainer.model.feature_extractor.published import LAYOUTS
+
+
+class PublishedWeights:
+    """Tensors of an open file by name, without the prefix of the layout. A context manager that closes the file.
+
+    Args:
+        path: the file.
+        layout: a key of ``LAYOUTS``.
+
+    Raises:
+        FileError: on entering, the file cannot be read.
+    """
+
+    def __init__(self, path: Path, layout: str) -> None:
+        self.path, self._layout, self._closing = path, layout, ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._file: Any = self._closing.enter_context(safe_open(self.path, framework="pt"))
+            names = list(self._file.keys())
+        except (OSError, SafetensorError) as error:
+            remedy = "give a file that safetensors.torch.save_file wrote"
+            raise FileError(self.path, "weights", f"cannot be read ({error})", remedy) from error
+        prefix = LAYOUTS[self._layout].prefix
+        self._found = {name.removeprefix(prefix): name for name in names}
+        self._taken: set[str] = set()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def take(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        """Reads one tensor as float32.
+
+        Args:
+            name: of the tensor.
+            shape: that it must have; None is any number from 1.
+
+        Raises:
+            FileError: it is missing, or of another shape or type, or a value is not finite.
+        """
+        if name not in self._found:
+            others = ", ".join(other for other in LAYOUTS if other != self._layout)
+            remedy = f"give a whole file of layout {self._layout}, or another --layout ({others})"
+            raise FileError(self.path, name, "is missing", remedy)
+        part = self._file.get_slice(self._found[name])
+        found = list(part.get_shape())
+        fits = len(found) == len(shape) and all(
+            size == wanted or (wanted is None and size > 0) for size, wanted in zip(found, shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join("any" if size is None else str(size) for size in shape)
+            remedy = f"give the weights of a vision transformer of layout {self._layout}"
+            raise FileError(self.path, name, f"has shape {found} where [{wanted}] is needed", remedy)
+        if part.get_dtype() not in FLOATING:
+            raise FileError(self.path, name, f"is of type {part.get_dtype()}", f"use one of {', '.join(FLOATING)}")
+        value: Tensor = self._file.get_tensor(self._found[name]).float()
+        if not bool(value.isfinite().all()):
+            raise FileError(self.path, name, "holds values that are not finite", "give the weights as published")
+        self._taken.add(name)
+        return value
+
+    def optional(self, name: str, shape: Sequence[int | None]) -> Tensor | None:
+        """One tensor, or None if the file has none of that name."""
+        return self.take(name, shape) if name in self._found else None
+
+    def has_any_ending(self, ends: tuple[str, ...]) -> bool:
+        """Whether the name of any tensor has one of these endings."""
+        return any(name.endswith(ends) for name in self._found)
+
+    def pair(self, module: str, shape: Sequence[int | None]) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a module; the bias has one value for each row of the weight."""
+        weight = self.take(f"{module}.weight", shape)
+        return weight, self.take(f"{module}.bias", (weight.shape[0],))
+
+    def num_blocks(self, block: str) -> int:
+        """Number of blocks: one more than the highest block number in a name, at least 1."""
+        start = re.compile(re.escape(block).replace(r"\{\}", r"(\d{1,4})"))
+        matches = (start.match(name) for name in self._found)
+        return 1 + max((int(match[1]) for match in matches if match), default=0)
+
+    def check_all_are_used(self, unused: tuple[str, ...]) -> None:
+        """Raises if a tensor was never read, unless its name has one of the prefixes `unused`."""
+        for name in self._found:
+            if name not in self._taken and not name.startswith(unused):
+                problem = f"belongs to no part of a transformer of layout {self._layout}"
+                raise FileError(self.path, name, problem, "choose the --layout of the file, or a supported model")
