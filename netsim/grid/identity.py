@@ -1,4 +1,4 @@
-"""What the result of a cell depends on, as one hash: its scenario, the files that names, and the simulator itself."""
+"""Hash of everything that the result of a cell depends on: scenario, files that it names, sources of the simulator."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ class Input(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What the result of a cell depends on besides its scenario.
+    """Inputs of a cell besides its scenario.
 
     Args:
         inputs: Files that the scenario names, in the order of their paths.
@@ -39,7 +39,7 @@ class Identity(NamedTuple):
 
 
 def identify(scenario: Scenario) -> Identity:
-    """Hashes what a scenario depends on; files that are missing are left out."""
+    """Hashes the inputs of a scenario; missing files are left out."""
     return Identity(tuple(Input(str(path), _sha256_of(path)) for path in _files(scenario)), simulator_sha256())
 
 
@@ -51,7 +51,7 @@ def content_hash(scenario: Scenario, identity: Identity) -> str:
 
 @lru_cache(maxsize=1)
 def simulator_sha256() -> str:
-    """Hash of the sources that decide what a run is."""
+    """Hash of the sources that determine the result of a run."""
     root = Path(netsim.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -62,7 +62,7 @@ def simulator_sha256() -> str:
 
 
 def _files(scenario: Scenario) -> list[Path]:
-    """Every file behind a `path`, `groups` or `class`: itself, all in a folder, or all whose names it begins."""
+    """Every file named by a `path`, `groups` or `class`: the file, all files of a folder, or all with that prefix."""
     found: set[Path] = set()
     for key, value in _entries(scenario.resolved()):
         if key == "class":

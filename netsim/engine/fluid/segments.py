@@ -34,8 +34,8 @@ class SegmentArrays(NamedTuple):
 class Segments:
     """All segments of a run: a set of ways over which traffic spreads evenly, often a single one.
 
-    Every flow passes three: its first link, what lies between, and its last link. The segment of a link alone has the
-    link's index.
+    Every flow passes three: its first link, the ways between, and its last link. A single link is the segment with the
+    link's own index.
 
     Args:
         links: Number of links of the fabric.
