@@ -26,10 +26,10 @@ from moe.seed import derive_seed
 
 
 class PlacedMoELayer(MoELayer):
-    """A Megatron-Core MoE layer whose experts live where a placement says, on CPU and on GPU.
+    """A Megatron-Core MoE layer with a placement of its experts, on CPU and on GPU.
 
-    ``forward`` takes and gives [S, B, D]. Initial weights are a function of (seed, layer, logical expert) alone: they
-    do not depend on the world size, on the placement or on what was drawn before.
+    ``forward`` takes and returns [S, B, D]. Initial weights are a function of (seed, layer, logical expert) alone: they
+    do not depend on the world size, on the placement or on earlier draws.
     """
 
     router: Router
@@ -47,7 +47,7 @@ class PlacedMoELayer(MoELayer):
 
         Args:
             config: the mixture of experts.
-            megatron: the same in Megatron's words, see :func:`transformer_config`.
+            megatron: the same as Megatron's configuration, see :func:`transformer_config`.
             layer: index of the block in its model, from 0.
             seed: seed of the initial weights.
             slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
@@ -82,13 +82,13 @@ class PlacedMoELayer(MoELayer):
         return dispatcher.slot_to_expert_E.cpu().numpy()
 
     def place(self, slot_to_expert: np.ndarray) -> None:
-        """Declares that the slots hold other experts from now on; whoever calls it has moved their weights.
+        """Declares that the slots hold other experts from now on; the caller has moved their weights.
 
         Args:
             slot_to_expert: logical expert of each physical slot, int [E].
 
         Raises:
-            ValueError: it is no order of all experts.
+            ValueError: it does not hold every expert once.
         """
         dispatcher: Any = self.token_dispatcher
         slots_E = dispatcher.slot_to_expert_E

@@ -173,8 +173,12 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     who = sweep.add_mutually_exclusive_group()
     who.add_argument("--jobs", type=int, metavar="N", help="local processes (default: all cores)")
-    who.add_argument("--executor", metavar="ADDRESS", help="Dask scheduler, in place of local processes: tcp://scheduler:8786")
-    sweep.add_argument("--prometheus-port", type=int, metavar="PORT", help="serve metrics for Prometheus on 127.0.0.1 (0: a free port)")
+    who.add_argument(
+        "--executor", metavar="ADDRESS", help="Dask scheduler, in place of local processes: tcp://scheduler:8786"
+    )
+    sweep.add_argument(
+        "--prometheus-port", type=int, metavar="PORT", help="serve metrics for Prometheus on 127.0.0.1 (0: a free port)"
+    )
 
     bench = verb("bench", "packet-hops per second of CPU time, by engine", _BENCH, _bench)
     bench.add_argument("--out", type=Path, metavar="FILE", help="also write the figures there, JSON")
@@ -182,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
 
     export = verb("export", "a collective trace for another simulator", _EXPORT, _export)
     export.add_argument("trace", type=Path, metavar="TRACE", help="a collective trace, JSONL")
-    export.add_argument("--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder")
+    export.add_argument(
+        "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
+    )
     return parser
 
 
@@ -205,7 +211,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         def progress(event: "RunEvent") -> None:
             nonlocal untold
             if untold:
-                print("netsim compare: the first use of an engine compiles it, once per version; this takes some seconds", file=sys.stderr)
+                print(
+                    "netsim compare: the first use of an engine compiles it, once per version; this takes some seconds",
+                    file=sys.stderr,
+                )
                 untold = False
             show(event)
 

@@ -189,7 +189,7 @@ def _longest_chain(after_begin, after, delay_ps, passages, start, links):
 
 @njit(cache=True)
 def _all_done(awaited, passages, start, end, arrives, service, rest):
-    """Earliest end of some tasks; scratch arrays have one entry for each first and each last link, service 0 on entry."""
+    """Earliest end of some tasks; scratch arrays: an entry for each first and each last link, service 0 on entry."""
     done = np.int64(0)
     links = len(arrives) // 2
     for task in awaited:

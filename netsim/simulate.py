@@ -28,7 +28,7 @@ def simulate(
     """Simulates every transport of a scenario with every seed.
 
     Args:
-        scenario: A YAML file, or what one would contain.
+        scenario: A YAML file, or its content.
         overrides: ``dotted.key=value`` changes to it.
         jobs: Processes to use, at least 1; the results do not depend on it.
         progress: Called when a run starts and when it ends.
@@ -91,7 +91,7 @@ def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
     """Simulates one transport with one seed.
 
     Args:
-        prepared: What to simulate.
+        prepared: The prepared scenario.
         transport: One of the scenario's transports.
         seed: Seed of all draws.
     """

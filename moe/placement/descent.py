@@ -1,4 +1,4 @@
-"""The coherent cost of a routing trace, and how it is lowered: what the searching solvers share.
+"""The coherent cost of a routing trace, and moves that lower it; shared by the search solvers.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, J kinds of jump.
 """

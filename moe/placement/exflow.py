@@ -71,14 +71,14 @@ def read_csv(path: Path | str, num_experts: int, num_nodes: int, ranks_per_node:
 
 
 def write_csv(placement: Placement, path: Path | str) -> None:
-    """Write a placement as ExFlow does; only where each expert lives is kept.
+    """Write a placement as ExFlow does; only the rank of each expert is kept.
 
     Args:
         placement: A placement without replicas.
         path: The `.csv` file to write.
 
     Raises:
-        ValueError: An expert has several ranks, which the format cannot say.
+        ValueError: An expert has several ranks, which the format cannot express.
     """
     ranks = placement.expert_ranks().reshape(-1)
     with replacing(path) as temporary, temporary.open("w", encoding="ascii", newline="") as stream:
@@ -88,7 +88,7 @@ def write_csv(placement: Placement, path: Path | str) -> None:
 
 
 def write_npy(trace: RoutingTrace, path: Path | str) -> None:
-    """Write the routing of a trace as ExFlow reads it; weights, ranks and steps are left behind.
+    """Write the routing of a trace as ExFlow reads it, without weights, ranks and steps.
 
     Args:
         trace: A routing trace.

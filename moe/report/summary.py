@@ -1,4 +1,4 @@
-"""The numbers of a placement report, as the JSON file beside the page holds them; page and terminal draw on it.
+"""The numbers of a placement report, as in the JSON file beside the page; page and terminal use them.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
 """

@@ -49,7 +49,7 @@ def link_bars(volumes: Mapping[str, Mapping[str, float]], unit: str) -> str:
 
     Args:
         volumes: For each placement, from top to bottom, the volume by class of link.
-        unit: What the volumes are, with their unit.
+        unit: Name and unit of the volumes.
 
     Returns:
         SVG markup.

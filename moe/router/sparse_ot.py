@@ -16,7 +16,7 @@ from moe.router.capacity import cut_by_margin, slots_per_expert
 from moe.router.portable import PortableRouter, Selection
 
 SMOOTH = 8
-"""Experts that a token may spread over while potentials are sought; fewer make the search rough."""
+"""Most experts that a token may spread over while potentials are sought; fewer make the objective less smooth."""
 
 
 class SparseOTRouter(PortableRouter):
@@ -171,7 +171,7 @@ class SparseOTRouter(PortableRouter):
         return cut_by_margin(scores_TE, map_TE, slots_E, self.topk)
 
     def _own_share(self, slots_E: Tensor, asked_E: Tensor) -> Tensor:
-        """This rank's part of the slots of all ranks: of a full expert by demand, of another its demand and a bit."""
+        """This rank's part of the slots of all ranks: in proportion to demand for a full expert, else above demand."""
         asked_by_all_E = self.sum_over_ranks(asked_E.clone())
         spare_E = (slots_E - asked_by_all_E).div(self.tp_dp_cp_group.size(), rounding_mode="floor")
         by_demand_E = asked_E * slots_E // asked_by_all_E.clamp_min(1)

@@ -1,4 +1,4 @@
-"""Top-k routing: every token takes the experts that its gate likes best.
+"""Top-k routing: every token takes the experts with its largest gate values.
 
 Shape suffixes: T tokens, E experts.
 """

@@ -19,7 +19,7 @@ class DctcpConfig(Section, frozen=True):
     Args:
         gain: Weight of the newest window in the estimate of the marked share; 1/16 in the paper.
         window: Packets under way at the start.
-        mark_above: A packet that arrives at a switch's queue longer than this is marked. arXiv 2407.00550 uses 800 KB at
+        mark_above: A packet that finds more than this in a switch's queue is marked. arXiv 2407.00550 uses 800 KB at
             400 Gbps; the default is in proportion for 100 Gbps.
     """
 

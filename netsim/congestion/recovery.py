@@ -63,7 +63,7 @@ class Reply(NamedTuple):
 
 
 class Recovery(Protocol):
-    """Sender and receiver of one flow. Packets are numbered by their place in the flow, transmissions by their serial."""
+    """Both ends of one flow. Packets are numbered by their place in the flow, transmissions by their serial."""
 
     @property
     def in_flight(self) -> int:

@@ -1,4 +1,5 @@
 """Progress of a sweep."""
+
 from collections.abc import Callable
 from typing import NamedTuple
 

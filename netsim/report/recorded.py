@@ -1,4 +1,4 @@
-"""A recorded run against its prediction, where the workload is a recorded trace."""
+"""Recorded time of each step beside the simulated time, for workloads that are recorded traces."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class Step(NamedTuple):
     """An optimiser step.
 
     Args:
-        number: Which.
-        recorded_us: What it took, from its first collective to the end of its last.
-        predicted_us: The same in the simulation, mean over the seeds, by transport.
+        number: Its number.
+        recorded_us: Recorded duration, from its first collective to the end of its last.
+        predicted_us: Simulated duration, mean over the seeds, by transport.
     """
 
     number: int
@@ -49,7 +49,7 @@ def ratios(results: Results) -> dict[str, float]:
 
 
 def sentence(results: Results) -> str:
-    """What there is to say, empty if nothing was recorded."""
+    """The comparison in one sentence, empty if nothing was recorded."""
     known = steps(results)
     if not known:
         return ""

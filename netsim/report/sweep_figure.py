@@ -39,10 +39,10 @@ def sweep_title(sweep: Sweep) -> str:
     best = max(sweep.transports, key=leaders.count)
     packets = [summary for summary in sweep.summaries if not summary.flow_level] or sweep.summaries
     worst = max(packets, key=lambda summary: summary.over_bound)
-    said = f"{worst.transport} needs up to {worst.over_bound:.3g} times the lower bound"
+    worst_case = f"{worst.transport} needs up to {worst.over_bound:.3g} times the lower bound"
     if len(sweep.transports) == 1:
-        return said
-    return f"{best} is fastest, or as fast, in {leaders.count(best)} of {len(sweep.places)} scenarios; {said}"
+        return worst_case
+    return f"{best} is fastest, or as fast, in {leaders.count(best)} of {len(sweep.places)} scenarios; {worst_case}"
 
 
 def sweep_svg(sweep: Sweep) -> str:

@@ -7,7 +7,7 @@ from netsim.draws import mix
 from netsim.topology.protocol import Path
 
 Outgoing = Sequence[Sequence[tuple[int, int]]]
-"""For each node its links, each with the node it leads to; every link has one back."""
+"""For each node its links, each with the node it leads to; every link has a reverse link."""
 
 
 def distances(outgoing: Outgoing, starts: Sequence[int]) -> dict[int, int]:
@@ -25,9 +25,9 @@ def distances(outgoing: Outgoing, starts: Sequence[int]) -> dict[int, int]:
 class ShortestPaths:
     """Shortest ways by number of links, in the order in which the nodes' links are given.
 
-    Of more than `most` ways, `most` are taken: a node's share is split over its links in proportion to the ways behind
-    each, rounded up or down, so that all ways are as equally likely as can be and no two are the same. What is rounded
-    up is hashed from the two ends, so that different pairs of nodes use different links.
+    Of more than `most` ways, `most` distinct ones are selected: each node splits its share over its links in proportion
+    to the number of ways behind each, rounded up or down. A hash of the two ends decides which links round up, so that
+    different pairs of nodes use different links.
 
     Args:
         outgoing: The graph.

@@ -29,7 +29,7 @@ PACKET_TRANSPORTS: dict[str, Callable[..., Transport]] = {
 
 
 def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Transport:
-    """The transport of one run; the ideal has no packets and is none.
+    """The transport of one run; None for ideal, which has no packets.
 
     Raises:
         ValueError: The user's own class does not exist, or does not take its options.

@@ -1,4 +1,4 @@
-"""A transport of the user's: a class in a module of theirs, found from the working directory."""
+"""A user's own transport: a class in a module that can be imported from the working directory."""
 
 import importlib
 import sys

@@ -26,10 +26,10 @@ class Connection(NamedTuple):
         dst: Another node.
         bytes: Payload, at least 1.
         start_ps: When it starts, in picoseconds; None if a trigger starts it.
-        trigger: What starts it; None if it has a start.
-        sent: Trigger that it fires when all is sent and acknowledged.
-        received: Trigger that it fires when all has arrived.
-        priority: Whether it names one.
+        trigger: Trigger that starts it; None if it has a start.
+        sent: Trigger that it fires when all its bytes are sent and acknowledged.
+        received: Trigger that it fires when all its bytes have arrived.
+        priority: Whether it has a priority.
     """
 
     line: int

@@ -1,4 +1,4 @@
-"""Execution traces as files: which belong together, and what each of them holds."""
+"""Files of execution traces: finding the files of one set, and reading each of them."""
 
 import json
 import re
@@ -23,7 +23,7 @@ Count = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
 
 
 class RankTrace(NamedTuple):
-    """What one rank does.
+    """The execution trace of one rank.
 
     Args:
         path: Where it was read.
@@ -55,7 +55,7 @@ def find_traces(path: Path) -> list[Path]:
     """The files of all ranks, in the order of the ranks.
 
     Args:
-        path: A folder that holds one set of them, or what comes before ``.RANK.et``.
+        path: A folder that holds one set of files, or a prefix such that the files are ``PREFIX.RANK.et``.
 
     Raises:
         InputError: There are none, those of several sets, or a rank is missing.
