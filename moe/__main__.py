@@ -174,7 +174,7 @@ def _add_place(place: argparse.ArgumentParser) -> None:
         "--current",
         type=Path,
         metavar="FILE",
-        help="placement in use (default: contiguous), for comparison; ranks are renamed to keep experts where it has them",
+        help="placement in use (default: contiguous), for comparison; experts stay there if that is free",
     )
     place.add_argument("--expert-parameters", type=int, metavar="P", help="parameters of one expert, to price moves")
     place.add_argument(

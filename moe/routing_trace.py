@@ -179,7 +179,7 @@ class RoutingTrace:
             return cls._read_exflow(path, num_experts)
         if num_experts is not None:
             raise FileError(
-                path, "num_experts", f"is given ({num_experts}), but a .npz trace contains it", "leave it out"
+                path, "num_experts", f"is given ({num_experts}) but is in the .npz file", "leave it out"
             )
         arrays = _load_members(path)
         header = _parse_header(path, arrays.pop("header"))
@@ -192,7 +192,7 @@ class RoutingTrace:
     def _read_exflow(cls, path: Path, num_experts: int | None) -> Self:
         remedy = "save it with numpy.save as integers [tokens, layers] or [tokens, layers, k]"
         if num_experts is None:
-            raise FileError(path, "num_experts", "is missing; a .npy trace does not contain it", "give --num-experts")
+            raise FileError(path, "num_experts", "is not in a .npy trace", "give --num-experts")
         try:
             ids = np.load(path, allow_pickle=False)
         except OSError as error:

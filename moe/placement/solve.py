@@ -68,7 +68,7 @@ def solve(
             among the ranks, the slots do not suffice, or the trace does not say what the objective needs.
     """
     if objective not in OBJECTIVES:
-        raise ValueError(f"objective: is unknown ({objective}); choose from {', '.join(OBJECTIVES)}")
+        raise ValueError(f"objective: unknown ({objective}); choose from {', '.join(OBJECTIVES)}")
     if seed < 0:
         raise ValueError(f"seed: must be at least 0 ({seed}); give a whole number from 0 on")
     fitting = SOLVERS[objective]
@@ -76,7 +76,7 @@ def solve(
         solver = choose_solver(statistics, topology, objective)
     if solver not in ("contiguous", "packing", *fitting):
         choices = ", ".join(["auto", "contiguous", *fitting, "packing"])
-        raise ValueError(f"solver: does not exist for objective {objective} ({solver}); choose from {choices}")
+        raise ValueError(f"solver: unknown for objective {objective} ({solver}); choose from {choices}")
     least = slots_per_rank(statistics.num_experts, topology.num_ranks)
     slots = _checked_slots(slots, least, statistics.num_experts)
     baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
