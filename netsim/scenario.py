@@ -139,7 +139,7 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
     """Reads and checks a scenario.
 
     Args:
-        source: A YAML file, or its content.
+        source: Path of a YAML file, or its content as a mapping.
         overrides: ``dotted.key=value``; the value is YAML, list entries are addressed by number.
 
     Raises:

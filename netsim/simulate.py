@@ -28,7 +28,7 @@ def simulate(
     """Simulates every transport of a scenario with every seed.
 
     Args:
-        scenario: A YAML file, or its content.
+        scenario: Path of a YAML file, or its content as a mapping.
         overrides: ``dotted.key=value`` changes to it.
         jobs: Processes to use, at least 1; the results do not depend on it.
         progress: Called when a run starts and when it ends.
