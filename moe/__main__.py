@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-_DESCRIPTION = "Decide where the experts of a mixture-of-experts model should live."
+_DESCRIPTION = "Place the experts of a mixture-of-experts model on ranks."
 _PLACE = """\
 Reads a routing trace (which experts each token was sent to), assigns the experts
 of every MoE layer to the ranks of one expert-parallel group so that tokens travel
@@ -136,7 +136,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command = add("replay", _replay, "rewrite a collective trace for a placement", _REPLAY, _REPLAY_EXAMPLE)
     command.add_argument("source", type=Path, metavar="TRACE", help="recorded collective trace (.jsonl)")
     command.add_argument("--routing", type=Path, required=True, metavar="FILE", help="routing trace of the same run")
-    command.add_argument("--placement", type=Path, required=True, metavar="FILE", help="where the experts would live")
+    command.add_argument(
+        "--placement", type=Path, required=True, metavar="FILE", help="placement to rewrite the trace for"
+    )
     command.add_argument("--dispatch", choices=("coherent", "home", "copies"), help="default: the placement's own")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="trace to write (.jsonl)")
 

@@ -25,7 +25,7 @@ from moe.router import PortableRouter
 class CoherentMoELayer(PlacedMoELayer):
     """A mixture of experts in context-coherent dispatch, see :mod:`moe.dispatch.context_coherent`.
 
-    The load-balancing loss is that of all tokens of the group: tokens on one rank have come from the same experts, and
+    The load-balancing loss is that of all tokens of the group: tokens on one rank come from the same experts, and
     balancing each rank alone would undo the affinity that keeps them there. (Routers that balance by a plan do so over
     the tokens that they see: those on the rank, unless their potentials are global.)
 

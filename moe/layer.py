@@ -106,7 +106,7 @@ class PlacedMoELayer(MoELayer):
         return self.slot_to_expert[self.local_expert_indices].tolist()
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
-        """The parameters of the experts that live on this rank.
+        """The parameters of the experts on this rank.
 
         Returns:
             For each logical expert id, its parameters by name (``linear_fc1.weight``, ``linear_fc2.weight``).
@@ -128,7 +128,7 @@ class PlacedMoELayer(MoELayer):
         return super().forward(hidden_states)[0]
 
     def _tell_distances(self) -> None:
-        """Tells the router how far from this rank each expert lives."""
+        """Passes the distance of each expert from this rank to the router."""
         ranks_E = np.argsort(self.slot_to_expert) // self.num_local_experts
         self.router.set_hops(torch.from_numpy(self._hops[self.ep_group.rank(), ranks_E]).float())
 

@@ -41,7 +41,7 @@ def replay(
         header: of a recorded collective trace.
         records: its records, rank after rank.
         routing: routing trace of the same run; holds the same steps.
-        placement: where the experts would live.
+        placement: placement of the replay.
         dispatch: mode in which tokens would travel; None: the placement's own.
 
     Returns:

@@ -178,9 +178,7 @@ class RoutingTrace:
         if path.suffix == ".npy":
             return cls._read_exflow(path, num_experts)
         if num_experts is not None:
-            raise FileError(
-                path, "num_experts", f"is given ({num_experts}) but is in the .npz file", "leave it out"
-            )
+            raise FileError(path, "num_experts", f"is given ({num_experts}) but is in the .npz file", "leave it out")
         arrays = _load_members(path)
         header = _parse_header(path, arrays.pop("header"))
         try:

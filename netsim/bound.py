@@ -78,7 +78,7 @@ class Bound:
         scene, topology, columns = self._scene, self._scene.topology, self._scene.tasks.columns()
         hosts = np.asarray(scene.hosts, dtype=np.int64)
         table = np.array([self._ends(host) for host in range(topology.hosts)], dtype=np.int64)
-        found = _Passages(*(np.full(len(columns.src), value, dtype=np.int64) for value in (-1, -1, 0, 0, 0, 0, 0)))
+        passages = _Passages(*(np.full(len(columns.src), value, dtype=np.int64) for value in (-1, -1, 0, 0, 0, 0, 0)))
         moves = np.flatnonzero(columns.bytes)
         src, dst, size = hosts[columns.src[moves]], hosts[columns.dst[moves]], columns.bytes[moves]
         sizes, kind = np.unique(size, return_inverse=True)
@@ -93,12 +93,12 @@ class Bound:
         rate = np.array([scene.rates.best(link) for link in range(len(topology.links))], dtype=np.int64)
         delay = np.array([link.delay_ps for link in topology.links], dtype=np.int64)
         apart = ~inside
-        found.first[moves], found.last[moves] = up, down
-        found.first_ps[moves], found.last_ps[moves] = _service(wire, rate[up]), _service(wire, rate[down])
-        found.head_ps[moves] = apart * (_service(smallest, rate[up]) + delay[up] + way_ps)
-        found.tail_ps[moves] = delay[up] + apart * (way_ps + _service(smallest, rate[down]) + delay[down])
-        found.end_ps[moves] = delay[down]
-        return found
+        passages.first[moves], passages.last[moves] = up, down
+        passages.first_ps[moves], passages.last_ps[moves] = _service(wire, rate[up]), _service(wire, rate[down])
+        passages.head_ps[moves] = apart * (_service(smallest, rate[up]) + delay[up] + way_ps)
+        passages.tail_ps[moves] = delay[up] + apart * (way_ps + _service(smallest, rate[down]) + delay[down])
+        passages.end_ps[moves] = delay[down]
+        return passages
 
     def _ends(self, host: int) -> tuple[int, int, int, int]:
         topology = self._scene.topology

@@ -63,7 +63,7 @@ def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[
 def _parallel(
     scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
-    """Each process prepares the scenario once and lives as long as the comparison."""
+    """Simulates in parallel; each process prepares the scenario once and serves the whole comparison."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = list(reversed(work))
         running: dict[Future[Run], tuple[str, int]] = {}

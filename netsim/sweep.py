@@ -95,14 +95,14 @@ class _Sweep:
         """Reads the finished runs of a cell."""
         results = self._folder.cell(cell)
         if results:
-            found = dict(zip(runs, results["runs"], strict=True))
+            finished = dict(zip(runs, results["runs"], strict=True))
             self._results[position] = results
         else:
-            found = {run: entry for run in runs if (entry := self._folder.run(cell, run))}
-            self._left[position] = set(runs) - found.keys()
-        for run, entry in found.items():
+            finished = {run: entry for run in runs if (entry := self._folder.run(cell, run))}
+            self._left[position] = set(runs) - finished.keys()
+        for run, entry in finished.items():
             self._summary.add(position, run, entry)
-        self._status = self._status._replace(runs_done=self._status.runs_done + len(found))
+        self._status = self._status._replace(runs_done=self._status.runs_done + len(finished))
         if not results and not self._left[position]:
             self._finish(position)
 

@@ -28,7 +28,7 @@ Ends of a micro batch:
     all_gather   uint8    B T a rank after the last block: the targets
     reduce_scatter float32  4 N B T in, 4 B T out: the loss of each token goes home
     all_gather   float32  4 B T a rank, first of the backward pass: the gradient of it
-    or, where logits are asked for instead of losses,
+    or, for logits instead of losses,
     all_gather   int64    8 N a rank: for each rank the rows that leave for it
     all_to_all   rows     D s + i a row; backward D s
 
@@ -188,7 +188,7 @@ class CoherentDispatcher:
         """
         if arrivals.slots.shape[1] == 1 or self.group.size() == 1:
             return fed_RD[arrivals.residents]
-        # Rows of one source arrive everywhere in the order in which the source holds them: both ends know who is who.
+        # Rows of one source arrive in the order in which the source holds them, so both ends can match them.
         abroad_R = arrivals.anchors != self.rank
         anchors_C, order_C = arrivals.anchors[abroad_R].sort(stable=True)
         sent = torch.bincount(anchors_C, minlength=self.group.size()).tolist()

@@ -94,8 +94,8 @@ class Placement(_Record):
         for layer, slots_of_ranks in enumerate(self.rank_experts):
             self._check_layer(f"rank_experts.{layer}", slots_of_ranks)
             if len(slots_of_ranks[0]) != self.slots_per_rank:
-                found, first = len(slots_of_ranks[0]), self.slots_per_rank
-                raise ValueError(f"rank_experts.{layer}: {found} slots a rank where layer 0 has {first}")
+                width, first = len(slots_of_ranks[0]), self.slots_per_rank
+                raise ValueError(f"rank_experts.{layer}: {width} slots a rank where layer 0 has {first}")
         if len(self.cost_matrix) != ranks or any(len(row) != ranks for row in self.cost_matrix):
             raise ValueError(f"cost_matrix: is not {ranks} x {ranks}, the ranks of the group")
         if self.ep_ranks is not None:

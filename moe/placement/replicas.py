@@ -93,7 +93,7 @@ def replicated_moves(
 def arrivals(
     statistics: RoutingStatistics, layer: int, located: NDArray[np.float64], num_ranks: int
 ) -> NDArray[np.float64]:
-    """Tokens that come to each expert of a layer from each rank.
+    """Tokens that arrive at each expert of a layer from each rank.
 
     Args:
         statistics: Counts of the routing trace.

@@ -178,11 +178,11 @@ def _search(
         bound = 0.0
         if solver != "contiguous":
             assignment = SOLVERS[objective][solver](statistics, topology, seed=seed)
-            contiguous, found = (
+            contiguous, solved = (
                 OBJECTIVES[objective](statistics, choice, topology.cost).sum()
                 for choice in (ranks, assignment.expert_ranks)
             )
-            ranks, bound = assignment.expert_ranks if found < contiguous else ranks, assignment.lower_bound
+            ranks, bound = assignment.expert_ranks if solved < contiguous else ranks, assignment.lower_bound
         elif not replicated:
             bound = _bound(statistics, topology, objective)
         holders = _holders(ranks, topology.num_ranks)

@@ -81,7 +81,7 @@ class LayerProblem:
             generator: Source of the disturbances.
 
         Returns:
-            Rank of each expert, [E]; never dearer than contiguous.
+            Rank of each expert, [E]; never of higher cost than contiguous.
         """
         num_experts, num_ranks = len(contiguous), len(self.cost)
         slots = num_experts // num_ranks
@@ -134,8 +134,8 @@ class LayerProblem:
         self, best: NDArray[np.int64], price: float, start: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], float]:
         ranks = self.descend(start)
-        found = self.price(ranks)
-        return (ranks, found) if found < price * (1 - 1e-12) else (best, price)
+        new_price = self.price(ranks)
+        return (ranks, new_price) if new_price < price * (1 - 1e-12) else (best, price)
 
 
 def group_greedily(coactivation: NDArray[np.int64], loads: NDArray[np.int64], slots: int) -> NDArray[np.int64]:

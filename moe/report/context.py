@@ -65,7 +65,7 @@ class Moving:
 
     Attributes:
         against: Name of the placement in use.
-        arrivals: Layer, expert and rank of each expert that comes to a rank, in that order.
+        arrivals: Layer, expert and new rank of each expert that moves, in that order.
         experts: Experts of all layers and ranks in the new placement, replicas included.
         parameter_bytes: Bytes of one parameter with both moments and the fp32 master copy.
         expert_parameters: Parameters of one expert, or None if unknown.
@@ -197,9 +197,9 @@ def read_current(path: Path | None, placement: Placement) -> tuple[Placement, st
         return Placement.contiguous(placement.num_layers, placement.num_experts, nodes, ranks), "contiguous"
     current = Placement.read(path)
     for name in ("num_layers", "num_experts", "num_nodes", "ranks_per_node"):
-        found, wanted = getattr(current, name), getattr(placement, name)
-        if found != wanted:
-            raise FileError(path, name, f"is {found} where the new placement has {wanted}", "give the one in use")
+        present, expected = getattr(current, name), getattr(placement, name)
+        if present != expected:
+            raise FileError(path, name, f"is {present} where the new placement has {expected}", "give the one in use")
     return current, "current"
 
 

@@ -17,7 +17,7 @@ def moving_section(num_layers: int, moving: Moving) -> Section:
         moving: Experts that move.
 
     Returns:
-        Numbers of experts and bytes, and which expert comes to which rank.
+        Numbers of experts and bytes, and the new rank of each moving expert.
     """
     counts = np.bincount([layer for layer, _, _ in moving.arrivals], minlength=num_layers)
     share = len(moving.arrivals) / moving.experts

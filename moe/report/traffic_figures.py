@@ -150,7 +150,7 @@ def load_spread(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 
 def arrivals_by_layer(arrivals: NDArray[np.int64], experts: int) -> str:
-    """Count by layer the experts that come to a rank which does not hold them yet.
+    """Draw by layer the number of experts that move to a rank which does not hold them yet.
 
     Args:
         arrivals: Experts that move, by layer.

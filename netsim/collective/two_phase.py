@@ -17,7 +17,7 @@ def all_to_all(operation: Operation) -> list[Message]:
 def along_rows_and_columns(operation: Operation, rows: Sequence[Sequence[int]]) -> list[Message]:
     """Each participant sends the blocks for a column to the member of its row in that column, which forwards them.
 
-    In R rows of C each participant sends C - 1 messages of R blocks, then, when those of its row have come, R - 1 of C
+    In R rows of C each participant sends C - 1 messages of R blocks, then, having received those of its row, R - 1 of C
     blocks.
 
     Args:

@@ -63,15 +63,15 @@ def simulator_sha256() -> str:
 
 def _files(scenario: Scenario) -> list[Path]:
     """Every file named by a `path`, `groups` or `class`: the file, all files of a folder, or all with that prefix."""
-    found: set[Path] = set()
+    files: set[Path] = set()
     for key, value in _entries(scenario.resolved()):
         if key == "class":
-            found.update(_sources(value))
+            files.update(_sources(value))
         elif key in ("path", "groups"):
             path = Path(value)
             among = [path] if path.is_file() else path.iterdir() if path.is_dir() else _begun_by(path)
-            found.update(file for file in among if file.is_file())
-    return sorted(found)
+            files.update(file for file in among if file.is_file())
+    return sorted(files)
 
 
 def _entries(content: object) -> Iterator[tuple[str, str]]:
@@ -99,11 +99,11 @@ def _sources(class_path: str) -> Iterator[Path]:
         yield here
         return
     try:
-        found = find_spec(module)
+        spec = find_spec(module)
     except (ImportError, ValueError):
         return
-    if found and found.origin:
-        yield Path(found.origin)
+    if spec and spec.origin:
+        yield Path(spec.origin)
 
 
 def _sha256_of(path: Path) -> str:

@@ -25,7 +25,7 @@ def steps(results: Results) -> list[Step]:
     runs: dict[str, list[Run]] = {}
     for run in results.runs:
         runs.setdefault(run.transport, []).append(run)
-    found = []
+    recorded_steps = []
     for number, recorded_ps in results.recorded_ps.items():
         indices = [index for index, span in enumerate(results.spans) if span.step == number]
         if indices and recorded_ps:
@@ -33,8 +33,8 @@ def steps(results: Results) -> list[Step]:
                 name: sum(_duration_ps(run, indices) for run in seeds) / len(seeds) / 1e6
                 for name, seeds in runs.items()
             }
-            found.append(Step(number, recorded_ps / 1e6, predicted))
-    return found
+            recorded_steps.append(Step(number, recorded_ps / 1e6, predicted))
+    return recorded_steps
 
 
 def ratios(results: Results) -> dict[str, float]:

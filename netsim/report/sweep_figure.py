@@ -115,8 +115,8 @@ def _matrix(sweep: Sweep) -> _Grid:
 def _grid(
     sweep: Sweep, name: str, rows: Sequence[str], columns: Sequence[str], keys: Sequence[Sequence[_Key]]
 ) -> _Grid:
-    found = [[sweep.by_place.get(key) for key in line] for line in keys]
-    ratios = [[np.nan if summary is None else summary.over_bound for summary in line] for line in found]
+    summaries = [[sweep.by_place.get(key) for key in line] for line in keys]
+    ratios = [[np.nan if summary is None else summary.over_bound for summary in line] for line in summaries]
     best = [[key in sweep.by_place and key[1] in sweep.leaders(key[0]) for key in line] for line in keys]
     return _Grid(name, rows, columns, np.array(ratios), np.array(best))
 

@@ -138,20 +138,20 @@ def _links(topology: Topology, failure: FailureConfig, number: int) -> list[int]
     """Both directions of everything that a failure concerns."""
     field = f"topology.failures.{number}"
     if failure.link is not None:
-        found = [index for index, link in enumerate(topology.links) if link.name == failure.link]
+        affected = [index for index, link in enumerate(topology.links) if link.name == failure.link]
         what = failure.link
     else:
-        found = [i for i, link in enumerate(topology.links) if failure.switch in (link.src, link.dst)]
+        affected = [i for i, link in enumerate(topology.links) if failure.switch in (link.src, link.dst)]
         what = failure.switch or ""
         if what.startswith("host"):
-            found = []
-    if not found:
+            affected = []
+    if not affected:
         switches = ", ".join(tier[0] for tier in topology.tiers)
         fabric = next((link.name for link in topology.links if not link.name.startswith("host")), "none")
         raise ValueError(
             f"{field}: '{what}' is not in the fabric; name a link such as {fabric}, or a switch: {switches}"
         )
-    both = sorted({*found, *(topology.reverse(link) for link in found)})
+    both = sorted({*affected, *(topology.reverse(link) for link in affected)})
     for link in both:
         if failure.rate > topology.links[link].rate_bps:
             nominal = format_rate(topology.links[link].rate_bps)

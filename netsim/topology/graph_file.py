@@ -196,8 +196,8 @@ def _reached(neighbours: Mapping[str, list[str]], start: str) -> set[str]:
 
 def _count_faults(graph: GraphFile) -> Iterator[Fault]:
     kinds = Counter(node.kind for node in graph.nodes)
-    found = {"hosts": kinds["host"], "switches": kinds["switch"], "links": sum(c.count for c in graph.cables)}
-    for name, count in found.items():
+    counts = {"hosts": kinds["host"], "switches": kinds["switch"], "links": sum(c.count for c in graph.cables)}
+    for name, count in counts.items():
         expected = getattr(graph.graph, name)
         if expected not in (None, count):
             yield f"graph.{name}", f"says {expected}, the file has {count}", "correct the number or the file"

@@ -82,12 +82,12 @@ class Topology(Protocol):
 def places(topology: Topology) -> list[int]:
     """Place of each host among the hosts of its leaf."""
     seen: Counter[int] = Counter()
-    found = []
+    place_by_host = []
     for host in range(topology.hosts):
         leaf = topology.leaf(host)
-        found.append(seen[leaf])
+        place_by_host.append(seen[leaf])
         seen[leaf] += 1
-    return found
+    return place_by_host
 
 
 def sources(topology: Topology) -> list[int]:

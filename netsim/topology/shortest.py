@@ -12,14 +12,14 @@ Outgoing = Sequence[Sequence[tuple[int, int]]]
 
 def distances(outgoing: Outgoing, starts: Sequence[int]) -> dict[int, int]:
     """Number of links from the nearest of `starts` to every node that can be reached, in ascending order."""
-    found = dict.fromkeys(starts, 0)
-    queue = list(found)
+    distance = dict.fromkeys(starts, 0)
+    queue = list(distance)
     for node in queue:
         for _, following in outgoing[node]:
-            if following not in found:
-                found[following] = found[node] + 1
+            if following not in distance:
+                distance[following] = distance[node] + 1
                 queue.append(following)
-    return found
+    return distance
 
 
 class ShortestPaths:

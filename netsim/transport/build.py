@@ -35,9 +35,9 @@ def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Tran
         ValueError: The user's own class does not exist, or does not take its options.
     """
     if isinstance(config, OwnConfig):
-        found = own_transport(config.path)
+        transport_class = own_transport(config.path)
         try:
-            return found(seed, most_paths, **config.options())
+            return transport_class(seed, most_paths, **config.options())
         except TypeError as error:
             raise ValueError(f"{config.path} refuses its options ({error}); correct options") from None
     return PACKET_TRANSPORTS[config.kind](seed, most_paths, **config.options())

@@ -11,7 +11,7 @@ Hash = Literal["random", "crc32"]
 
 
 class Ecmp(Transport):
-    """One path for each pair of ranks: their queue pair, hence its 5-tuple and hash, lives as long as the run.
+    """One path for each pair of ranks: their queue pair, and so its 5-tuple and hash, stays the same in a run.
 
     Args:
         seed: Seed of the run, the hash function's salt.

@@ -126,7 +126,7 @@ class Transport:
         raise NotImplementedError(f"{type(self).__name__} is at_switch and chooses no links; override choose_link")
 
     def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
-        """An acknowledgement has come back.
+        """An acknowledgement has arrived at the sender.
 
         Args:
             flow: Of the packet.

@@ -146,7 +146,7 @@ def sweep(traffic: Traffic, ranks: NDArray[np.int64], stale_layers: NDArray[np.b
 
     Args:
         traffic: Counts and cost.
-        ranks: Rank of each expert, [L, E]; changed, never to a dearer assignment.
+        ranks: Rank of each expert, [L, E]; changed, never to an assignment of higher cost.
         stale_layers: Layers that may gain, [L]; none is left.
     """
     num_layers, num_experts = ranks.shape

@@ -28,7 +28,7 @@ def descend(
     Args:
         traffic: Counts and cost.
         settled: A local optimum, [L, E]; the search begins where `ranks` differs from it.
-        ranks: Rank of each expert, [L, E]; changed, never to a dearer assignment.
+        ranks: Rank of each expert, [L, E]; changed, never to an assignment of higher cost.
         states: Ways to divide the movable experts of two ranks, see `resplit`, [S, M / 2].
         seed: Seed of the draws of movable experts where two ranks have more than M.
         budget: Work after which it stops early.

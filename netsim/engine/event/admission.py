@@ -19,7 +19,7 @@ _LONG_AGO = np.int64(-(2**62))
 
 @compiled
 def admit(state: State, flows: Array) -> None:
-    """Flows of one instant come to their hosts' rings.
+    """Adds the flows of one instant to their hosts' rings.
 
     Args:
         state: State of the engine.

@@ -66,7 +66,7 @@ def _links(state: State, flows: np.ndarray) -> np.recarray:
 
 def _last_sent(scene: Scene, state: State) -> dict[int, int]:
     """See `Outcome.last_sent`."""
-    found: dict[int, int] = {}
+    passage_ps: dict[int, int] = {}
     rings, flows = state.hosts.rings, state.hosts.flows
     for link in np.flatnonzero(rings["last_flow"] >= 0).tolist():
         ring = rings[link]
@@ -75,8 +75,8 @@ def _last_sent(scene: Scene, state: State) -> dict[int, int]:
         ways = scene.routes.paths(src, dst)
         path, size = int(ring["last_path"]), int(ring["last_wire"])
         indices = scene.routes.usable(src, dst, int(ring["last_epoch"])) if path < 0 else [path]
-        found[link] = min(_alone(scene, ways[index], size) for index in indices)
-    return found
+        passage_ps[link] = min(_alone(scene, ways[index], size) for index in indices)
+    return passage_ps
 
 
 def _alone(scene: Scene, path: Path, wire_bytes: int) -> int:

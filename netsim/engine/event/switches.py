@@ -122,29 +122,29 @@ def _sampled(
     first = routing.child_link[begin]
     switch = routing.source[first]
     rows, works = routing.candidates[0], routing.candidates[1]
-    found = 0
+    size = 0
     for sample in range(rules.samples):
         drawn = draw(rules.path_draws, flow_id, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
         row = begin + np.int64(drawn % np.uint64(end - begin))
-        found = _insert(rows, works, found, row, _backlog(links, routing.child_link[row], now))
+        size = _insert(rows, works, size, row, _backlog(links, routing.child_link[row], now))
     for place in range(rules.memory):
         for row in range(begin, end):
             if routing.child_link[row] == routing.shortest[switch, place]:
-                found = _insert(rows, works, found, row, _backlog(links, routing.child_link[row], now))
+                size = _insert(rows, works, size, row, _backlog(links, routing.child_link[row], now))
     for place in range(rules.memory):
-        routing.shortest[switch, place] = routing.child_link[rows[place]] if place < found else -1
+        routing.shortest[switch, place] = routing.child_link[rows[place]] if place < size else -1
     return rows[0]
 
 
 @compiled
-def _insert(rows: Array, works: Array, found: int, row: int, work: int) -> Whole:
+def _insert(rows: Array, works: Array, size: int, row: int, work: int) -> Whole:
     """Adds a candidate that is not there yet, behind all that are as short; returns how many there are."""
-    for place in range(found):
+    for place in range(size):
         if rows[place] == row:
-            return found
-    place = found
+            return size
+    place = size
     while place and works[place - 1] > work:
         rows[place], works[place] = rows[place - 1], works[place - 1]
         place -= 1
     rows[place], works[place] = row, work
-    return found + 1
+    return size + 1

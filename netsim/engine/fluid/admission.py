@@ -174,7 +174,7 @@ def _hashed(
         dst: Rank that receives it.
         pair: Its pair of leaves.
         begin: Rows of `usable` of each pair.
-        usable: Indices of the ways that the routing believes in.
+        usable: Indices of the usable ways.
     """
     state, way = stream(seed, Purpose.ECMP_PATH), np.empty(len(src), dtype=np.int64)
     for place in range(len(src)):

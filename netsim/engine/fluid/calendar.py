@@ -12,7 +12,7 @@ class Due(Enum):
 
     ARRIVAL = "the last bytes of flows arrive"
     BEGINNING = "the delay of tasks is over"
-    START = "flows start that were put off"
+    START = "delayed flows start"
     CHANGE = "links, or what the routing knows of them, change"
 
 

@@ -90,7 +90,7 @@ def change_rates(flows: Flows, changed: np.ndarray, before: np.ndarray, now_ps: 
 @njit(cache=True)
 def latencies(flows: Flows, sent: np.ndarray, fabric: SegmentArrays, ways: Ways) -> np.ndarray:
     """Latency of the last bytes: delays, and service of the last packet on all links but the first."""
-    found = np.empty(len(sent), dtype=np.int64)
+    latencies_ps = np.empty(len(sent), dtype=np.int64)
     for place, flow in enumerate(sent):
         last_bytes = (flows.bytes[flow] - 1) % ways.payload_bytes + 1 + ways.header_bytes
         latency = ways.delay_ps[flows.segments[flow, 0]]
@@ -98,5 +98,5 @@ def latencies(flows: Flows, sent: np.ndarray, fabric: SegmentArrays, ways: Ways)
             for row in range(fabric.begin[part], fabric.begin[part] + fabric.first_way[part]):
                 link = fabric.link[row]
                 latency += ways.delay_ps[link] + service_ps(int(last_bytes), int(ways.rate_bps[link]))
-        found[place] = latency
-    return found
+        latencies_ps[place] = latency
+    return latencies_ps

@@ -55,16 +55,16 @@ class Segments:
         """The segment of traffic that spreads evenly over these ways."""
         if len(ways) == 1 and len(ways[0]) == 1:
             return ways[0][0]
-        found = self._known.get(ways)
-        if found is None:
-            found = self._known[ways] = len(self._first_way)
+        segment = self._known.get(ways)
+        if segment is None:
+            segment = self._known[ways] = len(self._first_way)
             uses = Counter(link for way in ways for link in way)
             self._link.extend(uses)
             self._share.extend(count / len(ways) for count in uses.values())
             self._begin.append(len(self._link))
             self._first_way.append(len(ways[0]))
             self._arrays = None
-        return found
+        return segment
 
     def arrays(self) -> SegmentArrays:
         """All segments known so far."""

@@ -91,7 +91,7 @@ class ChakraWorkload:
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
         """See `netsim.workload.protocol.Workload`."""
-        needs = [found.needs for found in self.dependencies]
+        needs = [trace_dependencies.needs for trace_dependencies in self.dependencies]
         Layout(self.traces, needs, self.groups, program, ranks, schedules).run(start_ps)
 
     def _deviations(self) -> Iterator[str]:
@@ -99,7 +99,7 @@ class ChakraWorkload:
         for kind in (NodeType.COMP_NODE, NodeType.MEM_LOAD_NODE, NodeType.MEM_STORE_NODE):
             if unknown[kind]:
                 yield f"{unknown[kind]} nodes {kind.name} state their work but no duration, and take no time"
-        callers = sum(not found.control for found in self.dependencies)
+        callers = sum(not trace_dependencies.control for trace_dependencies in self.dependencies)
         if callers:
             yield f"ctrl_deps of {callers} ranks contradict data_deps, which alone are followed there"
 
