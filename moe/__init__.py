@@ -1,1 +1,1 @@
-"""Mixture-of-experts layers on many ranks: routing, dispatch, and where the experts should live."""
+"""Mixture-of-experts layers on many ranks: routing, dispatch, and placement of experts."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-_DESCRIPTION = "Decide where the experts of a mixture-of-experts model should live."
+_DESCRIPTION = "Place the experts of a mixture-of-experts model on ranks."
 _PLACE = """\
 Reads a routing trace (which experts each token was sent to), assigns the experts
 of every MoE layer to the ranks of one expert-parallel group so that tokens travel
@@ -23,15 +23,16 @@ Choose the objective by how the model dispatches tokens; it saves traffic only t
   home       ordinary expert parallelism: in every layer a token goes from its own
              rank to its experts and back. Cost: both ways. Saves only where ranks
              hold different kinds of tokens. Solver: assignment, which is exact.
-  copies     the same with one copy of a token for each rank that holds any of its
-             experts. Puts experts together that are chosen together.
+  copies     as home, but with one copy of a token for each rank that holds any of
+             its experts. Groups experts that tokens choose together.
 
 Solvers (auto picks the first that fits):
 {solvers}
   contiguous experts in the order of their ids, for comparison
   packing    balances the load of the ranks first, and only then saves moves
-More slots than experts (--slots-per-rank) are filled with replicas: packing copies
-the busiest experts, every other solver those whose copies save most traffic.
+If there are more slots than experts (--slots-per-rank), the spare slots hold
+replicas: of the busiest experts with packing, with every other solver of those
+whose copies save most traffic.
 """
 _PLACE_EXAMPLE = """\
 examples:
@@ -42,9 +43,10 @@ examples:
       --expert-parameters 16384 --out next.json
 """
 _REPLAY = """\
-Rewrites a recorded collective trace into the one that the same run would have left
-under another placement: the router's choices do not depend on where the experts
-are. Simulate the result with `python -m netsim compare`.
+Rewrites a recorded collective trace: the result is the trace that the same run would
+have left under another placement or dispatch mode. This is exact because the router's
+choices do not depend on where the experts are. Simulate the result with
+`python -m netsim compare`.
 """
 _REPLAY_EXAMPLE = """\
 example:
@@ -97,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after `python -m moe`; those of the process by default.
 
     Returns:
-        0 when done, 2 for wrong input (one line on stderr says what and how to put it right).
+        0 when done, 2 for wrong input (one line on stderr names field, problem and remedy).
     """
     arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
     try:
@@ -134,7 +136,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command = add("replay", _replay, "rewrite a collective trace for a placement", _REPLAY, _REPLAY_EXAMPLE)
     command.add_argument("source", type=Path, metavar="TRACE", help="recorded collective trace (.jsonl)")
     command.add_argument("--routing", type=Path, required=True, metavar="FILE", help="routing trace of the same run")
-    command.add_argument("--placement", type=Path, required=True, metavar="FILE", help="where the experts would live")
+    command.add_argument(
+        "--placement", type=Path, required=True, metavar="FILE", help="placement to rewrite the trace for"
+    )
     command.add_argument("--dispatch", choices=("coherent", "home", "copies"), help="default: the placement's own")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="trace to write (.jsonl)")
 
@@ -172,7 +176,7 @@ def _add_place(place: argparse.ArgumentParser) -> None:
         "--current",
         type=Path,
         metavar="FILE",
-        help="placement in use (default: contiguous): compared with, and kept to where that is free",
+        help="placement in use (default: contiguous), for comparison; experts stay there if that is free",
     )
     place.add_argument("--expert-parameters", type=int, metavar="P", help="parameters of one expert, to price moves")
     place.add_argument(
@@ -181,7 +185,7 @@ def _add_place(place: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="results.json of netsim whose times the report shall show; may be given again",
+        help="results.json of netsim whose times the report shows; may be repeated",
     )
     place.add_argument("--out", type=Path, required=True, metavar="FILE", help="placement to write (.json)")
     place.add_argument("--report", type=Path, metavar="FILE", help="report to write (default: OUT with suffix .html)")
@@ -268,7 +272,7 @@ def _export(arguments: argparse.Namespace) -> None:
     elif arguments.to == "exflow-npy":
         write_npy(RoutingTrace.read(arguments.source), arguments.out)
     else:
-        raise ValueError(f"to: is no format that is known ({arguments.to}); choose from exflow-csv, exflow-npy")
+        raise ValueError(f"to: unknown format ({arguments.to}); choose from exflow-csv, exflow-npy")
     print(f"wrote {arguments.out}")
 
 

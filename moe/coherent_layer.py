@@ -25,12 +25,12 @@ from moe.router import PortableRouter
 class CoherentMoELayer(PlacedMoELayer):
     """A mixture of experts in context-coherent dispatch, see :mod:`moe.dispatch.context_coherent`.
 
-    The load-balancing loss is that of all tokens of the group: tokens on one rank have come from the same experts, and
+    The load-balancing loss is that of all tokens of the group: tokens on one rank come from the same experts, and
     balancing each rank alone would undo the affinity that keeps them there. (Routers that balance by a plan do so over
     the tokens that they see: those on the rank, unless their potentials are global.)
 
     Attributes:
-        moves_tokens: tells a network that tokens are elsewhere after this layer.
+        moves_tokens: tells a network that tokens change ranks in this layer.
     """
 
     router: PortableRouter
@@ -50,7 +50,7 @@ class CoherentMoELayer(PlacedMoELayer):
 
         Args:
             config: the mixture of experts.
-            megatron: the same in Megatron's words.
+            megatron: the same as Megatron's configuration.
             layer: index of the block in its model, from 0.
             seed: seed of the initial weights.
             slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
@@ -72,12 +72,12 @@ class CoherentMoELayer(PlacedMoELayer):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, rows_TD: Tensor, residency: Residency, normalise: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Residency]:
-        """Moves tokens to their experts and computes what those add.
+        """Moves tokens to their experts and computes the experts' outputs.
 
         Args:
             rows_TD: the residual stream, [T, D], in the order of the residency.
             residency: where the tokens are.
-            normalise: what a row goes through before router and experts, [rows, D] -> [rows, D]; row by row.
+            normalise: normalisation before router and experts, [rows, D] -> [rows, D]; row by row.
 
         Returns:
             The residual stream as it was and the gate-weighted sum of the experts' outputs, each [T, D] on the new
@@ -104,8 +104,8 @@ class CoherentMoELayer(PlacedMoELayer):
         return torch.zeros_like(normal_RD).index_add_(0, row_P, output_PD)
 
     def _busy_experts(self, normal_PD: Tensor, counts: list[int], gate_P: Tensor) -> Tensor:
-        """The experts that have anything to do. In a step of generation most have not, and Megatron-Core spends more
-        time around an expert's two products than in them."""
+        """The experts that have rows. In a step of generation most have none, and Megatron-Core spends more time around
+        an expert's two products than in them."""
         outputs = [normal_PD[:0]]
         for expert, rows, gates in zip(
             self.experts.local_experts, normal_PD.split(counts), gate_P.split(counts), strict=True

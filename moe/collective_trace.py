@@ -1,6 +1,6 @@
 """The collective trace: one header line, then one line for each collective that a rank issued.
 
-A trace speaks of logical operations, never of a backend's way to carry them out. `bytes_in` is what the rank
+A trace holds logical operations, not a backend's algorithms for them. `bytes_in` is what the rank
 contributes and `bytes_out` what it holds afterwards: a broadcast's root has both, the other members only
 `bytes_out`; a send has only `bytes_in`, a recv only `bytes_out`. `rank`, `root` and `peer` are global ranks;
 `in_splits` and `out_splits` follow the order of the group's ranks. `seq` counts a rank's records through the
@@ -24,10 +24,10 @@ OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broad
 
 @dataclass(frozen=True, slots=True)
 class TraceHeader:
-    """What holds for every record of a trace.
+    """The header of a trace, which holds for every record.
 
     Args:
-        source: how the records came about: recorded, formula or replayed.
+        source: origin of the records: recorded, formula or replayed.
         world_size: number of ranks.
         ranks_per_node: ranks on one node.
         groups: group name to its global ranks, ascending.
@@ -55,7 +55,7 @@ class CollectiveRecord:
     """One collective as one rank issued it.
 
     Args:
-        rank, seq, step, micro: who issued it, its place in the rank's order, optimiser step and micro step.
+        rank, seq, step, micro: rank that issued it, its place in the rank's order, optimiser step and micro step.
         phase: forward, backward or optimizer.
         op: one of OPERATIONS.
         group: name in the header's group table.
@@ -103,7 +103,7 @@ _KEYS = {"async" if field.name == "asynchronous" else field.name: field.name for
 
 
 def rank_path(folder: Path, rank: int) -> Path:
-    """Where a rank's own records lie until they are merged."""
+    """Path of a rank's own records until they are merged."""
     return folder / f"collectives.rank_{rank:05d}.jsonl"
 
 
@@ -241,7 +241,7 @@ def _contradictions(
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """A condition on one value and the words for it."""
+    """A condition on one value, and its wording in messages."""
 
     holds: Callable[[object], bool]
     wording: str

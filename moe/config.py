@@ -1,4 +1,4 @@
-"""What a run says about its mixture of experts. Free of torch and Megatron, so that a configuration is checked fast."""
+"""The section ``moe`` of a run configuration. Free of torch and Megatron, so that a configuration is checked fast."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,9 +23,9 @@ class TopKRouterConfig(_Section):
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the penalty on large logits (ST-MoE, equation 5)."""
     capacity_factor: PositiveFloat | None = None
-    """An expert takes at most this multiple of the mean load of a rank's micro batch; null: all that come."""
+    """An expert takes at most this multiple of the mean load of a rank's micro batch; null: no limit."""
     drop_policy: Literal["probs", "position"] = "probs"
-    """Whom a full expert drops: the smallest gate values, or the last tokens."""
+    """Choices that a full expert drops: those with the smallest gate values, or those of the last tokens."""
     bias_rate: float = Field(default=0.0, ge=0)
     """Step of the bias that nudges overloaded experts down after every optimiser step (Wang et al. 2024, loss-free
     balancing); 0: no bias. Needs score sigmoid."""
@@ -72,11 +72,11 @@ class SparseOTRouterConfig(_Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the moving average of the expert potentials that routes at inference without a solve."""
     hop_cost: float = Field(default=0.0, ge=0)
-    """What a hop costs, in standard deviations of the logits; the hops between two ranks are the placement's cost
-    matrix, 1 to any other rank without a placement file. Needs potentials global: a rank that is balanced alone sends
-    as much to far experts whatever they cost."""
+    """Cost of a hop, in standard deviations of the logits. The hops between two ranks are the placement's cost matrix,
+    or 1 between any two without a placement file. Needs potentials global: where each rank is balanced alone, it sends
+    the same amount to far experts at any cost."""
     inference_capacity_factor: Annotated[float, Field(ge=1)] | None = None
-    """The same limit at inference, where the average potentials balance roughly; null: experts take all that come."""
+    """The same limit at inference, where the average potentials balance only roughly; null: no limit."""
     z_loss: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
@@ -108,15 +108,15 @@ class MigrationConfig(_Section):
     """Experts that move between ranks while training goes on, when the traffic has drifted from their placement."""
 
     every: PositiveInt
-    """Optimiser steps between two looks at the traffic."""
+    """Optimiser steps between two checks of the traffic."""
     first: PositiveInt = 1
-    """No look before this step: early routing is nearly random."""
+    """No check before this step: early routing is nearly random."""
     regret: PositiveFloat = 0.1
-    """Move when the traffic costs this share more than under a fresh placement, at two looks in a row."""
+    """Move when the traffic costs this share more than under a fresh placement, at two checks in a row."""
     horizon: PositiveInt = 1000
-    """Steps over which a move must earn back what it costs."""
+    """Steps within which a move must save as much as it costs."""
     most_moves: PositiveInt = 16
-    """Experts that one event moves at most, over all layers."""
+    """Largest number of experts that move at a time, over all layers."""
 
 
 class MoEConfig(_Section):
@@ -129,14 +129,14 @@ class MoEConfig(_Section):
     expert_hidden: PositiveInt
     """Width of an expert's hidden layer."""
     shared_expert_hidden: PositiveInt | None = None
-    """Width of an expert that every token visits besides; null: none."""
+    """Width of a shared expert that every token visits too; null: none."""
     router: RouterConfig = TopKRouterConfig()
     dispatch: Literal["home", "copies", "coherent"] = "home"
     """home: a token returns to its rank after each layer; copies: likewise, but one copy for each rank however many of
     its experts are there; coherent: a token stays on the rank of its expert (ExFlow)."""
     placement: Path | None = None
-    """Placement file (``python -m moe place``); null: experts in order of their ids. With migration, where the run
-    starts; a resumed run goes on where its checkpoint has them."""
+    """Placement file (``python -m moe place``); null: experts in order of their ids. With migration it is the placement
+    at the start; a resumed run continues with that of its checkpoint."""
     migration: MigrationConfig | None = None
     """Experts that move in the run; null: they stay where they are."""
 

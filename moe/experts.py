@@ -19,10 +19,10 @@ _BLOCK_ROWS = 512
 class ContiguousExperts(SequentialMLP):
     """Megatron-Core's sequential experts, computed as one operation on one buffer.
 
-    Same parameters under the same names. Where Megatron splits the rows, runs an expert at a time and joins what came
-    out, each expert here reads and writes its rows in place, a block at a time. The gate multiplies an expert's output,
-    which is narrower than its inner layer; and of the inner layer one tensor of three is kept for the backward pass,
-    the value before the activation. The products cost what they cost; less memory is filled, written and read.
+    Same parameters under the same names. Megatron splits the rows, runs one expert at a time and joins the outputs;
+    here each expert reads and writes its rows in place, a block at a time. The gate multiplies an expert's output,
+    which is narrower than its inner layer. For the backward pass one tensor of three of the inner layer is kept, the
+    value before the activation. The matrix products cost the same; less memory is written and read.
     """
 
     def forward(

@@ -26,10 +26,10 @@ from moe.router.protocol import Router
 
 
 class PlacedMoELayer(MoELayer):
-    """A Megatron-Core MoE layer whose experts live where a placement says, on CPU and on GPU.
+    """A Megatron-Core MoE layer with a placement of its experts, on CPU and on GPU.
 
-    ``forward`` takes and gives [S, B, D]. Initial weights are a function of (seed, layer, logical expert) alone: they
-    do not depend on the world size, on the placement or on what was drawn before.
+    ``forward`` takes and returns [S, B, D]. Initial weights are a function of (seed, layer, logical expert) alone: they
+    do not depend on the world size, on the placement or on earlier draws.
     """
 
     router: Router
@@ -47,7 +47,7 @@ class PlacedMoELayer(MoELayer):
 
         Args:
             config: the mixture of experts.
-            megatron: the same in Megatron's words, see :func:`transformer_config`.
+            megatron: the same as Megatron's configuration, see :func:`transformer_config`.
             layer: index of the block in its model, from 0.
             seed: seed of the initial weights.
             slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
@@ -82,13 +82,13 @@ class PlacedMoELayer(MoELayer):
         return dispatcher.slot_to_expert_E.cpu().numpy()
 
     def place(self, slot_to_expert: np.ndarray) -> None:
-        """Declares that the slots hold other experts from now on; whoever calls it has moved their weights.
+        """Declares that the slots hold other experts from now on; the caller has moved their weights.
 
         Args:
             slot_to_expert: logical expert of each physical slot, int [E].
 
         Raises:
-            ValueError: it is no order of all experts.
+            ValueError: it does not hold every expert once.
         """
         dispatcher: Any = self.token_dispatcher
         slots_E = dispatcher.slot_to_expert_E
@@ -106,7 +106,7 @@ class PlacedMoELayer(MoELayer):
         return self.slot_to_expert[self.local_expert_indices].tolist()
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
-        """The parameters of the experts that live on this rank.
+        """The parameters of the experts on this rank.
 
         Returns:
             For each logical expert id, its parameters by name (``linear_fc1.weight``, ``linear_fc2.weight``).
@@ -128,7 +128,7 @@ class PlacedMoELayer(MoELayer):
         return super().forward(hidden_states)[0]
 
     def _tell_distances(self) -> None:
-        """Tells the router how far from this rank each expert lives."""
+        """Passes the distance of each expert from this rank to the router."""
         ranks_E = np.argsort(self.slot_to_expert) // self.num_local_experts
         self.router.set_hops(torch.from_numpy(self._hops[self.ep_group.rank(), ranks_E]).float())
 

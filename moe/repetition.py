@@ -1,6 +1,6 @@
-"""Forward passes that repeat an earlier one, because activation checkpointing kept nothing of it.
+"""Forward passes that repeat an earlier one whose activations activation checkpointing did not keep.
 
-A repetition computes the same and sends the same, but what a layer counts, it has counted already.
+A repetition computes and sends the same as the first pass, but its tokens must not be counted again.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def repeats() -> bool:
 
 @contextmanager
 def repetition() -> Iterator[None]:
-    """Marks what runs inside as repeating an earlier forward pass."""
+    """A context for code that repeats an earlier forward pass."""
     outer = _REPEATS.set(True)
     try:
         yield

@@ -41,13 +41,13 @@ def replay(
         header: of a recorded collective trace.
         records: its records, rank after rank.
         routing: routing trace of the same run; holds the same steps.
-        placement: where the experts would live.
+        placement: placement of the replay.
         dispatch: mode in which tokens would travel; None: the placement's own.
 
     Returns:
-        The header and the records. Compute keeps its time: where an exchange falls away, its gap is added to the next
-        record's. Times of issue and end are unknown. Coherent dispatch is replayed as a model without dropout issues
-        it, in training.
+        The header and the records. Compute keeps its time: if an exchange is removed, its gap is added to that of the
+        next record. Times of issue and end are unknown. Coherent dispatch is replayed as issued in training by a model
+        without dropout.
 
     Raises:
         ValueError: the traces or the placement do not belong together, or lack what a replay needs.
@@ -70,7 +70,7 @@ def _rewrite(
     sizes: Sizes,
     mode: Dispatch,
 ) -> Iterator[CollectiveRecord]:
-    """One rank's records: those of an expert layer's pass are replaced as a whole by those of the mode."""
+    """One rank's records, with those of each pass through an expert layer replaced by those of the mode."""
     entries: list[tuple[int | None, CollectiveRecord]] = []
     carried_ns = 0
     index = 0
@@ -118,7 +118,7 @@ def _record(like: CollectiveRecord, exchange: Exchange, own: int, gap_ns: int | 
 
 
 def _numbered(entries: list[tuple[int | None, CollectiveRecord]], last: int) -> Iterator[CollectiveRecord]:
-    """Numbers the records anew; a wait points at what took the place of the record it pointed at."""
+    """Renumbers the records; a wait points at the replacement of the record that it pointed at."""
     first = entries[0][0] or 0 if entries else 0
     renumbered = {old: first + new for new, (old, _) in enumerate(entries) if old is not None}
     end = first + len(entries)
@@ -185,7 +185,7 @@ def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, m
 
 @dataclass(frozen=True)
 class _Requirement:
-    """A condition on the inputs, and what to say where it fails."""
+    """A condition on the inputs, and the message if it fails."""
 
     holds: bool
     message: str
@@ -200,7 +200,7 @@ def _sizes(
     """Checks that everything belongs together.
 
     Returns:
-        The sizes of a row.
+        Sizes of a row.
     """
     own = routing.header
     needed = {"step": routing.step, "micro": routing.micro, "header.hidden": own.hidden}

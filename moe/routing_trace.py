@@ -1,4 +1,4 @@
-"""The routing trace: which experts each token was sent to in every MoE layer, and from which rank.
+"""The routing trace: the experts of each token in every MoE layer, and the rank of the token.
 
 Shape legend: T tokens, L MoE layers, K choices per token and layer.
 """
@@ -25,7 +25,7 @@ _Positive = Annotated[int, Field(gt=0, strict=True)]
 
 
 class RoutingHeader(BaseModel):
-    """What the arrays of a routing trace mean.
+    """The header of a routing trace: sizes and names.
 
     Attributes:
         format: Name and version of the file format.
@@ -167,7 +167,7 @@ class RoutingTrace:
 
         Args:
             path: The file.
-            num_experts: Experts per layer; needed for `.npy`, which does not say, and not taken for `.npz`.
+            num_experts: Experts per layer; required for `.npy`, which does not contain it, refused for `.npz`.
 
         Returns:
             The trace. ExFlow's files do not say where a token came from: all sit on rank 0 of a world of 1.
@@ -179,7 +179,7 @@ class RoutingTrace:
         if path.suffix == ".npy":
             return cls._read_exflow(path, num_experts)
         if num_experts is not None:
-            raise FileError(path, "num_experts", f"is given ({num_experts}) but .npz says it itself", "leave it out")
+            raise FileError(path, "num_experts", f"is given ({num_experts}) but is in the .npz file", "leave it out")
         arrays = _load_members(path)
         header = _parse_header(path, arrays.pop("header"))
         try:
@@ -191,7 +191,7 @@ class RoutingTrace:
     def _read_exflow(cls, path: Path, num_experts: int | None) -> Self:
         remedy = "save it with numpy.save as integers [tokens, layers] or [tokens, layers, k]"
         if num_experts is None:
-            raise FileError(path, "num_experts", "a .npy trace does not say it", "give --num-experts")
+            raise FileError(path, "num_experts", "is not in a .npy trace", "give --num-experts")
         try:
             ids = np.load(path, allow_pickle=False)
         except OSError as error:

@@ -25,7 +25,7 @@ example:
   python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/a2a
   python -m netsim compare configs/scenarios/all_to_all_64.yaml topology.spines=4 'seeds=[0,1]' --out runs/a2a_4
 
-A scenario is YAML. The most of it, [in brackets] what a key is if absent:
+A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   topology    {kind: leaf_spine, leaves: 8, spines: 8, hosts_per_leaf: 8, parallel: [1], ranks_per_host: [1],
                host_rate: [100Gbps], fabric_rate: [100Gbps], or a list with a rate for each spine,
                intra_host_rate: [3600Gbps], link_delay: [500ns], queue: [unlimited] or 800KB,
@@ -40,23 +40,23 @@ A scenario is YAML. The most of it, [in brackets] what a key is if absent:
   algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
-              {kind: ethereal, order: staggered}; {class: "module:Class"} is a class of yours
+              {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
   congestion  {kind: [none], window, dctcp, dcqcn or swift}
   recovery    {kind: [none], go_back_n or selective, timeout: [1ms]}
   flow_control {kind: [none], trim or pfc}
   engine      [auto]: the fastest that is exact; simpy, exact, event; fluid (flow level)
   seeds       a list; every transport runs once with each
-Paths are from the working directory. configs/scenarios has examples, configs/schemas every key.
+Paths are relative to the working directory. configs/scenarios has examples, configs/schemas lists every key.
 Quantities carry their unit: ps ns us ms s; bps kbps Mbps Gbps Tbps; B KB MB GB (1000), KiB MiB GiB (1024).
 
-written to DIR, whole or not at all:
-  results.json            what every run was; times in ns, sizes in bytes
+written to DIR, each file complete or not at all:
+  results.json            scenario, links and figures of every run; times in ns, sizes in bytes
   links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
-  collectives.csv         every collective of every run: what it is, when its first rank came, when its last was done
-  report.html             the same as a page; its pictures are in figures/ too: completion, links, loads, flows, queues
-                          and operations.svg, those with something to show
+  collectives.csv         every collective of every run: operation, arrival of its first rank, end at its last rank
+  report.html             a page with tables and pictures. The pictures are also in figures/: completion, links, loads,
+                          flows, queues and operations.svg; a picture without data is left out
   trace.json              collectives, flows and queues of the first seed over time, for Perfetto
-The files but for wall_s and everything printed but for progress are the same for any number of processes.
+Files (except wall_s) and printed results (except progress) do not depend on the number of processes.
 
 exit status: 0 done, 1 failed, 2 wrong input, with one line on stderr that names file, field and remedy.
 """
@@ -74,24 +74,24 @@ A sweep is YAML:
   grid:                                             every combination is a cell; keys are those of compare's KEY=VALUE
     topology.spines: [2, 4, 8]
     packet.payload: [1KB, 4KB]
-  cells: [{seeds: [0]}, {seeds: [1]}]               combinations that no grid gives; each with every point of the grid
+  cells: [{seeds: [0]}, {seeds: [1]}]               combinations that are not a grid; each with every point of the grid
 
 Every cell is checked before anything runs. The same command again goes on where a sweep was stopped or killed: finished
 runs are kept, whatever else has changed in the sweep, as long as their scenario, the files it names and netsim are the
-same. Nobody else may write to DIR meanwhile.
+same. No other process may write to DIR meanwhile.
 
 written to DIR, each file and each cell whole or not at all:
-  cells/KEY/    a finished cell: results.json, links.csv, flows.csv and collectives.csv as compare writes them
+  cells/KEY/    a finished cell: results.json, links.csv, flows.csv and collectives.csv, as from compare
   unfinished/   finished runs of unfinished cells
-  summary.csv   a row for every finished run, with its cell's KEY and what the cell changes; at most a second old
+  summary.csv   a row for every finished run: its cell's KEY, the cell's values, the results; updated once a second
   index.html    all finished cells on one page, at the end
-The files but for wall_s are the same for any number of processes or machines and however often a sweep was stopped.
+Files (except wall_s) do not depend on the number of processes or machines, or on how often a sweep was stopped.
 
-With --executor, Dask (pip install 'flowfabric[cluster]') hands out the runs: its workers need this version of netsim
-and the files of the scenarios under the same paths, which is checked; only this machine writes.
+With --executor, the workers of a Dask cluster simulate (pip install 'flowfabric[cluster]'). They need the same version
+of netsim, and the files of the scenarios under the same paths; both are checked. Only this machine writes files.
 
-exit status: 0 done, 1 some cells failed, 2 wrong input, with one line on stderr for each cell that failed, or for what
-is wrong.
+exit status: 0 done, 1 some cells failed, 2 wrong input, with one line on stderr for each failed cell or for the wrong
+input.
 """
 _BENCH = """\
 Measures how many packet-hops (a packet over a link) each engine simulates in a second of CPU time, on this machine.
@@ -99,8 +99,8 @@ Measures how many packet-hops (a packet over a link) each engine simulates in a 
 example:
   python -m netsim bench --out bench.json
 
-Every case runs in a process of its own: first on a small twin, in which what must be compiled is compiled, then
-repeatedly; the median counts. Takes a few minutes.
+Every case runs in a process of its own: once at a small size, which compiles the engine, then several times at full
+size. The median of these is reported. Takes a few minutes.
 """
 _EXPORT = """\
 Writes a collective trace in the format of another simulator.
@@ -113,7 +113,7 @@ chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as 
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong arguments are wrong input: one line, not a usage text."""
+    """Answers wrong arguments with one line, like any other wrong input, instead of a usage text."""
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: command line: {message}; see {self.prog} --help", file=sys.stderr)
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(arguments: argparse.Namespace, error: BaseException, problem: str, status: int) -> int:
-    """Says in one line what went wrong."""
+    """Prints an error in one line and returns the exit status."""
     if arguments.debug:
         traceback.print_exception(error)
     print(f"netsim {arguments.verb}: {' '.join(problem.split())}", file=sys.stderr)
@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, summary: str, description: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
         style = argparse.RawDescriptionHelpFormatter
         added = verbs.add_parser(name, help=summary, description=description, formatter_class=style)
-        added.add_argument("--debug", action="store_true", help="show where an error arose")
+        added.add_argument("--debug", action="store_true", help="print the traceback of an error")
         added.set_defaults(run=run)
         return added
 
@@ -173,8 +173,12 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     who = sweep.add_mutually_exclusive_group()
     who.add_argument("--jobs", type=int, metavar="N", help="local processes (default: all cores)")
-    who.add_argument("--executor", metavar="ADDRESS", help="Dask scheduler in place of them: tcp://scheduler:8786")
-    sweep.add_argument("--prometheus-port", type=int, metavar="PORT", help="serve gauges on 127.0.0.1 (0: a free port)")
+    who.add_argument(
+        "--executor", metavar="ADDRESS", help="Dask scheduler, in place of local processes: tcp://scheduler:8786"
+    )
+    sweep.add_argument(
+        "--prometheus-port", type=int, metavar="PORT", help="serve metrics for Prometheus on 127.0.0.1 (0: a free port)"
+    )
 
     bench = verb("bench", "packet-hops per second of CPU time, by engine", _BENCH, _bench)
     bench.add_argument("--out", type=Path, metavar="FILE", help="also write the figures there, JSON")
@@ -182,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
 
     export = verb("export", "a collective trace for another simulator", _EXPORT, _export)
     export.add_argument("trace", type=Path, metavar="TRACE", help="a collective trace, JSONL")
-    export.add_argument("--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="chakra, and where it goes")
+    export.add_argument(
+        "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
+    )
     return parser
 
 
@@ -205,7 +211,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         def progress(event: "RunEvent") -> None:
             nonlocal untold
             if untold:
-                print("netsim compare: engines are compiled on their first use, once, 10 to 20 s each", file=sys.stderr)
+                print(
+                    "netsim compare: the first use of an engine compiles it, once per version; this takes some seconds",
+                    file=sys.stderr,
+                )
                 untold = False
             show(event)
 
@@ -253,7 +262,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from netsim.bench.bench import bench, print_figures, write_figures
 
     if arguments.repeats < 1:
-        raise InputError("command line", "--repeats", f"is no number of runs ({arguments.repeats})", "use 1 or more")
+        raise InputError("command line", "--repeats", f"must be at least 1 ({arguments.repeats})", "use 1 or more")
     if arguments.out and arguments.out.is_dir():
         raise InputError("command line", "--out", f"is a folder ({arguments.out})", "name a file")
     figures = bench(arguments.repeats)
@@ -279,7 +288,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _refuse_no_processes(jobs: int) -> None:
     if jobs < 1:
-        raise InputError("command line", "--jobs", f"is no number of processes ({jobs})", "use 1 or more")
+        raise InputError("command line", "--jobs", f"must be at least 1 ({jobs})", "use 1 or more")
 
 
 def _refuse_file(folder: Path, option: str = "--out") -> None:

@@ -1,4 +1,4 @@
-"""A time that no packet-level transport can beat, from the tasks, the fabric and the order of injection alone."""
+"""A lower bound of the completion time for any packet-level transport, from tasks, fabric and injection order alone."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -13,15 +13,15 @@ from netsim.units import PICOSECONDS_PER_SECOND, service_ps, split_bytes
 
 
 class _Passages(NamedTuple):
-    """The least that each task's message needs: arrays by task, times in picoseconds, -1 and 0 where nothing moves.
+    """Least times of each task's message: arrays by task, in picoseconds; -1 (link) or 0 (time) for no message.
 
     Args:
         first: Its first link.
         last: Its last link.
         first_ps: Service on the first link.
         last_ps: Service on the last link.
-        head_ps: Way of its smallest packet up to the last link.
-        tail_ps: Way of its smallest packet after its service on the first link.
+        head_ps: Time of its smallest packet up to the last link.
+        tail_ps: Time of its smallest packet after its service on the first link.
         end_ps: Delay of the last link.
     """
 
@@ -37,22 +37,23 @@ class _Passages(NamedTuple):
 class Bound:
     """Lower bound of the completion time of a scene.
 
-    A task is not done before those it waits for, its delay, and its own passage through an empty fabric. Messages that
-    share their first link pass it one after the other, so tasks that wait for several of them wait at least for the
-    earliest start, the service of all, and the shortest way on; likewise for the last link. What leaves a leaf
-    passes its links up, what comes to it its links down, at their rates together. All rates are the best ever had.
-    Together this covers a rank's program order with its gaps, and the links of every host and leaf.
+    A task ends no earlier than the tasks it waits for, plus its delay, plus its passage through an empty fabric.
+    Messages that share their first link pass it one after the other. A task that waits for several of them therefore
+    waits at least for the earliest start, the service of all, and the shortest remaining passage; likewise for the last
+    link. Traffic out of a leaf passes its links up, traffic into it its links down, at most at the sum of their rates.
+    Every link counts at the highest rate that it ever has. Together this covers the program order of a rank with its
+    gaps, and the links of every host and leaf.
 
     `of_run` adds the order of injection, which belongs to the scenario and not to the routing: a host's last packet
-    leaves after the service of everything the host sends and then has its own way to go. For an all-to-all of H hosts
-    with P packets a pair of service c over four links of delay d whose last packet leaves the leaf this is
+    leaves after the service of everything the host sends and then has its own passage. For an all-to-all of H hosts
+    with P packets a pair, service time c, four links of delay d, and a last packet that leaves the leaf, this is
     ((H-1) P + 3) c + 4 d.
 
-    The last packet of a message may be small if the message is cut: into shares of its paths, which is what ethereal
-    does, or as the arguments say.
+    The last packet of a message may be small if the message is cut: into equal shares for its paths, as ethereal does,
+    or as the arguments say.
 
     Args:
-        scene: What must happen, and where.
+        scene: Tasks and fabric.
         parts: Numbers of equal parts into which transports cut messages.
         anywhere: Whether some transport may cut messages in any way.
     """
@@ -69,15 +70,15 @@ class Bound:
         self.ps = max(int(done), self._leaves())
 
     def of_run(self, last_sent: Mapping[int, int]) -> int:
-        """The bound of a run whose last packet on a host's link had `last_sent` picoseconds to go from there."""
+        """The bound of a run, given for each host's link the remaining passage of its last packet in picoseconds."""
         return max([self.ps, *(int(self._sent_from[link]) + rest for link, rest in last_sent.items())])
 
     def _passages(self) -> _Passages:
-        """The passage of every task, worked out once for messages that are alike."""
+        """The passage of every task, computed once for equal messages."""
         scene, topology, columns = self._scene, self._scene.topology, self._scene.tasks.columns()
         hosts = np.asarray(scene.hosts, dtype=np.int64)
         table = np.array([self._ends(host) for host in range(topology.hosts)], dtype=np.int64)
-        found = _Passages(*(np.full(len(columns.src), value, dtype=np.int64) for value in (-1, -1, 0, 0, 0, 0, 0)))
+        passages = _Passages(*(np.full(len(columns.src), value, dtype=np.int64) for value in (-1, -1, 0, 0, 0, 0, 0)))
         moves = np.flatnonzero(columns.bytes)
         src, dst, size = hosts[columns.src[moves]], hosts[columns.dst[moves]], columns.bytes[moves]
         sizes, kind = np.unique(size, return_inverse=True)
@@ -92,19 +93,19 @@ class Bound:
         rate = np.array([scene.rates.best(link) for link in range(len(topology.links))], dtype=np.int64)
         delay = np.array([link.delay_ps for link in topology.links], dtype=np.int64)
         apart = ~inside
-        found.first[moves], found.last[moves] = up, down
-        found.first_ps[moves], found.last_ps[moves] = _service(wire, rate[up]), _service(wire, rate[down])
-        found.head_ps[moves] = apart * (_service(smallest, rate[up]) + delay[up] + way_ps)
-        found.tail_ps[moves] = delay[up] + apart * (way_ps + _service(smallest, rate[down]) + delay[down])
-        found.end_ps[moves] = delay[down]
-        return found
+        passages.first[moves], passages.last[moves] = up, down
+        passages.first_ps[moves], passages.last_ps[moves] = _service(wire, rate[up]), _service(wire, rate[down])
+        passages.head_ps[moves] = apart * (_service(smallest, rate[up]) + delay[up] + way_ps)
+        passages.tail_ps[moves] = delay[up] + apart * (way_ps + _service(smallest, rate[down]) + delay[down])
+        passages.end_ps[moves] = delay[down]
+        return passages
 
     def _ends(self, host: int) -> tuple[int, int, int, int]:
         topology = self._scene.topology
         return topology.up(host), topology.down(host), topology.inside(host), topology.leaf(host)
 
     def _between(self, src_leaf: int, dst_leaf: int, size_bytes: int, inside: bool) -> tuple[int, int]:
-        """Time that a message's smallest packet needs between two leaves, and its bytes."""
+        """Time of a message's smallest packet between two leaves, and the size of that packet in bytes."""
         links, rates = self._scene.topology.links, self._scene.rates
         ways = () if inside else self._ways(src_leaf, dst_leaf)
         payload = self._smallest_packet(size_bytes, self._scene.packet.payload, max(1, len(ways)))
@@ -113,7 +114,7 @@ class Bound:
         return min(passes, default=0), wire
 
     def _ways(self, src_leaf: int, dst_leaf: int) -> list[Path]:
-        """Ways that work at some time."""
+        """Ways whose links are up at some time."""
         rates, ways = self._scene.rates, self._scene.topology.between(src_leaf, dst_leaf)
         return [way for way in ways if all(rates.best(link) for link in way)] or [ways[0]]
 
@@ -127,7 +128,7 @@ class Bound:
         return min((size - 1) % payload + 1 for size in shares if size)
 
     def _leaves(self) -> int:
-        """Longest time that a leaf needs for what it sends or receives."""
+        """Longest time that any leaf needs to send or to receive all its traffic."""
         scene, topology = self._scene, self._scene.topology
         columns, number = scene.tasks.columns(), {name: leaf for leaf, name in enumerate(topology.tiers[0])}
         leaf = np.array([topology.leaf(host) for host in scene.hosts], dtype=np.int64)
@@ -154,7 +155,7 @@ def _with_sizes(alike: np.ndarray, sizes: np.ndarray) -> Iterable[tuple[int, int
 
 
 def _service(wire_bytes: np.ndarray, rate_bps: np.ndarray) -> np.ndarray:
-    """`netsim.units.service_ps` of many, worked out once for pairs that are alike; 0 for links that never work."""
+    """`netsim.units.service_ps` for arrays, computed once for equal pairs; 0 for links that are never up."""
     one = cache(lambda size, rate: service_ps(size, rate) if rate else 0)
     if len(wire_bytes) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -167,7 +168,7 @@ def _service(wire_bytes: np.ndarray, rate_bps: np.ndarray) -> np.ndarray:
 
 @njit(cache=True)
 def _longest_chain(after_begin, after, delay_ps, passages, start, links):
-    """When all tasks are done at the earliest; fills in when each starts."""
+    """Earliest end of all tasks; fills in the earliest start of each."""
     tasks = len(delay_ps)
     end = np.zeros(tasks, dtype=np.int64)
     arrives = np.zeros(2 * links, dtype=np.int64)
@@ -188,7 +189,7 @@ def _longest_chain(after_begin, after, delay_ps, passages, start, links):
 
 @njit(cache=True)
 def _all_done(awaited, passages, start, end, arrives, service, rest):
-    """When some tasks are done at the earliest; the scratch arrays hold a link's first and last users, service 0."""
+    """Earliest end of some tasks; scratch arrays: an entry for each first and each last link, service 0 on entry."""
     done = np.int64(0)
     links = len(arrives) // 2
     for task in awaited:
@@ -215,7 +216,7 @@ def _all_done(awaited, passages, start, end, arrives, service, rest):
 
 @njit(cache=True)
 def _join(queue, arrives_ps, service_ps, rest_ps, arrives, service, rest):
-    """A message comes to a queue, is served for a positive time, and then has `rest_ps` to go."""
+    """Adds a message to a queue: arrival, positive service time, and remaining passage `rest_ps` after it."""
     if not service[queue] or arrives_ps < arrives[queue]:
         arrives[queue] = arrives_ps
     if not service[queue] or rest_ps < rest[queue]:

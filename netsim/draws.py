@@ -1,4 +1,4 @@
-"""Randomness without state: a draw is a hash of what it is for, the same in every engine and order of work."""
+"""Random numbers without state: a draw is a hash of seed, purpose, flow and sequence, so every engine gets the same."""
 
 from enum import IntEnum
 

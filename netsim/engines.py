@@ -1,4 +1,4 @@
-"""Which engine simulates a run: the one that is asked for, or else the fastest that is exact."""
+"""Choice of the engine of a run: the one of the scenario, or with auto the fastest that is exact."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
 
     Args:
         wanted: The engine.
-        scene: What would be simulated.
+        scene: The scene.
         transport: One of the scenario's transports.
         most_paths: Largest number of paths between two hosts that talk to each other.
     """
@@ -29,13 +29,13 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
 
             return by_event(scene, build_transport(transport, 0, most_paths))
         case "fluid" if build_transport(transport, 0, most_paths).needs_packets:
-            return "the transport decides by queues or pauses, of which flows without packets know nothing"
+            return "the transport looks at queues or pauses, which do not exist for flows without packets"
         case _:
             return None
 
 
 def to_compile(engine: Engine) -> bool:
-    """Whether some engine that may be asked to simulate packets has yet to be compiled."""
+    """Whether an engine that a run may use has yet to be compiled."""
     names = {"auto": ("exact", "event"), "exact": ("exact",), "event": ("event",)}.get(engine, ())
     return any(not is_kept(Path(__file__).parent / "engine" / name) for name in names)
 
@@ -46,14 +46,14 @@ def run_engine(
     """Simulates one transport with one seed.
 
     Args:
-        wanted: The scenario's choice, which does not refuse.
-        scene: What to simulate.
+        wanted: The scenario's choice, which can simulate the run (`refusal` is None).
+        scene: The scene.
         transport: One of the scenario's transports.
         seed: Seed of all draws.
         most_paths: Largest number of paths between two hosts that talk to each other.
 
     Returns:
-        What the run was, and the engine.
+        The outcome, and the name of the engine.
     """
     if transport.kind == "ideal":
         return _fluid(scene, transport, seed, most_paths), "fluid"

@@ -1,4 +1,4 @@
-"""Text files of other tools, line by line: what cannot be read is refused in one line."""
+"""Readers for text files of other tools, line by line, with one-line errors."""
 
 import re
 from pathlib import Path

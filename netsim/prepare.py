@@ -1,4 +1,4 @@
-"""From a scenario to what its runs share: fabric, places of ranks, tasks, lower bound."""
+"""Prepares a scenario: fabric, hosts of ranks, tasks and lower bound, which all its runs share."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -26,15 +26,15 @@ from netsim.workload.trace import TraceConfig, TraceWorkload
 
 
 class Prepared:
-    """What all runs of a scenario share.
+    """A prepared scenario, shared by all its runs.
 
     Args:
-        scene: What must happen, and where.
-        spans: The collectives among it.
-        transports: All that will carry it.
-        engine: Who should simulate it.
-        notices: What the user should know about how the workloads were read.
-        recorded_ps: How long each optimiser step took where the workload was recorded.
+        scene: Tasks and fabric.
+        spans: Collectives of the workload.
+        transports: Transports to simulate, for the lower bound.
+        engine: The scenario's choice of engine.
+        notices: Remarks for the user on how the workloads were read.
+        recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ def _workload(config: WorkloadConfig) -> Workload:
 
 
 def _refuse_unreachable(scene: Scene, source: str) -> None:
-    """Every message has a path that works at the beginning."""
+    """Refuses a message without a path that works at the beginning."""
     columns, count = scene.tasks.columns(), scene.topology.hosts
     hosts = np.asarray(scene.hosts, dtype=np.int64)
     moves = columns.bytes > 0
@@ -142,7 +142,7 @@ def _refuse_unreachable(scene: Scene, source: str) -> None:
 
 
 def _refuse_own_transports(scenario: Scenario, source: str) -> None:
-    """Classes of the user's can be found, and take their options."""
+    """Refuses a transport class of the user that cannot be found, or does not accept its options."""
     for index, transport in enumerate(scenario.transports):
         if transport.kind == "own":
             try:
@@ -153,7 +153,7 @@ def _refuse_own_transports(scenario: Scenario, source: str) -> None:
 
 
 def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:
-    """The engine asked for can simulate every transport."""
+    """Refuses an engine that cannot simulate one of the transports."""
     for transport in scenario.transports:
         why = refusal(scenario.engine, prepared.scene, transport, prepared.most_paths)
         if why is not None:

@@ -1,15 +1,15 @@
-"""What comes out: results.json and three tables, the same bytes for the same scenario but for `wall_s`.
+"""Results of a comparison: results.json and three tables, the same bytes for the same scenario except `wall_s`.
 
 Each table begins with a line of column names; `transport` and `seed` say which run a row belongs to. Sizes are bytes,
 times nanoseconds with three decimals from the beginning of the run.
 
-links.csv: what each link carried, how long it was busy, its longest queue, how long it was stopped by flow control.
+links.csv: for each link the bytes, the busy time, the longest queue, and the time paused by flow control.
 flows.csv: each flow; `message` is the task it is a part of, its payload went from rank `src` to rank `dst`. Beyond
 `PLAIN_FLOWS` rows it is flows.csv.gz, a fifth of the size, which the readers of tables take as it is.
-collectives.csv: each collective, numbered as laid out: its operation (send: a send with its recv), group and number of
-ranks, its step, phase and layer, the payload of all its messages, when the first rank came to it and when it was over
-at the last; `member_ns` is the time from coming to its being over, mean over its ranks. A cell is empty where the
-workload does not say.
+collectives.csv: each collective, in the order of the workload: its operation (send: a send with its recv), group and
+number of ranks, its step, phase and layer, the payload of all its messages, the arrival of its first rank and the end
+at its last; `member_ns` is the time from a rank's arrival to the end at that rank, mean over its ranks. A cell is
+empty where the workload does not say.
 """
 
 import csv
@@ -42,10 +42,10 @@ class Run:
     Args:
         transport: Name of the transport.
         seed: Seed of all draws.
-        engine: Who simulated it; fluid is flow level.
-        bound_ps: No packet-level run completes earlier.
-        outcome: What the engine returned; only the parts that go into files are kept.
-        spans: The collectives; of each its times are kept, and those of its members.
+        engine: Name of the engine; fluid is flow level.
+        bound_ps: Lower bound of the completion time of any packet-level run.
+        outcome: Result of the engine; only the parts that go into files are kept.
+        spans: The collectives; the times of each and of its members are kept.
         wall_s: Seconds it took, preparation included.
     """
 
@@ -99,13 +99,13 @@ class Run:
         return {**summary, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}
 
     def queue_bytes(self, links: Sequence[Link]) -> list[int]:
-        """For each link its longest queue, the packet in service included as far as it is not sent yet."""
+        """For each link its longest queue, including the unsent part of the packet in service."""
         queues = zip(self.links["max_queue_ps"].tolist(), links, strict=True)
         return [queue * link.rate_bps // (8 * PICOSECONDS_PER_SECOND) for queue, link in queues]
 
 
 class RunEvent(NamedTuple):
-    """Something that a watcher of a simulation may want to show.
+    """Start or end of a run, for progress displays.
 
     Args:
         transport: Name of the transport.
@@ -125,11 +125,11 @@ class Results:
 
     Args:
         scenario: The resolved scenario.
-        scene: What all runs share.
+        scene: Tasks and fabric of all runs.
         spans: The workload's collectives.
         runs: Transports in the scenario's order, each with its seeds in order.
-        recorded_ps: How long each optimiser step took where the workload was recorded.
-        notices: What the user should know about how the workloads were read.
+        recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
+        notices: Remarks for the user on how the workloads were read.
     """
 
     def __init__(
@@ -153,13 +153,13 @@ class Results:
         return list(first.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """results.json."""
+        """The content of results.json."""
         return {"format": FORMAT, "scenario": self.scenario, "runs": [run.to_dict(self.links) for run in self.runs]}
 
     def write(self, folder: Path) -> None:
         """Writes results.json, links.csv, flows.csv and collectives.csv; each appears whole or not at all.
 
-        Of flows.csv and flows.csv.gz one is written, and one of an earlier run goes.
+        Either flows.csv or flows.csv.gz is written; the other one, from an earlier run, is removed.
         """
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "results.json") as file:
@@ -225,7 +225,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 
 def _members(span: Span, task_end_ps: np.ndarray) -> np.ndarray:
-    """[member, 2] when each member of a collective came to it, and when it was over for it, in picoseconds."""
+    """Arrival of each member at a collective and its end there, in picoseconds, [member, 2]."""
     over = task_end_ps[np.array(span.over, dtype=np.int64)]
     come = task_end_ps[np.array(span.come, dtype=np.int64)] if len(span.come) else np.zeros_like(over)
     return np.stack([come, over], axis=1)

@@ -1,4 +1,4 @@
-"""The scenario file: what exists, what works today, and one line for everything that is wrong."""
+"""The scenario file: its sections, its checks, and one-line errors."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,19 +50,19 @@ class Scenario(Section, frozen=True):
     Args:
         format: Name and version of the format.
         topology: The fabric.
-        rank_order: Ranks in the order in which they fill the hosts; rank i is the i-th if absent.
+        rank_order: Ranks in the order in which they fill the hosts; by number if absent.
         packet: Sizes of packets.
         nic: Order of injection at hosts.
         workload: The only job, on all ranks.
         jobs: Several workloads, in place of `workload`.
-        algorithms: How collectives are carried out.
-        transports: What is compared.
+        algorithms: Algorithm of each collective.
+        transports: Transports to compare.
         congestion: Congestion control.
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
-        acknowledgement: How news of packets travels back.
-        engine: Who simulates; auto picks by transport.
-        seeds: Each transport runs once a seed.
+        acknowledgement: Size and lane of acknowledgements.
+        engine: Engine; auto chooses for each transport.
+        seeds: Each transport runs once with each seed.
     """
 
     format: Literal["flowfabric.scenario/1"]
@@ -116,10 +116,10 @@ class Scenario(Section, frozen=True):
                 "flow_control trim needs a queue and repeats; set topology.queue and recovery.kind: selective"
             )
         if self.recovery.kind == "none" and self.topology.queue is not None and not lossless:
-            raise ValueError("topology.queue drops packets that nobody sends again; set recovery.kind to selective")
+            raise ValueError("topology.queue drops packets that are not sent again; set recovery.kind to selective")
         late = [number for number, failure in enumerate(self.topology.failures) if failure.at and not failure.rate]
         if self.recovery.kind == "none" and late:
-            problem = f"topology.failures.{late[0]} loses packets that nobody sends again"
+            problem = f"topology.failures.{late[0]} loses packets that are not sent again"
             raise ValueError(f"{problem}; set recovery.kind to go_back_n or selective")
         return self
 
@@ -139,7 +139,7 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
     """Reads and checks a scenario.
 
     Args:
-        source: A YAML file, or what one would contain.
+        source: Path of a YAML file, or its content as a mapping.
         overrides: ``dotted.key=value``; the value is YAML, list entries are addressed by number.
 
     Raises:
@@ -161,11 +161,11 @@ def _override(content: Mapping[str, Any], override: str) -> Mapping[str, Any]:
     key, equals, text = override.partition("=")
     remedy = "write key=value, such as topology.spines=4 or seeds=[0,1]"
     if not key or not equals:
-        raise InputError("command line", override, "is no override", remedy)
+        raise InputError("command line", override, "is not key=value", remedy)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError("command line", key, f"the value is no YAML ({text})", remedy) from None
+        raise InputError("command line", key, f"the value is not valid YAML ({text})", remedy) from None
     return _replaced(content, key.split("."), value, key)
 
 

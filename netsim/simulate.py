@@ -28,7 +28,7 @@ def simulate(
     """Simulates every transport of a scenario with every seed.
 
     Args:
-        scenario: A YAML file, or what one would contain.
+        scenario: Path of a YAML file, or its content as a mapping.
         overrides: ``dotted.key=value`` changes to it.
         jobs: Processes to use, at least 1; the results do not depend on it.
         progress: Called when a run starts and when it ends.
@@ -63,7 +63,7 @@ def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[
 def _parallel(
     scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
-    """Each process prepares the scenario once and lives as long as the comparison."""
+    """Simulates in parallel; each process prepares the scenario once and serves the whole comparison."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = list(reversed(work))
         running: dict[Future[Run], tuple[str, int]] = {}
@@ -91,7 +91,7 @@ def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
     """Simulates one transport with one seed.
 
     Args:
-        prepared: What to simulate.
+        prepared: The prepared scenario.
         transport: One of the scenario's transports.
         seed: Seed of all draws.
     """

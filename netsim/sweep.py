@@ -1,8 +1,8 @@
 """Simulates a grid of scenarios, on the processes of this machine or on a Dask cluster.
 
 The unit of work is a run: one cell, transport and seed. So a thousand small cells and one large cell both keep all
-processes busy, and what a kill costs is the runs that were under way. A process that has a cell prepared gets the next
-run of that cell. Whoever simulates sends the finished files back; only this process writes.
+processes busy, and a kill loses only the runs that were active. A process that has a cell prepared gets the next run of
+that cell. Workers send the finished files back; only this process writes.
 """
 
 from collections import deque
@@ -46,17 +46,17 @@ def sweep(
     executor: str | None = None,
     watcher: Watcher | None = None,
 ) -> list[Failure]:
-    """Simulates every cell of a sweep that is not finished in a folder, and writes a summary and a page about all.
+    """Simulates the unfinished cells of a sweep, and writes a summary and a page about all cells.
 
     Args:
         path: A sweep file.
-        folder: Where everything goes (`netsim.grid.folder`), beside summary.csv and index.html.
-        jobs: Local processes, at least 1; no file but for wall_s depends on it, nor on the executor.
+        folder: Folder of the results (`netsim.grid.folder`), summary.csv and index.html.
+        jobs: Local processes, at least 1; files do not depend on it or on the executor, except wall_s.
         executor: Address of a Dask scheduler to use in place of local processes, such as tcp://scheduler:8786.
-        watcher: Is told how far the sweep is.
+        watcher: Called with the status at every change.
 
     Returns:
-        The cells that could not be finished, in the order of the sweep; the others are.
+        The cells that could not be finished, in the order of the sweep; all others are finished.
 
     Raises:
         InputError: Something is wrong in the sweep or a cell; then nothing was simulated.
@@ -92,17 +92,17 @@ class _Sweep:
             self._take_up(position, cell, runs[position])
 
     def _take_up(self, position: int, cell: Cell, runs: Sequence[tuple[int, int]]) -> None:
-        """Finds what of a cell is finished already."""
+        """Reads the finished runs of a cell."""
         results = self._folder.cell(cell)
         if results:
-            found = dict(zip(runs, results["runs"], strict=True))
+            finished = dict(zip(runs, results["runs"], strict=True))
             self._results[position] = results
         else:
-            found = {run: entry for run in runs if (entry := self._folder.run(cell, run))}
-            self._left[position] = set(runs) - found.keys()
-        for run, entry in found.items():
+            finished = {run: entry for run in runs if (entry := self._folder.run(cell, run))}
+            self._left[position] = set(runs) - finished.keys()
+        for run, entry in finished.items():
             self._summary.add(position, run, entry)
-        self._status = self._status._replace(runs_done=self._status.runs_done + len(found))
+        self._status = self._status._replace(runs_done=self._status.runs_done + len(finished))
         if not results and not self._left[position]:
             self._finish(position)
 
@@ -113,11 +113,11 @@ class _Sweep:
 
     @property
     def failures(self) -> list[Failure]:
-        """What could not be finished."""
+        """Cells that could not be finished."""
         return [Failure(self._cells[position].name, self._failed[position]) for position in sorted(self._failed)]
 
     def check(self, workers: Executor) -> None:
-        """Looks at all unfinished cells before any of them runs.
+        """Checks all unfinished cells before any of them runs.
 
         Raises:
             InputError: About the first cell that is wrong.
@@ -136,7 +136,7 @@ class _Sweep:
         self._status = self._status._replace(checking=False, cells_failed=len(self._failed))
 
     def simulate(self, workers: Executor) -> None:
-        """Simulates all that is left."""
+        """Simulates all unfinished runs."""
         queue = {position: sorted(self._left[position]) for position in sorted(self._left)}
         for position, run, answer in self._carried_out(workers, queue):
             assert run is not None
@@ -175,7 +175,7 @@ class _Sweep:
     def _carried_out(
         self, workers: Executor, queue: Mapping[int, Sequence[tuple[int, int] | None]]
     ) -> Iterator[tuple[int, Any, Files | Failed]]:
-        """Every answer, as it comes; jobs begin in the order of the queue, but a prepared cell goes first."""
+        """Yields every answer as it arrives; jobs begin in the order of the queue, but a prepared cell goes first."""
         waiting = {position: deque(runs) for position, runs in queue.items()}
         while waiting or self._running:
             for prepared in workers.idle():
@@ -196,7 +196,7 @@ class _Sweep:
                 yield position, job.run, answer
 
     def _next(self, waiting: Mapping[int, Sequence[Any]], prepared: str | None) -> int:
-        """The cell that is prepared, the first that nobody is at, or the one with most to do."""
+        """The next cell: the prepared one, the first that no process works on, or the one with most runs left."""
         if prepared is not None and (position := self._position[prepared]) in waiting:
             return position
         taken = {position for position, _ in self._running}
@@ -262,7 +262,7 @@ class Cluster:
         self._over: SimpleQueue[Any] = SimpleQueue()
 
     def idle(self) -> Sequence[None]:
-        """See `Executor.idle`: a job waits at each thread, so that none is idle while an answer travels."""
+        """See `Executor.idle`: each thread has one job waiting, so that none is idle while an answer travels."""
         threads = sum(self._client.nthreads().values())
         return [None] * max(2 * threads - len(self._running), 0 if self._running else 1)
 

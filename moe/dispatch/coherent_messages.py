@@ -1,4 +1,4 @@
-"""Which collectives context-coherent dispatch issues, and what they carry; see :mod:`moe.dispatch.context_coherent`.
+"""Collectives of context-coherent dispatch and their sizes; see :mod:`moe.dispatch.context_coherent`.
 
 Shape legend: T tokens of a micro batch on one rank, L MoE layers, K choices, E experts, N ranks of the group.
 """
@@ -17,7 +17,7 @@ _LOSS_BYTES = 4
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Moves:
-    """Where the tokens of a group go in one layer and micro batch.
+    """Moves of the tokens of a group in one layer and micro batch.
 
     Attributes:
         rows: rows from the rank that held the token to the ranks of its experts, int64 [N, N].
@@ -74,10 +74,10 @@ class Moves:
 
     @classmethod
     def even(cls, visits: Visits, *, tokens: int, top_k: int, num_layers: int) -> list[Self]:
-        """What is expected where every expert is as likely as any other, wherever a token is.
+        """Expected moves if every expert is equally likely, wherever a token is.
 
         Args:
-            visits: that of home-return dispatch, see :meth:`Visits.even`.
+            visits: expected visits of home-return dispatch, see :meth:`Visits.even`.
             tokens: tokens of each rank.
             top_k: choices that a message has room for.
             num_layers: layers that move tokens.
@@ -95,7 +95,7 @@ class Moves:
 
 
 def coherent_exchanges(moves: Moves, sizes: Sizes, phase: str) -> list[Exchange]:
-    """What a block with attention and a MoE layer sends: keys and values, counts, rows, copies; backward mirrors it."""
+    """Exchanges of a block with attention and a MoE layer: keys and values, counts, rows, copies; or their reverse."""
     integer_bytes = 8 if sizes.element_bytes == 8 else 4
     gates = moves.top_k * sizes.gate_bytes
     labels = (1 + moves.top_k) * integer_bytes
@@ -114,7 +114,7 @@ def coherent_exchanges(moves: Moves, sizes: Sizes, phase: str) -> list[Exchange]
 
 
 def end_exchanges(moves: Moves, phase: str) -> list[Exchange]:
-    """What follows the last block of a forward pass and precedes it in the backward pass: targets and losses."""
+    """Exchanges after the last block in the forward pass and before it in the backward pass: targets and losses."""
     each = np.full_like(moves.rows, moves.tokens)
     losses = each * _LOSS_BYTES
     if phase == "backward":

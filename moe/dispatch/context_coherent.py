@@ -3,12 +3,12 @@
 Home-return dispatch sends every token to its experts and back, twice a layer. Here the row that travels is the residual
 stream itself, with its gate values and the token's number, so that nothing has to come back: the rank of the top expert
 (the anchor) carries on with the token. With k > 1 experts, one copy goes to each other rank that holds any of them,
-and what its experts add travels to the anchor.
+and the outputs of its experts travel to the anchor.
 
-What is sent, all of it in the expert-parallel group of N ranks, in this order. s: bytes of an element of the rows;
-D: width; K: experts a token visits at most; g: bytes of a gate value (4, or 8 beside float64 rows); i: bytes of an
-integer in a row (4, or 8 beside float64 rows); E: experts; W: 2 x key-value heads x width of a head; B x T: tokens of a
-home rank. One rank alone (N = 1) sends nothing.
+Collectives, all in the expert-parallel group of N ranks, in this order. s: bytes of an element of the rows; D: width;
+K: largest number of experts of a token; g: bytes of a gate value (4, or 8 with float64 rows); i: bytes of an integer in
+a row (4, or 8 with float64 rows); E: experts; W: 2 x key-value heads x width of a head; B x T: tokens of a home rank.
+One rank alone (N = 1) sends nothing.
 
 MoE layer, forward:
     all_gather   int64    8 (2N + E) a rank: for each rank the rows that leave for it, for each rank the tokens that
@@ -28,13 +28,13 @@ Ends of a micro batch:
     all_gather   uint8    B T a rank after the last block: the targets
     reduce_scatter float32  4 N B T in, 4 B T out: the loss of each token goes home
     all_gather   float32  4 B T a rank, first of the backward pass: the gradient of it
-    or, where logits are asked for instead of losses,
+    or, for logits instead of losses,
     all_gather   int64    8 N a rank: for each rank the rows that leave for it
     all_to_all   rows     D s + i a row; backward D s
 
-Steps of generation agree on nothing beforehand. While autograd is off and no rank would send more than
-:data:`FIXED_BYTES` to the others, a rank sends the rows of all its tokens to every rank, which keeps those that concern
-it and learns from the slots of the others where all tokens are. A MoE layer of one expert a token is then ONE
+Steps of generation do not exchange sizes. While autograd is off and no rank would send more than :data:`FIXED_BYTES` to
+the others, a rank sends the rows of all its tokens to every rank. The receiver keeps the rows that concern it, and
+learns from the slots in the other rows where all tokens are. A MoE layer with one expert a token is then one
 collective:
     all_to_all   rows     (D s + K g + (1 + K) i) m from a rank with m tokens to each rank
 Keys and values of a step are gathered once for all layers (:mod:`trainer.sampling.generation`).
@@ -55,8 +55,8 @@ from moe.dispatch.residency import Residency
 from moe.dispatch.row_messages import MoveRows, Route, exchange_rows, packed, unpacked
 
 FIXED_BYTES = 16_384
-"""What a rank sends to the others at most where sizes are not agreed on. On a link of 1 Gbit/s so many bytes take about
-as long as the collective that agrees on sizes."""
+"""Most bytes that a rank sends to the others without an exchange of sizes. On a link of 1 Gbit/s they take about as
+long as the collective that exchanges sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Arrivals:
     """The rows on a rank while its experts work.
 
     Attributes:
-        rows: the residual stream of every row that came, [R, D].
+        rows: the residual stream of every row that arrived, [R, D].
         gates: gate values, [R, K].
         slots: physical slots of the choices, the anchor's first, [R, K]; where there is none, -1 - the rank on which
             the token stays.
@@ -86,7 +86,7 @@ class Arrivals:
 class CoherentDispatcher:
     """Moves tokens to the ranks of their experts, where they stay.
 
-    It is no Megatron-Core dispatcher: those promise that what was dispatched comes back.
+    It is not a Megatron-Core dispatcher: those return every token to its rank.
 
     Source: Yao et al., "Exploiting Inter-Layer Expert Affinity for Accelerating Mixture-of-Experts Model Inference",
     2024 (context-coherent expert parallelism); copies to secondary experts and training are this project's.
@@ -122,7 +122,7 @@ class CoherentDispatcher:
             residency: where the tokens are.
 
         Returns:
-            What arrived here.
+            The rows on this rank.
         """
         gates_TK, slots_TK = self._choices(probs_TE, map_TE, most_choices)
         labels_TL = torch.cat([residency.ids[:, None], slots_TK], dim=1)
@@ -160,10 +160,10 @@ class CoherentDispatcher:
         )
 
     def pairs(self, arrivals: Arrivals) -> tuple[Tensor, Tensor, Tensor]:
-        """What the experts of this rank have to do.
+        """The (row, expert) pairs that the experts of this rank have to compute.
 
         Args:
-            arrivals: what is here.
+            arrivals: rows on this rank.
 
         Returns:
             For each (row, expert) pair, in order of the expert's slot, the row int64 [P] and the gate value [P]; and
@@ -177,18 +177,18 @@ class CoherentDispatcher:
         return row_P[order_P], arrivals.gates[here_RK][order_P], counts
 
     def combine(self, fed_RD: Tensor, arrivals: Arrivals) -> Tensor:
-        """Adds up what the experts made of each token, on the rank where the token stays.
+        """Adds up the outputs of all experts of each token, on the rank where the token stays.
 
         Args:
             fed_RD: sum over the experts of this rank for each row.
-            arrivals: what is here.
+            arrivals: rows on this rank.
 
         Returns:
             Sum over all experts, [T, D], in the order of the new residency.
         """
         if arrivals.slots.shape[1] == 1 or self.group.size() == 1:
             return fed_RD[arrivals.residents]
-        # Rows of one source arrive everywhere in the order in which the source holds them: both ends know who is who.
+        # Rows of one source arrive in the order in which the source holds them, so both ends can match them.
         abroad_R = arrivals.anchors != self.rank
         anchors_C, order_C = arrivals.anchors[abroad_R].sort(stable=True)
         sent = torch.bincount(anchors_C, minlength=self.group.size()).tolist()
@@ -207,11 +207,11 @@ class CoherentDispatcher:
         return probs_TE.gather(1, experts_TK), torch.where(chosen_TK, slots_TK, -1 - stay_T[:, None])
 
     def _ranks(self, slots: Tensor) -> Tensor:
-        """Ranks of slots; of what stands where there is no choice, the rank on which the token stays."""
+        """Ranks of slots; for an entry without a choice the rank on which the token stays."""
         return torch.where(slots < 0, -1 - slots, slots // self.slots_per_rank)
 
     def _visits(self, ranks: Tensor) -> Tensor:
-        """From the ranks of each row's choices [rows, K] to which ranks there are among them, bool [rows, N]."""
+        """Whether each rank is among the ranks of a row's choices [rows, K], bool [rows, N]."""
         visits = torch.zeros(len(ranks), self.group.size(), dtype=torch.bool, device=ranks.device)
         return visits.scatter_(1, ranks, True)
 

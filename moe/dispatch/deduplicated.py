@@ -21,9 +21,9 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
     """A token travels once to each rank that holds any of its experts, and one row comes home from there.
 
     The row is followed, in the same message, by the slot and the gate value of each of the token's choices on that
-    rank, bit-exact and as many as there are. The receiver gives each expert its rows and adds up what the experts of
-    one copy made of it (Megatron's experts apply the gate), so that the way home carries one row a copy too. The
-    gradient takes both ways back. A token may have any number of choices, none included.
+    rank, bit-exact and as many as there are. The receiver gives each expert its rows and adds up the outputs of the
+    experts of one copy (Megatron's experts apply the gate), so that the way home carries one row a copy too. The
+    gradient takes both ways in reverse. A token may have any number of choices, including none.
 
     Collectives of a layer and micro batch: see :mod:`moe.dispatch.messages`.
 
@@ -115,7 +115,7 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
         return self._arrival.spread(hidden_states), tokens_per_slot_S, probs.index_select(0, order_Q)
 
     def combine_preprocess(self, hidden_states: Tensor) -> Tensor:
-        """Adds up what the experts of this rank made of each copy.
+        """Adds up the outputs of this rank's experts for each copy.
 
         Args:
             hidden_states: gated outputs of the experts, [Q, D].
@@ -137,7 +137,7 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
         return ExchangeRows.apply(hidden_states, self.ep_group, self._sent.rows, self._received.rows)
 
     def combine_postprocess(self, hidden_states: Tensor) -> Tensor:
-        """Adds up what came back for each token.
+        """Adds up the rows that came back for each token.
 
         Args:
             hidden_states: [C, D].

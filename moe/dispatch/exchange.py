@@ -1,4 +1,4 @@
-"""The differentiable all-to-all of rows that every dispatcher is made of.
+"""Differentiable all-to-alls of rows, which all dispatchers use.
 
 Shape suffixes: T rows that leave, R rows that arrive, P labels that leave, Q labels that arrive, D width, E experts,
 N ranks of the group.
@@ -35,7 +35,7 @@ def gather_counts(counts_E: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """What leaves for, or arrives from, each rank of the group.
+    """Numbers of rows and labels that leave for, or arrive from, each rank of the group.
 
     Attributes:
         rows: number of rows by rank.
@@ -54,7 +54,7 @@ def exchange_counts(counts_2N: Tensor, group: dist.ProcessGroup) -> tuple[Splits
         group: the expert-parallel group.
 
     Returns:
-        What leaves and what arrives, on the host.
+        Numbers that leave and numbers that arrive, on the host.
     """
     if group.size() == 1:
         alone = Splits(*counts_2N.tolist())
@@ -201,7 +201,7 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _columns(values: Tensor, like: Tensor) -> Tensor:
-    """A value a row, seen as columns of the type of `like`."""
+    """One value for each row, viewed as columns of the type of `like`."""
     return values.contiguous()[:, None].view(like.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The exchanges of a whole pass through a model, where every expert is as likely as any other."""
+"""The expected exchanges of a whole pass through a model if every expert is equally likely."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,12 +19,12 @@ def expected_exchanges(
     top_k: int,
     most_choices: int,
 ) -> Iterator[tuple[int | None, Exchange]]:
-    """What the tokens of a micro batch send in one pass, in program order.
+    """Exchanges of a micro batch in one pass, in program order.
 
     Args:
         dispatch: one of MODES.
         phase: forward or backward.
-        sizes: what a row is made of.
+        sizes: sizes of a row.
         layers: blocks with experts, ascending.
         num_ranks: ranks that share the experts; one alone sends nothing.
         tokens: tokens of each rank.

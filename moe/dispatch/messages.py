@@ -1,6 +1,6 @@
-"""Which collectives each dispatch mode issues in an expert layer, and what they carry.
+"""Collectives of each dispatch mode in an expert layer, and their sizes.
 
-The one description that the formula, the replay and the tests of the dispatchers share. All of them run on the
+The formula, the replay and the tests of the dispatchers share this one description. All collectives run on the
 expert-parallel group; a group of one rank issues none.
 
 Shape legend: T tokens of a micro batch on one rank, K choices, E experts, N ranks of the group.
@@ -22,7 +22,7 @@ GATE_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a row is made of.
+    """Sizes of a row.
 
     Attributes:
         hidden: width of a token.
@@ -48,7 +48,7 @@ class Sizes:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Visits:
-    """Who visits whom in one layer and micro batch, int64 [N, N]; row: the token's home, column: the expert's rank.
+    """Visits in one layer and micro batch, int64 [N, N]; row: the token's home, column: the expert's rank.
 
     Attributes:
         choices: kept choices.
@@ -78,7 +78,7 @@ class Visits:
 
     @classmethod
     def even(cls, *, tokens: int, top_k: int, num_experts: int, num_ranks: int) -> Self:
-        """What a router is expected to do that gives every token top_k distinct experts, each as likely as any other.
+        """Expected visits for a router that gives every token top_k distinct, equally likely experts.
 
         A token has an expert on a rank of S slots with probability 1 - C(E - S, k) / C(E, k), so that the expected
         number of visits to ranks is a whole number only in special cases (k = 1, k > E - S, S = 1); it is rounded.
@@ -95,7 +95,7 @@ class Visits:
 
 
 def spread(rows: int, num_ranks: int, *, first: int = 0) -> Counts:
-    """Rows of every rank over the ranks from the one that comes `first` after it on: as many for each.
+    """Spreads the rows of every rank evenly over the ranks, beginning with the `first`-th one after it.
 
     Args:
         rows: rows of each rank.
@@ -126,7 +126,7 @@ class Exchange:
     volume: Counts
 
     def fields(self, member: int) -> dict[str, Any]:
-        """What a rank's record of a collective trace says about it.
+        """Fields of a rank's record of it in a collective trace.
 
         Args:
             member: place of the rank in the group.

@@ -32,9 +32,9 @@ class Residency:
     Attributes:
         ids: numbers of the tokens on this rank, int64 [T], ascending.
         rows: rows on each rank of the group, [N]; every rank knows them all.
-        per_rank: numbers that belong to one home rank; where ranks began with fewer tokens, some are not in use.
+        per_rank: numbers reserved for one home rank; some are not in use if the rank began with fewer tokens.
         group: the ranks that tokens move among; None: they never move.
-        whole: this rank holds all tokens of its own and no others.
+        whole: whether this rank holds all tokens of its own and no others.
     """
 
     ids: Tensor
@@ -123,7 +123,7 @@ def gather_rows(rows_TD: Tensor, residency: Residency) -> Tensor:
         residency: where they are.
 
     Returns:
-        Rows [A, D] in order of the tokens' numbers; what stands at a number that is not in use is arbitrary.
+        Rows [A, D] in order of the tokens' numbers; a row whose number is not in use is arbitrary.
     """
     if residency.group is None or residency.num_ranks == 1:
         return rows_TD
@@ -137,7 +137,7 @@ def gather_rows(rows_TD: Tensor, residency: Residency) -> Tensor:
 
 
 def share_values(values_H: Tensor, residency: Residency) -> Tensor:
-    """Brings a value of each token to where the token is: one all-gather of every home rank's values.
+    """Sends a value of each token to the rank where the token is: one all-gather of every home rank's values.
 
     Args:
         values_H: values of this home rank's tokens, as many on each rank.
@@ -152,7 +152,7 @@ def share_values(values_H: Tensor, residency: Residency) -> Tensor:
 
 
 def gather_equal(values: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Concatenates what each rank of a group has along the first dimension; no gradient flows.
+    """Concatenates the values of all ranks of a group along the first dimension; no gradient flows.
 
     Args:
         values: of the same shape on every rank.

@@ -1,4 +1,4 @@
-"""Rows in messages: packed with what belongs to them, and moved by a differentiable all-to-all.
+"""Rows in messages: packed with their gate values and labels, and moved by a differentiable all-to-all.
 
 Shape suffixes: T rows of this rank, C rows that leave, R rows that arrive, D width of a row, K gate values of a row,
 L labels (integers) of a row.
@@ -93,7 +93,7 @@ def unpacked(
 
 
 def _read(columns: Tensor, dtype: torch.dtype, number: int) -> Tensor:
-    """Columns as `number` values a row of another type; no columns cannot be viewed as anything."""
+    """Columns viewed as `number` values of another type for each row; also for no columns, which torch cannot view."""
     if not number:
         return columns.new_empty(len(columns), 0, dtype=dtype)
     return aligned(columns).view(dtype).view(len(columns), number)
@@ -109,7 +109,7 @@ def _label_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def exchange_rows(rows: Tensor, group: dist.ProcessGroup, received: list[int], sent: list[int]) -> Tensor:
-    """All-to-all of rows in order of their destination; gives them in order of their source. Knows no gradient."""
+    """All-to-all of rows in order of their destination; returns them in order of their source. Has no gradient."""
     if group.size() == 1:
         return rows
     arrived = rows.new_empty(sum(received), *rows.shape[1:])

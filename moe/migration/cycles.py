@@ -1,4 +1,4 @@
-"""Small exchanges that lead from one balanced placement to another, and which of them pay.
+"""Small exchanges that lead from one balanced placement to another, and the savings of each.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
 """
@@ -38,7 +38,7 @@ class Cycle:
 
 
 class Gains:
-    """What an exchange saves: the traffic that it takes from the network less what the move itself weighs.
+    """Saving of an exchange: the traffic that it avoids less the traffic of the move itself.
 
     Only the tokens of the layer and its neighbours are counted again. Exact but for tokens that skip layers.
     """
@@ -52,7 +52,7 @@ class Gains:
             statistics: Counts of the traffic.
             topology: Ranks and what a move between them costs.
             objective: Dispatch mode.
-            expert_tokens: Tokens whose trip is as dear as an expert's.
+            expert_tokens: Number of tokens whose transfer costs as much as that of an expert.
         """
         self._price, self._cost, self._expert_tokens = OBJECTIVES[objective], topology.cost, expert_tokens
         self._near = [_near(statistics, layer) for layer in range(statistics.num_layers)]
@@ -146,7 +146,7 @@ def _shortest_cycle(movers: list[int], source: NDArray[np.int64], target: NDArra
 
 
 def _near(statistics: RoutingStatistics, layer: int) -> RoutingStatistics:
-    """Counts of a layer and its two neighbours, as a model of at most three layers; choice sets of the layer alone."""
+    """Counts of a layer and its neighbours, as a model of at most three layers; choice sets of that layer alone."""
     first, end = max(layer - 1, 0), min(layer + 2, statistics.num_layers)
     inside = (statistics.jumps[:, 0] >= first) & (statistics.jumps[:, 1] < end)
     sources, sets = statistics.source_counts, statistics.choice_sets
@@ -167,7 +167,7 @@ def _near(statistics: RoutingStatistics, layer: int) -> RoutingStatistics:
 
 
 def _of_experts(statistics: RoutingStatistics, experts: tuple[int, ...]) -> RoutingStatistics:
-    """The same without the choice sets that none of the experts is in."""
+    """The same counts without the choice sets that contain none of the experts."""
     sets = statistics.choice_sets
     if sets is None:
         return statistics

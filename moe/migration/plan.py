@@ -1,4 +1,4 @@
-"""Which experts move where: from the placement that a run has towards a better one, in few moves that pay.
+"""Plans of a migration: a few worthwhile moves from the present placement of a run towards a better one.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
 """
@@ -40,9 +40,9 @@ class MigrationPlan:
 
     Attributes:
         slot_to_expert: Logical expert of each slot afterwards, int64 [L, E].
-        moves: What changes its slot, by layer and target.
-        saving: What the objective falls by, over the tokens of the statistics.
-        effort: Cost of the ways of all moves, in the topology's units.
+        moves: Experts that change their slot, by layer and target.
+        saving: Decrease of the objective, over the tokens of the statistics.
+        effort: Transfer cost of all moves, in the topology's units.
     """
 
     slot_to_expert: NDArray[np.int64]
@@ -51,10 +51,10 @@ class MigrationPlan:
     effort: float
 
     def worth(self, expert_tokens: float) -> float:
-        """Saving less what the moves weigh.
+        """Saving less the cost of the moves.
 
         Args:
-            expert_tokens: Tokens of the statistics whose trip is as dear as an expert's.
+            expert_tokens: Number of tokens of the statistics whose transfer costs as much as that of an expert.
 
         Returns:
             Token costs; positive if the plan pays.
@@ -84,7 +84,7 @@ def plan_migration(
         target: Rank of each expert in a balanced placement, [L, E].
         objective: Dispatch mode.
         most_moves: Experts that move at most.
-        expert_tokens: Tokens of the statistics whose trip is as dear as an expert's: what a move must earn.
+        expert_tokens: Number of tokens of the statistics whose transfer costs as much as that of an expert.
 
     Returns:
         The plan; without moves if none pays.
@@ -107,7 +107,7 @@ def priced_plan(
     planned: NDArray[np.int64],
     objective: Dispatch,
 ) -> MigrationPlan:
-    """Says what the way from one map to another saves and takes.
+    """Computes the saving and the effort of the moves from one map to another.
 
     Args:
         statistics: Counts of the traffic.
@@ -160,7 +160,7 @@ def settle(slot_to_expert: NDArray[np.int64], expert_ranks: NDArray[np.int64], n
 
 
 def moves_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterator[Move]:
-    """Lists what changes its slot.
+    """Lists the experts that change their slot.
 
     Args:
         before: Logical expert of each slot, [L, E].

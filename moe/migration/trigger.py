@@ -1,4 +1,4 @@
-"""When experts should move.
+"""The decision when experts should move.
 
 Shape legend: L MoE layers, E experts per layer.
 """
@@ -21,27 +21,27 @@ class MigrationTrigger:
     """Looks at the traffic of window after window and says when experts should move, and which.
 
     The regret of a window is cost(present placement) / cost(placement made for the window) - 1. Where it exceeds the
-    threshold, moves are planned. If it does again in the next window, experts move, provided that the plan saves
-    there, on tokens that it was not made from, enough to earn back what it costs, and no less than half of what it
-    promised. What seems to pay by chance alone keeps no such promise. Equal windows lead to equal plans on any rank.
+    threshold, moves are planned. If it exceeds it again in the next window, the plan is tested on that window, whose
+    tokens it was not made from. Experts move if the plan saves enough there to cover its cost, and at least half of the
+    saving that it promised; a saving by chance fails this test. Equal windows lead to equal plans on any rank.
 
     Attributes:
-        regret: Of the last window; None before the first.
-        planned: What the last window suggests: logical expert of each slot [L, E]; None if experts should stay.
+        regret: Regret of the last window; None before the first.
+        planned: Plan from the last window: logical expert of each slot [L, E]; None if experts should stay.
         promised: Cost that the plan saves per token of that window.
     """
 
     def __init__(
         self, config: MigrationConfig, topology: Topology, objective: Dispatch, *, token_bytes: int, expert_bytes: int
     ) -> None:
-        """Prepares to look.
+        """Sets up the trigger.
 
         Args:
             config: Thresholds.
             topology: Ranks of one expert-parallel group and the cost of a move between them, for tokens and experts.
             objective: Dispatch mode of the run.
-            token_bytes: Bytes that the network carries for each token that the objective counts, passes included.
-            expert_bytes: Bytes of an expert with all that moves along, over all its copies.
+            token_bytes: Bytes on the network for each token that the objective counts, over all passes.
+            expert_bytes: Bytes of an expert with its optimiser state, over all its copies.
         """
         self._config, self._topology = config, topology
         self._objective: Dispatch = objective
@@ -90,7 +90,7 @@ class MigrationTrigger:
         return None
 
     def _near(self, window: RoutingStatistics, present: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """A placement that is best among its neighbours and not far from here: better when few may move."""
+        """A locally optimal placement near the present one, which needs few moves."""
         if self._objective != "coherent":
             return []
         return [Descent(window.transitions, window.jumps, self._topology.cost).sweep(present)]

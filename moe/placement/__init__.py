@@ -1,4 +1,4 @@
-"""Where the experts live: the placement file, what a placement costs, and the solvers that make it cheap."""
+"""Placement of experts on ranks: the placement file, its cost, and the solvers that minimise the cost."""
 
 from moe.placement.placement import Placement
 from moe.placement.protocol import Assignment, PlacementSolver

@@ -1,4 +1,4 @@
-"""Home-return dispatch, solved exactly: the layers do not touch each other and each is an assignment problem."""
+"""Home-return dispatch, solved exactly: the layers are independent, and each is an assignment problem."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def solve_assignment(statistics: RoutingStatistics, topology: Topology, *, seed:
     """Minimise the home-return cost; a `PlacementSolver` that draws nothing.
 
     With the tokens of every source rank fixed, an expert's cost on a rank does not depend on where the others are,
-    so a linear assignment of experts to slots is optimal. Layers that contiguous serves as well stay contiguous.
+    so a linear assignment of experts to slots is optimal. A layer stays contiguous if that costs no more.
     """
     del seed
     sources = require_sources(statistics)

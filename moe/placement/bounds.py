@@ -1,4 +1,4 @@
-"""Lower bounds on the coherent cost: what no balanced assignment can undercut.
+"""Lower bounds on the coherent cost of all balanced assignments.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, S experts of one rank.
 """
@@ -15,7 +15,7 @@ _ROUNDS = 10
 
 
 def best_bound(statistics: RoutingStatistics, topology: Topology) -> float:
-    """Bound the coherent cost by the best of the bounds whose time the size of the problem allows.
+    """Bound the coherent cost by the best of the bounds that are fast enough for the size of the problem.
 
     Args:
         statistics: Counts of the routing trace.
@@ -28,7 +28,7 @@ def best_bound(statistics: RoutingStatistics, topology: Topology) -> float:
 
 
 def degree_bound(pairs: NDArray[np.int64], cost: NDArray[np.float64]) -> float:
-    """Bound the coherent cost for every two layers apart, for any cost matrix.
+    """Bound the coherent cost of each pair of layers separately, for any cost matrix.
 
     Let D[i, j] be the cost between the ranks of expert i and of expert j one layer on. Row i of D holds the costs
     from one rank to every rank, S times each; a column likewise. Let delta_1 <= ... <= delta_E be, place by place,

@@ -77,7 +77,7 @@ def _copies_away(
     num_places: int,
     slots: int,
 ) -> float:
-    """At least so many copies leave the place of their token."""
+    """Lower bound on the copies that leave the place of their token."""
     num_experts = len(pairs)
     choices = float((tokens * (experts != DROPPED).sum(axis=1)).sum())
     heaviest = np.sort(pairs, axis=1)[:, num_experts - min(slots - 1, num_experts) :].sum() / 2 if slots > 1 else 0.0
@@ -95,7 +95,7 @@ def choices_by_place(
     num_places: int,
     num_experts: int,
 ) -> NDArray[np.float64]:
-    """Tokens that chose each expert, by where they are.
+    """Tokens that chose each expert, by the place of the token.
 
     Args:
         experts: Experts of each set, -1 where there is no choice, [N, K].

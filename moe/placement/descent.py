@@ -1,4 +1,4 @@
-"""The coherent cost of a routing trace, and how it is lowered: what the searching solvers share.
+"""The coherent cost of a routing trace, and moves that lower it; shared by the search solvers.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, J kinds of jump.
 """
@@ -58,7 +58,7 @@ class Descent:
             ranks: A balanced assignment to start from, [L, E].
 
         Returns:
-            Rank of each expert, [L, E]; never dearer than the start.
+            Rank of each expert, [L, E]; never of higher cost than the start.
         """
         ranks = ranks.copy()
         self._layers.sweep(self._traffic, ranks, np.ones(self.num_layers, np.bool_))
@@ -76,7 +76,7 @@ class Descent:
             generator: Draws the kicks, and the movable experts where a rank has more than can move.
 
         Returns:
-            Rank of each expert, [L, E]; never dearer than the start.
+            Rank of each expert, [L, E]; never of higher cost than the start.
         """
         best = ranks.copy()
         if self.num_ranks == 1 or self.num_layers == 1:

@@ -1,4 +1,4 @@
-"""Whether a placement still fits the traffic: what it costs too much by now, and how far the routing has moved.
+"""Drift: whether a placement still fits the traffic, by its excess cost and by the change of the routing.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
 """
@@ -19,7 +19,7 @@ _FAST_SOLVERS: dict[Dispatch, str] = {"coherent": "sweep", "home": "assignment",
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """A placement held against a window of traffic.
+    """A placement compared with a fresh one on a window of traffic.
 
     Attributes:
         current_cost: Cost per token of the placement on the window.
@@ -33,7 +33,7 @@ class Drift:
 
     @property
     def regret(self) -> float:
-        """current_cost / fresh_cost - 1: the share by which the placement is too dear; infinite if fresh is free."""
+        """current_cost / fresh_cost - 1, the relative excess cost; infinite if the fresh placement costs nothing."""
         if not self.fresh_cost:
             return 0.0 if not self.current_cost else float("inf")
         return self.current_cost / self.fresh_cost - 1
@@ -68,9 +68,9 @@ def measure_drift(
 
 
 def routing_distance(earlier: RoutingStatistics, window: RoutingStatistics) -> NDArray[np.float64]:
-    """How far the routing of two windows lies apart: total variation of the pairs of consecutive experts.
+    """Distance between the routing of two windows: total variation of the pairs of consecutive experts.
 
-    Two windows of the same routing are not at 0 but at what chance makes of their size, about
+    The distance of two windows of the same routing is not 0 but, by chance, about
     sqrt(pairs in use / (pi * tokens)).
 
     Args:
@@ -88,7 +88,7 @@ def routing_distance(earlier: RoutingStatistics, window: RoutingStatistics) -> N
 
 
 def load_distance(earlier: RoutingStatistics, window: RoutingStatistics) -> NDArray[np.float64]:
-    """How far the loads of two windows lie apart: total variation of the experts' shares.
+    """Distance between the loads of two windows: total variation of the experts' shares.
 
     Args:
         earlier: Counts of one window.

@@ -50,7 +50,7 @@ def eigenvalue_bound(statistics: RoutingStatistics, topology: Topology) -> float
 
 
 def _levels(topology: Topology) -> list[tuple[int, float]]:
-    """Parts that every layer is divided into, and what a move between them costs at least above the level before."""
+    """Numbers of parts of each layer by level, and the least cost of a move between parts beyond the level before."""
     inter = topology.cost[topology.off_node > 0].min(initial=np.inf)
     intra = topology.cost[(topology.off_rank > 0) & (topology.off_node == 0)].min(initial=np.inf)
     lowest = min(intra, inter)

@@ -1,4 +1,4 @@
-"""What a placement does to the traffic, in the numbers that tables and reports show.
+"""Traffic under a placement, in the numbers that tables and reports show.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, X exchanges of a layer.
 """
@@ -27,7 +27,7 @@ class Evaluation:
         cross_node: Share of the moves that end on another node, 0 to 1.
         rank_loads: Kept choices that each rank computes, [L, G]; with replicas the expected number.
         moves: Tokens that each exchange of a layer takes from rank to rank in the forward pass, [X, L, G, G]. In
-            coherent dispatch with several choices the copies are in it, which cost and shares leave out.
+            coherent dispatch with several choices they include the copies, which cost and shares do not.
         off_node: 1 where two ranks sit on different nodes, [G, G].
     """
 
@@ -62,7 +62,7 @@ class Evaluation:
 def evaluate(
     statistics: RoutingStatistics, topology: Topology, expert_ranks: NDArray[np.int64], dispatch: Dispatch
 ) -> Evaluation:
-    """Measure a placement without replicas on the counts of a trace, be it the one it was made from or another.
+    """Measure a placement without replicas on the counts of a trace, its own or another.
 
     Args:
         statistics: Counts of the routing trace.
@@ -96,7 +96,7 @@ def evaluate_placement(
         dispatch: Dispatch mode that moves the tokens; the one that the placement is made for by default.
 
     Returns:
-        The traffic; with replicas what is to be expected of it.
+        The traffic; with replicas its expectation.
     """
     dispatch = dispatch or placement.dispatch
     if not placement.has_replicas:

@@ -44,7 +44,7 @@ def read_csv(path: Path | str, num_experts: int, num_nodes: int, ranks_per_node:
     rank_of = _read_rows(path, topology.num_ranks)
     ids = np.array(sorted(rank_of))
     if len(ids) % num_experts or ids[-1] != len(ids) - 1:
-        gap = next((number for number, found in enumerate(ids) if number != found), len(ids))
+        gap = next((number for number, identity in enumerate(ids) if number != identity), len(ids))
         layer, expert = divmod(gap, num_experts)
         raise FileError(path, f"layer {layer}", f"expert {expert} (id {gap}) is missing", _REMEDY)
     expert_ranks = np.array([rank_of[number] for number in range(len(ids))]).reshape(-1, num_experts)
@@ -71,14 +71,14 @@ def read_csv(path: Path | str, num_experts: int, num_nodes: int, ranks_per_node:
 
 
 def write_csv(placement: Placement, path: Path | str) -> None:
-    """Write a placement as ExFlow does; only where each expert lives is kept.
+    """Write a placement as ExFlow does; only the rank of each expert is kept.
 
     Args:
         placement: A placement without replicas.
         path: The `.csv` file to write.
 
     Raises:
-        ValueError: An expert has several ranks, which the format cannot say.
+        ValueError: An expert has several ranks, which the format cannot express.
     """
     ranks = placement.expert_ranks().reshape(-1)
     with replacing(path) as temporary, temporary.open("w", encoding="ascii", newline="") as stream:
@@ -88,7 +88,7 @@ def write_csv(placement: Placement, path: Path | str) -> None:
 
 
 def write_npy(trace: RoutingTrace, path: Path | str) -> None:
-    """Write the routing of a trace as ExFlow reads it; weights, ranks and steps are left behind.
+    """Write the routing of a trace as ExFlow reads it, without weights, ranks and steps.
 
     Args:
         trace: A routing trace.
@@ -107,8 +107,8 @@ def _read_rows(path: Path, num_ranks: int) -> dict[int, int]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise FileError(path, "file", f"is no CSV text ({error})", _REMEDY) from error
     if not rows or rows[0] != _HEADER:
-        found = ",".join(rows[0]) if rows else ""
-        raise FileError(path, "line 1", f"is not Expert,Node ({found[:40]})", _REMEDY)
+        header = ",".join(rows[0]) if rows else ""
+        raise FileError(path, "line 1", f"is not Expert,Node ({header[:40]})", _REMEDY)
     if len(rows) == 1:
         raise FileError(path, "file", "lists no experts", _REMEDY)
     rank_of: dict[int, int] = {}

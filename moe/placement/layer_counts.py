@@ -12,7 +12,7 @@ _MOST_JUMP_COUNTS = 2**23
 
 
 def layer_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
-    """Tokens between every two layers that tokens move between directly, so that each can be bounded for itself.
+    """Tokens between every two layers with direct moves, so that each pair can be bounded separately.
 
     Args:
         statistics: Counts of the routing trace.
@@ -30,7 +30,7 @@ def jump_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
         statistics: Counts of the routing trace.
 
     Returns:
-        Counts, [pairs, E, E]; no pairs where they would fill much memory.
+        Counts, [pairs, E, E]; no pairs if they would take too much memory.
     """
     num_layers, num_experts = statistics.num_layers, statistics.num_experts
     from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps.T

@@ -1,4 +1,4 @@
-"""Coherent dispatch as a mixed-integer linear programme: slow, with a bound of its own, a check on the searches.
+"""Coherent dispatch as a mixed-integer linear programme: slow, but with its own bound; used to check the searches.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, S experts of one rank and layer.
 """
@@ -90,7 +90,7 @@ def _branch_and_bound(
 
 
 def _extremes(blocks: NDArray[np.float64], cost: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
-    """Least and most that the tokens of each expert on each rank can pay to move on, both flat, [L * E * G]."""
+    """Least and largest cost of the next moves of each expert's tokens from each rank, both flat, [L * E * G]."""
     tokens = np.sort(blocks, axis=3)
     prices = np.sort(np.repeat(cost, blocks.shape[1] // len(cost), axis=1), axis=1)
     low = np.einsum("limj,gj->lig", tokens, prices[:, ::-1])
@@ -99,7 +99,7 @@ def _extremes(blocks: NDArray[np.float64], cost: NDArray[np.float64]) -> tuple[N
 
 
 def _one_of_each_kind(num_layers: int, num_experts: int, topology: Topology) -> NDArray[np.float64]:
-    """Upper bounds on x, [L * E * G], that keep one of the assignments that differ in the names of ranks alone.
+    """Upper bounds on x, [L * E * G], that keep one of all assignments that differ only by a renaming of ranks.
 
     Where all nodes are alike and all ranks of a node, name nodes and the ranks of each by the first expert of layer 0
     that they get: expert i cannot be on rank k of node n if i < n + k, nor on rank g if all ranks are alike and i < g.

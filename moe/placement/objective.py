@@ -1,6 +1,6 @@
-"""What a placement costs in each dispatch mode: who moves how many tokens where, and the price of that.
+"""Cost of a placement in each dispatch mode: moves of tokens between ranks, and their price.
 
-Counts make the cost of any number of tokens a few table look-ups, with the same value as a walk over the tokens.
+With counts the cost of any number of tokens takes a few table look-ups, and is the same as summed token by token.
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, X exchanges of a layer,
 N distinct rows of a tally, K choices.
 """
@@ -19,7 +19,7 @@ Moves = NDArray[np.float64]
 
 
 class Traffic(Protocol):
-    """Counts who sends what in one dispatch mode."""
+    """Counts the moves of tokens between ranks in one dispatch mode."""
 
     def __call__(self, statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
         """Count the moves of all tokens.
@@ -72,20 +72,18 @@ def coherent_moves(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64
 
 
 def coherent_copies(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
-    """Context-coherent dispatch with several choices: what they add to the moves of the anchors.
+    """Context-coherent dispatch with several choices: moves in addition to those of the anchors.
 
-    A copy goes from where the token was to each further rank that holds one of its choices, once, and returns to the
-    rank of the new anchor. Before its first layer a token is where its first anchor is.
+    One copy goes from the token's previous rank to each further rank that holds one of its choices, and returns to the
+    rank of the new anchor. Before its first layer a token is on the rank of its first anchor.
 
     Raises:
-        ValueError: Tokens have several choices and the counts do not say how they came together.
+        ValueError: Tokens have several choices and the counts lack the sets of choices.
     """
     moves = np.zeros((2, statistics.num_layers, num_ranks, num_ranks))
     if statistics.visits is None:
         if statistics.coactivation.any():
-            raise ValueError(
-                "visits: how the choices of a token came together is not known; count a routing trace, not a vector"
-            )
+            raise ValueError("visits: the counts lack the sets of choices; count a routing trace, not a vector")
         return moves
     rows = statistics.visits.rows
     layer, from_layer, from_expert, anchor, others = *rows[:, :4].T, rows[:, 4:]
@@ -152,7 +150,7 @@ def copies_cost(
 
 
 def require_sources(statistics: RoutingStatistics) -> NDArray[np.int64]:
-    """Source counts of a trace that knows them.
+    """Source counts, if the trace has them.
 
     Args:
         statistics: Counts of the routing trace.
@@ -161,8 +159,7 @@ def require_sources(statistics: RoutingStatistics) -> NDArray[np.int64]:
         Source counts, [L, G, E].
 
     Raises:
-        ValueError: The trace does not say on which rank of the group a token was.
-    """
+        ValueError: The trace does not say on which rank of the group a token was."""
     if statistics.source_counts is None:
         raise ValueError(
             "source_rank: the ranks that recorded the trace are no whole number of expert-parallel groups; "
@@ -172,7 +169,7 @@ def require_sources(statistics: RoutingStatistics) -> NDArray[np.int64]:
 
 
 def require_sets(statistics: RoutingStatistics) -> Tally:
-    """Choice sets of a trace that knows them.
+    """Choice sets, if the counts have them.
 
     Args:
         statistics: Counts of the routing trace.
@@ -186,7 +183,7 @@ def require_sets(statistics: RoutingStatistics) -> Tally:
     require_sources(statistics)
     if statistics.choice_sets is None:
         raise ValueError(
-            "choice_sets: which experts were chosen together is not known; count a routing trace, not a vector"
+            "choice_sets: the counts lack the experts chosen together; count a routing trace, not a vector"
         )
     return statistics.choice_sets
 

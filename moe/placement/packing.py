@@ -19,17 +19,17 @@ from moe.placement.topology import Topology
 def pack(
     statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, slots_per_rank: int, *, seed: int
 ) -> NDArray[np.bool_]:
-    """Balance the loads of the ranks, layer by layer, and then let whole ranks change places to save moves.
+    """Balance the loads of the ranks, layer by layer, and then permute whole ranks to save moves.
 
     Spare slots go to the experts with the largest load per copy (as in EPLB). Copies go to ranks in order of their
     load, each to the least loaded rank that still has a slot and no copy of the expert; exchanges between the busiest
-    rank and the others follow. A layer that contiguous balances as well stays contiguous. Which group of experts is on
-    which rank does not change the balance: it is chosen by the dispatch mode's cost.
+    rank and the others follow. A layer stays contiguous if that is as balanced. The assignment of whole groups to ranks
+    does not change the balance: it is chosen by the dispatch mode's cost.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
-        dispatch: Dispatch mode whose moves the ranks' order shall save.
+        dispatch: Dispatch mode whose moves the order of ranks saves.
         slots_per_rank: Slots of one rank and layer, at least E / G and at most E.
         seed: Seed of the search for that order.
 
@@ -103,7 +103,7 @@ def busiest(loads: NDArray[np.integer], holders: NDArray[np.bool_]) -> float:
 
 
 def _make_room(holders: NDArray[np.bool_], expert: int, free: NDArray[np.bool_]) -> None:
-    """All ranks with a free slot hold the expert already: move another expert from a full rank to one of them."""
+    """Free a slot for an expert that all ranks with a free slot hold already, by moving another one to such a rank."""
     for giver in np.flatnonzero(~holders[expert]):
         for taker in np.flatnonzero(free):
             movable = np.flatnonzero(holders[:, giver] & ~holders[:, taker])
@@ -140,7 +140,7 @@ def _exchange(holders: NDArray[np.bool_], share: NDArray[np.float64]) -> None:
 def _order_ranks(
     holders: NDArray[np.bool_], statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, seed: int
 ) -> NDArray[np.bool_]:
-    """Give each group of experts the rank that saves most moves, the groups standing for experts of their own."""
+    """Assign each group of experts to the rank that saves most moves, treating a group as one expert."""
     shares = holders / holders.sum(axis=2, keepdims=True)
     num_layers, _, num_ranks = holders.shape
     if dispatch == "coherent":

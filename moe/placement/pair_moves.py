@@ -16,7 +16,7 @@ WORK = 8 * 10**9  # some seconds for 64 experts; small problems run out of kicks
 def solve_pair(statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
     """Minimise the coherent cost by sweeps, re-splits of two ranks and kicks; a `PlacementSolver`.
 
-    The limits are counts of steps, not a clock, so that the answer does not hang on the machine.
+    The limits are counts of steps, not times, so that the answer does not depend on the machine.
     """
     generator = np.random.default_rng(seed)
     descent = Descent(statistics.transitions, statistics.jumps, topology.cost)

@@ -1,4 +1,4 @@
-"""The placement file: which expert lives in which slot of which rank, and how good that is.
+"""The placement file: experts by rank and slot, and the quality of the placement.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, S slots of one rank and layer.
 """
@@ -25,14 +25,14 @@ class _Record(BaseModel):
 
 
 class ObjectiveRecord(_Record):
-    """How good a placement is.
+    """Quality of a placement.
 
     Attributes:
         name: Objective that was minimised.
         cost: Cost per token of this placement, in units of the cost matrix.
         contiguous_cost: Cost per token of the contiguous placement.
         lower_bound: No balanced placement costs less per token.
-        gap: (cost - lower_bound) / cost, the share of the cost that better search could still save at most.
+        gap: (cost - lower_bound) / cost, the largest share of the cost that a better search could still save.
     """
 
     name: Dispatch
@@ -68,8 +68,8 @@ class Placement(_Record):
         dispatch: Dispatch mode that the placement is made for; only there does its objective hold.
         rank_experts: Logical expert ids in slot order, [L][G][S]; the same number of slots everywhere.
         ep_ranks: World ranks of each expert-parallel group that repeats the placement, or None.
-        objective: How good it is, or None where nothing was measured.
-        solver: What made it.
+        objective: Its quality, or None if it was not measured.
+        solver: Solver that made it.
         cost_matrix: Cost of one token's move between ranks, [G][G].
         trace_sha256: Hash of the routing trace that it was made from, or None.
     """
@@ -95,8 +95,8 @@ class Placement(_Record):
         for layer, slots_of_ranks in enumerate(self.rank_experts):
             self._check_layer(f"rank_experts.{layer}", slots_of_ranks)
             if len(slots_of_ranks[0]) != self.slots_per_rank:
-                found, first = len(slots_of_ranks[0]), self.slots_per_rank
-                raise ValueError(f"rank_experts.{layer}: {found} slots a rank where layer 0 has {first}")
+                width, first = len(slots_of_ranks[0]), self.slots_per_rank
+                raise ValueError(f"rank_experts.{layer}: {width} slots a rank where layer 0 has {first}")
         if len(self.cost_matrix) != ranks or any(len(row) != ranks for row in self.cost_matrix):
             raise ValueError(f"cost_matrix: is not {ranks} x {ranks}, the ranks of the group")
         if self.ep_ranks is not None:
@@ -189,7 +189,7 @@ class Placement(_Record):
         *,
         dispatch: Dispatch = "home",
     ) -> Self:
-        """Put experts 0 to S - 1 on rank 0, the next S on rank 1, and so on: where experts live without a placement.
+        """Put experts 0 to S - 1 on rank 0, the next S on rank 1, and so on, as in runs without a placement.
 
         Args:
             num_layers: MoE layers L, at least 1.

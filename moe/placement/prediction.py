@@ -1,4 +1,4 @@
-"""How long the exchanges of tokens take by the alpha-beta model: a latency a message, and bytes over the rate.
+"""Predicted time of the exchanges of tokens by the alpha-beta model: a latency per message, and bytes over the rate.
 
 Shape legend: L MoE layers, G ranks of one expert-parallel group, X exchanges of a layer.
 """
@@ -13,8 +13,8 @@ def exchange_seconds(sent: NDArray[np.float64], topology: Topology) -> NDArray[n
     """Predict the exchanges of tokens, each as one all-to-all whose messages go straight to their ranks.
 
     Every rank has a link of its own to its node and one to the other nodes, in both directions; it starts its G - 1
-    messages one after another, and the busiest link of any rank sets the pace. There is no contention inside the
-    network: a simulation says more.
+    messages one after another, and the busiest link of any rank sets the pace. Contention inside the network is
+    ignored; netsim simulates it.
 
     Args:
         sent: Bytes from rank to rank in each exchange, [X, L, G, G]; the diagonal does not travel.
@@ -24,11 +24,11 @@ def exchange_seconds(sent: NDArray[np.float64], topology: Topology) -> NDArray[n
         Seconds, [X, L].
 
     Raises:
-        ValueError: The topology knows no rates.
+        ValueError: The topology has no rates.
     """
     rates = topology.rates
     if rates is None:
-        raise ValueError("cost: gives no rates to predict times with; give intra=900Gbps,inter=100Gbps")
+        raise ValueError("cost: has no rates, which a prediction of times needs; give intra=900Gbps,inter=100Gbps")
     inside = topology.off_rank - topology.off_node
     busiest = np.zeros(sent.shape[:2])
     for kind, rate in ((inside, rates.intra_bps), (topology.off_node, rates.inter_bps)):

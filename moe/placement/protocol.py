@@ -1,4 +1,4 @@
-"""What a placement solver is."""
+"""The protocol of a placement solver."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +12,7 @@ from moe.placement.topology import Topology
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """A balanced assignment of the experts to the ranks, with what the solver can prove about it.
+    """A balanced assignment of the experts to the ranks, with a lower bound.
 
     Attributes:
         expert_ranks: Rank of each expert, int64 [L, E]; every rank has the same number of experts in every layer.
@@ -24,7 +24,7 @@ class Assignment:
 
 
 class PlacementSolver(Protocol):
-    """Searches a balanced assignment that is cheap in one dispatch mode."""
+    """Searches for a balanced assignment of low cost in one dispatch mode."""
 
     def __call__(self, statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
         """Solve.

@@ -1,4 +1,4 @@
-"""New names for the ranks of a placement, so that a migration moves as few experts as possible.
+"""Renaming of the ranks of a placement, so that a migration moves as few experts as possible.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, N nodes, R ranks per node.
 """
@@ -18,11 +18,11 @@ def relabel(old_ranks: NDArray[np.int64], new_ranks: NDArray[np.int64], topology
 
     Args:
         old_ranks: Rank of each expert now, [L, E].
-        new_ranks: Rank of each expert to come, [L, E].
+        new_ranks: Rank of each expert in the new placement, [L, E].
         topology: Ranks and what a move between them costs.
 
     Returns:
-        Rank of each expert to come under new names, int64 [L, E]; as it was if no renaming keeps more experts.
+        Rank of each expert after the renaming, int64 [L, E]; unchanged if no renaming keeps more experts.
     """
     stays = np.zeros((topology.num_ranks, topology.num_ranks), np.int64)
     np.add.at(stays, (new_ranks, old_ranks), 1)
@@ -35,7 +35,7 @@ def relabel(old_ranks: NDArray[np.int64], new_ranks: NDArray[np.int64], topology
 
 
 def _names(stays: NDArray[np.int64], topology: Topology, nodes_too: bool) -> NDArray[np.int64]:
-    """New name of each rank, [G], at most experts that stay, where stays[new, old] would."""
+    """New name of each rank, [G], that keeps most experts; stays[new, old] experts stay if `new` is named `old`."""
     from scipy.optimize import linear_sum_assignment
 
     nodes, ranks = topology.num_nodes, topology.ranks_per_node

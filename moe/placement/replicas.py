@@ -1,4 +1,4 @@
-"""Experts on several ranks: which replica a token takes, and the traffic that follows.
+"""Experts on several ranks: the choice of a replica for each token, and the resulting traffic.
 
 A token takes the nearest replica by the cost matrix (with hop-like costs: on its rank, else on its node, else
 anywhere); a hash of the token breaks ties, so that replicas at one distance share the tokens evenly and a repeated
@@ -61,11 +61,11 @@ def shares(holders: NDArray[np.bool_], cost: NDArray[np.float64]) -> NDArray[np.
 def replicated_moves(
     statistics: RoutingStatistics, topology: Topology, holders: NDArray[np.bool_], dispatch: Dispatch
 ) -> tuple[Moves, NDArray[np.float64]]:
-    """Count the moves and loads to be expected of a placement with replicas.
+    """Count the expected moves and loads of a placement with replicas.
 
-    Ties are counted by their shares. In home-return dispatch that is exact up to the luck of the hash. In coherent
-    dispatch it takes the next expert of a token to depend on its last expert alone, and not on which replica served
-    it; copies for further choices are not counted.
+    Replicas at equal distance count by their shares. In home-return dispatch this is exact up to the randomness of the
+    hash. In coherent dispatch it assumes that the next expert of a token depends on its last expert alone, and not on
+    the replica that served it; copies for further choices are not counted.
 
     Args:
         statistics: Counts of the routing trace.
@@ -93,7 +93,7 @@ def replicated_moves(
 def arrivals(
     statistics: RoutingStatistics, layer: int, located: NDArray[np.float64], num_ranks: int
 ) -> NDArray[np.float64]:
-    """Tokens that come to each expert of a layer from each rank.
+    """Tokens that arrive at each expert of a layer from each rank.
 
     Args:
         statistics: Counts of the routing trace.

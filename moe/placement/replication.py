@@ -23,9 +23,9 @@ def replicate(
 ) -> NDArray[np.bool_]:
     """Fill the spare slots of a placement greedily with the copies that save most.
 
-    In home-return dispatch the saving is exact; with one copy a rank that of each choice alone stands for it. In
-    coherent dispatch a copy also changes where tokens leave from: both ways are counted, with the layers before as
-    filled already and the layers after as they are. Slots are filled even where nothing more can be saved.
+    In home-return dispatch the saving is exact; with one copy a rank it is estimated choice by choice. In coherent
+    dispatch a copy also changes the rank from which tokens leave: both moves are counted, with the layers before as
+    filled already and the layers after as they are. Slots are filled even if nothing more can be saved.
 
     Args:
         statistics: Counts of the routing trace.
@@ -79,7 +79,7 @@ def replicated_home_bound(statistics: RoutingStatistics, topology: Topology, slo
 def _onward(
     statistics: RoutingStatistics, cost: NDArray[np.float64], layer: int, holders: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Mean cost of the move that follows, by expert and the rank where it is served, [E, G]."""
+    """Mean cost of the next move of a token, by its expert and the rank that serves it, [E, G]."""
     total = np.zeros((statistics.num_experts, len(cost)))
     leaving = np.zeros(statistics.num_experts)
     if layer + 1 < len(holders):
@@ -106,9 +106,9 @@ def _fill(
     Args:
         holders: Ranks that hold each expert, [E, G]; changed in place.
         tokens: Tokens that come from each rank to each expert, [G, E].
-        priced: Those of them whose way is paid for, [G, E].
-        cost: Cost of their way between ranks, [G, G].
-        onward: Cost of the way that follows, by expert and rank, [E, G].
+        priced: Those of them whose move counts, [G, E].
+        cost: Cost of their moves between ranks, [G, G].
+        onward: Cost of the next move, by expert and rank, [E, G].
         slots_per_rank: Slots of one rank.
     """
 

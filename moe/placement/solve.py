@@ -1,4 +1,4 @@
-"""The driver of placement: names the objectives and the solvers, and turns what they find into a placement file."""
+"""The driver of placement: lists objectives and solvers, and turns the result of a solver into a placement."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
     "home": {"assignment": solve_assignment},
     "copies": {"swaps": solve_swaps},
 }
-"""By dispatch mode; packing and contiguous fit every mode and stand beside them."""
+"""Solvers by dispatch mode; packing and contiguous fit every mode."""
 
 
 def solve(
@@ -47,7 +47,7 @@ def solve(
     trace_sha256: str | None = None,
     slots: int | None = None,
 ) -> Placement:
-    """Find a placement that is never worse than the contiguous one in what the solver minimises.
+    """Find a placement that is never worse than the contiguous one, by the objective of the solver.
 
     Args:
         statistics: Counts of the routing trace.
@@ -68,7 +68,7 @@ def solve(
             among the ranks, the slots do not suffice, or the trace does not say what the objective needs.
     """
     if objective not in OBJECTIVES:
-        raise ValueError(f"objective: is not built ({objective}); choose from {', '.join(OBJECTIVES)}")
+        raise ValueError(f"objective: unknown ({objective}); choose from {', '.join(OBJECTIVES)}")
     if seed < 0:
         raise ValueError(f"seed: must be at least 0 ({seed}); give a whole number from 0 on")
     fitting = SOLVERS[objective]
@@ -76,7 +76,7 @@ def solve(
         solver = choose_solver(statistics, topology, objective)
     if solver not in ("contiguous", "packing", *fitting):
         choices = ", ".join(["auto", "contiguous", *fitting, "packing"])
-        raise ValueError(f"solver: is not built for objective {objective} ({solver}); choose from {choices}")
+        raise ValueError(f"solver: unknown for objective {objective} ({solver}); choose from {choices}")
     least = slots_per_rank(statistics.num_experts, topology.num_ranks)
     slots = _checked_slots(slots, least, statistics.num_experts)
     baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
@@ -111,7 +111,7 @@ def solve(
 
 
 def choose_solver(statistics: RoutingStatistics, topology: Topology, objective: Dispatch) -> str:
-    """Name the solver that auto stands for: the best that takes seconds.
+    """Name the solver that auto stands for: the best one that takes seconds only.
 
     Args:
         statistics: Counts of the routing trace.
@@ -141,7 +141,7 @@ def keep_near(placement: Placement, current: Placement, statistics: RoutingStati
         topology: Ranks and what a move between them costs.
 
     Returns:
-        The placement, renamed where that is free; one with replicas as it is.
+        The placement, renamed if that costs nothing; a placement with replicas is returned unchanged.
     """
     if placement.has_replicas or current.has_replicas:
         return placement
@@ -178,11 +178,11 @@ def _search(
         bound = 0.0
         if solver != "contiguous":
             assignment = SOLVERS[objective][solver](statistics, topology, seed=seed)
-            contiguous, found = (
+            contiguous, solved = (
                 OBJECTIVES[objective](statistics, choice, topology.cost).sum()
                 for choice in (ranks, assignment.expert_ranks)
             )
-            ranks, bound = assignment.expert_ranks if found < contiguous else ranks, assignment.lower_bound
+            ranks, bound = assignment.expert_ranks if solved < contiguous else ranks, assignment.lower_bound
         elif not replicated:
             bound = _bound(statistics, topology, objective)
         holders = _holders(ranks, topology.num_ranks)

@@ -20,8 +20,8 @@ _STAGES = 3
 def solve_staged(statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
     """Minimise the coherent cost level by level, then across the levels; a `PlacementSolver`.
 
-    Moves between nodes are priced at their mean first, those inside a node by its block of the cost matrix; the last
-    stage begins with what came out, or with a sweep if that is cheaper, and lowers the true cost.
+    The first stage prices moves between nodes at their mean, the second those inside a node by its block of the cost
+    matrix. The last stage begins with this result, or with that of a sweep if it is cheaper, and lowers the true cost.
     """
     generator = np.random.default_rng(seed)
     whole = Descent(statistics.transitions, statistics.jumps, topology.cost)
@@ -51,7 +51,7 @@ def _between_nodes(topology: Topology) -> NDArray[np.float64]:
 def _inside_nodes(
     statistics: RoutingStatistics, topology: Topology, nodes: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Ranks of all experts where each node's experts, given by the nodes [L, E], are placed for themselves, [L, E]."""
+    """Ranks of all experts, [L, E]: each node's experts, given by `nodes` [L, E], are placed independently."""
     num_layers, num_experts = nodes.shape
     ranks = np.empty_like(nodes)
     jumps, layers = statistics.jumps, np.arange(num_layers)[:, None]

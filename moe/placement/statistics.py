@@ -1,4 +1,4 @@
-"""All that placement needs to know of a routing trace, in counts that do not grow with the number of tokens.
+"""Statistics of a routing trace for placement: counts whose size does not grow with the number of tokens.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, J kinds of jump, T tokens,
 K choices per token and layer.
@@ -33,10 +33,10 @@ class RoutingStatistics:
         dropped: Dropped choices.
         anchors: Tokens whose anchor is expert e of layer l, [L, E].
         coactivation: Tokens that chose both expert i and expert j of layer l, [L, E, E]; the diagonal is 0.
-        choice_sets: Which experts the tokens of each rank chose together: layer, rank, then K experts in ascending
-            order after -1 for each that is missing. None where ranks are unknown, or after `from_vector`.
-        visits: How tokens with several choices came to a layer: layer, layer before and anchor there (-1 for the
-            first), anchor, then the other choices as in choice_sets. None for one choice, or after `from_vector`.
+        choice_sets: Sets of experts that tokens chose together, by rank: layer, rank, then K experts in ascending
+            order after -1 for each that is missing. None if ranks are unknown, or after `from_vector`.
+        visits: Moves of tokens with several choices: layer, previous layer and anchor there (-1 for the first),
+            anchor, then the other choices as in choice_sets. None for one choice, or after `from_vector`.
     """
 
     num_tokens: int
@@ -81,7 +81,7 @@ class RoutingStatistics:
         )
 
     def __add__(self, other: Self) -> Self:
-        """Counts of both traces; what only one of them knows is dropped."""
+        """Counts of both traces; fields that only one of them has are dropped."""
         return type(self)(
             self.num_tokens + other.num_tokens,
             self.transitions + other.transitions,
@@ -98,7 +98,7 @@ class RoutingStatistics:
     def to_vector(self) -> Counts:
         """Flatten the counts whose size is fixed, so that one all-reduce merges the statistics of all ranks.
 
-        Jumps, choice sets and visits have no fixed size and stay behind: tokens that skip a layer then count as if
+        Jumps, choice sets and visits have no fixed size and are left out: tokens that skip a layer then count as if
         they had ended before it, and the copies objective cannot be priced.
 
         Returns:
@@ -170,7 +170,7 @@ class RoutingStatistics:
         return int(self.transitions.sum()) + self.skipped
 
     def normalised_mutual_information(self) -> NDArray[np.float64]:
-        """How much the expert of a layer says about the expert of the next: I(e_l; e_{l+1}) / log E.
+        """Normalised mutual information of the experts of consecutive layers: I(e_l; e_{l+1}) / log E.
 
         Returns:
             One number a gap, [L-1]: 0 for no affinity, 1 if the next expert is certain and all are used equally.
@@ -184,7 +184,7 @@ class RoutingStatistics:
         """Share of an expert's tokens that its most frequent successors take, averaged over the experts in use.
 
         Args:
-            count: Successors per expert, 1 to E: the experts of a rank, to see what one rank could keep.
+            count: Successors per expert, 1 to E; with the experts of a rank, the share that one rank could keep.
 
         Returns:
             One share a gap, [L-1], in [0, 1]; chance is count / E.

@@ -68,8 +68,8 @@ def descend(experts, homes, tokens, cost, starts, members, ranks):
 
 @njit(cache=True)
 def _weigh(experts, tokens, cost, held, ranks, leave, together):
-    """Add what one set says: a move saves a copy if an expert was alone on its rank, and costs one on a rank that held
-    none; two experts of one set that change places leave the set's copies as they were."""
+    """Add the effect of one set: a move saves a copy if the expert was the only one of the set on its rank, and costs a
+    copy if its new rank held none; an exchange of two experts of the set changes no copies."""
     for expert in experts:
         if expert < 0:
             continue

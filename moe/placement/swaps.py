@@ -1,7 +1,7 @@
-"""Home-return dispatch with one copy a rank: experts that are chosen together should live together.
+"""Home-return dispatch with one copy a rank: groups experts that tokens choose together.
 
-The layers do not touch each other. What a copy costs depends on the rank's experts as a set, so that, once the experts
-are grouped, the best rank of each group is an assignment problem; the grouping is searched by exchanges.
+The layers are independent. The cost of copies depends on the sets of experts of the ranks. For given groups the best
+rank of each group is an assignment problem; the grouping is searched by exchanges.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, N distinct choice sets
 of a layer, K choices.
@@ -72,7 +72,7 @@ class LayerProblem:
         loads: NDArray[np.int64],
         generator: np.random.Generator,
     ) -> NDArray[np.int64]:
-        """Search a cheap assignment.
+        """Search for an assignment of low cost.
 
         Args:
             contiguous: The contiguous assignment, [E].
@@ -81,7 +81,7 @@ class LayerProblem:
             generator: Source of the disturbances.
 
         Returns:
-            Rank of each expert, [E]; never dearer than contiguous.
+            Rank of each expert, [E]; never of higher cost than contiguous.
         """
         num_experts, num_ranks = len(contiguous), len(self.cost)
         slots = num_experts // num_ranks
@@ -134,12 +134,12 @@ class LayerProblem:
         self, best: NDArray[np.int64], price: float, start: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], float]:
         ranks = self.descend(start)
-        found = self.price(ranks)
-        return (ranks, found) if found < price * (1 - 1e-12) else (best, price)
+        new_price = self.price(ranks)
+        return (ranks, new_price) if new_price < price * (1 - 1e-12) else (best, price)
 
 
 def group_greedily(coactivation: NDArray[np.int64], loads: NDArray[np.int64], slots: int) -> NDArray[np.int64]:
-    """Group the experts of a layer: the busiest that is left, then those most often chosen with the group.
+    """Group the experts of a layer: start with the busiest ungrouped one, add those most often chosen with the group.
 
     Args:
         coactivation: Tokens that chose both of two experts, [E, E].

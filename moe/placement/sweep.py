@@ -37,7 +37,7 @@ def best_sweep(descent: Descent, generator: np.random.Generator) -> NDArray[np.i
         generator: Draws the first layers of the chains.
 
     Returns:
-        The cheapest assignment, [L, E]; never dearer than the contiguous one.
+        The cheapest assignment, [L, E]; never of higher cost than the contiguous one.
     """
     contiguous = contiguous_ranks(descent.num_layers, descent.num_experts, descent.num_ranks)
     first_layers = [contiguous[0], *(generator.permutation(contiguous[0]) for _ in range(_RANDOM_CHAINS))]

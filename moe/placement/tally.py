@@ -1,4 +1,4 @@
-"""Distinct rows of whole numbers with how many tokens each stands for: counts too sparse for an array.
+"""Distinct rows of integers, each with its number of tokens: counts that are too sparse for an array.
 
 Shape legend: N distinct rows, C columns.
 """

@@ -1,4 +1,4 @@
-"""The ranks of one expert-parallel group and what it costs to move a token between them.
+"""The ranks of one expert-parallel group, and the cost of moving a token between them.
 
 Shape legend: G ranks of the group.
 """
@@ -20,7 +20,7 @@ _RATES = re.compile(r"intra=([\d.]+)([MGT]bps),inter=([\d.]+)([MGT]bps)(?:,laten
 
 @dataclass(frozen=True)
 class LinkRates:
-    """How fast the ranks reach each other.
+    """Rates of the links between ranks.
 
     Attributes:
         intra_bps: Bits per second of a rank's link to the ranks of its node.
@@ -41,8 +41,8 @@ class Topology:
         num_nodes: Nodes of the group.
         ranks_per_node: Ranks on each node; rank g sits on node g // ranks_per_node.
         cost: Cost of moving one token from a rank to another, float [G, G], zero on the diagonal.
-        unit: What one unit of cost is, for tables and axes.
-        rates: Rates that the cost was made from, or None where times cannot be told.
+        unit: Name of the unit of cost, for tables and axes.
+        rates: Rates that the cost was made from, or None if times cannot be predicted.
     """
 
     num_nodes: int
@@ -85,7 +85,7 @@ class Topology:
         return (node[:, None] != node).astype(np.float64)
 
     def levels(self) -> tuple[float, float]:
-        """Least cost of the way to another rank and back, and how much more it costs at least off the node."""
+        """Least cost to another rank and back, and the least extra cost to another node and back."""
         there_and_back = self.cost + self.cost.T
         away, far = self.off_rank > 0, self.off_node > 0
         near = float(there_and_back[away].min()) if away.any() else 0.0
@@ -117,7 +117,7 @@ class Topology:
 
     @classmethod
     def parse(cls, text: str, num_nodes: int, ranks_per_node: int) -> Self:
-        """Read the cost that a user asked for.
+        """Read a cost from the command line.
 
         Args:
             text: `hops`; a path to a `.npy` matrix [G, G]; or `intra=900Gbps,inter=100Gbps`, which gives a byte its
@@ -145,7 +145,7 @@ class Topology:
             ratio = intra / inter
         except (ValueError, ZeroDivisionError) as error:
             raise ValueError(
-                f"cost: is no cost that is known ({text}); give hops, a .npy matrix or intra=900Gbps,inter=100Gbps"
+                f"cost: is unknown ({text}); give hops, a .npy matrix or intra=900Gbps,inter=100Gbps"
             ) from error
         if not ratio:
             raise ValueError(f"cost: a rate of 0 moves nothing ({text}); give rates above 0")

@@ -9,7 +9,7 @@ def derive_seed(*parts: int | str) -> int:
     The same arguments give the same seed on every machine, in every process and at every world size.
 
     Args:
-        *parts: what the draw is for, for example ``(run_seed, "expert", layer, expert)``.
+        *parts: purpose of the draw, for example ``(run_seed, "expert", layer, expert)``.
 
     Returns:
         A seed in [0, 2**63).

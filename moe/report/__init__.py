@@ -1,1 +1,1 @@
-"""The report of a placement: one page that stands alone."""
+"""The report of a placement: one self-contained page."""

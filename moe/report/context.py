@@ -1,4 +1,4 @@
-"""What a report knows besides the placement: the model's sizes, the placement in use, simulations of both."""
+"""Context of a placement report: the model's sizes, the placement in use, results of netsim."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ _MASTER_BYTES = 4
 
 @dataclass(frozen=True)
 class Volume:
-    """How much a token and a step are.
+    """Sizes of a token and of a training step.
 
     Attributes:
         token_bytes: Bytes of one token's hidden state, None if the trace does not say.
@@ -36,14 +36,14 @@ class Volume:
 
     @classmethod
     def of(cls, trace: RoutingTrace, num_ranks: int) -> "Volume":
-        """Read it from a trace.
+        """Read the sizes from a trace.
 
         Args:
             trace: The routing trace.
             num_ranks: Ranks of one expert-parallel group.
 
         Returns:
-            What the trace says.
+            The sizes, as far as the trace has them.
         """
         header = trace.header
         known = header.hidden is not None and header.element_bytes is not None
@@ -65,7 +65,7 @@ class Moving:
 
     Attributes:
         against: Name of the placement in use.
-        arrivals: Layer, expert and rank of each expert that comes to a rank, in that order.
+        arrivals: Layer, expert and new rank of each expert that moves, in that order.
         experts: Experts of all layers and ranks in the new placement, replicas included.
         parameter_bytes: Bytes of one parameter with both moments and the fp32 master copy.
         expert_parameters: Parameters of one expert, or None if unknown.
@@ -102,7 +102,7 @@ def find_moving(
         expert_parameters: Parameters of one expert, or None if unknown.
 
     Returns:
-        What moves, and what that costs.
+        The moving experts and their size.
     """
     holders = placement.holders()
     element_bytes = element_bytes or 2
@@ -118,14 +118,14 @@ def find_moving(
 
 @dataclass(frozen=True)
 class Simulation:
-    """What netsim found for one transport.
+    """Results of netsim for one transport.
 
     Attributes:
         source: Name of the results file, without suffix.
         transport: Name of the transport.
         seeds: Number of runs.
         completion_ms: Mean completion over the seeds, in milliseconds.
-        bound_ms: No packet-level run completes earlier, in milliseconds.
+        bound_ms: Lower bound of the completion of packet-level runs, in milliseconds.
     """
 
     source: str
@@ -197,21 +197,21 @@ def read_current(path: Path | None, placement: Placement) -> tuple[Placement, st
         return Placement.contiguous(placement.num_layers, placement.num_experts, nodes, ranks), "contiguous"
     current = Placement.read(path)
     for name in ("num_layers", "num_experts", "num_nodes", "ranks_per_node"):
-        found, wanted = getattr(current, name), getattr(placement, name)
-        if found != wanted:
-            raise FileError(path, name, f"is {found} where the new placement has {wanted}", "give the one in use")
+        present, expected = getattr(current, name), getattr(placement, name)
+        if present != expected:
+            raise FileError(path, name, f"is {present} where the new placement has {expected}", "give the one in use")
     return current, "current"
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a report can tell beyond counts.
+    """Information of a report beyond counts.
 
     Attributes:
-        volume: How much a token and a step are.
+        volume: Sizes of a token and of a training step.
         before: Name of the placement that the new one is compared with: contiguous, or current.
-        moving: Experts that move, None if not asked.
-        simulations: What netsim found.
+        moving: Experts that move, None if not requested.
+        simulations: Results of netsim.
     """
 
     volume: Volume = field(default_factory=Volume)

@@ -1,4 +1,4 @@
-"""The pictures of the placement report, as SVG that is the same every time; no global state of matplotlib is used."""
+"""Pictures of the placement report as reproducible SVG, without global state of matplotlib."""
 
 import io
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ def cost_by_layer(
     first_layer: int,
     name: str = "contiguous",
 ) -> str:
-    """Show where along the model the cost falls.
+    """Draw the cost by layer, before and after.
 
     Args:
         before: Cost per token by layer under the placement in use.
@@ -145,8 +145,8 @@ def block_maps(
         titles: One title a pair, at least one.
         before: Matrices in the order of the placement in use.
         after: The same matrices in the placed order.
-        row_name: What the rows are.
-        column_name: What the columns are.
+        row_name: Label of the rows.
+        column_name: Label of the columns.
         name: Name of the placement in use.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The section of the report that says which experts change rank and what that costs."""
+"""The section of the report about experts that change rank, and the bytes of their move."""
 
 import numpy as np
 
@@ -14,10 +14,10 @@ def moving_section(num_layers: int, moving: Moving) -> Section:
 
     Args:
         num_layers: MoE layers.
-        moving: What moves.
+        moving: Experts that move.
 
     Returns:
-        Numbers of experts and bytes, and which expert comes to which rank.
+        Numbers of experts and bytes, and the new rank of each moving expert.
     """
     counts = np.bincount([layer for layer, _, _ in moving.arrivals], minlength=num_layers)
     share = len(moving.arrivals) / moving.experts

@@ -1,4 +1,4 @@
-"""The report of a placement: what it saves and in which dispatch mode, what that is in bytes, and what has to move."""
+"""The report of a placement: saving and dispatch mode, volume in bytes, and the experts that have to move."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def placement_report(
         topology: Ranks and costs.
         before: Traffic under the placement in use.
         placed: Traffic under this placement.
-        context: What else is known; by default that the placement in use is the contiguous one.
+        context: Further information; by default that the placement in use is the contiguous one.
 
     Returns:
         A self-contained HTML document.
@@ -59,7 +59,7 @@ def placement_report(
     sections = placement_sections(placement, statistics, topology, before, placed, context)
     footer = (
         f"Solver {placement.solver.name}, seed {placement.solver.seed}. Measured on the trace that the placement was "
-        f"made from (sha256 {placement.trace_sha256 or 'unknown'}); tokens of another time may route differently."
+        f"made from (sha256 {placement.trace_sha256 or 'unknown'}); later tokens may be routed differently."
     )
     text = finding(placement, topology, before, placed)
     return page(f"Expert placement on {shape}", text, sections, kicker=f"Dispatch mode: {mode}", footer=footer)
@@ -84,7 +84,7 @@ def placement_sections(
         context: What else is known.
 
     Returns:
-        What it saves, what that is in bytes, where the traffic goes, what the ranks compute, what moves.
+        Sections on cost, bytes, traffic, load and moving experts.
     """
     context = context or Context()
     numbers = summarise(placement, statistics, topology, before, placed, context)

@@ -1,4 +1,4 @@
-"""The numbers of a placement report, as the JSON file beside the page holds them; page and terminal draw on it.
+"""The numbers of a placement report, as in the JSON file beside the page; page and terminal use them.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
 """
@@ -149,8 +149,8 @@ def load_percentiles(loads: NDArray[np.integer] | NDArray[np.floating]) -> dict[
         Median, 90th and 99th percentile and maximum by layer, as multiples of the layer's mean; 0 without load.
     """
     relative = loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-300)
-    found = np.percentile(relative, [50, 90, 99, 100], axis=1)
-    return dict(zip(("p50", "p90", "p99", "max"), found.tolist(), strict=True))
+    percentiles = np.percentile(relative, [50, 90, 99, 100], axis=1)
+    return dict(zip(("p50", "p90", "p99", "max"), percentiles.tolist(), strict=True))
 
 
 def write_summary(document: dict[str, Any], path: Path) -> None:

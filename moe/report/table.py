@@ -1,4 +1,4 @@
-"""The few lines that the terminal shows of a placement."""
+"""The summary of a placement for the terminal."""
 
 from typing import Any
 

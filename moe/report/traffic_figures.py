@@ -49,7 +49,7 @@ def link_bars(volumes: Mapping[str, Mapping[str, float]], unit: str) -> str:
 
     Args:
         volumes: For each placement, from top to bottom, the volume by class of link.
-        unit: What the volumes are, with their unit.
+        unit: Name and unit of the volumes.
 
     Returns:
         SVG markup.
@@ -150,7 +150,7 @@ def load_spread(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 
 def arrivals_by_layer(arrivals: NDArray[np.int64], experts: int) -> str:
-    """Count by layer the experts that come to a rank which does not hold them yet.
+    """Draw by layer the number of experts that move to a rank which does not hold them yet.
 
     Args:
         arrivals: Experts that move, by layer.

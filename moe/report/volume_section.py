@@ -1,4 +1,4 @@
-"""The section of the report that puts the traffic in bytes and milliseconds, as far as the trace and netsim say."""
+"""The section of the report about traffic in bytes and milliseconds, as far as trace and netsim allow."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def volume_section(numbers: dict[str, Any], context: Context) -> Section:
 
     Args:
         numbers: What `moe.report.summary.summarise` returned.
-        context: What the report knows besides the placement.
+        context: Information besides the placement.
 
     Returns:
         Bytes by class of link as picture and table, then predicted and simulated times where they are known.

@@ -1,4 +1,4 @@
-"""Which experts a token visits. A router is a Megatron-Core ``TopKRouter`` that also trains on a CPU."""
+"""Routers choose the experts of each token. A router is a Megatron-Core ``TopKRouter`` that also trains on a CPU."""
 
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -27,7 +27,7 @@ def build(
 
     Args:
         moe: the mixture of experts.
-        config: the same in Megatron's words.
+        config: the same as Megatron's configuration.
         pg_collection: process groups (tp, cp, tp_cp, tp_dp_cp are used).
 
     Returns:

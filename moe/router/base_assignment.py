@@ -30,7 +30,7 @@ class BaseAssignmentRouter(PortableRouter):
             pg_collection: process groups.
 
         Raises:
-            ValueError: more than one expert a token is asked for.
+            ValueError: top_k is not 1.
         """
         super().__init__(config, pg_collection)
         if self.topk > 1:
@@ -47,11 +47,11 @@ class BaseAssignmentRouter(PortableRouter):
 def balanced_assignment(affinity_TE: Tensor) -> Tensor:
     """Assigns each token to one expert, each expert T / E tokens, rounded down or up.
 
-    Every expert has as many seats that must be filled as that rounds down to, and one more where it is no whole number.
-    A phantom with the mass of all seats that stay empty is kept to the latter.
+    Every expert has floor(T / E) seats that must be filled and, unless T / E is whole, one optional seat. A phantom
+    token takes the mass of all empty seats and may use optional seats only.
 
     Args:
-        affinity_TE: what an expert is worth to a token, finite.
+        affinity_TE: affinity of each token to each expert, finite.
 
     Returns:
         The assignment of largest total affinity, int64 [T].

@@ -1,6 +1,6 @@
-"""The hard limit on what an expert takes.
+"""Capacity: the hard limit on the choices that an expert takes.
 
-Shape suffixes: T tokens, E experts, K experts of a token, R tokens that went short.
+Shape suffixes: T tokens, E experts, K experts of a token, R tokens with fewer experts than their due.
 """
 
 import math
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def slots_per_expert(choices: int, num_experts: int, factor: float) -> int:
-    """Choices that an expert takes at most.
+    """Largest number of choices that an expert takes.
 
     Args:
         choices: choices of all tokens, tokens times experts a token.
@@ -27,7 +27,7 @@ def keep_largest(values_TE: Tensor, map_TE: Tensor, slots_E: Tensor | int) -> Te
     """Cuts every column of a routing map to its largest values; among equal ones the earlier token stays.
 
     Args:
-        values_TE: what a choice is worth to its expert.
+        values_TE: value of each choice to its expert.
         map_TE: bool, the choices.
         slots_E: choices that each column keeps, at least 0; one for all, or int64 [E].
 
@@ -53,13 +53,13 @@ def keep_first(map_TE: Tensor, slots: int) -> Tensor:
 
 
 def cut_by_margin(scores_TE: Tensor, map_TE: Tensor, slots_E: Tensor, due: int) -> Tensor:
-    """Cuts full experts where it costs their tokens least, then serves who went short from the experts with room.
+    """Cuts full experts to their capacity, then gives tokens with fewer than `due` experts one with a free slot.
 
-    A choice is worth its margin: how much its score exceeds the best score that its token would fall back to. What a
-    token chose beyond its due gets the slots that are left in the end.
+    A full expert keeps the choices of largest margin: the score of the choice less the best other score that its token
+    could fall back to. Choices beyond a token's due get the slots that are left in the end.
 
     Args:
-        scores_TE: what an expert is worth to a token.
+        scores_TE: score of each expert for each token.
         map_TE: bool, the choices: of each token its best ones, at least `due`.
         slots_E: choices that each expert keeps, int64.
         due: experts that each token is to visit.

@@ -1,4 +1,4 @@
-"""Expert-choice routing: every expert takes the tokens that like it best.
+"""Expert-choice routing: every expert takes the tokens with the largest gate values for it.
 
 Shape suffixes: T tokens, E experts.
 """
@@ -12,8 +12,8 @@ from moe.router.portable import PortableRouter, Selection
 class ExpertChoiceRouter(PortableRouter):
     """Each expert takes top_k * T / E tokens, rounded up: balanced always, and a token may visit many experts or none.
 
-    What a token visits depends on the other tokens of its micro batch, at inference as in training: not for
-    autoregressive models, where later tokens would decide about earlier ones.
+    The experts of a token depend on the other tokens of its micro batch, at inference as in training. It is therefore
+    not for autoregressive models, where later tokens would influence earlier ones.
 
     Source: Zhou et al., "Mixture-of-Experts with Expert Choice Routing", 2022, section 3.2.
     """

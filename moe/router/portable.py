@@ -1,6 +1,6 @@
-"""What every router shares: the gate on any device, padding, the losses of the gate and the report.
+"""The base of all routers: the gate on any device, padding, the losses of the gate and the report.
 
-Shape suffixes: T tokens that are no padding, E experts.
+Shape suffixes: T tokens without padding, E experts.
 """
 
 import copy
@@ -19,13 +19,13 @@ from moe.repetition import repeats
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a router decided.
+    """The result of a router.
 
     Attributes:
         probs: gate values [T, E], zero outside the map and differentiable inside it.
         map: bool [T, E], the choices.
-        dropped: choices that were due and that no expert took, int64 [].
-        figures: what else belongs in the report.
+        dropped: due choices that no expert took, int64 [].
+        figures: further entries of the report.
     """
 
     probs: Tensor
@@ -59,10 +59,10 @@ class PortableRouter(TopKRouter):
         self._last: tuple[Tensor, Selection] | None = None
 
     def select(self, logits_TE: Tensor) -> Selection:
-        """Chooses the experts of each token; what a kind of router is.
+        """Chooses the experts of each token; each kind of router implements it.
 
         Args:
-            logits_TE: the gate's logits, of no padding; T may be 0.
+            logits_TE: the gate's logits, without padding; T may be 0.
 
         Returns:
             The choices.
@@ -135,12 +135,12 @@ class PortableRouter(TopKRouter):
 
     @property
     def learns(self) -> bool:
-        """Whether this forward pass is one of training; the first of two under reentrant checkpointing is not."""
+        """Whether this is a training pass with gradients; the first of two under reentrant checkpointing is not."""
         return self.training and torch.is_grad_enabled()
 
     @property
     def counts(self) -> bool:
-        """Whether this forward pass is one of training whose tokens have not been seen yet."""
+        """Whether this is a training pass whose tokens have not been counted yet."""
         return self.learns and not repeats()
 
     def unserved(self, map_TE: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class PortableRouter(TopKRouter):
         return self.topk * (~map_TE.any(dim=1)).sum()
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """Sums over the ranks that have other tokens, in place where there are several.
+        """Sums over the data ranks, in place if there are several.
 
         Args:
             values: the same shape on every rank.

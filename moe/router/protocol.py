@@ -1,4 +1,4 @@
-"""What a router offers besides Megatron-Core's own interface (``forward`` -> gate values and routing map)."""
+"""The protocol of a router beyond Megatron-Core's own interface (``forward`` -> gate values and routing map)."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -20,14 +20,14 @@ class Router(Protocol):
     weight: nn.Parameter
 
     def report(self) -> Mapping[str, Tensor]:
-        """What the last forward pass did, each a detached tensor on the router's device.
+        """Figures of the last forward pass, each a detached tensor on the router's device.
 
         Returns:
             ``expert_tokens`` int64 [E], the choices of each expert that were kept; ``due_choices`` int64 [], top_k for
             each token; ``dropped_choices`` int64 [], those of them that no expert took (where the router decides how
             many experts a token visits, top_k for each token that visits none); ``entropy`` float [], of the gate's
-            distribution in nats, averaged over tokens; and what a kind of router adds, such as ``potentials`` float
-            [E], ``residual`` float [] and ``evaluations`` int64 []. Padding is counted nowhere.
+            distribution in nats, averaged over tokens; and further entries by kind of router, such as ``potentials``
+            float [E], ``residual`` float [] and ``evaluations`` int64 []. Padding is not counted.
         """
         ...
 
@@ -36,11 +36,11 @@ class Router(Protocol):
         ...
 
     def forget(self) -> None:
-        """Drops what it gathered for :meth:`update_bias` since the last one: the optimiser step was not taken."""
+        """Discards the statistics gathered since the last :meth:`update_bias`: the optimiser step was skipped."""
         ...
 
     def set_hops(self, hops_E: Tensor) -> None:
-        """Tells how far each expert is from this rank; a router that does not weigh distance ignores it.
+        """Sets the distance of each expert from this rank; a router that does not use distances ignores it.
 
         Args:
             hops_E: hops from this rank to the rank of each logical expert, 0 for its own; [E].

@@ -32,7 +32,7 @@ class SinkhornRouter(PortableRouter):
         """Builds the gate.
 
         Args:
-            router: the entropic problem.
+            router: settings of the entropic problem.
             config: Megatron's configuration of the layer.
             pg_collection: process groups.
         """
@@ -50,7 +50,7 @@ class SinkhornRouter(PortableRouter):
 
     @torch.no_grad()
     def _balanced(self, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores in the order of the plan's entries, which may underflow, and how far the plan is from its columns."""
+        """Scores in the order of the plan's entries, which may underflow, and the plan's error of its column sums."""
         centred_TE = logits_TE - logits_TE.mean(dim=1, keepdim=True)
         cost_TE = -centred_TE / centred_TE.square().mean().sqrt().clamp_min(1e-6)
         plan = sinkhorn(

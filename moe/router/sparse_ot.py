@@ -16,7 +16,7 @@ from moe.router.capacity import cut_by_margin, slots_per_expert
 from moe.router.portable import PortableRouter, Selection
 
 SMOOTH = 8
-"""Experts that a token may spread over while potentials are sought; fewer make the search rough."""
+"""Most experts that a token may spread over while potentials are sought; fewer make the objective less smooth."""
 
 
 class SparseOTRouter(PortableRouter):
@@ -170,12 +170,12 @@ class SparseOTRouter(PortableRouter):
             slots_E = self._own_share(slots_E, map_TE.sum(dim=0))
         return cut_by_margin(scores_TE, map_TE, slots_E, self.topk)
 
-    def _own_share(self, slots_E: Tensor, asked_E: Tensor) -> Tensor:
-        """This rank's part of the slots of all ranks: of a full expert by demand, of another its demand and a bit."""
-        asked_by_all_E = self.sum_over_ranks(asked_E.clone())
-        spare_E = (slots_E - asked_by_all_E).div(self.tp_dp_cp_group.size(), rounding_mode="floor")
-        by_demand_E = asked_E * slots_E // asked_by_all_E.clamp_min(1)
-        return torch.where(asked_by_all_E > slots_E, by_demand_E, asked_E + spare_E)
+    def _own_share(self, slots_E: Tensor, demand_E: Tensor) -> Tensor:
+        """This rank's part of the slots of all ranks: in proportion to demand for a full expert, else above demand."""
+        demand_of_all_E = self.sum_over_ranks(demand_E.clone())
+        spare_E = (slots_E - demand_of_all_E).div(self.tp_dp_cp_group.size(), rounding_mode="floor")
+        by_demand_E = demand_E * slots_E // demand_of_all_E.clamp_min(1)
+        return torch.where(demand_of_all_E > slots_E, by_demand_E, demand_E + spare_E)
 
     def _gates(self, logits_TE: Tensor, scores_TE: Tensor, map_TE: Tensor) -> Tensor:
         probs_TE = logits_TE.softmax(dim=1) * map_TE

@@ -1,4 +1,4 @@
-"""Top-k routing: every token takes the experts that its gate likes best.
+"""Top-k routing: every token takes the experts with its largest gate values.
 
 Shape suffixes: T tokens, E experts.
 """
@@ -23,7 +23,7 @@ class PortableTopKRouter(PortableRouter):
     Capacity differs from Megatron's where that depends on the device: among equal gate values the earlier token stays,
     and policy ``position`` drops the last tokens (Megatron's top-k over a 0/1 column keeps any). The bias of
     auxiliary-loss-free balancing acts on the selection alone. It moves by ``bias_rate`` after every optimiser step, up
-    for experts that fewer tokens than the mean asked for in that step on all data ranks, down for the others; a
+    for experts that fewer tokens than the mean requested in that step on all data ranks, down for the others; a
     capacity does not hide the demand.
 
     Source: Shazeer et al., "Outrageously Large Neural Networks", 2017, section 2.1; the bias: Wang et al.,
@@ -31,7 +31,7 @@ class PortableTopKRouter(PortableRouter):
     """
 
     expert_bias: Tensor | None
-    asked: Tensor
+    demand: Tensor
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class PortableTopKRouter(PortableRouter):
         if router.bias_rate:
             del self.expert_bias
             self.register_buffer("expert_bias", torch.zeros(self.num_experts, dtype=torch.float32))
-            self.register_buffer("asked", torch.zeros(self.num_experts, dtype=torch.int64), persistent=False)
+            self.register_buffer("demand", torch.zeros(self.num_experts, dtype=torch.int64), persistent=False)
 
     def distribution(self, logits_TE: Tensor) -> Tensor:
         """See :class:`PortableRouter`."""
@@ -69,7 +69,7 @@ class PortableTopKRouter(PortableRouter):
             expert_bias=self.expert_bias,
         )
         if self._router.bias_rate and self.counts:
-            self.asked += wanted_TE.sum(dim=0)
+            self.demand += wanted_TE.sum(dim=0)
         map_TE = self._within_capacity(probs_TE.detach(), wanted_TE)
         probs_TE = probs_TE * map_TE
         if self.is_aux_loss_enabled() and self.learns and len(logits_TE):
@@ -81,15 +81,15 @@ class PortableTopKRouter(PortableRouter):
     def update_bias(self) -> None:
         """Moves the bias by one step towards balance, by the demand since the last call; collective."""
         if self._router.bias_rate:
-            asked_E = self.sum_over_ranks(self.asked)
+            demand_E = self.sum_over_ranks(self.demand)
             assert self.expert_bias is not None
-            self.expert_bias += self._router.bias_rate * (asked_E.sum() - self.num_experts * asked_E).sign()
-            asked_E.zero_()
+            self.expert_bias += self._router.bias_rate * (demand_E.sum() - self.num_experts * demand_E).sign()
+            demand_E.zero_()
 
     def forget(self) -> None:
         """See :class:`moe.router.protocol.Router`."""
         if self._router.bias_rate:
-            self.asked.zero_()
+            self.demand.zero_()
 
     def _within_capacity(self, probs_TE: Tensor, wanted_TE: Tensor) -> Tensor:
         factor = self._router.capacity_factor

@@ -49,7 +49,7 @@ HTSIM = (
 """htsim (Broadcom/csg-htsim, plain make), single runs on another machine of two cores."""
 
 _TITLE = (
-    "CPU time of a run, median of the repeats. Ratio: to the first engine of the case. First run: of a small twin, "
+    "CPU time of a run, median of the repeats. Ratio: to the first engine of the case. First run: at a small size, "
     "with all compilation where an engine is used for the first time."
 )
 _HTSIM_NOTE = (
@@ -59,18 +59,18 @@ _HTSIM_NOTE = (
 
 
 class Figures(NamedTuple):
-    """All that was measured.
+    """All measurements of a benchmark.
 
     Args:
-        measured: Of each case its engines, in order.
-        unmeasured: Those that gave nothing, and why.
+        measured: Measurements, case by case, engines in the order of the case.
+        unmeasured: Engines and cases without a measurement, with the reason.
     """
 
     measured: Sequence[Measurement]
     unmeasured: Sequence[Unmeasured]
 
     def ratio(self, one: Measurement) -> float | None:
-        """How many times as fast it is as the first engine of its case; None for that engine itself."""
+        """Speed relative to the first engine of the same case; None for that engine itself."""
         first = next(other for other in self.measured if other.case == one.case)
         return None if first is one else first.cpu_s / one.cpu_s
 
@@ -111,7 +111,7 @@ def print_figures(figures: Figures) -> None:
     console = Console(width=None if Console().is_terminal else 130)
     heads = "case", "engine", "flows", "CPU s", "M hops/s", "data only", "ratio", "memory", "first run"
     table = _table(
-        "CPU time of a run, median; first run: of a small twin, with all compilation where an engine comes first", heads
+        "CPU time of a run, median; first run: the case at a small size, with compilation if the engine is new", heads
     )
     for one in figures.measured:
         ratio = figures.ratio(one)
@@ -158,5 +158,5 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _millions(per_second: float) -> str:
-    """Flow-level engines pass no packets."""
+    """A number in millions, or a dash for flow-level engines, which have no packets."""
     return f"{per_second / 1e6:.3g}" if per_second else "-"

@@ -1,4 +1,4 @@
-"""What is measured: the same scenes for every engine that can simulate them."""
+"""The cases of the benchmark: the same scenes for every engine that can simulate them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,7 +27,7 @@ def all_to_all(hosts: int, size_bytes: int) -> Tasks:
 
 
 def permutation(hosts: int, size_bytes: int) -> Tasks:
-    """A message from and to each of an even number of hosts, that is not a multiple of 13; none sends to itself."""
+    """One message from and one to each host, none to the sender itself. `hosts` is even and no multiple of 13."""
     tasks = Tasks()
     for src in range(hosts):
         tasks.append(src, (13 * src + 7) % hosts, size_bytes, 0, ())
@@ -46,11 +46,11 @@ class Case(NamedTuple):
     """A scene to be simulated with ecmp and seed 0.
 
     Args:
-        name: What it is.
+        name: Its name in the table.
         shape: Fabric.
-        pattern: Who sends to whom.
+        pattern: Makes the messages.
         packets: Packets of a message.
-        engines: Who simulates it, in order; ratios are to the first.
+        engines: Engines to measure, in order; ratios are to the first.
         closed_loop: DCTCP, with acknowledgements that stand in the queues like data.
     """
 
@@ -63,11 +63,11 @@ class Case(NamedTuple):
 
     @property
     def small(self) -> "Case":
-        """A twin that needs no time but for compilation."""
+        """The case at a small size, whose run takes hardly more time than compilation."""
         return self._replace(shape=Shape(2, 2, 2), packets=min(self.packets, 4))
 
     def scene(self) -> Scene:
-        """The scene."""
+        """The scene to simulate."""
         leaves, hosts_per_leaf, spines = self.shape
         topology = LeafSpine(
             LeafSpineConfig(kind="leaf_spine", leaves=leaves, spines=spines, hosts_per_leaf=hosts_per_leaf)

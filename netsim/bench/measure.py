@@ -19,7 +19,7 @@ _FEW = 3
 
 
 class Measurement(NamedTuple):
-    """What one engine needed for one case. Times are seconds of CPU time of the whole process, all threads.
+    """Time and memory of one engine on one case. Times are seconds of CPU time of the whole process, all threads.
 
     Args:
         case: Name of the case.
@@ -28,8 +28,8 @@ class Measurement(NamedTuple):
         control_hops: Acknowledgements times the links they passed.
         flows: Flows.
         completion_ps: When the last message had arrived.
-        first_s: The small twin, run first: compilation, or loading what an earlier process compiled.
-        cpu_s: One run, the scene given; median of the repeats.
+        first_s: First run, of the case at a small size: compiles the engine or loads its compiled code.
+        cpu_s: One run, without the construction of the scene; median of the repeats.
         all_cpu_s: Every repeat.
         resident_bytes: Most memory that the process held, its scene included.
     """
@@ -47,7 +47,7 @@ class Measurement(NamedTuple):
 
 
 class Unmeasured(NamedTuple):
-    """Why there is no measurement."""
+    """A case and engine without a measurement, with the reason."""
 
     case: str
     engine: str
@@ -58,8 +58,8 @@ def measure(case: Case, engine: str, repeats: int) -> Measurement | Unmeasured:
     """Measures one engine on one case.
 
     Args:
-        case: What to simulate.
-        engine: Who simulates.
+        case: The case.
+        engine: Name of the engine.
         repeats: Timed runs, at least 1; fewer for the reference engine.
     """
     ours, theirs = get_context("spawn").Pipe(duplex=False)

@@ -1,11 +1,11 @@
-"""Dissemination barrier whose messages weigh nothing: it costs the wait for the slowest, and no network time."""
+"""Dissemination barrier of messages without bytes: ranks wait for the slowest rank, and the network takes no time."""
 
 from netsim.collective.protocol import Message, Operation
 from netsim.collective.schedule import in_rounds
 
 
 def barrier(operation: Operation) -> list[Message]:
-    """ceil(log2(size)) rounds; in round k participant i tells i + 2**k all that it has heard.
+    """ceil(log2(size)) rounds; in round k participant i signals participant i + 2**k.
 
     Hensgen, Finkel, Manber: Two algorithms for barrier synchronization, IJPP 1988.
     """

@@ -1,7 +1,7 @@
-"""All-reduce on binary trees: pieces are added up on the way to the root and come back down, one after the other.
+"""All-reduce on binary trees, pipelined: pieces are summed on the way to the root, and the sums come back down.
 
 Sanders, Speck, Träff: Two-tree algorithms for full bandwidth broadcast, reduction and scan, Parallel Computing 2009,
-sections 2 and 3; without the colours of its edges, which book ports that here are shared.
+sections 2 and 3; without the edge colours, which schedule single ports where here messages share links.
 """
 
 from collections.abc import Iterable
@@ -21,9 +21,9 @@ def all_reduce(operation: Operation) -> list[Message]:
 
 
 def double_all_reduce(operation: Operation) -> list[Message]:
-    """Two trees, each with half of the vector, so that nobody sends or receives more than twice the vector.
+    """Two trees, each with half of the vector, so that no participant sends or receives more than twice the vector.
 
-    In the second, participant i stands where i - 1 stands in the first: whoever is inside one is a leaf of the other.
+    In the second, participant i has the place of i - 1 in the first: an inner node of one tree is a leaf of the other.
     """
     size = operation.size
     first = in_order_tree(size)
@@ -56,7 +56,7 @@ def in_order_tree(size: int) -> Edges:
 
 
 def _up_and_down(messages: list[Message], tree: Edges, numbered: Iterable[tuple[int, int]]) -> None:
-    """Adds the way of each piece, given by number and bytes; it follows the one before it on every edge."""
+    """Adds the messages of each piece (number, bytes); on every edge a piece follows the piece before it."""
     ways = [*tree, *((parent, child) for child, parent in reversed(tree))]
     ahead: dict[tuple[int, int], tuple[int, ...]] = {}
     for piece, size_bytes in numbered:

@@ -67,7 +67,7 @@ class Algorithms(Section, frozen=True):
 
 
 class Schedules:
-    """Messages of operations, worked out once for operations that are alike.
+    """Messages of operations, computed once for equal operations.
 
     Args:
         algorithms: How each collective is carried out.

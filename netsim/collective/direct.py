@@ -1,4 +1,4 @@
-"""Everyone sends to everyone at once."""
+"""Direct algorithms: every participant sends to every other at once."""
 
 from collections.abc import Iterator
 
@@ -6,25 +6,25 @@ from netsim.collective.protocol import Message, Operation
 
 
 def all_to_all(operation: Operation) -> list[Message]:
-    """One message for each ordered pair, none waits for another; the own block stays where it is."""
+    """One message for each ordered pair; none waits for another, and a participant's own block stays."""
     blocks = [(j,) for j in range(operation.size)]
     return [Message(n, i, j, operation.matrix[i][j], blocks[j], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
 
 
 def reduce_scatter(operation: Operation) -> list[Message]:
-    """Everyone sends its part of block j to participant j, which adds them up."""
+    """Every participant sends its part of block j to participant j, which sums the parts."""
     sizes, blocks = operation.blocks, [(j,) for j in range(operation.size)]
     return [Message(n, i, j, sizes[j], blocks[j], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
 
 
 def all_gather(operation: Operation) -> list[Message]:
-    """Everyone sends its block to all others."""
+    """Every participant sends its block to all others."""
     sizes, blocks = operation.blocks, [(j,) for j in range(operation.size)]
     return [Message(n, i, j, sizes[i], blocks[i], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
 
 
 def all_reduce(operation: Operation) -> list[Message]:
-    """Reduce-scatter, then all-gather; participant j sends block j on when all parts of it have come."""
+    """Reduce-scatter, then all-gather; participant j sends block j once it has received all parts of it."""
     size, sizes, blocks = operation.size, operation.blocks, [(j,) for j in range(operation.size)]
     if size == 1:
         return []

@@ -2,8 +2,8 @@
 
 Reduce-scatter by recursive halving, all-gather by recursive doubling, all-reduce by one after the other. Thakur,
 Rabenseifner, Gropp: Optimization of collective communication operations in MPICH, IJHPCA 2005, sections 4.1, 4.4, 4.5.
-Where the size is no power of two, teams of two act as one: the second hands its input to the leader and gets its result
-from there, up to two rounds more.
+For other sizes than powers of two, teams of two act as one: the second member sends its input to the leader and gets
+the result back, which takes up to two more rounds.
 """
 
 from netsim.collective.protocol import Message, Operation
@@ -55,7 +55,7 @@ def _halve(schedule: Schedule, size: int) -> None:
 
 
 def _double(schedule: Schedule, size: int) -> None:
-    """Takes the leaders from their team's blocks to all blocks."""
+    """Gathers all blocks at the leaders, each of which starts with the blocks of its team."""
     members = teams(size)
     reach = 1
     while reach < len(members):

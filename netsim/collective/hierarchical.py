@@ -1,7 +1,6 @@
-"""First among the participants of a host, then between hosts, each participant with its counterparts there.
+"""Hierarchical algorithms: first within each host, then between hosts among participants with the same local index.
 
-Everything that leaves a host leaves it once, spread over all its participants. Within a host and between hosts the
-rings of `netsim.collective.ring` do the work.
+Data leaves a host once, spread over all its participants. Both levels use the rings of `netsim.collective.ring`.
 """
 
 from collections import defaultdict
@@ -49,7 +48,7 @@ def all_to_all(operation: Operation) -> list[Message]:
 
 
 def _hosts_and_columns(operation: Operation) -> tuple[list[Blocks], list[Blocks]]:
-    """Participants of each host; then, for each place on a host, those who have it.
+    """Participants of each host; then, for each local index, the participants with that index.
 
     Raises:
         ValueError: Hosts hold different numbers of participants.
@@ -68,13 +67,13 @@ def _hosts_and_columns(operation: Operation) -> tuple[list[Blocks], list[Blocks]
 def _within(
     schedule: Schedule, algorithm: CollectiveAlgorithm, hosts: Sequence[Blocks], columns: Sequence[Blocks]
 ) -> None:
-    """Carries an algorithm out in each host, whose part number l is the blocks of column l."""
+    """Runs an algorithm within each host; its block number l stands for all blocks of column l."""
     for members in hosts:
         _embed(schedule, algorithm, members, columns)
 
 
 def _between(schedule: Schedule, algorithm: CollectiveAlgorithm, columns: Sequence[Blocks]) -> None:
-    """Carries an algorithm out in each column; each member has its own block."""
+    """Runs an algorithm within each column; each member has its own block."""
     for members in columns:
         _embed(schedule, algorithm, members, [(block,) for block in members])
 

@@ -1,4 +1,4 @@
-"""Pieces in which trees and chains pass a buffer on, so that all their levels work at once."""
+"""Pieces of a buffer for pipelined trees and chains, all of whose levels then work at once."""
 
 from netsim.units import split_bytes
 
@@ -9,7 +9,7 @@ LEAST_PIECE_BYTES = 64 * 1024
 def pieces(size_bytes: int) -> list[int]:
     """Cuts a buffer into up to `MOST_PIECES` of at least `LEAST_PIECE_BYTES`; a buffer below two of those stays whole.
 
-    More pieces fill a pipeline sooner, and each costs a latency, as a piece leaves a rank for another when the one
+    More pieces fill a pipeline sooner, but each costs a latency: a piece leaves a rank for another only when the piece
     before it has arrived there. With k pieces a tree of height h takes 2 h + k - 1 such steps.
     """
     return split_bytes(size_bytes, min(max(size_bytes // LEAST_PIECE_BYTES, 1), MOST_PIECES))

@@ -1,11 +1,11 @@
-"""What a collective is made of: an operation says what must move, an algorithm turns it into messages."""
+"""The protocol of collectives: an operation says which data must move, an algorithm turns it into messages."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Operation(NamedTuple):
-    """What one collective must achieve among `size` participants 0..size-1.
+    """One collective among `size` participants 0..size-1, without its algorithm.
 
     Args:
         op: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send or barrier.
@@ -14,7 +14,7 @@ class Operation(NamedTuple):
             block i starts, or ends, at participant i; broadcast and send: one block; barrier: none.
         matrix: Bytes from row to column, own block included; all_to_all only.
         root: Participant that broadcasts.
-        hosts: Host of each participant, any numbers; empty: nobody shares a host.
+        hosts: Host of each participant, any numbers; empty: no two participants share a host.
     """
 
     op: str
@@ -31,7 +31,7 @@ class Message(NamedTuple):
     Args:
         id: Its index in the schedule.
         src: Participant that sends.
-        dst: Participant that receives; the sender itself where nothing moves and only `after` comes together.
+        dst: Participant that receives; the sender itself for a message that only joins the messages of `after`.
         bytes: Payload, may be 0.
         blocks: Which blocks it carries. all_to_all: block j is what the sender holds for participant j; algorithms that
             cut the whole into pieces (`netsim.collective.pieces`): the piece.
@@ -50,5 +50,5 @@ CollectiveAlgorithm = Callable[[Operation], list[Message]]
 """A pure function from an operation to the messages that carry it out.
 
 Raises:
-    ValueError: It cannot serve these participants; ``problem; remedy``.
+    ValueError: The algorithm does not work for these participants; the text is ``problem; remedy``.
 """

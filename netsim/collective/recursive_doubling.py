@@ -8,7 +8,7 @@ from netsim.collective.schedule import in_rounds
 
 
 def all_reduce(operation: Operation) -> list[Message]:
-    """log2(size) rounds; up to two more unless the size is a power of two: to the leaders of teams and back again."""
+    """log2(size) rounds; for other sizes than powers of two up to two more, to the leaders of teams and back."""
     leaders = [team[0] for team in teams(operation.size)]
     pairs = [(team[0], team[1]) for team in teams(operation.size) if len(team) == 2]
     rounds = [[(second, leader) for leader, second in pairs]]
@@ -20,7 +20,9 @@ def all_reduce(operation: Operation) -> list[Message]:
 
 
 def teams(size: int) -> list[range]:
-    """Participants in a power of two of teams of one or, the first ones, two neighbours; the first of a team leads."""
+    """Divides participants into teams, a power of two of them: the first ones of two neighbours, led by the first,
+    the others of one.
+    """
     number = 1 << (size.bit_length() - 1)
     double = size - number
     return [range(2 * i, 2 * i + 2) for i in range(double)] + [range(i, i + 1) for i in range(2 * double, size)]

@@ -1,4 +1,4 @@
-"""Lays messages out so that each waits for the data it carries, and for nothing else."""
+"""Dependencies between messages: each waits for the data it carries, and for nothing else."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ class Schedule:
 
 
 def in_rounds(rounds: Iterable[Sequence[tuple[int, int]]], blocks: Sequence[int]) -> list[Message]:
-    """Messages that all carry everything: each waits for what has come to its sender in earlier rounds.
+    """Messages that all carry every block: each waits for those that its sender received in earlier rounds.
 
     Args:
         rounds: Sender and receiver of each message of each round.

@@ -15,9 +15,9 @@ def all_to_all(operation: Operation) -> list[Message]:
 
 
 def along_rows_and_columns(operation: Operation, rows: Sequence[Sequence[int]]) -> list[Message]:
-    """Everyone hands what a column is to get to the one of its row who stands there, and that one passes it on.
+    """Each participant sends the blocks for a column to the member of its row in that column, which forwards them.
 
-    In R rows of C each participant sends C - 1 messages of R blocks, then, when those of its row have come, R - 1 of C
+    In R rows of C each participant sends C - 1 messages of R blocks, then, having received those of its row, R - 1 of C
     blocks.
 
     Args:

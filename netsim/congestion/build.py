@@ -1,4 +1,4 @@
-"""From configurations to what a flow is controlled by."""
+"""Builds the congestion control and the loss recovery of a flow from the configuration."""
 
 from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
 from netsim.congestion.dctcp import Dctcp, DctcpConfig
@@ -29,7 +29,7 @@ def congestion_of(config: CongestionKind, round_trip: RoundTrip, start_ps: int) 
 
 
 def recovery_of(config: RecoveryConfig, packets: int) -> Recovery:
-    """Both ends' memory of a flow of so many packets."""
+    """Loss recovery of one flow of `packets` packets."""
     match config:
         case GoBackNConfig():
             return GoBackN(packets)
@@ -40,12 +40,12 @@ def recovery_of(config: RecoveryConfig, packets: int) -> Recovery:
 
 
 def round_trip(links: list[Link], packet_bytes: int, acknowledgement: AcknowledgementConfig) -> RoundTrip:
-    """The empty network of a flow.
+    """The round trip of a flow in an otherwise empty network.
 
     Args:
         links: Links of its path, in order, at their nominal rates; the way back has the same rates and delays.
         packet_bytes: A full packet on the wire.
-        acknowledgement: What comes back.
+        acknowledgement: Size and lane of acknowledgements.
     """
     there = sum(service_ps(packet_bytes, link.rate_bps) + link.delay_ps for link in links)
     back = sum(service_ps(acknowledgement.size, link.rate_bps) + link.delay_ps for link in links)

@@ -52,7 +52,7 @@ class DcqcnConfig(Section, frozen=True):
 
 
 class Dcqcn:
-    """One flow under DCQCN; timers are caught up with whenever something happens to the flow.
+    """One flow under DCQCN; its timers are brought up to date at every event of the flow.
 
     Args:
         config: Constants.
@@ -69,7 +69,7 @@ class Dcqcn:
         self._timer_steps = self._byte_steps = self._bytes = 0
 
     def window(self) -> int:
-        """The rate alone holds back."""
+        """Without limit: the rate alone limits the flow."""
         return UNLIMITED
 
     def gap_ps(self, wire_bytes: int, now_ps: int) -> int:
@@ -96,10 +96,10 @@ class Dcqcn:
         self._timer_steps = self._byte_steps = self._bytes = 0
 
     def on_timeout(self, now_ps: int) -> None:
-        """Loss has no rule of its own."""
+        """Nothing changes: DCQCN has no rule for losses."""
 
     def _catch_up(self, now_ps: int) -> None:
-        """Timers that ran out up to now, each in its own order."""
+        """Applies all timers that have run out by now, each in its own order."""
         config = self._config
         while self._estimated_ps + config.estimate_every <= now_ps:
             self._estimated_ps += config.estimate_every

@@ -19,8 +19,8 @@ class DctcpConfig(Section, frozen=True):
     Args:
         gain: Weight of the newest window in the estimate of the marked share; 1/16 in the paper.
         window: Packets under way at the start.
-        mark_above: A packet that finds more than this in a switch's queue is marked; 800 KB at 400 Gbps in the setting
-            of arXiv 2407.00550, here in proportion for 100 Gbps.
+        mark_above: A packet that finds more than this in a switch's queue is marked. arXiv 2407.00550 uses 800 KB at
+            400 Gbps; the default is in proportion for 100 Gbps.
     """
 
     kind: Literal["dctcp"]

@@ -1,4 +1,4 @@
-"""What switches do when a queue is full, other than to drop, and how acknowledgements travel."""
+"""Flow control: what switches do when a queue is full. Acknowledgements: how they travel."""
 
 from typing import Annotated, Literal
 
@@ -9,18 +9,18 @@ from netsim.units import Size
 
 
 class NoFlowControlConfig(Section, frozen=True):
-    """Section ``flow_control`` of kind ``none``: what does not fit is dropped."""
+    """Section ``flow_control`` of kind ``none``: a packet that does not fit into a queue is dropped."""
 
     kind: Literal["none"] = "none"
 
 
 class TrimConfig(Section, frozen=True):
-    """Section ``flow_control`` of kind ``trim``: of what does not fit only the header goes on.
+    """Section ``flow_control`` of kind ``trim``: a packet that does not fit into a queue is cut to its header.
 
     Handley et al.: Re-architecting datacenter networks and stacks for low latency and high performance, SIGCOMM 2017.
 
     Args:
-        header: What is left of a packet; it travels like an acknowledgement in the control lane.
+        header: Size of a trimmed packet; it travels like an acknowledgement in the control lane.
     """
 
     kind: Literal["trim"]
@@ -30,14 +30,14 @@ class TrimConfig(Section, frozen=True):
 class PfcConfig(Section, frozen=True):
     """Section ``flow_control`` of kind ``pfc``: a switch stops the link that fills it. IEEE 802.1Qbb.
 
-    A switch counts the bytes that it holds by the link they came in on. Above `pause_above` it stops that link, at or
-    below `resume_at` it lets it go on; either takes the link's delay to arrive.
+    A switch counts the bytes that it holds by the link they came in on. Above `pause_above` it pauses that link, at or
+    below `resume_at` it resumes it; either signal takes the link's delay to arrive.
 
     Args:
-        pause_above: Bytes held from one link at which that link is stopped.
-        resume_at: Bytes held at which it goes on.
-        headroom: Room beyond `pause_above` for what is still on its way; auto: 2 delays at the link's rate and 2
-            packets, with which nothing is lost.
+        pause_above: Bytes held from one link at which that link is paused.
+        resume_at: Bytes held at which it is resumed.
+        headroom: Room beyond `pause_above` for packets that are still on their way; auto: 2 delays at the link's rate
+            and 2 packets, so that nothing is lost.
     """
 
     kind: Literal["pfc"]
@@ -56,12 +56,12 @@ FlowControlConfig = Annotated[NoFlowControlConfig | TrimConfig | PfcConfig, Fiel
 
 
 class AcknowledgementConfig(Section, frozen=True):
-    """Section ``acknowledgement``: one for each packet, where anything listens.
+    """Section ``acknowledgement``: one for each packet, if congestion control, recovery or transport need them.
 
     Args:
         size: Bytes on the wire.
-        lane: control: strict priority taken to its limit, an acknowledgement waits for nothing, nothing waits for it;
-            data: it stands in the same queues as data, on its way back over the same cables.
+        lane: control: the limit of strict priority, an acknowledgement waits for nothing and nothing waits for it;
+            data: it waits in the same queues as data, on its way back over the same cables.
     """
 
     size: Annotated[Size, Field(gt=0)] = 64

@@ -1,13 +1,13 @@
-"""What the engines know about congestion control: how many packets may be under way, and how far apart they leave."""
+"""The protocol of congestion control: how many packets may be under way, and how far apart they leave."""
 
 from typing import NamedTuple, Protocol
 
 UNLIMITED = 2**31 - 1
-"""A window that never holds anything back, in packets."""
+"""A window without limit, in packets."""
 
 
 class RoundTrip(NamedTuple):
-    """The network of a flow when nothing else uses it.
+    """The round trip of a flow when nothing else uses the network.
 
     Args:
         time_ps: From the first bit of a full packet leaving to its acknowledgement.
@@ -37,17 +37,17 @@ class Congestion(Protocol):
         ...
 
     def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:
-        """News from the receiver.
+        """An acknowledgement, positive or negative, has arrived at the sender.
 
         Args:
-            packets: Packets that are newly known to have arrived; 0 if the packet was trimmed, or had arrived before.
-            marked: A queue on the way of the packet had marked or trimmed it.
-            notified: The receiver sends a congestion notification along (at most one an interval).
-            round_trip_ps: From the packet's leaving to now.
-            now_ps: Now.
+            packets: Packets newly acknowledged; 0 if the packet was trimmed or had been acknowledged before.
+            marked: A queue on the path of the packet had marked or trimmed it.
+            notified: The acknowledgement carries a congestion notification (at most one an interval).
+            round_trip_ps: From the departure of the packet to now.
+            now_ps: Current time.
         """
         ...
 
     def on_timeout(self, now_ps: int) -> None:
-        """Packets are lost without news."""
+        """The retransmission timer has run out: packets are taken as lost."""
         ...

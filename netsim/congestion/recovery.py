@@ -1,4 +1,4 @@
-"""What a sender and a receiver remember of a flow so that nothing is missing in the end."""
+"""Loss recovery: the state that sender and receiver of a flow keep until every packet has arrived."""
 
 from typing import Annotated, Literal, NamedTuple, Protocol
 
@@ -12,7 +12,7 @@ class NoRecoveryConfig(Section, frozen=True):
     """Section ``recovery`` of kind ``none``: nothing may be lost.
 
     Args:
-        timeout: Nobody waits for anything; the key is read so that only the kind need be changed.
+        timeout: Ignored; accepted so that a scenario can change the kind alone.
     """
 
     kind: Literal["none"] = "none"
@@ -23,7 +23,7 @@ class GoBackNConfig(Section, frozen=True):
     """Section ``recovery`` of kind ``go_back_n``: the receiver takes packets in order only, as RoCE adapters do.
 
     Args:
-        timeout: Without progress for so long the sender goes back to the first packet not acknowledged.
+        timeout: After this time without progress the sender goes back to the first packet not acknowledged.
     """
 
     kind: Literal["go_back_n"]
@@ -31,12 +31,13 @@ class GoBackNConfig(Section, frozen=True):
 
 
 class SelectiveConfig(Section, frozen=True):
-    """Section ``recovery`` of kind ``selective``: packets are taken in any order, only what is lost goes again.
+    """Section ``recovery`` of kind ``selective``: packets are taken in any order, only lost ones are sent again.
 
     Args:
-        timeout: Without progress for so long everything under way counts as lost.
+        timeout: After this time without progress all packets under way count as lost.
         reordering: A packet counts as lost when one that left more than so many transmissions later is acknowledged;
-            null: only timeouts and trimmed headers tell. Spraying needs as many as its paths differ, a single path 0.
+            null: only timeouts and trimmed headers show losses. A single path needs 0, spraying as many as packets may
+            overtake each other by.
     """
 
     kind: Literal["selective"]
@@ -48,12 +49,12 @@ RecoveryConfig = Annotated[NoRecoveryConfig | GoBackNConfig | SelectiveConfig, F
 
 
 class Reply(NamedTuple):
-    """What a receiver does with a packet.
+    """A receiver's answer to a packet.
 
     Args:
-        accepted: It is new and taken.
+        accepted: The packet is new, and the receiver keeps it.
         refusal: The answer is a negative acknowledgement; None: there is no answer.
-        expected: First packet that is missing, go-back-N only.
+        expected: First missing packet, go-back-N only.
     """
 
     accepted: bool
@@ -66,36 +67,36 @@ class Recovery(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Packets under way, as the sender believes."""
+        """Packets under way by the sender's count."""
         ...
 
     def pending(self) -> bool:
-        """There is something to send."""
+        """Whether there is a packet to send."""
         ...
 
     def take(self, serial: int) -> int:
-        """The packet that leaves as this transmission."""
+        """The packet to send as this transmission."""
         ...
 
     def acknowledged(self, sequence: int, serial: int, expected: int) -> int:
-        """An acknowledgement has come; returns how many packets are newly known to have arrived."""
+        """An acknowledgement has arrived; returns the number of packets newly acknowledged."""
         ...
 
     def refused(self, sequence: int, serial: int, expected: int) -> int:
-        """A negative acknowledgement has come; returns the same."""
+        """A negative acknowledgement has arrived; returns the number of packets newly acknowledged."""
         ...
 
     def timed_out(self) -> None:
-        """No progress for too long."""
+        """The timeout has passed without progress."""
         ...
 
     def received(self, sequence: int) -> Reply:
-        """A packet has come to the receiver."""
+        """A packet has arrived at the receiver."""
         ...
 
 
 class Selective:
-    """Every packet is acknowledged by itself; lost ones go again, the first of them first, before new ones.
+    """Every packet is acknowledged by itself; lost packets are sent again in their order, before new ones.
 
     Args:
         packets: Packets of the flow.
@@ -112,7 +113,7 @@ class Selective:
         self.in_flight = 0
 
     def pending(self) -> bool:
-        """Something is lost, or not yet sent."""
+        """Whether a packet is lost, or not yet sent."""
         return bool(self._lost) or self._next < self._packets
 
     def take(self, serial: int) -> int:
@@ -139,18 +140,18 @@ class Selective:
         return newly
 
     def refused(self, sequence: int, serial: int, expected: int) -> int:  # noqa: ARG002
-        """The packet was trimmed: it goes again."""
+        """The packet was trimmed and is sent again."""
         if self._under_way.pop(serial, None) is not None:
             self.in_flight -= 1
             self._lose(sequence)
         return 0
 
     def timed_out(self) -> None:
-        """All that is under way counts as lost."""
+        """All packets under way count as lost."""
         self._lose_before(2**62)
 
     def received(self, sequence: int) -> Reply:
-        """Every packet is acknowledged, one that is here already too."""
+        """Every packet is acknowledged, also one that has arrived before."""
         accepted = not self._received[sequence]
         self._received[sequence] = 1
         return Reply(accepted, False, 0)
@@ -167,10 +168,10 @@ class Selective:
 
 
 class GoBackN:
-    """The receiver takes the expected packet only, and says once what it misses; the sender goes back there.
+    """The receiver takes the expected packet only and reports a gap once; the sender then goes back to the gap.
 
-    After a timeout one packet goes alone until there is progress: were they all sent again as before, a later one that
-    overtakes might push the expected one out of a full queue in the same way for ever.
+    After a timeout packets are sent one at a time until there is progress. If all were sent again at once, a later
+    packet that overtakes could push the expected one out of a full queue again and again.
 
     Args:
         packets: Packets of the flow.
@@ -185,7 +186,7 @@ class GoBackN:
 
     @property
     def in_flight(self) -> int:
-        """Sent since the first packet not acknowledged."""
+        """Packets sent from the first unacknowledged one on."""
         return self._next - self._acked
 
     def pending(self) -> bool:
@@ -193,7 +194,7 @@ class GoBackN:
         return self._next < self._packets and not (self._alone and self.in_flight)
 
     def take(self, serial: int) -> int:  # noqa: ARG002
-        """The next in order."""
+        """The next packet in order."""
         self._next += 1
         return self._next - 1
 
@@ -207,7 +208,7 @@ class GoBackN:
         return newly
 
     def refused(self, sequence: int, serial: int, expected: int) -> int:
-        """Acknowledges everything before `expected`, and goes back to it unless that is old news."""
+        """Acknowledges everything before `expected`, and goes back to it unless that was done already."""
         old = expected < self._acked
         newly = self.acknowledged(sequence, serial, expected)
         if not old:
@@ -220,7 +221,7 @@ class GoBackN:
         self._alone = True
 
     def received(self, sequence: int) -> Reply:
-        """A gap is complained about once, until what is missing has come."""
+        """A gap is reported once until the missing packet has arrived."""
         if sequence == self._expected:
             self._expected += 1
             return Reply(True, False, self._expected)

@@ -18,7 +18,7 @@ class SwiftConfig(Section, frozen=True):
 
     Args:
         window: Packets under way at the start.
-        queueing: Delay beyond the empty network that is aimed at.
+        queueing: Queueing delay that the flow aims at; the target is this plus the round trip of an empty network.
         increase: Packets added to the window in a round trip below the target (ai).
         decrease: Weight of the excess over the target in a decrease (beta).
         largest_decrease: No decrease takes more than this share of the window (max_mdf).
@@ -50,15 +50,17 @@ class Swift:
         self.packets = float(initial(config.window, round_trip))
 
     def window(self) -> int:
-        """The window, rounded down; 1 below 1."""
+        """The window, rounded down, at least 1."""
         return max(1, int(self.packets))
 
     def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
-        """Below one packet a round trip, the round trip over the window."""
+        """The round trip divided by the window if that is below one packet, otherwise 0."""
         return 0 if self.packets >= 1.0 else int(self._latest_ps / self.packets)
 
     def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
-        """Up below the target; down above it, and as far as may be after a trimmed packet, once a round trip."""
+        """Increases the window below the target delay. Above it, decreases the window once a round trip, after a
+        trimmed packet by the largest step.
+        """
         config = self._config
         if marked and not packets:
             if now_ps - self._decreased_ps >= self._latest_ps:
@@ -72,7 +74,7 @@ class Swift:
             self._shrink(max(1.0 - config.decrease * excess, 1.0 - config.largest_decrease), now_ps)
 
     def on_timeout(self, now_ps: int) -> None:
-        """As much as it may lose at once."""
+        """Decreases the window by the largest step."""
         self._shrink(1.0 - self._config.largest_decrease, now_ps)
 
     def _shrink(self, factor: float, now_ps: int) -> None:

@@ -1,4 +1,4 @@
-"""Windows that do not listen: none at all, or a fixed one."""
+"""Windows without feedback: none at all, or a fixed one."""
 
 from typing import Annotated, Literal
 
@@ -29,7 +29,7 @@ class WindowConfig(Section, frozen=True):
 
 
 def initial(window: int | str, round_trip: RoundTrip) -> int:
-    """The window that a configuration asks for, in packets."""
+    """The window of a configuration, in packets."""
     return window if isinstance(window, int) else round_trip.packets
 
 

@@ -1,4 +1,4 @@
-"""Which tasks may begin: the bookkeeping of dependencies that every engine needs."""
+"""Dependencies between tasks: which tasks may begin. Every engine needs this bookkeeping."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What every engine is given and gives back."""
+"""Input and output of every engine."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
@@ -25,14 +25,14 @@ CongestionConfig = Annotated[
 
 
 Engine = Literal["auto", "simpy", "exact", "event", "fluid"]
-"""Who simulates packets; auto: the fastest engine that is exact."""
+"""Names of engines; auto: the fastest engine that is exact."""
 
 
 class PacketConfig(Section, frozen=True):
     """Section ``packet``.
 
     Args:
-        payload: Most payload a packet carries; the last packet of a flow carries the rest.
+        payload: Largest payload of a packet; the last packet of a flow carries the rest.
         header: Bytes added to each packet on every link.
     """
 
@@ -41,7 +41,7 @@ class PacketConfig(Section, frozen=True):
 
 
 class NicConfig(Section, frozen=True):
-    """Section ``nic``: the order in which a host's flows get at its link.
+    """Section ``nic``: the order in which a host's flows use its link.
 
     Args:
         scheduling: round_robin: one packet from each flow in turn; sequential: one flow after the other.
@@ -53,21 +53,21 @@ class NicConfig(Section, frozen=True):
 
 
 class Scene(NamedTuple):
-    """Everything about a run but its transport.
+    """Everything that defines a run except its transport and seed.
 
     Args:
         topology: The fabric.
-        rates: What its links do over time.
-        routes: Its paths, and what the routing knows of them.
+        rates: Rates of its links over time.
+        routes: Its paths, and the routing's knowledge of them.
         hosts: Host of each rank.
-        tasks: What must happen.
+        tasks: Tasks to carry out.
         packet: Sizes of packets.
         nic: Order of injection.
         queue_bytes: Room in front of each link but the hosts' own; None without limit.
         congestion: Congestion control of every flow that leaves its host.
-        recovery: What happens after losses.
+        recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
-        acknowledgement: How news travels back.
+        acknowledgement: Size and lane of acknowledgements.
     """
 
     topology: Topology
@@ -118,18 +118,18 @@ FLOW = np.dtype(
         )
     ]
 )
-"""What became of a flow; `end_ps` is the arrival of its last byte. Ranks, bytes, picoseconds, packets."""
+"""Figures of a flow; `end_ps` is the arrival of its last byte. Ranks, bytes, picoseconds, packets."""
 
 LINK = np.dtype([("bytes", np.int64), ("busy_ps", np.int64), ("max_queue_ps", np.int64), ("paused_ps", np.int64)])
-"""What a link saw.
+"""Figures of a link.
 
-Bytes it carried, headers and acknowledgements included; time it was busy with them; longest unfinished work that a
-packet found and became part of, as time of service; time for which it was stopped by the switch it leads to.
+Bytes that it carried, headers and acknowledgements included; time that it was busy with them; longest queue that a
+packet found and joined, as service time of the unfinished work; time for which the switch behind it had paused it.
 """
 
 
 class Losses(NamedTuple):
-    """What went wrong in a run, in packets."""
+    """Losses and other irregularities of a run, in packets."""
 
     dropped: int = 0
     trimmed: int = 0
@@ -142,7 +142,7 @@ class QueueSeries(NamedTuple):
 
     Args:
         width_ps: Length of an interval.
-        max_queue_ps: For each interval the longest unfinished work that a packet found and became part of.
+        max_queue_ps: For each interval the longest queue that a packet found and joined, as service time.
     """
 
     width_ps: int
@@ -150,7 +150,7 @@ class QueueSeries(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run was.
+    """The result of a run.
 
     Args:
         completion_ps: When the last task was done.
@@ -158,14 +158,14 @@ class Outcome(NamedTuple):
         packets: Data packets sent, each transmission counted.
         packet_hops: Data packets times the links they passed.
         control_hops: Acknowledgements and trimmed headers times the links they passed.
-        losses: What went wrong.
+        losses: Losses and other irregularities.
         flows: Array of `FLOW`, by flow id.
         links: Array of `LINK`, by link index.
         queues: Queues over time.
-        last_sent: For each link that hosts send on: what remained, in picoseconds without any queue, for the data it
-            sent last.
-        certified_allocations: Flow level only: max-min fair allocations made, each checked to have for every flow a
-            full link on which no flow is faster.
+        last_sent: For each link that hosts send on, the remaining passage of its last data packet, without queues, in
+            picoseconds.
+        certified_allocations: Flow level only: number of allocations of rates, each checked to be max-min fair (every
+            flow has a full link on which no flow is faster).
     """
 
     completion_ps: int

@@ -6,11 +6,11 @@ from netsim.engine.protocol import QueueSeries
 
 INTERVALS = 256
 FIRST_WIDTH_PS = 1 << 17
-"""About 131 ns; intervals double, two becoming one, whenever a run outgrows them."""
+"""First length of an interval, about 131 ns; pairs of intervals are merged whenever a run outgrows them."""
 
 
 class QueueRecorder:
-    """Collects queue lengths as they are found."""
+    """Records queue lengths over time."""
 
     def __init__(self) -> None:
         self._longest = [0] * INTERVALS
@@ -18,7 +18,7 @@ class QueueRecorder:
         self._used = 0
 
     def add(self, time_ps: int, queue_ps: int) -> None:
-        """Notes that a packet became part of a queue."""
+        """Records that a packet joined a queue, and the length of that queue."""
         interval = time_ps >> self._width_bits
         while interval >= INTERVALS:
             pairs = zip(self._longest[::2], self._longest[1::2], strict=True)
@@ -32,5 +32,5 @@ class QueueRecorder:
             self._used = interval + 1
 
     def series(self) -> QueueSeries:
-        """What was collected, up to the last interval in which anything was."""
+        """The recorded series, up to the last interval with a queue."""
         return QueueSeries(1 << self._width_bits, np.array(self._longest[: self._used], dtype=np.int64))

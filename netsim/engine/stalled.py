@@ -1,4 +1,4 @@
-"""What to say of a run in which some tasks are never done."""
+"""The error for a run in which some tasks never end."""
 
 from netsim.engine.protocol import Scene
 from netsim.errors import InputError
@@ -8,8 +8,8 @@ def stalled(scene: Scene, waiting: list[int]) -> InputError:
     """The error for tasks that have begun and never end.
 
     Args:
-        scene: What was simulated.
-        waiting: Tasks that wait for no other.
+        scene: The simulated scene.
+        waiting: Tasks that have begun and wait for no other task.
     """
     first = scene.tasks[waiting[0]]
     problem = f"{len(waiting)} messages never arrive, among them one of {first.bytes} B from rank {first.src} to rank"

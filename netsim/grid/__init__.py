@@ -1,1 +1,1 @@
-"""Many scenarios at once: which they are, who simulates them, and where they are kept."""
+"""Sweeps over many scenarios: their cells, the processes that simulate them, and the folder of results."""

@@ -1,4 +1,4 @@
-"""What a sweep asks of those who carry out its jobs."""
+"""The protocol of an executor, which carries out the jobs of a sweep."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ class Executor(Protocol):
     """Carries out jobs, several at once."""
 
     def idle(self) -> Sequence[str | None]:
-        """An entry for each job that may be submitted now: the cell that would be quickest, by key, if one would."""
+        """An entry for each job that may be submitted now: the key of the cell that is prepared there, or None."""
         ...
 
     def submit(self, job: Job) -> None:
@@ -18,7 +18,7 @@ class Executor(Protocol):
         ...
 
     def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
-        """Waits until at least one job is over, and gives those that are."""
+        """Waits until at least one job is finished, and yields the finished ones."""
         ...
 
     def close(self) -> None:

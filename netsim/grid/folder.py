@@ -1,10 +1,10 @@
-"""The folder of a sweep: what is finished is there whole, whatever ends the process that wrote it.
+"""The folder of a sweep. Finished runs and cells in it are complete, however the process that wrote them ended.
 
 cells/KEY/           a finished cell: the files that ``compare`` writes for its scenario, byte for byte but for wall_s
 unfinished/KEY/T-S/  a finished run of an unfinished cell, by its positions among transports and seeds
 
-KEY is a hash of all that the results depend on, so that whatever is there is valid, and whatever a changed sweep does
-not ask for is left alone.
+KEY is a hash of everything that the results depend on. So every finished run is valid, and runs that a changed sweep no
+longer needs stay untouched.
 """
 
 import fcntl
@@ -39,7 +39,7 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps every other sweep out; the system lets go of the lock however the process ends.
+        """Locks the folder against other sweeps; the system releases the lock however the process ends.
 
         Raises:
             InputError: Another sweep is writing here, or nothing can be written.
@@ -64,7 +64,7 @@ class SweepFolder:
             os.close(handle)
 
     def _tidy(self) -> None:
-        """Removes what a killed sweep was at the middle of."""
+        """Removes incomplete folders of a killed sweep."""
         for path in (*self.path.glob(".summary.csv.*"), *self.path.glob(".index.html.*")):
             path.unlink()
         for path in (*self._cells.glob(".*"), *self._unfinished.glob("*/.*")):
@@ -93,7 +93,7 @@ class SweepFolder:
                 (folder / name).write_bytes(content)
 
     def finish_cell(self, cell: Cell, runs: Iterable[tuple[int, int]]) -> None:
-        """Puts the runs of a cell together, when all are there."""
+        """Joins the runs of a cell when all of them are finished."""
         parts = [self._run_folder(cell, run) for run in runs]
         with _whole(self._cells / cell.key) as folder:
             flows = _join_results([part / RESULTS for part in parts], folder / RESULTS)

@@ -1,4 +1,4 @@
-"""What the result of a cell depends on, as one hash: its scenario, the files that names, and the simulator itself."""
+"""Hash of everything that the result of a cell depends on: scenario, files that it names, sources of the simulator."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ class Input(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What the result of a cell depends on besides its scenario.
+    """Inputs of a cell besides its scenario.
 
     Args:
         inputs: Files that the scenario names, in the order of their paths.
@@ -39,7 +39,7 @@ class Identity(NamedTuple):
 
 
 def identify(scenario: Scenario) -> Identity:
-    """Hashes what a scenario depends on; files that are missing are left out."""
+    """Hashes the inputs of a scenario; missing files are left out."""
     return Identity(tuple(Input(str(path), _sha256_of(path)) for path in _files(scenario)), simulator_sha256())
 
 
@@ -51,7 +51,7 @@ def content_hash(scenario: Scenario, identity: Identity) -> str:
 
 @lru_cache(maxsize=1)
 def simulator_sha256() -> str:
-    """Hash of the sources that decide what a run is."""
+    """Hash of the sources that determine the result of a run."""
     root = Path(netsim.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -62,16 +62,16 @@ def simulator_sha256() -> str:
 
 
 def _files(scenario: Scenario) -> list[Path]:
-    """Every file behind a `path`, `groups` or `class`: itself, all in a folder, or all whose names it begins."""
-    found: set[Path] = set()
+    """Every file named by a `path`, `groups` or `class`: the file, all files of a folder, or all with that prefix."""
+    files: set[Path] = set()
     for key, value in _entries(scenario.resolved()):
         if key == "class":
-            found.update(_sources(value))
+            files.update(_sources(value))
         elif key in ("path", "groups"):
             path = Path(value)
             among = [path] if path.is_file() else path.iterdir() if path.is_dir() else _begun_by(path)
-            found.update(file for file in among if file.is_file())
-    return sorted(found)
+            files.update(file for file in among if file.is_file())
+    return sorted(files)
 
 
 def _entries(content: object) -> Iterator[tuple[str, str]]:
@@ -99,11 +99,11 @@ def _sources(class_path: str) -> Iterator[Path]:
         yield here
         return
     try:
-        found = find_spec(module)
+        spec = find_spec(module)
     except (ImportError, ValueError):
         return
-    if found and found.origin:
-        yield Path(found.origin)
+    if spec and spec.origin:
+        yield Path(spec.origin)
 
 
 def _sha256_of(path: Path) -> str:

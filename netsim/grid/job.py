@@ -1,4 +1,4 @@
-"""What the processes of a sweep do: look whether a cell can be simulated, or simulate one run of it."""
+"""The jobs of a sweep: check whether a cell can be simulated, or simulate one run of it."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,14 +17,14 @@ Files = dict[str, bytes]
 
 
 class Job(NamedTuple):
-    """A piece of work; it says all that a process anywhere needs to know.
+    """A job, complete with everything that a process on any machine needs for it.
 
     Args:
         key: Hash of the cell.
         source: Name of the cell in messages.
         scenario: The cell's scenario.
-        identity: What else its results depend on.
-        run: Positions among the scenario's transports and seeds; None: see whether the cell can be simulated at all.
+        identity: Hashes of the other inputs of its results.
+        run: Positions among the scenario's transports and seeds; None: only check the cell.
     """
 
     key: str
@@ -42,7 +42,7 @@ class Job(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """Why a job gave nothing.
+    """The failure of a job.
 
     Args:
         problem: In one line.
@@ -58,9 +58,9 @@ _last: dict[str, Prepared] = {}
 
 
 def attempt(job: Job) -> Files | Failed:
-    """Carries out a job; whatever goes wrong is an answer too.
+    """Carries out a job; any error is returned as a `Failed`.
 
-    Jobs of threads of one process take turns: what they prepare is shared.
+    Jobs of several threads of one process take turns, because they share the prepared cell.
     """
     with _ONE_AT_A_TIME:
         try:
@@ -86,7 +86,7 @@ def _carry_out(job: Job) -> Files:
 
 
 def _refuse_other_inputs(job: Job) -> None:
-    """Whoever simulates has the files, and the simulator, of the process that asks."""
+    """Checks that this process has the same input files and simulator as the process of the sweep."""
     here = identify(job.scenario)
     if here.simulator != job.identity.simulator:
         problem = "this process runs other sources of netsim than the sweep began with"

@@ -1,4 +1,4 @@
-"""Processes on this machine. One that dies takes nothing with it but the job that it was at."""
+"""Processes on this machine. If one dies, only its present job is lost."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ class Processes:
         self._busy: dict[Connection, _Process] = {}
 
     def idle(self) -> Sequence[str | None]:
-        """See `Executor.idle`: a process has its last cell prepared."""
+        """See `Executor.idle`: a process keeps its last cell prepared."""
         return [process.last for process in self._idle]
 
     def submit(self, job: Job) -> None:
@@ -70,7 +70,7 @@ class _Process:
         self.last: str | None = None
 
     def start(self, job: Job) -> bool:
-        """Whether the process took the job; it does not if it died idle."""
+        """Hands over a job; False if the process has died meanwhile."""
         self.job, self.last = job, job.key
         try:
             self.connection.send(job)
@@ -79,7 +79,7 @@ class _Process:
         return True
 
     def end(self, patience_s: float = 0) -> str:
-        """Ends the process, if it does not end by itself in time, and says how it ended."""
+        """Waits for the process to end, kills it after `patience_s`, and returns in words how it ended."""
         self._process.join(patience_s)
         self._process.kill()
         self._process.join()
@@ -89,7 +89,7 @@ class _Process:
 
 
 def _serve(connection: Connection) -> None:
-    """Does jobs for as long as whoever asks is there; an interrupt is the parent's to deal with."""
+    """Carries out jobs until the parent closes the connection; interrupts are left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
     while True:

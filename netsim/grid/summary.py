@@ -1,4 +1,4 @@
-"""One table about all runs of a sweep that are finished."""
+"""The table of all finished runs of a sweep."""
 
 import csv
 import time

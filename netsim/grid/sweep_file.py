@@ -32,7 +32,7 @@ class SweepConfig(Section, frozen=True):
         scenario: Path of a scenario, relative to the working directory, or the scenario itself.
         grid: Values to try for each dotted key, a list, or a mapping from a short name of each value, for tables and
             pictures, to the value; the last key varies fastest.
-        cells: Combinations of dotted keys and values that no grid gives.
+        cells: Further combinations of dotted keys and values, which need not form a grid.
     """
 
     format: Literal["flowfabric.sweep/1"]
@@ -67,7 +67,7 @@ class Cell(NamedTuple):
         overrides: The same, by dotted key, values by their names.
         source: The sweep file and the name, for messages.
         scenario: What to simulate.
-        identity: What else its results depend on.
+        identity: Hashes of the other inputs of its results.
         key: Hash of scenario and identity; unique.
     """
 
@@ -80,7 +80,7 @@ class Cell(NamedTuple):
 
 
 def read_sweep(path: Path) -> list[Cell]:
-    """Reads and checks a sweep, and the scenario of every cell.
+    """Reads and checks a sweep and the scenario of every cell.
 
     Args:
         path: A YAML file.

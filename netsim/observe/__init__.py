@@ -1,1 +1,1 @@
-"""What can be seen of a long sweep while it runs."""
+"""Progress of a long sweep while it runs."""

@@ -1,4 +1,4 @@
-"""A page about a sweep that Prometheus scrapes."""
+"""Progress of a sweep as metrics for Prometheus."""
 
 import time
 
@@ -11,13 +11,13 @@ HOST = "127.0.0.1"
 
 
 class Gauges:
-    """Serves how far a sweep is over HTTP on this machine, from a thread, in a registry of its own.
+    """Serves the progress of a sweep over HTTP on this machine, from a thread, with a metrics registry of its own.
 
     Args:
         port: TCP port, 0 to 65535; 0 takes any free one.
 
     Raises:
-        InputError: The port cannot be had.
+        InputError: The port is not available.
     """
 
     def __init__(self, port: int) -> None:
@@ -49,7 +49,7 @@ class Gauges:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Address of the metrics page."""
         return f"http://{HOST}:{self._server.server_port}/metrics"
 
     def __call__(self, status: Status) -> None:

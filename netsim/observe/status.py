@@ -1,21 +1,21 @@
-"""How far a sweep is."""
+"""Progress of a sweep."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Status(NamedTuple):
-    """How far a sweep is.
+    """Progress of a sweep.
 
     Args:
         cells: Cells in all.
         cells_done: Those that are finished, earlier ones included.
-        cells_failed: Those that cannot be finished any more.
+        cells_failed: Those with a failed run.
         runs: Runs of all cells.
         runs_done: Those that are finished, earlier ones included.
         packet_hops: Packet-hops of the runs that this process finished, those of acknowledgements included.
         running: Cells, transports and seeds of the runs under way, in the order of the sweep.
-        checking: Whether cells are still being looked at before anything runs.
+        checking: Whether cells are still being checked, before any run.
     """
 
     cells: int
@@ -29,4 +29,4 @@ class Status(NamedTuple):
 
 
 Watcher = Callable[[Status], None]
-"""Is told whenever something changes."""
+"""Called whenever the status changes."""

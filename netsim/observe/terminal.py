@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a bar on stderr where that is a terminal, and otherwise a plain line now and then."""
+"""Progress of a sweep on stderr: a bar if stderr is a terminal, otherwise a plain line now and then."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ _MOST_RUNNING_SHOWN = 8
 
 @contextmanager
 def watching() -> Iterator[Watcher]:
-    """Shows how far a sweep is."""
+    """A context that shows the progress of a sweep."""
     stream = sys.stderr
     if not stream.isatty():
         yield PlainLines(stream)
@@ -44,7 +44,7 @@ class PlainLines:
     """A line when the runs begin and every half minute, for logs.
 
     Args:
-        stream: Where.
+        stream: Stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""What was simulated, in words."""
+"""Words for the simulated scenario: workload, fabric and failures."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ def workload(results: Results) -> str:
 
 
 def fabric(results: Results) -> str:
-    """The fabric, its packets, and what they are up against, in one sentence."""
+    """The fabric, its packets, and failures, queues and control, in one sentence."""
     topology, scenario = results.scene.topology, results.scenario
     switches = {name for tier in topology.tiers for name in tier}
     between = [link for link in results.links if {link.src, link.dst} <= switches]
@@ -43,16 +43,16 @@ def _workload(config: dict[str, Any]) -> str:
 
 
 def _against(scenario: dict[str, Any]) -> list[str]:
-    """Failures, room in queues, and what is done about them, where there is something to say."""
+    """Failures, length of queues, congestion control, recovery and flow control, where the scenario has them."""
     failures = len(scenario["topology"].get("failures", ()))
-    said = [_counted(failures, "failure")] if failures else []
+    parts = [_counted(failures, "failure")] if failures else []
     queue = scenario["topology"].get("queue", "unlimited")
-    said += [] if queue == "unlimited" else [f"queues of {queue}"]
+    parts += [] if queue == "unlimited" else [f"queues of {queue}"]
     kinds = ("congestion", "congestion control"), ("recovery", "recovery"), ("flow_control", "flow control")
     for key, name in kinds:
         kind = scenario[key]["kind"]
-        said += [] if kind == "none" else [f"{name} {kind}"]
-    return said
+        parts += [] if kind == "none" else [f"{name} {kind}"]
+    return parts
 
 
 def _rates(links: Sequence[Link]) -> str:

@@ -12,10 +12,10 @@ class Column(NamedTuple):
     """A column of the table.
 
     Args:
-        head: What it says.
+        head: Its heading.
         cell: Its text for a transport.
-        packets: It says something of packets only; flow level has none.
-        amount: Where this is nothing for every transport, there is no such column.
+        packets: Whether it concerns packets, so that flow level has no entry.
+        amount: If this is 0 for every transport, the column is left out.
     """
 
     head: str
@@ -40,7 +40,7 @@ COLUMNS = (
 
 
 def columns(results: Results) -> list[Column]:
-    """Those of `COLUMNS` that say something."""
+    """The columns of `COLUMNS` that are not empty."""
     return [column for column in COLUMNS if any(column.amount(summary) for summary in summarise(results))]
 
 
@@ -53,7 +53,7 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
 
 
 def transport_name(summary: TransportSummary) -> str:
-    """The transport, and whether it has packets."""
+    """Name of the transport, marked if it has no packets."""
     return f"{summary.name} (flow level)" if summary.flow_level else summary.name
 
 
@@ -69,7 +69,7 @@ def microseconds(value: float) -> str:
 
 
 def _part(packets: float, all_packets: float) -> str:
-    """What part of all packets they are."""
+    """Share of all packets, in percent."""
     return f"{100 * packets / all_packets:.2g} %" if packets else "0"
 
 

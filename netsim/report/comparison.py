@@ -1,4 +1,4 @@
-"""The report of a comparison: its page, its pictures, its trace, and where they go."""
+"""The report of a comparison: page, pictures and trace, and their files."""
 
 from collections.abc import Mapping
 from html import escape
@@ -26,7 +26,7 @@ PICTURES = ("completion", "operations", "links", "loads", "flows", "queues")
 def write_report(results: Results, folder: Path) -> None:
     """Writes report.html, figures/ and trace.json, each file whole or not at all.
 
-    figures/ holds those of `PICTURES` for which there is something to see; one of an earlier report goes otherwise.
+    figures/ holds the pictures of `PICTURES` that have data; a picture of an earlier report without data is removed.
     """
     pictures = _pictures(results)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_report(results: Results, folder: Path) -> None:
 
 
 def _pictures(results: Results) -> dict[str, str]:
-    """Every picture that has something to show, as svg."""
+    """Every picture that has data, as svg."""
     pictures = {"completion": completion_svg(results), "links": links_svg(results)}
     if operations(results):
         pictures["operations"] = operations_svg(results)
@@ -76,47 +76,45 @@ def _page(results: Results, pictures: Mapping[str, str]) -> str:
 
 
 _COMPLETION = (
-    "Completion of the whole workload: bars are means over the seeds, dots the seeds. No routing of packets can finish "
-    "before the dashed line. Flow level: an ideal without packets and queues."
+    "Completion of the whole workload. Bars are means over the seeds, dots are the seeds. No routing of packets can "
+    "finish before the dashed line, the lower bound. Flow level: ideal sharing of links, without packets and queues."
 )
 _NOTE = (
-    "The lower bound is each run's own. flow p99: 99th percentile of the completion times of flows. The longest queue "
-    "is that of any seed, the packet in service included. Reordered: part of the packets that arrive behind a later "
-    "one of their flow; all parts are means over the seeds."
+    "Every run has a lower bound of its own. flow p99: 99th percentile of the completion times of flows. Longest "
+    "queue: the maximum over all seeds, including the packet in service. Reordered: share of the packets that arrive "
+    "after a later packet of their flow. Shares are means over the seeds."
 )
 _OPERATIONS = (
-    "Time that a rank spends in the collectives of an operation, from coming to one to its being over there, mean over "
-    "the ranks; waiting for ranks that an earlier collective has held up counts. Without computation and overlap the "
-    "operations add up to the run. Bars are means over the seeds, dots the seeds; percentages are against the "
-    "transport that completes first."
+    "Time of a rank in the collectives of an operation, from its arrival at each to the end there, mean over the "
+    "ranks. It includes waiting for ranks that an earlier collective has delayed. Without computation and overlap the "
+    "times of all operations add up to the run. Bars are means over the seeds, dots are the seeds. Percentages are "
+    "relative to the transport that completes first."
 )
-_DRAWN = (
-    "Every link of the fabric, darker the longer it is busy; orange: it hardly ever rests; dotted: it carries nothing."
-)
-_ROWS = "Hosts lie at the bottom; links towards the top and links towards the hosts are drawn apart."
-_SPREAD = "Small lines lead to hosts. Each direction of a cable swings to its own right, as on a road."
+_DRAWN = "Every link of the fabric. Darker: busy for longer. Orange: busy nearly all the time. Dotted: carries nothing."
+_ROWS = "Hosts are at the bottom. Links towards the top and links towards the hosts are in separate drawings."
+_SPREAD = "Short lines lead to hosts. The two directions of a cable are drawn side by side, as lanes of a road."
 _LOADS = (
-    "A stroke for each link between switches, of both directions: how long it is busy. The nearer the strokes, the "
-    "more even the load; the label says how far the busiest lies above the mean of those in use."
+    "One stroke for each link between switches and direction, at the time for which the link is busy. The closer the "
+    "strokes, the more even the load. The label is the excess of the busiest link over the mean of all links in use."
 )
 _QUEUES = (
-    "Longest queue at any switch as packets find it, as the time that its link needs to send it. Line: mean over the "
-    "seeds; band: from the least to the most of them."
+    "Longest queue that a packet finds at any switch, as the time that its link needs to send it. Line: mean over the "
+    "seeds. Band: minimum to maximum of the seeds."
 )
-_FLOWS = "Part of all flows, of all seeds, that are done within a time from their own start."
+_FLOWS = "Share of all flows, over all seeds, that complete within a time from their own start."
 
 
 def _links(results: Results, pictures: Mapping[str, str]) -> str:
     """The drawing of the fabric, and how even the loads are."""
     layout = drawings(results.scene.topology)[0]
-    merged = " A line to hosts may stand for several of them." if any(len(s.links) > 1 for s in layout.hosts) else ""
+    merged = " A line to hosts may stand for several hosts." if any(len(s.links) > 1 for s in layout.hosts) else ""
     seed = f" Seed {results.runs[0].seed}."
     drawn = figure(pictures["links"], f"{_DRAWN} {_ROWS if layout.rows else _SPREAD}{merged}{seed}")
     return drawn + (figure(pictures["loads"], _LOADS + seed) if "loads" in pictures else "")
 
 
 def _operations(results: Results, pictures: Mapping[str, str]) -> list[Section]:
-    """The section that tells the operations apart, where there is something to tell."""
+    """The section about the time of each operation, if there are several collectives."""
     summaries, kinds = summarise(results), operations(results)
     if not kinds:
         return []

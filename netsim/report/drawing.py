@@ -1,4 +1,4 @@
-"""What the pictures of a comparison share: style, colours by rank among the transports, bars and lines."""
+"""Shared parts of the pictures of a comparison: style, colours by rank among the transports, bars and lines."""
 
 import io
 import textwrap
@@ -43,7 +43,7 @@ def new_figure(width: float, height: float, title: str) -> "Figure":
 
 
 def to_svg(figure: "Figure", name: str) -> str:
-    """The figure as an svg element, the same bytes for the same data; `name` keeps its ids apart from others'."""
+    """The figure as an svg element, the same bytes for the same data; `name` makes its ids unique on the page."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": name}):

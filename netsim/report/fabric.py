@@ -68,16 +68,16 @@ def _percent(share: float) -> str:
 
 
 def _head(axes: "Axes", panel: Drawing, name: str, results: Results, used: Usage) -> None:
-    """The transport, the direction, and what is busiest in it."""
+    """The heading of a panel: transport, direction and busiest link."""
     here = {link for stroke in panel.between for link in stroke.links}
     inside = [link for link in used.fabric.tolist() if link in here]
-    said = "nothing crosses it"
+    detail = "nothing crosses it"
     if inside:
         busiest = max(inside, key=lambda link: used.shares[link])
         mean = sum(used.shares[link] for link in inside) / len(inside)
         most = _percent(float(used.shares[busiest]))
-        said = f"busiest {results.links[busiest].name}, {most}; mean {_percent(float(mean))}"
-    text = f"{panel.title}: {said}" if panel.title else said
+        detail = f"busiest {results.links[busiest].name}, {most}; mean {_percent(float(mean))}"
+    text = f"{panel.title}: {detail}" if panel.title else detail
     axes.set_title(text, loc="left", size=8, color=FAINT, pad=4)
     if name:
         axes.annotate(name, (0, 1), (0, 19), "axes fraction", "offset points", weight="bold", size=11)
@@ -89,7 +89,7 @@ def _reach(most: float) -> float:
 
 
 def _draw(axes: "Axes", panel: Drawing, shares: np.ndarray, full: bool) -> None:
-    """The panel; shares of 1 have the darkest colour, or where they are shares of the run the one that stands out."""
+    """Draws a panel. A share of 1 has the darkest colour, or the signal colour if shares are of the run."""
     count = max(1, len(panel.between))
     _strokes(axes, panel.hosts, shares, full, float(np.clip(90 / max(1, len(panel.hosts)), 0.45, 1.6)))
     _strokes(axes, panel.between, shares, full, float(np.clip(11 / count**0.5, 0.3, 1.9)))
@@ -153,7 +153,7 @@ def _scale(figure: "Figure", panels: Any, reach: float) -> None:
 
 
 def _colour(level: int, full: bool) -> Any:
-    """From grey to dark blue, darker is busier; a link that hardly ever rests stands out."""
+    """From grey to dark blue, darker is busier; a link that is busy nearly all the time is orange."""
     from matplotlib.colors import LinearSegmentedColormap
 
     if full and level == _LEVELS:

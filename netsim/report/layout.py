@@ -1,4 +1,4 @@
-"""Where switches and links lie on the drawing of a fabric."""
+"""Positions of switches and links on the drawing of a fabric."""
 
 import math
 import re

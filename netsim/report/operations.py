@@ -1,4 +1,4 @@
-"""The picture that tells which operations a transport makes slow."""
+"""The picture of the time of each operation under each transport."""
 
 from netsim.report.drawing import FAINT, STYLE, bars, colours, name_rows, new_figure, rounded, time_unit, to_svg
 from netsim.report.summary import OperationSummary, extremes, operations, summarise

@@ -1,8 +1,9 @@
-"""The runs as a trace for Perfetto or chrome://tracing: what ranks, flows and queues do over time.
+"""The runs as a trace for Perfetto or chrome://tracing: ranks, flows and queues over time.
 
-A JSON object of the Trace Event Format: a process a transport, of the first seed. A thread a rank, with a slice for
-each collective from its coming to its being over; a second one for those that overlap. Flows are asynchronous slices
-under the rank that sends, the longest queue a counter. ``otherData`` says what was left out.
+A JSON object of the Trace Event Format: one process for each transport, of the first seed. One thread for each rank,
+with a slice for each collective, from the rank's arrival to the end; overlapping collectives are in a second thread.
+Flows are asynchronous slices under the rank that sends, the longest queue is a counter. ``otherData`` lists what was
+left out.
 """
 
 import heapq
@@ -38,9 +39,9 @@ def write_trace(results: Results, path: Path) -> None:
 
 def _kept(results: Results, run: Run) -> str:
     slices, flows = sum(span.ranks for span in results.spans), len(run.flows)
-    said = [f"the first {MOST_SLICES:,} of {slices:,} slices of collectives"] if slices > MOST_SLICES else []
-    said += [f"the {MOST_FLOWS:,} longest of {flows:,} flows"] if flows > MOST_FLOWS else []
-    return "; ".join(said) or "everything"
+    kept = [f"the first {MOST_SLICES:,} of {slices:,} slices of collectives"] if slices > MOST_SLICES else []
+    kept += [f"the {MOST_FLOWS:,} longest of {flows:,} flows"] if flows > MOST_FLOWS else []
+    return "; ".join(kept) or "everything"
 
 
 def _events(results: Results, run: Run, pid: int) -> Iterator[Event]:

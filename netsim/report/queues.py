@@ -1,4 +1,4 @@
-"""How long the queues of switches are over time."""
+"""The picture of the longest queue at any switch over time."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class _Band(NamedTuple):
 
 
 def has_queues(results: Results) -> bool:
-    """Some transport was simulated with packets, and some packet found a queue."""
+    """Whether any run had packets that found a queue."""
     return any(run.engine != "fluid" and run.queues.max_queue_ps.any() for run in results.runs)
 
 
@@ -72,8 +72,8 @@ def queues_svg(results: Results) -> str:
             name = summary.name if len(summary.name) <= _LONGEST_NAME else f"{summary.name[: _LONGEST_NAME - 1]}…"
             axes.set_title(name, loc="left", weight="bold", size=9.5, pad=16)
             longest = float(band.most.max(initial=0)) / queue_scale
-            said = f"at most {rounded(longest, 3)} {queue_name}" if longest else "none"
-            axes.annotate(said, (0, 1), (0, 5), "axes fraction", "offset points", color=FAINT, size=8.5)
+            detail = f"at most {rounded(longest, 3)} {queue_name}" if longest else "none"
+            axes.annotate(detail, (0, 1), (0, 5), "axes fraction", "offset points", color=FAINT, size=8.5)
             axes.grid(axis="y", color=GRID, linewidth=0.8)
             axes.locator_params(axis="x", nbins=4)
         for unused in list(grid.flat)[len(shown) :]:

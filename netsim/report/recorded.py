@@ -1,4 +1,4 @@
-"""A recorded run against its prediction, where the workload is a recorded trace."""
+"""Recorded time of each step beside the simulated time, for workloads that are recorded traces."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class Step(NamedTuple):
     """An optimiser step.
 
     Args:
-        number: Which.
-        recorded_us: What it took, from its first collective to the end of its last.
-        predicted_us: The same in the simulation, mean over the seeds, by transport.
+        number: Its number.
+        recorded_us: Recorded duration, from its first collective to the end of its last.
+        predicted_us: Simulated duration, mean over the seeds, by transport.
     """
 
     number: int
@@ -25,7 +25,7 @@ def steps(results: Results) -> list[Step]:
     runs: dict[str, list[Run]] = {}
     for run in results.runs:
         runs.setdefault(run.transport, []).append(run)
-    found = []
+    recorded_steps = []
     for number, recorded_ps in results.recorded_ps.items():
         indices = [index for index, span in enumerate(results.spans) if span.step == number]
         if indices and recorded_ps:
@@ -33,8 +33,8 @@ def steps(results: Results) -> list[Step]:
                 name: sum(_duration_ps(run, indices) for run in seeds) / len(seeds) / 1e6
                 for name, seeds in runs.items()
             }
-            found.append(Step(number, recorded_ps / 1e6, predicted))
-    return found
+            recorded_steps.append(Step(number, recorded_ps / 1e6, predicted))
+    return recorded_steps
 
 
 def ratios(results: Results) -> dict[str, float]:
@@ -49,7 +49,7 @@ def ratios(results: Results) -> dict[str, float]:
 
 
 def sentence(results: Results) -> str:
-    """What there is to say, empty if nothing was recorded."""
+    """The comparison in one sentence, empty if nothing was recorded."""
     known = steps(results)
     if not known:
         return ""

@@ -14,7 +14,7 @@ class TransportSummary(NamedTuple):
 
     Args:
         name: Name of the transport.
-        flow_level: It was simulated as flows, without packets and queues.
+        flow_level: Whether it was simulated as flows, without packets and queues.
         completions_us: Completion time of each seed.
         bound_us: Mean lower bound.
         max_queue_bytes: Longest queue on any link with any seed.
@@ -58,13 +58,13 @@ class TransportSummary(NamedTuple):
 class OperationSummary(NamedTuple):
     """All collectives of one operation.
 
-    The time is what a rank spends between coming to them and their being over, mean over the ranks: over all
-    operations it adds up to the run, but for computation and for collectives that overlap.
+    The time is that between a rank's arrival at a collective and its end at that rank, mean over the ranks. The times
+    of all operations add up to the run, except for computation and for collectives that overlap.
 
     Args:
         op: The operation.
         collectives: Number of them in a run.
-        payload_bytes: What they move in a run.
+        payload_bytes: Payload that they move in a run.
         times_us: For each transport, by name, their time with each seed.
     """
 

@@ -39,10 +39,10 @@ def sweep_title(sweep: Sweep) -> str:
     best = max(sweep.transports, key=leaders.count)
     packets = [summary for summary in sweep.summaries if not summary.flow_level] or sweep.summaries
     worst = max(packets, key=lambda summary: summary.over_bound)
-    said = f"{worst.transport} needs up to {worst.over_bound:.3g} times the lower bound"
+    worst_case = f"{worst.transport} needs up to {worst.over_bound:.3g} times the lower bound"
     if len(sweep.transports) == 1:
-        return said
-    return f"{best} is fastest, or as fast, in {leaders.count(best)} of {len(sweep.places)} scenarios; {said}"
+        return worst_case
+    return f"{best} is fastest, or as fast, in {leaders.count(best)} of {len(sweep.places)} scenarios; {worst_case}"
 
 
 def sweep_svg(sweep: Sweep) -> str:
@@ -115,8 +115,8 @@ def _matrix(sweep: Sweep) -> _Grid:
 def _grid(
     sweep: Sweep, name: str, rows: Sequence[str], columns: Sequence[str], keys: Sequence[Sequence[_Key]]
 ) -> _Grid:
-    found = [[sweep.by_place.get(key) for key in line] for line in keys]
-    ratios = [[np.nan if summary is None else summary.over_bound for summary in line] for line in found]
+    summaries = [[sweep.by_place.get(key) for key in line] for line in keys]
+    ratios = [[np.nan if summary is None else summary.over_bound for summary in line] for line in summaries]
     best = [[key in sweep.by_place and key[1] in sweep.leaders(key[0]) for key in line] for line in keys]
     return _Grid(name, rows, columns, np.array(ratios), np.array(best))
 

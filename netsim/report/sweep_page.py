@@ -22,7 +22,7 @@ document.querySelectorAll("table.sortable th").forEach((head, column) => head.ad
 </script>
 """
 _PICTURE = "Mean completion over the lower bound: no routing of packets goes below 1."
-_CELLS = "Bold: the fastest transport of a scenario and those within half a percent; white: there is no such run."
+_CELLS = "Bold: the fastest transport of a scenario and those within half a percent; white: no such run."
 _TABLE = "Click on a heading to sort. Bold: the fastest transport of a scenario and those within half a percent."
 
 
@@ -30,7 +30,7 @@ def sweep_page(cells: Sequence[SweepCell]) -> str:
     """The whole page, which needs nothing from the network.
 
     Args:
-        cells: For each scenario, what it changes, by dotted key, and its results.json; at least one.
+        cells: For each scenario its values by dotted key, and its results.json; at least one.
     """
     sweep = Sweep(cells)
     axes = [f"{axis} ({', '.join(sweep.values[axis])})" for axis in sweep.axes]

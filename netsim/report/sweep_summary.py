@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 SweepCell = tuple[Mapping[str, str], Mapping[str, Any]]
-"""What a cell changes, by dotted key, and what came out, as results.json holds it."""
+"""The values of a cell by dotted key, and the content of its results.json."""
 
 
 _TIE = 0.005
@@ -17,7 +17,7 @@ class CellSummary(NamedTuple):
     Args:
         place: Value of each axis, in the order of `Sweep.axes`.
         transport: Name of the transport.
-        flow_level: It was simulated as flows, without packets and queues.
+        flow_level: Whether it was simulated as flows, without packets and queues.
         completions_us: Completion time of each seed.
         over_bound: Mean completion over the mean lower bound; 1 where there is nothing to do.
         flow_p99_us: Mean over the seeds of the 99th percentile of flow completion times.

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: progress on stderr, the table on stdout."""
+"""Output at the terminal: progress on stderr, the table on stdout."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _WIDE = 240
 
 @contextmanager
 def watching() -> Iterator[Callable[[RunEvent], None]]:
-    """Shows on stderr, if it is a terminal, how far the comparison is and for how long each run has been under way."""
+    """Shows the progress of the comparison and the time of each active run on stderr, if that is a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -49,8 +49,8 @@ def print_table(results: Results) -> None:
     for row in table_rows(results):
         table.add_row(*map(escape, row))
     Console(width=None if Console().is_terminal else _WIDE).print(table)
-    if told := sentence(results):
-        print(told)
+    if recorded := sentence(results):
+        print(recorded)
 
 
 def _in_two_lines(head: str) -> str:

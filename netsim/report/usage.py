@@ -1,4 +1,4 @@
-"""How busy each link was, for the pictures of the fabric."""
+"""Utilisation of each link, for the pictures of the fabric."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

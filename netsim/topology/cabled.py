@@ -1,4 +1,4 @@
-"""What fabrics share that number their links by cable: those of the hosts first, then those between switches."""
+"""The base of fabrics that number links by cable: cables of hosts first, then those between switches."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Cable(NamedTuple):
         second: Node at the other end.
         rate_bps: Bits per second, each direction.
         delay_ps: Propagation delay in picoseconds.
-        suffix: What tells the names of parallel cables apart, such as ``.1``.
+        suffix: Suffix that makes the names of parallel cables unique, such as ``.1``.
     """
 
     first: str

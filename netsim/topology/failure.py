@@ -1,4 +1,4 @@
-"""Links that fail: what a scenario says about them, and the rate of every link at every moment."""
+"""Failures of links: their section in the scenario, and the rate of every link over time."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -44,9 +44,9 @@ class FailureConfig(Section, frozen=True):
         switch: Name of a switch, such as spine3.
         at: When it begins.
         until: When it ends; null: never.
-        rate: Rate meanwhile; 0: it is down, and everything in its queue or on its way into it is lost.
-        noticed_after: How long after a change the routing knows it and uses other paths, or the same again; never,
-            or null: it does not. What is down from the beginning is known from the beginning.
+        rate: Rate during the failure; 0: the link is down, and all packets in its queue or arriving there are lost.
+        noticed_after: Delay between a change and the routing's knowledge of it, which changes the usable paths; never,
+            or null: the routing does not notice. A failure at time 0 is known from the beginning.
     """
 
     link: str | None = None
@@ -66,7 +66,7 @@ class FailureConfig(Section, frozen=True):
 
 
 class Rates:
-    """The rate of every link at every moment. A packet's service time is by the rate when its service begins.
+    """The rate of every link over time. A packet's service time follows the rate at which its service begins.
 
     Args:
         topology: The fabric.
@@ -79,7 +79,7 @@ class Rates:
     def __init__(self, topology: Topology, failures: Sequence[FailureConfig]) -> None:
         self.initial = [link.rate_bps for link in topology.links]
         self.changes: dict[int, list[tuple[int, int]]] = {}
-        """For links that change: times and the rates from then on, the first at 0."""
+        """For links that change: times, and the rate from each time on; the first time is 0."""
         self._by_link: dict[int, list[FailureConfig]] = {}
         for number, failure in enumerate(failures):
             for link in _links(topology, failure, number):
@@ -92,7 +92,7 @@ class Rates:
 
     @property
     def lossy(self) -> bool:
-        """Some link goes down while traffic may be on it."""
+        """Whether a link goes down while traffic may be on it."""
         return any(rate == 0 and time > 0 for steps in self.changes.values() for time, rate in steps)
 
     def at(self, link: int, time_ps: int) -> int:
@@ -117,7 +117,7 @@ class Rates:
         return self.initial[link] if steps is None else max(rate for _, rate in steps)
 
     def known_down(self) -> list[tuple[int, frozenset[int]]]:
-        """Times from which the routing avoids which links; the first is 0."""
+        """Times at which the routing's knowledge changes, and the links that it avoids from then on; the first is 0."""
         intervals: list[tuple[int, int, int]] = []
         for link, affecting in self._by_link.items():
             for failure in affecting:
@@ -138,20 +138,20 @@ def _links(topology: Topology, failure: FailureConfig, number: int) -> list[int]
     """Both directions of everything that a failure concerns."""
     field = f"topology.failures.{number}"
     if failure.link is not None:
-        found = [index for index, link in enumerate(topology.links) if link.name == failure.link]
+        affected = [index for index, link in enumerate(topology.links) if link.name == failure.link]
         what = failure.link
     else:
-        found = [i for i, link in enumerate(topology.links) if failure.switch in (link.src, link.dst)]
+        affected = [i for i, link in enumerate(topology.links) if failure.switch in (link.src, link.dst)]
         what = failure.switch or ""
         if what.startswith("host"):
-            found = []
-    if not found:
+            affected = []
+    if not affected:
         switches = ", ".join(tier[0] for tier in topology.tiers)
         fabric = next((link.name for link in topology.links if not link.name.startswith("host")), "none")
         raise ValueError(
             f"{field}: '{what}' is not in the fabric; name a link such as {fabric}, or a switch: {switches}"
         )
-    both = sorted({*found, *(topology.reverse(link) for link in found)})
+    both = sorted({*affected, *(topology.reverse(link) for link in affected)})
     for link in both:
         if failure.rate > topology.links[link].rate_bps:
             nominal = format_rate(topology.links[link].rate_bps)

@@ -20,9 +20,9 @@ PositiveRate = Annotated[Rate, Field(gt=0)]
 class FatTreeConfig(Section, frozen=True):
     """Section ``topology`` of kind ``fat_tree``.
 
-    Either k or all counts: k stands for k pods of k/2 edge and k/2 aggregation switches, (k/2)^2 core switches, and
-    k/2 hosts below an edge unless hosts_per_edge says otherwise (Al-Fares, Loukissas, Vahdat: A Scalable, Commodity
-    Data Center Network Architecture, SIGCOMM 2008, section 3).
+    Give either k or all counts. k stands for k pods of k/2 edge and k/2 aggregation switches, (k/2)^2 core switches,
+    and k/2 hosts below an edge unless hosts_per_edge is given (Al-Fares, Loukissas, Vahdat: A Scalable, Commodity Data
+    Center Network Architecture, SIGCOMM 2008, section 3).
 
     Args:
         k: Ports of a switch, even.
@@ -98,8 +98,8 @@ def _counts(k: int) -> dict[str, int]:
 class FatTree(CabledFabric):
     """The fabric of a `FatTreeConfig`.
 
-    Edges and aggregations are numbered through all pods, pod by pod. Ways are in the order of their links; a way comes
-    down on the cables that have the numbers of those it goes up on.
+    Edges and aggregations are numbered through all pods, pod by pod. Ways are in the order of their links; among
+    parallel cables a way uses the same number up and down.
     """
 
     def __init__(self, config: FatTreeConfig) -> None:

@@ -1,4 +1,4 @@
-"""Fabrics in files: networkx node-link JSON with what a simulation must know of hosts, switches and cables."""
+"""Fabrics in files: networkx node-link JSON with the kinds of nodes, and rate and delay of cables."""
 
 import json
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ class NodeEntry(Section, frozen=True):
 
     Args:
         id: Name. Switches keep it; hosts become host0, host1, ... in the order of the file.
-        kind: What it is.
+        kind: host or switch.
         tier: Tier of a switch in drawings, 0 for those with hosts; its distance from those if absent.
     """
 
@@ -42,7 +42,7 @@ class CableEntry(Section, frozen=True):
         rate: Rate of each cable, each direction.
         delay: Propagation delay.
         count: Number of parallel cables.
-        key: What tells entries of the same pair apart, as networkx writes it.
+        key: Distinguishes entries of the same pair, as networkx writes it.
     """
 
     source: Identifier
@@ -54,7 +54,7 @@ class CableEntry(Section, frozen=True):
 
 
 class Expected(Section, frozen=True):
-    """Section ``graph``: numbers that the file must have, each parallel cable counted."""
+    """Section ``graph``: expected numbers of hosts, switches and links, parallel cables counted one by one."""
 
     name: str | None = None
     hosts: int | None = None
@@ -196,8 +196,8 @@ def _reached(neighbours: Mapping[str, list[str]], start: str) -> set[str]:
 
 def _count_faults(graph: GraphFile) -> Iterator[Fault]:
     kinds = Counter(node.kind for node in graph.nodes)
-    found = {"hosts": kinds["host"], "switches": kinds["switch"], "links": sum(c.count for c in graph.cables)}
-    for name, count in found.items():
+    counts = {"hosts": kinds["host"], "switches": kinds["switch"], "links": sum(c.count for c in graph.cables)}
+    for name, count in counts.items():
         expected = getattr(graph.graph, name)
         if expected not in (None, count):
             yield f"graph.{name}", f"says {expected}, the file has {count}", "correct the number or the file"

@@ -44,7 +44,7 @@ class Tier(NamedTuple):
 
 
 class HtsimConfig(Section, frozen=True, extra="allow"):
-    """Section ``topology`` of kind ``htsim``, before it is replaced; other keys go before what the file says.
+    """Section ``topology`` of kind ``htsim``. The file replaces it; further keys of the section override the file.
 
     Args:
         path: A topology of htsim, relative to the working directory.
@@ -55,7 +55,7 @@ class HtsimConfig(Section, frozen=True, extra="allow"):
 
 
 class FatTreeShape(NamedTuple):
-    """What a topology file of htsim amounts to.
+    """The fabric that a topology file of htsim describes.
 
     Host h sits on leaf h // tiers[0].radix_down, leaf l in pod l // leaves_per_pod, and all leaves of a pod have
     `bundle` links to each of its aggregations. The aggregation at position p of its pod has them to the cores
@@ -157,7 +157,7 @@ def _tier(path: Path, number: int, values: Mapping[str, int], *, highest: bool) 
 
 
 def _shape(path: Path, hosts: int, hosts_per_pod: int, tiers: tuple[Tier, ...]) -> FatTreeShape:
-    """Counts switches from ports, tier by tier, and refuses what does not come out whole."""
+    """Counts switches from ports, tier by tier, and refuses numbers that do not divide."""
 
     def quotient(whole: int, part: int, field: str, what: str) -> int:
         if whole % part:
@@ -201,7 +201,7 @@ def section(shape: FatTreeShape) -> dict[str, object]:
     Cores are numbered by their aggregations there, which changes names and nothing else.
 
     Raises:
-        InputError: There is something that the section cannot say: delays that differ by tier, time inside switches,
+        InputError: The file has something that the section cannot express: delays that differ by tier, switch latency,
             queues that differ.
     """
     for number, tier in enumerate(shape.tiers):
@@ -247,9 +247,9 @@ def section(shape: FatTreeShape) -> dict[str, object]:
 
 
 def replaced(value: object) -> object:
-    """A validator that puts what a file says in place of a section ``{kind: htsim, path: FILE}``.
+    """A validator that replaces a section ``{kind: htsim, path: FILE}`` by the content of the file.
 
-    Other keys of the section, such as failures or ranks_per_host, are kept and go before those of the file.
+    Other keys of the section, such as failures or ranks_per_host, are kept and override those of the file.
 
     Raises:
         ValueError: There is no path, or the file is wrong.

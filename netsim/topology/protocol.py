@@ -1,4 +1,4 @@
-"""What the rest of the simulator knows about a fabric: directed links and the paths between hosts."""
+"""The protocol of a fabric: directed links, and the paths between hosts."""
 
 from collections import Counter
 from typing import NamedTuple, Protocol
@@ -25,7 +25,7 @@ class Link(NamedTuple):
 
 
 class Topology(Protocol):
-    """A fabric. Links are known by their index in `links`, hosts by 0..hosts-1, first switches by 0..leaves-1.
+    """A fabric. Links are numbered by their index in `links`, hosts 0..hosts-1, first switches 0..leaves-1.
 
     A host has one cable, to its leaf, and one link inside that its ranks share. A path between two hosts is the
     sender's link up, one of the ways between their leaves, and the receiver's link down.
@@ -82,12 +82,12 @@ class Topology(Protocol):
 def places(topology: Topology) -> list[int]:
     """Place of each host among the hosts of its leaf."""
     seen: Counter[int] = Counter()
-    found = []
+    place_by_host = []
     for host in range(topology.hosts):
         leaf = topology.leaf(host)
-        found.append(seen[leaf])
+        place_by_host.append(seen[leaf])
         seen[leaf] += 1
-    return found
+    return place_by_host
 
 
 def sources(topology: Topology) -> list[int]:

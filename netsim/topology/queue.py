@@ -1,4 +1,4 @@
-"""The room in front of a link, as all topologies write it."""
+"""The key ``queue`` of all topologies: the length of the queue in front of a link."""
 
 from typing import Annotated
 

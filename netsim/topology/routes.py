@@ -1,4 +1,4 @@
-"""Which paths the routing knows to work, at every moment."""
+"""The routing's knowledge: which paths it takes as usable, over time."""
 
 from bisect import bisect_right
 from functools import cache
@@ -8,15 +8,14 @@ from netsim.topology.protocol import Path, Topology, paths
 
 
 class Routes:
-    """The paths between hosts, and those among them that the routing believes in.
+    """The paths between hosts, and those among them that the routing takes as usable.
 
-    Knowledge changes at a few moments, `times`; between them it is constant. If all ways between two
-    leaves are known to be down after the beginning, all of them stay in use, as does a host's own link: there is
-    nothing better to do than to wait.
+    Knowledge changes at a few moments, `times`; an interval between two of them is an epoch. If after the beginning all
+    ways between two leaves are known to be down, all of them stay usable, as does a host's own link, and traffic waits.
 
     Args:
         topology: The fabric.
-        rates: What its links do over time.
+        rates: Rates of its links over time.
     """
 
     def __init__(self, topology: Topology, rates: Rates) -> None:
@@ -27,11 +26,11 @@ class Routes:
         self.usable_ways = cache(self._usable_ways)
 
     def epoch(self, now_ps: int) -> int:
-        """Number of the interval between changes of knowledge."""
+        """Number of the epoch at a moment."""
         return bisect_right(self.times, now_ps) - 1
 
     def usable(self, src: int, dst: int, epoch: int = 0) -> tuple[int, ...]:
-        """Indices of the paths that are believed to work; empty only if there is none at the beginning."""
+        """Indices of the usable paths; empty only if there is none at the beginning."""
         topology, down = self._topology, self._known[epoch][1]
         ends = (topology.inside(src),) if src == dst else (topology.up(src), topology.down(dst))
         if not epoch and down.intersection(ends):

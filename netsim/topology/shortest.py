@@ -7,27 +7,27 @@ from netsim.draws import mix
 from netsim.topology.protocol import Path
 
 Outgoing = Sequence[Sequence[tuple[int, int]]]
-"""For each node its links, each with the node it leads to; every link has one back."""
+"""For each node its links, each with the node it leads to; every link has a reverse link."""
 
 
 def distances(outgoing: Outgoing, starts: Sequence[int]) -> dict[int, int]:
     """Number of links from the nearest of `starts` to every node that can be reached, in ascending order."""
-    found = dict.fromkeys(starts, 0)
-    queue = list(found)
+    distance = dict.fromkeys(starts, 0)
+    queue = list(distance)
     for node in queue:
         for _, following in outgoing[node]:
-            if following not in found:
-                found[following] = found[node] + 1
+            if following not in distance:
+                distance[following] = distance[node] + 1
                 queue.append(following)
-    return found
+    return distance
 
 
 class ShortestPaths:
     """Shortest ways by number of links, in the order in which the nodes' links are given.
 
-    Of more than `most` ways, `most` are taken: a node's share is split over its links in proportion to the ways behind
-    each, rounded up or down, so that all ways are as equally likely as can be and no two are the same. What is rounded
-    up is hashed from the two ends, so that different pairs of nodes use different links.
+    Of more than `most` ways, `most` distinct ones are selected: each node splits its share over its links in proportion
+    to the number of ways behind each, rounded up or down. A hash of the two ends decides which links round up, so that
+    different pairs of nodes use different links.
 
     Args:
         outgoing: The graph.

@@ -29,15 +29,15 @@ PACKET_TRANSPORTS: dict[str, Callable[..., Transport]] = {
 
 
 def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Transport:
-    """The transport of one run; the ideal has no packets and is none.
+    """The transport of one run; None for ideal, which has no packets.
 
     Raises:
         ValueError: The user's own class does not exist, or does not take its options.
     """
     if isinstance(config, OwnConfig):
-        found = own_transport(config.path)
+        transport_class = own_transport(config.path)
         try:
-            return found(seed, most_paths, **config.options())
+            return transport_class(seed, most_paths, **config.options())
         except TypeError as error:
             raise ValueError(f"{config.path} refuses its options ({error}); correct options") from None
     return PACKET_TRANSPORTS[config.kind](seed, most_paths, **config.options())

@@ -1,4 +1,4 @@
-"""What a scenario may say about transports: one section a kind, its fields the options of the transport."""
+"""Sections of transports in a scenario: one class for each kind, its fields are the options of the transport."""
 
 import re
 from typing import Annotated, Any, Literal, get_args
@@ -17,7 +17,7 @@ class _Transport(Section, frozen=True):
     """An entry of ``transports``.
 
     Args:
-        kind: Which transport.
+        kind: Name of the transport.
         label: Its name in results and reports.
     """
 
@@ -97,7 +97,7 @@ class EtherealConfig(_Transport, frozen=True):
 
 
 class OwnConfig(Section, frozen=True):
-    """A class of the user's: ``{class: "module:Class", options: {...}}``.
+    """A transport class of the user: ``{class: "module:Class", options: {...}}``.
 
     Args:
         path: Module and class, importable from the working directory; a `netsim.transport.Transport`.
@@ -116,7 +116,7 @@ class OwnConfig(Section, frozen=True):
         return self.label or self.path.rpartition(":")[2]
 
     def __hash__(self) -> int:
-        """Options are what YAML can say, lists and mappings too, which have no hash."""
+        """Hash without the options, which may hold lists and mappings from YAML."""
         return hash((self.path, self.label))
 
     def options(self) -> dict[str, Any]:
@@ -139,13 +139,13 @@ _SUBFLOWS = re.compile(r"mprdma-(\d+)")
 
 
 def _words() -> list[str]:
-    """Kinds that need no options, and words that stand for some."""
+    """Short names: kinds without required options, and names that stand for a kind with options."""
     kinds = [kind for section in KINDS for kind in get_args(section.model_fields["kind"].annotation) if kind != "own"]
     return [*sorted(kinds), _SUBFLOWS.pattern]
 
 
 def _entry(value: object) -> object:
-    """Words stand for mappings."""
+    """Replaces a short name by its mapping."""
     if isinstance(value, dict) and "class" in value:
         return {"kind": "own", **value}
     if not isinstance(value, str):

@@ -11,13 +11,13 @@ Hash = Literal["random", "crc32"]
 
 
 class Ecmp(Transport):
-    """One path for each pair of ranks: their queue pair, hence its 5-tuple and hash, lives as long as the run.
+    """One path for each pair of ranks: their queue pair, and so its 5-tuple and hash, stays the same in a run.
 
     Args:
         seed: Seed of the run, the hash function's salt.
         most_paths: Largest number of paths between two hosts.
-        hash: random: as good as a hash can be; crc32: of seed, source, destination, as switches compute it. Among
-            2, 4, 8, ... paths its seeds rename the paths only: who meets whom is the same with all of them.
+        hash: random: an ideal hash; crc32: of seed, source and destination, as switches compute it. Among 2, 4, 8, ...
+            paths a seed of crc32 only renames the paths: the same pairs of ranks collide under every seed.
     """
 
     def __init__(self, seed: int, most_paths: int, hash: Hash = "random") -> None:

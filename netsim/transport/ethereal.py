@@ -15,16 +15,15 @@ Order = Literal["nic", "published", "staggered"]
 
 
 class Ethereal(Transport):
-    """Spreads the flows of a host to one leaf over all paths, and cuts only those that do not come out even.
+    """Spreads the flows of a host to one leaf over all paths, and cuts only the flows that are left over.
 
     Of n flows of equal size to one leaf over s paths, n - r with r = n mod s go whole, in turn over the paths; the
     other r are cut, either into s / gcd(r, s) equal pieces each that continue the turn, or, as few as possible, where
     the shares of s paths in r flows laid end to end meet: r + s - gcd(r, s) pieces in all. Every path then carries n/s
-    flows' worth, exactly what ideal spraying puts on it. Flows count together if their host releases them in one
-    instant; unequal sizes are groups of their own. Sizes that do not divide differ by a byte at most.
+    flows, exactly as under ideal spraying. Flows are balanced together if their host releases them in one instant and
+    they have the same size. Sizes that do not divide differ by a byte at most.
 
-    A flow that loses packets without news moves to another path, and its host avoids the old one towards that leaf for
-    a while.
+    A flow that times out moves to another path, and its host avoids the old one towards that leaf for a while.
 
     Addanki, Goyal, Marinos: Challenging the Need for Packet Spraying in Large-Scale Distributed Training,
     arXiv 2407.00550, and its authors' simulator front end (AstraSimNetwork.cc); minimal pieces are ours.
@@ -35,12 +34,13 @@ class Ethereal(Transport):
         pieces: How flows are cut.
         randomise: Shuffle the flows of a group and the order of its paths, as the authors do; otherwise both go by
             number, and all hosts begin with the same path.
-        order: How flows released together stand in their host's ring. nic: as the scenario's nic says. published: leaf
-            by leaf in shuffled order, flow by flow, piece by piece, as the authors' hosts open them. staggered, ours:
-            by how far the destination's place in its leaf, and its leaf, lie ahead, and each host begins with the link
-            up of its own place and, where it goes on in several ways, the way of its leaf, without shuffles. Hosts that
-            start together and send the same to each other then send, at every moment, to hosts that are all different
-            and, on fabrics that are not oversubscribed, over links that are all different, without a word between them.
+        order: Order of flows released together in their host's ring. nic: by the scenario's nic. published: leaf by
+            leaf in shuffled order, flow by flow, piece by piece, as the authors' hosts open them. staggered (of this
+            project): by the distance from the source's place in its leaf to the destination's, then by the distance in
+            leaves. Each host begins with the link up of its own place and, where that link has several ways, with the
+            way of its leaf, without shuffles. Hosts that start together and send equal messages to each other then
+            send, at every moment, to distinct hosts and, on fabrics without oversubscription, over distinct links,
+            without communication between hosts.
         start_delay: Each flow joins its host's ring after a delay drawn up to this, in picoseconds; 50 ns in the paper.
         avoid: How long a path that has failed a flow is avoided, in picoseconds; 100 ms by the authors.
     """
@@ -67,7 +67,7 @@ class Ethereal(Transport):
         self._bad_until: dict[tuple[int, int, int], int] = {}
 
     def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:
-        """Balances each group of equal flows to one leaf; traffic without a choice of path goes straight out."""
+        """Balances each group of equal flows to one leaf; traffic with one path only is sent as it is."""
         groups: dict[tuple[int, int], list[Release]] = defaultdict(list)
         for message in released:
             groups[message.dst_leaf if len(message.paths) > 1 else -1, message.bytes].append(message)
@@ -159,11 +159,11 @@ def _begun_at(place: int, circle: list[int]) -> list[int]:
 
 
 def _places_ahead(message: Release) -> tuple[bool, int]:
-    """How far the destination's place lies ahead of the source's, going round."""
+    """Distance from the source's place to the destination's, modulo the number of places."""
     return message.dst_place < message.src_place, message.dst_place
 
 
 def _stagger(flow: Flow) -> tuple[tuple[bool, int], bool, int, int]:
-    """Place in the ring: by how far the destination's place, then its leaf, lies ahead; pieces in turn."""
+    """Sort key in the ring: distance in places, then distance in leaves; pieces in turn."""
     message = flow.message
     return _places_ahead(message), message.dst_leaf < message.src_leaf, message.dst_leaf, flow.id

@@ -1,4 +1,4 @@
-"""Flowlet switching: a flow may change its path whenever it has paused long enough not to overtake itself."""
+"""Flowlet switching: a flow may change its path after a pause that is long enough to avoid reordering."""
 
 from netsim.draws import Draws, Purpose
 from netsim.transport.protocol import Flow, Transport
@@ -24,7 +24,7 @@ class Flowlet(Transport):
         self._last: dict[int, tuple[int, int]] = {}
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
-        """The path of the flow's last packet, unless that has left long ago or its path has failed."""
+        """The path of the flow's last packet, or a new draw after a gap or if that path has failed."""
         left_ps, path = self._last.get(flow.id, (0, -1))
         if path not in usable or now_ps - left_ps > self.gap_ps:
             path = usable[self._draws(flow.id, serial) % len(usable)]

@@ -1,4 +1,4 @@
-"""A transport of the user's: a class in a module of theirs, found from the working directory."""
+"""A user's own transport: a class in a module that can be imported from the working directory."""
 
 import importlib
 import sys
@@ -24,8 +24,8 @@ def own_transport(path: str) -> Callable[..., Transport]:
         raise ValueError(
             f"{module_name} cannot be imported ({error}); run where the module lies, or install it"
         ) from None
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type) or not issubclass(found, Transport):
+    transport_class = getattr(module, class_name, None)
+    if not isinstance(transport_class, type) or not issubclass(transport_class, Transport):
         remedy = "name a class that extends netsim.transport.Transport"
         raise ValueError(f"{class_name} of {module_name} is no transport; {remedy}")
-    return found
+    return transport_class

@@ -1,4 +1,4 @@
-"""What the engines know about a transport: how it cuts messages into flows, and which path each packet takes."""
+"""The protocol of a transport: how it cuts messages into flows, and which path each packet takes."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Release(NamedTuple):
         dst_leaf: First switch of the destination host.
         bytes: Payload, at least 1.
         paths: All paths of the fabric; one if there is no choice.
-        usable: Indices of the paths that the routing believes in at this moment.
+        usable: Indices of the paths that the routing takes as usable at this moment.
         src_leaf: First switch of the source host.
         src_place: Place of the source host among the hosts of its leaf.
         dst_place: Place of the destination host among the hosts of its leaf.
@@ -39,10 +39,10 @@ class Flow(NamedTuple):
 
     Args:
         id: task * stride + piece: unique in a run, and the same in every engine.
-        message: What it belongs to.
+        message: The message that it belongs to.
         bytes: Payload, at least 1.
         path: Index into the message's paths if all packets share it, otherwise None.
-        delay_ps: How long after the release it joins the others of its host.
+        delay_ps: Delay between the release and its entry into its host's ring.
     """
 
     id: int
@@ -69,11 +69,11 @@ class Transport:
     needs_acknowledgements = False
     """Whether `on_ack` must be called even if nothing else needs acknowledgements."""
     orders_flows = False
-    """Whether flows of one `admit` join their host's ring in the order returned, whatever the scenario's nic says."""
+    """Whether flows join their host's ring in the order that `admit` returns, instead of the order of the nic."""
     needs_packets = False
-    """Whether paths depend on what only packets meet, so that a simulation of flows without packets says nothing."""
+    """Whether path choice depends on queues or pauses, so that the flow-level engine cannot simulate it."""
     mark_above: int | None = None
-    """Queue in bytes above which packets are marked, if the congestion control does not say."""
+    """Queue in bytes above which packets are marked, if the congestion control sets no threshold."""
 
     def __init__(self, seed: int, most_paths: int) -> None:
         self.seed = seed
@@ -81,7 +81,7 @@ class Transport:
 
     @property
     def stride(self) -> int:
-        """No message is cut into more flows than this."""
+        """Largest number of flows into which a message is cut."""
         return self.most_paths
 
     def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:  # noqa: ARG002
@@ -92,7 +92,7 @@ class Transport:
             now_ps: That instant.
 
         Returns:
-            Here: one flow a message, whose packets are asked for one by one.
+            The flows. By default one flow for each message, whose packets choose their paths by `choose_path`.
         """
         return [Flow(m.task * self.stride, m, m.bytes, None) for m in released]
 
@@ -100,12 +100,12 @@ class Transport:
         """Path of a packet, as an index into the message's paths.
 
         Called for each packet of a flow without a path, in the order in which its host sends them; for a flow with a
-        path only when the routing no longer believes in it.
+        path only when that path is no longer usable.
 
         Args:
             flow: Its flow.
             serial: Number of the transmission in the flow, from 0.
-            usable: Indices of the paths that the routing believes in now.
+            usable: Indices of the paths that the routing takes as usable now.
             now_ps: When the packet leaves.
         """
         raise NotImplementedError(f"{type(self).__name__} chooses no paths; override choose_path")
@@ -119,14 +119,14 @@ class Transport:
             flow: Its flow.
             serial: Number of the transmission in the flow.
             switch: Number of the switch, from 0; see `netsim.topology.protocol.sources`.
-            links: Links that the routing believes to lead on, in order: a switch's own, but not always the same.
+            links: Usable next links of the switch, in order; the set depends on destination and time.
             backlog_ps: Unfinished work in front of a link, in picoseconds.
             now_ps: When the packet has arrived.
         """
         raise NotImplementedError(f"{type(self).__name__} is at_switch and chooses no links; override choose_link")
 
     def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
-        """An acknowledgement has come back.
+        """An acknowledgement has arrived at the sender.
 
         Args:
             flow: Of the packet.
@@ -135,9 +135,9 @@ class Transport:
         """
 
     def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:  # noqa: ARG002
-        """A flow has lost packets without news.
+        """The retransmission timer of a flow has run out.
 
         Returns:
-            The path from now on, if the flow has one. Here: as before.
+            The flow's path from now on, if it has one. By default unchanged.
         """
         return path

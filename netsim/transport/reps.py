@@ -11,17 +11,17 @@ from netsim.transport.protocol import Flow, Transport
 
 
 class Reps(Transport):
-    """Each acknowledgement without a mark caches its packet's path for the flow; a packet takes the oldest entry.
+    """An acknowledgement without a mark adds its packet's path to the flow's cache; a packet takes the oldest entry.
 
     With an empty cache a packet explores: its path is drawn. After a timeout the flow freezes for a while: it uses the
-    entries of its ring again, oldest first, and explores only if the routing believes in none of them.
+    entries of its ring again, oldest first, and explores only if none of them is usable.
 
     Args:
         seed: Seed of the run.
         most_paths: Largest number of paths between two hosts.
         cache: Entries of a flow's ring.
         freeze: How long a flow does not explore after a timeout, in picoseconds.
-        mark_above: Queue in bytes above which packets are marked, unless the congestion control says.
+        mark_above: Queue in bytes above which packets are marked, unless the congestion control sets a threshold.
     """
 
     needs_acknowledgements = True
@@ -59,6 +59,6 @@ class Reps(Transport):
             kept.append(path)
 
     def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:  # noqa: ARG002
-        """Explores no more for a while."""
+        """Freezes the flow: it does not explore for a while."""
         self._frozen_until[flow.id] = now_ps + self.freeze_ps
         return path

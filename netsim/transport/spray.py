@@ -27,7 +27,7 @@ class SprayRoundRobin(Transport):
         self._sent: Counter[int] = Counter()
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
-        """The path after the one that the host's last packet got."""
+        """The path after the one of the host's last packet."""
         nic = flow.message.paths[0][0]
         self._sent[nic] += 1
         return usable[(self._draws(nic) + self._sent[nic]) % len(usable)]
@@ -45,7 +45,7 @@ class DestinationRotation(Transport):
         self._sent: Counter[tuple[int, int]] = Counter()
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
-        """The path after the one that the host's last packet to that leaf got."""
+        """The path after the one of the host's last packet to that leaf."""
         pair = flow.message.paths[0][0], flow.message.dst_leaf
         self._sent[pair] += 1
         return usable[(self._draws(*pair) + self._sent[pair]) % len(usable)]

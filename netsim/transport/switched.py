@@ -1,4 +1,4 @@
-"""Switches choose: each looks at the queues of its own links, and at nothing beyond."""
+"""Transports whose switches choose the next link of each packet, by the queues of their own links only."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ Backlog = Callable[[int], int]
 
 
 class JoinShortestQueue(Transport):
-    """Each packet takes the link with the least unfinished work; of equals the next after the switch's last choice.
+    """Each packet takes the link with the least unfinished work; among equals the next after the switch's last choice.
 
     After the last of a switch's links, by their numbers, comes its first.
 
@@ -71,7 +71,7 @@ class Drill(Transport):
         backlog_ps: Backlog,
         now_ps: int,  # noqa: ARG002
     ) -> int:
-        """Of equals the first one drawn; then the m shortest are remembered, in the same order of preference."""
+        """The shortest candidate, among equals the first one drawn; the m shortest are remembered in this order."""
         candidates: list[int] = []
         for sample in range(self.samples):
             draw = self._draws(flow.id, (serial << 8 | sample) << 20 | links[0])

@@ -1,4 +1,4 @@
-"""One collective, every rank ready at the same moment."""
+"""A workload of one collective, for which all ranks are ready at the same time."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,10 +21,10 @@ class CollectiveConfig(Section, frozen=True):
     """Section ``workload`` of kind ``collective``.
 
     Args:
-        op: Which collective; send: from the first rank to the second.
+        op: The collective; send: from the first rank to the second.
         splits: Bytes from rank to rank of an all_to_all; even if absent.
         bytes_per_rank: A rank's input buffer, its own block included: 4.096MB for an all_to_all of 64 ranks is 64 kB to
-            each. broadcast and send: the buffer of the root, which is the first rank. Absent with a matrix of splits.
+            each. broadcast and send: the buffer of the root, which is the first rank. Omit it with a matrix of splits.
     """
 
     kind: Literal["collective"]
@@ -74,7 +74,7 @@ class CollectiveWorkload:
 
     @cached_property
     def _matrix(self) -> Matrix:
-        """What the file of a matrix of splits holds, nothing if there is none."""
+        """The content of the file of a matrix of splits; empty without one."""
         splits = self._config.splits
         return read_matrix(Path(splits.path)) if isinstance(splits, MatrixSplits) else ()
 

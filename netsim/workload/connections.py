@@ -26,10 +26,10 @@ class Connection(NamedTuple):
         dst: Another node.
         bytes: Payload, at least 1.
         start_ps: When it starts, in picoseconds; None if a trigger starts it.
-        trigger: What starts it; None if it has a start.
-        sent: Trigger that it fires when all is sent and acknowledged.
-        received: Trigger that it fires when all has arrived.
-        priority: Whether it names one.
+        trigger: Trigger that starts it; None if it has a start.
+        sent: Trigger that it fires when all its bytes are sent and acknowledged.
+        received: Trigger that it fires when all its bytes have arrived.
+        priority: Whether it has a priority.
     """
 
     line: int
@@ -125,14 +125,14 @@ def _options(
 ) -> tuple[dict[str, int], list[str]]:
     """Numbers by name, and the flags among them."""
     options: dict[str, int] = {}
-    found: list[str] = []
+    given_flags: list[str] = []
     position = 0
     while position < len(words):
         word = words[position]
-        if word in options or word in found:
+        if word in options or word in given_flags:
             raise InputError(path, f"{place}: {word}", "occurs twice", "remove one")
         if word in flags:
-            found.append(word)
+            given_flags.append(word)
             position += 1
         elif word in valued:
             if position + 1 == len(words):
@@ -148,7 +148,7 @@ def _options(
     for name in ("id", "trigger", "send_done_trigger", "recv_done_trigger"):
         if options.get(name) == 0:
             raise InputError(path, f"{place}: {name}", "is 0, which htsim keeps for none", "count from 1")
-    return options, found
+    return options, given_flags
 
 
 def _start_ps(path: Path, field: str, text: str) -> int:
@@ -193,9 +193,9 @@ def _check(matrix: Matrix, counts: Mapping[str, int]) -> None:
         raise InputError(path, "Nodes", "is missing or 0", "write the line Nodes and their number first")
     if not matrix.connections:
         raise InputError(path, "file", "lists no connections", "add a line src->dst for each")
-    for name, found in (("Connections", len(matrix.connections)), ("Triggers", len(matrix.triggers)), ("Failures", 0)):
-        if counts.get(name, 0) != found:
-            problem = f"announces {counts.get(name, 0)}, the file has {found}"
+    for name, actual in (("Connections", len(matrix.connections)), ("Triggers", len(matrix.triggers)), ("Failures", 0)):
+        if counts.get(name, 0) != actual:
+            problem = f"announces {counts.get(name, 0)}, the file has {actual}"
             raise InputError(path, name, problem, "correct the number, or complete the file if it is cut off")
     for connection in matrix.connections:
         place = f"line {connection.line}"

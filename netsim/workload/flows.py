@@ -1,4 +1,4 @@
-"""A list of flows in a file: who sends how much to whom, and when it starts."""
+"""A list of flows in a file: sender, receiver, bytes and start of each."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -88,7 +88,7 @@ def _start_ps(path: Path, field: str, text: str) -> int:
 
 
 class FlowsWorkload:
-    """The workload of a `FlowsConfig`: flows wait for nothing but their start.
+    """The workload of a `FlowsConfig`: each flow begins at its start time, independently of all others.
 
     The file's rank i is the job's rank i; ranks that it does not name stay idle.
     """
@@ -110,7 +110,7 @@ class FlowsWorkload:
         """All ranks.
 
         Raises:
-            InputError: A flow names a rank that is not there.
+            InputError: A flow names a rank that does not exist.
         """
         for line, column, rank in _ends(self.flows):
             if rank >= available:

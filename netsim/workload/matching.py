@@ -1,4 +1,4 @@
-"""Which records are one collective, and what they amount to together."""
+"""Matching of the records of several ranks to collectives."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from netsim.workload.records import Record
 
 
 def matching_key(record: Record) -> tuple[str | int, ...]:
-    """Records with the same key meet in order: the k-th at one rank is the k-th at the others."""
+    """Key for matching: the k-th record with a key at one rank and the k-th at another are the same collective."""
     if record.peer is None:
         return ("group", record.group)
     src, dst = (record.rank, record.peer) if record.op == "send" else (record.peer, record.rank)
@@ -25,7 +25,7 @@ def check_and_combine(path: Path, lines: Sequence[tuple[int, Record]]) -> Operat
         lines: For each member, in the order of the group, its line number and record; for a pair the sender first.
 
     Raises:
-        InputError: They disagree about what it is, or about its bytes.
+        InputError: They contradict each other about the operation or its bytes.
     """
     records = [record for _, record in lines]
     for position, field, problem in _disagreements(records):
@@ -52,7 +52,7 @@ def check_and_combine(path: Path, lines: Sequence[tuple[int, Record]]) -> Operat
 
 
 def _disagreements(records: Sequence[Record]) -> Iterator[tuple[int, str, str]]:
-    """Positions of records that do not fit the first one or the whole, with field and problem."""
+    """Positions of records that contradict the first one or the sum of all, with field and problem."""
     first = records[0]
     if first.peer is not None:
         sender, receiver = records

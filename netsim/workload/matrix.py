@@ -27,7 +27,7 @@ class MatrixConfig(Section, frozen=True):
 class MatrixWorkload:
     """The workload of a `MatrixConfig`; node i of the matrix is the job's rank i.
 
-    A trigger is fired when a connection that names it has arrived as a whole, and starts its connections at once. The
+    A trigger fires when all bytes of a connection that names it have arrived, and starts its connections at once. The
     k-th connection of a multishot trigger waits for the k-th that fires it, both in the order of the file.
     """
 
@@ -48,7 +48,7 @@ class MatrixWorkload:
         """Number of nodes, which may be smaller than the fabric.
 
         Raises:
-            InputError: Fewer ranks are there than the matrix has nodes.
+            InputError: There are fewer ranks than nodes of the matrix.
         """
         nodes = self.matrix.nodes
         if nodes > available:

@@ -1,4 +1,4 @@
-"""What a workload becomes: a directed acyclic graph of tasks, whatever it was read from."""
+"""The protocol of workloads: each becomes a directed acyclic graph of tasks."""
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,9 +13,9 @@ Schedules = Callable[[Operation, Sequence[int]], list[Message]]
 
 
 class Task(NamedTuple):
-    """Waits for `after`, then `delay_ps`, then moves `bytes` from `src` to `dst`; it is done when they have arrived.
+    """A task waits for `after`, then `delay_ps`, then moves `bytes` from `src` to `dst`; it ends when all have arrived.
 
-    A task without bytes is done as soon as its delay is over: gaps of computation, points in a rank's program.
+    A task without bytes ends with its delay; it stands for a gap of computation or a point in a rank's program.
 
     Args:
         src: Rank that sends.
@@ -33,7 +33,7 @@ class Task(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A collective, and the tasks between which it lies. None is what the workload does not know.
+    """A collective, with the tasks that mark its begin and end. None where the workload does not say.
 
     Args:
         op: Operation; send is a send with its recv.
@@ -43,8 +43,8 @@ class Span(NamedTuple):
         phase: forward, backward or optimizer.
         layer: Model block.
         bytes: Payload of all its messages.
-        come: For each member, the task that is done when it comes; empty if all come at the beginning of time.
-        over: For each member, the task that is done when the collective is over for it.
+        come: For each member, the task whose end is its arrival at the collective; empty if all arrive at time 0.
+        over: For each member, the task whose end is the end of the collective at that member.
     """
 
     op: str
@@ -58,7 +58,7 @@ class Span(NamedTuple):
     over: Sequence[int]
 
     def times(self, task_end_ps: Sequence[int]) -> "Times":
-        """When it happened.
+        """Times of the collective in a run.
 
         Args:
             task_end_ps: When each task of the program was done.
@@ -69,12 +69,12 @@ class Span(NamedTuple):
 
 
 class Times(NamedTuple):
-    """When a collective happened, in picoseconds.
+    """Times of a collective, in picoseconds.
 
     Args:
-        start_ps: When the first member came to it.
-        end_ps: When it was over for the last member.
-        member_ps: Time from coming to it to its being over, mean over the members, rounded down.
+        start_ps: Arrival of the first member.
+        end_ps: End at the last member.
+        member_ps: Time from arrival to end of a member, mean over the members, rounded down.
     """
 
     start_ps: int
@@ -94,7 +94,7 @@ class TaskColumns(NamedTuple):
 
 
 class Tasks(Sequence[Task]):
-    """Many tasks, kept as columns: a million of them weigh fifty megabytes.
+    """Many tasks, stored as columns: a million of them take fifty megabytes.
 
     Args:
         tasks: The first of them.
@@ -117,7 +117,7 @@ class Tasks(Sequence[Task]):
         return len(self._src) - 1
 
     def columns(self) -> TaskColumns:
-        """A copy of everything as arrays."""
+        """A copy of all tasks as arrays."""
         parts = (self._src, self._dst, self._bytes, self._delay_ps, self._after_begin, self._after)
         return TaskColumns(*(np.array(part, dtype=np.int64) for part in parts))
 
@@ -139,7 +139,7 @@ class Program:
         self.tasks = Tasks()
         self.spans: list[Span] = []
         self.recorded_ps: dict[int, int] = {}
-        """How long each optimiser step took where the workload was recorded, from its first collective's beginning."""
+        """Duration of each optimiser step in the recorded run, from the begin of its first collective; else empty."""
 
     def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
         """Adds a task that moves nothing and returns its index."""
@@ -155,10 +155,10 @@ class Program:
         Args:
             messages: Its schedule.
             ranks: The scenario's rank of each member.
-            come: For each member, the task that is done when it comes; empty if all are there from the beginning.
+            come: For each member, the task whose end is its arrival; empty if all arrive at time 0.
 
         Returns:
-            For each member, the task that is done when it has come and all messages from it and to it have arrived.
+            For each member, a task that ends when the member and all messages from it and to it have arrived.
         """
         first = len(self.tasks)
         awaited = [[task] for task in come] or [[] for _ in ranks]
@@ -175,20 +175,20 @@ class Workload(Protocol):
 
     @property
     def notices(self) -> list[str]:
-        """What the user should know about how it was read, once it has been."""
+        """Remarks for the user on how the workload was read; complete after `extend`."""
         ...
 
     def size(self, available: int) -> int:
-        """Number of ranks it needs, where `available` are there."""
+        """Number of ranks that it needs, given that `available` exist."""
         ...
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
         """Adds the workload's tasks and collectives to `program`.
 
         Args:
-            program: Grows by this workload.
+            program: Program to which they are added.
             ranks: Ranks of the scenario that take part; the workload's rank i is ranks[i].
-            start_ps: Nothing happens earlier.
+            start_ps: Start of the workload.
             schedules: The algorithm of each operation.
         """
         ...

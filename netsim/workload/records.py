@@ -21,9 +21,9 @@ class Header(Section, frozen=True, strict=True):
 
     Args:
         format: Name and version of the format.
-        source: How the records came about.
+        source: Origin of the records: recorded, formula or replayed.
         world_size: Number of ranks.
-        ranks_per_node: Ranks on a node of the traced run; where they sit here is the scenario's business.
+        ranks_per_node: Ranks on a node of the traced run; in a simulation the scenario decides where ranks sit.
         groups: Name of each process group and its global ranks.
         steps: Optimiser steps in the file.
         config_sha256: Hash of the traced configuration.
@@ -41,9 +41,10 @@ class Header(Section, frozen=True, strict=True):
 
 
 class Record(Section, frozen=True, strict=True):
-    """A line of a trace: what one rank issued; bytes_in is what it contributes, bytes_out what it holds afterwards.
+    """A line of a trace: one collective as one rank issued it.
 
-    rank, root and peer are global ranks; splits follow the order of the group's ranks; seq grows along a program.
+    bytes_in is the size of its contribution, bytes_out the size of its result. rank, root and peer are global ranks;
+    splits follow the order of the group's ranks; seq increases along a program.
     """
 
     rank: Count

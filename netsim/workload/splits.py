@@ -20,8 +20,8 @@ class ZipfSplits(Section, frozen=True):
     The k-th most popular rank gets a share of each buffer in proportion to k**-exponent.
 
     Args:
-        exponent: 0 is even.
-        seed: Which ranks are popular; the same in every run of the scenario.
+        exponent: Skew of the popularity; 0 is even.
+        seed: Seed of the order of popularity; the same in every run of the scenario.
     """
 
     kind: Literal["zipf"]
@@ -45,7 +45,7 @@ Splits = Annotated[ZipfSplits | MatrixSplits, Field(discriminator="kind")]
 
 
 def zipf_matrix(splits: ZipfSplits, size: int, bytes_per_rank: int) -> Matrix:
-    """Bytes from row to column; each row sums to `bytes_per_rank`, each entry is its exact share but for a byte."""
+    """Bytes from row to column. Rows sum to `bytes_per_rank`; entries are their exact share to within a byte."""
     draws = Draws(splits.seed, Purpose.SPLITS)
     popular = sorted(range(size), key=lambda rank: (draws(rank), rank))
     exponent = -Decimal(str(splits.exponent))

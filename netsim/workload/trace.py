@@ -33,15 +33,16 @@ class TraceConfig(Section, frozen=True):
 class TraceWorkload:
     """The workload of a `TraceConfig`.
 
-    A rank comes to a record when its last synchronous record is over at that rank, the asynchronous ones whose wait
-    lies before it are over too, and its gap of computation has passed; a null gap is none. From then on the rank sends
-    its messages of that collective as far as what it has received allows; nobody waits for the others to come, except
-    in a barrier. What arrives before its receiver has come waits there. A record is over at a rank when the rank has
-    come and all messages from it and to it have arrived. Groups of one rank move nothing: only their gaps count.
+    A rank arrives at a record when its last synchronous record has ended at that rank, asynchronous records whose wait
+    lies before it have ended too, and its gap of computation has passed; a null gap counts as 0. From then on the rank
+    sends its messages of that collective as soon as it has received the data for them. It does not wait for the arrival
+    of other ranks, except in a barrier. A message that arrives before its receiver does waits there. A record ends at a
+    rank when the rank has arrived and all messages from it and to it have arrived. Groups of one rank move nothing:
+    only their gaps count.
 
     The k-th record of a group at one rank and the k-th at another are the same collective; sends and receives are
-    matched in order for each sender, receiver and tag. Step, phase and layer of a collective are those that its group's
-    first rank, or the sender, has for it.
+    matched in order for each sender, receiver and tag. Step, phase and layer of a collective are those in the record of
+    its group's first rank, or of the sender.
     """
 
     def __init__(self, config: TraceConfig) -> None:
@@ -54,7 +55,7 @@ class TraceWorkload:
         """The records to replay.
 
         Raises:
-            InputError: The file is wrong, or lacks a step that is asked for.
+            InputError: The file is wrong, or lacks a requested step.
         """
         trace = read_trace(self._path)
         if isinstance(self._steps, str):
@@ -77,7 +78,7 @@ class TraceWorkload:
 
 
 def _recorded_ps(trace: Trace) -> dict[int, int]:
-    """How long each step took until its last collective was over at the last rank, if the trace says so."""
+    """Duration of each step until the end of its last collective at the last rank, if the trace has times."""
     records = [record for program in trace.programs for _, record in program]
     if trace.header.source != "recorded" or any(record.t_done_ns is None for record in records):
         return {}
@@ -88,7 +89,7 @@ def _recorded_ps(trace: Trace) -> dict[int, int]:
 
 
 class _Meeting:
-    """One collective: who has come to it, and the task at which it is over for each."""
+    """One collective: the ranks that have arrived, and for each the task at which the collective ends there."""
 
     def __init__(self) -> None:
         self.come: dict[int, tuple[int, Line]] = {}
@@ -102,7 +103,7 @@ class _Outstanding(NamedTuple):
 
 
 class _Cursor:
-    """How far a rank's program has been laid out."""
+    """Progress in the layout of a rank's program."""
 
     def __init__(self, program: Sequence[Line], start: int) -> None:
         self.lines = deque(program)
@@ -114,7 +115,7 @@ class _Cursor:
 
 
 class _Replay:
-    """Lays the ranks' programs out as tasks, each rank as far as the others let it."""
+    """Turns the ranks' programs into tasks; a rank proceeds until it needs a collective that is not complete yet."""
 
     def __init__(self, trace: Trace, program: Program, ranks: Sequence[int], schedules: Schedules) -> None:
         self._trace, self._program, self._ranks, self._schedules = trace, program, ranks, schedules
@@ -124,7 +125,7 @@ class _Replay:
         """Adds all tasks.
 
         Raises:
-            InputError: Records of one collective disagree, or ranks wait for each other for ever.
+            InputError: Records of one collective contradict each other, or ranks wait for each other for ever.
         """
         start = self._program.wait(self._ranks[0], (), start_ps)
         cursors = [_Cursor(lines, start) for lines in self._trace.programs]
@@ -139,7 +140,7 @@ class _Replay:
                     self._refuse(rank, meeting)
 
     def _advance(self, rank: int, cursor: _Cursor) -> list[int]:
-        """Lays out a rank's records until it must wait; returns the ranks that this sets free."""
+        """Lays out a rank's records until it must wait; returns the ranks that this unblocks."""
         freed: list[int] = []
         while cursor.lines:
             _, record = cursor.lines[0]
@@ -158,7 +159,7 @@ class _Replay:
         return freed
 
     def _come(self, rank: int, cursor: _Cursor, line: Line) -> list[int]:
-        """The rank comes to a record; the last one to come sets those free that wait for it."""
+        """Processes the arrival of a rank at a record; the last arrival unblocks the ranks that wait for it."""
         _, record = line
         cursor.gap_ps += 1000 * (record.gap_ns or 0)
         if record.size1:
@@ -185,7 +186,7 @@ class _Replay:
         return self._trace.header.groups[record.group]
 
     def _carry_out(self, meeting: _Meeting) -> None:
-        """Adds the messages of a collective to which all have come."""
+        """Adds the messages of a collective at which all ranks have arrived."""
         _, (_, any_record) = next(iter(meeting.come.values()))
         members = self._members(any_record)
         operation = check_and_combine(self._trace.path, [meeting.come[rank][1] for rank in members])

@@ -180,7 +180,7 @@ def test_damaged_files_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("array", "experts", "problem"),
     [
-        (np.zeros((4, 3), int), None, "num_experts: a .npy trace does not say it; give --num-experts"),
+        (np.zeros((4, 3), int), None, "num_experts: is not in a .npy trace; give --num-experts"),
         (np.zeros((4, 3), int), "0", "num_experts: Input should be greater than 0 (0); give a positive"),
         (np.full((4, 3), 9), "8", "expert_ids: 12 entries lie outside"),
         (np.zeros(4, int), "8", "expert_ids: has shape (4,); save it"),
@@ -217,22 +217,22 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--solver", "luck"], "moe place: --solver: is not built for objective coherent (luck); choose from auto"),
-        (["--objective", "miles"], "moe place: --objective: is not built (miles); choose from coherent, home, copies"),
-        (["--objective", "copies", "--solver", "sweep"], "moe place: --solver: is not built for objective copies"),
+        (["--solver", "luck"], "moe place: --solver: unknown for objective coherent (luck); choose from auto"),
+        (["--objective", "miles"], "moe place: --objective: unknown (miles); choose from coherent, home, copies"),
+        (["--objective", "copies", "--solver", "sweep"], "moe place: --solver: unknown for objective copies"),
         (["--slots-per-rank", "1"], "moe place: --slots-per-rank: 1 slots a rank are not between 2"),
         (["--slots-per-rank", "9"], "moe place: --slots-per-rank: 9 slots a rank are not between 2"),
         (["--expert-parameters", "0"], "moe place: --expert-parameters: must be at least 1 (0)"),
         (["--current", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
         (["--cost", "intra=0Gbps,inter=1Gbps"], "moe place: --cost: a rate of 0 moves nothing (intra=0Gbps"),
-        (["--objective", "home", "--solver", "sweep"], "moe place: --solver: is not built for objective home (sweep)"),
-        (["--cost", "miles"], "moe place: --cost: is no cost that is known (miles); give hops"),
+        (["--objective", "home", "--solver", "sweep"], "moe place: --solver: unknown for objective home (sweep)"),
+        (["--cost", "miles"], "moe place: --cost: is unknown (miles); give hops"),
         (["--seed", "-1"], "moe place: --seed: must be at least 0 (-1)"),
         (["--nodes", "0"], "moe place: --nodes: must be at least 1 (0); give a positive number"),
         (["--ranks-per-node", "-3"], "moe place: --ranks-per-node: must be at least 1 (-3)"),
         (["--nodes", "3"], "moe place: {trace}: num_experts: 8 experts do not divide among 6 ranks; choose"),
         (["--objective", "home", "--nodes", "4"], "moe place: {trace}: source_rank: the ranks that recorded"),
-        (["--num-experts", "8"], "moe place: {trace}: num_experts: is given (8) but .npz says it itself; leave it out"),
+        (["--num-experts", "8"], "moe place: {trace}: num_experts: is given (8) but is in the .npz file; leave it out"),
         (["--report", "{out}"], "moe place: --report: is the same file as --out"),
         (["--results", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
         (["--colour", "red"], "moe: unrecognized arguments: --colour red; see python -m moe --help"),
@@ -339,7 +339,7 @@ def test_placements_and_traces_go_to_exflow_and_back(
     np.testing.assert_array_equal(np.load(npy), RoutingTrace.read(trace_path).expert_ids[:, :, 0])
     capsys.readouterr()
     line = refused(["export", str(placed), "--to", "exflow-pdf", str(csv)], capsys)
-    assert line == "moe export: --to: is no format that is known (exflow-pdf); choose from exflow-csv, exflow-npy"
+    assert line == "moe export: --to: unknown format (exflow-pdf); choose from exflow-csv, exflow-npy"
     line = refused(["import", str(csv), "--num-experts", "8", "--nodes", "1", "--ranks-per-node", "8",
                     "--out", str(again)], capsys)  # fmt: skip
     assert line.startswith(f"moe import: {csv}: layer 0: GPU ")

@@ -177,9 +177,9 @@ def test_what_the_counts_do_not_hold_is_asked_for() -> None:
     statistics = RoutingStatistics.collect(routing, 4)
     ranks = contiguous_ranks(3, 8, 4)
     merged = RoutingStatistics.from_vector(statistics.to_vector(), 3, 8, 4)
-    with pytest.raises(ValueError, match="choice_sets: which experts were chosen together is not known; count a"):
+    with pytest.raises(ValueError, match="choice_sets: the counts lack the experts chosen together; count a"):
         copies_cost(merged, ranks, Topology.hops(2, 2).cost)
-    with pytest.raises(ValueError, match="visits: how the choices of a token came together is not known; count a"):
+    with pytest.raises(ValueError, match="visits: the counts lack the sets of choices; count a"):
         coherent_copies(merged, ranks, 4)
     with pytest.raises(ValueError, match="source_rank: "):
         copies_cost(RoutingStatistics.collect(routing, 8), contiguous_ranks(3, 8, 8), Topology.hops(2, 4).cost)

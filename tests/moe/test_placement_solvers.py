@@ -196,8 +196,8 @@ def test_a_placement_that_cannot_gain_is_the_contiguous_one() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objective": "speed"}, r"objective: is not built \(speed\); choose from coherent, home"),
-        ({"solver": "guess"}, r"solver: is not built .* \(guess\); choose from auto, contiguous, sweep"),
+        ({"objective": "speed"}, r"objective: unknown \(speed\); choose from coherent, home"),
+        ({"solver": "guess"}, r"solver: unknown .* \(guess\); choose from auto, contiguous, sweep"),
         ({"solver": "assignment"}, r"solver: .* coherent \(assignment\); choose from auto, contiguous, sweep"),
         ({"objective": "home", "solver": "sweep"}, r"choose from auto, contiguous, assignment"),
         ({"seed": -1}, r"seed: must be at least 0 \(-1\)"),

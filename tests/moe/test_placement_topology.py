@@ -45,7 +45,7 @@ def test_an_exchange_takes_as_long_as_the_busiest_link() -> None:
     sent[0, 1, :, 3] = [1e8, 2e8, 5e9, 9e9]  # 0.3 GB come in from the other node: 2.4 s; 5 GB inside: 5 s
     sent[0, 2, 1, 2:] = [1e8, 1e8]  # 0.2 GB leave one rank for the other node: 1.6 s
     np.testing.assert_allclose(exchange_seconds(sent, topology)[0], np.array([1, 5, 1.6]) + 3 * 2e-6)
-    with pytest.raises(ValueError, match="cost: gives no rates to predict times with; give intra="):
+    with pytest.raises(ValueError, match="cost: has no rates, which a prediction of times needs; give intra="):
         exchange_seconds(sent, Topology.hops(2, 2))
 
 
@@ -58,7 +58,7 @@ def test_a_matrix_is_taken_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "miles", "intra=900,inter=100", "intra=1Gbps", "intra=1Gbps,inter=0Gbps",
                                   "intra=1.2.3Gbps,inter=1Gbps", "intra=1Gbps,inter=1Gbps,latency=5"])  # fmt: skip
 def test_other_costs_are_refused_with_the_known_ones(text: str) -> None:
-    with pytest.raises(ValueError, match=r"cost: is no cost that is known .*; give hops, a .npy matrix or intra="):
+    with pytest.raises(ValueError, match=r"cost: is unknown .*; give hops, a .npy matrix or intra="):
         Topology.parse(text, 2, 2)
 
 

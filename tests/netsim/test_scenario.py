@@ -64,7 +64,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "graph that is not there": ("topology={kind: graph, path: nowhere.json}", "nowhere.json: file: cannot be", "give"),
     "finite queue and nobody repeats": (
         "topology.queue=800KB",
-        "file: topology.queue drops packets that nobody sends again",
+        "file: topology.queue drops packets that are not sent again",
         "set recovery.kind",
     ),
     "queue without room": ("topology.queue=0B", "topology.queue: a queue without room", "unlimited"),
@@ -102,7 +102,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     ),
     "late failure and nobody repeats": (
         "topology.failures=[{switch: spine0, at: 2us}]",
-        "file: topology.failures.0 loses packets that nobody sends again",
+        "file: topology.failures.0 loses packets that are not sent again",
         "set recovery.kind",
     ),
     "rates for other spines": (
@@ -172,10 +172,10 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "nowhere.jsonl: file: cannot be",
         "give",
     ),
-    "no override": ("seeds", "seeds: is no override", "write key=value"),
+    "no override": ("seeds", "seeds: is not key=value", "write key=value"),
     "override below a number": ("topology.leaves.x=1", "topology.leaves.x: nothing can be below 2", "existing"),
     "override beyond a list": ("transports.7=ecmp", "transports.7: no entry 7 in a list of 2", "count from 0"),
-    "override that is no YAML": ("seeds=[0", "seeds: the value is no YAML", "write key=value"),
+    "override that is no YAML": ("seeds=[0", "seeds: the value is not valid YAML", "write key=value"),
 }
 
 

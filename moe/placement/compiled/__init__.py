@@ -1,7 +1,7 @@
-"""The inner loops of the coherent search, compiled by numba. Importing them loads numba: do it where one is called.
+"""The inner loops of the coherent search, compiled by numba. Importing them loads numba, so import them where needed.
 
-numba keeps compiled functions beside their file and makes them anew when that file changes; what it has taken in from
-the other files of this folder it does not look at, so what is kept is dropped here when any of them changes.
+numba caches compiled functions beside their source file and compiles them again when that file changes. It does not
+notice changes in other files whose functions were inlined, so this module clears the cache when any of them changes.
 """
 
 from hashlib import sha256
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def forget_if_outdated(folder: Path) -> None:
-    """Drop the compiled functions that are kept for a folder if any of its sources has changed since.
+    """Delete the cached functions of a folder if any of its sources has changed.
 
     Args:
         folder: A folder of compiled functions; call this before they are used.

@@ -29,7 +29,7 @@ def total_cost(traffic: Traffic, ranks: NDArray[np.int64]) -> float:
 
 @njit(cache=True)
 def arriving(traffic: Traffic, ranks: NDArray[np.int64], layer: int) -> NDArray[np.float64]:
-    """Cost of the moves into a layer by the rank that each of its experts might be on, [G, E]."""
+    """Cost of the moves into a layer for each possible rank of each of its experts, [G, E]."""
     num_experts, num_ranks = ranks.shape[1], len(traffic.cost)
     tokens = np.zeros((num_ranks, num_experts))
     if layer > 0:
@@ -45,7 +45,7 @@ def arriving(traffic: Traffic, ranks: NDArray[np.int64], layer: int) -> NDArray[
 
 @njit(cache=True)
 def leaving(traffic: Traffic, ranks: NDArray[np.int64], layer: int) -> NDArray[np.float64]:
-    """Cost of the moves out of a layer by the rank that each of its experts might be on, [G, E]."""
+    """Cost of the moves out of a layer for each possible rank of each of its experts, [G, E]."""
     num_experts, num_ranks = ranks.shape[1], len(traffic.cost)
     tokens = np.zeros((num_ranks, num_experts))
     if layer < len(ranks) - 1:
@@ -146,7 +146,7 @@ def sweep(traffic: Traffic, ranks: NDArray[np.int64], stale_layers: NDArray[np.b
 
     Args:
         traffic: Counts and cost.
-        ranks: Rank of each expert, [L, E]; changed, never to a dearer assignment.
+        ranks: Rank of each expert, [L, E]; changed, never to an assignment of higher cost.
         stale_layers: Layers that may gain, [L]; none is left.
     """
     num_layers, num_experts = ranks.shape
@@ -169,7 +169,7 @@ def sweep(traffic: Traffic, ranks: NDArray[np.int64], stale_layers: NDArray[np.b
 
 @njit(cache=True)
 def mark_neighbours(traffic: Traffic, stale_layers: NDArray[np.bool_], layer: int) -> None:
-    """Mark the layers whose prices hang on a layer that has changed."""
+    """Mark the layers whose prices depend on a layer that has changed."""
     if len(traffic.departures):
         stale_layers[:layer] = True
         stale_layers[layer + 1 :] = True

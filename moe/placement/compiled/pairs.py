@@ -27,8 +27,8 @@ def descend(
 
     Args:
         traffic: Counts and cost.
-        settled: Assignment where nothing gains, [L, E]; the search begins where the other differs from it.
-        ranks: Rank of each expert, [L, E]; changed, never to a dearer assignment.
+        settled: A local optimum, [L, E]; the search begins where `ranks` differs from it.
+        ranks: Rank of each expert, [L, E]; changed, never to an assignment of higher cost.
         states: Ways to divide the movable experts of two ranks, see `resplit`, [S, M / 2].
         seed: Seed of the draws of movable experts where two ranks have more than M.
         budget: Work after which it stops early.
@@ -79,7 +79,7 @@ def _mark_changes(
     stale_pairs: NDArray[np.int64],
     tries: int,
 ) -> None:
-    """Mark what may gain again after experts have moved."""
+    """Mark the layers and pairs of ranks that may gain again after experts have moved."""
     for layer in range(len(ranks)):
         changed = False
         for expert in range(ranks.shape[1]):
@@ -248,7 +248,7 @@ def _least_sums(
 def _own_prices(
     traffic: Traffic, ranks: NDArray[np.int64], first: int, second: int, movable: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """What a movable expert costs on the first rank above the second, but for the last term of `resplit`, [L, M]."""
+    """Extra cost of a movable expert on the first rank over the second, without the last term of `resplit`, [L, M]."""
     num_layers, num_experts = ranks.shape
     out, back = traffic.cost[first] - traffic.cost[second], traffic.cost[:, first] - traffic.cost[:, second]
     departing, arrived = np.empty((num_layers, num_experts)), np.empty((num_layers, num_experts))
@@ -281,7 +281,7 @@ def _own_prices(
 
 @njit(cache=True)
 def _misjudged_jumps(traffic: Traffic, before: NDArray[np.int64], ranks: NDArray[np.int64]) -> float:
-    """What jumps cost above their price in `resplit`: only those whose two ends have moved were priced wrongly."""
+    """Cost of jumps less their price in `resplit`, which is wrong only for jumps both of whose ends have moved."""
     excess = 0.0
     for from_layer, to_layer, i, j, tokens in traffic.departures:
         old, new = traffic.cost[before[from_layer, i]], traffic.cost[ranks[from_layer, i]]

@@ -1,4 +1,4 @@
-"""What the engines compiled with numba share: draws, and the fabric as arrays."""
+"""Parts shared by the engines that are compiled with numba: draws, and the fabric as arrays."""
 
 from pathlib import Path
 

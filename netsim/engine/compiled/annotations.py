@@ -1,4 +1,4 @@
-"""What compiled functions take, in words; to the type checker, what comes out of an array may be an array again."""
+"""Annotations for compiled functions. They are Any: to the type checker an entry of an array may be an array again."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Keeps numba from running yesterday's code.
+"""Keeps numba from running outdated code.
 
-numba keeps compiled functions beside their file and makes them anew when that file changes; what it has taken in from
-other files it does not look at.
+numba caches compiled functions beside their source file and compiles them again when that file changes. It does not
+notice changes in other files whose functions were inlined.
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ _SOURCES = ("engine/**/*.py", "congestion/*.py", "transport/*.py", "draws.py", "
 
 
 def forget_if_outdated(folder: Path) -> None:
-    """Removes the compiled functions that are kept for a folder if anything that they may be made of has changed.
+    """Removes the cached functions of a folder if any source that they may be compiled from has changed.
 
     Args:
         folder: A folder of the package; call this before its functions are compiled.
@@ -31,7 +31,7 @@ def forget_if_outdated(folder: Path) -> None:
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether anything compiled is kept for a folder, so that its first use takes no time to compile."""
+    """Whether compiled functions are cached for a folder, so that its first use does not compile."""
     return any((folder / "__pycache__").glob("*.nbi"))
 
 

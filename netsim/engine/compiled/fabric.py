@@ -27,7 +27,7 @@ class FabricArrays(NamedTuple):
         way_links: [W, longest] links of a way, -1 behind its end.
         way_length: [P] links of a pair's ways.
         epoch_ps: [E] when the routing's knowledge changes, the first at 0.
-        usable_begin: [P * E + 1] rows of `usable` of each pair and epoch (pair * E + epoch).
+        usable_begin: [P * E + 1] rows of `usable` for each pair and epoch (pair * E + epoch).
         usable: Indices of usable ways within their pair.
     """
 

@@ -23,7 +23,7 @@ class Longest(NamedTuple):
 
 
 def no_queues() -> Longest:
-    """Nothing found yet."""
+    """A series without queues."""
     shape = np.array([FIRST_WIDTH_PS.bit_length() - 1, 0], dtype=np.int64)
     return Longest(np.zeros(INTERVALS, dtype=np.int64), shape)
 
@@ -42,7 +42,7 @@ def note_queue(longest: Longest, time_ps: Integer, queue_ps: Integer) -> None:
 
 @njit(cache=True)
 def _widened(longest: Longest, time_ps: Integer) -> Integer:
-    """Doubles intervals until a moment is in one of them, which is returned."""
+    """Doubles the length of intervals until one of them holds a moment, and returns the index of that interval."""
     while time_ps >> longest.shape[0] >= INTERVALS:
         for interval in range(INTERVALS // 2):
             longest.queue_ps[interval] = max(longest.queue_ps[2 * interval], longest.queue_ps[2 * interval + 1])

@@ -32,7 +32,7 @@ def service_ps(size_bytes: Integer, rate_bps: Integer) -> Integer:
 
 @njit(cache=True)
 def rate_step(fabric: FabricArrays, link: Integer, step: Integer, time_ps: Integer) -> Integer:
-    """Row of `FabricArrays.rate_bps` that holds for a link at a moment, `step` being that of an earlier one."""
+    """Row of `FabricArrays.rate_bps` for a link at a moment; `step` is the row of an earlier moment."""
     while step + 1 < fabric.change_begin[link + 1] and fabric.change_ps[step + 1] <= time_ps:
         step += 1
     return step

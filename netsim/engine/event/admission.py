@@ -1,4 +1,4 @@
-"""Flows that begin, in compiled code."""
+"""Admission of flows to their hosts, in compiled code."""
 
 import numpy as np
 
@@ -19,11 +19,11 @@ _LONG_AGO = np.int64(-(2**62))
 
 @compiled
 def admit(state: State, flows: Array) -> None:
-    """Flows of one instant come to their hosts' rings.
+    """Adds the flows of one instant to their hosts' rings.
 
     Args:
-        state: Everything.
-        flows: Rows of id, task, payload, path or -1, and how much later it comes.
+        state: State of the engine.
+        flows: Rows of id, task, payload, path or -1, and start delay.
     """
     state.network.totals[0].released = 0
     for row in range(len(flows)):
@@ -33,7 +33,7 @@ def admit(state: State, flows: Array) -> None:
 
 @compiled
 def admit_whole(state: State) -> None:
-    """The same for transports that leave messages whole, as `Transport.admit` does unless a transport overrides it."""
+    """Admission for transports that do not cut messages: the compiled form of `Transport.admit`."""
     totals, program, stride = state.network.totals[0], state.program, state.network.rules[0].stride
     for row in range(totals.released):
         task = program.released[row]
@@ -44,7 +44,7 @@ def admit_whole(state: State) -> None:
 
 @compiled
 def _create(state: State, identity: int, task: int, size_bytes: int, path: int, delay_ps: int, row: int) -> None:
-    """A flow begins, and waits for its turn or for the end of its delay."""
+    """Creates a flow, which waits for its turn or for the end of its delay."""
     network, hosts, program = state.network, state.hosts, state.program
     totals = network.totals[0]
     now, index = totals.now_ps, totals.flows
@@ -82,7 +82,7 @@ def _turn(rules: Record, program: Program, flow: Record, row: int) -> Whole:
 
 @compiled
 def _prepare(state: State, flow: Record, src: int, dst: int, now: int, start_ps: int) -> None:
-    """Everything else about a flow."""
+    """Fills in the rest of a flow's record."""
     network, routing = state.network, state.routing
     rules, totals = network.rules[0], network.totals[0]
     flow.packets = (flow.bytes + rules.payload - 1) // rules.payload
@@ -111,7 +111,7 @@ def _prepare(state: State, flow: Record, src: int, dst: int, now: int, start_ps:
 
 @compiled
 def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> None:
-    """The flow's way back, and its congestion control."""
+    """Fills in the path of the flow's acknowledgements and its congestion control."""
     network, routing = state.network, state.routing
     rules, links = network.rules[0], network.links
     up, down = links[flow.up], links[flow.down]

@@ -1,8 +1,8 @@
-"""Calendars of the event engine: heaps of what is due, ordered as `netsim.engine.reference.calendar` says.
+"""Calendars of the event engine: heaps of events, in the order of `netsim.engine.reference.calendar`.
 
-Entry 0 of a heap is its head: `time_ps` the number of entries, `key` 1 if the first of them has been taken and its
-place is not filled yet. Entries begin at 1; those below entry i are 4 i - 2 to 4 i + 1, and behind the last one there
-is room for four more that are never due.
+Entry 0 of a heap is its header: `time_ps` is the number of entries, and `key` is 1 while the first entry has been taken
+and its place is not filled yet. Entries begin at 1; the children of entry i are 4 i - 2 to 4 i + 1. Four entries that
+are never due follow the last one.
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Array, Whole
 
 ENTRY = np.dtype([("time_ps", np.int64), ("key", np.int64), ("what", np.int64)])
-"""When, in which place within that instant, and what: a lane, a flow, a link or a task."""
+"""An event: its time, its order within that instant, and its subject (a lane, a flow, a link or a task)."""
 
 END_PS = np.int64(2**62)
-"""The time of nothing, after all others."""
+"""The time of an event that never happens, later than all others."""
 
 _NEVER = np.int64(2**63 - 1)
 
@@ -53,7 +53,7 @@ def arrival_key(flow_id: int, serial: int, control: int) -> Whole:
 
 @compiled
 def timer_key(flow_id: int, pace: int) -> Whole:
-    """Place of a flow's timers: first the one that waits for progress, then the one that keeps the pace."""
+    """Place of a flow's timers within an instant: first the retransmission timer, then the pacing timer."""
     return TIMER | (flow_id << 1) | pace
 
 
@@ -65,7 +65,7 @@ def first_time(heap: Array) -> Whole:
 
 @compiled
 def push(heap: Array, time_ps: int, key: int, what: int) -> None:
-    """Adds an entry, where the first one was if that has been taken."""
+    """Adds an entry; it fills the place of the first one if that has been taken."""
     if heap[0].key:
         heap[0].key = 0
         _sink(heap, time_ps, key, what)
@@ -102,7 +102,7 @@ def close(heap: Array) -> None:
 
 @compiled
 def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
-    """Gives the entry of `what` an earlier place; rare, so it is looked for."""
+    """Moves the entry of `what` to an earlier time; a rare operation, which searches the heap."""
     place = 1
     while heap[place].what != what or phase(heap[place].key) != phase(key):
         place += 1
@@ -142,7 +142,7 @@ def _sink(heap: Array, time_ps: int, key: int, what: int) -> None:
 
 @compiled
 def _earlier(heap: Array, one: int, other: int) -> Whole:
-    """Which of two entries comes first, without a branch."""
+    """The earlier of two entries, computed without a branch."""
     time_ps, other_ps = heap[one].time_ps, heap[other].time_ps
     later = (other_ps < time_ps) | ((other_ps == time_ps) & (heap[other].key < heap[one].key))
     return one + (other - one) * np.uint64(later)

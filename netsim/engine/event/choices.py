@@ -1,4 +1,4 @@
-"""Path choices of transports packet by packet, in compiled code: see `netsim.transport`."""
+"""Path choice of transports, packet by packet, in compiled code: see `netsim.transport`."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Hosts, Record, Routing, Whole
 
 PINNED, SPRAY_RANDOM, SPRAY_ROUND_ROBIN, ROTATION, FLOWLET, REPS, AT_SWITCH = range(7)
-"""Kinds: flows have a path; each packet's path is chosen by its host; switches choose."""
+"""Kinds of path choice: a path for each flow; a path for each packet, chosen by its host; links chosen by switches."""
 
 VALID, KEPT = 0, 1
 """Columns of `Routing.paths`."""
@@ -15,7 +15,7 @@ VALID, KEPT = 0, 1
 
 @compiled
 def epoch_of(routing: Routing, now: int) -> Whole:
-    """Number of the interval between changes of what the routing knows."""
+    """Number of the epoch, an interval between changes of the routing's knowledge."""
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
         epoch -= 1
@@ -33,7 +33,7 @@ def is_usable(routing: Routing, begin: int, end: int, path: int) -> bool:
 
 @compiled
 def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, serial: int, now: int, epoch: int) -> Whole:
-    """Path of a packet of a flow without one, among its pair's ways.
+    """Path of a packet whose flow has none of its own, among the ways of its pair of leaves.
 
     Args:
         rules: The transport.
@@ -42,7 +42,7 @@ def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, seria
         index: The flow.
         serial: The transmission.
         now: When it leaves.
-        epoch: Interval of what the routing knows.
+        epoch: Epoch of the routing's knowledge.
     """
     flow, kind = hosts.flows[index], rules.choice
     begin = routing.usable_begin[flow.pair * rules.epochs + epoch]
@@ -73,7 +73,7 @@ def _pick(drawn: int, turn: int, count: int) -> Whole:
 
 @compiled
 def _rotate(rules: Record, routing: Routing, flow: Record, count: int) -> Whole:
-    """The way after the one that the host's last packet to that leaf got."""
+    """The way after the one of the host's last packet to that leaf."""
     if flow.links == 1:
         return np.int64(0)
     pair = flow.source * rules.leaves + flow.leaf

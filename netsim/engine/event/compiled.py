@@ -1,8 +1,8 @@
 """How the event engine's functions are compiled.
 
-They allocate nothing, so that no array's references need be counted, and all become part of the one that Python calls,
-so that nothing is handed from one to another: either would take most of the time. What could divide by zero does not
-come from users.
+They allocate nothing, so that numba counts no references to arrays, and all are inlined into the one that Python calls,
+so that no arguments are passed between them: either would take most of the time. Divisors never come from users, so
+division by zero is not checked.
 """
 
 from collections.abc import Callable

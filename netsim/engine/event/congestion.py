@@ -16,7 +16,7 @@ _SECOND = float(PICOSECONDS_PER_SECOND)
 
 @compiled
 def start(rules: Record, flow: Record, round_trip_ps: int, packets: int, line_bps: int, start_ps: int) -> None:
-    """A flow begins.
+    """Sets the state at the start of a flow.
 
     Args:
         rules: Constants.
@@ -57,7 +57,7 @@ def gap_ps(rules: Record, flow: Record, wire: int, now: int) -> Whole:
 
 @compiled
 def on_ack(rules: Record, flow: Record, packets: int, marked: int, notified: int, round_trip_ps: int, now: int) -> None:
-    """News from the receiver."""
+    """An acknowledgement, positive or negative, has arrived at the sender."""
     if rules.congestion == DCTCP:
         _dctcp(rules, flow, packets, marked, round_trip_ps, now)
     elif rules.congestion == SWIFT:
@@ -74,7 +74,7 @@ def on_ack(rules: Record, flow: Record, packets: int, marked: int, notified: int
 
 @compiled
 def on_timeout(rules: Record, flow: Record, now: int) -> None:
-    """Packets are lost without news."""
+    """The retransmission timer has run out: packets are taken as lost."""
     if rules.congestion == DCTCP:
         flow.packets_window = 1.0
         flow.window = 1
@@ -125,7 +125,7 @@ def _shrink(rules: Record, flow: Record, factor: float, now: int) -> None:
 
 @compiled
 def _catch_up(rules: Record, flow: Record, now: int) -> None:
-    """Timers that ran out up to now, each in its own order."""
+    """Applies all timers that have run out by now, each in its own order."""
     while flow.estimated_ps + rules.estimate_ps <= now:
         flow.estimated_ps += rules.estimate_ps
         flow.alpha = (1.0 - rules.gain) * flow.alpha

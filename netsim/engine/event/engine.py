@@ -1,7 +1,7 @@
-"""The event engine: everything that the reference engine simulates, but priority flow control, in compiled code.
+"""The event engine: the semantics of the reference engine except priority flow control, in compiled code.
 
-The loop runs from one instant in which messages are released to the next; there the transport itself cuts them into
-flows. It is also asked, as in the reference engine, for another path of a flow whose own has failed.
+The compiled loop runs from one release of messages to the next. At a release the Python object of the transport cuts
+the messages into flows. As in the reference engine, it also chooses another path for a flow whose path has failed.
 """
 
 from collections import defaultdict
@@ -31,7 +31,7 @@ class EventEngine:
         scene: What must happen, and where.
         transport: Path choice.
         seed: Seed of the run, for the order of destinations and for marks.
-        fabric: The scene's fabric as arrays, if it is at hand.
+        fabric: The scene's fabric as arrays; None: they are made.
     """
 
     def __init__(self, scene: Scene, transport: Transport, seed: int, fabric: FabricArrays | None = None) -> None:
@@ -73,7 +73,7 @@ class EventEngine:
         return outcome_of(self._scene, self._state)
 
     def _keep(self, state: State) -> None:
-        """Goes on with arrays that may be others than before."""
+        """Replaces the state, whose arrays may have grown."""
         self._state = state
         self._arrays = tuple(tuple(part) for part in state)
 
@@ -91,7 +91,7 @@ class EventEngine:
         return np.array([_row(flow) for flow in flows], dtype=np.int64)
 
     def _cut(self, released: Sequence[int], now_ps: int) -> list[Flow]:
-        """What the transport makes of messages, host by host."""
+        """Flows into which the transport cuts messages, host by host."""
         scene, topology = self._scene, self._scene.topology
         epoch = scene.routes.epoch(now_ps)
         by_nic: dict[int, list[Release]] = defaultdict(list)
@@ -107,7 +107,7 @@ class EventEngine:
         return [flow for messages in by_nic.values() for flow in self._transport.admit(messages, now_ps)]
 
     def _give_path(self) -> None:
-        """Another path for a flow whose own is no longer believed in."""
+        """Gives another path to a flow whose path the routing no longer takes as usable."""
         totals = self._state.network.totals[0]
         index, now_ps = int(totals["asks"]), int(totals["now_ps"])
         record = self._state.hosts.flows[index]
@@ -115,7 +115,7 @@ class EventEngine:
         record["path"] = self._transport.choose_path(self._flows[index], serial, usable, now_ps)
 
     def _settle_timeout(self) -> int:
-        """Perhaps another path for a flow that lost packets without news; returns it unless it is cut off for good."""
+        """Lets the transport choose another path after a timeout; returns the flow unless it is cut off for good."""
         network, hosts = self._state.network, self._state.hosts
         index, now_ps = int(network.totals["asks"][0]), int(network.totals["now_ps"][0])
         record = hosts.flows[index]
@@ -127,7 +127,7 @@ class EventEngine:
         return index if patient else -1
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
-        """All paths of a flow are down and stay so, and the routing will not learn more: it would try forever."""
+        """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
         if now_ps < self._scene.routes.times[-1]:
             return False
         changes, paths = self._scene.rates.changes, self._scene.routes.paths(*self._ends(record))

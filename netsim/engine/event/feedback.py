@@ -1,4 +1,4 @@
-"""What senders do with news, and without, in compiled code: see `netsim.engine.reference.feedback`."""
+"""Acknowledgements and timeouts at senders, in compiled code: see `netsim.engine.reference.feedback`."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def arrive(state: State, lane: int, now: int) -> None:
 
 @compiled
 def run_out(state: State, now: int) -> Whole:
-    """The first timer runs out, or the start of a flow that was put off comes; returns a flow whose path to ask for."""
+    """The first timer runs out, or a delayed flow starts; returns a flow that needs a new path, or -1."""
     network, hosts = state.network, state.hosts
     index, key = hosts.timers[1].what, hosts.timers[1].key
     flow = hosts.flows[index]
@@ -63,7 +63,7 @@ def run_out(state: State, now: int) -> Whole:
 
 @compiled
 def _hear(state: State, news: Record, flow: Record, now: int) -> None:
-    """News is back at the sender."""
+    """An acknowledgement is back at the sender."""
     network, hosts = state.network, state.hosts
     rules, index = network.rules[0], np.int64(news.flow)
     if news.refusal:
@@ -80,7 +80,7 @@ def _hear(state: State, news: Record, flow: Record, now: int) -> None:
 
 @compiled
 def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
-    """There was no progress for too long."""
+    """Timeout of a flow."""
     network, hosts = state.network, state.hosts
     rules = network.rules[0]
     flow.timer_runs = 0

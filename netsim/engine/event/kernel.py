@@ -9,8 +9,8 @@ from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
 
 FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
-"""Why the loop stops: all is done; messages wait for admission; a flow's path has failed, or the flow itself has lost
-packets without news; packets or choices need more room."""
+"""Why the loop stops: all tasks are done; messages wait for admission; a flow's path has failed; a flow has timed out;
+the arrays of packets or of choices are full."""
 
 
 @called

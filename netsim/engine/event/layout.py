@@ -53,10 +53,10 @@ _DRAWS = {
 
 
 def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int) -> State:
-    """Everything at the beginning of time.
+    """The state at the beginning of a run.
 
     Args:
-        scene: What must happen, and where.
+        scene: Tasks and fabric.
         fabric: The fabric of the scene.
         transport: Path choice.
         seed: Seed of the run.
@@ -80,7 +80,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
 
 
 def packets(used: int) -> np.ndarray:
-    """Records of packets that are not in use, chained, behind so many that are."""
+    """Records for packets that are not in use, as a linked list that starts at index `used`."""
     fresh = np.zeros(max(_PACKETS, used), dtype=PACKET)
     fresh["next"] = np.arange(used + 1, used + len(fresh) + 1)
     fresh["next"][-1] = -1

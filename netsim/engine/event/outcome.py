@@ -1,4 +1,4 @@
-"""From the event engine's arrays to what a run was."""
+"""The outcome of a run from the event engine's arrays."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ from netsim.units import service_ps
 
 
 def outcome_of(scene: Scene, state: State) -> Outcome:
-    """What a run was that is over.
+    """The outcome of a finished run.
 
     Args:
-        scene: What was simulated.
-        state: Its end.
+        scene: The simulated scene.
+        state: The state at the end.
     """
     totals, program = state.network.totals[0], state.program
     flows = state.hosts.flows[: totals["flows"]]
@@ -47,7 +47,7 @@ def _flows(scene: Scene, flows: np.ndarray) -> np.recarray:
 
 
 def _links(state: State, flows: np.ndarray) -> np.recarray:
-    """What each link saw, answers that none of them was told of included."""
+    """Figures of each link, including acknowledgements that passed without an event (`transit._return_at_once`)."""
     network, routing = state.network, state.routing
     links, size = network.links, network.rules["answer_wire"][0]
     records = np.zeros(len(links), dtype=LINK)
@@ -66,7 +66,7 @@ def _links(state: State, flows: np.ndarray) -> np.recarray:
 
 def _last_sent(scene: Scene, state: State) -> dict[int, int]:
     """See `Outcome.last_sent`."""
-    found: dict[int, int] = {}
+    passage_ps: dict[int, int] = {}
     rings, flows = state.hosts.rings, state.hosts.flows
     for link in np.flatnonzero(rings["last_flow"] >= 0).tolist():
         ring = rings[link]
@@ -75,12 +75,12 @@ def _last_sent(scene: Scene, state: State) -> dict[int, int]:
         ways = scene.routes.paths(src, dst)
         path, size = int(ring["last_path"]), int(ring["last_wire"])
         indices = scene.routes.usable(src, dst, int(ring["last_epoch"])) if path < 0 else [path]
-        found[link] = min(_alone(scene, ways[index], size) for index in indices)
-    return found
+        passage_ps[link] = min(_alone(scene, ways[index], size) for index in indices)
+    return passage_ps
 
 
 def _alone(scene: Scene, path: Path, wire_bytes: int) -> int:
-    """What remains of a packet's way after its host has sent it, without any queue, at nominal rates."""
+    """Remaining time of a packet after its host has sent it, without queues, at nominal rates."""
     links, rate = scene.topology.links, scene.rates.initial
     rest = (service_ps(wire_bytes, rate[link]) + links[link].delay_ps for link in path[1:])
     return links[path[0]].delay_ps + sum(rest)

@@ -1,4 +1,4 @@
-"""Tasks in compiled code: what may begin, what is released, what is done; see `netsim.engine.frontier`."""
+"""Begin, release and end of tasks in compiled code; see `netsim.engine.frontier`."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Program, Record, Whole
 
 DONE = -1
-"""In place of how many tasks a task waits for, when it is done."""
+"""Value of `waits_for` for a task that is done."""
 
 
 @compiled
 def begin_roots(program: Program, totals: Record) -> None:
-    """Starts all tasks that wait for no other, the last first: what follows a task comes later."""
+    """Starts all tasks that wait for no other, from the last to the first, since successors come after a task."""
     for task in range(len(program.waits_for) - 1, -1, -1):
         if not program.waits_for[task]:
             _begin(program, totals, task, np.int64(0))
@@ -38,7 +38,7 @@ def next_begin_ps(program: Program) -> Whole:
 
 @compiled
 def delivered(program: Program, task: int, end_ps: int) -> None:
-    """A flow of a task is complete at its receiver at that time, which may lie ahead."""
+    """A flow of a task completes at its receiver at `end_ps`, which may be in the future."""
     program.flows_left[task] -= 1
     program.end_ps[task] = max(program.end_ps[task], end_ps)
     if not program.flows_left[task]:
@@ -67,7 +67,7 @@ def _move(program: Program, totals: Record, task: int, now: int) -> None:
 
 @compiled
 def _done(program: Program, totals: Record, task: int, now: int) -> None:
-    """A task is done, and with it those without delay and bytes that waited for it alone, and so on."""
+    """Ends a task, and all tasks without delay and bytes that waited only for tasks that are now done."""
     program.stack[0] = task
     depth = 1
     while depth:

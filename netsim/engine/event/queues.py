@@ -1,4 +1,4 @@
-"""Links of the event engine: who joins their queues, and packets on their way from them."""
+"""Links of the event engine: packets that join their queues, and packets in flight."""
 
 import numpy as np
 
@@ -11,27 +11,27 @@ from netsim.engine.event.state import Array, Network, Record, Whole
 from netsim.engine.queue_series import INTERVALS
 
 GOES, LOST, TRIMMED = range(3)
-"""What becomes of a packet that comes to a link."""
+"""Fates of a packet that arrives at a link."""
 
 _LINK_BITS = 20
 
 
 @compiled
 def serial_of(packet: Record) -> Whole:
-    """The transmission of its flow that a packet is."""
+    """Serial of a packet: the number of its transmission within the flow."""
     return (packet.key >> 1) & ((1 << SERIAL_BITS) - 1)
 
 
 @compiled
 def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -> tuple[Whole, Whole]:
-    """A packet comes to a link. Returns what becomes of it, and when its last bit leaves.
+    """Adds a packet to the queue of a link. Returns its fate, and when its last bit leaves.
 
     Args:
         network: Links.
         packet: Record of the packet.
         flow_id: Id of its flow.
         index: The link.
-        now: Now.
+        now: Current time.
     """
     rules, totals, link = network.rules[0], network.totals[0], network.links[index]
     start = max(link.free_ps, now)
@@ -78,7 +78,7 @@ def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -
 
 @compiled
 def cross(network: Network, packet: Record, index: int, now: int) -> tuple[Whole, Whole]:
-    """A packet in the control lane takes a link without waiting and without being waited for; see `join`."""
+    """Sends a packet of the control lane over a link: it waits for no packet, and none waits for it; see `join`."""
     totals, link = network.totals[0], network.links[index]
     if link.varies:
         rate = rate_at(network, index, now)
@@ -126,7 +126,7 @@ def _note_queue(longest: Array, totals: Record, now: int, queue: int) -> None:
 
 @compiled
 def send_on(network: Network, index: int, lane: int, arrives: int) -> None:
-    """Puts a packet among those on their way, as the last one that arrives."""
+    """Adds a packet to those in flight, as the last to arrive."""
     packet, way = network.packets[index], network.lanes[lane]
     packet.time_ps = arrives
     packet.next = -1
@@ -140,7 +140,7 @@ def send_on(network: Network, index: int, lane: int, arrives: int) -> None:
 
 @compiled
 def send_across(network: Network, index: int, lane: int, arrives: int) -> None:
-    """The same, where packets of the control lane may overtake each other."""
+    """Adds a packet of the control lane to those in flight; packets of this lane may overtake each other."""
     packets, way = network.packets, network.lanes[lane]
     packet = packets[index]
     packet.time_ps = arrives

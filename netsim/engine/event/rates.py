@@ -1,4 +1,4 @@
-"""What links do over time, for compiled code: see `netsim.topology.failure.Rates`."""
+"""Rates of links over time, for compiled code: see `netsim.topology.failure.Rates`."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What both ends of a flow remember, in compiled code: see `netsim.congestion.recovery`.
+"""Loss recovery of a flow in compiled code: see `netsim.congestion.recovery`.
 
 Packets under way are a list in the order of their transmissions, through the rows of `Hosts.memory`.
 """
@@ -9,10 +9,10 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Hosts, Record, Whole
 
 NOTHING_LOST, SELECTIVE, GO_BACK_N = range(3)
-"""Kinds. With the first one nothing goes twice, and so nothing need be hosts of a single packet."""
+"""Kinds. Under the first one nothing is sent twice, so no state is kept for single packets."""
 
 ACCEPTED, ACKNOWLEDGE, REFUSE = 1, 2, 4
-"""Bits of what a receiver does."""
+"""Bits of a receiver's answer to a packet."""
 
 _ACKED, _RECEIVED, _LOST, _UNDER_WAY = (np.uint8(1 << bit) for bit in range(4))
 _ALL = np.int64(2**62)
@@ -20,7 +20,7 @@ _ALL = np.int64(2**62)
 
 @compiled
 def take(rules: Record, flow: Record, hosts: Hosts) -> Whole:
-    """The packet that leaves as the flow's next transmission, which is counted."""
+    """The packet to send as the flow's next transmission; counts the transmission."""
     serial = flow.serial
     flow.serial = serial + 1
     flow.in_flight += 1
@@ -48,7 +48,7 @@ def take(rules: Record, flow: Record, hosts: Hosts) -> Whole:
 
 @compiled
 def acknowledged(rules: Record, flow: Record, hosts: Hosts, sequence: int, serial: int, expected: int) -> Whole:
-    """An acknowledgement has come; returns how many packets are newly known to have arrived."""
+    """An acknowledgement has arrived; returns the number of packets newly acknowledged."""
     if rules.recovery == NOTHING_LOST:
         flow.in_flight -= 1
         return np.int64(1)
@@ -69,7 +69,7 @@ def acknowledged(rules: Record, flow: Record, hosts: Hosts, sequence: int, seria
 
 @compiled
 def refused(rules: Record, flow: Record, hosts: Hosts, sequence: int, serial: int, expected: int) -> Whole:
-    """A negative acknowledgement has come; returns the same."""
+    """A negative acknowledgement has arrived; returns the number of packets newly acknowledged."""
     if rules.recovery == GO_BACK_N:
         old = expected < flow.acked
         newly = _acknowledged_before(flow, expected)
@@ -86,7 +86,7 @@ def refused(rules: Record, flow: Record, hosts: Hosts, sequence: int, serial: in
 
 @compiled
 def timed_out(rules: Record, flow: Record, hosts: Hosts) -> None:
-    """No progress for too long."""
+    """The timeout has passed without progress."""
     if rules.recovery == GO_BACK_N:
         flow.next = flow.acked
         flow.in_flight = 0
@@ -97,7 +97,7 @@ def timed_out(rules: Record, flow: Record, hosts: Hosts) -> None:
 
 @compiled
 def received(rules: Record, flow: Record, hosts: Hosts, sequence: int) -> Whole:
-    """A packet has come to the receiver; returns bits of what it does."""
+    """A packet has arrived at the receiver; returns the bits of its answer."""
     if rules.recovery == NOTHING_LOST:
         return ACCEPTED | ACKNOWLEDGE
     if rules.recovery == SELECTIVE:

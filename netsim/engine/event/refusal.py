@@ -1,4 +1,4 @@
-"""What the event engine does not simulate."""
+"""Scenes and transports that the event engine cannot simulate."""
 
 from netsim.engine.event.calendar import FLOW_BITS, SERIAL_BITS
 from netsim.engine.protocol import Scene

@@ -1,4 +1,4 @@
-"""Room for more: arrays that grow as a run needs it."""
+"""Growth of the event engine's arrays."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from netsim.engine.event.state import State
 
 
 def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
-    """Room for so many flows, and for what must be remembered of so many packets."""
+    """The state with room for so many flows, and for the recovery of so many packets."""
     rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
     if packets_of_flows > len(hosts.memory) and rules["recovery"] == SELECTIVE:
         names = ("memory", "last_serial", "older", "newer")
@@ -23,7 +23,7 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
 
 
 def with_room_for_packets(state: State) -> State:
-    """Twice as many packets, if all are in use."""
+    """The state with twice as many packet records, if all are in use."""
     network = state.network
     totals = network.totals[0]
     if totals["free_packet"] >= 0:
@@ -34,7 +34,7 @@ def with_room_for_packets(state: State) -> State:
 
 
 def with_room_for_choices(state: State) -> State:
-    """Twice as many choices of flows at switches, if all are in use."""
+    """The state with twice as many records of choices at switches, if all are in use."""
     chosen = state.routing.chosen
     if state.network.totals[0]["chosen"] < len(chosen):
         return state

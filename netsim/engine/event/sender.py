@@ -1,4 +1,4 @@
-"""Hosts' links in compiled code: flows take turns, packets leave; see `netsim.engine.reference.nic`."""
+"""The sending side of hosts' links in compiled code: flows take turns; see `netsim.engine.reference.nic`."""
 
 import numpy as np
 
@@ -15,14 +15,14 @@ _NEVER = np.int64(-1)
 
 @compiled
 def is_open(flow: Record) -> bool:
-    """There is a packet to send and the window has room for it."""
+    """Whether there is a packet to send and the window has room for it."""
     pending = flow.lost > 0 or flow.next < flow.packets
     return pending and flow.in_flight < flow.window and not (flow.alone and flow.in_flight)
 
 
 @compiled
 def enter_ring(network: Network, hosts: Hosts, index: int, now: int) -> None:
-    """A flow comes to the end of its host's ring, whose link looks for a packet as soon as it is free."""
+    """Adds a flow to the end of its host's ring; the link looks for a packet as soon as it is free."""
     flow = hosts.flows[index]
     ring = hosts.rings[flow.up]
     flow.in_ring = 1
@@ -39,7 +39,7 @@ def enter_ring(network: Network, hosts: Hosts, index: int, now: int) -> None:
 
 @compiled
 def resume(network: Network, hosts: Hosts, index: int, now: int) -> None:
-    """A flow goes on as soon as its pace allows, if it is not in its host's ring."""
+    """Resumes a flow that is outside its host's ring, as soon as its pace allows."""
     flow = hosts.flows[index]
     if not flow.in_ring and is_open(flow):
         if now >= flow.next_ps:
@@ -57,7 +57,7 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 @compiled
 def look(state: State, link: int, now: int) -> Whole:
-    """A host's link looks for a packet; returns a flow that needs another path first, or -1."""
+    """Sends the next packet of a host's link; returns a flow that needs another path first, or -1."""
     network, hosts, routing = state.network, state.hosts, state.routing
     ring, rules = hosts.rings[link], network.rules[0]
     if network.links[link].free_ps > now:
@@ -87,7 +87,7 @@ def look(state: State, link: int, now: int) -> Whole:
 
 @compiled
 def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, now: int) -> None:
-    """The first flow of a ring sends a packet, and takes its next place."""
+    """Sends a packet of the first flow of a ring, and moves the flow to its next place."""
     network, hosts, routing = state.network, state.hosts, state.routing
     rules, totals = network.rules[0], network.totals[0]
     serial = flow.serial

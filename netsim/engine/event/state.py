@@ -1,4 +1,4 @@
-"""What the event engine remembers, as arrays: one record for each flow, link, host's ring, packet under way.
+"""The state of the event engine as arrays: one record for each flow, link, host's ring and packet in flight.
 
 Times in picoseconds, sizes in bytes, on the wire unless said otherwise. -1 is no index.
 """
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Array = Record = Any
-"""Arrays, and records of them, whose fields compiled code reads and writes by name: no type of NumPy's says so."""
+"""Structured arrays and their records. Compiled code uses the fields by name, for which NumPy has no static type."""
 Whole = int | np.int64 | np.uint64
-"""What compiled code calculates with."""
+"""Types of numbers in compiled code."""
 
 _INDEX, _WHOLE, _REAL, _YES = np.int32, np.int64, np.float64, np.uint8
 
@@ -44,7 +44,7 @@ FLOW_STATE = _record(
     next_ps=_WHOLE,
     wake_ps=_WHOLE,
     deadline_ps=_WHOLE,
-    # What the sender remembers: transmissions; first sequence never sent; packets under way, counted as lost, before
+    # State of the sender: transmissions; first sequence never sent; packets under way, counted as lost, before
     # which all have arrived (go-back-N), the highest ever sent and one; how many may be under way.
     serial=_WHOLE,
     next=_WHOLE,
@@ -59,7 +59,7 @@ FLOW_STATE = _record(
     first_row=_WHOLE,
     oldest=_WHOLE,
     newest=_WHOLE,
-    # What the receiver remembers.
+    # State of the receiver.
     left=_WHOLE,
     highest=_WHOLE,
     reordered=_WHOLE,
@@ -117,7 +117,7 @@ LINK_STATE = _record(
     busy_ps=_WHOLE,
     longest_ps=_WHOLE,
 )
-"""A link; `rate_bps` is nominal, and if the link `varies` not all there is to know."""
+"""A link; `rate_bps` is nominal and holds at all times unless the link `varies`."""
 
 HOST_RING = _record(
     first=_INDEX,
@@ -154,7 +154,7 @@ PACKET = _record(
     refusal=_YES,
     notified=_YES,
 )
-"""A packet, or the news of it. `way` is a row of `FabricArrays.way_links` with which its path so far agrees."""
+"""A packet, or its acknowledgement. `way` is a row of `FabricArrays.way_links` that agrees with its path so far."""
 
 RULES = _record(
     payload=_WHOLE,
@@ -211,7 +211,7 @@ RULES = _record(
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )
-"""The scenario, for compiled code: one record. `stride` is 0 if the transport itself cuts messages."""
+"""Constants of the scenario, one record. `stride` is 0 if the transport cuts messages itself."""
 
 TOTALS = _record(
     now_ps=_WHOLE,
@@ -231,11 +231,11 @@ TOTALS = _record(
     chosen=_WHOLE,
     asks=_WHOLE,
 )
-"""What a run counts, and what it wants when it stops: one record."""
+"""Counts of a run, and what the loop needs when it stops: one record."""
 
 
 class Program(NamedTuple):
-    """Tasks and what waits for them.
+    """Tasks and their successors.
 
     Args:
         begins: Heap of tasks that begin (2 task), and of those whose messages have arrived (2 task + 1).
@@ -248,8 +248,8 @@ class Program(NamedTuple):
         waits_for: How many tasks it still waits for; less than 0 once it is done.
         flows_left: How many of its flows are not complete.
         end_ps: When it was done.
-        released: Tasks released in this instant, so many as `TOTALS` says.
-        stack: Room for tasks that begin at once.
+        released: Tasks released in this instant; `TOTALS` has their number.
+        stack: Scratch space for tasks that begin at once.
     """
 
     begins: Array
@@ -267,7 +267,7 @@ class Program(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """Ways and what the routing knows, from `FabricArrays`, and what transports remember of them.
+    """Ways and the routing's knowledge, from `FabricArrays`, and the state of transports.
 
     Args:
         up: Link from a host to its leaf.
@@ -323,7 +323,7 @@ class Routing(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Links and what is on them.
+    """Links and the packets on them.
 
     Args:
         rules: One record of `RULES`.
@@ -351,7 +351,7 @@ class Network(NamedTuple):
 
 
 class Hosts(NamedTuple):
-    """Both ends of flows.
+    """Senders and receivers of flows.
 
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
@@ -375,7 +375,7 @@ class Hosts(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything."""
+    """The whole state of a run."""
 
     network: Network
     hosts: Hosts

@@ -1,7 +1,7 @@
 """Choices of switches, in compiled code: see `netsim.transport.switched`.
 
-A packet climbs down a tree of choices for its pair of leaves and what the routing knew when it left: the links that
-lead on from what it has taken so far, in the order of the ways.
+Each pair of leaves and epoch (of the packet's departure) has a tree of choices: its nodes are the links that continue
+the path so far, in the order of the ways. A packet descends in this tree.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SHORTEST, SAMPLED, FLOW_SHORTEST = range(3)
 
 _SAMPLE_BITS, _LINK_BITS = np.int64(8), np.int64(20)
 MOST_CANDIDATES = 192
-"""More than `Drill` can draw and remember."""
+"""Size of scratch space, more than `Drill` can draw and remember."""
 
 
 class Tree(NamedTuple):
@@ -39,7 +39,7 @@ class Tree(NamedTuple):
 
 
 def tree(fabric: FabricArrays) -> Tree:
-    """The choices that a fabric offers."""
+    """The trees of choices of a fabric."""
     epochs = len(fabric.epoch_ps)
     roots = (len(fabric.way_begin) - 1) * epochs
     way = [-1] * roots
@@ -66,7 +66,7 @@ def tree(fabric: FabricArrays) -> Tree:
 def choose_next(
     network: Network, hosts: Hosts, routing: Routing, index: int, packet: Record, serial: int, now: int
 ) -> Whole:
-    """The row of the next link of a packet, where the switch that it has come to decides."""
+    """The row of the next link of a packet, chosen by the switch where the packet is."""
     rules, totals = network.rules[0], network.totals[0]
     begin, end = routing.child_begin[packet.node], routing.child_begin[packet.node + 1]
     if end - begin == 1:
@@ -100,7 +100,7 @@ def _backlog(links: Array, link: int, now: int) -> Whole:
 
 @compiled
 def _shortest(rules: Record, links: Array, routing: Routing, begin: int, end: int, now: int) -> Whole:
-    """The least unfinished work; of equals the next after the switch's last choice."""
+    """The link with the least unfinished work; among equals the next after the switch's last choice."""
     switch = routing.source[routing.child_link[begin]]
     last = routing.shortest[switch, 0]
     best, best_work, best_turn = np.int64(-1), np.int64(0), np.int64(0)
@@ -118,33 +118,33 @@ def _shortest(rules: Record, links: Array, routing: Routing, begin: int, end: in
 def _sampled(
     rules: Record, links: Array, routing: Routing, flow_id: int, serial: int, begin: int, end: int, now: int
 ) -> Whole:
-    """The shortest of some queues drawn at random and those that were shortest before."""
+    """The shortest among queues drawn at random and the queues that were shortest before."""
     first = routing.child_link[begin]
     switch = routing.source[first]
     rows, works = routing.candidates[0], routing.candidates[1]
-    found = 0
+    size = 0
     for sample in range(rules.samples):
         drawn = draw(rules.path_draws, flow_id, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
         row = begin + np.int64(drawn % np.uint64(end - begin))
-        found = _insert(rows, works, found, row, _backlog(links, routing.child_link[row], now))
+        size = _insert(rows, works, size, row, _backlog(links, routing.child_link[row], now))
     for place in range(rules.memory):
         for row in range(begin, end):
             if routing.child_link[row] == routing.shortest[switch, place]:
-                found = _insert(rows, works, found, row, _backlog(links, routing.child_link[row], now))
+                size = _insert(rows, works, size, row, _backlog(links, routing.child_link[row], now))
     for place in range(rules.memory):
-        routing.shortest[switch, place] = routing.child_link[rows[place]] if place < found else -1
+        routing.shortest[switch, place] = routing.child_link[rows[place]] if place < size else -1
     return rows[0]
 
 
 @compiled
-def _insert(rows: Array, works: Array, found: int, row: int, work: int) -> Whole:
+def _insert(rows: Array, works: Array, size: int, row: int, work: int) -> Whole:
     """Adds a candidate that is not there yet, behind all that are as short; returns how many there are."""
-    for place in range(found):
+    for place in range(size):
         if rows[place] == row:
-            return found
-    place = found
+            return size
+    place = size
     while place and works[place - 1] > work:
         rows[place], works[place] = rows[place - 1], works[place - 1]
         place -= 1
     rows[place], works[place] = row, work
-    return found + 1
+    return size + 1

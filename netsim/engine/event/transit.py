@@ -1,4 +1,4 @@
-"""Packets from link to link in compiled code, until they, or the news of them, are where they go."""
+"""Passage of packets and acknowledgements from link to link, in compiled code."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from netsim.engine.event.switches import choose_next
 
 @compiled
 def enter(state: State, index: int, link: int, now: int) -> None:
-    """A packet comes to a link, and goes on to the next if it is not lost."""
+    """Passes a packet over a link and schedules its next arrival, unless it is lost."""
     network = state.network
     packet = network.packets[index]
     flow = state.hosts.flows[packet.flow]
@@ -50,7 +50,7 @@ def enter(state: State, index: int, link: int, now: int) -> None:
 
 @compiled
 def drop(network: Network, index: int) -> None:
-    """A packet is no more."""
+    """Frees the record of a packet."""
     totals = network.totals[0]
     network.packets[index].next = totals.free_packet
     totals.free_packet = index
@@ -58,7 +58,7 @@ def drop(network: Network, index: int) -> None:
 
 @compiled
 def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
-    """A packet is at its receiver, and becomes its own answer; returns whether there is one."""
+    """Turns a packet at its receiver into its acknowledgement; returns whether there is one."""
     rules = state.network.rules[0]
     packet.refusal, packet.expected = 1, 0
     if not packet.trimmed:
@@ -86,7 +86,7 @@ def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
 
 @compiled
 def next_link(state: State, packet: Record, flow: Record, now: int) -> Whole:
-    """The link that a packet comes to next."""
+    """The next link of a packet."""
     network, routing = state.network, state.routing
     if packet.control:
         return np.int64(network.links[_link(routing, packet, flow, flow.links - 1 - packet.hop)].reverse)
@@ -118,7 +118,7 @@ def _note_order(flow: Record, packet: Record) -> None:
 
 @compiled
 def _return_at_once(state: State, index: int, packet: Record, flow: Record, link: int, now: int) -> None:
-    """An answer that nothing can stop or delay is on all links of its way back in turn, none of which need be told."""
+    """Returns an acknowledgement that nothing can stop or delay: its links are counted, and none needs an event."""
     routing = state.routing
     arrives = now + flow.answer_ps
     if flow.links > 2:

@@ -1,4 +1,4 @@
-"""The exact engine for open loops: what leaves the hosts does not depend on the fabric, and no link feeds itself."""
+"""The exact engine, for open loops: hosts send independently of the fabric, and links feed each other in no circle."""
 
 from pathlib import Path
 

@@ -21,7 +21,7 @@ class Flows(NamedTuple):
         bytes: Payload.
         way: Way of all its packets, as a row of `FabricArrays.way_links`; -1 if each packet chooses.
         delay_ps: How long after the release it joins the others of its host.
-        turn: By what it comes, before its number, among those its host releases together; empty if the nic says.
+        turn: Sort key, before the flow's number, among flows that its host releases together; empty: the nic decides.
     """
 
     id: np.ndarray
@@ -33,12 +33,12 @@ class Flows(NamedTuple):
 
 
 def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: int) -> Flows:
-    """What `Transport.admit` makes of all messages.
+    """The flows of all messages, as `Transport.admit` would make them.
 
     Args:
-        layout: Where they travel.
-        messages: What is released.
-        transport: By which rule.
+        layout: Fabric and tasks.
+        messages: The messages.
+        transport: The transport.
         seed: Seed of the run.
     """
     if isinstance(transport, EtherealConfig):
@@ -64,7 +64,7 @@ def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: 
 
 
 def _hashed(layout: Layout, messages: Messages, message: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """The usable way that a flow's hash picks."""
+    """The usable way of each flow by its hash."""
     begin = layout.fabric.usable_begin
     row = messages.usable[message]
     count = (begin[row + 1] - begin[row]).astype(np.uint64)

@@ -13,7 +13,7 @@ from netsim.transport.config import EtherealConfig
 
 
 def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed: int) -> tuple[np.ndarray, ...]:
-    """The fields of `netsim.engine.exact.admission.Flows`."""
+    """Cuts and balances all messages; returns the fields of `netsim.engine.exact.admission.Flows`."""
     groups, turn = groups_of(layout, messages, transport, seed)
     equal = transport.pieces == "equal"
     pieces = np.ones(len(messages.task), dtype=np.int64)
@@ -42,12 +42,12 @@ def _cut(
     way: np.ndarray,
     pieces: np.ndarray,
 ) -> None:
-    """Counts the pieces of messages, or fills in the flows that they are.
+    """Counts the pieces of messages, or fills in a flow for each piece.
 
     Args:
         groups: The messages.
         message_bytes: Payload of each message.
-        equal: Pieces are equal; otherwise as few as possible.
+        equal: Whether pieces are equal; otherwise there are as few as possible.
         begin: First flow of each message; empty to count only.
         size_bytes: Payload of each flow.
         way: Way of each flow, at first the first of its pair of leaves.
@@ -81,7 +81,7 @@ def _equal(
     size_bytes: np.ndarray,
     way: np.ndarray,
 ) -> Integer:
-    """Pieces of one of `flows` messages that continue the turn; the first becomes flow `at` unless that is -1."""
+    """Equal pieces of one of `flows` messages, which continue the turn; the first is flow `at` unless that is -1."""
     pieces = len(ways) // np.gcd(flows, len(ways))
     shortest, longer = each // pieces, each % pieces
     if at >= 0:
@@ -101,7 +101,7 @@ def _minimal(
     size_bytes: np.ndarray,
     way: np.ndarray,
 ) -> Integer:
-    """The same where the k-th way takes bytes [k, k + 1) * total / s of the flows laid end to end."""
+    """As few pieces as possible: way k takes bytes [k, k + 1) * total / s of the flows laid end to end."""
     total, begin, end = each * flows, position * each, (position + 1) * each
     turn, pieces = begin * len(ways) // total, 0
     while begin < end:

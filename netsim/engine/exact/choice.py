@@ -1,4 +1,4 @@
-"""How a packet's way is chosen at its host."""
+"""Choice of a packet's way at its host."""
 
 from typing import NamedTuple
 
@@ -18,14 +18,14 @@ _RULES = {
     "flowlet": (FLOWLET, Purpose.FLOWLET_PATH),
 }
 KINDS = ("ecmp", "subflows", "ethereal", *_RULES)
-"""Transports whose packets know their way when they leave, whatever happens in the fabric."""
+"""Transports that choose a packet's way at its departure, independently of the fabric."""
 
 
 class Rule(NamedTuple):
-    """How packets choose.
+    """Rule by which packets choose their way.
 
     Args:
-        kind: FIXED: they follow their flow; or one of the others above.
+        kind: FIXED: packets follow their flow; or one of the other kinds above.
         state: State of the draws.
         gap_ps: Shortest pause that begins a flowlet.
     """
@@ -52,16 +52,16 @@ def choose(
     leaf: Integer,
     sent: tuple[Integer, Integer],
 ) -> Integer:
-    """One of so many usable ways, by its place among them.
+    """Index of the chosen way among the usable ones.
 
     Args:
-        rule: How, but FIXED. A flowlet's later packets do not ask.
+        rule: The rule, not FIXED. Called only for the first packet of a flowlet.
         choices: Number of usable ways.
         flow_id: The packet's flow.
         serial: Its place in the flow.
         link: Its host's link.
-        leaf: Where it goes.
-        sent: Packets that the link has sent in all and to that leaf, this one included.
+        leaf: Destination leaf.
+        sent: Packets that the link has sent in all, and to that leaf, including this one.
     """
     ways = np.uint64(choices)
     if rule.kind == _ROUND_ROBIN:

@@ -1,4 +1,4 @@
-"""The exact engine: open loops without a calendar, link after link, in compiled code."""
+"""The exact engine: open loops link after link, without a calendar, in compiled code."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class ExactEngine:
     """One run, equal to that of the reference engine to the last bit.
 
     Args:
-        scene: What must happen, and where.
+        scene: Tasks and fabric.
         transport: Path choice.
         seed: Seed of the run.
 
@@ -61,7 +61,7 @@ class ExactEngine:
         )
 
     def _travel(self, layout: Layout, messages: Messages, flows: Flows, cargo: Cargo) -> "_Travelled":
-        """Sends all packets through the fabric; what they need on the way is gone when they have arrived."""
+        """Sends all packets through the fabric; a function of its own, so that their arrays are freed at its end."""
         scene, fabric = self._scene, layout.fabric
         assert layout.inner is not None, "refused"
         bits, count = len(layout.steps).bit_length(), len(fabric.delay_ps)
@@ -84,7 +84,7 @@ class ExactEngine:
 
 
 class _Travelled(NamedTuple):
-    """What packets leave behind; see `Outcome`."""
+    """Figures of all packets; see `Outcome`."""
 
     receivers: np.ndarray
     links: np.ndarray
@@ -110,7 +110,7 @@ def _receivers(flows: Flows, messages: Messages) -> np.ndarray:
 
 
 def _at_hosts(layout: Layout, messages: Messages, flows: Flows, cargo: Cargo, departures: Departures) -> Arrivals:
-    """Packets at the links of their hosts."""
+    """Packets at the first links, those of their hosts."""
     links = len(layout.fabric.delay_ps)
     counts = _sums(messages.link[flows.message], np.diff(cargo.first), links)
     begin = np.concatenate([[0], np.cumsum(counts)])
@@ -135,7 +135,7 @@ def _sums(index: np.ndarray, amounts: np.ndarray, size: int) -> np.ndarray:
 
 
 def _task_ends(layout: Layout, messages: Messages, flows: Flows, flow_end_ps: np.ndarray) -> np.ndarray:
-    """When each task was done, from when flows were."""
+    """The end of each task, from the ends of its flows."""
     columns = layout.columns
     end_ps = np.full(len(columns.bytes), UNKNOWN, dtype=np.int64)
     if len(flow_end_ps):

@@ -1,4 +1,4 @@
-"""Which messages `netsim.transport.ethereal` balances together, in which order, over which ways in which order."""
+"""Groups of messages that `netsim.transport.ethereal` balances together, with the order of messages and of ways."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from netsim.transport.config import EtherealConfig
 
 
 class Groups(NamedTuple):
-    """Messages of one size that a host releases in one instant towards one leaf, or without a choice of ways.
+    """Groups of messages of one size that a host releases in one instant to one leaf, or that have one way only.
 
     Args:
         member: Messages, group by group, by index.
@@ -34,13 +34,13 @@ def groups_of(layout: Layout, messages: Messages, transport: EtherealConfig, see
     """The groups, in the order in which they are cut.
 
     Args:
-        layout: Where messages travel.
-        messages: What is released.
-        transport: Order of a group's messages and ways, and of what stands in a host's ring.
+        layout: Fabric and tasks.
+        messages: The messages.
+        transport: Its options give the order of a group's messages and ways, and of flows in a host's ring.
         seed: Seed of the run.
 
     Returns:
-        The groups; for each message its turn among those its host releases together, empty if the scenario's nic says.
+        The groups; for each message its turn among those that its host releases together, empty if the nic decides.
     """
     choice = np.diff(layout.fabric.way_begin)[messages.pair] > 1
     groups = _by_number(layout, messages, choice)
@@ -122,13 +122,13 @@ def _leaf_by_leaf(groups: Groups, task: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _places_ahead(layout: Layout, messages: Messages) -> np.ndarray:
-    """How far the destination's place lies ahead of the source's, going round."""
+    """Distance from the source's place to the destination's, modulo the number of places."""
     place = layout.place
     return (place[messages.dst_host] - place[messages.src_host]) % (place.max() + 1)
 
 
 def _leaves_ahead(layout: Layout, messages: Messages, ahead: np.ndarray) -> np.ndarray:
-    """Turn of each message: by how far the destination's place, `ahead`, then its leaf, lies ahead."""
+    """Turn of each message: by the distance in places, `ahead`, then by the distance in leaves."""
     leaf = layout.fabric.leaf
     leaves = leaf.max() + 1
     return ahead * leaves + (leaf[messages.dst_host] - leaf[messages.src_host]) % leaves
@@ -145,7 +145,7 @@ def _take_ways_in_turn(groups: Groups, first: np.ndarray, layout: Layout, messag
 def _sort_ways(
     groups: Groups, base: np.ndarray, up: np.ndarray, links: int, leaf: np.ndarray, place: np.ndarray
 ) -> None:
-    """Ways over one link up after the other, each time on by the next of a link's ways.
+    """Orders ways so that consecutive ones use consecutive links up, and repeated links their next way.
 
     Args:
         groups: Are changed.

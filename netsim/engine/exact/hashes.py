@@ -6,7 +6,7 @@ from numba import njit
 from netsim.engine.compiled.draws import draw, stream
 
 SIGN = np.uint64(1 << 63)
-"""Flipping it makes the order of signed integers that of the unsigned draws."""
+"""The sign bit. Flipping it gives signed integers the order of the unsigned draws."""
 _POLYNOMIAL = 0xEDB88320
 """Of CRC-32 (ISO-HDLC), as `binascii.crc32` computes it, lowest bit first."""
 _BYTES = 8

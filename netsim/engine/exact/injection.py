@@ -1,4 +1,4 @@
-"""What leaves the hosts: which packet when, and which way it takes."""
+"""Injection: when each packet leaves its host, and which way it takes."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from netsim.engine.protocol import PacketConfig
 
 
 class Cargo(NamedTuple):
-    """What flows carry. F flows; packets are numbered by (flow, place in the flow).
+    """The packets of flows. F flows; packets are numbered by (flow, place in the flow).
 
     Args:
         id: [F] as in `netsim.transport.protocol.Flow`.
@@ -52,7 +52,7 @@ class Departures(NamedTuple):
     """Packets at the hosts' links.
 
     Args:
-        tag: What they are, link by link, as they leave: number << bits | way * stride.
+        tag: Tags of packets, link by link, in the order of departure: number << bits | way * stride.
         leave_ps: When each of them begins to leave.
         by_way: Packets that take each way.
     """
@@ -66,13 +66,13 @@ class Departures(NamedTuple):
 def inject(
     fabric: FabricArrays, rule: Rule, rings: Rings, cargo: Cargo, leaf: np.ndarray, bits: int, stride: int
 ) -> Departures:
-    """Lets every host's ring go round until it is empty.
+    """Serves every host's ring until it is empty.
 
     Args:
         fabric: Rates and usable ways.
         rule: How packets choose.
-        rings: In which order flows come, and whether they take turns.
-        cargo: What they carry.
+        rings: Order of flows, and whether they take turns.
+        cargo: Packets of the flows.
         leaf: Destination leaf of each pair of leaves.
         bits: See `Departures`.
         stride: See `Departures`.

@@ -1,4 +1,4 @@
-"""What all runs of a scene share, whatever the transport and the seed."""
+"""Arrays of a scene, shared by all its runs whatever the transport and the seed."""
 
 from math import isqrt
 from typing import NamedTuple
@@ -68,7 +68,7 @@ def _lay_out(scene: Scene) -> Layout:
 
 
 def _links_in_use(fabric: FabricArrays) -> np.ndarray:
-    """Rows of `way_links` that the routing ever believes in."""
+    """Rows of `way_links` that are usable in any epoch."""
     pair = np.repeat(np.arange(len(fabric.usable_begin) - 1) // len(fabric.epoch_ps), np.diff(fabric.usable_begin))
     return fabric.way_links[np.unique(fabric.way_begin[pair] + fabric.usable)]
 

@@ -1,4 +1,4 @@
-"""When tasks begin and end in an open loop: no message waits for another."""
+"""Begin and end of tasks in an open loop: no message waits for another."""
 
 from math import isqrt
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from netsim.engine.compiled.fabric import FabricArrays
 from netsim.workload.protocol import TaskColumns
 
 UNKNOWN = -1
-"""In place of the end of a message that has not been simulated yet, and of all that waits for it."""
+"""End of a message that has not been simulated yet, and of every task that waits for it."""
 
 
 class Messages(NamedTuple):
@@ -49,7 +49,7 @@ def messages_of(columns: TaskColumns, hosts: np.ndarray, fabric: FabricArrays) -
     Args:
         columns: The program.
         hosts: Host of each rank.
-        fabric: Where they travel.
+        fabric: The fabric.
     """
     ends = np.full(len(columns.bytes), UNKNOWN, dtype=np.int64)
     release_ps = release_times(columns.delay_ps, columns.bytes, columns.after_begin, columns.after, ends)
@@ -80,7 +80,7 @@ def messages_of(columns: TaskColumns, hosts: np.ndarray, fabric: FabricArrays) -
 def release_times(
     delay_ps: np.ndarray, size_bytes: np.ndarray, after_begin: np.ndarray, after: np.ndarray, end_ps: np.ndarray
 ) -> np.ndarray:
-    """When each task has waited long enough, UNKNOWN if it waits for a message whose end is UNKNOWN.
+    """Time at which each task may begin, UNKNOWN if it waits for a message whose end is UNKNOWN.
 
     Args:
         delay_ps: Of each task.

@@ -1,4 +1,4 @@
-"""Which scenes the exact engine is for."""
+"""Scenes and transports that the exact engine cannot simulate."""
 
 from itertools import pairwise
 
@@ -10,11 +10,11 @@ from netsim.transport.config import TransportConfig
 
 
 def refusal(scene: Scene, transport: TransportConfig) -> str | None:
-    """Why a run is not for the exact engine, None if it is.
+    """Why the exact engine cannot simulate a run; None if it can.
 
     Args:
-        scene: What would be simulated.
-        transport: How.
+        scene: The scene.
+        transport: The transport.
     """
     if transport.kind not in KINDS:
         return f"{transport.kind} chooses paths by what it sees in the network"
@@ -34,7 +34,7 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
 
 
 def _surprised(scene: Scene) -> bool:
-    """Whether the routing ever believes in a link that is down, or gives one up after the beginning."""
+    """Whether the routing ever uses a link that is down, or stops using one after the beginning."""
     known = scene.rates.known_down()
     ends = [time for time, _ in known[1:]] + [NEVER]
     for (begin, down), end in zip(known, ends, strict=True):

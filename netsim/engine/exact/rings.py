@@ -35,7 +35,7 @@ def rings_of(flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links
     Args:
         flows: All flows.
         messages: What they belong to.
-        nic: Order of flows released together, if the transport does not say, and whether they take turns.
+        nic: Order of flows released together, unless the transport sets it, and whether they take turns.
         hosts: Hosts of the fabric.
         links: Links of the fabric.
         seed: Seed of the run.
@@ -59,7 +59,7 @@ def rings_of(flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links
 def _sort(
     link: np.ndarray, turn: np.ndarray, join_ps: np.ndarray, delay_ps: np.ndarray, begin: np.ndarray, order: np.ndarray
 ) -> None:
-    """By time; in one instant first the flows released then, by turn, then those put off until then, by number."""
+    """Sorts flows by time; within an instant first flows released then, by turn, then delayed flows, by number."""
     fill = begin[:-1].copy()
     for flow in range(len(link)):
         order[fill[link[flow]]] = flow

@@ -1,4 +1,4 @@
-"""Sorting of stretches of pairs, such as the packets of one link by (arrival, number)."""
+"""Sorting of segments of pairs, such as the packets of one link by (arrival, number)."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ import numpy as np
 from numba import njit
 
 _CROWD = 32
-"""Pairs of one bucket that are still put in order one by one."""
+"""Largest bucket that is sorted by insertion."""
 
 
 class Room(NamedTuple):
-    """Memory for sorting stretches up to a length.
+    """Scratch space for sorting segments up to a length.
 
     Args:
         key: Room for the keys.
@@ -25,7 +25,7 @@ class Room(NamedTuple):
 
 @njit(cache=True)
 def room_for(begin: np.ndarray) -> Room:
-    """Room for any of the stretches that begin where `begin` says, up to its last entry."""
+    """Scratch space for any of the segments with the boundaries `begin`."""
     size = 1
     for stretch in range(len(begin) - 1):
         size = max(size, begin[stretch + 1] - begin[stretch])
@@ -52,7 +52,7 @@ def sort(key: np.ndarray, index: np.ndarray, room: Room) -> None:
 
 @njit(cache=True)
 def _swapped(first_key: int, first_index: int, second_key: int, second_index: int) -> bool:
-    """Without branches, which nobody could predict."""
+    """Whether two pairs are out of order, without branches, which the processor could not predict."""
     return (second_key < first_key) | ((second_key == first_key) & (second_index < first_index))
 
 

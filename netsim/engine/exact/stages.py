@@ -1,4 +1,4 @@
-"""Links one after the other, each when all that feed it are done: what comes to it is sorted, what leaves it is summed.
+"""Serves links one after the other, each when all links that feed it are done: sorts arrivals, computes departures.
 
 A packet leaves at max(its arrival, the departure before it) + its service time (D. V. Lindley: The theory of queues
 with a single server, 1952).
@@ -18,13 +18,13 @@ from netsim.engine.exact.sorting import room_for, sort
 RECEIVER = np.dtype([(name, np.int64) for name in ("exit", "highest", "end_ps", "reordered")])
 """A flow at its receiver.
 
-Last link of its paths; highest number of a packet that has come; when the last of them came; packets that came after a
-later one.
+Last link of its paths; highest number of a packet that has arrived; latest arrival; packets that arrived after one with
+a higher number.
 """
 
 
 class Packets(NamedTuple):
-    """What a tag says: number of the packet << `bits` | entry of `steps` that is its next link.
+    """Packets by their tags: number of the packet << `bits` | entry of `steps` that is its next link.
 
     Packets are numbered by (flow, place in the flow).
 
@@ -44,7 +44,7 @@ class Packets(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """Packets at links, link by link; each link's stretch fills up before it is served.
+    """Packets at links, link by link; the segment of each link fills up before the link is served.
 
     Args:
         begin: Begin of each link, and the end of the last.
@@ -74,9 +74,9 @@ def serve(
 
     Args:
         fabric: Rates and delays.
-        links: Which links; all that feed one of them come before it or are done.
-        here: What has come, or will come, to them.
-        there: Where packets go from them.
+        links: The links to serve; all links that feed one of them come before it or are done.
+        here: Arrivals at these links.
+        there: Arrivals at the links after them; filled in.
         packets: All packets.
         receivers: Array of `RECEIVER`, by flow.
         record: Array of `LINK`; filled in.
@@ -144,7 +144,7 @@ def remaining_ps(
     link: np.ndarray,
     tag: np.ndarray,
 ) -> np.ndarray:
-    """What remains for a packet that has left its host, if no queue is in its way.
+    """Remaining time of a packet that has left its host, without queues.
 
     Args:
         fabric: Delays.

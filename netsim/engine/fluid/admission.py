@@ -1,4 +1,4 @@
-"""From messages to flows and to what each of them passes."""
+"""From messages to flows and to the segments that each flow passes."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ class Admitted(NamedTuple):
 
     Args:
         id: As in `netsim.transport.protocol.Flow`.
-        task: Whose bytes it carries.
+        task: Task whose bytes it carries.
         bytes: Payload.
         way: Index of its way between the leaves, or SPREAD.
-        delay_ps: How long after the release it starts.
+        delay_ps: Delay between release and start.
     """
 
     id: np.ndarray
@@ -43,10 +43,10 @@ class Admission:
     A flow without a path of its own spreads evenly over all usable paths.
 
     Args:
-        scene: What must happen, and where.
+        scene: Tasks and fabric.
         tasks: Its tasks.
         transport: Cuts messages and chooses paths; None: every message spreads.
-        segments: Grows by what flows pass.
+        segments: Segments so far; new ones are added.
     """
 
     def __init__(self, scene: Scene, tasks: TaskColumns, transport: Transport | None, segments: Segments) -> None:
@@ -79,12 +79,12 @@ class Admission:
         return Admitted(released * stride, released, tasks.bytes[released], way, nothing)
 
     def segments_of(self, task: np.ndarray, way: np.ndarray, now_ps: int) -> np.ndarray:
-        """What flows pass that start now: [flows, 3] indices of segments.
+        """Segments of flows that start now: [flows, 3] indices.
 
         Args:
             task: Task of each flow.
             way: Index of its way between the leaves, or SPREAD.
-            now_ps: Decides over which ways a flow spreads.
+            now_ps: Current time, which determines the usable ways.
         """
         src, dst = self._host[self._tasks.src[task]], self._host[self._tasks.dst[task]]
         inside = src == dst
@@ -105,13 +105,13 @@ class Admission:
         return np.stack([first, np.where(inside, self._segments.nothing, between), last], axis=1)
 
     def rerouted(self, flows: Flows, which: np.ndarray, serial: np.ndarray, now_ps: int) -> np.ndarray:
-        """The ways of some flows after the routing has changed its mind: other ones in place of those it thinks down.
+        """The ways of some flows after a change of the routing's knowledge: other ones in place of unusable ones.
 
         Args:
             flows: All flows.
-            which: Indices of those.
-            serial: Number of packets that each of those would have begun to send.
-            now_ps: When that happens.
+            which: Indices of the flows in question.
+            serial: Number of packets that each of them would have begun to send.
+            now_ps: Current time.
         """
         routes, way = self._scene.routes, flows.way[which]
         pairs, member = self._pairs(flows.task[which])
@@ -133,7 +133,7 @@ class Admission:
         return [divmod(code, leaves) for code in codes.tolist()], member
 
     def _ask(self, transport: Transport, released: np.ndarray, now_ps: int) -> Admitted:
-        """What the transport makes of the messages of each host."""
+        """Flows into which the transport cuts the messages of each host."""
         src, dst = self._host[self._tasks.src[released]], self._host[self._tasks.dst[released]]
         by_link: dict[int, list[int]] = defaultdict(list)
         for link, task in zip(
@@ -174,7 +174,7 @@ def _hashed(
         dst: Rank that receives it.
         pair: Its pair of leaves.
         begin: Rows of `usable` of each pair.
-        usable: Indices of the ways that the routing believes in.
+        usable: Indices of the usable ways.
     """
     state, way = stream(seed, Purpose.ECMP_PATH), np.empty(len(src), dtype=np.int64)
     for place in range(len(src)):

@@ -1,4 +1,4 @@
-"""What is due when, for many tasks and flows at once."""
+"""Events of the flow-level engine, each for many tasks or flows at once."""
 
 from enum import Enum
 from heapq import heappop, heappush
@@ -8,23 +8,23 @@ import numpy as np
 
 
 class Due(Enum):
-    """What a moment brings."""
+    """Kinds of events."""
 
     ARRIVAL = "the last bytes of flows arrive"
     BEGINNING = "the delay of tasks is over"
-    START = "flows start that were put off"
+    START = "delayed flows start"
     CHANGE = "links, or what the routing knows of them, change"
 
 
 class Calendar:
-    """Things to come, in order of time and, within one, in the order in which they were noted."""
+    """Pending events, in order of time and, within an instant, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[int, int, Due, np.ndarray]] = []
         self._noted = 0
 
     def note(self, what: Due, indices: np.ndarray, times_ps: np.ndarray) -> None:
-        """Something will happen to each of these tasks or flows at its time."""
+        """Adds an event for each of some tasks or flows, each at its own time."""
         if len(times_ps) > 1:
             order = np.argsort(times_ps, kind="stable")
             times_ps, indices = times_ps[order], indices[order]
@@ -35,11 +35,11 @@ class Calendar:
                 self._noted += 1
 
     def next_ps(self) -> int | None:
-        """When the next thing is due, None if there is none."""
+        """Time of the next event, None if there is none."""
         return self._entries[0][0] if self._entries else None
 
     def take(self, now_ps: int) -> tuple[Due, np.ndarray] | None:
-        """The next thing that is due by now, None if there is none."""
+        """Takes the next event that is due by now, None if there is none."""
         if not self._entries or self._entries[0][0] > now_ps:
             return None
         _, _, what, indices = heappop(self._entries)

@@ -1,7 +1,7 @@
-"""Whether rates are max-min fair, told from the rates alone.
+"""Checks from rates alone that they are max-min fair.
 
-They are if and only if no link carries more than it can and every flow has a bottleneck: a full link on which no flow
-is faster. Bertsekas, Gallager: Data Networks, 6.5.2.
+They are if and only if no link carries more than its capacity and every flow has a bottleneck: a full link on which no
+flow is faster. Bertsekas, Gallager: Data Networks, 6.5.2.
 """
 
 import numpy as np
@@ -17,14 +17,14 @@ TOLERANCE = 1e-9
 def violations(
     active: np.ndarray, segments: np.ndarray, rate: np.ndarray, fabric: SegmentArrays, capacity: np.ndarray
 ) -> tuple[int, int]:
-    """Number of links that carry too much, and of flows without a bottleneck.
+    """Number of links above their capacity, and of flows without a bottleneck.
 
     Args:
         active: Flows that share the fabric.
-        segments: [flows, 3] what each flow passes.
+        segments: [flows, 3] segments of each flow.
         rate: [flows] their rates.
         fabric: Segments and links.
-        capacity: [links] what each link can carry, in the unit of the rates.
+        capacity: [links] capacity of each link, in the unit of the rates.
     """
     parts = len(fabric.begin) - 1
     carried, fastest = np.zeros(parts), np.zeros(parts)

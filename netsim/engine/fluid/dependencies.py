@@ -1,4 +1,4 @@
-"""Which tasks may begin, for many tasks at once: `netsim.engine.frontier` in columns."""
+"""Dependencies between tasks, for many tasks at once: `netsim.engine.frontier` in columns."""
 
 import numpy as np
 from numba import njit

@@ -1,8 +1,8 @@
 """Flow-level engine: messages are streams of bytes that share every link at max-min fair rates.
 
 There are no packets and no queues: congestion control is taken to be perfect. A flow with a path of its own keeps to
-it; any other spreads evenly over all paths that the routing believes in. A link that is down carries nothing, and the
-flows that need it wait until it is up again or the routing has noticed.
+it; any other spreads evenly over all usable paths. A link that is down carries nothing, and the flows that need it wait
+until it is up again or the routing has noticed.
 """
 
 import numpy as np
@@ -19,15 +19,15 @@ from netsim.units import service_ps
 
 
 class FluidEngine:
-    """One run. Times are whole picoseconds: a message that would end within one of now ends now.
+    """One run. Times are whole picoseconds: a message that would end less than one picosecond from now ends now.
 
     After its last byte has left, a message still takes the propagation delays and, as a packet would, the service of
     its last packet on each link but the first; so a message alone takes exactly its store-and-forward time.
 
     Args:
-        scene: What must happen, and where.
-        transport: Cuts messages into flows and chooses their paths, without need of packets; None: the ideal, every
-            message spreads.
+        scene: Tasks and fabric.
+        transport: Cuts messages into flows and chooses their paths, without looking at packets; None: ideal, every
+            message spreads over all usable paths.
     """
 
     def __init__(self, scene: Scene, transport: Transport | None = None) -> None:
@@ -46,7 +46,7 @@ class FluidEngine:
 
     @property
     def allocations(self) -> int:
-        """Number of allocations so far; every one of them is certified to be max-min fair."""
+        """Number of allocations of rates so far, each certified to be max-min fair."""
         return self._network.allocations
 
     def run(self) -> Outcome:
@@ -73,7 +73,7 @@ class FluidEngine:
         return self._outcome()
 
     def _drain(self, now: int) -> None:
-        """Notes when the last bytes of the flows arrive that have sent everything by now."""
+        """Schedules the arrival of the last bytes of flows that have sent everything by now."""
         sent, latency_ps = self._network.drain(now)
         if not len(sent):
             return
@@ -86,7 +86,7 @@ class FluidEngine:
         np.maximum.at(self._rest_ps, first, latency_ps)
 
     def _turn_over(self, now: int) -> None:
-        """Everything that is due."""
+        """Processes all events that are due."""
         started: list[np.ndarray] = []
         while (due := self._calendar.take(now)) is not None:
             what, indices = due
@@ -117,21 +117,21 @@ class FluidEngine:
         return self._dependencies.done(tasks)
 
     def _undelayed(self, ready: np.ndarray, now: int) -> np.ndarray:
-        """Of tasks that wait for no other those without a delay; the others are noted."""
+        """Of tasks that wait for no other those without a delay; schedules the others."""
         delay_ps = self._tasks.delay_ps[ready]
         late = delay_ps > 0
         self._calendar.note(Due.BEGINNING, ready[late], now + delay_ps[late])
         return ready[~late]
 
     def _begin(self, tasks: np.ndarray, now: int) -> None:
-        """Releases the messages of tasks; those without one are done, and others begin."""
+        """Releases the messages of tasks; tasks without a message are done, and their successors begin."""
         while len(tasks):
             moves = self._tasks.bytes[tasks] > 0
             self._released.append(tasks[moves])
             tasks = self._undelayed(self._done(tasks[~moves], now), now)
 
     def _admit(self, now: int) -> None:
-        """Turns the messages released in this instant into flows, and starts those that are not put off."""
+        """Turns the messages released in this instant into flows, and starts those without a delay."""
         if not sum(map(len, self._released)):
             return
         new = self._admission.admit(np.sort(np.concatenate(self._released)), now)
@@ -150,7 +150,7 @@ class FluidEngine:
         self._network.start(flows[~late], now)
 
     def _reroute(self, which: np.ndarray, now: int) -> None:
-        """Flows leave paths that the routing no longer believes in, and those that spread do it anew."""
+        """Moves flows off paths that are no longer usable, and spreads spreading flows anew."""
         if len(self._scene.routes.times) == 1 or not len(which):
             return
         flows, packet = self._network.flows, self._scene.packet
@@ -199,7 +199,7 @@ class FluidEngine:
         )
 
     def _links(self, every: np.ndarray) -> np.ndarray:
-        """What links carried: each flow what it is made of, on its last way; what it sent on others is moved there."""
+        """Bytes of each link. All bytes of a flow count on its last way, including those sent on earlier ones."""
         fabric = self._segments.arrays()
         carried = np.zeros(len(fabric.first_way))
         wire_bytes = self._network.wire_bytes(every)

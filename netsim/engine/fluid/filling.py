@@ -33,11 +33,11 @@ def fill(
 
     Args:
         active: All flows that share the fabric.
-        rising: Those that get a new rate; all that are not slower than any of them, and than what has changed.
-        segments: [flows, 3] what each flow passes.
+        rising: Flows that get a new rate; includes every flow that is at least as fast as the slowest one affected.
+        segments: [flows, 3] segments of each flow.
         rate: [flows] rates in the unit of `capacity`; those of `rising` are set.
         fabric: Segments and links.
-        capacity: [links] what each link can carry, 0 or more.
+        capacity: [links] capacity of each link, 0 or more.
     """
     parts = len(fabric.begin) - 1
     waiting, used = np.zeros(parts, dtype=np.int64), np.zeros(parts)
@@ -81,7 +81,7 @@ def fill(
 
 @njit(cache=True)
 def _flows_by_segment(rising: np.ndarray, segments: np.ndarray, waiting: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of each segment, and the rising flows that pass it."""
+    """Rising flows by segment: first row of each segment, and the flows."""
     begin = np.zeros(len(waiting) + 1, dtype=np.int64)
     begin[1:] = np.cumsum(waiting)
     free, flows = begin[:-1].copy(), np.empty(begin[-1], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The flows of a run as columns, and how their bytes drain."""
+"""The flows of a run as columns, and the draining of their bytes."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from netsim.engine.compiled.service import service_ps
 from netsim.engine.fluid.segments import SegmentArrays
 
 SPREAD = -1
-"""In place of a way: the flow spreads evenly over all of them."""
+"""Value of `way` for a flow that spreads evenly over all usable ways."""
 
 
 class Flows(NamedTuple):
@@ -17,16 +17,16 @@ class Flows(NamedTuple):
 
     Args:
         id: As in `netsim.transport.protocol.Flow`.
-        task: Whose bytes it carries.
+        task: Task whose bytes it carries.
         bytes: Payload.
         way: Index of its way between the leaves, or SPREAD.
         start_ps: When its message was released.
         end_ps: When its last byte arrives.
-        segments: [flows, 3] first link, what lies between, last link, as indices of `Segments`.
-        since_ps: When it got its rate.
-        left_bytes: What it had to send then, headers included.
-        rate: Bytes in a picosecond.
-        empty_ps: When nothing is left at this rate, infinite while it has none.
+        segments: [flows, 3] first link, middle segment, last link, as indices of `Segments`.
+        since_ps: Time from which its present rate holds.
+        left_bytes: Bytes left to send at that time, headers included.
+        rate: Bytes per picosecond.
+        empty_ps: When it has sent everything at this rate, infinite at rate 0.
     """
 
     id: np.ndarray
@@ -60,12 +60,12 @@ def with_room(flows: Flows, used: int, more: int) -> Flows:
 
 
 class Ways(NamedTuple):
-    """What the latency of a flow depends on. L links.
+    """Quantities that determine the latency of a flow. L links.
 
     Args:
         delay_ps: [L] propagation delay.
-        rate_bps: [L] rate at this moment, the usual one for links that are down.
-        payload_bytes: Most payload of a packet.
+        rate_bps: [L] present rate; for links that are down the nominal one.
+        payload_bytes: Largest payload of a packet.
         header_bytes: Header of a packet.
     """
 
@@ -77,7 +77,7 @@ class Ways(NamedTuple):
 
 @njit(cache=True)
 def change_rates(flows: Flows, changed: np.ndarray, before: np.ndarray, now_ps: int) -> None:
-    """Notes that flows, which had the rates `before`, have those of `flows.rate` from now on."""
+    """Changes the rates of flows from `before` to `flows.rate` as of now."""
     for place, flow in enumerate(changed):
         rate = flows.rate[flow]
         if rate != before[place]:
@@ -89,8 +89,8 @@ def change_rates(flows: Flows, changed: np.ndarray, before: np.ndarray, now_ps: 
 
 @njit(cache=True)
 def latencies(flows: Flows, sent: np.ndarray, fabric: SegmentArrays, ways: Ways) -> np.ndarray:
-    """How long last bytes are under way: delays, and service of the last packet on all links but the first."""
-    found = np.empty(len(sent), dtype=np.int64)
+    """Latency of the last bytes: delays, and service of the last packet on all links but the first."""
+    latencies_ps = np.empty(len(sent), dtype=np.int64)
     for place, flow in enumerate(sent):
         last_bytes = (flows.bytes[flow] - 1) % ways.payload_bytes + 1 + ways.header_bytes
         latency = ways.delay_ps[flows.segments[flow, 0]]
@@ -98,5 +98,5 @@ def latencies(flows: Flows, sent: np.ndarray, fabric: SegmentArrays, ways: Ways)
             for row in range(fabric.begin[part], fabric.begin[part] + fabric.first_way[part]):
                 link = fabric.link[row]
                 latency += ways.delay_ps[link] + service_ps(int(last_bytes), int(ways.rate_bps[link]))
-        found[place] = latency
-    return found
+        latencies_ps[place] = latency
+    return latencies_ps

@@ -1,4 +1,4 @@
-"""A fabric whose capacity changes over time, and what flows on it."""
+"""A fabric whose capacity changes over time, and its active flows."""
 
 from math import ceil, inf
 
@@ -15,7 +15,7 @@ _SLOWER = 1 - 1e-9
 """A flow counts as slower than another if its rate is less than this part of the other's."""
 _ROUNDING_PS = 1e-3
 _ROUNDING = 1e-13
-"""What floating point may add to a time: so much, or so much of it."""
+"""Tolerance of times for rounding, absolute and relative."""
 
 
 class Network:
@@ -23,7 +23,7 @@ class Network:
 
     Args:
         scene: The fabric and its failures.
-        segments: What flows pass.
+        segments: Segments that flows pass.
     """
 
     def __init__(self, scene: Scene, segments: Segments) -> None:
@@ -39,7 +39,7 @@ class Network:
         self.change_links(0)
 
     def change_links(self, now_ps: int) -> None:
-        """Links have the rates of this moment from now on."""
+        """Sets the rates of all links to those of this moment."""
         usual = np.array(self._scene.rates.initial, dtype=np.int64)
         rates = usual.copy()
         for link in self._scene.rates.changes:
@@ -50,7 +50,7 @@ class Network:
         self._refill_from = 0.0
 
     def add(self, **columns: np.ndarray) -> np.ndarray:
-        """New flows, not active yet, by columns of `Flows`; what is not given is 0. Returns their indices."""
+        """Adds flows, not active yet, by columns of `Flows`; missing columns are 0. Returns their indices."""
         more = len(columns["id"])
         self.flows = with_room(self.flows, self.count, more)
         new = slice(self.count, self.count + more)
@@ -63,14 +63,14 @@ class Network:
         return added
 
     def start(self, flows: np.ndarray, now_ps: int) -> None:
-        """These flows are active from now on."""
+        """Makes flows active."""
         self.flows.since_ps[flows] = now_ps
         self._line_up(np.concatenate([self.active, flows]))
         self._refill_from = 0.0
 
     @property
     def active(self) -> np.ndarray:
-        """Flows that have something left to send."""
+        """Flows that have bytes left to send."""
         return self._queue[self._gone :]
 
     def allocate(self, now_ps: int) -> None:
@@ -103,17 +103,17 @@ class Network:
         self._gone = 0
 
     def next_end_ps(self, now_ps: int) -> int | None:
-        """When the first active flow has sent everything; None if none ever has."""
+        """When the first active flow has sent everything; None if none ever does."""
         if self._gone == len(self._queue) or self._empty_ps[self._gone] == inf:
             return None
         first = float(self._empty_ps[self._gone])
         return max(now_ps, ceil(first - max(_ROUNDING_PS, _ROUNDING * first)))
 
     def drain(self, until_ps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Takes off the flows that have sent everything by then, or will within a picosecond.
+        """Removes flows that have sent everything by `until_ps`, or will within a picosecond.
 
         Returns:
-            Their indices, and for each how long its last byte is still under way.
+            Their indices, and for each the remaining latency of its last byte.
         """
         end = int(np.searchsorted(self._empty_ps, until_ps + 1.0, side="right"))
         sent, self._gone = self._queue[self._gone : end], end
@@ -124,12 +124,12 @@ class Network:
         return sent, latencies(self.flows, sent, self._segments.arrays(), self._ways)
 
     def wire_bytes(self, flows: np.ndarray) -> np.ndarray:
-        """What flows put on each link in all, headers included."""
+        """Total bytes of flows, headers included."""
         size, packet = self.flows.bytes[flows], self._scene.packet
         return size + packet.header * -(-size // packet.payload)
 
     def sent_bytes(self, flows: np.ndarray, now_ps: int) -> np.ndarray:
-        """What they have put on each link by now."""
+        """Bytes that flows have sent by now, headers included."""
         columns = self.flows
         lately = columns.rate[flows] * (now_ps - columns.since_ps[flows])
         return self.wire_bytes(flows) - np.maximum(columns.left_bytes[flows] - lately, 0)

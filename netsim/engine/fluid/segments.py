@@ -34,8 +34,8 @@ class SegmentArrays(NamedTuple):
 class Segments:
     """All segments of a run: a set of ways over which traffic spreads evenly, often a single one.
 
-    Every flow passes three: its first link, what lies between, and its last link. The segment of a link alone has the
-    link's index.
+    Every flow passes three: its first link, the ways between, and its last link. A single link is the segment with the
+    link's own index.
 
     Args:
         links: Number of links of the fabric.
@@ -55,16 +55,16 @@ class Segments:
         """The segment of traffic that spreads evenly over these ways."""
         if len(ways) == 1 and len(ways[0]) == 1:
             return ways[0][0]
-        found = self._known.get(ways)
-        if found is None:
-            found = self._known[ways] = len(self._first_way)
+        segment = self._known.get(ways)
+        if segment is None:
+            segment = self._known[ways] = len(self._first_way)
             uses = Counter(link for way in ways for link in way)
             self._link.extend(uses)
             self._share.extend(count / len(ways) for count in uses.values())
             self._begin.append(len(self._link))
             self._first_way.append(len(ways[0]))
             self._arrays = None
-        return found
+        return segment
 
     def arrays(self) -> SegmentArrays:
         """All segments known so far."""

@@ -1,1 +1,1 @@
-"""The reference engine, on simpy: the plainest statement of what a run is."""
+"""The reference engine, on simpy: the plain definition of a run, with which all other engines must agree."""

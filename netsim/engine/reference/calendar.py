@@ -1,9 +1,9 @@
-"""simpy's calendar in whole picoseconds, and what comes first within one of them.
+"""simpy's calendar in whole picoseconds, and the order of events within one picosecond.
 
-1. links stop and go on; then transmissions end, messages are done, tasks begin;
+1. links are paused and resumed; then transmissions end, messages are done, tasks begin;
 2. packets arrive, by (flow id, serial), data before acknowledgements;
 3. timers of flows, by flow id;
-4. messages that may leave now are admitted to their host's ring of flows, then flows whose start was put off, by id;
+4. messages that may leave now are admitted to their host's ring of flows, then flows with a delayed start, by id;
 5. links that hosts send on take the next packet from their ring, by link.
 """
 
@@ -18,7 +18,7 @@ _AFTER_TIMERS = 1 << 192
 _AFTER_ADMISSION = 1 << 256
 
 WORD = EventPriority(-1)
-"""A switch's word to a link to stop or to go on."""
+"""Priority of a switch's signal to pause or resume a link."""
 FIRST = EventPriority(0)
 RELEASE = EventPriority(_AFTER_TIMERS)
 
@@ -29,7 +29,7 @@ def arrival(flow: int, serial: int, control: bool) -> EventPriority:
 
 
 def timer(flow: int, pace: bool) -> EventPriority:
-    """Place of a flow's timers: first the one that waits for progress, then the one that keeps the pace."""
+    """Place of a flow's timers within an instant: first the retransmission timer, then the pacing timer."""
     return EventPriority(_AFTER_ARRIVALS + (flow << 1 | pace))
 
 

@@ -1,4 +1,4 @@
-"""What may befall a packet at a link besides waiting: loss, a full queue, a mark, another rate."""
+"""Conditions at a link that affect a packet: loss, a full queue, a mark, a changed rate."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from netsim.transport.protocol import Transport
 from netsim.units import service_ps
 
 LOST, FULL = -1, -2
-"""In place of a service time: the link is or goes down; the queue has no room."""
+"""Values in place of a service time: LOST, the link is or goes down; FULL, the queue has no room."""
 
 
 class Marking(NamedTuple):
@@ -22,7 +22,7 @@ class Marking(NamedTuple):
 
 
 def marking(scene: Scene, transport: Transport) -> Marking | None:
-    """What the congestion control asks for, or else the transport."""
+    """The marking of the congestion control, or else that of the transport."""
     match scene.congestion:
         case DctcpConfig(mark_above=above):
             return Marking(above, above, 1.0)
@@ -33,14 +33,14 @@ def marking(scene: Scene, transport: Transport) -> Marking | None:
 
 
 class Conditions:
-    """Decides when a packet joins a queue; its service time is by the rate of the moment at which service begins.
+    """Service times, losses and marks. A service time follows the rate of the link when service begins.
 
     Room and thresholds are in bytes of unfinished work at that rate. A packet is lost if the link is down when it comes
     or goes down before its last bit has left. Queues of hosts' own links have no limit and do not mark.
 
     Args:
         scene: The fabric and its failures.
-        transport: May ask for marks.
+        transport: May set a threshold for marks.
         seed: Seed of the run.
     """
 

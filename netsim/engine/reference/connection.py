@@ -1,4 +1,4 @@
-"""Flows and packets on their way."""
+"""Flows and packets in flight."""
 
 import simpy
 
@@ -10,11 +10,11 @@ from netsim.transport.protocol import Flow
 
 
 class Connection:
-    """A flow that nothing holds back and of which nothing is lost.
+    """A flow without acknowledgements: nothing limits it and none of its packets is lost.
 
     Args:
-        flow: What it carries.
-        packets: In so many packets.
+        flow: The flow.
+        packets: Its number of packets.
         start_ps: When its message was released.
     """
 
@@ -53,15 +53,15 @@ class Connection:
 
 
 class Listener(Connection):
-    """A flow whose receiver answers every packet.
+    """A flow whose receiver acknowledges every packet.
 
     Args:
-        flow: What it carries.
-        packets: In so many packets.
+        flow: The flow.
+        packets: Its number of packets.
         start_ps: When its message was released.
-        congestion: How much may be under way.
-        recovery: What both ends remember.
-        timeout_ps: Without progress for so long something is done; None: never.
+        congestion: Its congestion control.
+        recovery: Its loss recovery.
+        timeout_ps: Time without progress after which the flow times out; None: never.
     """
 
     __slots__ = (
@@ -98,7 +98,7 @@ class Listener(Connection):
         self.sent = 0
 
     def open(self) -> bool:
-        """There is a packet to send and the window has room for it."""
+        """Whether there is a packet to send and the window has room for it."""
         return self.recovery.pending() and self.recovery.in_flight < self.congestion.window()
 
     def ready(self, now_ps: int) -> bool:
@@ -106,7 +106,7 @@ class Listener(Connection):
         return now_ps >= self.next_ps and self.open()
 
     def take(self, now_ps: int) -> int:
-        """See `Connection`; progress is awaited from the first packet under way."""
+        """See `Connection`; the retransmission timer starts with the first packet under way."""
         if not self.recovery.in_flight and self.timeout_ps is not None:
             self.deadline_ps = now_ps + self.timeout_ps
         sequence = self.recovery.take(self.serial)
@@ -119,7 +119,7 @@ class Listener(Connection):
 
 
 class Packet(simpy.Event):
-    """A packet, or the news of one on its way back; simpy calls it where it arrives.
+    """A packet, or its acknowledgement on the way back; simpy calls it when it arrives at its next link.
 
     Args:
         connection: Its flow.
@@ -128,7 +128,7 @@ class Packet(simpy.Event):
         path: Links it takes, as far as they are known.
         links: Number of links in all.
         wire_bytes: Its size.
-        control: It is news.
+        control: Whether it is an acknowledgement.
     """
 
     __slots__ = (

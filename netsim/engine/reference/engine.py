@@ -1,4 +1,4 @@
-"""Packet-level engine on simpy: the plainest statement of what a run is; faster engines must agree with it exactly.
+"""Packet-level engine on simpy: the plain definition of a run, with which faster engines must agree exactly.
 
 Store and forward. A packet costs one callback a link: it finds the link's free time, adds its service time, and comes
 back at the next link, or is lost. Order within one instant: `netsim.engine.reference.calendar`.
@@ -31,7 +31,7 @@ class ReferenceEngine:
     """One run.
 
     Args:
-        scene: What must happen, and where.
+        scene: Tasks and fabric.
         transport: Path choice.
         seed: Seed of the run, for the order of destinations and for marks.
     """
@@ -108,7 +108,7 @@ class ReferenceEngine:
         self._begin(self._move_or_finish(index))
 
     def _move_or_finish(self, index: int) -> list[int]:
-        """Releases a task's message; a task without one is done, and those that now wait for nothing are returned."""
+        """Releases a task's message. A task without one is done; returns the tasks that now wait for nothing."""
         if not self._scene.tasks[index].bytes:
             self._task_end[index] = self._calendar.now
             return self._frontier.done(index)
@@ -152,9 +152,9 @@ class ReferenceEngine:
 
     def _admitted(self, released: list[Release], now: int) -> list[Flow]:
         flows = self._transport.admit(released, now)
-        asked, carried = sum(message.bytes for message in released), sum(flow.bytes for flow in flows)
-        if carried != asked:
-            problem = f"{type(self._transport).__name__}.admit carries {carried} B of {asked} B"
+        released_bytes, carried = sum(message.bytes for message in released), sum(flow.bytes for flow in flows)
+        if carried != released_bytes:
+            problem = f"{type(self._transport).__name__}.admit carries {carried} B of {released_bytes} B"
             raise InputError("scenario", "transports", problem, "return flows with all bytes of the messages")
         return flows
 
@@ -166,14 +166,14 @@ class ReferenceEngine:
         return (hosts[flow.message.dst] - hosts[flow.message.src]) % self._scene.topology.hosts, flow.id
 
     def _offer(self, connection: Connection) -> None:
-        """A flow that is not in its host's ring may have something to send."""
+        """Puts a flow into its host's ring, if it has a packet to send and is not in the ring."""
         if not connection.in_ring and connection.ready(self._calendar.now):
             nic = self._nics[connection.flow.message.paths[0][0]]
             nic.join(connection)
             nic.look_at(max(self._calendar.now, self._free[nic.link]))
 
     def _send(self, nic: Nic) -> None:
-        """Takes the next packet from a ring, if the link is free, and comes back when it is free again."""
+        """Sends the next packet of a ring if the link is free, and looks again when it is free again."""
         now, free = self._calendar.now, self._free[nic.link]
         if nic.stopped:
             return
@@ -196,7 +196,7 @@ class ReferenceEngine:
             nic.look_at(max(now, self._free[nic.link]))
 
     def _packet(self, connection: Connection, now: int) -> Packet:
-        """The packet that leaves now, with its path, or its first link and the paths to choose from."""
+        """The packet that leaves now, with its path; if switches choose, with its first link only."""
         flow, serial, config = connection.flow, connection.serial, self._scene.packet
         sequence = connection.take(now)
         payload = min(config.payload, flow.bytes - sequence * config.payload)
@@ -223,7 +223,7 @@ class ReferenceEngine:
         return routes.usable(hosts[message.src], hosts[message.dst], routes.epoch(now))
 
     def _arrive(self, packet: simpy.Event) -> None:
-        """A packet joins the queue of its next link; when it will leave is known at once, or that it will not."""
+        """Adds a packet to the queue of its next link; its departure, or its loss, is known at once."""
         assert isinstance(packet, Packet)
         now = self._calendar.now
         hop = packet.hop
@@ -259,7 +259,7 @@ class ReferenceEngine:
             self._marked += 1
 
     def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, now_ps: int) -> None:
-        """Notes what a link carries, and the queue that a packet has become part of."""
+        """Records the bytes that a link carries, and the queue that a packet has joined."""
         self._busy[link] += service_ps
         self._bytes[link] += packet.wire_bytes
         if queue_ps > self._peak[link]:
@@ -272,7 +272,7 @@ class ReferenceEngine:
             self._queues.add(now_ps, queue_ps)
 
     def forward(self, packet: Packet, link: int, leaves_ps: int) -> None:
-        """A packet's last bit leaves a link at that time, which may lie ahead."""
+        """Forwards a packet whose last bit leaves a link at `leaves_ps`, which may be in the future."""
         arrives = leaves_ps + self._delay[link]
         packet.hop += 1
         if packet.hop < packet.links:
@@ -285,7 +285,7 @@ class ReferenceEngine:
         self._calendar.schedule(packet, packet.key, arrives - self._calendar.now)
 
     def _pass(self, packet: Packet, link: int, now: int) -> None:
-        """A packet in the control lane takes a link without waiting and without being waited for."""
+        """Sends a packet of the control lane over a link: it waits for no packet, and none waits for it."""
         rate = self._scene.rates.at(link, now)
         service = service_ps(packet.wire_bytes, rate) if rate else 0
         if self._scene.rates.next_down(link, now) < now + service or not rate:
@@ -296,7 +296,7 @@ class ReferenceEngine:
         self.forward(packet, link, now + service)
 
     def _chosen_link(self, packet: Packet, now: int) -> int:
-        """The next link, by the switch that the packet has come to."""
+        """The next link, chosen by the switch where the packet is."""
         hop, taken = packet.hop, packet.path
         paths = packet.connection.flow.message.paths
         ahead = [paths[index] for index in packet.usable if paths[index][:hop] == taken]
@@ -312,7 +312,7 @@ class ReferenceEngine:
         return max(0, self._free[link] - now)
 
     def _lose(self, packet: Packet, link: int, why: int, now: int, start: int) -> None:
-        """A packet is lost, or only its header goes on."""
+        """Loses a packet, or trims it to its header."""
         trim = self._scene.flow_control
         if why == FULL and trim.kind == "trim" and not packet.control:
             self._trimmed += 1
@@ -325,19 +325,19 @@ class ReferenceEngine:
         self.drop()
 
     def drop(self) -> None:
-        """A packet is gone."""
+        """Counts a dropped packet."""
         self._dropped += 1
 
     def free_at(self, link: int, time_ps: int) -> None:
-        """A link that can be stopped is busy until then."""
+        """Makes a link that can be paused busy until `time_ps`."""
         self._free[link] = time_ps
 
     def look(self, nic: Nic) -> None:
-        """A host's link that was stopped goes on."""
+        """Resumes a host's link that was paused."""
         nic.look_at(max(self._calendar.now, self._free[nic.link]))
 
     def _deliver(self, packet: Packet, arrives: int) -> None:
-        """Notes a packet that nobody answers and that has passed its last link; `arrives` may lie ahead."""
+        """Records the arrival of a packet that is not acknowledged; `arrives` may be in the future."""
         connection = packet.connection
         if packet.sequence < connection.highest:
             connection.reordered += 1
@@ -349,7 +349,7 @@ class ReferenceEngine:
             self._delivered(connection, connection.end_ps)
 
     def _delivered(self, connection: Connection, end_ps: int) -> None:
-        """A flow is complete at its receiver."""
+        """Completes a flow at its receiver."""
         task = connection.flow.message.task
         self._flows_left[task] -= 1
         self._task_end[task] = max(self._task_end[task], end_ps)

@@ -1,4 +1,4 @@
-"""What flows hear from their receivers, and what they do about it."""
+"""Acknowledgements from receivers, and the reaction of senders to them and to timeouts."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -15,18 +15,18 @@ from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
 
 PATIENCE = 64
-"""Timeouts in a row on one path, or on any, after which a flow may turn out to be cut off for good."""
+"""Number of timeouts in a row, on one path or on any, after which a flow is checked for being cut off for good."""
 
 
 class Feedback:
-    """Receivers answer, senders listen.
+    """Acknowledgements and timers of all flows.
 
-    Traffic inside a host is answered by nobody.
+    Traffic inside a host is not acknowledged.
 
     Args:
-        scene: Congestion control, recovery and all that.
-        transport: Listens too.
-        calendar: Time.
+        scene: Gives congestion control, recovery and acknowledgements.
+        transport: Gets acknowledgements and timeouts too.
+        calendar: Simulated time.
         arrive: Sends a packet onto its next link.
         delivered: Called when a flow is complete at its receiver.
         offer: Called when a flow may have something to send.
@@ -52,7 +52,7 @@ class Feedback:
         self.on_news = [self._hear]
 
     def connection(self, flow: Flow, packets: int, now_ps: int) -> Listener | None:
-        """The connection of a flow that is answered, None for one that is not."""
+        """The connection of a flow that is acknowledged, None for one that is not."""
         path = flow.message.paths[flow.message.usable[0]]
         if not self._listens or len(path) == 1:
             return None
@@ -61,14 +61,14 @@ class Feedback:
         return Listener(flow, packets, now_ps, congestion, recovery, self._timeout_ps)
 
     def sent(self, connection: Listener, packet: Packet) -> None:
-        """A packet of the flow has left its host, and the flow's next turn in the ring is yet to be settled."""
+        """Called when a packet has left its host, before the flow takes its next turn in the ring."""
         now = self._calendar.now
         connection.next_ps = now + connection.congestion.gap_ps(packet.wire_bytes, now)
         if connection.timeout_ps is not None and not connection.timer_runs:
             self._await_progress(connection)
 
     def keep_pace(self, connection: Listener) -> None:
-        """Wakes a flow outside its host's ring that only its pace holds back."""
+        """Sets the pacing timer of a flow that is outside its host's ring because of its pace alone."""
         now = self._calendar.now
         if now < connection.next_ps and connection.wake_ps != connection.next_ps and connection.open():
             connection.wake_ps = connection.next_ps
@@ -81,7 +81,7 @@ class Feedback:
         return round_trip(links, scene.packet.payload + scene.packet.header, scene.acknowledgement)
 
     def _receive(self, packet: simpy.Event) -> None:
-        """A packet is at its receiver."""
+        """Processes a packet at its receiver."""
         assert isinstance(packet, Packet)
         connection, now = packet.connection, self._calendar.now
         assert isinstance(connection, Listener)
@@ -102,7 +102,7 @@ class Feedback:
             self._answer(packet, reply.refusal, reply.expected)
 
     def _answer(self, packet: Packet, refusal: bool, expected: int) -> None:
-        """Sends news of a packet back along its path."""
+        """Sends the acknowledgement of a packet back along its path."""
         connection, scene, now = packet.connection, self._scene, self._calendar.now
         assert isinstance(connection, Listener)
         path = tuple(scene.topology.reverse(link) for link in reversed(packet.path))
@@ -119,7 +119,7 @@ class Feedback:
         self._arrive(news)
 
     def _hear(self, news: simpy.Event) -> None:
-        """News is back at the sender."""
+        """Processes an acknowledgement at the sender."""
         assert isinstance(news, Packet)
         connection, now = news.connection, self._calendar.now
         assert isinstance(connection, Listener)
@@ -134,7 +134,7 @@ class Feedback:
         self._continue(connection)
 
     def _continue(self, connection: Listener) -> None:
-        """A flow goes on as soon as its pace allows, if it is not in its host's ring."""
+        """Resumes a flow that is outside its host's ring, as soon as its pace allows."""
         if not connection.in_ring:
             self._offer(connection)
             self.keep_pace(connection)
@@ -150,7 +150,7 @@ class Feedback:
         late.schedule(timer(connection.flow.id, pace=False), connection.deadline_ps)
 
     def _look_at_progress(self, connection: Listener) -> None:
-        """The timer has run out: it may have been put off meanwhile, or be for nothing."""
+        """Called when the retransmission timer runs out; its deadline may have moved, or the flow be complete."""
         now = self._calendar.now
         connection.timer_runs = False
         if not connection.recovery.in_flight:
@@ -169,7 +169,7 @@ class Feedback:
             self._continue(connection)
 
     def _cut_off(self, connection: Listener, usable: tuple[int, ...], now: int) -> bool:
-        """All paths of a flow are down and stay so, and the routing will not learn more: it would try forever."""
+        """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
         if now < self._scene.routes.times[-1]:
             return False
         paths, changes = connection.flow.message.paths, self._scene.rates.changes

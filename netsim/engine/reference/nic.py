@@ -11,7 +11,7 @@ class Nic:
     """The ring of one link.
 
     Args:
-        calendar: Time.
+        calendar: Simulated time.
         link: The link.
         take_next: Called when the link should look for a packet.
     """
@@ -28,18 +28,18 @@ class Nic:
         self._take_next = take_next
 
     def join(self, connection: Connection) -> None:
-        """A flow comes to the end of the ring."""
+        """Adds a flow to the end of the ring."""
         connection.in_ring = True
         self.ring.append(connection)
 
     def look_at(self, time_ps: int) -> None:
-        """Looks for a packet at that time, unless a look is due already."""
+        """Schedules a look for a packet at `time_ps`, unless one is due already."""
         if not self._scheduled and not self.stopped:
             self._scheduled = True
             self._look.schedule(self._priority, time_ps)
 
     def ready(self, now_ps: int) -> Connection | None:
-        """The first flow of the ring that may send; those before it leave the ring."""
+        """The first flow of the ring that may send; flows before it leave the ring."""
         while self.ring:
             if self.ring[0].ready(now_ps):
                 return self.ring[0]
@@ -47,7 +47,7 @@ class Nic:
         return None
 
     def turn(self, now_ps: int, round_robin: bool) -> Connection | None:
-        """After a packet of the first flow: its place in the ring. Returns it if it has left the ring."""
+        """Moves the first flow after it has sent a packet. Returns the flow if it has left the ring, else None."""
         first = self.ring[0]
         if first.ready(now_ps):
             if round_robin:

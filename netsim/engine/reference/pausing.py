@@ -1,4 +1,4 @@
-"""Links under priority flow control: a queue cannot know when it empties, so every transmission ends with an event."""
+"""Links under priority flow control. A pause may delay departures, so every transmission ends with an event."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from netsim.units import PICOSECONDS_PER_SECOND, service_ps
 
 
 class Engine(Protocol):
-    """What the links tell the engine."""
+    """Calls from the links to the engine."""
 
     def mark(self, packet: Packet, link: int, backlog_ps: int, start_ps: int) -> None: ...
     def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, now_ps: int) -> None: ...
@@ -37,15 +37,15 @@ class _Queue:
 
 
 class PausingLinks:
-    """All links of a fabric whose switches stop the links that fill them.
+    """All links of a fabric whose switches pause the links that fill them.
 
     Args:
         scene: The fabric.
         config: Thresholds.
-        calendar: Time.
-        nics: Hosts' rings by link; they heed what their link is told.
+        calendar: Simulated time.
+        nics: Hosts' rings by link; they stop and go on with their links.
         conditions: Rates over time.
-        engine: Is told what happens to packets.
+        engine: Gets a call for everything that happens to packets.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class PausingLinks:
         self.paused_ps = [0] * len(links)
 
     def join(self, packet: Packet, link: int, now_ps: int) -> None:
-        """A packet comes to a link."""
+        """Adds a packet to the queue of a link."""
         rate = self._conditions.rate_bps(link, now_ps)
         if not rate:
             self._lose(packet, link, now_ps)
@@ -91,7 +91,7 @@ class PausingLinks:
         self._start(link, now_ps)
 
     def _hold(self, packet: Packet, now_ps: int) -> bool:
-        """A switch takes a packet in, if it has room for what came over that link, and may stop the link."""
+        """Takes a packet into a switch if the room for its incoming link suffices, and may pause that link."""
         packet.source = source = packet.path[packet.hop - 1]
         if self._held[source] + packet.wire_bytes > self._limit[source]:
             return False
@@ -107,7 +107,7 @@ class PausingLinks:
         return queue.waiting_work + (max(0, queue.ends_ps - now_ps) if queue.busy else 0)
 
     def _start(self, link: int, now_ps: int) -> None:
-        """Begins the next transmission, if the link may; what the link fails is lost when its turn comes."""
+        """Begins the next transmission unless the link is paused; packets on a link that is down are lost in turn."""
         queue = self._queues[link]
         while queue.waiting and not queue.busy and queue.stopped_ps < 0:
             packet = queue.waiting.popleft()
@@ -125,13 +125,13 @@ class PausingLinks:
             Event(self._calendar, partial(self._end, packet, link)).schedule(FIRST, ends_ps)
 
     def _lose(self, packet: Packet, link: int, now_ps: int) -> None:
-        """A packet is lost; a host's link takes the time for it all the same."""
+        """Loses a packet; a host's link is busy for its service time all the same."""
         if not self._from_switch[link]:
             self._engine.free_at(link, now_ps + service_ps(packet.wire_bytes, self._rate[link]))
         self._engine.drop()
 
     def _end(self, packet: Packet, link: int) -> None:
-        """A transmission has ended."""
+        """Ends a transmission."""
         now = self._calendar.now
         self._queues[link].busy = False
         self._release(packet, link, now)
@@ -139,7 +139,7 @@ class PausingLinks:
         self._engine.forward(packet, link, now)
 
     def _release(self, packet: Packet, link: int, now_ps: int) -> None:
-        """A switch no longer holds a packet."""
+        """Removes a packet from the count of its switch, and may resume the incoming link."""
         if not self._from_switch[link]:
             return
         source = packet.source
@@ -163,7 +163,7 @@ class PausingLinks:
             self._engine.look(self._nics[link])
 
     def _limit_of(self, rate_bps: int, delays_ps: int, largest_bytes: int) -> int:
-        """Bytes that a switch may hold from one link: until it stops, what is on its way, a packet at either end."""
+        """Bytes that a switch may receive from a link after pausing it: those in flight, and a packet at either end."""
         if self._config.headroom != "auto":
             return self._config.pause_above + self._config.headroom
         on_its_way = -(-rate_bps * delays_ps // (8 * PICOSECONDS_PER_SECOND))

@@ -1,4 +1,4 @@
-"""What the nodes of one execution trace wait for."""
+"""Dependencies between the nodes of one execution trace."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,11 +10,11 @@ _REMEDY = "convert or record the trace again"
 
 
 class Dependencies(NamedTuple):
-    """The dependencies of a trace, its nodes known by their place in the file.
+    """The dependencies of a trace; nodes are numbered by their place in the file.
 
     Args:
         needs: For each node those that it waits for, in its own order.
-        control: Whether these include all ctrl_deps on nodes that are there.
+        control: Whether these include all ctrl_deps on nodes of the file.
     """
 
     needs: Sequence[Sequence[int]]
@@ -24,11 +24,11 @@ class Dependencies(NamedTuple):
 def dependencies(trace: RankTrace) -> Dependencies:
     """Data dependencies, and control dependencies where they do not contradict them.
 
-    Traces that a profiler recorded have the caller of a node in ctrl_deps, and sometimes a caller that waits for what
-    it has called: such a file, in which both together are a circle, is followed by data_deps alone.
+    Traces from a profiler have the caller of a node in ctrl_deps, and sometimes a caller that waits for the node it
+    called. If ctrl_deps and data_deps together form a circle in a file, only its data_deps are used.
 
     Raises:
-        InputError: A node needs one that is not there, or data dependencies are a circle.
+        InputError: A node needs one that is missing, or data dependencies form a circle.
     """
     places = {node.id: place for place, node in enumerate(trace.nodes)}
     data: list[list[int]] = []
@@ -59,7 +59,7 @@ def reversed_needs(needs: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _in_circle(needs: Sequence[Sequence[int]]) -> int | None:
-    """A node that waits for itself through others, or for one that does."""
+    """A node that waits for itself through others, or that waits for such a node."""
     missing = [len(needed) for needed in needs]
     needed_by = reversed_needs(needs)
     ready = [place for place, number in enumerate(missing) if not number]

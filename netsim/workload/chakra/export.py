@@ -20,13 +20,13 @@ def write_chakra(trace: Trace, folder: Path, name: str = "trace") -> None:
 
     A gap of computation becomes a COMP_NODE; its nanoseconds are rounded to duration_micros and, where that loses
     some, kept in the attribute duration_nanos. An asynchronous record is a node that the nodes up to its wait do not
-    depend on. Groups go by their number in the header of the trace, with their names in pg_desc. Groups of one rank
+    depend on. Groups have the number of their place in the header, and their names in pg_desc. Groups of one rank
     move nothing: only their gaps are written. Splits, bytes held after a reduce_scatter, the root of a broadcast, step,
     micro, phase, layer and dtype become attributes; measured times are not written.
 
     Args:
         trace: What to write.
-        folder: Where to; made if it does not exist.
+        folder: Output folder; created if it does not exist.
         name: First part of the files' names.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Execution traces as files: which belong together, and what each of them holds."""
+"""Files of execution traces: finding the files of one set, and reading each of them."""
 
 import json
 import re
@@ -23,7 +23,7 @@ Count = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
 
 
 class RankTrace(NamedTuple):
-    """What one rank does.
+    """The execution trace of one rank.
 
     Args:
         path: Where it was read.
@@ -55,25 +55,25 @@ def find_traces(path: Path) -> list[Path]:
     """The files of all ranks, in the order of the ranks.
 
     Args:
-        path: A folder that holds one set of them, or what comes before ``.RANK.et``.
+        path: A folder that holds one set of files, or a prefix such that the files are ``PREFIX.RANK.et``.
 
     Raises:
         InputError: There are none, those of several sets, or a rank is missing.
     """
     folder, wanted = (path, None) if path.is_dir() else (path.parent, path.name)
-    found: dict[tuple[str, str], dict[int, Path]] = {}
+    files_by_prefix: dict[tuple[str, str], dict[int, Path]] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = _FILE.fullmatch(file.name)
         if match and (wanted is None or match["prefix"] == wanted):
-            found.setdefault((match["form"], match["prefix"] or ""), {})[int(match["rank"])] = file
-    forms = [form for form in ("et", "json") if any(key[0] == form for key in found)]
+            files_by_prefix.setdefault((match["form"], match["prefix"] or ""), {})[int(match["rank"])] = file
+    forms = [form for form in ("et", "json") if any(key[0] == form for key in files_by_prefix)]
     if not forms:
         raise InputError(path, "file", "no execution traces are there", "give a folder or prefix of NAME.RANK.et files")
-    prefixes = sorted(prefix for form, prefix in found if form == forms[0])
+    prefixes = sorted(prefix for form, prefix in files_by_prefix if form == forms[0])
     if len(prefixes) > 1:
         problem = f"holds {len(prefixes)} traces ({', '.join(prefixes)!r:.60})"
         raise InputError(path, "file", problem, f"write the prefix too, such as {path / prefixes[0]}")
-    files = found[forms[0], prefixes[0]]
+    files = files_by_prefix[forms[0], prefixes[0]]
     for rank in range(len(files)):
         if rank not in files:
             name = f"{prefixes[0]}.{rank}.{forms[0]}".removeprefix(".")

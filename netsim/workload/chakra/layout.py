@@ -1,4 +1,4 @@
-"""Lays the nodes of all ranks out as tasks, each rank as far as the others let it."""
+"""Turns the nodes of all ranks into tasks; a rank proceeds until it needs an operation that another has not reached."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from netsim.workload.protocol import Program, Schedules, Span
 
 
 class _Gathering:
-    """One operation: who has come to it, with which node and task, and which ranks need it to be over."""
+    """One operation: nodes and tasks of the ranks that have arrived at it, and ranks that wait for its end."""
 
     def __init__(self, about: Meeting) -> None:
         self.about = about
@@ -21,7 +21,7 @@ class _Gathering:
 
 
 class _Rank:
-    """How far a rank's nodes have been laid out; nodes are known by their place in the file."""
+    """Progress of a rank in the layout; nodes are numbered by their place in the file."""
 
     def __init__(
         self, trace: RankTrace, needs: Sequence[Sequence[int]], rank: int, groups: Mapping[str, Sequence[int]]
@@ -38,7 +38,7 @@ class _Rank:
         self.ready = [place for place, missing in enumerate(self.missing) if not missing]
 
     def finish(self, place: int, task: int) -> None:
-        """A node is over when `task` is done, which may make others ready."""
+        """Sets the task at whose end a node ends, which may make other nodes ready."""
         self.over[place] = task
         for later in self.needed_by[place]:
             self.missing[later] -= 1
@@ -46,7 +46,7 @@ class _Rank:
                 heappush(self.ready, later)
 
     def claim(self, place: int) -> int | None:
-        """The task of the computation that alone a communication waits for; one communication may have it."""
+        """The task of a computation that is the only dependency of a communication, which can claim it once."""
         needed = self.needs[place]
         if self.meetings[place] is None or len(needed) != 1 or needed[0] in self.claimed:
             return None
@@ -78,15 +78,15 @@ class Layout:
     """The tasks of all ranks.
 
     Args:
-        traces: What each rank does.
+        traces: Execution trace of each rank.
         needs: For each rank and node the nodes that it waits for, by their place in the file.
         groups: Members of each process group; "" is all ranks.
-        program: Grows.
+        program: Program to which the tasks are added.
         ranks: Rank of the scenario for each rank of the traces.
         schedules: The algorithm of each operation.
 
     Raises:
-        InputError: A node is wrong by itself.
+        InputError: A node is malformed.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Layout:
         """Adds all tasks.
 
         Raises:
-            InputError: Nodes of one operation disagree, or ranks wait for each other for ever.
+            InputError: Nodes of one operation contradict each other, or ranks wait for each other for ever.
         """
         self._start = self._program.wait(self._ranks[0], (), start_ps)
         runnable = deque(range(len(self._states)))
@@ -124,7 +124,7 @@ class Layout:
                     self._refuse(gathering, rank)
 
     def _advance(self, rank: int) -> list[int]:
-        """Lays out what is ready at a rank; returns the ranks that this sets free."""
+        """Lays out all ready nodes of a rank; returns the ranks that this unblocks."""
         state, freed = self._states[rank], []
         while state.ready:
             freed += self._come(rank, heappop(state.ready))
@@ -134,7 +134,7 @@ class Layout:
         return freed
 
     def _come(self, rank: int, place: int) -> list[int]:
-        """A rank comes to a node; the last one to come to an operation carries it out."""
+        """Processes the arrival of a rank at a node; the last arrival at an operation adds its messages."""
         state = self._states[rank]
         member, about = state.members[place], state.meetings[place]
         delay_ps = 0 if about else duration_ps(member)
@@ -158,7 +158,7 @@ class Layout:
         return gathering.waiting + woken
 
     def _carry_out(self, gathering: _Gathering) -> None:
-        """Adds the messages of an operation to which all have come."""
+        """Adds the messages of an operation at which all ranks have arrived."""
         members = gathering.about.members
         nodes = [self._states[rank].members[gathering.come[rank][0]] for rank in members]
         operation = combine(nodes, members)

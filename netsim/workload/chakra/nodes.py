@@ -1,8 +1,8 @@
 """The nodes of an execution trace, in either generation of the schema.
 
-MLCommons Chakra, schema/protobuf/et_def.proto. The generation of today has versions from 0.0.4 on: attributes with a
-value of their own type, ctrl_deps and data_deps, ten collectives. The one before (0.0.3) has attributes with a type and
-a value, one list of parents, five collectives under other numbers.
+MLCommons Chakra, schema/protobuf/et_def.proto. The present generation (version 0.0.4 and later) has attributes with
+typed values, ctrl_deps and data_deps, and ten collectives. The earlier one (0.0.3) has attributes with a type and a
+value, one list of parents, and five collectives under other numbers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ Attribute = int | float | str | bytes | tuple[int | float | str | bytes, ...]
 
 
 class NodeType(IntEnum):
-    """What a node does; only the three kinds of communication move bytes over the network."""
+    """Types of nodes; only the three types of communication move bytes over the network."""
 
     INVALID_NODE = 0
     METADATA_NODE = 1
@@ -51,11 +51,11 @@ class Node(NamedTuple):
 
     Args:
         id: Unique in the file.
-        name: For people.
-        type: What it does.
-        control: Nodes that called it; those that the file lacks do not matter.
-        data: Nodes that must be over before it starts.
-        duration_us: Microseconds it takes; of communication the time it took when it was recorded.
+        name: Name for display.
+        type: Its type.
+        control: Nodes that called it; ids that are not in the file are ignored.
+        data: Nodes that must end before it starts.
+        duration_us: Duration in microseconds; of communication the recorded one.
         attributes: By name.
         collective: Name of its collective; None if it has no comm_type, "" for a comm_type that does not exist.
     """

@@ -1,4 +1,4 @@
-"""What the communication nodes of an execution trace say: who takes part, and what moves."""
+"""The operations that the communication nodes of execution traces describe: members and bytes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from netsim.workload.chakra.files import RankTrace
 from netsim.workload.chakra.nodes import Node, NodeType
 
 OUTPUT_BYTES, INPUT_SPLITS, ROOT, DURATION_NS = "out_bytes", "in_split", "root_rank", "duration_nanos"
-"""Attributes that say what the schema has no field for: what a rank holds after a reduce_scatter, the bytes of an
-all_to_all to each member, the global rank that broadcasts, nanoseconds of a computation."""
+"""Attributes for which the schema has no field: bytes that a rank holds after a reduce_scatter, bytes of an all_to_all
+to each member, global rank of a broadcast's root, nanoseconds of a computation."""
 
 _REMEDY = "convert or record the trace again"
 _UNSUPPORTED = ("reduce", "gather", "scatter")
 
 
 class Meeting(NamedTuple):
-    """Which nodes of all ranks are one operation: equal keys meet in order.
+    """Key by which nodes of several ranks form one operation: the k-th nodes with equal keys belong together.
 
     Args:
         key: The group, or the pair and its tag.
@@ -82,10 +82,10 @@ def duration_ps(member: Member) -> int:
 
 
 def meeting(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> Meeting | None:
-    """Whom a node of `rank` meets; None if it moves nothing.
+    """The key and the members of the operation of a node of `rank`; None if it moves nothing.
 
     Raises:
-        InputError: It is no communication that can be simulated, or names a rank or group that is not there.
+        InputError: The communication cannot be simulated, or names a rank or group that does not exist.
     """
     node = member.node
     if node.type not in (NodeType.COMM_COLL_NODE, NodeType.COMM_SEND_NODE, NodeType.COMM_RECV_NODE):
@@ -127,7 +127,7 @@ def combine(members: Sequence[Member], ranks: Sequence[int]) -> Operation:
         ranks: Their ranks.
 
     Raises:
-        InputError: They disagree about what it is, or about its bytes.
+        InputError: They contradict each other about the operation or its bytes.
     """
     first, size = members[0], len(members)
     if first.node.type is not NodeType.COMM_COLL_NODE:

@@ -1,4 +1,4 @@
-"""The protocol buffer wire format, as far as execution traces use it.
+"""The parts of the protocol buffer wire format that execution traces use.
 
 Google: Protocol Buffers, "Encoding" (protobuf.dev/programming-guides/encoding).
 """
@@ -17,7 +17,7 @@ class WireError(ValueError):
 
 
 class Wire(IntEnum):
-    """How a field is laid out."""
+    """Wire type of a field."""
 
     VARINT = 0
     FIXED64 = 1
@@ -33,7 +33,7 @@ class Field(NamedTuple):
 
     Args:
         number: Its number in the schema, at least 1.
-        wire: How it was laid out.
+        wire: Its wire type.
         value: An unsigned integer for VARINT, the bytes for all else.
     """
 
@@ -45,7 +45,7 @@ class Field(NamedTuple):
         """The value of a VARINT, unsigned.
 
         Raises:
-            WireError: It is none.
+            WireError: The field is no VARINT.
         """
         if not isinstance(self.value, int):
             raise WireError(f"field {self.number} is no integer")
@@ -55,7 +55,7 @@ class Field(NamedTuple):
         """The bytes of a field with a length: text or a message.
 
         Raises:
-            WireError: It is none.
+            WireError: The field has no length.
         """
         if self.wire is not Wire.LENGTH or isinstance(self.value, int):
             raise WireError(f"field {self.number} is no text and no message")

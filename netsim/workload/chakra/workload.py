@@ -32,11 +32,11 @@ class ChakraConfig(Section, frozen=True):
 class ChakraWorkload:
     """The workload of a `ChakraConfig`.
 
-    A node starts when all nodes that it depends on are over, whatever else its rank does meanwhile: only dependencies
-    order nodes. Computation takes its duration; communication takes what the network makes of it. The k-th collective
-    of a process group in the file of one rank and the k-th in that of another are the same; sends and receives are
-    matched in the order of the files for each group, sender, receiver and tag. Nobody waits for the others to come,
-    except in a barrier. comm_size is the rank's input buffer.
+    A node starts when all nodes that it depends on have ended; nothing else orders the nodes of a rank. Computation
+    takes its duration, communication takes its simulated time. The k-th collective of a process group in the file of
+    one rank and the k-th in that of another are the same; sends and receives are matched in the order of the files for
+    each group, sender, receiver and tag. A rank does not wait for other ranks to arrive at an operation, except in a
+    barrier. comm_size is the rank's input buffer.
     """
 
     def __init__(self, config: ChakraConfig) -> None:
@@ -46,7 +46,7 @@ class ChakraWorkload:
 
     @cached_property
     def traces(self) -> list[RankTrace]:
-        """What each rank does.
+        """Execution trace of each rank.
 
         Raises:
             InputError: A file is wrong or missing.
@@ -55,10 +55,10 @@ class ChakraWorkload:
 
     @cached_property
     def dependencies(self) -> list[Dependencies]:
-        """What the nodes of each rank wait for.
+        """Dependencies of the nodes of each rank.
 
         Raises:
-            InputError: A node needs one that is not there, or nodes need each other in a circle.
+            InputError: A node needs one that is missing, or nodes need each other in a circle.
         """
         return [dependencies(trace) for trace in self.traces]
 
@@ -67,7 +67,7 @@ class ChakraWorkload:
         """Members of each process group, in its order; "" is all ranks.
 
         Raises:
-            InputError: A group is not made of ranks that are there, or two files disagree about it.
+            InputError: A group has ranks without a file, or two files contradict each other about it.
         """
         world = range(len(self.traces))
         groups: dict[str, Sequence[int]] = {"": world}
@@ -91,7 +91,7 @@ class ChakraWorkload:
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
         """See `netsim.workload.protocol.Workload`."""
-        needs = [found.needs for found in self.dependencies]
+        needs = [trace_dependencies.needs for trace_dependencies in self.dependencies]
         Layout(self.traces, needs, self.groups, program, ranks, schedules).run(start_ps)
 
     def _deviations(self) -> Iterator[str]:
@@ -99,7 +99,7 @@ class ChakraWorkload:
         for kind in (NodeType.COMP_NODE, NodeType.MEM_LOAD_NODE, NodeType.MEM_STORE_NODE):
             if unknown[kind]:
                 yield f"{unknown[kind]} nodes {kind.name} state their work but no duration, and take no time"
-        callers = sum(not found.control for found in self.dependencies)
+        callers = sum(not trace_dependencies.control for trace_dependencies in self.dependencies)
         if callers:
             yield f"ctrl_deps of {callers} ranks contradict data_deps, which alone are followed there"
 
