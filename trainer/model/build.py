@@ -191,7 +191,8 @@ def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
 def _network(
     config: RunConfig, mixture: Callable[[int], nn.Module] | None, generator: torch.Generator | None
 ) -> Network:
-    build = NETWORKS.get(type(config.model), config.model.network)
+    settings = type(config.model)
+    build = NETWORKS.get(settings, settings.network)
     assert build is not None, "settings without a builder are refused when they are read"
     network = build(
         NetworkSpec(
