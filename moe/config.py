@@ -1,16 +1,14 @@
-"""The section ``moe`` of a run configuration. Free of torch and Megatron, so that a configuration is checked fast."""
+"""What a run says about its mixture of experts."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from moe.validation.section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TopKRouterConfig(_Section):
+class TopKRouterConfig(Section):
     """Each token goes to the experts with the largest gate value (Shazeer et al. 2017; Fedus et al. 2021)."""
 
     kind: Literal["top_k"] = "top_k"
@@ -31,7 +29,7 @@ class TopKRouterConfig(_Section):
     balancing); 0: no bias. Needs score sigmoid."""
 
 
-class SinkhornRouterConfig(_Section):
+class SinkhornRouterConfig(Section):
     """The best experts of the balanced entropic plan (Clark et al. 2022, S-BASE)."""
 
     kind: Literal["sinkhorn"] = "sinkhorn"
@@ -41,21 +39,21 @@ class SinkhornRouterConfig(_Section):
     z_loss: float = Field(default=0.0, ge=0)
 
 
-class BaseAssignmentRouterConfig(_Section):
+class BaseAssignmentRouterConfig(Section):
     """The exact balanced assignment of tokens to experts (Lewis et al. 2021, BASE layers); solved on the host."""
 
     kind: Literal["base"] = "base"
     z_loss: float = Field(default=0.0, ge=0)
 
 
-class ExpertChoiceRouterConfig(_Section):
+class ExpertChoiceRouterConfig(Section):
     """Each expert takes the tokens with the largest gate values (Zhou et al. 2022)."""
 
     kind: Literal["expert_choice"] = "expert_choice"
     z_loss: float = Field(default=0.0, ge=0)
 
 
-class SparseOTRouterConfig(_Section):
+class SparseOTRouterConfig(Section):
     """Sparsity-constrained optimal transport: balanced, capped and sparse (Liu, Puigcerver, Blondel, ICLR 2023)."""
 
     kind: Literal["sparse_ot"] = "sparse_ot"
@@ -104,7 +102,7 @@ RouterConfig = Annotated[
 ]
 
 
-class MigrationConfig(_Section):
+class MigrationConfig(Section):
     """Experts that move between ranks while training goes on, when the traffic has drifted from their placement."""
 
     every: PositiveInt
@@ -119,7 +117,7 @@ class MigrationConfig(_Section):
     """Largest number of experts that move at a time, over all layers."""
 
 
-class MoEConfig(_Section):
+class MoEConfig(Section):
     """The mixture-of-experts feed-forward layers of a model."""
 
     num_experts: PositiveInt

@@ -31,6 +31,7 @@ def model_card(config: RunConfig, step: int, shapes: Iterable[Sequence[int]], *,
         if config.flow
         else "next byte"
     )
+    heads = "" if model.heads is None else f", {model.heads} heads"
     beside = (
         "\nWhat the routers have learned besides their weights is in `routers.safetensors`; `init_from` takes it from "
         "there.\n"
@@ -45,7 +46,7 @@ The moving average (largest decay {config.optim.ema_decay:g}) of the weights of 
 
 | | |
 | --- | --- |
-| network | {model.kind}: {model.num_layers} layers of width {model.hidden}, {model.num_heads} heads; {experts} |
+| network | {model.kind}: {model.num_layers} layers of width {model.hidden}{heads}; {experts} |
 | learned | {method} |
 | data | {config.data.kind} |
 | batch | {config.optim.global_batch} examples a step |

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, TypeAdapter, WrapValidator, model_validator
 
 import trainer.data
 import trainer.flow.context
@@ -15,11 +15,11 @@ import trainer.flow.sampler
 import trainer.flow.target
 import trainer.flow.time
 from moe.config import MoEConfig
-from moe.validation.section import Section
+from moe.validation.section import Section, kind_of, sections_in
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.config.guard import GuardConfig
-from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, GPTConfig, MLPConfig
+from trainer.config.model import AnyNetworkConfig, NetworkConfig, listed_or_own, network_settings
 from trainer.config.observe import ObserveConfig
 from trainer.config.optim import OptimConfig
 from trainer.config.task import TaskConfig
@@ -115,25 +115,12 @@ class ReconstructionSample(Section):
     """Images of a grid."""
 
 
-COMPANIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "dit": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",), "task": ("flow",)},
-    "blockwise": {"data": ("digits", "image_folder", "shards", "pairs"), "sample": ("images",), "task": ("flow",)},
-    "gpt": {"data": ("python_source",), "sample": ("text",), "task": ("next_token",)},
-    "mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",), "task": ("flow",)},
-    "blockwise_mlp": {"data": ("toy", "shards", "pairs"), "sample": ("points",), "task": ("flow",)},
-    "autoencoder": {
-        "data": ("digits", "image_folder", "shards"),
-        "sample": ("reconstructions",),
-        "task": ("reconstruction",),
-    },
+FLOWLESS: dict[str | None, str] = {
+    kind_of(settings): settings.flowless
+    for settings in sections_in(AnyNetworkConfig)
+    if issubclass(settings, NetworkConfig) and settings.flowless is not None
 }
-"""The kinds of the other sections that fit each kind of model; the first is what a section without a kind has."""
-
-FLOWLESS = {
-    "gpt": "a gpt model predicts the next byte",
-    "autoencoder": "an autoencoder predicts what it was shown",
-}
-"""Models that are trained for something else than a flow."""
+"""What each kind of model learns that learns no flow."""
 
 
 class RunConfig(Section):
@@ -145,10 +132,7 @@ class RunConfig(Section):
     run: Run
     data: trainer.data.Config
     data_loading: DataLoadingConfig = DataLoadingConfig()
-    model: Annotated[
-        DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig | BlockwiseConfig | BlockwiseMLPConfig,
-        Field(discriminator="kind"),
-    ]
+    model: SerializeAsAny[Annotated[AnyNetworkConfig, Field(discriminator="kind"), WrapValidator(listed_or_own)]]
     moe: MoEConfig | None = None
     task: TaskConfig
     """What the network learns."""
@@ -171,12 +155,13 @@ class RunConfig(Section):
             return document
         model = document.get("model")
         kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
-        fitting = COMPANIONS.get(str(kind), COMPANIONS["dit"])
+        settings = network_settings(model)
+        fitting = {"data": settings.data_kinds, "sample": settings.sample_kinds, "task": settings.task_kinds}
         filled = {**{name: {} for name in fitting}, **document}
         for name, fitting_kinds in {"model": (kind,), **fitting}.items():
             if isinstance(filled.get(name), dict):
                 filled[name] = {"kind": fitting_kinds[0], **filled[name]}
-        if kind not in FLOWLESS:
+        if settings.flowless is None:
             latent = latents_of(filled["data"])
             written = filled.get("flow") or {}
             if latent and isinstance(written, dict) and written.get("latent") is None:
@@ -189,17 +174,19 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit_the_model(self) -> "RunConfig":
-        kind = self.model.kind
-        for name, found in (("data", self.data.kind), ("sample", self.sample.kind), ("task", self.task.kind)):
-            fitting = COMPANIONS[kind][name]
+        for name, found, fitting in (
+            ("data", self.data.kind, self.model.data_kinds),
+            ("sample", self.sample.kind, self.model.sample_kinds),
+            ("task", self.task.kind, self.model.task_kinds),
+        ):
             if found not in fitting:
-                raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {' or '.join(fitting)}")
-        if kind in FLOWLESS and self.flow is not None:
-            raise ValueError(f"flow: {FLOWLESS[kind]} and follows no flow; remove the section")
-        if kind == "autoencoder" and self.moe is not None:
-            raise ValueError("moe: an autoencoder has no feed-forward layers to make experts of; remove the section")
-        if isinstance(self.model, BlockwiseConfig | BlockwiseMLPConfig) and self.moe is not None:
-            raise ValueError(f"moe: the experts of a {kind} model are the blocks of its segments; remove the section")
+                raise ValueError(
+                    f"{name}.kind: {found} is not for a {self.model.kind} model; use {' or '.join(fitting)}"
+                )
+        if self.model.flowless is not None and self.flow is not None:
+            raise ValueError(f"flow: {self.model.flowless} and follows no flow; remove the section")
+        if self.model.no_mixture is not None and self.moe is not None:
+            raise ValueError(f"moe: {self.model.no_mixture}; remove the section")
         return self
 
     @property
@@ -235,6 +222,14 @@ class RunConfig(Section):
         if context is None:
             return None
         return trainer.flow.context.context_shape(context, example=tuple(self.data.shape), state=self.state_shape)
+
+    @property
+    def context_channels(self) -> int:
+        """Channels that the network reads beside those of the state: of the context, or of what is made of it."""
+        if self.flow is None or self.context_shape is None:
+            return 0
+        made = isinstance(self.flow.context, trainer.flow.context.SemanticMapConfig)
+        return self.state_shape[0] if made else self.context_shape[0]
 
     @property
     def data_are_latents(self) -> bool:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.data.protocol import Batch, Dataset, Split
 
 NUM_DIGITS = 1797
 SPLIT_SEED = 1797
 
 
-class DigitsConfig(BaseModel, extra="forbid", frozen=True):
+class DigitsConfig(Section):
     """Real 8x8 grey images of the digits 0 to 9; needs no download.
 
     Attributes:

@@ -9,17 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
 from moe.random.seed import derive_seed
+from moe.validation.section import Section
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-class ImageFolderConfig(BaseModel, extra="forbid", frozen=True):
+class ImageFolderConfig(Section):
     """Pictures in a folder, cut to their middle square, made `size` pixels a side and scaled to [-1, 1]."""
 
     kind: Literal["image_folder"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from moe.files import FileError
+from moe.validation.section import Section
 from trainer.data.shard.index import LatentsEntry, ShardIndex, read_index
 
 
-class LatentsConfig(BaseModel, extra="forbid", frozen=True):
+class LatentsConfig(Section):
     """States are latents of images: drawn anew at each step from what an autoencoder, frozen, makes of an image.
 
     The data are images, or the latents of the same folder (data.kind: shards).

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
+from moe.validation.section import Section
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import read_index
@@ -24,7 +25,7 @@ SAID = ("digest", "shape", "num_classes", "segments", "data_scale", "source")
 """What a configuration repeats of the index."""
 
 
-class PairsConfig(BaseModel, extra="forbid", frozen=True):
+class PairsConfig(Section):
     """A folder that the pairs verb wrote; only headers are read at start."""
 
     kind: Literal["pairs"]

@@ -10,11 +10,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
 from moe.random.seed import derive_seed
+from moe.validation.section import Section
 from trainer.data.protocol import Batch, Dataset, Split
 
 TESTS = frozenset({"test", "tests", "idle_test"})
@@ -22,7 +23,7 @@ TABLES = frozenset({"encodings", "pydoc_data"})
 OFTEN_ABSENT = frozenset({"distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtle", "turtledemo", "venv"})
 
 
-class PythonSourceConfig(BaseModel, extra="forbid", frozen=True):
+class PythonSourceConfig(Section):
     """Windows of the standard library that runs the trainer, about 7.6 MB; needs no download.
 
     Attributes:

@@ -9,17 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
+from moe.validation.section import Section
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.file import Array, check_shard
 from trainer.data.shard.index import ShardIndex, read_index
 from trainer.data.shard_rows import ShardRows, check_same
 
 
-class ShardsConfig(BaseModel, extra="forbid", frozen=True):
+class ShardsConfig(Section):
     """A folder that `trainer.data.write_shards` or the encode verb wrote; only headers are read at start."""
 
     kind: Literal["shards"]

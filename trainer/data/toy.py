@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from moe.random.keyed import fold_in, uniform
 from moe.random.seed import derive_seed
+from moe.validation.section import Section
 from trainer.data.protocol import Batch, Dataset, Split
 
 FIRST_HELD_OUT = 2**62
@@ -29,7 +30,7 @@ PARTS: dict[str, int] = {
 """Of how many parts, all equally likely, each set is made."""
 
 
-class ToyConfig(BaseModel, extra="forbid", frozen=True):
+class ToyConfig(Section):
     """Points in the plane, within about [-2, 2] each way."""
 
     kind: Literal["toy"] = "toy"

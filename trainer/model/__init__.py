@@ -1,7 +1,1 @@
-"""The networks: their configuration and `build`."""
-
-from trainer.config.model import DiTConfig
-
-Config = DiTConfig
-
-__all__ = ["Config", "DiTConfig"]
+"""The networks: one file each, what they are made of, and how a run builds and loads one."""

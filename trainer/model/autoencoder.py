@@ -4,18 +4,20 @@ Shape suffixes: B batch, C channels of an image, H W its pixels, Z latent channe
 """
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import AutoencoderConfig
+from trainer.model.network import Network, NetworkSpec
 
 NORM_GROUPS = 8
 LOG_VARIANCES = (-20.0, 10.0)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Network):
     """Images to Gaussians over latents and back.
 
     Each square of factor x factor pixels is folded into channels, residual blocks follow, and the decoder is the mirror
@@ -38,7 +40,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.factor = config.factor
         folded = shape[0] * config.factor**2
-        self.latent_shape = config.latent_channels, shape[1] // config.factor, shape[2] // config.factor
+        self.latent_shape = config.latent_shape(shape)
         self.enter = nn.Conv2d(folded, config.hidden, 3, padding=1)
         self.to_latents = nn.Conv2d(config.hidden, 2 * config.latent_channels, 1)
         self.from_latents = nn.Conv2d(config.latent_channels, config.hidden, 3, padding=1)
@@ -46,6 +48,11 @@ class Autoencoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config.hidden) for _ in range(config.num_layers))
         if generator is not None:
             self._initialise(generator)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[AutoencoderConfig]) -> Self:
+        """Builds the network of a run."""
+        return cls(spec.config, shape=spec.image_shape, generator=spec.generator)
 
     def forward(self, x_BCHW: Tensor, noise_BZhw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encodes, draws latents and decodes them.

@@ -4,6 +4,8 @@ Shape suffixes: B batch, N tokens (patches), P values of a patch, D width, E wid
 in groups by segment M x C, the places of each of M segments.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,9 +18,10 @@ from trainer.model.dit import Block, FeedForward
 from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
 from trainer.model.layer.patches import PatchGrid, beside_context
 from trainer.model.layer.segments import Groups, SegmentLinear
+from trainer.model.network import Network, NetworkSpec
 
 
-class Blockwise(nn.Module):
+class Blockwise(Network):
     """A trunk makes features of a state; the blocks of its segment of time predict, steered by them token by token.
 
     Without a trunk time and class steer, as in a plain diffusion transformer. A residual network approximates how the
@@ -77,6 +80,19 @@ class Blockwise(nn.Module):
         if generator is not None:
             zeroed = [self.final_modulation, self.unembed_patches, *filter(None, [self.residual_output])]
             initialise(self, zeroed, self.embed_label, generator)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[BlockwiseConfig]) -> Self:
+        """Builds the network of a run."""
+        return cls(
+            spec.config,
+            shape=spec.image_shape,
+            num_classes=spec.num_classes,
+            generator=spec.generator,
+            num_fields=spec.num_fields,
+            context_channels=spec.context_channels,
+            read_context=spec.read_context,
+        )
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -224,7 +240,7 @@ def _for_tokens(modulation: Tensor, tokens_ZND: Tensor) -> Tensor:
 
 def _projection(config: BlockwiseConfig, num_features: int) -> nn.Sequential:
     """From features to those of a teacher, token by token."""
-    inner = config.projection_hidden or 2 * config.hidden
+    inner = config.projection_inner
     return nn.Sequential(
         nn.Linear(config.hidden, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, num_features)
     )

@@ -5,6 +5,7 @@ Shape suffixes: B batch, P values of a vector.
 
 import math
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from torch.nn import functional
 from trainer.config.model import BlockwiseMLPConfig
 from trainer.flow.condition import Condition
 from trainer.model.layer.segments import Groups, SegmentLinear
+from trainer.model.network import Network, NetworkSpec
 
 
-class BlockwiseMLP(nn.Module):
+class BlockwiseMLP(Network):
     """Perceptrons over a vector and the time, one of which runs at a time; the segments share nothing but classes.
 
     Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.1 (blocks), for points.
@@ -47,6 +49,17 @@ class BlockwiseMLP(nn.Module):
         self.output = SegmentLinear(config.segments, config.hidden, num_fields * num_values)
         if generator is not None:
             self._initialise(generator)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[BlockwiseMLPConfig]) -> Self:
+        """Builds the network of a run."""
+        return cls(
+            spec.config,
+            num_values=spec.num_values,
+            num_classes=spec.num_classes,
+            generator=spec.generator,
+            num_fields=spec.num_fields,
+        )
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.

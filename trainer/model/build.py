@@ -1,7 +1,8 @@
-"""From a configuration to a network."""
+"""From a configuration to a network: the list of networks, and how one is built from it."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,14 +10,37 @@ from torch import nn
 from moe.config import MoEConfig
 from moe.random.seed import derive_seed
 from trainer.config.layout import Layout
-from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, GPTConfig, MLPConfig
+from trainer.config.model import (
+    AutoencoderConfig,
+    BlockwiseConfig,
+    BlockwiseMLPConfig,
+    DiTConfig,
+    GPTConfig,
+    MLPConfig,
+    NetworkConfig,
+)
 from trainer.config.run import RunConfig
 from trainer.flow import target
 from trainer.flow.context import SemanticMapConfig
-from trainer.model import autoencoder, blockwise, blockwise_mlp, dit, gpt, mlp
+from trainer.model.autoencoder import Autoencoder
+from trainer.model.blockwise import Blockwise
+from trainer.model.blockwise_mlp import BlockwiseMLP
+from trainer.model.dit import DiT
+from trainer.model.gpt import GPT
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
-from trainer.model.network import Network
+from trainer.model.mlp import MLP
+from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import LinearShare, divide_blocks
+
+NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
+    DiTConfig: DiT.build,
+    GPTConfig: GPT.build,
+    MLPConfig: MLP.build,
+    AutoencoderConfig: Autoencoder.build,
+    BlockwiseConfig: Blockwise.build,
+    BlockwiseMLPConfig: BlockwiseMLP.build,
+}
+"""What builds the network of each class of settings; a class that is not here has a `network` of its own."""
 
 
 def build_model(config: RunConfig, layout: Layout) -> Network:
@@ -34,8 +58,7 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
     """
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model"))
     if config.moe is None:
-        network = _network(config, lambda _: _dense_feed_forward(config), generator)
-        return _divided(network, layout)
+        return _divided(_network(config, None, generator), layout)
 
     from moe.coherent_layer import CoherentMoELayer  # Megatron takes seconds to import
     from moe.layer import PlacedMoELayer, transformer_config
@@ -46,7 +69,7 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
         mixture_config,
         hidden=config.model.hidden,
         num_layers=config.model.num_layers,
-        num_heads=config.model.num_heads,
+        num_heads=config.model.heads or 1,  # of no effect on mixture layers, and above 0
         expert_parallel=layout.expert_parallel,
         dtype=torch.float32,
     )
@@ -59,14 +82,7 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 
 def tokens_per_example(config: RunConfig) -> int:
     """Tokens of one example: the patches of an image, the bytes that a window predicts, or the example whole."""
-    match config.model, config.state_shape:
-        case ((DiTConfig(patch_size=patch_size) | BlockwiseConfig(patch_size=patch_size)), (_, height, width)):
-            return (height // patch_size) * (width // patch_size)
-        case GPTConfig(), (window,):
-            return window - 1
-        case ((MLPConfig() | BlockwiseMLPConfig() | AutoencoderConfig()), _):
-            return 1
-    raise AssertionError("the layout lets no other pair through")
+    return config.model.tokens(config.state_shape)
 
 
 def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
@@ -107,7 +123,7 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
 
 def new_parameters(config: RunConfig) -> tuple[str, ...]:
     """What the names of parameters begin with that `model.init_from` need not have."""
-    return config.model.init_new if isinstance(config.model, BlockwiseConfig) else ()
+    return config.model.new_parameters
 
 
 def inherited_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
@@ -127,12 +143,6 @@ def dense_shapes(config: RunConfig, tensor_parallel: int = 1) -> dict[str, tuple
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 
 
-def dense_inner(config: RunConfig) -> int:
-    """Width of the dense feed-forward layers."""
-    assert not isinstance(config.model, BlockwiseMLPConfig)
-    return config.model.feed_forward_hidden or 4 * config.model.hidden
-
-
 def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
     """The network of one rank without values and without experts, on the meta device.
 
@@ -140,14 +150,10 @@ def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
         config: the run.
         tensor_parallel: ranks that share the blocks.
     """
-
-    def feed_forward(_: int) -> nn.Module:
-        if config.moe is None:
-            return _dense_feed_forward(config)
-        return _without_experts(config.model.hidden, config.moe)
-
+    moe = config.moe
+    mixture = None if moe is None else lambda _: _without_experts(config.model.hidden, moe)
     with torch.device("meta"):
-        model = _network(config, feed_forward, generator=None)
+        model = _network(config, mixture, generator=None)
         if tensor_parallel > 1:
             divide_blocks(
                 model.blocks,
@@ -155,11 +161,6 @@ def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
                 rows=lambda linear: LinearShare(linear, tensor_parallel, 1),
             )
     return model
-
-
-def _dense_feed_forward(config: RunConfig) -> nn.Module:
-    layer = gpt.FeedForward if isinstance(config.model, GPTConfig) else dit.FeedForward
-    return layer(config.model.hidden, dense_inner(config))
 
 
 def _expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
@@ -187,60 +188,37 @@ def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
     return nn.ModuleDict(parts)
 
 
-def _network(config: RunConfig, feed_forward: Callable[[int], nn.Module], generator: torch.Generator | None) -> Network:
-    classes = config.data.num_classes
-    num_fields = 1 if config.flow is None else target.num_fields(config.flow.target)
-    match config.model, config.state_shape:
-        case DiTConfig() as model, (channels, height, width):
-            read_context, context_channels = _context_reader(config, generator)
-            return dit.DiT(
-                model,
-                shape=(channels, height, width),
-                num_classes=classes,
-                feed_forward=feed_forward,
-                generator=generator,
-                num_fields=num_fields,
-                context_channels=context_channels,
-                read_context=read_context,
-            )
-        case BlockwiseConfig() as model, (channels, height, width):
-            read_context, context_channels = _context_reader(config, generator)
-            return blockwise.Blockwise(
-                model,
-                shape=(channels, height, width),
-                num_classes=classes,
-                generator=generator,
-                num_fields=num_fields,
-                context_channels=context_channels,
-                read_context=read_context,
-            )
-        case BlockwiseMLPConfig() as model, (values,):
-            return blockwise_mlp.BlockwiseMLP(
-                model, num_values=values, num_classes=classes, generator=generator, num_fields=num_fields
-            )
-        case AutoencoderConfig() as model, (channels, height, width):
-            return autoencoder.Autoencoder(model, shape=(channels, height, width), generator=generator)
-        case MLPConfig() as model, (values,):
-            return mlp.MLP(
-                model,
-                num_values=values,
-                num_classes=classes,
-                feed_forward=feed_forward,
-                generator=generator,
-                num_fields=num_fields,
-            )
-        case GPTConfig() as model, _:
-            return gpt.GPT(model, feed_forward=feed_forward, generator=generator)
-    raise AssertionError("the layout lets no other pair through")
+def _network(
+    config: RunConfig, mixture: Callable[[int], nn.Module] | None, generator: torch.Generator | None
+) -> Network:
+    settings = type(config.model)
+    build = NETWORKS.get(settings, settings.network)
+    assert build is not None, "settings without a builder are refused when they are read"
+    network = build(
+        NetworkSpec(
+            config=config.model,
+            state_shape=config.state_shape,
+            num_classes=config.data.num_classes,
+            num_fields=1 if config.flow is None else target.num_fields(config.flow.target),
+            mixture=mixture,
+            context_channels=config.context_channels,
+            read_context=_context_reader(config, generator),
+            generator=generator,
+        )
+    )
+    if not isinstance(network, nn.Module) or not isinstance(getattr(network, "blocks", None), nn.ModuleList):
+        raise ValueError(
+            f"model: {config.model.kind} builds a {type(network).__name__}, which is no torch module with `blocks`; "
+            "give it a torch.nn.ModuleList of its layers by that name"
+        )
+    return network
 
 
-def _context_reader(config: RunConfig, generator: torch.Generator | None) -> tuple[nn.Module | None, int]:
-    """What makes a context ready to be read beside the state, if anything, and the channels that are read then."""
-    if config.flow is None or config.context_shape is None:
-        return None, 0
+def _context_reader(config: RunConfig, generator: torch.Generator | None) -> nn.Module | None:
+    """What makes a context ready to be read beside the state; None: it is read as it is, or there is none."""
+    if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMapConfig):
+        return None
     channels, height, _ = config.context_shape
-    if not isinstance(config.flow.context, SemanticMapConfig):
-        return None, channels
-    state_channels, state_height, _ = config.state_shape
+    _, state_height, _ = config.state_shape
     halvings = (height // state_height).bit_length() - 1
-    return SpatialRescaler(channels, state_channels, halvings, generator), state_channels
+    return SpatialRescaler(channels, config.context_channels, halvings, generator)

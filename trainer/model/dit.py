@@ -4,6 +4,7 @@ Shape suffixes: B batch, N tokens (patches), D width.
 """
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,11 @@ from trainer.config.model import BlockwiseConfig, DiTConfig
 from trainer.flow.condition import Condition
 from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
 from trainer.model.layer.patches import PatchGrid, beside_context
+from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """A transformer over image patches, steered by time and class through adaLN-Zero.
 
     Every block starts as the identity and the output starts at zero. The feed-forward layers come from the caller,
@@ -64,6 +66,21 @@ class DiT(nn.Module):
         self.register_buffer("positions", self.grid.positions(config.hidden), persistent=False)
         if generator is not None:
             initialise(self, [self.final_modulation, self.unembed_patches], self.embed_label, generator)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[DiTConfig]) -> Self:
+        """Builds the network of a run; without a mixture its feed-forward layers are dense."""
+        config = spec.config
+        return cls(
+            config,
+            shape=spec.image_shape,
+            num_classes=spec.num_classes,
+            feed_forward=spec.mixture or (lambda _: FeedForward(config.hidden, config.inner)),
+            generator=spec.generator,
+            num_fields=spec.num_fields,
+            context_channels=spec.context_channels,
+            read_context=spec.read_context,
+        )
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.

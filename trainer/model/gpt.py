@@ -5,7 +5,7 @@ Shape suffixes: B sequences of this rank, N positions, T rows on this rank, D wi
 
 import math
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -15,11 +15,12 @@ from torch.nn import functional
 from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
 from moe.random.keyed import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
+from trainer.config.network.gpt import BYTE_VALUES
 from trainer.model.layer.attention import Attention, Context
 from trainer.model.layer.kv_cache import Window
+from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
 
-BYTE_VALUES = 256
 EPSILON = 1e-6
 
 
@@ -42,7 +43,7 @@ class MovesTokens(Protocol):
         ...
 
 
-class GPT(nn.Module):
+class GPT(Network):
     """A pre-norm transformer without biases, whose tokens may move between ranks from layer to layer.
 
     The residual stream is rows [T, D], and a :class:`moe.dispatch.residency.Residency` says which tokens they are.
@@ -77,6 +78,13 @@ class GPT(nn.Module):
         self.unembed = nn.Linear(config.hidden, BYTE_VALUES, bias=False)
         if generator is not None:
             self._initialise(generator)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[GPTConfig]) -> Self:
+        """Builds the network of a run; without a mixture its feed-forward layers are dense."""
+        config = spec.config
+        feed_forward = spec.mixture or (lambda _: FeedForward(config.hidden, config.inner))
+        return cls(config, feed_forward=feed_forward, generator=spec.generator)
 
     @property
     def group(self) -> dist.ProcessGroup | None:

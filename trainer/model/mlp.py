@@ -4,19 +4,21 @@ Shape suffixes: B batch, P values of a vector, D width, 1 the only token of an e
 """
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import MLPConfig
+from trainer.config.network.mlp import INPUT_WAVES
 from trainer.flow.condition import Condition
+from trainer.model.dit import FeedForward
 from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
+from trainer.model.network import Network, NetworkSpec
 
-INPUT_WAVES = 8
 
-
-class MLP(nn.Module):
+class MLP(Network):
     """Residual blocks over a vector, steered by time and class as a diffusion transformer's are, without attention.
 
     The input joins its values with sines and cosines of them, so that sharp edges in few dimensions can be learned.
@@ -59,6 +61,19 @@ class MLP(nn.Module):
         self.unembed_values = nn.Linear(config.hidden, num_fields * num_values)
         if generator is not None:
             initialise(self, [self.final_modulation, self.unembed_values], self.embed_label, generator)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[MLPConfig]) -> Self:
+        """Builds the network of a run; without a mixture its feed-forward layers are dense."""
+        config = spec.config
+        return cls(
+            config,
+            num_values=spec.num_values,
+            num_classes=spec.num_classes,
+            feed_forward=spec.mixture or (lambda _: FeedForward(config.hidden, config.inner)),
+            generator=spec.generator,
+            num_fields=spec.num_fields,
+        )
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.

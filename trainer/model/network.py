@@ -1,11 +1,63 @@
-"""What a run can train."""
+"""What a run can train, and what it is built from."""
 
-from trainer.model.autoencoder import Autoencoder
-from trainer.model.blockwise import Blockwise
-from trainer.model.blockwise_mlp import BlockwiseMLP
-from trainer.model.dit import DiT
-from trainer.model.gpt import GPT
-from trainer.model.mlp import MLP
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-Network = DiT | GPT | MLP | Autoencoder | Blockwise | BlockwiseMLP
-"""What a run can train; its ``blocks`` are the layers of its traces."""
+import torch
+from torch import nn
+
+from trainer.config.model import NetworkConfig
+
+C = TypeVar("C", bound=NetworkConfig)
+
+
+class Network(nn.Module):
+    """What a run trains: a module with blocks. What it is called with is a matter of its task.
+
+    Any module of torch with `blocks` will do, derived from this class or not. It is no protocol, since engines take
+    modules alone, and a protocol cannot derive from one.
+
+    Attributes:
+        blocks: the layers of its traces, which engines compile, repeat and gather one by one.
+    """
+
+    blocks: nn.ModuleList
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec(Generic[C]):
+    """What a network is built from.
+
+    Attributes:
+        config: its own settings.
+        state_shape: shape of the state of an example, which `config.check_states` accepts.
+        num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
+        num_fields: states that a prediction holds one behind the other.
+        mixture: from a block's index to a mixture of experts [B, N, D] -> [B, N, D], which is its feed-forward layer;
+            None: the feed-forward layers are dense.
+        context_channels: channels of the condition's context, read beside those of the state.
+        read_context: what the context goes through first, to those channels at the resolution of the state.
+        generator: draws the initial weights; None leaves them as they are (meta device).
+    """
+
+    config: C
+    state_shape: tuple[int, ...]
+    num_classes: int = 0
+    num_fields: int = 1
+    mixture: Callable[[int], nn.Module] | None = None
+    context_channels: int = 0
+    read_context: nn.Module | None = None
+    generator: torch.Generator | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a state that is an image."""
+        channels, height, width = self.state_shape
+        return channels, height, width
+
+    @property
+    def num_values(self) -> int:
+        """Values of a state that is a vector."""
+        (values,) = self.state_shape
+        return values

@@ -15,7 +15,8 @@ class Speed:
             world_size: devices that share the work.
         """
         self._examples = config.optim.global_batch
-        self._flops = self._examples * training_flops(config)
+        of_example = training_flops(config)
+        self._flops = None if of_example is None else self._examples * of_example
         peak = config.observe.peak_flops
         self._peak_flops = None if peak is None else peak * world_size
 
@@ -25,13 +26,12 @@ class Speed:
         Returns:
             ``time.step_s``; ``time.samples_per_s`` and ``time.model_flops_per_s`` over all ranks; with
             ``observe.peak_flops``, ``time.mfu``: model FLOP/s over the devices' peak (Chowdhery et al., "PaLM", 2022,
-            appendix B).
+            appendix B). A network whose multiply-adds are not known has the first two alone.
         """
-        figures = {
-            "time.step_s": step_s,
-            "time.samples_per_s": self._examples / step_s,
-            "time.model_flops_per_s": self._flops / step_s,
-        }
+        figures = {"time.step_s": step_s, "time.samples_per_s": self._examples / step_s}
+        if self._flops is None:
+            return figures
+        figures["time.model_flops_per_s"] = self._flops / step_s
         if self._peak_flops is not None:
             figures["time.mfu"] = figures["time.model_flops_per_s"] / self._peak_flops
         return figures

@@ -18,8 +18,6 @@ from moe.dispatch.residency import Residency
 from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.flow.time.segments import segment_of
-from trainer.model.blockwise import Blockwise
-from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.parallel.parameters import HoldsExperts
 
 
@@ -123,7 +121,7 @@ class SegmentRecorder(RoutingRecorder):
     def __init__(
         self,
         folder: Path,
-        network: Blockwise | BlockwiseMLP,
+        network: nn.Module,
         header: RoutingHeader,
         *,
         steps: Collection[int],
@@ -134,8 +132,8 @@ class SegmentRecorder(RoutingRecorder):
 
         Args:
             folder: the run's traces folder.
-            network: whose blocks belong to segments.
-            header: sizes and names of the trace.
+            network: whose blocks belong to segments; its second argument are times.
+            header: sizes and names of the trace; its experts are the segments.
             steps: optimiser steps to record.
             micro_batch: examples of a micro batch.
             tokens: of an example.
@@ -152,7 +150,7 @@ class SegmentRecorder(RoutingRecorder):
         finally:
             hook.remove()
         (t,) = times
-        ids_T = segment_of(t, self._network.segments).repeat_interleave(self._tokens)
+        ids_T = segment_of(t, self._header.num_experts).repeat_interleave(self._tokens)
         ids_TLK = ids_T[:, None, None].expand(-1, self._header.num_layers, 1)
         self._keep(step, micro, ids_TLK, torch.ones(ids_TLK.shape))
 

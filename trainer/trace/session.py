@@ -10,12 +10,10 @@ import torch.distributed as dist
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
 from trainer.config.layout import Layout
-from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
+from trainer.config.model import SegmentNetworkConfig
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch
-from trainer.model.blockwise import Blockwise
-from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.build import tokens_per_example
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.trace.merge import merge
@@ -58,7 +56,7 @@ class TraceSession:
                 model=config.model.kind,
                 hidden=config.model.hidden,
                 element_bytes=2 if config.engine.precision == "bf16" else 4,
-                key_value_width=config.model.key_value_width if isinstance(config.model, GPTConfig) else None,
+                key_value_width=config.model.key_value_width or None,
                 moe_layers=tuple(range(config.model.num_layers)),
                 expert_parallel=layout.expert_parallel,
             )
@@ -66,7 +64,7 @@ class TraceSession:
             self._routing = RoutingRecorder(
                 self._folder, layers, header, steps=self._steps, micro_batch=layout.micro_batch
             )
-        if isinstance(config.model, BlockwiseConfig | BlockwiseMLPConfig):
+        if isinstance(config.model, SegmentNetworkConfig):
             self._routing = self._of_segments(config, config.model, layout, engine)
         if started:
             self._collectives.resume(started)
@@ -74,26 +72,21 @@ class TraceSession:
                 self._routing.resume(started)
 
     def _of_segments(
-        self, config: RunConfig, model: BlockwiseConfig | BlockwiseMLPConfig, layout: Layout, engine: Engine
+        self, config: RunConfig, model: SegmentNetworkConfig, layout: Layout, engine: Engine
     ) -> SegmentRecorder:
-        network = engine.module
-        assert isinstance(network, Blockwise | BlockwiseMLP)
-        first, layers = 0, model.num_layers
-        if isinstance(model, BlockwiseConfig):
-            first, layers = model.trunk_layers, model.segment_layers
         header = RoutingHeader(
             num_experts=model.segments,
-            num_layers=layers,
+            num_layers=len(model.segment_blocks),
             top_k=1,
             world_size=layout.world_size,
             model=model.kind,
             hidden=model.hidden,
             element_bytes=2 if config.engine.precision == "bf16" else 4,
-            moe_layers=tuple(range(first, first + layers)),
+            moe_layers=tuple(model.segment_blocks),
             expert_parallel=1,
         )
         sizes = {"micro_batch": layout.micro_batch, "tokens": tokens_per_example(config)}
-        return SegmentRecorder(self._folder, network, header, steps=self._steps, **sizes)
+        return SegmentRecorder(self._folder, engine.module, header, steps=self._steps, **sizes)
 
     @contextmanager
     def step(self, step: int, local: int, micro: int) -> Iterator[None]:

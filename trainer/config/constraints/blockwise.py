@@ -1,6 +1,6 @@
 """What networks whose blocks belong to segments of time cannot be given."""
 
-from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig
+from trainer.config.model import BlockwiseConfig, SegmentNetworkConfig
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
 from trainer.flow.sampler import SegmentedConfig
@@ -18,7 +18,7 @@ def check_blockwise(config: RunConfig, micro_batch: int) -> None:
         ValueError: names field, value and remedy.
     """
     _check_objective(config)
-    if not isinstance(config.model, BlockwiseConfig | BlockwiseMLPConfig):
+    if not isinstance(config.model, SegmentNetworkConfig):
         return
     assert config.flow is not None
     segments = config.model.segments

@@ -2,8 +2,7 @@
 
 import math
 
-from trainer.config.constraints.division import divisors
-from trainer.config.model import BlockwiseConfig, DiTConfig
+from trainer.config.network.sizes import divisors
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.flow.context import SemanticMapConfig
@@ -32,7 +31,7 @@ def check_context(config: RunConfig) -> None:
             f"flow.latent.path: {latent.path} holds latents of images of shape {list(latent.image_shape)}, and the "
             f"data have {list(shape)}; give such images, or encode these (python -m trainer encode)"
         )
-    if latent is not None and not isinstance(config.model, DiTConfig | BlockwiseConfig):
+    if latent is not None and not config.model.takes_images:
         raise ValueError(f"flow.latent: latents are images, which an {config.model.kind} does not take; use a dit")
     if context is None:
         return
@@ -41,7 +40,7 @@ def check_context(config: RunConfig) -> None:
             f"flow.context.kind: {context.kind} is made of images, and the pairs in data.path are parts of paths "
             f"({config.data.segments} segments), most of which end at noisy ones; use pairs of whole paths"
         )
-    if not isinstance(config.model, DiTConfig | BlockwiseConfig):
+    if not config.model.reads_context:
         raise ValueError(
             f"flow.context.kind: {context.kind} tells of images, which an {config.model.kind} does not take; use a dit"
         )

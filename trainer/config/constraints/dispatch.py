@@ -1,7 +1,6 @@
 """Models and routers whose tokens cannot stay with their experts."""
 
 from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
-from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig
 
 
@@ -16,7 +15,7 @@ def check_dispatch(config: RunConfig) -> None:
     """
     if config.moe is None or config.moe.dispatch != "coherent":
         return
-    if not isinstance(config.model, GPTConfig):
+    if not config.model.moves_tokens:
         raise ValueError(
             f"moe.dispatch: coherent keeps a token on the rank of its expert, and attention in a {config.model.kind} "
             "needs all patches of an image on one rank; use home or copies, or a gpt model"

@@ -2,7 +2,7 @@
 
 import math
 
-from trainer.config.model import BlockwiseConfig, DiTConfig, GPTConfig
+from trainer.config.network.sizes import divisors
 from trainer.config.run import RunConfig
 
 
@@ -16,7 +16,7 @@ def check_tensor(config: RunConfig, world_size: int) -> None:
     Raises:
         ValueError: names field, value and remedy.
     """
-    tensor, model = config.parallel.tensor, config.model
+    tensor = config.parallel.tensor
     if tensor == 1:
         return
     if world_size % tensor:
@@ -24,15 +24,9 @@ def check_tensor(config: RunConfig, world_size: int) -> None:
             f"parallel.tensor: {tensor} does not divide the {world_size} ranks; "
             f"use one of {divisors(world_size)} or start a multiple of {tensor} ranks"
         )
-    if isinstance(model, BlockwiseConfig):
-        raise ValueError(f"parallel.tensor: {tensor} ranks cannot share the matrices of a {model.kind} model; use 1")
-    if not isinstance(model, DiTConfig | GPTConfig):
-        raise ValueError(f"parallel.tensor: {tensor} ranks share attention heads, which {model.kind} lacks; use 1")
-    widths = {"model.num_heads": model.num_heads}
-    if isinstance(model, GPTConfig):
-        widths["model.num_kv_heads"] = model.key_value_heads
-    if config.moe is None:
-        widths["model.feed_forward_hidden"] = model.feed_forward_hidden or 4 * model.hidden
+    widths = config.model.shared_widths(mixture=config.moe is not None)
+    if not widths:
+        raise ValueError(f"parallel.tensor: {tensor} ranks {config.model.no_division}; use 1")
     for field, width in widths.items():
         if width % tensor:
             raise ValueError(
@@ -69,8 +63,3 @@ def check_experts(config: RunConfig, world_size: int) -> None:
             f"moe.num_experts: {config.moe.num_experts} experts do not divide among parallel.expert {expert} ranks; "
             f"use {expert * max(1, round(config.moe.num_experts / expert))}"
         )
-
-
-def divisors(number: int) -> str:
-    """All divisors of a number from 1, in a row for a person."""
-    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -1,7 +1,6 @@
 """What an engine cannot do, refused before any process group exists."""
 
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig
-from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig
 
 
@@ -14,10 +13,9 @@ def check_engine(config: RunConfig) -> None:
     Raises:
         ValueError: names field, value and remedy.
     """
-    if config.engine.compile and isinstance(config.model, GPTConfig):
+    if config.engine.compile and config.model.no_compilation is not None:
         raise ValueError(
-            "engine.compile: true makes one graph of a block, and a gpt turns queries by complex numbers, for which "
-            "there is no compiled code; use false, or a dit"
+            f"engine.compile: true makes one graph of a block, and {config.model.no_compilation}; use false, or a dit"
         )
     if config.engine.compile and config.moe is not None:
         raise ValueError(
@@ -35,10 +33,10 @@ def check_engine(config: RunConfig) -> None:
                 "engine.compile: true makes one graph of a block, and ZeRO 3 gathers parameters in the midst of it; "
                 "use false, zero_stage 0, 1 or 2, or engine.kind=fsdp"
             )
-        case DeepSpeedConfig(zero_stage=3, activation_checkpointing=True) if isinstance(config.model, GPTConfig):
+        case DeepSpeedConfig(zero_stage=3, activation_checkpointing=True) if config.model.no_repetition_in_zero_3:
             raise ValueError(
                 "engine.activation_checkpointing: true computes a block again while its backward pass runs, and ZeRO 3 "
-                "then frees the weights of a gpt's norms, which that still needs; use false, or zero_stage 0, 1 or 2"
+                f"then {config.model.no_repetition_in_zero_3}; use false, or zero_stage 0, 1 or 2"
             )
         case DeepSpeedConfig(zero_stage=3) if config.moe is not None:
             raise ValueError(

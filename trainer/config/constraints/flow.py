@@ -4,10 +4,10 @@ A rule speaks of a few parts and says what is wrong with them together. The part
 every other kind of a part in its place and asking the same rules again, so that they are never a list to keep.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from pydantic import BaseModel
@@ -277,9 +277,13 @@ def _is_independent(config: coupling.Config) -> bool:
     return False
 
 
-@lru_cache(maxsize=64)
 def _built(config: path.Config) -> path.Path:
     """A path of the same form; a table is of one without noise of its own, whatever its file says."""
+    return _built_once(cast(Hashable, config))  # frozen settings have a hash, of which type checkers do not know
+
+
+@lru_cache(maxsize=64)
+def _built_once(config: Any) -> path.Path:
     return path.build(path.LinearConfig() if isinstance(config, path.TabulatedConfig) else config)
 
 

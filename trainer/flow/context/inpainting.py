@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 from torch.nn import functional
 
+from moe.validation.section import Section
 from trainer.flow.context.mask import BoxesConfig, MaskConfig, draw_holes
 from trainer.flow.context.protocol import Context, Seen
 from trainer.flow.space import Space
 
 
-class InpaintingConfig(BaseModel, extra="forbid", frozen=True):
+class InpaintingConfig(Section):
     """The network sees an image without some of its pixels, and which these are."""
 
     kind: Literal["inpainting"] = "inpainting"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
+from moe.validation.section import Section
 
-class CentreConfig(BaseModel, extra="forbid", frozen=True):
+
+class CentreConfig(Section):
     """A block in the middle of the image, the same for all."""
 
     kind: Literal["centre"] = "centre"
@@ -17,7 +19,7 @@ class CentreConfig(BaseModel, extra="forbid", frozen=True):
     """Its sides as a share of the image's, rounded to whole pixels, at least one and not all."""
 
 
-class BoxesConfig(BaseModel, extra="forbid", frozen=True):
+class BoxesConfig(Section):
     """Boxes of random sizes at random places, others for each image."""
 
     kind: Literal["boxes"] = "boxes"

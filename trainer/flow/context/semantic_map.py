@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
+from moe.validation.section import Section
 from trainer.flow.context.protocol import Context, Seen
 from trainer.flow.space import Space
 
 
-class SemanticMapConfig(BaseModel, extra="forbid", frozen=True):
+class SemanticMapConfig(Section):
     """The network sees which of a few levels of brightness each block of the image has."""
 
     kind: Literal["semantic_map"] = "semantic_map"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.coupling.cost import Cost, cost_matrix
 from trainer.flow.coupling.matched import Match, Matching, Scope
 
 
-class AssignmentConfig(BaseModel, extra="forbid", frozen=True):
+class AssignmentConfig(Section):
     """Linear assignment by distance.
 
     Attributes:

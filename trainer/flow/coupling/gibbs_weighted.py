@@ -6,15 +6,16 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.condition import Condition
 from trainer.flow.coupling.cost import Cost, pair_costs
 from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal
 
 
-class GibbsWeightedConfig(BaseModel, extra="forbid", frozen=True):
+class GibbsWeightedConfig(Section, allow_inf_nan=True):
     """Weights exp(-cost / epsilon).
 
     Attributes:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.condition import Condition
 from trainer.flow.coupling.cost import pair_costs
 from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal
 
 
-class KNNConfig(BaseModel, extra="forbid", frozen=True):
+class KNNConfig(Section):
     """The nearest of k draws; meant for data of mean 0 and standard deviation 1 in many dimensions.
 
     Attributes:

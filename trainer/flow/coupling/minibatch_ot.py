@@ -6,10 +6,11 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from moe.ot.sinkhorn import sinkhorn
+from moe.validation.section import Section
 from trainer.flow.coupling.assignment import Assignment
 from trainer.flow.coupling.cost import Cost, cost_matrix
 from trainer.flow.coupling.matched import Match, Matching, Scope
@@ -17,7 +18,7 @@ from trainer.flow.coupling.matched import Match, Matching, Scope
 Solver = Literal["exact", "sinkhorn", "unbalanced"]
 
 
-class MinibatchOTConfig(BaseModel, extra="forbid", frozen=True):
+class MinibatchOTConfig(Section):
     """Pairs from a transport plan between the source and data points of a batch.
 
     Attributes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.condition import Condition
 from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal
 
 
-class PairedConfig(BaseModel, extra="forbid", frozen=True):
+class PairedConfig(Section):
     """The pairs that the data set holds; nothing to set."""
 
     kind: Literal["paired"] = "paired"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from moe.validation.section import Section
 from trainer.flow.condition import Condition
 from trainer.flow.objective.error import Config as ErrorConfig
 from trainer.flow.objective.error import SquaredConfig
@@ -24,7 +25,7 @@ Teacher = Callable[[Tensor], Tensor]
 """From data [B, *D] to features: [B, F] of an example, or [B, F, rows, columns] of the patches of an image."""
 
 
-class AlignedConfig(BaseModel, extra="forbid", frozen=True):
+class AlignedConfig(Section):
     """The mean error of the prediction, less the agreement of the network's features with a teacher's of the data."""
 
     kind: Literal["aligned"] = "aligned"

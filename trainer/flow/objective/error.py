@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
+
+from moe.validation.section import Section
 
 Error = Callable[[Tensor], Tensor]
 """From differences to errors of the same shape, 0 where nothing differs."""
 
 
-class SquaredConfig(BaseModel, extra="forbid", frozen=True):
+class SquaredConfig(Section):
     """The square of the difference; nothing to set."""
 
     kind: Literal["squared"] = "squared"
 
 
-class PseudoHuberConfig(BaseModel, extra="forbid", frozen=True):
+class PseudoHuberConfig(Section):
     """sqrt(difference^2 + scale^2) - scale: quadratic far below the scale, the absolute value far above it."""
 
     kind: Literal["pseudo_huber"] = "pseudo_huber"

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.condition import Condition
 from trainer.flow.objective.protocol import LossTerms, Objective
 from trainer.flow.path.protocol import Path, PathSample
 from trainer.flow.question import Approximation
 
 
-class FeatureResidualConfig(BaseModel, extra="forbid", frozen=True):
+class FeatureResidualConfig(Section):
     """The squared error of approximated features; the residual network alone learns from it."""
 
     kind: Literal["feature_residual"] = "feature_residual"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.condition import Condition
 from trainer.flow.objective.error import Config as ErrorConfig
 from trainer.flow.objective.error import SquaredConfig
@@ -16,7 +16,7 @@ from trainer.flow.path.protocol import PathSample
 from trainer.flow.target.protocol import Quantity, Target
 
 
-class RegressionConfig(BaseModel, extra="forbid", frozen=True):
+class RegressionConfig(Section):
     """The mean error of the prediction."""
 
     kind: Literal["regression"] = "regression"

@@ -7,16 +7,17 @@ from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.coupling.protocol import Pairs
 from trainer.flow.path.protocol import Coefficients, Path, PathSample
 
 Schedule = Callable[[Tensor], Coefficients]
 
 
-class LinearConfig(BaseModel, extra="forbid", frozen=True):
+class LinearConfig(Section):
     """The straight path x_t = (1 - (1 - sigma_min) t) x_0 + t x_1."""
 
     kind: Literal["linear"] = "linear"

@@ -6,13 +6,15 @@ import math
 from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
+
+from moe.validation.section import Section
 
 SMALLEST_DIVISOR = 1e-3
 
 
-class BrownianConfig(BaseModel, extra="forbid", frozen=True):
+class BrownianConfig(Section):
     """gamma = sqrt(factor t (1 - t)), that of a Brownian bridge; its slope is held finite at the ends."""
 
     kind: Literal["brownian"] = "brownian"
@@ -20,19 +22,19 @@ class BrownianConfig(BaseModel, extra="forbid", frozen=True):
     """Four times the largest variance, that at t = 1/2."""
 
 
-class QuadraticConfig(BaseModel, extra="forbid", frozen=True):
+class QuadraticConfig(Section):
     """gamma = t (1 - t); nothing to set."""
 
     kind: Literal["quadratic"] = "quadratic"
 
 
-class SineSquaredConfig(BaseModel, extra="forbid", frozen=True):
+class SineSquaredConfig(Section):
     """gamma = sin(pi t)^2; nothing to set."""
 
     kind: Literal["sine_squared"] = "sine_squared"
 
 
-class ZeroConfig(BaseModel, extra="forbid", frozen=True):
+class ZeroConfig(Section):
     """gamma = 0, no noise of its own; nothing to set."""
 
     kind: Literal["zero"] = "zero"

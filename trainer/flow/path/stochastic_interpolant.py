@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.coupling.protocol import Pairs, standard_normal
 from trainer.flow.path.affine import linear
 from trainer.flow.path.gamma import BrownianConfig, Gamma, SineSquaredConfig, ZeroConfig, gamma
@@ -22,7 +23,7 @@ from trainer.flow.path.protocol import Coefficients, Path, PathSample
 from trainer.flow.path.variance_preserving import trigonometric
 
 
-class StochasticInterpolantConfig(BaseModel, extra="forbid", frozen=True):
+class StochasticInterpolantConfig(Section):
     """From any source to the data, with noise in between."""
 
     kind: Literal["stochastic_interpolant"] = "stochastic_interpolant"
@@ -52,7 +53,7 @@ class StochasticInterpolantConfig(BaseModel, extra="forbid", frozen=True):
         return self
 
 
-class MirrorInterpolantConfig(BaseModel, extra="forbid", frozen=True):
+class MirrorInterpolantConfig(Section):
     """From a data point through noise back to itself: x_t = x_1 + gamma z. What follows it starts at data."""
 
     kind: Literal["mirror_interpolant"] = "mirror_interpolant"
@@ -66,7 +67,7 @@ class MirrorInterpolantConfig(BaseModel, extra="forbid", frozen=True):
         return self
 
 
-class OneSidedInterpolantConfig(BaseModel, extra="forbid", frozen=True):
+class OneSidedInterpolantConfig(Section):
     """From noise of the path's own to the data; the source points of the pairs are not used."""
 
     kind: Literal["one_sided_interpolant"] = "one_sided_interpolant"

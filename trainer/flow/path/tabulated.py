@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from moe.files import FileError
+from moe.validation.section import Section
 from trainer.flow.path.affine import without_noise
 from trainer.flow.path.protocol import Coefficients
 from trainer.flow.path.spline import UniformSpline
 from trainer.flow.path.table import PathTable, digest, read_table
 
 
-class TabulatedConfig(BaseModel, extra="forbid", frozen=True):
+class TabulatedConfig(Section):
     """A path that the fit-path verb fitted to data."""
 
     kind: Literal["tabulated"] = "tabulated"

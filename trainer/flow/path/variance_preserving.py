@@ -6,9 +6,10 @@ import math
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.path.affine import without_noise
 from trainer.flow.path.protocol import Coefficients
 from trainer.flow.path.spline import UniformSpline
@@ -17,13 +18,13 @@ SMALLEST_NOISE = 1e-3
 """Least weight of the source that the slope of that weight is divided by: a square root, it is vertical at t = 1."""
 
 
-class TrigonometricConfig(BaseModel, extra="forbid", frozen=True):
+class TrigonometricConfig(Section):
     """A quarter turn from source to data; nothing to set."""
 
     kind: Literal["trigonometric"] = "trigonometric"
 
 
-class VariancePreservingConfig(BaseModel, extra="forbid", frozen=True):
+class VariancePreservingConfig(Section):
     """The diffusion whose rate falls linearly from the source to the data."""
 
     kind: Literal["variance_preserving"] = "variance_preserving"
@@ -39,7 +40,7 @@ class VariancePreservingConfig(BaseModel, extra="forbid", frozen=True):
         return self
 
 
-class DiffusionStepsConfig(BaseModel, extra="forbid", frozen=True):
+class DiffusionStepsConfig(Section):
     """The steps of a discrete diffusion, joined by a smooth curve; step k of K is at t = 1 - k / K."""
 
     kind: Literal["diffusion_steps"] = "diffusion_steps"

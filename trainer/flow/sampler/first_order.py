@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, model_validator
 from pydantic import Field as Setting
+from pydantic import model_validator
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.path import Path
 from trainer.flow.sampler.fixed_step import FixedStep
 from trainer.flow.sampler.protocol import Field
 
 
-class FirstOrderConfig(BaseModel, extra="forbid", frozen=True):
+class FirstOrderConfig(Section):
     """The first-order step, one evaluation each; with the straight path it is Euler's.
 
     Attributes:

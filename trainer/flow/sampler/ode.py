@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
 from pydantic import Field as Setting
 from torch import Tensor
 from torchdiffeq import odeint
 
+from moe.validation.section import Section
 from trainer.flow.sampler.fixed_step import FixedStep
 from trainer.flow.sampler.protocol import Sampler, Trajectory, VelocityField, check_times
 
 
-class EulerConfig(BaseModel, extra="forbid", frozen=True):
+class EulerConfig(Section):
     """Euler's method, one evaluation a step.
 
     Attributes:
@@ -24,7 +24,7 @@ class EulerConfig(BaseModel, extra="forbid", frozen=True):
     steps: int = Setting(default=20, ge=1)
 
 
-class HeunConfig(BaseModel, extra="forbid", frozen=True):
+class HeunConfig(Section):
     """Heun's method, two evaluations a step.
 
     Attributes:
@@ -35,7 +35,7 @@ class HeunConfig(BaseModel, extra="forbid", frozen=True):
     steps: int = Setting(default=10, ge=1)
 
 
-class Dopri5Config(BaseModel, extra="forbid", frozen=True):
+class Dopri5Config(Section):
     """Dormand and Prince's method of order 5, which chooses its own steps.
 
     Attributes:

@@ -8,11 +8,11 @@ from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel
 from pydantic import Field as Setting
 from torch import Tensor
 
 from moe.random.keyed import fold_in, normal
+from moe.validation.section import Section
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
 
 NEAREST_END = 1e-3
@@ -24,7 +24,7 @@ Diffusion = Callable[[Tensor], Tensor]
 Rate = Annotated[float, Setting(ge=0.0, allow_inf_nan=False)]
 
 
-class EulerMaruyamaConfig(BaseModel, extra="forbid", frozen=True):
+class EulerMaruyamaConfig(Section):
     """Euler's method for the stochastic equation, one evaluation a step.
 
     Attributes:
@@ -38,7 +38,7 @@ class EulerMaruyamaConfig(BaseModel, extra="forbid", frozen=True):
     diffusion: tuple[Rate, Rate] = (0.5, 0.0)
 
 
-class StochasticHeunConfig(BaseModel, extra="forbid", frozen=True):
+class StochasticHeunConfig(Section):
     """Heun's method for the stochastic equation, two evaluations a step.
 
     Attributes:

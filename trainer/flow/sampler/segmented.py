@@ -6,11 +6,12 @@ from itertools import groupby
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, field_validator
 from pydantic import Field as Setting
+from pydantic import field_validator
 from torch import Tensor
 
 from moe.random.keyed import fold_in
+from moe.validation.section import Section
 from trainer.flow.sampler.first_order import FirstOrderConfig
 from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
@@ -22,7 +23,7 @@ SAME_TIME = 1e-6
 Within = EulerConfig | HeunConfig | Dopri5Config | FirstOrderConfig | EulerMaruyamaConfig | StochasticHeunConfig
 
 
-class SegmentedConfig(BaseModel, extra="forbid", frozen=True):
+class SegmentedConfig(Section):
     """Another sampler, started anew in each of several equal segments of time.
 
     Attributes:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.target.single import Single
 
 
-class NoiseConfig(BaseModel, extra="forbid", frozen=True):
+class NoiseConfig(Section):
     """The network predicts the source point x_0 as the noise in the state; nothing to set."""
 
     kind: Literal["noise"] = "noise"

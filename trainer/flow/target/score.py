@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.target.conversion import convert
 from trainer.flow.target.single import Single
 
 
-class ScoreConfig(BaseModel, extra="forbid", frozen=True):
+class ScoreConfig(Section):
     """The network predicts the gradient of the log density; nothing to set."""
 
     kind: Literal["score"] = "score"

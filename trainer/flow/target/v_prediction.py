@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.path.protocol import Path, PathSample
 from trainer.flow.target.single import Single
 
 
-class VPredictionConfig(BaseModel, extra="forbid", frozen=True):
+class VPredictionConfig(Section):
     """The network predicts b x_0 - a x_1 on a path with a^2 + b^2 = 1; nothing to set."""
 
     kind: Literal["v_prediction"] = "v_prediction"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.target.single import Single
 
 
-class VelocityConfig(BaseModel, extra="forbid", frozen=True):
+class VelocityConfig(Section):
     """The network predicts dx/dt; nothing to set."""
 
     kind: Literal["velocity"] = "velocity"

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.path.protocol import Path, PathSample
 from trainer.flow.target.conversion import convert_pair
 from trainer.flow.target.protocol import Quantity, Target
 
 
-class VelocityAndNoiseConfig(BaseModel, extra="forbid", frozen=True):
+class VelocityAndNoiseConfig(Section):
     """The network predicts dx/dt and z on a path with noise of its own; nothing to set."""
 
     kind: Literal["velocity_and_noise"] = "velocity_and_noise"

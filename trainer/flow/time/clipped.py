@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.time.logit_normal import LogitNormalConfig
 from trainer.flow.time.protocol import TimeSampler
 from trainer.flow.time.uniform import UniformConfig
@@ -15,7 +16,7 @@ from trainer.flow.time.uniform import UniformConfig
 Within = UniformConfig | LogitNormalConfig
 
 
-class ClippedConfig(BaseModel, extra="forbid", frozen=True):
+class ClippedConfig(Section):
     """The times of another sampler, brought from [0, 1] to [margin, 1 - margin].
 
     Attributes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.time.protocol import TimeSampler
 
 
-class GridConfig(BaseModel, extra="forbid", frozen=True):
+class GridConfig(Section):
     """t is one of 0, 1/steps, ..., (steps - 1)/steps: what distillation to so many steps trains.
 
     Attributes:

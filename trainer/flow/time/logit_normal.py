@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.time.protocol import TimeSampler
 
 
-class LogitNormalConfig(BaseModel, extra="forbid", frozen=True):
+class LogitNormalConfig(Section):
     """log(t / (1 - t)) is normal.
 
     Attributes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.time.protocol import TimeSampler
 
 
-class StratifiedConfig(BaseModel, extra="forbid", frozen=True):
+class StratifiedConfig(Section):
     """Every micro batch has the same number of times in each of several equal segments.
 
     Attributes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.section import Section
 from trainer.flow.time.protocol import TimeSampler
 
 
-class UniformConfig(BaseModel, extra="forbid", frozen=True):
+class UniformConfig(Section):
     """t is uniform on [0, 1); nothing to set."""
 
     kind: Literal["uniform"] = "uniform"

@@ -1,22 +1,18 @@
 """From a configuration to what its trace depends on."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
-from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
 from trainer.flow.question import Asked, WithProjection
-from trainer.model.autoencoder import Autoencoder
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, meta_network, tokens_per_example
-from trainer.model.gpt import GPT
 from trainer.trace.formula.drawing import drawing
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
@@ -134,19 +130,14 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
     if config.engine.activation_checkpointing:
         prepare_blocks(network.blocks, config.engine)
     with torch.device("meta"):
-        match network:
-            case GPT():
-                inputs = (torch.empty(1, config.data.shape[0] - 1, dtype=torch.int64),) * 2
-            case Autoencoder():
-                inputs = torch.empty(1, *config.data.shape), torch.empty(1, *network.latent_shape)
-            case _:
-                told = replace(_nothing_but(config.context_shape), segment=0)
-                inputs = torch.empty(1, *config.state_shape), torch.empty(1), told, *asked(config)
+        inputs: list[object] = [
+            torch.empty(1, *one.shape, dtype=torch.int64 if one.integer else torch.float32)
+            for one in config.model.inputs(config.state_shape)
+        ]
+        if config.flow is not None:
+            context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
+            inputs += [Condition(context=context, segment=0), *asked(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
-
-
-def _nothing_but(context_shape: tuple[int, ...] | None) -> Condition:
-    return Condition(context=None if context_shape is None else torch.empty(1, *context_shape))
 
 
 def asked(config: RunConfig) -> tuple[Asked, ...]:
@@ -185,8 +176,8 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
         num_experts=moe.num_experts,
         top_k=moe.top_k,
         most_choices=moe.most_choices,
-        key_value_width=config.model.key_value_width if isinstance(config.model, GPTConfig) else 0,
-        dropout=config.model.dropout > 0,
+        key_value_width=config.model.key_value_width,
+        dropout=config.model.keyed_dropout,
         router_sums=_router_sums(moe) if layout.world_size > 1 else (),
         tokens=layout.micro_batch * tokens_per_example(config),
         hidden=config.model.hidden,

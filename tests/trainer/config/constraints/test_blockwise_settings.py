@@ -35,7 +35,9 @@ def test_counted_arithmetic_is_that_of_the_products(model: dict[str, Any]) -> No
     asked = (WithProjection(),) if "teacher_features" in model else ()
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         made(x, t, Condition(torch.zeros(1, dtype=torch.int64), segment=1), *asked)
-    assert counted.get_total_flops() == 2 * forward_multiply_adds(config)
+    multiply_adds = forward_multiply_adds(config)
+    assert multiply_adds is not None
+    assert counted.get_total_flops() == 2 * multiply_adds
 
 
 def run(model: dict[str, Any], **sections: Any) -> RunConfig:

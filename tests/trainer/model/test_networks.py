@@ -1,0 +1,170 @@
+"""What holds for every network of the list, and for one that is not in it."""
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from moe.random.seed import derive_seed
+from moe.validation.section import kind_of, sections_in
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.model import AnyNetworkConfig, NetworkConfig, SegmentNetworkConfig
+from trainer.config.run import RunConfig
+from trainer.flow import Condition
+from trainer.model.build import NETWORKS, build_model, meta_network, parameter_shapes
+from trainer.model.flops import forward_multiply_adds
+from trainer.model.network import NetworkSpec
+from trainer.observe.speed import Speed
+from trainer.trace.formula import formula
+from trainer.trace.formula.plan import trace_spec
+
+KINDS = [kind_of(settings) for settings in sections_in(AnyNetworkConfig)]
+IN_SEGMENTS = {"sampler": {"kind": "segmented", "segments": 6, "within": {"kind": "euler", "steps": 1}}}
+
+
+def configuration(model: object, **sections: Any) -> RunConfig:
+    document = {"run": {"dir": "runs/test"}, "model": model, "optim": {"steps": 1, "global_batch": 8}, **sections}
+    return RunConfig.model_validate(document)
+
+
+def small(kind: str) -> RunConfig:
+    sections = {"sample": IN_SEGMENTS} if kind.startswith("blockwise") else {}
+    return configuration({"kind": kind, "hidden": 16}, **sections)
+
+
+def arguments(config: RunConfig) -> list[Any]:
+    """What the settings say that the network is called with, for one example."""
+    given: list[Any] = [
+        torch.zeros(1, *one.shape, dtype=torch.int64 if one.integer else torch.float32)
+        for one in config.model.inputs(config.state_shape)
+    ]
+    return given if config.flow is None else [*given, Condition(segment=0)]
+
+
+def test_each_class_of_settings_has_a_builder() -> None:
+    assert set(NETWORKS) == set(sections_in(AnyNetworkConfig))
+    assert len(set(KINDS)) == len(NETWORKS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_tell_what_the_network_is(kind: str) -> None:
+    config = small(kind)
+    network = build_model(config, plan_layout(config, 1))
+    assert len(network.blocks) == config.model.num_layers
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    assert list(shapes.items()) == list(parameter_shapes(config).items())
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(*arguments(config))
+    assert counter.get_total_flops() == 2 * (forward_multiply_adds(config) or math.nan)
+    if isinstance(config.model, SegmentNetworkConfig):
+        by_segment = [network.blocks[place] for place in config.model.segment_blocks]
+        assert all(next(block.parameters()).shape[0] == config.model.segments for block in by_segment)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_tell_what_ranks_can_share(kind: str) -> None:
+    config = small(kind)
+    if config.model.shared_widths(mixture=False):
+        halves = meta_network(config, tensor_parallel=2)
+        whole = meta_network(config)
+        assert sum(map(torch.numel, halves.parameters())) < sum(map(torch.numel, whole.parameters()))
+    else:
+        with pytest.raises(ValueError, match=rf"parallel\.tensor: 2 ranks {config.model.no_division}; use 1"):
+            plan_layout(config.model_copy(update={"parallel": config.parallel.model_copy(update={"tensor": 2})}), 2)
+
+
+class Shift(nn.Module):
+    """A network of one's own: a learned shift of a vector, which derives from no class of the trainer."""
+
+    def __init__(self, spec: NetworkSpec["ShiftConfig"]) -> None:
+        super().__init__()
+        draw = torch.randn(spec.config.num_layers, spec.num_values, generator=spec.generator)
+        self.blocks = nn.ModuleList(nn.ParameterList([row]) for row in draw)
+        self.null_label = spec.num_classes
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:  # noqa: ARG002
+        for shift in self.parameters():
+            x_t = x_t + shift
+        return x_t
+
+
+class ShiftConfig(NetworkConfig):
+    kind: Literal["shift"] = "shift"
+    num_layers: int = 2
+    label_dropout: float = 0.0
+    init_from: Path | None = None
+
+    network: ClassVar[Any] = Shift
+    data_kinds = ("toy",)
+    sample_kinds = ("points",)
+
+    @property
+    def hidden(self) -> int:
+        return 2
+
+
+def test_a_network_of_ones_own_goes_all_the_way() -> None:
+    config = configuration(ShiftConfig(num_layers=3), sample={"guidance": 1.0})
+    assert (config.data.kind, config.sample.kind) == ("toy", "points")
+    network = build_model(config, plan_layout(config, 1))
+    assert isinstance(network, Shift)
+    drawn = torch.randn(3, 2, generator=torch.Generator().manual_seed(derive_seed(config.run.seed, "model")))
+    assert torch.equal(torch.cat([*network.parameters()]), drawn.flatten())
+    assert parameter_shapes(config) == {f"blocks.{layer}.0": (2,) for layer in range(3)}
+    assert "kind: shift\n  num_layers: 3\n" in config.to_yaml()
+    for stage in (1, 3):
+        engine = config.engine.model_copy(update={"zero_stage": stage})
+        _, records = formula(
+            trace_spec(config.model_copy(update={"engine": engine}), plan_layout(config, 2), ranks_per_node=2)
+        )
+        assert sum(1 for _ in records) > 0
+
+
+def test_without_multiply_adds_no_speed_in_operations_is_told() -> None:
+    assert set(Speed(configuration(ShiftConfig()), world_size=1).figures(0.5)) == {"time.step_s", "time.samples_per_s"}
+
+
+def test_a_network_of_ones_own_is_refused_what_it_does_not_offer() -> None:
+    moe = {"num_experts": 2, "top_k": 1, "expert_hidden": 4}
+    with pytest.raises(
+        ValidationError, match=r"moe: the network makes its feed-forward layers itself; remove the section"
+    ):
+        configuration(ShiftConfig(), moe=moe)
+    with pytest.raises(ValidationError, match=r"data\.kind: digits is not for a shift model; use toy"):
+        configuration(ShiftConfig(), data={"kind": "digits"})
+    tensor = configuration(ShiftConfig(), parallel={"tensor": 2})
+    with pytest.raises(ValueError, match=r"parallel\.tensor: 2 ranks cannot share the matrices of this network; use 1"):
+        plan_layout(tensor, 2)
+
+
+class Incomplete(NetworkConfig):
+    kind: Literal["incomplete"] = "incomplete"
+    num_layers: int = 1
+    network: ClassVar[Any] = Shift
+
+
+class Unbuildable(ShiftConfig):
+    network: ClassVar[Any] = None
+
+
+class Blockless(ShiftConfig):
+    network: ClassVar[Any] = lambda spec: nn.Linear(spec.num_values, spec.num_values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "lacking"), [(Incomplete(), "hidden, init_from, label_dropout"), (Unbuildable(), "network")]
+)
+def test_settings_that_lack_something_are_refused(settings: NetworkConfig, lacking: str) -> None:
+    with pytest.raises(ValidationError, match=f"{type(settings).__name__}: settings of a network lack {lacking}; see"):
+        configuration(settings)
+
+
+def test_a_network_without_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="model: shift builds a Linear, which is no torch module with `blocks`"):
+        parameter_shapes(configuration(Blockless()))

@@ -1,0 +1,172 @@
+"""Settings of networks whose blocks belong to segments of the time."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from trainer.config.network.protocol import NetworkConfig
+from trainer.config.network.sizes import check_heads, check_image, check_vector, squares
+
+
+class SegmentNetworkConfig(NetworkConfig):
+    """Settings of a network some of whose blocks exist once for each of equal parts of the time from 0 to 1."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def segments(self) -> int:
+            """Parts of the time."""
+            ...
+
+    @property
+    def segment_blocks(self) -> range:
+        """Places, among all blocks, of those that belong to segments."""
+        return range(self.num_layers)
+
+
+class BlockwiseConfig(SegmentNetworkConfig):
+    """A diffusion transformer whose last blocks differ from segment to segment of the time."""
+
+    kind: Literal["blockwise"] = "blockwise"
+    segments: PositiveInt = 6
+    """Equal parts of the time from 0 to 1, each with blocks of its own."""
+    patch_size: PositiveInt = 2
+    """Pixels a side of a patch; a patch is a token."""
+    hidden: PositiveInt = 64
+    """Width of a token, a multiple of 4 x num_heads."""
+    num_heads: PositiveInt = 4
+    trunk_layers: NonNegativeInt = 4
+    """Blocks that all segments share, and that make the features which steer the others; 0: time and class alone do."""
+    segment_layers: PositiveInt = 1
+    """Blocks of each segment, one of which runs at a time."""
+    residual_layers: NonNegativeInt = 0
+    """Blocks that approximate the features within a segment from those of its first state; trained when everything
+    else is, see flow.objective.kind feature_residual."""
+    feed_forward_hidden: PositiveInt | None = None
+    """Width of the feed-forward layers; null: 4 x hidden."""
+    teacher_features: PositiveInt | None = None
+    """Values of a teacher's features for a token, which flow.objective.kind aligned makes the trunk's agree with;
+    null: there is no teacher."""
+    projection_hidden: PositiveInt | None = None
+    """Width of the layers between the trunk's features and the teacher's; null: 2 x hidden."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each block's output that is dropped while training."""
+    label_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the labels that is hidden while training; guidance needs it above 0."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+    init_new: tuple[Literal["residual", "projection"], ...] = ()
+    """Parts of the network that init_from does not have and that start as they are drawn."""
+
+    takes_images = True
+    reads_context = True
+    no_mixture = "the experts of a blockwise model are the blocks of its segments"
+    no_division = "cannot share the matrices of a blockwise model"
+
+    @property
+    def num_layers(self) -> int:
+        """All blocks."""
+        return self.trunk_layers + self.segment_layers + self.residual_layers
+
+    @property
+    def segment_blocks(self) -> range:
+        """See `SegmentNetworkConfig.segment_blocks`."""
+        return range(self.trunk_layers, self.trunk_layers + self.segment_layers)
+
+    @property
+    def heads(self) -> int:
+        """See `NetworkConfig.heads`."""
+        return self.num_heads
+
+    @property
+    def inner(self) -> int:
+        """Width inside the feed-forward layers."""
+        return self.feed_forward_hidden or 4 * self.hidden
+
+    @property
+    def projection_inner(self) -> int:
+        """Width of the layers between the trunk's features and the teacher's."""
+        return self.projection_hidden or 2 * self.hidden
+
+    @property
+    def new_parameters(self) -> tuple[str, ...]:
+        """See `NetworkConfig.new_parameters`."""
+        return self.init_new
+
+    @model_validator(mode="after")
+    def _widths_and_parts_fit(self) -> "BlockwiseConfig":
+        check_heads(self.hidden, self.num_heads, 4)
+        for field, value in (("residual_layers", self.residual_layers), ("teacher_features", self.teacher_features)):
+            if value and not self.trunk_layers:
+                raise ValueError(f"{field}: {value} is about the features of a trunk; use trunk_layers above 0")
+        return self
+
+    def check_states(self, shape: tuple[int, ...]) -> None:
+        """See `NetworkConfig.check_states`; an image that patches divide."""
+        check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
+
+    def tokens(self, state_shape: tuple[int, ...]) -> int:
+        """See `NetworkConfig.tokens`; the patches."""
+        return squares(state_shape, self.patch_size)
+
+    def multiply_adds(
+        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
+    ) -> int:
+        """See `NetworkConfig.multiply_adds`.
+
+        Counted are the trunk, the blocks of one segment and the projection; the residual network takes no part in
+        learning them.
+        """
+        del mixture
+        tokens, width, area = self.tokens(state_shape), self.hidden, self.patch_size**2
+        patch_values = state_shape[0] * area
+        steering, steered_by = (tokens, 2 * width) if self.trunk_layers else (1, width)
+        embeddings = 2 if self.trunk_layers else 1
+        embedding = 2 * width**2 + embeddings * tokens * width * (patch_values + context_channels * area)
+        block = 4 * tokens * width**2 + 2 * tokens**2 * width + tokens * 2 * width * self.inner
+        trunk = self.trunk_layers * (block + 6 * width**2)
+        own = self.segment_layers * (block + steering * 6 * steered_by * width)
+        unembedding = steering * 2 * steered_by * width + tokens * width * patch_values
+        return embedding + trunk + own + unembedding + tokens * self._projection_multiply_adds()
+
+    def _projection_multiply_adds(self) -> int:
+        """Multiply-adds of one token on its way to a teacher's features."""
+        if self.teacher_features is None:
+            return 0
+        return self.projection_inner * (self.hidden + self.projection_inner + self.teacher_features)
+
+
+class BlockwiseMLPConfig(SegmentNetworkConfig):
+    """A perceptron over a vector for each segment of the time."""
+
+    kind: Literal["blockwise_mlp"] = "blockwise_mlp"
+    segments: PositiveInt = 6
+    """Equal parts of the time from 0 to 1, each with a perceptron of its own."""
+    hidden: PositiveInt = 64
+    """Width."""
+    num_layers: PositiveInt = 3
+    """Hidden layers."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each hidden layer's values that is dropped while training."""
+    label_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the labels that is hidden while training, where there are labels."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    data_kinds = ("toy", "shards", "pairs")
+    sample_kinds = ("points",)
+    no_mixture = "the experts of a blockwise_mlp model are the blocks of its segments"
+    no_division = "share attention heads, which blockwise_mlp lacks"
+
+    def check_states(self, shape: tuple[int, ...]) -> None:
+        """See `NetworkConfig.check_states`; a vector."""
+        check_vector(shape, self.kind)
+
+    def multiply_adds(
+        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
+    ) -> int:
+        """See `NetworkConfig.multiply_adds`; of one segment."""
+        del context_channels, mixture
+        (values,), width = state_shape, self.hidden
+        return (values + 1) * width + (self.num_layers - 1) * width**2 + width * values

@@ -1,0 +1,75 @@
+"""Settings of a diffusion transformer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from trainer.config.network.protocol import NetworkConfig
+from trainer.config.network.sizes import check_heads, check_image, squares
+
+
+class DiTConfig(NetworkConfig):
+    """A diffusion transformer; with a ``moe`` section its feed-forward layers are mixtures of experts."""
+
+    kind: Literal["dit"] = "dit"
+    patch_size: PositiveInt = 2
+    """Pixels a side of a patch; a patch is a token."""
+    hidden: PositiveInt = 64
+    """Width of a token, a multiple of 4 x num_heads."""
+    num_layers: PositiveInt = 3
+    num_heads: PositiveInt = 4
+    feed_forward_hidden: PositiveInt | None = None
+    """Width of the dense feed-forward layers; null: 4 x hidden. Unused with a moe section."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each block's output that is dropped while training."""
+    label_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the labels that is hidden while training; guidance needs it above 0."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    takes_images = True
+    reads_context = True
+    no_mixture = None
+
+    @property
+    def heads(self) -> int:
+        """See `NetworkConfig.heads`."""
+        return self.num_heads
+
+    @property
+    def inner(self) -> int:
+        """Width inside the dense feed-forward layers."""
+        return self.feed_forward_hidden or 4 * self.hidden
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "DiTConfig":
+        check_heads(self.hidden, self.num_heads, 4)
+        return self
+
+    def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
+        """See `NetworkConfig.shared_widths`."""
+        heads = {"model.num_heads": self.num_heads}
+        return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
+
+    def check_states(self, shape: tuple[int, ...]) -> None:
+        """See `NetworkConfig.check_states`; an image that patches divide."""
+        check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
+
+    def tokens(self, state_shape: tuple[int, ...]) -> int:
+        """See `NetworkConfig.tokens`; the patches."""
+        return squares(state_shape, self.patch_size)
+
+    def multiply_adds(
+        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
+    ) -> int:
+        """See `NetworkConfig.multiply_adds`."""
+        tokens, width, area = self.tokens(state_shape), self.hidden, self.patch_size**2
+        feed_forward = 2 * width * self.inner if mixture is None else mixture
+        patch_values = state_shape[0] * area
+        embedding = 2 * width**2 + tokens * width * (patch_values + context_channels * area)
+        attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+        modulation = 6 * width**2
+        unembedding = 2 * width**2 + tokens * width * patch_values
+        return embedding + self.num_layers * (attention + modulation + tokens * feed_forward) + unembedding

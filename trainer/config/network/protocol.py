@@ -1,0 +1,149 @@
+"""What a run has to know of a network before it is built."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moe.validation.section import Section
+
+REQUIRED = ("kind", "hidden", "num_layers", "init_from")
+"""What the settings of every network have, as fields or properties."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor that a network is called with.
+
+    Attributes:
+        shape: for one example, without the dimension of the batch.
+        integer: whether it holds int64 values; otherwise float32.
+    """
+
+    shape: tuple[int, ...]
+    integer: bool = False
+
+
+class NetworkConfig(Section):
+    """Settings of a network. A class of its own for each network says what differs from the defaults here.
+
+    A ``no_...`` says in words that complete a message why something is impossible; None: it is possible.
+
+    A network that is not in the list of :mod:`trainer.model.build` sets `network`. Settings of a network that learns a
+    flow also have `label_dropout`, the share of the labels that is hidden while training.
+    """
+
+    if TYPE_CHECKING:  # fields of the subclasses, which give them their place in the YAML
+
+        @property
+        def kind(self) -> str:
+            """Name of the kind of network."""
+            ...
+
+        @property
+        def hidden(self) -> int:
+            """Width of a token inside the network."""
+            ...
+
+        @property
+        def num_layers(self) -> int:
+            """Blocks of the network."""
+            ...
+
+        @property
+        def init_from(self) -> Path | None:
+            """Weights that a run starts with, or the folder of the run that has them."""
+            ...
+
+    network: ClassVar[Any] = None
+    """From :class:`trainer.model.network.NetworkSpec` to the network, such as a classmethod `build` of its class."""
+    data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs")
+    """Kinds of data that it learns from; the first is that of a section without a kind."""
+    sample_kinds: ClassVar[tuple[str, ...]] = ("images",)
+    """Kinds of samples that are made with it; the first is that of a section without a kind."""
+    task_kinds: ClassVar[tuple[str, ...]] = ("flow",)
+    """The kinds of task that it can learn, the default first."""
+    flowless: ClassVar[str | None] = None
+    """What it learns in place of a flow; None: it learns a flow."""
+    takes_images: ClassVar[bool] = False
+    """Whether its states are images [C, H, W], so that they may be latents."""
+    reads_context: ClassVar[bool] = False
+    """Whether it reads a context of the shape of an image beside the state."""
+    moves_tokens: ClassVar[bool] = False
+    """Whether its tokens may stay with their experts, on other ranks, from layer to layer."""
+    no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"
+    no_division: ClassVar[str] = "cannot share the matrices of this network"
+    """Said of ranks where `shared_widths` is empty."""
+    no_compilation: ClassVar[str | None] = None
+    no_repetition_in_zero_3: ClassVar[str | None] = None
+    """Why ZeRO stage 3 and activation checkpointing exclude each other."""
+
+    @property
+    def heads(self) -> int | None:
+        """Attention heads; None: there is no attention."""
+        return None
+
+    @property
+    def key_value_width(self) -> int:
+        """Elements of a token's keys and values in a layer that other tokens' ranks need; 0: none."""
+        return 0
+
+    @property
+    def keyed_dropout(self) -> bool:
+        """Whether values are dropped by keys, for which the ranks that tokens move among tell each other seeds."""
+        return False
+
+    @property
+    def new_parameters(self) -> tuple[str, ...]:
+        """What the names of parameters begin with that `init_from` need not have."""
+        return ()
+
+    def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
+        """Widths that ranks divide among them under `parallel.tensor`, by the field that sets them; empty: it cannot.
+
+        Args:
+            mixture: whether its feed-forward layers are mixtures of experts.
+        """
+        del mixture
+        return {}
+
+    def check_states(self, shape: tuple[int, ...]) -> None:
+        """Refuses states of a shape that the network does not take.
+
+        Args:
+            shape: of the state of an example.
+
+        Raises:
+            ValueError: names field, value and remedy.
+        """
+        del shape
+
+    def tokens(self, state_shape: tuple[int, ...]) -> int:
+        """Tokens of one example; 1 where an example is processed whole.
+
+        Args:
+            state_shape: shape that `check_states` accepts.
+        """
+        del state_shape
+        return 1
+
+    def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
+        """What the network is called with for one example, without the condition of a flow and what follows it.
+
+        Args:
+            state_shape: shape that `check_states` accepts.
+        """
+        return Input(state_shape), Input(())
+
+    def multiply_adds(
+        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
+    ) -> int | None:
+        """Multiply-adds of the matrix products in the forward pass of one example; None: they are not known.
+
+        Args:
+            state_shape: shape that `check_states` accepts.
+            context_channels: channels that are read beside those of the state.
+            mixture: multiply-adds of one token in a mixture of experts; None: the feed-forward layers are dense.
+        """
+        del state_shape, context_channels, mixture
+        return None
