@@ -7,8 +7,8 @@ from safetensors import safe_open
 
 from moe.files import replacing
 from trainer.checkpoint.directory import step_of
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card
-from trainer.checkpoint.whole import newest_checkpoint
 from trainer.config.file import load_config
 from trainer.model.pretrained import check_restorable, restored_config
 from trainer.model.weights import ROUTERS, WEIGHTS

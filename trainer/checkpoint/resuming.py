@@ -42,7 +42,7 @@ def load_checkpoint(
         average: receives the moving average.
         migration: receives what it knew; if the run moves experts, `engine` must have been built with the layout
             of :func:`trainer.checkpoint.placement.resumed_layout`.
-        shared: other parts of the loop, as they were given to :class:`trainer.checkpoint.saving.Saver`.
+        shared: other parts of the loop, as they were given to :class:`trainer.checkpoint.saving.Checkpointer`.
 
     Raises:
         FileError: a file is missing or damaged.

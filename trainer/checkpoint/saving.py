@@ -67,7 +67,7 @@ class _Snapshot:
     placement: Placement | None
 
 
-class Saver:
+class Checkpointer:
     """Writes a run's checkpoints and keeps the newest of them."""
 
     def __init__(

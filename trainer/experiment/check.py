@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.origin import origin
-from trainer.checkpoint.whole import weights_file
 from trainer.config.constraints.plan import cautions, describe, plan_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import trainer.data
 from moe.files import FileError, replacing
-from trainer.checkpoint.whole import newest_checkpoint
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.model import AutoencoderConfig

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from moe.files import replacing
-from trainer.checkpoint.whole import newest_checkpoint
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import GPTConfig
 from trainer.config.run import TextSample

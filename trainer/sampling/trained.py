@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trainer.data
-from trainer.checkpoint.whole import newest_checkpoint
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
 from trainer.distributed.groups import Launch, joined

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import step_of
+from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.origin import origin
-from trainer.checkpoint.whole import weights_file
 from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch

@@ -49,7 +49,7 @@ def train_all(rank: int, world_size: int, folder: Path) -> None:
 
 def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> None:
     import trainer.data
-    from trainer.checkpoint.whole import whole_together
+    from trainer.checkpoint.intact import newest_intact_collective
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import Launch
     from trainer.observe.metrics import MetricsFile, truncate_after
@@ -67,7 +67,7 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         truncate_after(folder / "metrics.jsonl", 3)
         sinks = [MetricsFile(folder / "metrics.jsonl")]
-    resumes = whole_together(folder / "checkpoints", allow_rng_loss=False)
+    resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=False)
     layout, launch, dataset = plan_layout(config, 2), Launch(rank, rank, 2, 2), trainer.data.build(config.data)
     try:
         Stopping(config, layout, launch, dataset, sinks, resumes).run()

@@ -25,14 +25,14 @@ from trainer.config.run import PointSample
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.evaluation.evaluate import parsed
 from trainer.evaluation.evaluation import Progress
-from trainer.experiment.comparison.contender import (
+from trainer.experiment.comparison.candidate import (
     SECONDS,
-    Contender,
-    contenders,
+    Candidate,
+    candidates,
     step_seconds,
     training_seconds,
 )
-from trainer.experiment.comparison.measurement import Wish, floor, measure_network
+from trainer.experiment.comparison.measurement import MeasurementSpec, floor, measure_network
 from trainer.experiment.comparison.method import Base, Method
 from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.plan import prepare
@@ -92,11 +92,11 @@ def run(
         failed = _train(plan.methods, out, every_seed, ranks, jobs)
     except Stopped:
         return EX_TEMPFAIL
-    networks = [found for method in plan.methods if method.name not in failed for found in contenders(method)]
+    networks = [found for method in plan.methods if method.name not in failed for found in candidates(method)]
     if not networks:
         raise RunFailed("; ".join(failed.values()))
-    wish = Wish(tuple(sorted(set(counts))), num, plan.base.config.data)
-    entries = _measure(networks, wish, out, every_seed)
+    spec = MeasurementSpec(tuple(sorted(set(counts))), num, plan.base.config.data)
+    entries = _measure(networks, spec, out, every_seed)
     choices = [f"--base={base}", f"--seeds={seeds}", f"--nproc={ranks}", f"--jobs={jobs}", f"--num={num}"]
     measure = "wasserstein_2" if isinstance(plan.base.config.sample, PointSample) else "frechet_distance"
     found = Comparison(
@@ -109,7 +109,7 @@ def run(
         jobs=jobs,
         num=num,
         measure=measure,
-        floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), wish, measure)),
+        floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), spec, measure)),
         entries=tuple(entries),
         left_out={**plan.left_out, **failed},
     )
@@ -191,7 +191,7 @@ def _handed_on(training: Training) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _measure(networks: Sequence[Contender], wish: Wish, out: Path, seeds: Sequence[int]) -> list[Entry]:
+def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int]) -> list[Entry]:
     entries = []
     with Console(stderr=True).status("") as status:
         for place, network in enumerate(networks, start=1):
@@ -201,14 +201,14 @@ def _measure(networks: Sequence[Contender], wish: Wish, out: Path, seeds: Sequen
                 status.update(name)
                 folder = folder_of(_trained(out, network.method), seed)
                 outcomes.append(
-                    _outcome(network, folder, wish, seed, lambda said, name=name: status.update(f"{name}: {said}"))
+                    _outcome(network, folder, spec, seed, lambda said, name=name: status.update(f"{name}: {said}"))
                 )
             entries.append(_entry(network, out, outcomes))
             print(f"measured {place} of {len(networks)}: {network.name}", file=sys.stderr, flush=True)
     return entries
 
 
-def _outcome(network: Contender, folder: Path, wish: Wish, seed: int, told: Progress) -> Outcome:
+def _outcome(network: Candidate, folder: Path, spec: MeasurementSpec, seed: int, told: Progress) -> Outcome:
     stages = network.stages(folder, seed)
     trained = [stage.folder for stage in stages if isinstance(stage, TrainStage)]
     seconds: Mapping[str, float] = {}
@@ -220,7 +220,7 @@ def _outcome(network: Contender, folder: Path, wish: Wish, seed: int, told: Prog
         training_s=sum(training_seconds(read_metrics(path / "metrics.jsonl")) for path in trained),
         preparing_s=sum(seconds.get(stage.name, 0.0) for stage in stages),
         step_s=step_seconds(trained[-1]),
-        evaluation=measure_network(trained[-1], wish, seed, told),
+        evaluation=measure_network(trained[-1], spec, seed, told),
     )
 
 
@@ -230,7 +230,7 @@ def _real(base: Base) -> NDArray[np.floating]:
     return dataset.get(dataset.indices("held_out")[:SHOWN]).x_1.numpy()
 
 
-def _entry(network: Contender, out: Path, outcomes: Sequence[Outcome]) -> Entry:
+def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome]) -> Entry:
     method, seed = network.method, outcomes[0].seed
     trained = _trained(out, method)
     stages = network.stages(folder_of(trained, seed), seed)

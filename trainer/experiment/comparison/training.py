@@ -16,7 +16,7 @@ from moe.files import replacing
 from trainer.distributed.groups import STAGE
 from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.distributed.process.tether import tethered
-from trainer.experiment.comparison.contender import SECONDS
+from trainer.experiment.comparison.candidate import SECONDS
 from trainer.experiment.comparison.method import Method
 from trainer.experiment.stage import Stage, TrainStage
 from trainer.training.failure import RunFailed

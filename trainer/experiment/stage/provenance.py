@@ -6,8 +6,8 @@ from typing import Any
 
 from moe.files import FileError
 from trainer.checkpoint.directory import complete_steps, step_folder
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.whole import newest_checkpoint
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.data import PairIndex

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from moe.files import FileError, replacing
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.whole import newest_checkpoint
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import FLOWLESS, RunConfig

@@ -19,8 +19,8 @@ from trainer.__main__ import main
 from trainer.data import ToyConfig
 from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.experiment.comparison import measurement, training
-from trainer.experiment.comparison.contender import training_seconds
-from trainer.experiment.comparison.measurement import Wish, measure_network
+from trainer.experiment.comparison.candidate import training_seconds
+from trainer.experiment.comparison.measurement import MeasurementSpec, measure_network
 from trainer.experiment.comparison.page import _reproduce
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
@@ -162,8 +162,8 @@ def test_a_network_is_measured_once_whatever_it_can_be_asked(tmp_path: Path, mon
     monkeypatch.setattr(measurement, "_drawn", lambda *_: {})
 
     def measure(evaluations: tuple[int, ...] = (1, 4), num: int = 40, seed: int = 0) -> int:
-        wish = Wish(evaluations, num, ToyConfig(kind="toy"))
-        assert measure_network(tmp_path, wish, seed, lambda _: None) == Figures().to_dict()
+        spec = MeasurementSpec(evaluations, num, ToyConfig(kind="toy"))
+        assert measure_network(tmp_path, spec, seed, lambda _: None) == Figures().to_dict()
         return len(measured)
 
     assert [measure(), measure()] == [1, 1]
