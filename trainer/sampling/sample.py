@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moe.files import replacing
 from trainer.config.constraints.drawing import drawable
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.evaluation.judgement import _in_words, _judged
@@ -79,7 +79,7 @@ def run(
         check_extractor(features, config.decoded_shape)
     with joined(Launch.from_environment(), expert_parallel=1):
         task = FlowTask(config)
-        model = restore(config, plan_layout(config, 1), folder)
+        model = restore(config, Layout.single(config), folder)
         wanted = given(config, task, num, seed=seed)
         drawn = _drawn(config, task, model, wanted, guidance, seed)
         if is_plot:

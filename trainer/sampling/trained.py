@@ -7,17 +7,18 @@ from pathlib import Path
 
 import trainer.data
 from trainer.checkpoint.intact import newest_checkpoint
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.file import load_config
+from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
 from trainer.distributed.groups import Launch, joined
 from trainer.model.network import Network
-from trainer.model.pretrained import check_restorable, restore, restored_config
+from trainer.model.pretrained import check_restorable, restore
 from trainer.task import FlowTask
 from trainer.task.latent_space import check_latents
 
 
 def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
-    """The newest checkpoint of a run that draws images or points, and its configuration for one rank.
+    """The newest checkpoint of a run that draws images or points, and its configuration.
 
     Args:
         run_dir: folder of the run.
@@ -27,7 +28,7 @@ def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
         ValueError: the run draws something else.
     """
     folder = newest_checkpoint(run_dir)
-    config = restored_config(folder, world_size=1)
+    config = load_config(folder / "config.yaml")
     if not isinstance(config.sample, ImageSample | PointSample):
         verb = "generate" if isinstance(config.sample, TextSample) else "encode"
         raise ValueError(
@@ -77,7 +78,7 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
                 raise ValueError(f"data.{name}: {run_dir} draws {found}, and the data have {wanted}; give its own data")
     check_latents(config)
     with joined(Launch.from_environment()):
-        task, model = FlowTask(config), restore(config, plan_layout(config, 1), folder)
+        task, model = FlowTask(config), restore(config, Layout.single(config), folder)
         compared = config
         if data is not None and config.flow is not None:
             flow = config.flow.model_copy(update={"source": config.starts_at})

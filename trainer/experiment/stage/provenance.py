@@ -17,7 +17,6 @@ from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.reading import BASE
 from trainer.experiment.stage.train import TrainStage
 from trainer.flow.path.table import read_table
-from trainer.model.pretrained import restored_config
 from trainer.model.weights import WEIGHTS
 from trainer.sampling.pairs.request import PairsRequest
 
@@ -96,7 +95,7 @@ def _compared(stage: Stage) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 def _asked_of(request: PairsRequest) -> dict[str, Any]:
     """What decides the pairs that the teacher would draw as it is now."""
     folder = newest_checkpoint(request.run)
-    source = restored_config(folder, world_size=1).starts_at
+    source = load_config(folder / "config.yaml").starts_at
     weights = Manifest.read(folder).files[WEIGHTS].sha256
     return request.what_decides(weights, source and source.model_dump(mode="json"))
 

@@ -19,14 +19,15 @@ from moe.files import FileError, replacing
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.file import load_config
+from trainer.config.layout import Layout
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
-from trainer.model.pretrained import check_restorable, restore, restored_config
+from trainer.model.pretrained import check_restorable, restore
 from trainer.model.weights import WEIGHTS
 from trainer.sampling.pairs.drawing import Teacher
 from trainer.sampling.pairs.request import PairsRequest
@@ -52,7 +53,7 @@ def run(request: PairsRequest, out: Path) -> int:
     end_with_launcher()
     launch = Launch.from_environment()
     folder = newest_checkpoint(request.run)
-    config = restored_config(folder, world_size=1)
+    config = load_config(folder / "config.yaml")
     if config.model.kind in FLOWLESS:
         raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
@@ -76,7 +77,7 @@ def run(request: PairsRequest, out: Path) -> int:
         dist.broadcast_object_list(agreed)
         missing = [number for number, entry in enumerate(index.shards) if entry.file not in agreed[0]]
         own = missing[launch.rank :: launch.world_size]
-        teacher = Teacher(config, FlowTask(config), restore(config, plan_layout(config, 1), folder).to(launch.device))
+        teacher = Teacher(config, FlowTask(config), restore(config, Layout.single(config), folder).to(launch.device))
         with _told(launch, sum(index.shards[number].num_examples for number in own), out) as told:
             for number in own:
                 if stop.made:
