@@ -4,12 +4,10 @@ import itertools
 import json
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
@@ -22,6 +20,7 @@ import trainer.data
 from moe.files import FileError, replacing
 from trainer.config.file import read_document
 from trainer.config.run import PointSample
+from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.evaluation.evaluate import parsed
 from trainer.evaluation.evaluation import Progress
@@ -37,7 +36,7 @@ from trainer.experiment.comparison.method import Base, Method
 from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
-from trainer.experiment.comparison.training import Stopped, Training, folder_of
+from trainer.experiment.comparison.training import Training, folder_of
 from trainer.experiment.stage import PairsStage, TrainStage, difference
 from trainer.observe.metrics import read_metrics
 from trainer.observe.units import duration
@@ -150,7 +149,8 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
     kept = len(methods) * len(seeds) - len(work)
     if kept:
         print(f"{kept} runs are finished already", file=sys.stderr)
-    training, failed, spent = Training(ranks, jobs), dict[str, str](), list[float]()
+    supervisor, failed, spent = Supervisor(SIGNALS), dict[str, str](), list[float]()
+    training = Training(supervisor, ranks, jobs)
 
     with Console(stderr=True).status("") as status:
 
@@ -173,22 +173,11 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
                 flush=True,
             )
 
-        with _handed_on(training), ThreadPoolExecutor(jobs) as pool:
+        with supervisor.listening(), ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(train, *one) for one in work]
             for future in futures:
                 future.result()
     return failed
-
-
-@contextmanager
-def _handed_on(training: Training) -> Iterator[None]:
-    """While entered, what this process is told by signals, its runs are told."""
-    before = {number: signal.signal(number, lambda told, _: training.stop(told)) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int]) -> list[Entry]:

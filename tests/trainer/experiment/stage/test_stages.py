@@ -18,6 +18,7 @@ from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 from trainer.checkpoint.manifest import Manifest, records
 from trainer.data import PairIndex
+from trainer.distributed.process.child import Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.experiment.stage import (
     FitPathStage,
@@ -290,7 +291,7 @@ def test_pairs_of_which_the_student_holds_out_all_are_refused_at_once(
 def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     start = subprocess.Popen
 
-    def told_while_starting(command: list[str], env: dict[str, str]) -> Any:
+    def told_while_starting(command: list[str], env: dict[str, str], **_: Any) -> Any:
         child = start([command[0], "-c", "import time; time.sleep(20)"], env=env)
         os.kill(os.getpid(), signal.SIGTERM)
         return child
@@ -298,8 +299,8 @@ def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.
     monkeypatch.setattr(subprocess, "Popen", told_while_starting)
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with running._Relay().listening() as relay:
-            assert relay.run(["stages.yaml"], "teacher") == EX_TEMPFAIL
+        with Supervisor().listening() as supervisor:
+            assert running.run_stage(supervisor, ["stages.yaml"], "teacher") == EX_TEMPFAIL
     finally:
         signal.signal(signal.SIGTERM, before)
 
