@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from trainer.experiment.comparison.method import Method
-from trainer.experiment.stage import PairsStage, Stage, TrainStage
+from trainer.experiment.stage import Stage
 from trainer.observe.metrics import Record, read_metrics
 
 SECONDS = "seconds.json"
@@ -29,8 +29,8 @@ class Candidate:
 
     def stages(self, folder: Path, seed: int) -> list[Stage]:
         """The stages up to its own, of which it is the result."""
-        found = self.method.stages(folder, seed)
-        return found[: [stage.name for stage in found].index(self.stage) + 1]
+        stages = self.method.stages(folder, seed)
+        return stages[: [stage.name for stage in stages].index(self.stage) + 1]
 
 
 def candidates(method: Method) -> list[Candidate]:
@@ -45,8 +45,8 @@ def candidates(method: Method) -> list[Candidate]:
     stages = method.stages(Path("run"), 0)
     if not stages[0].name:
         return [Candidate(method.name, method, "")]
-    teachers = {stage.request().run for stage in stages if isinstance(stage, PairsStage)}
-    own = [stage for stage in stages if isinstance(stage, TrainStage) and stage.folder not in teachers]
+    teachers = {stage.teacher for stage in stages}
+    own = [stage for stage in stages if stage.trains and stage.folder not in teachers]
     last = [f" {stage.name}" if len(own) > 1 else "" for stage in own]
     return [Candidate(method.name + end, method, stage.name) for stage, end in zip(own, last, strict=True)]
 

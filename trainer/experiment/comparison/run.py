@@ -37,7 +37,7 @@ from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
 from trainer.experiment.comparison.training import Training, folder_of
-from trainer.experiment.stage import PairsStage, TrainStage, difference
+from trainer.experiment.stage import ConfiguredStage, difference
 from trainer.observe.metrics import read_metrics
 from trainer.observe.units import duration
 from trainer.training.failure import RunFailed
@@ -199,7 +199,7 @@ def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, se
 
 def _outcome(network: Candidate, folder: Path, spec: MeasurementSpec, seed: int, told: Progress) -> Outcome:
     stages = network.stages(folder, seed)
-    trained = [stage.folder for stage in stages if isinstance(stage, TrainStage)]
+    trained = [stage.folder for stage in stages if stage.trains]
     seconds: Mapping[str, float] = {}
     if (folder / SECONDS).exists():
         seconds = json.loads((folder / SECONDS).read_text(encoding="utf-8"))
@@ -223,15 +223,16 @@ def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome]) -> Entry:
     method, seed = network.method, outcomes[0].seed
     trained = _trained(out, method)
     stages = network.stages(folder_of(trained, seed), seed)
-    configs = [stage.config() for stage in stages if isinstance(stage, TrainStage)]
+    own = stages[-1]
+    assert isinstance(own, ConfiguredStage), "a network is the result of a run"
     return Entry(
         name=network.name,
         about=method.about,
         paper=method.paper,
         config=str(method.path),
         trained=str(trained),
-        sampler=configs[-1].sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
-        steps=sum(config.optim.steps for config in configs),
-        pairs=sum(stage.request().num for stage in stages if isinstance(stage, PairsStage)),
+        sampler=own.config().sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
+        steps=sum(stage.cost.steps for stage in stages),
+        pairs=sum(stage.cost.pairs for stage in stages),
         outcomes=tuple(outcomes),
     )

@@ -17,7 +17,7 @@ from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.distributed.process.tether import tethered
 from trainer.experiment.comparison.candidate import SECONDS
 from trainer.experiment.comparison.method import Method
-from trainer.experiment.stage import Stage, TrainStage
+from trainer.experiment.stage import Stage
 from trainer.training.failure import RunFailed
 
 LOG = "train.log"
@@ -59,7 +59,7 @@ class Training:
                 continue
             begun = time.monotonic()
             code = self._process(stage, command(config, folder, seed, stage.name), folder / LOG, told)
-            if not isinstance(stage, TrainStage):
+            if not stage.trains:
                 _add_seconds(folder / SECONDS, stage.name, time.monotonic() - begun)
             if code == EX_TEMPFAIL or (self._supervisor.told_to_stop and code):
                 raise Stopped

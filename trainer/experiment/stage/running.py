@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.distributed.groups import STAGE, Launch
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
-from trainer.experiment.stage.kinds import Stage
+from trainer.experiment.stage.protocol import Stage
 from trainer.experiment.stage.provenance import check_provenance
 
 
@@ -20,7 +20,7 @@ def check_stages(stages: Sequence[Stage], world_size: int) -> None:
         world_size: ranks that run them.
 
     Raises:
-        ValueError: a stage is wrong, or is finished and was made by something else than what is asked now.
+        ValueError: a stage is wrong, or is finished and was made by other settings.
     """
     for stage in stages:
         stage.check(world_size, stages)

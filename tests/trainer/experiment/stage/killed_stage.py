@@ -12,10 +12,10 @@ from trainer.distributed.process import child
 start = subprocess.Popen
 
 
-def dying(command: list[str], env: dict[str, str], **_: Any) -> Any:
+def dying(command: list[str], env: dict[str, str], **streams: Any) -> Any:
     _, _, _, *words = command  # python -m trainer
     mortal = [sys.executable, str(Path(__file__).parents[2] / "training" / "killed_run.py"), *words]
-    return start(mortal if env[STAGE] == env["KILL_STAGE"] else command, env=env)
+    return start(mortal if env[STAGE] == env["KILL_STAGE"] else command, env=env, **streams)
 
 
 child.subprocess.Popen = dying
