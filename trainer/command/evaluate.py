@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from trainer.command.options import check_evaluations, check_outputs
+from trainer.command.options import check_outputs, numbers_of_evaluations, request_of
 from trainer.command.verb import Verb
 
 EVALUATIONS = "1,2,3,5,10,20,100"
@@ -45,22 +45,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_evaluations(options.evaluations)
+    evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})
     if options.likelihood:
         _check_likelihood(options)
     from trainer.evaluation.evaluate import run
+    from trainer.evaluation.request import EvaluateRequest
 
-    return run(
-        options.run_dir,
-        options.evaluations,
-        options.num,
-        options.seed,
-        options.likelihood,
-        options.data_from,
-        options.out,
-        options.page,
-    )
+    return run(request_of(EvaluateRequest, options, evaluations=evaluations))
 
 
 def _check_likelihood(options: argparse.Namespace) -> None:

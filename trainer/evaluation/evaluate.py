@@ -16,6 +16,7 @@ from trainer.config.constraints.drawing import check_drawn_by, drawable
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.evaluation import Evaluation, Progress, evaluate
 from trainer.evaluation.page import COLUMNS, cell, evaluation_page
+from trainer.evaluation.request import EvaluateRequest
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.sampling.preview import write_sample
 from trainer.sampling.trained import opened, restored_flow
@@ -24,27 +25,11 @@ WIDTH = 100
 """Of what is printed into a file, in characters."""
 
 
-def run(
-    run_dir: Path,
-    evaluations: str,
-    num: int,
-    seed: int,
-    likelihood: int,
-    data_from: Path | None,
-    out: Path,
-    page: Path | None,
-) -> int:
+def run(request: EvaluateRequest) -> int:
     """Measures a run on one process, shows a table and writes a JSON, and a page where one is asked for.
 
     Args:
-        run_dir: folder of the run.
-        evaluations: numbers of function evaluations, with commas between them.
-        num: samples of each set.
-        seed: of all draws.
-        likelihood: held-out examples whose likelihood is computed; 0: none.
-        data_from: folder of the run whose data are the real ones; None: the run's own.
-        out: JSON to write.
-        page: HTML to write, or None.
+        request: what is measured.
 
     Returns:
         0.
@@ -52,16 +37,16 @@ def run(
     Raises:
         ValueError: the run has no complete checkpoint or follows no flow, or a number is out of range.
     """
-    counts = parsed(evaluations)
-    data = None if data_from is None else restored_flow(data_from)[1].data
+    run_dir, out, page = request.run_dir, request.out, request.page
+    data = None if request.data_from is None else restored_flow(request.data_from)[1].data
     with Console(stderr=True).status("") as status, TemporaryDirectory() as folder:
         picture = Path(folder) / "drawn.png"
         found = evaluate_run(
             run_dir,
-            counts,
-            num=num,
-            seed=seed,
-            likelihood=likelihood,
+            request.evaluations,
+            num=request.num,
+            seed=request.seed,
+            likelihood=request.likelihood,
             data=data,
             picture=picture if page else None,
             progress=status.update,
@@ -79,11 +64,6 @@ def run(
         write_page(found, restored_flow(run_dir)[1], drawn, page)
         print(f"{page}: the same as a page, with what the run draws")
     return 0
-
-
-def parsed(evaluations: str) -> list[int]:
-    """Numbers of function evaluations, from text with commas between them that the command has checked."""
-    return [int(word) for word in evaluations.split(",")]
 
 
 def write(found: Evaluation, out: Path) -> None:

@@ -22,7 +22,6 @@ from trainer.config.file import read_document
 from trainer.config.run import PointSample
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
-from trainer.evaluation.evaluate import parsed
 from trainer.evaluation.evaluation import Progress
 from trainer.experiment.comparison.candidate import (
     SECONDS,
@@ -35,6 +34,7 @@ from trainer.experiment.comparison.measurement import MeasurementSpec, floor, me
 from trainer.experiment.comparison.method import Base, Method
 from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.plan import prepare
+from trainer.experiment.comparison.request import CompareRequest
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
 from trainer.experiment.comparison.training import Training, folder_of
 from trainer.experiment.stage import ConfiguredStage, difference
@@ -46,27 +46,11 @@ SHOWN = 1000
 TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
 
 
-def run(
-    words: Sequence[str],
-    base: Path,
-    out: Path,
-    seeds: int,
-    ranks: int,
-    jobs: int,
-    evaluations: str,
-    num: int,
-) -> int:
+def run(request: CompareRequest) -> int:
     """Trains what is not trained yet, measures it and writes the page.
 
     Args:
-        words: configurations of methods, and ``dotted.key=value``.
-        base: configuration that data, model and budget are taken from.
-        out: folder of the comparison.
-        seeds: of each method.
-        ranks: of each run.
-        jobs: runs that are trained at a time.
-        evaluations: numbers of function evaluations, with commas between them.
-        num: samples of each set.
+        request: what is compared.
 
     Returns:
         0; 1 if a run failed, and the page has the others; 75 if it was told to stop and wants to be started again.
@@ -75,46 +59,43 @@ def run(
         ValueError: a file or a setting is wrong, or no method goes with the base.
         RunFailed: every method failed.
     """
-    counts = parsed(evaluations)
-    for name, value, least in (("--seeds", seeds, 1), ("--nproc", ranks, 1), ("--jobs", jobs, 1), ("--num", num, 2)):
-        if value < least:
-            raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    request.check()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("environment: WORLD_SIZE is set; start compare without torchrun, and give --nproc")
-    plan = prepare(words, base, out, ranks)
+    out = request.out
+    plan = prepare(request.words, request.base, out, request.ranks)
     for name, reason in plan.left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
     _keep(plan.methods, out)
     first = plan.base.config.run.seed
-    every_seed = range(first, first + seeds)
+    every_seed = range(first, first + request.seeds)
     try:
-        failed = _train(plan.methods, out, every_seed, ranks, jobs)
+        failed = _train(plan.methods, out, every_seed, request.ranks, request.jobs)
     except Stopped:
         return EX_TEMPFAIL
-    networks = [found for method in plan.methods if method.name not in failed for found in candidates(method)]
+    networks = [network for method in plan.methods if method.name not in failed for network in candidates(method)]
     if not networks:
         raise RunFailed("; ".join(failed.values()))
-    spec = MeasurementSpec(tuple(sorted(set(counts))), num, plan.base.config.data)
+    spec = MeasurementSpec(tuple(sorted(request.evaluations)), request.num, plan.base.config.data)
     entries = _measure(networks, spec, out, every_seed)
-    choices = [f"--base={base}", f"--seeds={seeds}", f"--nproc={ranks}", f"--jobs={jobs}", f"--num={num}"]
     measure = "wasserstein_2" if isinstance(plan.base.config.sample, PointSample) else "frechet_distance"
-    found = Comparison(
-        command=shlex.join(["compare", *words, *choices, f"--evaluations={evaluations}", f"--out={out}"]),
-        base=str(base),
+    comparison = Comparison(
+        command=shlex.join(request.command),
+        base=str(request.base),
         data=plan.base.config.data.model_dump(mode="json"),
         steps=plan.base.config.optim.steps,
         global_batch=plan.base.config.optim.global_batch,
-        ranks=ranks,
-        jobs=jobs,
-        num=num,
+        ranks=request.ranks,
+        jobs=request.jobs,
+        num=request.num,
         measure=measure,
         floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), spec, measure)),
         entries=tuple(entries),
         left_out={**plan.left_out, **failed},
     )
-    found.write(out / FIGURES)
-    write_page(found, _real(plan.base), out / PAGE)
-    print(f"{out / PAGE}: {len(entries)} networks, {seeds} seed{'s' * (seeds > 1)}")
+    comparison.write(out / FIGURES)
+    write_page(comparison, _real(plan.base), out / PAGE)
+    print(f"{out / PAGE}: {len(entries)} networks, {request.seeds} seed{'s' * (request.seeds > 1)}")
     for line in failed.values():
         print(line, file=sys.stderr)
     return 1 if failed else 0
