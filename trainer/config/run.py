@@ -23,7 +23,7 @@ from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseML
 from trainer.config.observe import ObserveConfig
 from trainer.config.optim import OptimConfig
 from trainer.config.trace import TraceConfig
-from trainer.data.latents import LatentsConfig, latents_of
+from trainer.data.latents import LatentsConfig
 from trainer.data.loading import DataLoadingConfig
 
 
@@ -131,6 +131,27 @@ FLOWLESS = {
 """Models that are trained for something else than a flow."""
 
 
+def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose sections without a kind have the one that fits its model.
+
+    Args:
+        document: the sections; whatever is wrong with them is left for their validation.
+    """
+    model = document.get("model")
+    kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
+    fitting = COMPANIONS.get(str(kind), COMPANIONS["dit"])
+    filled = {**{name: {} for name in fitting}, **document}
+    for name, fitting_kinds in {"model": (kind,), **fitting}.items():
+        if isinstance(filled.get(name), dict):
+            filled[name] = {"kind": fitting_kinds[0], **filled[name]}
+    if str(kind) not in FLOWLESS:
+        flow = filled.get("flow") or {}
+        if isinstance(flow, dict) and isinstance(flow.get("source"), dict):
+            flow = {**flow, "source": {"kind": fitting["data"][0], **flow["source"]}}
+        filled["flow"] = flow
+    return filled
+
+
 class RunConfig(Section):
     """Everything that defines a run.
 
@@ -160,33 +181,15 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _kinds_follow_the_model(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
-            return document
-        model = document.get("model")
-        kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
-        fitting = COMPANIONS.get(str(kind), COMPANIONS["dit"])
-        filled = {**{name: {} for name in fitting}, **document}
-        for name, fitting_kinds in {"model": (kind,), **fitting}.items():
-            if isinstance(filled.get(name), dict):
-                filled[name] = {"kind": fitting_kinds[0], **filled[name]}
-        if kind not in FLOWLESS:
-            latent = latents_of(filled["data"])
-            written = filled.get("flow") or {}
-            if latent and isinstance(written, dict) and written.get("latent") is None:
-                written = {**written, "latent": latent}
-            source = written.get("source") if isinstance(written, dict) else None
-            if isinstance(source, dict):
-                written = {**written, "source": {"kind": fitting["data"][0], **source}}
-            filled["flow"] = written
-        return filled
+        return with_fitting_kinds(document) if isinstance(document, dict) else document
 
     @model_validator(mode="after")
     def _sections_fit_the_model(self) -> "RunConfig":
         kind = self.model.kind
-        for name, found in (("data", self.data.kind), ("sample", self.sample.kind)):
+        for name, chosen in (("data", self.data.kind), ("sample", self.sample.kind)):
             fitting = COMPANIONS[kind][name]
-            if found not in fitting:
-                raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {' or '.join(fitting)}")
+            if chosen not in fitting:
+                raise ValueError(f"{name}.kind: {chosen} is not for a {kind} model; use {' or '.join(fitting)}")
         if kind in FLOWLESS and self.flow is not None:
             raise ValueError(f"flow: {FLOWLESS[kind]} and follows no flow; remove the section")
         if kind == "autoencoder" and self.moe is not None:

@@ -179,17 +179,14 @@ class Stage(ABC):
 class ConfiguredStage(Stage):
     """A stage whose document is the sections of a configuration."""
 
-    def config(self, awaited: "Sequence[Stage]" = ()) -> RunConfig:
+    def config(self) -> RunConfig:
         """The sections, validated.
 
-        Args:
-            awaited: stages whose results are not there yet; a refusal names them only if nothing else is wrong.
-
         Raises:
-            FileError: they are wrong, or what they read is not there yet.
+            FileError: they are wrong, or, if nothing else is wrong, what they read is not there yet.
         """
         try:
-            return validated(self.path, self.document, [str(stage.folder) for stage in awaited])
+            return validated(self.path, self.document)
         except FileError as error:
             if not self.name:
                 raise
@@ -199,7 +196,7 @@ class ConfiguredStage(Stage):
         """See the base class."""
         awaited = self.awaited(stages)
         try:
-            plan_layout(self.config(awaited), world_size)
+            plan_layout(self.config(), world_size)
         except ValueError as error:
             if awaits(error, awaited) is None:
                 raise

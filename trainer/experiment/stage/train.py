@@ -58,7 +58,7 @@ class TrainStage(ConfiguredStage):
 
         awaited = self.awaited(stages)
         try:
-            describe_run(self.config(awaited), world_size)
+            describe_run(self.config(), world_size)
         except ValueError as error:
             missed = awaits(error, awaited)
             if missed is None:

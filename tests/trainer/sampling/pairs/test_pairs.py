@@ -40,7 +40,9 @@ def words(teacher: Path, out: Path, *more: str) -> list[str]:
 
 
 def read(folder: Path) -> Any:
-    return data.build(PairsConfig.model_validate({"kind": "pairs", "path": str(folder), "held_out": 1}))
+    return data.build(
+        PairsConfig.model_validate(PairsConfig.resolved({"kind": "pairs", "path": str(folder), "held_out": 1}))
+    )
 
 
 def test_a_killed_run_goes_on_where_it_was(
