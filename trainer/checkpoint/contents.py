@@ -5,20 +5,58 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moe.files import FileError
 from trainer.checkpoint.manifest import REMEDY
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.model.parallel.state import StatePiece
+
+
+class Stateful(Protocol):
+    """Keeps tensors of every parameter, divided over the ranks, such as the moving average of the weights."""
+
+    def state(self) -> list[StatePiece]:
+        """What this rank has of them; writing to a piece changes the value that is kept."""
+        ...
+
+
+class StatefulOptimizer(Stateful, Protocol):
+    """Keeps the weights and the optimiser's state of every parameter, as a training engine does.
+
+    Attributes:
+        module: the network.
+        updates: how often the optimiser has changed the weights.
+    """
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def updates(self) -> int: ...
+
+    def state_loaded(self, updates: int) -> None:
+        """Goes on from what was written to :meth:`state`; collective.
+
+        Args:
+            updates: how often the optimiser had changed the weights when the state was saved.
+        """
+        ...
+
+    def slot_to_expert(self) -> NDArray[np.int64]:
+        """Logical expert in each slot of an expert-parallel group, [MoE layers, experts]; empty where all is dense."""
+        ...
 
 
 class Resumable(Protocol):
-    """A part of the loop that must know something to go on."""
+    """A part of the training loop with a memory of its own, the same on every rank."""
 
     def state(self) -> dict[str, Any]:
-        """What it must know: tensors and plain values."""
+        """What it needs to go on: tensors and plain values."""
         ...
 
     def load(self, state: dict[str, Any] | None) -> None:

@@ -7,10 +7,10 @@ from safetensors import safe_open
 
 from moe.files import replacing
 from trainer.checkpoint.directory import step_of
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card
-from trainer.checkpoint.whole import newest_checkpoint
 from trainer.config.file import load_config
-from trainer.model.pretrained import check_restorable, restored_config
+from trainer.model.pretrained import check_restorable
 from trainer.model.weights import ROUTERS, WEIGHTS
 
 EXPORTED = "model.safetensors"
@@ -31,7 +31,7 @@ def run(run_dir: Path, out: Path) -> int:
     """
     folder = newest_checkpoint(run_dir)
     config = load_config(folder / "config.yaml")
-    check_restorable(restored_config(folder, 1), folder)
+    check_restorable(config, folder)
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
     card = model_card(config, step_of(folder), shapes, routers=config.moe is not None, weights=EXPORTED)

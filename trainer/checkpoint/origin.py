@@ -4,8 +4,8 @@ from pathlib import Path
 
 from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import complete_steps
+from trainer.checkpoint.intact import newest_apparently_intact
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.whole import likely_whole
 from trainer.config.run import RunConfig
 
 
@@ -26,7 +26,7 @@ def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list
     run, root = config.run, config.run.dir / "checkpoints"
     if run.resume == "never" and complete_steps(root):
         raise ValueError(f"run.dir: {run.dir} already holds checkpoints; choose another, or run.resume=auto")
-    folder, skipped = likely_whole(root, allow_rng_loss=run.allow_rng_loss, read_bytes=read_bytes)
+    folder, skipped = newest_apparently_intact(root, allow_rng_loss=run.allow_rng_loss, read_bytes=read_bytes)
     if folder is not None:
         Manifest.read(folder).check_identity(folder, identity_of(config))
     return folder, skipped

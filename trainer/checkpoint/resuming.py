@@ -9,14 +9,21 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from moe.files import FileError
-from trainer.checkpoint.contents import Migrating, Resumable, division_of, rank_file, set_rank_state, unpacked
+from trainer.checkpoint.contents import (
+    Migrating,
+    Resumable,
+    Stateful,
+    StatefulOptimizer,
+    division_of,
+    rank_file,
+    set_rank_state,
+    unpacked,
+)
 from trainer.checkpoint.manifest import REMEDY, Manifest
 from trainer.checkpoint.pieces import PieceLoadPlanner, pieced
 from trainer.checkpoint.storage import SafetensorsReader
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.distributed.engine.ema import MovingAverage
-from trainer.distributed.engine.protocol import Engine
 from trainer.model.weights import load_routers
 
 
@@ -24,8 +31,8 @@ def load_checkpoint(
     folder: Path,
     config: RunConfig,
     layout: Layout,
-    engine: Engine,
-    average: MovingAverage,
+    engine: StatefulOptimizer,
+    average: Stateful,
     migration: Migrating | None = None,
     shared: Mapping[str, Resumable] | None = None,
 ) -> None:
@@ -42,7 +49,7 @@ def load_checkpoint(
         average: receives the moving average.
         migration: receives what it knew; if the run moves experts, `engine` must have been built with the layout
             of :func:`trainer.checkpoint.placement.resumed_layout`.
-        shared: other parts of the loop, as they were given to :class:`trainer.checkpoint.saving.Saver`.
+        shared: other parts of the loop, as they were given to :class:`trainer.checkpoint.saving.Checkpointer`.
 
     Raises:
         FileError: a file is missing or damaged.

@@ -18,6 +18,8 @@ from moe.placement.placement import Placement
 from trainer.checkpoint.contents import (
     Migrating,
     Resumable,
+    Stateful,
+    StatefulOptimizer,
     division_of,
     identity_of,
     packed,
@@ -33,8 +35,6 @@ from trainer.checkpoint.placement import placement_now
 from trainer.checkpoint.storage import SafetensorsWriter, whole_tensors
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.distributed.engine.ema import MovingAverage
-from trainer.distributed.engine.protocol import Engine
 from trainer.model.parallel.state import StatePiece
 
 _Result = TypeVar("_Result")
@@ -67,7 +67,7 @@ class _Snapshot:
     placement: Placement | None
 
 
-class Saver:
+class Checkpointer:
     """Writes a run's checkpoints and keeps the newest of them."""
 
     def __init__(
@@ -75,8 +75,8 @@ class Saver:
         root: Path,
         config: RunConfig,
         layout: Layout,
-        engine: Engine,
-        average: MovingAverage,
+        engine: StatefulOptimizer,
+        average: Stateful,
         migration: Migrating | None = None,
         shared: Mapping[str, Resumable] | None = None,
     ) -> None:

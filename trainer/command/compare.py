@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from trainer.command.options import check_evaluations
+from trainer.command.options import numbers_of_evaluations, request_of
 from trainer.command.verb import Verb
 
 
@@ -25,7 +25,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: configs/methods/flow_matching.yaml, points in the plane)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
-    parser.add_argument("--nproc", type=int, default=1, help="ranks of each run, on this machine (default: 1)")
+    parser.add_argument(
+        "--nproc",
+        dest="ranks",
+        metavar="NPROC",
+        type=int,
+        default=1,
+        help="ranks of each run, on this machine (default: 1)",
+    )
     parser.add_argument(
         "--jobs",
         type=int,
@@ -50,19 +57,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_evaluations(options.evaluations)
+    evaluations = numbers_of_evaluations(options.evaluations)
+    from trainer.experiment.comparison.request import CompareRequest
     from trainer.experiment.comparison.run import run
 
-    return run(
-        [*options.words, *options.overrides],
-        options.base,
-        options.out,
-        options.seeds,
-        options.nproc,
-        options.jobs,
-        options.evaluations,
-        options.num,
-    )
+    words = [*options.words, *options.overrides]
+    return run(request_of(CompareRequest, options, words=words, evaluations=evaluations))
 
 
 COMPARE = Verb(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from trainer.command.options import check_evaluations, check_outputs
+from trainer.command.options import check_outputs, numbers_of_evaluations
 from trainer.command.verb import Verb
 
 EVALUATIONS = "1,2,3,5,10,20,100"
@@ -45,19 +45,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    check_evaluations(options.evaluations)
+    evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})
     if options.likelihood:
         _check_likelihood(options)
     from trainer.experiment.evaluate import run
     from trainer.observe.measurement import MeasurementSpec
 
-    spec = MeasurementSpec(
-        evaluations=tuple(int(word) for word in options.evaluations.split(",")),
-        num=options.num,
-        seed=options.seed,
-        likelihood=options.likelihood,
-    )
+    spec = MeasurementSpec(evaluations=evaluations, num=options.num, seed=options.seed, likelihood=options.likelihood)
     return run(options.run_dir, spec, options.data_from, options.out, options.page)
 
 

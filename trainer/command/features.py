@@ -18,12 +18,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.evaluation.feature_classifier import run
-    from trainer.experiment.stage import PairsStage, TrainStage, chosen, load_stages
+    from trainer.experiment.stage import ConfiguredStage, chosen, load_stages
 
     stages = load_stages(options.config, options.overrides)
-    first = next((stage.name for stage in stages if isinstance(stage, TrainStage)), None)
+    first = next((stage.name for stage in stages if stage.trains), None)
     stage = chosen(stages, first if options.stage is None else options.stage)
-    if isinstance(stage, PairsStage):
+    if not isinstance(stage, ConfiguredStage):
         raise ValueError(f"--stage: {stage.name} draws pairs and has no data of its own; name a stage that trains")
     return run(stage.config().data, options.hidden, options.seed, options.out)
 

@@ -1,15 +1,35 @@
-"""What several verbs refuse of their options before they begin."""
+"""Options that several verbs have: how they are read, and what is refused before a verb begins."""
 
+from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
 
 MOST_EVALUATIONS = 10_000
 """Function evaluations of a sample."""
 
 
-def check_evaluations(listed: str) -> None:
-    """Refuses numbers of function evaluations that are too large or stand there twice.
+def request_of(kind: type[R], options: Namespace, **changes: Any) -> R:
+    """A request whose fields are options of the same names.
+
+    Args:
+        kind: of the request, a dataclass.
+        options: of the command line.
+        **changes: fields that are no option, or that are read from one.
+    """
+    names = [field.name for field in fields(kind) if field.name not in changes]
+    return kind(**{name: getattr(options, name) for name in names}, **changes)
+
+
+def numbers_of_evaluations(listed: str) -> tuple[int, ...]:
+    """Reads the numbers of function evaluations of ``--evaluations``.
 
     Args:
         listed: numbers with commas between them.
@@ -20,13 +40,14 @@ def check_evaluations(listed: str) -> None:
     words = [word.strip().lstrip("0") for word in listed.split(",")]
     if not all(word.isdecimal() for word in words):
         raise ValueError(f"--evaluations: {listed!r} is no list of numbers from 1; use for example 1,2,10")
-    seen: set[int] = set()
+    numbers: list[int] = []
     for number in (int(word[:100]) for word in words):
         if number > MOST_EVALUATIONS:
             raise ValueError(f"--evaluations: {number:.6g} is above {MOST_EVALUATIONS}; use {MOST_EVALUATIONS} or less")
-        if number in seen:
+        if number in numbers:
             raise ValueError(f"--evaluations: {number} stands there twice; give each number once")
-        seen.add(number)
+        numbers.append(number)
+    return tuple(numbers)
 
 
 def check_outputs(files: Mapping[str, Path | None]) -> None:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from trainer.command.options import request_of
 from trainer.command.verb import Verb
 
 
@@ -26,19 +27,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from trainer.experiment.report.request import ReportRequest
     from trainer.experiment.report.run import run
 
-    return run(
-        options.run_dir,
-        options.quality,
-        options.placement,
-        options.routing,
-        options.unplaced_run,
-        options.placed_run,
-        options.simulation,
-        options.comparison,
-        options.out,
-    )
+    return run(request_of(ReportRequest, options))
 
 
 REPORT = Verb(

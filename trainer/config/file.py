@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from moe.files import FileError
 from moe.validation.complaint import first_complaint
+from trainer.config.resolution import resolve, with_unresolved
 from trainer.config.run import RunConfig
 
 
@@ -20,7 +21,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         overrides: ``dotted.key=value`` with the value in YAML, applied in order.
 
     Returns:
-        The configuration; what depends on the number of ranks is checked by :func:`trainer.config.layout.plan_layout`.
+        The configuration; :func:`trainer.config.constraints.plan.plan_layout` checks what depends on the number of
+        ranks.
 
     Raises:
         FileError: the file is missing or malformed, a key is unknown or a value is out of range; names file, field,
@@ -62,23 +64,25 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def validated(path: Path, document: dict[str, Any], behind: Sequence[str] = ()) -> RunConfig:
-    """The configuration that the sections of a file make.
+def validated(path: Path, document: dict[str, Any]) -> RunConfig:
+    """The configuration that the sections of a file make, completed from the files that they name.
 
     Args:
         path: of the file, for what is said of it.
         document: its sections.
-        behind: texts; what is wrong and holds one of them is told only if nothing else is wrong.
 
     Raises:
-        FileError: a key is unknown or a value is out of range; names file, field, value and remedy.
+        FileError: a key is unknown, a value is out of range, or, where all else is well, a file that a section names
+            cannot be read; names file, field, value and remedy.
     """
+    complete, unresolved = resolve(document)
     try:
-        return RunConfig.model_validate(document)
+        return RunConfig.model_validate(complete)
     except ValidationError as error:
-        field, reason = first_complaint(error, document, RunConfig, behind)
+        complaints = with_unresolved(error, unresolved)
+        field, reason = first_complaint(complaints, document, RunConfig)
         reason, _, remedy = reason.partition("; ")
-        raise FileError(path, field, reason, remedy or "correct the value") from error
+        raise FileError(path, field, reason, remedy or "correct the value") from complaints
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -1,10 +1,11 @@
-"""How a run is laid out over its ranks, decided and checked before any process group exists."""
+"""How the work of a run is divided over its ranks, decided before any process group exists."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from moe.placement.placement import Placement
+from trainer.config.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,26 @@ class Layout:
     micro_batch: int
     accumulation: int
     placement: Placement | None
+
+    @classmethod
+    def single(cls, config: RunConfig) -> "Layout":
+        """The layout of one process that uses a trained network: it holds all of it, the experts in order.
+
+        Args:
+            config: the run that trained the network.
+        """
+        moe, placement = config.moe, None
+        if moe is not None:
+            placement = Placement.contiguous(config.model.num_layers, moe.num_experts, 1, 1, dispatch=moe.dispatch)
+        return cls(
+            world_size=1,
+            expert_parallel=1,
+            expert_data_parallel=1,
+            tensor_parallel=1,
+            micro_batch=1,
+            accumulation=1,
+            placement=placement,
+        )
 
     @property
     def data_parallel(self) -> int:

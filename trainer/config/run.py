@@ -24,7 +24,7 @@ from trainer.config.observe import ObserveConfig
 from trainer.config.optim import OptimConfig
 from trainer.config.task import TaskConfig
 from trainer.config.trace import TraceConfig
-from trainer.data.latents import LatentsConfig, latents_of
+from trainer.data.latents import LatentsConfig
 from trainer.data.loading import DataLoadingConfig
 
 
@@ -123,6 +123,28 @@ FLOWLESS: dict[str | None, str] = {
 """What each kind of model learns that learns no flow."""
 
 
+def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose sections without a kind have the one that fits its model.
+
+    Args:
+        document: the sections; whatever is wrong with them is left for their validation.
+    """
+    model = document.get("model")
+    kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
+    settings = network_settings(model)
+    fitting = {"data": settings.data_kinds, "sample": settings.sample_kinds, "task": settings.task_kinds}
+    filled = {**{name: {} for name in fitting}, **document}
+    for name, fitting_kinds in {"model": (kind,), **fitting}.items():
+        if isinstance(filled.get(name), dict):
+            filled[name] = {"kind": fitting_kinds[0], **filled[name]}
+    if settings.flowless is None:
+        flow = filled.get("flow") or {}
+        if isinstance(flow, dict) and isinstance(flow.get("source"), dict):
+            flow = {**flow, "source": {"kind": fitting["data"][0], **flow["source"]}}
+        filled["flow"] = flow
+    return filled
+
+
 class RunConfig(Section):
     """Everything that defines a run.
 
@@ -151,37 +173,18 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _kinds_follow_the_model(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
-            return document
-        model = document.get("model")
-        kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
-        settings = network_settings(model)
-        fitting = {"data": settings.data_kinds, "sample": settings.sample_kinds, "task": settings.task_kinds}
-        filled = {**{name: {} for name in fitting}, **document}
-        for name, fitting_kinds in {"model": (kind,), **fitting}.items():
-            if isinstance(filled.get(name), dict):
-                filled[name] = {"kind": fitting_kinds[0], **filled[name]}
-        if settings.flowless is None:
-            latent = latents_of(filled["data"])
-            written = filled.get("flow") or {}
-            if latent and isinstance(written, dict) and written.get("latent") is None:
-                written = {**written, "latent": latent}
-            source = written.get("source") if isinstance(written, dict) else None
-            if isinstance(source, dict):
-                written = {**written, "source": {"kind": fitting["data"][0], **source}}
-            filled["flow"] = written
-        return filled
+        return with_fitting_kinds(document) if isinstance(document, dict) else document
 
     @model_validator(mode="after")
     def _sections_fit_the_model(self) -> "RunConfig":
-        for name, found, fitting in (
+        for name, chosen, fitting in (
             ("data", self.data.kind, self.model.data_kinds),
             ("sample", self.sample.kind, self.model.sample_kinds),
             ("task", self.task.kind, self.model.task_kinds),
         ):
-            if found not in fitting:
+            if chosen not in fitting:
                 raise ValueError(
-                    f"{name}.kind: {found} is not for a {self.model.kind} model; use {' or '.join(fitting)}"
+                    f"{name}.kind: {chosen} is not for a {self.model.kind} model; use {' or '.join(fitting)}"
                 )
         if self.model.flowless is not None and self.flow is not None:
             raise ValueError(f"flow: {self.model.flowless} and follows no flow; remove the section")

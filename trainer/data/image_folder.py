@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 from torch import Tensor
 
 from moe.files import FileError
@@ -47,10 +47,17 @@ class ImageFolderConfig(Section):
         """The classes of the folder."""
         return len(self.classes)
 
-    @model_validator(mode="before")
     @classmethod
-    def _what_is_left_out_is_what_is_there(cls, document: Any) -> Any:
-        if not isinstance(document, dict) or not isinstance(document.get("path"), str | Path):
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what it leaves out taken from the names of the folder's pictures.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the folder cannot be read, or all pictures are held out.
+        """
+        if not isinstance(document.get("path"), str | Path):
             return document
         path, classes = Path(document["path"]), document.get("classes")
         if classes is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt
 
 from moe.files import FileError
 from moe.validation.section import Section
@@ -27,10 +27,17 @@ class LatentsConfig(Section):
     digest: str
     """Of the index, so that a run goes on with the latents it began with; left out: taken from it."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _what_is_left_out_is_what_the_index_says(cls, document: Any) -> Any:
-        if not isinstance(document, dict) or not isinstance(document.get("path"), str | Path):
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what it leaves out taken from the index.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the index is missing or malformed, or is not one of latents.
+        """
+        if not isinstance(document.get("path"), str | Path):
             return document
         if all(document.get(name) is not None for name in ("shape", "image_shape", "digest")):
             return document
@@ -38,8 +45,8 @@ class LatentsConfig(Section):
             index, entry = read_latents(Path(document["path"]))
         except FileError as error:
             raise ValueError(f"path: {error}") from error
-        found = {"shape": latent_shape(index), "image_shape": entry.image_shape, "digest": index.digest}
-        return {**document, **{name: value for name, value in found.items() if document.get(name) is None}}
+        said = {"shape": latent_shape(index), "image_shape": entry.image_shape, "digest": index.digest}
+        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
 
 
 def read_latents(folder: Path) -> tuple[ShardIndex, LatentsEntry]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from moe.files import FileError
@@ -46,10 +46,17 @@ class PairsConfig(Section):
     digest: str
     """Of the index, so that a run goes on with the pairs it began with; left out: taken from it."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _what_is_left_out_is_what_the_index_says(cls, document: Any) -> Any:
-        if not isinstance(document, dict) or not isinstance(document.get("path"), str | Path):
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what it leaves out taken from the index.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the index is missing or malformed, or all pairs are held out.
+        """
+        if not isinstance(document.get("path"), str | Path):
             return document
         if {"shape", "num_classes", "segments", "digest"} <= document.keys():
             return document
@@ -61,8 +68,7 @@ class PairsConfig(Section):
         if isinstance(held_out, int) and held_out >= index.num_examples:
             problem = f"{held_out} of {index.num_examples} pairs leave none to train on"
             raise ValueError(f"held_out: {problem}; hold out fewer")
-        found = {name: getattr(index, name) for name in SAID}
-        return {**found, **document}
+        return {**{name: getattr(index, name) for name in SAID}, **document}
 
 
 class PairsOfPoints(Dataset):

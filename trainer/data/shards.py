@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from moe.files import FileError
@@ -35,10 +35,17 @@ class ShardsConfig(Section):
     digest: str
     """Of the index, so that a run goes on with the data it began with; left out: taken from it."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _what_is_left_out_is_what_the_index_says(cls, document: Any) -> Any:
-        if not isinstance(document, dict) or not isinstance(document.get("path"), str | Path):
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what it leaves out taken from the index.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the index is missing or malformed, or all examples are held out.
+        """
+        if not isinstance(document.get("path"), str | Path):
             return document
         if all(document.get(name) is not None for name in ("shape", "num_classes", "digest")):
             return document
@@ -50,8 +57,8 @@ class ShardsConfig(Section):
         if isinstance(held_out, int) and held_out >= index.num_examples:
             problem = f"{held_out} of {index.num_examples} examples leave none to train on"
             raise ValueError(f"held_out: {problem}; hold out fewer")
-        found = {"shape": index.shape, "num_classes": index.num_classes, "digest": index.digest}
-        return {**document, **{name: value for name, value in found.items() if document.get(name) is None}}
+        said = {"shape": index.shape, "num_classes": index.num_classes, "digest": index.digest}
+        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
 
 
 class Shards(Dataset):

@@ -2,14 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher
-from trainer.experiment.stage import FitPathStage, PairsStage, TrainStage, check_read, chosen, load_stages, run_stages
-from trainer.task.teacher import check_teacher
-from trainer.training.run import train_run
-from trainer.training.task import Task
+from trainer.experiment.stage import check_read, chosen, load_stages, run_stages
 
 
 def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
@@ -32,24 +28,6 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
     stages = load_stages(path, overrides)
     if stages[0].name and only is None:
         return run_stages(stages, path, overrides, launch)
-    asked = chosen(stages, only)
-    check_read(asked, stages)
-    match asked:
-        case TrainStage() as stage:
-            config = stage.config()
-            check_teacher(config)
-
-            def task() -> Task[Any]:
-                import trainer.task  # Megatron takes seconds: not before the input is known to be good
-
-                return trainer.task.build(config)
-
-            return train_run(config, launch, task)
-        case PairsStage() as stage:
-            from trainer.sampling.pairs.run import run as draw_pairs
-
-            return draw_pairs(stage.request(), stage.folder)
-        case FitPathStage() as stage:
-            from trainer.training.path_fit.run import run as fit_path
-
-            return fit_path(stage.config(), stage.request(), stage.table)
+    stage = chosen(stages, only)
+    check_read(stage, stages)
+    return stage.run(launch)

@@ -1,9 +1,8 @@
-"""The network of a finished run, or of one that is still going on, from its newest whole checkpoint."""
+"""The network of a finished run, or of one that is still going on, from its newest intact checkpoint."""
 
 from pathlib import Path
 
-from trainer.config.engine import ParallelConfig
-from trainer.config.file import load_config
+from moe.placement.placement import Placement
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.build import build_model, parameter_shapes
@@ -11,34 +10,36 @@ from trainer.model.network import Network
 from trainer.model.weights import WEIGHTS, check_weights, initialise_from
 
 
-def restored_config(folder: Path, world_size: int) -> RunConfig:
-    """The configuration under which a checkpoint's network is used, and no longer trained.
+def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
+    """How ranks share a trained network that they use: one holds all of it, several share it as the run's ranks did.
 
     Args:
+        config: of the checkpoint.
         folder: a complete checkpoint.
-        world_size: ranks that use it. One rank holds all experts in order; several share them as the run did.
+        world_size: ranks that use it; 1, or a multiple of the ranks that share the network.
 
     Raises:
-        FileError: the configuration is missing or malformed.
+        FileError: the placement of the experts is missing or malformed.
     """
-    config = load_config(folder / "config.yaml")
-    placement = folder / "placement.json" if world_size > 1 else None
-    micro = config.optim.micro_batch or config.optim.global_batch
-    batch = {"global_batch": world_size * micro, "micro_batch": micro}
-    return config.model_copy(
-        update={
-            "moe": config.moe and config.moe.model_copy(update={"placement": placement}),
-            "optim": config.optim.model_copy(update=batch),
-            "parallel": config.parallel if world_size > 1 else ParallelConfig(),
-        }
+    if world_size == 1:
+        return Layout.single(config)
+    expert, tensor = config.parallel.expert, config.parallel.tensor
+    return Layout(
+        world_size=world_size,
+        expert_parallel=expert,
+        expert_data_parallel=world_size // tensor // expert,
+        tensor_parallel=tensor,
+        micro_batch=1,
+        accumulation=1,
+        placement=None if config.moe is None else Placement.read(folder / "placement.json"),
     )
 
 
 def check_restorable(config: RunConfig, folder: Path) -> None:
-    """Refuses a checkpoint that :func:`restore` could not use.
+    """Refuses a checkpoint that :func:`restore` cannot use.
 
     Args:
-        config: from :func:`restored_config`.
+        config: of the checkpoint.
         folder: the checkpoint.
 
     Raises:
@@ -51,8 +52,8 @@ def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
     """Builds this rank's network with the averaged weights and the routers of a checkpoint, in evaluation mode.
 
     Args:
-        config: from :func:`restored_config`.
-        layout: how the ranks share the experts.
+        config: of the checkpoint.
+        layout: how the ranks that use it share it.
         folder: the checkpoint.
     """
     model = build_model(config, layout).eval()

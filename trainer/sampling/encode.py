@@ -12,16 +12,16 @@ from torch import Tensor
 
 import trainer.data
 from moe.files import FileError, replacing
-from trainer.checkpoint.whole import newest_checkpoint
-from trainer.config.constraints.plan import plan_layout
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.file import load_config
+from trainer.config.layout import Layout
 from trainer.config.model import AutoencoderConfig
 from trainer.data import BadExamples, Dataset, write_shards
 from trainer.data.shard.index import INDEX, LatentsEntry
 from trainer.data.shard.writer import Examples
 from trainer.distributed.groups import Launch, joined
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.pretrained import check_restorable, restore, restored_config
+from trainer.model.pretrained import check_restorable, restore
 from trainer.model.weights import WEIGHTS
 
 FOLDER = "autoencoder"
@@ -44,7 +44,7 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
         ValueError: the run holds no autoencoder, the images have another shape, or the folder cannot be written.
     """
     folder = newest_checkpoint(run_dir)
-    config = restored_config(folder, world_size=1)
+    config = load_config(folder / "config.yaml")
     if not isinstance(config.model, AutoencoderConfig):
         raise ValueError(f"run_dir: {run_dir} holds a {config.model.kind} model; give the run of an autoencoder")
     source = config.data if data is None else load_config(data).data
@@ -58,7 +58,7 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
         raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
     dataset = trainer.data.build(source)
     with joined(Launch.from_environment(), expert_parallel=1):
-        model = restore(config, plan_layout(config, 1), folder)
+        model = restore(config, Layout.single(config), folder)
         assert isinstance(model, Autoencoder)
         for name in (WEIGHTS, "config.yaml"):
             with replacing(out / FOLDER / name) as temporary:

@@ -4,12 +4,12 @@ import math
 from pathlib import Path
 
 from moe.files import replacing
-from trainer.checkpoint.whole import newest_checkpoint
-from trainer.config.constraints.plan import plan_layout
+from trainer.checkpoint.intact import newest_checkpoint
+from trainer.config.file import load_config
 from trainer.config.model import GPTConfig
 from trainer.config.run import TextSample
 from trainer.distributed.groups import Launch, joined
-from trainer.model.pretrained import check_restorable, restore, restored_config
+from trainer.model.pretrained import check_restorable, restore, restored_layout
 from trainer.sampling.text import continue_texts, readable
 
 
@@ -35,7 +35,7 @@ def run(
     """
     launch = Launch.from_environment()
     folder = newest_checkpoint(run_dir)
-    config = restored_config(folder, launch.world_size)
+    config = load_config(folder / "config.yaml")
     if not (isinstance(config.model, GPTConfig) and isinstance(config.sample, TextSample)):
         raise ValueError(
             f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample verb"
@@ -53,12 +53,12 @@ def run(
     if not 0 <= temperature < math.inf:
         raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest bytes, 1 for all")
     together = config.parallel.expert * config.parallel.tensor
-    if launch.world_size % together:
+    if launch.world_size > 1 and launch.world_size % together:
         raise ValueError(
             f"ranks: {launch.world_size} do not share the network as the run's {together} did; "
             f"start one, or a multiple of {together}"
         )
-    layout = plan_layout(config, launch.world_size)
+    layout = restored_layout(config, folder, launch.world_size)
     check_restorable(config, folder)
     with joined(launch, expert_parallel=layout.expert_parallel, tensor_parallel=layout.tensor_parallel):
         model = restore(config, layout, folder)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from moe.files import FileError
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.file import load_config
+from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data.latents import LatentsConfig, read_latents
 from trainer.data.shard.index import LatentsEntry
 from trainer.flow.space import Identity, Space
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.pretrained import check_restorable, restore, restored_config
+from trainer.model.pretrained import check_restorable, restore
 
 
 class Coder(Protocol):
@@ -101,7 +102,7 @@ def build(config: RunConfig) -> Space:
     if latent is None:
         return Identity()
     autoencoder_config, entry = _autoencoder_config(latent)
-    coder = restore(autoencoder_config, plan_layout(autoencoder_config, 1), latent.path / entry.autoencoder)
+    coder = restore(autoencoder_config, Layout.single(autoencoder_config), latent.path / entry.autoencoder)
     assert isinstance(coder, Autoencoder)
     kind = StoredLatents if config.data_are_latents else Latents
     return kind(coder.requires_grad_(False), entry.shift, entry.scale)
@@ -130,4 +131,4 @@ def check_latents(config: RunConfig) -> None:
 
 def _autoencoder_config(latent: LatentsConfig) -> tuple[RunConfig, LatentsEntry]:
     _, entry = read_latents(latent.path)
-    return restored_config(latent.path / entry.autoencoder, world_size=1), entry
+    return load_config(latent.path / entry.autoencoder / "config.yaml"), entry

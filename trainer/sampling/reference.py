@@ -10,16 +10,16 @@ import torch
 import torch.distributed as dist
 
 from moe.files import FileError
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.whole import newest_checkpoint
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.file import load_config
 from trainer.config.reference import ReferenceConfig
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.sampler import Field
 from trainer.model.build import dense_parameters, expert_parameters
 from trainer.model.network import Network
-from trainer.model.pretrained import restore, restored_config
+from trainer.model.pretrained import restore, restored_layout
 from trainer.model.weights import WEIGHTS
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -69,10 +69,7 @@ class Reference:
     @cached_property
     def config(self) -> RunConfig:
         """The configuration of the run."""
-        config = restored_config(self.folder, world_size=1)
-        if config.moe is None or not dist.is_initialized():
-            return config
-        return restored_config(self.folder, dist.get_world_size())
+        return load_config(self.folder / "config.yaml")
 
     @cached_property
     def parts(self) -> FlowParts:
@@ -87,7 +84,7 @@ class Reference:
         """
         if device not in self._models:
             ranks = 1 if self.config.moe is None or not dist.is_initialized() else dist.get_world_size()
-            network = restore(self.config, plan_layout(self.config, ranks), self.folder)
+            network = restore(self.config, restored_layout(self.config, self.folder, ranks), self.folder)
             self._models[device] = network.requires_grad_(False).to(device)
         return self._models[device]
 

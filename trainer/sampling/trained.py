@@ -5,18 +5,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import trainer.data
-from trainer.checkpoint.whole import newest_checkpoint
-from trainer.config.constraints.plan import plan_layout
+from trainer.checkpoint.intact import newest_checkpoint
+from trainer.config.file import load_config
+from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
 from trainer.distributed.groups import Launch, joined
-from trainer.model.pretrained import check_restorable, restore, restored_config
+from trainer.model.pretrained import check_restorable, restore
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.latent_space import check_latents
 
 
 def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
-    """The newest checkpoint of a run that draws images or points, and its configuration for one rank.
+    """The newest checkpoint of a run that draws images or points, and its configuration.
 
     Args:
         run_dir: folder of the run.
@@ -26,7 +27,7 @@ def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
         ValueError: the run draws something else.
     """
     folder = newest_checkpoint(run_dir)
-    config = restored_config(folder, world_size=1)
+    config = load_config(folder / "config.yaml")
     if not isinstance(config.sample, ImageSample | PointSample):
         verb = "generate" if isinstance(config.sample, TextSample) else "encode"
         raise ValueError(
@@ -77,5 +78,5 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
     compared = compared_with(config, data)
     check_latents(config)
     with joined(Launch.from_environment()):
-        model = restore(config, plan_layout(config, 1), folder)
+        model = restore(config, Layout.single(config), folder)
         yield TrainedFlow(compared, FlowParts(config), model, folder.name)

@@ -16,12 +16,12 @@ from trainer.flow import Condition, coupling, objective, time
 from trainer.flow.coupling import Pairs
 from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
+from trainer.model.feature_extractor.teacher import Teacher
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
 from trainer.sampling.trained import compared_with
-from trainer.task.teacher import Teacher
 from trainer.training.task import Networks, Task
 from trainer.training.weighting import FEW
 

@@ -15,17 +15,17 @@ from torch import Tensor
 from moe.router.protocol import Router
 from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import step_folder, step_of
+from trainer.checkpoint.intact import newest_intact_collective, weights_file
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.resuming import load_checkpoint
-from trainer.checkpoint.saving import Saver
-from trainer.checkpoint.whole import weights_file, whole_together
+from trainer.checkpoint.saving import Checkpointer
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Batch, Dataset, Loader, TooManyBadExamples
 from trainer.data.bad_examples import BadExampleList
-from trainer.data.feed import Feed
+from trainer.data.prefetcher import Prefetcher
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
@@ -91,7 +91,7 @@ def train(
                 tensor_parallel=layout.tensor_parallel,
                 timeout_s=limits.collective_timeout_s,
             ):
-                resumes = whole_together(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
+                resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
                 if resumes is not None:
                     Manifest.read(resumes).check_identity(resumes, identity_of(config))
                     layout = resumed_layout(config, layout, resumes)
@@ -156,7 +156,7 @@ class _Training:
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.networks = TrainingNetworks(self.engine, self.average)
         self.loader = self._train_loader()
-        self.feed = Feed(self.loader, config.data_loading)
+        self.feed = Prefetcher(self.loader, config.data_loading)
         self.data_ranks = data_ranks()
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
         self.stop = StopRequest()
@@ -178,7 +178,7 @@ class _Training:
         self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
         shared = {"guard": self.guard, "task": task}
         checkpoints = config.run.dir / "checkpoints"
-        self.saver = Saver(checkpoints, config, layout, self.engine, self.average, self.migration, shared)
+        self.saver = Checkpointer(checkpoints, config, layout, self.engine, self.average, self.migration, shared)
         if resumes is not None:
             load_checkpoint(resumes, config, layout, self.engine, self.average, self.migration, shared)
         self.trace = TraceSession(config, layout, launch, self.engine, self.started)

@@ -1,4 +1,4 @@
-"""The train verb: everything that can be refused is refused before a process group exists."""
+"""One rank of a run, from the checks before it joins the others to its last step."""
 
 import sys
 from collections.abc import Callable
@@ -8,20 +8,15 @@ from typing import Any
 import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import step_of
-from trainer.checkpoint.origin import origin
-from trainer.checkpoint.whole import weights_file
-from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.lock import locked
-from trainer.model.build import inherited_shapes
-from trainer.model.weights import check_weights
 from trainer.observe.protocol import Sink
-from trainer.sampling.latent_space import check_latents
+from trainer.training.preflight import preflight
 from trainer.training.task import Task
 
 
-def train_run(config: RunConfig, launch: Launch, task: Callable[[], Task[Any]]) -> int:
+def run(config: RunConfig, launch: Launch, task: Callable[[], Task[Any]]) -> int:
     """Trains one rank of a run.
 
     Args:
@@ -30,23 +25,19 @@ def train_run(config: RunConfig, launch: Launch, task: Callable[[], Task[Any]]) 
         task: builds what the run learns, once the process groups exist.
 
     Returns:
-        0, or 75 if the run was told to stop: it has saved and wants to be started again.
+        0 if the run is done, 75 if it was told to stop, has saved and wants to be started again.
 
     Raises:
-        ValueError: the configuration, the run folder or a port cannot be used; nothing has been joined or written.
+        ValueError: the run, its folder or a port cannot be used; no process group has been joined.
         RunFailed: the run cannot go on.
     """
-    layout = plan_layout(config, launch.world_size)
-    newest, _ = origin(config)
-    if newest is None and config.model.init_from is not None:
-        check_weights(weights_file(config.model.init_from), inherited_shapes(config))
-    check_latents(config)
+    checked = preflight(config, launch.world_size)
     dataset = trainer.data.build(config.data, config.source)
     with ExitStack() as closing:
         claimed: list[Sink] = []
         if launch.rank == 0:
-            claimed = _claim(config, step_of(newest), closing)
-            for line in cautions(config, layout):
+            claimed = _claim(config, step_of(checked.newest), closing)
+            for line in checked.cautions:
                 print(line, file=sys.stderr)
         from trainer.training.loop import train  # Megatron takes seconds: not before the input is known to be good
 
@@ -54,7 +45,7 @@ def train_run(config: RunConfig, launch: Launch, task: Callable[[], Task[Any]]) 
             return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
 
         try:
-            return train(config, layout, launch, task, dataset, sinks)
+            return train(config, checked.layout, launch, task, dataset, sinks)
         except FileError:
             raise
         except ValueError as error:
@@ -65,11 +56,8 @@ def _claim(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
     """Takes the port, locks the folder, and cuts the metrics back to where the run seems to resume from."""
     from trainer.observe.metrics import truncate_after
     from trainer.observe.prometheus import Prometheus
-    from trainer.observe.weights_and_biases import require_wandb
 
     sinks: list[Sink] = []
-    if config.observe.wandb is not None:
-        require_wandb()
     if config.observe.port is not None:
         sinks = [Prometheus(host=config.observe.host, port=config.observe.port)]  # refused: before a folder is made
         closing.callback(sinks[0].close)

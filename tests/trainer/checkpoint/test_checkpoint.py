@@ -102,7 +102,7 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
     from moe.random.seed import derive_seed
     from trainer.checkpoint.directory import step_folder
     from trainer.checkpoint.resuming import load_checkpoint
-    from trainer.checkpoint.saving import Saver
+    from trainer.checkpoint.saving import Checkpointer
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.engine.build import build_engine
     from trainer.distributed.engine.ema import MovingAverage
@@ -126,7 +126,7 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
             losses.append(float(loss))
         norms.append(engine.step(1e-2, lambda _: None).norm)
         average.update(step)
-    Saver(save, config, layout, engine, average).save(steps[-1])
+    Checkpointer(save, config, layout, engine, average).save(steps[-1])
     return {"losses": losses, "norms": norms}
 
 

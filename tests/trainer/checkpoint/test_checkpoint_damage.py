@@ -8,8 +8,8 @@ import pytest
 
 from moe.files import FileError
 from trainer.checkpoint.directory import step_folder
+from trainer.checkpoint.intact import newest_apparently_intact, newest_intact
 from trainer.checkpoint.manifest import Manifest, records
-from trainer.checkpoint.whole import likely_whole, whole_alone
 
 FILES = ("ema.safetensors", "ranks/rank_00000.pt", "state/index.json")
 
@@ -38,8 +38,8 @@ def flip(path: Path) -> None:
 def test_whole_files_are_taken(tmp_path: Path) -> None:
     checkpoint(tmp_path, 10)
     newest = checkpoint(tmp_path, 20)
-    assert whole_alone(tmp_path, FILES) == newest
-    assert likely_whole(tmp_path, allow_rng_loss=False) == (newest, [])
+    assert newest_intact(tmp_path, FILES) == newest
+    assert newest_apparently_intact(tmp_path, allow_rng_loss=False) == (newest, [])
     assert Manifest.read(newest).updates == 20
 
 
@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_is_skipped_in_one_line_that_names_it(
 ) -> None:
     older, newest = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     spoil(newest / name)
-    assert whole_alone(tmp_path, FILES) == older
+    assert newest_intact(tmp_path, FILES) == older
     warning = capsys.readouterr().err
     assert warning.startswith(f"skipped: {newest / name}: ")
     assert warning.count("\n") == 1
@@ -75,10 +75,10 @@ def test_every_flipped_bit_of_the_marker_that_matters_is_found(tmp_path: Path) -
 def test_files_that_nobody_asks_for_may_be_damaged(tmp_path: Path) -> None:
     newest = checkpoint(tmp_path, 10)
     truncate(newest / "ranks/rank_00000.pt")
-    assert whole_alone(tmp_path, ["ema.safetensors"]) == newest
-    assert likely_whole(tmp_path, allow_rng_loss=True) == (newest, [])
+    assert newest_intact(tmp_path, ["ema.safetensors"]) == newest
+    assert newest_apparently_intact(tmp_path, allow_rng_loss=True) == (newest, [])
     with pytest.raises(FileError, match=r"none of 1 is whole \(the newest: .*rank_00000\.pt: length: is \d+ bytes"):
-        likely_whole(tmp_path, allow_rng_loss=False)
+        newest_apparently_intact(tmp_path, allow_rng_loss=False)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -88,15 +88,15 @@ def test_as_much_is_read_as_may_be(name: str, tmp_path: Path) -> None:
     assert len(set(sizes.values())) == len(FILES)
     flip(newest / name)
     needed = sum(size for size in sizes.values() if size <= sizes[name])
-    assert likely_whole(tmp_path, allow_rng_loss=False, read_bytes=needed - 1) == (newest, [])
+    assert newest_apparently_intact(tmp_path, allow_rng_loss=False, read_bytes=needed - 1) == (newest, [])
     with pytest.raises(FileError, match=f"{name}: checksum: "):
-        likely_whole(tmp_path, allow_rng_loss=False, read_bytes=needed)
+        newest_apparently_intact(tmp_path, allow_rng_loss=False, read_bytes=needed)
 
 
 def test_a_save_that_did_not_end_is_no_checkpoint(tmp_path: Path) -> None:
     (checkpoint(tmp_path, 10) / "COMPLETE").unlink()
-    folder, skipped = likely_whole(tmp_path, allow_rng_loss=False)
+    folder, skipped = newest_apparently_intact(tmp_path, allow_rng_loss=False)
     assert folder is None
     assert [line.split(": ")[1] for line in skipped] == ["marker"]
     with pytest.raises(FileError, match="there is no complete one"):
-        whole_alone(tmp_path, FILES)
+        newest_intact(tmp_path, FILES)

@@ -70,11 +70,11 @@ def background(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     """A run that trains on while it is saved, is saved again meanwhile, and cannot write its files on one rank."""
     import resource
 
-    from trainer.checkpoint.saving import SaveError, Saver
+    from trainer.checkpoint.saving import Checkpointer, SaveError
 
     config = grouped(configuration("experts", 0, asynchronous=True))
     run = Run(config, world_size)
-    saver = Saver(root / "background", config, run.layout, run.engine, run.average)
+    saver = Checkpointer(root / "background", config, run.layout, run.engine, run.average)
     first = root / "background" / f"step_{FIRST_CUT:08d}" / "COMPLETE"
     with held_back() as let_go:
         losses = [run.step(step) for step in range(1, FIRST_CUT + 1)]
@@ -122,7 +122,7 @@ def then_two(_rank: int, world_size: int, root: Path) -> dict[str, Any]:
 
 
 def then_four(rank: int, world_size: int, root: Path) -> dict[str, Any]:
-    from trainer.checkpoint.whole import whole_together
+    from trainer.checkpoint.intact import newest_intact_collective
 
     found: dict[str, Any] = {case: go_on(case, 2, world_size, root, SECOND_CUT, LAST) for case in DIVISIONS}
     folder = root / "experts" / f"step_{LAST:08d}"
@@ -131,7 +131,7 @@ def then_four(rank: int, world_size: int, root: Path) -> dict[str, Any]:
             file.seek(-1, 2)
             file.write(b"\xff")
     torch.distributed.barrier()
-    found["whole"] = whole_together(root / "experts", allow_rng_loss=False)
+    found["whole"] = newest_intact_collective(root / "experts", allow_rng_loss=False)
     return found
 
 

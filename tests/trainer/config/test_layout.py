@@ -12,6 +12,7 @@ from moe.placement.placement import Placement
 from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
 from trainer.config.constraints.plan import cautions, describe, plan_layout
+from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 
 Document = dict[str, Any]
@@ -44,6 +45,17 @@ def test_without_a_placement_experts_stand_in_order() -> None:
     for layer in range(3):
         np.testing.assert_array_equal(layout.slot_to_expert(layer), np.arange(8))
     assert plan_layout(configuration(moe=None, parallel={"expert": 1}), 2).placement is None
+
+
+def test_one_process_holds_a_whole_network_however_it_was_trained(tmp_path: Path) -> None:
+    """Neither the batch nor the placement of training matter, and no file of the latter is read."""
+    trained = configuration(moe={"placement": tmp_path / "gone.json"}, optim={"global_batch": 7, "micro_batch": 5})
+    layout = Layout.single(trained)
+    assert (layout.world_size, layout.expert_parallel, layout.tensor_parallel, layout.data_parallel) == (1, 1, 1, 1)
+    for layer in range(3):
+        np.testing.assert_array_equal(layout.slot_to_expert(layer), np.arange(8))
+    np.testing.assert_array_equal(layout.hops, [[0.0]])
+    assert Layout.single(configuration(moe=None, parallel={"tensor": 2})).placement is None
 
 
 def test_the_line_for_a_person_says_how_the_run_is_divided() -> None:

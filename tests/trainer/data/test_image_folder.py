@@ -18,7 +18,7 @@ from trainer.data.image_folder import read_picture
 
 def config(path: Path, **changes: Any) -> ImageFolderConfig:
     document = {"kind": "image_folder", "path": str(path), "size": 8, "held_out": 4, **changes}
-    return ImageFolderConfig.model_validate(document)
+    return ImageFolderConfig.model_validate(ImageFolderConfig.resolved(document))
 
 
 def names(images: ImageFolder, split: data.Split) -> set[str]:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from moe.files import FileError
 from trainer import data
 from trainer.config.constraints.plan import plan_layout
+from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples, PairIndex, PairsConfig
 from trainer.evaluation.real import real_examples
@@ -55,7 +56,9 @@ def written(folder: Path, lengths: tuple[int, ...] = (12, 12, 6), num_classes: i
 
 
 def config(folder: Path, **changes: Any) -> PairsConfig:
-    return PairsConfig.model_validate({"kind": "pairs", "path": str(folder), "held_out": 5, **changes})
+    return PairsConfig.model_validate(
+        PairsConfig.resolved({"kind": "pairs", "path": str(folder), "held_out": 5, **changes})
+    )
 
 
 def test_data_points_are_ends_of_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +99,9 @@ def test_parts_of_paths_are_learned_in_the_units_that_they_are_in(tmp_path: Path
         "flow": {"coupling": {"kind": "paired"}},
     }
     with pytest.raises(ValueError, match=r"^flow\.data_scale: 1 is not that of .*; use 2$"):
-        plan_layout(RunConfig.model_validate(document), 1)
+        plan_layout(RunConfig.model_validate(resolve(document).document), 1)
     document["flow"]["data_scale"] = 2.0
-    plan_layout(RunConfig.model_validate(document), 1)
+    plan_layout(RunConfig.model_validate(resolve(document).document), 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -164,15 +167,14 @@ def test_a_shard_that_is_not_what_the_index_says_is_refused(tmp_path: Path, chan
 
 
 def run_config(folder: Path, coupling: str, **flow: Any) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "run": {"dir": "unused"},
-            "model": {"kind": "mlp", "label_dropout": 0.0},
-            "data": {"kind": "pairs", "path": str(folder), "held_out": 5},
-            "optim": {"steps": 1, "global_batch": 10},
-            "flow": {"coupling": {"kind": coupling}, **flow},
-        }
-    )
+    document = {
+        "run": {"dir": "unused"},
+        "model": {"kind": "mlp", "label_dropout": 0.0},
+        "data": {"kind": "pairs", "path": str(folder), "held_out": 5},
+        "optim": {"steps": 1, "global_batch": 10},
+        "flow": {"coupling": {"kind": coupling}, **flow},
+    }
+    return RunConfig.model_validate(resolve(document).document)
 
 
 def test_a_step_trains_on_the_pairs_of_the_files(tmp_path: Path) -> None:

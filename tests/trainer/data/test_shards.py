@@ -33,7 +33,9 @@ def pieces(*lengths: int, **settings: Any) -> list[tuple[np.ndarray, np.ndarray]
 
 
 def config(path: Path, **changes: Any) -> ShardsConfig:
-    return ShardsConfig.model_validate({"kind": "shards", "path": str(path), "held_out": 10, **changes})
+    return ShardsConfig.model_validate(
+        ShardsConfig.resolved({"kind": "shards", "path": str(path), "held_out": 10, **changes})
+    )
 
 
 @pytest.mark.parametrize("file_type", ["safetensors", "npz"])

@@ -22,7 +22,7 @@ from trainer.checkpoint.directory import complete_steps, prune, step_folder
 from trainer.checkpoint.manifest import Manifest, records
 from trainer.config.constraints.plan import plan_layout
 from trainer.distributed.process import lock
-from trainer.experiment import check
+from trainer.experiment.stage import description
 from trainer.model.build import parameter_shapes
 
 
@@ -205,7 +205,7 @@ def test_check_says_what_it_did_not_read_and_what_will_be_skipped(
     assert main(arguments) == 0
     assert "resumes after step 20; every file of the checkpoint is as it was written" in capsys.readouterr().out
     (newest / "state").write_bytes(b"whole")
-    monkeypatch.setattr(check, "READ_BYTES", 1_000)
+    monkeypatch.setattr(description, "READ_BYTES", 1_000)
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert "resumes after step 10; 0.1 GB of the checkpoint were not read" in said.out

@@ -256,7 +256,7 @@ def test_a_damaged_or_foreign_table_is_refused_in_one_line(tmp_path: Path, how: 
 def test_a_run_goes_on_only_along_its_own_path(tmp_path: Path) -> None:
     file = tmp_path / "path.safetensors"
     file.write_bytes(TABLE.read_bytes())
-    config = path.TabulatedConfig.model_validate({"path": file})
+    config = path.TabulatedConfig.model_validate(path.TabulatedConfig.resolved({"path": file}))
     assert isinstance(path.build(config), path.Affine)
     fit(Separation(FAR_APART, 1.0), knots=10).write(file)
     with pytest.raises(FileError, match=r"digest: is .* where the file has"):

@@ -93,7 +93,9 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_latents_are_about_standard_and_keep_their_labels(latents: tuple[Path, Path]) -> None:
     _, shards = latents
-    config = ShardsConfig.model_validate({"kind": "shards", "path": str(shards), "held_out": 100})
+    config = ShardsConfig.model_validate(
+        ShardsConfig.resolved({"kind": "shards", "path": str(shards), "held_out": 100})
+    )
     assert (config.shape, config.num_classes) == ((8, 8, 8), 10)
     batch = data.build(config).get(torch.arange(1797))
     moments, labels = batch.x_1, batch.labels

@@ -13,6 +13,7 @@ import trainer.task
 from tests.ranks import run_ranks
 from tests.trainer.data.test_pairs import written
 from tests.trainer.parallel_runs import Figures
+from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 
 STEPS, SAVED = 5, 2
@@ -40,20 +41,19 @@ Found = dict[str, tuple[list[dict[str, float]], dict[str, Tensor]]]
 def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     points: dict[str, Any] = {"kind": "toy", "num_examples": 17, "held_out": 5}
     sampler = {"kind": "euler_maruyama" if name == "interpolant" else "euler", "steps": 2}
-    return RunConfig.model_validate(
-        {
-            "run": {"dir": folder / run},
-            "model": {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1},
-            "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if name == "pairs" else points,
-            "flow": FLOWS[name],
-            "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
-            "engine": ENGINES[engine],
-            "checkpoint": {"every": SAVED, "keep": 9},
-            "observe": {"log_every": 1, "tensorboard": False},
-            "evaluate": {"every": STEPS},
-            "sample": {"every": STEPS, "num": 6, "sampler": sampler},
-        }
-    )
+    document = {
+        "run": {"dir": folder / run},
+        "model": {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1},
+        "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if name == "pairs" else points,
+        "flow": FLOWS[name],
+        "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
+        "engine": ENGINES[engine],
+        "checkpoint": {"every": SAVED, "keep": 9},
+        "observe": {"log_every": 1, "tensorboard": False},
+        "evaluate": {"every": STEPS},
+        "sample": {"every": STEPS, "num": 6, "sampler": sampler},
+    }
+    return RunConfig.model_validate(resolve(document).document)
 
 
 def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None) -> list[dict[str, float]]:

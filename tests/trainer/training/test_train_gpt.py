@@ -50,7 +50,7 @@ def train_all(rank: int, world_size: int, folder: Path) -> None:
 def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> None:
     import trainer.data
     import trainer.task
-    from trainer.checkpoint.whole import whole_together
+    from trainer.checkpoint.intact import newest_intact_collective
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import Launch
     from trainer.observe.metrics import MetricsFile, truncate_after
@@ -68,7 +68,7 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
         folder.mkdir(parents=True, exist_ok=True)
         truncate_after(folder / "metrics.jsonl", 3)
         sinks = [MetricsFile(folder / "metrics.jsonl")]
-    resumes = whole_together(folder / "checkpoints", allow_rng_loss=False)
+    resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=False)
     layout, launch, dataset = plan_layout(config, 2), Launch(rank, rank, 2, 2), trainer.data.build(config.data)
     try:
         Stopping(config, layout, launch, trainer.task.build(config), dataset, sinks, resumes).run()

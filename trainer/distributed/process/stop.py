@@ -1,7 +1,7 @@
 """Being told to stop."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -10,6 +10,22 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """What torchrun hands on and schedulers send at the end; what SLURM sends before it with ``--signal=USR2@seconds``."""
 EX_TEMPFAIL = 75
 """Exit code of a run that was told to stop, has saved, and wants to be started again (sysexits.h)."""
+
+
+@contextmanager
+def handled(numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While entered, signals go to a handler; afterwards to whatever they went to before. Main thread only.
+
+    Args:
+        numbers: of the signals.
+        handler: called with the number of a signal and the interrupted frame.
+    """
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 class StopRequest:
@@ -30,12 +46,8 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """While entered, SIGTERM and SIGUSR2 make the request instead of ending the process; main thread only."""
-        before = {number: signal.signal(number, self._make) for number in SIGNALS}
-        try:
+        with handled(SIGNALS, self._make):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def farewell(self, folder: Path, saved: str) -> str:
         """What is said at the end of a run that was told to stop, here or on another rank.

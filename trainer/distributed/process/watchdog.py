@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.distributed.process.debug import dump
-from trainer.distributed.process.stop import SIGNALS
+from trainer.distributed.process.stop import SIGNALS, handled
 
 LATE_S = 10.0
 """After it was told to stop; torchrun kills a rank after 30 s that another one keeps waiting."""
@@ -89,16 +89,15 @@ def watchdog(folder: Path, rank: int, timeout_s: float | None) -> Iterator[Watch
         rank: this process.
         timeout_s: longest time between two beats, and until the first; None: no end.
     """
-    waking, arriving = os.pipe()
-    os.set_blocking(arriving, False)
-    wakeup_before = signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
-    handler_before = signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
-    watching = Watchdog(folder, rank, timeout_s, waking)
-    try:
-        yield watching
-    finally:
-        signal.signal(signal.SIGUSR1, handler_before)
-        signal.set_wakeup_fd(wakeup_before)
-        os.close(arriving)
-        watching.join()
-        os.close(waking)
+    with handled([signal.SIGUSR1], lambda _number, _frame: None):  # the thread answers it
+        waking, arriving = os.pipe()
+        os.set_blocking(arriving, False)
+        wakeup_before = signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
+        watching = Watchdog(folder, rank, timeout_s, waking)
+        try:
+            yield watching
+        finally:
+            signal.set_wakeup_fd(wakeup_before)
+            os.close(arriving)
+            watching.join()
+            os.close(waking)

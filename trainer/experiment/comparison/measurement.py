@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import trainer.data
 from moe.files import replacing
-from trainer.checkpoint.whole import newest_checkpoint
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.run import PointSample
 from trainer.evaluation.evaluation import TRANSPORTED, evaluate
 from trainer.evaluation.frechet import frechet_distance
@@ -26,13 +26,15 @@ from trainer.sampling.trained import opened
 MEASURED, DRAWN = "measured.json", "drawn.npz"
 """In the folder of a run: what was asked and what ``evaluate`` writes; the samples."""
 FLOOR_DRAWS = 8
-POINTS, WAYS, WAY_POINTS = 1000, 96, 41
+POINTS, NUM_TRAJECTORIES, TRAJECTORY_STATES = 1000, 96, 41
+TRAJECTORIES = "ways"
+"""Key of the trajectories in ``drawn.npz``, the same as in the folders of earlier comparisons."""
 PER_CLASS, COLUMNS = 3, 8
 """Images of each class, in rows below each other; images of a row where there are no classes."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class MeasurementSpec:
     """What is to be measured of every network.
 
     Attributes:
@@ -60,52 +62,52 @@ class Wish:
         return {"checkpoint": checkpoint, "seed": seed, "evaluations": list(self.evaluations), "num": self.num}
 
 
-def measure_network(run_dir: Path, wish: Wish, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
+def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
     """Measures a network and draws from it, unless that has been done.
 
     Args:
         run_dir: folder of its run.
-        wish: what is wanted.
+        spec: what is measured.
         seed: of all draws.
         told: is told what is being done.
 
     Returns:
         What ``evaluate`` writes of the run.
     """
-    asked = wish.asked(newest_checkpoint(run_dir).name, seed)
+    asked = spec.asked(newest_checkpoint(run_dir).name, seed)
     found = _kept(run_dir, asked)
     if found is not None:
         return found
-    with opened(run_dir, wish.data) as flow:
+    with opened(run_dir, spec.data) as flow:
         figures = evaluate(
             flow,
-            evaluations=wish.evaluations,
-            num=wish.num,
+            evaluations=spec.evaluations,
+            num=spec.num,
             seed=seed,
             progress=told,
         )
         told("drawing pictures")
         with replacing(run_dir / DRAWN) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **_drawn(flow, wish, seed))
+            np.savez(file, allow_pickle=False, **_drawn(flow, spec, seed))
     evaluation = figures.to_dict()
     with replacing(run_dir / MEASURED) as temporary:
         temporary.write_text(json.dumps({"asked": asked, "evaluation": evaluation}) + "\n", encoding="utf-8")
     return evaluation
 
 
-def floor(run_dir: Path, wish: Wish, measure: str) -> list[float]:
+def floor(run_dir: Path, spec: MeasurementSpec, measure: str) -> list[float]:
     """The distances of pairs of sets of real examples.
 
     Args:
         run_dir: folder of any run of the comparison.
-        wish: which examples, and how many.
+        spec: which examples, and how many.
         measure: the distance, a key of :data:`trainer.experiment.comparison.results.QUALITY`.
     """
-    with opened(run_dir, wish.data) as flow:
+    with opened(run_dir, spec.data) as flow:
         real, _ = real_examples(flow.config, flow.parts.space)
     found = []
     for seed in range(FLOOR_DRAWS):
-        one, other = parted(real.numpy(), wish.num, seed=seed)
+        one, other = parted(real.numpy(), spec.num, seed=seed)
         if measure == "frechet_distance":
             found.append(frechet_distance(one, other))
         else:
@@ -118,7 +120,7 @@ def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
 
     Returns:
         ``few`` and ``many``: samples [N, *shape] drawn in so many evaluations, ``evaluations`` int [2]; of points in
-        the plane also ``ways`` [T, N, 2], where some of them have been on their way from noise.
+        the plane also :data:`TRAJECTORIES` [T, N, 2], the states of some of them from noise to sample.
     """
     with np.load(run_dir / DRAWN, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
@@ -133,7 +135,7 @@ def _kept(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return found["evaluation"] if found["asked"] == asked else None
 
 
-def _drawn(flow: TrainedFlow, wish: Wish, seed: int) -> dict[str, NDArray[Any]]:
+def _drawn(flow: TrainedFlow, spec: MeasurementSpec, seed: int) -> dict[str, NDArray[Any]]:
     config = flow.config
     classes = config.data.num_classes
     columns = classes if classes > 1 else COLUMNS
@@ -149,17 +151,17 @@ def _drawn(flow: TrainedFlow, wish: Wish, seed: int) -> dict[str, NDArray[Any]]:
         states = flow.parts.data_of(trajectory.final).cpu()
         return flow.decode(states, conditioning).numpy().astype(np.float32)
 
-    few, many = (drawn_by(_with_about(own, number)) for number in (wish.few, wish.many))
-    found = {
+    few, many = (drawn_by(_with_about(own, number)) for number in (spec.few, spec.many))
+    arrays = {
         "few": pictures(few),
         "many": pictures(many),
         "evaluations": np.array([few.evaluations, many.evaluations]),
     }
     if isinstance(flow.sample, PointSample) and tuple(config.data.shape) == (2,):
-        way = many.x[:, :WAYS]
-        kept = torch.linspace(0, len(way) - 1, min(WAY_POINTS, len(way))).round().long()
-        found["ways"] = flow.parts.data_of(way[kept]).cpu().numpy().astype(np.float32)
-    return found
+        states = many.x[:, :NUM_TRAJECTORIES]
+        shown = torch.linspace(0, len(states) - 1, min(TRAJECTORY_STATES, len(states))).round().long()
+        arrays[TRAJECTORIES] = flow.parts.data_of(states[shown]).cpu().numpy().astype(np.float32)
+    return arrays
 
 
 def _with_about(own: sampler.AnyConfig, evaluations: int) -> sampler.AnyConfig:

@@ -13,7 +13,7 @@ from trainer.experiment.comparison.pictures import pictures
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry
 from trainer.experiment.comparison.tables import budget, every_number, facts, finding, glance
 from trainer.experiment.comparison.training import command, folder_of, launched, settings
-from trainer.experiment.stage import TrainStage, load_stages
+from trainer.experiment.stage import load_stages
 
 
 def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) -> None:
@@ -135,7 +135,7 @@ def _commands(comparison: Comparison, entry: Entry) -> list[str]:
     stages = load_stages(config, settings(folder, run.seed))
     own = [stage.folder for stage in stages].index(Path(run.run_dir))
     trained = [command(config, folder, run.seed, stage.name) for stage in stages[: own + 1]]
-    first = next(stage.folder for stage in stages if isinstance(stage, TrainStage))
+    first = next(stage.folder for stage in stages if stage.trains)
     counts = ",".join(map(str, comparison.evaluations))
     measured = ["evaluate", run.run_dir, "--num", str(comparison.num), "--seed", str(run.seed), "--evaluations", counts]
     if first != stages[own].folder:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moe.report.figures import STYLE, to_svg
 from trainer.experiment.comparison.charts import style
-from trainer.experiment.comparison.measurement import PER_CLASS, drawn
+from trainer.experiment.comparison.measurement import PER_CLASS, TRAJECTORIES, drawn
 from trainer.experiment.comparison.results import Entry
 
 ABREAST = 5
@@ -20,7 +20,7 @@ DATA, NOISE, INK = "#c3cad1", "#8a949e", "#1c2733"
 
 
 def pictures(entries: Sequence[Entry], real: NDArray[np.floating]) -> list[str]:
-    """Draws samples of few and of many evaluations, and of points in the plane the ways they went.
+    """Draws samples of few and of many evaluations, and of points in the plane their trajectories.
 
     Args:
         entries: the networks.
@@ -38,7 +38,7 @@ def pictures(entries: Sequence[Entry], real: NDArray[np.floating]) -> list[str]:
 def _row(entries: Sequence[tuple[int, Entry]], real: NDArray[np.floating], abreast: int) -> str:
     sets = [drawn(Path(entry.outcomes[0].run_dir)) for _, entry in entries]
     planes = real.ndim == 2
-    rows = 3 if planes and all("ways" in one for one in sets) else 2
+    rows = 3 if planes and all(TRAJECTORIES in one for one in sets) else 2
     with mpl.rc_context(STYLE):
         side, title = 10.4 / abreast, 0.5
         tall = side if planes else side * PER_CLASS**2 / len(sets[0]["few"]) * real.shape[-2] / real.shape[-1]
@@ -59,7 +59,7 @@ def _row(entries: Sequence[tuple[int, Entry]], real: NDArray[np.floating], abrea
                     _images(axes, one[name])
                 _bare(axes, f"{evaluations} evaluation{'s' * (evaluations > 1)}")
             if rows == 3:
-                _ways(grid[2, column], one["ways"], real, colour)
+                _trajectories(grid[2, column], one[TRAJECTORIES], real, colour)
                 _bare(grid[2, column], f"paths, {int(one['evaluations'][1])} evaluations")
             size = min(11.0, 230 / len(entry.name))
             grid[0, column].set_title(entry.name, color=colour, weight="bold", fontsize=size, pad=8)
@@ -77,12 +77,16 @@ def _cloud(axes: Axes, points: NDArray[np.floating], real: NDArray[np.floating],
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
 
-def _ways(axes: Axes, ways: NDArray[np.floating], real: NDArray[np.floating], colour: str) -> None:
+def _trajectories(axes: Axes, trajectories: NDArray[np.floating], real: NDArray[np.floating], colour: str) -> None:
     axes.scatter(real[:, 0], real[:, 1], s=3, color=DATA, linewidths=0, rasterized=True)
-    axes.plot(ways[:, :, 0], ways[:, :, 1], color=colour, linewidth=0.7, alpha=0.75, rasterized=True)
-    axes.scatter(ways[0, :, 0], ways[0, :, 1], s=5, color=NOISE, linewidths=0, zorder=3, rasterized=True)
-    axes.scatter(ways[-1, :, 0], ways[-1, :, 1], s=6, color=INK, linewidths=0, zorder=3, rasterized=True)
-    reach = max(_reach(real), 1.02 * float(np.abs(ways[0]).max()))
+    axes.plot(trajectories[:, :, 0], trajectories[:, :, 1], color=colour, linewidth=0.7, alpha=0.75, rasterized=True)
+    axes.scatter(
+        trajectories[0, :, 0], trajectories[0, :, 1], s=5, color=NOISE, linewidths=0, zorder=3, rasterized=True
+    )
+    axes.scatter(
+        trajectories[-1, :, 0], trajectories[-1, :, 1], s=6, color=INK, linewidths=0, zorder=3, rasterized=True
+    )
+    reach = max(_reach(real), 1.02 * float(np.abs(trajectories[0]).max()))
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
 

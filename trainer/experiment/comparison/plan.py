@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trainer.experiment.comparison.method import Base, Method, method_of, read_base, read_own
-from trainer.experiment.stage import PairsStage, check_stages
+from trainer.experiment.stage import ConfiguredStage, check_stages
 from trainer.sampling.latent_space import check_latents
 
 
@@ -85,7 +85,7 @@ def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> 
             raise ValueError(f"it is the same run as {other.name}: what it is made of is not in its flow or its stages")
     stages = method.stages(Path(method.document["run"]["dir"]), 0)
     first = stages[0]
-    if isinstance(first, PairsStage):
+    if not isinstance(first, ConfiguredStage):
         raise ValueError(f"stages.{first.name}: its teacher is paid for by no budget; train one in a stage before it")
     check_stages(stages, ranks)
     config = first.config()

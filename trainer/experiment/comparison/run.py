@@ -4,12 +4,10 @@ import itertools
 import json
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
@@ -22,22 +20,24 @@ import trainer.data
 from moe.files import FileError, replacing
 from trainer.config.file import read_document
 from trainer.config.run import PointSample
+from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.evaluation.evaluation import Progress
-from trainer.experiment.comparison.contender import (
+from trainer.experiment.comparison.candidate import (
     SECONDS,
-    Contender,
-    contenders,
+    Candidate,
+    candidates,
     step_seconds,
     training_seconds,
 )
-from trainer.experiment.comparison.measurement import Wish, floor, measure_network
+from trainer.experiment.comparison.measurement import MeasurementSpec, floor, measure_network
 from trainer.experiment.comparison.method import Base, Method
 from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.plan import prepare
+from trainer.experiment.comparison.request import CompareRequest
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
-from trainer.experiment.comparison.training import Stopped, Training, folder_of
-from trainer.experiment.stage import PairsStage, TrainStage, difference
+from trainer.experiment.comparison.training import Training, folder_of
+from trainer.experiment.stage import ConfiguredStage, difference
 from trainer.observe.metrics import read_metrics
 from trainer.observe.units import duration
 from trainer.training.failure import RunFailed
@@ -46,27 +46,11 @@ SHOWN = 1000
 TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
 
 
-def run(
-    words: Sequence[str],
-    base: Path,
-    out: Path,
-    seeds: int,
-    ranks: int,
-    jobs: int,
-    evaluations: str,
-    num: int,
-) -> int:
+def run(request: CompareRequest) -> int:
     """Trains what is not trained yet, measures it and writes the page.
 
     Args:
-        words: configurations of methods, and ``dotted.key=value``.
-        base: configuration that data, model and budget are taken from.
-        out: folder of the comparison.
-        seeds: of each method.
-        ranks: of each run.
-        jobs: runs that are trained at a time.
-        evaluations: numbers of function evaluations, with commas between them.
-        num: samples of each set.
+        request: what is compared.
 
     Returns:
         0; 1 if a run failed, and the page has the others; 75 if it was told to stop and wants to be started again.
@@ -75,46 +59,43 @@ def run(
         ValueError: a file or a setting is wrong, or no method goes with the base.
         RunFailed: every method failed.
     """
-    counts = [int(word) for word in evaluations.split(",")]
-    for name, value, least in (("--seeds", seeds, 1), ("--nproc", ranks, 1), ("--jobs", jobs, 1), ("--num", num, 2)):
-        if value < least:
-            raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    request.check()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("environment: WORLD_SIZE is set; start compare without torchrun, and give --nproc")
-    plan = prepare(words, base, out, ranks)
+    out = request.out
+    plan = prepare(request.words, request.base, out, request.ranks)
     for name, reason in plan.left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
     _keep(plan.methods, out)
     first = plan.base.config.run.seed
-    every_seed = range(first, first + seeds)
+    every_seed = range(first, first + request.seeds)
     try:
-        failed = _train(plan.methods, out, every_seed, ranks, jobs)
+        failed = _train(plan.methods, out, every_seed, request.ranks, request.jobs)
     except Stopped:
         return EX_TEMPFAIL
-    networks = [found for method in plan.methods if method.name not in failed for found in contenders(method)]
+    networks = [network for method in plan.methods if method.name not in failed for network in candidates(method)]
     if not networks:
         raise RunFailed("; ".join(failed.values()))
-    wish = Wish(tuple(sorted(set(counts))), num, plan.base.config.data)
-    entries = _measure(networks, wish, out, every_seed)
-    choices = [f"--base={base}", f"--seeds={seeds}", f"--nproc={ranks}", f"--jobs={jobs}", f"--num={num}"]
+    spec = MeasurementSpec(tuple(sorted(request.evaluations)), request.num, plan.base.config.data)
+    entries = _measure(networks, spec, out, every_seed)
     measure = "wasserstein_2" if isinstance(plan.base.config.sample, PointSample) else "frechet_distance"
-    found = Comparison(
-        command=shlex.join(["compare", *words, *choices, f"--evaluations={evaluations}", f"--out={out}"]),
-        base=str(base),
+    comparison = Comparison(
+        command=shlex.join(request.command),
+        base=str(request.base),
         data=plan.base.config.data.model_dump(mode="json"),
         steps=plan.base.config.optim.steps,
         global_batch=plan.base.config.optim.global_batch,
-        ranks=ranks,
-        jobs=jobs,
-        num=num,
+        ranks=request.ranks,
+        jobs=request.jobs,
+        num=request.num,
         measure=measure,
-        floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), wish, measure)),
+        floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), spec, measure)),
         entries=tuple(entries),
         left_out={**plan.left_out, **failed},
     )
-    found.write(out / FIGURES)
-    write_page(found, _real(plan.base), out / PAGE)
-    print(f"{out / PAGE}: {len(entries)} networks, {seeds} seed{'s' * (seeds > 1)}")
+    comparison.write(out / FIGURES)
+    write_page(comparison, _real(plan.base), out / PAGE)
+    print(f"{out / PAGE}: {len(entries)} networks, {request.seeds} seed{'s' * (request.seeds > 1)}")
     for line in failed.values():
         print(line, file=sys.stderr)
     return 1 if failed else 0
@@ -149,7 +130,8 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
     kept = len(methods) * len(seeds) - len(work)
     if kept:
         print(f"{kept} runs are finished already", file=sys.stderr)
-    training, failed, spent = Training(ranks, jobs), dict[str, str](), list[float]()
+    supervisor, failed, spent = Supervisor(SIGNALS), dict[str, str](), list[float]()
+    training = Training(supervisor, ranks, jobs)
 
     with Console(stderr=True).status("") as status:
 
@@ -172,25 +154,14 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
                 flush=True,
             )
 
-        with _handed_on(training), ThreadPoolExecutor(jobs) as pool:
+        with supervisor.listening(), ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(train, *one) for one in work]
             for future in futures:
                 future.result()
     return failed
 
 
-@contextmanager
-def _handed_on(training: Training) -> Iterator[None]:
-    """While entered, what this process is told by signals, its runs are told."""
-    before = {number: signal.signal(number, lambda told, _: training.stop(told)) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _measure(networks: Sequence[Contender], wish: Wish, out: Path, seeds: Sequence[int]) -> list[Entry]:
+def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int]) -> list[Entry]:
     entries = []
     with Console(stderr=True).status("") as status:
         for place, network in enumerate(networks, start=1):
@@ -200,16 +171,16 @@ def _measure(networks: Sequence[Contender], wish: Wish, out: Path, seeds: Sequen
                 status.update(name)
                 folder = folder_of(_trained(out, network.method), seed)
                 outcomes.append(
-                    _outcome(network, folder, wish, seed, lambda said, name=name: status.update(f"{name}: {said}"))
+                    _outcome(network, folder, spec, seed, lambda said, name=name: status.update(f"{name}: {said}"))
                 )
             entries.append(_entry(network, out, outcomes))
             print(f"measured {place} of {len(networks)}: {network.name}", file=sys.stderr, flush=True)
     return entries
 
 
-def _outcome(network: Contender, folder: Path, wish: Wish, seed: int, told: Progress) -> Outcome:
+def _outcome(network: Candidate, folder: Path, spec: MeasurementSpec, seed: int, told: Progress) -> Outcome:
     stages = network.stages(folder, seed)
-    trained = [stage.folder for stage in stages if isinstance(stage, TrainStage)]
+    trained = [stage.folder for stage in stages if stage.trains]
     seconds: Mapping[str, float] = {}
     if (folder / SECONDS).exists():
         seconds = json.loads((folder / SECONDS).read_text(encoding="utf-8"))
@@ -219,7 +190,7 @@ def _outcome(network: Contender, folder: Path, wish: Wish, seed: int, told: Prog
         training_s=sum(training_seconds(read_metrics(path / "metrics.jsonl")) for path in trained),
         preparing_s=sum(seconds.get(stage.name, 0.0) for stage in stages),
         step_s=step_seconds(trained[-1]),
-        evaluation=measure_network(trained[-1], wish, seed, told),
+        evaluation=measure_network(trained[-1], spec, seed, told),
     )
 
 
@@ -229,19 +200,20 @@ def _real(base: Base) -> NDArray[np.floating]:
     return dataset.get(dataset.indices("held_out")[:SHOWN]).x_1.numpy()
 
 
-def _entry(network: Contender, out: Path, outcomes: Sequence[Outcome]) -> Entry:
+def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome]) -> Entry:
     method, seed = network.method, outcomes[0].seed
     trained = _trained(out, method)
     stages = network.stages(folder_of(trained, seed), seed)
-    configs = [stage.config() for stage in stages if isinstance(stage, TrainStage)]
+    own = stages[-1]
+    assert isinstance(own, ConfiguredStage), "a network is the result of a run"
     return Entry(
         name=network.name,
         about=method.about,
         paper=method.paper,
         config=str(method.path),
         trained=str(trained),
-        sampler=configs[-1].sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
-        steps=sum(config.optim.steps for config in configs),
-        pairs=sum(stage.request().num for stage in stages if isinstance(stage, PairsStage)),
+        sampler=own.config().sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
+        steps=sum(stage.cost.steps for stage in stages),
+        pairs=sum(stage.cost.pairs for stage in stages),
         outcomes=tuple(outcomes),
     )

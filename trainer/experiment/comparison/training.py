@@ -3,9 +3,7 @@
 import json
 import os
 import re
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,47 +12,30 @@ import torch
 
 from moe.files import replacing
 from trainer.distributed.groups import STAGE
+from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.distributed.process.tether import tethered
-from trainer.experiment.comparison.contender import SECONDS
+from trainer.experiment.comparison.candidate import SECONDS
 from trainer.experiment.comparison.method import Method
-from trainer.experiment.stage import Stage, TrainStage
+from trainer.experiment.stage import Stage
 from trainer.training.failure import RunFailed
 
 LOG = "train.log"
-POLL_S = 0.2
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-
-
-class Stopped(Exception):  # noqa: N818  it was asked for
-    """A run was told to stop and has saved."""
 
 
 class Training:
     """Runs that are being trained; their processes share the threads that PyTorch would use alone.
 
     Args:
+        supervisor: starts the processes.
         ranks: of each run, on this machine.
         jobs: runs that are trained at a time.
     """
 
-    def __init__(self, ranks: int, jobs: int) -> None:
-        self._ranks = ranks
+    def __init__(self, supervisor: Supervisor, ranks: int, jobs: int) -> None:
+        self._supervisor, self._ranks = supervisor, ranks
         self._threads = max(1, torch.get_num_threads() // (ranks * jobs))
-        self._children: set[subprocess.Popen[bytes]] = set()
-        self._starting = threading.RLock()  # reentrant: a signal may interrupt the handling of another
-        self.stopped = False
-
-    def stop(self, number: int) -> None:
-        """Hands a signal on to the runs that are being trained; no other one begins.
-
-        Args:
-            number: of the signal.
-        """
-        with self._starting:
-            self.stopped = True
-            for child in list(self._children):
-                child.send_signal(number)
 
     def run(self, method: Method, config: Path, folder: Path, seed: int, told: Callable[[str], None]) -> None:
         """Trains what is left of a run.
@@ -70,7 +51,7 @@ class Training:
             Stopped: it was told to stop.
             RunFailed: a stage ended otherwise than well.
         """
-        if self.stopped:
+        if self._supervisor.told_to_stop:
             raise Stopped
         folder.mkdir(parents=True, exist_ok=True)
         for stage in method.stages(folder, seed):
@@ -78,9 +59,9 @@ class Training:
                 continue
             begun = time.monotonic()
             code = self._process(stage, command(config, folder, seed, stage.name), folder / LOG, told)
-            if not isinstance(stage, TrainStage):
+            if not stage.trains:
                 _add_seconds(folder / SECONDS, stage.name, time.monotonic() - begun)
-            if code == EX_TEMPFAIL or (self.stopped and code):
+            if code == EX_TEMPFAIL or (self._supervisor.told_to_stop and code):
                 raise Stopped
             if code:
                 what = f", stage {stage.name}," if stage.name else ""
@@ -92,18 +73,8 @@ class Training:
         program = tethered([sys.executable, *launched(self._ranks), *arguments])
         named = {STAGE: stage.name} if stage.name else {}
         environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ, **named}
-        with self._starting, log.open("ab") as output:
-            if self.stopped:
-                raise Stopped
-            child = subprocess.Popen(program, env=environment, stdout=output, stderr=output)
-            self._children.add(child)
-        try:
-            while child.poll() is None:
-                told(last_line(log))
-                time.sleep(POLL_S)
-        finally:
-            self._children.discard(child)
-        return child.returncode
+        with log.open("ab") as output:
+            return self._supervisor.run(program, environment, output, meanwhile=lambda: told(last_line(log)))
 
 
 def folder_of(config: Path, seed: int) -> Path:

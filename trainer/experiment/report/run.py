@@ -22,6 +22,7 @@ from trainer.experiment.comparison.charts import quality_chart
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.comparison.tables import finding, glance
 from trainer.experiment.report.curves import continuation_curves, loss_curves
+from trainer.experiment.report.request import ReportRequest
 from trainer.experiment.report.simulation import Simulation
 from trainer.observe.metrics import Record, read_metrics
 
@@ -38,29 +39,11 @@ class Part:
     finding: str
 
 
-def run(
-    run_dir: Path,
-    quality: Path | None,
-    placement: Path | None,
-    routing: Path | None,
-    unplaced_run: Path | None,
-    placed_run: Path | None,
-    simulation: Path | None,
-    comparison: Path | None,
-    out: Path,
-) -> int:
+def run(request: ReportRequest) -> int:
     """Writes the page and prints its summary.
 
     Args:
-        run_dir: folder of the run.
-        quality: judgement that ``sample --quality`` wrote, or None.
-        placement: placement file, or None.
-        routing: routing trace that the placement is measured on, or None for the run's own.
-        unplaced_run: a continuation of the run without the placement, or None for the run itself.
-        placed_run: a continuation of the run under the placement, or None.
-        simulation: folder that netsim wrote, or None.
-        comparison: folder that ``compare`` wrote, or None.
-        out: the page.
+        request: what the report is made of.
 
     Returns:
         0.
@@ -68,15 +51,16 @@ def run(
     Raises:
         ValueError: an input is missing or malformed.
     """
-    parts = [_training(run_dir, quality)]
-    if placement is not None:
-        parts.append(_placement(placement, routing or run_dir / "traces" / "routing.npz"))
-    if placed_run is not None:
-        parts.append(_continuation(unplaced_run or run_dir, placed_run))
-    if simulation is not None:
-        parts.append(_simulation(simulation))
-    if comparison is not None:
-        parts.append(_comparison(comparison, out))
+    run_dir, out = request.run_dir, request.out
+    parts = [_training(run_dir, request.quality)]
+    if request.placement is not None:
+        parts.append(_placement(request.placement, request.routing or run_dir / "traces" / "routing.npz"))
+    if request.placed_run is not None:
+        parts.append(_continuation(request.unplaced_run or run_dir, request.placed_run))
+    if request.simulation is not None:
+        parts.append(_simulation(request.simulation))
+    if request.comparison is not None:
+        parts.append(_comparison(request.comparison, out))
     document = page(
         "Train, trace, place, simulate",
         "; ".join(part.finding for part in parts if part.finding) + ".",

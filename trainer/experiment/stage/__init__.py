@@ -2,25 +2,24 @@
 
 Or a path that is fitted to data, and the run along it. A configuration with a list ``stages`` stands for several runs
 in folders below its ``run.dir``. What a stage does not say itself is in the other sections of the file, and
-``{run.dir}`` in a string is the folder of all stages together. The stages themselves are in ``stage``; ``reading``
-makes them of a file, ``running`` runs them one after the other.
+``{run.dir}`` in a string is the folder of all stages together. Each kind of stage is a file of its own, listed in
+``kinds``; ``reading`` makes them of a file, ``running`` runs them one after the other.
 """
 
 from trainer.experiment.stage.fit_path import FitPathStage
-from trainer.experiment.stage.kinds import Stage
 from trainer.experiment.stage.pairs import PairsStage
-from trainer.experiment.stage.protocol import awaits
+from trainer.experiment.stage.protocol import ConfiguredStage, Stage
 from trainer.experiment.stage.provenance import check_read, difference
 from trainer.experiment.stage.reading import chosen, load_stages, stages_of
 from trainer.experiment.stage.running import check_stages, run_stages
 from trainer.experiment.stage.train import TrainStage
 
 __all__ = [
+    "ConfiguredStage",
     "FitPathStage",
     "PairsStage",
     "Stage",
     "TrainStage",
-    "awaits",
     "check_read",
     "check_stages",
     "chosen",

@@ -3,22 +3,32 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from trainer.experiment.stage.protocol import _ConfiguredStage, _Stage
-from trainer.training.path_fit.request import TABLE, FitRequest, check_fitted_to
+from trainer.distributed.groups import Launch
+from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage
+from trainer.experiment.stage.sections import filled, merged
+from trainer.flow.path.table import read_table
+from trainer.training.path_fit.request import TABLE, FitRequest, check_fitted_to, without_path
 
 
 @dataclass(frozen=True)
-class FitPathStage(_ConfiguredStage):
+class FitPathStage(ConfiguredStage):
     """A path that is fitted to the data of the runs that its configuration stands for.
 
     Attributes:
-        asked: of the fit.
+        settings: of the fit.
     """
 
     verb = "fit-path"
-    asked: dict[str, Any]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:
+        """See the base class."""
+        folder = Path(base) / name
+        document = merged(without_path(shared), {"run": {"dir": str(folder)}})
+        return cls(name, path, folder, filled(document, base), filled(settings, base))
 
     @property
     def table(self) -> Path:
@@ -31,18 +41,35 @@ class FitPathStage(_ConfiguredStage):
         return self.table.exists()
 
     def request(self) -> FitRequest:
-        """What is asked of the fit.
+        """How the path is fitted.
 
         Raises:
             FileError: it is wrong.
         """
-        return self._asked(FitRequest, self.asked)
+        return self._validated(FitRequest, self.settings)
 
-    def check(self, world_size: int, stages: Sequence[_Stage]) -> None:
+    def check(self, world_size: int, stages: Sequence[Stage]) -> None:
         """See the base class."""
         self.request()
         super().check(world_size, stages)
         if not self.awaited(stages):
             config = self.config()
-            with self._told():
+            with self._blamed():
                 check_fitted_to(config)
+
+    def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
+        """See the base class."""
+        from trainer.training.path_fit.run import run as fit_path
+
+        return fit_path(self.config(), self.request(), self.table)
+
+    def describe(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  the path is that of the data
+        """Prints how the path is fitted."""
+        self.config()
+        print(self.request().model_dump_json())
+
+    def provenance(self) -> Provenance:
+        """See the base class; the table itself is the record, and holds figures of the data besides."""
+        now = self.request().what_decides(self.config())
+        made = read_table(self.table).made_by
+        return Provenance(self.table, {name: value for name, value in made.items() if name in now}, now)

@@ -3,26 +3,48 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from moe.files import FileError
 from trainer.checkpoint.directory import complete_steps
+from trainer.checkpoint.intact import newest_checkpoint
+from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.data.shard.index import INDEX
-from trainer.experiment.stage.protocol import _Stage
-from trainer.experiment.stage.train import TrainStage
+from trainer.config.file import load_config
+from trainer.data import PairIndex
+from trainer.data.shard.index import INDEX, read_index
+from trainer.distributed.groups import Launch
+from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage
+from trainer.experiment.stage.sections import filled
+from trainer.model.weights import WEIGHTS
 from trainer.sampling.pairs.request import PairsRequest
 
 
 @dataclass(frozen=True)
-class PairsStage(_Stage):
+class PairsStage(Stage):
     """Pairs of source and data points that a teacher draws; its document is what is asked of the teacher."""
 
     verb = "pairs"
+
+    @classmethod
+    def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:  # noqa: ARG003
+        """See the base class; the other sections of the file say nothing about a teacher."""
+        return cls(name, path, Path(base) / name, filled(settings, base))
 
     @property
     def finished(self) -> bool:
         """Whether the index of the pairs is there, which is written last."""
         return (self.folder / INDEX).exists()
+
+    @property
+    def cost(self) -> Cost:
+        """See the base class."""
+        return Cost(pairs=self.request().num)
+
+    @property
+    def teacher(self) -> Path | None:
+        """See the base class."""
+        return self.request().run
 
     def request(self) -> PairsRequest:
         """What is asked of the teacher.
@@ -30,15 +52,17 @@ class PairsStage(_Stage):
         Raises:
             FileError: it is wrong.
         """
-        return self._asked(PairsRequest, self.document)
+        return self._validated(PairsRequest, self.document)
 
-    def check(self, world_size: int, stages: Sequence[_Stage]) -> None:  # noqa: ARG002  any number of ranks draws pairs
+    def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks draws pairs
         """See the base class."""
         request, teacher = self.request(), self.request().run
-        earlier = [stage for stage in stages[: stages.index(self)] if isinstance(stage, TrainStage)]
+        earlier = [
+            stage for stage in stages[: stages.index(self)] if isinstance(stage, ConfiguredStage) and stage.trains
+        ]
         for stage in earlier:
             if stage.folder == teacher and not stage.awaited(stages):
-                with self._told():
+                with self._blamed():
                     check_drawn_by(stage.config(), request.sampler, request.guidance)
         self._check_held_out(request.num, stages)
         if any(stage.folder == teacher for stage in earlier) or complete_steps(teacher / "checkpoints"):
@@ -47,7 +71,27 @@ class PairsStage(_Stage):
         remedy = f"give the folder of an earlier stage that trains ({named}), or that of a run"
         raise FileError(self.path, f"stages.{self.name}.run", f"there is no run in {teacher}", remedy)
 
-    def _check_held_out(self, num: int, stages: Sequence[_Stage]) -> None:
+    def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
+        """See the base class."""
+        from trainer.sampling.pairs.run import run as draw_pairs
+
+        return draw_pairs(self.request(), self.folder)
+
+    def describe(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks draws pairs
+        """Prints what is asked of the teacher."""
+        print(self.request().model_dump_json())
+
+    def provenance(self) -> Provenance:
+        """See the base class; the index of the pairs is the record, the teacher's weights decide too."""
+        request = self.request()
+        folder = newest_checkpoint(request.run)
+        source = load_config(folder / "config.yaml").source_data
+        weights = Manifest.read(folder).files[WEIGHTS].sha256
+        made = read_index(self.folder, PairIndex).made_by
+        now = request.what_decides(weights, source and source.model_dump(mode="json"))
+        return Provenance(self.folder / INDEX, dict(made), now)
+
+    def _check_held_out(self, num: int, stages: Sequence[Stage]) -> None:
         """Refuses pairs of which a later stage holds out all."""
         for stage in stages[stages.index(self) + 1 :]:
             match stage.document.get("data"):

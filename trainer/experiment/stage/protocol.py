@@ -1,11 +1,11 @@
-"""The stages: a run that trains, pairs that a teacher draws, a path that is fitted to data."""
+"""What every kind of stage can do: be checked, described and run, and tell what it was made by."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,17 +14,44 @@ from moe.validation.complaint import first_complaint
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import validated
 from trainer.config.run import RunConfig
+from trainer.distributed.groups import Launch
 
 R = TypeVar("R", bound=BaseModel)
-S = TypeVar("S", bound="_Stage")
+
+
+class Cost(NamedTuple):
+    """What a stage spends of a budget.
+
+    Attributes:
+        steps: optimiser steps.
+        pairs: that a teacher draws.
+    """
+
+    steps: int = 0
+    pairs: int = 0
+
+
+class Provenance(NamedTuple):
+    """What a finished stage was made by, and what decides its results as it is asked for now.
+
+    Attributes:
+        path: the file that holds the former.
+        made: settings and digests by nested keys.
+        now: the same of today's configuration.
+    """
+
+    path: Path
+    made: Mapping[str, Any]
+    now: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class _Stage(ABC):
-    """What every stage knows of itself.
+class Stage(ABC):
+    """One run of a configuration, or what is prepared for one.
 
     Attributes:
-        verb: what a file calls what is done.
+        verb: what a file calls this kind of stage.
+        trains: whether a trained network is its result.
         name: of the stage; empty for a configuration without stages.
         path: the file that it stands in.
         folder: where its results are.
@@ -32,18 +59,32 @@ class _Stage(ABC):
     """
 
     verb: ClassVar[str]
+    trains: ClassVar[bool] = False
     name: str
     path: Path
     folder: Path
     document: dict[str, Any]
 
+    @classmethod
+    @abstractmethod
+    def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:
+        """The stage that an entry of a file stands for.
+
+        Args:
+            path: the file.
+            name: of the stage.
+            base: folder of all stages.
+            shared: the sections of the file beside its stages.
+            settings: what the entry itself says.
+        """
+
     @property
     @abstractmethod
     def finished(self) -> bool:
-        """Whether nothing is left to do; told by its files."""
+        """Whether its results are there."""
 
     @abstractmethod
-    def check(self, world_size: int, stages: "Sequence[_Stage]") -> None:
+    def check(self, world_size: int, stages: "Sequence[Stage]") -> None:
         """Refuses what cannot be run, as far as can be told before the stages that it reads from are finished.
 
         Args:
@@ -54,7 +95,51 @@ class _Stage(ABC):
             ValueError: it is wrong.
         """
 
-    def read_from(self, stages: "Sequence[S]") -> "list[S]":
+    @abstractmethod
+    def run(self, launch: Launch) -> int:
+        """Does it on this rank, or what is left of it.
+
+        Args:
+            launch: what the launcher said.
+
+        Returns:
+            0 if it is done, 75 if it was told to stop, has saved and wants to be started again.
+
+        Raises:
+            ValueError: it is wrong; nothing has been joined or written.
+        """
+
+    @abstractmethod
+    def describe(self, world_size: int, stages: "Sequence[Stage]") -> None:
+        """Prints what it will do, for the check verb.
+
+        Args:
+            world_size: ranks that run it.
+            stages: all stages of the file, in their order.
+
+        Raises:
+            ValueError: it is wrong.
+        """
+
+    @abstractmethod
+    def provenance(self) -> Provenance:
+        """What it was made by and what it would be made by now; only of a finished stage.
+
+        Raises:
+            FileError: its record, or a file that decides its results, cannot be read.
+        """
+
+    @property
+    def cost(self) -> Cost:
+        """What it spends."""
+        return Cost()
+
+    @property
+    def teacher(self) -> Path | None:
+        """Folder of the run whose network it uses; None: it uses none."""
+        return None
+
+    def read_from(self, stages: "Sequence[Stage]") -> "list[Stage]":
         """The stages that this one reads from.
 
         Args:
@@ -64,7 +149,7 @@ class _Stage(ABC):
         earlier = stages[: stages.index(self)]
         return [stage for stage in earlier if any(stage.folder in (text, *text.parents) for text in texts)]
 
-    def awaited(self, stages: "Sequence[S]") -> "list[S]":
+    def awaited(self, stages: "Sequence[Stage]") -> "list[Stage]":
         """The stages that this one reads from and that are not finished.
 
         Args:
@@ -73,15 +158,15 @@ class _Stage(ABC):
         return [stage for stage in self.read_from(stages) if not stage.finished]
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Says of which stage a refusal is."""
+    def _blamed(self) -> Iterator[None]:
+        """Names the stage in every refusal inside."""
         try:
             yield
         except ValueError as error:
             reason, _, remedy = str(error).partition("; ")
             raise FileError(self.path, f"stages.{self.name}", reason, remedy) from error
 
-    def _asked(self, request: type[R], document: dict[str, Any]) -> R:
+    def _validated(self, request: type[R], document: dict[str, Any]) -> R:
         try:
             return request.model_validate(document)
         except ValidationError as error:
@@ -91,37 +176,34 @@ class _Stage(ABC):
 
 
 @dataclass(frozen=True)
-class _ConfiguredStage(_Stage):
+class ConfiguredStage(Stage):
     """A stage whose document is the sections of a configuration."""
 
-    def config(self, awaited: "Sequence[_Stage]" = ()) -> RunConfig:
+    def config(self) -> RunConfig:
         """The sections, validated.
 
-        Args:
-            awaited: stages whose results are not there yet; that they lack is told only if nothing else is wrong.
-
         Raises:
-            FileError: they are wrong, or what they read is not there yet.
+            FileError: they are wrong, or, if nothing else is wrong, what they read is not there yet.
         """
         try:
-            return validated(self.path, self.document, [str(stage.folder) for stage in awaited])
+            return validated(self.path, self.document)
         except FileError as error:
             if not self.name:
                 raise
             raise FileError(self.path, f"stages.{self.name}", *_parted(error, self.path)) from error
 
-    def check(self, world_size: int, stages: Sequence[_Stage]) -> None:
+    def check(self, world_size: int, stages: Sequence[Stage]) -> None:
         """See the base class."""
         awaited = self.awaited(stages)
         try:
-            plan_layout(self.config(awaited), world_size)
+            plan_layout(self.config(), world_size)
         except ValueError as error:
             if awaits(error, awaited) is None:
                 raise
 
 
-def awaits(error: ValueError, awaited: Sequence[_Stage]) -> _Stage | None:
-    """The stage whose results an error misses; None: it is about something else."""
+def awaits(error: ValueError, awaited: Sequence[Stage]) -> Stage | None:
+    """The stage for whose results an error waits; None: it is about something else."""
     return next((stage for stage in awaited if str(stage.folder) in str(error)), None)
 
 

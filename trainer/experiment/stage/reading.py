@@ -7,14 +7,9 @@ from typing import Any
 
 from moe.files import FileError
 from trainer.config.file import apply_override, read_document
-from trainer.experiment.stage.fit_path import FitPathStage
-from trainer.experiment.stage.kinds import Stage
-from trainer.experiment.stage.pairs import PairsStage
+from trainer.experiment.stage.kinds import KINDS
+from trainer.experiment.stage.protocol import Stage
 from trainer.experiment.stage.train import TrainStage
-from trainer.training.path_fit.request import without_path
-
-BASE = "{run.dir}"
-VERBS = (TrainStage.verb, PairsStage.verb, FitPathStage.verb)
 
 
 def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:
@@ -62,7 +57,7 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
         if name not in entries:
             raise FileError(path, override, f"there is no stage {name}", f"use one of {', '.join(entries)}")
         apply_override(path, entries[name][1], rest)
-    return [_stage(path, document, name, *entry, base) for name, entry in entries.items()]
+    return [KINDS[verb].of(path, name, base, document, settings) for name, (verb, settings) in entries.items()]
 
 
 def chosen(stages: Sequence[Stage], name: str | None) -> Stage:
@@ -91,45 +86,12 @@ def _entries(path: Path, listed: Any) -> dict[str, tuple[str, dict[str, Any]]]:
         if name in entries:
             raise FileError(path, where, f"{name} stands there twice", "name each stage differently")
         verbs = [key for key in entry if key != "name"]
-        if len(verbs) != 1 or verbs[0] not in VERBS:
-            remedy = f"give it either {', '.join(VERBS[:-1])} or {VERBS[-1]}"
+        if len(verbs) != 1 or verbs[0] not in KINDS:
+            *others, last = KINDS
+            remedy = f"give it either {', '.join(others)} or {last}"
             raise FileError(path, where, f"says {verbs or 'nothing'} to do", remedy)
         settings = entry[verbs[0]] or {}
         if not isinstance(settings, dict):
             raise FileError(path, where, f"{verbs[0]} is no section ({settings})", "write sections under it")
         entries[name] = verbs[0], settings
     return entries
-
-
-def _stage(path: Path, document: dict[str, Any], name: str, verb: str, settings: dict[str, Any], base: str) -> Stage:
-    folder = Path(base) / name
-    own = {"run": {"dir": str(folder)}}
-    match verb:
-        case TrainStage.verb:
-            return TrainStage(name, path, folder, _filled(_merged(_merged(document, settings), own), base))
-        case PairsStage.verb:
-            return PairsStage(name, path, folder, _filled(settings, base))
-    sections = _merged(without_path(document), own)
-    return FitPathStage(name, path, folder, _filled(sections, base), _filled(settings, base))
-
-
-def _merged(document: Any, changes: Any) -> Any:
-    """A document with some values changed; a section of another kind replaces the one before."""
-    if not isinstance(document, dict) or not isinstance(changes, dict):
-        return changes
-    if "kind" in changes and changes["kind"] != document.get("kind"):
-        return changes
-    changed = {key: _merged(document[key], value) if key in document else value for key, value in changes.items()}
-    return {**document, **changed}
-
-
-def _filled(value: Any, base: str) -> Any:
-    """A value with the folder of all stages in place of `{run.dir}`."""
-    match value:
-        case str():
-            return value.replace(BASE, base)
-        case dict():
-            return {key: _filled(inner, base) for key, inner in value.items()}
-        case list():
-            return [_filled(inner, base) for inner in value]
-    return value

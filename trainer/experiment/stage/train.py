@@ -1,19 +1,87 @@
 """A stage that trains a network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from trainer.checkpoint.directory import complete_steps
-from trainer.experiment.stage.protocol import _ConfiguredStage
+from trainer.checkpoint.directory import complete_steps, step_folder
+from trainer.config.file import load_config
+from trainer.config.run import RunConfig
+from trainer.distributed.groups import Launch
+from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage, awaits
+from trainer.experiment.stage.sections import filled, merged, placed
+
+if TYPE_CHECKING:
+    from trainer.training.task import Task
+
+WITHOUT_EFFECT: dict[str, Any] = {
+    "run": {"dir", "resume", "allow_rng_loss"},
+    "engine": {"kind", "zero_stage", "activation_checkpointing", "compile", "bucket_elements", "reshard_after_forward"},
+    "guard": {"abort_after", "hang_timeout_s", "collective_timeout_s", "straggler_factor"},
+    **dict.fromkeys(("data_loading", "parallel", "checkpoint", "evaluate", "sample", "trace", "observe"), True),
+}
+"""Settings that do not change the weights of a network, but for the rounding of sums that are divided otherwise."""
 
 
 @dataclass(frozen=True)
-class TrainStage(_ConfiguredStage):
+class TrainStage(ConfiguredStage):
     """A run that trains what its configuration says."""
 
     verb = "train"
+    trains = True
+
+    @classmethod
+    def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:
+        """See the base class."""
+        folder = Path(base) / name
+        document = merged(merged(shared, settings), {"run": {"dir": str(folder)}})
+        return cls(name, path, folder, filled(document, base))
 
     @property
     def finished(self) -> bool:
         """Whether the checkpoint of its last step is there."""
         steps = complete_steps(self.folder / "checkpoints")
         return bool(steps) and steps[-1] == (self.document.get("optim") or {}).get("steps")
+
+    @property
+    def cost(self) -> Cost:
+        """See the base class."""
+        return Cost(steps=self.config().optim.steps)
+
+    def run(self, launch: Launch) -> int:
+        """See the base class."""
+        from trainer.training.run import run
+
+        config = self.config()
+
+        def task() -> "Task[Any]":
+            import trainer.task  # Megatron takes seconds: not before the input is known to be good
+
+            return trainer.task.build(config)
+
+        return run(config, launch, task)
+
+    def describe(self, world_size: int, stages: Sequence[Stage]) -> None:
+        """Prints the run; only which stage it waits for, where its configuration cannot be read before."""
+        from trainer.experiment.stage.description import describe_run
+
+        awaited = self.awaited(stages)
+        try:
+            describe_run(self.config(), world_size)
+        except ValueError as error:
+            missed = awaits(error, awaited)
+            if missed is None:
+                raise
+            print(f"cannot be checked further before stage {missed.name} is finished")
+
+    def provenance(self) -> Provenance:
+        """See the base class; the configuration of its last checkpoint is the record."""
+        root = self.folder / "checkpoints"
+        path = step_folder(root, complete_steps(root)[-1]) / "config.yaml"
+        return Provenance(path, _what_decides(load_config(path)), _what_decides(self.config()))
+
+
+def _what_decides(config: RunConfig) -> dict[str, Any]:
+    """The settings that change the weights of a run; folders beside its own by their place beside it."""
+    return placed(config.model_dump(mode="json", exclude=WITHOUT_EFFECT), str(config.run.dir.parent))

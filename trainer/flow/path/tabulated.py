@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
 from torch import Tensor
 
 from moe.files import FileError
@@ -25,10 +24,17 @@ class TabulatedConfig(Section):
     digest: str
     """Of the file, so that a run goes on along the path it began with; left out: taken from it."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _what_is_left_out_is_what_the_file_says(cls, document: Any) -> Any:
-        if not isinstance(document, dict) or not isinstance(document.get("path"), str | Path) or "digest" in document:
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what it leaves out taken from the file.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the file is missing or is no table.
+        """
+        if not isinstance(document.get("path"), str | Path) or "digest" in document:
             return document
         try:
             read_table(Path(document["path"]))

@@ -12,6 +12,6 @@ The kinds of layers are those of :mod:`trainer.model.feature_extractor.layers`: 
 normalisation with its running statistics, layer normalisation, activations, pools, attention, and branches whose
 results are put side by side (as in Inception) or added (as in residual networks). What the last layer returns are the
 features: [F] of an example, or [F, rows, columns] of its places, which are flattened where sets of examples are
-compared. Nothing in it is code. `file.write_extractor` writes such a file, and `importing.import_extractor` makes one of a
-published vision transformer.
+compared. Nothing in it is code. `file.write_extractor` writes such a file, and `importing.import_extractor` makes one
+of a published vision transformer.
 """

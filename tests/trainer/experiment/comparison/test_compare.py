@@ -14,7 +14,7 @@ from moe.files import FileError
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
-from trainer.experiment.comparison.contender import contenders
+from trainer.experiment.comparison.candidate import candidates
 from trainer.experiment.comparison.method import shares
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome, spread
@@ -135,8 +135,8 @@ def test_shares_are_whole_and_in_proportion(total: int, weights: list[int]) -> N
 
 def test_who_is_compared_of_a_method_with_stages(tmp_path: Path) -> None:
     (method,) = plan(tmp_path, METHODS / "rectified_flow.yaml").methods
-    assert [one.name for one in contenders(method)] == ["rectified_flow reflow", "rectified_flow distil"]
-    reflow, distil = (one.stages(tmp_path, 0) for one in contenders(method))
+    assert [one.name for one in candidates(method)] == ["rectified_flow reflow", "rectified_flow distil"]
+    reflow, distil = (one.stages(tmp_path, 0) for one in candidates(method))
     assert [stage.name for stage in reflow] == ["teacher", "pairs", "reflow"], "what it learned from is counted"
     assert len(distil) == 4
 

@@ -17,14 +17,15 @@ from moe.report.page import Listing
 from tests.forked import ROOT
 from trainer.__main__ import main
 from trainer.data import ToyConfig
+from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.experiment.comparison import measurement, training
-from trainer.experiment.comparison.contender import training_seconds
-from trainer.experiment.comparison.measurement import Wish, measure_network
+from trainer.experiment.comparison.candidate import training_seconds
+from trainer.experiment.comparison.measurement import MeasurementSpec, measure_network
 from trainer.experiment.comparison.page import _reproduce
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
-from trainer.experiment.comparison.training import LOG, Stopped, Training, folder_of, last_line
+from trainer.experiment.comparison.training import LOG, Training, folder_of, last_line
 from trainer.experiment.stage import TrainStage, load_stages
 from trainer.observe.metrics import Record
 
@@ -83,8 +84,8 @@ def test_a_comparison_that_is_told_to_stop_tells_its_run_and_wants_to_go_on(
 
 
 def test_a_run_that_has_just_been_started_is_told_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, start = Training(ranks=1, jobs=1), subprocess.Popen
-    telling = threading.Thread(target=runs.stop, args=(signal.SIGTERM,))
+    supervisor, start = Supervisor(), subprocess.Popen
+    telling = threading.Thread(target=supervisor.pass_on, args=(signal.SIGTERM,))
 
     def told_while_starting(*_: Any, **named: Any) -> Any:
         child = start([sys.executable, "-c", "import time; time.sleep(20)"], **named)
@@ -96,7 +97,7 @@ def test_a_run_that_has_just_been_started_is_told_to_stop(tmp_path: Path, monkey
     path = written(tmp_path, "plain")
     (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
     with pytest.raises(Stopped):
-        runs.run(method, path, tmp_path / "run", 3, lambda _: None)
+        Training(supervisor, ranks=1, jobs=1).run(method, path, tmp_path / "run", 3, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_the_processes_of_a_comparison_share_the_threads_of_the_machine(
     monkeypatch.setattr(training, "tethered", lambda _: printing)
     path = written(tmp_path, "plain")
     (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
-    Training(ranks, jobs).run(method, path, tmp_path / "run", 3, lambda _: None)
+    Training(Supervisor(), ranks, jobs).run(method, path, tmp_path / "run", 3, lambda _: None)
     assert last_line(tmp_path / "run" / LOG) == each
 
 
@@ -162,8 +163,8 @@ def test_a_network_is_measured_once_whatever_it_can_be_asked(tmp_path: Path, mon
     monkeypatch.setattr(measurement, "_drawn", lambda *_: {})
 
     def measure(evaluations: tuple[int, ...] = (1, 4), num: int = 40, seed: int = 0) -> int:
-        wish = Wish(evaluations, num, ToyConfig(kind="toy"))
-        assert measure_network(tmp_path, wish, seed, lambda _: None) == Figures().to_dict()
+        spec = MeasurementSpec(evaluations, num, ToyConfig(kind="toy"))
+        assert measure_network(tmp_path, spec, seed, lambda _: None) == Figures().to_dict()
         return len(measured)
 
     assert [measure(), measure()] == [1, 1]

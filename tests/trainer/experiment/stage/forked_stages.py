@@ -6,9 +6,10 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from trainer.__main__ import main
-from trainer.experiment.stage import running
+from trainer.distributed.process import child
 
 DISTURBED = str(Path(__file__).parents[2] / "training" / "disturbed_run.py")
 
@@ -16,7 +17,7 @@ DISTURBED = str(Path(__file__).parents[2] / "training" / "disturbed_run.py")
 class Forked:
     """What is used of a started process."""
 
-    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+    def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
         python, *program = command
         assert (python, program[:2]) == (sys.executable, ["-m", "trainer"])
         self._pid = os.fork()
@@ -31,7 +32,7 @@ class Forked:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
     def _run(self, words: list[str], env: dict[str, str]) -> None:
-        for number in running.HANDED_ON:
+        for number in child.HANDED_ON:
             signal.signal(number, signal.SIG_DFL)
         os.environ.update(env)
         sys.argv = ["trainer", *words]
@@ -44,5 +45,5 @@ class Forked:
         os._exit(code)
 
 
-running.subprocess.Popen = Forked  # pyright: ignore[reportAttributeAccessIssue]  of what is used
+child.subprocess.Popen = Forked  # pyright: ignore[reportAttributeAccessIssue]  of what is used
 sys.exit(main())

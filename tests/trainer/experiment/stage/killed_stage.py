@@ -7,16 +7,16 @@ from typing import Any
 
 from trainer.__main__ import main
 from trainer.distributed.groups import STAGE
-from trainer.experiment.stage import running
+from trainer.distributed.process import child
 
 start = subprocess.Popen
 
 
-def dying(command: list[str], env: dict[str, str]) -> Any:
+def dying(command: list[str], env: dict[str, str], **streams: Any) -> Any:
     _, _, _, *words = command  # python -m trainer
     mortal = [sys.executable, str(Path(__file__).parents[2] / "training" / "killed_run.py"), *words]
-    return start(mortal if env[STAGE] == env["KILL_STAGE"] else command, env=env)
+    return start(mortal if env[STAGE] == env["KILL_STAGE"] else command, env=env, **streams)
 
 
-running.subprocess.Popen = dying
+child.subprocess.Popen = dying
 sys.exit(main())

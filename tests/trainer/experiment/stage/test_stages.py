@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 from trainer.checkpoint.manifest import Manifest, records
 from trainer.data import PairIndex
+from trainer.distributed.groups import Launch
+from trainer.distributed.process.child import Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.experiment.stage import (
     FitPathStage,
@@ -29,6 +32,8 @@ from trainer.experiment.stage import (
     load_stages,
     running,
 )
+from trainer.experiment.stage.kinds import KINDS
+from trainer.experiment.stage.protocol import Provenance
 from trainer.flow.path.table import PathTable
 
 DOCUMENT: dict[str, Any] = {
@@ -66,6 +71,52 @@ def forked(path: Path, *overrides: str, disturb: str = "") -> Any:
     """Runs stages in processes that have imported everything; disturbed_run.py says what may happen to them."""
     program = Path(__file__).with_name("forked_stages.py")
     return command("train", str(path), *overrides, program=program, DISTURB=disturb)
+
+
+@dataclass(frozen=True)
+class NoteStage(Stage):
+    """A kind of stage of its own, which writes down a sentence."""
+
+    verb = "note"
+
+    @classmethod
+    def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:  # noqa: ARG003
+        return cls(name, path, Path(base) / name, settings)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "note").exists()
+
+    def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002
+        if "text" not in self.document:
+            raise FileError(self.path, f"stages.{self.name}.text", "is missing", "write a sentence")
+
+    def run(self, launch: Launch) -> int:  # noqa: ARG002
+        self.folder.mkdir(parents=True)
+        (self.folder / "note").write_text(self.document["text"])
+        return 0
+
+    def describe(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002
+        print(f"writes {self.document['text']}")
+
+    def provenance(self) -> Provenance:
+        return Provenance(self.folder / "note", {"text": (self.folder / "note").read_text()}, self.document)
+
+
+def test_a_new_kind_of_stage_is_one_class_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(KINDS, "note", NoteStage)
+    path = written(tmp_path, stages=[{"name": "own", "note": {"text": "hello"}}])
+    assert main(["check", str(path)]) == 0
+    assert capsys.readouterr().out == f"stage own (note) in {tmp_path / 'run' / 'own'}\nwrites hello\n"
+    assert main(["train", str(path), "--stage", "own"]) == 0
+    assert (tmp_path / "run" / "own" / "note").read_text() == "hello"
+    line = refused(capsys, "check", path, "stages.own.text=good-bye")
+    assert "note: text: stage own was made with hello, and good-bye is asked now" in line
+    assert "give it either train, pairs, fit-path or note" in refused(
+        capsys, "check", written(tmp_path, stages=[{"name": "own"}])
+    )
 
 
 def test_what_a_stage_does_not_say_is_what_the_file_says(tmp_path: Path) -> None:
@@ -290,7 +341,7 @@ def test_pairs_of_which_the_student_holds_out_all_are_refused_at_once(
 def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     start = subprocess.Popen
 
-    def told_while_starting(command: list[str], env: dict[str, str]) -> Any:
+    def told_while_starting(command: list[str], env: dict[str, str], **_: Any) -> Any:
         child = start([command[0], "-c", "import time; time.sleep(20)"], env=env)
         os.kill(os.getpid(), signal.SIGTERM)
         return child
@@ -298,8 +349,8 @@ def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.
     monkeypatch.setattr(subprocess, "Popen", told_while_starting)
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with running._Relay().listening() as relay:
-            assert relay.run(["stages.yaml"], "teacher") == EX_TEMPFAIL
+        with Supervisor().listening() as supervisor:
+            assert running.run_stage(supervisor, ["stages.yaml"], "teacher") == EX_TEMPFAIL
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -40,7 +40,9 @@ def words(teacher: Path, out: Path, *more: str) -> list[str]:
 
 
 def read(folder: Path) -> Any:
-    return data.build(PairsConfig.model_validate({"kind": "pairs", "path": str(folder), "held_out": 1}))
+    return data.build(
+        PairsConfig.model_validate(PairsConfig.resolved({"kind": "pairs", "path": str(folder), "held_out": 1}))
+    )
 
 
 def test_a_killed_run_goes_on_where_it_was(
@@ -99,7 +101,7 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, tmp_path: 
     assert batch.labels.tolist() == [number % 8 for number in range(NUM)]
     config = load_config(teacher / "config.yaml")
     built, task = sampler.HeunConfig(steps=4), FlowTask(config)
-    from trainer.checkpoint.whole import newest_checkpoint
+    from trainer.checkpoint.intact import newest_checkpoint
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import Launch, joined
     from trainer.model.pretrained import restore
@@ -138,7 +140,7 @@ def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_pat
     torch.testing.assert_close(batch.interval, torch.stack([first / 4, (first + 1) / 4], dim=1))
     config = load_config(teacher / "config.yaml")
     task = FlowTask(config)
-    from trainer.checkpoint.whole import newest_checkpoint
+    from trainer.checkpoint.intact import newest_checkpoint
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import Launch, joined
     from trainer.model.pretrained import restore

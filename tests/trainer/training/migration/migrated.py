@@ -111,9 +111,9 @@ class Run:
     def save(self, root: Path, step: int) -> Path:
         """Saves a checkpoint."""
         from trainer.checkpoint.directory import step_folder
-        from trainer.checkpoint.saving import Saver
+        from trainer.checkpoint.saving import Checkpointer
 
-        Saver(root, self.config, self.layout, self.engine, self.average, self.migration).save(step)
+        Checkpointer(root, self.config, self.layout, self.engine, self.average, self.migration).save(step)
         return step_folder(root, step)
 
     def place(self, slot_to_expert: np.ndarray) -> str | None:

@@ -1,7 +1,9 @@
-"""Which checkpoint to go on from: the newest that is whole. A damaged one is named, and an older one is taken.
+"""Which checkpoint to go on from: the newest intact one, all of whose files are as they were written.
 
-A rank of a run verifies the checksums of the files that bear its number, and the first rank those of all others:
-together they read a checkpoint once. Whoever uses averaged weights alone verifies the files of those.
+A damaged checkpoint is named on stderr, and an older one is taken.
+
+Each rank of a run verifies the checksums of the files that bear its number, and the first rank those of all others:
+together they read a checkpoint once. Whoever uses the averaged weights alone verifies only their files.
 """
 
 import sys
@@ -16,8 +18,8 @@ from trainer.checkpoint.manifest import REMEDY, Manifest
 from trainer.model.weights import ROUTERS, WEIGHTS
 
 
-def likely_whole(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that looks whole: its files have the right length, and the smallest the right content.
+def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that seems intact: its files have the right length, and the smallest the right content.
 
     Args:
         root: folder of the checkpoints.
@@ -28,7 +30,7 @@ def likely_whole(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tu
         Its folder, or None if no save has ever ended; and a line for each newer one, which says what is wrong with it.
 
     Raises:
-        FileError: there are complete checkpoints, and none looks whole.
+        FileError: there are complete checkpoints, and none seems intact.
     """
     needed = _needed(allow_rng_loss)
 
@@ -42,8 +44,8 @@ def likely_whole(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tu
     return _newest(root, begun_steps(root), fault)
 
 
-def whole_together(root: Path, *, allow_rng_loss: bool) -> Path | None:
-    """The newest whole checkpoint, the same on every rank; collective.
+def newest_intact_collective(root: Path, *, allow_rng_loss: bool) -> Path | None:
+    """The newest intact checkpoint, the same on every rank; collective.
 
     Args:
         root: folder of the checkpoints, on a file system that all ranks share.
@@ -53,7 +55,7 @@ def whole_together(root: Path, *, allow_rng_loss: bool) -> Path | None:
         Its folder, or None if no save has ever ended.
 
     Raises:
-        FileError: there are complete checkpoints, and none is whole.
+        FileError: there are complete checkpoints, and none is intact.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     needed = _needed(allow_rng_loss)
@@ -72,8 +74,8 @@ def whole_together(root: Path, *, allow_rng_loss: bool) -> Path | None:
     return folder
 
 
-def whole_alone(root: Path, names: Iterable[str]) -> Path:
-    """The newest checkpoint of which some files are whole.
+def newest_intact(root: Path, names: Iterable[str]) -> Path:
+    """The newest checkpoint of which some files are intact, as this process alone finds it.
 
     Args:
         root: folder of the checkpoints.
@@ -144,16 +146,16 @@ def newest_checkpoint(run_dir: Path) -> Path:
     if inside and not complete_steps(run_dir / "checkpoints"):
         remedy = f"give a run inside that has one: {', '.join(inside)}"
         raise FileError(run_dir / "checkpoints", "checkpoint", "there is no complete one", remedy)
-    return whole_alone(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
+    return newest_intact(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
 
 
 def weights_file(path: Path) -> Path:
     """The averaged weights that `model.init_from` names.
 
     Args:
-        path: an ``ema.safetensors``, or the folder of a run, which stands for its newest whole checkpoint.
+        path: an ``ema.safetensors``, or the folder of a run, which stands for its newest intact checkpoint.
 
     Raises:
-        FileError: the run has no whole checkpoint.
+        FileError: the run has no intact checkpoint.
     """
     return newest_checkpoint(path) / WEIGHTS if (path / "checkpoints").is_dir() else path

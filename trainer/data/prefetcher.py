@@ -12,7 +12,7 @@ from trainer.data.loading import DataLoadingConfig
 from trainer.data.protocol import Batch
 
 
-class Feed:
+class Prefetcher:
     """Hands out the loader's micro batches, read ahead by threads.
 
     A batch is a function of its place alone, so reading ahead changes nothing but the time. What goes wrong while a

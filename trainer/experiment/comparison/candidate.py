@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from trainer.experiment.comparison.method import Method
-from trainer.experiment.stage import PairsStage, Stage, TrainStage
+from trainer.experiment.stage import Stage
 from trainer.observe.metrics import Record, read_metrics
 
 SECONDS = "seconds.json"
@@ -14,7 +14,7 @@ SECONDS = "seconds.json"
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One network of a comparison.
 
     Attributes:
@@ -29,11 +29,11 @@ class Contender:
 
     def stages(self, folder: Path, seed: int) -> list[Stage]:
         """The stages up to its own, of which it is the result."""
-        found = self.method.stages(folder, seed)
-        return found[: [stage.name for stage in found].index(self.stage) + 1]
+        stages = self.method.stages(folder, seed)
+        return stages[: [stage.name for stage in stages].index(self.stage) + 1]
 
 
-def contenders(method: Method) -> list[Contender]:
+def candidates(method: Method) -> list[Candidate]:
     """The networks of a method.
 
     Args:
@@ -44,11 +44,11 @@ def contenders(method: Method) -> list[Contender]:
     """
     stages = method.stages(Path("run"), 0)
     if not stages[0].name:
-        return [Contender(method.name, method, "")]
-    teachers = {stage.request().run for stage in stages if isinstance(stage, PairsStage)}
-    own = [stage for stage in stages if isinstance(stage, TrainStage) and stage.folder not in teachers]
+        return [Candidate(method.name, method, "")]
+    teachers = {stage.teacher for stage in stages}
+    own = [stage for stage in stages if stage.trains and stage.folder not in teachers]
     last = [f" {stage.name}" if len(own) > 1 else "" for stage in own]
-    return [Contender(method.name + end, method, stage.name) for stage, end in zip(own, last, strict=True)]
+    return [Candidate(method.name + end, method, stage.name) for stage, end in zip(own, last, strict=True)]
 
 
 def training_seconds(records: Sequence[Record]) -> float:

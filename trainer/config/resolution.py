@@ -1,0 +1,106 @@
+"""What a configuration leaves out because the files that it names say it, such as the shape of their examples.
+
+Sections that name such files have a class method ``resolved``. A resolved configuration is read without those files.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails
+
+import trainer.data
+import trainer.flow.path
+from trainer.config.run import FLOWLESS, with_fitting_kinds
+from trainer.data.latents import LatentsConfig, latents_of
+
+Place = tuple[str, ...]
+"""Keys from the top of a document."""
+
+
+class Resolution(NamedTuple):
+    """A document with what its files say.
+
+    Attributes:
+        document: as far as the files could be read.
+        unresolved: why the section at a place could not be completed, as ``field: reason; remedy``.
+    """
+
+    document: dict[str, Any]
+    unresolved: dict[Place, str]
+
+
+def resolve(document: dict[str, Any]) -> Resolution:
+    """Reads the files that a document names, and fills in what it leaves out because they say it.
+
+    Args:
+        document: the sections of a configuration as they were written; whatever else is wrong with them is left for
+            their validation.
+    """
+    document = with_fitting_kinds(document)
+    unresolved: dict[Place, str] = {}
+    if _kind(document.get("model")) not in FLOWLESS and isinstance(document.get("flow"), dict):
+        flow = document["flow"]
+        latent = latents_of(document.get("data")) if flow.get("latent") is None else None
+        document = {**document, "flow": flow if latent is None else {**flow, "latent": latent}}
+    for place, kinds in PLACES.items():
+        document = _resolved_at(document, place, kinds, unresolved)
+    return Resolution(document, unresolved)
+
+
+def with_unresolved(error: ValidationError, unresolved: Mapping[Place, str]) -> ValidationError:
+    """The complaints about a document, where those about an unresolved section are why it could not be resolved.
+
+    Args:
+        error: what the validation of the document raised.
+        unresolved: of its resolution; these complaints come behind all others.
+    """
+    others = [
+        InitErrorDetails(type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {}))
+        for detail in error.errors()
+        if not any(detail["loc"][: len(place)] == place for place in unresolved)
+    ]
+    causes = [
+        InitErrorDetails(type="value_error", loc=place, input=None, ctx={"error": ValueError(reason)})
+        for place, reason in unresolved.items()
+    ]
+    return ValidationError.from_exception_data(error.title, [*others, *causes])
+
+
+def _by_kind(union: Any) -> dict[str, type[BaseModel]]:
+    """The members of a union by their kind."""
+    return {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(union)}
+
+
+PLACES: dict[Place, dict[str, type[BaseModel]]] = {
+    ("data",): _by_kind(trainer.data.AnyConfig),
+    ("flow", "source"): _by_kind(trainer.data.AnyConfig),
+    ("flow", "latent"): {"": LatentsConfig},
+    ("flow", "path"): {"tabulated": trainer.flow.path.TabulatedConfig},
+}
+"""The sections that a file may have to complete, by their kind."""
+
+
+def _kind(section: Any) -> str:
+    return str(section.get("kind", "")) if isinstance(section, dict) else ""
+
+
+def _resolved_at(
+    document: Any, place: Place, kinds: Mapping[str, Any], unresolved: dict[Place, str], inside: Place = ()
+) -> Any:
+    """A document whose section at a place is resolved; notes it where that cannot be done."""
+    if not isinstance(document, dict):
+        return document
+    if place:
+        key, *rest = place
+        if key not in document:
+            return document
+        return {**document, key: _resolved_at(document[key], tuple(rest), kinds, unresolved, (*inside, key))}
+    resolved = getattr(kinds.get(_kind(document)), "resolved", None)
+    if resolved is None:
+        return document
+    try:
+        return resolved(document)
+    except ValueError as error:
+        unresolved[inside] = str(error)
+        return document

@@ -1,0 +1,118 @@
+"""Processes that this one starts and hands its signals on to."""
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO, Self
+
+from trainer.distributed.process.stop import SIGNALS, handled
+
+HANDED_ON = (*SIGNALS, signal.SIGUSR1)
+"""The signals that stop a run, and the one that asks it what it is doing."""
+POLL_S = 0.2
+
+
+class Stopped(Exception):  # noqa: N818  it was asked for
+    """This process was told to stop, and starts no other process any more."""
+
+
+@dataclass
+class _Child:
+    """A process from the moment in which it begins to be started.
+
+    Attributes:
+        process: None until it has been started.
+        early: the signals that it has missed until then.
+    """
+
+    process: subprocess.Popen[bytes] | None = None
+    early: list[int] = field(default_factory=list)
+
+
+class Supervisor:
+    """Runs processes, several at a time if its caller has several threads, and passes the signals on that arrive here.
+
+    Attributes:
+        received: every signal that has arrived so far.
+    """
+
+    def __init__(self, numbers: Sequence[int] = HANDED_ON) -> None:
+        """Starts nothing.
+
+        Args:
+            numbers: the signals that are passed on.
+        """
+        self.received: set[int] = set()
+        self._numbers = numbers
+        self._children: list[_Child] = []
+        self._lock = threading.RLock()  # reentrant: a signal may interrupt the thread that starts a process
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether one of :data:`trainer.distributed.process.stop.SIGNALS` has arrived."""
+        return not self.received.isdisjoint(SIGNALS)
+
+    @contextmanager
+    def listening(self) -> Iterator[Self]:
+        """While entered, signals are passed on, also to a process that is just being started; main thread only."""
+        with handled(self._numbers, self.pass_on):
+            yield self
+
+    def run(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        output: IO[bytes] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> int:
+        """Runs a process to its end.
+
+        Args:
+            command: the program and its arguments.
+            environment: its variables.
+            output: file for its standard output and error; None: those of this process.
+            meanwhile: called again and again while it runs.
+
+        Returns:
+            Its exit code; the negative number of the signal that ended it.
+
+        Raises:
+            Stopped: this process was told to stop before.
+        """
+        child = _Child()
+        with self._lock:
+            if self.told_to_stop:
+                raise Stopped
+            self._children.append(child)
+        try:
+            with self._lock:
+                process = subprocess.Popen(list(command), env=dict(environment), stdout=output, stderr=output)
+                child.process = process
+                while child.early:
+                    process.send_signal(child.early.pop(0))
+            while meanwhile is not None and process.poll() is None:
+                meanwhile()
+                time.sleep(POLL_S)
+            return process.wait()
+        finally:
+            with self._lock:
+                self._children.remove(child)
+
+    def pass_on(self, number: int, _: FrameType | None = None) -> None:
+        """Sends a signal to every process; no other one is started once that told this one to stop.
+
+        Args:
+            number: of the signal.
+        """
+        with self._lock:
+            self.received.add(number)
+            for child in self._children:
+                if child.process is not None:
+                    child.process.send_signal(number)
+                elif number in SIGNALS:  # SIGUSR1 would end a process that does not listen yet
+                    child.early.append(number)

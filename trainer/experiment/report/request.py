@@ -1,0 +1,31 @@
+"""What a report is made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """The files that a report is made of, and the page that it becomes; None: the report says nothing about that.
+
+    Attributes:
+        run_dir: folder of the run.
+        quality: judgement that ``sample --quality`` wrote.
+        placement: placement file.
+        routing: routing trace that the placement is measured on; None: the run's own.
+        unplaced_run: a continuation of the run without the placement; None: the run itself.
+        placed_run: a continuation of the run under the placement.
+        simulation: folder that netsim wrote.
+        comparison: folder that ``compare`` wrote.
+        out: the page.
+    """
+
+    run_dir: Path
+    quality: Path | None = None
+    placement: Path | None = None
+    routing: Path | None = None
+    unplaced_run: Path | None = None
+    placed_run: Path | None = None
+    simulation: Path | None = None
+    comparison: Path | None = None
+    out: Path

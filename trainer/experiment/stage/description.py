@@ -1,0 +1,96 @@
+"""What the check verb prints of a run that trains."""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer.checkpoint.manifest import Manifest
+from trainer.config.constraints.plan import describe
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.model.build import dense_parameters, expert_parameters
+from trainer.model.feature_extractor.teacher import describe_teacher
+from trainer.trace.formula import TraceSpec, formula
+from trainer.trace.formula.plan import trace_spec, without_formula
+from trainer.training.preflight import preflight
+
+READ_BYTES = 1_000_000_000
+"""Of a checkpoint, to look for damage: about a second."""
+
+
+def describe_run(config: RunConfig, world_size: int) -> None:
+    """Checks a run and prints its resolved configuration, its layout, its parameters and the collectives of a step.
+
+    Args:
+        config: the run.
+        world_size: its ranks.
+
+    Raises:
+        ValueError: as :func:`trainer.training.preflight.preflight`; nothing has been printed.
+    """
+    checked = preflight(config, world_size, read_bytes=READ_BYTES)
+    layout = checked.layout
+    console = Console(highlight=False)
+    console.print(config.to_yaml(), end="", soft_wrap=True)
+    console.rule()
+    console.print(describe(config, layout), soft_wrap=True)
+    console.print(_parameters(config, layout), soft_wrap=True)
+    teacher = describe_teacher(config)
+    if teacher is not None:
+        console.print(teacher, soft_wrap=True)
+    console.print(_origin(checked.newest), soft_wrap=True)
+    for line in [*checked.cautions, *(f"will be skipped: {fault}" for fault in checked.damaged)]:
+        print(line, file=sys.stderr)
+    missing = without_formula(config)
+    if missing is None:
+        console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
+    else:
+        console.print(f"collectives: not known ({missing})", soft_wrap=True)
+
+
+def _origin(begins: Path | None) -> str:
+    """From which step the run goes on, and what of that checkpoint has not been read."""
+    if begins is None:
+        return "starts at step 0"
+    manifest = Manifest.read(begins)
+    unread = sum(manifest.files[name].size_bytes for name in manifest.files.keys() - manifest.smallest(READ_BYTES))
+    verified = "every file of the checkpoint is as it was written"
+    if unread:
+        verified = (
+            f"{unread / 1e9:,.1f} GB of the checkpoint were not read: their length is right, the ranks verify them"
+        )
+    return f"resumes after step {manifest.step}; {verified}"
+
+
+def _parameters(config: RunConfig, layout: Layout) -> str:
+    dense, expert = sum(dense_parameters(config)), expert_parameters(config)
+    if config.moe is None:
+        return f"{dense:,} parameters"
+    experts = config.model.num_layers * config.moe.num_experts
+    active = config.model.num_layers * config.moe.top_k
+    return (
+        f"{dense + experts * expert:,} parameters = {dense:,} dense + {experts} experts x {expert:,}; "
+        f"{dense + active * expert:,} used by a token, {dense + experts // layout.expert_parallel * expert:,} on a rank"
+    )
+
+
+def _collectives(spec: TraceSpec) -> Table:
+    header, records = formula(spec)
+    sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for record in records:
+        if record.rank > 0:
+            break
+        entry = sums[record.phase, record.op, record.group]
+        entry[0] += 1
+        entry[1] += record.bytes_in
+    table = Table(title="collectives of rank 0 in one optimiser step, by formula", title_justify="left")
+    for name in ("phase", "operation", "group"):
+        table.add_column(name)
+    for name in ("ranks", "calls", "bytes in"):
+        table.add_column(name, justify="right")
+    for (phase, op, group), (calls, size) in sums.items():
+        table.add_row(phase, op, group, str(len(header.groups[group])), f"{calls:,}", f"{size:,}")
+    return table

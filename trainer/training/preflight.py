@@ -1,0 +1,55 @@
+"""What can be known of a run before a process group exists, and every refusal that this allows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.checkpoint.intact import weights_file
+from trainer.checkpoint.origin import origin
+from trainer.config.constraints.plan import cautions, plan_layout
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.model.build import inherited_shapes
+from trainer.model.feature_extractor.teacher import check_teacher
+from trainer.model.weights import check_weights
+from trainer.observe.weights_and_biases import require_wandb
+from trainer.sampling.latent_space import check_latents
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A run that nothing speaks against.
+
+    Attributes:
+        layout: how it is divided over its ranks.
+        newest: the checkpoint that it goes on from, unless its ranks find damage; None: it starts.
+        damaged: a line for each newer checkpoint that is damaged.
+        cautions: lines about settings that are allowed and probably not meant.
+    """
+
+    layout: Layout
+    newest: Path | None
+    damaged: list[str]
+    cautions: list[str]
+
+
+def preflight(config: RunConfig, world_size: int, *, read_bytes: int = 0) -> Preflight:
+    """Checks everything about a run that one process can check before it joins others, the examples left out.
+
+    Args:
+        config: the run.
+        world_size: its ranks.
+        read_bytes: how much of a checkpoint may be read to find damage; the lengths of its files are always compared.
+
+    Raises:
+        ValueError: the configuration does not fit that many ranks, or the run folder, a file that the run reads or a
+            package is not as the run needs it.
+    """
+    layout = plan_layout(config, world_size)
+    newest, damaged = origin(config, read_bytes=read_bytes)
+    if newest is None and config.model.init_from is not None:
+        check_weights(weights_file(config.model.init_from), inherited_shapes(config))
+    check_latents(config)
+    check_teacher(config)
+    if config.observe.wandb is not None:
+        require_wandb()
+    return Preflight(layout, newest, damaged, cautions(config, layout))
