@@ -12,6 +12,7 @@ from torch import Tensor
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import Split
 from trainer.flow import Condition, sampler
+from trainer.flow.coupling.gather import gathered
 from trainer.flow.question import Asked
 from trainer.model.network import Network
 from trainer.sampling.conditioning import Conditioning, conditioning_for
@@ -81,9 +82,7 @@ class TrainedFlow:
         own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % num
         trajectory = self.follow(condition, own, self.sample.sampler, guidance=guidance, seed=seed, progress=progress)
         states = self.parts.data_of(trajectory.final)
-        shares = [torch.empty_like(states) for _ in range(group.size())]
-        dist.all_gather(shares, states.contiguous(), group=group)
-        return torch.cat(shares)[:num].cpu()
+        return gathered(states, group).flatten(0, 1)[:num].cpu()
 
     @torch.no_grad()
     def follow(

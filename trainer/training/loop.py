@@ -32,6 +32,7 @@ from trainer.distributed.groups import Launch, data_ranks, joined, limit_collect
 from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.distributed.process.watchdog import watchdog
+from trainer.flow.coupling.gather import gathered
 from trainer.model.build import build_model, new_parameters
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.model.weights import initialise_from
@@ -47,7 +48,7 @@ from trainer.training.failure import RunFailed
 from trainer.training.generators import micro_batch_generator, seed_dropout
 from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
-from trainer.training.reduction import agree, gathered, mean_terms
+from trainer.training.reduction import agree, mean_terms
 from trainer.training.schedule import learning_rate
 from trainer.training.task import Drawn, Task
 from trainer.training.validation import HeldOut

@@ -80,7 +80,9 @@ class Matched(Coupling):
             return super().draw_step(x_1, conditions, generators=generators, x_0=x_0, ranks=ranks)
         together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
         own = [standard_normal(data, start, generator) for data, start, generator in together]
-        every_1, every_0 = _gathered(torch.cat(list(x_1)), ranks), _gathered(torch.cat(own), ranks)
+        every_1, every_0 = torch.cat(list(x_1)), torch.cat(own)
+        if ranks is not None:
+            every_1, every_0 = gathered(every_1, ranks).flatten(0, 1), gathered(every_0, ranks).flatten(0, 1)
         source, log_weight = self._agreed(every_0, every_1, generators[0], ranks)
         sizes = [len(data) for data in x_1]
         first = 0 if ranks is None else ranks.rank() * sum(sizes)
@@ -103,12 +105,3 @@ class Matched(Coupling):
         if log_weight is not None:
             dist.broadcast(log_weight, group=ranks, group_src=0)
         return Match(source, log_weight)
-
-
-def _gathered(points: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
-    """The points of all ranks, by rank; collective."""
-    if ranks is None:
-        return points
-    parts = [torch.empty_like(points) for _ in range(ranks.size())]
-    dist.all_gather(parts, points, group=ranks)
-    return torch.cat(parts)
