@@ -17,8 +17,8 @@ from torch import Tensor
 
 from tests.trainer.flow.paths import ALL
 from tests.trainer.flow.paths import name as path_name
-from trainer.config.constraints.flow import Composition, complaint, has_own_noise
 from trainer.flow import UNCONDITIONAL, coupling, objective, path, sampler, target
+from trainer.flow.composition import Composition, complaint, has_own_noise
 from trainer.flow.coupling import Pairs
 
 MEAN, DEVIATION, CORRELATION, T = 1.5, 0.6, -0.4, 0.35
@@ -199,8 +199,8 @@ def test_the_closed_form_of_every_target_is_the_same_flow(name, along):
         told = target.build(predicted, path=built)
         prediction = torch.cat([guess(quantity) for quantity in told.quantities], dim=1)
         torch.testing.assert_close(told.convert(prediction, x, t, "velocity"), guess("velocity"), rtol=1e-6, atol=1e-6)
-        independent = known.covariance[0, 1] == 0  # without noise on the way, only then does the source tell the score
-        if ("score" in told.quantities and independent) or (own_noise and told.num_fields == 2):
+        independent = known.covariance[0, 1] == 0  # a path without noise of its own has the score only of such pairs
+        if told.determines("score", built) and (own_noise or independent):
             variance = exact["state"][:2] @ known.covariance @ exact["state"][:2] + exact["state"][2] ** 2
             density = -(x - exact["state"][:2] @ known.mean) / variance
             torch.testing.assert_close(told.convert(prediction, x, t, "score"), density, rtol=1e-6, atol=1e-6)

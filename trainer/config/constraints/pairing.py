@@ -1,8 +1,8 @@
 """Data that are pairs already, and couplings that make or expect them."""
 
-from trainer.config.constraints.flow import follows_score, has_own_noise, listed, paths_of_two_ends
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import PairsConfig, PythonSourceConfig, ToyConfig
+from trainer.flow.composition import follows_score, has_own_noise, kinds_without_noise, listed
 from trainer.flow.coupling import KNNConfig, PairedConfig
 from trainer.flow.time import StratifiedConfig
 
@@ -38,7 +38,7 @@ def check_pairing(config: RunConfig) -> None:
     if has_own_noise(config.flow.path):
         raise ValueError(
             f"flow.path.kind: {config.flow.path.kind} adds noise of its own, and the pairs in data.path are parts of "
-            f"paths ({config.data.segments} segments), which lie on one curve each; use {listed(paths_of_two_ends())}"
+            f"paths ({config.data.segments} segments), which lie on one curve each; use {listed(kinds_without_noise())}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Who is paired with whom: the protocol, its implementations, their configuration and `build`."""
+"""Pairs of source and data points: the protocol, its implementations, their configuration and `build`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What is minimised: the protocol, its implementations, their configuration and `build`."""
+"""Objectives of training: the protocol, its implementations, their configuration and `build`."""
 
 from typing import Annotated, Any
 
@@ -27,9 +27,9 @@ def build(config: AnyConfig, *, target: Target, path: Path | None = None, teache
 
     Args:
         config: settings.
-        target: what the network predicts.
-        path: on which the pairs lie; a residual of features needs it.
-        teacher: features of the data; an aligned objective needs it.
+        target: the quantity that the network predicts.
+        path: of the pairs; a `FeatureResidual` needs it.
+        teacher: computes features of the data; an `Aligned` objective needs it.
     """
     match config:
         case RegressionConfig():

@@ -1,4 +1,4 @@
-"""How a sample is drawn: the protocol, its implementations, their configuration and `build`."""
+"""Samplers: the protocol, its implementations, their configuration and `build`."""
 
 from typing import Annotated, TypeVar
 
@@ -25,7 +25,7 @@ C = TypeVar("C", bound=AnyConfig)
 
 
 def build(config: AnyConfig, *, path: Path) -> Sampler:
-    """Returns the sampler that `config.kind` names, for fields that were trained on `path`."""
+    """Returns the sampler that `config.kind` names, for fields trained on `path`."""
     match config:
         case EulerConfig():
             return Euler()
@@ -44,7 +44,7 @@ def build(config: AnyConfig, *, path: Path) -> Sampler:
 
 
 def times(config: AnyConfig) -> Tensor:
-    """Returns the grid [T] from source (0) to data (1) that the configuration asks for, float32 on the CPU."""
+    """Returns the configured grid [T] from source (0) to data (1), float32 on the CPU."""
     match config:
         case Dopri5Config():
             steps = 1
@@ -58,19 +58,20 @@ def times(config: AnyConfig) -> Tensor:
 
 
 def with_evaluations(config: C, evaluations: int) -> C | None:
-    """Changes the steps of a sampler so that it asks the field so many times in all.
+    """Changes the number of steps of a sampler to reach a number of evaluations of the field.
 
     Args:
         config: any sampler.
-        evaluations: 1 or more.
+        evaluations: of the field in all, 1 or more.
 
     Returns:
-        The same sampler with other steps; None if it cannot come out at that number, or chooses its steps itself.
+        The same sampler with another number of steps; None if no number of steps has so many evaluations, or if the
+        sampler chooses its steps itself.
     """
     match config:
         case Dopri5Config():
             return None
-        case FirstOrderConfig(trained_times=int(most)) if evaluations > most:
+        case FirstOrderConfig(trained_times=int(largest)) if evaluations > largest:
             return None
         case SegmentedConfig():
             within = with_evaluations(config.within, evaluations // config.segments)

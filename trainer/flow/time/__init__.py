@@ -1,4 +1,4 @@
-"""Which times are trained: the protocol, its implementations, their configuration and `build`."""
+"""Times of training: the protocol, its implementations, their configuration and `build`."""
 
 from typing import Annotated
 

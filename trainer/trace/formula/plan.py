@@ -10,7 +10,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
-from trainer.flow.question import Asked, WithProjection
+from trainer.flow.question import Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing
@@ -136,12 +136,12 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
         ]
         if config.flow is not None:
             context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
-            inputs += [Condition(context=context, segment=0), *asked(config)]
+            inputs += [Condition(context=context, segment=0), *questions(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 
-def asked(config: RunConfig) -> tuple[Asked, ...]:
-    """What the objective of a run asks of its network beside a prediction."""
+def questions(config: RunConfig) -> tuple[Question, ...]:
+    """The questions that the objective of a run puts to its network."""
     match config.flow and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)
