@@ -44,6 +44,7 @@ from trainer.observe.speed import Speed
 from trainer.observe.stragglers import OwnWork, Stragglers
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
+from trainer.training import tilt
 from trainer.training.failure import RunFailed
 from trainer.training.generators import micro_batch_generator, seed_dropout
 from trainer.training.guard import Guard
@@ -112,12 +113,13 @@ def train(
 
 @dataclass(frozen=True)
 class _StepFigures:
-    """What a step leaves: mean loss of its batch, what that is made of in each micro batch, pair weights, norm of the
-    gradient, whether the run is to stop."""
+    """What a step leaves: mean loss of its batch, what that is made of in each micro batch, pair weights and what they
+    weigh, norm of the gradient, whether the run is to stop."""
 
     loss: float
     terms: Sequence[Mapping[str, Tensor]]
     weights: Sequence[Tensor | None]
+    weighted: Sequence[Mapping[str, Tensor]]
     norm: float
     stop: bool
 
@@ -261,7 +263,8 @@ class _Training:
         else:
             self._skip(step, outcome.reason, outcome.norm, losses, share.examples)
         self.stragglers.take(agreed.own_s)
-        return _StepFigures(fmean(agreed.losses), terms, weights, outcome.norm, agreed.stop)
+        weighted = [one.weighted for one in share.drawn if one.log_weight is not None]
+        return _StepFigures(fmean(agreed.losses), terms, weights, weighted, outcome.norm, agreed.stop)
 
     def _share_out(self, first: int) -> Iterator[_Share]:
         """Draws all micro batches of the cycle that begins with a step, collects, and gives each step its share."""
@@ -308,6 +311,7 @@ class _Training:
     def _log(self, step: int, figures: _StepFigures, step_s: float) -> None:
         """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
         share = effective_share(figures.weights)
+        tilts = tilt.tilts(figures.weighted, figures.weights, self.data_ranks)
         values = {
             "loss": figures.loss,
             **mean_terms(figures.terms),
@@ -315,6 +319,7 @@ class _Training:
             "lr": learning_rate(self.config.optim, step),
             "skipped_steps": self.guard.skipped,
             **share,
+            **tilt.figures(tilts),
             **self.speed.figures(step_s),
             "time.data_wait_s": self.feed.waited_s(),
             **peak_memory(self.launch.device),
@@ -324,16 +329,16 @@ class _Training:
         }
         if _due(step, self.config.evaluate.every):
             values |= self.held_out.figures(step, self.task, self.networks, self.launch.device)
-        self._caution(step, values)
+        self._caution(step, {**self.task.cautions(values), **tilt.cautions(tilts)})
         values["bad_samples"] = self.bad_examples.count()
         for sink in self.sinks:
             sink.write(step, values)
             if self.expert_load.layers:
                 sink.write_experts(self.expert_load.use())
 
-    def _caution(self, step: int, figures: Mapping[str, float]) -> None:
-        """Prints what the task finds remarkable about its figures, each remark once."""
-        for name, line in self.task.cautions(figures).items():
+    def _caution(self, step: int, lines: Mapping[str, str]) -> None:
+        """Prints remarks about figures, each once a run."""
+        for name, line in lines.items():
             if name not in self.cautioned and self.launch.rank == 0:
                 print(f"step {step}: {line}", file=sys.stderr, flush=True)
             self.cautioned.add(name)

@@ -25,6 +25,11 @@ class Drawn(Protocol):
         """[B] logarithms of the examples' weights, of which only the differences matter; None: all equal."""
         ...
 
+    @property
+    def weighted(self) -> Mapping[str, Tensor]:
+        """[B, *D] the points that have the weights, by name; used only where there are weights."""
+        return {}
+
 
 D = TypeVar("D", bound=Drawn)
 

@@ -47,6 +47,16 @@ def effective_share(weights: Sequence[Tensor | None]) -> dict[str, float]:
     return {"effective_share": dist.get_world_size() / float(mean_square)}
 
 
+def few_count(share: float) -> str | None:
+    """One line about an effective share so small that gradients are noise; None: it is not."""
+    if share >= FEW:
+        return None
+    return (
+        f"only {share:.1%} of the pairs count (effective_share); a larger epsilon, share or marginal_weight of "
+        "flow.coupling weighs them more evenly"
+    )
+
+
 def weighted_mean(losses: Sequence[Tensor], log_weights: Sequence[Tensor | None]) -> float:
     """Mean of losses, each by its weight, over all ranks; collective.
 

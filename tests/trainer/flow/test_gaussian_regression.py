@@ -81,13 +81,13 @@ CASES = {
     "paired": Case(coupling.PairedConfig(), moments(CORRELATION * DEVIATION)),
     "minibatch_ot, exact": Case(coupling.MinibatchOTConfig(), moments(DEVIATION, bias=0.02), batch=500, batches=60),
     "minibatch_ot, sinkhorn": Case(
-        coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.2),
+        coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.2, unit="mean"),
         moments(entropic(), bias=0.02),
         batch=500,
         batches=40,
     ),
     "minibatch_ot, unbalanced at a high price": Case(
-        coupling.MinibatchOTConfig(solver="unbalanced", epsilon=0.2, marginal_weight=1e3),
+        coupling.MinibatchOTConfig(solver="unbalanced", epsilon=0.2, marginal_weight=1e3, unit="mean"),
         moments(entropic(), bias=0.02),
         batch=500,
         batches=40,

@@ -54,29 +54,63 @@ def test_the_cost_is_that_of_an_exact_plan(config: coupling.Config, cost: str, s
     assert found < np.trace(matrix) / size
 
 
-def entropic(price: float, cost: Any = "sqeuclidean") -> coupling.Entropic:
-    return coupling.Entropic(cost, epsilon=0.05, marginal_weight=price)
+def scales(matrix: np.ndarray, unit: str) -> tuple[float, float]:
+    """Of epsilon and of the price: the residual of a fit of a number for each row and each column; or others."""
+    if unit != "spread":
+        scale = float(matrix.mean()) if unit == "mean" else 1.0
+        return scale, scale
+    rows, columns = (axis.ravel() for axis in np.indices(matrix.shape))
+    design = np.concatenate([np.eye(len(matrix))[rows], np.eye(matrix.shape[1])[columns]], 1)
+    fit, *_ = np.linalg.lstsq(design, matrix.ravel(), rcond=None)
+    return float(np.sqrt(np.square(matrix.ravel() - design @ fit).mean())), float(matrix.std())
 
 
 @pytest.mark.parametrize("cost", ["sqeuclidean", "l2"])
-@pytest.mark.parametrize("price", [math.inf, 0.2])
-def test_the_entropic_plan_is_that_of_pot(price: float, cost: str) -> None:
+@pytest.mark.parametrize("price", [math.inf, 0.5])
+@pytest.mark.parametrize(("unit", "epsilon"), [("spread", 0.15), ("mean", 0.1), ("absolute", 0.7)])
+def test_the_entropic_plan_is_that_of_pot(price: float, cost: Any, unit: Any, epsilon: float) -> None:
     x_0, x_1 = points(12, 2)
     matrix, masses = costs(x_0, x_1, cost), np.ones(12)
-    matrix /= matrix.mean()
-    plan = entropic(price, cost).log_plan(x_0, x_1).exp().numpy()
+    of_epsilon, of_price = scales(matrix, unit)
+    plan = coupling.Entropic(cost, epsilon, price, unit).log_plan(x_0, x_1).exp().numpy()
+    reg: dict[str, Any] = {"reg": epsilon * of_epsilon, "stopThr": 1e-9, "numItermax": 20_000}
     if math.isinf(price):
-        expected = ot.sinkhorn(masses, masses, matrix, reg=0.05, stopThr=1e-9, numItermax=20_000)
+        expected = ot.sinkhorn(masses, masses, matrix, **reg)
     else:
         expected = ot.unbalanced.sinkhorn_unbalanced(
-            masses, masses, matrix, reg=0.05, reg_m=price, reg_type="kl", stopThr=1e-9, numItermax=20_000
+            masses, masses, matrix, reg_m=price * of_price, reg_type="kl", **reg
         )
-    np.testing.assert_allclose(plan, np.asarray(expected), atol=5e-3)
+    np.testing.assert_allclose(plan, np.asarray(expected), atol=0.02)
+
+
+@pytest.mark.parametrize("price", [math.inf, 1.0])
+def test_what_all_costs_have_in_common_changes_no_pairs(price: float) -> None:
+    """Points far apart from the others' cloud, in a further dimension: all mass would be left behind."""
+    x_0, x_1 = (torch.nn.functional.pad(cloud, (0, 1)) for cloud in points(64, 2))
+    away = x_1 + torch.tensor([0.0, 0.0, 30.0])
+    matching = coupling.Entropic("sqeuclidean", 0.15, price)
+    near, far = (matching.log_plan(x_0, data).double() for data in (x_1, away))
+    torch.testing.assert_close(far.flatten().softmax(0), near.flatten().softmax(0), atol=2e-4, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon: not positive or not finite"),
+        ({"epsilon": math.inf}, "epsilon: not positive or not finite"),
+        ({"epsilon": math.nan}, "epsilon: not positive or not finite"),
+        ({"epsilon": 1.0, "marginal_weight": -1.0}, "marginal_weight: not positive"),
+    ],
+)
+def test_strengths_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        coupling.Entropic("l2", **settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_pairs_are_drawn_from_the_plan_with_every_data_point_once() -> None:
     x_0, x_1 = points(5, 2)
-    config = coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.5)
+    config = coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.5, unit="mean")
     built, draws = coupling.build(config), generator(3)
     counts, rounds = np.zeros((5, 5)), 1500
     for _ in range(rounds):

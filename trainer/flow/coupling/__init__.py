@@ -27,7 +27,8 @@ def build(config: Config) -> Coupling:
         case MinibatchOTConfig():
             return Matched(matching(config), config.scope)
         case GibbsWeightedConfig():
-            return GibbsWeighted(config.cost, None if config.epsilon == "auto" else config.epsilon, config.kappa)
+            epsilon = None if config.epsilon == "auto" else config.epsilon
+            return GibbsWeighted(config.cost, epsilon, config.share, config.kappa)
         case AssignmentConfig():
             return Matched(Assignment("l2"), config.scope)
         case KNNConfig():

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.flow.condition import Condition
-from trainer.flow.coupling.gather import gathered
+from trainer.flow.coupling.gather import gathered_rows
 from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal
 
 Scope = Literal["micro_batch", "global_batch"]
@@ -80,9 +80,7 @@ class Matched(Coupling):
             return super().draw_step(x_1, conditions, generators=generators, x_0=x_0, ranks=ranks)
         together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
         own = [standard_normal(data, start, generator) for data, start, generator in together]
-        every_1, every_0 = torch.cat(list(x_1)), torch.cat(own)
-        if ranks is not None:
-            every_1, every_0 = gathered(every_1, ranks).flatten(0, 1), gathered(every_0, ranks).flatten(0, 1)
+        every_1, every_0 = gathered_rows(torch.cat(list(x_1)), ranks), gathered_rows(torch.cat(own), ranks)
         source, log_weight = self._agreed(every_0, every_1, generators[0], ranks)
         sizes = [len(data) for data in x_1]
         first = 0 if ranks is None else ranks.rank() * sum(sizes)

@@ -28,7 +28,9 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
             if scope == "global_batch":
                 yield broadcast("data", "float32", 4 * config.optim.global_batch)
             yield _sum_of_weights(layout)
-        case GibbsWeightedConfig():
+        case GibbsWeightedConfig(epsilon=epsilon):
+            if epsilon == "auto":
+                yield all_gather("data", "float32", 4 * layout.micro_batch * layout.accumulation, layout.data_parallel)
             yield _sum_of_weights(layout)
 
 
