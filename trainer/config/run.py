@@ -15,6 +15,7 @@ import trainer.flow.sampler
 import trainer.flow.target
 import trainer.flow.time
 from moe.config import MoEConfig
+from moe.validation.own_class import OwnClass
 from moe.validation.section import Section
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
@@ -167,7 +168,7 @@ class RunConfig(Section):
         fitting = COMPANIONS.get(str(kind), COMPANIONS["dit"])
         filled = {**{name: {} for name in fitting}, **document}
         for name, fitting_kinds in {"model": (kind,), **fitting}.items():
-            if isinstance(filled.get(name), dict):
+            if isinstance(filled.get(name), dict) and "class" not in filled[name]:
                 filled[name] = {"kind": fitting_kinds[0], **filled[name]}
         if kind not in FLOWLESS:
             latent = latents_of(filled["data"])
@@ -175,7 +176,7 @@ class RunConfig(Section):
             if latent and isinstance(written, dict) and written.get("latent") is None:
                 written = {**written, "latent": latent}
             source = written.get("source") if isinstance(written, dict) else None
-            if isinstance(source, dict):
+            if isinstance(source, dict) and "class" not in source:
                 written = {**written, "source": {"kind": fitting["data"][0], **source}}
             filled["flow"] = written
         return filled
@@ -185,7 +186,7 @@ class RunConfig(Section):
         kind = self.model.kind
         for name, found in (("data", self.data.kind), ("sample", self.sample.kind)):
             fitting = COMPANIONS[kind][name]
-            if found not in fitting:
+            if found not in fitting and not isinstance(getattr(self, name), OwnClass):
                 raise ValueError(f"{name}.kind: {found} is not for a {kind} model; use {' or '.join(fitting)}")
         if kind in FLOWLESS and self.flow is not None:
             raise ValueError(f"flow: {FLOWLESS[kind]} and follows no flow; remove the section")

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import torch
 from pydantic import BaseModel
 
+from moe.validation.own_class import OwnClass
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow import coupling, objective, path, sampler, target
 from trainer.flow.target import Quantity
@@ -57,7 +58,8 @@ class Rule:
 def _kinds(union: Any) -> tuple[Any, ...]:
     """One of each kind of a part, with its default settings; a file that it needs is left open."""
     inner = get_args(union)[0] if get_args(union) else union
-    return tuple(member.model_construct() for member in get_args(inner) or (inner,))
+    members = get_args(inner) or (inner,)
+    return tuple(member.model_construct() for member in members if not issubclass(member, OwnClass))
 
 
 PATHS: tuple[path.Config, ...] = _kinds(path.Config)

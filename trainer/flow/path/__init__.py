@@ -3,8 +3,8 @@
 from functools import partial
 from typing import Annotated
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.own import OwnPath
 from trainer.flow.path.affine import Affine, Linear, LinearConfig, Schedule, linear
 from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig
 from trainer.flow.path.protocol import Coefficients, Path, PathSample
@@ -37,13 +37,14 @@ Config = Annotated[
     | StochasticInterpolantConfig
     | MirrorInterpolantConfig
     | OneSidedInterpolantConfig
-    | TabulatedConfig,
-    Field(discriminator="kind"),
+    | TabulatedConfig
+    | OwnPath,
+    KindOrClass(),
 ]
 
 
 def build(config: Config) -> Path:
-    """Returns the path that `config.kind` names.
+    """Returns the path that `config.kind` or `config.class` names.
 
     Raises:
         FileError: the file of a tabulated path cannot be used.
@@ -68,6 +69,8 @@ def build(config: Config) -> Path:
             return StochasticInterpolant(partial(one_sided, config))
         case TabulatedConfig():
             return Affine(tabulated(config))
+        case OwnPath():
+            return build_own(config)
 
 
 __all__ = [
@@ -81,6 +84,7 @@ __all__ = [
     "LinearConfig",
     "MirrorInterpolantConfig",
     "OneSidedInterpolantConfig",
+    "OwnPath",
     "Path",
     "PathSample",
     "PathTable",

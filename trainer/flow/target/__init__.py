@@ -2,8 +2,8 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.own import OwnTarget
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.conversion import convert, convert_pair
 from trainer.flow.target.data import Data, DataConfig
@@ -15,13 +15,13 @@ from trainer.flow.target.velocity import Velocity, VelocityConfig
 from trainer.flow.target.velocity_and_noise import VelocityAndNoise, VelocityAndNoiseConfig
 
 Config = Annotated[
-    VelocityConfig | DataConfig | NoiseConfig | ScoreConfig | VPredictionConfig | VelocityAndNoiseConfig,
-    Field(discriminator="kind"),
+    VelocityConfig | DataConfig | NoiseConfig | ScoreConfig | VPredictionConfig | VelocityAndNoiseConfig | OwnTarget,
+    KindOrClass(),
 ]
 
 
 def build(config: Config, *, path: Path) -> Target:
-    """Returns the target that `config.kind` names, converting with the coefficients of `path`.
+    """Returns the target that `config.kind` or `config.class` names, converting with the coefficients of `path`.
 
     Raises:
         ValueError: the path does not allow it.
@@ -39,10 +39,14 @@ def build(config: Config, *, path: Path) -> Target:
             return VPrediction(path)
         case VelocityAndNoiseConfig():
             return VelocityAndNoise(path)
+        case OwnTarget():
+            return build_own(config, path=path)
 
 
 def num_fields(config: Config) -> int:
     """How many states a prediction of the target holds, without a path."""
+    if isinstance(config, OwnTarget):
+        return getattr(config.imported(), "num_fields", 1)
     return VelocityAndNoise.num_fields if isinstance(config, VelocityAndNoiseConfig) else 1
 
 
@@ -52,6 +56,7 @@ __all__ = [
     "DataConfig",
     "Noise",
     "NoiseConfig",
+    "OwnTarget",
     "Quantity",
     "Score",
     "ScoreConfig",
