@@ -54,20 +54,20 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
     Attributes:
         protocol: dotted path from which a user imports the protocol; set by each part.
         passed: names of what the part's `build` hands to a constructor that takes it by name; no settings.
-        path: module and class, ``my_module:Mine``.
+        class_path: module and class, ``my_module:Mine``.
         settings: the class's `Config`, or a model with the arguments of its ``__init__``.
     """
 
     protocol: ClassVar[str]
     passed: ClassVar[tuple[str, ...]] = ()
 
-    path: str
+    class_path: str
     settings: BaseModel
 
     @property
     def kind(self) -> str:
         """The class, where a built-in part has the name of its kind."""
-        return self.path
+        return self.class_path
 
     def setting(self, name: str, default: Any = None) -> Any:
         """The value of one setting, field or property of the settings.
@@ -91,11 +91,11 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
 
     def imported(self) -> type:
         """The class itself."""
-        return imported_class(self.path)
+        return imported_class(self.class_path)
 
     def __hash__(self) -> int:
         """Settings are what YAML can say, lists and mappings too, which have no hash."""
-        return hash(self.path)
+        return hash(self.class_path)
 
     @model_validator(mode="before")
     @classmethod
@@ -115,7 +115,7 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
         objection = breach(found, cls.protocol)
         if objection is not None:
             raise ValueError(f"class: {objection}")
-        return {"path": path, "settings": cls._read(found, path, settings)}
+        return {"class_path": path, "settings": cls._read(found, path, settings)}
 
     @classmethod
     def _read(cls, found: type, path: str, settings: dict[str, Any]) -> BaseModel:
@@ -138,7 +138,7 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
             warnings=False,  # a default may be of another type than its annotation
         )
         left_out, kept = info.exclude or (), settings if info.include is None else info.include
-        return {"class": self.path} | {
+        return {"class": self.class_path} | {
             name: settings[name] for name in settings if name in kept and name not in left_out
         }
 
@@ -182,7 +182,8 @@ def build_own(config: OwnClass, **passed: Any) -> Any:
     missing = missing_attributes(part, config.protocol)
     if missing:
         raise ValueError(
-            f"{config.path} lacks the attribute {missing[0]} of {config.protocol}; set it in the class or its __init__"
+            f"{config.class_path} lacks the attribute {missing[0]} of {config.protocol}; set it in the class or "
+            "in its __init__"
         )
     return part
 

@@ -37,7 +37,9 @@ class OwnDataset(OwnClass, frozen=True):
         ):
             value = self.setting(name)
             if not (_is_shape(value) if name == "shape" else isinstance(value, int) and value >= 0):
-                raise ValueError(f"class: the settings of {self.path} have as {name} {value}, not {wanted}; {remedy}")
+                raise ValueError(
+                    f"class: the settings of {self.class_path} have as {name} {value}, not {wanted}; {remedy}"
+                )
         return self
 
 

@@ -5,7 +5,7 @@ import math
 from trainer.config.constraints.division import divisors
 from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, GPTConfig, MLPConfig
 from trainer.config.run import RunConfig
-from trainer.data import PythonSourceConfig
+from trainer.data import OwnDataset, PythonSourceConfig
 
 
 def check_examples(config: RunConfig) -> None:
@@ -42,6 +42,11 @@ def check_examples(config: RunConfig) -> None:
             raise ValueError(
                 f"data.path: its examples have shape {list(shape)}, and an {kind} takes vectors of 2 values or more; "
                 "use a dit model for images"
+            )
+        case OwnDataset(class_path=path), GPTConfig(context=longest) if len(shape) != 1 or shape[0] > longest + 1:
+            raise ValueError(
+                f"data.class: the examples of {path} have shape {list(shape)}, and a gpt takes windows of at most "
+                f"model.context + 1 = {longest + 1} tokens; give such windows"
             )
         case PythonSourceConfig(context=context), GPTConfig(context=longest) if context > longest:
             raise ValueError(
