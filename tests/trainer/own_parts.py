@@ -50,8 +50,8 @@ class Rings(Dataset):
         num_classes: int = 2
 
     def __init__(self, config: Config) -> None:
-        sizes = {"num_examples": config.num_examples, "held_out": config.held_out}
-        self.toy = Toy(ToyConfig(name="rings", classes=True, **sizes))
+        same = ToyConfig(name="rings", classes=True, num_examples=config.num_examples, held_out=config.held_out)
+        self.toy = Toy(same)
         self.shape, self.num_classes = config.shape, config.num_classes
 
     def indices(self, split: Split) -> Tensor:

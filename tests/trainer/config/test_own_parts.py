@@ -20,6 +20,8 @@ from trainer.checkpoint.contents import identity_of
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch, build
+from trainer.experiment.stage.reading import stages_of
+from trainer.experiment.stage.train import TrainStage
 from trainer.flow import sampler
 from trainer.task import FlowTask
 from trainer.trace.formula.plan import without_formula
@@ -228,3 +230,28 @@ def test_what_is_wrong_with_a_class_is_said_in_one_line(
     line = refused(capsys, "check", path, override)
     assert said in line
     assert line.removeprefix(f"{path}: ").startswith(said)
+
+
+def test_a_stage_replaces_a_kind_by_a_class_and_back(tmp_path: Path) -> None:
+    first = staged(document(BUILT_IN), {"coupling": OWN["coupling"], "path": OWN["path"]}, tmp_path)
+    assert first["coupling"] == OWN["coupling"]
+    assert first["path"] == OWN["path"]
+    back = staged(document({**BUILT_IN, "path": OWN["path"]}), {"path": {"kind": "trigonometric"}}, tmp_path)
+    assert back["path"] == {"kind": "trigonometric"}
+    changed = staged(document(OWN), {"path": {**OWN["path"], "rest": 0.2}}, tmp_path)
+    assert changed["path"] == {**OWN["path"], "rest": 0.2}
+
+
+def staged(base: dict[str, Any], flow: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The section flow of the only stage of a configuration, as far as it is written out."""
+    stages = [{"name": "only", "train": {"flow": flow}}]
+    (stage,) = stages_of(folder / "run.yaml", {**base, "run": {"dir": str(folder)}, "stages": stages})
+    assert isinstance(stage, TrainStage)
+    written = stage.config().model_dump(mode="json", exclude_unset=True)["flow"]
+    return {name: written[name] for name in ("coupling", "path")}
+
+
+def test_a_section_of_an_own_data_set_is_told_by_its_class() -> None:
+    source = RunConfig.model_validate(document(BUILT_IN, source=OWN["data"]))
+    assert source.source is not None
+    assert source.source.kind == f"{MODULE}:Rings"
