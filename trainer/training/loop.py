@@ -20,6 +20,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.resuming import load_checkpoint
 from trainer.checkpoint.saving import Checkpointer
+from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
@@ -149,6 +150,7 @@ class _Training:
     ) -> None:
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         self.task = task
+        check_cycle(config, task.cycle)
         self.module = build_model(config, layout)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]

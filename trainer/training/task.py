@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -60,6 +61,7 @@ class Task(Protocol[D]):
     passes: int = 1
     cycle: int = 1
 
+    @abstractmethod
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> Sequence[D]:
@@ -89,6 +91,7 @@ class Task(Protocol[D]):
         """
         return drawn
 
+    @abstractmethod
     def loss(self, model: Callable[..., Any], drawn: D) -> LossTerms:
         """Computes the loss of one micro batch; nothing is drawn but the network's own dropout.
 

@@ -8,7 +8,6 @@ path, a target or a conversion shows in one of the combinations.
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from tests.trainer.flow.paths import ALL
 from tests.trainer.flow.paths import name as path_name
+from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, coupling, objective, path, sampler, target
 from trainer.flow.composition import Composition, complaint, has_own_noise
 from trainer.flow.coupling import Pairs
@@ -148,7 +148,7 @@ def line(known: Moments, quantity: Tensor, state: Tensor) -> tuple[Tensor, Tenso
 
 
 def test_every_coupling_is_tried():
-    kinds = {member.model_fields["kind"].default for member in get_args(get_args(coupling.Config)[0])}
+    kinds = {member.model_fields["kind"].default for member in members(coupling.Config)}
     assert kinds == {case.config.kind for case in CASES.values()} | set(UNKNOWN)
 
 
@@ -161,7 +161,7 @@ def test_the_regression_finds_the_closed_form(name, along):
     sample = built.sample(Pairs(x_0, x_1), t, generator=torch.Generator().manual_seed(4))
     exact = asked(built.coefficients(t[:1]), own_noise)
     tried = 0
-    for predicted in (member() for member in get_args(get_args(target.Config)[0])):
+    for predicted in (member() for member in members(target.Config)):
         if complaint(composed(name, along, predicted)) is not None:
             continue
         tried += 1
@@ -193,7 +193,7 @@ def test_the_closed_form_of_every_target_is_the_same_flow(name, along):
         slope, intercept = line(known, exact[quantity], exact["state"])
         return slope * x + intercept
 
-    for predicted in (member() for member in get_args(get_args(target.Config)[0])):
+    for predicted in (member() for member in members(target.Config)):
         if complaint(composed(name, along, predicted)) is not None:
             continue
         told = target.build(predicted, path=built)

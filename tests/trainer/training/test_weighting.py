@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import run_ranks
-from trainer.training.weighting import few_count, effective_share, relative_weights, weighted_mean
+from trainer.training.weighting import effective_share, few_count, relative_weights, weighted_mean
 
 PIECES = 4
 

@@ -1,9 +1,9 @@
 """Data that are pairs already, and couplings that make or expect them."""
 
 from trainer.config.run import ImageSample, PointSample, RunConfig
-from trainer.data import PairsConfig, PythonSourceConfig, ToyConfig
+from trainer.data import OwnDataset, PairsConfig, PythonSourceConfig, ToyConfig
 from trainer.flow.composition import follows_score, has_own_noise, kinds_without_noise, listed
-from trainer.flow.coupling import KNNConfig, PairedConfig
+from trainer.flow.coupling import KNNConfig, OwnCoupling, PairedConfig
 from trainer.flow.time import StratifiedConfig
 
 
@@ -19,12 +19,12 @@ def check_pairing(config: RunConfig) -> None:
     if config.flow is None:
         return
     chosen, kind = config.flow.coupling, config.data.kind
-    if isinstance(chosen, PairedConfig) and not isinstance(config.data, PairsConfig):
+    if isinstance(chosen, PairedConfig) and not isinstance(config.data, PairsConfig | OwnDataset):
         raise ValueError(
             f"flow.coupling.kind: paired takes each source point from the data, and {kind} data have none; use "
             "data.kind=pairs with a folder that the pairs verb wrote, or another coupling"
         )
-    if isinstance(config.data, PairsConfig) and not isinstance(chosen, PairedConfig):
+    if isinstance(config.data, PairsConfig) and not isinstance(chosen, PairedConfig | OwnCoupling):
         raise ValueError(
             f"flow.coupling.kind: {chosen.kind} would tear apart what data.kind pairs has paired; use paired"
         )
@@ -64,7 +64,11 @@ def check_source(config: RunConfig) -> None:
     if isinstance(source, PairsConfig | PythonSourceConfig):
         raise ValueError(f"flow.source.kind: {source.kind} data are no points to start at; use images or points")
     if isinstance(data, PairsConfig) and source.model_dump(mode="json") != data.source:
-        begin = "noise" if data.source is None else f"{data.source['kind']} data of other settings"
+        begin = (
+            "noise"
+            if data.source is None
+            else f"{data.source.get('kind', data.source.get('class'))} data of other settings"
+        )
         raise ValueError(
             f"flow.source.kind: {source.kind}, but the pairs in data.path begin at {begin}; leave flow.source out"
         )

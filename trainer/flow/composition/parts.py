@@ -7,6 +7,7 @@ from typing import Any, cast, get_args
 
 from pydantic import BaseModel
 
+from moe.validation.own_class import OwnClass
 from trainer.flow import coupling, objective, path, sampler, target
 from trainer.flow.target import Quantity
 
@@ -32,7 +33,8 @@ class Composition:
 def _kinds(union: Any) -> tuple[Any, ...]:
     """One configuration of each kind with its default settings; the file of a kind that needs one is left out."""
     inner = get_args(union)[0] if get_args(union) else union
-    return tuple(member.model_construct() for member in get_args(inner) or (inner,))
+    members = get_args(inner) or (inner,)
+    return tuple(member.model_construct() for member in members if not issubclass(member, OwnClass))
 
 
 PATHS: tuple[path.Config, ...] = _kinds(path.Config)

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.coupling.assignment import Assignment, AssignmentConfig
 from trainer.flow.coupling.gibbs_weighted import GibbsWeighted, GibbsWeightedConfig
 from trainer.flow.coupling.independent import Independent, IndependentConfig
@@ -12,15 +11,22 @@ from trainer.flow.coupling.matched import Match, Matched, Matching
 from trainer.flow.coupling.minibatch_ot import Entropic, MinibatchOTConfig, matching
 from trainer.flow.coupling.paired import Paired, PairedConfig
 from trainer.flow.coupling.protocol import Coupling, Pairs
+from trainer.flow.own import OwnCoupling
 
 Config = Annotated[
-    IndependentConfig | MinibatchOTConfig | GibbsWeightedConfig | AssignmentConfig | KNNConfig | PairedConfig,
-    Field(discriminator="kind"),
+    IndependentConfig
+    | MinibatchOTConfig
+    | GibbsWeightedConfig
+    | AssignmentConfig
+    | KNNConfig
+    | PairedConfig
+    | OwnCoupling,
+    KindOrClass(),
 ]
 
 
 def build(config: Config) -> Coupling:
-    """Returns the coupling that `config.kind` names."""
+    """Returns the coupling that `config.kind` or `config.class` names."""
     match config:
         case IndependentConfig():
             return Independent()
@@ -35,6 +41,8 @@ def build(config: Config) -> Coupling:
             return KNN(config.k)
         case PairedConfig():
             return Paired()
+        case OwnCoupling():
+            return build_own(config)
 
 
 __all__ = [
@@ -53,6 +61,7 @@ __all__ = [
     "Matched",
     "Matching",
     "MinibatchOTConfig",
+    "OwnCoupling",
     "Paired",
     "PairedConfig",
     "Pairs",

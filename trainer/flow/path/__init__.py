@@ -3,8 +3,8 @@
 from functools import partial
 from typing import Annotated
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.own import OwnPath
 from trainer.flow.path.affine import Affine, Linear, LinearConfig, Schedule, linear
 from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig, scale
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
@@ -37,13 +37,14 @@ Config = Annotated[
     | StochasticInterpolantConfig
     | MirrorInterpolantConfig
     | OneSidedInterpolantConfig
-    | TabulatedConfig,
-    Field(discriminator="kind"),
+    | TabulatedConfig
+    | OwnPath,
+    KindOrClass(),
 ]
 
 
 def build(config: Config) -> Path:
-    """Returns the path that `config.kind` names.
+    """Returns the path that `config.kind` or `config.class` names.
 
     Raises:
         FileError: the file of a tabulated path cannot be used.
@@ -80,6 +81,8 @@ def build(config: Config) -> Path:
             return StochasticInterpolant(partial(one_sided, config), has_source=False)
         case TabulatedConfig():
             return Affine(tabulated(config))
+        case OwnPath():
+            return build_own(config)
 
 
 __all__ = [
@@ -94,6 +97,7 @@ __all__ = [
     "LinearConfig",
     "MirrorInterpolantConfig",
     "OneSidedInterpolantConfig",
+    "OwnPath",
     "Path",
     "PathSample",
     "PathTable",

@@ -3,9 +3,10 @@
 from typing import Annotated, TypeVar
 
 import torch
-from pydantic import Field as Setting
 from torch import Tensor
 
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.own import OwnSampler
 from trainer.flow.path import Path
 from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first_order_times
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
@@ -19,13 +20,13 @@ from trainer.flow.sampler.sde import (
 )
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 
-AnyConfig = Within | SegmentedConfig
-Config = Annotated[AnyConfig, Setting(discriminator="kind")]
+AnyConfig = Within | SegmentedConfig | OwnSampler
+Config = Annotated[AnyConfig, KindOrClass()]
 C = TypeVar("C", bound=AnyConfig)
 
 
 def build(config: AnyConfig, *, path: Path) -> Sampler:
-    """Returns the sampler that `config.kind` names, for fields trained on `path`."""
+    """Returns the sampler that `config.kind` or `config.class` names, for fields trained on `path`."""
     match config:
         case EulerConfig():
             return Euler()
@@ -41,6 +42,8 @@ def build(config: AnyConfig, *, path: Path) -> Sampler:
             return StochasticHeun(linear_diffusion(*config.diffusion))
         case SegmentedConfig():
             return Segmented(build(config.within, path=path), config.segments)
+        case OwnSampler():
+            return build_own(config, path=path)
 
 
 def times(config: AnyConfig) -> Tensor:
@@ -52,6 +55,8 @@ def times(config: AnyConfig) -> Tensor:
             return first_order_times(config.steps, config.trained_times)
         case SegmentedConfig():
             steps = config.segments * (len(times(config.within)) - 1)
+        case OwnSampler():
+            steps = config.setting("steps", 1)
         case _:
             steps = config.steps
     return torch.linspace(0.0, 1.0, steps + 1)
@@ -77,6 +82,11 @@ def with_evaluations(config: C, evaluations: int) -> C | None:
             within = with_evaluations(config.within, evaluations // config.segments)
             exact = within is not None and evaluations % config.segments == 0
             return config.model_copy(update={"within": within}) if exact else None
+        case OwnSampler():
+            a_step = getattr(config.imported(), "evaluations_per_step", None)
+            if a_step is None or config.setting("steps") is None or evaluations % a_step:
+                return None
+            return config.with_settings(steps=evaluations // a_step)
         case HeunConfig() | StochasticHeunConfig():
             steps, rest = divmod(evaluations, 2)
         case _:
@@ -98,6 +108,7 @@ __all__ = [
     "FirstOrderConfig",
     "Heun",
     "HeunConfig",
+    "OwnSampler",
     "Sampler",
     "Segmented",
     "SegmentedConfig",

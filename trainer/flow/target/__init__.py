@@ -1,9 +1,9 @@
 """The quantity that a network predicts: the protocol, its implementations, their configuration and `build`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.own import OwnTarget
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.conversion import convert, convert_pair, determines
 from trainer.flow.target.data import Data, DataConfig
@@ -16,22 +16,24 @@ from trainer.flow.target.velocity import Velocity, VelocityConfig
 from trainer.flow.target.velocity_and_noise import VelocityAndNoise, VelocityAndNoiseConfig
 
 Config = Annotated[
-    VelocityConfig | DataConfig | NoiseConfig | ScoreConfig | VPredictionConfig | VelocityAndNoiseConfig,
-    Field(discriminator="kind"),
+    VelocityConfig | DataConfig | NoiseConfig | ScoreConfig | VPredictionConfig | VelocityAndNoiseConfig | OwnTarget,
+    KindOrClass(),
 ]
 
 
 def build(config: Config, *, path: Path) -> Target:
-    """Returns the target that `config.kind` names, for states on `path`.
+    """Returns the target that `config.kind` or `config.class` names, for states on `path`.
 
     Raises:
         ValueError: the target is not defined on the path.
     """
+    if isinstance(config, OwnTarget):
+        return build_own(config, path=path)
     return class_of(config)(path)
 
 
-def class_of(config: Config) -> type[Single | VelocityAndNoise]:
-    """The class of the target that `config.kind` names; what it declares holds for every path."""
+def class_of(config: Config) -> Any:
+    """The class of the target that `config.kind` or `config.class` names; what it declares holds for every path."""
     match config:
         case VelocityConfig():
             return Velocity
@@ -45,11 +47,13 @@ def class_of(config: Config) -> type[Single | VelocityAndNoise]:
             return VPrediction
         case VelocityAndNoiseConfig():
             return VelocityAndNoise
+        case OwnTarget():
+            return config.imported()
 
 
 def num_fields(config: Config) -> int:
     """The number of quantities in a prediction of the target."""
-    return class_of(config).num_fields
+    return getattr(class_of(config), "num_fields", 1)
 
 
 __all__ = [
@@ -58,6 +62,7 @@ __all__ = [
     "DataConfig",
     "Noise",
     "NoiseConfig",
+    "OwnTarget",
     "Quantity",
     "Score",
     "ScoreConfig",
