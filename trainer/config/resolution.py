@@ -55,6 +55,8 @@ def with_unresolved(error: ValidationError, unresolved: Mapping[Place, str]) -> 
         error: what the validation of the document raised.
         unresolved: of its resolution; these complaints come behind all others.
     """
+    if not unresolved:
+        return error
     others = [
         InitErrorDetails(type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {}))
         for detail in error.errors()
@@ -64,7 +66,7 @@ def with_unresolved(error: ValidationError, unresolved: Mapping[Place, str]) -> 
         InitErrorDetails(type="value_error", loc=place, input=None, ctx={"error": ValueError(reason)})
         for place, reason in unresolved.items()
     ]
-    return ValidationError.from_exception_data(error.title, [*others, *causes])
+    return ValidationError.from_exception_data(error.title, [*others, *causes]).with_traceback(error.__traceback__)
 
 
 def _by_kind(union: Any) -> dict[str, type[BaseModel]]:

@@ -20,7 +20,7 @@ TIMES = torch.tensor([0.125, 0.375, 0.5, 0.75])
 """At which a path is asked for its form."""
 
 STEEPEST = 900.0
-"""Where an error of a prediction grows so many times in the velocity, there the prediction leaves the velocity open."""
+"""Largest factor by which an error of a prediction may grow in the velocity; beyond, it does not determine it."""
 
 QUANTITIES: dict[type, tuple[Quantity, ...]] = {
     sampler.FirstOrderConfig: ("data", "noise"),
@@ -189,8 +189,8 @@ def _target_on_path(composition: Composition) -> str | None:
 def _told_at_the_source(composition: Composition) -> str | None:
     if _steepness(composition, 0.0) > STEEPEST:
         return (
-            "at t = 0, where samples begin, there is nothing of the data in the state, and this tells the source "
-            "alone: what a network errs by grows a thousandfold in the velocity"
+            "at t = 0, where samples begin, the state holds nothing of the data, and this predicts the source alone: "
+            "an error of the network grows a thousandfold in the velocity"
         )
     return None
 
@@ -223,7 +223,7 @@ def _followed_quantities(composition: Composition) -> str | None:
 def _told_at_the_data(composition: Composition) -> str | None:
     if asks_at_the_data(composition.sampler) and _steepness(composition, 1.0) > STEEPEST:
         return (
-            "it asks for the velocity at t = 1, where nothing of the source is in the state, and this tells data alone"
+            "it asks for the velocity at t = 1, where the state holds nothing of the source, and this predicts the data"
         )
     return None
 
