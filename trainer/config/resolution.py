@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 import trainer.data
 import trainer.flow.path
@@ -58,7 +58,11 @@ def with_unresolved(error: ValidationError, unresolved: Mapping[Place, str]) -> 
     if not unresolved:
         return error
     others = [
-        InitErrorDetails(type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {}))
+        InitErrorDetails(
+            type=PydanticCustomError(detail["type"], detail["msg"], detail.get("ctx")),  # pyright: ignore[reportArgumentType]  any text
+            loc=detail["loc"],
+            input=detail["input"],
+        )
         for detail in error.errors()
         if not any(detail["loc"][: len(place)] == place for place in unresolved)
     ]
