@@ -203,8 +203,8 @@ def whole_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
     whole: dict[str, Tensor] = {}
     by_file: dict[str, list[tuple[str, Chunk]]] = defaultdict(list)
     for name, (shape, chunks) in read_index(folder).items():
-        parameter, _, found = name.rpartition(":")
-        if found == kind:
+        parameter, _, own_kind = name.rpartition(":")
+        if own_kind == kind:
             whole[parameter] = torch.empty(shape)
             for chunk in chunks:
                 by_file[chunk[2]].append((parameter, chunk))

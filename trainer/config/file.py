@@ -59,8 +59,8 @@ def read_document(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise FileError(path, "document", f"holds an impossible date ({error})", "quote it") from error
     if not isinstance(document, dict):
-        found = "is empty" if document is None else f"is a {type(document).__name__}"
-        raise FileError(path, "document", found, "write sections such as run, model, optim")
+        problem = "is empty" if document is None else f"is a {type(document).__name__}"
+        raise FileError(path, "document", problem, "write sections such as run, model, optim")
     return document
 
 

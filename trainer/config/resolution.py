@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 import trainer.data
 import trainer.flow.path
@@ -56,8 +56,14 @@ def with_unresolved(error: ValidationError, unresolved: Mapping[Place, str]) -> 
         error: what the validation of the document raised.
         unresolved: of its resolution; these complaints come behind all others.
     """
+    if not unresolved:
+        return error
     others = [
-        InitErrorDetails(type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {}))
+        InitErrorDetails(
+            type=PydanticCustomError(detail["type"], detail["msg"], detail.get("ctx")),  # pyright: ignore[reportArgumentType]  any text
+            loc=detail["loc"],
+            input=detail["input"],
+        )
         for detail in error.errors()
         if not any(detail["loc"][: len(place)] == place for place in unresolved)
     ]
@@ -65,7 +71,7 @@ def with_unresolved(error: ValidationError, unresolved: Mapping[Place, str]) -> 
         InitErrorDetails(type="value_error", loc=place, input=None, ctx={"error": ValueError(reason)})
         for place, reason in unresolved.items()
     ]
-    return ValidationError.from_exception_data(error.title, [*others, *causes])
+    return ValidationError.from_exception_data(error.title, [*others, *causes]).with_traceback(error.__traceback__)
 
 
 def _by_kind(union: Any) -> dict[str, type[BaseModel]]:
