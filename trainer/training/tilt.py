@@ -90,10 +90,10 @@ def tilts(
         ranks: as in `tilt`.
 
     Returns:
-        By the names; nothing without weights.
+        By the names; nothing without weights or without points.
     """
     given = [values for values in weights if values is not None]
-    if not given:
+    if not given or not weighted:
         return {}
     return {name: tilt([points[name] for points in weighted], given, ranks) for name in weighted[0]}
 

@@ -59,7 +59,7 @@ def settings_class(path: Any) -> type[NetworkConfig]:
         remedy = "write it as a classmethod that takes a trainer.model.network.NetworkSpec"
         raise ValueError(f"class: {path} lacks build; {remedy}")
 
-    class OwnNetworkConfig(settings, frozen=True):
+    class OwnNetworkConfig(settings):
         """Settings that are written out with the class that they are of."""
 
         @property

@@ -105,7 +105,7 @@ def floor(run_dir: Path, spec: MeasurementSpec, measure: str) -> list[float]:
     """
     with opened(run_dir, spec.data) as flow:
         real, _ = real_examples(flow.config, flow.parts.space)
-    found = []
+    distances = []
     for seed in range(FLOOR_DRAWS):
         one, other = parted(real.numpy(), spec.num, seed=seed)
         if measure == "frechet_distance":
