@@ -108,18 +108,20 @@ def figures(tilts: Mapping[str, Tilt]) -> dict[str, float]:
 
 
 def cautions(tilts: Mapping[str, Tilt]) -> dict[str, str]:
-    """A line about each large tilt, by the name of a figure that is about it.
+    """One line about the first large tilt, under the name ``tilt``; none if no tilt is large.
 
     Args:
         tilts: by the names of what is weighted.
     """
-    return {
-        f"{name}_mean_tilt": f"the weights of the pairs move the mean of the {name} by {each.mean:.2f} of a standard "
-        f"deviation and change its variance by {each.variance:+.0%} ({name}_mean_tilt, {name}_variance_tilt), and the "
-        "network learns this distribution; a larger epsilon, share or marginal_weight of flow.coupling moves it less"
-        for name, each in tilts.items()
-        if each.large
-    }
+    for name, each in tilts.items():
+        if each.large:
+            return {
+                "tilt": f"the weights of the pairs move the mean of the {name} by {each.mean:.2f} of a standard deviation "
+                f"and change its variance by {each.variance:+.0%} ({name}_mean_tilt, {name}_variance_tilt), and the "
+                "network learns this distribution; a larger epsilon, share or marginal_weight of flow.coupling moves "
+                "it less"
+            }
+    return {}
 
 
 def _summed(values: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
