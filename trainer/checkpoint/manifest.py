@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 
 FORMAT = "flowfabric.checkpoint/2"
@@ -60,7 +61,7 @@ class Manifest:
         """
         path = folder / NAME
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parse_json(path.read_text(encoding="utf-8"))
             if document["format"] != FORMAT:
                 raise FileError(path, "format", f"is {document['format']}, and this version reads {FORMAT}", REMEDY)
             if document.pop("sha256") != _digest(document):

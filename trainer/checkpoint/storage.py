@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 from trainer.checkpoint.manifest import REMEDY
 
@@ -173,7 +174,7 @@ def read_index(folder: Path) -> dict[str, tuple[tuple[int, ...], list[Chunk]]]:
     """
     path = folder / INDEX
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']}, not {FORMAT}")
         return {

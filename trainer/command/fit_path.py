@@ -50,9 +50,9 @@ def _run(options: argparse.Namespace) -> int:
     try:
         request = FitRequest.model_validate(settings)
     except ValidationError as error:
-        field, reason = first_complaint(error, settings)
-        remedy = "" if "; " in reason else "; correct the value"
-        raise ValueError(f"--{field.replace('_', '-')}: {reason}{remedy}") from error
+        complaint = first_complaint(error, settings)
+        remedy = complaint.remedy or "correct the value"
+        raise ValueError(f"--{complaint.field.replace('_', '-')}: {complaint.problem}; {remedy}") from error
     return run(validated(options.config, without_path(document)), request, options.out)
 
 

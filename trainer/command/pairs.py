@@ -44,10 +44,10 @@ def _run(options: argparse.Namespace) -> int:
     except yaml.YAMLError as error:
         raise ValueError(f"--sampler: {options.sampler} is not YAML; write {{kind: heun, steps: 50}}") from error
     except ValidationError as error:
-        field, reason = first_complaint(error, document, PairsRequest)
-        option, _, inner = field.replace("_", "-").replace("num", "num-pairs").partition(".")
-        remedy = "" if "; " in reason else "; correct the value"
-        raise ValueError(f"--{option}{inner and f' ({inner})'}: {reason}{remedy}") from error
+        found = first_complaint(error, document, PairsRequest)
+        option, _, inner = found.field.replace("_", "-").replace("num", "num-pairs").partition(".")
+        remedy = found.remedy or "correct the value"
+        raise ValueError(f"--{option}{inner and f' ({inner})'}: {found.problem}; {remedy}") from error
     return run(request, options.out)
 
 

@@ -116,10 +116,10 @@ def cautions(tilts: Mapping[str, Tilt]) -> dict[str, str]:
     for name, each in tilts.items():
         if each.large:
             return {
-                "tilt": f"the weights of the pairs move the mean of the {name} by {each.mean:.2f} of a standard deviation "
-                f"and change its variance by {each.variance:+.0%} ({name}_mean_tilt, {name}_variance_tilt), and the "
-                "network learns this distribution; a larger epsilon, share or marginal_weight of flow.coupling moves "
-                "it less"
+                "tilt": f"the weights of the pairs move the mean of the {name} by {each.mean:.2f} of a standard "
+                f"deviation and change its variance by {each.variance:+.0%} ({name}_mean_tilt, {name}_variance_tilt), "
+                "and the network learns this distribution; a larger epsilon, share or marginal_weight of "
+                "flow.coupling moves it less"
             }
     return {}
 

@@ -30,9 +30,10 @@ def own_settings(document: dict[str, Any]) -> NetworkConfig:
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        field, reason = first_complaint(error, settings, model)
-        head = f"class: {path} refuses its settings, " if field == "document" else f"{field}: "
-        raise ValueError(f"{head}{reason}") from error
+        complaint = first_complaint(error, settings, model)
+        at_all = complaint.field == "document"
+        head = f"class: {path} refuses its settings, " if at_all else f"{complaint.field}: "
+        raise ValueError(f"{head}{complaint.reason}") from error
 
 
 @lru_cache

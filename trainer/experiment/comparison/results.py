@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 
 FORMAT = "flowfabric.comparison/1"
@@ -156,7 +157,7 @@ class Comparison:
         """
         remedy = "write it with python -m trainer compare"
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
             raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
