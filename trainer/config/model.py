@@ -29,7 +29,7 @@ def network_settings(written: Any) -> type[NetworkConfig]:
     if isinstance(written, dict) and "class" in written:
         try:
             return settings_class(written["class"])
-        except (TypeError, ValueError):  # the validation of the section says what is wrong
+        except ValueError:  # the validation of the section says what is wrong
             return DiTConfig
     kind = written.get("kind") if isinstance(written, dict) else None
     listed = (one for one in sections_in(AnyNetworkConfig) if issubclass(one, NetworkConfig))

@@ -36,7 +36,6 @@ def own_settings(document: dict[str, Any]) -> NetworkConfig:
         raise ValueError(f"{head}{complaint.reason}") from error
 
 
-@lru_cache
 def settings_class(path: Any) -> type[NetworkConfig]:
     """The class of the settings of a network.
 
@@ -48,6 +47,11 @@ def settings_class(path: Any) -> type[NetworkConfig]:
     """
     if not isinstance(path, str):
         raise ValueError(f"class: {path!r} names no class; write module:Class")
+    return _settings_class(path)
+
+
+@lru_cache
+def _settings_class(path: str) -> type[NetworkConfig]:
     try:
         network = imported_class(path)
     except ValueError as error:
