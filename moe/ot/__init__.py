@@ -1,7 +1,7 @@
 """Optimal transport: balanced, unbalanced, partial, quadratic, sparsity-constrained and sliced."""
 
 from moe.ot.conjugate import Projection, project_rows
-from moe.ot.costs import cosine, euclidean, negative_log_probabilities, negative_logits, squared_euclidean
+from moe.ot.costs import cosine, euclidean, negative_log_probabilities, negative_logits, spread, squared_euclidean
 from moe.ot.divergence import monge_gap, sinkhorn_divergence
 from moe.ot.exact import exact, partial
 from moe.ot.problem import Plan
@@ -34,6 +34,7 @@ __all__ = [
     "sinkhorn_divergence",
     "sliced_wasserstein",
     "sparsity_constrained",
+    "spread",
     "squared_euclidean",
     "wasserstein_1d",
     "without_slack",

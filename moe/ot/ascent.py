@@ -13,6 +13,7 @@ _HISTORY = 10
 _SUFFICIENT = 1e-4
 _SHORTEST, _LONGEST = 0.1, 0.5
 _TIMES_SHORTENED = 20
+_AS_HIGH = 1e-4
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -22,7 +23,7 @@ class Ascent:
     """Where the climb ended.
 
     Attributes:
-        point: the best point of each problem, [P, D].
+        point: the last accepted point of each problem, or its accepted point of least error, [P, D].
         value: its values, [P].
         gradient: its gradients, [P, D].
         iterations: accepted steps, [P].
@@ -46,6 +47,7 @@ def ascend(
     optimal: Callable[[Tensor], Tensor],
     max_iterations: int,
     max_evaluations: int,
+    error: Callable[[Tensor], Tensor] | None = None,
 ) -> Ascent:
     """Climb P concave functions in lockstep, each with its own curvature, step length and end.
 
@@ -60,6 +62,9 @@ def ascend(
         optimal: whether a gradient [P, D] is small enough, bool [P].
         max_iterations: accepted steps at most.
         max_evaluations: evaluations at most, at least 1.
+        error: of a gradient [P, D], [P]. Where the peak is a kink, gradients grow again on the way to it: a climb that
+            does not converge then ends, of the accepted points that are within 1e-4 of its whole rise of the last, at
+            the one of least error. None: at the last.
 
     Returns:
         The end points.
@@ -78,6 +83,7 @@ def ascend(
     slack = 16 * torch.finfo(value.dtype).eps
     shortened = torch.zeros_like(iterations)
     evaluations = 1
+    least = _Least(point, value, gradient, error) if error is not None else None
     while evaluations < max_evaluations and not done.all():
         trial = torch.where(done[:, None], point, point + step[:, None] * direction)
         trial_value, trial_gradient = evaluate(trial)
@@ -98,7 +104,28 @@ def ascend(
         shortened = torch.where(accepted, 0, shortened + 1)
         converged = optimal(gradient)
         done = done | converged | (iterations >= max_iterations) | (shortened >= _TIMES_SHORTENED)
+        if least is not None:
+            least.see(point, value, gradient)
+    if least is not None:
+        point, value, gradient = least.point, least.value, least.gradient
     return Ascent(point, value, gradient, iterations, evaluations, converged)
+
+
+class _Least:
+    """The point of least error among the highest that each problem has come by."""
+
+    def __init__(self, point: Tensor, value: Tensor, gradient: Tensor, error: Callable[[Tensor], Tensor]) -> None:
+        self.point, self.value, self.gradient = point, value, gradient
+        self._error, self._least, self._lowest = error, error(gradient), value
+
+    def see(self, point: Tensor, value: Tensor, gradient: Tensor) -> None:
+        """Takes the points that are no worse or much higher."""
+        error = self._error(gradient)
+        better = (error <= self._least) | (value - self.value > _AS_HIGH * (value - self._lowest))
+        self._least = torch.where(better, error, self._least)
+        self.point = torch.where(better[:, None], point, self.point)
+        self.value = torch.where(better, value, self.value)
+        self.gradient = torch.where(better[:, None], gradient, self.gradient)
 
 
 class _Memory:

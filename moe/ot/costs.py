@@ -60,6 +60,22 @@ def negative_log_probabilities(logits_NM: Tensor) -> Tensor:
     return -logits_NM.log_softmax(-1)
 
 
+def spread(cost_NM: Tensor) -> Tensor:
+    """The scale of a cost that a plan between fixed sums can feel.
+
+    What is added to all costs of a row or of a column does not change such a plan, so that neither the mean of the
+    costs nor points of different lengths count: only the differences that are left without both.
+
+    Args:
+        cost_NM: [..., N, M].
+
+    Returns:
+        Standard deviation of the costs less the means of their rows and columns, at least 0, [...].
+    """
+    rest = cost_NM - cost_NM.mean(-1, keepdim=True)
+    return (rest - rest.mean(-2, keepdim=True)).square().mean((-2, -1)).sqrt()
+
+
 def negative_logits(logits_NM: Tensor) -> Tensor:
     """Minus the logits over their standard deviation, so that one gamma or epsilon serves a whole training.
 

@@ -6,6 +6,7 @@ Shape suffixes: N and M points, D width.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moe.ot.costs import squared_euclidean
@@ -25,7 +26,10 @@ def sinkhorn_divergence(
     cost: Cost = squared_euclidean,
     **options: Any,
 ) -> Tensor:
-    """Entropic transport between two samples, less the mean of that within each: 0 where they agree.
+    """Entropic transport between two samples, less the mean of that within each: at least 0, 0 where they agree.
+
+    Masses of unequal sums, which only unbalanced transport takes, add epsilon/2 times their squared difference; without
+    it the divergence of such samples would become negative.
 
     Args:
         x: points, [..., N, D].
@@ -39,8 +43,8 @@ def sinkhorn_divergence(
     Returns:
         [...], differentiable in points and masses.
 
-    Source: Feydy et al., "Interpolating between optimal transport and MMD using Sinkhorn divergences", 2019,
-    equation 3.
+    Source: Séjourné et al., "Sinkhorn divergences for unbalanced optimal transport", 2019, definition 8; for equal
+    masses Feydy et al., "Interpolating between optimal transport and MMD using Sinkhorn divergences", 2019, equation 3.
     """
     a = x.new_full(x.shape[:-1], 1 / x.shape[-2]) if a is None else a
     b = y.new_full(y.shape[:-1], 1 / y.shape[-2]) if b is None else b
@@ -48,7 +52,11 @@ def sinkhorn_divergence(
         sinkhorn(cost(left, right), left_mass, right_mass, epsilon=epsilon, **options).value
         for left, right, left_mass, right_mass in ((x, y, a, b), (x, x, a, a), (y, y, b, b))
     )
-    return across - (within_x + within_y) / 2
+    # The entropy is relative to the product of what the reference has in each sample.
+    uniform = options.get("reference") == "uniform"
+    reference_x, reference_y = (torch.ones_like(mass) if uniform else mass for mass in (a, b))
+    excess = reference_x.sum(-1) - reference_y.sum(-1)
+    return across - (within_x + within_y) / 2 + epsilon / 2 * excess.square()
 
 
 def monge_gap(x: Tensor, mapped: Tensor, *, cost: Cost = squared_euclidean) -> Tensor:

@@ -75,6 +75,7 @@ def dual(
             first,
             scale=torch.full_like(a[:, 0], gamma),
             optimal=lambda gradient: error(gradient) <= tolerance,
+            error=error,
             max_iterations=max_evaluations,
             max_evaluations=max_evaluations,
         )

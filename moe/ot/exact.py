@@ -74,13 +74,13 @@ def partial(cost: Tensor, a: Tensor, b: Tensor, *, mass: float | Tensor) -> Plan
         cost: [..., N, M].
         a: [..., N].
         b: [..., M].
-        mass: at most the sums of a and of b, one for all or [...].
+        mass: 0 to the sums of a and of b, one for all or [...].
 
     Returns:
         A dense plan, as from `exact`.
 
     Raises:
-        ValueError: shapes that do not fit, or more mass than a or b hold.
+        ValueError: shapes that do not fit, a mass below 0, or more than a or b hold.
     """
     return without_slack(exact(*partial_problem(cost, a, b, mass=mass)), cost.shape)
 

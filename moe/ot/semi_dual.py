@@ -28,6 +28,7 @@ def semi_dual(
     max_evaluations: int = 1000,
     reduce: Reduce | None = None,
     columns: Tensor | None = None,
+    keep_least_error: bool = False,
 ) -> Plan:
     """Maximise be.b - sum_i max_t (<t, be - c_i> - gamma/2 |t|^2), t on the a_i-simplex with at most k entries.
 
@@ -47,6 +48,7 @@ def semi_dual(
         reduce: sums [conjugates, load], [P, 1 + M], over ranks.
         columns: the columns that each row looks at during the ascent, [P, N, W], filled up with -1; all if None.
             The plan that ends it looks at all.
+        keep_least_error: where the tolerance is not reached, end with the prices of least error, not with the last.
 
     Returns:
         A plan by rows.
@@ -70,8 +72,11 @@ def semi_dual(
             sums = reduce(sums)
         return (be * fixed_b).sum(-1) - sums[:, 0], fixed_b - sums[:, 1:]
 
+    def error(gradient: Tensor) -> Tensor:
+        return relative_error(gradient, fixed_b)
+
     def optimal(gradient: Tensor) -> Tensor:
-        return relative_error(gradient, fixed_b) <= tolerance
+        return error(gradient) <= tolerance
 
     if start is None:
         start = torch.zeros_like(fixed_b)
@@ -87,6 +92,7 @@ def semi_dual(
             optimal=optimal,
             max_iterations=max_iterations,
             max_evaluations=max_evaluations,
+            error=error if keep_least_error else None,
         )
     rows = project_rows(end.point[:, None] - cost, a, k=k, gamma=gamma)
     value, gradient = end.value, end.gradient
@@ -98,7 +104,7 @@ def semi_dual(
         values=rows.values.reshape(*leading, num_rows, -1),
         potentials=(-rows.threshold.reshape(*leading, num_rows), end.point.reshape(*leading, num_columns)),
         value=value.reshape(leading),
-        marginal_error=relative_error(gradient, fixed_b).reshape(leading),
+        marginal_error=error(gradient).reshape(leading),
         iterations=int(end.iterations.max()),
         evaluations=end.evaluations,
         converged=optimal(gradient).reshape(leading),

@@ -61,7 +61,7 @@ def sinkhorn(
     """
     a, b = check_masses(cost, a, b)
     if not epsilon > 0:
-        raise ValueError(f"epsilon: not positive ({epsilon}); give about 0.05 of the mean cost")
+        raise ValueError(f"epsilon: not positive ({epsilon}); give about 0.15 of the spread of the costs")
     if gradient not in ("envelope", "unrolled") or reference not in ("product", "uniform"):
         raise ValueError(f"gradient, reference: unknown ({gradient}, {reference}); see the documentation of sinkhorn")
     rows = _Side(a, _weight("row_weight", row_weight, a), reference, epsilon)

@@ -33,19 +33,21 @@ def partial_problem(cost: Tensor, a: Tensor, b: Tensor, *, mass: float | Tensor)
         cost: [..., N, M].
         a: [..., N].
         b: [..., M].
-        mass: at most the sums of a and of b, one for all or [...].
+        mass: 0 to the sums of a and of b, one for all or [...].
 
     Returns:
         A balanced problem with a dummy row and a dummy column, [..., N + 1, M + 1]; see `without_slack`.
 
     Raises:
-        ValueError: more mass than a or b hold.
+        ValueError: a mass below 0, or more than a or b hold.
 
     Source: Chapel, Alaya, Gasso, "Partial optimal transport with applications on positive-unlabeled learning", 2020,
     proposition 1.
     """
     a, b = check_masses(cost, a, b)
     mass = torch.as_tensor(mass, dtype=cost.dtype, device=cost.device)
+    if not (mass >= 0).all():
+        raise ValueError(f"mass: not at least 0 ({float(mass.min()):.6g}); give a part of what the rows hold")
     left_a, left_b = a.sum(-1) - mass, b.sum(-1) - mass
     _require("mass", torch.minimum(left_a, left_b), a.sum(-1), "more than the rows or the columns hold; lower it")
     return _pad(cost, a, b, row=left_b, column=left_a, drop=0.0, corner=torch.inf)

@@ -35,7 +35,8 @@ def sparsity_constrained(
     """Solve the dual of min <T, C> + gamma/2 |T|^2 over plans T with at most k entries in each line of one axis.
 
     The problem is not convex and may have a duality gap: where gamma asks for more spread than k allows, the plan
-    misses its marginals however long one climbs, and `marginal_error` says by how much. With one entry a line the
+    misses its marginals however long one climbs, and `marginal_error` says by how much; "dual" and "semi_dual" then
+    give the plan of least error that they came by. With one entry a line the
     value is that of exact transport plus gamma/2 |b|^2; with all entries it is that of `quadratic`.
 
     Args:
@@ -49,7 +50,7 @@ def sparsity_constrained(
             "two_stage" is the semi-dual for rows, and for columns `expert_potentials`, then `fill_capacity`.
         warm_start: `potentials` of an earlier plan.
         tolerance: largest violation of a row or column sum, over the side's mean mass, to stop at.
-        max_evaluations: evaluations at most.
+        max_evaluations: evaluations at most, of both stages together; the second has one at least.
         capacity_iterations: steps of the second of two stages.
         candidates: columns that a row may spread over while columns are priced ("two_stage"); more than k makes a
             small k smooth, the plan is then cut to k. By default k for rows, 8 for columns.
@@ -69,7 +70,9 @@ def sparsity_constrained(
     if method == "two_stage" and axis == "columns":
         spread = min(candidates or _CANDIDATES, cost.shape[-1])
         plan = expert_potentials(cost, a, b, k=spread, gamma=gamma, warm_start=column_start, **limits)
-        return fill_capacity(cost, plan, k=k, gamma=gamma, b=b, iterations=capacity_iterations)
+        left = max(1, min(4 * capacity_iterations, max_evaluations - plan.evaluations))
+        cut = {"tolerance": tolerance, "max_evaluations": left, "iterations": capacity_iterations}
+        return fill_capacity(cost, plan, k=k, gamma=gamma, b=b, **cut)
     if method == "two_stage" and candidates is not None and candidates > k:
         wide = expert_potentials(cost, a, b, k=candidates, gamma=gamma, warm_start=column_start, **limits)
         plan = semi_dual(cost, a, b, k=k, gamma=gamma, start=wide.potentials[1], tolerance=tolerance, max_evaluations=1)
@@ -81,4 +84,4 @@ def sparsity_constrained(
         ).transposed()
     if method == "dual":
         return dual(cost, a, b, k=k, gamma=gamma, start=warm_start, **limits)
-    return semi_dual(cost, a, b, k=k, gamma=gamma, start=column_start, **limits)
+    return semi_dual(cost, a, b, k=k, gamma=gamma, start=column_start, keep_least_error=True, **limits)

@@ -67,7 +67,15 @@ def expert_potentials(
 
 
 def fill_capacity(
-    cost: Tensor, plan: Plan, *, k: int, gamma: float, b: Tensor | None = None, iterations: int = 3
+    cost: Tensor,
+    plan: Plan,
+    *,
+    k: int,
+    gamma: float,
+    b: Tensor | None = None,
+    iterations: int = 3,
+    tolerance: float = 1e-2,
+    max_evaluations: int | None = None,
 ) -> Plan:
     """Cut a balanced plan to at most k tokens an expert, and let the tokens that lost their place find another.
 
@@ -83,9 +91,12 @@ def fill_capacity(
         b: mass of each expert, [..., M]. By default the plan's loads, where more than the heaviest token in every slot
             goes to the experts that have room.
         iterations: steps of the capacity problem; 3 are enough with a fifth of the slots to spare, 10 with none.
+        tolerance: largest violation of a token's mass, over the mean mass, to stop at and to call converged.
+        max_evaluations: evaluations of the capacity problem at most, at least 1; None: 4 an iteration.
 
     Returns:
-        A plan by columns: indices and values [..., M, K], empty slots have the value 0.
+        A plan by columns: indices and values [..., M, K], empty slots have the value 0. `converged` says of a problem
+        that was not cut what its `plan` says.
 
     Raises:
         ValueError: k out of range, or more mass than slots.
@@ -115,7 +126,8 @@ def fill_capacity(
         gamma=gamma,
         start=_below_padding(al, a, b, cost_PNM, gamma),
         max_iterations=iterations,
-        max_evaluations=4 * iterations,
+        tolerance=tolerance,
+        max_evaluations=4 * iterations if max_evaluations is None else max_evaluations,
         columns=_candidates(jittered_PNM.detach(), plan, chosen, k),
     ).transposed()
     fitting = cut if len(chosen) == len(overfull) else _by_columns(plan, k)

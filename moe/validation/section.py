@@ -41,6 +41,8 @@ def sections_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[typ
 def with_kinds(model: type[BaseModel], document: Any) -> Any:
     """A document in which sections without a kind have that of their default, and what the default sets besides.
 
+    A section that names a class has no kind, see `moe.validation.own_class`.
+
     Args:
         model: what the document is.
         document: what was read.
@@ -56,7 +58,7 @@ def with_kinds(model: type[BaseModel], document: Any) -> Any:
 
 
 def _with_kind(annotation: Any, default: Any, value: Any) -> Any:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "class" in value:
         return value
     if "kind" not in value and isinstance(default, BaseModel) and kind_of(type(default)) is not None:
         value = {"kind": kind_of(type(default)), **default.model_dump(exclude_unset=True), **value}

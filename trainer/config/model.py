@@ -10,6 +10,7 @@ from trainer.config.network.blockwise import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.config.network.dit import DiTConfig
 from trainer.config.network.gpt import GPTConfig
 from trainer.config.network.mlp import MLPConfig
+from trainer.config.network.own import own_settings, settings_class
 from trainer.config.network.protocol import REQUIRED, NetworkConfig
 
 AnyNetworkConfig = DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig | BlockwiseConfig | BlockwiseMLPConfig
@@ -21,9 +22,15 @@ def network_settings(written: Any) -> type[NetworkConfig]:
 
     Args:
         written: the section, or settings; where it has no kind, or none that exists, it is read as that of a dit.
+            A class of a user's has settings of its own.
     """
     if isinstance(written, NetworkConfig):
         return type(written)
+    if isinstance(written, dict) and "class" in written:
+        try:
+            return settings_class(written["class"])
+        except (TypeError, ValueError):  # the validation of the section says what is wrong
+            return DiTConfig
     kind = written.get("kind") if isinstance(written, dict) else None
     listed = (one for one in sections_in(AnyNetworkConfig) if issubclass(one, NetworkConfig))
     return next((one for one in listed if kind_of(one) == kind), DiTConfig)
@@ -39,6 +46,8 @@ def listed_or_own(value: Any, read: ValidatorFunctionWrapHandler) -> NetworkConf
     Raises:
         ValueError: settings that are not in the list lack something.
     """
+    if isinstance(value, dict) and "class" in value:
+        value = own_settings(value)
     if not isinstance(value, NetworkConfig) or isinstance(value, AnyNetworkConfig):
         return read(value)
     required = REQUIRED if value.flowless else (*REQUIRED, "label_dropout")

@@ -11,6 +11,7 @@ from pydantic_core import InitErrorDetails
 
 import trainer.data
 import trainer.flow.path
+from moe.validation.own_class import OwnClass
 from trainer.config.run import FLOWLESS, with_fitting_kinds
 from trainer.data.latents import LatentsConfig, latents_of
 
@@ -69,7 +70,8 @@ def with_unresolved(error: ValidationError, unresolved: Mapping[Place, str]) -> 
 
 def _by_kind(union: Any) -> dict[str, type[BaseModel]]:
     """The members of a union by their kind."""
-    return {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(union)}
+    kinds = (section for section in get_args(union) if not issubclass(section, OwnClass))
+    return {get_args(section.model_fields["kind"].annotation)[0]: section for section in kinds}
 
 
 PLACES: dict[Place, dict[str, type[BaseModel]]] = {

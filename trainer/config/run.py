@@ -15,6 +15,7 @@ import trainer.flow.sampler
 import trainer.flow.target
 import trainer.flow.time
 from moe.config import MoEConfig
+from moe.validation.own_class import OwnClass
 from moe.validation.section import Section, kind_of, sections_in
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
@@ -135,11 +136,11 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
     fitting = {"data": settings.data_kinds, "sample": settings.sample_kinds, "task": settings.task_kinds}
     filled = {**{name: {} for name in fitting}, **document}
     for name, fitting_kinds in {"model": (kind,), **fitting}.items():
-        if isinstance(filled.get(name), dict):
+        if isinstance(filled.get(name), dict) and "class" not in filled[name]:
             filled[name] = {"kind": fitting_kinds[0], **filled[name]}
     if settings.flowless is None:
         flow = filled.get("flow") or {}
-        if isinstance(flow, dict) and isinstance(flow.get("source"), dict):
+        if isinstance(flow, dict) and isinstance(flow.get("source"), dict) and "class" not in flow["source"]:
             flow = {**flow, "source": {"kind": fitting["data"][0], **flow["source"]}}
         filled["flow"] = flow
     return filled
@@ -182,7 +183,7 @@ class RunConfig(Section):
             ("sample", self.sample.kind, self.model.sample_kinds),
             ("task", self.task.kind, self.model.task_kinds),
         ):
-            if chosen not in fitting:
+            if chosen not in fitting and not isinstance(getattr(self, name), OwnClass):
                 raise ValueError(
                     f"{name}.kind: {chosen} is not for a {self.model.kind} model; use {' or '.join(fitting)}"
                 )

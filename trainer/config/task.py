@@ -1,9 +1,8 @@
 """The section that names what a run learns."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, OwnClass
 from moe.validation.section import Section
 
 
@@ -25,5 +24,12 @@ class ReconstructionTaskConfig(Section):
     kind: Literal["reconstruction"] = "reconstruction"
 
 
-AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig
-TaskConfig = Annotated[AnyTaskConfig, Field(discriminator="kind")]
+class OwnTask(OwnClass, frozen=True):
+    """A class that extends `trainer.task.Task`; its constructor may take ``run``, the configuration of the run."""
+
+    protocol: ClassVar[str] = "trainer.task.Task"
+    passed: ClassVar[tuple[str, ...]] = ("run",)
+
+
+AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | OwnTask
+TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]

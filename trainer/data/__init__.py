@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
 from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.loader import Loader, accumulation_steps
+from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
 from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples
 from trainer.data.python_source import PythonSource, PythonSourceConfig
@@ -18,12 +18,12 @@ from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
 from trainer.data.toy import Toy, ToyConfig
 
-AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig | ShardsConfig | ToyConfig
-Config = Annotated[AnyConfig, Field(discriminator="kind")]
+AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig | ShardsConfig | ToyConfig | OwnDataset
+Config = Annotated[AnyConfig, KindOrClass()]
 
 
 def build(config: AnyConfig, source: AnyConfig | None = None) -> Dataset:
-    """Opens the data set that `config.kind` names.
+    """Opens the data set that `config.kind` or `config.class` names.
 
     Args:
         config: which.
@@ -47,6 +47,8 @@ def build(config: AnyConfig, source: AnyConfig | None = None) -> Dataset:
             return Shards(config)
         case ToyConfig():
             return Toy(config)
+        case OwnDataset():
+            return build_own(config)
 
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "ImageFolder",
     "ImageFolderConfig",
     "Loader",
+    "OwnDataset",
     "PairIndex",
     "PairsConfig",
     "PairsOfPoints",

@@ -1,4 +1,4 @@
-"""What a network is told beside the state and the time."""
+"""The input of a network besides the state and the time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """Conditions of a batch; a field that a run has no use for is None.
+    """Conditions of a batch; fields that a run does not use are None.
 
     Attributes:
-        label: int64 [B] classes; one more than there are stands for none.
-        context: [B, C', *rest] values that a network reads beside the state, where the state is [B, C, *rest].
-        segment: of time that the whole batch is in, where a sampler knows it; None: the times tell.
+        label: int64 [B] classes; the number of classes stands for no class.
+        context: [B, C', *rest] values that a network reads together with the state [B, C, *rest].
+        segment: number of the segment of time that the whole batch is in, if a sampler sets it; None: the times decide.
     """
 
     label: Tensor | None = None
@@ -32,7 +32,7 @@ class Condition:
         return self._each(lambda value: value.to(device))
 
     def beside(self, other: Condition) -> Condition:
-        """These conditions followed by `other`'s, which has the same fields."""
+        """These conditions followed by those of `other`, which uses the same fields."""
         return Condition(_joined(self.label, other.label), _joined(self.context, other.context), self.segment)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:

@@ -1,4 +1,4 @@
-"""What may be asked of a network that makes features of a state before it predicts, beside the prediction alone."""
+"""Questions to a network that computes features of a state before its prediction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class WithFeatures:
-    """Asks for the prediction and the features it was made with, [B, N, D]."""
+    """Requests the prediction and the features that it was computed from, [B, N, D]."""
 
 
 @dataclass(frozen=True)
 class WithProjection:
-    """Asks for the prediction and for what the features say of a teacher's, [B, N, F]."""
+    """Requests the prediction and the projection of the features onto those of a teacher, [B, N, F]."""
 
 
 @dataclass(frozen=True)
 class Onward:
-    """Asks for a prediction made with features that are approximated from those of an earlier state.
+    """Requests a prediction from features that are approximated from those of an earlier state.
 
     Attributes:
         features: [B, N, D] of the state at the first time of the segment.
-        share: [B] how much of the segment lies behind, from 0 to 1.
+        share: [B] elapsed share of the segment, from 0 to 1.
     """
 
     features: Tensor
@@ -31,13 +31,13 @@ class Onward:
 
 @dataclass(frozen=True)
 class Approximation:
-    """Asks for features that are approximated from those at the starts of segments, and the true ones, [B, N, D] each.
+    """Requests features that are approximated from those at the starts of segments, and the true ones, [B, N, D] each.
 
     Attributes:
-        states_at: from times [B] to states [B, *D] on the same paths.
+        states_at: from times [B] to the states [B, *D] of the same paths.
     """
 
     states_at: Callable[[Tensor], Tensor]
 
 
-Asked = WithFeatures | WithProjection | Onward | Approximation
+Question = WithFeatures | WithProjection | Onward | Approximation

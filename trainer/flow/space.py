@@ -1,4 +1,4 @@
-"""Where the states of a flow live, seen from the examples of a data set."""
+"""The space of the states of a flow, and its relation to the examples of a data set."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 class Space(Protocol):
-    """From examples to the states that a flow learns to draw, and from those to what a person looks at."""
+    """Encodes examples into the states of a flow, and decodes states into images or points."""
 
     def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
         """The states of examples.
 
         Args:
-            examples: [B, *shape] as the data set gives them.
-            generator: where every draw comes from.
+            examples: [B, *shape] of the data set.
+            generator: of all draws.
 
         Returns:
-            [B, *D] on the device of the examples, of about zero mean and unit variance; nothing has a gradient.
+            [B, *D] on the device of the examples, of about zero mean and unit variance, without gradient.
         """
         ...
 
@@ -28,7 +28,7 @@ class Space(Protocol):
         ...
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Examples as what states are decoded to, so that both can be compared."""
+        """Examples as the decoder returns them, so that they can be compared with decoded states."""
         ...
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trainer.config.model import BlockwiseConfig
 from trainer.flow.condition import Condition
-from trainer.flow.question import Approximation, Asked, Onward, WithFeatures, WithProjection
+from trainer.flow.question import Approximation, Onward, Question, WithFeatures, WithProjection
 from trainer.flow.time.segments import segment_of, share_behind, start_of
 from trainer.model.dit import Block, FeedForward
 from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
@@ -100,33 +100,33 @@ class Blockwise(Network):
         return nn.ModuleList([*self.trunk, *self.own_blocks, *self.residual])
 
     def forward(
-        self, x_t: Tensor, t: Tensor, condition: Condition, asked: Asked | None = None
+        self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Predicts the target quantity, or what else is asked for.
+        """Predicts the target quantity, or what else is question for.
 
         Args:
             x_t: [B, C, H, W] states.
             t: [B] times in [0, 1].
             condition: labels, `null_label` for none, or no labels at all; its context where the network reads one; its
                 segment where all times are known to be of one.
-            asked: what is wanted; None: the prediction alone.
+            question: what to return; None: the prediction alone.
 
         Returns:
-            The prediction, float32 [B, num_fields C, H, W], or what `asked` says.
+            The prediction, float32 [B, num_fields C, H, W], or the answer to `question`.
         """
-        if isinstance(asked, Approximation):
-            return self._approximation(x_t, t, condition, asked)
+        if isinstance(question, Approximation):
+            return self._approximation(x_t, t, condition, question)
         steering_BD, patches_BNP = self._read(x_t, t, condition)
         tokens_BND = self.embed_patches(patches_BNP) + self._positions()
         features_BND = None
-        if isinstance(asked, Onward):
-            change_BND = self._change(self._trunk_tokens(patches_BNP), steering_BD, asked.share)
-            features_BND = asked.features + change_BND
+        if isinstance(question, Onward):
+            change_BND = self._change(self._trunk_tokens(patches_BNP), steering_BD, question.share)
+            features_BND = question.features + change_BND
         elif len(self.trunk):
             features_BND = self._features(self._trunk_tokens(patches_BNP), steering_BD)
         groups = Groups.by_time(t, self.segments) if condition.segment is None else Groups(condition.segment)
         prediction = self._prediction(tokens_BND, steering_BD, features_BND, groups)
-        match asked:
+        match question:
             case WithFeatures():
                 assert features_BND is not None
                 return prediction, features_BND
@@ -177,13 +177,13 @@ class Blockwise(Network):
         return self.grid.images(self.unembed_patches(modulate(tokens_BND, shift, scale)).float())
 
     def _approximation(
-        self, x_t: Tensor, t: Tensor, condition: Condition, asked: Approximation
+        self, x_t: Tensor, t: Tensor, condition: Condition, question: Approximation
     ) -> tuple[Tensor, Tensor]:
         """Approximated and true features; all but the residual network is taken as it is, without gradient."""
         segment = segment_of(t, self.segments)
         t_start, share = start_of(segment, self.segments, t), share_behind(t, segment, self.segments)
         with torch.no_grad():
-            states, times = torch.cat([x_t, asked.states_at(t_start)]), torch.cat([t, t_start])
+            states, times = torch.cat([x_t, question.states_at(t_start)]), torch.cat([t, t_start])
             steering_2BD, patches_2BNP = self._read(states, times, condition.beside(condition))
             tokens_2BND = self._trunk_tokens(patches_2BNP)
             true_BND, start_BND = self._features(tokens_2BND, steering_2BD).chunk(2)

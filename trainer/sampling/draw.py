@@ -12,7 +12,8 @@ from torch import Tensor
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import Split
 from trainer.flow import Condition, sampler
-from trainer.flow.question import Asked
+from trainer.flow.coupling.gather import gathered
+from trainer.flow.question import Question
 from trainer.model.network import Network
 from trainer.sampling.conditioning import Conditioning, conditioning_for
 from trainer.sampling.flow import FlowParts
@@ -81,9 +82,7 @@ class TrainedFlow:
         own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % num
         trajectory = self.follow(condition, own, self.sample.sampler, guidance=guidance, seed=seed, progress=progress)
         states = self.parts.data_of(trajectory.final)
-        shares = [torch.empty_like(states) for _ in range(group.size())]
-        dist.all_gather(shares, states.contiguous(), group=group)
-        return torch.cat(shares)[:num].cpu()
+        return gathered(states, group).flatten(0, 1)[:num].cpu()
 
     @torch.no_grad()
     def follow(
@@ -114,12 +113,12 @@ class TrainedFlow:
         device = self.device
         evaluations = 0
 
-        def counted(x: Tensor, t: Tensor, condition: Condition, *asked: Asked) -> Tensor:
+        def counted(x: Tensor, t: Tensor, condition: Condition, *questions: Question) -> Tensor:
             nonlocal evaluations
             evaluations += 1
             if progress is not None:
                 progress(evaluations)
-            return self.model(x, t, condition, *asked)
+            return self.model(x, t, condition, *questions)
 
         field = self.parts.field(counted, condition.rows(examples).to(device), guidance)
         keys = keys_of(examples, "trajectory", seed=seed)

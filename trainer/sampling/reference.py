@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from moe.files import FileError
+from moe.validation.own_class import OwnClass
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.file import load_config
@@ -102,3 +103,25 @@ class Reference:
         experts = config.model.num_layers * config.moe.num_experts // config.parallel.expert if config.moe else 0
         elements = sum(dense_parameters(config)) + experts * expert_parameters(config)
         return f"reference {self.folder}: {config.model.kind}, {4 * elements / 1e6:,.1f} MB on each rank"
+
+
+def pinned(config: RunConfig) -> RunConfig:
+    """A run whose task names the digests of its references, so that it goes on with the same ones or not at all.
+
+    Args:
+        config: the run.
+
+    Raises:
+        FileError: a reference has no intact checkpoint, or other weights than its section names.
+    """
+    task = config.task
+    section = task.settings if isinstance(task, OwnClass) else task
+    references = {name: value for name, value in section if isinstance(value, ReferenceConfig)}
+    if not references:
+        return config
+    digests = {
+        name: value.model_copy(update={"digest": Reference.of_run(value).digest}) for name, value in references.items()
+    }
+    section = section.model_copy(update=digests)
+    task = task.model_copy(update={"settings": section}) if isinstance(task, OwnClass) else section
+    return config.model_copy(update={"task": task})

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from moe.validation.own_class import build_own
 from trainer.config.run import RunConfig
-from trainer.config.task import FlowTaskConfig, NextTokenTaskConfig, ReconstructionTaskConfig
+from trainer.config.task import FlowTaskConfig, NextTokenTaskConfig, OwnTask, ReconstructionTaskConfig
 from trainer.task.flow import DrawnPoints, FlowTask
 from trainer.task.next_token import NextTokenTask
 from trainer.task.reconstruction import ReconstructionTask
@@ -23,6 +24,8 @@ def build(config: RunConfig) -> Task[Any]:
             return NextTokenTask(config)
         case ReconstructionTaskConfig():
             return ReconstructionTask(config)
+        case OwnTask():
+            return build_own(config.task, run=config)
 
 
 __all__ = ["Drawn", "DrawnPoints", "FlowTask", "Networks", "NextTokenTask", "ReconstructionTask", "Task", "build"]

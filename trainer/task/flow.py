@@ -23,7 +23,7 @@ from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
 from trainer.sampling.trained import compared_with
 from trainer.training.task import Networks, Task
-from trainer.training.weighting import FEW
+from trainer.training.weighting import few_count
 
 
 class DrawnPoints(NamedTuple):
@@ -38,6 +38,11 @@ class DrawnPoints(NamedTuple):
     log_weight: Tensor | None
     sample: PathSample
     condition: Condition
+
+    @property
+    def weighted(self) -> Mapping[str, Tensor]:
+        """See `Drawn`; the ends of the paths."""
+        return {} if self.log_weight is None else {"data": self.sample.x_1, "source": self.sample.x_0}
 
 
 class FlowTask(Task[DrawnPoints]):
@@ -90,13 +95,8 @@ class FlowTask(Task[DrawnPoints]):
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:
         """See `Task.cautions`; weights of which few count make noisy gradients."""
-        share = figures.get("effective_share", 1.0)
-        if share >= FEW:
-            return {}
-        return {
-            "effective_share": f"only {share:.1%} of the pairs count (effective_share); a larger epsilon or "
-            "marginal_weight of flow.coupling weighs them more evenly"
-        }
+        line = few_count(figures.get("effective_share", 1.0))
+        return {} if line is None else {"effective_share": line}
 
     def _condition(self, batch: Batch, generator: torch.Generator) -> Condition:
         return Condition(self._hide_labels(batch.labels, generator), self.parts.context_of(batch.x_1, generator))

@@ -20,6 +20,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.resuming import load_checkpoint
 from trainer.checkpoint.saving import Checkpointer
+from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
@@ -32,6 +33,7 @@ from trainer.distributed.groups import Launch, data_ranks, joined, limit_collect
 from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.distributed.process.watchdog import watchdog
+from trainer.flow.coupling.gather import gathered
 from trainer.model.build import build_model, new_parameters
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.model.weights import initialise_from
@@ -43,11 +45,12 @@ from trainer.observe.speed import Speed
 from trainer.observe.stragglers import OwnWork, Stragglers
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
+from trainer.training import tilt
 from trainer.training.failure import RunFailed
 from trainer.training.generators import micro_batch_generator, seed_dropout
 from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
-from trainer.training.reduction import agree, gathered, mean_terms
+from trainer.training.reduction import agree, mean_terms
 from trainer.training.schedule import learning_rate
 from trainer.training.task import Drawn, Task
 from trainer.training.validation import HeldOut
@@ -111,12 +114,13 @@ def train(
 
 @dataclass(frozen=True)
 class _StepFigures:
-    """What a step leaves: mean loss of its batch, what that is made of in each micro batch, pair weights, norm of the
-    gradient, whether the run is to stop."""
+    """What a step leaves: mean loss of its batch, what that is made of in each micro batch, pair weights and what they
+    weigh, norm of the gradient, whether the run is to stop."""
 
     loss: float
     terms: Sequence[Mapping[str, Tensor]]
     weights: Sequence[Tensor | None]
+    weighted: Sequence[Mapping[str, Tensor]]
     norm: float
     stop: bool
 
@@ -146,6 +150,7 @@ class _Training:
     ) -> None:
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         self.task = task
+        check_cycle(config, task.cycle)
         self.module = build_model(config, layout)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
@@ -260,7 +265,8 @@ class _Training:
         else:
             self._skip(step, outcome.reason, outcome.norm, losses, share.examples)
         self.stragglers.take(agreed.own_s)
-        return _StepFigures(fmean(agreed.losses), terms, weights, outcome.norm, agreed.stop)
+        weighted = [one.weighted for one in share.drawn if one.log_weight is not None]
+        return _StepFigures(fmean(agreed.losses), terms, weights, weighted, outcome.norm, agreed.stop)
 
     def _share_out(self, first: int) -> Iterator[_Share]:
         """Draws all micro batches of the cycle that begins with a step, collects, and gives each step its share."""
@@ -307,6 +313,7 @@ class _Training:
     def _log(self, step: int, figures: _StepFigures, step_s: float) -> None:
         """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
         share = effective_share(figures.weights)
+        tilts = tilt.tilts(figures.weighted, figures.weights, self.data_ranks)
         values = {
             "loss": figures.loss,
             **mean_terms(figures.terms),
@@ -314,6 +321,7 @@ class _Training:
             "lr": learning_rate(self.config.optim, step),
             "skipped_steps": self.guard.skipped,
             **share,
+            **tilt.figures(tilts),
             **self.speed.figures(step_s),
             "time.data_wait_s": self.feed.waited_s(),
             **peak_memory(self.launch.device),
@@ -323,16 +331,16 @@ class _Training:
         }
         if _due(step, self.config.evaluate.every):
             values |= self.held_out.figures(step, self.task, self.networks, self.launch.device)
-        self._caution(step, values)
+        self._caution(step, {**self.task.cautions(values), **tilt.cautions(tilts)})
         values["bad_samples"] = self.bad_examples.count()
         for sink in self.sinks:
             sink.write(step, values)
             if self.expert_load.layers:
                 sink.write_experts(self.expert_load.use())
 
-    def _caution(self, step: int, figures: Mapping[str, float]) -> None:
-        """Prints what the task finds remarkable about its figures, each remark once."""
-        for name, line in self.task.cautions(figures).items():
+    def _caution(self, step: int, lines: Mapping[str, str]) -> None:
+        """Prints remarks about figures, each once a run."""
+        for name, line in lines.items():
             if name not in self.cautioned and self.launch.rank == 0:
                 print(f"step {step}: {line}", file=sys.stderr, flush=True)
             self.cautioned.add(name)

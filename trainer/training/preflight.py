@@ -13,6 +13,7 @@ from trainer.model.feature_extractor.teacher import check_teacher
 from trainer.model.weights import check_weights
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
+from trainer.sampling.reference import pinned
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Preflight:
     """A run that nothing speaks against.
 
     Attributes:
+        config: the run, with the digests of its references.
         layout: how it is divided over its ranks.
         newest: the checkpoint that it goes on from, unless its ranks find damage; None: it starts.
         damaged: a line for each newer checkpoint that is damaged.
         cautions: lines about settings that are allowed and probably not meant.
     """
 
+    config: RunConfig
     layout: Layout
     newest: Path | None
     damaged: list[str]
@@ -45,6 +48,7 @@ def preflight(config: RunConfig, world_size: int, *, read_bytes: int = 0) -> Pre
             package is not as the run needs it.
     """
     layout = plan_layout(config, world_size)
+    config = pinned(config)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         check_weights(weights_file(config.model.init_from), inherited_shapes(config))
@@ -52,4 +56,4 @@ def preflight(config: RunConfig, world_size: int, *, read_bytes: int = 0) -> Pre
     check_teacher(config)
     if config.observe.wandb is not None:
         require_wandb()
-    return Preflight(layout, newest, damaged, cautions(config, layout))
+    return Preflight(config, layout, newest, damaged, cautions(config, layout))

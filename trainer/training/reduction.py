@@ -43,20 +43,6 @@ def agree(losses: Sequence[Tensor], own_s: float, stop: bool) -> Agreement:
     )
 
 
-def gathered(values: Tensor) -> Tensor:
-    """Puts equally shaped values of all ranks together, by rank; collective.
-
-    Args:
-        values: [...] of this rank.
-
-    Returns:
-        [ranks, ...].
-    """
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values.contiguous())
-    return torch.stack(parts)
-
-
 def mean_terms(terms: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Means of named scalars over all micro batches of all ranks; collective unless there are none.
 

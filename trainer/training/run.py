@@ -16,7 +16,7 @@ from trainer.training.preflight import preflight
 from trainer.training.task import Task
 
 
-def run(config: RunConfig, launch: Launch, task: Callable[[], Task[Any]]) -> int:
+def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]]) -> int:
     """Trains one rank of a run.
 
     Args:
@@ -32,6 +32,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[], Task[Any]]) -> int
         RunFailed: the run cannot go on.
     """
     checked = preflight(config, launch.world_size)
+    config = checked.config
     dataset = trainer.data.build(config.data, config.source)
     with ExitStack() as closing:
         claimed: list[Sink] = []
@@ -45,7 +46,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[], Task[Any]]) -> int
             return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
 
         try:
-            return train(config, checked.layout, launch, task, dataset, sinks)
+            return train(config, checked.layout, launch, lambda: task(config), dataset, sinks)
         except FileError:
             raise
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,6 +25,11 @@ class Drawn(Protocol):
     def log_weight(self) -> Tensor | None:
         """[B] logarithms of the examples' weights, of which only the differences matter; None: all equal."""
         ...
+
+    @property
+    def weighted(self) -> Mapping[str, Tensor]:
+        """[B, *D] the points that have the weights, by name; used only where there are weights."""
+        return {}
 
 
 D = TypeVar("D", bound=Drawn)
@@ -55,6 +61,7 @@ class Task(Protocol[D]):
     passes: int = 1
     cycle: int = 1
 
+    @abstractmethod
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> Sequence[D]:
@@ -84,6 +91,7 @@ class Task(Protocol[D]):
         """
         return drawn
 
+    @abstractmethod
     def loss(self, model: Callable[..., Any], drawn: D) -> LossTerms:
         """Computes the loss of one micro batch; nothing is drawn but the network's own dropout.
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.training.reduction import gathered
+from trainer.flow.coupling.gather import gathered
 
 FEW = 0.1
 """Share of the pairs of a batch; where no more count, gradients are noise."""
@@ -45,6 +45,16 @@ def effective_share(weights: Sequence[Tensor | None]) -> dict[str, float]:
     mean_square = torch.cat(given).double().square().mean()
     dist.all_reduce(mean_square)
     return {"effective_share": dist.get_world_size() / float(mean_square)}
+
+
+def few_count(share: float) -> str | None:
+    """One line about an effective share so small that gradients are noise; None: it is not."""
+    if share >= FEW:
+        return None
+    return (
+        f"only {share:.1%} of the pairs count (effective_share); a larger epsilon, share or marginal_weight of "
+        "flow.coupling weighs them more evenly"
+    )
 
 
 def weighted_mean(losses: Sequence[Tensor], log_weights: Sequence[Tensor | None]) -> float:

@@ -1,6 +1,7 @@
 """The batched ascent on functions whose peaks are known."""
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -75,3 +76,40 @@ def test_a_roof_with_a_ridge_ends_near_the_ridge() -> None:
     )
     assert (end.value > -0.3).all()
     assert not end.converged.any()
+
+
+def test_a_climb_onto_a_kink_ends_where_the_error_was_least() -> None:
+    """The smallest of some planes has its peak on an edge, and a gradient that jumps there."""
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    slopes, heights = slopes - slopes.mean(0), torch.rand(12, generator=generator, dtype=torch.float64)
+
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
+        value, lowest = ((point[:, None] * slopes).sum(-1) + heights).min(-1)
+        return value, slopes[lowest]
+
+    def error(gradient: Tensor) -> Tensor:
+        return gradient.abs().amax(-1)
+
+    def end(start: Tensor, chosen: Callable[[Tensor], Tensor] | None) -> Ascent:
+        return ascend(
+            evaluate,
+            start,
+            scale=torch.full_like(start[:, 0], 0.3),
+            optimal=lambda gradient: error(gradient) < 1e-9,
+            max_iterations=100,
+            max_evaluations=100,
+            error=chosen,
+        )
+
+    starts = 3 * torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    last, least = end(starts, None), end(starts, error)
+    assert not least.converged.any()
+    assert (error(least.gradient) <= error(last.gradient)).all()
+    assert (error(least.gradient) < error(last.gradient)).any()
+    assert (last.value - least.value <= 1e-4 * (last.value - evaluate(starts)[0]) + 1e-12).all()
+    value, gradient = evaluate(least.point)
+    assert torch.equal(value, least.value)
+    assert torch.equal(gradient, least.gradient)
+    for number, start in enumerate(starts[:5]):
+        assert torch.equal(end(start[None], error).point[0], least.point[number]), "its end depends on its company"

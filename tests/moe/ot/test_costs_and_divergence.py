@@ -15,7 +15,9 @@ from moe.ot import (
     monge_gap,
     negative_log_probabilities,
     negative_logits,
+    sinkhorn,
     sinkhorn_divergence,
+    spread,
     squared_euclidean,
 )
 
@@ -53,6 +55,22 @@ def test_costs_of_logits() -> None:
     assert torch.equal(negative_logits(torch.zeros(4, 3)), torch.zeros(4, 3))
 
 
+def test_the_spread_is_what_is_left_of_a_cost_beside_its_rows_and_columns() -> None:
+    cost = points(3, 7, 5)
+    rows, columns = (axis.ravel() for axis in np.indices((7, 5)))
+    design = np.concatenate([np.eye(7)[rows], np.eye(5)[columns]], 1)
+    for one in range(3):
+        values = cost[one].flatten().numpy()
+        fit, *_ = np.linalg.lstsq(design, values, rcond=None)
+        assert float(spread(cost)[one]) == pytest.approx(float(np.sqrt(np.square(values - design @ fit).mean())))
+    moved = 4 * cost + points(3, 7, 1, seed=1) + points(3, 1, 5, seed=2)
+    assert torch.allclose(spread(moved), 4 * spread(cost))
+    assert torch.allclose(spread(points(3, 7, 1) + points(3, 1, 5, seed=2)), torch.zeros(3).double(), atol=1e-12)
+    a, b = (torch.full([length], 1 / length, dtype=torch.float64) for length in (7, 5))
+    one, other = (sinkhorn(c, a, b, epsilon=e, tolerance=1e-9).values for c, e in ((cost, 0.3), (moved, 1.2)))
+    assert torch.allclose(one, other, atol=1e-7)
+
+
 def test_the_barycentric_projection_of_a_permutation_is_the_permutation() -> None:
     y = points(6, 3)
     order = torch.tensor([2, 0, 1, 5, 3, 4])
@@ -68,6 +86,41 @@ def test_the_sinkhorn_divergence_is_zero_at_home_and_the_mean_shift_far_away() -
     move = torch.tensor([1.0, -2.0], dtype=torch.float64)
     assert float(sinkhorn_divergence(x, x + move, **options)) == pytest.approx(5.0, rel=1e-6)
     assert float(sinkhorn_divergence(x, points(10, 2, seed=1), **options)) > 0
+
+
+def relative_entropy(x: np.ndarray, y: np.ndarray) -> float:
+    return float((x * np.log(x / y) - x + y).sum())
+
+
+def unbalanced_value(cost: np.ndarray, a: np.ndarray, b: np.ndarray, epsilon: float, weight: float) -> float:
+    """Primal value of the plan that POT finds."""
+    plan = POT.unbalanced.sinkhorn_unbalanced(
+        a, b, cost, reg=epsilon, reg_m=weight, reg_type="kl", stopThr=1e-12, numItermax=20_000
+    )
+    prices = relative_entropy(plan.sum(1), a) + relative_entropy(plan.sum(0), b)
+    return float((plan * cost).sum()) + epsilon * relative_entropy(plan, a[:, None] * b) + weight * prices
+
+
+@pytest.mark.parametrize("total", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("epsilon", [0.2, 5.0])
+def test_the_unbalanced_divergence_is_that_of_pots_plans_and_never_negative(epsilon: float, total: float) -> None:
+    x, y = points(6, 2), torch.cat([points(6, 2)[:3], points(4, 2, seed=1)])
+    a, b = (torch.rand(n, generator=torch.Generator().manual_seed(n)).double() + 0.5 for n in (6, 7))
+    a, b = a / a.sum(), total * b / b.sum()
+    options: dict[str, Any] = {"epsilon": epsilon, "row_weight": 1.0, "column_weight": 1.0}
+    options |= {"tolerance": 1e-10, "max_iterations": 5000}
+    found = float(sinkhorn_divergence(x, y, a, b, **options))
+    across, within_x, within_y = (
+        unbalanced_value(POT.dist(left.numpy(), right.numpy()), p.numpy(), q.numpy(), epsilon, 1.0)
+        for left, right, p, q in ((x, y, a, b), (x, x, a, a), (y, y, b, b))
+    )
+    without = across - (within_x + within_y) / 2
+    assert found == pytest.approx(without + epsilon / 2 * (1 - total) ** 2, rel=1e-4, abs=1e-6)
+    assert found >= 0
+    if epsilon > 1 and total > 1:
+        assert without < 0, "the term of the masses is what keeps it from being negative"
+    at_home = sinkhorn_divergence(x, x, a, total * a, reference="uniform", **options)
+    assert float(at_home) >= 0
 
 
 def test_its_gradient_descends_onto_the_target() -> None:

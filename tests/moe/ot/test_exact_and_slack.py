@@ -110,6 +110,10 @@ def test_partial_transport_moves_its_mass_even_where_more_would_pay() -> None:
     assert float(partial(cost, a, b, mass=0.25).values.sum()) == pytest.approx(0.25)
     with pytest.raises(ValueError, match="mass: more than"):
         partial(cost, a, b, mass=1.1)
+    assert float(partial(cost, a, b, mass=0).values.sum()) == pytest.approx(0, abs=1e-12)
+    for mass in (-1, torch.nan):
+        with pytest.raises(ValueError, match="mass: not at least 0"):
+            partial(cost, a, b, mass=mass)
 
 
 def test_entropic_partial_transport_nears_the_exact_one() -> None:

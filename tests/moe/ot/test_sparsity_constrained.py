@@ -98,6 +98,29 @@ def test_values_reach_those_of_pot_in_its_units(axis: Any) -> None:
     assert len(side) == len(potentials)
 
 
+@pytest.mark.parametrize("max_evaluations", [100, 1000])
+@pytest.mark.parametrize("method", ["two_stage", "semi_dual", "dual"])
+def test_marginals_are_those_that_pot_asks_of_its_own_plans(method: Any, max_evaluations: int) -> None:
+    """POT's test of its plans with two entries a column between equal clouds: sums within 1e-3 of their 1e-2.
+
+    The best potentials lie on a kink, where the plan is worse than on the way to it.
+    """
+    x = np.random.RandomState(0).randn(100, 2)
+    cost, uniform = torch.from_numpy(POT.dist(x, x)), torch.full([100], 0.01, dtype=torch.float64)
+    plan = sparsity_constrained(
+        cost, uniform, uniform, k=2, gamma=1.0, method=method, tolerance=1e-10, max_evaluations=max_evaluations
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        regulariser = POT.smooth.SparsityConstrained(max_nz=2, gamma=1.0)
+        of_pot = POT.smooth.solve_dual(uniform.numpy(), uniform.numpy(), cost.numpy(), regulariser, tol=1e-10)[-1]
+    dense = plan.dense()
+    assert (plan.column_counts() <= 2).all()
+    assert float((dense.sum(-1) - 0.01).abs().max()) <= 1e-3
+    assert float((dense.sum(-2) - 0.01).abs().max()) <= 1e-3
+    assert float(plan.value) == pytest.approx(-of_pot.fun, rel=1e-4)
+    assert not plan.converged
+
+
 @pytest.mark.parametrize("method", ["two_stage", "semi_dual"])
 def test_token_units_are_pots_units_scaled(method: Any) -> None:
     cost, a, b = router_problem(64, 8)

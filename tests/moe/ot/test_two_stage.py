@@ -88,6 +88,25 @@ def test_the_second_stage_is_skipped_where_the_first_fits() -> None:
     assert plan.evaluations == first.evaluations
 
 
+def test_the_second_stage_keeps_the_tolerance_and_the_evaluations() -> None:
+    cost = -skewed_logits(256, 8, seed=0)
+    options: dict[str, Any] = {"capacity_iterations": 60, "max_evaluations": 400, "gamma": 0.1}
+    for tolerance in (1e-2, 1e-6, 1e-12):
+        plan, _ = two_stage(cost, tolerance=tolerance, **options)
+        dense = plan.dense()
+        violation = max(float((dense.sum(-1) - 1).abs().max()), float((dense.sum(-2) - 32).abs().max()) / 32)
+        assert plan.stages == ("potentials", "capacity")
+        assert plan.converged
+        assert violation <= tolerance
+        assert float(plan.marginal_error) == pytest.approx(violation, rel=1e-3)
+    for most in (25, 40):
+        plan, _ = two_stage(cost, tolerance=1e-12, **(options | {"max_evaluations": most}))
+        assert not plan.converged
+        assert plan.evaluations <= most
+    plan, _ = two_stage(cost, tolerance=1e-12, **(options | {"capacity_iterations": 3}))
+    assert not plan.converged, "3 steps do not reach it, whatever the evaluations"
+
+
 def test_only_the_overfull_problems_of_a_batch_are_cut() -> None:
     skewed, even = -skewed_logits(256, 8, seed=0), 3 * torch.eye(8, dtype=torch.float64).repeat(32, 1).neg()
     a, b = tokens_and_loads(256, 8, dtype=torch.float64)

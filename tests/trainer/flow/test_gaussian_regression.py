@@ -8,7 +8,6 @@ path, a target or a conversion shows in one of the combinations.
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from tests.trainer.flow.paths import ALL
 from tests.trainer.flow.paths import name as path_name
-from trainer.config.constraints.flow import Composition, complaint, has_own_noise
+from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, coupling, objective, path, sampler, target
+from trainer.flow.composition import Composition, complaint, has_own_noise
 from trainer.flow.coupling import Pairs
 
 MEAN, DEVIATION, CORRELATION, T = 1.5, 0.6, -0.4, 0.35
@@ -81,13 +81,13 @@ CASES = {
     "paired": Case(coupling.PairedConfig(), moments(CORRELATION * DEVIATION)),
     "minibatch_ot, exact": Case(coupling.MinibatchOTConfig(), moments(DEVIATION, bias=0.02), batch=500, batches=60),
     "minibatch_ot, sinkhorn": Case(
-        coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.2),
+        coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.2, unit="mean"),
         moments(entropic(), bias=0.02),
         batch=500,
         batches=40,
     ),
     "minibatch_ot, unbalanced at a high price": Case(
-        coupling.MinibatchOTConfig(solver="unbalanced", epsilon=0.2, marginal_weight=1e3),
+        coupling.MinibatchOTConfig(solver="unbalanced", epsilon=0.2, marginal_weight=1e3, unit="mean"),
         moments(entropic(), bias=0.02),
         batch=500,
         batches=40,
@@ -148,7 +148,7 @@ def line(known: Moments, quantity: Tensor, state: Tensor) -> tuple[Tensor, Tenso
 
 
 def test_every_coupling_is_tried():
-    kinds = {member.model_fields["kind"].default for member in get_args(get_args(coupling.Config)[0])}
+    kinds = {member.model_fields["kind"].default for member in members(coupling.Config)}
     assert kinds == {case.config.kind for case in CASES.values()} | set(UNKNOWN)
 
 
@@ -161,7 +161,7 @@ def test_the_regression_finds_the_closed_form(name, along):
     sample = built.sample(Pairs(x_0, x_1), t, generator=torch.Generator().manual_seed(4))
     exact = asked(built.coefficients(t[:1]), own_noise)
     tried = 0
-    for predicted in (member() for member in get_args(get_args(target.Config)[0])):
+    for predicted in (member() for member in members(target.Config)):
         if complaint(composed(name, along, predicted)) is not None:
             continue
         tried += 1
@@ -193,14 +193,14 @@ def test_the_closed_form_of_every_target_is_the_same_flow(name, along):
         slope, intercept = line(known, exact[quantity], exact["state"])
         return slope * x + intercept
 
-    for predicted in (member() for member in get_args(get_args(target.Config)[0])):
+    for predicted in (member() for member in members(target.Config)):
         if complaint(composed(name, along, predicted)) is not None:
             continue
         told = target.build(predicted, path=built)
         prediction = torch.cat([guess(quantity) for quantity in told.quantities], dim=1)
         torch.testing.assert_close(told.convert(prediction, x, t, "velocity"), guess("velocity"), rtol=1e-6, atol=1e-6)
-        independent = known.covariance[0, 1] == 0  # without noise on the way, only then does the source tell the score
-        if ("score" in told.quantities and independent) or (own_noise and told.num_fields == 2):
+        independent = known.covariance[0, 1] == 0  # a path without noise of its own has the score only of such pairs
+        if told.determines("score", built) and (own_noise or independent):
             variance = exact["state"][:2] @ known.covariance @ exact["state"][:2] + exact["state"][2] ** 2
             density = -(x - exact["state"][:2] @ known.mean) / variance
             torch.testing.assert_close(told.convert(prediction, x, t, "score"), density, rtol=1e-6, atol=1e-6)

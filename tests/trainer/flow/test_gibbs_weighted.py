@@ -1,11 +1,15 @@
 """Weights of independent pairs, against POT and in their limits."""
 
+from typing import Any
+
 import numpy as np
 import ot
 import pytest
 import torch
+from scipy.optimize import brentq
 
 from trainer.flow import UNCONDITIONAL, coupling
+from trainer.flow.coupling.gibbs_weighted import epsilon_of_share
 
 
 def generator(seed: int) -> torch.Generator:
@@ -30,18 +34,77 @@ def test_the_weighted_product_is_an_entropic_plan_between_its_own_marginals(cost
     np.testing.assert_allclose(np.asarray(plan), product, atol=1e-7)
 
 
-@pytest.mark.parametrize(("cost", "scale"), [("l2", 3 * 48**0.5), ("sqeuclidean", 3 * 48)])
-def test_the_automatic_epsilon_grows_with_the_dimension_as_the_cost_does(cost: str, scale: float) -> None:
-    x_1, x_0 = torch.randn(6, 3, 4, 4, generator=generator(0)), torch.randn(6, 3, 4, 4, generator=generator(1))
-    drawn = [
-        coupling.build(coupling.GibbsWeightedConfig.model_validate({"cost": cost, **epsilon})).draw(
-            x_1, UNCONDITIONAL, x_0=x_0, generator=generator(2)
+def share(log_weight: torch.Tensor) -> float:
+    """(sum w)^2 / (N sum w^2)."""
+    weight = np.exp(log_weight.double().numpy() - float(log_weight.max()))
+    return float(weight.sum() ** 2 / (len(weight) * np.square(weight).sum()))
+
+
+def drawn(settings: dict[str, Any], x_0: torch.Tensor, x_1: torch.Tensor) -> torch.Tensor:
+    config = coupling.GibbsWeightedConfig.model_validate(settings)
+    log_weight = coupling.build(config).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator(2)).log_weight
+    assert log_weight is not None
+    return log_weight
+
+
+@pytest.mark.parametrize("cost", ["l2", "sqeuclidean"])
+@pytest.mark.parametrize("wanted", [0.05, 0.5, 0.9])
+def test_the_automatic_epsilon_is_the_one_whose_weights_have_the_share(cost: str, wanted: float) -> None:
+    """In units of the data, in many dimensions, and beside an outlier; the root is scipy's."""
+    for scale, dim, outlier in ((1.0, 2, 0.0), (1e-3, 48, 0.0), (50.0, 48, 0.0), (1.0, 2, 1e4)):
+        x_0, x_1 = (
+            scale * torch.randn(300, dim, generator=generator(0)),
+            scale * torch.randn(300, dim, generator=generator(1)),
         )
-        for epsilon in ({"kappa": 3.0}, {"epsilon": scale})
-    ]
-    assert drawn[0].log_weight is not None
-    assert drawn[1].log_weight is not None
-    torch.testing.assert_close(drawn[0].log_weight, drawn[1].log_weight)
+        x_1[7] += outlier * scale
+        log_weight = drawn({"cost": cost, "share": wanted}, x_0, x_1)
+        assert share(log_weight) == pytest.approx(wanted, rel=0.01)
+        assert float(log_weight.exp().mean()) == pytest.approx(1, rel=1e-4)
+        costs = np.linalg.norm(x_0.double().numpy() - x_1.double().numpy(), axis=1) ** (1 if cost == "l2" else 2)
+
+        def above(log_epsilon: float, costs: np.ndarray = costs) -> float:
+            return share(torch.from_numpy((costs.min() - costs) / np.exp(log_epsilon))) - wanted
+
+        root: Any = brentq(above, np.log(np.ptp(costs)) - 25, np.log(np.ptp(costs)) + 12)
+        found = epsilon_of_share(torch.from_numpy(costs), wanted)
+        assert float(found) == pytest.approx(np.exp(root), rel=2e-3)
+        wider = drawn({"cost": cost, "share": wanted, "kappa": 3.0}, x_0, x_1)
+        torch.testing.assert_close(wider - wider.mean(), (log_weight - log_weight.mean()) / 3, rtol=1e-3, atol=1e-4)
+
+
+def test_an_automatic_epsilon_leaves_two_pairs_at_least_and_takes_equal_costs() -> None:
+    for size, least in ((1, 1.0), (2, 2.0), (3, 2.0), (40, 2.0)):
+        x_0, x_1 = torch.randn(size, 3, generator=generator(0)), torch.randn(size, 3, generator=generator(1))
+        assert share(drawn({"share": 0.001}, x_0, x_1)) * size == pytest.approx(least, rel=0.02)
+    equal = drawn({}, torch.zeros(9, 2), torch.ones(9, 2))
+    torch.testing.assert_close(equal, torch.zeros(9))
+
+
+def test_an_automatic_epsilon_is_that_of_all_micro_batches() -> None:
+    x_0, x_1 = torch.randn(64, 3, generator=generator(0)), 2 * torch.randn(64, 3, generator=generator(1))
+    together = drawn({}, x_0, x_1)
+    parts = coupling.GibbsWeighted().draw_step(
+        x_1.split(16), [UNCONDITIONAL] * 4, generators=[generator(2)] * 4, x_0=x_0.split(16)
+    )
+    torch.testing.assert_close(torch.cat([part.log_weight for part in parts if part.log_weight is not None]), together)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon: not positive"),
+        ({"epsilon": -1.0}, "epsilon: not positive"),
+        ({"epsilon": float("nan")}, "epsilon: not positive"),
+        ({"share": 0.0}, "share: not between 0 and 1"),
+        ({"share": 1.0}, "share: not between 0 and 1"),
+        ({"kappa": 0.0}, "kappa: not positive or not finite"),
+        ({"kappa": float("inf")}, "kappa: not positive or not finite"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        coupling.GibbsWeighted(**settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_infinite_epsilon_weighs_nothing_and_a_small_one_tilts_the_data() -> None:

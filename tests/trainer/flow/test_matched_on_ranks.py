@@ -20,6 +20,7 @@ COUPLINGS: dict[str, dict[str, Any]] = {
     "exact": {"kind": "minibatch_ot", "scope": "global_batch"},
     "sinkhorn": {"kind": "minibatch_ot", "solver": "sinkhorn", "scope": "global_batch"},
     "unbalanced": {"kind": "minibatch_ot", "solver": "unbalanced", "scope": "global_batch"},
+    "weights": {"kind": "gibbs_weighted"},
 }
 Draws = dict[str, list[tuple[torch.Tensor, ...]]]
 """For each coupling, of each micro batch: x_0, x_1, labels, x_t and, where there are, log weights."""

@@ -9,6 +9,7 @@ import ot
 import pytest
 import torch
 
+from tests.trainer.flow.test_coupling import rows_of
 from trainer.flow import UNCONDITIONAL, coupling
 
 METRICS = {"l2": "euclidean", "sqeuclidean": "sqeuclidean"}
@@ -37,8 +38,7 @@ def test_no_permutation_is_cheaper(config: coupling.Config, cost: str) -> None:
     x_0, x_1 = points(6, 3)
     matrix = costs(x_0, x_1, cost)
     pairs = coupling.build(config).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator(2))
-    assert pairs.source_index is not None
-    found = matrix[pairs.source_index.numpy(), np.arange(6)].sum()
+    found = matrix[rows_of(pairs.x_0, x_0).numpy(), np.arange(6)].sum()
     least = min(matrix[list(order), np.arange(6)].sum() for order in itertools.permutations(range(6)))
     assert found == pytest.approx(least, rel=1e-6)
 
@@ -49,41 +49,73 @@ def test_the_cost_is_that_of_an_exact_plan(config: coupling.Config, cost: str, s
     x_0, x_1 = points(size, dim)
     matrix = costs(x_0, x_1, cost)
     pairs = coupling.build(config).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator(2))
-    assert pairs.source_index is not None
-    found = matrix[pairs.source_index.numpy(), np.arange(size)].mean()
+    found = matrix[rows_of(pairs.x_0, x_0).numpy(), np.arange(size)].mean()
     assert found == pytest.approx(ot.emd2(ot.unif(size), ot.unif(size), matrix), rel=1e-5)
     assert found < np.trace(matrix) / size
 
 
-def entropic(price: float, cost: Any = "sqeuclidean") -> coupling.Entropic:
-    return coupling.Entropic(cost, epsilon=0.05, marginal_weight=price)
+def scales(matrix: np.ndarray, unit: str) -> tuple[float, float]:
+    """Of epsilon and of the price: the residual of a fit of a number for each row and each column; or others."""
+    if unit != "spread":
+        scale = float(matrix.mean()) if unit == "mean" else 1.0
+        return scale, scale
+    rows, columns = (axis.ravel() for axis in np.indices(matrix.shape))
+    design = np.concatenate([np.eye(len(matrix))[rows], np.eye(matrix.shape[1])[columns]], 1)
+    fit, *_ = np.linalg.lstsq(design, matrix.ravel(), rcond=None)
+    return float(np.sqrt(np.square(matrix.ravel() - design @ fit).mean())), float(matrix.std())
 
 
 @pytest.mark.parametrize("cost", ["sqeuclidean", "l2"])
-@pytest.mark.parametrize("price", [math.inf, 0.2])
-def test_the_entropic_plan_is_that_of_pot(price: float, cost: str) -> None:
+@pytest.mark.parametrize("price", [math.inf, 0.5])
+@pytest.mark.parametrize(("unit", "epsilon"), [("spread", 0.15), ("mean", 0.1), ("absolute", 0.7)])
+def test_the_entropic_plan_is_that_of_pot(price: float, cost: Any, unit: Any, epsilon: float) -> None:
     x_0, x_1 = points(12, 2)
     matrix, masses = costs(x_0, x_1, cost), np.ones(12)
-    matrix /= matrix.mean()
-    plan = entropic(price, cost).log_plan(x_0, x_1).exp().numpy()
+    of_epsilon, of_price = scales(matrix, unit)
+    plan = coupling.Entropic(cost, epsilon, price, unit).log_plan(x_0, x_1).exp().numpy()
+    reg: dict[str, Any] = {"reg": epsilon * of_epsilon, "stopThr": 1e-9, "numItermax": 20_000}
     if math.isinf(price):
-        expected = ot.sinkhorn(masses, masses, matrix, reg=0.05, stopThr=1e-9, numItermax=20_000)
+        expected = ot.sinkhorn(masses, masses, matrix, **reg)
     else:
         expected = ot.unbalanced.sinkhorn_unbalanced(
-            masses, masses, matrix, reg=0.05, reg_m=price, reg_type="kl", stopThr=1e-9, numItermax=20_000
+            masses, masses, matrix, reg_m=price * of_price, reg_type="kl", **reg
         )
-    np.testing.assert_allclose(plan, np.asarray(expected), atol=5e-3)
+    np.testing.assert_allclose(plan, np.asarray(expected), atol=0.02)
+
+
+@pytest.mark.parametrize("price", [math.inf, 1.0])
+def test_what_all_costs_have_in_common_changes_no_pairs(price: float) -> None:
+    """Points far apart from the others' cloud, in a further dimension: all mass would be left behind."""
+    x_0, x_1 = (torch.nn.functional.pad(cloud, (0, 1)) for cloud in points(64, 2))
+    away = x_1 + torch.tensor([0.0, 0.0, 30.0])
+    matching = coupling.Entropic("sqeuclidean", 0.15, price)
+    near, far = (matching.log_plan(x_0, data).double() for data in (x_1, away))
+    torch.testing.assert_close(far.flatten().softmax(0), near.flatten().softmax(0), atol=2e-4, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon: not positive or not finite"),
+        ({"epsilon": math.inf}, "epsilon: not positive or not finite"),
+        ({"epsilon": math.nan}, "epsilon: not positive or not finite"),
+        ({"epsilon": 1.0, "marginal_weight": -1.0}, "marginal_weight: not positive"),
+    ],
+)
+def test_strengths_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        coupling.Entropic("l2", **settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_pairs_are_drawn_from_the_plan_with_every_data_point_once() -> None:
     x_0, x_1 = points(5, 2)
-    config = coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.5)
+    config = coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.5, unit="mean")
     built, draws = coupling.build(config), generator(3)
     counts, rounds = np.zeros((5, 5)), 1500
     for _ in range(rounds):
         pairs = built.draw(x_1, UNCONDITIONAL, x_0=x_0, generator=draws)
-        assert pairs.source_index is not None
-        counts[pairs.source_index.numpy(), np.arange(5)] += 1
+        counts[rows_of(pairs.x_0, x_0).numpy(), np.arange(5)] += 1
     matrix = costs(x_0, x_1, "sqeuclidean")
     plan = np.asarray(ot.sinkhorn(np.ones(5), np.ones(5), matrix / matrix.mean(), reg=0.5, stopThr=1e-9))
     assert np.abs(counts / rounds - plan).max() < 4 * 0.5 / rounds**0.5 + 2e-3
@@ -108,5 +140,5 @@ def test_what_the_plan_leaves_behind_weighs_little() -> None:
 def test_points_that_are_all_the_same_are_paired_all_the_same(solver: str) -> None:
     config = coupling.MinibatchOTConfig.model_validate({"solver": solver})
     pairs = coupling.build(config).draw(torch.ones(4, 2), UNCONDITIONAL, x_0=torch.ones(4, 2), generator=generator(1))
-    assert pairs.source_index is not None
-    assert set(pairs.source_index.tolist()) <= set(range(4))
+    assert torch.equal(pairs.x_0, torch.ones(4, 2))
+    assert pairs.log_weight is None or bool(pairs.log_weight.isfinite().all())

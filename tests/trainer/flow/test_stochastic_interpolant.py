@@ -57,11 +57,11 @@ def test_velocity_noise_and_score_of_two_gaussians_belong_together(config):
     exact = Fields(config, x, t)
     balance = exact.velocity - exact.velocity_without_noise + exact.c.g_dg * exact.score
     torch.testing.assert_close(balance, torch.zeros_like(balance), rtol=0, atol=1e-12)
-    coefficients = path.build(config).coefficients(t)
-    found = convert_pair(exact.velocity, exact.noise, x, coefficients, to="score")
+    along = path.build(config)
+    found = convert_pair(exact.velocity, exact.noise, x, t, along, to="score")
     torch.testing.assert_close(found, exact.score, rtol=1e-9, atol=1e-9)
     if config.interpolation != "encoding_decoding":  # which leaves one of its ends out
-        found = convert_pair(exact.velocity, exact.noise, x, coefficients, to="data")
+        found = convert_pair(exact.velocity, exact.noise, x, t, along, to="data")
         torch.testing.assert_close(found, exact.data, rtol=1e-9, atol=1e-9)
 
 

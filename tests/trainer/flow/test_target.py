@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.flow.paths import NOISY
+from tests.trainer.flow.paths import ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import members, name
 from trainer.flow import path, target
@@ -17,10 +17,14 @@ schedules = pytest.mark.parametrize("schedule", [path.linear, path.trigonometric
 pairs_of_quantities = pytest.mark.parametrize(("source", "to"), list(product(QUANTITIES, QUANTITIES)))
 
 
+def along(schedule: path.Schedule) -> path.Path:
+    return path.Affine(schedule, preserves_variance=schedule is path.trigonometric)
+
+
 def points(schedule: path.Schedule, t: Tensor) -> tuple[Pairs, path.PathSample]:
     x_0, x_1 = torch.randn(2, len(t), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     pairs = Pairs(x_0, x_1)
-    return pairs, path.Affine(schedule).sample(pairs, t, generator=torch.Generator())
+    return pairs, along(schedule).sample(pairs, t, generator=torch.Generator())
 
 
 def truth(sample: path.PathSample, c: path.Coefficients) -> dict[target.Quantity, Tensor]:
@@ -56,11 +60,11 @@ def test_every_quantity_gives_every_other(schedule, source, to):
     if undefined(schedule, source, to):
         return
     _, sample = points(schedule, inside())
-    c = schedule(inside())
-    true = truth(sample, c)
-    converted = target.convert(true[source], sample.x_t, c, source=source, to=to)
+    t, between = inside(), along(schedule)
+    true = truth(sample, schedule(t))
+    converted = target.convert(true[source], sample.x_t, t, between, source=source, to=to)
     torch.testing.assert_close(converted, true[to], rtol=1e-9, atol=1e-9)
-    back = target.convert(converted, sample.x_t, c, source=to, to=source)
+    back = target.convert(converted, sample.x_t, t, between, source=to, to=source)
     torch.testing.assert_close(back, true[source], rtol=1e-9, atol=1e-9)
 
 
@@ -98,8 +102,8 @@ def test_the_velocity_of_a_gaussian_gives_its_score(schedule):
     c = schedule(t)
     variance = c.a**2 + c.b**2 * s**2
     x = torch.randn(len(t), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    velocity = (c.a * c.da + c.b * c.db * s**2) / variance * x
-    score = target.convert(velocity, x, c, source="velocity", to="score")
+    velocity = ((c.a * c.da + c.b * c.db * s**2) / variance * x)[:, None]
+    score = target.convert(velocity, x[:, None], t, along(schedule), source="velocity", to="score")[:, 0]
     torch.testing.assert_close(score, -x / variance)
 
 
@@ -107,9 +111,11 @@ def test_the_velocity_of_a_gaussian_gives_its_score(schedule):
 @pytest.mark.parametrize("end", [0.0, 1.0])
 @pairs_of_quantities
 def test_the_ends_stay_finite(schedule, end, source, to):
+    if undefined(schedule, source, to):
+        return
     t = torch.full((5,), end, dtype=torch.float64)
     value, x_t = torch.ones(5, 2, dtype=torch.float64), torch.full((5, 2), 0.5, dtype=torch.float64)
-    assert bool(target.convert(value, x_t, schedule(t), source=source, to=to).isfinite().all())
+    assert bool(target.convert(value, x_t, t, along(schedule), source=source, to=to).isfinite().all())
 
 
 @schedules
@@ -118,7 +124,7 @@ def test_the_velocity_gives_data_and_noise_exactly_at_both_ends(schedule):
     pairs, sample = points(schedule, t)
     wanted: dict[target.Quantity, Tensor] = {"data": pairs.x_1, "noise": pairs.x_0}
     for to, true in wanted.items():
-        converted = target.convert(sample.velocity, sample.x_t, schedule(t), source="velocity", to=to)
+        converted = target.convert(sample.velocity, sample.x_t, t, along(schedule), source="velocity", to=to)
         torch.testing.assert_close(converted, true)
 
 
@@ -128,7 +134,8 @@ def test_a_first_order_step_moves_along_the_path(schedule):
     t, s = inside(), inside() + 0.01
     _, sample = points(schedule, t)
     data, noise = (
-        target.convert(sample.velocity, sample.x_t, schedule(t), source="velocity", to=to) for to in ("data", "noise")
+        target.convert(sample.velocity, sample.x_t, t, along(schedule), source="velocity", to=to)
+        for to in ("data", "noise")
     )
     c = schedule(s).broadcast(data)
     torch.testing.assert_close(c.a * noise + c.b * data, points(schedule, s)[1].x_t)
@@ -138,16 +145,115 @@ def test_a_first_order_step_moves_along_the_path(schedule):
 
 @pytest.mark.parametrize("config", NOISY, ids=path_name)
 @pairs_of_quantities
-def test_one_quantity_of_a_noisy_path_gives_little(config, source, to):
-    between, (pairs, _) = path.build(config), points(path.linear, inside())
-    sample = between.sample(pairs, inside(), generator=torch.Generator().manual_seed(3))
-    c = between.coefficients(inside())
+def test_one_quantity_of_a_noisy_path_gives_all_that_two_linear_equations_determine(config, source, to):
+    """State, known and wanted quantity are rows of weights of (x_0, x_1, z); the rank of the first two decides."""
+    between, (pairs, _), t = path.build(config), points(path.linear, inside()), inside()
+    sample = between.sample(pairs, t, generator=torch.Generator().manual_seed(3))
+    c = between.coefficients(t)
     true = truth(sample, c)
-    if source == to or {source, to} == {"noise", "score"}:
-        torch.testing.assert_close(target.convert(true[source], sample.x_t, c, source=source, to=to), true[to])
+    determined = "v_prediction" not in (source, to) and all(
+        in_the_span(rows[to], torch.stack([rows["state"], rows[source]])) for rows in weights(between)
+    )
+    if getattr(config, "interpolation", None) == "encoding_decoding" and to != source:
+        determined = {source, to} == {"noise", "score"}  # one end at a time: the velocity's equation is 0 = 0 half way
+    assert target.determines(source, to, between) == (determined or source == to)
+    if determined or source == to:
+        converted = target.convert(true[source], sample.x_t, t, between, source=source, to=to)
+        torch.testing.assert_close(converted, true[to], rtol=1e-9, atol=1e-9)
         return
-    with pytest.raises(ValueError, match=r"g = 0.*; predict velocity_and_noise"):
-        target.convert(true[source], sample.x_t, c, source=source, to=to)
+    for time in (t, torch.zeros(9), torch.ones(9)):
+        with pytest.raises(ValueError, match=r"^path: .*noise of its own.*; predict |^path: v_prediction .*; use "):
+            target.convert(true[source], sample.x_t, time.double(), between, source=source, to=to)
+
+
+def weights(between: path.Path) -> list[dict[str, Tensor]]:
+    """The weights of (x_0, x_1, z) in the state and in every quantity, at times that include the middle."""
+    t = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+    c, found = between.coefficients(t), []
+    for a, b, g, da, db, dg in zip(c.a, c.b, c.g, c.da, c.db, c.dg, strict=True):
+        rows = {"state": [a, b, g], "velocity": [da, db, dg], "data": [0, 1, 0], "noise": [0, 0, 1], "score": [0, 0, 1]}
+        found.append({name: torch.tensor(row, dtype=torch.float64) for name, row in rows.items()})
+    return found
+
+
+def in_the_span(row: Tensor, known: Tensor) -> bool:
+    rank = torch.linalg.matrix_rank(known, atol=1e-9)
+    return bool(torch.linalg.matrix_rank(torch.cat([known, row[None]]), atol=1e-9) == rank)
+
+
+@pytest.mark.parametrize("config", NOISY, ids=path_name)
+@pytest.mark.parametrize("to", ["velocity", "data", "noise", "score"])
+def test_velocity_and_noise_give_all_that_three_linear_equations_determine(config, to):
+    between, (pairs, _), t = path.build(config), points(path.linear, inside()), inside()
+    sample = between.sample(pairs, t, generator=torch.Generator().manual_seed(3))
+    determined = all(
+        in_the_span(rows[to], torch.stack([rows["state"], rows["velocity"], rows["noise"]]))
+        for rows in weights(between)
+    )
+    both = target.VelocityAndNoise(between)
+    assert both.determines(to, between) == determined
+    if determined:
+        converted = both.convert(both.make(sample), sample.x_t, t, to)
+        torch.testing.assert_close(converted, truth(sample, between.coefficients(t))[to], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("config", ALL, ids=path_name)
+def test_paths_declare_what_their_coefficients_are(config):
+    between = path.build(config)
+    t = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+    c, ends = between.coefficients(t), between.coefficients(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert between.affine
+    assert between.has_source == bool((c.a != 0).any())
+    assert between.has_noise == bool((c.g != 0).any())
+    n, dn = (c.a, c.da) if between.has_source else (c.g, c.dg)
+    assert between.separable == bool(((n * c.db - dn * c.b).abs() > 1e-9).all())
+    keeps = torch.allclose(c.a**2 + c.b**2, torch.ones_like(t))
+    assert between.preserves_variance == (keeps and not between.has_noise)
+    for declared, a, b, g in zip((between.starts_as, between.ends_as), ends.a, ends.b, ends.g, strict=True):
+        present = {"source": max(a.abs(), g.abs()) > 1e-9, "data": b.abs() > 1e-9}
+        only = [end for end, there in present.items() if there]
+        assert declared == (only[0] if len(only) == 1 else None)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("kind", [path.StochasticInterpolantConfig, path.MirrorInterpolantConfig])
+def test_slope_and_score_follow_the_scale_of_the_noise(factor, kind):
+    """gamma = sqrt(factor) gamma_1: slopes are sqrt(factor) times, and scores 1 / sqrt(factor) times, those of 1."""
+    times = [0.0, 1e-9, 1e-6, 1e-3, 0.2, 0.5, 0.8, 1.0]
+    t = torch.tensor(times, dtype=torch.float64)
+    scaled, one = (path.build(kind(gamma=path.BrownianConfig(factor=each))) for each in (factor, 1.0))
+    c, c_1 = scaled.coefficients(t), one.coefficients(t)
+    torch.testing.assert_close(c.dg, factor**0.5 * c_1.dg, rtol=1e-12, atol=0)
+    within = slice(2, 7)
+    exact = factor**0.5 * (1 - 2 * t) / (2 * (t * (1 - t)).sqrt())
+    torch.testing.assert_close(c.dg[within], exact[within], rtol=1e-5, atol=0)
+    noise, x_t = torch.ones(8, 1, dtype=torch.float64), torch.ones(8, 1, dtype=torch.float64)
+    score = target.convert(noise, x_t, t, scaled, source="noise", to="score")
+    score_1 = target.convert(noise, x_t, t, one, source="noise", to="score")
+    torch.testing.assert_close(factor**0.5 * score, score_1, rtol=1e-12, atol=0)
+    torch.testing.assert_close(score[within, 0], -1 / (factor * t * (1 - t)).sqrt()[within], rtol=1e-5, atol=0)
+
+
+def test_a_diffusion_that_leaves_little_data_at_the_source_has_the_velocity_of_its_noise():
+    """b is 3e-7 at t = 0 but not 0, so the noise determines the velocity: db / b is half the rate of the diffusion."""
+    config = path.VariancePreservingConfig(beta_max=60.0)
+    between, t = path.build(config), torch.linspace(0, 0.9, 9, dtype=torch.float64)
+    x_0, x_1 = torch.randn(2, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    sample = between.sample(Pairs(x_0, x_1), t, generator=torch.Generator())
+    converted = target.convert(sample.noise, sample.x_t, t, between, source="noise", to="velocity")
+    torch.testing.assert_close(converted, sample.velocity, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("config", [*NOISY, path.StochasticInterpolantConfig(gamma=path.QuadraticConfig())])
+def test_the_data_of_velocity_and_noise_are_exact_at_both_ends(config):
+    between, t = path.build(config), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    both = target.VelocityAndNoise(between)
+    if not both.determines("data", between):
+        return
+    pairs, _ = points(path.linear, t)
+    sample = between.sample(pairs, t, generator=torch.Generator().manual_seed(3))
+    data = both.convert(both.make(sample), sample.x_t, t, "data")
+    torch.testing.assert_close(data, pairs.x_1, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("config", NOISY, ids=path_name)
@@ -171,7 +277,7 @@ def test_the_ends_of_a_noisy_path_stay_finite(config, to):
 
 
 def test_data_that_a_path_leaves_open_are_refused():
-    both = target.VelocityAndNoise(path.build(path.MirrorInterpolantConfig()))
+    both = target.VelocityAndNoise(path.build(path.StochasticInterpolantConfig(interpolation="encoding_decoding")))
     with pytest.raises(ValueError, match="leave the data open"):
         both.convert(torch.ones(9, 8), torch.ones(9, 4), inside(), "data")
 
@@ -184,10 +290,10 @@ def test_v_prediction_refuses_a_path_that_does_not_keep_the_variance():
 def test_v_and_noise_give_the_same_data():
     _, sample = points(path.trigonometric, inside())
     noise = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-    c = path.trigonometric(inside())
-    v = target.convert(noise, sample.x_t, c, source="noise", to="v_prediction")
-    of_noise = target.convert(noise, sample.x_t, c, source="noise", to="data")
-    of_v = target.convert(v, sample.x_t, c, source="v_prediction", to="data")
+    t, between = inside(), along(path.trigonometric)
+    v = target.convert(noise, sample.x_t, t, between, source="noise", to="v_prediction")
+    of_noise = target.convert(noise, sample.x_t, t, between, source="noise", to="data")
+    of_v = target.convert(v, sample.x_t, t, between, source="v_prediction", to="data")
     torch.testing.assert_close(of_v, of_noise, rtol=1e-9, atol=1e-9)
 
 
@@ -195,6 +301,8 @@ def test_a_velocity_serves_sampling_on_any_path():
     """A path without coefficients refuses every conversion but that of the velocity to itself."""
 
     class Bent(path.Affine):
+        affine = False
+
         def coefficients(self, t: Tensor) -> path.Coefficients:
             raise ValueError(f"path: not of the form a x_0 + b x_1 + g z at {t}; predict the velocity")
 
@@ -202,6 +310,11 @@ def test_a_velocity_serves_sampling_on_any_path():
     assert built.convert(x, 2 * x, torch.ones(2), "velocity") is x
     with pytest.raises(ValueError, match="not of the form"):
         built.convert(x, 2 * x, torch.ones(2), "data")
+    for member in members(target.Config):
+        declared = target.class_of(member())
+        assert [quantity for quantity in QUANTITIES if declared.determines(quantity, Bent(path.linear))] == [
+            quantity for quantity in QUANTITIES if quantity in declared.quantities
+        ]
 
 
 @targets

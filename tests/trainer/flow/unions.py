@@ -2,11 +2,13 @@
 
 from typing import Any, get_args
 
+from moe.validation.own_class import OwnClass
+
 
 def members(union: Any) -> tuple[type, ...]:
-    """Returns the configuration classes of a `Config`, be it one class or a discriminated union."""
+    """Returns the configuration classes of a `Config`, be it one class or a union, but for a class of a user's."""
     inner = get_args(union)[0] if get_args(union) else union
-    return get_args(inner) or (inner,)
+    return tuple(member for member in get_args(inner) or (inner,) if not issubclass(member, OwnClass))
 
 
 def name(member: type) -> str:

@@ -18,6 +18,8 @@ CASES: dict[str, dict[str, Any]] = {
     "unbalanced": {"coupling": {"kind": "minibatch_ot", "solver": "unbalanced", "scope": "global_batch"}, **POINTS},
     "assignment, tensor": {"coupling": {"kind": "assignment", "scope": "global_batch"}, **IMAGES},
     "weights": {"coupling": {"kind": "gibbs_weighted"}, **POINTS},
+    "weights at a fixed epsilon": {"coupling": {"kind": "gibbs_weighted", "epsilon": 2.0}, **POINTS},
+    "weights of a user's coupling": {"coupling": {"class": "tests.trainer.own_parts:Weighted", "epsilon": 4}, **POINTS},
     "within micro batches": {"coupling": {"kind": "assignment"}, **POINTS},
 }
 

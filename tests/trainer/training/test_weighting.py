@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from tests.ranks import run_ranks
-from trainer.training.weighting import effective_share, relative_weights, weighted_mean
+from trainer.training.weighting import effective_share, few_count, relative_weights, weighted_mean
 
 PIECES = 4
 
@@ -39,3 +39,11 @@ def test_weights_have_mean_one_over_all_ranks_even_where_each_alone_is_nothing()
     for world_size in (1, 2, 4):
         run_ranks(on_ranks, world_size, 1.0)
     run_ranks(on_ranks, 2, 40.0)
+
+
+def test_a_small_share_is_cautioned_about_in_one_line() -> None:
+    text = few_count(0.03)
+    assert text is not None
+    assert "only 3.0% of the pairs count" in text
+    assert "\n" not in text
+    assert few_count(0.5) is None

@@ -3,7 +3,7 @@
 from trainer.config.model import BlockwiseConfig, SegmentNetworkConfig
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
-from trainer.flow.sampler import SegmentedConfig
+from trainer.flow.sampler import OwnSampler, SegmentedConfig
 from trainer.flow.time import GridConfig, StratifiedConfig
 
 
@@ -39,7 +39,7 @@ def check_blockwise(config: RunConfig, micro_batch: int) -> None:
             )
     if isinstance(config.sample, ImageSample | PointSample):
         chosen = config.sample.sampler
-        if not isinstance(chosen, SegmentedConfig) or chosen.segments != segments:
+        if not isinstance(chosen, OwnSampler) and getattr(chosen, "segments", None) != segments:
             found = f"segmented, segments {chosen.segments}" if isinstance(chosen, SegmentedConfig) else chosen.kind
             raise ValueError(
                 f"sample.sampler.kind: {found} steps across the edges of model.segments {segments}, where the field "

@@ -1,11 +1,12 @@
 """What cannot be drawn, and what cannot be drawn while a run trains."""
 
 from trainer.config.constraints.blockwise import check_blockwise
-from trainer.config.constraints.flow import STEEP_END, caution, check_composition
+from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_source
 from trainer.config.model import GPTConfig
 from trainer.config.run import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
 from trainer.flow import sampler
+from trainer.flow.composition import STEEP_END
 
 
 def check_drawing(config: RunConfig, world_size: int) -> None:

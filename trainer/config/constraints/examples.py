@@ -1,6 +1,8 @@
 """Examples that a network cannot take."""
 
+from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig
+from trainer.data import OwnDataset
 
 
 def check_examples(config: RunConfig) -> None:
@@ -12,4 +14,12 @@ def check_examples(config: RunConfig) -> None:
     Raises:
         ValueError: names field, value and remedy.
     """
-    config.model.check_states(config.state_shape)
+    shape, model = config.state_shape, config.model
+    model.check_states(shape)
+    if not (isinstance(config.data, OwnDataset) and isinstance(model, GPTConfig)):
+        return
+    if len(shape) != 1 or shape[0] > model.context + 1:
+        raise ValueError(
+            f"data.class: the examples of {config.data.class_path} have shape {list(shape)}, and a gpt takes windows "
+            f"of at most model.context + 1 = {model.context + 1} tokens; give such windows"
+        )

@@ -1,9 +1,9 @@
 """Data that are pairs already, and couplings that make or expect them."""
 
-from trainer.config.constraints.flow import follows_score, has_own_noise, listed, paths_of_two_ends
 from trainer.config.run import ImageSample, PointSample, RunConfig
-from trainer.data import PairsConfig, PythonSourceConfig, ToyConfig
-from trainer.flow.coupling import KNNConfig, PairedConfig
+from trainer.data import OwnDataset, PairsConfig, PythonSourceConfig, ToyConfig
+from trainer.flow.composition import follows_score, has_own_noise, kinds_without_noise, listed
+from trainer.flow.coupling import KNNConfig, OwnCoupling, PairedConfig
 from trainer.flow.time import StratifiedConfig
 
 
@@ -19,12 +19,12 @@ def check_pairing(config: RunConfig) -> None:
     if config.flow is None:
         return
     chosen, kind = config.flow.coupling, config.data.kind
-    if isinstance(chosen, PairedConfig) and not isinstance(config.data, PairsConfig):
+    if isinstance(chosen, PairedConfig) and not isinstance(config.data, PairsConfig | OwnDataset):
         raise ValueError(
             f"flow.coupling.kind: paired takes each source point from the data, and {kind} data have none; use "
             "data.kind=pairs with a folder that the pairs verb wrote, or another coupling"
         )
-    if isinstance(config.data, PairsConfig) and not isinstance(chosen, PairedConfig):
+    if isinstance(config.data, PairsConfig) and not isinstance(chosen, PairedConfig | OwnCoupling):
         raise ValueError(
             f"flow.coupling.kind: {chosen.kind} would tear apart what data.kind pairs has paired; use paired"
         )
@@ -38,7 +38,7 @@ def check_pairing(config: RunConfig) -> None:
     if has_own_noise(config.flow.path):
         raise ValueError(
             f"flow.path.kind: {config.flow.path.kind} adds noise of its own, and the pairs in data.path are parts of "
-            f"paths ({config.data.segments} segments), which lie on one curve each; use {listed(paths_of_two_ends())}"
+            f"paths ({config.data.segments} segments), which lie on one curve each; use {listed(kinds_without_noise())}"
         )
 
 
@@ -64,7 +64,11 @@ def check_source(config: RunConfig) -> None:
     if isinstance(source, PairsConfig | PythonSourceConfig):
         raise ValueError(f"flow.source.kind: {source.kind} data are no points to start at; use images or points")
     if isinstance(data, PairsConfig) and source.model_dump(mode="json") != data.source:
-        begin = "noise" if data.source is None else f"{data.source['kind']} data of other settings"
+        begin = (
+            "noise"
+            if data.source is None
+            else f"{data.source.get('kind', data.source.get('class'))} data of other settings"
+        )
         raise ValueError(
             f"flow.source.kind: {source.kind}, but the pairs in data.path begin at {begin}; leave flow.source out"
         )

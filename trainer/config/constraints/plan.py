@@ -4,6 +4,7 @@ from moe.files import FileError
 from moe.placement.placement import Placement
 from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.context import check_context
+from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.dispatch import check_dispatch
 from trainer.config.constraints.division import check_experts, check_tensor
 from trainer.config.constraints.drawing import check_drawing
@@ -32,6 +33,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
             each other; names field, value and remedy.
         FileError: the placement file is malformed, made for another model or group, or has replicas.
     """
+    check_cycle(config)
     check_tensor(config, world_size)
     check_experts(config, world_size)
     check_engine(config)

@@ -146,7 +146,7 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     document = deepcopy(base.document)
     document["run"]["dir"] = str(folder / path.stem)
     sampler = (own.get("sample") or {}).get("sampler") or {}
-    if sampler.get("kind", "euler") not in ODE_SOLVERS:
+    if "class" in sampler or sampler.get("kind", "euler") not in ODE_SOLVERS:
         document["sample"]["sampler"] = sampler
     document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
     if "stages" in own:

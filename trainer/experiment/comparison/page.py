@@ -65,7 +65,7 @@ _IMAGES = f"{_DRAWN}, a column for each class where there are classes; drawn wit
 
 def _data(comparison: Comparison) -> str:
     data = comparison.data
-    return " ".join(str(data[key]) for key in ("kind", "name", "path") if data.get(key) is not None)
+    return " ".join(str(data[key]) for key in ("kind", "class", "name", "path") if data.get(key) is not None)
 
 
 def _seeds(comparison: Comparison) -> str:

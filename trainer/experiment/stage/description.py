@@ -32,7 +32,7 @@ def describe_run(config: RunConfig, world_size: int) -> None:
         ValueError: as :func:`trainer.training.preflight.preflight`; nothing has been printed.
     """
     checked = preflight(config, world_size, read_bytes=READ_BYTES)
-    layout = checked.layout
+    config, layout = checked.config, checked.layout
     console = Console(highlight=False)
     console.print(config.to_yaml(), end="", soft_wrap=True)
     console.rule()

@@ -53,14 +53,12 @@ class TrainStage(ConfiguredStage):
         """See the base class."""
         from trainer.training.run import run
 
-        config = self.config()
-
-        def task() -> "Task[Any]":
+        def task(config: RunConfig) -> "Task[Any]":
             import trainer.task  # Megatron takes seconds: not before the input is known to be good
 
             return trainer.task.build(config)
 
-        return run(config, launch, task)
+        return run(self.config(), launch, task)
 
     def describe(self, world_size: int, stages: Sequence[Stage]) -> None:
         """Prints the run; only which stage it waits for, where its configuration cannot be read before."""

@@ -1,4 +1,4 @@
-"""What of an image a network is told: the protocol, its implementations, their configuration and `build`."""
+"""Contexts of images: the protocol, its implementations, their configuration and `build`."""
 
 from typing import Annotated
 

@@ -15,16 +15,16 @@ from trainer.flow.space import Space
 
 
 class InpaintingConfig(Section):
-    """The network sees an image without some of its pixels, and which these are."""
+    """The context is the image with some pixels hidden, and the mask of these pixels."""
 
     kind: Literal["inpainting"] = "inpainting"
     mask: MaskConfig = BoxesConfig()
 
 
 class Inpainting(Context):
-    """The image with its hidden pixels grey, in the space of the states, and the share of each that is hidden.
+    """The image with hidden pixels in grey, encoded, and one channel with the hidden share of each place.
 
-    The loss covers the whole state, hidden or not; known pixels of what is drawn are put back afterwards.
+    The loss covers the whole state. In drawn images the known pixels are put back afterwards.
 
     Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
 

@@ -1,4 +1,4 @@
-"""Which pixels of an image are to be drawn."""
+"""Masks of the pixels that are to be drawn."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class CentreConfig(Section):
 
     kind: Literal["centre"] = "centre"
     share: float = Field(default=0.5, gt=0, lt=1)
-    """Its sides as a share of the image's, rounded to whole pixels, at least one and not all."""
+    """Its sides as a share of the sides of the image, rounded to whole pixels, at least one and not all."""
 
 
 class BoxesConfig(Section):
-    """Boxes of random sizes at random places, others for each image."""
+    """Boxes of random sizes at random places, drawn for each image."""
 
     kind: Literal["boxes"] = "boxes"
     num: PositiveInt = 2
-    """Boxes of an image; they may overlap."""
+    """Number of boxes of an image; they may overlap."""
     smallest: float = Field(default=0.25, gt=0, lt=1)
-    """Shortest side as a share of the image's."""
+    """Shortest side as a share of the side of the image."""
     largest: float = Field(default=0.5, gt=0, lt=1)
-    """Longest side as a share of the image's."""
+    """Longest side as a share of the side of the image."""
 
     @model_validator(mode="after")
     def _in_order(self) -> BoxesConfig:
@@ -44,8 +44,8 @@ def draw_holes(config: MaskConfig, num: int, height: int, width: int, *, generat
     """Draws the pixels that are hidden.
 
     Args:
-        config: which kind of mask.
-        num: images.
+        config: the kind of mask.
+        num: number of images.
         height: of an image, in pixels, at least 2.
         width: of an image, in pixels, at least 2.
         generator: of the draws.

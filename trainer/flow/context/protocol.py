@@ -1,4 +1,4 @@
-"""What of an image a network is told, to draw the rest."""
+"""The context of an image: the part or description of it that a network reads to draw the rest."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainer.flow.space import Space
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of a batch of images.
+    """The context of a batch of images.
 
     Attributes:
-        context: [B, C', h, w] what the network is told.
-        picture: [B, C, H, W] the same for a person; where pixels are known, those.
-        hole: bool [B, 1, H, W] pixels that are not known.
+        context: [B, C', h, w] the input of the network.
+        picture: [B, C, H, W] the same as an image for display; known pixels have their own values.
+        hole: bool [B, 1, H, W] the pixels to be drawn.
     """
 
     context: Tensor
@@ -31,14 +31,14 @@ class Seen:
 
 
 class Context(Protocol):
-    """Turns images into what is known of them."""
+    """Makes contexts of images."""
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
-        """Draws what is known of each image.
+        """Draws the context of each image.
 
         Args:
             images: [B, C, H, W], values in [-1, 1].
-            space: where the states live; a network reads what it knows of an image in the same space.
-            generator: where every draw comes from.
+            space: of the states, in which a context of pixels is encoded.
+            generator: of all draws.
         """
         ...

@@ -1,4 +1,4 @@
-"""A map of what is where in an image."""
+"""A map of the brightness of an image, block by block."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from trainer.flow.space import Space
 
 
 class SemanticMapConfig(Section):
-    """The network sees which of a few levels of brightness each block of the image has."""
+    """The context is the level of brightness of each block of the image, one of a few."""
 
     kind: Literal["semantic_map"] = "semantic_map"
     levels: int = Field(default=3, ge=2)
     block: PositiveInt = 2
-    """Pixels a side of a block; it divides the image."""
+    """Side of a block in pixels; it divides the sides of the image."""
 
 
 class SemanticMap(Context):
-    """One channel a level, 1 where the image has it, at the resolution of the image.
+    """One channel for each level, 1 where the image has it, at the resolution of the image.
 
-    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2, with blocks of brightness for
-    the parts of a face.
+    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2, with levels of brightness in
+    place of the parts of a face.
 
     Args:
         config: of the map.
@@ -37,7 +37,7 @@ class SemanticMap(Context):
         self._config = config
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:  # noqa: ARG002
-        """See `Context.draw`; nothing is drawn, and every pixel is unknown."""
+        """See `Context.draw`; the context is no random draw, and all pixels are to be drawn."""
         levels = block_levels(images, self._config)
         whole = levels.repeat_interleave(self._config.block, 1).repeat_interleave(self._config.block, 2)
         context = functional.one_hot(whole, self._config.levels).movedim(3, 1).to(images.dtype)

@@ -1,4 +1,4 @@
-"""Source points are dealt out to data points so that all together have the shortest way."""
+"""Source points are assigned to data points with the least sum of distances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AssignmentConfig(Section):
     """Linear assignment by distance.
 
     Attributes:
-        scope: whose points are assigned together: those of a micro batch, or of a whole step over all ranks.
+        scope: the points of one assignment: those of a micro batch, or of a whole step over all ranks.
     """
 
     kind: Literal["assignment"] = "assignment"
@@ -24,7 +24,7 @@ class AssignmentConfig(Section):
 
 
 class Assignment(Matching):
-    """A permutation of the source points with the least sum of costs; it leaves their distribution as it was.
+    """A permutation of the source points with the least sum of costs; their distribution does not change.
 
     Source: "Immiscible Diffusion", arXiv 2406.12303, with the distance as cost; Tong et al., "Improving and
     Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", arXiv 2302.00482, with its square.

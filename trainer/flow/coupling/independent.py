@@ -27,6 +27,6 @@ class Independent(Coupling):
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
-        """See `Coupling.draw`; the source is N(0, I), row i goes with row i, and all weigh the same."""
+        """See `Coupling.draw`; the source is N(0, I), row i is paired with row i, and all weights are equal."""
         x_0 = standard_normal(x_1, x_0, generator)
         return Pairs(x_0, x_1, condition)

@@ -1,4 +1,4 @@
-"""Every data point takes the nearest of a few Gaussian draws of its own."""
+"""Every data point is paired with the nearest of a few Gaussian draws."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class KNNConfig(Section):
 
 
 class KNN(Coupling):
-    """Noise selected by distance: x_0 is the draw nearest to its x_1 among k of N(0, I).
+    """Noise selected by distance: x_0 is the draw nearest to x_1 among k draws of N(0, I).
 
-    Pairs are drawn row by row, without a word between rows or ranks, and in the memory of two draws whatever k is. The
-    source is not quite normal: in the direction of its data point its mean is nearly that of the largest of k normal
-    numbers (1.03 for k = 4), which is little beside the sqrt(d) of a state of d values and much in few dimensions.
+    Each pair is drawn separately, without communication between rows or ranks, and in the memory of two draws for any
+    k. The source is not quite normal: in the direction of the data point its mean is nearly that of the largest of k
+    normal numbers (1.03 for k = 4). That is small beside the norm sqrt(d) of a state of d values, but not in few
+    dimensions.
 
     Source: "Improved Immiscible Diffusion", arXiv 2505.18521.
 
@@ -44,7 +45,7 @@ class KNN(Coupling):
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
-        """See `Coupling.draw`; source points that are given are taken as they are, row i with row i."""
+        """See `Coupling.draw`; with `x_0` nothing is selected, and row i is paired with row i."""
         nearest = standard_normal(x_1, x_0, generator)
         if x_0 is None and self.k > 1:
             nearest = self._nearest(nearest, x_1, generator)

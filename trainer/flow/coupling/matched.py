@@ -1,4 +1,4 @@
-"""Source points that are dealt out anew among the data points of a micro batch, or of all of a step."""
+"""Source points are permuted or drawn again among the data points of a micro batch, or of a whole step."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.flow.condition import Condition
+from trainer.flow.coupling.gather import gathered_rows
 from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal
 
 Scope = Literal["micro_batch", "global_batch"]
 
 
 class Match(NamedTuple):
-    """Which source point goes to each data point.
+    """The source point of each data point.
 
     Attributes:
         source_index: int64 [B], row of the source point.
-        log_weight: float32 [B] logarithms of what the data points weigh; None: all alike.
+        log_weight: float32 [B] logarithms of the weights of the data points; None: all equal.
     """
 
     source_index: Tensor
@@ -28,7 +29,7 @@ class Match(NamedTuple):
 
 
 class Matching(Protocol):
-    """Decides the pairs.
+    """A rule that decides the pairs.
 
     Attributes:
         weighs: whether its matches have weights.
@@ -37,20 +38,20 @@ class Matching(Protocol):
     weighs: bool
 
     def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator) -> Match:
-        """Matches source points [B, F] with data points [B, F]; draws come from the generator."""
+        """Matches source points [B, F] with data points [B, F]; all draws are from the generator."""
         ...
 
 
 class Matched(Coupling):
-    """Data points stay where they are, with what is known of them; source points N(0, I) come to them.
+    """Data points keep their rows and conditions; a matching assigns source points N(0, I) to them.
 
-    With scope global_batch the pairs are those of one problem over all micro batches of all ranks: the ranks gather
-    data and source points, the first one solves, and tells the others. Source points are drawn micro batch by micro
-    batch, so that the pairs do not depend on how many ranks there are.
+    With scope global_batch the pairs solve one problem over all micro batches of all ranks. The ranks gather data and
+    source points, the first one solves the problem, and broadcasts the solution. Source points are drawn micro batch by
+    micro batch, so that the pairs do not depend on the number of ranks.
 
     Args:
         matching: decides the pairs.
-        scope: whose points are matched together while training.
+        scope: the points that are matched together in training: those of a micro batch, or of a whole step.
     """
 
     def __init__(self, matching: Matching, scope: Scope) -> None:
@@ -60,11 +61,10 @@ class Matched(Coupling):
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
-        """See `Coupling.draw`; the points of this batch are matched among themselves."""
+        """See `Coupling.draw`; only points of this batch are matched."""
         x_0 = standard_normal(x_1, x_0, generator)
         source, log_weight = self.matching(x_0.detach().flatten(1), x_1.detach().flatten(1), generator)
-        rows = torch.arange(len(x_1), device=x_1.device)
-        return Pairs(x_0[source], x_1, condition, log_weight, source_index=source, target_index=rows)
+        return Pairs(x_0[source], x_1, condition, log_weight)
 
     def draw_step(
         self,
@@ -75,12 +75,12 @@ class Matched(Coupling):
         x_0: Sequence[Tensor | None] | None = None,
         ranks: dist.ProcessGroup | None = None,
     ) -> list[Pairs]:
-        """See `Coupling.draw_step`; pairs of a whole step have no indices, for no micro batch holds both ends."""
+        """See `Coupling.draw_step`; with scope global_batch it is collective over `ranks`."""
         if self.scope == "micro_batch":
             return super().draw_step(x_1, conditions, generators=generators, x_0=x_0, ranks=ranks)
         together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
         own = [standard_normal(data, start, generator) for data, start, generator in together]
-        every_1, every_0 = _gathered(torch.cat(list(x_1)), ranks), _gathered(torch.cat(own), ranks)
+        every_1, every_0 = gathered_rows(torch.cat(list(x_1)), ranks), gathered_rows(torch.cat(own), ranks)
         source, log_weight = self._agreed(every_0, every_1, generators[0], ranks)
         sizes = [len(data) for data in x_1]
         first = 0 if ranks is None else ranks.rank() * sum(sizes)
@@ -91,7 +91,7 @@ class Matched(Coupling):
         ]
 
     def _agreed(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator, ranks: dist.ProcessGroup | None) -> Match:
-        """The match that the first rank finds, on every rank."""
+        """The match of the first rank, on every rank; collective."""
         if ranks is None:
             return self.matching(x_0.detach().flatten(1), x_1.detach().flatten(1), generator)
         if ranks.rank() == 0:
@@ -103,12 +103,3 @@ class Matched(Coupling):
         if log_weight is not None:
             dist.broadcast(log_weight, group=ranks, group_src=0)
         return Match(source, log_weight)
-
-
-def _gathered(points: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
-    """The points of all ranks, by rank; collective."""
-    if ranks is None:
-        return points
-    parts = [torch.empty_like(points) for _ in range(ranks.size())]
-    dist.all_gather(parts, points, group=ranks)
-    return torch.cat(parts)

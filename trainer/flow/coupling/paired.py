@@ -1,4 +1,4 @@
-"""Every data point has its own source point, from a file."""
+"""Every data point is paired with its own source point from the data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PairedConfig(Section):
 
 
 class Paired(Coupling):
-    """Row i of the source belongs to row i of the data, as a teacher carried it there.
+    """Row i of the source is paired with row i of the data, which a teacher made from it.
 
     Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, section 2.1 (the rectified coupling).
     """
@@ -35,5 +35,4 @@ class Paired(Coupling):
         if x_0 is None:
             raise ValueError("x_0: there is none to pair with; use data of kind pairs, or another coupling")
         x_0 = standard_normal(x_1, x_0, generator)
-        rows = torch.arange(len(x_1), device=x_1.device)
-        return Pairs(x_0=x_0, x_1=x_1, condition=condition, source_index=rows, target_index=rows)
+        return Pairs(x_0=x_0, x_1=x_1, condition=condition)

@@ -1,4 +1,4 @@
-"""Who is paired with whom, and with what weight."""
+"""Pairs of source and data points, and their weights."""
 
 from __future__ import annotations
 
@@ -13,30 +13,25 @@ from trainer.flow.condition import UNCONDITIONAL, Condition
 
 
 class Pairs(NamedTuple):
-    """A batch of source and data points that travel together.
+    """A batch of pairs of a source point and a data point.
 
     Attributes:
         x_0: [B, *D] source points.
         x_1: [B, *D] data points.
-        condition: what the model is told about each pair.
+        condition: conditioning of each pair.
         log_weight: [B] logarithms of the weights of the pairs, of which only the differences matter; None: all equal.
-        source_index: int64 [B], row of the drawn source that pair i uses; None where a coupling leaves rows in place or
-            takes them from other micro batches.
-        target_index: int64 [B], row of the given data that pair i uses; None as above.
-        interval: [B, 2] times at which each pair is at x_0 and at x_1; None: 0 and 1.
+        interval: [B, 2] times at which the path of each pair is at x_0 and at x_1; None: 0 and 1.
     """
 
     x_0: Tensor
     x_1: Tensor
     condition: Condition = UNCONDITIONAL
     log_weight: Tensor | None = None
-    source_index: Tensor | None = None
-    target_index: Tensor | None = None
     interval: Tensor | None = None
 
 
 class Coupling(Protocol):
-    """Draws source points for data points and decides the pairs."""
+    """Draws source points for data points and decides which of them form pairs."""
 
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
@@ -45,16 +40,16 @@ class Coupling(Protocol):
 
         Args:
             x_1: [B, *D] data.
-            condition: follows the data points through any permutation.
-            x_0: [B, *D] source points to use; None draws them from the coupling's source distribution.
-            generator: where every draw comes from. Draws are made on its device and moved to that of `x_1`, so a
-                CPU generator gives the same batch on every accelerator.
+            condition: conditioning of the data points; each keeps its own in whatever order the pairs are.
+            x_0: [B, *D] source points to use; None: they are drawn from the coupling's source distribution.
+            generator: of all draws. These are made on its device and moved to that of `x_1`, so that a CPU generator
+                gives the same batch on every accelerator.
 
         Returns:
             The pairs, on the device of `x_1`.
 
         Raises:
-            ValueError: if `x_0` is given in another shape than `x_1`.
+            ValueError: if `x_0` has another shape than `x_1`.
         """
         ...
 
@@ -67,25 +62,28 @@ class Coupling(Protocol):
         x_0: Sequence[Tensor | None] | None = None,
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[Pairs]:
-        """Pairs all micro batches of a rank's step, each on its own unless the coupling says otherwise.
+        """Pairs all micro batches of a rank's step, each separately unless a coupling overrides this.
 
         Args:
             x_1: [B, *D] data of each micro batch, as many on every rank.
             conditions: of each.
             generators: of each, as in :meth:`draw`.
-            x_0: [B, *D] source points of each to use; None draws them.
-            ranks: those that see different data and draw the same step; couplings that look beyond their rank are
-                collective over them. None: this rank is on its own.
+            x_0: [B, *D] source points of each to use; None: they are drawn.
+            ranks: the ranks with different data of the same step; a coupling that pairs points of several ranks is
+                collective over them. None: there is no other rank.
 
         Returns:
             The pairs of each micro batch, in the order of its data.
         """
         together = zip(x_1, conditions, x_0 or [None] * len(x_1), generators, strict=True)
-        return [self.draw(data, told, x_0=start, generator=generator) for data, told, start, generator in together]
+        return [
+            self.draw(data, condition, x_0=source, generator=generator)
+            for data, condition, source, generator in together
+        ]
 
 
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The source points of a batch: those given, or a standard normal draw for each data point.
+    """The source points of a batch: `x_0` if there are any, else a standard normal draw for each data point.
 
     Args:
         x_1: [B, *D] data.

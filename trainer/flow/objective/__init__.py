@@ -1,35 +1,38 @@
-"""What is minimised: the protocol, its implementations, their configuration and `build`."""
+"""Objectives of training: the protocol, its implementations, their configuration and `build`."""
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
+from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
 from trainer.flow.objective.protocol import LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
 
-AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig
+AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig | OwnObjective
 
 
 def _regression_by_default(document: Any) -> Any:
-    return {"kind": "regression", **document} if isinstance(document, dict) else document
+    of_no_kind = isinstance(document, dict) and "class" not in document
+    return {"kind": "regression", **document} if of_no_kind else document
 
 
-Config = Annotated[AnyConfig, Field(discriminator="kind"), BeforeValidator(_regression_by_default)]
+Config = Annotated[AnyConfig, KindOrClass(), BeforeValidator(_regression_by_default)]
 
 
 def build(config: AnyConfig, *, target: Target, path: Path | None = None, teacher: Teacher | None = None) -> Objective:
-    """Returns the objective that `config.kind` names.
+    """Returns the objective that `config.kind` or `config.class` names.
 
     Args:
         config: settings.
-        target: what the network predicts.
-        path: on which the pairs lie; a residual of features needs it.
-        teacher: features of the data; an aligned objective needs it.
+        target: the quantity that the network predicts.
+        path: of the pairs; a `FeatureResidual` needs it.
+        teacher: computes features of the data; an `Aligned` objective needs it.
     """
     match config:
         case RegressionConfig():
@@ -40,6 +43,8 @@ def build(config: AnyConfig, *, target: Target, path: Path | None = None, teache
         case FeatureResidualConfig():
             assert path is not None
             return FeatureResidual(path)
+        case OwnObjective():
+            return build_own(config, target=target, path=path)
 
 
 __all__ = [
@@ -52,6 +57,7 @@ __all__ = [
     "LossTerms",
     "Model",
     "Objective",
+    "OwnObjective",
     "PseudoHuberConfig",
     "Regression",
     "RegressionConfig",

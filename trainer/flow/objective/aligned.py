@@ -1,4 +1,4 @@
-"""A regression that also makes what a network sees agree with what a teacher sees."""
+"""A regression that also aligns the features of a network with those of a teacher."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Teacher = Callable[[Tensor], Tensor]
 
 
 class AlignedConfig(Section):
-    """The mean error of the prediction, less the agreement of the network's features with a teacher's of the data."""
+    """The mean error of the prediction, minus the similarity of the network's features to a teacher's of the data."""
 
     kind: Literal["aligned"] = "aligned"
     teacher: Path
     """A feature extractor in a safetensors file, such as the features verb writes."""
     weight: float = Field(default=0.05, gt=0, allow_inf_nan=False)
-    """Of the agreement, which is a cosine."""
+    """Weight of the similarity, which is a cosine."""
     error: ErrorConfig = SquaredConfig()
-    """What a difference of predictions costs."""
+    """Error of a difference between prediction and target."""
 
 
 class Aligned(Objective):
@@ -44,8 +44,8 @@ class Aligned(Objective):
     Alignment for Generation", arXiv 2410.06940, equation 8.
 
     Args:
-        target: what the network predicts.
-        teacher: features of the data; one vector for an example speaks for each of its tokens.
+        target: the quantity that the network predicts.
+        teacher: computes features of the data; a single vector of an example is compared with all of its tokens.
         config: weight and error.
     """
 
@@ -54,7 +54,7 @@ class Aligned(Objective):
         self.teacher, self.weight = teacher, config.weight
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the cosine and the error alone are terms."""
+        """See `Objective.loss`; the terms are the mean error and the mean cosine."""
         prediction, projected = model(sample.x_t, sample.t, condition, WithProjection())
         regression = self.regression.loss(lambda *_: prediction, sample, condition)
         cosine = alignment(projected, self.teacher(sample.x_1))
@@ -63,11 +63,11 @@ class Aligned(Objective):
 
 
 def alignment(projected: Tensor, taught: Tensor) -> Tensor:
-    """How much features of tokens agree with a teacher's.
+    """The similarity of features of tokens to those of a teacher.
 
     Args:
-        projected: [B, N, F].
-        taught: [B, F], or [B, F, rows, columns] with a place for each token.
+        projected: [B, N, F] projections of the network's features.
+        taught: [B, F] features of a teacher, or [B, F, rows, columns] with a place for each token.
 
     Returns:
         [B] the mean cosine of the tokens, in [-1, 1].
@@ -77,5 +77,5 @@ def alignment(projected: Tensor, taught: Tensor) -> Tensor:
 
 
 def tokens_of(shape: torch.Size | tuple[int, ...]) -> int | None:
-    """How many tokens a teacher's features [F, *places] speak of; None: of any number alike."""
+    """The number of tokens that features [F, *places] of a teacher belong to; None: any number."""
     return None if len(shape) == 1 else int(torch.Size(shape[1:]).numel())

@@ -1,4 +1,4 @@
-"""How far a prediction is from what was wanted."""
+"""The error of a prediction, as a function of its difference from the target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from moe.validation.section import Section
 
 Error = Callable[[Tensor], Tensor]
-"""From differences to errors of the same shape, 0 where nothing differs."""
+"""From differences to errors of the same shape, 0 for a difference of 0."""
 
 
 class SquaredConfig(Section):

@@ -1,4 +1,4 @@
-"""How well features within a segment of time are approximated from those at its start."""
+"""The error of features within a segment of time that are approximated from those at its start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.flow.question import Approximation
 
 
 class FeatureResidualConfig(Section):
-    """The squared error of approximated features; the residual network alone learns from it."""
+    """The squared error of approximated features; only the residual network is trained."""
 
     kind: Literal["feature_residual"] = "feature_residual"
 
@@ -23,24 +23,24 @@ class FeatureResidualConfig(Section):
 class FeatureResidual(Objective):
     """Mean over tokens and width of (features(x_s, s) + share residual(x_t, t) - features(x_t, t))^2.
 
-    s is the first time of the segment that t lies in, and x_s the state of the same pair then.
+    s is the first time of the segment of t, and x_s the state of the same pair at s.
 
     Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3.
 
     Args:
-        path: on which the pairs lie, with coefficients.
+        path: of the pairs, with coefficients.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the error relative to the mean square of the true features is a term."""
+        """See `Objective.loss`; the term is the error divided by the mean square of the true features."""
 
         def states_at(t: Tensor) -> Tensor:
             c = self.path.coefficients(t).broadcast(sample.x_1)
             return c.a * sample.x_0 + c.b * sample.x_1 + c.g * sample.noise
 
-        found, true = model(sample.x_t, sample.t, condition, Approximation(states_at))
-        errors = (found.float() - true.float()).square()
+        approximated, true = model(sample.x_t, sample.t, condition, Approximation(states_at))
+        errors = (approximated.float() - true.float()).square()
         return LossTerms(errors, {"feature_relative_error": errors.detach().mean() / true.float().square().mean()})

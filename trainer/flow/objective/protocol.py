@@ -1,4 +1,4 @@
-"""What is minimised."""
+"""The loss of a batch, and how a model is evaluated for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class LossTerms(NamedTuple):
     """The loss of one micro batch.
 
     Attributes:
-        values: [B, *E] losses, as many of one example as of another; :meth:`mean` is what is minimised.
-        terms: named scalars without gradient, for the metrics: what the loss is made of where it is made of several.
+        values: [B, *E] losses, the same number for each example; training minimises :meth:`mean`.
+        terms: named scalars without gradient, for the metrics: the terms of a loss that is a sum of several.
     """
 
     values: Tensor
@@ -27,10 +27,10 @@ class LossTerms(NamedTuple):
         return self.values if self.values.ndim == 1 else self.values.flatten(1).mean(1)
 
     def mean(self, weight: Tensor | None = None) -> Tensor:
-        """The mean of the micro batch, in one reduction where all weigh the same.
+        """The mean over the micro batch, in one reduction if there are no weights.
 
         Args:
-            weight: [B] of each example, 1 on average; None: 1.
+            weight: [B] weights of the examples, 1 on average; None: all are 1.
         """
         return self.values.mean() if weight is None else (self.per_example * weight).mean()
 
@@ -39,23 +39,23 @@ class Model(Protocol):
     """A network that predicts a quantity at a state."""
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
-        """Returns the prediction at states `x_t` [B, *D] and times `t` [B], shaped as `Target` says."""
+        """Returns the prediction at states `x_t` [B, *D] and times `t` [B], in the shape that `Target` defines."""
         ...
 
 
 class Objective(Protocol):
-    """Scores a model on points of the path."""
+    """Computes the loss of a model at points of the path."""
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """Evaluates the model and compares.
+        """Evaluates the model and returns its losses.
 
         Args:
             model: the network.
             sample: B points of the path.
-            condition: handed to the model as it is.
+            condition: input of the model.
 
         Returns:
-            The losses of each point. The weights of the pairs are not in it: what a pair weighs depends on the whole
-            global batch, which an objective does not see.
+            The losses of each point, without the weights of the pairs, since these are normalised over the global batch
+            and an objective has one micro batch.
         """
         ...

@@ -1,4 +1,4 @@
-"""How far predictions are from their target, in one space or another."""
+"""The error between predictions and their targets, as they are or converted into velocities or data."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class RegressionConfig(Section):
 
     kind: Literal["regression"] = "regression"
     error: ErrorConfig = SquaredConfig()
-    """What a difference costs."""
+    """Error of a difference."""
     space: Literal["prediction", "data", "velocity"] = "prediction"
-    """What is compared: the prediction as it is, the velocity that it stands for, or the data point of the pair: for a
-    part of a path that is its end, which a first-order step from x_t reaches."""
+    """The quantity that is compared: the prediction itself, the velocity, or the data point of the pair. A pair with an
+    interval has the point at its end in place of the data point; a first-order step leads there from x_t."""
     antithetic: bool = False
-    """Average over every point and its mirror, for less variance; the path must have noise of its own, and a micro
-    batch passes through the network as one of twice its size."""
+    """Average over every point and its mirror, for less variance. The path must have noise of its own, and the network
+    is evaluated on twice as many points."""
 
 
 class Regression(Objective):
@@ -39,8 +39,8 @@ class Regression(Objective):
     6.1.
 
     Args:
-        target: what the network predicts.
-        config: error and space.
+        target: the quantity that the network predicts.
+        config: error, space and antithetic points.
     """
 
     def __init__(self, target: Target, config: RegressionConfig | None = None) -> None:
@@ -49,12 +49,12 @@ class Regression(Objective):
         self.error = build_error(self.config.error)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the mean error of each field is a term where a prediction has several."""
+        """See `Objective.loss`; if a prediction has several fields, the terms are their mean errors."""
         if self.config.antithetic:
-            assert sample.mirror is not None, "the composition lets no other path through"
+            assert sample.mirror is not None, "the rules of composition exclude other paths"
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
-        found, wanted = self._compared(model(sample.x_t, sample.t, condition), sample)
-        errors = self.error(found - wanted)
+        estimate, truth = self._compared(model(sample.x_t, sample.t, condition), sample)
+        errors = self.error(estimate - truth)
         values = errors.unflatten(0, (2, -1)).movedim(0, 1) if self.config.antithetic else errors
         if self.config.space != "prediction" or self.target.num_fields == 1:
             return LossTerms(values, {})

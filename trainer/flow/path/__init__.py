@@ -1,13 +1,13 @@
-"""What lies between source and data: the protocol, its implementations, their configuration and `build`."""
+"""Paths from source to data: the protocol, its implementations, their configuration and `build`."""
 
 from functools import partial
 from typing import Annotated
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.own import OwnPath
 from trainer.flow.path.affine import Affine, Linear, LinearConfig, Schedule, linear
-from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig
-from trainer.flow.path.protocol import Coefficients, Path, PathSample
+from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig, scale
+from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
 from trainer.flow.path.stochastic_interpolant import (
     MirrorInterpolantConfig,
     OneSidedInterpolantConfig,
@@ -37,13 +37,14 @@ Config = Annotated[
     | StochasticInterpolantConfig
     | MirrorInterpolantConfig
     | OneSidedInterpolantConfig
-    | TabulatedConfig,
-    Field(discriminator="kind"),
+    | TabulatedConfig
+    | OwnPath,
+    KindOrClass(),
 ]
 
 
 def build(config: Config) -> Path:
-    """Returns the path that `config.kind` names.
+    """Returns the path that `config.kind` or `config.class` names.
 
     Raises:
         FileError: the file of a tabulated path cannot be used.
@@ -52,22 +53,36 @@ def build(config: Config) -> Path:
         case LinearConfig(sigma_min=sigma_min):
             return Linear(sigma_min)
         case TrigonometricConfig():
-            return Affine(trigonometric)
+            return Affine(trigonometric, preserves_variance=True)
         case VariancePreservingConfig(beta_min=beta_min, beta_max=beta_max):
-            return Affine(partial(variance_preserving, beta_min=beta_min, beta_max=beta_max))
+            schedule = partial(variance_preserving, beta_min=beta_min, beta_max=beta_max)
+            return Affine(schedule, preserves_variance=True, starts_as=None)
         case DiffusionStepsConfig():
-            return Affine(DiffusionSteps(cumulative_alphas(config)))
+            return Affine(DiffusionSteps(cumulative_alphas(config)), preserves_variance=True, starts_as=None)
         case StochasticInterpolantConfig(interpolation="linear", gamma=ZeroConfig()):
             return Linear(0.0)
-        case StochasticInterpolantConfig():
-            interpolant = partial(two_sided, config)
-            return Affine(interpolant) if config.gamma.kind == "zero" else StochasticInterpolant(interpolant)
+        case StochasticInterpolantConfig(interpolation="trigonometric", gamma=ZeroConfig()):
+            return Affine(partial(two_sided, config), preserves_variance=True)
+        case StochasticInterpolantConfig(interpolation=interpolation):
+            return StochasticInterpolant(
+                partial(two_sided, config),
+                separable=interpolation != "encoding_decoding",
+                noise_scale=scale(config.gamma),
+            )
         case MirrorInterpolantConfig():
-            return StochasticInterpolant(partial(mirror, config))
+            return StochasticInterpolant(
+                partial(mirror, config),
+                has_source=False,
+                separable=False,
+                starts_as="data",
+                noise_scale=scale(config.gamma),
+            )
         case OneSidedInterpolantConfig():
-            return StochasticInterpolant(partial(one_sided, config))
+            return StochasticInterpolant(partial(one_sided, config), has_source=False)
         case TabulatedConfig():
             return Affine(tabulated(config))
+        case OwnPath():
+            return build_own(config)
 
 
 __all__ = [
@@ -77,10 +92,12 @@ __all__ = [
     "Config",
     "DiffusionSteps",
     "DiffusionStepsConfig",
+    "End",
     "Linear",
     "LinearConfig",
     "MirrorInterpolantConfig",
     "OneSidedInterpolantConfig",
+    "OwnPath",
     "Path",
     "PathSample",
     "PathTable",

@@ -1,4 +1,4 @@
-"""Paths x_t = a(t) x_0 + b(t) x_1, told apart by their schedule."""
+"""Paths x_t = a(t) x_0 + b(t) x_1."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from torch import Tensor
 
 from moe.validation.section import Section
 from trainer.flow.coupling.protocol import Pairs
-from trainer.flow.path.protocol import Coefficients, Path, PathSample
+from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
 
 Schedule = Callable[[Tensor], Coefficients]
+"""From times [B] to coefficients."""
+
+LEAST_SOURCE = 1e-3
+"""With a smaller weight of the source at t = 1 the path counts as one that ends at the data point itself."""
 
 
 class LinearConfig(Section):
@@ -22,7 +26,7 @@ class LinearConfig(Section):
 
     kind: Literal["linear"] = "linear"
     sigma_min: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the source that is left at the data; 0: the path ends at the data point itself."""
+    """Weight of the source at t = 1; 0: the path ends at the data point itself."""
 
 
 def linear(t: Tensor, sigma_min: float = 0.0) -> Coefficients:
@@ -41,8 +45,8 @@ class Affine(Path):
     """A deterministic path between the two ends: x_t = a x_0 + b x_1, velocity da x_0 + db x_1.
 
     A pair with an interval has its two points on such a path, x_s at the start and x_e at the end of the interval. They
-    determine the source x_0 and the data x_1 of the path, and what is sampled belongs to those: between the two points
-    the noise is constant, and one first-order step from either reaches the other.
+    determine the source x_0 and the data x_1 of the whole path, and the sample is a point of that path. Between the two
+    points the noise is constant, and one first-order step leads from either to the other.
 
     Source: Lipman et al., "Flow Matching Guide and Code", arXiv 2412.06264, section 4.8; the linear schedule is
     equation 5 of Liu et al., "Flow Straight and Fast", arXiv 2209.03003, and with sigma_min equation 20 of Lipman et
@@ -51,10 +55,16 @@ class Affine(Path):
 
     Args:
         schedule: times [B] to coefficients, with g = 0.
+        preserves_variance: as in `Path`.
+        starts_as: as in `Path`.
     """
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(
+        self, schedule: Schedule, *, preserves_variance: bool = False, starts_as: End | None = "source"
+    ) -> None:
         self.schedule = schedule
+        self.preserves_variance = preserves_variance
+        self.starts_as = starts_as
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
         """See `Path.sample`; nothing is drawn, and the noise is the source point."""
@@ -75,7 +85,7 @@ class Affine(Path):
         return self.schedule(t)
 
     def _whole(self, pairs: Pairs, t: Tensor) -> tuple[Tensor, Tensor, Coefficients | None]:
-        """Source and data of the whole path on which the pairs lie, and the path's coefficients where the pairs end."""
+        """Source and data of the whole path of each pair, and the coefficients at the end of its interval."""
         if pairs.interval is None:
             return pairs.x_0, pairs.x_1, None
         start, end = (self.schedule(time) for time in pairs.interval.to(t).unbind(1))
@@ -89,15 +99,16 @@ class Affine(Path):
 class Linear(Affine):
     """The straight path from x_0 to x_1 + sigma_min x_0, with the same velocity at all times.
 
-    These are the values of the affine path with the schedule :func:`linear`, up to rounding, in two passes over the
-    states in place of six.
+    It equals the affine path with the schedule :func:`linear` up to rounding, and takes two passes over the states in
+    place of six.
 
     Args:
-        sigma_min: share of the source that is left at the data, at least 0 and below 1.
+        sigma_min: weight of the source at t = 1, at least 0 and below 1.
     """
 
     def __init__(self, sigma_min: float = 0.0) -> None:
         super().__init__(partial(linear, sigma_min=sigma_min))
+        self.ends_as = "data" if sigma_min < LEAST_SOURCE else None
         self._sigma_min = sigma_min
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""How strong a stochastic interpolant's own noise is along the way."""
+"""The standard deviation gamma(t) of a stochastic interpolant's own noise."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from moe.validation.section import Section
 
-SMALLEST_DIVISOR = 1e-3
+SMALLEST_VALUE = 1e-3
+"""Least gamma, in units of sqrt(factor), that the slope of the Brownian gamma is computed with."""
 
 
 class BrownianConfig(Section):
-    """gamma = sqrt(factor t (1 - t)), that of a Brownian bridge; its slope is held finite at the ends."""
+    """gamma = sqrt(factor t (1 - t)), that of a Brownian bridge; its slope is bounded where t (1 - t) < 1e-6."""
 
     kind: Literal["brownian"] = "brownian"
     factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -35,7 +36,7 @@ class SineSquaredConfig(Section):
 
 
 class ZeroConfig(Section):
-    """gamma = 0, no noise of its own; nothing to set."""
+    """gamma = 0, no noise; nothing to set."""
 
     kind: Literal["zero"] = "zero"
 
@@ -44,7 +45,7 @@ Config = Annotated[BrownianConfig | QuadraticConfig | SineSquaredConfig | ZeroCo
 
 
 class Gamma(NamedTuple):
-    """The weight of the noise at B times, its slope, and the product of the two, each [B]."""
+    """gamma at B times, its time derivative, and the product of the two, each [B]."""
 
     value: Tensor
     slope: Tensor
@@ -52,7 +53,7 @@ class Gamma(NamedTuple):
 
 
 def gamma(config: Config, t: Tensor) -> Gamma:
-    """Evaluates a gamma; all are 0 at t = 0 and t = 1.
+    """Evaluates a gamma. At t = 0 and t = 1 its value is 0, while its slope need not be, nor the Brownian product.
 
     Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 4 and table 8.
 
@@ -63,7 +64,7 @@ def gamma(config: Config, t: Tensor) -> Gamma:
     match config:
         case BrownianConfig(factor=factor):
             value, product = torch.sqrt(factor * t * (1 - t)), factor * (1 - 2 * t) / 2
-            return Gamma(value, product / value.clamp(min=SMALLEST_DIVISOR), product)
+            return Gamma(value, product / value.clamp(min=SMALLEST_VALUE * scale(config)), product)
         case QuadraticConfig():
             value, slope = t * (1 - t), 1 - 2 * t
         case SineSquaredConfig():
@@ -71,3 +72,8 @@ def gamma(config: Config, t: Tensor) -> Gamma:
         case ZeroConfig():
             value = slope = torch.zeros_like(t)
     return Gamma(value, slope, value * slope)
+
+
+def scale(config: Config) -> float:
+    """The number that a gamma is proportional to: sqrt(factor) of the Brownian one, 1 of all others."""
+    return math.sqrt(config.factor) if isinstance(config, BrownianConfig) else 1.0

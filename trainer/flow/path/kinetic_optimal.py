@@ -1,10 +1,10 @@
-"""The path between noise and a data set along which the flow moves with the least kinetic energy.
+"""The path from noise to a data set whose flow has the least kinetic energy.
 
 Source: Shaul et al., "On Kinetic Optimal Probability Paths for Generative Models", arXiv 2306.06626. The kinetic energy
-of a Gaussian path depends on the data through one function of the signal-to-noise ratio, how well a point is known
-when it is seen in noise. With the weights of data and source in polar form, rho sin(angle) and rho cos(angle), the
-energy is the integral of rho'^2 + G(angle) (rho angle')^2: a flat metric, so that the best path is a straight line in
-coordinates that are stretched by sqrt(G).
+of a Gaussian path depends on the data through one function of the signal-to-noise ratio: the error of the best estimate
+of a point from the point with noise. With the weights of data and source in polar form, rho sin(angle) and
+rho cos(angle), the energy is the integral of rho'^2 + G(angle) (rho angle')^2. This metric is flat: the best path is a
+straight line in coordinates whose angle is the integral of sqrt(G).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.flow.path.affine import Schedule
 from trainer.flow.path.table import ENDS, PathTable
 
 RATIOS = torch.logspace(math.log10(1e-2), math.log10(60.0), 60, dtype=torch.float64)
-"""Signal-to-noise ratios at which data are looked at; beyond them the price is that at the nearest."""
+"""Signal-to-noise ratios at which G is estimated; outside them its value is that at the nearest ratio."""
 
 NODES = 4000
 TIMES = 20_000
@@ -30,11 +30,11 @@ CHUNK_VALUES = 4_000_000
 
 @dataclass(frozen=True)
 class Separation:
-    """How well points of a data set are known when they are seen in noise.
+    """How well points of a data set can be estimated from the points with noise.
 
     Attributes:
         prices: float64 [60], for each of `RATIOS` r: G = 1 - (1 + r^2) E|x - E[x | r x + noise]|^2 / d in [0, 1], of
-            data with mean 0 and E|x|^2 = d. 0: a point is known no better than one of a Gaussian; 1: it is known.
+            data with mean 0 and E|x|^2 = d. 0: the error is that of Gaussian data; 1: there is no error.
         scale: standard deviation of the data about their mean, in units of the noise.
     """
 
@@ -47,7 +47,7 @@ class Separation:
         return 1 - (1 - self.prices) / (1 + RATIOS**2)
 
     def price(self, angle: Tensor) -> Tensor:
-        """G at angles [N] from 0 (noise) to pi / 2 (data): what it costs to turn, by the way turned."""
+        """G at angles [N] from 0 (noise) to pi / 2 (data): the energy of a change of the angle, by its square."""
         from scipy.interpolate import PchipInterpolator
 
         ratio = torch.tan(angle.double()).abs().clamp(RATIOS[0], RATIOS[-1])
@@ -62,27 +62,27 @@ def estimate(
     generator: torch.Generator,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Separation:
-    """Looks at data in noise, as if they were all there is.
+    """Estimates the separation of the empirical distribution of some points.
 
-    Two estimates of G have the same mean: one from the variance of what may have been seen, exact where nearly every
-    point is known, and one from how far its mean is from the best linear guess r y / (1 + r^2), exact where nearly none
-    is. Their difference is the control variate of the first.
+    Two estimates of G have the same mean. The first is from the variance of x given y = r x + noise, and is exact where
+    nearly every point can be identified. The second is from the distance between the mean of x given y and the best
+    linear estimate r y / (1 + r^2), and is exact where nearly no point can be. Their difference is a control variate.
 
     Args:
-        points: [N, D] of the data; their mean and spread are taken out first.
-        draws: of a point and its noise, the same for every ratio.
+        points: [N, D] data; they are centred and scaled first.
+        draws: number of draws of a point and its noise, the same for every ratio.
         generator: of the draws.
-        progress: is told the number of ratios done, of 60.
+        progress: called with the number of finished ratios, of 60.
 
     Raises:
-        ValueError: the points are fewer than two, not finite or all the same.
+        ValueError: if the points are fewer than two, not finite or all equal.
     """
     if len(points) < 2 or not bool(points.isfinite().all()):
-        raise ValueError(f"points: {len(points)} of them, or some not finite; give two or more finite ones")
+        raise ValueError(f"points: {len(points)} points, or some not finite; give two or more finite ones")
     centred = points.double() - points.double().mean(0)
     scale = float(centred.square().mean().sqrt())
     if scale == 0:
-        raise ValueError("points: all are the same; give data that differ")
+        raise ValueError("points: all are equal; give points that differ")
     x = centred / scale
     squares = x.square().sum(1)
     drawn = torch.randint(len(x), (draws,), generator=generator)
@@ -92,25 +92,25 @@ def estimate(
     for number, ratio in enumerate(RATIOS.tolist()):
         above, parts = 1 + ratio**2, []
         for own, around in zip(drawn.split(rows), noise.split(rows), strict=True):
-            seen = ratio * x[own] + around
-            likely = (ratio * seen @ x.mT - ratio**2 / 2 * squares).softmax(1)
-            mean = likely @ x
-            variance = likely @ squares - mean.square().sum(1)
-            away = (mean - ratio / above * seen).square().sum(1)
-            parts.append(torch.stack([1 - above * variance / x.shape[1], above * away / x.shape[1]]))
+            noisy = ratio * x[own] + around
+            posterior = (ratio * noisy @ x.mT - ratio**2 / 2 * squares).softmax(1)
+            mean = posterior @ x
+            variance = posterior @ squares - mean.square().sum(1)
+            distance = (mean - ratio / above * noisy).square().sum(1)
+            parts.append(torch.stack([1 - above * variance / x.shape[1], above * distance / x.shape[1]]))
         prices[number] = _combined(*torch.cat(parts, dim=1))
         progress(number + 1)
     return Separation(prices.clamp(0, 1), scale)
 
 
 def _combined(first: Tensor, second: Tensor) -> Tensor:
-    """The mean of one estimate [N], their difference of mean 0 taken off as far as the two go together."""
+    """The mean of the first estimate [N], with the difference of both, which has mean 0, as its control variate."""
     difference = first - second
     spread = difference.var(unbiased=False)
     if spread == 0:
         return first.mean()
-    together = ((first - first.mean()) * (difference - difference.mean())).mean()
-    return first.mean() - together / spread * difference.mean()
+    covariance = ((first - first.mean()) * (difference - difference.mean())).mean()
+    return first.mean() - covariance / spread * difference.mean()
 
 
 def fit(separation: Separation, *, least_price: float = 1e-3, knots: int = 1000) -> PathTable:
@@ -118,12 +118,12 @@ def fit(separation: Separation, *, least_price: float = 1e-3, knots: int = 1000)
 
     Args:
         separation: of the data.
-        least_price: least G that is counted on, in (0, 1]: where turning is free, the path would turn at once; the
-            smaller, the steeper the path may be at the source.
-        knots: K, at whose times k / K the path is tabulated.
+        least_price: lower bound of G, in (0, 1]. Where G is 0 a change of the angle has no energy, and the path would
+            jump; a smaller bound allows a steeper path at the source.
+        knots: K; the path is tabulated at the times k / K.
 
     Returns:
-        The table, of what the path is made of for the data as they are.
+        The table of the weights of source and unscaled data.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -145,7 +145,7 @@ def fit(separation: Separation, *, least_price: float = 1e-3, knots: int = 1000)
 
 
 def angle_between(separation: Separation, least_price: float = 0.0) -> float:
-    """Phi: the stretched angle between noise and data, from 0 (a Gaussian) to pi / 2 (points far apart)."""
+    """Phi: the integral of sqrt(G) from noise to data, from 0 (Gaussian data) to pi / 2 (points far apart)."""
     return float(_stretched(separation, least_price)[1][-1])
 
 
@@ -158,12 +158,12 @@ def least_energy(separation: Separation, least_price: float = 0.0) -> float:
 def kinetic_energy(schedule: Schedule, separation: Separation, least_price: float = 0.0) -> float:
     """Integral over time of E|u|^2 / d, u the velocity of the flow, of a path without noise of its own.
 
-    The mean of the data is left out; where it is not 0 it adds |mean|^2 / d times :func:`mean_energy`.
+    The data are centred; a mean other than 0 adds |mean|^2 / d times :func:`mean_energy`.
 
     Args:
         schedule: of the path.
         separation: of the data.
-        least_price: least G that is counted; 0: what the data say.
+        least_price: lower bound of G; 0: none.
     """
     c, scale = schedule(_midpoints()), separation.scale
     signal, dsignal = scale * c.b, scale * c.db
@@ -174,7 +174,7 @@ def kinetic_energy(schedule: Schedule, separation: Separation, least_price: floa
 
 
 def mean_energy(schedule: Schedule) -> float:
-    """Integral over time of db^2: what it costs to move a mean of length 1; 1 on the straight path, at least 1."""
+    """Integral over time of db^2: the energy of moving a mean of length 1, 1 on the straight path and else more."""
     return float(schedule(_midpoints()).db.square().mean())
 
 

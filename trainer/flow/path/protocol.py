@@ -1,9 +1,9 @@
-"""What lies between a source point and its data point."""
+"""The path between a source point and its data point."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,13 +17,13 @@ class PathSample(NamedTuple):
     Attributes:
         x_t: [B, *D] the point at time t.
         velocity: [B, *D] its time derivative for this pair, the noise held fixed.
-        noise: [B, *D] the Gaussian draw that a noise-predicting network has to find: z where the path adds its own
-            noise, x_0 where it does not.
+        noise: [B, *D] the target of a network that predicts the noise: z where the path adds noise of its own, x_0
+            where it does not.
         t: [B] times in [0, 1].
         x_0: [B, *D] the source points.
         x_1: [B, *D] the data points.
         mirror: the point at the same time with the path's own noise reversed; None where the path has none.
-        end: coefficients of the path where the pair's part of it ends; None: at the data points.
+        end: coefficients of the path at the end of the interval of each pair; None: the pairs have no interval.
     """
 
     x_t: Tensor
@@ -36,7 +36,7 @@ class PathSample(NamedTuple):
     end: Coefficients | None = None
 
     def beside(self, other: PathSample) -> PathSample:
-        """These points followed by `other`'s, without their mirrors; all of whole paths."""
+        """These points followed by those of `other`, without mirrors; neither has an `end`."""
         return PathSample(
             x_t=torch.cat([self.x_t, other.x_t]),
             velocity=torch.cat([self.velocity, other.velocity]),
@@ -58,7 +58,7 @@ class Coefficients:
         da: [B] da/dt.
         db: [B] db/dt.
         dg: [B] dg/dt; may diverge at the ends.
-        g_dg: [B] g dg/dt as one number, finite where dg is not.
+        g_dg: [B] the product g dg/dt, finite where dg/dt is not.
     """
 
     a: Tensor
@@ -77,8 +77,35 @@ class Coefficients:
         )
 
 
+End = Literal["source", "data"]
+
+
 class Path(Protocol):
-    """Interpolates between the two ends of every pair."""
+    """Interpolates between the two ends of every pair.
+
+    The attributes state facts about the coefficients, so that no coefficient is computed to find out which parts of a
+    flow go together.
+
+    Attributes:
+        affine: whether a point is a x_0 + b x_1 + g z; if not, `coefficients` raises, and no prediction is converted.
+        has_source: whether x_0 has a weight between the ends.
+        has_noise: whether z has a weight between the ends: the path adds noise of its own.
+        separable: whether two terms of the path follow from the state and the velocity at every time in (0, 1). The two
+            terms are x_0 and x_1 (with g z subtracted), or z and x_1 on a path without x_0.
+        preserves_variance: whether a^2 + b^2 = 1 and g = 0 at every time.
+        starts_as: the only term at t = 0, where the source is x_0, or z on a path without x_0; None: there are several.
+        ends_as: the only term at t = 1; None: there are several.
+        noise_scale: the standard deviation in whose units the noise is strong or weak: g is proportional to it.
+    """
+
+    affine: bool = True
+    has_source: bool = True
+    has_noise: bool = False
+    separable: bool = True
+    preserves_variance: bool = False
+    starts_as: End | None = "source"
+    ends_as: End | None = "data"
+    noise_scale: float = 1.0
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
         """Places every pair at its time.
@@ -86,10 +113,10 @@ class Path(Protocol):
         Args:
             pairs: B pairs with states [B, *D].
             t: [B] times in [0, 1].
-            generator: where the path's own noise comes from; untouched by paths that have none.
+            generator: of the path's own noise; paths without such noise do not use it.
 
         Returns:
-            The points with the velocity and the noise that belong to them.
+            The points, each with its velocity and its noise.
         """
         ...
 
@@ -97,7 +124,6 @@ class Path(Protocol):
         """Returns the weights of x_0, x_1 and z at the times `t` [B].
 
         Raises:
-            ValueError: if the path is not of the form a x_0 + b x_1 + g z; conversions between predictions then
-                do not exist.
+            ValueError: if the path is not affine.
         """
         ...

@@ -1,4 +1,4 @@
-"""Smooth curves through a table of values on [0, 1]."""
+"""Smooth interpolation of a table of values on [0, 1]."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UniformSpline:
 
     @classmethod
     def monotone(cls, values: Tensor) -> Self:
-        """The curves through `values` [K + 1, F] that rise and fall only where those do."""
+        """The curves through `values` [K + 1, F] that are monotonic wherever the values are."""
         from scipy.interpolate import PchipInterpolator
 
         knots = np.linspace(0.0, 1.0, len(values))

@@ -1,4 +1,4 @@
-"""Paths that add noise of their own between the two ends.
+"""Paths that add noise of their own between source and data.
 
 Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions",
 arXiv 2303.08797, sections 2 and 4.
@@ -19,51 +19,52 @@ from trainer.flow.coupling.protocol import Pairs, standard_normal
 from trainer.flow.path.affine import linear
 from trainer.flow.path.gamma import BrownianConfig, Gamma, SineSquaredConfig, ZeroConfig, gamma
 from trainer.flow.path.gamma import Config as GammaConfig
-from trainer.flow.path.protocol import Coefficients, Path, PathSample
+from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
 from trainer.flow.path.variance_preserving import trigonometric
 
 
 class StochasticInterpolantConfig(Section):
-    """From any source to the data, with noise in between."""
+    """From any source to the data, with noise of its own in between."""
 
     kind: Literal["stochastic_interpolant"] = "stochastic_interpolant"
     interpolation: Literal["linear", "trigonometric", "encoding_decoding"] = "linear"
-    """How the ends are mixed; encoding_decoding: all noise half way, where the source is gone and the data not yet."""
+    """The weights of source and data; with encoding_decoding the source has a weight only before t = 1/2, and the data
+    only after it, so that the state at t = 1/2 is noise alone."""
     gamma: GammaConfig = BrownianConfig()
-    """How strong the noise is."""
+    """The standard deviation of the noise."""
 
     @model_validator(mode="after")
     def _gamma_fits(self) -> Self:
         match self.interpolation, self.gamma:
             case "trigonometric", BrownianConfig(factor=factor) if factor >= 4:
                 raise ValueError(
-                    f"gamma.factor: {factor} leaves no room for the ends on a trigonometric interpolation, where the "
+                    f"gamma.factor: {factor} makes the noise too large for a trigonometric interpolation, where the "
                     "squares of all weights sum to 1; use less than 4"
                 )
             case "trigonometric", SineSquaredConfig():
                 raise ValueError(
-                    "gamma.kind: sine_squared bends a trigonometric interpolation sharply half way, where only noise "
-                    "is left; use one of brownian, quadratic, zero"
+                    "gamma.kind: sine_squared makes the slopes of a trigonometric interpolation jump at t = 1/2, where "
+                    "the weights of source and data are 0; use one of brownian, quadratic, zero"
                 )
             case "encoding_decoding", ZeroConfig():
                 raise ValueError(
-                    "gamma.kind: zero leaves nothing half way on an encoding_decoding interpolation; use one of "
+                    "gamma.kind: zero makes every state 0 at t = 1/2 on an encoding_decoding interpolation; use one of "
                     "brownian, quadratic, sine_squared"
                 )
         return self
 
 
 class MirrorInterpolantConfig(Section):
-    """From a data point through noise back to itself: x_t = x_1 + gamma z. What follows it starts at data."""
+    """From a data point through noise back to itself: x_t = x_1 + gamma z. Samplers start at data points."""
 
     kind: Literal["mirror_interpolant"] = "mirror_interpolant"
     gamma: GammaConfig = BrownianConfig()
-    """How strong the noise is."""
+    """The standard deviation of the noise."""
 
     @model_validator(mode="after")
     def _it_moves(self) -> Self:
         if self.gamma.kind == "zero":
-            raise ValueError("gamma.kind: zero never moves; use one of brownian, quadratic, sine_squared")
+            raise ValueError("gamma.kind: zero never moves a state; use one of brownian, quadratic, sine_squared")
         return self
 
 
@@ -72,7 +73,7 @@ class OneSidedInterpolantConfig(Section):
 
     kind: Literal["one_sided_interpolant"] = "one_sided_interpolant"
     interpolation: Literal["linear", "trigonometric"] = "linear"
-    """How noise and data are mixed."""
+    """The weights of noise and data."""
 
 
 Interpolant = Callable[[Tensor], Coefficients]
@@ -83,19 +84,39 @@ class StochasticInterpolant(Path):
 
     Args:
         interpolant: times [B] to coefficients, with g > 0 inside (0, 1).
+        has_source: as in `Path`.
+        separable: as in `Path`.
+        starts_as: as in `Path`.
+        noise_scale: as in `Path`.
     """
 
-    def __init__(self, interpolant: Interpolant) -> None:
+    has_noise = True
+
+    def __init__(
+        self,
+        interpolant: Interpolant,
+        *,
+        has_source: bool = True,
+        separable: bool = True,
+        starts_as: End | None = "source",
+        noise_scale: float = 1.0,
+    ) -> None:
         self.interpolant = interpolant
+        self.has_source = has_source
+        self.separable = separable
+        self.starts_as = starts_as
+        self.noise_scale = noise_scale
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
         """See `Path.sample`; the noise is z, and the mirror has -z.
 
         Raises:
-            ValueError: the pairs have an interval.
+            ValueError: if the pairs have an interval.
         """
         if pairs.interval is not None:
-            raise ValueError("pairs.interval: a path with noise of its own has no single curve; use an affine path")
+            raise ValueError(
+                "pairs.interval: with noise of its own a path is no curve through two points; use an affine path"
+            )
         z = standard_normal(pairs.x_1, None, generator)
         sample = self._sample(pairs, t, z)
         return sample._replace(mirror=self._sample(pairs, t, -z))
@@ -117,22 +138,22 @@ class StochasticInterpolant(Path):
 
 
 def two_sided(config: StochasticInterpolantConfig, t: Tensor) -> Coefficients:
-    """The coefficients of an interpolant between two sets, at times `t` [B]."""
+    """The coefficients of an interpolant from a source to the data, at times `t` [B]."""
     noise = gamma(config.gamma, t)
     match config.interpolation:
         case "linear":
             ends = linear(t)
             return _with(noise, ends.a, ends.b, ends.da, ends.db)
         case "trigonometric":
-            turn, rest = trigonometric(t), torch.sqrt(1 - noise.value**2)
+            ends, rest = trigonometric(t), torch.sqrt(1 - noise.value**2)
             slope = -noise.product / rest
-            da, db = turn.da * rest + turn.a * slope, turn.db * rest + turn.b * slope
-            return _with(noise, turn.a * rest, turn.b * rest, da, db)
+            da, db = ends.da * rest + ends.a * slope, ends.db * rest + ends.b * slope
+            return _with(noise, ends.a * rest, ends.b * rest, da, db)
         case "encoding_decoding":
             weight, slope = torch.cos(math.pi * t) ** 2, -math.pi * torch.sin(2 * math.pi * t)
-            nothing, encoding = torch.zeros_like(t), t < 0.5
-            a, da = torch.where(encoding, weight, nothing), torch.where(encoding, slope, nothing)
-            b, db = torch.where(encoding, nothing, weight), torch.where(encoding, nothing, slope)
+            zero, encoding = torch.zeros_like(t), t < 0.5
+            a, da = torch.where(encoding, weight, zero), torch.where(encoding, slope, zero)
+            b, db = torch.where(encoding, zero, weight), torch.where(encoding, zero, slope)
             return _with(noise, a, b, da, db)
 
 

@@ -1,4 +1,4 @@
-"""The file of a path that is known at many times."""
+"""The file of a path that is tabulated at many times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PathTable:
     Attributes:
         weights: float64 [K + 1, 2] of the source, 1 at t = 0 and 0 at t = 1, and of the data, 0 and 1.
         slopes: float64 [K + 1, 2] their time derivatives.
-        made_by: what decides every value, for a person.
+        made_by: the settings and data that determine the values, for display.
     """
 
     weights: Tensor
@@ -36,7 +36,7 @@ class PathTable:
     made_by: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """Writes the table; the same table is the same bytes."""
+        """Writes the table; equal tables have equal bytes."""
         header = json.dumps({"format": FORMAT, "made_by": self.made_by}, sort_keys=True)
         arrays = {"weights": self.weights.contiguous(), "slopes": self.slopes.contiguous()}
         with replacing(path) as temporary:
@@ -44,10 +44,10 @@ class PathTable:
 
 
 def digest(path: Path) -> str:
-    """Of the bytes of a table's file.
+    """The first 16 hexadecimal digits of the SHA-256 of a file.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: the file cannot be read.
     """
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -59,7 +59,7 @@ def read_table(path: Path) -> PathTable:
     """Reads a table that the fit-path verb wrote.
 
     Raises:
-        FileError: it is missing, damaged or of another format, or what it holds is no path from source to data.
+        FileError: the file is missing, damaged or of another format, or its values are no path from source to data.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -71,9 +71,9 @@ def read_table(path: Path) -> PathTable:
         header = json.loads(metadata.get(HEADER, "{}"))
     except ValueError as error:
         raise FileError(path, HEADER, f"is not JSON ({error})", REMEDY) from error
-    found = header.get("format") if isinstance(header, dict) else None
-    if found != FORMAT:
-        raise FileError(path, "format", f"is {found} where a table of a path has {FORMAT}", REMEDY)
+    file_format = header.get("format") if isinstance(header, dict) else None
+    if file_format != FORMAT:
+        raise FileError(path, "format", f"is {file_format} where a table of a path has {FORMAT}", REMEDY)
     for name in ("weights", "slopes"):
         if name not in arrays:
             raise FileError(path, name, f"is missing (there are {', '.join(sorted(names)) or 'none'})", REMEDY)
@@ -90,7 +90,7 @@ def read_table(path: Path) -> PathTable:
         raise FileError(path, "weights", f"begins and ends at {table.weights[[0, -1]].tolist()}", REMEDY)
     (a, b), (da, db) = table.weights.unbind(1), table.slopes.unbind(1)
     if not bool((a * db - da * b > 0).all()):
-        raise FileError(path, "weights", "turns back on its way from source to data", REMEDY)
+        raise FileError(path, "weights", "turns back between source and data", REMEDY)
     return table
 
 

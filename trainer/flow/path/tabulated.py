@@ -1,4 +1,4 @@
-"""A path from a file, such as the kinetic-optimal one of a data set."""
+"""A path from a file, such as the kinetic-optimal path of a data set."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TabulatedConfig(Section):
 
     kind: Literal["tabulated"] = "tabulated"
     path: Path
-    """The file that the verb wrote."""
+    """The file of the path."""
     digest: str
-    """Of the file, so that a run goes on along the path it began with; left out: taken from it."""
+    """Digest of the file, so that a run continues on the same path; computed from the file if left out."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Tabulated:
     """The schedule of a table: its values and slopes at the times k / K, cubic polynomials in between.
 
     Args:
-        table: of the path.
+        table: weights and slopes of the path.
     """
 
     def __init__(self, table: PathTable) -> None:
@@ -63,10 +63,10 @@ def tabulated(config: TabulatedConfig) -> Tabulated:
     """The schedule of a configured file.
 
     Raises:
-        FileError: the file is no table, or no longer the one that the configuration names.
+        FileError: the file is no table, or its digest is not the configured one.
     """
-    table, found = read_table(config.path), digest(config.path)
-    if found != config.digest:
-        problem = f"is {config.digest} where the file has {found}"
+    table, current = read_table(config.path), digest(config.path)
+    if current != config.digest:
+        problem = f"is {config.digest} where the file has {current}"
         raise FileError(config.path, "digest", problem, "bring the file back, or leave the field out for another run")
     return Tabulated(table)

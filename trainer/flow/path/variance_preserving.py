@@ -1,4 +1,4 @@
-"""Paths with a^2 + b^2 = 1, on which data of unit variance keep it."""
+"""Paths with a^2 + b^2 = 1, on which the state has unit variance if source and data have it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from trainer.flow.path.protocol import Coefficients
 from trainer.flow.path.spline import UniformSpline
 
 SMALLEST_NOISE = 1e-3
-"""Least weight of the source that the slope of that weight is divided by: a square root, it is vertical at t = 1."""
+"""Least weight of the source in the divisor of its own slope, which is infinite at t = 1."""
 
 
 class TrigonometricConfig(Section):
-    """A quarter turn from source to data; nothing to set."""
+    """The weights are the cosine and the sine of pi t / 2; nothing to set."""
 
     kind: Literal["trigonometric"] = "trigonometric"
 
 
 class VariancePreservingConfig(Section):
-    """The diffusion whose rate falls linearly from the source to the data."""
+    """The diffusion with a rate that decreases linearly from the source to the data."""
 
     kind: Literal["variance_preserving"] = "variance_preserving"
     beta_min: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     """Rate at the data."""
     beta_max: float = Field(default=20.0, gt=0, allow_inf_nan=False)
-    """Rate at the source; with 0.1 and 20, 0.7 % of the data is left there."""
+    """Rate at the source; with 0.1 and 20 the weight of the data at t = 0 is 0.007."""
 
     @model_validator(mode="after")
     def _rates_in_order(self) -> Self:
@@ -41,16 +41,16 @@ class VariancePreservingConfig(Section):
 
 
 class DiffusionStepsConfig(Section):
-    """The steps of a discrete diffusion, joined by a smooth curve; step k of K is at t = 1 - k / K."""
+    """The steps of a discrete diffusion, interpolated smoothly; step k of K is at t = 1 - k / K."""
 
     kind: Literal["diffusion_steps"] = "diffusion_steps"
     num_steps: PositiveInt = 1000
     beta_start: float = Field(default=1e-4, gt=0, lt=1)
-    """Variance that the step next to the data adds."""
+    """Variance of the noise of the step next to the data."""
     beta_end: float = Field(default=0.02, gt=0, lt=1)
-    """Variance that the step next to the source adds."""
+    """Variance of the noise of the step next to the source."""
     spacing: Literal["linear", "square_root"] = "linear"
-    """What grows evenly from step to step: the variance, or its square root as in latent diffusion."""
+    """The quantity that is linear in the step: the variance, or its square root as in latent diffusion."""
 
 
 def trigonometric(t: Tensor) -> Coefficients:
@@ -64,7 +64,7 @@ def trigonometric(t: Tensor) -> Coefficients:
 
 
 def variance_preserving(t: Tensor, beta_min: float, beta_max: float) -> Coefficients:
-    """The schedule b = exp(-B / 2), a = sqrt(1 - b^2), B the rate summed from t to the data, at times `t` [B].
+    """The schedule b = exp(-B / 2), a = sqrt(1 - b^2), with B the integral of the rate from t to 1, at times `t` [B].
 
     Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv 2011.13456,
     equation 33 with their time 1 - t.
@@ -95,7 +95,7 @@ class DiffusionSteps:
     """The schedule of a discrete diffusion: b^2 is the product of 1 - beta at every step, and smooth in between.
 
     Args:
-        alphas: [K] products of 1 - beta over the first 1, ..., K steps, between 0 and 1 and falling.
+        alphas: [K] products of 1 - beta over the first 1, ..., K steps, between 0 and 1 and decreasing.
     """
 
     def __init__(self, alphas: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Steps along the path itself, between the ends that the field points to."""
+"""Steps along the path between the current estimates of noise and data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class FirstOrderConfig(Section):
 
     Attributes:
         steps: number of steps from source to data.
-        trained_times: number of equidistant times that the network was trained at, the source the first of them:
-            the steps then begin at such times, from the source on ("trailing" spacing); null: it knows all times, and
-            the steps are equal.
+        trained_times: number of equidistant times that the network was trained at, of which 0 is the first. Every
+            step begins at one of these times ("trailing" spacing). null: the network was trained at all times, and the
+            steps are equal.
     """
 
     kind: Literal["first_order"] = "first_order"
@@ -30,16 +30,16 @@ class FirstOrderConfig(Section):
     trained_times: int | None = Setting(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _has_times_enough(self) -> FirstOrderConfig:
+    def _at_most_one_step_a_time(self) -> FirstOrderConfig:
         if self.trained_times is not None and self.steps > self.trained_times:
             raise ValueError(f"steps {self.steps} exceed the {self.trained_times} trained_times; use at most as many")
         return self
 
 
-class FirstOrder(FixedStep[Field]):
+class FirstOrder(FixedStep):
     """x_s = a_s noise + b_s data, with the estimates of noise and data at (x_t, t).
 
-    Exact, whatever the size of the steps, where the estimates do not change along a trajectory.
+    The step is exact for any length if the estimates do not change along the trajectory.
 
     Source: Song et al., "Denoising Diffusion Implicit Models", 2021, equation 12 with sigma = 0; Lin et al., "Common
     Diffusion Noise Schedules and Sample Steps are Flawed", 2024, section 3.3 (trailing spacing).
@@ -52,7 +52,7 @@ class FirstOrder(FixedStep[Field]):
         self.path = path
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Moves along the path to the later time, both ends held."""
+        """Moves to the next time on the path between the estimates."""
         data, noise = field.estimate(x, t.expand(len(x)), "data", "noise")
         c = self.path.coefficients(t_next.expand(len(x))).broadcast(x)
         return c.a * noise + c.b * data

@@ -9,8 +9,9 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from moe.validation.section import Section
+from trainer.flow.sampler.counting import CountedField
 from trainer.flow.sampler.fixed_step import FixedStep
-from trainer.flow.sampler.protocol import Sampler, Trajectory, VelocityField, check_times
+from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField, check_times
 
 
 class EulerConfig(Section):
@@ -48,26 +49,24 @@ class Dopri5Config(Section):
     atol: float = Setting(default=1e-5, gt=0.0, allow_inf_nan=False)
 
 
-class Euler(FixedStep[VelocityField]):
+class Euler(FixedStep):
     """x + h v(x, t); order 1.
 
     Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
     """
 
-    def step(self, field: VelocityField, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Follows the velocity at the start of the step."""
         return x + (t_next - t) * field(x, t.expand(len(x)))
 
 
-class Heun(FixedStep[VelocityField]):
+class Heun(FixedStep):
     """x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; order 2.
 
     Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
     """
 
-    evaluations_per_step = 2
-
-    def step(self, field: VelocityField, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Averages the velocities at both ends of an Euler step."""
         h = t_next - t
         first = field(x, t.expand(len(x)))
@@ -97,17 +96,15 @@ class Dopri5(Sampler):
         *,
         keys: Tensor | None = None,  # noqa: ARG002
     ) -> Trajectory:
-        """See `Sampler.sample`; between the times of the grid, which it steps on, the tolerance chooses the steps."""
+        """See `Sampler.sample`; every time of the grid is reached, and the tolerance decides the steps in between."""
         check_times(times)
-        evaluations = 0
+        counted = CountedField(field)
 
         def velocity(t: Tensor, x: Tensor) -> Tensor:
-            nonlocal evaluations
-            evaluations += 1
-            return field(x, t.expand(len(x))).to(x.dtype)
+            return counted(x, t.expand(len(x))).to(x.dtype)
 
         grid = times.to(x_init.device)
-        stops = {"step_t": grid}  # without them it asks beyond the last time
+        stops = {"step_t": grid}  # without them the solver evaluates the field beyond the last time
         x = odeint(velocity, x_init, grid, rtol=self.rtol, atol=self.atol, method="dopri5", options=stops)
         assert isinstance(x, Tensor)
-        return Trajectory(x, times, evaluations)
+        return Trajectory(x, times, counted.evaluations)

@@ -1,4 +1,4 @@
-"""How a sample is drawn."""
+"""Fields, and the samplers that follow them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from trainer.flow.target import Quantity
 
 VelocityField = Callable[[Tensor, Tensor], Tensor]
-"""States [B, *D] and times [B] to velocities [B, *D], with condition and guidance already bound."""
+"""From states [B, *D] and times [B] to velocities [B, *D], with condition and guidance already bound."""
 
 
 class Field(Protocol):
-    """What a network knows at a state, with condition and guidance already bound."""
+    """The quantities that a network predicts at a state, with condition and guidance already bound."""
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         """Returns the velocity [B, *D] at states [B, *D] and times [B]."""
@@ -26,13 +26,13 @@ class Field(Protocol):
         ...
 
     def within(self, segment: int, /) -> Field:  # noqa: ARG002
-        """Returns the field for times of one segment, both of its edges included.
+        """Returns the field of one segment of time, which includes both edges of the segment.
 
-        Which segment an edge belongs to cannot be read off a time, so whoever steps through segments says it. A field
-        that is one function of all times is the same in each of them.
+        A time at an edge belongs to two segments, so the sampler states which one it is in. A field that does not
+        depend on segments returns itself.
 
         Args:
-            segment: its number from the source on, 0 to the number of segments - 1.
+            segment: number of the segment, counted from 0 at the source.
         """
         return self
 
@@ -42,9 +42,9 @@ class Trajectory:
     """The states of a batch along the time grid.
 
     Attributes:
-        x: [T, B, *D] the state at every time of the grid; `x[0]` is the start, `final` the end.
+        x: [T, B, *D] the state at every time of the grid; `x[0]` is the first, `final` the last.
         times: [T] the grid.
-        evaluations: how often the field was called.
+        evaluations: number of evaluations of the field.
     """
 
     x: Tensor
@@ -61,26 +61,26 @@ class Sampler(Protocol):
     """Follows a field from the first time of a grid to the last."""
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """Integrates the field. Gradients flow through; wrap the call in `torch.no_grad()` where none are wanted.
+        """Integrates the field. The result has gradients, unless the call is inside `torch.no_grad()`.
 
         Args:
-            field: what is followed; a solver of dx/dt = v needs no more than the velocity.
+            field: the field; a solver of dx/dt = v evaluates only its velocity.
             x_init: [B, *D] states at `times[0]`.
             times: [T] strictly increasing (towards the data) or strictly decreasing, T >= 2, float32 or float64.
-            keys: int64 [B], of which all that a random sampler draws for each example is a function, whatever else is
-                in its batch; deterministic ones ignore them.
+            keys: int64 [B] keys of the examples. The draws of a random sampler for an example are a function of its key
+                and of no other example; deterministic samplers ignore the keys.
 
         Returns:
             The trajectory, in the type of `x_init`.
 
         Raises:
-            ValueError: if `times` is no such grid, or the sampler is random and has no keys.
+            ValueError: if `times` is not such a grid, or the sampler is random and `keys` is None.
         """
         ...
 
 
 def check_times(times: Tensor) -> None:
-    """Refuses a time grid that no sampler can follow.
+    """Refuses a wrong grid of times.
 
     Args:
         times: [T] the grid.
@@ -92,4 +92,4 @@ def check_times(times: Tensor) -> None:
         raise ValueError(f"times: shape {tuple(times.shape)} is no grid; give at least two times in one dimension")
     steps = times.diff()
     if not (bool((steps > 0).all()) or bool((steps < 0).all())) or not bool(times.isfinite().all()):
-        raise ValueError(f"times: {times.tolist()} does not run one way; sort them and remove repeats")
+        raise ValueError(f"times: {times.tolist()} is not strictly monotonic; sort the times and remove repeats")

@@ -1,11 +1,10 @@
-"""Random samplers: the marginals of the flow, with noise added on the way and the score against it."""
+"""Random samplers: every step adds noise, and a drift along the score keeps the marginals of the flow."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field as Setting
@@ -13,10 +12,11 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in, normal
 from moe.validation.section import Section
-from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
+from trainer.flow.sampler.fixed_step import FixedStep
+from trainer.flow.sampler.protocol import Field
 
 NEAREST_END = 1e-3
-"""The field is asked no nearer to t = 0 and t = 1 than this, for the score may be infinite there."""
+"""The field is evaluated no nearer to t = 0 and t = 1 than this, since the score may be infinite there."""
 
 Diffusion = Callable[[Tensor], Tensor]
 """From a time to e(t), 0 or more."""
@@ -29,8 +29,8 @@ class EulerMaruyamaConfig(Section):
 
     Attributes:
         steps: number of equal steps from source to data.
-        diffusion: e at the source and at the data, linear in between; (0, 0) leaves Euler's method, but
-            for the first evaluation, which is at t = 0.001.
+        diffusion: e at the source and at the data, linear in between. With (0, 0) this is Euler's method, except that
+            the first evaluation is at t = 0.001.
     """
 
     kind: Literal["euler_maruyama"] = "euler_maruyama"
@@ -43,8 +43,8 @@ class StochasticHeunConfig(Section):
 
     Attributes:
         steps: number of equal steps from source to data.
-        diffusion: e at the source and at the data, linear in between; (0, 0) leaves Heun's method, but
-            for the first and last evaluations, which are 0.001 within the ends.
+        diffusion: e at the source and at the data, linear in between. With (0, 0) this is Heun's method, except that
+            the first evaluation is at t = 0.001 and the last at t = 0.999.
     """
 
     kind: Literal["stochastic_heun"] = "stochastic_heun"
@@ -57,50 +57,41 @@ def linear_diffusion(source: float, data: float) -> Diffusion:
     return lambda t: (1 - t) * source + t * data
 
 
-class _StochasticStep(Sampler):
+class _StochasticStep(FixedStep):
     """dX = (v + e score) dt + sqrt(2 e) dW towards the data, dX = (v - e score) dt + sqrt(2 e) dW towards the source.
 
-    Each has the marginals of dX = v dt for every e(t), 0 or more. A step that ends at t = 0 or t = 1 adds no noise and
+    Each has the marginals of dX = v dt for every e(t) of 0 or more. A step that ends at t = 0 or t = 1 has no noise and
     follows the velocity alone.
 
     Args:
         diffusion: e(t).
     """
 
-    evaluations_per_step: ClassVar[int]
-
     def __init__(self, diffusion: Diffusion) -> None:
         self.diffusion = diffusion
 
     @abstractmethod
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        """Returns the states [B, *D] at `t_next`, given those at `t` and standard normal draws `z` [B, *D]."""
+        """See `FixedStep.noisy_step`."""
 
-    @abstractmethod
-    def last_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Returns the states [B, *D] at an end of the path, given those at `t`."""
+    def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
+        """See `FixedStep.noise`; the draws of a step are a function of the keys of the examples and its number.
 
-    def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """See `Sampler.sample`; the keys of a step are made of the examples' and its number."""
-        check_times(times)
+        Raises:
+            ValueError: there are no keys.
+        """
         if keys is None:
             raise ValueError("keys: None, and this sampler draws noise; give one for each example")
         values = torch.arange(x_init[0].numel(), device=x_init.device)
-        states = [x_init]
-        is_end = [time in (0.0, 1.0) for time in times[1:].tolist()]
-        for number, (t, t_next) in enumerate(pairwise(times.to(x_init.device))):
-            x = states[-1]
-            if is_end[number]:
-                following = self.last_step(field, x, t, t_next)
+        for number, time in enumerate(times[1:].tolist()):
+            if time in (0.0, 1.0):
+                yield None
             else:
-                own = fold_in(keys.to(x.device), number)[:, None]
-                z = normal(fold_in(own, values)).reshape(x.shape).to(x.dtype)
-                following = self.noisy_step(field, x, t, t_next, z)
-            states.append(following.to(x.dtype))
-        return Trajectory(torch.stack(states), times, self.evaluations_per_step * (len(times) - 1))
+                own = fold_in(keys.to(x_init.device), number)[:, None]
+                yield normal(fold_in(own, values)).reshape(x_init.shape).to(x_init.dtype)
 
     def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """The drift [B, *D] at a time (scalar), for a step of length `h`, below 0 towards the source."""
+        """The drift [B, *D] at a time (scalar), for a step of length `h`, which is negative towards the source."""
         velocity, score = field.estimate(x, _inside(t).expand(len(x)), "velocity", "score")
         return velocity + h.sign() * self.diffusion(t) * score
 
@@ -112,41 +103,37 @@ class EulerMaruyama(_StochasticStep):
     Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, corollary 18 (the equation).
     """
 
-    evaluations_per_step = 1
-
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, *D] and standard deviation (scalar) of the normal law of the state at `t_next`."""
+        """Mean [B, *D] and standard deviation (scalar) of the normal distribution of the state at `t_next`."""
         h = t_next - t
         return x + h * self.drift(field, x, t, h), (2 * self.diffusion(t) * h.abs()).sqrt()
 
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        """Draws from the law that :meth:`moments` describes."""
+        """Draws from the normal distribution of :meth:`moments`."""
         mean, std = self.moments(field, x, t, t_next)
         return mean + std * z
 
-    def last_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Euler's step."""
         return x + (t_next - t) * field(x, _inside(t).expand(len(x)))
 
 
 class StochasticHeun(_StochasticStep):
-    """x + h (drift here + drift there) / 2 + noise, with the noise already in the state there; weak order 2.
+    """x + h (drift at x + drift at x') / 2 + noise, where x' is the Euler-Maruyama step; weak order 2.
 
     Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 15.1, equation
     1.3 for additive noise.
     """
 
-    evaluations_per_step = 2
-
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        """Averages the drifts at both ends of a noisy Euler step; the noise has the mean rate of both ends."""
+        """Averages the drifts at both ends of an Euler-Maruyama step; the noise has the mean diffusion of both."""
         h = t_next - t
         noise = ((self.diffusion(t) + self.diffusion(t_next)) * h.abs()).sqrt() * z
         first = self.drift(field, x, t, h)
         second = self.drift(field, x + h * first + noise, t_next, h)
         return x + h / 2 * (first + second) + noise
 
-    def last_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Heun's step."""
         h = t_next - t
         first = field(x, _inside(t).expand(len(x)))

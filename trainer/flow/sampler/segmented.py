@@ -1,4 +1,4 @@
-"""A sampler whose steps keep within segments of time."""
+"""A sampler whose steps do not cross the edges of segments of time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_time
 from trainer.flow.sampler.sde import EulerMaruyamaConfig, StochasticHeunConfig
 
 SAME_TIME = 1e-6
-"""A time of the grid that is nearer to an edge is the edge."""
+"""A time of the grid that is nearer to an edge counts as the edge."""
 
 Within = EulerConfig | HeunConfig | Dopri5Config | FirstOrderConfig | EulerMaruyamaConfig | StochasticHeunConfig
 
 
 class SegmentedConfig(Section):
-    """Another sampler, started anew in each of several equal segments of time.
+    """Another sampler, applied to each of several equal segments of time in turn.
 
     Attributes:
-        segments: how many.
-        within: the sampler; its steps are those of a segment.
+        segments: number of segments.
+        within: the other sampler; its number of steps is that of a segment.
     """
 
     kind: Literal["segmented"] = "segmented"
@@ -37,18 +37,18 @@ class SegmentedConfig(Section):
 
     @field_validator("within")
     @classmethod
-    def _knows_all_times(cls, within: Within) -> Within:
+    def _is_trained_at_all_times(cls, within: Within) -> Within:
         if isinstance(within, FirstOrderConfig) and within.trained_times is not None:
             raise ValueError(f"trained_times {within.trained_times} counts times of the whole path; use null here")
         return within
 
 
 class Segmented(Sampler):
-    """Follows `Field.within` of one segment after the other, so that no step and no stage of one crosses an edge.
+    """Follows the field `Field.within` of one segment after the other, so that no stage of a step crosses an edge.
 
     Args:
         within: the sampler of a segment.
-        segments: how many equal segments there are.
+        segments: number of equal segments.
     """
 
     def __init__(self, within: Sampler, segments: int) -> None:
@@ -56,9 +56,9 @@ class Segmented(Sampler):
         self.segments = segments
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """See `Sampler.sample`; a step across an edge is cut there, and an edge ends one segment and begins another."""
+        """See `Sampler.sample`; a step across an edge is divided there into two."""
         check_times(times)
-        grid, asked = self._with_edges(times)
+        grid, places = self._with_edges(times)
         numbers = ((grid[1:] + grid[:-1]) / 2 * self.segments).floor().clamp(0, self.segments - 1).int().tolist()
         states, evaluations, first = [x_init[None]], 0, 0
         for number, steps in groupby(numbers):
@@ -67,10 +67,10 @@ class Segmented(Sampler):
             part = self.inner.sample(field.within(number), states[-1][-1], grid[first : end + 1], keys=own)
             states.append(part.x[1:])
             evaluations, first = evaluations + part.evaluations, end
-        return Trajectory(torch.cat(states)[asked], times, evaluations)
+        return Trajectory(torch.cat(states)[places], times, evaluations)
 
     def _with_edges(self, times: Tensor) -> tuple[Tensor, list[int]]:
-        """The grid with the edges that it crosses, and the places of its own times in it."""
+        """The grid with the edges that it crosses added, and the places of the original times in it."""
         edges = torch.arange(1, self.segments, dtype=times.dtype, device=times.device) / self.segments
         new = (edges[:, None] - times).abs().amin(1) > SAME_TIME
         crossed = edges[new & (edges > times.min()) & (edges < times.max())]

@@ -1,49 +1,59 @@
-"""What the network predicts: the protocol, its implementations, their configuration and `build`."""
+"""The quantity that a network predicts: the protocol, its implementations, their configuration and `build`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.own import OwnTarget
 from trainer.flow.path.protocol import Path
-from trainer.flow.target.conversion import convert, convert_pair
+from trainer.flow.target.conversion import convert, convert_pair, determines
 from trainer.flow.target.data import Data, DataConfig
 from trainer.flow.target.noise import Noise, NoiseConfig
 from trainer.flow.target.protocol import Quantity, Target
 from trainer.flow.target.score import Score, ScoreConfig
+from trainer.flow.target.single import Single
 from trainer.flow.target.v_prediction import VPrediction, VPredictionConfig
 from trainer.flow.target.velocity import Velocity, VelocityConfig
 from trainer.flow.target.velocity_and_noise import VelocityAndNoise, VelocityAndNoiseConfig
 
 Config = Annotated[
-    VelocityConfig | DataConfig | NoiseConfig | ScoreConfig | VPredictionConfig | VelocityAndNoiseConfig,
-    Field(discriminator="kind"),
+    VelocityConfig | DataConfig | NoiseConfig | ScoreConfig | VPredictionConfig | VelocityAndNoiseConfig | OwnTarget,
+    KindOrClass(),
 ]
 
 
 def build(config: Config, *, path: Path) -> Target:
-    """Returns the target that `config.kind` names, converting with the coefficients of `path`.
+    """Returns the target that `config.kind` or `config.class` names, for states on `path`.
 
     Raises:
-        ValueError: the path does not allow it.
+        ValueError: the target is not defined on the path.
     """
+    if isinstance(config, OwnTarget):
+        return build_own(config, path=path)
+    return class_of(config)(path)
+
+
+def class_of(config: Config) -> Any:
+    """The class of the target that `config.kind` or `config.class` names; what it declares holds for every path."""
     match config:
         case VelocityConfig():
-            return Velocity(path)
+            return Velocity
         case DataConfig():
-            return Data(path)
+            return Data
         case NoiseConfig():
-            return Noise(path)
+            return Noise
         case ScoreConfig():
-            return Score(path)
+            return Score
         case VPredictionConfig():
-            return VPrediction(path)
+            return VPrediction
         case VelocityAndNoiseConfig():
-            return VelocityAndNoise(path)
+            return VelocityAndNoise
+        case OwnTarget():
+            return config.imported()
 
 
 def num_fields(config: Config) -> int:
-    """How many states a prediction of the target holds, without a path."""
-    return VelocityAndNoise.num_fields if isinstance(config, VelocityAndNoiseConfig) else 1
+    """The number of quantities in a prediction of the target."""
+    return getattr(class_of(config), "num_fields", 1)
 
 
 __all__ = [
@@ -52,9 +62,11 @@ __all__ = [
     "DataConfig",
     "Noise",
     "NoiseConfig",
+    "OwnTarget",
     "Quantity",
     "Score",
     "ScoreConfig",
+    "Single",
     "Target",
     "VPrediction",
     "VPredictionConfig",
@@ -63,7 +75,9 @@ __all__ = [
     "VelocityAndNoiseConfig",
     "VelocityConfig",
     "build",
+    "class_of",
     "convert",
     "convert_pair",
+    "determines",
     "num_fields",
 ]

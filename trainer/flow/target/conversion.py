@@ -1,4 +1,4 @@
-"""Velocity, data, noise, score and v of one state, each from the others."""
+"""Conversions between the velocity, the data, the noise, the score and v of one state."""
 
 from __future__ import annotations
 
@@ -7,100 +7,148 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from trainer.flow.path.protocol import Coefficients
+from trainer.flow.path.protocol import Coefficients, Path
 from trainer.flow.target.protocol import Quantity
 
 SMALLEST_DIVISOR = 1e-3
+"""Least weight of a term that a conversion divides by, in units of the largest weight of that term."""
 
 
-def convert(value: Tensor, x_t: Tensor, coefficients: Coefficients, *, source: Quantity, to: Quantity) -> Tensor:
-    """Translates one quantity, known at x_t, into another.
+def determines(source: Quantity, to: Quantity, path: Path) -> bool:
+    """Whether one quantity and the state determine another quantity at every time in (0, 1)."""
+    if source == to:
+        return True
+    if not path.affine:
+        return False
+    if source == "v_prediction":
+        return path.preserves_variance
+    if not path.has_noise or {source, to} == {"noise", "score"}:
+        return True
+    return to != "v_prediction" and not path.has_source and (path.separable or source != "velocity")
 
-    On a path x_t = a x_0 + b x_1, two linear equations, the path and the definition of the known quantity, give
-    estimates of x_1 ("data") and x_0 ("noise"), from which velocity = da x_0 + db x_1, score = -x_0 / a and
-    v = b x_0 - a x_1 follow. Divisions by a (at t = 1) and b (at t = 0) use at least 1e-3 in their place: finite there,
-    and exact wherever both coefficients are larger. A path that adds noise of its own has one unknown more, and of one
-    quantity alone only noise and score follow from each other, score = -z / g.
+
+def pair_determines(to: Quantity, path: Path) -> bool:
+    """Whether velocity and noise together determine a quantity at every time in (0, 1), on a path with noise."""
+    match to:
+        case "velocity" | "noise":
+            return True
+        case "score":
+            return path.affine and path.has_noise
+        case "data":
+            return path.affine and path.has_noise and (path.separable or not path.has_source)
+        case "v_prediction":
+            return False
+
+
+def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quantity, to: Quantity) -> Tensor:
+    """Converts one quantity at x_t into another.
+
+    A path of two terms is x_t = n noise + b data. The noise is x_0 with n = a where the path has no noise of its own,
+    and z with n = g where the path has no source. The path and the definition of the known quantity are two linear
+    equations for noise and data. From these follow the velocity dn noise + db data, v = b noise - n data, and the score
+    -noise / n. The score is the gradient of the log density if the noise is standard normal and independent of the
+    data, as z is. From v the others follow here only where n^2 + b^2 = 1.
+
+    A path of three terms, a x_0 + b x_1 + g z, has one unknown more: only noise and score follow from each other there.
+
+    A conversion that divides by n or b leaves its result open at an end where that weight is 0. It divides by at least
+    1e-3 of the scale of the weight, so that the result is finite there. Where the weight is larger the result is exact,
+    and so it is at every time if b is never 0 (`Path.starts_as`) or if the velocity is converted into data or noise.
 
     Args:
         value: [B, *D] the known quantity.
-        x_t: [B, *D] the state it belongs to.
-        coefficients: of the path at the B times.
-        source: what `value` is; v needs a path with a^2 + b^2 = 1.
-        to: what is wanted.
+        x_t: [B, *D] the state.
+        t: [B] times in [0, 1].
+        path: of the state.
+        source: what `value` is.
+        to: the quantity to compute.
 
     Returns:
-        [B, *D] the wanted quantity.
+        [B, *D] the other quantity.
 
     Raises:
-        ValueError: if the path adds noise of its own and leaves the quantity open, or a name is unknown.
+        ValueError: if the path has no coefficients, the known quantity does not determine the other one on it (see
+            :func:`determines`), or a name is unknown.
     """
     _check_names(source=source, to=to)
     if source == to:
         return value
-    c = coefficients.broadcast(x_t)
-    if bool(torch.any(coefficients.g != 0)):
-        match source, to:
-            case "noise", "score":
-                return -value / _away_from_zero(c.g)
-            case "score", "noise":
-                return -c.g * value
-        raise ValueError(
-            f"path: {source} alone does not give {to} where the path adds noise of its own (only g = 0 does); predict "
-            "velocity_and_noise"
-        )
-    data, noise = _ends(value, x_t, c, source)
-    match to:
+    c = path.coefficients(t).broadcast(x_t)
+    if not determines(source, to, path):
+        raise ValueError(_open(source, to, path))
+    n, dn = (c.g, c.dg) if path.has_noise else (c.a, c.da)
+    match source, to:
+        case "noise", "score":
+            return -value / _away_from_zero(n, path.noise_scale)
+        case "score", "noise":
+            return -n * value
+    match source:
         case "velocity":
-            return c.da * noise + c.db * data
+            determinant = n * c.db - dn * c.b
+            data, noise = (n * value - dn * x_t) / determinant, (c.db * x_t - c.b * value) / determinant
+        case "data":
+            data, noise = value, (x_t - c.b * value) / _away_from_zero(n, path.noise_scale)
+        case "noise":
+            data, noise = (x_t - n * value) / _weight_of_data(c, path), value
+        case "score":
+            data, noise = (x_t + n**2 * value) / _weight_of_data(c, path), -n * value
+        case "v_prediction":
+            data, noise = c.b * x_t - n * value, n * x_t + c.b * value
+    match to:
+        case "velocity" if path.has_noise and source == "score":
+            return c.db * data - c.g_dg * value  # dn noise, finite where dn is not
+        case "velocity":
+            return dn * noise + c.db * data
         case "data":
             return data
         case "noise":
             return noise
         case "score":
-            return -noise / _away_from_zero(c.a)
+            return -noise / _away_from_zero(n, path.noise_scale)
         case "v_prediction":
-            return c.b * noise - c.a * data
+            return c.b * noise - n * data
 
 
-def convert_pair(velocity: Tensor, noise: Tensor, x_t: Tensor, coefficients: Coefficients, *, to: Quantity) -> Tensor:
-    """Translates velocity and noise, known at x_t = a x_0 + b x_1 + g z, into another quantity.
+def convert_pair(velocity: Tensor, noise: Tensor, x_t: Tensor, t: Tensor, path: Path, *, to: Quantity) -> Tensor:
+    """Converts velocity and noise at x_t = a x_0 + b x_1 + g z into another quantity.
 
-    The score is -z / g, and velocity + g dg z / g = da x_0 + db x_1 is the velocity without the path's own noise: with
-    the path itself that makes two equations for x_0 and x_1. The divisor g is at least 1e-3.
+    The score is -z / g. The divisor is at least 1e-3 of the path's noise scale: where g is 0 the score is open, and the
+    result finite. The velocity without the path's own noise is velocity - dg z = velocity + g dg score =
+    da x_0 + db x_1. This and x_t - g z = a x_0 + b x_1 are two equations for x_0 and x_1.
 
     Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, equations 2.11 to 2.14.
 
     Args:
         velocity: [B, *D] the velocity.
         noise: [B, *D] the noise z.
-        x_t: [B, *D] the state they belong to.
-        coefficients: of the path at the B times.
-        to: what is wanted.
+        x_t: [B, *D] the state.
+        t: [B] times in [0, 1].
+        path: of the state, with noise of its own.
+        to: the quantity to compute.
 
     Returns:
-        [B, *D] the wanted quantity.
+        [B, *D] the other quantity.
 
     Raises:
-        ValueError: if the path mixes its ends so that they cannot be told apart, v is asked for, or a name is unknown.
+        ValueError: if the path has no coefficients, velocity and noise do not determine the quantity on it (see
+            :func:`pair_determines`), or the name is unknown.
     """
     _check_names(to=to)
-    c = coefficients.broadcast(x_t)
-    score = -noise / _away_from_zero(c.g)
-    match to:
-        case "velocity":
-            return velocity
-        case "noise":
-            return noise
-        case "score":
-            return score
-        case "data":
-            determinant = c.a * c.db - c.da * c.b
-            if bool(torch.any(determinant == 0)):
-                raise ValueError("path: velocity and noise leave the data open on this path; use the score")
-            return (c.a * (velocity + c.g_dg * score) - c.da * (x_t - c.g * noise)) / determinant
-        case "v_prediction":
-            raise ValueError("path: v_prediction is of paths without noise of their own; use the score")
+    if to == "velocity":
+        return velocity
+    if to == "noise":
+        return noise
+    c = path.coefficients(t).broadcast(x_t)
+    if not pair_determines(to, path):
+        raise ValueError(_open_to_pair(to, path))
+    if to == "score":
+        return -noise / _away_from_zero(c.g, path.noise_scale)
+    if path.has_source:
+        determinant = c.a * c.db - c.da * c.b
+        return (c.a * (velocity - c.dg * noise) - c.da * (x_t - c.g * noise)) / determinant
+    if path.separable:
+        return convert(velocity, x_t, t, path, source="velocity", to=to)
+    return (x_t - c.g * noise) / _weight_of_data(c, path)
 
 
 def _check_names(**fields: str) -> None:
@@ -109,21 +157,33 @@ def _check_names(**fields: str) -> None:
             raise ValueError(f"{field}: no quantity is called {name!r}; use one of {', '.join(get_args(Quantity))}")
 
 
-def _ends(value: Tensor, x_t: Tensor, c: Coefficients, source: Quantity) -> tuple[Tensor, Tensor]:
-    match source:
-        case "velocity":
-            determinant = c.a * c.db - c.da * c.b
-            return (c.a * value - c.da * x_t) / determinant, (c.db * x_t - c.b * value) / determinant
-        case "data":
-            return value, (x_t - c.b * value) / _away_from_zero(c.a)
-        case "noise":
-            return (x_t - c.a * value) / _away_from_zero(c.b), value
-        case "score":
-            return (x_t + c.a**2 * value) / _away_from_zero(c.b), -c.a * value
-        case "v_prediction":
-            return c.b * x_t - c.a * value, c.a * x_t + c.b * value
+def _open(source: Quantity, to: Quantity, path: Path) -> str:
+    if "v_prediction" in (source, to):
+        return "path: v_prediction is defined where a^2 + b^2 = 1; use a variance-preserving path, or another quantity"
+    if path.has_source:
+        return (
+            f"path: {source} alone does not give {to} where the path adds noise of its own to source and data (it does "
+            "where g = 0 or a = 0); predict velocity_and_noise"
+        )
+    return (
+        f"path: {source} alone does not give {to} on this path of data and noise of its own, whose velocity is 0 at "
+        "some time; predict noise, data, or velocity_and_noise"
+    )
 
 
-def _away_from_zero(divisor: Tensor) -> Tensor:
-    floor = torch.where(divisor < 0, -SMALLEST_DIVISOR, SMALLEST_DIVISOR)
-    return torch.where(divisor.abs() < SMALLEST_DIVISOR, floor, divisor)
+def _open_to_pair(to: Quantity, path: Path) -> str:
+    if to == "v_prediction":
+        return "path: v_prediction is of paths without noise of their own; use the score"
+    if not path.has_noise:
+        return f"path: it adds no noise of its own, and a prediction of that noise does not give {to}; predict velocity"
+    return "path: velocity and noise leave the data open on this path; use the score"
+
+
+def _weight_of_data(c: Coefficients, path: Path) -> Tensor:
+    return _away_from_zero(c.b, 1.0) if path.starts_as == "source" else c.b
+
+
+def _away_from_zero(divisor: Tensor, scale: float) -> Tensor:
+    least = SMALLEST_DIVISOR * scale
+    floor = torch.full_like(divisor, least)
+    return torch.where(divisor.abs() < least, torch.where(divisor < 0, -floor, floor), divisor)

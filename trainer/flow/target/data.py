@@ -18,13 +18,14 @@ class DataConfig(Section):
 
 
 class Data(Single):
-    """The data point; its conditional mean is the denoised state.
+    """The data point x_1; its conditional mean is the denoised state.
 
     Source: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv 2202.00512,
     section 4.
     """
 
     quantities = ("data",)
+    end = "data"
 
     def make(self, sample: PathSample) -> Tensor:
         """See `Target.make`."""

@@ -19,14 +19,18 @@ class ScoreConfig(Section):
 
 
 class Score(Single):
-    """The score -x_0 / a of a standard normal source, the divisor held at 1e-3 or more; it grows towards the data.
+    """The score -z / g, or -x_0 / a on a path without noise of its own from a standard normal source.
+
+    In the second case the source must be independent of the data. The divisor is at least 1e-3 of the path's noise
+    scale; the score grows without bound where the noise vanishes.
 
     Source: Vincent, "A Connection Between Score Matching and Denoising Autoencoders", 2011; Song et al., arXiv
     2011.13456, equation 7.
     """
 
     quantities = ("score",)
+    end = "source"
 
     def make(self, sample: PathSample) -> Tensor:
         """See `Target.make`."""
-        return convert(sample.noise, sample.x_t, self.path.coefficients(sample.t), source="noise", to="score")
+        return convert(sample.noise, sample.x_t, sample.t, self.path, source="noise", to="score")

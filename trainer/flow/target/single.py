@@ -5,23 +5,27 @@ from __future__ import annotations
 from torch import Tensor
 
 from trainer.flow.path.protocol import Path
-from trainer.flow.target.conversion import convert
+from trainer.flow.target.conversion import convert, determines
 from trainer.flow.target.protocol import Quantity, Target
 
 
 class Single(Target):
-    """One quantity, from which the others follow by the coefficients of the path.
+    """One quantity, which is converted into others by the coefficients of the path.
 
     Args:
-        path: where the coefficients come from.
+        path: of the states.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @classmethod
+    def determines(cls, quantity: Quantity, path: Path) -> bool:
+        """See `Target.determines`."""
+        (source,) = cls.quantities
+        return determines(source, quantity, path)
+
     def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
-        """See `Target.convert`; the predicted quantity itself asks nothing of the path."""
+        """See `Target.convert`; the predicted quantity itself needs no coefficients."""
         (source,) = self.quantities
-        if to == source:
-            return prediction
-        return convert(prediction, x_t, self.path.coefficients(t), source=source, to=to)
+        return convert(prediction, x_t, t, self.path, source=source, to=to)

@@ -1,10 +1,9 @@
-"""The network predicts v, a mixture of noise and data that is well conditioned at every time."""
+"""The network predicts v, a combination of noise and data that determines both at every time."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from moe.validation.section import Section
@@ -19,7 +18,7 @@ class VPredictionConfig(Section):
 
 
 class VPrediction(Single):
-    """v = b x_0 - a x_1, the state turned by a right angle.
+    """v = b x_0 - a x_1: the pair (state, v) is the pair (x_0, x_1) after a rotation.
 
     Source: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv 2202.00512,
     appendix D, where alpha is b and sigma is a.
@@ -28,18 +27,17 @@ class VPrediction(Single):
         path: with a^2 + b^2 = 1 at every time.
 
     Raises:
-        ValueError: it is another.
+        ValueError: if the path does not preserve the variance.
     """
 
     quantities = ("v_prediction",)
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        c = path.coefficients(torch.linspace(0, 1, 11))
-        if not torch.allclose(c.a**2 + c.b**2, torch.ones(11), atol=1e-4):
+        if not path.preserves_variance:
             raise ValueError(
-                "flow.target.kind: v_prediction turns the state by a right angle, which needs a path with "
-                "a^2 + b^2 = 1; use a variance-preserving path, or another target"
+                "flow.target.kind: v_prediction is defined on a path with a^2 + b^2 = 1; use a variance-preserving "
+                "path, or another target"
             )
 
     def make(self, sample: PathSample) -> Tensor:

@@ -18,7 +18,7 @@ class VelocityConfig(Section):
 
 
 class Velocity(Single):
-    """The velocity of the path, whose conditional mean transports the source to the data.
+    """The velocity of the path; its conditional mean transports the source to the data.
 
     Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, theorem 2.
     """

@@ -1,4 +1,4 @@
-"""The network predicts the velocity and, behind it, the noise that the path added."""
+"""The network predicts the velocity and, behind it, the path's own noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moe.validation.section import Section
 from trainer.flow.path.protocol import Path, PathSample
-from trainer.flow.target.conversion import convert_pair
+from trainer.flow.target.conversion import convert_pair, pair_determines
 from trainer.flow.target.protocol import Quantity, Target
 
 
@@ -22,8 +22,7 @@ class VelocityAndNoiseConfig(Section):
 class VelocityAndNoise(Target):
     """Velocity b and denoiser eta of a stochastic interpolant, two fields of one network.
 
-    Together they give the score, -eta / g, whatever the source is, and with it every diffusion that has the same
-    marginals as the flow.
+    They determine the score -eta / g of any source, and with it every diffusion that has the marginals of the flow.
 
     Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, sections 2.2 and 2.4.
 
@@ -37,13 +36,16 @@ class VelocityAndNoise(Target):
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @classmethod
+    def determines(cls, quantity: Quantity, path: Path) -> bool:
+        """See `Target.determines`."""
+        return pair_determines(quantity, path)
+
     def make(self, sample: PathSample) -> Tensor:
         """See `Target.make`."""
         return torch.cat([sample.velocity, sample.noise], dim=1)
 
     def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
-        """See `Target.convert`; velocity and noise ask nothing of the path."""
+        """See `Target.convert`; velocity and noise themselves need no coefficients."""
         velocity, noise = prediction.chunk(2, dim=1)
-        if to in self.quantities:
-            return velocity if to == "velocity" else noise
-        return convert_pair(velocity, noise, x_t, self.path.coefficients(t), to=to)
+        return convert_pair(velocity, noise, x_t, t, self.path, to=to)

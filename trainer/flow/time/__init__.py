@@ -1,9 +1,9 @@
-"""Which times are trained: the protocol, its implementations, their configuration and `build`."""
+"""Times of training: the protocol, its implementations, their configuration and `build`."""
 
 from typing import Annotated
 
-from pydantic import Field
-
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.own import OwnTime
 from trainer.flow.time.clipped import Clipped, ClippedConfig
 from trainer.flow.time.grid import Grid, GridConfig
 from trainer.flow.time.logit_normal import LogitNormal, LogitNormalConfig
@@ -11,12 +11,12 @@ from trainer.flow.time.protocol import TimeSampler
 from trainer.flow.time.stratified import Stratified, StratifiedConfig
 from trainer.flow.time.uniform import Uniform, UniformConfig
 
-AnyConfig = UniformConfig | LogitNormalConfig | ClippedConfig | GridConfig | StratifiedConfig
-Config = Annotated[AnyConfig, Field(discriminator="kind")]
+AnyConfig = UniformConfig | LogitNormalConfig | ClippedConfig | GridConfig | StratifiedConfig | OwnTime
+Config = Annotated[AnyConfig, KindOrClass()]
 
 
 def build(config: AnyConfig) -> TimeSampler:
-    """Returns the time sampler that `config.kind` names."""
+    """Returns the time sampler that `config.kind` or `config.class` names."""
     match config:
         case UniformConfig():
             return Uniform()
@@ -28,6 +28,8 @@ def build(config: AnyConfig) -> TimeSampler:
             return Grid(config.steps)
         case StratifiedConfig():
             return Stratified(config.segments)
+        case OwnTime():
+            return build_own(config)
 
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "GridConfig",
     "LogitNormal",
     "LogitNormalConfig",
+    "OwnTime",
     "Stratified",
     "StratifiedConfig",
     "TimeSampler",

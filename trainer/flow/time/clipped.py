@@ -1,4 +1,4 @@
-"""Times that keep away from both ends of the path."""
+"""Times at a distance from both ends of the path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Within = UniformConfig | LogitNormalConfig
 
 
 class ClippedConfig(Section):
-    """The times of another sampler, brought from [0, 1] to [margin, 1 - margin].
+    """The times of another sampler, scaled from [0, 1] to [margin, 1 - margin].
 
     Attributes:
         margin: distance from both ends, at least 0 and below 0.5.
@@ -30,7 +30,7 @@ class ClippedConfig(Section):
 
 
 class Clipped(TimeSampler):
-    """t = margin + (1 - 2 margin) u, so that no time has more weight than another at the borders.
+    """t = margin + (1 - 2 margin) u: uniform times stay uniform, without a peak at the margins.
 
     Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, whose code trains on U[1e-3, 1].
 

@@ -1,4 +1,4 @@
-"""The times at which a sampler of few equal steps asks the network."""
+"""The times at which a sampler of few equal steps evaluates the network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainer.flow.time.protocol import TimeSampler
 
 
 class GridConfig(Section):
-    """t is one of 0, 1/steps, ..., (steps - 1)/steps: what distillation to so many steps trains.
+    """t is one of 0, 1/steps, ..., (steps - 1)/steps, for distillation to a number of steps.
 
     Attributes:
-        steps: of the sampler, at least 1; with 1 the only time is 0.
+        steps: number of steps of the sampler, at least 1; with 1 the only time is 0.
     """
 
     kind: Literal["grid"] = "grid"
@@ -29,7 +29,7 @@ class Grid(TimeSampler):
     Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, section 2.2 (distillation).
 
     Args:
-        steps: times of the grid, at least 1.
+        steps: number of times of the grid, at least 1.
     """
 
     def __init__(self, steps: int) -> None:

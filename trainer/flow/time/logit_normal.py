@@ -1,4 +1,4 @@
-"""Times gathered around one part of the path."""
+"""Times concentrated in one part of the path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LogitNormalConfig(Section):
 
     Attributes:
         mean: mean of the logit; above 0 favours times near the data.
-        std: standard deviation of the logit, above 0; small gathers the times around sigmoid(mean).
+        std: standard deviation of the logit, above 0; a small one concentrates the times around sigmoid(mean).
     """
 
     kind: Literal["logit_normal"] = "logit_normal"
@@ -28,8 +28,7 @@ class LogitNormalConfig(Section):
 class LogitNormal(TimeSampler):
     """t = sigmoid(mean + std z) with z ~ N(0, 1).
 
-    Source: Esser et al., "Scaling Rectified Flow Transformers", arXiv 2403.03206, section 3.1, in the time of this
-    project (their t is 1 - t).
+    Source: Esser et al., "Scaling Rectified Flow Transformers", arXiv 2403.03206, section 3.1, where time is 1 - t.
 
     Args:
         mean: mean of the logit.

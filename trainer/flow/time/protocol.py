@@ -1,4 +1,4 @@
-"""At which times a batch is trained."""
+"""The times at which a batch is trained."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class TimeSampler(Protocol):
 
         Args:
             batch_size: number of times B.
-            generator: where the draw comes from; drawn on its device, then moved.
+            generator: of the draw, which is made on its device and then moved.
             device: device of the result.
-            dtype: a floating type; float32 or wider, whatever the network computes in.
+            dtype: a floating type; float32 or wider, also where the network computes in a narrower one.
 
         Returns:
             [B] times in [0, 1]; 0 is the source, 1 the data.

@@ -1,4 +1,4 @@
-"""Time cut into equal segments.
+"""Equal segments of time.
 
 Segment m of M holds the times from m / M up to, but not including, (m + 1) / M; the last one holds t = 1 too.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def segment_of(t: Tensor, segments: int) -> Tensor:
-    """The segment that each time lies in; a time on an edge belongs to the segment that starts there.
+    """The segment of each time; a time at an edge belongs to the segment that starts there.
 
     Args:
         t: [B] times in [0, 1].
@@ -27,5 +27,5 @@ def start_of(segment: Tensor, segments: int, like: Tensor) -> Tensor:
 
 
 def share_behind(t: Tensor, segment: Tensor | int, segments: int) -> Tensor:
-    """How much of its segment lies behind each time [B]: 0 at the segment's first time, 1 at its end."""
+    """The elapsed share of its segment at each time [B]: 0 at the first time of the segment, 1 at its end."""
     return (t * segments - segment).clamp(0, 1)

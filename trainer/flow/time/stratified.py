@@ -1,4 +1,4 @@
-"""Times shared out evenly among segments of the path."""
+"""Times distributed evenly over segments of the path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StratifiedConfig(Section):
     """Every micro batch has the same number of times in each of several equal segments.
 
     Attributes:
-        segments: how many, at least 1.
+        segments: number of segments, at least 1.
     """
 
     kind: Literal["stratified"] = "stratified"
@@ -26,7 +26,7 @@ class StratifiedConfig(Section):
 class Stratified(TimeSampler):
     """t = (m + u) / M with u ~ U[0, 1): B // M times of each segment m, one more of each of the first B mod M.
 
-    The times of a segment stand together, the first segment's first.
+    The times are in the order of their segments.
 
     Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3 (a batch split over the blocks).
 
@@ -47,6 +47,6 @@ class Stratified(TimeSampler):
     ) -> Tensor:
         """See `TimeSampler.sample`."""
         u = torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype).to(device)
-        u = u.clamp_max(1 - self.segments * torch.finfo(dtype).eps)  # a sum that is rounded up is of the next segment
+        u = u.clamp_max(1 - self.segments * torch.finfo(dtype).eps)  # rounding up would move it to the next segment
         segment = (torch.arange(batch_size, device=device) % self.segments).sort().values
         return (segment + u) / self.segments

@@ -1,4 +1,4 @@
-"""Times spread evenly over the path."""
+"""Uniform times."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from math import prod
 
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.flow.coupling import AssignmentConfig, GibbsWeightedConfig, MinibatchOTConfig
+from trainer.flow.coupling import AssignmentConfig, Coupling, GibbsWeightedConfig, MinibatchOTConfig, OwnCoupling
 from trainer.trace.formula.protocol import Collective, all_gather, broadcast
 
 
@@ -28,8 +28,22 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
             if scope == "global_batch":
                 yield broadcast("data", "float32", 4 * config.optim.global_batch)
             yield _sum_of_weights(layout)
-        case GibbsWeightedConfig():
+        case GibbsWeightedConfig(epsilon=epsilon):
+            if epsilon == "auto":
+                yield all_gather("data", "float32", 4 * layout.micro_batch * layout.accumulation, layout.data_parallel)
             yield _sum_of_weights(layout)
+        case OwnCoupling() if getattr(coupling.imported(), "weighs", False):
+            yield _sum_of_weights(layout)
+
+
+def may_communicate(coupling: OwnCoupling) -> bool:
+    """Whether a user's coupling may send what nobody can tell: it draws whole steps, or leaves open whether it weighs.
+
+    A class says that its pairs have weights, or none, by an attribute ``weighs``.
+    """
+    found = coupling.imported()
+    draws_steps = getattr(found, "draw_step", None) is not Coupling.draw_step
+    return draws_steps or not isinstance(getattr(found, "weighs", None), bool)
 
 
 def _sum_of_weights(layout: Layout) -> Collective:

@@ -7,13 +7,15 @@ import torch
 from moe.config import MoEConfig, SparseOTRouterConfig
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
-from trainer.config.run import RunConfig
+from trainer.config.run import Flow, RunConfig
+from trainer.config.task import OwnTask
 from trainer.flow import Condition
-from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
-from trainer.flow.question import Asked, WithProjection
+from trainer.flow.coupling import OwnCoupling
+from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, OwnObjective
+from trainer.flow.question import Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, meta_network, tokens_per_example
-from trainer.trace.formula.drawing import drawing
+from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
 from trainer.trace.formula.reduction import optimizer_groups
@@ -76,14 +78,26 @@ def without_formula(config: RunConfig) -> str | None:
     """Why no formula gives the collectives of a run, with the remedy; None: one may.
 
     Where only the residual network of a trunk learns, most parameters have no gradient to reduce and some blocks do
-    not run, of which the engines' formulas know nothing.
+    not run, which the engines' formulas leave out. A user's coupling may send anything, and a user's objective or task
+    may call the network any number of times.
     """
-    if config.flow is None or not isinstance(config.flow.objective, FeatureResidualConfig):
-        return None
-    return (
-        "flow.objective.kind: feature_residual leaves blocks out and most parameters without gradient, for which "
-        "there is no formula; record such a run with trace.steps"
-    )
+    remedy = "record such a run with trace.steps"
+    if isinstance(config.task, OwnTask):
+        return f"task.class: {config.task.class_path} may call the network in other ways than training does; {remedy}"
+    match config.flow:
+        case Flow(objective=FeatureResidualConfig()):
+            return (
+                "flow.objective.kind: feature_residual leaves blocks out and most parameters without gradient, for "
+                f"which there is no formula; {remedy}"
+            )
+        case Flow(objective=OwnObjective(class_path=path)):
+            return f"flow.objective.class: {path} may ask the network more than once a micro batch; {remedy}"
+        case Flow(coupling=OwnCoupling(class_path=path) as coupling) if may_communicate(coupling):
+            return (
+                f"flow.coupling.class: {path} may gather points or weigh pairs over all ranks; {remedy}, or where it "
+                "inherits draw_step set its attribute weighs to true or false"
+            )
+    return None
 
 
 def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
@@ -136,12 +150,12 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
         ]
         if config.flow is not None:
             context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
-            inputs += [Condition(context=context, segment=0), *asked(config)]
+            inputs += [Condition(context=context, segment=0), *questions(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 
-def asked(config: RunConfig) -> tuple[Asked, ...]:
-    """What the objective of a run asks of its network beside a prediction."""
+def questions(config: RunConfig) -> tuple[Question, ...]:
+    """The questions that the objective of a run puts to its network."""
     match config.flow and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)

@@ -16,13 +16,14 @@ from tests.trainer.flow.paths import AFFINE, ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import members
 from trainer.config.constraints.context import check_context
-from trainer.config.constraints.flow import ALTERNATIVES, RULES, Composition, caution, complaint, name, partners
+from trainer.config.constraints.flow import caution
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import AutoencoderConfig
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.data import build as build_data
 from trainer.flow import UNCONDITIONAL, Condition, coupling, objective, path, sampler, target
+from trainer.flow.composition import ADVICE, ALTERNATIVES, RULES, Composition, complaint, name, partners, rules
 from trainer.flow.coupling import Pairs
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.latent_space import Latents
@@ -193,11 +194,9 @@ def test_settings_are_judged_as_kinds_are(along, predicted):
         return
     if isinstance(predicted, target.VelocityAndNoiseConfig):
         assert sample.mirror is None
-        score = target.VelocityAndNoise(built).convert(
-            torch.cat([sample.velocity, sample.noise], 1), sample.x_t, t, "score"
-        )
-        a = built.coefficients(t).a[:, None]
-        assert not torch.allclose(score, -sample.noise / a)
+        both = torch.cat([sample.velocity, sample.noise], 1)
+        with pytest.raises(ValueError, match="adds no noise of its own"):
+            target.VelocityAndNoise(built).convert(both, sample.x_t, t, "score")
         return
     if isinstance(predicted, target.VPredictionConfig):
         c = built.coefficients(t).broadcast(x_0)
@@ -410,3 +409,48 @@ def test_check_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     unused = ("flow.path={kind: one_sided_interpolant}", "flow.coupling={kind: knn}")
     line = refused(capsys, "check", DIGITS, *unused, "--world-size", "2")
     assert "use flow.coupling.kind independent, or flow.path.kind linear" in line
+
+
+def test_a_path_without_coefficients_goes_with_what_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bent(path.Affine):
+        affine = False
+
+        def coefficients(self, t: Tensor) -> path.Coefficients:
+            raise ValueError(f"path: not of the form a x_0 + b x_1 + g z at {t}; predict the velocity")
+
+    monkeypatch.setattr(rules, "built", lambda _: Bent(path.linear))
+    plain = composition(coupling=coupling.AssignmentConfig(), objective=objective.RegressionConfig(space="velocity"))
+    assert complaint(plain) is None
+    reasons = {
+        "without coefficients of the path": {"target": target.NoiseConfig()},
+        "v_prediction is defined on": {"target": target.VPredictionConfig()},
+        "no noise of its own": {"target": target.VelocityAndNoiseConfig()},
+        "leaves the data open": {"objective": objective.RegressionConfig(space="data")},
+        "needs the coefficients of the path": {"objective": objective.FeatureResidualConfig()},
+        "it needs the data": {"sampler": sampler.FirstOrderConfig(steps=2)},
+        "it needs the score": {"sampler": sampler.EulerMaruyamaConfig(steps=2)},
+    }
+    for reason, parts in reasons.items():
+        refusal = complaint(composition(**parts))
+        assert refusal is not None
+        assert reason in refusal
+
+
+@pytest.mark.parametrize("along", ALL, ids=path_name)
+@targets
+def test_advice_is_given_where_an_error_of_the_prediction_grows_without_bound(along, predicted):
+    """The growth of an error near an end, by finite differences of the conversion at 0.012 and 0.12 from it."""
+    if complaint(composition(path=along, target=predicted)) is not None:
+        return
+    built = path.build(along)
+    told, x = target.build(predicted, path=built), torch.zeros(2, 1, dtype=torch.float64)
+
+    def growth(t: Tensor) -> Tensor:
+        value = torch.zeros(2, told.num_fields, dtype=torch.float64)
+        none, one = (told.convert(value + shift, x, t, "velocity") for shift in (0.0, 1.0))
+        return (one - none).abs()[:, 0]
+
+    for rule, drawn, end in zip(ADVICE, (sampler.EulerConfig(), sampler.HeunConfig()), (0.0, 1.0), strict=True):
+        near, far = growth(torch.tensor([abs(end - 0.012), abs(end - 0.12)], dtype=torch.float64)).tolist()
+        advised = rule.complaint(composition(path=along, target=predicted, sampler=drawn)) is not None
+        assert advised == (near > 6 * far and near > 30)

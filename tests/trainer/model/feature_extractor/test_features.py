@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from moe.files import FileError
+from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.judgement import judge_features
 from trainer.model.feature_extractor.file import KEY, check_extractor, read_extractor, write_extractor
 from trainer.model.feature_extractor.layers import PLAIN_LAYERS, Branches
 from trainer.model.feature_extractor.transformer import AttentionBlock, FirstToken, PatchMap, PatchTokens
-from trainer.training.validation.frechet import frechet_distance
-from trainer.training.validation.judgement import judge_features
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,0 +1,183 @@
+"""What a class of a user's must offer to stand where a built-in part stands: it is importable and keeps a protocol."""
+
+import importlib
+import inspect
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+
+def imported_class(path: str) -> type:
+    """The class that ``module:Class`` names, in the working directory or an installed package.
+
+    Args:
+        path: module and class.
+
+    Raises:
+        ValueError: it is no such path, the module cannot be imported, or it has no such class.
+    """
+    module_name, colon, class_name = path.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
+        raise ValueError(f"{path!r} names no class; write module:Class")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the code of a user's module leads to
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).replace("; ", ", ")
+        raise ValueError(
+            f"{module_name} cannot be imported ({reason}); run where the module lies, or install it"
+        ) from error
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        raise ValueError(f"{module_name} has no class {class_name}; correct the name")
+    return found
+
+
+def imported_protocol(path: str) -> type:
+    """The protocol at a dotted path, such as ``trainer.flow.coupling.Coupling``."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def breach(found: type, path: str) -> str | None:
+    """How a class breaks a protocol, with the remedy; None: as far as a class tells, it keeps it.
+
+    Args:
+        found: the class.
+        path: dotted path of the protocol. A class that extends it inherits the methods that the protocol defines; one
+            that does not has to offer them too.
+    """
+    protocol = imported_protocol(path)
+    abstract: frozenset[str] = getattr(protocol, "__abstractmethods__", frozenset())
+    for name, declared in _members(protocol).items():
+        if not inspect.isfunction(declared):
+            continue  # a property, which an instance may have as an attribute
+        offered = getattr(found, name, None)
+        remedy = "write it as the protocol declares it"
+        must_write = name in abstract if abstract else _only_declares(declared)
+        if not must_write:
+            remedy = f"extend {path}, which defines it, or {remedy}"
+        if not callable(offered) or (offered is declared and must_write):
+            return f"{found.__name__} lacks the method {name} of {path}; {remedy}"
+        own = inspect.getattr_static(found, name)
+        objection = _mismatch(own, declared) if inspect.isfunction(own) else None
+        if objection is not None:
+            return f"{found.__name__}.{name} cannot be called as {path}.{name} is ({objection}); {remedy}"
+    return None
+
+
+def missing_attributes(part: object, path: str) -> list[str]:
+    """The attributes that a protocol declares and an object lacks.
+
+    Args:
+        part: an instance of a class that keeps the protocol.
+        path: dotted path of the protocol.
+    """
+    protocol = imported_protocol(path)
+    annotated = [name for base in _bases(protocol) for name in inspect.get_annotations(base)]
+    read = [name for name, member in _members(protocol).items() if isinstance(member, property)]
+    return [name for name in (*annotated, *read) if not name.startswith("_") and not hasattr(part, name)]
+
+
+@lru_cache(maxsize=64)
+def settings_of(found: type, reserved: tuple[str, ...]) -> type[BaseModel]:
+    """The model of a class's settings: its own `Config` where unknown keys are refused, or one made of its `__init__`.
+
+    Args:
+        found: the class.
+        reserved: parameters of `__init__` that are no settings.
+    """
+    own = own_config(found)
+    if own is not None:
+        extra = own.model_config.get("extra") or "ignore"
+        return own if extra != "ignore" else _forbidding(own)
+    parameters = init_parameters(found)
+    try:
+        types = get_type_hints(_init(found))
+    except Exception:  # a name that only type checkers import
+        types = {}
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    fields: dict[str, Any] = {
+        name: (types.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in reserved
+    }
+    config = ConfigDict(
+        extra="allow" if passes_on else "forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+    )
+    return create_model(f"{found.__name__}Settings", __config__=config, **fields)
+
+
+def own_config(found: type) -> type[BaseModel] | None:
+    """The pydantic model `Config` of a class; None: it has none."""
+    config = getattr(found, "Config", None)
+    return config if isinstance(config, type) and issubclass(config, BaseModel) else None
+
+
+def init_parameters(found: type) -> dict[str, inspect.Parameter]:
+    """The parameters of the `__init__` of a class, without `self`."""
+    init = _init(found)
+    return {} if init is object.__init__ else dict(list(inspect.signature(init).parameters.items())[1:])
+
+
+def _init(found: type) -> Any:
+    """The `__init__` that a class has or inherits; that of a protocol takes nothing."""
+    owners = (base for base in found.__mro__ if "__init__" in vars(base) and not getattr(base, "_is_protocol", False))
+    return next(owners).__init__
+
+
+def _forbidding(config: type[BaseModel]) -> type[BaseModel]:
+    """The same model, which refuses keys that it would leave unread."""
+    return type(
+        config.__name__, (config,), {"model_config": ConfigDict(extra="forbid"), "__module__": config.__module__}
+    )
+
+
+def _bases(protocol: type) -> list[type]:
+    """A protocol and those that it extends."""
+    return [base for base in protocol.__mro__ if getattr(base, "_is_protocol", False) and base.__module__ != "typing"]
+
+
+def _members(protocol: type) -> dict[str, Any]:
+    """Methods and properties of a protocol, by name."""
+    found: dict[str, Any] = {}
+    for base in reversed(_bases(protocol)):
+        for name, member in vars(base).items():
+            public = not name.startswith("_") or name == "__call__"
+            if public and (inspect.isfunction(member) or isinstance(member, property)):
+                found[name] = member
+    return found
+
+
+def _mismatch(own: Any, declared: Any) -> str | None:
+    """Why a method does not take what another takes; None: it does."""
+    positional: list[None] = []
+    named: dict[str, None] = {}
+    for name, parameter in inspect.signature(declared).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = None
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            positional.append(None)
+    try:
+        inspect.signature(own).bind(*positional, **named)
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def _nothing() -> None:
+    """Declares a method, as protocols do."""
+    ...
+
+
+def _only_declares(method: Any) -> bool:
+    """Whether the body of a method is empty, so that a class has to write it where no method is marked as abstract."""
+    return method.__code__.co_code == _nothing.__code__.co_code

@@ -1,0 +1,68 @@
+"""The files of configs/examples, each run for a few steps."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.forked import ROOT, command
+from trainer import load_config
+from trainer.config.run import RunConfig
+
+EXAMPLES = ROOT / "configs" / "examples"
+RUNS = sorted(EXAMPLES.glob("*.yaml"))
+FEW = (
+    "optim.steps=3",
+    "optim.warmup_steps=1",
+    "optim.global_batch=64",
+    "evaluate.every=3",
+    "observe.tensorboard=false",
+)
+
+
+def test_every_module_has_its_configuration() -> None:
+    modules = {path.stem for path in EXAMPLES.glob("*.py")} - {"plain_loop"}
+    assert modules == {path.stem for path in RUNS}
+
+
+def test_the_plain_loop_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    program = runpy.run_path(str(EXAMPLES / "plain_loop.py"))
+    with torch.random.fork_rng():
+        program["main"].__globals__["STEPS"] = 150
+        program["main"]()
+    said = capsys.readouterr().out.split()
+    from_samples, from_noise = float(said[said.index("lie") + 1]), float(said[-1])
+    assert from_samples < from_noise / 2
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_an_example_is_trained_and_read_again(path: Path, tmp_path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    result = command("train", name, *FEW, f"run.dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    asked = load_config(path, [*FEW, f"run.dir={tmp_path / 'run'}"])
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert RunConfig.model_validate(written) == asked
+    assert f"configs.examples.{path.stem}:" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_the_coupling_shortens_the_way() -> None:
+    """Pairs by rank along a direction keep both sets of points, and lie closer than pairs at random."""
+    coupling = runpy.run_path(str(EXAMPLES / "own_coupling.py"))["AlongDirection"]
+    x_1 = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 0.1])
+    x_0 = torch.randn(200, 2, generator=torch.Generator().manual_seed(1))
+    pairs = coupling(coupling.Config()).draw(x_1, None, x_0=x_0, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(pairs.x_1, x_1)
+    assert torch.equal(pairs.x_0.sort(0).values, x_0.sort(0).values)
+    assert (pairs.x_1 - pairs.x_0).square().sum(1).mean() < 0.8 * (x_1 - x_0).square().sum(1).mean()
+
+
+def test_the_velocity_of_the_path_is_its_derivative() -> None:
+    program = runpy.run_path(str(EXAMPLES / "own_path.py"))
+    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    before, here, after = (program["schedule"](time, 1.5) for time in (t - 1e-6, t, t + 1e-6))
+    torch.testing.assert_close((after.a - before.a) / 2e-6, here.da)
+    torch.testing.assert_close((after.b - before.b) / 2e-6, here.db)
+    torch.testing.assert_close(here.a + here.b, torch.ones_like(t))

@@ -1,0 +1,75 @@
+"""Settings of a network that is a class of a user's: ``model: {class: "my_module:Mine", ...its settings}``.
+
+The class is a torch module with `blocks` and a classmethod ``build(spec: NetworkSpec) -> Mine``. Its attribute `Config`
+extends :class:`NetworkConfig` and needs no torch: a run is checked, laid out and priced before a network is built.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from moe.validation.complaint import first_complaint
+from moe.validation.contract import imported_class
+from trainer.config.network.protocol import NetworkConfig
+
+
+def own_settings(document: dict[str, Any]) -> NetworkConfig:
+    """Reads a section ``model`` that names a class.
+
+    Args:
+        document: the section; ``class`` is ``module:Class``, all else are settings.
+
+    Raises:
+        ValueError: there is no such class, it is no network, or it does not take the settings.
+    """
+    path = document["class"]
+    if "kind" in document:
+        raise ValueError(f"class: {path} stands beside kind {document['kind']}; remove one of the two")
+    settings, model = {str(key): value for key, value in document.items() if key != "class"}, settings_class(path)
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        field, reason = first_complaint(error, settings, model)
+        head = f"class: {path} refuses its settings, " if field == "document" else f"{field}: "
+        raise ValueError(f"{head}{reason}") from error
+
+
+@lru_cache
+def settings_class(path: Any) -> type[NetworkConfig]:
+    """The class of the settings of a network.
+
+    Args:
+        path: module and class of the network.
+
+    Raises:
+        ValueError: there is no such class, or it is no network.
+    """
+    if not isinstance(path, str):
+        raise ValueError(f"class: {path!r} names no class; write module:Class")
+    try:
+        network = imported_class(path)
+    except ValueError as error:
+        raise ValueError(f"class: {error}") from error
+    settings = getattr(network, "Config", None)
+    if not isinstance(settings, type) or not issubclass(settings, NetworkConfig):
+        remedy = "give it an attribute Config that extends trainer.config.model.NetworkConfig"
+        raise ValueError(f"class: {path} has no settings of a network; {remedy}")
+    if not callable(getattr(network, "build", None)):
+        remedy = "write it as a classmethod that takes a trainer.model.network.NetworkSpec"
+        raise ValueError(f"class: {path} lacks build; {remedy}")
+
+    class OwnNetworkConfig(settings, frozen=True):
+        """Settings that are written out with the class that they are of."""
+
+        @property
+        def kind(self) -> str:
+            """The class, where a built-in network has the name of its kind."""
+            return path
+
+        @model_serializer(mode="wrap")
+        def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            return {"class": path, **write(self)}
+
+    OwnNetworkConfig.network = network.build  # pyright: ignore[reportAttributeAccessIssue]  callable() does not narrow
+    return OwnNetworkConfig

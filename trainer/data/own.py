@@ -1,0 +1,50 @@
+"""Data sets that are classes of a user's, see `moe.validation.own_class`."""
+
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError, model_validator
+
+from moe.validation.own_class import OwnClass
+
+_SHAPE = TypeAdapter(tuple[int, ...])
+
+
+class OwnDataset(OwnClass, frozen=True):
+    """A class that keeps `trainer.data.Dataset`.
+
+    Its settings have a field or a property ``shape`` and one ``num_classes``, since networks are planned, and refused,
+    before any data set is opened.
+    """
+
+    protocol: ClassVar[str] = "trainer.data.Dataset"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an example: (C, H, W) of an image, (D,) of a vector."""
+        return tuple(self.setting("shape"))
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels name; 0 without labels."""
+        return self.setting("num_classes")
+
+    @model_validator(mode="after")
+    def _tells_shape_and_classes(self) -> "OwnDataset":
+        remedy = "give its Config a field or a property of that name"
+        for name, wanted in (
+            ("shape", "a shape such as (2,)"),
+            ("num_classes", "a number of classes, 0 without labels"),
+        ):
+            value = self.setting(name)
+            if not (_is_shape(value) if name == "shape" else isinstance(value, int) and value >= 0):
+                raise ValueError(
+                    f"class: the settings of {self.class_path} have as {name} {value}, not {wanted}; {remedy}"
+                )
+        return self
+
+
+def _is_shape(value: Any) -> bool:
+    try:
+        return bool(shape := _SHAPE.validate_python(value)) and min(shape) > 0
+    except ValidationError:
+        return False

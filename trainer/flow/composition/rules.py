@@ -1,0 +1,130 @@
+"""The rules of composition: each one refers to a few parts, and says what is wrong with their combination.
+
+Rules read what paths and targets declare (`Path`, `Target.determines`); no state is drawn or converted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainer.flow import coupling, objective, sampler, target
+from trainer.flow.composition.parts import (
+    Composition,
+    built,
+    evaluates_at_the_data,
+    follows_score,
+    innermost,
+    is_independent,
+    quantities_of,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A requirement on the combination of some parts.
+
+    Attributes:
+        parts: names of fields of a `Composition`; a complaint is about the first one.
+        complaint: returns what is wrong with the combination; None: nothing.
+    """
+
+    parts: tuple[str, ...]
+    complaint: Callable[[Composition], str | None]
+
+
+def _coupling_unused(composition: Composition) -> str | None:
+    if isinstance(composition.coupling, coupling.IndependentConfig) or built(composition.path).has_source:
+        return None
+    return "no source point lies on this path, and so none is paired"
+
+
+def _target_on_path(composition: Composition) -> str | None:
+    along, predicted = built(composition.path), target.class_of(composition.target)
+    if isinstance(composition.target, target.VPredictionConfig) and not along.preserves_variance:
+        return "v_prediction is defined on a path with a^2 + b^2 = 1"
+    if not predicted.determines("velocity", along):
+        if not along.affine:
+            return "samplers follow the velocity, and without coefficients of the path it cannot be computed from this"
+        return (
+            "samplers follow the velocity, and this alone does not determine it on a path that adds noise of its own "
+            "to source and data"
+        )
+    if predicted.num_fields > 1 and not along.has_noise:
+        return "the path adds no noise of its own that a second field could predict, and the velocity is enough"
+    return None
+
+
+def _mirror_image(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.RegressionConfig(antithetic=True) if not built(composition.path).has_noise:
+            return "antithetic points differ in the path's own noise, and this path adds none"
+    return None
+
+
+def _states_of_a_pair(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.FeatureResidualConfig() if not built(composition.path).affine:
+            return "it computes states at other times of the same path, which needs the coefficients of the path"
+    return None
+
+
+def _compared_space(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.RegressionConfig(space=("data" | "velocity") as space):
+            if not target.class_of(composition.target).determines(space, built(composition.path)):
+                return f"the prediction leaves the {space} open on this path"
+    return None
+
+
+def _followed_quantities(composition: Composition) -> str | None:
+    along, predicted = built(composition.path), target.class_of(composition.target)
+    for quantity in quantities_of(composition.sampler):
+        if not predicted.determines(quantity, along):
+            return f"it needs the {quantity}, which the prediction leaves open on this path"
+    if isinstance(innermost(composition.sampler), sampler.FirstOrderConfig) and along.has_noise:
+        return "its steps lead from the source to the data, and a path that adds noise of its own has a third term"
+    return None
+
+
+def _score_as_drift(composition: Composition) -> str | None:
+    if not follows_score(composition.sampler) or built(composition.path).has_noise:
+        return None
+    if is_independent(composition.coupling):
+        return None
+    return "it follows the score, which is known only where the source is normal and independent of the data"
+
+
+RULES = (
+    Rule(("coupling", "path"), _coupling_unused),
+    Rule(("target", "path"), _target_on_path),
+    Rule(("objective", "path"), _mirror_image),
+    Rule(("objective", "path"), _states_of_a_pair),
+    Rule(("objective", "target", "path"), _compared_space),
+    Rule(("sampler", "target", "path"), _followed_quantities),
+    Rule(("sampler", "coupling", "path"), _score_as_drift),
+)
+"""In the order of complaints; a rule is checked only if the rules before it hold."""
+
+
+def _open_at_the_source(composition: Composition) -> str | None:
+    end, start = target.class_of(composition.target).end, built(composition.path).starts_as
+    if end is None or end != start:
+        return None
+    rest = "data" if end == "source" else "noise"
+    return (
+        f"at t = 0, where samples begin, the state holds no {rest}, and this predicts the {end} alone: next to it an "
+        "error of the prediction is a thousand times larger in the velocity"
+    )
+
+
+def _open_at_the_data(composition: Composition) -> str | None:
+    end, last = target.class_of(composition.target).end, built(composition.path).ends_as
+    if not evaluates_at_the_data(composition.sampler) or end is None or end != last:
+        return None
+    return "it evaluates the velocity at t = 1, where the state holds no source, and this predicts the data alone"
+
+
+STEEP_END = Rule(("sampler", "target", "path"), _open_at_the_data)
+"""A sampler that evaluates the velocity at the data, where the prediction leaves it open."""
+
+ADVICE = (Rule(("target", "path"), _open_at_the_source), STEEP_END)
+"""Combinations that are allowed, since they work with hundreds of steps and a good network, but badly otherwise."""

@@ -1,0 +1,47 @@
+"""Parts of a flow that are classes of a user's, see `moe.validation.own_class`."""
+
+from typing import ClassVar
+
+from moe.validation.own_class import OwnClass
+
+
+class OwnCoupling(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.coupling.Coupling`."""
+
+    protocol: ClassVar[str] = "trainer.flow.coupling.Coupling"
+
+
+class OwnTime(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.time.TimeSampler`."""
+
+    protocol: ClassVar[str] = "trainer.flow.time.TimeSampler"
+
+
+class OwnPath(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.path.Path`."""
+
+    protocol: ClassVar[str] = "trainer.flow.path.Path"
+
+
+class OwnTarget(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.target.Target`; its constructor may take ``path``."""
+
+    protocol: ClassVar[str] = "trainer.flow.target.Target"
+    passed: ClassVar[tuple[str, ...]] = ("path",)
+
+
+class OwnObjective(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.objective.Objective`; its constructor may take ``target`` and ``path``."""
+
+    protocol: ClassVar[str] = "trainer.flow.objective.Objective"
+    passed: ClassVar[tuple[str, ...]] = ("target", "path")
+
+
+class OwnSampler(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.sampler.Sampler`; its constructor may take ``path``.
+
+    A setting ``steps`` is the number of equal steps from source to data; a class without it chooses its steps itself.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.sampler.Sampler"
+    passed: ClassVar[tuple[str, ...]] = ("path",)

@@ -1,0 +1,32 @@
+"""The number of evaluations of a field, counted where they happen."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor
+
+from trainer.flow.sampler.protocol import Field, VelocityField
+from trainer.flow.target import Quantity
+
+
+class CountedField(Field):
+    """A field that counts its evaluations; several quantities of one call are one evaluation.
+
+    Args:
+        field: the field; a sampler of dx/dt = v needs no more than the velocity.
+    """
+
+    def __init__(self, field: VelocityField) -> None:
+        self._field = field
+        self.evaluations = 0
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """See `Field`."""
+        self.evaluations += 1
+        return self._field(x, t)
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
+        """See `Field.estimate`."""
+        self.evaluations += 1
+        return cast(Field, self._field).estimate(x, t, *quantities)
