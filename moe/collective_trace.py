@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 
 FORMAT = "flowfabric.collectives/1"
@@ -147,7 +148,7 @@ class _Lines:
     def values(self, number: int, checks: Mapping[str, "_Check"]) -> dict:
         """The JSON object on a line, its keys and types checked."""
         try:
-            values = json.loads(self.lines[number - 1], parse_constant=float)
+            values = parse_json(self.lines[number - 1], parse_constant=float)
         except ValueError:
             self.fail(number, "record", "is not JSON (truncated?)")
         if not isinstance(values, dict):

@@ -4,8 +4,6 @@ Shape legend: T tokens, L MoE layers, K choices per token and layer.
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,8 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moe.arrays import UNREADABLE, quietly
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
 
@@ -103,6 +103,9 @@ class RoutingTrace:
             if array.shape != (tokens,):
                 raise ValueError(f"{name}: shape {array.shape} is not [{tokens}], one entry a token")
         _require_range("source_rank", self.source_rank, 0, header.world_size, "world_size")
+        for name in ("expert_ids", "source_rank"):
+            if getattr(self, name).dtype not in (np.int32, np.int64):  # ids are negated and multiplied
+                object.__setattr__(self, name, getattr(self, name).astype(np.int64))
         if self.weights is not None:
             if not np.issubdtype(self.weights.dtype, np.floating) or self.weights.shape != ids.shape:
                 raise ValueError(f"weights: {self.weights.dtype} {self.weights.shape} is not floats of {ids.shape}")
@@ -193,11 +196,14 @@ class RoutingTrace:
         if num_experts is None:
             raise FileError(path, "num_experts", "is not in a .npy trace", "give --num-experts")
         try:
-            ids = np.load(path, allow_pickle=False)
+            with path.open("rb") as stream, quietly():
+                ids = np.load(stream, allow_pickle=False)
         except OSError as error:
             raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
-        except (ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise FileError(path, "file", "is no plain array (pickled, ragged or truncated)", remedy) from error
+        if not isinstance(ids, np.ndarray):
+            raise FileError(path, "file", "holds several arrays", remedy)
         ids = ids[:, :, None] if ids.ndim == 2 else ids
         if ids.ndim != 3 or 0 in ids.shape:
             raise FileError(path, "expert_ids", f"has shape {ids.shape}", remedy)
@@ -207,7 +213,8 @@ class RoutingTrace:
             )
             return cls(expert_ids=ids, source_rank=np.zeros(len(ids), np.int64), header=header)
         except ValidationError as error:
-            raise FileError(path, *first_complaint(error), "give a positive --num-experts") from error
+            found = first_complaint(error)
+            raise FileError(path, found.field, found.problem, "give a positive --num-experts") from error
         except ValueError as error:
             raise _blame(path, error) from error
 
@@ -235,15 +242,17 @@ def _blame(path: Path, error: ValueError) -> FileError:
 def _load_members(path: Path) -> dict[str, NDArray]:
     record_again = "record the trace again"
     try:
-        archive = np.load(path, allow_pickle=False)
+        stream = path.open("rb")
     except OSError as error:
         raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        problem = "is no whole .npz archive (truncated or another format)"
-        raise FileError(path, "file", problem, record_again) from error
-    if isinstance(archive, np.ndarray):
-        raise FileError(path, "file", "holds a single array", "name it .npy and give --num-experts")
-    with archive:
+    with stream, quietly():
+        try:
+            archive = np.load(stream, allow_pickle=False)
+        except (OSError, *UNREADABLE) as error:
+            problem = "is no whole .npz archive (truncated or another format)"
+            raise FileError(path, "file", problem, record_again) from error
+        if isinstance(archive, np.ndarray):
+            raise FileError(path, "file", "holds a single array", "name it .npy and give --num-experts")
         for name in ("header", "expert_ids", "source_rank"):
             if name not in archive.files:
                 raise FileError(path, name, "is missing", record_again)
@@ -256,7 +265,7 @@ def _load_members(path: Path) -> dict[str, NDArray]:
 def _load_member(path: Path, archive: NpzFile, name: str) -> NDArray:
     try:
         member = archive[name]
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, *UNREADABLE) as error:
         remedy = "save rectangular arrays of numbers, no objects"
         raise FileError(path, name, "is pickled, ragged or damaged", remedy) from error
     if not isinstance(member, np.ndarray):
@@ -268,13 +277,14 @@ def _parse_header(path: Path, header: NDArray) -> RoutingHeader:
     if header.shape or header.dtype.kind != "U":
         raise FileError(path, "header", f"is {header.dtype} {header.shape}, not a string", "store JSON as a 0-d string")
     try:
-        document = json.loads(str(header))
-    except json.JSONDecodeError as error:
+        document = parse_json(str(header))
+    except ValueError as error:
         raise FileError(path, "header", f"is not JSON ({error})", "store the header as JSON") from error
     if isinstance(document, dict) and "format" not in document:
         raise FileError(path, "header.format", "is missing", "state flowfabric.routing/1")
     try:
         return RoutingHeader.model_validate(document)
     except ValidationError as error:
-        field, reason = first_complaint(error)
-        raise FileError(path, f"header.{field}", reason, "write the header as flowfabric.routing/1 has it") from error
+        found = first_complaint(error)
+        remedy = found.remedy or "write the header as flowfabric.routing/1 has it"
+        raise FileError(path, f"header.{found.field}", found.problem, remedy) from error

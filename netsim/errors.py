@@ -5,10 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+
+from netsim.spelling import keys_at, listed, nearest
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+
+_MOST_CHARACTERS, _ENDS = 1000, 200
+"""Of a part of a message, and what is kept of each end of a longer one."""
 
 
 class InputError(ValueError):
@@ -22,29 +28,35 @@ class InputError(ValueError):
     """
 
     def __init__(self, file: str | Path, field: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{file}: {field}: {problem}; {remedy}")
         self.file = str(file)
-        self.field = field
-        self.problem = problem
-        self.remedy = remedy
+        self.field, self.problem, self.remedy = map(_shortened, (field, problem, remedy))
+        super().__init__(f"{file}: {self.field}: {self.problem}{self.remedy and f'; {self.remedy}'}")
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str, str]]:
         return InputError, (self.file, self.field, self.problem, self.remedy)
 
 
-def first_error(error: ValidationError, file: str | Path, content: object, place: str = "") -> InputError:
+def _shortened(text: str) -> str:
+    """A text whose middle is left out if nobody would read it."""
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_ENDS]} ... {text[-_ENDS:]}"
+
+
+def first_error(
+    error: ValidationError, file: str | Path, content: object, model: type[BaseModel], place: str = ""
+) -> InputError:
     """Turns what pydantic found into one line about its first finding.
 
     Args:
         error: What pydantic found.
         file: The file that is wrong.
         content: What was validated.
+        model: What it was validated as.
         place: What comes before the dotted path, such as ``line 7``.
     """
     findings = error.errors(include_url=False)
     first = findings[0]
     field = ".".join(_field_path(first["loc"], content, first["type"] == "missing")) or "file"
-    problem, remedy = _explain(first)
+    problem, remedy = _explain(first, model)
     if len(findings) > 1:
         remedy += f" (and {len(findings) - 1} more)"
     return InputError(file, f"{place}: {field}" if place else field, problem, remedy)
@@ -72,15 +84,26 @@ def _entry(content: object, part: int | str) -> object:
     return _ABSENT
 
 
-def _explain(finding: "ErrorDetails") -> tuple[str, str]:
-    value = reprlib.repr(finding["input"])
+def _explain(finding: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str]:
+    value, context = reprlib.repr(finding["input"]), finding.get("ctx", {})
     match finding["type"]:
         case "missing":
             return "is missing", "add it"
         case "extra_forbidden":
-            return f"is no known key ({value})", "remove it or check its spelling"
+            *section, key = finding["loc"]
+            near = nearest(key, keys_at(model, section))
+            return (
+                f"is no known key ({value})",
+                f"write {near}, or remove it" if near else "remove it or check its spelling",
+            )
         case "value_error":
             problem, _, remedy = finding["msg"].removeprefix("Value error, ").partition("; ")
             return (f"{problem} ({value})" if isinstance(finding["input"], (str, int, float)) else problem), remedy
+        case "union_tag_invalid":
+            near = nearest(context["tag"], listed(context["expected_tags"]))
+        case "literal_error":
+            near = nearest(finding["input"], listed(context["expected"]))
         case _:
-            return f"has a wrong value ({value})", finding["msg"][0].lower() + finding["msg"][1:]
+            near = None
+    remedy = f"use {near}" if near else finding["msg"][0].lower() + finding["msg"][1:]
+    return f"has a wrong value ({value})", remedy

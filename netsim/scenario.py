@@ -11,6 +11,7 @@ from netsim.collective.build import Algorithms
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
+from netsim.documents import check_document
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
 from netsim.errors import InputError, first_error
 from netsim.section import Section
@@ -22,7 +23,7 @@ from netsim.workload.collective import CollectiveConfig
 from netsim.workload.flows import FlowsConfig
 from netsim.workload.matrix import MatrixConfig
 from netsim.workload.trace import TraceConfig
-from netsim.yaml_file import load_yaml
+from netsim.yaml_file import MISTAGGED, load_yaml, parse_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
@@ -154,7 +155,7 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
     try:
         return Scenario.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, name, content) from None
+        raise first_error(error, name, content, Scenario) from None
 
 
 def _override(content: Mapping[str, Any], override: str) -> Mapping[str, Any]:
@@ -163,9 +164,10 @@ def _override(content: Mapping[str, Any], override: str) -> Mapping[str, Any]:
     if not key or not equals:
         raise InputError("command line", override, "is not key=value", remedy)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError, *MISTAGGED):
         raise InputError("command line", key, f"the value is not valid YAML ({text})", remedy) from None
+    check_document("command line", value, key)
     return _replaced(content, key.split("."), value, key)
 
 

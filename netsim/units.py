@@ -9,6 +9,9 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 PICOSECONDS_PER_SECOND = 10**12
 
+MOST = 10**18
+"""Bits per second, bytes or picoseconds of a quantity, so that sums of some of them keep to 64 bits."""
+
 _RATES = {"bps": 1, "kbps": 10**3, "Mbps": 10**6, "Gbps": 10**9, "Tbps": 10**12}
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TIMES = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
@@ -20,7 +23,10 @@ def _parse(value: object, units: dict[str, int], quantity: str, example: str) ->
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[2] not in units:
         raise ValueError(f"{quantity} needs a unit; {remedy}")
-    exact = Decimal(match[1]) * units[match[2]]
+    number = Decimal(match[1])
+    if number.adjusted() > MOST.bit_length() or number * units[match[2]] > MOST:
+        raise ValueError(f"{quantity} is too large; write at most {MOST:,} {next(iter(units))}")
+    exact = number * units[match[2]]
     if exact != int(exact):
         raise ValueError(f"{quantity} is no whole number of {next(iter(units))}; {remedy}")
     return int(exact)

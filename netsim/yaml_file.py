@@ -1,27 +1,43 @@
 """YAML files of the user's: what cannot be read is refused in one line."""
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from netsim.documents import TOO_DEEP, check_document
 from netsim.errors import InputError
+
+MISTAGGED = (AttributeError, KeyError, IndexError, TypeError)
+"""What PyYAML raises besides its own errors where a value is not what its tag says, such as !!bool x."""
 
 
 class _Loader(yaml.SafeLoader):
     """Refuses a key that occurs twice, of which YAML would keep the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key.value} occurs twice", key.start_mark
                     )
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
+
+
+def parse_yaml(text: str) -> Any:
+    """What a text in YAML says.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, or a key occurs twice.
+        ValueError: It holds an impossible date.
+        RecursionError: It is nested too deep.
+        AttributeError, KeyError, IndexError, TypeError: `MISTAGGED`.
+    """
+    return yaml.load(text, _Loader)
 
 
 def load_yaml(path: Path, content: str) -> object:
@@ -35,12 +51,20 @@ def load_yaml(path: Path, content: str) -> object:
         InputError: It is missing, no text or no YAML, or a key occurs twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        document = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(path, "file", f"cannot be read ({error.strerror})", f"give the path of {content}") from None
     except UnicodeDecodeError:
         raise InputError(path, "file", "is no text", f"give the path of {content} in YAML") from None
+    except ValueError as error:
+        raise InputError(path, "file", f"holds an impossible date ({error})", "quote it") from None
+    except MISTAGGED:
+        raise InputError(path, "file", "holds a value that is not what its tag says", "leave the tag out") from None
+    except RecursionError:
+        raise InputError(path, "file", TOO_DEEP, "nest less") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else "file"
         raise InputError(path, line, f"is no YAML ({getattr(error, 'problem', error)})", "correct the line") from None
+    check_document(path, document)
+    return document

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(line: str) -> None:
-    """Says it once a node: its first rank speaks, the others let it, for torchrun ends all when one has ended."""
+    """Prints a line once a node, on its first rank; the others wait, for torchrun ends all ranks when one ends."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(line, file=sys.stderr)
     else:

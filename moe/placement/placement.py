@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
 
@@ -121,7 +122,7 @@ class Placement(_Record):
                 double = next(expert for expert in experts if experts.count(expert) > 1)
                 raise ValueError(f"{field}: expert {double} is twice on rank {rank}")
         if len(placed) != self.num_experts:
-            missing = min(set(range(self.num_experts)) - placed)
+            missing = next(expert for expert in range(self.num_experts) if expert not in placed)
             raise ValueError(f"{field}: expert {missing} is in no slot")
 
     @property
@@ -245,7 +246,7 @@ class Placement(_Record):
         path = Path(path)
         remedy = "make the file with `python -m moe place`"
         try:
-            document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            document = parse_json(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except OSError as error:
             raise FileError(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
         except ValueError as error:
@@ -255,7 +256,8 @@ class Placement(_Record):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            raise FileError(path, *first_complaint(error), remedy) from error
+            found = first_complaint(error)
+            raise FileError(path, found.field, found.problem, found.remedy or remedy) from error
 
 
 def slots_per_rank(num_experts: int, num_ranks: int) -> int:

@@ -11,11 +11,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from moe.arrays import UNREADABLE, quietly
 from moe.files import FileError
 
 _BITS_PER_S = {"Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
 _PER_SECOND = {"ns": 1e9, "us": 1e6, "ms": 1e3}
 _RATES = re.compile(r"intra=([\d.]+)([MGT]bps),inter=([\d.]+)([MGT]bps)(?:,latency=([\d.]+)(ns|us|ms))?")
+_MOST_COST = 1e100
+"""Of a move, so that sums over the tokens of any trace are finite."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Topology:
             raise ValueError(f"cost: shape {self.cost.shape} is not {square}; give a row and a column for each rank")
         if not np.isfinite(self.cost).all() or (self.cost < 0).any():
             raise ValueError("cost: holds NaN, infinite or negative entries; give finite costs of at least 0")
+        if (self.cost > _MOST_COST).any():
+            raise ValueError(f"cost: holds {self.cost.max():g}; give costs of at most {_MOST_COST:g}, in another unit")
         if self.cost.diagonal().any():
             raise ValueError("cost: the diagonal is not zero; a token that stays on its rank costs nothing")
 
@@ -156,13 +161,16 @@ class Topology:
     def _from_matrix(cls, path: Path, num_nodes: int, ranks_per_node: int) -> Self:
         remedy = f"save a float matrix with {num_nodes * ranks_per_node} rows and columns by numpy.save"
         try:
-            matrix = np.load(path, allow_pickle=False).astype(np.float64)
+            with path.open("rb") as stream, quietly():
+                matrix = np.load(stream, allow_pickle=False)
+            if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "biuf":
+                raise TypeError
         except OSError as error:
             raise FileError(path, "cost", f"cannot be read ({error.strerror or error})", "check the path") from error
-        except (ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise FileError(path, "cost", "is no plain array of numbers", remedy) from error
         try:
-            return cls(num_nodes, ranks_per_node, matrix, "units of the cost matrix")
+            return cls(num_nodes, ranks_per_node, matrix.astype(np.float64), "units of the cost matrix")
         except ValueError as error:
             field, _, problem = str(error).partition(": ")
             problem, _, remedy = problem.partition("; ")

@@ -1,6 +1,5 @@
 """Context of a placement report: the model's sizes, the placement in use, results of netsim."""
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from math import isfinite
@@ -10,6 +9,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
+from moe.documents import parse_json
 from moe.files import FileError
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingTrace
@@ -149,7 +149,7 @@ def read_simulations(path: Path) -> list[Simulation]:
     """
     remedy = "give the results.json that `python -m netsim compare` wrote"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
     except ValueError as error:

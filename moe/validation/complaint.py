@@ -1,20 +1,42 @@
 """The first complaint of a refused document, in the words of a person."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from moe.files import problem_and_remedy
 from moe.validation.remedy import remedy
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+class Complaint(NamedTuple):
+    """What pydantic found wrong first.
+
+    Attributes:
+        field: Dotted path of the field.
+        problem: What is wrong, with the value; complaints about further fields are only counted.
+        remedy: What the user can do about it; empty where nobody knows.
+        cause: What a check of ours raised; None: the check was one of pydantic's.
+    """
+
+    field: str
+    problem: str
+    remedy: str
+    cause: ValueError | None
+
+    @property
+    def reason(self) -> str:
+        """Problem and remedy."""
+        return f"{self.problem}{self.remedy and f'; {self.remedy}'}"
+
+
 def first_complaint(
     error: ValidationError,
     document: object = None,
     model: type[BaseModel] | None = None,
-) -> tuple[str, str]:
+) -> Complaint:
     """Boil a pydantic error down to its first complaint.
 
     Args:
@@ -23,19 +45,19 @@ def first_complaint(
         model: What it was validated as; needed to name the key or the kind that was meant.
 
     Returns:
-        The dotted path of the field and the reason with the value; complaints about further fields are only counted.
-        Where there is a document, the reason ends in a semicolon and a remedy, if one is known. A check of a whole
-        model says `field: reason; remedy` itself.
+        The complaint. Where there is no document, only a check of ours gives it a remedy: that of a whole model says
+        `field: problem; remedy` itself.
     """
     details = [(_written(detail, document), detail) for detail in error.errors()]
     path, first = details[0]
     about_it = [detail for other, detail in details if other == path]
     further = len({other for other, _ in details}) - 1
-    reason = first["msg"]
+    reason, way_out, cause = first["msg"], "", _cause(first)
     shown = f" ({first['input']!r})" if len(repr(first["input"])) <= 60 else ""
     match first["type"]:
         case "value_error":
-            head, colon, rest = reason.removeprefix("Value error, ").partition(": ")
+            reason, way_out = problem_and_remedy(cause or ValueError(reason.removeprefix("Value error, ")))
+            head, colon, rest = reason.partition(": ")
             path, reason = ((*path, head), rest) if colon else (path, head)
         case "extra_forbidden":
             reason = f"is not permitted here{shown}"
@@ -52,12 +74,11 @@ def first_complaint(
         case _:
             reason = f"{reason}{shown}"
     field = ".".join(str(part) for part in path)
-    reason, _, way_out = reason.partition("; ")
     if not way_out and document is not None:
-        way_out = remedy(about_it, field, model)
+        way_out = remedy(about_it, field, model) or ""
     if further:
         reason = f"{reason} (and {further} more)"
-    return field or "document", f"{reason}; {way_out}" if way_out else reason
+    return Complaint(field or "document", reason, way_out, cause)
 
 
 def _written(detail: "ErrorDetails", document: Any) -> tuple[int | str, ...]:
@@ -74,3 +95,9 @@ def _written(detail: "ErrorDetails", document: Any) -> tuple[int | str, ...]:
             kept.append(part)
             document = inside[part] if present else {}
     return tuple(kept)
+
+
+def _cause(detail: "ErrorDetails") -> ValueError | None:
+    """What a check of ours raised."""
+    cause = detail.get("ctx", {}).get("error")
+    return cause if isinstance(cause, ValueError) else None

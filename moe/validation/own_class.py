@@ -123,9 +123,10 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
         try:
             read = model.model_validate(settings)
         except ValidationError as error:
-            field, reason = first_complaint(error, settings, model)
-            head = f"class: {path} refuses its settings, " if field == "document" else f"{field}: "
-            raise ValueError(f"{head}{reason}") from error
+            complaint = first_complaint(error, settings, model)
+            at_all = complaint.field == "document"
+            head = f"class: {path} refuses its settings, " if at_all else f"{complaint.field}: "
+            raise ValueError(f"{head}{complaint.reason}") from error
         own = own_config(found)
         return read if own is None else own.model_validate(settings)
 

@@ -97,7 +97,7 @@ def read_sweep(path: Path) -> list[Cell]:
     try:
         config = SweepConfig.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, path, content) from None
+        raise first_error(error, path, content, SweepConfig) from None
     scenario = _scenario(config.scenario)
     cells: list[Cell] = []
     first: dict[str, str] = {}

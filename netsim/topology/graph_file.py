@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from netsim.documents import parse_json
 from netsim.errors import InputError, first_error
 from netsim.section import Section
 from netsim.units import Duration, Rate
@@ -94,7 +95,7 @@ def read_graph(path: Path) -> GraphFile:
     try:
         graph = GraphFile.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, path, content) from None
+        raise first_error(error, path, content, GraphFile) from None
     for field, problem, remedy in _faults(graph):
         raise InputError(path, field, problem, remedy)
     return graph
@@ -103,13 +104,15 @@ def read_graph(path: Path) -> GraphFile:
 def _load(path: Path) -> object:
     remedy = "give the path of a fabric in node-link JSON"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
         raise InputError(path, "file", "is no text", remedy) from None
     except json.JSONDecodeError as error:
         raise InputError(path, f"line {error.lineno}", f"is no JSON ({error.msg})", "correct the line") from None
+    except ValueError as error:
+        raise InputError(path, "file", f"is no JSON ({error})", remedy) from None
     if not isinstance(content, Mapping):
         raise InputError(path, "file", "holds no JSON object", remedy)
     return content

@@ -91,7 +91,7 @@ def _parsed(path: Path, number: int, line: str, kind: type[Line]) -> Line:
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise InputError(path, f"line {number}", "is no JSON, or cut off", _REMEDY) from None
-        raise first_error(error, path, json.loads(line), f"line {number}") from None
+        raise first_error(error, path, json.loads(line), kind, f"line {number}") from None
 
 
 def _check_header(path: Path, header: Header) -> None:

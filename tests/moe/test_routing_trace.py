@@ -121,6 +121,37 @@ def test_exflow_arrays_are_traces_of_one_rank(shape: tuple[int, ...], tmp_path: 
     assert not routing.source_rank.any()
 
 
+@pytest.mark.parametrize("narrow", [np.uint8, np.int8, np.uint16, np.uint64])
+def test_ids_are_kept_in_a_type_in_which_they_can_be_negated_and_multiplied(narrow: type, tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(100, size=(30, 4))
+    np.save(tmp_path / "exflow.npy", ids.astype(narrow))
+    routing = RoutingTrace.read(tmp_path / "exflow.npy", num_experts=100)
+    assert routing.expert_ids.dtype in (np.int32, np.int64)
+    np.testing.assert_array_equal(routing.expert_ids[:, :, 0], ids)
+
+
+def _npy(header: str, data: bytes = b"") -> bytes:
+    text = f"{header}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _npy("{'descr': '<i4', 'fortran_order': False, 'shape': (99999999999999, 4)}", bytes(64)),
+        _npy("{'descr': '<i4', 'fortran_order': False, 'shape': ((((4"),
+        _npy("{'descr': '<i4', 'fortran_order': False, 'shape': (4, 4) \0"),
+        _npy("{'descr': 3, 'fortran_order': False, 'shape': (4, 4)}", bytes(64)),
+        b"",
+        b"PK\x03\x04",
+    ],
+)
+def test_a_header_that_nothing_fits_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "exflow.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"exflow\.npy: file: is no plain array"):
+        RoutingTrace.read(tmp_path / "exflow.npy", num_experts=8)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

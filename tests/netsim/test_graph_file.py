@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[Edit, str, str]] = {
     "no nodes": (setting(nodes=None), "nodes: is missing", "add it"),
     "no cables": (setting(links=None), "file: there must be either links or edges", "write exactly one"),
     "cables twice": (setting(edges=[]), "file: there must be either links or edges", "write exactly one"),
-    "unknown key": (setting("links", 4, cuont=2), "links.4.cuont: is no known key (2)", "spelling"),
+    "unknown key": (setting("links", 4, cuont=2), "links.4.cuont: is no known key (2)", "write count, or remove it"),
     "directed": (setting(directed=True), "directed: has a wrong value (True)", "False"),
     "no host": (
         lambda content: [node.update(kind="switch") for node in content["nodes"]],

@@ -60,12 +60,12 @@ class Resumable(Protocol):
         ...
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Takes up what :meth:`state` gave, or starts afresh; collective."""
+        """Restores what :meth:`state` gave, or starts afresh; collective."""
         ...
 
 
 class Migrating(Resumable, Protocol):
-    """Live migration, as far as a checkpoint needs it: what it knows differs from rank to rank.
+    """Live migration as a checkpoint needs it: a part of the loop whose memory differs from rank to rank.
 
     Attributes:
         version: migrations of the run so far.
@@ -76,7 +76,7 @@ class Migrating(Resumable, Protocol):
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:
-    """What a checkpoint of this run has in common with every continuation of it, by dotted key."""
+    """The settings that every continuation of a run shares with its checkpoints, by dotted key."""
     sections = {
         "data": config.data.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json", exclude={"init_from", "dropout", "label_dropout"}),
@@ -119,7 +119,7 @@ def rank_file(rank: int) -> str:
 
 
 def rank_state(step: int, migration: Migrating | None) -> dict[str, Any]:
-    """What this rank alone knows."""
+    """The state of this rank that no other rank has: its random numbers, and that of live migration."""
     state: dict[str, Any] = {"step": step, "rng": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state()
@@ -129,7 +129,7 @@ def rank_state(step: int, migration: Migrating | None) -> dict[str, Any]:
 
 
 def set_rank_state(state: Mapping[str, Any], migration: Migrating | None) -> None:
-    """Takes up what :func:`rank_state` gave; collective. Nothing is known where the state is empty."""
+    """Restores what :func:`rank_state` gave, nothing where it is empty; collective."""
     if migration is not None:
         migration.load(state.get("migration"))
     if "rng" in state:

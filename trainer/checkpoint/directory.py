@@ -41,7 +41,8 @@ def complete_steps(root: Path) -> list[int]:
 def prune(root: Path, keep: int, newest: int) -> None:
     """Deletes all but the newest complete checkpoints up to a step.
 
-    What is beyond that step, or is not complete, is what a broken save left, or was found damaged and replaced.
+    Later ones and incomplete ones go too: a broken save has left them, or the run went on from before them because they
+    were damaged.
 
     Args:
         root: folder of the checkpoints.

@@ -27,7 +27,7 @@ def run(run_dir: Path, out: Path) -> int:
         0.
 
     Raises:
-        ValueError: the run has no whole checkpoint, or the folder cannot be written.
+        ValueError: the run has no intact checkpoint, or the folder cannot be written.
     """
     folder = newest_checkpoint(run_dir)
     config = load_config(folder / "config.yaml")

@@ -35,11 +35,11 @@ def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: in
     needed = _needed(allow_rng_loss)
 
     def fault(folder: Path) -> str | None:
-        found = _fault(folder, needed, content=False)
-        if found is None and read_bytes:
+        problem = _fault(folder, needed, content=False)
+        if problem is None and read_bytes:
             read = Manifest.read(folder).smallest(read_bytes)
-            found = _fault(folder, lambda name: needed(name) and name in read, content=True)
-        return found
+            problem = _fault(folder, lambda name: needed(name) and name in read, content=True)
+        return problem
 
     return _newest(root, begun_steps(root), fault)
 
@@ -61,10 +61,10 @@ def newest_intact_collective(root: Path, *, allow_rng_loss: bool) -> Path | None
     needed = _needed(allow_rng_loss)
 
     def fault(folder: Path) -> str | None:
-        found: list[str | None] = [None] * world_size
+        faults: list[str | None] = [None] * world_size
         own = _fault(folder, lambda name: needed(name) and _reader(name, world_size) == rank, content=True)
-        dist.all_gather_object(found, own)
-        return next(filter(None, found), None)
+        dist.all_gather_object(faults, own)
+        return next(filter(None, faults), None)
 
     seen = [begun_steps(root)]
     dist.broadcast_object_list(seen)
@@ -97,10 +97,10 @@ def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -
     skipped = []
     for step in reversed(steps):
         folder = step_folder(root, step)
-        found = fault(folder)
-        if found is None:
+        damage = fault(folder)
+        if damage is None:
             return folder, skipped
-        skipped.append(found)
+        skipped.append(damage)
     complete = complete_steps(root)
     if complete:
         problem = f"none of {len(complete)} is whole (the newest: {skipped[0].removesuffix(f'; {REMEDY}')})"

@@ -1,4 +1,4 @@
-"""COMPLETE: the file that makes a folder a checkpoint, and by which damage to any other file of it is found."""
+"""COMPLETE: the file that declares a folder a checkpoint, with the checksums of all other files in it."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 
 FORMAT = "flowfabric.checkpoint/2"
@@ -60,13 +61,15 @@ class Manifest:
         """
         path = folder / NAME
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["format"] != FORMAT:
-                raise FileError(path, "format", f"is {found['format']}, and this version reads {FORMAT}", REMEDY)
-            if found.pop("sha256") != _digest(found):
+            document = parse_json(path.read_text(encoding="utf-8"))
+            if document["format"] != FORMAT:
+                raise FileError(path, "format", f"is {document['format']}, and this version reads {FORMAT}", REMEDY)
+            if document.pop("sha256") != _digest(document):
                 raise FileError(path, "checksum", "is not that of what was written", REMEDY)
-            files = {name: FileRecord(**record) for name, record in found["files"].items()}
-            return cls(found["step"], found["updates"], dict(found["identity"]), dict(found["division"]), files)
+            files = {name: FileRecord(**record) for name, record in document["files"].items()}
+            return cls(
+                document["step"], document["updates"], dict(document["identity"]), dict(document["division"]), files
+            )
         except FileError:
             raise
         except FileNotFoundError as error:
@@ -75,7 +78,7 @@ class Manifest:
             raise FileError(path, "marker", f"is malformed ({error})", REMEDY) from error
 
     def smallest(self, limit_bytes: int) -> set[str]:
-        """The files that come first by size and hold no more than so much together."""
+        """The smallest files that together hold no more than a number of bytes."""
         chosen, total = set(), 0
         for name, record in sorted(self.files.items(), key=lambda file: (file[1].size_bytes, file[0])):
             total += record.size_bytes

@@ -57,7 +57,7 @@ def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
     saved, planned = Placement.read(path), layout.placement
     assert planned is not None
     for field in ("num_layers", "num_experts"):
-        found, wanted = getattr(saved, field), getattr(planned, field)
-        if found != wanted:
-            raise FileError(path, field, f"is {found} where the run has {wanted}", REMEDY)
+        own, wanted = getattr(saved, field), getattr(planned, field)
+        if own != wanted:
+            raise FileError(path, field, f"is {own} where the run has {wanted}", REMEDY)
     return replace(layout, placement=saved) if saved.num_ranks == planned.num_ranks else layout

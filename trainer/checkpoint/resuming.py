@@ -1,4 +1,4 @@
-"""Taking a run up where a checkpoint left it, on as many ranks and divided as one likes."""
+"""Resuming a run from a checkpoint, on any number of ranks and divided over them in any way."""
 
 import sys
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ def load_checkpoint(
     migration: Migrating | None = None,
     shared: Mapping[str, Resumable] | None = None,
 ) -> None:
-    """Takes a run up where a checkpoint left it; collective.
+    """Resumes a run from a checkpoint; collective.
 
-    Divided as it was saved the run goes on bit for bit. Divided otherwise, it differs by rounding, what single ranks
-    knew is left behind, and the first rank says so.
+    A run that is divided over its ranks as it was saved goes on bit for bit. One that is divided otherwise differs by
+    rounding and loses the state of single ranks, such as that of their random numbers; the first rank says so.
 
     Args:
-        folder: a whole checkpoint of the same identity.
+        folder: an intact checkpoint of the same identity.
         config: the run.
         layout: how it is laid out.
         engine: receives weights and optimiser state.

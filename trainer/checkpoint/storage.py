@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 from trainer.checkpoint.manifest import REMEDY
 
@@ -173,7 +174,7 @@ def read_index(folder: Path) -> dict[str, tuple[tuple[int, ...], list[Chunk]]]:
     """
     path = folder / INDEX
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             raise ValueError(f"its format is {document['format']}, not {FORMAT}")
         return {
@@ -203,8 +204,8 @@ def whole_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
     whole: dict[str, Tensor] = {}
     by_file: dict[str, list[tuple[str, Chunk]]] = defaultdict(list)
     for name, (shape, chunks) in read_index(folder).items():
-        parameter, _, found = name.rpartition(":")
-        if found == kind:
+        parameter, _, own_kind = name.rpartition(":")
+        if own_kind == kind:
             whole[parameter] = torch.empty(shape)
             for chunk in chunks:
                 by_file[chunk[2]].append((parameter, chunk))

@@ -21,7 +21,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("configs/methods/flow_matching.yaml"),
         metavar="CONFIG",
-        help="configuration that data, model, optimiser, budget and all else but flow and stages are taken from "
+        help="configuration of everything but flow and stages: data, model, optimiser, budget "
         "(default: configs/methods/flow_matching.yaml, points in the plane)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
@@ -38,7 +38,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         help="runs that are trained at a time, the cores shared among them unless OMP_NUM_THREADS is set; "
-        "more than one slow each other (default: 1)",
+        "runs at the same time slow each other (default: 1)",
     )
     parser.add_argument(
         "--evaluations",
@@ -72,7 +72,7 @@ COMPARE = Verb(
     "python -m trainer compare configs/methods/*.yaml --seeds 3 --out runs/compare",
     _add_arguments,
     _run,
-    "A method gives its flow and its stages, which share the optimiser steps among them; a sampler that is no plain "
-    "solver of dx/dt = v is its own too. A method that does not go with the data or the model is left out, and the "
-    "page says why; a file that is malformed is refused. Runs that are finished are not trained again.",
+    "A method gives its flow and its stages, which share the optimiser steps among them, and its sampler unless that "
+    "is a plain solver of dx/dt = v. A method that does not go with the data or the model is left out, and the page "
+    "says why; a file that is malformed is refused. Runs that are finished are not trained again.",
 )

@@ -32,8 +32,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-from",
         type=Path,
         metavar="RUN_DIR",
-        help="measure against the data of this run, such as those that the teacher of a student of pairs learned from "
-        "(default: the run's own)",
+        help="run whose data are the real examples, for example the teacher's where this run learned from a teacher's "
+        "pairs (default: this run)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the figures")
     parser.add_argument(
@@ -74,6 +74,6 @@ EVALUATE = Verb(
     "python -m trainer evaluate runs/toy --evaluations 1,5,20 --num 1000 --out evaluation.json --page evaluation.html",
     _add_arguments,
     _run,
-    "The averaged weights of the newest complete checkpoint draw on this process alone. Distances are those of samples "
-    "without guidance, the class accuracy that of samples with the run's own.",
+    "The averaged weights of the newest complete checkpoint draw on this process alone. Distances are measured "
+    "on samples without guidance, class accuracy on samples with the run's own guidance.",
 )

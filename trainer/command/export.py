@@ -19,7 +19,7 @@ def _run(options: argparse.Namespace) -> int:
 
 EXPORT = Verb(
     "export",
-    "copy the averaged weights of a run's newest whole checkpoint to a folder of their own, with a model card",
+    "copy the averaged weights of a run's newest intact checkpoint to a folder of their own, with a model card",
     "python -m trainer export runs/digits_moe --out digits_moe",
     _add_arguments,
     _run,

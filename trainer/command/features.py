@@ -8,9 +8,16 @@ from trainer.command.verb import Verb, add_configuration
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser)
-    parser.add_argument("--stage", metavar="NAME", help="whose data (default: the first stage that trains)")
     parser.add_argument(
-        "--hidden", type=int, nargs="+", default=[64], metavar="WIDTH", help="hidden layers; the last are the features"
+        "--stage", metavar="NAME", help="stage whose data are classified (default: the first that trains)"
+    )
+    parser.add_argument(
+        "--hidden",
+        type=int,
+        nargs="+",
+        default=[64],
+        metavar="WIDTH",
+        help="widths of the hidden layers; the outputs of the last are the features",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the classifier (default: 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")

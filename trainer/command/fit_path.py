@@ -15,10 +15,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=4000,
         metavar="N",
-        help="training examples that stand for all (default: 4000); with fewer the path is nearer to the straight one",
+        help="training examples that the path is fitted to (default: 4000); fewer give a straighter path",
     )
     parser.add_argument(
-        "--draws", type=int, default=2000, metavar="M", help="noisy points averaged over (default: 2000)"
+        "--draws",
+        type=int,
+        default=2000,
+        metavar="M",
+        help="noisy points that the estimate averages over (default: 2000)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of examples and all draws (default: 0)")
     parser.add_argument(
@@ -26,7 +30,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1e-3,
         metavar="G",
-        help="at 1e-3 (default) the path may be steep at the source, at 1e-2 less so, at 1 it is straight",
+        help="smallest kinetic energy of a turn that the fit assumes, as a share of the largest (default: 1e-3): the "
+        "smaller, the steeper the path may be at the source; 1 gives the straight path",
     )
 
 
@@ -41,13 +46,13 @@ def _run(options: argparse.Namespace) -> int:
     for override in options.overrides:
         apply_override(options.config, document, override)
     document.pop("stages", None)
-    asked = {name: getattr(options, name) for name in FitRequest.model_fields}
+    settings = {name: getattr(options, name) for name in FitRequest.model_fields}
     try:
-        request = FitRequest.model_validate(asked)
+        request = FitRequest.model_validate(settings)
     except ValidationError as error:
-        field, reason = first_complaint(error, asked)
-        remedy = "" if "; " in reason else "; correct the value"
-        raise ValueError(f"--{field.replace('_', '-')}: {reason}{remedy}") from error
+        complaint = first_complaint(error, settings)
+        remedy = complaint.remedy or "correct the value"
+        raise ValueError(f"--{complaint.field.replace('_', '-')}: {complaint.problem}; {remedy}") from error
     return run(validated(options.config, without_path(document)), request, options.out)
 
 
@@ -57,6 +62,6 @@ FIT_PATH = Verb(
     "python -m trainer fit-path configs/runs/toy.yaml --out runs/toy_path.safetensors",
     _add_arguments,
     _run,
-    "It looks at how well examples are told apart in noise. A run follows the path with "
-    "flow.path={kind: tabulated, path: FILE}. The path is best about the mean of the data; give data of mean 0.",
+    "It estimates how well examples can be distinguished at each level of noise. A run follows the path with "
+    "flow.path={kind: tabulated, path: FILE}. The path is optimal for data of mean 0.",
 )

@@ -9,15 +9,21 @@ from trainer.command.verb import Verb
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="folder of the teacher's run")
-    parser.add_argument("--num-pairs", type=int, required=True, help="pairs, the classes or the segments in turn")
+    parser.add_argument("--num-pairs", type=int, required=True, help="pairs to draw; classes, or segments, take turns")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of pairs to write")
     parser.add_argument(
-        "--sampler", default="{kind: dopri5}", metavar="YAML", help="for example '{kind: heun, steps: 50}'"
+        "--sampler",
+        default="{kind: dopri5}",
+        metavar="YAML",
+        help="how the teacher's field is followed, for example '{kind: heun, steps: 50}'",
     )
     parser.add_argument("--guidance", type=float, default=1.0, help="of the teacher, classifier-free (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
     parser.add_argument(
-        "--segments", type=int, metavar="P", help="pairs are the ends of one of P parts of a path from noised real data"
+        "--segments",
+        type=int,
+        metavar="P",
+        help="cut time into P parts; a pair holds both ends of one part, begun at noised real data",
     )
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 is for images")
     parser.add_argument("--shard-examples", type=int, default=4096, metavar="N", help="pairs of a file (default: 4096)")
@@ -38,10 +44,10 @@ def _run(options: argparse.Namespace) -> int:
     except yaml.YAMLError as error:
         raise ValueError(f"--sampler: {options.sampler} is not YAML; write {{kind: heun, steps: 50}}") from error
     except ValidationError as error:
-        field, reason = first_complaint(error, document, PairsRequest)
-        option, _, inner = field.replace("_", "-").replace("num", "num-pairs").partition(".")
-        remedy = "" if "; " in reason else "; correct the value"
-        raise ValueError(f"--{option}{inner and f' ({inner})'}: {reason}{remedy}") from error
+        found = first_complaint(error, document, PairsRequest)
+        option, _, inner = found.field.replace("_", "-").replace("num", "num-pairs").partition(".")
+        remedy = found.remedy or "correct the value"
+        raise ValueError(f"--{option}{inner and f' ({inner})'}: {found.problem}; {remedy}") from error
     return run(request, options.out)
 
 

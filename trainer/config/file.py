@@ -7,10 +7,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from moe.files import FileError
+from moe.documents import TOO_DEEP, check_document
+from moe.files import FileError, problem_and_remedy
 from moe.validation.complaint import first_complaint
 from trainer.config.resolution import resolve, with_unresolved
 from trainer.config.run import RunConfig
+
+MISTAGGED = (AttributeError, KeyError, IndexError, TypeError)
+"""What PyYAML raises besides its own errors where a value is not what its tag says, such as !!bool x."""
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -58,9 +62,14 @@ def read_document(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise FileError(path, "document", f"holds an impossible date ({error})", "quote it") from error
+    except MISTAGGED as error:
+        raise FileError(path, "document", "holds a value that is not what its tag says", "leave the tag out") from error
+    except RecursionError as error:
+        raise FileError(path, "document", TOO_DEEP, "nest less") from error
+    _check(path, "document", document)
     if not isinstance(document, dict):
-        found = "is empty" if document is None else f"is a {type(document).__name__}"
-        raise FileError(path, "document", found, "write sections such as run, model, optim")
+        problem = "is empty" if document is None else f"is a {type(document).__name__}"
+        raise FileError(path, "document", problem, "write sections such as run, model, optim")
     return document
 
 
@@ -79,23 +88,31 @@ def validated(path: Path, document: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(complete)
     except ValidationError as error:
-        complaints = with_unresolved(error, unresolved)
-        field, reason = first_complaint(complaints, document, RunConfig)
-        reason, _, remedy = reason.partition("; ")
-        raise FileError(path, field, reason, remedy or "correct the value") from complaints
+        complaint = first_complaint(with_unresolved(error, unresolved), document, RunConfig)
+        remedy = complaint.remedy or "correct the value"
+        raise FileError(path, complaint.field, complaint.problem, remedy) from complaint.cause or error
 
 
 class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that is written twice, where YAML would silently keep the last one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """See yaml.SafeLoader."""
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """See yaml.SafeLoader; what is merged into a mapping later on does not stand twice in it."""
+        node = super().compose_mapping_node(anchor)
         keys = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in keys:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
             keys.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
+
+
+def _check(path: Path, field: str, document: Any) -> None:
+    """Refuses what no setting takes."""
+    try:
+        check_document(document)
+    except ValueError as error:
+        raise FileError(path, field, *problem_and_remedy(error)) from error
 
 
 def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
@@ -116,8 +133,9 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
         raise FileError(path, key, "are no setting", "write them in the file, and stages.NAME.key=value to change one")
     try:
         value = yaml.load(text, _UniqueKeys)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, *MISTAGGED) as error:
         raise FileError(path, key, f"its value is not YAML ({text})", "quote it") from error
+    _check(path, key, value)
     *sections, last = key.split(".")
     node = document
     for depth, section in enumerate(sections, start=1):

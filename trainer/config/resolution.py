@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 import trainer.data
 import trainer.flow.path
@@ -24,11 +24,11 @@ class Resolution(NamedTuple):
 
     Attributes:
         document: as far as the files could be read.
-        unresolved: why the section at a place could not be completed, as ``field: reason; remedy``.
+        unresolved: why the section at a place could not be completed.
     """
 
     document: dict[str, Any]
-    unresolved: dict[Place, str]
+    unresolved: dict[Place, ValueError]
 
 
 def resolve(document: dict[str, Any]) -> Resolution:
@@ -39,7 +39,7 @@ def resolve(document: dict[str, Any]) -> Resolution:
             their validation.
     """
     document = with_fitting_kinds(document)
-    unresolved: dict[Place, str] = {}
+    unresolved: dict[Place, ValueError] = {}
     if _kind(document.get("model")) not in FLOWLESS and isinstance(document.get("flow"), dict):
         flow = document["flow"]
         latent = latents_of(document.get("data")) if flow.get("latent") is None else None
@@ -49,23 +49,29 @@ def resolve(document: dict[str, Any]) -> Resolution:
     return Resolution(document, unresolved)
 
 
-def with_unresolved(error: ValidationError, unresolved: Mapping[Place, str]) -> ValidationError:
+def with_unresolved(error: ValidationError, unresolved: Mapping[Place, ValueError]) -> ValidationError:
     """The complaints about a document, where those about an unresolved section are why it could not be resolved.
 
     Args:
         error: what the validation of the document raised.
         unresolved: of its resolution; these complaints come behind all others.
     """
+    if not unresolved:
+        return error
     others = [
-        InitErrorDetails(type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {}))
+        InitErrorDetails(
+            type=PydanticCustomError(detail["type"], detail["msg"], detail.get("ctx")),  # pyright: ignore[reportArgumentType]  any text
+            loc=detail["loc"],
+            input=detail["input"],
+        )
         for detail in error.errors()
         if not any(detail["loc"][: len(place)] == place for place in unresolved)
     ]
     causes = [
-        InitErrorDetails(type="value_error", loc=place, input=None, ctx={"error": ValueError(reason)})
+        InitErrorDetails(type="value_error", loc=place, input=None, ctx={"error": reason})
         for place, reason in unresolved.items()
     ]
-    return ValidationError.from_exception_data(error.title, [*others, *causes])
+    return ValidationError.from_exception_data(error.title, [*others, *causes]).with_traceback(error.__traceback__)
 
 
 def _by_kind(union: Any) -> dict[str, type[BaseModel]]:
@@ -88,7 +94,7 @@ def _kind(section: Any) -> str:
 
 
 def _resolved_at(
-    document: Any, place: Place, kinds: Mapping[str, Any], unresolved: dict[Place, str], inside: Place = ()
+    document: Any, place: Place, kinds: Mapping[str, Any], unresolved: dict[Place, ValueError], inside: Place = ()
 ) -> Any:
     """A document whose section at a place is resolved; notes it where that cannot be done."""
     if not isinstance(document, dict):
@@ -104,5 +110,5 @@ def _resolved_at(
     try:
         return resolved(document)
     except ValueError as error:
-        unresolved[inside] = str(error)
+        unresolved[inside] = error
         return document

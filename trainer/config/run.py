@@ -30,7 +30,7 @@ from trainer.data.loading import DataLoadingConfig
 
 
 class Run(Section):
-    """Where a run lives and what it draws."""
+    """The folder of a run, its seed, and how it resumes."""
 
     dir: Path
     """Folder of the run; the same command again resumes from its newest complete checkpoint."""
@@ -53,7 +53,7 @@ class Flow(Section):
     """The data set that paths start at: to learn from, each example gets one of its examples, in shuffled epochs of
     their own; samples start at held-out ones. null: a standard normal, or where data of kind pairs begin."""
     context: trainer.flow.context.Config | None = None
-    """What of an image the network is told beside its class; null: nothing."""
+    """What of an image the network is conditioned on besides its class; null: nothing."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
     time: trainer.flow.time.Config = trainer.flow.time.UniformConfig()
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
@@ -221,7 +221,7 @@ class RunConfig(Section):
 
     @property
     def context_shape(self) -> tuple[int, int, int] | None:
-        """Shape of what the network is told of an image; None: nothing."""
+        """Shape of what the network is conditioned on besides the class; None: nothing."""
         context = self.flow and self.flow.context
         if context is None:
             return None

@@ -84,9 +84,9 @@ class PairsOfPoints(Dataset):
     def __init__(self, config: PairsConfig) -> None:
         index = read_index(config.path, PairIndex)
         check_same(config.path, index, config, SAID)
-        self._rows = ShardRows(config.path, index, config.held_out)
         for entry in index.shards:
             _check(config.path / entry.file, entry.num_examples, index)
+        self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._arrays = index.arrays
 

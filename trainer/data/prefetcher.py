@@ -40,9 +40,9 @@ class Prefetcher:
         return batch
 
     def waited_s(self) -> float:
-        """Mean seconds that a step has waited for its batches, over the steps since the last call."""
+        """Mean seconds that a step has waited for its batches since the last call; 0 if none was read."""
         waits, self._waits_s = self._waits_s, []
-        return self._loader.accumulation * fmean(waits)
+        return self._loader.accumulation * fmean(waits) if waits else 0.0
 
     def _read(self, place: int) -> Batch:
         return self._loader.batch(*divmod(place, self._loader.accumulation))

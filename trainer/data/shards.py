@@ -74,9 +74,9 @@ class Shards(Dataset):
     def __init__(self, config: ShardsConfig) -> None:
         index = read_index(config.path)
         check_same(config.path, index, config, ("digest", "shape", "num_classes"))
-        self._rows = ShardRows(config.path, index, config.held_out)
         for number in range(len(index.shards)):
             check_shard(config.path, number, index)
+        self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._dtype = index.dtype
         self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))

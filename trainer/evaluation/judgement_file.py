@@ -1,9 +1,9 @@
 """The file of sample quality that sample --quality writes, and the figures of it that are shown."""
 
-import json
 import math
 from pathlib import Path
 
+from moe.documents import parse_json
 from moe.files import FileError
 
 DISTANCES = {
@@ -29,7 +29,7 @@ def read_judgement(path: Path) -> dict[str, float]:
     """
     remedy = "write it with sample --quality"
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        figures = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
     except ValueError as error:

@@ -15,7 +15,7 @@ from trainer.model.parallel.parameters import HoldsExperts
 from trainer.observe.protocol import ExpertUse
 
 PERCENTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "max": 1.0}
-"""What is said of each layer's experts; min 0 is a dead expert."""
+"""Percentiles of the load of a layer's experts that are reported; a min of 0 is a dead expert."""
 _SUMS = ("dropped", "due", "entropy", "residual", "solves", "to_other_nodes")
 
 
@@ -125,7 +125,7 @@ def _on_other_nodes(holder: HoldsExperts, ranks_per_node: int) -> Tensor:
 
 
 def _tally(report: Mapping[str, Tensor], to_other_nodes: Tensor) -> Tensor:
-    """One pass as a row [C]; what is averaged is weighted by what it is averaged over."""
+    """The sums of one pass as a row [C]; entropy is weighted by the choices that it is the mean of."""
     due = report["due_choices"].double()
     residual = report.get("residual")
     solves = torch.ones_like(due) if residual is not None else torch.zeros_like(due)

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
@@ -119,7 +120,7 @@ def _lines(path: Path) -> list[str]:
 
 def _parse(path: Path, number: int, line: str) -> Record:
     try:
-        content: Any = json.loads(line, parse_constant=_no_number)
+        content: Any = parse_json(line, parse_constant=_no_number)
     except ValueError as error:
         raise _refusal(path, number, "record", "it is not JSON", line) from error
     if not isinstance(content, dict):

@@ -44,7 +44,7 @@ class Sink(Protocol):
     """
 
     def stepped(self, step: int, seconds: float) -> None:
-        """Takes notice of every step, logged or not; most sinks need not.
+        """Notes every step, logged or not; most sinks do nothing.
 
         Args:
             step: optimiser steps done.
@@ -61,7 +61,7 @@ class Sink(Protocol):
         ...
 
     def write_experts(self, use: ExpertUse) -> None:
-        """Takes how much each expert was used; most sinks have no place for it."""
+        """Takes how much each expert was used; most sinks do nothing."""
 
     def close(self) -> None:
         """Lets go of files, ports and the terminal; safe to call twice."""

@@ -21,7 +21,7 @@ class Speed:
         self._peak_flops = None if peak is None else peak * world_size
 
     def figures(self, step_s: float) -> dict[str, float]:
-        """What a step says that took so many seconds.
+        """Figures of a step.
 
         Returns:
             ``time.step_s``; ``time.samples_per_s`` and ``time.model_flops_per_s`` over all ranks; with

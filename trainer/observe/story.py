@@ -1,4 +1,4 @@
-"""What the views for a person remember of a run."""
+"""The recent figures of a run, as the terminal and the dashboard show them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 HISTORY = 4096
-"""Records of one figure that are kept; beyond, every second one goes."""
+"""Most records of one figure that are kept; of more, every second one is dropped."""
 _LATEST = 0.1
 """Weight of a step's time in the running mean."""
 
@@ -56,7 +56,7 @@ class Story:
                 del course[::2]
 
     def course(self, name: str, least: int) -> list[float]:
-        """The values that a figure had lately, oldest first: the later half of all, or the last `least` if more."""
+        """The latest values of a figure, oldest first: the later half of all, and at least `least` where there are."""
         course = self._courses.get(name, [])
         return course[-max(least, len(course) // 2) :]
 
@@ -71,7 +71,7 @@ class Story:
         return str(timedelta(seconds=round((self.stepped_at or self._begun_at) - self._begun_at)))
 
     def silence_s(self) -> float:
-        """Seconds since the last step beyond ten of its kind and five besides; 0 where all is well."""
+        """Seconds since the last step if they exceed ten mean step times plus five seconds; 0 otherwise."""
         if self.stepped_at is None or self.step_s is None or self.step >= self.last_step:
             return 0.0
         silent = self._clock() - self.stepped_at

@@ -12,11 +12,11 @@ QUIET_S = 600.0
 
 
 class OwnWork:
-    """Measures what a rank itself does in a step: waiting for its data and the forward passes.
+    """Measures the own work of a rank in a step: waiting for its data, and the forward passes.
 
-    What comes after is no measure, for the ranks wait for each other in the backward pass: a slow one makes all late.
-    The all-to-alls of experts, the gathers of ZeRO 3 and of pairs of a whole step are waits inside; there the spread is
-    told too small. On a GPU the time is the device's.
+    The backward pass is left out: there the ranks wait for each other, so that a slow one makes all of them late. With
+    experts, ZeRO 3 or couplings over a whole step they wait for each other in the forward pass too, and the measured
+    spread is too small. On a GPU the time is the device's.
 
     Args:
         device: where the rank computes.
@@ -54,7 +54,7 @@ class Stragglers:
     """Compares the ranks' own work over the steps between two records.
 
     Args:
-        factor: how many times the mean is worth a line; None: nothing is.
+        factor: a line names a rank whose work takes more than this many times the mean; None: none does.
     """
 
     def __init__(self, factor: float | None) -> None:

@@ -41,7 +41,7 @@ class DrawnPoints(NamedTuple):
 
     @property
     def weighted(self) -> Mapping[str, Tensor]:
-        """See `Drawn`; the ends of the paths."""
+        """See `Weighted`; the ends of the paths."""
         return {} if self.log_weight is None else {"data": self.sample.x_1, "source": self.sample.x_0}
 
 

@@ -52,7 +52,7 @@ from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
 from trainer.training.reduction import agree, mean_terms
 from trainer.training.schedule import learning_rate
-from trainer.training.task import Drawn, Task
+from trainer.training.task import Drawn, Task, Weighted
 from trainer.training.validation import HeldOut
 from trainer.training.weighting import effective_share, relative_weights
 
@@ -265,7 +265,7 @@ class _Training:
         else:
             self._skip(step, outcome.reason, outcome.norm, losses, share.examples)
         self.stragglers.take(agreed.own_s)
-        weighted = [one.weighted for one in share.drawn if one.log_weight is not None]
+        weighted = [one.weighted for one in share.drawn if isinstance(one, Weighted)]
         return _StepFigures(fmean(agreed.losses), terms, weights, weighted, outcome.norm, agreed.stop)
 
     def _share_out(self, first: int) -> Iterator[_Share]:

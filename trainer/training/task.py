@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -26,10 +26,15 @@ class Drawn(Protocol):
         """[B] logarithms of the examples' weights, of which only the differences matter; None: all equal."""
         ...
 
+
+@runtime_checkable
+class Weighted(Drawn, Protocol):
+    """A drawn micro batch that names the points that its weights are of, so that their tilt is measured."""
+
     @property
     def weighted(self) -> Mapping[str, Tensor]:
-        """[B, *D] the points that have the weights, by name; used only where there are weights."""
-        return {}
+        """[B, *D] the points, by name."""
+        ...
 
 
 D = TypeVar("D", bound=Drawn)

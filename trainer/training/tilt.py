@@ -90,10 +90,10 @@ def tilts(
         ranks: as in `tilt`.
 
     Returns:
-        By the names; nothing without weights.
+        By the names; nothing without weights or without points.
     """
     given = [values for values in weights if values is not None]
-    if not given:
+    if not given or not weighted:
         return {}
     return {name: tilt([points[name] for points in weighted], given, ranks) for name in weighted[0]}
 
@@ -108,18 +108,20 @@ def figures(tilts: Mapping[str, Tilt]) -> dict[str, float]:
 
 
 def cautions(tilts: Mapping[str, Tilt]) -> dict[str, str]:
-    """A line about each large tilt, by the name of a figure that is about it.
+    """One line about the first large tilt, under the name ``tilt``; none if no tilt is large.
 
     Args:
         tilts: by the names of what is weighted.
     """
-    return {
-        f"{name}_mean_tilt": f"the weights of the pairs move the mean of the {name} by {each.mean:.2f} of a standard "
-        f"deviation and change its variance by {each.variance:+.0%} ({name}_mean_tilt, {name}_variance_tilt), and the "
-        "network learns this distribution; a larger epsilon, share or marginal_weight of flow.coupling moves it less"
-        for name, each in tilts.items()
-        if each.large
-    }
+    for name, each in tilts.items():
+        if each.large:
+            return {
+                "tilt": f"the weights of the pairs move the mean of the {name} by {each.mean:.2f} of a standard "
+                f"deviation and change its variance by {each.variance:+.0%} ({name}_mean_tilt, {name}_variance_tilt), "
+                "and the network learns this distribution; a larger epsilon, share or marginal_weight of "
+                "flow.coupling moves it less"
+            }
+    return {}
 
 
 def _summed(values: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:

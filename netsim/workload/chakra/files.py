@@ -1,6 +1,5 @@
 """Files of execution traces: finding the files of one set, and reading each of them."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
+from netsim.documents import parse_json
 from netsim.errors import InputError, first_error
 from netsim.lines import read_lines
 from netsim.workload.chakra.nodes import Attribute, Node, NodeType, collective, is_earlier, read_metadata, read_node
@@ -137,7 +137,7 @@ def _read_json(path: Path) -> RankTrace:
     try:
         graph = _JsonGraph.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, path, content) from None
+        raise first_error(error, path, content, _JsonGraph) from None
     nodes = []
     for node in graph.workload_graph:
         attributes = {name: _attribute(value) for name, value in (node.model_extra or {}).items()}
@@ -163,8 +163,8 @@ def read_json(path: Path) -> object:
     """
     text = "\n".join(read_lines(path, "a JSON file"))
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         raise InputError(path, "file", "is no JSON, or cut off", "correct it") from None
 
 

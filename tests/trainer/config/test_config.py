@@ -219,6 +219,7 @@ MISTAKES = {
     "run.seed=-1": "run.seed: Input should be greater than or equal to 0 (-1); use 0 or more",
     "run.resume=nevr": "run.resume: Input should be 'auto' or 'never' ('nevr'); use never",
     "evaluate=7": "evaluate: is no section (7); use settings, such as {key: value}",
+    f"model.hidden={2**64}": "model.hidden: the number has more than 64 bits; write a smaller one",
     "stages=[]": "stages: are no setting; write them in the file, and stages.NAME.key=value to change one",
 }
 
@@ -226,6 +227,16 @@ MISTAKES = {
 @pytest.mark.parametrize("override", MISTAKES)
 def test_a_mistake_is_told_with_what_to_write_instead(override: str) -> None:
     assert refusal(RUNS / "toy.yaml", override) == f"{RUNS / 'toy.yaml'}: {MISTAKES[override]}"
+
+
+@pytest.mark.parametrize(
+    "section", ["model", "data", "sample", "engine", "flow.path", "flow.coupling", "sample.sampler"]
+)
+@pytest.mark.parametrize("kind", ["[mlp]", "{a: mlp}", "3", "true", "[[]]"])
+def test_a_kind_that_is_no_text_is_refused_with_the_section(section: str, kind: str) -> None:
+    complaint = refusal(RUNS / "toy.yaml", f"{section}.kind={kind}")
+    assert complaint.startswith(f"{RUNS / 'toy.yaml'}: {section}")
+    assert "; " in complaint
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Rehearsal(Task[Rehearsed]):
         passes: int = 1
 
     def __init__(self, config: Config, run: RunConfig) -> None:
-        self.pull, self.passes, self.classes = config.pull, config.passes, max(1, run.data.num_classes)
+        self.pull, self.passes, self.classes = config.pull, config.passes, run.data.num_classes
         self.total, self.count, self.collections = torch.zeros(run.state_shape, dtype=torch.float64), 0, 0
 
     def draw(

@@ -97,8 +97,8 @@ def test_equal_points_and_equal_weights_are_not_tilted() -> None:
 
 def test_the_caution_names_what_is_tilted_in_one_line() -> None:
     lines = cautions({"source": Tilt(0.01, 0.0, 0.01, 0.01), "data": Tilt(0.27, -0.14, 0.02, 0.02)})
-    assert lines.keys() == {"data_mean_tilt"}
-    text = lines["data_mean_tilt"]
+    assert lines.keys() == {"tilt"}
+    text = lines["tilt"]
     assert "mean of the data by 0.27 of a standard deviation" in text
     assert "-14%" in text
     assert "\n" not in text
@@ -146,6 +146,7 @@ def test_a_run_tells_the_tilt_in_its_metrics_and_once_in_words(epsilon: float, t
 def train(rank: int, world_size: int, folder: str, epsilon: float) -> str:
     """What the run says on stderr."""
     import trainer.data
+    import trainer.task
     from trainer.config.constraints.plan import plan_layout
     from trainer.config.run import RunConfig
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
@@ -168,6 +169,7 @@ def train(rank: int, world_size: int, folder: str, epsilon: float) -> str:
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     sink = MetricsFile(config.run.dir / "metrics.jsonl")
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        _Training(config, layout, launch, trainer.data.build(config.data), [sink], None).run()
+        task, dataset = trainer.task.build(config), trainer.data.build(config.data)
+        _Training(config, layout, launch, task, dataset, [sink], None).run()
     unite_ranks()
     return said.getvalue()

@@ -28,9 +28,10 @@ def check_blockwise(config: RunConfig, micro_batch: int) -> None:
             "blocks of some learn nothing; use fewer segments, or a larger optim.micro_batch"
         )
     match config.flow.time:
-        case StratifiedConfig(segments=found) if found % segments:
+        case StratifiedConfig(segments=intervals) if intervals % segments:
             raise ValueError(
-                f"flow.time.segments: {found} are shared out among model.segments {segments} unevenly; use {segments}"
+                f"flow.time.segments: {intervals} are shared out among model.segments {segments} unevenly; "
+                f"use {segments}"
             )
         case GridConfig(steps=steps) if steps < segments:
             raise ValueError(
@@ -40,9 +41,9 @@ def check_blockwise(config: RunConfig, micro_batch: int) -> None:
     if isinstance(config.sample, ImageSample | PointSample):
         chosen = config.sample.sampler
         if not isinstance(chosen, OwnSampler) and getattr(chosen, "segments", None) != segments:
-            found = f"segmented, segments {chosen.segments}" if isinstance(chosen, SegmentedConfig) else chosen.kind
+            used = f"segmented, segments {chosen.segments}" if isinstance(chosen, SegmentedConfig) else chosen.kind
             raise ValueError(
-                f"sample.sampler.kind: {found} steps across the edges of model.segments {segments}, where the field "
+                f"sample.sampler.kind: {used} steps across the edges of model.segments {segments}, where the field "
                 f"may jump; use sample.sampler={{kind: segmented, segments: {segments}, within: {{kind: euler, "
                 "steps: 8}}"
             )

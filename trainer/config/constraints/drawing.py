@@ -45,7 +45,7 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
 
 
 def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float) -> None:
-    """Refuses a way of drawing from a flow that its own run could not be configured with.
+    """Refuses a sampler and a guidance with which the run itself could not have been configured.
 
     Args:
         config: the run, whose own samples are legal.
@@ -57,18 +57,18 @@ def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float
     """
     assert isinstance(config.sample, ImageSample | PointSample)
     sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
-    asked = config.model_copy(update={"sample": sample})
-    check_composition(asked)
-    check_source(asked)
-    check_blockwise(asked, asked.optim.global_batch)
-    _check_guidance(asked)
-    spoilt = caution(asked, (STEEP_END,))
+    changed = config.model_copy(update={"sample": sample})
+    check_composition(changed)
+    check_source(changed)
+    check_blockwise(changed, changed.optim.global_batch)
+    _check_guidance(changed)
+    spoilt = caution(changed, (STEEP_END,))
     if spoilt is not None:
         raise ValueError(spoilt)
 
 
 def _check_guidance(config: RunConfig) -> None:
-    """Refuses guidance away from what the network was never trained to say."""
+    """Refuses guidance of a network that was never trained without classes."""
     match config.sample:
         case ImageSample(guidance=scale) | PointSample(guidance=scale) if scale != 1 and config.data.num_classes:
             if getattr(config.model, "label_dropout", None) == 0:

@@ -82,7 +82,7 @@ def describe(config: RunConfig, layout: Layout) -> str:
 
 
 def cautions(config: RunConfig, layout: Layout) -> list[str]:
-    """Lines for a person about what is allowed and probably not meant.
+    """Lines for a person about settings that are allowed and probably not meant.
 
     Args:
         config: the run.
@@ -92,12 +92,12 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
         At most one line for each such thing.
     """
     badly = caution(config)
-    found = [] if badly is None else [badly]
+    lines = [] if badly is None else [badly]
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None or placement.dispatch == moe.dispatch:
-        return found
+        return lines
     return [
-        *found,
+        *lines,
         f"moe.placement: {moe.placement} was made for {placement.dispatch} dispatch, and what it saves there says "
         f"nothing about {moe.dispatch}; place with --objective {moe.dispatch}, or set "
         f"moe.dispatch={placement.dispatch}",
@@ -112,16 +112,16 @@ def _placement(config: RunConfig) -> Placement | None:
     if path is None:
         return Placement.contiguous(num_layers, num_experts, 1, ranks, dispatch=config.moe.dispatch)
     placement = Placement.read(path)
-    for field, found, wanted in (
+    for field, value, wanted in (
         ("num_layers", placement.num_layers, num_layers),
         ("num_experts", placement.num_experts, num_experts),
         ("num_nodes x ranks_per_node", placement.num_ranks, ranks),
     ):
-        if found != wanted:
+        if value != wanted:
             raise FileError(
                 path,
                 field,
-                f"is {found} where the run has {wanted}",
+                f"is {value} where the run has {wanted}",
                 "place this run's own trace (python -m moe place)",
             )
     if placement.has_replicas:

@@ -30,9 +30,10 @@ def own_settings(document: dict[str, Any]) -> NetworkConfig:
     try:
         return model.model_validate(settings)
     except ValidationError as error:
-        field, reason = first_complaint(error, settings, model)
-        head = f"class: {path} refuses its settings, " if field == "document" else f"{field}: "
-        raise ValueError(f"{head}{reason}") from error
+        complaint = first_complaint(error, settings, model)
+        at_all = complaint.field == "document"
+        head = f"class: {path} refuses its settings, " if at_all else f"{complaint.field}: "
+        raise ValueError(f"{head}{complaint.reason}") from error
 
 
 @lru_cache
@@ -59,7 +60,7 @@ def settings_class(path: Any) -> type[NetworkConfig]:
         remedy = "write it as a classmethod that takes a trainer.model.network.NetworkSpec"
         raise ValueError(f"class: {path} lacks build; {remedy}")
 
-    class OwnNetworkConfig(settings, frozen=True):
+    class OwnNetworkConfig(settings):
         """Settings that are written out with the class that they are of."""
 
         @property

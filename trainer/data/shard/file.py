@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from moe.arrays import UNREADABLE, quietly
 from moe.files import FileError
 from trainer.data.shard.index import REMEDY, ShardIndex
 
@@ -34,6 +35,14 @@ class Array(Protocol):
     def row(self, number: int) -> NDArray[Any]:
         """Reads one row."""
         ...
+
+
+class _UnusableError(Exception):
+    """An array that is whole and cannot be used as it was saved."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem)
+        self.problem, self.remedy = problem, remedy
 
 
 class _Slices(Array):
@@ -73,7 +82,7 @@ def open_shard(path: Path) -> Mapping[str, Array]:
     Raises:
         FileError: it is missing, damaged, compressed or holds Python objects.
     """
-    with _named(path):
+    with _named(path), quietly():
         if path.suffix == ".npz":
             return {name: _Mapped(values) for name, values in _mapped_arrays(path)}
         file = safe_open(path, framework="np")
@@ -114,7 +123,8 @@ def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{member.filename} is compressed, so that no row can be read alone; use numpy.savez")
+                problem = f"{member.filename} is compressed, so that no row can be read alone"
+                raise _UnusableError(problem, "use numpy.savez")
             file.seek(member.header_offset + 26)
             lengths = np.frombuffer(file.read(4), dtype="<u2")
             file.seek(int(lengths.sum()), 1)
@@ -122,7 +132,8 @@ def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(file)
             if dtype.hasobject:
-                raise ValueError(f"{member.filename} holds Python objects, which may run code; save numbers alone")
+                problem = f"{member.filename} holds Python objects, which may run code"
+                raise _UnusableError(problem, "save numbers alone")
             values = np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
             yield member.filename.removesuffix(".npy"), values
 
@@ -134,6 +145,8 @@ def _named(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(path, "shard", f"cannot be read ({reason})", f"bring it back, or {REMEDY}") from error
-    except (SafetensorError, zipfile.BadZipFile, ValueError, EOFError) as error:
-        problem, _, remedy = " ".join(str(error).split()).partition("; ")
-        raise FileError(path, "shard", f"cannot be read ({problem})", remedy or REMEDY) from error
+    except _UnusableError as error:
+        raise FileError(path, "shard", f"cannot be read ({error.problem})", error.remedy) from error
+    except (SafetensorError, *UNREADABLE) as error:
+        problem = " ".join(str(error).split())
+        raise FileError(path, "shard", f"cannot be read ({problem})", REMEDY) from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
 from moe.validation.section import Section
@@ -112,7 +112,7 @@ def read_index(folder: Path, kind: type[Index] = ShardIndex) -> Index:
     """
     path = folder / INDEX
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         remedy = f"give a folder of shards, or {REMEDY}"
         raise FileError(path, "index", f"cannot be read ({error.strerror})", remedy) from error
@@ -121,6 +121,5 @@ def read_index(folder: Path, kind: type[Index] = ShardIndex) -> Index:
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        field, reason = first_complaint(error)
-        reason, _, remedy = reason.partition("; ")
-        raise FileError(path, field, reason, remedy or REMEDY) from error
+        found = first_complaint(error)
+        raise FileError(path, found.field, found.problem, found.remedy or REMEDY) from error

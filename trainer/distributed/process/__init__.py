@@ -1,1 +1,1 @@
-"""A rank as a process of its system: how it is stopped, ends with its launcher, and tells what it does."""
+"""A rank as a process of the operating system: signals, its launcher, its folder, and dumps of what it is doing."""

@@ -18,7 +18,7 @@ def dump(folder: Path, rank: int, reason: str, error: BaseException | None = Non
         folder: of the run; the files go to its ``debug/``.
         rank: whose.
         reason: first line of the stacks; the last collective is the second.
-        error: what went wrong, if it is known; its traceback comes before the stacks.
+        error: what went wrong, if something did; its traceback comes before the stacks.
 
     Returns:
         The file of the stacks, ``rank_00000_stacks.txt``. Beside it lies ``rank_00000_flights.json``, torch's flight
@@ -41,7 +41,7 @@ def dump(folder: Path, rank: int, reason: str, error: BaseException | None = Non
 
 
 def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> None:
-    """Writes what a rank was doing when it failed; if it waited for others in vain, also for which, and says so.
+    """Writes what a rank was doing when it failed, and for which ranks it waited if that was the reason.
 
     Args:
         folder: of the run.

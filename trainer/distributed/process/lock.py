@@ -17,7 +17,7 @@ PAUSE_S = 0.1
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps every other run out of a folder; the system lets go of the lock however the process ends.
+    """Keeps every other run out of a folder; the system releases the lock however the process ends.
 
     Args:
         folder: of the run; made if it is not there.

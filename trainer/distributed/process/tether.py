@@ -10,7 +10,7 @@ from trainer.distributed.process.launcher import PR_SET_PDEATHSIG
 
 
 def tethered(command: Sequence[str]) -> list[str]:
-    """The same command, killed by Linux as soon as the calling process is gone; elsewhere it outlives that."""
+    """The same command, killed by Linux as soon as the calling process is gone. On other systems it goes on."""
     return [sys.executable, "-m", "trainer.distributed.process.tether", str(os.getpid()), *command]
 
 

@@ -1,4 +1,4 @@
-"""A rank that waits in a collective for another in vain."""
+"""Ranks that ran out of time in a collective because another rank did not come."""
 
 import time
 from datetime import timedelta
@@ -17,9 +17,9 @@ def waited_in_vain(error: Exception) -> bool:
 
 
 def ranks_that_waited(rank: int) -> set[int] | None:
-    """The ranks that have waited in vain, this one included; takes :data:`PATIENCE_S`.
+    """The ranks that ran out of time in a collective, this one included; takes :data:`PATIENCE_S`.
 
-    A rank that waits for another keeps others waiting in turn. All of them call this; the cause is who does not.
+    A rank that waits for another keeps others waiting in turn. All ranks that wait call this; the others are the cause.
 
     Args:
         rank: this process, which has just given up.

@@ -1,4 +1,4 @@
-"""Notices that a rank hangs, and answers SIGUSR1."""
+"""Ends a rank that hangs, and dumps what it is doing when SIGUSR1 asks."""
 
 import math
 import os
@@ -15,20 +15,20 @@ from trainer.distributed.process.debug import dump
 from trainer.distributed.process.stop import SIGNALS, handled
 
 LATE_S = 10.0
-"""After it was told to stop; torchrun kills a rank after 30 s that another one keeps waiting."""
+"""After a rank was told to stop; torchrun kills a rank after 30 s that another one keeps waiting."""
 
 
 class Watchdog:
-    """Ends a process that has not said for too long that it moves; its launcher then starts the run again.
+    """Ends a process that has finished no step for too long; its launcher then starts the run again.
 
     A thread waits, so that it also sees a main thread that is stuck in a collective. It wakes when a signal arrives:
-    Python tells it through a file descriptor although the main thread cannot run a handler. A rank that was told to
-    stop, as all are when one has failed, and does not end its step soon tells what keeps it.
+    Python writes the number of the signal to a file descriptor even while the main thread cannot run a handler. A rank
+    that was told to stop, as all are when one has failed, and does not end its step soon dumps what it is doing.
 
     Args:
         folder: of the run, for what is dumped.
         rank: this process.
-        timeout_s: longest time between two beats; None: it may hang.
+        timeout_s: longest time between two steps; None: no limit.
         waking: end of a pipe that carries the numbers of arriving signals; closed: the end of the watch.
     """
 
@@ -39,7 +39,7 @@ class Watchdog:
         self._thread.start()
 
     def beat(self) -> None:
-        """Says that a step has ended."""
+        """Notes that a step has ended."""
         self._last = time.monotonic()
 
     def join(self) -> None:
@@ -82,12 +82,12 @@ class Watchdog:
 
 @contextmanager
 def watchdog(folder: Path, rank: int, timeout_s: float | None) -> Iterator[Watchdog]:
-    """Watches the process while entered; SIGUSR1 then makes it tell what it does. Main thread only.
+    """Watches the process while entered; SIGUSR1 then makes it dump what it is doing. Main thread only.
 
     Args:
         folder: of the run; dumps go to its ``debug/``.
         rank: this process.
-        timeout_s: longest time between two beats, and until the first; None: no end.
+        timeout_s: longest time between two steps, and until the first; None: no limit.
     """
     with handled([signal.SIGUSR1], lambda _number, _frame: None):  # the thread answers it
         waking, arriving = os.pipe()

@@ -15,7 +15,7 @@ COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
     *("#56b4e9", "#1c2733", "#8c6d31", "#6a51a3", "#9e1b4a"),
 )
-"""Okabe and Ito's, which those tell apart who are blind to some colour; without yellow, with brown, violet and wine."""
+"""Those of Okabe and Ito, which colour-blind readers can distinguish, without yellow, and four darker ones."""
 MARKERS, DASHES = "osD^vPX", ("solid", (0, (4, 1.5)))
 FLOOR, SOFT, GRID = "#e6eaee", "#5b6875", "#eef1f4"
 LABEL_POINTS = 12.5
@@ -47,11 +47,11 @@ def quality_chart(comparison: Comparison) -> str:
         ends = []
         for number, entry in enumerate(comparison.entries):
             colour, marker, dashes = style(number)
-            found = {
+            distances = {
                 at: spread([max(value, LEAST) for value in values]) for at, values in entry.quality(measure).items()
             }
-            xs = list(found)
-            means, lows, highs = zip(*found.values(), strict=True)
+            xs = list(distances)
+            means, lows, highs = zip(*distances.values(), strict=True)
             axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
             axes.plot(xs, means, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, markersize=4.5)
             ends.append((xs[-1], means[-1], entry.name, colour))

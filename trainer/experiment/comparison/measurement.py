@@ -1,4 +1,4 @@
-"""What is measured and drawn of one trained network; kept beside its run, so that it is done once."""
+"""What is measured of one trained network and drawn from it; kept in the folder of its run, so that it is done once."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.trained import opened
 
 MEASURED, DRAWN = "measured.json", "drawn.npz"
-"""In the folder of a run: what was asked and what ``evaluate`` writes; the samples."""
+"""In the folder of a run: the request and what ``evaluate`` writes; the samples."""
 FLOOR_DRAWS = 8
 POINTS, NUM_TRAJECTORIES, TRAJECTORY_STATES = 1000, 96, 41
 TRAJECTORIES = "ways"
@@ -57,46 +57,46 @@ class MeasurementSpec:
         """The number of evaluations of the pictures of careful samples."""
         return max(self.evaluations)
 
-    def asked(self, checkpoint: str, seed: int) -> dict[str, Any]:
-        """What is wanted of one network, as JSON keeps it; the data are those of the whole comparison."""
+    def request(self, checkpoint: str, seed: int) -> dict[str, Any]:
+        """What is measured of one network, as JSON keeps it; the data are those of the whole comparison."""
         return {"checkpoint": checkpoint, "seed": seed, "evaluations": list(self.evaluations), "num": self.num}
 
 
-def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
+def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, progress: Callable[[str], None]) -> dict[str, Any]:
     """Measures a network and draws from it, unless that has been done.
 
     Args:
         run_dir: folder of its run.
         spec: what is measured.
         seed: of all draws.
-        told: is told what is being done.
+        progress: called with what is being done.
 
     Returns:
         What ``evaluate`` writes of the run.
     """
-    asked = spec.asked(newest_checkpoint(run_dir).name, seed)
-    found = _kept(run_dir, asked)
-    if found is not None:
-        return found
+    request = spec.request(newest_checkpoint(run_dir).name, seed)
+    kept = _kept(run_dir, request)
+    if kept is not None:
+        return kept
     with opened(run_dir, spec.data) as flow:
         figures = evaluate(
             flow,
             evaluations=spec.evaluations,
             num=spec.num,
             seed=seed,
-            progress=told,
+            progress=progress,
         )
-        told("drawing pictures")
+        progress("drawing pictures")
         with replacing(run_dir / DRAWN) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **_drawn(flow, spec, seed))
     evaluation = figures.to_dict()
     with replacing(run_dir / MEASURED) as temporary:
-        temporary.write_text(json.dumps({"asked": asked, "evaluation": evaluation}) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"asked": request, "evaluation": evaluation}) + "\n", encoding="utf-8")
     return evaluation
 
 
 def floor(run_dir: Path, spec: MeasurementSpec, measure: str) -> list[float]:
-    """The distances of pairs of sets of real examples.
+    """The distances between two sets of real examples, for several such pairs.
 
     Args:
         run_dir: folder of any run of the comparison.
@@ -105,14 +105,14 @@ def floor(run_dir: Path, spec: MeasurementSpec, measure: str) -> list[float]:
     """
     with opened(run_dir, spec.data) as flow:
         real, _ = real_examples(flow.config, flow.parts.space)
-    found = []
+    distances = []
     for seed in range(FLOOR_DRAWS):
         one, other = parted(real.numpy(), spec.num, seed=seed)
         if measure == "frechet_distance":
-            found.append(frechet_distance(one, other))
+            distances.append(frechet_distance(one, other))
         else:
-            found.append(wasserstein_2(one[:TRANSPORTED], other[: min(TRANSPORTED, len(one))]))
-    return found
+            distances.append(wasserstein_2(one[:TRANSPORTED], other[: min(TRANSPORTED, len(one))]))
+    return distances
 
 
 def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
@@ -126,13 +126,16 @@ def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _kept(run_dir: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """What has been measured, if that was asked: what a network can do may be fewer evaluations and samples."""
+def _kept(run_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier start has measured by the same request; None: nothing.
+
+    The request is compared, not the figures: a network may be capable of fewer evaluations than were requested.
+    """
     path = run_dir / MEASURED
     if not path.exists() or not (run_dir / DRAWN).exists():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found["evaluation"] if found["asked"] == asked else None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return kept["evaluation"] if kept["asked"] == request else None
 
 
 def _drawn(flow: TrainedFlow, spec: MeasurementSpec, seed: int) -> dict[str, NDArray[Any]]:

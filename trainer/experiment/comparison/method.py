@@ -18,8 +18,7 @@ from trainer.experiment.stage import Stage, stages_of
 ODE_SOLVERS = ("euler", "heun", "dopri5")
 """Samplers that follow any flow; another one belongs to its method."""
 TASK = ("latent", "context", "source")
-"""Settings of a flow that say where states are, what the network is told and where paths begin: they come with the
-data."""
+"""Settings of a flow that belong to the data: the latent space, the condition of the network, the source of paths."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Base:
     Attributes:
         path: the configuration that it was read from.
         document: its sections without `flow` and `stages`.
-        task: of its flow, where states are, what the network is told and where paths begin.
+        task: the settings of its flow that :data:`TASK` names.
         config: the sections, validated.
     """
 
@@ -58,8 +57,8 @@ class Method:
     @property
     def paper(self) -> str | None:
         """The first number of arXiv that its sentences name."""
-        found = re.search(r"arXiv[: ](\d{4}\.\d{4,5})", self.about)
-        return found and f"arXiv {found[1]}"
+        number = re.search(r"arXiv[: ](\d{4}\.\d{4,5})", self.about)
+        return number and f"arXiv {number[1]}"
 
     def stages(self, folder: Path, seed: int) -> list[Stage]:
         """What is done to train it, in order.
@@ -157,7 +156,7 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
 
 
 def _check_task(own: dict[str, Any], base: Base) -> None:
-    """Refuses a method that is told of other things than the others, or that learns in another space."""
+    """Refuses a method that has other data, another condition or another latent space than the comparison."""
     data, flow = own.get("data") or {}, own.get("flow") or {}
     if data.get("kind") == "shards" and base.config.data.kind != "shards":
         raise ValueError(

@@ -55,8 +55,8 @@ def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) ->
 
 
 _BARS = (
-    "Bars are means over the seeds, of times the median; dots are the seeds. Step time is that of the network itself, "
-    "its teachers left out."
+    "Bars are means over the seeds, or medians of times; dots are the seeds. Step time is that of the network itself, "
+    "without its teachers."
 )
 _DRAWN = "Samples of the first seed from the same noise, of few and of many evaluations"
 _POINTS = f"{_DRAWN}, before real ones in grey; paths lead from noise (grey) to samples (black)."
@@ -77,18 +77,19 @@ def _caption(comparison: Comparison) -> str:
     samplers = sorted({entry.sampler for entry in comparison.entries})
     own = "" if len(samplers) == 1 else " Samplers other than the base's belong to their methods and are listed below."
     return (
-        f"{QUALITY[comparison.measure]} of {comparison.num:,} samples; lines are means over the seeds, bands from the "
-        f"least to the largest, the grey band that of {len(comparison.floor)} pairs of sets of real samples, within "
-        f"which differences are chance. Both axes are logarithmic; lower is better.{own}"
+        f"{QUALITY[comparison.measure]} of {comparison.num:,} samples; lines are means over the seeds, bands reach "
+        f"from the smallest to the largest. The grey band is the distance between two sets of real samples, of which "
+        f"{len(comparison.floor)} pairs were drawn: differences within it are chance. Both axes are logarithmic; "
+        f"lower is better.{own}"
     )
 
 
 def _paths(comparison: Comparison) -> str:
     return (
-        "Straightness is the mean squared departure of the velocity from the straight way between the ends, in units "
-        "of that way: where it is 0, one step of Euler's method is exact. Path energy is the mean squared velocity "
-        "along the paths, in squared units of the data; no way between the same ends needs less than the mark. Both "
-        f"are of a hundred steps of Euler's method. {_jobs(comparison)}"
+        "Straightness is the mean squared difference between the velocity and the straight line from start to end, in "
+        "units of that line's squared length: where it is 0, one step of Euler's method is exact. Path energy is the "
+        "mean squared velocity along the paths, in squared units of the data; the mark is the least that any path "
+        f"between the same ends needs. Both are measured with a hundred steps of Euler's method. {_jobs(comparison)}"
     )
 
 
@@ -96,7 +97,9 @@ def _jobs(comparison: Comparison) -> str:
     ranks = f"on {comparison.ranks} rank{'s' * (comparison.ranks > 1)}"
     if comparison.jobs == 1:
         return f"Steps were timed {ranks}, one run at a time."
-    return f"Steps were timed {ranks}, {comparison.jobs} runs at a time, which slow each other: look at their ratios."
+    return (
+        f"Steps were timed {ranks}, {comparison.jobs} runs at a time, which slow each other: compare ratios, not times."
+    )
 
 
 def _methods(comparison: Comparison) -> Section:

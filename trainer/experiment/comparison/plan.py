@@ -79,14 +79,16 @@ def _malformed(error: BaseException | None) -> bool:
 
 
 def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> None:
-    """Refuses a method that cannot be trained, whose samples begin elsewhere, or that is another one here."""
+    """Refuses a method that cannot be trained, whose samples begin elsewhere, or that equals another one."""
     for other in others:
         if _without_folder(other) == _without_folder(method):
             raise ValueError(f"it is the same run as {other.name}: what it is made of is not in its flow or its stages")
     stages = method.stages(Path(method.document["run"]["dir"]), 0)
     first = stages[0]
     if not isinstance(first, ConfiguredStage):
-        raise ValueError(f"stages.{first.name}: its teacher is paid for by no budget; train one in a stage before it")
+        raise ValueError(
+            f"stages.{first.name}: the budget holds no training of its teacher; train one in a stage before it"
+        )
     check_stages(stages, ranks)
     config = first.config()
     check_latents(config)

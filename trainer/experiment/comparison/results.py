@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 
 FORMAT = "flowfabric.comparison/1"
@@ -51,7 +52,7 @@ class Entry:
         trained: the file that was trained, with the data and the budget of the comparison.
         sampler: kind of the sampler that draws from it.
         steps: optimiser steps up to it, those of its teachers included.
-        pairs: drawn for it.
+        pairs: pairs of points that teachers have drawn for it.
         outcomes: by seed.
     """
 
@@ -67,12 +68,12 @@ class Entry:
 
     def quality(self, measure: str) -> dict[int, list[float]]:
         """A distance of its samples to the data with each seed, by function evaluations."""
-        found: dict[int, list[float]] = {}
+        distances: dict[int, list[float]] = {}
         for outcome in self.outcomes:
             for one in outcome.evaluation["results"]:
                 if one["sampler"] == self.sampler:
-                    found.setdefault(one["evaluations"], []).append(one["figures"][measure])
-        return dict(sorted(found.items()))
+                    distances.setdefault(one["evaluations"], []).append(one["figures"][measure])
+        return dict(sorted(distances.items()))
 
     def path_figure(self, name: str) -> list[float]:
         """A figure of its paths with each seed."""
@@ -95,13 +96,13 @@ class Comparison:
         command: that made it, behind ``python -m trainer``.
         base: the configuration that data, model and budget come from.
         data: its section of that name.
-        steps: optimiser steps of a method at most.
+        steps: most optimiser steps of a method.
         global_batch: examples of a step.
         ranks: of a run.
         jobs: runs that were trained at a time.
         num: samples of each set.
-        measure: the distance that a set is judged by.
-        floor: the distances of pairs of sets of real examples, each drawn anew.
+        measure: the distance by which a set of samples is judged.
+        floor: the distances between two sets of real examples, for several such pairs.
         entries: the networks.
         left_out: the other methods, and why.
     """
@@ -156,13 +157,13 @@ class Comparison:
         """
         remedy = "write it with python -m trainer compare"
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
             raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
-        found = document.get("format") if isinstance(document, dict) else None
-        if found != FORMAT:
-            raise FileError(path, "format", f"is not {FORMAT} ({found})", remedy)
+        version = document.get("format") if isinstance(document, dict) else None
+        if version != FORMAT:
+            raise FileError(path, "format", f"is not {FORMAT} ({version})", remedy)
         try:
             budget = document.pop("budget")
             entries = [

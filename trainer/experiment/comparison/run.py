@@ -102,12 +102,12 @@ def run(request: CompareRequest) -> int:
 
 
 def _keep(methods: Sequence[Method], out: Path) -> None:
-    """Writes what is trained; refuses a folder in which a method was trained otherwise."""
+    """Writes the file that is trained of each method; refuses a folder where other settings have been trained."""
     for method in methods:
         path = _trained(out, method)
-        found = path.exists() and difference(read_document(path), yaml.safe_load(method.to_yaml()))
-        if found:
-            name, was, now = found
+        differing = path.exists() and difference(read_document(path), yaml.safe_load(method.to_yaml()))
+        if differing:
+            name, was, now = differing
             remedy = f"give another --out, or delete {path.parent}"
             raise FileError(path, name, f"was {was} when its runs were trained, and is {now} now", remedy)
     for method in methods:
@@ -178,7 +178,7 @@ def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, se
     return entries
 
 
-def _outcome(network: Candidate, folder: Path, spec: MeasurementSpec, seed: int, told: Progress) -> Outcome:
+def _outcome(network: Candidate, folder: Path, spec: MeasurementSpec, seed: int, progress: Progress) -> Outcome:
     stages = network.stages(folder, seed)
     trained = [stage.folder for stage in stages if stage.trains]
     seconds: Mapping[str, float] = {}
@@ -190,7 +190,7 @@ def _outcome(network: Candidate, folder: Path, spec: MeasurementSpec, seed: int,
         training_s=sum(training_seconds(read_metrics(path / "metrics.jsonl")) for path in trained),
         preparing_s=sum(seconds.get(stage.name, 0.0) for stage in stages),
         step_s=step_seconds(trained[-1]),
-        evaluation=measure_network(trained[-1], spec, seed, told),
+        evaluation=measure_network(trained[-1], spec, seed, progress),
     )
 
 

@@ -36,8 +36,8 @@ def finding(comparison: Comparison) -> str:
     numbers: dict[str, list[int]] = {}
     for number in (comparison.evaluations[0], comparison.evaluations[-1]):
         numbers.setdefault(_nearest(comparison, number, floor), []).append(number)
-    found = [f"{_with(*at)} {text}" for text, at in numbers.items()]
-    text = f"{'; '.join(found)}. Two sets of real samples are {floor:.3g} apart."
+    clauses = [f"{_with(*at)} {text}" for text, at in numbers.items()]
+    text = f"{'; '.join(clauses)}. Two sets of real samples are {floor:.3g} apart."
     return text[0].upper() + text[1:]
 
 
@@ -68,7 +68,7 @@ def facts(comparison: Comparison) -> Facts:
 
 
 def glance(comparison: Comparison) -> Table:
-    """The figures that a choice is made by, means over the seeds, of times the median."""
+    """The figures that a choice is made by: means over the seeds, or medians of times."""
     columns = [
         Column(f"at {number}", _quality(comparison, number), _distance, fmean(comparison.floor))
         for number in _shown(comparison)
@@ -83,13 +83,16 @@ def glance(comparison: Comparison) -> Table:
     columns = [column for column in columns if any(column.figure(entry) is not None for entry in comparison.entries)]
     empty = [NOTHING] * (len(columns) - len(_shown(comparison)))
     rows, best = _rows(comparison, columns)
-    judged = " Wrong class: what a classifier of the data says of samples of most evaluations, drawn with guidance."
+    judged = (
+        " Wrong class: share of the samples, drawn with guidance and the most evaluations, that a classifier of the "
+        "data takes for another class."
+    )
     classes = judged if any(column.heading == "wrong class" for column in columns) else ""
     return Table(
         ("method", *(column.heading for column in columns)),
         [(FLOOR, *(floor for _ in _shown(comparison)), *empty), *rows],
-        f"At N: {QUALITY[comparison.measure]} of samples drawn in N function evaluations, means over the seeds; of "
-        f"times the median. {_MARKED}{classes}",
+        f"At N: {QUALITY[comparison.measure]} of samples drawn in N function evaluations, means over the seeds; "
+        f"medians of times. {_MARKED}{classes}",
         best={(row + 1, column) for row, column in best},
     )
 
@@ -106,8 +109,8 @@ def budget(comparison: Comparison) -> Table:
     return Table(
         ("method", *(column.heading for column in columns)),
         rows,
-        "Steps and training count what came before: a student has its teachers' too. Preparing is to draw pairs or to "
-        "fit a path, processes that start included. Times are medians over the seeds.",
+        "Steps and training include what came before: those of a student include its teachers'. Preparing is drawing "
+        "pairs or fitting a path, the start of processes included. Times are medians over the seeds.",
     )
 
 
@@ -116,8 +119,8 @@ _MARKED = "Blue: the best of a column, and what is as near to the data as real s
 
 def _quality(comparison: Comparison, evaluations: int) -> Callable[[Entry], float | None]:
     def figure(entry: Entry) -> float | None:
-        found = entry.quality(comparison.measure).get(evaluations)
-        return fmean(found) if found else None
+        distances = entry.quality(comparison.measure).get(evaluations)
+        return fmean(distances) if distances else None
 
     return figure
 
@@ -165,8 +168,10 @@ def every_number(comparison: Comparison) -> Table:
     _, best = _rows(comparison, columns)
     rows = [(FLOOR, *(floor for _ in numbers))]
     for entry in comparison.entries:
-        found = entry.quality(comparison.measure)
-        rows.append((entry.name, *(_range(found[number]) if number in found else NOTHING for number in numbers)))
+        distances = entry.quality(comparison.measure)
+        rows.append(
+            (entry.name, *(_range(distances[number]) if number in distances else NOTHING for number in numbers))
+        )
     return Table(
         ("function evaluations", *map(str, numbers)),
         rows,
@@ -187,8 +192,8 @@ def _range(values: Sequence[float]) -> str:
 def _ranked(comparison: Comparison, evaluations: int) -> list[tuple[Entry, float]]:
     """Networks and their mean distances with so many evaluations, the nearest first."""
     quality = _quality(comparison, evaluations)
-    found = [(entry, value) for entry in comparison.entries if (value := quality(entry)) is not None]
-    return sorted(found, key=lambda one: one[1])
+    ranked = [(entry, value) for entry in comparison.entries if (value := quality(entry)) is not None]
+    return sorted(ranked, key=lambda one: one[1])
 
 
 def _shown(comparison: Comparison) -> list[int]:

@@ -25,7 +25,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Training:
-    """Runs that are being trained; their processes share the threads that PyTorch would use alone.
+    """Trains runs, whose processes share the threads that PyTorch would use alone.
 
     Args:
         supervisor: starts the processes.
@@ -37,7 +37,7 @@ class Training:
         self._supervisor, self._ranks = supervisor, ranks
         self._threads = max(1, torch.get_num_threads() // (ranks * jobs))
 
-    def run(self, method: Method, config: Path, folder: Path, seed: int, told: Callable[[str], None]) -> None:
+    def run(self, method: Method, config: Path, folder: Path, seed: int, progress: Callable[[str], None]) -> None:
         """Trains what is left of a run.
 
         Args:
@@ -45,11 +45,11 @@ class Training:
             config: file with their configuration.
             folder: of the run, where the log is kept too.
             seed: of the run.
-            told: is told what the run says, a line at a time.
+            progress: called again and again with the last line that the run has printed.
 
         Raises:
             Stopped: it was told to stop.
-            RunFailed: a stage ended otherwise than well.
+            RunFailed: a stage ended with an error.
         """
         if self._supervisor.told_to_stop:
             raise Stopped
@@ -58,7 +58,7 @@ class Training:
             if stage.finished:
                 continue
             begun = time.monotonic()
-            code = self._process(stage, command(config, folder, seed, stage.name), folder / LOG, told)
+            code = self._process(stage, command(config, folder, seed, stage.name), folder / LOG, progress)
             if not stage.trains:
                 _add_seconds(folder / SECONDS, stage.name, time.monotonic() - begun)
             if code == EX_TEMPFAIL or (self._supervisor.told_to_stop and code):
@@ -69,27 +69,27 @@ class Training:
                     f"{folder}{what} ended with {code}: {last_line(folder / LOG)}; {folder / LOG} tells more"
                 )
 
-    def _process(self, stage: Stage, arguments: list[str], log: Path, told: Callable[[str], None]) -> int:
+    def _process(self, stage: Stage, arguments: list[str], log: Path, progress: Callable[[str], None]) -> int:
         program = tethered([sys.executable, *launched(self._ranks), *arguments])
         named = {STAGE: stage.name} if stage.name else {}
         environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ, **named}
         with log.open("ab") as output:
-            return self._supervisor.run(program, environment, output, meanwhile=lambda: told(last_line(log)))
+            return self._supervisor.run(program, environment, output, meanwhile=lambda: progress(last_line(log)))
 
 
 def folder_of(config: Path, seed: int) -> Path:
-    """Where a run of a method is: beside the file that is trained."""
+    """The folder of a run of a method, beside the file that is trained."""
     return config.parent / f"seed_{seed}"
 
 
 def launched(ranks: int) -> list[str]:
-    """What Python is told, so that so many ranks of this machine train."""
+    """Arguments of Python that start the trainer on so many ranks of this machine."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     return [*launcher, "-m", "trainer"]
 
 
 def settings(folder: Path, seed: int) -> list[str]:
-    """What a run sets besides what its file says."""
+    """The settings of a run that its file leaves open."""
     return [f"run.dir={json.dumps(str(folder))}", f"run.seed={seed}"]
 
 
@@ -109,7 +109,7 @@ def last_line(log: Path, most: int = 4096) -> str:
 
 
 def _add_seconds(path: Path, stage: str, seconds: float) -> None:
-    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found[stage] = found.get(stage, 0.0) + seconds
+    seconds_by_stage: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    seconds_by_stage[stage] = seconds_by_stage.get(stage, 0.0) + seconds
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(seconds_by_stage) + "\n", encoding="utf-8")

@@ -141,10 +141,10 @@ def _placement(path: Path, routing: Path) -> Part:
     if placement.objective is None:
         raise FileError(path, "objective", "is null", "make the file with `python -m moe place`")
     for field in ("num_layers", "num_experts"):
-        found, wanted = getattr(placement, field), getattr(trace.header, field)
-        if found != wanted:
+        value, wanted = getattr(placement, field), getattr(trace.header, field)
+        if value != wanted:
             raise FileError(
-                path, field, f"is {found} where the routing trace has {wanted}", "give the trace that was placed"
+                path, field, f"is {value} where the routing trace has {wanted}", "give the trace that was placed"
             )
     topology = Topology.hops(placement.num_nodes, placement.ranks_per_node)
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
@@ -253,15 +253,17 @@ def _simulation(folder: Path) -> Part:
 
 
 def _comparison(folder: Path, out: Path) -> Part:
-    found = Comparison.read(folder / "compare.json")
+    comparison = Comparison.read(folder / "compare.json")
     place = os.path.relpath(folder / "index.html", out.parent)
     blocks: list[Block] = [
-        Figure(quality_chart(found), "Quality against function evaluations; the page of the comparison says more."),
-        glance(found),
+        Figure(
+            quality_chart(comparison), "Quality against function evaluations; the page of the comparison says more."
+        ),
+        glance(comparison),
         Link(place, "Samples, trajectories and every figure of the comparison"),
     ]
     text = (
-        f"Methods of flow matching trained on {found.data['kind']} data with one budget, {found.steps:,} optimiser "
-        f"steps of {found.global_batch} examples. {finding(found)}"
+        f"Methods of flow matching trained on {comparison.data['kind']} data with one budget, {comparison.steps:,} "
+        f"optimiser steps of {comparison.global_batch} examples. {finding(comparison)}"
     )
-    return Part([("methods compared", finding(found))], [], [Section("Choosing a method", blocks, text)], "")
+    return Part([("methods compared", finding(comparison))], [], [Section("Choosing a method", blocks, text)], "")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from moe.documents import parse_json
 from moe.files import FileError
 from moe.validation.complaint import first_complaint
 
@@ -132,7 +132,7 @@ class Simulation(BaseModel):
         """
         path = folder / "results.json"
         try:
-            document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+            document = parse_json(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         except OSError as error:
             raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
         except ValueError as error:
@@ -140,7 +140,8 @@ class Simulation(BaseModel):
         try:
             simulation = cls.model_validate(document)
         except ValidationError as error:
-            raise FileError(path, *first_complaint(error), _REMEDY) from error
+            found = first_complaint(error)
+            raise FileError(path, found.field, found.problem, found.remedy or _REMEDY) from error
         runs = [(run.transport, run.seed) for run in simulation.runs]
         collectives = folder / "collectives.csv"
         if not collectives.exists():
@@ -205,8 +206,8 @@ def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[S
             try:
                 collective = SimulatedCollective.model_validate(cells)
             except ValidationError as error:
-                field, reason = first_complaint(error)
-                raise FileError(path, f"{place}: {field}", reason, _REMEDY) from error
+                found = first_complaint(error)
+                raise FileError(path, f"{place}: {found.field}", found.problem, found.remedy or _REMEDY) from error
             run = collective.transport, collective.seed
             if run not in counts:
                 raise FileError(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from moe.files import FileError
+from moe.files import FileError, lies_in, problem_and_remedy
 from moe.validation.complaint import first_complaint
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import validated
@@ -163,16 +163,15 @@ class Stage(ABC):
         try:
             yield
         except ValueError as error:
-            reason, _, remedy = str(error).partition("; ")
-            raise FileError(self.path, f"stages.{self.name}", reason, remedy) from error
+            raise FileError(self.path, f"stages.{self.name}", *problem_and_remedy(error)) from error
 
     def _validated(self, request: type[R], document: dict[str, Any]) -> R:
         try:
             return request.model_validate(document)
         except ValidationError as error:
-            where, reason = first_complaint(error, document)
-            reason, _, remedy = reason.partition("; ")
-            raise FileError(self.path, f"stages.{self.name}.{where}", reason, remedy or "correct the value") from error
+            found = first_complaint(error, document)
+            field, remedy = f"stages.{self.name}.{found.field}", found.remedy or "correct the value"
+            raise FileError(self.path, field, found.problem, remedy) from found.cause or error
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,8 @@ class ConfiguredStage(Stage):
         except FileError as error:
             if not self.name:
                 raise
-            raise FileError(self.path, f"stages.{self.name}", *_parted(error, self.path)) from error
+            problem = f"{error.field}: {error.problem}"
+            raise FileError(self.path, f"stages.{self.name}", problem, error.remedy) from error
 
     def check(self, world_size: int, stages: Sequence[Stage]) -> None:
         """See the base class."""
@@ -204,7 +204,7 @@ class ConfiguredStage(Stage):
 
 def awaits(error: ValueError, awaited: Sequence[Stage]) -> Stage | None:
     """The stage for whose results an error waits; None: it is about something else."""
-    return next((stage for stage in awaited if str(stage.folder) in str(error)), None)
+    return next((stage for stage in awaited if lies_in(error, stage.folder)), None)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -217,8 +217,3 @@ def _texts(value: Any) -> Iterator[str]:
         case list():
             for inner in value:
                 yield from _texts(inner)
-
-
-def _parted(error: FileError, path: Path) -> tuple[str, str]:
-    problem, _, remedy = str(error).removeprefix(f"{path}: ").rpartition("; ")
-    return problem, remedy

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from moe.documents import parse_json
 from moe.files import FileError, replacing
 
 FORMAT = "flowfabric.path/1"
@@ -68,7 +69,7 @@ def read_table(path: Path) -> PathTable:
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
     try:
-        header = json.loads(metadata.get(HEADER, "{}"))
+        header = parse_json(metadata.get(HEADER, "{}"))
     except ValueError as error:
         raise FileError(path, HEADER, f"is not JSON ({error})", REMEDY) from error
     file_format = header.get("format") if isinstance(header, dict) else None

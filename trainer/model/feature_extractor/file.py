@@ -184,8 +184,8 @@ def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]
     try:
         description = Description.model_validate(document)
     except ValidationError as error:
-        field, reason = first_complaint(error, document)
-        raise FileError(path, field, reason.partition("; ")[0], _REMEDY) from error
+        found = first_complaint(error, document)
+        raise FileError(path, found.field, found.problem, _REMEDY) from error
     try:
         with torch.device("meta"):
             network = build_layers(description.layers).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What is asked of a fit."""
+"""How a path is fitted."""
 
 from typing import Any
 
@@ -8,25 +8,26 @@ from moe.validation.section import Section
 from trainer.config.run import FLOWLESS, RunConfig
 
 TABLE = "path.safetensors"
-"""What a stage calls the table that it writes."""
+"""Name of the table that a stage writes."""
 
 
 class FitRequest(Section):
-    """How the data of a run are looked at, and how steep the fitted path may be."""
+    """From how many points a path is fitted, and how steep it may be."""
 
     num_points: int = Field(default=4000, ge=2)
-    """Points of the training data that stand for all. Few points are told apart in more noise than many are, so that
-    with fewer the path comes out nearer to the straight one."""
+    """Training examples that the path is fitted to. Fewer points can be distinguished in more noise, so that the path
+    comes out straighter."""
     draws: PositiveInt = 2000
     """Noisy points that the estimate averages over."""
     seed: NonNegativeInt = 0
     """Of the choice of points and of all draws."""
     least_price: float = Field(default=1e-3, gt=0, le=1)
-    """Least share of the full price of turning that is counted on: the smaller, the steeper the path may be at the
-    source; 1 gives the straight path."""
+    """Smallest kinetic energy of a turn from noise to data that the fit assumes, as a share of the largest (G in
+    :mod:`trainer.flow.path.kinetic_optimal`): the smaller, the steeper the path may be at the source; 1 gives the
+    straight path."""
 
     def what_decides(self, config: RunConfig) -> dict[str, Any]:
-        """Everything that the path is a function of: what is asked, and the states of the run that it leads to.
+        """Everything that changes the path: the settings of the fit, and the states of the run that it leads to.
 
         Args:
             config: the run, which follows a flow.

@@ -31,7 +31,7 @@ def run(config: RunConfig, request: FitRequest, out: Path) -> int:
     """Fits a path to the training data of a run and writes its table; the first rank works, others wait.
 
     Args:
-        config: the run; its path is not looked at.
+        config: the run; its own path does not matter.
         request: how.
         out: file to write.
 
@@ -62,8 +62,8 @@ def _fit(config: RunConfig, request: FitRequest, out: Path) -> None:
 
         separation = kinetic_optimal.estimate(points, draws=request.draws, generator=generator, progress=tell)
     table = kinetic_optimal.fit(separation, least_price=request.least_price)
-    found = {"points": len(points), "dimensions": points.shape[1], "scale": separation.scale}
-    made_by = {**request.what_decides(config), **found}
+    measured = {"points": len(points), "dimensions": points.shape[1], "scale": separation.scale}
+    made_by = {**request.what_decides(config), **measured}
     fitted = path.PathTable(table.weights, table.slopes, made_by)
     fitted.write(out)
     Console().print(_energies(path.Tabulated(fitted), separation, float(points.double().mean(0).square().mean())))

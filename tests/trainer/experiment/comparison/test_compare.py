@@ -88,7 +88,7 @@ def test_what_does_not_go_with_the_base_is_left_out(tmp_path: Path) -> None:
     assert "files in nowhere" in found.left_out["latents"]
     assert "flow.context: it solves another task" in found.left_out["told"]
     assert "flow.coupling.kind: paired takes each source point from the data" in found.left_out["paired"]
-    assert "stages.pairs: its teacher is paid for by no budget" in found.left_out["taught"]
+    assert "stages.pairs: the budget holds no training of its teacher" in found.left_out["taught"]
 
 
 def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

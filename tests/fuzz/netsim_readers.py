@@ -1,0 +1,154 @@
+"""Readers of netsim: scenarios, sweeps, traffic, fabrics and traces. What is short is simulated too."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from netsim.__main__ import main
+from netsim.grid.sweep_file import read_sweep
+from netsim.prepare import prepare
+from netsim.scenario import read_scenario
+from netsim.simulate import run_one
+from tests.fuzz import sound_files
+from tests.fuzz.mutations import Format
+from tests.fuzz.reader import Reader, all_of, copied, reading, words, written
+
+MOST_PACKETS = 3000
+"""Of a workload that is simulated."""
+MOST_RUNS = 2
+SMALL = """\
+format: flowfabric.scenario/1
+topology: {kind: leaf_spine, leaves: 2, spines: 2, hosts_per_leaf: 2, queue: 100KB, link_delay: 500ns}
+packet: {payload: 4KB}
+workload: {kind: collective, op: all_to_all, bytes_per_rank: 16KB}
+transports: [ecmp, {kind: flowlet, label: a}, {kind: reps}, {kind: drill, d: 2, m: 1}]
+congestion: {kind: dctcp}
+recovery: {kind: selective, timeout: 1ms}
+flow_control: {kind: trim}
+acknowledgement: {size: 64B}
+seeds: [0]
+"""
+FAILING = """\
+format: flowfabric.scenario/1
+topology:
+  kind: fat_tree
+  k: 4
+  failures: [{switch: core0, at: 5us, until: 1ms}, {link: edge0-aggregation1, rate: 10Gbps}]
+workload: {kind: collective, op: all_reduce, bytes_per_rank: 40KB}
+algorithms: {all_reduce: halving_doubling}
+transports: [ethereal, ideal, mprdma-4]
+congestion: {kind: swift}
+recovery: {kind: go_back_n, timeout: 100us}
+flow_control: {kind: none}
+nic: {scheduling: sequential}
+seeds: [1]
+"""
+OVERRIDES = """\
+topology.spines=4
+seeds=[0,1]
+transports.0=drb
+topology.queue=1MB
+packet={payload: 1KB, header: 64B}
+congestion.kind=swift
+workload.op=all_reduce
+"""
+SWEEP = """\
+format: flowfabric.sweep/1
+scenario: scenario.yaml
+grid:
+  topology.spines: [1, 2]
+  packet: {small: {payload: 1KB}, large: {payload: 4KB}}
+cells: [{seeds: [0]}, {seeds: [1], nic.scheduling: sequential}]
+"""
+
+
+def _fabric(topology: str, workload: str) -> str:
+    return (
+        "format: flowfabric.scenario/1\n"
+        f"topology: {topology}\nworkload: {workload}\ntransports: [ecmp, ideal]\n"
+        "recovery: {kind: selective, timeout: 1ms}\nseeds: [0]\n"
+    )
+
+
+SPINES = "{kind: leaf_spine, leaves: 2, spines: 2, hosts_per_leaf: 4}"
+ALL_TO_ALL = "{kind: collective, op: all_to_all, bytes_per_rank: 4KB}"
+SCENARIOS = {
+    "flows.csv": _fabric(SPINES, "{kind: flows, path: flows.csv}"),
+    "htsim.cm": _fabric(SPINES, "{kind: matrix, path: htsim.cm}"),
+    "htsim.topo": _fabric("{kind: htsim, path: htsim.topo}", ALL_TO_ALL),
+    "fabric.json": _fabric("{kind: graph, path: fabric.json}", ALL_TO_ALL),
+    "collectives.jsonl": _fabric(SPINES, "{kind: trace, path: collectives.jsonl}"),
+    "chakra": _fabric(SPINES, "{kind: chakra, path: chakra}"),
+}
+
+
+def _simulate(scenario: Path, overrides: list[str] | None = None) -> None:
+    """What compare does, as far as it is short."""
+    read = read_scenario(scenario, overrides or [])
+    prepared = prepare(read, str(scenario))
+    sizes = prepared.scene.tasks.columns().bytes
+    packets = int(np.sum(-(-sizes.astype(float) // read.packet.payload))) if len(sizes) else 0
+    if packets > MOST_PACKETS or (read.recovery.kind != "none" and read.topology.failures and packets > 200):
+        return
+    for transport in read.transports[:MOST_RUNS]:
+        run_one(prepared, transport, read.seeds[0]).to_dict(prepared.scene.topology.links)
+
+
+def _through(name: str) -> Callable[[Path], int]:
+    return reading(lambda _: _simulate(Path(f"{name}.yaml")))
+
+
+def _write_file(name: str) -> Callable[[], None]:
+    def write() -> None:
+        Path(f"{name}.yaml").write_text(SCENARIOS[name], encoding="utf-8")
+        copied(f"tests/files/{name}")()
+
+    return write
+
+
+def _write_chakra(*names: str) -> Callable[[], None]:
+    def write() -> None:
+        Path("chakra").mkdir()
+        Path("chakra.yaml").write_text(SCENARIOS["chakra"], encoding="utf-8")
+        copied(*((f"tests/files/chakra/{name}", f"chakra/{name}") for name in names))()
+        for rank in range(0 if names else 2):
+            Path(f"chakra/x.{rank}.json").write_text(sound_files.CHAKRA, encoding="utf-8")
+
+    return write
+
+
+def readers() -> Iterator[Reader]:
+    """All of them."""
+    yield Reader(
+        "scenario",
+        {"small.yaml": "yaml", "failing.yaml": "yaml", "scenario.yaml": "yaml"},
+        all_of(written(small__yaml=SMALL, failing__yaml=FAILING), copied("tests/files/scenario.yaml")),
+        reading(_simulate),
+    )
+    yield Reader(
+        "scenario overrides",
+        {"overrides": "words"},
+        written(scenario__yaml=SMALL, overrides=OVERRIDES),
+        reading(lambda file: _simulate(Path("scenario.yaml"), words(file))),
+    )
+    yield Reader("sweep", {"sweep.yaml": "yaml"}, written(scenario__yaml=SMALL, sweep__yaml=SWEEP), reading(read_sweep))
+    yield Reader("flows", {"flows.csv": "words"}, _write_file("flows.csv"), _through("flows.csv"))
+    yield Reader("matrix of htsim", {"htsim.cm": "words"}, _write_file("htsim.cm"), _through("htsim.cm"))
+    yield Reader("topology of htsim", {"htsim.topo": "words"}, _write_file("htsim.topo"), _through("htsim.topo"))
+    yield Reader("fabric as a graph", {"fabric.json": "json"}, _write_file("fabric.json"), _through("fabric.json"))
+    trace: dict[str, Format] = {"collectives.jsonl": "jsonl"}
+    yield Reader("collective trace (netsim)", trace, _write_file("collectives.jsonl"), _through("collectives.jsonl"))
+    yield Reader(
+        "collective trace to export",
+        trace,
+        copied("tests/files/collectives.jsonl"),
+        lambda file: main(["export", str(file), "--to", "chakra", "exported"]),
+    )
+    yield Reader(
+        "Chakra trace",
+        {"chakra/trace.0.et": "bytes", "chakra/comm_groups.json": "json"},
+        _write_chakra("comm_groups.json", "trace.0.et", "trace.1.et"),
+        _through("chakra"),
+    )
+    yield Reader("Chakra trace in JSON", {"chakra/x.0.json": "json"}, _write_chakra(), _through("chakra"))

@@ -1,0 +1,243 @@
+"""netsim stands alone and keeps its own copies of what moe and the trainer validate with; both behave alike."""
+
+import pickle
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pytest
+import yaml
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+import moe.documents
+import moe.files
+import netsim.documents
+import netsim.results
+from moe.files import FileError
+from moe.validation.complaint import first_complaint
+from netsim.errors import InputError, first_error
+from netsim.yaml_file import load_yaml
+from trainer.config.file import read_document
+
+
+class Small(BaseModel, extra="forbid"):
+    kind: Literal["small"] = "small"
+    width: int = 1
+
+
+class Large(BaseModel, extra="forbid"):
+    kind: Literal["large"] = "large"
+    height: int = 1
+
+
+def _below_ten(value: int) -> int:
+    if value >= 10:
+        raise ValueError("it is too large; write less than 10")
+    return value
+
+
+class Document(BaseModel, extra="forbid"):
+    """What both validate."""
+
+    name: str
+    number: Annotated[int, AfterValidator(_below_ten)] = 1
+    colour: Literal["red", "green", "blue"] = "red"
+    part: Annotated[Small | Large, Field(discriminator="kind")] = Small()
+    parts: tuple[Large, ...] = ()
+
+
+def _told_by_moe(path: Path, document: Any) -> FileError:
+    with pytest.raises(ValidationError) as caught:
+        Document.model_validate(document)
+    found = first_complaint(caught.value, document, Document)
+    return FileError(path, found.field, found.problem, found.remedy)
+
+
+def _told_by_netsim(path: Path, document: Any) -> InputError:
+    with pytest.raises(ValidationError) as caught:
+        Document.model_validate(document)
+    return first_error(caught.value, path, document, Document)
+
+
+class Side(NamedTuple):
+    """What one of the two has."""
+
+    error: type[FileError | InputError]
+    told: Callable[[Path, Any], FileError | InputError]
+    read_yaml: Callable[[Path], object]
+    replacing: Callable[[Path], AbstractContextManager[Any]]
+    parse_json: Callable[[str], Any]
+    limits: Any
+
+
+SIDES = {
+    "moe and trainer": Side(
+        FileError, _told_by_moe, read_document, moe.files.replacing, moe.documents.parse_json, moe.documents
+    ),
+    "netsim": Side(
+        InputError,
+        _told_by_netsim,
+        lambda path: load_yaml(path, "a scenario"),
+        netsim.results.replacing,
+        netsim.documents.parse_json,
+        netsim.documents,
+    ),
+}
+
+
+@pytest.fixture(params=SIDES.values(), ids=list(SIDES))
+def side(request: pytest.FixtureRequest) -> Side:
+    """Each of the two."""
+    return request.param
+
+
+def test_an_error_keeps_what_it_says(side: Side) -> None:
+    error = side.error(Path("a; b/c.yaml"), "part.width", "is 3; not 4", "write 4; or remove it")
+    assert (error.file, error.field) == ("a; b/c.yaml", "part.width")
+    assert (error.problem, error.remedy) == ("is 3; not 4", "write 4; or remove it")
+    assert str(error) == "a; b/c.yaml: part.width: is 3; not 4; write 4; or remove it"
+    assert isinstance(error, ValueError)
+
+
+def test_an_error_without_a_remedy_ends_with_the_problem(side: Side) -> None:
+    assert str(side.error("f", "a", "is wrong", "")) == "f: a: is wrong"
+
+
+def test_an_error_passes_between_processes(side: Side) -> None:
+    error = side.error("f", "a", "is wrong", "right it")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is side.error
+    assert (str(copy), copy.__dict__) == (str(error), error.__dict__)
+
+
+def test_of_a_long_value_its_ends_are_told(side: Side) -> None:
+    error = side.error("f", "a", f"begins{'x' * 100_000}ends", "right it")
+    assert len(str(error)) < 1000
+    assert error.problem.startswith("begins")
+    assert str(error).endswith("ends; right it")
+
+
+@pytest.mark.parametrize(
+    ("document", "field", "remedy"),
+    [
+        ({"name": "a", "colur": "red"}, "colur", "write colour, or remove it"),
+        ({"name": "a", "part": {"kind": "small", "widht": 1}}, "part.widht", "write width, or remove it"),
+        ({"name": "a", "parts": [{}, {"hight": 1}]}, "parts.1.hight", "write height, or remove it"),
+        ({"name": "a", "part": {"kind": "smal"}}, "part", "use small"),
+        ({"name": "a", "part": {"kind": "Large"}}, "part", "use large"),
+        ({"name": "a", "colour": "gren"}, "colour", "use green"),
+        ({"name": "a", "number": 10}, "number", "write less than 10"),
+        ({"number": 1}, "name", "add it"),
+    ],
+)
+def test_what_was_meant_is_told_in_the_same_words(side: Side, document: Any, field: str, remedy: str) -> None:
+    error = side.told(Path("f.yaml"), document)
+    assert error.field.removesuffix(".kind") == field
+    assert error.remedy == remedy
+
+
+@pytest.mark.parametrize("document", [{"name": "a", "quux": 1}, {"name": "a", "part": {"kind": "quux"}}])
+def test_a_name_that_is_near_nothing_is_not_guessed(side: Side, document: Any) -> None:
+    error = side.told(Path("f.yaml"), document)
+    assert error.remedy
+    assert not error.remedy.startswith("write")
+
+
+def test_a_kind_that_is_no_text_is_refused(side: Side) -> None:
+    for kind in ([1], {"a": 1}, None, 3):
+        assert side.told(Path("f.yaml"), {"name": "a", "part": {"kind": kind}}).field.startswith("part")
+
+
+REFUSED = {
+    "a key twice": "{a: 1, b: 2, a: 3}",
+    "a key twice below": "a: {b: 1, b: 1}",
+    "a key twice in a list": "a: [{b: 1, b: 2}]",
+    "a merge twice": "{x: &x {a: 1}, y: &y {b: 1}, z: {<<: *x, <<: *y}}",
+    "a merge of a number": "a: {<<: 1}",
+    "an impossible date": "a: 2024-02-30",
+    "a tag that does not fit": "a: !!bool x",
+    "a time that is none": "a: !!timestamp x",
+    "a tag of Python": "a: !!python/object:os.system x",
+    "no end": "a: [1, 2",
+    "a part of itself": "a: &a [*a]",
+    "much nesting": f"a: {'[' * 150}{']' * 150}",
+    "more nesting than Python bears": f"a: {'[' * 5000}{']' * 5000}",
+    "a number beyond 64 bits": f"a: {2**63}",
+    "a negative number beyond 64 bits": f"a: [{-(2**63) - 1}]",
+    "more digits than Python bears": f"a: {'9' * 5000}",
+    "much in few letters": "a0: &a0 [1]" + "".join(f"\na{n + 1}: &a{n + 1} [{f'*a{n}, ' * 10}]" for n in range(9)),
+}
+ACCEPTED = {
+    "plain": "{a: 1, b: [x, {c: .inf}]}",
+    "the largest numbers": f"a: [{2**63 - 1}, {-(2**63)}]",
+    "a merge": "{x: &x {a: 1, b: 2}, y: {<<: *x, a: 3}}",
+    "a merge of several": "{x: &x {a: 1}, y: &y {b: 1}, z: {<<: [*x, *y]}}",
+    "a merge of what is merged, before that is read": "{a: {b: &m {<<: {x: 1}, x: 2}}, top: {<<: *m}}",
+    "some nesting": f"a: {'[' * 50}{']' * 50}",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED.keys())
+def test_yaml_that_both_refuse(side: Side, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(text)
+    with pytest.raises(side.error) as caught:
+        side.read_yaml(path)
+    error = caught.value
+    assert error.file == str(path)
+    assert error.field
+    assert error.problem
+    assert error.remedy
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("text", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_yaml_that_both_read(side: Side, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(text)
+    assert side.read_yaml(path) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("make", [lambda _: None, Path.mkdir, lambda path: path.write_bytes(b"a: \xff")])
+def test_a_file_that_cannot_be_read(side: Side, make: Callable[[Path], Any], tmp_path: Path) -> None:
+    make(tmp_path / "f.yaml")
+    with pytest.raises(side.error) as caught:
+        side.read_yaml(tmp_path / "f.yaml")
+    assert (caught.value.file, caught.value.field) == (str(tmp_path / "f.yaml"), "file")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{", "[" * 5000 + "]" * 5000, "1" * 5000, str(2**64), "[" * 150 + "]" * 150]
+)
+def test_json_that_both_refuse(side: Side, text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        side.parse_json(text)
+
+
+def test_limits_are_the_same() -> None:
+    one, other = (side.limits for side in SIDES.values())
+    for name in ("MOST_LEVELS", "MOST_VALUES", "LARGEST", "TOO_LARGE", "TOO_DEEP"):
+        assert getattr(one, name) == getattr(other, name)
+
+
+def _put(target: Any, text: str) -> None:
+    """netsim's gives a stream, moe's a path."""
+    if isinstance(target, Path):
+        target.write_text(text)
+    else:
+        target.write(text)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(side: Side, tmp_path: Path) -> None:
+    path = tmp_path / "f.txt"
+    for text in ("first", "second"):
+        with side.replacing(path) as target:
+            _put(target, text)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    with suppress(KeyError), side.replacing(path) as target:
+        _put(target, "third")
+        raise KeyError
+    assert path.read_text() == "second"
+    assert list(tmp_path.iterdir()) == [path]
