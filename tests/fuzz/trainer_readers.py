@@ -17,6 +17,7 @@ from trainer.checkpoint.contents import packed, unpacked
 from trainer.checkpoint.storage import read_index
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.resolution import resolve
 from trainer.evaluation.judgement_file import read_judgement
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.report.simulation import Simulation
@@ -86,8 +87,11 @@ def _check_toy(*overrides: str) -> int:
 
 
 def _rows(section: dict[str, Any]) -> None:
-    """Every example of a data set."""
-    dataset = trainer.data.build(TypeAdapter(trainer.data.Config).validate_python(section))
+    """Every example of a data set, whose section is completed from its files as that of a run is."""
+    resolution = resolve({"data": section})
+    for error in resolution.unresolved.values():
+        raise error
+    dataset = trainer.data.build(TypeAdapter(trainer.data.Config).validate_python(resolution.document["data"]))
     for split in trainer.data.SPLITS:
         dataset.get(dataset.indices(split)[:64])
 
