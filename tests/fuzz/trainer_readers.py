@@ -87,7 +87,7 @@ def _check_toy(*overrides: str) -> int:
 
 
 def _rows(section: dict[str, Any]) -> None:
-    """Every example of a data set, whose section is completed from its files as that of a run is."""
+    """Every example of a data set."""
     resolution = resolve({"data": section})
     for error in resolution.unresolved.values():
         raise error

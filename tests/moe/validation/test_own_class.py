@@ -293,14 +293,15 @@ def test_what_is_wrong_is_said_in_one_line(case: str) -> None:
     document = {"first": section}
     with pytest.raises(ValidationError) as raised:
         Bench.model_validate(document)
-    assert first_complaint(raised.value, document, Bench) == (field, reason)
+    complaint = first_complaint(raised.value, document, Bench)
+    assert (complaint.field, complaint.reason) == (field, reason)
 
 
 def test_a_module_that_is_no_python_is_named() -> None:
     document = {"first": {"class": "garbled:Thin"}}
     with pytest.raises(ValidationError) as raised:
         Bench.model_validate(document)
-    field, reason = first_complaint(raised.value, document, Bench)
-    assert field == "first.class"
-    assert reason.startswith("garbled cannot be imported (SyntaxError: ")
-    assert "\n" not in reason
+    complaint = first_complaint(raised.value, document, Bench)
+    assert complaint.field == "first.class"
+    assert complaint.reason.startswith("garbled cannot be imported (SyntaxError: ")
+    assert "\n" not in complaint.reason
