@@ -116,6 +116,7 @@ def measure(
 def _trainer(config: Any, layout: Any, rank: int) -> Steps:
     """The training loop without checkpoints, evaluation and samples, which the others have not either."""
     import trainer.data
+    import trainer.task
     from trainer.distributed.groups import Launch
     from trainer.training.loop import _Training
 
