@@ -10,6 +10,9 @@ from pydantic import Field, ValidationError
 from netsim.errors import InputError, first_error
 from netsim.section import Section
 
+MOST_RANKS = 4_000_000
+"""As many as the largest fabric has links, and so at least as many as it has hosts."""
+
 Count = Annotated[int, Field(ge=0)]
 Line = TypeVar("Line", bound=Section)
 Splits = tuple[Count, ...] | None
@@ -32,7 +35,7 @@ class Header(Section, frozen=True, strict=True):
 
     format: Literal["flowfabric.collectives/1"]
     source: Literal["recorded", "formula", "replayed"]
-    world_size: Annotated[int, Field(ge=1)]
+    world_size: Annotated[int, Field(ge=1, le=MOST_RANKS)]
     ranks_per_node: Annotated[int, Field(ge=1)]
     groups: dict[str, tuple[Count, ...]]
     steps: tuple[Count, ...]

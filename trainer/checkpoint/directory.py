@@ -11,11 +11,26 @@ checkpoints/step_00000300/
     COMPLETE                 written last: what a resuming run must have in common, and a checksum of every file
 """
 
+import errno
 import re
 import shutil
 from pathlib import Path
 
+from moe.files import FileError
 from trainer.checkpoint.manifest import NAME
+
+
+def check_possible(folder: Path) -> None:
+    """Refuses a folder that no file system can hold.
+
+    Raises:
+        FileError: its name is too long.
+    """
+    try:
+        folder.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileError(folder, "folder", "its name is too long", "give a shorter one") from error
 
 
 def step_folder(root: Path, step: int) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from moe.files import FileError
-from trainer.checkpoint.directory import begun_steps, complete_steps, step_folder
+from trainer.checkpoint.directory import begun_steps, check_possible, complete_steps, step_folder
 from trainer.checkpoint.manifest import REMEDY, Manifest
 from trainer.model.weights import ROUTERS, WEIGHTS
 
@@ -142,6 +142,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
     Raises:
         FileError: there is none.
     """
+    check_possible(run_dir / "checkpoints")
     inside = sorted(str(root.parent) for root in run_dir.glob("*/checkpoints") if complete_steps(root))
     if inside and not complete_steps(run_dir / "checkpoints"):
         remedy = f"give a run inside that has one: {', '.join(inside)}"
@@ -156,6 +157,7 @@ def weights_file(path: Path) -> Path:
         path: an ``ema.safetensors``, or the folder of a run, which stands for its newest intact checkpoint.
 
     Raises:
-        FileError: the run has no intact checkpoint.
+        FileError: the run has no intact checkpoint, or no file system can hold the path.
     """
+    check_possible(path / "checkpoints")
     return newest_checkpoint(path) / WEIGHTS if (path / "checkpoints").is_dir() else path

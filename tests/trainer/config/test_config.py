@@ -8,6 +8,7 @@ import yaml
 from moe.config import TopKRouterConfig
 from moe.files import FileError
 from trainer import load_config
+from trainer.__main__ import main
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import ImageSample, RunConfig, TextSample
 from trainer.data import PythonSourceConfig
@@ -237,6 +238,25 @@ def test_a_kind_that_is_no_text_is_refused_with_the_section(section: str, kind: 
     complaint = refusal(RUNS / "toy.yaml", f"{section}.kind={kind}")
     assert complaint.startswith(f"{RUNS / 'toy.yaml'}: {section}")
     assert "; " in complaint
+
+
+@pytest.mark.parametrize(
+    ("config", "override"),
+    [
+        ("runs/toy.yaml", "run.dir={}"),
+        ("runs/toy.yaml", "model.init_from={}"),
+        ("methods/rectified_flow.yaml", "run.dir={}"),
+        ("methods/rectified_flow.yaml", "stages.pairs.run={}"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000])
+def test_a_folder_that_no_file_system_holds_is_refused(
+    config: str, override: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(RUNS.parent / config), override.format(name)]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("checkpoints: folder: its name is too long; give a shorter one\n")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

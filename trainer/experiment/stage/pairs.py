@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from moe.files import FileError
-from trainer.checkpoint.directory import complete_steps
+from trainer.checkpoint.directory import check_possible, complete_steps
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.drawing import check_drawn_by
@@ -57,6 +57,7 @@ class PairsStage(Stage):
     def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks draws pairs
         """See the base class."""
         request, teacher = self.request(), self.request().run
+        check_possible(teacher / "checkpoints")
         earlier = [
             stage for stage in stages[: stages.index(self)] if isinstance(stage, ConfiguredStage) and stage.trains
         ]

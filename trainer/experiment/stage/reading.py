@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.files import FileError
+from trainer.checkpoint.directory import check_possible
 from trainer.config.file import apply_override, read_document
 from trainer.experiment.stage.kinds import KINDS
 from trainer.experiment.stage.protocol import Stage
@@ -48,6 +49,7 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
     run = document.get("run")
     base = run.get("dir") if isinstance(run, dict) else None
     if listed is None and not addressed:
+        check_possible(Path(str(base)) / "checkpoints")
         return [TrainStage("", path, Path(str(base)), document)]
     if not isinstance(base, str):
         raise FileError(path, "run.dir", f"is no folder ({base})", "name the folder of all stages")
@@ -57,7 +59,10 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
         if name not in entries:
             raise FileError(path, override, f"there is no stage {name}", f"use one of {', '.join(entries)}")
         apply_override(path, entries[name][1], rest)
-    return [KINDS[verb].of(path, name, base, document, settings) for name, (verb, settings) in entries.items()]
+    stages = [KINDS[verb].of(path, name, base, document, settings) for name, (verb, settings) in entries.items()]
+    for stage in stages:
+        check_possible(stage.folder / "checkpoints")
+    return stages
 
 
 def chosen(stages: Sequence[Stage], name: str | None) -> Stage:
