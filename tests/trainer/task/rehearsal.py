@@ -8,10 +8,12 @@ import torch.distributed as dist
 from pydantic import BaseModel
 from torch import Tensor
 
+from trainer.config.reference import ReferenceConfig
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition
 from trainer.flow.objective import LossTerms
+from trainer.sampling.reference import Reference
 from trainer.task import Networks, Task
 
 
@@ -50,9 +52,12 @@ class Rehearsal(Task[Rehearsed]):
 
         pull: float = 0.5
         passes: int = 1
+        teacher: ReferenceConfig | None = None
+        """The run that is asked in place of this one's own network."""
 
     def __init__(self, config: Config, run: RunConfig) -> None:
         self.pull, self.passes, self.classes = config.pull, config.passes, run.data.num_classes
+        self.teacher = config.teacher and Reference.of_run(config.teacher)
         self.total, self.count, self.collections = torch.zeros(run.state_shape, dtype=torch.float64), 0, 0
 
     def draw(
@@ -68,7 +73,8 @@ class Rehearsal(Task[Rehearsed]):
         self, drawn: Sequence[Rehearsed], networks: Networks, ranks: dist.ProcessGroup | None = None
     ) -> list[Rehearsed]:
         """Asks the network at every point of the cycle, and cuts each micro batch into the passes."""
-        with networks.current() as model:
+        with networks.current() as own, torch.no_grad():
+            model = self.teacher.model(drawn[0].x.device) if self.teacher else own
             predicted = [model(one.x, one.t, Condition(one.labels)) for one in drawn]
         sums = torch.stack([one.double().sum(0) for one in predicted]).sum(0)
         count = torch.tensor(float(sum(len(one) for one in predicted)), dtype=torch.float64)

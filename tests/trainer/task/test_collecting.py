@@ -129,6 +129,29 @@ def test_what_does_not_fit_is_refused(setting: str, line: str, capsys: pytest.Ca
 
 def test_the_configuration_of_the_run_names_the_class(undisturbed: dict[int, Path]) -> None:
     config = load_config(undisturbed[1] / "config.yaml")
-    assert config.task.model_dump() == {"class": "tests.trainer.task.rehearsal:Rehearsal", "pull": 0.5, "passes": 1}
+    assert config.task.model_dump() == {
+        "class": "tests.trainer.task.rehearsal:Rehearsal",
+        "pull": 0.5,
+        "passes": 1,
+        "teacher": None,
+    }
     identity = json.loads((undisturbed[1] / LAST / "COMPLETE").read_text())["identity"]
     assert identity["task.class"] == "tests.trainer.task.rehearsal:Rehearsal"
+
+
+def test_the_network_of_another_run_is_asked_and_stays_as_it_is(undisturbed: dict[int, Path], tmp_path: Path) -> None:
+    teacher = trained(tmp_path / "teacher", "task={kind: flow}", "optim.steps=3")
+    weights = teacher / "checkpoints" / "step_00000003" / "ema.safetensors"
+    before = weights.read_bytes()
+    taught = (f"task.teacher={{run: {teacher}}}",)
+    student = trained(tmp_path / "student", *taught)
+    assert weights.read_bytes() == before
+    losses = [[values["loss"] for _, values in timeless(run / "metrics.jsonl")] for run in (student, undisturbed[1])]
+    assert losses[0][0] != losses[1][0], "a trained network does not predict 0"
+    digest = json.loads((teacher / "checkpoints" / "step_00000003" / "COMPLETE").read_text())["files"]
+    config = load_config(student / "config.yaml")
+    assert config.task.model_dump()["teacher"]["digest"] == digest["ema.safetensors"]["sha256"]
+    trained(tmp_path / "teacher", "task={kind: flow}", "optim.steps=6")
+    line = command("train", *SETTINGS, *taught, "optim.steps=12", f"run.dir={tmp_path / 'student'}", ranks=1)
+    assert line.returncode == 2
+    assert "task.teacher: is " in line.stderr
