@@ -55,6 +55,7 @@ def train_all(rank: int, world_size: int, folder: str) -> None:
 
 def train(config: RunConfig, rank: int, world_size: int, resumes: Path | None) -> None:
     import trainer.data
+    import trainer.task
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import Launch
     from trainer.training.loop import _Training

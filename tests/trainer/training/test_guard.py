@@ -31,7 +31,7 @@ SETTINGS = (
     "evaluate.every=8",
     "sample.every=null",
 )
-DISTURBED = ROOT / "tests" / "trainer" / "disturbed_run.py"
+DISTURBED = ROOT / "tests" / "trainer" / "training" / "disturbed_run.py"
 SPOILT = "3:1:NaN;4:1:NaN"
 
 

@@ -101,15 +101,15 @@ class DeepSpeedEngine:
         if self._stage > 0:
             return take_zero_step(self._engine, self._stage, objection)
         gradients, norm = self._gradients()
-        reason = objection(norm)
-        if reason is None:
+        outcome = StepOutcome.judged(norm, objection)
+        if outcome.taken:
             if self._clip_norm is not None and norm > self._clip_norm:
                 torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
             self._engine.step()
         else:
             self._engine.zero_grad()
             self._engine.micro_steps += 1  # by which DeepSpeed knows the last micro batch of a step
-        return StepOutcome(norm, reason)
+        return outcome
 
     def shards(self) -> list[Shard]:
         """See the protocol."""

@@ -33,7 +33,7 @@ def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | N
         nonlocal outcome
         norms = of_deepspeed()
         norm = float(combine_grad_norm_groups(norms) if stage == 3 else norms)
-        outcome = StepOutcome(norm, objection(norm))
+        outcome = StepOutcome.judged(norm, objection)
         if outcome.taken:
             return norms
         return [INFINITE] if stage == 3 else INFINITE
@@ -44,6 +44,6 @@ def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | N
     finally:
         delattr(optimizer, method)
     if outcome is None:  # DeepSpeed found an overflow of bf16 before it asked for the norm
-        outcome = StepOutcome(math.inf, objection(math.inf))
+        outcome = StepOutcome.judged(math.inf, objection)
     assert outcome.taken != bool(optimizer.overflow)
     return outcome

@@ -82,8 +82,8 @@ class FSDPEngine:
     def step(self, lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
         """See the protocol."""
         gradients, norm = self._gradients()
-        reason = objection(norm)
-        if reason is None:
+        outcome = StepOutcome.judged(norm, objection)
+        if outcome.taken:
             if self._clip_norm is not None and norm > self._clip_norm:
                 torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
             for group in self._optimizer.param_groups:
@@ -91,7 +91,7 @@ class FSDPEngine:
             self._optimizer.step()
         self._optimizer.zero_grad()
         self._micro = 0
-        return StepOutcome(norm, reason)
+        return outcome
 
     def shards(self) -> list[Shard]:
         """See the protocol."""

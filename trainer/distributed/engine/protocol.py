@@ -1,9 +1,10 @@
 """What the training loop asks of an engine."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,19 @@ class StepOutcome:
 
     norm: float
     reason: str | None
+
+    @classmethod
+    def judged(cls, norm: float, objection: Callable[[float], str | None]) -> Self:
+        """The outcome of a step whose gradient has a norm.
+
+        Args:
+            norm: of the gradient; a step with one that is not finite is never taken.
+            objection: see `Engine.step`.
+        """
+        reason = objection(norm)
+        if reason is None and not math.isfinite(norm):
+            reason = "the gradient is not finite"
+        return cls(norm, reason)
 
     @property
     def taken(self) -> bool:
@@ -65,8 +79,7 @@ class Engine(Protocol):
         Args:
             lr: learning rate.
             objection: called once with the norm of the gradient, before anything is changed. It returns why the step
-                must not be taken, None if it may; it must object to a norm that is not finite, and answer alike on
-                all ranks.
+                must not be taken, None if it may, and answers alike on all ranks.
 
         Returns:
             The outcome. After an objection, weights, optimiser state and its count of updates are what they were.
