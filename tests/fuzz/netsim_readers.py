@@ -16,6 +16,8 @@ from tests.fuzz.reader import Reader, all_of, copied, reading, words, written
 
 MOST_PACKETS = 3000
 """Of a workload that is simulated."""
+MOST_TIMEOUTS = 30_000
+"""Of all packets together, if each were sent again for as long as the network needs at least."""
 MOST_RUNS = 2
 SMALL = """\
 format: flowfabric.scenario/1
@@ -89,7 +91,9 @@ def _simulate(scenario: Path, overrides: list[str] | None = None) -> None:
     prepared = prepare(read, str(scenario))
     sizes = prepared.scene.tasks.columns().bytes
     packets = int(np.sum(-(-sizes.astype(float) // read.packet.payload))) if len(sizes) else 0
-    if packets > MOST_PACKETS or (read.recovery.kind != "none" and read.topology.failures and packets > 200):
+    over_ps = prepared.bound.ps + prepared.scene.routes.times[-1]
+    timeouts = 0 if read.recovery.kind == "none" else over_ps / read.recovery.timeout
+    if packets > MOST_PACKETS or packets * timeouts > MOST_TIMEOUTS:
         return
     for transport in read.transports[:MOST_RUNS]:
         run_one(prepared, transport, read.seeds[0]).to_dict(prepared.scene.topology.links)
