@@ -4,10 +4,10 @@ A perceptron of 3 x 128 carries 5,000 points of eight Gaussians to 5,000 of two 
 student goes on from its weights with 2,000 pairs that it has drawn in 100 steps, as the pairs verb draws them: they
 begin at training points, none twice before all have come. A second student gets pairs that begin at the 200 held-out
 points alone, cycled. The rival is minibatch transport, trained directly for as many steps as teacher and student
-together: 1,000 each, batch 256. W2 is the distance of 2,000 samples to 2,000 examples, both
-begun from points of neither split; its floor is that of fresh examples.
+together: 1,000 each, batch 256. W2 is the distance of 2,000 samples to 2,000 examples, with points of neither split at
+both ends; its floor is that of fresh examples.
 
-Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, sections 2.1 and 5.3.
+Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003.
 """
 
 import argparse
