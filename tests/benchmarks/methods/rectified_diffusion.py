@@ -8,8 +8,8 @@ predicted noise along a trajectory, for each coordinate; curvature is E int |x_t
 noise prediction says nothing of the data at t = 0: there, sampling begins at t = 0.02, and its student is compared in
 the noise, since an error in the data would be weighted by (a / b)^2, 1,000 at that time. The error in the data is
 quadratic up to the deviation of a blob: at the paper's scale of 0.001, meant for latents of unit deviation, all errors
-count by their size alone; that student stands beside ours. The rival is rectified flow: the same two trainings along
-the straight path, with the squared error.
+count by their size alone; that student stands beside ours. The rival is rectified flow: the second flow of that
+benchmark, along the straight path with the squared error, in as many steps of training.
 
 Source: Wang et al., "Rectified Diffusion", arXiv 2410.07303.
 """
