@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from moe.random.keyed import fold_in
+from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.evaluation.frechet import frechet_distance
@@ -56,7 +57,7 @@ def flow_task(flow: dict[str, Any] | None = None, **sections: Any) -> FlowTask:
     }
     if sections.get("model", document["model"])["kind"] != "mlp":
         del document["data"]
-    return FlowTask(RunConfig.model_validate({**document, **sections}))
+    return FlowTask(RunConfig.model_validate(resolve({**document, **sections}).document))
 
 
 class PlainNetwork(nn.Module):
