@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from moe.documents import parse_json
 from moe.files import FileError, replacing
+from moe.validation.document import parse_json
 
 FORMAT = "flowfabric.collectives/1"
 SOURCES = ("recorded", "formula", "replayed")

@@ -14,10 +14,10 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe.arrays import UNREADABLE, quietly
-from moe.documents import parse_json
 from moe.files import FileError, replacing
+from moe.validation.array import UNREADABLE, quietly
 from moe.validation.complaint import first_complaint
+from moe.validation.document import parse_json
 
 DROPPED = -1
 _PER_TOKEN = ("step", "micro", "sequence", "position")

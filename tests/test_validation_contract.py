@@ -10,8 +10,8 @@ import pytest
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-import moe.documents
 import moe.files
+import moe.validation.document
 import netsim.documents
 import netsim.results
 from moe.files import FileError
@@ -73,7 +73,12 @@ class Side(NamedTuple):
 
 SIDES = {
     "moe and trainer": Side(
-        FileError, _told_by_moe, read_document, moe.files.replacing, moe.documents.parse_json, moe.documents
+        FileError,
+        _told_by_moe,
+        read_document,
+        moe.files.replacing,
+        moe.validation.document.parse_json,
+        moe.validation.document,
     ),
     "netsim": Side(
         InputError,

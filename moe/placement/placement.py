@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moe.documents import parse_json
 from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
+from moe.validation.document import parse_json
 
 Dispatch = Literal["coherent", "home", "copies"]
 _Count = Annotated[int, Field(gt=0, strict=True)]

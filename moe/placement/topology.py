@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.arrays import UNREADABLE, quietly
 from moe.files import FileError
+from moe.validation.array import UNREADABLE, quietly
 
 _BITS_PER_S = {"Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
 _PER_SECOND = {"ns": 1e9, "us": 1e6, "ms": 1e3}

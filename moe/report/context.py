@@ -9,10 +9,10 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.documents import parse_json
 from moe.files import FileError
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingTrace
+from moe.validation.document import parse_json
 
 _OPTIMIZER_BYTES = 8  # two moments of a parameter, in fp32
 _MASTER_BYTES = 4

@@ -79,7 +79,8 @@ class Trial:
     @property
     def samplers(self) -> list[Any]:
         """All that it goes with, within segments where its blocks belong to them."""
-        legal = legal_samplers(self.parts.coupling, self.parts.path, self.parts.target)
+        parts: Any = self.parts  # frozen settings have a hash, which type checkers do not see
+        legal = legal_samplers(parts.coupling, parts.path, parts.target)
         if "blockwise" in self.head:
             return [sampler.SegmentedConfig(segments=SEGMENTS, within=one) for one in legal]
         return [*legal, sampler.SegmentedConfig(segments=SEGMENTS, within=sampler.EulerConfig(steps=2))]

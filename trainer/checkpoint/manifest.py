@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moe.documents import parse_json
 from moe.files import FileError, replacing
+from moe.validation.document import parse_json
 
 FORMAT = "flowfabric.checkpoint/2"
 NAME = "COMPLETE"

@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from moe.documents import parse_json
 from moe.files import FileError, replacing
+from moe.validation.document import parse_json
 from trainer.checkpoint.manifest import REMEDY
 
 FORMAT = "flowfabric.state/1"

@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from moe.documents import TOO_DEEP, check_document
 from moe.files import FileError, problem_and_remedy
 from moe.validation.complaint import first_complaint
+from moe.validation.document import TOO_DEEP, check_document
 from trainer.config.resolution import resolve, with_unresolved
 from trainer.config.run import RunConfig
 

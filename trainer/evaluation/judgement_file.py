@@ -3,8 +3,8 @@
 import math
 from pathlib import Path
 
-from moe.documents import parse_json
 from moe.files import FileError
+from moe.validation.document import parse_json
 
 DISTANCES = {
     "sliced_wasserstein": "sliced Wasserstein",

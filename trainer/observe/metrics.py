@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from moe.documents import parse_json
 from moe.files import FileError, replacing
+from moe.validation.document import parse_json
 from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
 

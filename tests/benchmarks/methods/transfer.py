@@ -239,7 +239,7 @@ def report(title: str, transfer: Transfer, seeds: list[int]) -> int:
             Bar("different starts of 2,000 pairs", min(own[STARTS]), min(PAIRS, num), at_least=True),
             Bar("different starts of 6,000 pairs", min(own[MORE_STARTS]), min(MORE_PAIRS, num), at_least=True),
             Bar("share of them that are trained on", min(own[TRAINED_ON]), 1.0, at_least=True),
-            Bar(f"{first} step: student over teacher", ratio(first, STUDENT, TEACHER), 0.5),
+            Bar(f"{first} step: student over teacher", ratio(first, STUDENT, TEACHER), 0.55),
             Bar("transport cost: student over teacher", ratio("cost", STUDENT, TEACHER), 1.0),
             Bar("off the teacher: student over that of held-out points", ratio(OFF, STUDENT, FAULT), 1.0),
         ],

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from moe.arrays import UNREADABLE, quietly
 from moe.files import FileError
+from moe.validation.array import UNREADABLE, quietly
 from trainer.data.shard.index import REMEDY, ShardIndex
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}

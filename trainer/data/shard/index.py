@@ -8,9 +8,9 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from moe.documents import parse_json
 from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
+from moe.validation.document import parse_json
 from moe.validation.section import Section
 
 INDEX = "index.json"

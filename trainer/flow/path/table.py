@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe.documents import parse_json
 from moe.files import FileError, replacing
+from moe.validation.document import parse_json
 
 FORMAT = "flowfabric.path/1"
 HEADER = "header"
