@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from trainer.command.options import request_of
 from trainer.command.verb import Verb, add_configuration
 
 
@@ -22,17 +23,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.trace.formula.write import run
+    from trainer.trace.formula.write import TraceRequest, run
 
-    return run(
-        options.config,
-        options.overrides,
-        options.world_size,
-        options.ranks_per_node,
-        options.gap_ns,
-        options.times,
-        options.out,
-    )
+    return run(request_of(TraceRequest, options))
 
 
 TRACE = Verb(

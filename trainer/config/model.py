@@ -14,7 +14,7 @@ from trainer.config.network.own import own_settings, settings_class
 from trainer.config.network.protocol import REQUIRED, NetworkConfig
 
 AnyNetworkConfig = DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig | BlockwiseConfig | BlockwiseMLPConfig
-"""Every network that is told by its kind. Its class stands in the list of :mod:`trainer.model.build`."""
+"""The built-in networks, told apart by their kind; :mod:`trainer.model.build` lists their classes."""
 
 
 def network_settings(written: Any) -> type[NetworkConfig]:

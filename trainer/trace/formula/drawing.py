@@ -37,13 +37,13 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
 
 
 def may_communicate(coupling: OwnCoupling) -> bool:
-    """Whether a user's coupling may send what nobody can tell: it draws whole steps, or leaves open whether it weighs.
+    """Whether the collectives of a user's coupling are unknown: it draws whole steps, or does not say if it weighs.
 
-    A class says that its pairs have weights, or none, by an attribute ``weighs``.
+    A class says by an attribute ``weighs`` whether its pairs have weights.
     """
-    found = coupling.imported()
-    draws_steps = getattr(found, "draw_step", None) is not Coupling.draw_step
-    return draws_steps or not isinstance(getattr(found, "weighs", None), bool)
+    own = coupling.imported()
+    draws_steps = getattr(own, "draw_step", None) is not Coupling.draw_step
+    return draws_steps or not isinstance(getattr(own, "weighs", None), bool)
 
 
 def _sum_of_weights(layout: Layout) -> Collective:
