@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +23,7 @@ from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data import SPLITS, Batch, Dataset, Loader, TooManyBadExamples
+from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples
 from trainer.data.bad_examples import BadExampleList
 from trainer.data.prefetcher import Prefetcher
 from trainer.distributed.engine.build import build_engine
@@ -47,14 +46,15 @@ from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 from trainer.training import tilt
 from trainer.training.failure import RunFailed
-from trainer.training.generators import micro_batch_generator, seed_dropout
+from trainer.training.generators import seed_dropout
 from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
 from trainer.training.reduction import agree, mean_terms
 from trainer.training.schedule import learning_rate
-from trainer.training.task import Drawn, Task, Weighted
+from trainer.training.shares import Shares
+from trainer.training.task import Task, Weighted
 from trainer.training.validation import HeldOut
-from trainer.training.weighting import effective_share, relative_weights
+from trainer.training.weighting import effective_share
 
 if TYPE_CHECKING:
     from trainer.training.migration.live import LiveMigration
@@ -125,16 +125,6 @@ class _StepFigures:
     stop: bool
 
 
-@dataclass(frozen=True)
-class _Share:
-    """What a step learns from: the ids of the examples of each micro batch, then for each loss what was drawn and the
-    weights of its pairs."""
-
-    examples: list[Tensor]
-    drawn: Sequence[Drawn]
-    weights: list[Tensor | None]
-
-
 class _Training:
     """One run on one rank."""
 
@@ -161,13 +151,12 @@ class _Training:
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.networks = TrainingNetworks(self.engine, self.average)
         self.loader = self._train_loader()
-        self.feed = Prefetcher(self.loader, config.data_loading)
+        self.prefetcher = Prefetcher(self.loader, config.data_loading)
         self.data_ranks = data_ranks()
         self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
         self.stop = StopRequest()
         self.guard = Guard(config.guard, config.run.dir / "guard")
         self.cautioned: set[str] = set()
-        self.coming: deque[_Share] = deque()
         self.own_work = OwnWork(launch.device)
         self.stragglers = Stragglers(config.guard.straggler_factor)
         self.migration = self._live_migration()
@@ -183,10 +172,22 @@ class _Training:
         self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
         shared = {"guard": self.guard, "task": task}
         checkpoints = config.run.dir / "checkpoints"
-        self.saver = Checkpointer(checkpoints, config, layout, self.engine, self.average, self.migration, shared)
+        self.checkpointer = Checkpointer(checkpoints, config, layout, self.engine, self.average, self.migration, shared)
         if resumes is not None:
             load_checkpoint(resumes, config, layout, self.engine, self.average, self.migration, shared)
         self.trace = TraceSession(config, layout, launch, self.engine, self.started)
+        self.shares = Shares(
+            task=task,
+            networks=self.networks,
+            loader=self.loader,
+            prefetcher=self.prefetcher,
+            bad_examples=self.bad_examples,
+            trace=self.trace,
+            own_work=self.own_work,
+            ranks=self.data_ranks,
+            seed=config.run.seed,
+            device=launch.device,
+        )
         self.speed = Speed(config, launch.world_size)
         self.profile = ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, self.started)
 
@@ -221,15 +222,15 @@ class _Training:
                 self._sample(step)
             stops = figures.stop and step % self.task.cycle == 0
             if step == config.optim.steps or stops or _due(step, config.checkpoint.every):
-                self.saver.save(step)
+                self.checkpointer.save(step)
             if stops:
-                self.saver.wait()
+                self.checkpointer.wait()
                 stopped = step < config.optim.steps
                 if stopped and self.launch.rank == 0:
                     print(self.stop.farewell(config.run.dir, f"saved at step {step}"), file=sys.stderr, flush=True)
                 return stopped
             beat()
-        self.saver.wait()
+        self.checkpointer.wait()
         return False
 
     def _step(self, step: int) -> _StepFigures:
@@ -237,17 +238,14 @@ class _Training:
         losses: list[Tensor] = []
         terms: list[Mapping[str, Tensor]] = []
         self.expert_load.start()
-        if not self.coming:
-            self.coming.extend(self._share_out(step))
-        share = self.coming.popleft()
-        weights = share.weights
+        share = self.shares.take(step)
         for local in range(self.layout.accumulation * self.task.passes):
             micro = self.loader.global_micro(0) * self.task.passes + local
             with self.trace.step(step, local, micro):
                 with self.own_work.measured(), phase("forward"):
                     seed_dropout(self.config.run.seed, "train", step, micro)
                     computed = self.task.loss(self.engine.model, share.drawn[local])
-                    loss = computed.mean(weights[local])
+                    loss = computed.mean(share.weights[local])
                 with phase("backward"):
                     self.engine.backward(loss)
             losses.append(loss.detach())
@@ -266,39 +264,7 @@ class _Training:
             self._skip(step, outcome.reason, outcome.norm, losses, share.examples)
         self.stragglers.take(agreed.own_s)
         weighted = [one.weighted for one in share.drawn if isinstance(one, Weighted)]
-        return _StepFigures(fmean(agreed.losses), terms, weights, weighted, outcome.norm, agreed.stop)
-
-    def _share_out(self, first: int) -> Iterator[_Share]:
-        """Draws all micro batches of the cycle that begins with a step, collects, and gives each step its share."""
-        steps = range(first, first + self.task.cycle)
-        batches = [self._read(step) for step in steps]
-        drawn: list[Drawn] = []
-        for step, of_step in zip(steps, batches, strict=True):
-            micros = [self.loader.global_micro(local) for local in range(self.layout.accumulation)]
-            generators = [micro_batch_generator(self.config.run.seed, "train", step, micro) for micro in micros]
-            with self.trace.drawing(step), phase("forward"), self.own_work.measured():
-                drawn += self.task.draw(of_step, generators, self.data_ranks)
-        with self.own_work.measured():
-            collected = self.task.collect(drawn, self.networks, self.data_ranks)
-        num = self.layout.accumulation * self.task.passes
-        if len(collected) != num * len(steps):
-            raise RuntimeError(
-                f"{type(self.task).__name__}.collect: gave {len(collected)} entries; {len(drawn)} micro batches in "
-                f"{self.task.passes} passes need {num * len(steps)}"
-            )
-        for place, (step, of_step) in enumerate(zip(steps, batches, strict=True)):
-            own = collected[place * num : (place + 1) * num]
-            with self.trace.drawing(step), phase("forward"):
-                weights = relative_weights([micro_batch.log_weight for micro_batch in own])
-            yield _Share([batch.ids for batch in of_step], own, weights)
-
-    def _read(self, step: int) -> list[Batch]:
-        """The micro batches of this rank for a step, on its device."""
-        with self.own_work.measured():
-            return [
-                self.bad_examples.take(step, self.feed.batch(step - 1, local)).to(self.launch.device)
-                for local in range(self.layout.accumulation)
-            ]
+        return _StepFigures(fmean(agreed.losses), terms, share.weights, weighted, outcome.norm, agreed.stop)
 
     def _skip(self, step: int, reason: str, norm: float, losses: list[Tensor], examples: list[Tensor]) -> None:
         """Forgets a step that was not taken, and writes down what it was made of; collective."""
@@ -323,7 +289,7 @@ class _Training:
             **share,
             **tilt.figures(tilts),
             **self.speed.figures(step_s),
-            "time.data_wait_s": self.feed.waited_s(),
+            "time.data_wait_s": self.prefetcher.waited_s(),
             **peak_memory(self.launch.device),
             **self.stragglers.figures(step),
             **self.expert_load.reduced(),

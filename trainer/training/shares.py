@@ -1,0 +1,106 @@
+"""What each optimiser step learns from: drawn, and where the task asks its own network, collected for a whole cycle."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.data import Batch, Loader
+from trainer.data.bad_examples import BadExampleList
+from trainer.data.prefetcher import Prefetcher
+from trainer.observe.stragglers import OwnWork
+from trainer.trace.context import phase
+from trainer.trace.session import TraceSession
+from trainer.training.generators import micro_batch_generator
+from trainer.training.task import Drawn, Networks, Task
+from trainer.training.weighting import relative_weights
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a step learns from.
+
+    Attributes:
+        examples: ids of the examples of each micro batch.
+        drawn: for each loss, what it is computed from.
+        weights: for each loss, the weights of its pairs, of mean 1 over the global batch; None: all equal.
+    """
+
+    examples: list[Tensor]
+    drawn: Sequence[Drawn]
+    weights: list[Tensor | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Gives each step of a run its share; a cycle is drawn and collected when its first step comes.
+
+    Attributes:
+        task: draws and collects.
+        networks: what the task may ask.
+        loader: deals the examples.
+        prefetcher: reads them ahead.
+        bad_examples: takes note of what cannot be read.
+        trace: records what drawing sends.
+        own_work: measures the time of drawing.
+        ranks: those that see different examples.
+        seed: of the run.
+        device: where this rank computes.
+    """
+
+    task: Task[Any]
+    networks: Networks
+    loader: Loader
+    prefetcher: Prefetcher
+    bad_examples: BadExampleList
+    trace: TraceSession
+    own_work: OwnWork
+    ranks: dist.ProcessGroup | None
+    seed: int
+    device: torch.device
+    _coming: deque[Share] = field(default_factory=deque)
+
+    def take(self, step: int) -> Share:
+        """The share of a step; steps come one after the other, from the first of a cycle; collective.
+
+        Args:
+            step: the optimiser step about to be taken, from 1.
+        """
+        if not self._coming:
+            self._coming.extend(self._cycle(step))
+        return self._coming.popleft()
+
+    def _cycle(self, first: int) -> Iterator[Share]:
+        """The shares of the steps of the cycle that begins with a step."""
+        steps = range(first, first + self.task.cycle)
+        batches = [self._read(step) for step in steps]
+        drawn: list[Drawn] = []
+        for step, of_step in zip(steps, batches, strict=True):
+            micros = [self.loader.global_micro(local) for local in range(self.loader.accumulation)]
+            generators = [micro_batch_generator(self.seed, "train", step, micro) for micro in micros]
+            with self.trace.drawing(step), phase("forward"), self.own_work.measured():
+                drawn += self.task.draw(of_step, generators, self.ranks)
+        collected = self.task.collect(drawn, self.networks, self.ranks)
+        num = self.loader.accumulation * self.task.passes
+        if len(collected) != num * len(steps):
+            raise RuntimeError(
+                f"{type(self.task).__name__}.collect: gave {len(collected)} entries; {len(drawn)} micro batches in "
+                f"{self.task.passes} passes need {num * len(steps)}"
+            )
+        for place, (step, of_step) in enumerate(zip(steps, batches, strict=True)):
+            own = collected[place * num : (place + 1) * num]
+            with self.trace.drawing(step), phase("forward"):
+                weights = relative_weights([micro_batch.log_weight for micro_batch in own])
+            yield Share([batch.ids for batch in of_step], own, weights)
+
+    def _read(self, step: int) -> list[Batch]:
+        """The micro batches of this rank for a step, on its device."""
+        with self.own_work.measured():
+            return [
+                self.bad_examples.take(step, self.prefetcher.batch(step - 1, local)).to(self.device)
+                for local in range(self.loader.accumulation)
+            ]
