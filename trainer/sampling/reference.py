@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
+from pydantic import BaseModel
 
 from moe.files import FileError
 from moe.validation.own_class import OwnClass
@@ -105,6 +106,15 @@ class Reference:
         return f"reference {self.folder}: {config.model.kind}, {4 * elements / 1e6:,.1f} MB on each rank"
 
 
+def references_of(config: RunConfig) -> dict[str, ReferenceConfig]:
+    """The references that the task of a run names, by the name of their setting.
+
+    Args:
+        config: the run.
+    """
+    return {name: value for name, value in _settings(config) if isinstance(value, ReferenceConfig)}
+
+
 def pinned(config: RunConfig) -> RunConfig:
     """A run whose task names the digests of its references, so that it goes on with the same ones or not at all.
 
@@ -114,14 +124,17 @@ def pinned(config: RunConfig) -> RunConfig:
     Raises:
         FileError: a reference has no intact checkpoint, or other weights than its section names.
     """
-    task = config.task
-    section = task.settings if isinstance(task, OwnClass) else task
-    references = {name: value for name, value in section if isinstance(value, ReferenceConfig)}
-    if not references:
-        return config
     digests = {
-        name: value.model_copy(update={"digest": Reference.of_run(value).digest}) for name, value in references.items()
+        name: value.model_copy(update={"digest": Reference.of_run(value).digest})
+        for name, value in references_of(config).items()
     }
-    section = section.model_copy(update=digests)
-    task = task.model_copy(update={"settings": section}) if isinstance(task, OwnClass) else section
+    if not digests:
+        return config
+    settings = _settings(config).model_copy(update=digests)
+    task = config.task.model_copy(update={"settings": settings}) if isinstance(config.task, OwnClass) else settings
     return config.model_copy(update={"task": task})
+
+
+def _settings(config: RunConfig) -> BaseModel:
+    """The settings of the task of a run."""
+    return config.task.settings if isinstance(config.task, OwnClass) else config.task

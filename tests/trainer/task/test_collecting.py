@@ -144,6 +144,8 @@ def test_the_network_of_another_run_is_asked_and_stays_as_it_is(undisturbed: dic
     weights = teacher / "checkpoints" / "step_00000003" / "ema.safetensors"
     before = weights.read_bytes()
     taught = (f"task.teacher={{run: {teacher}}}",)
+    checked = command("check", *SETTINGS, *taught, f"run.dir={tmp_path / 'student'}")
+    assert f"reference {weights.parent}: mlp, 0.0 MB on each rank" in checked.stdout
     student = trained(tmp_path / "student", *taught)
     assert weights.read_bytes() == before
     losses = [[values["loss"] for _, values in timeless(run / "metrics.jsonl")] for run in (student, undisturbed[1])]

@@ -13,6 +13,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.build import dense_parameters, expert_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
+from trainer.sampling.reference import Reference, references_of
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
 from trainer.training.preflight import preflight
@@ -41,6 +42,8 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     teacher = describe_teacher(config)
     if teacher is not None:
         console.print(teacher, soft_wrap=True)
+    for reference in references_of(config).values():
+        console.print(Reference.of_run(reference).describe(), soft_wrap=True)
     console.print(_origin(checked.newest), soft_wrap=True)
     for line in [*checked.cautions, *(f"will be skipped: {fault}" for fault in checked.damaged)]:
         print(line, file=sys.stderr)
