@@ -1,11 +1,10 @@
 """What the evaluate verb asks of a task, and what it gets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.box import SIMPLE
 from rich.table import Table
 
 from trainer.data import AnyConfig
@@ -58,37 +57,3 @@ class Measurement(Protocol):
             picture: a PNG of what the run draws, or None.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Figures(Measurement):
-    """Named figures without curves.
-
-    Attributes:
-        title: of their table.
-        values: by name.
-    """
-
-    title: str
-    values: Mapping[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """See `Measurement.to_dict`."""
-        return {"format": "flowfabric.figures/1", "title": self.title, "figures": dict(self.values)}
-
-    def table(self) -> Table:
-        """See `Measurement.table`."""
-        shown = Table(box=SIMPLE, title=self.title, title_justify="left", show_edge=False)
-        shown.add_column("figure")
-        shown.add_column("value", justify="right")
-        for name, value in self.values.items():
-            shown.add_row(name, f"{value:.6g}")
-        return shown
-
-    def remarks(self) -> Sequence[str]:
-        """See `Measurement.remarks`; there are none."""
-        return ()
-
-    def page(self, run_dir: Path, picture: bytes | None) -> str | None:  # noqa: ARG002
-        """See `Measurement.page`; there is none."""
-        return None
