@@ -82,7 +82,7 @@ def test_the_floors_are_read_from_the_imports() -> None:
     "module",
     [
         "moe.placement",
-        "moe.placement.solve",
+        "moe.placement.solver.solve",
         "moe.routing_trace",
         "moe.collective_trace",
         "moe.replay",

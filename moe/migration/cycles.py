@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.objective import OBJECTIVES
+from moe.placement.cost.objective import OBJECTIVES
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts.tally import Tally
 from moe.placement.placement import Dispatch
-from moe.placement.statistics import RoutingStatistics
-from moe.placement.tally import Tally
 from moe.placement.topology import Topology
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.migration.cycles import Gains, best_state, cut_into_cycles
-from moe.placement.objective import OBJECTIVES
+from moe.placement.cost.objective import OBJECTIVES
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.relabel import relabel
-from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
 

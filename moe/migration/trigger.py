@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from moe.config import MigrationConfig
 from moe.migration.plan import MigrationPlan, plan_migration, priced_plan, ranks_of
-from moe.placement.descent import Descent
-from moe.placement.drift import measure_drift
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
-from moe.placement.statistics import RoutingStatistics
+from moe.placement.solver.descent import Descent
+from moe.placement.solver.drift import measure_drift
 from moe.placement.topology import Topology
 
 _KEPT = 0.5  # of what a plan promised: chance keeps next to nothing of it, and drift nearly all

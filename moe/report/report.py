@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.evaluation import Evaluation
+from moe.placement.cost.evaluation import Evaluation
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Placement
-from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.report.context import Context
 from moe.report.figures import BlockMap, block_maps, cost_by_layer, load_maps

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.files import replacing
-from moe.placement.evaluation import Evaluation
+from moe.placement.cost.evaluation import Evaluation
+from moe.placement.cost.prediction import exchange_seconds
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Placement
-from moe.placement.prediction import exchange_seconds
-from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.report.context import Context, Moving
 

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from moe.placement.evaluation import Evaluation
+from moe.placement.cost.evaluation import Evaluation
 from moe.placement.placement import Placement
 from moe.report.summary import DISPATCH_NAMES
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from moe.__main__ import main
 from moe.collective_trace import read
-from moe.placement.exflow import write_csv, write_npy
+from moe.interchange.exflow import write_csv, write_npy
 from tests.fuzz import sound_files
 from tests.fuzz.reader import Reader, all_of, copied, reading
 

@@ -5,9 +5,9 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.objective import OBJECTIVES
+from moe.placement.cost.objective import OBJECTIVES
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
-from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 
 

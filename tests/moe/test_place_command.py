@@ -10,7 +10,7 @@ import pytest
 
 from moe.__main__ import main
 from moe.placement import Placement
-from moe.placement.solve import SOLVERS
+from moe.placement.solver.solve import SOLVERS
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import markov_trace
 
@@ -361,7 +361,7 @@ def test_the_torch_free_part_imports_no_torch() -> None:
     program = (
         "import sys, moe.__main__, moe.placement, moe.routing_trace\n"
         "assert not {'torch', 'matplotlib', 'scipy', 'numba', 'trainer', 'netsim'} & set(sys.modules)\n"
-        "import moe.report.report, moe.report.table, moe.placement.exflow, moe.placement.drift\n"
+        "import moe.report.report, moe.report.table, moe.interchange.exflow, moe.placement.solver.drift\n"
         "assert not {'torch', 'trainer', 'netsim'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

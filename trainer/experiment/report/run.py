@@ -9,9 +9,9 @@ from rich.table import Table as ConsoleTable
 
 from moe.files import FileError, replacing
 from moe.placement.contiguous import contiguous_ranks
-from moe.placement.evaluation import evaluate, evaluate_placement
+from moe.placement.cost.evaluation import evaluate, evaluate_placement
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Placement
-from moe.placement.statistics import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.report.context import Context, Volume
 from moe.report.page import Block, Facts, Figure, Link, Listing, Section, Table, page

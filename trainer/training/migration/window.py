@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from moe.dispatch.context_coherent import Arrivals
 from moe.layer import PlacedMoELayer
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts.tally import Tally
 from moe.placement.placement import Dispatch
-from moe.placement.statistics import RoutingStatistics
-from moe.placement.tally import Tally
 from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.trace.routing import ordered_choices

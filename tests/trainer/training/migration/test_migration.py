@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.multiprocessing import ProcessExitedException
 
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Placement
-from moe.placement.statistics import RoutingStatistics
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from tests.ranks import run_ranks
 from tests.trainer.training.migration.migrated import EXPERTS, LAYERS, Run, configuration, losses, shuffled

@@ -1,0 +1,45 @@
+"""A verb of the command line."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: its name, its help and what it runs.
+
+    Attributes:
+        name: The word on the command line.
+        summary: What it does, in a few words.
+        description: Makes the text in front of the options; called only where this verb's help may be shown.
+        epilog: Examples that can be copied as they stand.
+        add_arguments: Adds its arguments to a parser.
+        run: Does it. It imports what it needs itself, so that help is quick.
+    """
+
+    name: str
+    summary: str
+    description: Callable[[], str]
+    epilog: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+    def add_to(self, verbs: "argparse._SubParsersAction[Any]", *, described: bool) -> None:
+        """Add the verb to those of a parser; what is parsed then holds it as ``verb``.
+
+        Args:
+            verbs: What ``add_subparsers`` returned.
+            described: Whether its own help may be shown.
+        """
+        parser = verbs.add_parser(
+            self.name,
+            help=self.summary,
+            description=self.description() if described else None,
+            epilog=self.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(verb=self)
+        parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+        self.add_arguments(parser)

@@ -1,0 +1,95 @@
+"""Lower bounds on the coherent cost of all balanced assignments.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, S experts of one rank.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.bound.eigenvalue import eigenvalue_bound
+from moe.placement.counts.layer_counts import layer_pairs
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.topology import Topology
+
+_ROUNDS = 10
+
+
+def best_bound(statistics: RoutingStatistics, topology: Topology) -> float:
+    """Bound the coherent cost by the best of the bounds that are fast enough for the size of the problem.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+
+    Returns:
+        The bound over all tokens.
+    """
+    return max(degree_bound(layer_pairs(statistics), topology.cost), eigenvalue_bound(statistics, topology))
+
+
+def degree_bound(pairs: NDArray[np.int64], cost: NDArray[np.float64]) -> float:
+    """Bound the coherent cost of each pair of layers separately, for any cost matrix.
+
+    Let D[i, j] be the cost between the ranks of expert i and of expert j one layer on. Row i of D holds the costs
+    from one rank to every rank, S times each; a column likewise. Let delta_1 <= ... <= delta_E be, place by place,
+    the least sorted costs over all rows and columns that can occur. Then at most t entries of any row or column of D
+    are below delta_{t+1}, and D >= sum_t (delta_{t+1} - delta_t) [D >= delta_{t+1}]. The tokens on entries below
+    delta_{t+1} are at most the heaviest set of pairs with t pairs a row and a column, so
+    cost >= sum_t (delta_{t+1} - delta_t) (tokens - heaviest(t)). With one expert a rank and one level of cost this
+    is the optimum of each gap, an assignment problem.
+
+    Args:
+        pairs: Tokens between experts of two layers, [gaps, E, E].
+        cost: Cost of moving one token between ranks, non-negative, zero on the diagonal, [G, G].
+
+    Returns:
+        The bound over all tokens.
+    """
+    slots = pairs.shape[2] // len(cost)
+    nearest = np.minimum(np.sort(cost, axis=1).min(axis=0), np.sort(cost, axis=0).min(axis=1))
+    steps = np.diff(nearest)
+    bound = 0.0
+    for rank in np.flatnonzero(steps):
+        degree = (int(rank) + 1) * slots
+        bound += steps[rank] * sum(tokens.sum() - heaviest_pairs(tokens, degree) for tokens in pairs)
+    return float(bound)
+
+
+def heaviest_pairs(tokens: NDArray[np.int64], degree: int) -> float:
+    """Bound from above the tokens on a set of pairs that has at most `degree` pairs in every row and column.
+
+    Exact for degree 1 (an assignment). Otherwise the dual of the linear programme, which bounds it for any
+    multipliers of at least 0, is lowered by turns over rows and columns.
+
+    Args:
+        tokens: Non-negative counts, [E, E].
+        degree: Pairs allowed per row and column, 1 to E.
+
+    Returns:
+        The bound, at most the sum of all counts.
+    """
+    if degree >= len(tokens):
+        return float(tokens.sum())
+    if degree == 1:
+        from scipy.optimize import linear_sum_assignment
+
+        return float(tokens[linear_sum_assignment(tokens, maximize=True)].sum())
+    weights = tokens.astype(np.float64)
+    columns = np.zeros(len(weights))
+    best = np.inf
+    for _ in range(_ROUNDS):
+        rows = _threshold(weights - columns, degree)
+        best = min(best, _dual(weights, rows, columns, degree))
+        columns = _threshold((weights - rows[:, None]).T, degree)
+        best = min(best, _dual(weights, rows, columns, degree))
+    return best
+
+
+def _threshold(weights: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
+    ordered = np.sort(weights, axis=1)
+    return np.maximum((ordered[:, -degree] + ordered[:, -degree - 1]) / 2, 0)
+
+
+def _dual(weights: NDArray[np.float64], rows: NDArray, columns: NDArray, degree: int) -> float:
+    excess = np.maximum(weights - rows[:, None] - columns, 0).sum()
+    return float(degree * (rows.sum() + columns.sum()) + excess)

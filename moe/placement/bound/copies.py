@@ -1,0 +1,113 @@
+"""A lower bound on the copies cost; valid for any cost matrix, and weak where ranks hold many experts.
+
+Shape legend: E experts per layer, G ranks of one expert-parallel group, S experts of one rank, N distinct choice sets,
+K choices.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.cost.objective import require_sets
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.placement import slots_per_rank
+from moe.placement.slots import cheapest_ranks
+from moe.placement.topology import Topology
+from moe.routing_trace import DROPPED
+
+_Tokens = NDArray[np.int64] | NDArray[np.float64]
+
+
+def copies_bound(statistics: RoutingStatistics, topology: Topology) -> float:
+    """Bound the cost of all copies from below, each layer by the larger of two bounds.
+
+    First: a copy carries at most min(S, choices of its token) choices, so that giving every choice its part of a copy
+    and solving the home-return assignment undercuts any placement. Exact for one expert a rank or one choice.
+    Second: a set of m experts on ranks that share b pairs of them needs at least m - b copies, one less if one of
+    them is at home. The pairs on one rank weigh at most half of each expert's S - 1 heaviest co-activations, the
+    tokens at home at most the best assignment of experts to ranks. The same holds for nodes with all their slots.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+
+    Returns:
+        The bound over all tokens.
+
+    Raises:
+        ValueError: The counts lack what the objective needs, or the experts do not divide among the ranks.
+    """
+    sets = require_sets(statistics)
+    slots = slots_per_rank(statistics.num_experts, topology.num_ranks)
+    bound = 0.0
+    for layer in range(statistics.num_layers):
+        rows = sets.rows[:, 0] == layer
+        bound += _layer_bound(
+            sets.rows[rows, 2:], sets.rows[rows, 1], sets.tokens[rows], statistics.coactivation[layer], topology, slots
+        )
+    return bound
+
+
+def _layer_bound(
+    experts: NDArray[np.int64],
+    homes: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    coactivation: NDArray[np.int64],
+    topology: Topology,
+    slots: int,
+) -> float:
+    num_experts = len(coactivation)
+    cost = topology.cost + topology.cost.T
+    sizes = (experts != DROPPED).sum(axis=1)
+    parts = choices_by_place(experts, homes, tokens / np.clip(sizes, 1, slots), topology.num_ranks, num_experts)
+    prices = parts.T @ cost
+    shared = float(prices[np.arange(num_experts), cheapest_ranks(prices)].sum())
+    near, step = topology.levels()
+    levels = near * _copies_away(experts, homes, tokens, coactivation, topology.num_ranks, slots)
+    if step:
+        nodes, node_slots = homes // topology.ranks_per_node, slots * topology.ranks_per_node
+        levels += step * _copies_away(experts, nodes, tokens, coactivation, topology.num_nodes, node_slots)
+    return max(shared, levels)
+
+
+def _copies_away(
+    experts: NDArray[np.int64],
+    homes: NDArray[np.int64],
+    tokens: _Tokens,
+    pairs: NDArray[np.int64],
+    num_places: int,
+    slots: int,
+) -> float:
+    """Lower bound on the copies that leave the place of their token."""
+    num_experts = len(pairs)
+    choices = float((tokens * (experts != DROPPED).sum(axis=1)).sum())
+    heaviest = np.sort(pairs, axis=1)[:, num_experts - min(slots - 1, num_experts) :].sum() / 2 if slots > 1 else 0.0
+    at_home = choices_by_place(experts, homes, tokens, num_places, num_experts)
+    least_away = at_home.sum(axis=0)[:, None] - at_home.T
+    ranks = cheapest_ranks(least_away)
+    most_at_home = float(at_home[ranks, np.arange(num_experts)].sum())
+    return max(choices - heaviest - min(most_at_home, float(tokens.sum())), 0.0)
+
+
+def choices_by_place(
+    experts: NDArray[np.int64],
+    homes: NDArray[np.int64],
+    tokens: _Tokens,
+    num_places: int,
+    num_experts: int,
+) -> NDArray[np.float64]:
+    """Tokens that chose each expert, by the place of the token.
+
+    Args:
+        experts: Experts of each set, -1 where there is no choice, [N, K].
+        homes: Rank or node of the tokens of each set, [N].
+        tokens: Tokens of each set, [N].
+        num_places: Ranks or nodes.
+        num_experts: Experts E.
+
+    Returns:
+        Tokens, [places, E].
+    """
+    row, choice = np.nonzero(experts != DROPPED)
+    index = homes[row] * num_experts + experts[row, choice]
+    counts = np.bincount(index, weights=tokens[row], minlength=num_places * num_experts)
+    return counts.astype(np.float64).reshape(num_places, num_experts)

@@ -1,0 +1,127 @@
+"""Traffic under a placement, in the numbers that tables and reports show.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, X exchanges of a layer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.cost.objective import TRAFFIC, Moves, coherent_copies, price
+from moe.placement.cost.replicas import replicated_moves
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.placement import Dispatch, Placement
+from moe.placement.topology import Topology
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Traffic under one placement in one dispatch mode.
+
+    Attributes:
+        expert_ranks: The placement as rank of each expert, [L, E]; of a replicated expert the first rank.
+        num_tokens: Tokens of the trace.
+        cost_by_layer: Cost per token by layer, [L].
+        cross_rank: Share of the moves that end on another rank, 0 to 1.
+        cross_node: Share of the moves that end on another node, 0 to 1.
+        rank_loads: Kept choices that each rank computes, [L, G]; with replicas the expected number.
+        moves: Tokens that each exchange of a layer takes from rank to rank in the forward pass, [X, L, G, G]. In
+            coherent dispatch with several choices they include the copies, which cost and shares do not.
+        off_node: 1 where two ranks sit on different nodes, [G, G].
+    """
+
+    expert_ranks: NDArray[np.int64]
+    num_tokens: int
+    cost_by_layer: NDArray[np.float64]
+    cross_rank: float
+    cross_node: float
+    rank_loads: NDArray[np.float64]
+    moves: Moves
+    off_node: NDArray[np.float64]
+
+    @property
+    def cost(self) -> float:
+        """Cost per token."""
+        return float(self.cost_by_layer.sum())
+
+    @property
+    def imbalance(self) -> NDArray[np.float64]:
+        """Load of the busiest rank over the mean load, by layer, [L]; 1 is perfect balance."""
+        return self.rank_loads.max(axis=1) / np.maximum(self.rank_loads.mean(axis=1), 1e-300)
+
+    @property
+    def moves_by_link(self) -> NDArray[np.float64]:
+        """Moves per token and layer in the forward pass: on the rank, inside the node, between nodes; [L, 3]."""
+        moves = self.moves.sum(axis=0) / self.num_tokens
+        on_rank = np.eye(moves.shape[1])
+        kinds = on_rank, 1 - on_rank - self.off_node, self.off_node
+        return np.stack([(moves * kind).sum(axis=(1, 2)) for kind in kinds], axis=1)
+
+
+def evaluate(
+    statistics: RoutingStatistics, topology: Topology, expert_ranks: NDArray[np.int64], dispatch: Dispatch
+) -> Evaluation:
+    """Measure a placement without replicas on the counts of a trace, its own or another.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        expert_ranks: Rank of each expert, [L, E].
+        dispatch: Dispatch mode that moves the tokens.
+
+    Returns:
+        The traffic.
+    """
+    moves = TRAFFIC[dispatch](statistics, expert_ranks, topology.num_ranks)
+    loads = [
+        np.bincount(ranks, weights=loads, minlength=topology.num_ranks)
+        for ranks, loads in zip(expert_ranks, statistics.loads, strict=True)
+    ]
+    copies = None
+    if dispatch == "coherent" and statistics.visits is not None:
+        copies = coherent_copies(statistics, expert_ranks, topology.num_ranks)
+    return _evaluation(statistics, topology, expert_ranks, moves, copies, np.stack(loads).astype(np.float64))
+
+
+def evaluate_placement(
+    statistics: RoutingStatistics, topology: Topology, placement: Placement, dispatch: Dispatch | None = None
+) -> Evaluation:
+    """Measure a placement, with replicas or without.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        placement: The placement.
+        dispatch: Dispatch mode that moves the tokens; the one that the placement is made for by default.
+
+    Returns:
+        The traffic; with replicas its expectation.
+    """
+    dispatch = dispatch or placement.dispatch
+    if not placement.has_replicas:
+        return evaluate(statistics, topology, placement.expert_ranks(), dispatch)
+    holders = placement.holders()
+    moves, loads = replicated_moves(statistics, topology, holders, dispatch)
+    return _evaluation(statistics, topology, holders.argmax(axis=2), moves, None, loads)
+
+
+def _evaluation(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    expert_ranks: NDArray[np.int64],
+    moves: Moves,
+    copies: Moves | None,
+    loads: NDArray[np.float64],
+) -> Evaluation:
+    total = max(moves.sum(), 1)
+    return Evaluation(
+        expert_ranks,
+        statistics.num_tokens,
+        price(moves, topology.cost) / statistics.num_tokens,
+        float((moves * topology.off_rank).sum() / total),
+        float((moves * topology.off_node).sum() / total),
+        loads,
+        moves if copies is None else np.stack([moves[0] + copies[0], copies[1]]),
+        topology.off_node,
+    )

@@ -1,0 +1,1 @@
+"""Counts of a routing trace: what solvers, costs and bounds read instead of tokens."""

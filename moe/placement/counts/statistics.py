@@ -1,0 +1,276 @@
+"""Statistics of a routing trace for placement: counts whose size does not grow with the number of tokens.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, J kinds of jump, T tokens,
+K choices per token and layer.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.counts.tally import Tally
+from moe.routing_trace import DROPPED, RoutingTrace
+
+Counts = NDArray[np.int64]
+_Table = TypeVar("_Table", NDArray[np.int64], Tally)
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingStatistics:
+    """Counts of a routing trace; those of two traces add up to those of both (ExFlow, arXiv 2401.08383, affinity).
+
+    Attributes:
+        num_tokens: Tokens of the trace.
+        transitions: Tokens whose anchor is expert i of layer l and expert j of layer l + 1, [L-1, E, E].
+        jumps: Transitions over layers where all choices of a token were dropped, one kind a row:
+            from layer, to layer, from expert, to expert, tokens; [J, 5] in ascending order.
+        source_counts: Kept choices of expert e in layer l by tokens of rank g of the group, [L, G, E]; None if the
+            trace was recorded on a world that is no whole number of such groups.
+        loads: Kept choices of each expert, [L, E].
+        dropped: Dropped choices.
+        anchors: Tokens whose anchor is expert e of layer l, [L, E].
+        coactivation: Tokens that chose both expert i and expert j of layer l, [L, E, E]; the diagonal is 0.
+        choice_sets: Sets of experts that tokens chose together, by rank: layer, rank, then K experts in ascending
+            order after -1 for each that is missing. None if ranks are unknown, or after `from_vector`.
+        visits: Moves of tokens with several choices: layer, previous layer and anchor there (-1 for the first),
+            anchor, then the other choices as in choice_sets. None for one choice, or after `from_vector`.
+    """
+
+    num_tokens: int
+    transitions: Counts
+    jumps: Counts
+    source_counts: Counts | None
+    loads: Counts
+    dropped: int
+    anchors: Counts
+    coactivation: Counts
+    choice_sets: Tally | None = None
+    visits: Tally | None = None
+
+    @classmethod
+    def collect(cls, trace: RoutingTrace, num_ranks: int) -> Self:
+        """Count a trace.
+
+        Args:
+            trace: The routing trace.
+            num_ranks: Ranks G of one expert-parallel group. World rank r is rank r % G of its group.
+
+        Returns:
+            The counts.
+        """
+        num_layers, num_experts, top_k = trace.header.num_layers, trace.header.num_experts, trace.header.top_k
+        anchors = trace.anchors()
+        transitions, jumps, arrivals = _follow(anchors, num_experts)
+        located = trace.header.world_size % num_ranks == 0
+        rank = trace.source_rank.astype(np.int64) % num_ranks
+        sets = _count_sets(trace, rank)
+        return cls(
+            num_tokens=trace.num_tokens,
+            transitions=transitions,
+            jumps=jumps,
+            source_counts=_count_choices(trace, rank, num_ranks, num_experts) if located else None,
+            loads=_count_choices(trace, np.zeros_like(rank), 1, num_experts)[:, 0],
+            dropped=int((trace.expert_ids == DROPPED).sum()),
+            anchors=np.stack([np.bincount(here[here != DROPPED], minlength=num_experts) for here in anchors.T]),
+            coactivation=_count_pairs(sets, num_layers, num_experts),
+            choice_sets=sets if located else None,
+            visits=_count_visits(trace, anchors, arrivals) if top_k > 1 else None,
+        )
+
+    def __add__(self, other: Self) -> Self:
+        """Counts of both traces; fields that only one of them has are dropped."""
+        return type(self)(
+            self.num_tokens + other.num_tokens,
+            self.transitions + other.transitions,
+            _add_up(np.concatenate([self.jumps, other.jumps])),
+            _both(self.source_counts, other.source_counts),
+            self.loads + other.loads,
+            self.dropped + other.dropped,
+            self.anchors + other.anchors,
+            self.coactivation + other.coactivation,
+            _both(self.choice_sets, other.choice_sets),
+            _both(self.visits, other.visits),
+        )
+
+    def to_vector(self) -> Counts:
+        """Flatten the counts whose size is fixed, so that one all-reduce merges the statistics of all ranks.
+
+        Jumps, choice sets and visits have no fixed size and are left out: tokens that skip a layer then count as if
+        they had ended before it, and the copies objective cannot be priced.
+
+        Returns:
+            One vector; its length depends on L, E and, if source counts are known, G.
+        """
+        totals = np.array([self.num_tokens, self.dropped])
+        parts = [totals, self.transitions, self.anchors, self.loads, self.coactivation]
+        if self.source_counts is not None:
+            parts.append(self.source_counts)
+        return np.concatenate([part.reshape(-1) for part in parts]).astype(np.int64)
+
+    @classmethod
+    def from_vector(cls, vector: Counts, num_layers: int, num_experts: int, num_ranks: int | None) -> Self:
+        """Read what `to_vector` wrote, or the sum of several such vectors.
+
+        Args:
+            vector: The vector.
+            num_layers: MoE layers L.
+            num_experts: Experts E per layer.
+            num_ranks: Ranks G of one expert-parallel group, or None if the vector was made without source counts.
+
+        Returns:
+            The counts.
+
+        Raises:
+            ValueError: The vector has another length.
+        """
+        gap, layer = (num_layers - 1, num_experts, num_experts), (num_layers, num_experts)
+        shapes: list[tuple[int, ...]] = [(2,), gap, layer, layer, (*layer, num_experts)]
+        if num_ranks is not None:
+            shapes.append((num_layers, num_ranks, num_experts))
+        ends = np.cumsum([prod(shape) for shape in shapes])
+        if vector.shape != (ends[-1],):
+            raise ValueError(
+                f"vector: shape {vector.shape} is not [{ends[-1]}]; give the numbers of layers, experts and ranks that "
+                "it was made with"
+            )
+        parts = [part.reshape(shape) for part, shape in zip(np.split(vector, ends[:-1]), shapes, strict=True)]
+        (tokens, dropped), transitions, anchors, loads, pairs, *sources = parts
+        return cls(
+            num_tokens=int(tokens),
+            transitions=transitions,
+            jumps=np.zeros((0, 5), np.int64),
+            source_counts=sources[0] if sources else None,
+            loads=loads,
+            dropped=int(dropped),
+            anchors=anchors,
+            coactivation=pairs,
+        )
+
+    @property
+    def num_layers(self) -> int:
+        """MoE layers L."""
+        return len(self.loads)
+
+    @property
+    def num_experts(self) -> int:
+        """Experts E per layer."""
+        return self.loads.shape[1]
+
+    @property
+    def skipped(self) -> int:
+        """Transitions that jump over at least one layer."""
+        return int(self.jumps[:, 4].sum())
+
+    @property
+    def moves(self) -> int:
+        """Transitions in all, jumps included."""
+        return int(self.transitions.sum()) + self.skipped
+
+    def normalised_mutual_information(self) -> NDArray[np.float64]:
+        """Normalised mutual information of the experts of consecutive layers: I(e_l; e_{l+1}) / log E.
+
+        Returns:
+            One number a gap, [L-1]: 0 for no affinity, 1 if the next expert is certain and all are used equally.
+        """
+        joint = self.transitions / np.maximum(self.transitions.sum(axis=(1, 2), keepdims=True), 1)
+        independent = joint.sum(axis=2, keepdims=True) * joint.sum(axis=1, keepdims=True)
+        ratio = np.divide(joint, independent, out=np.ones_like(joint), where=joint > 0)
+        return (joint * np.log(ratio)).sum(axis=(1, 2)) / np.log(max(self.num_experts, 2))
+
+    def top_mass(self, count: int) -> NDArray[np.float64]:
+        """Share of an expert's tokens that its most frequent successors take, averaged over the experts in use.
+
+        Args:
+            count: Successors per expert, 1 to E; with the experts of a rank, the share that one rank could keep.
+
+        Returns:
+            One share a gap, [L-1], in [0, 1]; chance is count / E.
+        """
+        totals = self.transitions.sum(axis=2)
+        heaviest = np.sort(self.transitions, axis=2)[:, :, -count:].sum(axis=2)
+        shares = np.divide(heaviest, totals, out=np.zeros(totals.shape), where=totals > 0)
+        return shares.sum(axis=1) / np.maximum((totals > 0).sum(axis=1), 1)
+
+
+def _both(one: _Table | None, other: _Table | None) -> _Table | None:
+    return None if one is None or other is None else one + other
+
+
+def _follow(anchors: NDArray[np.integer], num_experts: int) -> tuple[Counts, Counts, Counts]:
+    """Transitions, jumps, and where each token came from: layer and expert, [T, L, 2], -1 before its first anchor."""
+    tokens, num_layers = anchors.shape
+    transitions = np.zeros((num_layers - 1, num_experts, num_experts), np.int64)
+    jumps = [np.zeros((0, 5), np.int64)]
+    arrivals = np.empty((tokens, num_layers, 2), np.int64)
+    last_layer, last_expert = np.full((2, tokens), DROPPED)
+    for layer in range(num_layers):
+        here = anchors[:, layer]
+        arrivals[:, layer, 0], arrivals[:, layer, 1] = last_layer, last_expert
+        arrived = (here != DROPPED) & (last_layer >= 0)
+        near = arrived & (last_layer == layer - 1)
+        if layer:
+            pair = last_expert[near] * num_experts + here[near]
+            transitions[layer - 1] = np.bincount(pair, minlength=num_experts**2).reshape(num_experts, num_experts)
+        far = arrived & ~near
+        columns = (last_layer[far], np.full(far.sum(), layer), last_expert[far], here[far], np.ones(far.sum()))
+        jumps.append(np.stack(columns, axis=1).astype(np.int64))
+        last_layer = np.where(here != DROPPED, layer, last_layer)
+        last_expert = np.where(here != DROPPED, here, last_expert)
+    return transitions, _add_up(np.concatenate(jumps)), arrivals
+
+
+def _add_up(jumps: Counts) -> Counts:
+    tally = Tally.count(jumps[:, :4], jumps[:, 4])
+    return np.column_stack([tally.rows, tally.tokens])
+
+
+def _count_choices(trace: RoutingTrace, rank: Counts, num_ranks: int, num_experts: int) -> Counts:
+    layers = []
+    for layer in range(trace.header.num_layers):
+        ids = trace.expert_ids[:, layer]
+        kept = ids != DROPPED
+        pair = np.broadcast_to(rank[:, None], ids.shape)[kept] * num_experts + ids[kept]
+        layers.append(np.bincount(pair, minlength=num_ranks * num_experts).reshape(num_ranks, num_experts))
+    return np.stack(layers)
+
+
+def _distinct(ids: NDArray[np.integer]) -> Counts:
+    """Choices in ascending order after -1 for each that is dropped or repeated, [T, K]."""
+    ids = np.sort(ids.astype(np.int64), axis=1)
+    ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = DROPPED
+    return np.sort(ids, axis=1)
+
+
+def _count_sets(trace: RoutingTrace, rank: Counts) -> Tally:
+    tallies = []
+    for layer in range(trace.header.num_layers):
+        experts = _distinct(trace.expert_ids[:, layer])
+        kept = experts[:, -1] != DROPPED
+        rows = np.column_stack([np.full(len(rank), layer), rank, experts])
+        tallies.append(Tally.count(rows[kept]))
+    return Tally(np.concatenate([t.rows for t in tallies]), np.concatenate([t.tokens for t in tallies]))
+
+
+def _count_pairs(sets: Tally, num_layers: int, num_experts: int) -> Counts:
+    pairs = np.zeros(num_layers * num_experts**2, np.int64)
+    layer, experts = sets.rows[:, 0], sets.rows[:, 2:]
+    for first in range(experts.shape[1]):
+        for second in range(first + 1, experts.shape[1]):
+            kept = experts[:, first] != DROPPED
+            index = (layer[kept] * num_experts + experts[kept, first]) * num_experts + experts[kept, second]
+            pairs += np.bincount(index, weights=sets.tokens[kept], minlength=len(pairs)).astype(np.int64)
+    upper = pairs.reshape(num_layers, num_experts, num_experts)
+    return upper + upper.transpose(0, 2, 1)
+
+
+def _count_visits(trace: RoutingTrace, anchors: NDArray[np.integer], arrivals: Counts) -> Tally:
+    tallies = []
+    for layer, (ids, here) in enumerate(zip(trace.expert_ids.swapaxes(0, 1), anchors.T, strict=True)):
+        kept = here != DROPPED
+        others = np.where(ids == here[:, None], DROPPED, ids)[kept]
+        rows = (np.full(kept.sum(), layer), arrivals[kept, layer], here[kept], _distinct(others)[:, 1:])
+        tallies.append(Tally.count(np.column_stack(rows).astype(np.int64)))
+    return Tally(np.concatenate([t.rows for t in tallies]), np.concatenate([t.tokens for t in tallies]))

@@ -1,0 +1,1 @@
+"""Searches for placements of low cost."""

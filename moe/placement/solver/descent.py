@@ -1,0 +1,127 @@
+"""The coherent cost of a routing trace, and moves that lower it; shared by the search solvers.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, J kinds of jump.
+"""
+
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MOVABLE = 4  # experts of a rank and layer that a re-split may move: 70 ways to divide those of two ranks
+_LONGEST_SCRAMBLE = 4
+_SCRAMBLED_RANKS = 3
+
+
+class Descent:
+    """Moves that never raise the coherent cost, and kicks that may.
+
+    A sweep assigns layer after layer at least cost given all others. A re-split divides the experts of two ranks anew
+    in all layers at once, exactly if a rank has at most four experts of a layer, otherwise among eight of both.
+
+    Args:
+        transitions: Tokens between experts of consecutive layers, [L-1, E, E].
+        jumps: From layer, to layer, from expert, to expert, tokens, [J, 5].
+        cost: Cost of moving one token between ranks, [G, G].
+    """
+
+    def __init__(self, transitions: NDArray[np.int64], jumps: NDArray[np.int64], cost: NDArray[np.float64]) -> None:
+        from moe.placement.solver.compiled import layers, pairs
+        from moe.placement.solver.compiled.traffic import Traffic
+
+        self._layers, self._pairs = layers, pairs
+        self._traffic = Traffic.collect(transitions, jumps, cost)
+        self.num_layers, self.num_experts, self.num_ranks = len(transitions) + 1, transitions.shape[1], len(cost)
+        self._states = _divisions(min(self.num_experts // self.num_ranks, _MOVABLE))
+
+    def cost(self, ranks: NDArray[np.int64]) -> float:
+        """Coherent cost of all tokens under an assignment [L, E]."""
+        return self._layers.total_cost(self._traffic, ranks)
+
+    def chain(self, first_layer: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Assign each layer at least cost given the layers before it.
+
+        Args:
+            first_layer: Rank of each expert of layer 0, [E].
+
+        Returns:
+            Rank of each expert, [L, E].
+        """
+        ranks = np.tile(first_layer, (self.num_layers, 1))
+        self._layers.chain(self._traffic, ranks)
+        return ranks
+
+    def sweep(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Assign layer after layer at least cost given all others, to and fro, until no layer gains.
+
+        Args:
+            ranks: A balanced assignment to start from, [L, E].
+
+        Returns:
+            Rank of each expert, [L, E]; never of higher cost than the start.
+        """
+        ranks = ranks.copy()
+        self._layers.sweep(self._traffic, ranks, np.ones(self.num_layers, np.bool_))
+        return ranks
+
+    def search(
+        self, ranks: NDArray[np.int64], *, kicks: int, work: int, generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Sweep and re-split until nothing gains, then kick and do so again, as long as the limits allow.
+
+        Args:
+            ranks: A balanced assignment to start from, [L, E].
+            kicks: Most kicks.
+            work: Most work, about the additions of re-splits.
+            generator: Draws the kicks, and the movable experts where a rank has more than can move.
+
+        Returns:
+            Rank of each expert, [L, E]; never of higher cost than the start.
+        """
+        best = ranks.copy()
+        if self.num_ranks == 1 or self.num_layers == 1:
+            return best
+        unsettled = (ranks + 1) % self.num_ranks
+        work -= self._pairs.descend(self._traffic, unsettled, best, self._states, int(generator.integers(2**32)), work)
+        least = self.cost(best)
+        while kicks > 0 and work > 0 and least > 0:
+            ranks = kicked(best, self.num_ranks, generator)
+            work -= self._pairs.descend(self._traffic, best, ranks, self._states, int(generator.integers(2**32)), work)
+            kicks -= 1
+            cost = self.cost(ranks)
+            if cost <= least:
+                best, least = ranks, cost
+        return best
+
+
+def kicked(ranks: NDArray[np.int64], num_ranks: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Disturb an assignment in a way that sweeps and re-splits do not undo at once.
+
+    Either a few ranks exchange names from some layer on, or they shuffle their experts in a few layers.
+
+    Args:
+        ranks: A balanced assignment of at least two layers to at least two ranks, [L, E].
+        num_ranks: Ranks G.
+        generator: Draws the kick.
+
+    Returns:
+        Rank of each expert, [L, E]; balanced.
+    """
+    ranks = ranks.copy()
+    chosen = generator.permutation(num_ranks)[:_SCRAMBLED_RANKS]
+    if generator.random() < 0.5:
+        names = np.arange(num_ranks)
+        names[chosen] = np.roll(chosen, 1)
+        suffix = ranks[generator.integers(1, len(ranks)) :]
+        suffix[:] = names[suffix]
+    else:
+        first = int(generator.integers(len(ranks)))
+        for layer in ranks[first : first + int(generator.integers(1, _LONGEST_SCRAMBLE + 1))]:
+            theirs = np.flatnonzero(np.isin(layer, chosen))
+            layer[theirs] = layer[generator.permutation(theirs)]
+    return ranks
+
+
+def _divisions(half: int) -> NDArray[np.int64]:
+    """All ways to choose half of some experts, in lexicographic order, [ways, half]."""
+    return np.array(list(combinations(range(2 * half), half)))

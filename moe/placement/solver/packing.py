@@ -1,0 +1,166 @@
+"""Load packing: every rank of a layer computes about as many choices, with replicas of busy experts or without.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, P slots of all ranks together.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.contiguous import contiguous_ranks
+from moe.placement.cost.objective import require_sources
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.placement import Dispatch
+from moe.placement.slots import cheapest_ranks
+from moe.placement.solver.descent import Descent
+from moe.placement.solver.sweep import best_sweep
+from moe.placement.topology import Topology
+
+
+def pack(
+    statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, slots_per_rank: int, *, seed: int
+) -> NDArray[np.bool_]:
+    """Balance the loads of the ranks, layer by layer, and then permute whole ranks to save moves.
+
+    Spare slots go to the experts with the largest load per copy (as in EPLB). Copies go to ranks in order of their
+    load, each to the least loaded rank that still has a slot and no copy of the expert; exchanges between the busiest
+    rank and the others follow. A layer stays contiguous if that is as balanced. The assignment of whole groups to ranks
+    does not change the balance: it is chosen by the dispatch mode's cost.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        dispatch: Dispatch mode whose moves the order of ranks saves.
+        slots_per_rank: Slots of one rank and layer, at least E / G and at most E.
+        seed: Seed of the search for that order.
+
+    Returns:
+        Ranks that hold each expert, bool [L, E, G].
+    """
+    contiguous = contiguous_ranks(1, statistics.num_experts, topology.num_ranks)[0]
+    layers = []
+    for loads in statistics.loads:
+        holders = pack_layer(loads, topology.num_ranks, slots_per_rank)
+        if slots_per_rank * topology.num_ranks == statistics.num_experts:
+            plain = contiguous[:, None] == np.arange(topology.num_ranks)
+            holders = plain if busiest(loads, plain) <= busiest(loads, holders) else holders
+        layers.append(holders)
+    return _order_ranks(np.stack(layers), statistics, topology, dispatch, seed)
+
+
+def pack_layer(loads: NDArray[np.integer], num_ranks: int, slots_per_rank: int) -> NDArray[np.bool_]:
+    """Pack the experts of one layer.
+
+    Args:
+        loads: Tokens of each expert, [E].
+        num_ranks: Ranks G.
+        slots_per_rank: Slots of one rank, E / G to E.
+
+    Returns:
+        Ranks that hold each expert, bool [E, G]; as many experts on every rank, no expert twice on one.
+    """
+    copies = count_copies(loads, num_ranks, slots_per_rank * num_ranks)
+    share = loads / copies
+    holders = np.zeros((len(loads), num_ranks), dtype=bool)
+    for expert in np.repeat(np.argsort(-share, kind="stable"), copies[np.argsort(-share, kind="stable")]):
+        free = holders.sum(axis=0) < slots_per_rank
+        fitting = free & ~holders[expert]
+        if not fitting.any():
+            _make_room(holders, int(expert), free)
+            fitting = (holders.sum(axis=0) < slots_per_rank) & ~holders[expert]
+        holders[expert, np.where(fitting, share @ holders, np.inf).argmin()] = True
+    _exchange(holders, share)
+    return holders
+
+
+def count_copies(loads: NDArray[np.integer], num_ranks: int, num_slots: int) -> NDArray[np.int64]:
+    """Share the slots among the experts: one each, then one more to the largest load per copy, again and again.
+
+    Args:
+        loads: Tokens of each expert, [E].
+        num_ranks: Most copies of one expert.
+        num_slots: Slots P in all, E to E * G.
+
+    Returns:
+        Copies of each expert, int64 [E].
+    """
+    copies = np.ones(len(loads), np.int64)
+    for _ in range(num_slots - len(loads)):
+        copies[np.where(copies < num_ranks, loads / copies, -1).argmax()] += 1
+    return copies
+
+
+def busiest(loads: NDArray[np.integer], holders: NDArray[np.bool_]) -> float:
+    """Load of the busiest rank of a layer where the copies of an expert share its load evenly.
+
+    Args:
+        loads: Tokens of each expert, [E].
+        holders: Ranks that hold each expert, [E, G].
+
+    Returns:
+        Tokens.
+    """
+    return float(((loads / holders.sum(axis=1)) @ holders).max())
+
+
+def _make_room(holders: NDArray[np.bool_], expert: int, free: NDArray[np.bool_]) -> None:
+    """Free a slot for an expert that all ranks with a free slot hold already, by moving another one to such a rank."""
+    for giver in np.flatnonzero(~holders[expert]):
+        for taker in np.flatnonzero(free):
+            movable = np.flatnonzero(holders[:, giver] & ~holders[:, taker])
+            if len(movable):
+                holders[movable[-1], [giver, taker]] = False, True
+                return
+    raise AssertionError("an expert has more copies than there are ranks")
+
+
+def _exchange(holders: NDArray[np.bool_], share: NDArray[np.float64]) -> None:
+    """Exchange experts of the busiest rank for lighter ones of others while that lowers the larger of both loads."""
+    least = 1e-9 * max(float(share.sum()), 1e-300)
+    while True:
+        loads = share @ holders
+        top = int(loads.argmax())
+        best, move = loads[top] - least, None
+        for rank in np.argsort(loads, kind="stable"):
+            given = np.flatnonzero(holders[:, top] & ~holders[:, rank])
+            taken = np.flatnonzero(holders[:, rank] & ~holders[:, top])
+            if rank == top or not len(given) or not len(taken):
+                continue
+            change = share[given][:, None] - share[taken]
+            worst = np.maximum(loads[top] - change, loads[rank] + change)
+            place = np.unravel_index(worst.argmin(), worst.shape)
+            if worst[place] < best:
+                best, move = worst[place], (given[place[0]], taken[place[1]], rank)
+        if move is None:
+            return
+        heavy, light, rank = move
+        holders[heavy, [top, rank]] = False, True
+        holders[light, [top, rank]] = True, False
+
+
+def _order_ranks(
+    holders: NDArray[np.bool_], statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, seed: int
+) -> NDArray[np.bool_]:
+    """Assign each group of experts to the rank that saves most moves, treating a group as one expert."""
+    shares = holders / holders.sum(axis=2, keepdims=True)
+    num_layers, _, num_ranks = holders.shape
+    if dispatch == "coherent":
+        jumps = statistics.jumps
+        pairs = shares[jumps[:, 0], jumps[:, 2]][:, :, None] * shares[jumps[:, 1], jumps[:, 3]][:, None, :]
+        tokens = pairs * jumps[:, 4, None, None]
+        jump, one, other = np.nonzero(tokens)
+        ends = jumps[jump, 0], jumps[jump, 1], one, other, tokens[jump, one, other]
+        transitions = np.stack(
+            [shares[gap].T @ statistics.transitions[gap] @ shares[gap + 1] for gap in range(num_layers - 1)]
+            or [np.zeros((0, num_ranks, num_ranks))]
+        ).reshape(-1, num_ranks, num_ranks)
+        grouped = np.rint(transitions).astype(np.int64), np.rint(np.stack(ends, axis=1)).astype(np.int64)
+        ranks = best_sweep(Descent(*grouped, topology.cost), np.random.default_rng(seed))
+    else:
+        there_and_back = topology.cost + topology.cost.T
+        ranks = np.stack(
+            [
+                cheapest_ranks((tokens @ share).T @ there_and_back)
+                for tokens, share in zip(require_sources(statistics), shares, strict=True)
+            ]
+        )
+    return np.stack([layer[:, np.argsort(order)] for layer, order in zip(holders, ranks, strict=True)])

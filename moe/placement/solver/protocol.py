@@ -1,0 +1,43 @@
+"""The protocol of a placement solver."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.topology import Topology
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """A balanced assignment of the experts to the ranks, with a lower bound.
+
+    Attributes:
+        expert_ranks: Rank of each expert, int64 [L, E]; every rank has the same number of experts in every layer.
+        lower_bound: No balanced assignment costs less over all tokens.
+    """
+
+    expert_ranks: NDArray[np.int64]
+    lower_bound: float
+
+
+class PlacementSolver(Protocol):
+    """Searches for a balanced assignment of low cost in one dispatch mode."""
+
+    def __call__(self, statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
+        """Solve.
+
+        Args:
+            statistics: Counts of the routing trace.
+            topology: Ranks and what a move between them costs.
+            seed: Seed of all random draws; the same input and seed give the same answer.
+
+        Returns:
+            The assignment; the driver replaces it by the contiguous one if that is as cheap.
+
+        Raises:
+            ValueError: The experts do not divide among the ranks, or the counts lack what the objective needs.
+        """
+        ...

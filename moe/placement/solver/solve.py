@@ -1,0 +1,224 @@
+"""The driver of placement: lists objectives and solvers, and turns the result of a solver into a placement."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.bound.coherent import best_bound
+from moe.placement.bound.copies import copies_bound
+from moe.placement.contiguous import contiguous_ranks
+from moe.placement.cost.objective import OBJECTIVES, price
+from moe.placement.cost.replicas import replicated_moves
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.placement import Dispatch, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
+from moe.placement.relabel import relabel
+from moe.placement.solver.assignment import solve_assignment
+from moe.placement.solver.milp import solve_milp
+from moe.placement.solver.packing import busiest, pack
+from moe.placement.solver.pair_moves import solve_pair
+from moe.placement.solver.protocol import PlacementSolver
+from moe.placement.solver.replication import replicate, replicated_home_bound
+from moe.placement.solver.staged import solve_staged
+from moe.placement.solver.swaps import solve_swaps
+from moe.placement.solver.sweep import solve_sweep
+from moe.placement.solver.viterbi import MOST_STATES, num_states, solve_viterbi
+from moe.placement.topology import Topology
+
+SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
+    "coherent": {
+        "sweep": solve_sweep,
+        "pair": solve_pair,
+        "staged": solve_staged,
+        "viterbi": solve_viterbi,
+        "milp": solve_milp,
+    },
+    "home": {"assignment": solve_assignment},
+    "copies": {"swaps": solve_swaps},
+}
+"""Solvers by dispatch mode; packing and contiguous fit every mode."""
+
+
+def solve(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    *,
+    objective: Dispatch,
+    solver: str = "auto",
+    seed: int = 0,
+    trace_sha256: str | None = None,
+    slots: int | None = None,
+) -> Placement:
+    """Find a placement that is never worse than the contiguous one, by the objective of the solver.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks of one expert-parallel group and what a move between them costs.
+        objective: Dispatch mode whose traffic is minimised: coherent, home or copies.
+        solver: auto, contiguous, packing (balances the loads and only then looks at the traffic), or a solver of the
+            objective by name.
+        seed: Seed of the solver's random draws, at least 0.
+        trace_sha256: Hash of the routing trace, to be written into the placement.
+        slots: Slots of each rank and layer; more than E / G are filled with replicas: packing copies the busiest
+            experts, any other solver those whose copies save most traffic.
+
+    Returns:
+        The placement, with its cost, the contiguous cost and a lower bound per token (0 where none is known).
+
+    Raises:
+        ValueError: An objective or solver does not exist, they do not fit each other, the experts do not divide
+            among the ranks, the slots do not suffice, or the trace does not say what the objective needs.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective: unknown ({objective}); choose from {', '.join(OBJECTIVES)}")
+    if seed < 0:
+        raise ValueError(f"seed: must be at least 0 ({seed}); give a whole number from 0 on")
+    fitting = SOLVERS[objective]
+    if solver == "auto":
+        solver = choose_solver(statistics, topology, objective)
+    if solver not in ("contiguous", "packing", *fitting):
+        choices = ", ".join(["auto", "contiguous", *fitting, "packing"])
+        raise ValueError(f"solver: unknown for objective {objective} ({solver}); choose from {choices}")
+    least = slots_per_rank(statistics.num_experts, topology.num_ranks)
+    slots = _checked_slots(slots, least, statistics.num_experts)
+    baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
+    contiguous_total = float(OBJECTIVES[objective](statistics, baseline, topology.cost).sum())
+    holders, bound = _search(statistics, topology, objective, solver, seed, slots)
+    if slots == least:
+        total = float(OBJECTIVES[objective](statistics, holders.argmax(axis=2), topology.cost).sum())
+        if total >= contiguous_total and not (solver == "packing" and _more_even(statistics, holders, baseline)):
+            holders, total = _holders(baseline, topology.num_ranks), contiguous_total
+    else:
+        moves, _ = replicated_moves(statistics, topology, holders, objective)
+        total = float(price(moves, topology.cost).sum())
+    bound = min(bound, total)
+    return Placement(
+        num_layers=statistics.num_layers,
+        num_experts=statistics.num_experts,
+        num_nodes=topology.num_nodes,
+        ranks_per_node=topology.ranks_per_node,
+        dispatch=objective,
+        rank_experts=in_slots(holders),
+        objective=ObjectiveRecord(
+            name=objective,
+            cost=total / statistics.num_tokens,
+            contiguous_cost=contiguous_total / statistics.num_tokens,
+            lower_bound=bound / statistics.num_tokens,
+            gap=(total - bound) / total if total else 0.0,
+        ),
+        solver=SolverRecord(name=solver, seed=seed),
+        cost_matrix=tuple(map(tuple, topology.cost.tolist())),
+        trace_sha256=trace_sha256,
+    )
+
+
+def choose_solver(statistics: RoutingStatistics, topology: Topology, objective: Dispatch) -> str:
+    """Name the solver that auto stands for: the best one that takes seconds only.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        objective: Dispatch mode whose traffic is minimised.
+
+    Returns:
+        For coherent dispatch viterbi where it is exact, else pair; for the other modes their only solver.
+
+    Raises:
+        ValueError: The experts do not divide among the ranks.
+    """
+    if objective != "coherent":
+        return next(iter(SOLVERS[objective]))
+    if num_states(statistics.num_experts, topology.num_ranks) <= MOST_STATES and not len(statistics.jumps):
+        return "viterbi"
+    return "pair"
+
+
+def keep_near(placement: Placement, current: Placement, statistics: RoutingStatistics, topology: Topology) -> Placement:
+    """Rename the ranks of a placement so that most experts stay where they are, if that changes no cost.
+
+    Args:
+        placement: A new placement.
+        current: The one in use, of the same model and group.
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+
+    Returns:
+        The placement, renamed if that costs nothing; a placement with replicas is returned unchanged.
+    """
+    if placement.has_replicas or current.has_replicas:
+        return placement
+    ranks = placement.expert_ranks()
+    renamed = relabel(current.expert_ranks(), ranks, topology)
+    cost = OBJECTIVES[placement.dispatch]
+    before, after = (float(cost(statistics, choice, topology.cost).sum()) for choice in (ranks, renamed))
+    if after != before or (renamed == current.expert_ranks()).sum() <= (ranks == current.expert_ranks()).sum():
+        return placement
+    return placement.model_copy(update={"rank_experts": in_slots(_holders(renamed, topology.num_ranks))})
+
+
+def in_slots(holders: NDArray[np.bool_]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Experts of each rank in ascending order, as a placement file lists them.
+
+    Args:
+        holders: Ranks that hold each expert, [L, E, G].
+
+    Returns:
+        Logical ids, [L][G][S].
+    """
+    return tuple(tuple(tuple(np.flatnonzero(rank).tolist()) for rank in layer.T) for layer in holders)
+
+
+def _search(
+    statistics: RoutingStatistics, topology: Topology, objective: Dispatch, solver: str, seed: int, slots: int
+) -> tuple[NDArray[np.bool_], float]:
+    replicated = slots * topology.num_ranks > statistics.num_experts
+    if solver == "packing":
+        holders = pack(statistics, topology, objective, slots, seed=seed)
+        bound = 0.0 if replicated else _bound(statistics, topology, objective)
+    else:
+        ranks = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
+        bound = 0.0
+        if solver != "contiguous":
+            assignment = SOLVERS[objective][solver](statistics, topology, seed=seed)
+            contiguous, solved = (
+                OBJECTIVES[objective](statistics, choice, topology.cost).sum()
+                for choice in (ranks, assignment.expert_ranks)
+            )
+            ranks, bound = assignment.expert_ranks if solved < contiguous else ranks, assignment.lower_bound
+        elif not replicated:
+            bound = _bound(statistics, topology, objective)
+        holders = _holders(ranks, topology.num_ranks)
+        if replicated:
+            holders = replicate(statistics, topology, objective, ranks, slots)
+    if replicated:
+        bound = replicated_home_bound(statistics, topology, slots) if objective == "home" else 0.0
+    return holders, bound
+
+
+def _checked_slots(slots: int | None, least: int, most: int) -> int:
+    if slots is None:
+        return least
+    if not least <= slots <= most:
+        raise ValueError(
+            f"slots: {slots} slots a rank are not between {least}, which hold every expert once, and {most}, which "
+            f"hold every expert on every rank; choose from {least} to {most}"
+        )
+    return slots
+
+
+def _bound(statistics: RoutingStatistics, topology: Topology, objective: Dispatch) -> float:
+    if objective == "coherent":
+        return best_bound(statistics, topology)
+    if objective == "home":
+        return solve_assignment(statistics, topology, seed=0).lower_bound
+    return copies_bound(statistics, topology)
+
+
+def _holders(expert_ranks: NDArray[np.int64], num_ranks: int) -> NDArray[np.bool_]:
+    return expert_ranks[:, :, None] == np.arange(num_ranks)
+
+
+def _more_even(statistics: RoutingStatistics, holders: NDArray[np.bool_], baseline: NDArray[np.int64]) -> bool:
+    plain = _holders(baseline, holders.shape[2])
+    return any(
+        busiest(loads, layer) < busiest(loads, contiguous)
+        for loads, layer, contiguous in zip(statistics.loads, holders, plain, strict=True)
+    )

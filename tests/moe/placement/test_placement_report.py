@@ -1,0 +1,285 @@
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure as Drawing
+
+from moe.placement.contiguous import contiguous_ranks
+from moe.placement.cost.evaluation import evaluate, evaluate_placement
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.placement import Dispatch
+from moe.placement.solver.solve import solve
+from moe.placement.topology import Topology
+from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
+from moe.report.figures import BlockMap, block_maps, cost_by_layer, to_svg
+from moe.report.page import Facts, Figure, Note, Section, Table, page
+from moe.report.report import placement_report
+from moe.report.summary import DISPATCH_NAMES, summarise
+from moe.routing_trace import RoutingTrace
+from tests.moe.traces import dropping_trace, markov_trace, trace
+
+VOID = {"meta", "img", "br", "link", "path", "use", "image"}
+
+
+class Outline(HTMLParser):
+    """Checks that tags close in order and collects what could reach out of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def report_of(
+    routing: RoutingTrace, nodes: int, ranks: int, objective: Dispatch, cost: str = "hops", **known: Any
+) -> tuple[str, dict[str, Any]]:
+    """The page and its numbers; further keywords go into the context, slots and solver to the search."""
+    topology = Topology.parse(cost, nodes, ranks)
+    statistics = RoutingStatistics.collect(routing, nodes * ranks)
+    search = {name: known.pop(name) for name in ("slots", "solver") if name in known}
+    placement = solve(statistics, topology, objective=objective, **search)
+    baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, nodes * ranks)
+    before = evaluate(statistics, topology, baseline, objective)
+    placed = evaluate_placement(statistics, topology, placement)
+    current, name = read_current(None, placement)
+    moving = find_moving(placement, current.holders(), name, None, known.pop("expert_parameters", None))
+    context = Context(Volume.of(routing, nodes * ranks), name, moving, **known)
+    numbers = summarise(placement, statistics, topology, before, placed, context)
+    json.dumps(numbers, allow_nan=False)
+    return placement_report(placement, statistics, topology, before, placed, context), numbers
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the pictures blank where only words and numbers matter: drawing takes most of the time."""
+    for module in ("figures", "traffic_figures"):
+        monkeypatch.setattr(f"moe.report.{module}.to_svg", lambda _: "<svg></svg>")
+
+
+def clustered(routing: RoutingTrace, ranks: int) -> RoutingTrace:
+    return replace(routing, source_rank=(routing.expert_ids[:, 0, 0] * 3 % ranks).astype(np.int32))
+
+
+def sized(routing: RoutingTrace, steps: int = 2) -> RoutingTrace:
+    header = routing.header.model_copy(update={"hidden": 64, "element_bytes": 2})
+    step = np.arange(routing.num_tokens) * steps // routing.num_tokens
+    return replace(routing, header=header, step=step, micro=step % 1)
+
+
+@pytest.mark.parametrize("objective", ["coherent", "home", "copies"])
+def test_a_report_stands_alone_and_names_its_dispatch_mode(objective: Dispatch) -> None:
+    text, _ = report_of(clustered(markov_trace(8, 4, 0.8, 2_000, seed=0, world_size=4), 4), 2, 2, objective)
+    outline = Outline(text)
+    assert all(reference.startswith(("#", "data:")) for reference in outline.references)
+    assert not {"script", "link", "iframe"} & set(outline.tags)
+    assert set(re.findall(r"https?://[^\s\"'<)]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    name = DISPATCH_NAMES[objective]
+    assert f"Dispatch mode: {name}" in text
+    assert f"These numbers hold for {name}" in text
+    assert "cuts the traffic" in text
+
+
+def test_the_same_placement_gives_the_same_page() -> None:
+    routing = markov_trace(8, 3, 0.8, 500, seed=0, world_size=4)
+    assert report_of(routing, 2, 2, "coherent") == report_of(routing, 2, 2, "coherent")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_layer_has_nothing_to_place_in_coherent_dispatch() -> None:
+    routing = markov_trace(8, 1, 0.8, 300, seed=0, world_size=4)
+    text, _ = report_of(routing, 2, 2, "coherent")
+    Outline(text)
+    assert "There is nothing to place" in text
+    assert "Affinity" not in text
+    assert "The busiest rank computes" in text
+    assert "No expert has to move" in text
+    assert "Where the tokens of each expert come from" in report_of(clustered(routing, 4), 2, 2, "home")[0]
+
+
+def test_many_layers_and_experts_stay_one_light_page() -> None:
+    text, _ = report_of(markov_trace(64, 24, 0.8, 3_000, seed=0, world_size=16), 4, 4, "coherent", solver="sweep")
+    outline = Outline(text)
+    assert len(text) < 1_500_000
+    assert outline.tags.count("figure") == 8
+    assert "data:image/png;base64," in text
+    assert "<td>layer 22 to 23</td>" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_placement_that_gains_nothing_is_called_that() -> None:
+    ids = np.zeros((10, 2, 1), int)
+    ids[:5] = 1
+    ids[0, 1] = 0
+    assert "Experts stay contiguous" in report_of(trace(ids, ids[:, 0, 0] * 0, 2, 1), 2, 1, "coherent")[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_traffic_that_stays_on_its_rank_is_called_that() -> None:
+    routing = dropping_trace(4, 3, 1, 200, seed=0, world_size=4, drop=0.0)
+    ids = routing.expert_ids.copy()
+    ids[:, 1:] = ids[:, :1] ^ 1
+    text, _ = report_of(replace(routing, expert_ids=ids), 2, 1, "coherent")
+    assert "moves no token between ranks" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_copies_of_a_top_k_router_are_in_the_bytes_and_said_not_to_be_in_the_cost() -> None:
+    routing = sized(dropping_trace(8, 3, 2, 300, seed=0, world_size=4, drop=0.05))
+    text, numbers = report_of(routing, 2, 2, "coherent")
+    assert "not the copies for the others, which the bytes include" in text
+    moves = numbers["traffic"]["placed"]["moves_per_token"]
+    statistics = RoutingStatistics.collect(routing, 4)
+    assert sum(moves.values()) * 300 > statistics.moves
+    assert "not the copies" not in report_of(routing, 2, 2, "home")[0]
+    replicated, numbers = report_of(routing, 2, 2, "coherent", slots=4)
+    assert "not the copies for the others. A token takes the nearest replica" in replicated
+    assert "no bound is known with replicas" in replicated
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_bytes_and_times_follow_from_moves_sizes_and_rates() -> None:
+    routing = sized(clustered(markov_trace(8, 4, 0.8, 2_000, seed=0, world_size=8), 8))
+    rates = "intra=8Gbps,inter=1Gbps,latency=1us"
+    text, numbers = report_of(routing, 2, 2, "home", rates, expert_parameters=1_000)
+    assert "predicted by alpha-beta, not measured" in text
+    for name in ("before", "placed"):
+        traffic = numbers["traffic"][name]
+        for link, moves in traffic["moves_per_token"].items():
+            assert traffic["bytes_per_token"][link] == pytest.approx(moves * 128)
+            group_tokens = 2_000 / 2 / 2  # two steps, two groups
+            assert traffic["bytes_per_step"][link] == pytest.approx(2 * moves * 128 * group_tokens)
+        assert sum(traffic["moves_per_token"].values()) == pytest.approx(2 * 4), "there and back in 4 layers"
+        total_s = traffic["predicted_ms_per_step"] / 1e3
+        evenly_s = 8 * traffic["bytes_per_step"]["other_node"] / 4 / 1e9
+        assert total_s >= evenly_s + 2 * 2 * 4 * 3 * 1e-6
+    moving = numbers["moving"]
+    assert moving["bytes_per_parameter"] == 2 + 4 + 8
+    assert moving["total_bytes"] == len(moving["arrivals"]) * 14_000
+    for entry in moving["arrivals"]:
+        assert entry["expert"] // 2 != entry["rank"]
+    assert f"{moving['total_bytes'] / 1e6:,.1f} MB" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_not_known_is_said() -> None:
+    routing = markov_trace(8, 3, 0.8, 300, seed=0, world_size=4)
+    assert "does not say how wide a token is" in report_of(routing, 2, 2, "coherent")[0]
+    header = routing.header.model_copy(update={"hidden": 4, "element_bytes": 4})
+    assert "does not say which step" in report_of(replace(routing, header=header), 2, 2, "coherent")[0]
+    assert "No times: give --cost intra=" in report_of(sized(routing), 2, 2, "coherent")[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_simulated_times_are_shown_as_netsim_wrote_them(tmp_path: Path) -> None:
+    golden = Path("tests/files/results.json")
+    simulations = tuple(read_simulations(golden))
+    runs = json.loads(golden.read_text())["runs"]
+    assert [run.transport for run in simulations] == list(dict.fromkeys(run["transport"] for run in runs))
+    first = [run["completion_ns"] for run in runs if run["transport"] == simulations[0].transport]
+    assert simulations[0].completion_ms == pytest.approx(sum(first) / len(first) / 1e6)
+    assert simulations[0].seeds == len(first)
+    text, _ = report_of(markov_trace(8, 3, 0.8, 300, seed=0, world_size=4), 2, 2, "coherent", simulations=simulations)
+    assert "simulated by netsim" in text
+    assert f"<td>{simulations[0].source}: {simulations[0].transport}</td>" in text
+    for document, problem in (
+        ("{", "document: is not JSON"),
+        ("[]", "format: is not flowfabric.results/1"),
+        ('{"format": "flowfabric.results/1", "runs": []}', "runs: lists no runs"),
+        ('{"format": "flowfabric.results/1", "runs": [{"transport": "ecmp"}]}', "runs.0: lacks transport"),
+        (
+            '{"format": "flowfabric.results/1", "runs": [{"transport": "ecmp", "completion_ns": NaN, "bound_ns": 1}]}',
+            "runs.0: lacks transport, completion_ns or bound_ns as a time",
+        ),
+    ):
+        (tmp_path / "results.json").write_text(document)
+        with pytest.raises(ValueError, match=re.escape(f"results.json: {problem}")):
+            read_simulations(tmp_path / "results.json")
+    with pytest.raises(ValueError, match=r"none.json: file: cannot be read"):
+        read_simulations(tmp_path / "none.json")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_packing_is_reported_by_the_load_that_it_evens_out() -> None:
+    ids = np.minimum(np.random.default_rng(0).geometric(0.4, size=(2_000, 3, 1)) - 1, 7)
+    routing = trace(ids, np.arange(2_000) % 4, 8, 4)
+    text, numbers = report_of(routing, 2, 2, "home", solver="packing", slots=3)
+    assert "Packing by load brings the busiest rank from" in text
+    loads = numbers["load_over_mean"]
+    assert max(loads["ranks_placed"]["max"]) < max(loads["ranks_before"]["max"])
+    for spread in (loads["experts"], loads["ranks_before"], loads["ranks_placed"]):
+        assert all(low <= high for low, high in zip(spread["p50"], spread["p90"], strict=True))
+        assert all(low <= high for low, high in zip(spread["p99"], spread["max"], strict=True))
+    assert "hold replicas" in text
+
+
+def test_a_block_map_sorts_by_rank_and_counts_what_stays() -> None:
+    tokens = np.array([[0, 8, 1, 1], [5, 0, 0, 0], [0, 3, 0, 3], [0, 0, 7, 0]])
+    ranks, following = np.array([1, 0, 1, 0]), np.array([0, 1, 0, 1])
+    block_map = BlockMap(tokens, ranks, following)
+    assert block_map.staying == (5 + 7 + 8 + 1 + 3 + 3) / 28
+    shares = block_map.ordered_shares()
+    np.testing.assert_allclose(shares, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0.1, 0.8, 0.1], [0, 0, 0.5, 0.5]])
+
+
+def test_figures_are_the_same_bytes_and_carry_no_date() -> None:
+    first, second = (cost_by_layer(np.array([2.0, 3]), np.array([1.0, 2]), "hops", first_layer=1) for _ in range(2))
+    assert first == second
+    assert "date" not in first.lower()
+    assert "cost per token [hops]" in first
+
+
+def test_heavy_figures_become_png() -> None:
+    draw = np.random.default_rng(0)
+    ranks = np.arange(64) // 4
+    maps = [BlockMap(draw.integers(0, 9, (64, 64)), ranks, ranks) for _ in range(20)]
+    light = block_maps(["one"], maps[:1], maps[:1], "row", "column")
+    heavy = block_maps([str(index) for index in range(20)], maps, maps, "row", "column")
+    assert isinstance(light, str)
+    assert isinstance(heavy, bytes)
+    assert heavy.startswith(b"\x89PNG")
+
+
+def test_a_page_escapes_what_it_is_given() -> None:
+    drawing = Drawing(figsize=(1, 1))
+    drawing.text(0.5, 0.5, "<b>")
+    blocks = [
+        Facts((("<name>", "1 < 2", "&"),)),
+        Note("a <note>"),
+        Table(("<column>", "x"), [("<cell>", "1")], caption="<caption>", half=True),
+        Figure(to_svg(drawing), "<figure>", half=True),
+        Figure(b"\x89PNG", 'a "quoted" picture'),
+    ]
+    text = page("<title>", "<finding>", [Section("<section>", blocks, text="<text>")], kicker="<kicker>", footer="<f>")
+    outline = Outline(text)
+    assert text.startswith("<!doctype html>")
+    for word in ("name", "note", "column", "cell", "finding", "kicker", "text", "f"):
+        assert f"&lt;{word}&gt;" in text
+        assert f"<{word}>" not in text
+    assert "data:image/png;base64,iVBORw==" in outline.references
+    assert text.count('class="half"') + text.count('class="table half"') == 2
