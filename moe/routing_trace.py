@@ -39,6 +39,7 @@ class RoutingHeader(BaseModel):
         key_value_width: Elements of a token's keys and values together, for replay in coherent dispatch.
         moe_layers: Block index of each MoE layer, for replay.
         expert_parallel: Ranks of one expert-parallel group while recording.
+        dispatch: Dispatch mode of the run that recorded the trace; None if it is unknown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +55,7 @@ class RoutingHeader(BaseModel):
     key_value_width: _Positive | None = None
     moe_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     expert_parallel: _Positive | None = None
+    dispatch: Literal["coherent", "home", "copies", "hierarchical"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
 from moe.validation.document import parse_json
 
-Dispatch = Literal["coherent", "home", "copies"]
+Dispatch = Literal["coherent", "home", "copies", "hierarchical"]
 _Count = Annotated[int, Field(gt=0, strict=True)]
 _Index = Annotated[int, Field(ge=0, strict=True)]
 _Cost = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]

@@ -53,9 +53,13 @@ class RoutingRecorder:
             earlier = RoutingTrace.read(self._path)
             assert earlier.step is not None
             kept = earlier.step <= step
-            if earlier.header == self._header and kept.any():
+            known = earlier.header
+            if known.dispatch is None:
+                known = known.model_copy(update={"dispatch": self._header.dispatch})
+            if known == self._header and kept.any():
                 arrays = {f.name: getattr(earlier, f.name) for f in fields(earlier) if f.name != "header"}
-                self._parts = [replace(earlier, **{k: v[kept] for k, v in arrays.items() if v is not None})]
+                kept_arrays = {name: array[kept] for name, array in arrays.items() if array is not None}
+                self._parts = [replace(earlier, header=known, **kept_arrays)]
 
     def step(self, step: int, micro: int) -> AbstractContextManager[None]:
         """Records the forward pass that runs inside, if `step` is sampled; collective then, where tokens move.

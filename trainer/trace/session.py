@@ -59,6 +59,7 @@ class TraceSession:
                 key_value_width=config.model.key_value_width or None,
                 moe_layers=tuple(range(config.model.num_layers)),
                 expert_parallel=layout.expert_parallel,
+                dispatch=config.moe.dispatch,
             )
             layers = [module for module in engine.module.modules() if isinstance(module, HoldsExperts)]
             self._routing = RoutingRecorder(
