@@ -78,7 +78,7 @@ def evaluate(
     Returns:
         The traffic.
     """
-    moves = TRAFFIC[dispatch](statistics, expert_ranks, topology.num_ranks)
+    moves = TRAFFIC[dispatch](statistics, expert_ranks, topology.num_ranks, topology.num_nodes)
     loads = [
         np.bincount(ranks, weights=loads, minlength=topology.num_ranks)
         for ranks, loads in zip(expert_ranks, statistics.loads, strict=True)
