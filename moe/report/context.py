@@ -1,6 +1,7 @@
 """Context of a placement report: the model's sizes, the placement in use, results of netsim."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.files import FileError
+from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.tradeoff_point import TradeoffPoint
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingTrace
@@ -204,6 +206,21 @@ def read_current(path: Path | None, placement: Placement) -> tuple[Placement, st
     return current, "current"
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Traffic of tokens that the solver did not see.
+
+    Attributes:
+        source: Name of their trace.
+        before: Their traffic under the placement in use.
+        placed: Their traffic under the new placement.
+    """
+
+    source: str
+    before: Evaluation
+    placed: Evaluation
+
+
 @dataclass(frozen=True)
 class Context:
     """Information of a report beyond counts.
@@ -214,6 +231,8 @@ class Context:
         moving: Experts that move, None if not requested.
         simulations: Results of netsim.
         tradeoff: Placements under several caps on the busiest rank, for the curve of traffic against load.
+        compared: Other placements that the curve shows, by name.
+        held_out: Traffic of tokens that the solver did not see, None if there are none.
     """
 
     volume: Volume = field(default_factory=Volume)
@@ -221,3 +240,5 @@ class Context:
     moving: Moving | None = None
     simulations: tuple[Simulation, ...] = ()
     tradeoff: tuple[TradeoffPoint, ...] = ()
+    compared: Mapping[str, TradeoffPoint] = field(default_factory=dict)
+    held_out: HeldOut | None = None
