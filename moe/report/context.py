@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.files import FileError
+from moe.placement.cost.tradeoff_point import TradeoffPoint
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingTrace
 from moe.validation.document import parse_json
@@ -212,9 +213,11 @@ class Context:
         before: Name of the placement that the new one is compared with: contiguous, or current.
         moving: Experts that move, None if not requested.
         simulations: Results of netsim.
+        tradeoff: Placements under several caps on the busiest rank, for the curve of traffic against load.
     """
 
     volume: Volume = field(default_factory=Volume)
     before: str = "contiguous"
     moving: Moving | None = None
     simulations: tuple[Simulation, ...] = ()
+    tradeoff: tuple[TradeoffPoint, ...] = ()

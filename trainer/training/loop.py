@@ -153,7 +153,8 @@ class _Training:
         self.loader = self._train_loader()
         self.prefetcher = Prefetcher(self.loader, config.data_loading)
         self.data_ranks = data_ranks()
-        self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
+        per_node, dispatch = config.trace.ranks_per_node or launch.local_world_size, config.moe and config.moe.dispatch
+        self.expert_load = ExpertLoad(self.module, per_node, dispatch or "home")
         self.stop = StopRequest()
         self.guard = Guard(config.guard, config.run.dir / "guard")
         self.cautioned: set[str] = set()
