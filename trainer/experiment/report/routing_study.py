@@ -73,7 +73,7 @@ class Experiment(_Record):
         if len(seeds) < 2:
             raise ValueError(f"runs: {len(seeds)} seeds have no spread to compare a loss with; give two or more")
         seen = Counter((run.strength, run.placed, run.seed) for run in self.runs)
-        for strength in {0.0, None} | {run.strength for run in self.runs}:
+        for strength in (*sorted({0.0, *self.strengths}), None):
             for placed in (False, True):
                 for seed in seeds:
                     times = seen[strength, placed, seed]
@@ -124,7 +124,13 @@ class RoutingStudy(_Record):
     """
 
     format: Literal["flowfabric.routing_study/1"]
-    experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
+    experiments: tuple[Experiment, ...]
+
+    @model_validator(mode="after")
+    def _has_experiments(self) -> Self:
+        if not self.experiments:
+            raise ValueError("experiments: there are none; give at least one")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> "RoutingStudy":
