@@ -58,7 +58,7 @@ def coherent_moves(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64
     """Context-coherent dispatch: a token stays where its expert is and moves on from there; one exchange a layer.
 
     A move belongs to the layer where it arrives, so layer 0 has none. Only anchors move a token here; what the other
-    choices of a top-k router add is `coherent_copies`.
+    choices of a top-k router add is `coherent_copies`, and what is sent in all is `coherent_traffic`.
     """
     moves = np.zeros((1, statistics.num_layers, num_ranks, num_ranks))
     for gap, tokens in enumerate(statistics.transitions):
@@ -97,6 +97,19 @@ def coherent_copies(statistics: RoutingStatistics, expert_ranks: NDArray[np.int6
     return moves
 
 
+def coherent_traffic(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
+    """Context-coherent dispatch, all that is sent: anchors and copies in one exchange, copies back in a second.
+
+    Counts without visits, such as those of `RoutingStatistics.from_vector`, know the anchors only: then there is one
+    exchange, of first choices.
+    """
+    moves = coherent_moves(statistics, expert_ranks, num_ranks)
+    if statistics.visits is None:
+        return moves
+    copies = coherent_copies(statistics, expert_ranks, num_ranks)
+    return np.stack([moves[0] + copies[0], copies[1]])
+
+
 def home_moves(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
     """Home-return dispatch: every kept choice goes from the token's rank to the expert and back, in every layer."""
     holds = expert_ranks[:, :, None] == np.arange(num_ranks)
@@ -131,8 +144,12 @@ def price(moves: Moves, cost: NDArray[np.float64]) -> NDArray[np.float64]:
 def coherent_cost(
     statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Cost of the anchors' moves in context-coherent dispatch (ExFlow's objective); an `Objective`."""
-    return price(coherent_moves(statistics, expert_ranks, len(cost)), cost)
+    """Cost of context-coherent dispatch; an `Objective`.
+
+    With one choice a token it is that of the anchors' moves (ExFlow's objective), with several also that of the copies;
+    counts without visits give the cost of first choices alone.
+    """
+    return price(coherent_traffic(statistics, expert_ranks, len(cost)), cost)
 
 
 def home_cost(
@@ -210,5 +227,5 @@ def _tabulate(
     return counts.astype(np.float64).reshape(shape)
 
 
-TRAFFIC: dict[Dispatch, Traffic] = {"coherent": coherent_moves, "home": home_moves, "copies": copies_moves}
+TRAFFIC: dict[Dispatch, Traffic] = {"coherent": coherent_traffic, "home": home_moves, "copies": copies_moves}
 OBJECTIVES: dict[Dispatch, Objective] = {"coherent": coherent_cost, "home": home_cost, "copies": copies_cost}
