@@ -27,7 +27,7 @@ class Layer(NamedTuple):
     """
 
     number: int
-    held: NDArray[np.int64]
+    held: NDArray[np.int16]
     start: NDArray[np.int64]
     prices: NDArray[np.float64]
     outdated: NDArray[np.bool_]
@@ -200,30 +200,36 @@ def price_expert(visits: Visits, ranks: NDArray[np.int64], layer: Layer, expert:
     """Price an expert of a layer on each rank while all others stay, up to a constant."""
     num_ranks, choices = len(visits.cost), visits.experts.shape[1]
     first, key = visits.begin[layer.number], layer.number * ranks.shape[1] + expert
-    prices, cost = layer.prices[expert], visits.cost
+    prices, cost, back = layer.prices[expert], visits.cost, visits.back
     prices[:] = 0.0
     layer.outdated[expert] = False
     seen = np.full(num_ranks, -1)
     for member in range(visits.members_begin[key], visits.members_begin[key + 1]):
         row = visits.members[member]
         held, start, tokens = layer.held[row - first], layer.start[row - first], visits.tokens[row]
-        end = held[0]
+        is_anchor = visits.experts[row, 0] == expert
+        out, home = cost[held[0] if start < 0 else start], back[held[0]]
+        if not is_anchor:
+            for rank in range(num_ranks):
+                prices[rank] += tokens * (out[rank] + home[rank])
+        elif start >= 0:
+            for rank in range(num_ranks):
+                prices[rank] += tokens * out[rank]
         for choice in range(choices):
-            if held[choice] >= 0 and visits.experts[row, choice] != expert:
-                seen[held[choice]] = row
-        if visits.experts[row, 0] != expert:
-            begin = end if start < 0 else start
-            for rank in range(num_ranks):
-                if seen[rank] != row:
-                    prices[rank] += tokens * (cost[begin, rank] + cost[rank, end])
-            continue
-        for end in range(num_ranks):
-            begin = end if start < 0 else start
-            price = cost[begin, end]
-            for rank in range(num_ranks):
-                if seen[rank] == row and rank != end:
-                    price += cost[begin, rank] + cost[rank, end]
-            prices[end] += tokens * price
+            rank = held[choice]
+            if rank < 0 or seen[rank] == row or visits.experts[row, choice] == expert:
+                continue
+            seen[rank] = row
+            if not is_anchor:
+                prices[rank] -= tokens * (out[rank] + home[rank])
+            elif start >= 0:
+                prices[rank] -= tokens * out[rank]
+                copy = out[rank]
+                for end in range(num_ranks):
+                    prices[end] += tokens * (copy + cost[rank, end])
+            else:
+                for end in range(num_ranks):
+                    prices[end] += tokens * (back[rank, end] + cost[rank, end])
     _price_leaving(visits, ranks, layer.number, expert, prices)
 
 

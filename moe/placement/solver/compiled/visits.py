@@ -7,6 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from moe.placement.counts.tally import Tally
+from moe.placement.solver.compiled.layers import cheapest_ranks
 from moe.routing_trace import DROPPED
 
 
@@ -20,7 +21,7 @@ class Visits(NamedTuple):
     Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, N distinct visits, K choices.
 
     Attributes:
-        experts: Choices of each visit, the anchor first, -1 where there is none, int64 [N, K]; ordered by layer.
+        experts: Choices of each visit, the anchor first, -1 where there is none, int16 [N, K]; ordered by layer.
         tokens: Tokens of each visit, float64 [N].
         begin: First visit of each layer, int64 [L+1].
         origin_layer: Layer of the anchor that the tokens come from, -1 if they start at their anchor, int64 [N].
@@ -30,9 +31,10 @@ class Visits(NamedTuple):
         leavers: Visits whose tokens come from an expert, by layer and expert, int64.
         leavers_begin: First of them for each layer and expert, int64 [L * E + 1].
         cost: Cost of moving one token between ranks, float64 [G, G].
+        back: The same transposed.
     """
 
-    experts: NDArray[np.int64]
+    experts: NDArray[np.int16]
     tokens: NDArray[np.float64]
     begin: NDArray[np.int64]
     origin_layer: NDArray[np.int64]
@@ -42,6 +44,7 @@ class Visits(NamedTuple):
     leavers: NDArray[np.int64]
     leavers_begin: NDArray[np.int64]
     cost: NDArray[np.float64]
+    back: NDArray[np.float64]
 
     @classmethod
     def collect(cls, visits: Tally, num_layers: int, num_experts: int, cost: NDArray[np.float64]) -> Self:
@@ -76,6 +79,7 @@ class Visits(NamedTuple):
             leavers,
             leavers_begin,
             np.ascontiguousarray(cost, dtype=np.float64),
+            np.ascontiguousarray(cost.T, dtype=np.float64),
         )
 
 
@@ -85,7 +89,7 @@ def _grouped(rows: NDArray[np.int64], keys: NDArray[np.int64], num_keys: int) ->
 
 
 @njit(cache=True)
-def visit_cost(visits: Visits, held: NDArray[np.int64], start: int) -> float:
+def visit_cost(visits: Visits, held: NDArray[np.int16], start: int) -> float:
     """Cost of one token of a visit.
 
     Args:
@@ -97,7 +101,7 @@ def visit_cost(visits: Visits, held: NDArray[np.int64], start: int) -> float:
         The cost of its move and its copies.
     """
     end = held[0]
-    out, back = visits.cost[end if start < 0 else start], visits.cost[:, end]
+    out, back = visits.cost[end if start < 0 else start], visits.back[end]
     total = 0.0
     for choice in range(len(held)):
         rank = held[choice]
@@ -114,7 +118,7 @@ def visit_cost(visits: Visits, held: NDArray[np.int64], start: int) -> float:
 
 @njit(cache=True)
 def locate(
-    visits: Visits, ranks: NDArray[np.int64], layer: int, held: NDArray[np.int64], start: NDArray[np.int64]
+    visits: Visits, ranks: NDArray[np.int64], layer: int, held: NDArray[np.int16], start: NDArray[np.int64]
 ) -> None:
     """Look up the ranks of all visits of a layer.
 
@@ -145,3 +149,32 @@ def visits_cost(visits: Visits, ranks: NDArray[np.int64]) -> float:
         for row in range(count):
             total += visits.tokens[first + row] * visit_cost(visits, held[row], start[row])
     return total
+
+
+@njit(cache=True)
+def rename(visits: Visits, ranks: NDArray[np.int64]) -> None:
+    """Give the ranks of each layer the names that cost least after the layer before it; changes ranks [L, E].
+
+    Which experts share a rank stays. With one cost between all ranks and no jumps the names are optimal: a renaming
+    of a layer and all further ones then changes the way there alone, and that is an assignment problem. Elsewhere the
+    cost may rise.
+    """
+    num_ranks = len(visits.cost)
+    for layer in range(1, len(ranks)):
+        first, count = visits.begin[layer], visits.begin[layer + 1] - visits.begin[layer]
+        held, start = np.empty((count, visits.experts.shape[1]), np.int16), np.empty(count, np.int64)
+        locate(visits, ranks, layer, held, start)
+        prices = np.zeros((num_ranks, num_ranks))
+        seen = np.full(num_ranks, -1)
+        for row in range(count):
+            if start[row] < 0:
+                continue
+            for rank in held[row]:
+                if rank >= 0 and seen[rank] != row:
+                    seen[rank] = row
+                    for name in range(num_ranks):
+                        prices[name, rank] += visits.tokens[first + row] * visits.cost[start[row], name]
+        names = cheapest_ranks(prices)
+        for later in range(layer, len(ranks)):
+            for expert in range(ranks.shape[1]):
+                ranks[later, expert] = names[ranks[later, expert]]
