@@ -154,7 +154,8 @@ class _Training:
         self.loader = self._train_loader()
         self.prefetcher = Prefetcher(self.loader, config.data_loading)
         self.data_ranks = data_ranks()
-        self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
+        ranks_per_node = config.trace.ranks_per_node or launch.local_world_size
+        self.expert_load = ExpertLoad(self.module, ranks_per_node, config.moe.dispatch if config.moe else "home")
         self.stop = StopRequest()
         self.guard = Guard(config.guard, config.run.dir / "guard")
         self.cautioned: set[str] = set()
