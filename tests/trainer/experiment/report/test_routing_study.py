@@ -89,7 +89,14 @@ def test_the_section_shows_curves_and_figures(tmp_path: Path) -> None:
     markup = page("title", "finding", [section])
     assert section.title == "Routing that avoids hops is free up to strength 0.3"
     assert markup.count("<svg") == 1
-    for text in ("contiguous", "placed", "top-k", "held-out loss", "MB between ranks in a step", "sparse OT, hop cost 3"):
+    for text in (
+        "contiguous",
+        "placed",
+        "top-k",
+        "held-out loss",
+        "MB between ranks in a step",
+        "sparse OT, hop cost 3",
+    ):
         assert text in markup, text
     assert "-23%" in markup, "2 MB become 1.54 contiguous"
     assert markup == page("title", "finding", [routing_study_section(tmp_path / "study.json")]), "same bytes again"
