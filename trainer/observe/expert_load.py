@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from moe.repetition import repeats
 from trainer.model.parallel.parameters import HoldsExperts
+from trainer.observe.crossings import Mode, crossing_rows
 from trainer.observe.protocol import ExpertUse
 
 PERCENTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "max": 1.0}
 """Percentiles of the load of a layer's experts that are reported; a min of 0 is a dead expert."""
-_SUMS = ("dropped", "due", "entropy", "residual", "solves", "to_other_nodes")
+_SUMS = ("dropped", "due", "entropy", "residual", "solves", "crossing", "most_crossing")
 
 
 class ExpertLoad:
@@ -26,16 +27,17 @@ class ExpertLoad:
         layers: block index of each MoE layer.
     """
 
-    def __init__(self, model: nn.Module, ranks_per_node: int) -> None:
+    def __init__(self, model: nn.Module, ranks_per_node: int, dispatch: Mode = "home") -> None:
         """Listens to the routers of a network.
 
         Args:
             model: the network; a dense one has nothing to report.
             ranks_per_node: consecutive ranks that share a node.
+            dispatch: how the network's tokens travel to their experts.
         """
         holders = [module for module in model.modules() if isinstance(module, HoldsExperts)]
         self.layers = [holder.layer for holder in holders]
-        self._ranks_per_node = ranks_per_node
+        self._ranks_per_node, self._dispatch = ranks_per_node, dispatch
         self._step: list[Tensor | None] = [None] * len(holders)
         self._earlier: list[Tensor | None] = [None] * len(holders)
         self._total_LC: Tensor | None = None
@@ -54,7 +56,9 @@ class ExpertLoad:
             ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
             balanced, the number of experts is collapse. ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and
             ``.max``: percentiles of the experts of one layer, over their mean. ``dropped_fraction``: due choices that
-            no expert took. ``crossnode_token_fraction``: choices whose expert is on another node than the token.
+            no expert took. ``crossnode_token_fraction``: rows that dispatch sends to another node, as a share of those
+            that it would send there if every expert of a token were alone on a node other than its own
+            (:func:`trainer.observe.crossings.crossing_rows`); it falls with the bytes between nodes.
             ``router_entropy``: of the gates' distribution in nats, 0 where every gate is sure.
             ``router_residual``, of routers that solve for balance: how far from it they stopped, over the mean load.
             Empty for a dense network.
@@ -94,7 +98,7 @@ class ExpertLoad:
         figures = {
             "expert_load_max_over_mean": float(load_LE.amax(dim=1).mean()),
             "dropped_fraction": sums["dropped"] / max(sums["due"], 1.0),
-            "crossnode_token_fraction": sums["to_other_nodes"] / max(float(tokens_LE.sum()), 1.0),
+            "crossnode_token_fraction": sums["crossing"] / max(sums["most_crossing"], 1.0),
             "router_entropy": sums["entropy"] / max(sums["due"], 1.0),
         }
         if sums["solves"]:
@@ -105,33 +109,31 @@ class ExpertLoad:
         return figures
 
     def _listener(self, index: int, holder: HoldsExperts) -> Any:
-        def listen(router: Any, _inputs: Any, _output: Any) -> None:
+        def listen(router: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
             if router.training and not repeats():
-                report = router.report()
-                away_E = _on_other_nodes(holder, self._ranks_per_node).to(report["expert_tokens"].device)
-                to_other_nodes = (report["expert_tokens"] * away_E).sum()
-                self._step[index] = _sum(self._step[index], _tally(report, to_other_nodes))
+                ranks_E, nodes_N = (part.to(output[1].device) for part in _places(holder, self._ranks_per_node))
+                here = dist.get_rank(holder.ep_group)
+                crossing, most = crossing_rows(*output, ranks_E, nodes_N, here, self._dispatch)
+                self._step[index] = _sum(self._step[index], _tally(router.report(), crossing, most))
 
         return listen
 
 
-def _on_other_nodes(holder: HoldsExperts, ranks_per_node: int) -> Tensor:
-    """Whether each logical expert lives on another node than this rank, bool [E]."""
-    slot_to_expert = torch.as_tensor(holder.slot_to_expert)
+def _places(holder: HoldsExperts, ranks_per_node: int) -> tuple[Tensor, Tensor]:
+    """Rank of each logical expert [E] and node of each rank [N], in the order of the expert-parallel group."""
     ranks = dist.get_process_group_ranks(holder.ep_group)
-    nodes_N = torch.tensor(ranks) // ranks_per_node
-    slot_nodes = nodes_N.repeat_interleave(len(slot_to_expert) // len(ranks))
-    return slot_nodes[slot_to_expert.argsort()] != dist.get_rank() // ranks_per_node
+    slot_to_expert = torch.as_tensor(holder.slot_to_expert)
+    return slot_to_expert.argsort() // (len(slot_to_expert) // len(ranks)), torch.tensor(ranks) // ranks_per_node
 
 
-def _tally(report: Mapping[str, Tensor], to_other_nodes: Tensor) -> Tensor:
+def _tally(report: Mapping[str, Tensor], crossing: Tensor, most_crossing: Tensor) -> Tensor:
     """The sums of one pass as a row [C]; entropy is weighted by the choices that it is the mean of."""
     due = report["due_choices"].double()
     residual = report.get("residual")
     solves = torch.ones_like(due) if residual is not None else torch.zeros_like(due)
     residual = torch.zeros_like(due) if residual is None else residual.double()
     sums = [report["dropped_choices"].double(), due, report["entropy"].double() * due, residual, solves]
-    sums.append(to_other_nodes.double())
+    sums += [crossing, most_crossing]
     return torch.cat([report["expert_tokens"].double(), torch.stack(sums)])
 
 

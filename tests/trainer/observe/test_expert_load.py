@@ -22,9 +22,11 @@ class ScriptedRouter(nn.Module):
 
     reports: Mapping[str, Tensor]
 
-    def forward(self, report: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, report: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         self.reports = report
-        return report["expert_tokens"]
+        tokens_E = report["expert_tokens"]
+        map_TE = torch.arange(int(tokens_E.max()))[:, None] < tokens_E  # as many tokens choose each expert
+        return map_TE.double(), map_TE
 
     def report(self) -> Mapping[str, Tensor]:
         return self.reports
