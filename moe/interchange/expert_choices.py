@@ -44,7 +44,8 @@ class ExpertChoices:
         Raises:
             ValueError: None of its modules are experts.
         """
-        self._choices: list[_Choice] = []
+        self._handed: list[_Choice] = []
+        self._overheard: list[_Choice] = []
         self.num_experts = 0
         self.layers: list[str] = []
         for name, module in model.named_modules():
@@ -69,7 +70,8 @@ class ExpertChoices:
         Raises:
             ValueError: The experts were given no ids, or not one row a token.
         """
-        choices, self._choices = self._choices, []
+        choices = self._handed or self._overheard
+        self._handed, self._overheard = [], []
         if not choices:
             raise ValueError("its experts are not told which tokens chose them")
         if any(len(choice.ids) != tokens for choice in choices):
@@ -95,7 +97,7 @@ class ExpertChoices:
                 return
             fitting = [one for one in tensors if one.is_floating_point() and one.shape == ids.shape]
             weights = fitting[-1] if fitting else torch.zeros(ids.shape)
-            self._choices.append(_Choice(layer, ids.detach().cpu(), weights.detach().float().cpu()))
+            self._handed.append(_Choice(layer, ids.detach().cpu(), weights.detach().float().cpu()))
 
         return keep
 
@@ -103,7 +105,7 @@ class ExpertChoices:
         def keep(_: nn.Module, __: tuple, output: Any) -> None:
             if isinstance(output, tuple) and isinstance(output[0], Tensor) and output[0].ndim == 2:
                 weights, ids = output[0].detach().float().cpu().topk(int(router.top_k), dim=1)  # pyright: ignore
-                self._choices.append(_Choice(layer, ids, weights))
+                self._overheard.append(_Choice(layer, ids, weights))
 
         return keep
 

@@ -64,8 +64,19 @@ def record_routing(
             raise ValueError(f"{name}: must be at least 1 ({number}); give a positive number")
     require_transformers()
     with _silence():
-        tokenise = _read_tokeniser(folder)
-        model = _read_model(folder)
+        return _record(folder, texts, ranks, max_tokens, batch, progress)
+
+
+def _record(
+    folder: Path,
+    texts: Sequence[str],
+    ranks: int,
+    max_tokens: int | None,
+    batch: int,
+    progress: Callable[[int, int], None],
+) -> Imported:
+    tokenise = _read_tokeniser(folder)
+    model = _read_model(folder)
     try:
         choices = ExpertChoices(model)
     except ValueError as error:

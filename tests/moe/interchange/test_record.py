@@ -50,6 +50,8 @@ def mixture(kind: str, seed: int = 0) -> Any:
         "Mixtral": {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2},
         "Olmoe": {**SIZES, "num_experts": 8, "num_experts_per_tok": 3},
         "Qwen3Moe": {**SIZES, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 8},
+        "Phimoe": {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2},
+        "JetMoe": {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2},
         "DeepseekV3": DEEPSEEK,
         "Llama4Text": {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 16},
         "Llama": SIZES,
@@ -122,6 +124,12 @@ def test_choices_are_those_of_the_models_own_logits(
     assert header.num_experts == {"Mixtral": 4, "Olmoe": 8, "Qwen3Moe": 6, "DeepseekV3": 8, "Llama4Text": 4}[kind]
 
 
+def test_a_router_that_shows_its_scores_is_not_heard_besides_its_experts(tmp_path: Path) -> None:
+    trace = record_routing(save(tmp_path / "tiny", mixture("Phimoe")), TEXTS).result
+    assert isinstance(trace, RoutingTrace)
+    assert (trace.header.num_layers, trace.header.moe_layers) == (3, (0, 1, 2))
+
+
 def test_the_verb_writes_the_same_bytes_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save(tmp_path / "tiny", mixture("Mixtral"))
     texts = tmp_path / "texts.jsonl"
@@ -160,6 +168,8 @@ def test_folders_that_are_no_mixture_are_refused(tmp_path: Path, capsys: pytest.
     assert "folder: is none" in refusal(capsys, "record", "--model", tmp_path / "nowhere", *rest)
     dense = save(tmp_path / "dense", mixture("Llama"))
     assert "model_type: llama has no layers with experts" in refusal(capsys, "record", "--model", dense, *rest)
+    deaf = save(tmp_path / "deaf", mixture("JetMoe"))
+    assert "jetmoe: its experts are not told" in refusal(capsys, "record", "--model", deaf, *rest)
     bare = save(tmp_path / "bare", mixture("Mixtral"), tokeniser=False)
     assert "tokeniser: has no tokeniser" in refusal(capsys, "record", "--model", bare, *rest)
     pickled = save(tmp_path / "pickled", mixture("Mixtral"))
