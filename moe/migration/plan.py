@@ -176,4 +176,4 @@ def moves_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterat
 
 
 def _traffic(statistics: RoutingStatistics, topology: Topology, ranks: NDArray[np.int64], objective: Dispatch) -> float:
-    return float(OBJECTIVES[objective](statistics, ranks, topology.cost).sum())
+    return float(OBJECTIVES[objective](statistics, ranks, topology.cost, topology.num_nodes).sum())

@@ -16,7 +16,7 @@ from moe.placement.cost.prediction import exchange_seconds
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.placement.topology import Topology
-from moe.report.context import Context, Moving
+from moe.report.context import Context, HeldOut, Moving
 
 FORMAT = "flowfabric.placement_report/1"
 LINKS = ("same_rank", "same_node", "other_node")
@@ -24,6 +24,7 @@ DISPATCH_NAMES = {
     "coherent": "context-coherent dispatch",
     "home": "home-return dispatch",
     "copies": "home-return dispatch with one copy a rank",
+    "hierarchical": "hierarchical dispatch with one copy a node",
 }
 DISPATCH_LAWS = {
     "coherent": "These numbers hold for context-coherent dispatch, where a token stays on the rank of its expert. "
@@ -35,6 +36,10 @@ DISPATCH_LAWS = {
     "copies": "These numbers hold for home-return dispatch with one copy a rank, where a token goes once to each rank "
     "that holds any of its experts and back. A placement saves traffic there by putting experts together that are "
     "chosen together; affinity between layers does not matter.",
+    "hierarchical": "These numbers hold for hierarchical dispatch, where a token goes once to each node that holds any "
+    "of its experts, is passed on inside the node to each rank that does, and comes back the same way. A placement "
+    "saves traffic between nodes there by putting experts on one node that are chosen together; affinity between "
+    "layers does not matter.",
 }
 
 
@@ -132,10 +137,13 @@ def summarise(
             "experts": load_percentiles(statistics.loads),
             "ranks_before": load_percentiles(before.rank_loads),
             "ranks_placed": load_percentiles(placed.rank_loads),
+            "busiest_rank_mean": {"before": float(before.imbalance.mean()), "placed": float(placed.imbalance.mean())},
             "idle_experts": (statistics.loads == 0).sum(axis=1).tolist(),
         },
         "moving": _moving(context.moving),
         "simulated": [vars(simulation) for simulation in context.simulations],
+        "tradeoff": [vars(point) for point in context.tradeoff],
+        "held_out": _held_out(context.held_out),
     }
 
 
@@ -187,6 +195,21 @@ def _traffic(traffic: Evaluation, topology: Topology, context: Context) -> dict[
         sent = traffic.moves / traffic.num_tokens * tokens * volume.token_bytes
         seconds = exchange_seconds(sent, topology).sum()
         document["predicted_ms_per_step"] = float(2 * volume.micro_batches * seconds * 1e3)
+    return document
+
+
+def _held_out(held_out: HeldOut | None) -> dict[str, Any] | None:
+    if held_out is None:
+        return None
+    document: dict[str, Any] = {"source": held_out.source, "saved": share_saved(held_out.before, held_out.placed)}
+    for name, traffic in (("before", held_out.before), ("placed", held_out.placed)):
+        document[name] = {
+            "tokens": traffic.num_tokens,
+            "cost_per_token": traffic.cost,
+            "moves_to_other_ranks_per_token": traffic.crossings,
+            "busiest_rank_mean": float(traffic.imbalance.mean()),
+            "busiest_rank_worst": float(traffic.imbalance.max()),
+        }
     return document
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from moe.placement.placement import Placement
-from trainer.config.layout import Layout
+from trainer.config.layout import Layout, node_ranks
 from trainer.config.run import RunConfig
 from trainer.model.build import build_model, parameter_shapes
 from trainer.model.network import Network
@@ -24,6 +24,7 @@ def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
     if world_size == 1:
         return Layout.single(config)
     expert, tensor = config.parallel.expert, config.parallel.tensor
+    placement = None if config.moe is None else Placement.read(folder / "placement.json")
     return Layout(
         world_size=world_size,
         expert_parallel=expert,
@@ -31,7 +32,8 @@ def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
         tensor_parallel=tensor,
         micro_batch=1,
         accumulation=1,
-        placement=None if config.moe is None else Placement.read(folder / "placement.json"),
+        placement=placement,
+        node_ranks=node_ranks(config, placement),
     )
 
 
