@@ -10,6 +10,7 @@ from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import home_cost, require_sources
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.slots import cheapest_ranks
+from moe.placement.solver.feasible import start_within
 from moe.placement.solver.layer_search import layer_problems
 from moe.placement.solver.protocol import Assignment
 from moe.placement.topology import Topology
@@ -34,10 +35,11 @@ def solve_assignment(
     better = home_cost(statistics, best, topology.cost) < home_cost(statistics, contiguous, topology.cost)
     ranks = np.where(better[:, None], best, contiguous)
     bounds = home_cost(statistics, ranks, topology.cost)
+    kept = start_within(statistics.loads, topology.num_ranks, limits)
     for layer, problem in enumerate(layer_problems(statistics, topology, "home", limits)):
         if not problem.keeps_limit(ranks[layer]):
             relaxed, bound = _relax(problem.base.T, problem.loads, problem.limit)
-            starts = [contiguous[layer], problem.packed(), *relaxed]
+            starts = [kept[layer], problem.packed(), *relaxed]
             ranks[layer] = problem.search(starts, seed * statistics.num_layers + layer)
             bounds[layer] = max(bounds[layer], min(bound, problem.price(ranks[layer])))
     return Assignment(ranks, float(bounds.sum()))

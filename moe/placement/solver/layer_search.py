@@ -95,8 +95,9 @@ class LayerProblem:
         best = min((start for start in starts if self.keeps_limit(start)), key=self.price)
         if not 1 < self.num_ranks <= len(self.loads):
             return best
-        tried = [self._exchanged(start, seed, steps // 4 + 1) for start in starts]
-        best = self._cheapest([best, *tried])
+        if len(starts) > 1:
+            distinct = list({start.tobytes(): start for start in starts}.values())
+            best = self._cheapest([best, *(self._exchanged(start, seed, steps // 4 + 1) for start in distinct)])
         best = self._cheapest([best, self._exchanged(self.settled(best), seed + 1, steps)])
         return self._cheapest([best, self.settled(best)])
 

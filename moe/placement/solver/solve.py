@@ -203,8 +203,7 @@ def _search(
         bound = 0.0
         if solver != "contiguous":
             search = SOLVERS[objective][solver]
-            capped = {} if limits is None else {"limits": limits}
-            assignment = search(statistics, topology, seed=seed, **capped)
+            assignment = search(statistics, topology, seed=seed, limits=limits)
             contiguous, solved = (
                 _total(statistics, topology, choice, objective) for choice in (ranks, assignment.expert_ranks)
             )

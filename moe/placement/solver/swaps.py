@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from moe.placement.bound.copies import copies_bound
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.placement import Dispatch, slots_per_rank
+from moe.placement.placement import Dispatch
 from moe.placement.slots import cheapest_ranks
+from moe.placement.solver.feasible import start_within
 from moe.placement.solver.layer_search import LayerProblem, layer_problems
 from moe.placement.solver.packing import pack_layer
 from moe.placement.solver.protocol import Assignment
@@ -68,14 +69,14 @@ def search_layers(
         Rank of each expert, [L, E]; it keeps the limits, and no layer costs more than with contiguous experts if those
         keep them too.
     """
-    slots_per_rank(statistics.num_experts, topology.num_ranks)
     contiguous = contiguous_ranks(1, statistics.num_experts, topology.num_ranks)[0]
+    kept = start_within(statistics.loads, topology.num_ranks, limits)
     layers = []
     for layer, problem in enumerate(layer_problems(statistics, topology, dispatch, limits)):
-        starts = [contiguous, problem.packed()]
         if start is not None:
-            starts = [start[layer], *(ranks for ranks in starts if not problem.keeps_limit(start[layer]))]
+            starts = [start[layer]] if problem.keeps_limit(start[layer]) else [start[layer], kept[layer]]
         else:
+            starts = [kept[layer], contiguous, problem.packed()]
             assert statistics.source_counts is not None
             prices = statistics.source_counts[layer].T @ (topology.cost + topology.cost.T)
             starts.append(cheapest_ranks(prices))
