@@ -48,7 +48,9 @@ def simulate_pair(before: Path, after: Path, scenario: Path, out: Path) -> Simul
     command = [sys.executable, "-m", "netsim", "compare", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["netsim ended without a word"])[-1].removeprefix("netsim compare: ")
+        said = (done.stderr.strip().splitlines() or ["netsim ended without a word"])[-1].removeprefix(
+            "netsim compare: "
+        )
         if done.returncode == 2:
             raise ValueError(f"scenario: {said}")
         raise RuntimeError(f"netsim compare failed: {said}")

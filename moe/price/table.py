@@ -60,7 +60,7 @@ def change(before: float, after: float) -> str:
     return f"{after / before - 1:+.1%}" if before else ("0.0%" if not after else "new")
 
 
-def _row(name: str, before: float, after: float, written) -> tuple[str, str, str, str]:  # noqa: ANN001
+def _row(name: str, before: float, after: float, written) -> tuple[str, str, str, str]:
     return name, written(before), written(after), change(before, after)
 
 

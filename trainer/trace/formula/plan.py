@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
+from moe.dispatch.messages import Borrowing
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
@@ -14,7 +15,7 @@ from trainer.flow.coupling import OwnCoupling
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, OwnObjective
 from trainer.flow.question import Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
-from trainer.model.build import dense_parameters, meta_network, tokens_per_example
+from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
@@ -200,6 +201,8 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
         tokens=layout.micro_batch * tokens_per_example(config),
         hidden=config.model.hidden,
         precision=config.engine.precision,
+        borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
+        expert_elements=expert_parameters(config),
     )
 
 
