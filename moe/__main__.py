@@ -36,6 +36,7 @@ _OPTIONS = {
     "slots_per_rank": "--slots-per-rank",
     "dense_layers": "--dense-layers",
     "ranks": "--ranks",
+    "model": "--model",
     "top_k": "--top-k",
     "max_tokens": "--max-tokens",
     "batch": "--batch",
