@@ -56,13 +56,12 @@ class Continuations:
         if plain.folder != run.folder:
             run.check_continuation(plain, placed=False)
         plain.check_continuation(placed, placed=True)
+        wanted = None if placement is None else Placement.read(placement)
+        if placement is not None and wanted is not None:
+            _check_placement(placed, placement, wanted)
         steps = forked(plain, placed)
         found = cls(plain, placed, steps)
-        if placement is None:
-            return found
-        wanted = Placement.read(placement)
-        _check_placement(placed, placement, wanted)
-        if not all(one.trace.exists() and one.routing.exists() for one in (plain, placed)):
+        if wanted is None or not all(one.trace.exists() and one.routing.exists() for one in (plain, placed)):
             return found
         (header, records), recorded = read(plain.trace), read(placed.trace)
         if header.steps != recorded[0].steps:

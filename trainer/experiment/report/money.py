@@ -44,9 +44,8 @@ class Money:
         known = self._bytes()
         if known is None:
             was, now = self.before.crossings, self.placed.crossings
-            return (
-                f"placing the experts takes a token to {now:.2f} other ranks in place of {was:.2f} ({change(was, now)})"
-            )
+            moves = f"{now:.2f} moves of a token between ranks in place of {was:.2f} ({change(was, now)})"
+            return f"placing the experts needs {moves}"
         how, was, now = known
         share = f"{abs(now / max(was, 1) - 1):.1%} {'fewer' if now <= was else 'more'} bytes between ranks"
         clause = f"placing the experts sends {share} ({how})"

@@ -73,7 +73,7 @@ def test_two_copies_of_one_history_are_no_continuations(tmp_path: Path, capsys: 
     assert "metrics.jsonl: step: none was taken apart from" in line
 
 
-def test_one_truth_about_the_placement(placement: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_truth_about_the_placement(placement: Path, tmp_path: Path) -> None:
     """For copies the share of choices stays about a half while copies become fewer: it is not on the page."""
     run = run_dir(tmp_path / "run", {1: 0.5})
     copies = tmp_path / "copies.json"
