@@ -1,6 +1,5 @@
 """The traces of a run: what is recorded when, and the files that come of it."""
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,6 +8,7 @@ import torch.distributed as dist
 
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
+from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.model import SegmentNetworkConfig
 from trainer.config.run import RunConfig
@@ -148,8 +148,3 @@ class TraceSession:
                 )
             if self._routing is not None:
                 merge_routing(self._folder, self._launch.world_size)
-
-
-def config_digest(config: RunConfig) -> str:
-    """Hash of everything in a configuration that a trace depends on; not of where the run lives."""
-    return hashlib.sha256(config.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()

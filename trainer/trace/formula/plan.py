@@ -6,6 +6,7 @@ import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
 from moe.dispatch.messages import Borrowing
+from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
@@ -26,7 +27,6 @@ from trainer.trace.formula.trace import RankGroups, TraceSpec
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
-from trainer.trace.session import config_digest
 
 EVALUATIONS = 8
 """All-reduces of a solve for global potentials that a computed trace assumes. A solve takes five to ten as a rule; the
