@@ -15,6 +15,7 @@ def expected_exchanges(
     layers: Sequence[int],
     *,
     num_ranks: int,
+    num_nodes: int = 1,
     tokens: int,
     top_k: int,
     most_choices: int,
@@ -27,6 +28,7 @@ def expected_exchanges(
         sizes: sizes of a row.
         layers: blocks with experts, ascending.
         num_ranks: ranks that share the experts; one alone sends nothing.
+        num_nodes: nodes that they are on.
         tokens: tokens of each rank.
         top_k: experts of a token.
         most_choices: choices that a message of coherent dispatch has room for.
@@ -36,7 +38,9 @@ def expected_exchanges(
     """
     if num_ranks == 1 or not layers:
         return
-    visits = Visits.even(tokens=tokens, top_k=top_k, num_experts=sizes.num_experts, num_ranks=num_ranks)
+    visits = Visits.even(
+        tokens=tokens, top_k=top_k, num_experts=sizes.num_experts, num_ranks=num_ranks, num_nodes=num_nodes
+    )
     order = slice(None, None, 1 if phase == "forward" else -1)
     if dispatch != "coherent":
         exchanges = PATTERNS[dispatch](visits, sizes, phase)

@@ -68,9 +68,12 @@ def law(placement: Placement, statistics: RoutingStatistics) -> str:
     """
     text = DISPATCH_LAWS[placement.dispatch]
     if placement.dispatch == "coherent" and statistics.coactivation.any():
-        text += " The router picks several experts; the cost counts the moves between first choices only, not the "
-        text += "copies for the others"
-        text += "." if placement.has_replicas else ", which the bytes include."
+        if placement.has_replicas or statistics.visits is None:
+            text += " The router picks several experts; the cost counts the moves between first choices only, not the "
+            text += "copies for the others."
+        else:
+            text += " The router picks several experts; the cost counts the moves of the first and the copies that the "
+            text += "others take there and back."
     if placement.has_replicas:
         text += " A token takes the nearest replica of its expert; replicas at one distance share the tokens evenly."
     return text

@@ -277,7 +277,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
-@pytest.mark.parametrize("verb", ["replay", "export", "import"])
+@pytest.mark.parametrize("verb", ["replay", "record", "export", "import"])
 def test_every_verb_teaches_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([verb, "--help"]) == 0
     text = capsys.readouterr().out

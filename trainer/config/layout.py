@@ -21,6 +21,8 @@ class Layout:
         micro_batch: examples of one forward pass on one rank.
         accumulation: forward passes of one rank in an optimiser step.
         placement: where each expert lives, None for a dense model.
+        relay_ranks: ranks of an expert-parallel group on one node, where a token crosses to a node once (hierarchical
+            dispatch on several nodes of several ranks); None: nodes make no difference.
     """
 
     world_size: int
@@ -30,6 +32,7 @@ class Layout:
     micro_batch: int
     accumulation: int
     placement: Placement | None
+    relay_ranks: int | None = None
 
     @classmethod
     def single(cls, config: RunConfig) -> "Layout":

@@ -111,9 +111,10 @@ class ExpertLoad:
     def _listener(self, index: int, holder: HoldsExperts) -> Any:
         def listen(router: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
             if router.training and not repeats():
-                where = (part.to(output[1].device) for part in _places(holder, self._ranks_per_node))
-                crossing = crossing_rows(*output, *where, dist.get_rank(holder.ep_group), self._dispatch)
-                self._step[index] = _sum(self._step[index], _tally(router.report(), *crossing))
+                ranks_E, nodes_N = (part.to(output[1].device) for part in _places(holder, self._ranks_per_node))
+                here = dist.get_rank(holder.ep_group)
+                crossing, most = crossing_rows(*output, ranks_E, nodes_N, here, self._dispatch)
+                self._step[index] = _sum(self._step[index], _tally(router.report(), crossing, most))
 
         return listen
 

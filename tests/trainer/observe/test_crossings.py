@@ -64,7 +64,7 @@ def test_hierarchical_rows_are_nodes_visited(home: int, expert_ranks: torch.Tens
     assert crossing(home, expert_ranks, "hierarchical")[0] == sum(map(len, others))
 
 
-def test_with_one_choice_all_modes_but_coherent_agree_and_coherent_counts_moves() -> None:
+def test_with_one_choice_all_modes_count_the_same() -> None:
     probs_TE = torch.rand([TOKENS, EXPERTS], generator=torch.Generator().manual_seed(3))
     map_TE = probs_TE == probs_TE.amax(dim=1, keepdim=True)
     expert_ranks = torch.arange(EXPERTS) // 2

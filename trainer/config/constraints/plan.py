@@ -6,7 +6,7 @@ from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.dispatch import check_dispatch
-from trainer.config.constraints.division import check_experts, check_tensor
+from trainer.config.constraints.division import check_experts, check_tensor, expert_nodes
 from trainer.config.constraints.drawing import check_drawing
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
@@ -18,12 +18,13 @@ from trainer.config.run import RunConfig
 from trainer.data import accumulation_steps
 
 
-def plan_layout(config: RunConfig, world_size: int) -> Layout:
+def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Layout:
     """Divides a run over its ranks.
 
     Args:
         config: the run.
         world_size: ranks, at least 1.
+        ranks_per_node: ranks on one node, for runs that set neither `trace.ranks_per_node` nor a placement; None: all.
 
     Returns:
         The layout.
@@ -52,6 +53,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
     check_times(config, micro_batch)
     check_blockwise(config, micro_batch)
+    placement = _placement(config, config.trace.ranks_per_node or ranks_per_node or world_size)
     return Layout(
         world_size=world_size,
         expert_parallel=expert,
@@ -59,7 +61,8 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
         tensor_parallel=config.parallel.tensor,
         micro_batch=micro_batch,
         accumulation=accumulation_steps(config.optim.global_batch, micro_batch, data_parallel),
-        placement=_placement(config),
+        placement=placement,
+        relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
     )
 
 
@@ -75,6 +78,8 @@ def describe(config: RunConfig, layout: Layout) -> str:
             f"{config.moe.num_experts // layout.expert_parallel} of {config.moe.num_experts} experts a rank and layer, "
             f"{config.moe.dispatch} dispatch"
         )
+    if layout.relay_ranks is not None:
+        experts += f" over {layout.expert_parallel // layout.relay_ranks} nodes of {layout.relay_ranks}"
     return (
         f"{ranks}{experts}; batch {config.optim.global_batch} = {layout.micro_batch} x {layout.accumulation} micro "
         f"x {layout.data_parallel}; {config.engine.label}"
@@ -104,13 +109,14 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     ]
 
 
-def _placement(config: RunConfig) -> Placement | None:
+def _placement(config: RunConfig, ranks_per_node: int) -> Placement | None:
     if config.moe is None:
         return None
     num_layers, num_experts, ranks = config.model.num_layers, config.moe.num_experts, config.parallel.expert
     path = config.moe.placement
     if path is None:
-        return Placement.contiguous(num_layers, num_experts, 1, ranks, dispatch=config.moe.dispatch)
+        nodes = expert_nodes(config, ranks_per_node)
+        return Placement.contiguous(num_layers, num_experts, nodes, ranks // nodes, dispatch=config.moe.dispatch)
     placement = Placement.read(path)
     for field, value, wanted in (
         ("num_layers", placement.num_layers, num_layers),

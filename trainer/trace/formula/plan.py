@@ -53,6 +53,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     if missing is not None:
         raise ValueError(missing)
     engine = _engine(config, layout)
+    node = layout.relay_ranks or layout.expert_parallel
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
@@ -62,6 +63,8 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
             "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
             "tensor": RankGroups(layout.tensor_parallel),
             "expert": RankGroups(layout.expert_parallel),
+            "expert_rail": RankGroups(layout.expert_parallel // node, stride=node),
+            "expert_node": RankGroups(node),
             "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
         },
         engine=engine,
@@ -185,6 +188,7 @@ def _sum(config: RunConfig, layout: Layout) -> Collective | None:
 def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
     return TokenTraffic(
         expert_parallel=layout.expert_parallel,
+        num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
         moe_layers=tuple(range(config.model.num_layers)),
         dispatch=moe.dispatch,
         num_experts=moe.num_experts,

@@ -20,7 +20,8 @@ class TokenTraffic:
     Args:
         expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
         moe_layers: indices of the model blocks that hold experts.
-        dispatch: how tokens travel: home, copies or coherent.
+        num_nodes: nodes that they are on.
+        dispatch: how tokens travel: home, copies, hierarchical or coherent.
         num_experts, top_k: experts of a layer and how many of them a token visits.
         most_choices: choices that a message of coherent dispatch has room for.
         key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
@@ -33,6 +34,7 @@ class TokenTraffic:
     """
 
     expert_parallel: int
+    num_nodes: int = 1
     moe_layers: tuple[int, ...]
     dispatch: str = "home"
     num_experts: int
@@ -62,7 +64,7 @@ class TokenTraffic:
             if of_layer == layer:
                 if phase == "forward" and layer is not None and "int" in exchange.dtype:  # counts follow the choices
                     yield from self._router_sums()
-                yield Collective("expert", exchange=exchange)
+                yield Collective(exchange.group, exchange=exchange)
 
     def _exchanges(self, phase: Phase) -> Iterator[tuple[int | None, Exchange]]:
         element_bytes, dtype = ELEMENT_BYTES[self.precision], DTYPES[self.precision]
@@ -74,6 +76,7 @@ class TokenTraffic:
             sizes,
             self.moe_layers,
             num_ranks=self.expert_parallel,
+            num_nodes=self.num_nodes,
             tokens=self.tokens,
             top_k=self.top_k,
             most_choices=self.most_choices,

@@ -164,7 +164,7 @@ class TransitionWindow(Window):
 
 
 class SetWindow(Window):
-    """For de-duplicated dispatch: which experts the tokens of the last micro batch chose together, by their rank."""
+    """For copies to ranks or nodes: which experts the tokens of the last micro batch chose together, by their rank."""
 
     def __init__(self, layers: Sequence[PlacedMoELayer], group: dist.ProcessGroup) -> None:
         """Listens to the routers of the layers."""
@@ -215,6 +215,7 @@ WINDOWS: dict[Dispatch, type[SourceWindow] | type[TransitionWindow] | type[SetWi
     "home": SourceWindow,
     "coherent": TransitionWindow,
     "copies": SetWindow,
+    "hierarchical": SetWindow,
 }
 
 
