@@ -25,6 +25,7 @@ attention gathers keys.
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,9 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for workload, of_routers in figures.items():
         print(f"\n### {workload}\n")
         print("\n".join(table(of_routers, figures["even"])))
-    print(f"\n{time.perf_counter() - began_s:.0f} s")
+    load = os.getloadavg()[0]
+    print(f"\n{time.perf_counter() - began_s:.0f} s, load average {load:.2f}")
     if given.out:
-        given.out.write_text(json.dumps({"seed": given.seed, "figures": figures}, indent=1) + "\n", encoding="utf-8")
+        document = {"seed": given.seed, "load_average": load, "figures": figures}
+        given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -25,8 +25,7 @@ def routing_study_section(path: Path) -> Section:
     """
     study = RoutingStudy.read(path)
     free = {placed: study.free_strength(placed) for placed in _PLACEMENTS}
-    found = [f"up to {free[placed]:g}" if free[placed] else "at no strength" for placed in _PLACEMENTS]
-    title = f"Routing that avoids hops is free {found[1]} where experts are placed, {found[0]} where they are not"
+    title = f"Free hop cost of the router: {free[False]:g} with experts by number, {free[True]:g} with experts placed"
     caption = (
         "Lower is better on both axes. A line joins the hop costs of sparse-OT routing, in standard deviations of the "
         "logits; faint points are seeds. The band is the loss without hop cost, its mean and the standard deviation of "
@@ -34,8 +33,8 @@ def routing_study_section(path: Path) -> Section:
     )
     text = (
         "The sparse-OT router pays for every hop to an expert's rank. A strength is free where the mean loss rises by "
-        "no more than one standard error of the rise over the seeds, and no more than the spread of the seeds, on every "
-        "data set. Bytes are compared with contiguous experts and no hop cost."
+        "no more than one standard error of the rise, and no more than the spread of the seeds, on every data set. "
+        "Bytes are compared with contiguous experts and no hop cost."
     )
     blocks: list[Block] = [
         Facts([fact for one in study.experiments for fact in _facts(one, free)]),
@@ -82,12 +81,14 @@ def _table(one: Experiment, free: dict[bool, float]) -> Table:
         changes = [size / one.bytes(0.0, False) - 1 for size in sizes]
         megabytes = (f"{size / BYTES_PER_MB:.3f} ({change:+.0%})" for size, change in zip(sizes, changes, strict=True))
         losses = (f"{one.loss(strength, placed):.4f}" for placed in _PLACEMENTS)
-        rises = (_range(one.rises(strength, placed)) for placed in _PLACEMENTS)
+        rises = (
+            f"{fmean(one.rises(strength, placed)):+.4f} ± {one.error(strength, placed):.4f}" for placed in _PLACEMENTS
+        )
         rows.append((name, *megabytes, *losses, *rises))
     seeds = len(one.of(0.0, False))
     caption = (
         f"{one.name}, {seeds} seeds. MB between ranks in a step, in brackets against contiguous experts without hop "
-        "cost; held-out loss and how much it lies above that of the same seed without hop cost, mean (least to most). "
+        "cost; held-out loss and how much it lies above that of the same seed without hop cost, with standard error. "
         f"Standard deviation of the loss over the seeds without hop cost: {one.spread(False):.4f} contiguous, "
         f"{one.spread(True):.4f} placed."
     )
@@ -104,7 +105,3 @@ def _table(one: Experiment, free: dict[bool, float]) -> Table:
         (one.strengths.index(strength), 1 + placed) for placed, strength in free.items() if strength in one.strengths
     ]
     return Table(columns, rows, caption, best=best, dense=True)
-
-
-def _range(rises: list[float]) -> str:
-    return f"{fmean(rises):+.4f} ({min(rises):+.3f} to {max(rises):+.3f})"

@@ -107,14 +107,18 @@ class Experiment(_Record):
         pairs = zip(self.of(strength, placed), self.of(0.0, placed), strict=True)
         return [run.held_out_loss - without.held_out_loss for run, without in pairs]
 
+    def error(self, strength: float | None, placed: bool) -> float:
+        """Standard error of the mean rise over the seeds."""
+        rises = self.rises(strength, placed)
+        return stdev(rises) / len(rises) ** 0.5
+
     def is_free(self, strength: float, placed: bool) -> bool:
         """Whether a strength costs nothing measurable.
 
         The mean rise of the loss is then within one standard error of the rise, as the seeds show it, and within the
         spread of the seeds.
         """
-        rises = self.rises(strength, placed)
-        return fmean(rises) <= min(self.spread(placed), stdev(rises) / len(rises) ** 0.5)
+        return fmean(self.rises(strength, placed)) <= min(self.spread(placed), self.error(strength, placed))
 
 
 class RoutingStudy(_Record):

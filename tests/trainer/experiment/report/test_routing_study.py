@@ -101,7 +101,7 @@ def test_the_section_shows_curves_and_figures(tmp_path: Path) -> None:
     jsonschema.validate(SOUND, SCHEMA)
     section = routing_study_section(written(tmp_path / "study.json", SOUND))
     markup = page("title", "finding", [section])
-    assert section.title.endswith("is free up to 0.3 where experts are placed, up to 0.1 where they are not")
+    assert section.title.endswith("0.1 with experts by number, 0.3 with experts placed")
     assert markup.count("<svg") == 1
     for text in (
         "contiguous",
@@ -115,7 +115,7 @@ def test_the_section_shows_curves_and_figures(tmp_path: Path) -> None:
     assert "-62%" in markup, "2 MB become 0.77 placed at 0.3"
     assert markup == page("title", "finding", [routing_study_section(tmp_path / "study.json")]), "same bytes again"
     none_free = document(experiment({0.0: (0, 0), 0.1: (1, 1)}))
-    assert routing_study_section(written(tmp_path / "none.json", none_free)).title.count("at no strength") == 2
+    assert routing_study_section(written(tmp_path / "none.json", none_free)).title.count(" 0 with") == 2
 
 
 def without(key: str) -> dict[str, Any]:
