@@ -136,6 +136,10 @@ class MoEConfig(Section):
     placement: Path | None = None
     """Placement file (``python -m moe place``); null: experts in order of their ids. With migration it is the placement
     at the start; a resumed run continues with that of its checkpoint."""
+    replicas: Literal["even", "least_loaded"] = "even"
+    """Which replica serves a token, where the placement puts an expert on several ranks. even: each rank's tokens are
+    split evenly over the replicas; least_loaded: over all ranks so that the busiest one computes as little as possible,
+    planned anew for every layer and micro batch."""
     migration: MigrationConfig | None = None
     """Experts that move in the run; null: they stay where they are."""
 

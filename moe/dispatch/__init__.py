@@ -35,7 +35,7 @@ DISPATCHERS: dict[str, "Callable[..., HomeReturnDispatcher | DeduplicatedDispatc
     "copies": _copies,
     "hierarchical": _hierarchical,
 }
-"""Builds the dispatcher of a mode: slots of this rank, their numbers, Megatron's configuration, process groups and the
-logical expert of each slot."""
+"""Builds the dispatcher of a mode: slots of this rank, their numbers, Megatron's configuration, process groups and what
+chooses the slot of every choice."""
 
 __all__ = ["DISPATCHERS"]

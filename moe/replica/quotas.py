@@ -7,6 +7,7 @@ Shape legend: R source ranks, E experts of a layer, G ranks of the expert-parall
 """
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,3 +155,7 @@ def _overlaps(rows_RE: Counts, columns_EG: Counts) -> Counts:
     ends = np.minimum(row_ends_RE[:, :, None], column_ends_EG)
     starts = np.maximum((row_ends_RE - rows_RE)[:, :, None], column_ends_EG - columns_EG)
     return np.maximum(ends - starts, 0)
+
+
+QUOTAS: dict[str, Callable[[Counts, Holders, int], Counts]] = {"even": even_quotas, "least_loaded": least_loaded_quotas}
+"""How the choices of an expert are split over its replicas, by the name in a run's configuration."""

@@ -244,6 +244,33 @@ def test_a_placement_for_another_dispatch_is_allowed_with_a_word(
         assert "--objective copies" in lines[0]
 
 
+def hierarchical(**sections: Any) -> RunConfig:
+    return configuration(
+        parallel={"expert": 4}, **{**sections, "moe": {"dispatch": "hierarchical"} | sections.get("moe", {})}
+    )
+
+
+def test_nodes_of_hierarchical_dispatch_come_from_the_placement_else_from_the_launch(tmp_path: Path) -> None:
+    path = tmp_path / "placement.json"
+    Placement.contiguous(3, 8, 2, 2, dispatch="hierarchical").write(path)
+    for config, ranks_per_node, expected in (
+        (hierarchical(moe={"placement": path}), 4, 2),
+        (hierarchical(trace={"ranks_per_node": 2}), 4, 2),
+        (hierarchical(), 2, 2),
+        (hierarchical(), 4, None),  # one node
+        (hierarchical(), 8, None),
+        (hierarchical(), 1, None),  # one rank a node
+        (configuration(parallel={"expert": 4}, moe={"placement": path, "dispatch": "copies"}), 2, None),
+    ):
+        layout = plan_layout(config, 8, ranks_per_node=ranks_per_node)
+        assert layout.relay_ranks == expected
+        assert ("hierarchical dispatch over 2 nodes of 2;" in describe(config, layout)) == (expected is not None)
+    with pytest.raises(
+        ValueError, match=r"^parallel\.expert: 4 .* nodes of 3 ranks.*; use a multiple of 3, or dispatch"
+    ):
+        plan_layout(hierarchical(), 12, ranks_per_node=3)
+
+
 def test_replicas_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "placement.json"
     document = random_placement(3).model_dump()
