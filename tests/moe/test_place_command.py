@@ -69,7 +69,7 @@ def test_place_writes_placement_and_report_and_says_what_it_saved(
 
 
 def test_placing_twice_gives_the_same_bytes(trace_path: Path, tmp_path: Path) -> None:
-    arguments = ["place", str(trace_path), *SHAPE, "--solver", "sweep", "--seed", "3"]
+    arguments = ["place", str(trace_path), *SHAPE, "--objective", "coherent", "--solver", "sweep", "--seed", "3"]
     for name in ("one", "two"):
         assert main([*arguments, "--out", str(tmp_path / f"{name}.json")]) == 0
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
@@ -84,7 +84,7 @@ def test_exflow_traces_and_other_costs_are_placed(tmp_path: Path) -> None:
     for number, cost in enumerate(("hops", "intra=900Gbps,inter=100Gbps", str(tmp_path / "cost.npy"))):
         out, report = tmp_path / f"{number}.json", tmp_path / f"report-{number}.html"
         arguments = ["place", str(tmp_path / "exflow.npy"), "--num-experts", "8", *SHAPE, "--cost", cost]
-        arguments += ["--solver", "sweep"]
+        arguments += ["--objective", "coherent", "--solver", "sweep"]
         assert main([*arguments, "--out", str(out), "--report", str(report)]) == 0
         assert report.exists()
         assert Placement.read(out).cost_matrix[0] == (0, 1, *[(2, 9, 1)[number]] * 2)
@@ -213,7 +213,7 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
     [
         (["--solver", "luck"], "moe place: --solver: unknown for objective coherent (luck); choose from auto"),
         (["--objective", "miles"], "moe place: --objective: unknown (miles); choose from coherent, home, copies"),
-        (["--objective", "copies", "--solver", "sweep"], "moe place: --solver: unknown for objective copies"),
+        (["--objective", "copies", "--objective", "coherent", "--solver", "sweep"], "moe place: --solver: unknown for objective copies"),
         (["--slots-per-rank", "1"], "moe place: --slots-per-rank: 1 slots a rank are not between 2"),
         (["--slots-per-rank", "9"], "moe place: --slots-per-rank: 9 slots a rank are not between 2"),
         (["--expert-parameters", "0"], "moe place: --expert-parameters: must be at least 1 (0)"),
@@ -224,7 +224,7 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
         ),
         (["--current", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
         (["--cost", "intra=0Gbps,inter=1Gbps"], "moe place: --cost: a rate of 0 moves nothing (intra=0Gbps"),
-        (["--objective", "home", "--solver", "sweep"], "moe place: --solver: unknown for objective home (sweep)"),
+        (["--objective", "home", "--objective", "coherent", "--solver", "sweep"], "moe place: --solver: unknown for objective home (sweep)"),
         (["--cost", "miles"], "moe place: --cost: is unknown (miles); give hops"),
         (["--seed", "-1"], "moe place: --seed: must be at least 0 (-1)"),
         (["--nodes", "0"], "moe place: --nodes: must be at least 1 (0); give a positive number"),
