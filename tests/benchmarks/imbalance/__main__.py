@@ -8,7 +8,8 @@ fall as Zipf's law, have one hot expert, drift by an expert a batch, or are even
 expert; and the tokens of a real model, where their traces are at hand. Prints a table in Markdown for each workload:
 
 expert    busiest expert over the mean, mean of the batches (worst batch)
-rank      busiest rank over the mean, experts by number -> placed; the placement is solved on the eight batches before
+rank      busiest rank over the mean, experts by number -> placed for `copies` under a cap of 1.1, on the eight batches
+          before those measured
 dropped   due choices that no expert took
 ranks     ranks that a token visits, experts by number -> placed
 MB        bytes between ranks in a batch, forward and backward, by mode: home / copies / hierarchical / coherent
