@@ -6,7 +6,8 @@ Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.bound.eigenvalue import eigenvalue_bound
+from moe.placement.bound.distinct import affordable_rounds, fewest_parts
+from moe.placement.bound.eigenvalue import eigenvalue_bound, levels
 from moe.placement.counts.layer_counts import layer_pairs
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.topology import Topology
@@ -27,20 +28,52 @@ def quick_bound(statistics: RoutingStatistics, topology: Topology) -> float:
     return degree_bound(layer_pairs(statistics), topology.cost)
 
 
-def best_bound(
-    statistics: RoutingStatistics, topology: Topology, limits: NDArray[np.float64] | None = None
-) -> float:
+def best_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | None = None) -> float:
     """Bound the coherent cost by the best of the bounds that are fast enough for the size of the problem.
+
+    It holds with and without limits on the loads, which only exclude assignments.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
-        limits: Most choices that a rank may compute, [L]; None for no limit.
+        rounds: Rounds of the bound of copies; by default as many as take some seconds.
 
     Returns:
         The bound over all tokens.
     """
-    return max(degree_bound(layer_pairs(statistics), topology.cost), eigenvalue_bound(statistics, topology))
+    quick = quick_bound(statistics, topology)
+    if statistics.visits is None:
+        return max(quick, eigenvalue_bound(statistics, topology))
+    return max(quick, visits_bound(statistics, topology, rounds))
+
+
+def visits_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | None = None) -> float:
+    """Bound the cost of moves and copies by the ranks, and by the nodes, that the tokens of each layer visit.
+
+    A token that comes from rank s, ends on rank h and visits the ranks V, h among them, pays
+    sum over r in V of cost[s, r] + cost[r, h]. With a cost of 1 between any two ranks that is 2 (|V| - 1), and 1 more if
+    s is not in V. The latter is left out. The same holds for nodes.
+
+    Args:
+        statistics: Counts of the routing trace, with visits.
+        topology: Ranks and what a move between them costs.
+        rounds: Rounds of `fewest_parts`; by default as many as take some seconds.
+
+    Returns:
+        The bound over all tokens.
+    """
+    assert statistics.visits is not None
+    rows, tokens = statistics.visits.rows, statistics.visits.tokens
+    if rounds is None:
+        rounds = affordable_rounds(len(rows), rows.shape[1] - 3, statistics.num_layers, statistics.num_experts)
+    bound = 0.0
+    for parts, price in levels(topology):
+        if price > 0 and rounds:
+            for layer in range(statistics.num_layers):
+                here = rows[:, 0] == layer
+                visited = fewest_parts(rows[here, 3:], tokens[here], statistics.num_experts, parts, rounds)
+                bound += 2 * price * (visited - tokens[here].sum())
+    return bound
 
 
 def degree_bound(pairs: NDArray[np.int64], cost: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""A lower bound on the copies cost; valid for any cost matrix, and weak where ranks hold many experts.
+"""A lower bound on the copies cost, valid for any cost matrix.
 
 Shape legend: E experts per layer, G ranks of one expert-parallel group, S experts of one rank, N distinct choice sets,
 K choices.
@@ -7,6 +7,7 @@ K choices.
 import numpy as np
 from numpy.typing import NDArray
 
+from moe.placement.bound.distinct import affordable_rounds, fewest_parts
 from moe.placement.cost.objective import require_sets
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import slots_per_rank
@@ -17,18 +18,21 @@ from moe.routing_trace import DROPPED
 _Tokens = NDArray[np.int64] | NDArray[np.float64]
 
 
-def copies_bound(statistics: RoutingStatistics, topology: Topology) -> float:
-    """Bound the cost of all copies from below, each layer by the larger of two bounds.
+def copies_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | None = None) -> float:
+    """Bound the cost of all copies from below, each layer by the largest of three bounds.
 
     First: a copy carries at most min(S, choices of its token) choices, so that giving every choice its part of a copy
     and solving the home-return assignment undercuts any placement. Exact for one expert a rank or one choice.
     Second: a set of m experts on ranks that share b pairs of them needs at least m - b copies, one less if one of
     them is at home. The pairs on one rank weigh at most half of each expert's S - 1 heaviest co-activations, the
     tokens at home at most the best assignment of experts to ranks. The same holds for nodes with all their slots.
+    Third: `fewest_parts` relaxes the division of all experts, but not that of the choices of a token. It is the best
+    where ranks hold many experts. What it misses most is how often a token finds a choice at home.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
+        rounds: Rounds of `fewest_parts`; by default as many as take some seconds.
 
     Returns:
         The bound over all tokens.
@@ -38,12 +42,35 @@ def copies_bound(statistics: RoutingStatistics, topology: Topology) -> float:
     """
     sets = require_sets(statistics)
     slots = slots_per_rank(statistics.num_experts, topology.num_ranks)
+    num_choices = sets.rows.shape[1] - 2
+    if rounds is None:
+        rounds = affordable_rounds(len(sets.rows), num_choices, statistics.num_layers, statistics.num_experts)
+    if num_choices < 2 or slots < 2:
+        rounds = 0
     bound = 0.0
     for layer in range(statistics.num_layers):
         rows = sets.rows[:, 0] == layer
-        bound += _layer_bound(
-            sets.rows[rows, 2:], sets.rows[rows, 1], sets.tokens[rows], statistics.coactivation[layer], topology, slots
-        )
+        chosen = sets.rows[rows, 2:], sets.rows[rows, 1], sets.tokens[rows]
+        here = _layer_bound(*chosen, statistics.coactivation[layer], topology, slots)
+        bound += max(here, _parts_away(*chosen, statistics.num_experts, topology, rounds) if rounds else 0.0)
+    return bound
+
+
+def _parts_away(
+    experts: NDArray[np.int64],
+    homes: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    num_experts: int,
+    topology: Topology,
+    rounds: int,
+) -> float:
+    near, step = topology.levels()
+    bound = 0.0
+    if near > 0:
+        bound += near * fewest_parts(experts, tokens, num_experts, topology.num_ranks, rounds, homes)
+    if step > 0:
+        nodes = homes // topology.ranks_per_node
+        bound += step * fewest_parts(experts, tokens, num_experts, topology.num_nodes, rounds, nodes)
     return bound
 
 

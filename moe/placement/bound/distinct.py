@@ -1,0 +1,230 @@
+"""How few parts the tokens of a layer can visit, whatever the division of its experts: a bound by sets of choices.
+
+Shape legend: E experts per layer, N distinct choice sets, K choices, M ways to part K choices, B pairs of K choices.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.bound.together import Divisions, Relaxation
+from moe.placement.slots import cheapest_ranks
+from moe.routing_trace import DROPPED
+
+_MOST_CHOICES = 6  # whose 203 ways to part are all tried; with more choices a weaker rule prices the pairs
+_STEP = 0.3
+_HEAT = 0.1  # of the soft minimum over the ways to part, in parts
+_SOFT = 0.1  # added to the diagonal before the first prices are solved for
+_ROUNDING = 1e-9
+_WORK = 2e10  # products of all rounds, some seconds
+_MOST_ROUNDS = 20
+_FEWEST_ROUNDS = 6
+
+
+def fewest_parts(
+    experts: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    num_experts: int,
+    parts: int,
+    rounds: int,
+    homes: NDArray[np.int64] | None = None,
+) -> float:
+    """Bound the parts that all tokens of a layer visit, from below.
+
+    For any prices b of its pairs of choices, a token visits at least
+
+        min over ways to part its choices (their number + b of the pairs they keep together) - b of the pairs together
+
+    parts. The minimum is over the few ways to part K choices; the second term adds up over the tokens to the weight of
+    all pairs that share a part, and `Divisions.most` bounds that. So the division of all experts is relaxed, while that
+    of the choices of a token is exact (Lagrangian decomposition; Guignard, Kim, Math. Programming 39, 1987). Rounds
+    raise the price of pairs that the token's own division keeps together more often than that of all experts does.
+
+    A token whose own part counts nothing pays, for any y, one part less where it meets a choice at home, but y for
+    every choice there: min over ways and over their part at home, less y of the choices at home. The latter add up to
+    an assignment of experts to parts.
+
+    Args:
+        experts: Experts of each set, -1 where there is no choice, [N, K].
+        tokens: Tokens of each set, [N].
+        num_experts: Experts E of the layer.
+        parts: Parts that the experts are divided into equally.
+        rounds: Rounds of the prices.
+        homes: Part of the tokens of each set, which does not count, [N]; None to count all parts.
+
+    Returns:
+        The bound on the sum over all tokens.
+    """
+    counts = (experts != DROPPED).sum(axis=1)
+    least = float(tokens[counts > 0].sum()) if homes is None else 0.0
+    if parts == 1:
+        return least
+    divisions = Divisions(1, num_experts, parts)
+    relaxation = Relaxation(divisions, divisions.mean())
+    groups = []
+    for size in np.unique(counts[counts > 0]):
+        rows = counts == size
+        chosen = np.sort(experts[rows], axis=1)[:, -size:]
+        groups.append(_Group.collect(chosen, tokens[rows], relaxation.shared))
+    for turn in range(rounds):
+        relaxation.step(_weights(groups, num_experts))
+        for group in groups:
+            group.reprice(relaxation.shared, parts if homes is not None and 2 * turn >= rounds else None)
+    bound = -divisions.most(_weights(groups, num_experts), relaxation.multipliers(), rounds + 1)
+    if homes is None:
+        bound += sum(group.least() for group in groups)
+    else:
+        at_home = np.zeros((num_experts, parts))
+        for size, group in zip(np.unique(counts[counts > 0]), groups, strict=True):
+            bound += group.least_away()
+            home = np.repeat(homes[counts == size][:, None], size, axis=1)
+            np.add.at(at_home, (group.experts, home), group.tokens[:, None] * group.fares)
+        bound -= float(at_home[np.arange(num_experts), cheapest_ranks(-at_home)].sum())
+    return max(bound - _ROUNDING * float(tokens.sum()), least)
+
+
+def affordable_rounds(num_sets: int, num_choices: int, num_layers: int, num_experts: int) -> int:
+    """Rounds of `fewest_parts` that take some seconds for all layers.
+
+    Args:
+        num_sets: Choice sets of all layers.
+        num_choices: Choices K of a set.
+        num_layers: MoE layers L.
+        num_experts: Experts E per layer.
+
+    Returns:
+        Rounds; 0 if too few are possible to be of use.
+    """
+    pairs = num_choices * (num_choices - 1) // 2
+    ways = len(_partitions(num_choices)) if num_choices <= _MOST_CHOICES else 16 * num_choices
+    work = max(num_sets * ways * pairs + 10 * num_layers * num_experts**3, 1)
+    rounds = min(int(_WORK // work), _MOST_ROUNDS)
+    return rounds if rounds >= _FEWEST_ROUNDS else 0
+
+
+@dataclass(eq=False)
+class _Group:
+    """Sets of K choices each, and the prices of their pairs.
+
+    Attributes:
+        experts: Experts of each set, [N, K].
+        tokens: Tokens of each set, [N].
+        pairs: Places of the two choices of each pair, [2, B].
+        together: Pairs that each way to part keeps together, 0 or 1, [M, B]; none for too many choices.
+        sizes: Number of parts of each way, [M].
+        parting: Which parts each way has, of `held`, [M, H]; 0 or 1.
+        held: Choices of every part that there can be, [H, K]; 0 or 1.
+        prices: Price of each pair, [N, B].
+        fares: Price y of each choice at home, [N, K].
+        offset: What the token's minimum is where the ways to part are not tried, [N].
+    """
+
+    experts: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    together: NDArray[np.float32]
+    sizes: NDArray[np.float32]
+    parting: NDArray[np.float32]
+    held: NDArray[np.float32]
+    prices: NDArray[np.float32]
+    fares: NDArray[np.float32]
+    offset: NDArray[np.float64]
+
+    @classmethod
+    def collect(cls, experts: NDArray[np.int64], tokens: NDArray[np.int64], shared: NDArray[np.float64]) -> "_Group":
+        size = experts.shape[1]
+        pairs = np.stack(np.triu_indices(size, 1))
+        labels = np.array(_partitions(size)) if size <= _MOST_CHOICES else np.zeros((0, size), np.int64)
+        together = (labels[:, pairs[0]] == labels[:, pairs[1]]).astype(np.float32)
+        sizes = labels.max(axis=1, initial=-1).astype(np.float32) + 1
+        held = (np.arange(1, 2**size)[:, None] >> np.arange(size) & 1).astype(np.float32)
+        parting = np.zeros((len(labels), len(held)), np.float32)
+        for part in range(size):
+            way = np.flatnonzero((labels == part).any(axis=1))
+            parting[way, (labels[way] == part) @ (1 << np.arange(size)) - 1] = 1
+        blocks = shared[experts[:, :, None], experts[:, None, :]]
+        fares = (1 / blocks.sum(axis=2)).astype(np.float32) if len(labels) else np.zeros(experts.shape, np.float32)
+        nothing = np.zeros((0, 0), np.float32)
+        group = cls(experts, tokens, pairs, together, sizes, parting, held, nothing, fares, np.zeros(0))
+        group._solve(shared)
+        return group
+
+    def reprice(self, shared: NDArray[np.float64], places: int | None) -> None:
+        """Raise the prices of what the tokens' own divisions have more often than that of all experts.
+
+        Args:
+            shared: How often experts share a part, [E, E].
+            places: Number of parts, one of which is at home and does not count; None if all count.
+        """
+        if not len(self.together):
+            self._solve(shared)
+            return
+        odds = self.prices @ self.together.T
+        odds += self.sizes
+        odds -= odds.min(axis=1, keepdims=True)
+        odds *= np.float32(-1 / _HEAT)
+        np.exp(odds, out=odds)
+        if places is not None:
+            home = np.exp((1 - self.fares @ self.held.T) / np.float32(_HEAT))
+            at_home = home * (odds @ self.parting)
+            odds *= 1 + home @ self.parting.T
+            often = (at_home @ self.held) / odds.sum(axis=1, keepdims=True)
+            self.fares += np.float32(_STEP) * (often - np.float32(1 / places))
+        kept = odds @ self.together
+        kept /= odds.sum(axis=1, keepdims=True)
+        met = shared[self.experts[:, self.pairs[0]], self.experts[:, self.pairs[1]]]
+        self.prices += np.float32(_STEP) * (kept - met.astype(np.float32))
+
+    def least(self) -> float:
+        """The tokens' minima, added up."""
+        if not len(self.together):
+            return float(self.offset @ self.tokens)
+        prices = self.prices.astype(np.float64)
+        smallest = (prices @ self.together.T.astype(np.float64) + self.sizes).min(axis=1)
+        return float(smallest @ self.tokens)
+
+    def least_away(self) -> float:
+        """The tokens' minima where one part may be at home, whose choices pay their fares; added up."""
+        if not len(self.together):
+            return float((self.offset - 1) @ self.tokens)
+        ways = self.prices.astype(np.float64) @ self.together.T.astype(np.float64) + self.sizes
+        smallest = ways.min(axis=1)
+        paid = self.fares.astype(np.float64) @ self.held.T.astype(np.float64) - 1
+        for part, fare in enumerate(paid.T):
+            containing = np.flatnonzero(self.parting[:, part])
+            np.minimum(smallest, ways[:, containing].min(axis=1) + fare, out=smallest)
+        return float(smallest @ self.tokens)
+
+    def _solve(self, shared: NDArray[np.float64]) -> None:
+        """Price the pairs so that the bound is best at a given division.
+
+        For a token with the matrix Z of its choices, parts >= 2 sum(c) - c' Z c for any c, since 1 - (1 - x)^2 <= 1;
+        the best is c = Z^-1 1.
+        """
+        size = self.experts.shape[1]
+        blocks = shared[self.experts[:, :, None], self.experts[:, None, :]] + _SOFT * np.eye(size)
+        shares = np.linalg.solve(blocks, np.ones((len(blocks), size, 1)))[:, :, 0]
+        self.prices = (2 * shares[:, self.pairs[0]] * shares[:, self.pairs[1]]).astype(np.float32)
+        exact = self.prices.astype(np.float64)
+        self.offset = (2 * shares - shares**2).sum(axis=1)
+        self.offset -= np.abs(exact - 2 * shares[:, self.pairs[0]] * shares[:, self.pairs[1]]).sum(axis=1)
+
+
+def _weights(groups: list[_Group], num_experts: int) -> NDArray[np.float64]:
+    """Prices of all tokens by pair of experts, symmetric, [E, E]: each unordered pair is half in either entry."""
+    weights = np.zeros(num_experts**2)
+    for group in groups:
+        index = group.experts[:, group.pairs[0]] * num_experts + group.experts[:, group.pairs[1]]
+        prices = group.tokens[:, None] * group.prices.astype(np.float64)
+        weights += np.bincount(index.ravel(), weights=prices.ravel(), minlength=len(weights))
+    square = weights.reshape(num_experts, num_experts)
+    return (square + square.T) / 2
+
+
+def _partitions(size: int) -> list[tuple[int, ...]]:
+    """Every way to part some choices: the part of each, numbered in the order of their first choices."""
+    ways: list[tuple[int, ...]] = [()]
+    for _ in range(size):
+        ways = [(*way, part) for way in ways for part in range(max(way, default=-1) + 2)]
+    return ways
