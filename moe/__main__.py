@@ -10,10 +10,11 @@ from typing import NoReturn
 from moe.command.export import EXPORT
 from moe.command.import_placement import IMPORT
 from moe.command.place import PLACE
+from moe.command.price import PRICE
 from moe.command.record import RECORD
 from moe.command.replay import REPLAY
 
-VERBS = (PLACE, REPLAY, RECORD, EXPORT, IMPORT)
+VERBS = (PLACE, REPLAY, PRICE, RECORD, EXPORT, IMPORT)
 """Every verb, in the order of the help."""
 _DESCRIPTION = "Place the experts of a mixture-of-experts model on ranks."
 _OPTIONS = {
@@ -29,10 +30,13 @@ _OPTIONS = {
     "to": "--to",
     "from": "--from",
     "out": "--out",
+    "current": "--current",
+    "scenario": "--scenario",
     "nodes": "--nodes",
     "slots_per_rank": "--slots-per-rank",
     "dense_layers": "--dense-layers",
     "ranks": "--ranks",
+    "model": "--model",
     "top_k": "--top-k",
     "max_tokens": "--max-tokens",
     "batch": "--batch",

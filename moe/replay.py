@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from moe.collective_trace import CollectiveRecord, TraceHeader
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
 from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
+from moe.expert_groups import EXPERT, PARTS, ExpertGroups, meaning
 from moe.placement.placement import Dispatch, Placement
 from moe.replica.dealing import served_choices
 from moe.replica.slots import Slots
@@ -58,18 +59,20 @@ def replay(
     """
     mode = dispatch or placement.dispatch
     sizes = _sizes(header, routing, placement, mode)
+    groups = ExpertGroups(header.groups, placement.num_ranks, placement.relay_ranks(mode))
     traffic = _traffic(header, routing, placement, mode, replicas or routing.header.replicas or "even")
     layers = {block: index for index, block in enumerate(routing.header.moe_layers or ())}
     rewritten: list[CollectiveRecord] = []
     for of_rank in _by_rank(records):
-        rewritten += _rewrite(header, of_rank, layers, traffic, sizes, mode)
-    return replace(header, source="replayed"), rewritten
+        rewritten += _rewrite(header, of_rank, layers, groups, traffic, sizes, mode)
+    return replace(header, source="replayed", groups=groups.groups), rewritten
 
 
 def _rewrite(
     header: TraceHeader,
     records: Sequence[CollectiveRecord],
     layers: dict[int, int],
+    groups: ExpertGroups,
     passes: Passes,
     sizes: Sizes,
     mode: Dispatch,
@@ -85,21 +88,21 @@ def _rewrite(
             carried_ns, index = 0, index + 1
             continue
         end = index
-        while end < len(records) and _same_pass(records[index], records[end]):
+        while end < len(records) and _same_pass(header, records[index], records[end]):
             end += 1
         recorded = records[index:end]
         index = end
         if record.layer is None:  # targets and losses of coherent dispatch, written anew with the last layer
             carried_ns += sum(item.gap_ns or 0 for item in recorded)
             continue
-        ranks = header.groups[record.group]
-        traffic = passes[record.step, record.micro, ranks[0]][layers[record.layer]]
+        member = record.rank % groups.num_ranks
+        traffic = passes[record.step, record.micro, record.rank - member][layers[record.layer]]
         exchanges = _exchanges(traffic, sizes, record.phase, record.layer, mode)
         for place, (layer, exchange) in enumerate(exchanges):
             gap = recorded[place].gap_ns if place < len(recorded) else 0
-            written = _record(record, exchange, ranks.index(record.rank), _later(gap, carried_ns))
+            written = _record(record, exchange, member, _later(gap, carried_ns))
             seq = recorded[place].seq if place < len(recorded) else None
-            entries.append((seq, replace(written, layer=layer)))
+            entries.append((seq, replace(written, layer=layer, group=groups.name(record.rank, exchange))))
             carried_ns = 0
         carried_ns += sum(item.gap_ns or 0 for item in recorded[len(exchanges) :])
     return _numbered(entries, records[-1].seq if records else 0)
@@ -140,20 +143,16 @@ def _later(gap_ns: int | None, carried_ns: int) -> int | None:
 
 
 def _is_dispatch(header: TraceHeader, record: CollectiveRecord, layers: dict[int, int]) -> bool:
-    meaning = record.group.rpartition("_")[0] if record.group.rpartition("_")[2].isdecimal() else record.group
-    if meaning != "expert" or len(header.groups[record.group]) == 1:
+    if meaning(record.group) not in (EXPERT, *PARTS) or len(header.groups[record.group]) == 1:
         return False
     return record.layer in layers or (record.layer is None and record.phase != "optimizer")
 
 
-def _same_pass(one: CollectiveRecord, other: CollectiveRecord) -> bool:
-    return (one.step, one.micro, one.phase, one.layer, one.group) == (
-        other.step,
-        other.micro,
-        other.phase,
-        other.layer,
-        other.group,
-    )
+def _same_pass(header: TraceHeader, one: CollectiveRecord, other: CollectiveRecord) -> bool:
+    """Whether a record belongs to the pass through an expert layer of another one."""
+    is_alike = (one.step, one.micro, one.phase, one.layer) == (other.step, other.micro, other.phase, other.layer)
+    of_tokens = meaning(other.group) in (EXPERT, *PARTS) and len(header.groups[other.group]) > 1
+    return is_alike and of_tokens
 
 
 def _by_rank(records: Sequence[CollectiveRecord]) -> list[list[CollectiveRecord]]:
@@ -180,9 +179,12 @@ def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, m
     expert_ranks_LE = placement.expert_ranks()
     if mode == "coherent":
         return {key: Moves.of(of_ranks, expert_ranks_LE, width) for key, of_ranks in parts.items()}
+    num_nodes = placement.num_nodes
     return {
         key: [
-            Visits.of([(home, chosen_TLK[:, layer]) for home, chosen_TLK in of_ranks], expert_ranks_LE[layer], width)
+            Visits.of(
+                [(home, ids_TLK[:, layer]) for home, ids_TLK in of_ranks], expert_ranks_LE[layer], width, num_nodes
+            )
             for layer in range(routing.header.num_layers)
         ]
         for key, of_ranks in parts.items()
@@ -237,7 +239,7 @@ def _sizes(
         _Requirement(
             mode != "coherent" or own.key_value_width is not None,
             "routing: header.key_value_width is missing, so its model gathers no keys and values as coherent dispatch "
-            "must; choose home or copies",
+            "must; choose home, copies or hierarchical",
         ),
         _Requirement(
             own.element_bytes in (None, *_DTYPES),

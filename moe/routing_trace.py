@@ -42,6 +42,7 @@ class RoutingHeader(BaseModel):
         dispatch: Dispatch mode of the run that recorded the trace; None if it is unknown.
         expert_parameters: Parameters of an expert, for replay with replicas.
         replicas: How the run chose among the replicas of an expert, had there been any; None if it is unknown.
+        config_sha256: Hash of the run's configuration, the same as in its collective trace; None if it is unknown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +61,7 @@ class RoutingHeader(BaseModel):
     dispatch: Literal["coherent", "home", "copies", "hierarchical"] | None = None
     expert_parameters: _Positive | None = None
     replicas: Literal["even", "least_loaded"] | None = None
+    config_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 @dataclass(frozen=True, eq=False)

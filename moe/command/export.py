@@ -17,13 +17,16 @@ Writes a file of this project in a format of another tool:
   sglang       a placement as physical_to_logical_map [hidden layers][physical experts],
                with replicas. SGLang counts dense layers too: name them by --dense-layers
                (0 for DeepSeek-V2-Lite, 0-2 for DeepSeek-V3). Serve with
-                 --ep-size RANKS --ep-num-redundant-experts REPLICAS --init-expert-location OUT.json
+                 --ep-size RANKS --ep-num-redundant-experts REPLICAS
+                 --init-expert-location OUT.json
   vllm         a placement as the bare table [MoE layers][physical experts] that vLLM's
                balancer (EPLB) keeps, with replicas; physical expert p is on rank
-               p // (physical / ranks). No release of vLLM reads a table when it starts:
-               it begins with experts by number and moves them by its own policy. The table
-               is what the proposal vllm#49572 reads (--enable-expert-parallel --enable-eplb
-               --eplb-config '{"num_redundant_experts": REPLICAS, "initial_expert_map_path": "OUT.json"}')
+               p // (physical / ranks). vLLM has no option yet that reads a table when it
+               starts: it begins with experts by number and moves them by its own policy.
+               The pull request vllm#49572 reads this one, with
+                 --enable-expert-parallel --enable-eplb
+                 --eplb-config.num_redundant_experts REPLICAS
+                 --eplb-config.initial_expert_map_path OUT.json
 """
 _EXAMPLES = """\
 examples:

@@ -32,11 +32,14 @@ of this project. Choose the format:
 """
 _EXAMPLES = """\
 examples:
-  python -m moe import placement.csv --num-experts 8 --nodes 1 --ranks-per-node 4 --out placement.json
-  python -m moe import --from sglang map.json --dense-layers 0 --nodes 1 --ranks-per-node 8 --out placement.json
+  python -m moe import placement.csv --num-experts 8 --nodes 1 --ranks-per-node 4 \\
+      --out placement.json
+  python -m moe import --from sglang map.json --dense-layers 0 --nodes 1 --ranks-per-node 8 \\
+      --out placement.json
   python -m moe import --from esft results/expert_scores/law --ranks 8 --out routing.npz
-  python -m moe import --from megatron-router-trace traces/router_trace_rank*.jsonl --out routing.npz
-  python -m moe import --from sglang-distribution counts.pt --nodes 1 --ranks-per-node 8 --slots-per-rank 9 --out p.json
+  python -m moe import --from megatron-router-trace traces/*.jsonl --out routing.npz
+  python -m moe import --from sglang-distribution counts.pt --nodes 1 --ranks-per-node 8 \\
+      --slots-per-rank 9 --out placement.json
 """
 
 

@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moe.command.verb import Verb
+
+if TYPE_CHECKING:
+    from moe.command.progress import Progress
 
 _DESCRIPTION = """\
 Reads a routing trace (which experts each token was sent to), assigns the experts
@@ -63,6 +67,13 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="placement in use (default: contiguous), for comparison; experts stay there if that is free",
     )
+    command.add_argument(
+        "--held-out",
+        type=Path,
+        metavar="TRACE",
+        help="other tokens of the same model, on which the placement is measured as well: what it saves there is "
+        "what to expect in use",
+    )
     command.add_argument("--expert-parameters", type=int, metavar="P", help="parameters of one expert, to price moves")
     command.add_argument(
         "--results",
@@ -84,14 +95,8 @@ def _description() -> str:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    import hashlib
-
-    from moe.placement.cost.evaluation import evaluate_placement
-    from moe.placement.counts.statistics import RoutingStatistics
-    from moe.placement.solver.solve import keep_near, solve
-    from moe.placement.topology import Topology
-    from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
-    from moe.routing_trace import RoutingTrace
+    from moe.command.progress import Progress
+    from moe.report.table import print_summary
 
     report_path = arguments.report or arguments.out.with_suffix(".html")
     numbers_path = report_path.with_suffix(".report.json")
@@ -99,10 +104,33 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"report: is the same file as --out ({arguments.out}); choose another name for one of them")
     if arguments.expert_parameters is not None and arguments.expert_parameters < 1:
         raise ValueError(f"expert_parameters: must be at least 1 ({arguments.expert_parameters}); count one expert's")
+    with Progress("place") as progress:
+        numbers = _place(arguments, report_path, numbers_path, progress)
+    print_summary(numbers)
+    print(f"wrote {arguments.out}, {report_path} and {numbers_path}")
+
+
+def _place(
+    arguments: argparse.Namespace, report_path: Path, numbers_path: Path, progress: "Progress"
+) -> dict[str, Any]:
+    """Place, write all files and return the numbers of the report."""
+    import hashlib
+
+    from moe.command.comparison import compare, hold_out
+    from moe.placement.cost.evaluation import evaluate_placement
+    from moe.placement.counts.statistics import RoutingStatistics
+    from moe.placement.solver.solve import keep_near, solve
+    from moe.placement.topology import Topology
+    from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
+    from moe.routing_trace import RoutingTrace
+
     simulations = [run for path in arguments.results for run in read_simulations(path)]
     topology = Topology.parse(arguments.cost, arguments.nodes, arguments.ranks_per_node)
+    progress.phase("reading the trace")
     trace = RoutingTrace.read(arguments.source, arguments.num_experts)
+    progress.phase(f"counting {trace.num_tokens:,} tokens")
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
+    progress.phase(f"placing {statistics.num_experts} experts x {statistics.num_layers} layers ({arguments.objective})")
     placement = solve(
         statistics,
         topology,
@@ -112,27 +140,29 @@ def _run(arguments: argparse.Namespace) -> None:
         slots=arguments.slots_per_rank,
         trace_sha256=hashlib.sha256(arguments.source.read_bytes()).hexdigest(),
     )
+    progress.phase("measuring the placement")
     current, name = read_current(arguments.current, placement)
     placement = keep_near(placement, current, statistics, topology)
     before = evaluate_placement(statistics, topology, current, placement.dispatch)
     placed = evaluate_placement(statistics, topology, placement)
     volume = Volume.of(trace, topology.num_ranks)
     moving = find_moving(placement, current.holders(), name, volume.element_bytes, arguments.expert_parameters)
-    context = Context(volume, name, moving, tuple(simulations))
+    held_out = hold_out(arguments.held_out, topology, current, placement) if arguments.held_out else None
+    compared = compare(statistics, topology, placement, before, name)
+    context = Context(volume, name, moving, tuple(simulations), compared=compared, held_out=held_out)
 
     from moe.files import replacing
     from moe.report.report import placement_report
     from moe.report.summary import summarise, write_summary
-    from moe.report.table import print_summary
 
+    progress.phase("drawing the report")
     numbers = summarise(placement, statistics, topology, before, placed, context)
     page = placement_report(placement, statistics, topology, before, placed, context)
     with replacing(report_path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     write_summary(numbers, numbers_path)
     placement.write(arguments.out)
-    print_summary(placement, before, placed, numbers)
-    print(f"wrote {arguments.out}, {report_path} and {numbers_path}")
+    return numbers
 
 
 PLACE = Verb("place", "place experts on ranks by a routing trace", _description, _EXAMPLES, _add_arguments, _run)

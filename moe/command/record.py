@@ -15,8 +15,10 @@ pickle of the folder is run. Needs the extra flowfabric[hf].
 """
 _EXAMPLES = """\
 example:
-  python -m moe record --model models/OLMoE-1B-7B --texts prompts.jsonl --ranks 8 --max-tokens 20000 --out routing.npz
-  python -m moe place routing.npz --nodes 1 --ranks-per-node 8 --objective copies --out placement.json
+  python -m moe record --model models/OLMoE-1B-7B --texts prompts.jsonl --ranks 8 \\
+      --max-tokens 20000 --out routing.npz
+  python -m moe place routing.npz --nodes 1 --ranks-per-node 8 --objective copies \\
+      --out placement.json
 """
 
 

@@ -286,12 +286,12 @@ def copies_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]
 
 
 def hierarchical_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
-    """Two-level dispatch: each node is told three kinds of counts, rows go over the rails and then inside the nodes.
+    """Two-level dispatch: three kinds of counts for each node, rows over the rails, rows inside the nodes, and home.
 
     A rank tells every rank of a node how many rows go to the node, and how many rows and choices to each of its ranks.
-    A rail joins the ranks of equal place on all nodes: rows are tokens for a node, its own included, with a label and a
-    gate a choice there. Then the relay, rank k of the node for what came from ranks k, sends a row a rank. With one node
-    or one rank a node there is one level, and the mode is `copies`.
+    A rail joins the ranks of equal place on all nodes; on it a row is a token for a node, its own node included, with
+    a label and a gate for each choice there. The relay, rank k of a node for what left ranks k, then sends a row for
+    each rank of the node that holds any of the token's experts. With one node or one rank a node the mode is `copies`.
     """
     num_ranks, num_nodes = visits.nodes.shape
     width = num_ranks // num_nodes

@@ -55,7 +55,7 @@ def whole_numbers(path: Path, field: str, value: Any, shape: tuple[str, ...], re
     """
     wanted = f"whole numbers [{', '.join(shape)}]"
     try:
-        array = np.array(value)
+        array = value.numpy() if hasattr(value, "numpy") else np.array(value)
     except (*UNREADABLE, RecursionError) as error:
         raise FileError(path, field, f"is no rectangle of {wanted} ({_shown(value)})", remedy) from error
     fits = array.ndim >= len(shape) - 1 if shape[0] == "..." else array.ndim == len(shape)
@@ -94,9 +94,7 @@ def _read_pt(path: Path, remedy: str) -> Any:
 
 def _shown(value: Any) -> str:
     """The start of a value, in one line; a long list is not written out for it."""
-    short = value[:4] if isinstance(value, list | str) else value
-    return (
-        " ".join(str(short).split())[:60]
-        if isinstance(short, list | str | int | float | None)
-        else type(value).__name__
-    )
+    if not isinstance(value, list | str | int | float | None):
+        return type(value).__name__
+    start = value[:4] if isinstance(value, list | str) else value
+    return " ".join(str(start).split())[:60]

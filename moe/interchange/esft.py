@@ -45,7 +45,7 @@ def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | N
     ids, weights = [], []
     for files in data_sets:
         if sorted(files) != layers:
-            odd = next(iter(set(files) ^ set(layers)))
+            odd = min(set(files) ^ set(layers))
             here, there = next(iter(files.values())).parent, next(iter(data_sets[0].values())).parent
             raise FileError(here, f"layer {odd}", f"is only in one of it and {there}", "give folders of one model")
         first = None

@@ -1,13 +1,14 @@
 """The choices that a model of `transformers` makes, taken where it hands them to its experts.
 
 Every mixture there passes its experts the tokens, the chosen ids [T, K] and the gate weights [T, K]. What is recorded
-is therefore what is computed, whatever the selection: plain top-k, groups of experts, a bias for balance, hashes. Llama 4
-alone passes its experts copies of the tokens; there the router's scores say the choice, which are 0 elsewhere.
+is therefore what is computed, whatever the selection: plain top-k, groups of experts, a bias for balance, hashes.
+Llama 4 passes its experts copies of the tokens instead; there the router's scores tell, which are 0 but for the choice.
 
 Shape legend: T tokens of a pass, L MoE layers, K choices per token and layer, E experts.
 """
 
 import re
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +20,11 @@ _NUMBER = re.compile(r"\.(\d+)\.")
 
 
 class _Choice(NamedTuple):
+    """Ids and weights are [T, K]."""
+
     layer: str
-    ids_TK: Tensor
-    weights_TK: Tensor
+    ids: Tensor
+    weights: Tensor
 
 
 class ExpertChoices:
@@ -29,6 +32,7 @@ class ExpertChoices:
 
     Attributes:
         num_experts: Experts per layer; the largest number if layers differ.
+        layers: Names of the layers of the last pass, in its order.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,8 +44,10 @@ class ExpertChoices:
         Raises:
             ValueError: None of its modules are experts.
         """
-        self._choices: list[_Choice] = []
+        self._handed: list[_Choice] = []
+        self._overheard: list[_Choice] = []
         self.num_experts = 0
+        self.layers: list[str] = []
         for name, module in model.named_modules():
             if type(module).__name__.endswith("Experts"):
                 self.num_experts = max(self.num_experts, _count(module, model))
@@ -64,11 +70,12 @@ class ExpertChoices:
         Raises:
             ValueError: The experts were given no ids, or not one row a token.
         """
-        choices, self._choices = self._choices, []
+        choices = self._handed or self._overheard
+        self._handed, self._overheard = [], []
         if not choices:
             raise ValueError("its experts are not told which tokens chose them")
-        if any(len(choice.ids_TK) != tokens for choice in choices):
-            raise ValueError(f"its experts are given {len(choices[0].ids_TK)} rows for {tokens} tokens")
+        if any(len(choice.ids) != tokens for choice in choices):
+            raise ValueError(f"its experts are given {len(choices[0].ids)} rows for {tokens} tokens")
         self.layers = [choice.layer for choice in choices]
         pairs = [_sorted(choice, self.num_experts) for choice in choices]
         return [ids for ids, _ in pairs], [weights for _, weights in pairs]
@@ -77,7 +84,7 @@ class ExpertChoices:
         """Number of the block of each layer of the last pass, or None where names do not tell in ascending order."""
         found = [_NUMBER.search(layer) for layer in self.layers]
         numbers = [int(one[1]) for one in found if one]
-        ascending = all(first < second for first, second in zip(numbers, numbers[1:], strict=False))
+        ascending = all(first < second for first, second in pairwise(numbers))
         return numbers if len(numbers) == len(found) and ascending else None
 
     def _listen(self, layer: str) -> Any:
@@ -90,7 +97,7 @@ class ExpertChoices:
                 return
             fitting = [one for one in tensors if one.is_floating_point() and one.shape == ids.shape]
             weights = fitting[-1] if fitting else torch.zeros(ids.shape)
-            self._choices.append(_Choice(layer, ids.detach().cpu(), weights.detach().float().cpu()))
+            self._handed.append(_Choice(layer, ids.detach().cpu(), weights.detach().float().cpu()))
 
         return keep
 
@@ -98,7 +105,7 @@ class ExpertChoices:
         def keep(_: nn.Module, __: tuple, output: Any) -> None:
             if isinstance(output, tuple) and isinstance(output[0], Tensor) and output[0].ndim == 2:
                 weights, ids = output[0].detach().float().cpu().topk(int(router.top_k), dim=1)  # pyright: ignore
-                self._choices.append(_Choice(layer, ids, weights))
+                self._overheard.append(_Choice(layer, ids, weights))
 
         return keep
 
@@ -121,8 +128,8 @@ def _count(module: nn.Module, model: nn.Module) -> int:
 
 def _sorted(choice: _Choice, num_experts: int) -> tuple[Tensor, Tensor]:
     """Ids and weights, the strongest first and those of no expert last."""
-    none = (choice.ids_TK < 0) | (choice.ids_TK >= num_experts)
-    keys = choice.weights_TK.masked_fill(none, -torch.inf)
+    none = (choice.ids < 0) | (choice.ids >= num_experts)
+    keys = choice.weights.masked_fill(none, -torch.inf)
     order = keys.argsort(dim=1, descending=True, stable=True)
-    ids = choice.ids_TK.long().masked_fill(none, DROPPED).gather(1, order)
-    return ids, choice.weights_TK.masked_fill(none, 0.0).gather(1, order)
+    ids = choice.ids.long().masked_fill(none, DROPPED).gather(1, order)
+    return ids, choice.weights.masked_fill(none, 0.0).gather(1, order)

@@ -3,6 +3,7 @@
 Shape legend: T tokens, L MoE layers, K choices per token and layer.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,8 +64,19 @@ def record_routing(
             raise ValueError(f"{name}: must be at least 1 ({number}); give a positive number")
     require_transformers()
     with _silence():
-        tokenise = _read_tokeniser(folder)
-        model = _read_model(folder)
+        return _record(folder, texts, ranks, max_tokens, batch, progress)
+
+
+def _record(
+    folder: Path,
+    texts: Sequence[str],
+    ranks: int,
+    max_tokens: int | None,
+    batch: int,
+    progress: Callable[[int, int], None],
+) -> Imported:
+    tokenise = _read_tokeniser(folder)
+    model = _read_model(folder)
     try:
         choices = ExpertChoices(model)
     except ValueError as error:
@@ -89,8 +101,7 @@ def record_routing(
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keep `transformers` from printing about its work; what goes wrong it raises all the same."""
-    from transformers.utils import logging
-
+    logging = importlib.import_module("transformers.utils.logging")
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -103,28 +114,26 @@ def _silence() -> Iterator[None]:
 
 
 def _read_tokeniser(folder: Path) -> Callable[[str], list[int]]:
-    from transformers import AutoTokenizer
-
     if not folder.is_dir():
         raise FileError(folder, "folder", "is none", "give the folder of a model")
     if not any((folder / name).is_file() for name in _TOKENISERS):
         problem = f"has no tokeniser ({', '.join(_TOKENISERS)}), and bytes are no tokens of this model"
         raise FileError(folder, "tokeniser", problem, "save the model's own tokeniser there")
     try:
-        tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        transformers: Any = importlib.import_module("transformers")
+        tokeniser = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the damage leads to
         raise FileError(folder, "tokeniser", f"cannot be loaded ({_reason(error)})", _REMEDY) from error
     return lambda text: tokeniser(text, verbose=False)["input_ids"]
 
 
 def _read_model(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
     if not any(folder.glob("*.safetensors")):
         problem = "has no weights in safetensors, and pickles are not read"
         raise FileError(folder, "weights", problem, _REMEDY)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        transformers: Any = importlib.import_module("transformers")
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,

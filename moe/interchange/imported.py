@@ -13,8 +13,8 @@ from moe.placement.placement import Placement
 from moe.routing_trace import DROPPED, RoutingHeader, RoutingTrace
 from moe.validation.complaint import first_complaint
 
-_MOST_EXPERTS = 2**16
-"""Of one layer, where the file does not say how many there are: a larger id is damage."""
+MOST_EXPERTS = 2**16
+"""Of one layer, where a user does not say how many there are: a larger id is damage."""
 
 
 class Imported(NamedTuple):
@@ -76,7 +76,7 @@ def import_trace(
     told = list(remarks)
     if num_experts is None:
         largest = int(expert_ids.max(initial=DROPPED))
-        if not 0 <= largest < _MOST_EXPERTS:
+        if not 0 <= largest < MOST_EXPERTS:
             raise FileError(path, "expert ids", f"the largest is {largest}, which is no expert of a layer", remedy)
         num_experts = largest + 1
         told.append(f"the number of experts is that of the largest id ({largest}), --num-experts sets another")

@@ -1,8 +1,8 @@
 """The router trace of Megatron-Core (`--moe-routing-trace-path`): JSON lines, one file a rank.
 
 A record is what one router chose for the tokens of one micro batch: `step`, `stage`, `block`, `layer`, `rank`,
-`num_tokens`, `topk` and `top_indices` [num_tokens][topk]. Megatron reads the choices off a map of booleans, so that they
-stand in the order of ids. Records of multi-token prediction have `block` mtp and a `mtp_idx`.
+`num_tokens`, `topk` and `top_indices` [num_tokens][topk]. Megatron reads the choices off a map of booleans, so that
+they stand in the order of ids. Records of multi-token prediction have `block` mtp and a `mtp_idx`.
 
 Shape legend: T tokens, L layers, K choices per token and layer.
 """
@@ -28,7 +28,7 @@ class _Record(NamedTuple):
     rank: int
     step: int
     layer: int
-    ids_TK: NDArray[np.int32]
+    ids: NDArray[np.int32]
 
 
 def read_trace(paths: Sequence[Path], *, num_experts: int | None = None) -> Imported:
@@ -59,12 +59,12 @@ def read_trace(paths: Sequence[Path], *, num_experts: int | None = None) -> Impo
         problem = f"holds no record of stage {_STAGE}{_told(left_out)}"
         raise FileError(paths[0], "file", problem, "record some steps")
     layers = sorted(next(iter(by_step.values())))
-    top_k = next(iter(next(iter(by_step.values())).values()))[0].ids_TK.shape[1]
+    top_k = next(iter(next(iter(by_step.values())).values()))[0].ids.shape[1]
     ids, micros, steps, ranks = [], [], [], []
     for (step, rank), records in sorted(by_step.items()):
         count = _check_step(file_of[rank], step, records, layers, top_k)
         for micro in range(count):
-            ids.append(np.stack([records[layer][micro].ids_TK for layer in layers], axis=1))
+            ids.append(np.stack([records[layer][micro].ids for layer in layers], axis=1))
             tokens = len(ids[-1])
             micros.append(np.full(tokens, micro, np.int32))
             steps.append(np.full(tokens, step, np.int64))
@@ -126,29 +126,27 @@ def _checked(path: Path, field: str, record: Mapping[str, Any]) -> _Record:
     indices = record.get("top_indices")
     field = f"{field}: top_indices"
     if shape[0] == 0 and indices == []:
-        return _Record(**values, ids_TK=np.zeros(shape, np.int32))
+        return _Record(**values, ids=np.zeros(shape, np.int32))
     ids_TK = whole_numbers(path, field, indices, ("tokens", "choices"), _REMEDY)
     if ids_TK.shape != shape:
         raise FileError(path, field, f"is {ids_TK.shape} where num_tokens and topk are {shape}", _REMEDY)
     if ids_TK.min() < 0 or ids_TK.max() >= 2**31:
         raise FileError(path, field, f"holds {ids_TK.min()} to {ids_TK.max()}, which are no experts", _REMEDY)
-    return _Record(**values, ids_TK=ids_TK.astype(np.int32))
+    return _Record(**values, ids=ids_TK.astype(np.int32))
 
 
 def _check_step(path: Path, step: int, records: dict[int, list[_Record]], layers: list[int], top_k: int) -> int:
     """Micro batches of a step of a rank; the same in every layer, with the same tokens."""
     if sorted(records) != layers:
-        odd = next(iter(set(records) ^ set(layers)))
+        odd = min(set(records) ^ set(layers))
         remedy = "give whole steps of ranks that have all layers; pipelined runs cannot be joined"
         raise FileError(path, f"step {step}", f"layer {odd} is not in every step of every rank", remedy)
     first = records[layers[0]]
     for layer in layers:
         field = f"step {step}, layer {layer}"
-        sizes = [record.ids_TK.shape for record in records[layer]]
-        if [tokens for tokens, _ in sizes] != [len(record.ids_TK) for record in first]:
-            found, wanted = (
-                [tokens for tokens, _ in some][:8] for some in (sizes, [one.ids_TK.shape for one in first])
-            )
+        sizes = [record.ids.shape for record in records[layer]]
+        if [tokens for tokens, _ in sizes] != [len(record.ids) for record in first]:
+            found, wanted = [tokens for tokens, _ in sizes][:8], [len(record.ids) for record in first][:8]
             raise FileError(path, field, f"has tokens {found} where layer {layers[0]} has {wanted}", _REMEDY)
         if any(choices != top_k for _, choices in sizes):
             raise FileError(path, field, f"topk is not {top_k} as elsewhere", "give a trace with one topk")

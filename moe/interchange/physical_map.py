@@ -138,7 +138,7 @@ def _check_rows(path: Path, rows_LP: NDArray[np.int64], num_experts: int, slots:
             problem = f"expert {outside[0]} is none of the {num_experts} experts"
             raise FileError(path, f"{FIELD}.{layer}", problem, "correct the map or --num-experts")
         if len(row) < num_experts or len(np.unique(row)) < num_experts:
-            missing = next(expert for expert, found in enumerate(np.bincount(row, minlength=num_experts)) if not found)
+            missing = np.setdiff1d(np.arange(len(row) + 1), row)[0]
             raise FileError(path, f"{FIELD}.{layer}", f"expert {missing} is in no slot", "correct the map")
         by_rank = np.sort(row.reshape(-1, slots), axis=1)
         twice = np.argwhere(by_rank[:, 1:] == by_rank[:, :-1])

@@ -1,8 +1,9 @@
 """What SGLang's recorder of the expert distribution dumps (`--expert-distribution-recorder-mode`).
 
-Modes `stat` and `stat_approx` dump `logical_count` [..., layers, experts]. Mode `per_token` dumps records, one a forward
-pass: `rank`, `forward_pass_id`, `positions` and `topk_ids_of_layer` [layers, tokens, 8], of physical experts, -1 where
-there is none, and `last_physical_to_logical_map` beside them. All have a row for every hidden layer, dense ones too.
+Modes `stat` and `stat_approx` dump `logical_count` [..., layers, experts]. Mode `per_token` dumps records, one a
+forward pass: `rank`, `forward_pass_id`, `positions` and `topk_ids_of_layer` [layers, tokens, 8], of physical experts,
+-1 where there is none, and `last_physical_to_logical_map` beside them. All have a row for every hidden layer, dense
+ones too.
 
 Shape legend: T tokens, L layers, K choices per token and layer, E logical experts, P physical ones.
 """
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from moe.files import FileError
 from moe.interchange.document import read_document, section, whole_numbers
-from moe.interchange.imported import Imported, deal, import_trace
+from moe.interchange.imported import MOST_EXPERTS, Imported, deal, import_trace
 from moe.placement.placement import Placement, SolverRecord, slots_per_rank
 from moe.placement.solver.packing import busiest, pack_layer
 from moe.placement.topology import Topology
@@ -123,8 +124,8 @@ def _trace(
         logical_LP = None
         if document.get(_MAP) is not None:
             logical_LP = whole_numbers(path, _MAP, document[_MAP], ("layers", "physical experts"), _REMEDY)
-            if logical_LP.min() < 0:
-                raise FileError(path, _MAP, f"holds {logical_LP.min()}, which is no expert", _REMEDY)
+            if logical_LP.min() < 0 or logical_LP.max() >= MOST_EXPERTS:
+                raise FileError(path, _MAP, f"holds {logical_LP.min()} to {logical_LP.max()}, no experts", _REMEDY)
             num_experts = max(num_experts or 0, int(logical_LP.max()) + 1)
         records = document.get("records")
         if not isinstance(records, list) or not records:
@@ -191,10 +192,10 @@ def _choices(
 def _requests(record: Mapping[str, Any], tokens: int) -> NDArray[np.int64]:
     """Number of each token's request in its pass: by the lengths of a prefill, else one token a request."""
     lengths = record.get("extend_seq_lens")
-    if isinstance(lengths, list) and all(type(one) is int and 0 <= one <= tokens for one in lengths):
-        if sum(lengths) == tokens:
-            return np.repeat(np.arange(len(lengths)), lengths)
-    return np.arange(tokens)
+    known = isinstance(lengths, list) and all(type(one) is int and 0 <= one <= tokens for one in lengths)
+    if not isinstance(lengths, list) or not known or sum(lengths) != tokens:
+        return np.arange(tokens)
+    return np.repeat(np.arange(len(lengths)), lengths)
 
 
 def _whole(path: Path, field: str, record: Mapping[str, Any], name: str) -> int:

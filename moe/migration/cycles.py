@@ -14,6 +14,7 @@ from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.counts.tally import Tally
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
+from moe.routing_trace import DROPPED
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,24 @@ def _shortest_cycle(movers: list[int], source: NDArray[np.int64], target: NDArra
 
 
 def _near(statistics: RoutingStatistics, layer: int) -> RoutingStatistics:
-    """Counts of a layer and its neighbours, as a model of at most three layers; choice sets of that layer alone."""
+    """Counts of a layer and its neighbours, as a model of at most three layers; choice sets of that layer alone.
+
+    Visits are those of the layer and of the next one, whose copies start from it.
+    """
     first, end = max(layer - 1, 0), min(layer + 2, statistics.num_layers)
     inside = (statistics.jumps[:, 0] >= first) & (statistics.jumps[:, 1] < end)
     sources, sets = statistics.source_counts, statistics.choice_sets
     if sets is not None:
         rows = sets.rows[:, 0] == layer
         sets = Tally(sets.rows[rows] - first * (np.arange(sets.rows.shape[1]) == 0), sets.tokens[rows])
+    visits = statistics.visits
+    if visits is not None:
+        reached, left = visits.rows[:, 0], visits.rows[:, 1]
+        rows = (reached >= layer) & (reached < end) & ((left >= first) | (left == DROPPED))
+        shift = np.where(np.arange(visits.rows.shape[1]) < 2, first, 0)
+        moved = visits.rows[rows] - shift
+        moved[left[rows] == DROPPED, 1] = DROPPED
+        visits = Tally(moved, visits.tokens[rows])
     return replace(
         statistics,
         transitions=statistics.transitions[first : end - 1],
@@ -163,14 +175,21 @@ def _near(statistics: RoutingStatistics, layer: int) -> RoutingStatistics:
         anchors=statistics.anchors[first:end],
         coactivation=statistics.coactivation[first:end],
         choice_sets=sets,
-        visits=None,
+        visits=visits,
     )
 
 
 def _of_experts(statistics: RoutingStatistics, experts: tuple[int, ...]) -> RoutingStatistics:
-    """The same counts without the choice sets that contain none of the experts."""
-    sets = statistics.choice_sets
-    if sets is None:
-        return statistics
-    rows = np.isin(sets.rows[:, 2:], experts).any(axis=1)
-    return replace(statistics, choice_sets=Tally(sets.rows[rows], sets.tokens[rows]))
+    """The same counts without the choice sets and visits that contain none of the experts."""
+    return replace(
+        statistics,
+        choice_sets=_containing(statistics.choice_sets, experts),
+        visits=_containing(statistics.visits, experts),
+    )
+
+
+def _containing(tally: Tally | None, experts: tuple[int, ...]) -> Tally | None:
+    if tally is None:
+        return None
+    rows = np.isin(tally.rows[:, 2:], experts).any(axis=1)
+    return Tally(tally.rows[rows], tally.tokens[rows])

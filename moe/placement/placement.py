@@ -140,6 +140,17 @@ class Placement(_Record):
         """Whether any expert is on several ranks."""
         return self.slots_per_rank * self.num_ranks > self.num_experts
 
+    def relay_ranks(self, dispatch: Dispatch) -> int | None:
+        """Ranks of a node, where nodes make a difference to the dispatch.
+
+        Args:
+            dispatch: dispatch mode of a run.
+
+        Returns:
+            `ranks_per_node` in hierarchical dispatch on several nodes of several ranks, else None.
+        """
+        return self.ranks_per_node if dispatch == "hierarchical" and 1 < self.ranks_per_node < self.num_ranks else None
+
     def slot_to_expert(self, layer: int) -> NDArray[np.int64]:
         """Logical expert in each slot of a layer.
 

@@ -93,7 +93,7 @@ def placement_sections(
     name = context.before
     numbers = summarise(placement, statistics, topology, before, placed, context)
     sections = [_cost_section(placement, statistics, topology, before, placed, context, numbers)]
-    if context.tradeoff:
+    if before.cost and (context.tradeoff or context.compared):
         chosen = TradeoffPoint.of(None, placed)
         sections.append(tradeoff_section(context.tradeoff, chosen, context.compared, topology.unit))
     if context.held_out is not None:
@@ -198,7 +198,7 @@ def _crossing(
     placement: Placement, before: Evaluation, placed: Evaluation, place: str, name: str
 ) -> tuple[str, str, str]:
     title = f"To another {place}"
-    if placement.dispatch == "copies":  # fewer copies in all: a share of them would hide that
+    if placement.dispatch in ("copies", "hierarchical"):  # fewer copies in all: a share of them would hide that
         first = 1 if place == "rank" else 2
         now, then = (traffic.moves_by_link[:, first:].sum() for traffic in (before, placed))
         return title, f"{then:.2f}", f"moves of a token, both ways; {name} {now:.2f}"

@@ -68,9 +68,12 @@ def law(placement: Placement, statistics: RoutingStatistics) -> str:
     """
     text = DISPATCH_LAWS[placement.dispatch]
     if placement.dispatch == "coherent" and statistics.coactivation.any():
-        text += " The router picks several experts; the cost counts the moves between first choices only, not the "
-        text += "copies for the others"
-        text += "." if placement.has_replicas else ", which the bytes include."
+        if placement.has_replicas or statistics.visits is None:
+            text += " The router picks several experts; the cost counts the moves between first choices only, not the "
+            text += "copies for the others."
+        else:
+            text += " The router picks several experts; the cost counts the moves of the first and the copies that the "
+            text += "others take there and back."
     if placement.has_replicas:
         text += " A token takes the nearest replica of its expert; replicas at one distance share the tokens evenly."
     return text
@@ -99,6 +102,7 @@ def summarise(
     """
     objective = placement.objective
     assert objective is not None
+    known = not placement.has_replicas or objective.lower_bound > 0
     return {
         "format": FORMAT,
         "dispatch": placement.dispatch,
@@ -121,8 +125,8 @@ def summarise(
             "before_is": context.before,
             "contiguous": objective.contiguous_cost,
             "placed": placed.cost,
-            "lower_bound": objective.lower_bound,
-            "certified_gap": objective.gap,
+            "lower_bound": objective.lower_bound if known else None,
+            "certified_gap": objective.gap if known else None,
             "saved": share_saved(before, placed),
             "before_by_layer": before.cost_by_layer.tolist(),
             "placed_by_layer": placed.cost_by_layer.tolist(),
@@ -137,12 +141,12 @@ def summarise(
             "experts": load_percentiles(statistics.loads),
             "ranks_before": load_percentiles(before.rank_loads),
             "ranks_placed": load_percentiles(placed.rank_loads),
-            "busiest_rank_mean": {"before": float(before.imbalance.mean()), "placed": float(placed.imbalance.mean())},
             "idle_experts": (statistics.loads == 0).sum(axis=1).tolist(),
         },
         "moving": _moving(context.moving),
         "simulated": [vars(simulation) for simulation in context.simulations],
         "tradeoff": [vars(point) for point in context.tradeoff],
+        "compared": {name: vars(point) for name, point in context.compared.items()},
         "held_out": _held_out(context.held_out),
     }
 
@@ -172,12 +176,24 @@ def write_summary(document: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def _shares(traffic: Evaluation) -> dict[str, float]:
+    by_link = traffic.moves_by_link.sum(axis=0)
+    return {
+        "cost_per_token": traffic.cost,
+        "cross_rank": traffic.cross_rank,
+        "cross_node": traffic.cross_node,
+        "moves_to_another_rank_per_token": float(by_link[1:].sum()),
+        "moves_to_another_node_per_token": float(by_link[2]),
+        "busiest_rank_mean": float(traffic.imbalance.mean()),
+        "busiest_rank_worst": float(traffic.imbalance.max()),
+    }
+
+
 def _traffic(traffic: Evaluation, topology: Topology, context: Context) -> dict[str, Any]:
     volume = context.volume
     moves = traffic.moves_by_link.sum(axis=0)
     document: dict[str, Any] = {
-        "cross_rank": traffic.cross_rank,
-        "cross_node": traffic.cross_node,
+        **_shares(traffic),
         "moves_per_token": dict(zip(LINKS, moves.tolist(), strict=True)),
         "bytes_per_token": None,
         "bytes_per_step": None,
@@ -203,13 +219,7 @@ def _held_out(held_out: HeldOut | None) -> dict[str, Any] | None:
         return None
     document: dict[str, Any] = {"source": held_out.source, "saved": share_saved(held_out.before, held_out.placed)}
     for name, traffic in (("before", held_out.before), ("placed", held_out.placed)):
-        document[name] = {
-            "tokens": traffic.num_tokens,
-            "cost_per_token": traffic.cost,
-            "moves_to_other_ranks_per_token": traffic.crossings,
-            "busiest_rank_mean": float(traffic.imbalance.mean()),
-            "busiest_rank_worst": float(traffic.imbalance.max()),
-        }
+        document[name] = {"tokens": traffic.num_tokens, **_shares(traffic)}
     return document
 
 

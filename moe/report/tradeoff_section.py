@@ -14,51 +14,52 @@ def tradeoff_section(
     """Compose the section.
 
     Args:
-        points: Placements under several caps on the busiest rank, at least one.
+        points: Placements under several caps on the busiest rank; there may be none.
         chosen: The placement of the report.
         compared: Other placements by name, such as the contiguous one.
         unit: Unit of cost.
 
     Returns:
-        The curve, and what it says in one sentence.
+        The curve, and what it says in a sentence.
     """
     curve = tradeoff_curve(points, chosen, compared, unit)
     caption = (
-        "Each dot is the placement found under one cap on the busiest rank; to the left ranks are more even, further "
-        "down less travels. Loads and costs are those of the trace that was placed."
+        "To the left ranks are more even, further down less travels. Loads and costs are those of the placed trace."
     )
-    return Section("The price of balance", (Figure(curve, caption),), price_of_balance(points, chosen, compared, unit))
+    if points:
+        caption = f"Each dot on the line is the placement found under one cap on the busiest rank. {caption}"
+    title = "The price of balance" if points else "Traffic and balance"
+    return Section(title, (Figure(curve, caption),), price_of_balance(points, chosen, compared, unit))
 
 
 def price_of_balance(
     points: Sequence[TradeoffPoint], chosen: TradeoffPoint, compared: Mapping[str, TradeoffPoint], unit: str
 ) -> str:
-    """Say in one sentence what the chosen balance costs in traffic.
+    """Say what the chosen balance costs in traffic.
 
     Args:
-        points: Placements under several caps.
+        points: Placements under several caps; there may be none.
         chosen: The placement of the report.
         compared: Other placements by name.
         unit: Unit of cost.
 
     Returns:
-        The sentence; a second one compares with the contiguous placement if that is known.
+        A sentence, and a second one that names the other placements.
     """
-    cheapest = min(points, key=lambda point: point.cost)
+    cheapest = min((*points, chosen), key=lambda point: point.cost)
     extra = chosen.cost / cheapest.cost - 1 if cheapest.cost else 0.0
-    if extra < 0.0005:
-        text = (
-            f"No cap that was tried saves more traffic: the busiest rank computes {chosen.busiest:.2f} times the mean."
-        )
-    else:
+    if extra >= 0.0005:
         text = (
             f"Holding the busiest rank at {chosen.busiest:.2f} instead of {cheapest.busiest:.2f} times the mean costs "
             f"{extra:.1%} more traffic ({chosen.cost:.3g} instead of {cheapest.cost:.3g} {unit} a token)."
         )
-    contiguous = compared.get("contiguous")
-    if contiguous is not None:
-        text += f" Contiguous experts: {contiguous.busiest:.2f} times the mean at {contiguous.cost:.3g} {unit}."
-    return text
+    else:
+        text = (
+            f"The placement costs {chosen.cost:.3g} {unit} a token with the busiest rank at {chosen.busiest:.2f} times "
+            f"the mean{'; no cap that was tried costs less' if points else ''}."
+        )
+    others = [f"{name} {point.cost:.3g} {unit} at {point.busiest:.2f}" for name, point in compared.items()]
+    return f"{text} For comparison: {', '.join(others)}." if others else text
 
 
 def tradeoff_curve(
@@ -83,7 +84,8 @@ def tradeoff_curve(
     panel.mark_x("busiest rank / mean load of a rank, mean over the layers")
     curve = sorted(points, key=lambda point: point.busiest)
     places = [(panel.x(point.busiest), panel.y(point.cost)) for point in curve]
-    drawing.line(places, PLACED, width=1.6)
+    if places:
+        drawing.line(places, PLACED, width=1.6)
     taken = [(panel.x(point.busiest), panel.y(point.cost)) for point in (chosen, *compared.values())]
     for point, (x, y) in zip(curve, places, strict=True):
         drawing.dot(x, y, 4.5, PLACED, title=_told(point, unit))

@@ -11,10 +11,12 @@ all-reduces by which the router balances; not the gradients, which are alike in 
 """
 
 import argparse
+import io
 import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -196,8 +198,11 @@ def _outcome(run: Path, config: str, steps: int, settings: Sequence[str]) -> dic
 
 def _place(run: Path, out: Path, dispatch: str) -> None:
     if not out.exists() or out.stat().st_mtime < (run / "arguments.json").stat().st_mtime:
-        routing = str(run / "traces" / "routing.npz")
-        if moe(["place", routing, "--nodes", "1", "--ranks-per-node", str(RANKS), "--objective", dispatch, "--out", str(out)]):
+        routing = run / "traces" / "routing.npz"
+        shape = ["--nodes", "1", "--ranks-per-node", str(RANKS), "--objective", dispatch]
+        with redirect_stdout(io.StringIO()):
+            code = moe(["place", str(routing), *shape, "--out", str(out)])
+        if code:
             sys.exit(f"{routing} cannot be placed")
 
 

@@ -22,7 +22,7 @@ class Layout:
         micro_batch: examples of one forward pass on one rank.
         accumulation: forward passes of one rank in an optimiser step.
         placement: where each expert lives, None for a dense model.
-        node_ranks: ranks of an expert-parallel group on one node, where a token crosses to a node once (hierarchical
+        relay_ranks: ranks of an expert-parallel group on one node, where a token crosses to a node once (hierarchical
             dispatch on several nodes of several ranks); None: nodes make no difference.
     """
 
@@ -33,7 +33,7 @@ class Layout:
     micro_batch: int
     accumulation: int
     placement: Placement | None
-    node_ranks: int | None = None
+    relay_ranks: int | None = None
 
     @classmethod
     def single(cls, config: RunConfig) -> "Layout":
@@ -92,10 +92,3 @@ class Layout:
         """Cost of one token's move between two ranks of an expert-parallel group, [ranks, ranks]."""
         assert self.placement is not None
         return np.array(self.placement.cost_matrix)
-
-
-def node_ranks(config: RunConfig, placement: Placement | None) -> int | None:
-    """The layout's ``node_ranks`` for a placement, whose nodes are those of an expert-parallel group."""
-    if config.moe is None or placement is None or config.moe.dispatch != "hierarchical":
-        return None
-    return placement.ranks_per_node if 1 < placement.ranks_per_node < placement.num_ranks else None

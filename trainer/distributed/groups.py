@@ -68,7 +68,7 @@ def joined(
     *,
     expert_parallel: int = 1,
     tensor_parallel: int = 1,
-    node_ranks: int | None = None,
+    relay_ranks: int | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Iterator[None]:
     """Joins the run's process groups and leaves them in an order that never aborts a finished run.
@@ -80,7 +80,7 @@ def joined(
         launch: what the launcher said.
         expert_parallel: ranks of an expert-parallel group.
         tensor_parallel: ranks of a tensor-parallel group.
-        node_ranks: see :func:`divide_ranks`.
+        relay_ranks: see :func:`divide_ranks`.
         timeout_s: seconds after which joining, and a collective, fails.
 
     Yields:
@@ -93,7 +93,7 @@ def joined(
     store = _store(launch, timeout)
     record_flights()
     dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=timeout, store=store)
-    divide_ranks(expert_parallel, tensor_parallel, node_ranks)
+    divide_ranks(expert_parallel, tensor_parallel, relay_ranks)
     yield
     gc.collect()
     dist.barrier()
@@ -117,13 +117,13 @@ def _store(launch: Launch, timeout: timedelta) -> dist.Store:
     return dist.PrefixStore(f"start_{starts}_{stage}", store)
 
 
-def divide_ranks(expert_parallel: int, tensor_parallel: int, node_ranks: int | None = None) -> None:
+def divide_ranks(expert_parallel: int, tensor_parallel: int, relay_ranks: int | None = None) -> None:
     """Makes Megatron-Core's process groups out of all ranks, until :func:`unite_ranks`; collective.
 
     Args:
         expert_parallel: ranks of an expert-parallel group.
         tensor_parallel: ranks of a tensor-parallel group.
-        node_ranks: consecutive ranks of an expert-parallel group on one node, where tokens cross to
+        relay_ranks: consecutive ranks of an expert-parallel group on one node, where tokens cross to
             a node once (hierarchical dispatch); None: nodes make no difference.
     """
     from megatron.core import parallel_state
@@ -134,8 +134,8 @@ def divide_ranks(expert_parallel: int, tensor_parallel: int, node_ranks: int | N
         expert_tensor_parallel_size=1,
         create_gloo_process_groups=False,
     )
-    if node_ranks is not None:
-        divide_nodes(expert_parallel, node_ranks)
+    if relay_ranks is not None:
+        divide_nodes(expert_parallel, relay_ranks)
 
 
 def unite_ranks() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from moe.placement.placement import Placement
-from trainer.config.layout import Layout, node_ranks
+from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.build import build_model, parameter_shapes
 from trainer.model.network import Network
@@ -33,7 +33,7 @@ def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
         micro_batch=1,
         accumulation=1,
         placement=placement,
-        node_ranks=node_ranks(config, placement),
+        relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
     )
 
 

@@ -61,7 +61,7 @@ def run(
     layout = restored_layout(config, folder, launch.world_size)
     check_restorable(config, folder)
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
-    with joined(launch, **sizes, node_ranks=layout.node_ranks):
+    with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
         model = restore(config, layout, folder)
         texts = continue_texts(model, [start], num_bytes, temperature=temperature, seed=seed)
     if launch.rank == 0:

@@ -62,6 +62,7 @@ class TraceSession:
                 dispatch=config.moe.dispatch,
                 expert_parameters=expert_parameters(config),
                 replicas=config.moe.replicas,
+                config_sha256=config_digest(config),
             )
             layers = [module for module in engine.module.modules() if isinstance(module, HoldsExperts)]
             self._routing = RoutingRecorder(
@@ -87,6 +88,7 @@ class TraceSession:
             element_bytes=2 if config.engine.precision == "bf16" else 4,
             moe_layers=tuple(model.segment_blocks),
             expert_parallel=1,
+            config_sha256=config_digest(config),
         )
         sizes = {"micro_batch": layout.micro_batch, "tokens": tokens_per_example(config)}
         return SegmentRecorder(self._folder, engine.module, header, steps=self._steps, **sizes)

@@ -92,7 +92,7 @@ def train(
                 launch,
                 expert_parallel=layout.expert_parallel,
                 tensor_parallel=layout.tensor_parallel,
-                node_ranks=layout.node_ranks,
+                relay_ranks=layout.relay_ranks,
                 timeout_s=limits.collective_timeout_s,
             ):
                 resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)

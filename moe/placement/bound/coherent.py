@@ -14,12 +14,28 @@ from moe.placement.topology import Topology
 _ROUNDS = 10
 
 
-def best_bound(statistics: RoutingStatistics, topology: Topology) -> float:
+def quick_bound(statistics: RoutingStatistics, topology: Topology) -> float:
+    """Bound the coherent cost by the degrees of each pair of layers, in milliseconds.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+
+    Returns:
+        The bound over all tokens.
+    """
+    return degree_bound(layer_pairs(statistics), topology.cost)
+
+
+def best_bound(
+    statistics: RoutingStatistics, topology: Topology, limits: NDArray[np.float64] | None = None
+) -> float:
     """Bound the coherent cost by the best of the bounds that are fast enough for the size of the problem.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
+        limits: Most choices that a rank may compute, [L]; None for no limit.
 
     Returns:
         The bound over all tokens.

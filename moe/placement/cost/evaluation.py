@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.cost.objective import TRAFFIC, Moves, coherent_copies, price
+from moe.placement.cost.objective import TRAFFIC, Moves, price
 from moe.placement.cost.replicas import replicated_moves
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
@@ -23,11 +23,11 @@ class Evaluation:
         expert_ranks: The placement as rank of each expert, [L, E]; of a replicated expert the first rank.
         num_tokens: Tokens of the trace.
         cost_by_layer: Cost per token by layer, [L].
-        cross_rank: Share of the moves that end on another rank, 0 to 1.
-        cross_node: Share of the moves that end on another node, 0 to 1.
+        cross_rank: Share of the moves, copies included, that end on another rank, 0 to 1.
+        cross_node: Share of the moves, copies included, that end on another node, 0 to 1.
         rank_loads: Kept choices that each rank computes, [L, G]; with replicas the expected number.
         moves: Tokens that each exchange of a layer takes from rank to rank in the forward pass, [X, L, G, G]. In
-            coherent dispatch with several choices they include the copies, which cost and shares do not.
+            coherent dispatch with several choices they include the copies, unless the counts lack the visits.
         off_node: 1 where two ranks sit on different nodes, [G, G].
     """
 
@@ -83,10 +83,7 @@ def evaluate(
         np.bincount(ranks, weights=loads, minlength=topology.num_ranks)
         for ranks, loads in zip(expert_ranks, statistics.loads, strict=True)
     ]
-    copies = None
-    if dispatch == "coherent" and statistics.visits is not None:
-        copies = coherent_copies(statistics, expert_ranks, topology.num_ranks)
-    return _evaluation(statistics, topology, expert_ranks, moves, copies, np.stack(loads).astype(np.float64))
+    return _evaluation(statistics, topology, expert_ranks, moves, np.stack(loads).astype(np.float64))
 
 
 def evaluate_placement(
@@ -108,7 +105,7 @@ def evaluate_placement(
         return evaluate(statistics, topology, placement.expert_ranks(), dispatch)
     holders = placement.holders()
     moves, loads = replicated_moves(statistics, topology, holders, dispatch)
-    return _evaluation(statistics, topology, holders.argmax(axis=2), moves, None, loads)
+    return _evaluation(statistics, topology, holders.argmax(axis=2), moves, loads)
 
 
 def _evaluation(
@@ -116,7 +113,6 @@ def _evaluation(
     topology: Topology,
     expert_ranks: NDArray[np.int64],
     moves: Moves,
-    copies: Moves | None,
     loads: NDArray[np.float64],
 ) -> Evaluation:
     total = max(moves.sum(), 1)
@@ -127,6 +123,6 @@ def _evaluation(
         float((moves * topology.off_rank).sum() / total),
         float((moves * topology.off_node).sum() / total),
         loads,
-        moves if copies is None else np.stack([moves[0] + copies[0], copies[1]]),
+        moves,
         topology.off_node,
     )

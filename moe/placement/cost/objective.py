@@ -68,7 +68,7 @@ def coherent_moves(
     """Context-coherent dispatch: a token stays where its expert is and moves on from there; one exchange a layer.
 
     A move belongs to the layer where it arrives, so layer 0 has none. Only anchors move a token here; what the other
-    choices of a top-k router add is `coherent_copies`.
+    choices of a top-k router add is `coherent_copies`, and what is sent in all is `coherent_traffic`.
     """
     del num_nodes
     moves = np.zeros((1, statistics.num_layers, num_ranks, num_ranks))
@@ -106,6 +106,21 @@ def coherent_copies(statistics: RoutingStatistics, expert_ranks: NDArray[np.int6
     moves[0] = _tabulate(layer[row], start[row], away, tokens, moves.shape[1:])
     moves[1] = _tabulate(layer[row], away, here[row], tokens, moves.shape[1:])
     return moves
+
+
+def coherent_traffic(
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int, num_nodes: int = 1
+) -> Moves:
+    """Context-coherent dispatch, all that is sent: anchors and copies in one exchange, copies back in a second.
+
+    Counts without visits, such as those of `RoutingStatistics.from_vector`, know the anchors only: then there is one
+    exchange, of first choices.
+    """
+    moves = coherent_moves(statistics, expert_ranks, num_ranks, num_nodes)
+    if statistics.visits is None:
+        return moves
+    copies = coherent_copies(statistics, expert_ranks, num_ranks)
+    return np.stack([moves[0] + copies[0], copies[1]])
 
 
 def home_moves(
@@ -173,8 +188,12 @@ def price(moves: Moves, cost: NDArray[np.float64]) -> NDArray[np.float64]:
 def coherent_cost(
     statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
 ) -> NDArray[np.float64]:
-    """Cost of the anchors' moves in context-coherent dispatch (ExFlow's objective); an `Objective`."""
-    return price(coherent_moves(statistics, expert_ranks, len(cost), num_nodes), cost)
+    """Cost of context-coherent dispatch; an `Objective`.
+
+    With one choice a token it is that of the anchors' moves (ExFlow's objective), with several also that of the copies;
+    counts without visits give the cost of first choices alone.
+    """
+    return price(coherent_traffic(statistics, expert_ranks, len(cost), num_nodes), cost)
 
 
 def home_cost(
@@ -260,7 +279,7 @@ def _tabulate(
 
 
 TRAFFIC: dict[Dispatch, Traffic] = {
-    "coherent": coherent_moves,
+    "coherent": coherent_traffic,
     "home": home_moves,
     "copies": copies_moves,
     "hierarchical": hierarchical_moves,

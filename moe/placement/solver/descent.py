@@ -23,14 +23,23 @@ class Descent:
         transitions: Tokens between experts of consecutive layers, [L-1, E, E].
         jumps: From layer, to layer, from expert, to expert, tokens, [J, 5].
         cost: Cost of moving one token between ranks, [G, G].
+        loads: Choices that each expert computes, [L, E]; needed with limits.
+        limits: Most choices that a rank may compute, [L], which every start keeps and every result; None for no limit.
     """
 
-    def __init__(self, transitions: NDArray[np.int64], jumps: NDArray[np.int64], cost: NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        transitions: NDArray[np.int64],
+        jumps: NDArray[np.int64],
+        cost: NDArray[np.float64],
+        loads: NDArray[np.int64] | None = None,
+        limits: NDArray[np.float64] | None = None,
+    ) -> None:
         from moe.placement.solver.compiled import layers, pairs
         from moe.placement.solver.compiled.traffic import Traffic
 
         self._layers, self._pairs = layers, pairs
-        self._traffic = Traffic.collect(transitions, jumps, cost)
+        self._traffic = Traffic.collect(transitions, jumps, cost, loads, limits)
         self.num_layers, self.num_experts, self.num_ranks = len(transitions) + 1, transitions.shape[1], len(cost)
         self._states = _divisions(min(self.num_experts // self.num_ranks, _MOVABLE))
 
@@ -38,16 +47,16 @@ class Descent:
         """Coherent cost of all tokens under an assignment [L, E]."""
         return self._layers.total_cost(self._traffic, ranks)
 
-    def chain(self, first_layer: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Assign each layer at least cost given the layers before it.
+    def chain(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Assign each layer but the first at least cost given the layers before it.
 
         Args:
-            first_layer: Rank of each expert of layer 0, [E].
+            ranks: A balanced assignment, [L, E]; a layer whose best one breaks the limit is improved from there.
 
         Returns:
             Rank of each expert, [L, E].
         """
-        ranks = np.tile(first_layer, (self.num_layers, 1))
+        ranks = ranks.copy()
         self._layers.chain(self._traffic, ranks)
         return ranks
 
@@ -85,13 +94,29 @@ class Descent:
         work -= self._pairs.descend(self._traffic, unsettled, best, self._states, int(generator.integers(2**32)), work)
         least = self.cost(best)
         while kicks > 0 and work > 0 and least > 0:
-            ranks = kicked(best, self.num_ranks, generator)
+            ranks = self.within_limits(kicked(best, self.num_ranks, generator), best)
             work -= self._pairs.descend(self._traffic, best, ranks, self._states, int(generator.integers(2**32)), work)
             kicks -= 1
             cost = self.cost(ranks)
             if cost <= least:
                 best, least = ranks, cost
         return best
+
+    def within_limits(self, ranks: NDArray[np.int64], fallback: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Undo what breaks a limit.
+
+        Args:
+            ranks: A balanced assignment, [L, E].
+            fallback: Another one, within the limits, [L, E].
+
+        Returns:
+            Layers of the first assignment that keep their limit, and other layers as in the second one, [L, E].
+        """
+        ranks = ranks.copy()
+        for layer, (loads, limit) in enumerate(zip(self._traffic.loads, self._traffic.limits, strict=True)):
+            if not self._layers.keeps_limit(ranks[layer], loads, self.num_ranks, limit):
+                ranks[layer] = fallback[layer]
+        return ranks
 
 
 def kicked(ranks: NDArray[np.int64], num_ranks: int, generator: np.random.Generator) -> NDArray[np.int64]:

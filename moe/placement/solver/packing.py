@@ -11,8 +11,8 @@ from moe.placement.cost.objective import require_sources
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.slots import cheapest_ranks
+from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.descent import Descent
-from moe.placement.solver.sweep import best_sweep
 from moe.placement.topology import Topology
 
 

@@ -8,32 +8,45 @@ from numpy.typing import NDArray
 
 from moe.placement.bound.coherent import best_bound
 from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.solver.annealing import Annealing
+from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.descent import Descent
 from moe.placement.solver.pair_moves import KICKS, WORK
 from moe.placement.solver.protocol import Assignment
-from moe.placement.solver.sweep import best_sweep
+from moe.placement.solver.sweep import descent_within
 from moe.placement.topology import Topology
 
 _STAGES = 3
 
 
-def solve_staged(statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
+def solve_staged(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    *,
+    seed: int,
+    limits: NDArray[np.float64] | None = None,
+) -> Assignment:
     """Minimise the coherent cost level by level, then across the levels; a `PlacementSolver`.
 
     The first stage prices moves between nodes at their mean, the second those inside a node by its block of the cost
     matrix. The last stage begins with this result, or with that of a sweep if it is cheaper, and lowers the true cost.
+    The stages move first choices alone and know no limits: a layer that breaks its limit after them is that of the
+    sweep, and with several choices a token the last stage is that of `solve_pair`.
     """
     generator = np.random.default_rng(seed)
-    whole = Descent(statistics.transitions, statistics.jumps, topology.cost)
-    ranks = best_sweep(whole, generator)
+    whole, start = descent_within(statistics, topology, limits)
+    ranks = best_sweep(whole, generator, start)
     if topology.num_nodes > 1 and topology.ranks_per_node > 1:
         nodes = _search(
             Descent(statistics.transitions, statistics.jumps, _between_nodes(topology)), WORK // _STAGES, generator
         )
-        staged = whole.sweep(_inside_nodes(statistics, topology, nodes, generator))
-        ranks = min(staged, ranks, key=whole.cost)
-    ranks = whole.search(ranks, kicks=KICKS, work=WORK // _STAGES, generator=generator)
-    return Assignment(ranks, best_bound(statistics, topology))
+        staged = whole.within_limits(_inside_nodes(statistics, topology, nodes, generator), ranks)
+        ranks = min(whole.sweep(staged), ranks, key=whole.cost)
+    if statistics.visits is None:
+        ranks = whole.search(ranks, kicks=KICKS, work=WORK // _STAGES, generator=generator)
+    else:
+        ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK, generator=generator)
+    return Assignment(ranks, best_bound(statistics, topology, limits))
 
 
 def _search(descent: Descent, work: int, generator: np.random.Generator) -> NDArray[np.int64]:

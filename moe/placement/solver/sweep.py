@@ -6,40 +6,51 @@ Shape legend: L MoE layers, E experts per layer.
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.bound.coherent import degree_bound
-from moe.placement.contiguous import contiguous_ranks
-from moe.placement.counts.layer_counts import layer_pairs
+from moe.placement.bound.coherent import quick_bound
 from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.solver.annealing import Annealing
+from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.descent import Descent
+from moe.placement.solver.feasible import start_within
 from moe.placement.solver.protocol import Assignment
 from moe.placement.topology import Topology
 
-_RANDOM_CHAINS = 6
 
-
-def solve_sweep(statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
+def solve_sweep(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    *,
+    seed: int,
+    limits: NDArray[np.float64] | None = None,
+) -> Assignment:
     """Minimise the coherent cost by coordinate descent; a `PlacementSolver`.
 
     The chain keeps one layer and assigns each further layer given the one before it, which is optimal for one expert
     a rank and one level of cost. Sweeps then assign each layer again given all others; a step that does not gain is
-    not taken, so the cost never rises.
+    not taken, so the cost never rises. With several choices a token, exchanges of experts then lower the cost of moves
+    and copies together.
     """
-    descent = Descent(statistics.transitions, statistics.jumps, topology.cost)
-    ranks = best_sweep(descent, np.random.default_rng(seed))
-    return Assignment(ranks, degree_bound(layer_pairs(statistics), topology.cost))
+    generator = np.random.default_rng(seed)
+    descent, start = descent_within(statistics, topology, limits)
+    ranks = best_sweep(descent, generator, start)
+    if statistics.visits is not None:
+        annealing = Annealing(statistics, topology, limits)
+        ranks = min(annealing.descend(start), annealing.descend(ranks), key=annealing.cost)
+    return Assignment(ranks, quick_bound(statistics, topology))
 
 
-def best_sweep(descent: Descent, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Sweep from the contiguous assignment and from chains that begin with contiguous and with random layers.
+def descent_within(
+    statistics: RoutingStatistics, topology: Topology, limits: NDArray[np.float64] | None
+) -> tuple[Descent, NDArray[np.int64]]:
+    """Prepare the descent of first choices.
 
     Args:
-        descent: The cost to be lowered.
-        generator: Draws the first layers of the chains.
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        limits: Most choices that a rank may compute, [L]; None for no limit.
 
     Returns:
-        The cheapest assignment, [L, E]; never of higher cost than the contiguous one.
+        The descent, and an assignment within the limits, [L, E]: the contiguous one where it keeps them.
     """
-    contiguous = contiguous_ranks(descent.num_layers, descent.num_experts, descent.num_ranks)
-    first_layers = [contiguous[0], *(generator.permutation(contiguous[0]) for _ in range(_RANDOM_CHAINS))]
-    starts = [contiguous, *(descent.chain(first) for first in first_layers)]
-    return min((descent.sweep(ranks) for ranks in starts), key=descent.cost)
+    start = start_within(statistics.loads, topology.num_ranks, limits)
+    return Descent(statistics.transitions, statistics.jumps, topology.cost, statistics.loads, limits), start

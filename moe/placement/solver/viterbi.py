@@ -13,24 +13,34 @@ from moe.placement.bound.coherent import degree_bound
 from moe.placement.counts.layer_counts import jump_pairs
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import slots_per_rank
-from moe.placement.solver.descent import Descent
+from moe.placement.solver.annealing import Annealing, anchor_visits
+from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.pair_moves import KICKS, WORK
 from moe.placement.solver.protocol import Assignment
-from moe.placement.solver.sweep import best_sweep
+from moe.placement.solver.sweep import descent_within
 from moe.placement.topology import Topology
+from moe.routing_trace import DROPPED
 
 MOST_STATES = 5_040
 _BLOCK = 512
 
 
-def solve_viterbi(statistics: RoutingStatistics, topology: Topology, *, seed: int) -> Assignment:
+def solve_viterbi(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    *,
+    seed: int,
+    limits: NDArray[np.float64] | None = None,
+) -> Assignment:
     """Find the least coherent cost of all balanced assignments; a `PlacementSolver` that draws nothing without jumps.
 
-    Jumps over dropped layers link layers that do not touch. With them the optimum without jumps, plus a bound on what
-    jumps cost, is only a lower bound, and the assignment is searched from there by sweeps and pair moves.
+    Assignments of a layer that break its limit drop out. Jumps over dropped layers link layers that do not touch. With
+    them the optimum without jumps, plus a bound on what jumps cost, is only a lower bound, and the assignment is
+    searched from there by exchanges.
 
     Raises:
-        ValueError: A layer has more balanced assignments than can be tried, or the experts do not divide.
+        ValueError: A layer has more balanced assignments than can be tried, none within the limits, or the experts do
+            not divide.
     """
     states = num_states(statistics.num_experts, topology.num_ranks)
     if states > MOST_STATES:
@@ -38,12 +48,17 @@ def solve_viterbi(statistics: RoutingStatistics, topology: Topology, *, seed: in
             f"solver: viterbi tries all balanced assignments of a layer, at most {MOST_STATES:,} "
             f"({states:,} for {statistics.num_experts} experts on {topology.num_ranks} ranks); choose pair or staged"
         )
-    ranks, cost = cheapest_path(statistics.transitions, topology.cost)
+    ranks, cost = cheapest_path(statistics, topology.cost, limits)
     if len(statistics.jumps) == 0:
         return Assignment(ranks, cost)
+    if statistics.visits is not None:
+        annealing = Annealing(statistics, topology, limits)
+        generator = np.random.default_rng(seed)
+        ranks = annealing.search(ranks, work=WORK, generator=generator)
+        return Assignment(ranks, cost + degree_bound(jump_pairs(statistics), topology.cost))
     generator = np.random.default_rng(seed)
-    descent = Descent(statistics.transitions, statistics.jumps, topology.cost)
-    ranks = min(ranks, best_sweep(descent, generator), key=descent.cost)
+    descent, start = descent_within(statistics, topology, limits)
+    ranks = min(ranks, best_sweep(descent, generator, start), key=descent.cost)
     ranks = descent.search(ranks, kicks=KICKS, work=WORK, generator=generator)
     return Assignment(ranks, cost + degree_bound(jump_pairs(statistics), topology.cost))
 
@@ -64,30 +79,86 @@ def num_states(num_experts: int, num_ranks: int) -> int:
     return factorial(num_experts) // factorial(slots_per_rank(num_experts, num_ranks)) ** num_ranks
 
 
-def cheapest_path(transitions: NDArray[np.int64], cost: NDArray[np.float64]) -> tuple[NDArray[np.int64], float]:
-    """Assign all layers at the least cost of moves between consecutive layers.
+def cheapest_path(
+    statistics: RoutingStatistics, cost: NDArray[np.float64], limits: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.int64], float]:
+    """Assign all layers at the least cost of moves between consecutive layers, and of copies.
 
     Args:
-        transitions: Tokens between experts of consecutive layers, [L-1, E, E].
+        statistics: Counts of the routing trace. Of tokens that jump over layers the way there is not priced.
+        cost: Cost of moving one token between ranks, [G, G].
+        limits: Most choices that a rank may compute, [L]; None for no limit.
+
+    Returns:
+        Rank of each expert, int64 [L, E]; and the cost.
+
+    Raises:
+        ValueError: No balanced assignment keeps the limit of some layer.
+    """
+    num_experts, num_ranks = statistics.num_experts, len(cost)
+    states = np.array(list(_balanced((num_experts // num_ranks,) * num_ranks)))
+    on_rank = np.eye(num_ranks)[states].reshape(len(states), -1)
+    visits = anchor_visits(statistics) if statistics.visits is None else statistics.visits
+    least = np.zeros((statistics.num_layers, len(states)))
+    steps = []
+    for layer in range(statistics.num_layers):
+        rows = visits.rows[:, 0] == layer
+        arriving, own = _prices(visits.rows[rows, 1:], visits.tokens[rows], layer, states, cost)
+        steps.append(arriving)
+        if limits is not None:
+            loads = np.tensordot(statistics.loads[layer], np.eye(num_ranks)[states], axes=(0, 1))
+            own[loads.max(axis=1) > limits[layer]] = np.inf
+            if np.isinf(own).all():
+                raise ValueError(
+                    f"limits: no balanced assignment keeps every rank of layer {layer} within {limits[layer]:g} "
+                    "choices; give a higher limit"
+                )
+        least[layer] = own
+        if layer:
+            for begin in range(0, len(states), _BLOCK):
+                block = slice(begin, begin + _BLOCK)
+                least[layer, block] += (arriving[block] @ on_rank.T + least[layer - 1]).min(axis=1)
+    path = [int(least[-1].argmin())]
+    for layer in range(statistics.num_layers - 1, 0, -1):
+        path.append(int((least[layer - 1] + on_rank @ steps[layer][path[-1]]).argmin()))
+    return states[path[::-1]], float(least[-1].min())
+
+
+def _prices(
+    visits: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    layer: int,
+    states: NDArray[np.int64],
+    cost: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cost of the visits of a layer under every state of it.
+
+    Args:
+        visits: Previous layer and anchor there, anchor, other choices, [N, 2 + K].
+        tokens: Tokens of each visit, [N].
+        layer: Which layer.
+        states: Balanced assignments, [S, E].
         cost: Cost of moving one token between ranks, [G, G].
 
     Returns:
-        Rank of each expert, int64 [L, E]; and the cost of all moves.
+        What arrives costs for each rank of each anchor of the layer before, [S, E * G]; and what does not depend on
+        it, the copies back and the copies of tokens that start here, [S].
     """
-    num_experts, num_ranks = transitions.shape[1], len(cost)
-    states = np.array(list(_balanced((num_experts // num_ranks,) * num_ranks)))
-    on_rank = np.eye(num_ranks)[states].reshape(len(states), -1)
-    least = np.zeros((len(transitions) + 1, len(states)))
-    for gap, tokens in enumerate(transitions):
-        prices = _prices(tokens, cost[states])
-        for begin in range(0, len(states), _BLOCK):
-            arriving = on_rank[begin : begin + _BLOCK] @ prices.T
-            arriving += least[gap]
-            least[gap + 1, begin : begin + _BLOCK] = arriving.min(axis=1)
-    path = [int(least[-1].argmin())]
-    for gap, tokens in reversed([*enumerate(transitions)]):
-        path.append(int((least[gap] + _prices(tokens, cost[states]) @ on_rank[path[-1]]).argmin()))
-    return states[path[::-1]], float(least[-1].min())
+    num_states, num_experts = states.shape
+    from_layer, origin, experts = visits[:, 0], visits[:, 1], visits[:, 2:]
+    near = from_layer == layer - 1 if layer else np.zeros(len(visits), bool)
+    comes_from = (origin == np.arange(num_experts)[:, None]) * near * tokens.astype(np.float64)
+    starts = from_layer == DROPPED
+    anchors = states[:, experts[:, 0]]
+    arriving = np.zeros((num_states, num_experts, len(cost)))
+    own = np.zeros(num_states)
+    for rank, (back, out) in enumerate(zip(cost, cost.T, strict=True)):
+        visited = np.zeros((num_states, len(visits)))
+        for choices in experts.T:
+            np.maximum(visited, (states[:, choices] == rank) & (choices != DROPPED), out=visited)
+        arriving += (visited @ comes_from.T)[:, :, None] * out
+        own += (visited * (back[anchors] + starts * out[anchors])) @ tokens
+    return arriving.reshape(num_states, -1), own
 
 
 def _balanced(free_slots: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -98,9 +169,3 @@ def _balanced(free_slots: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         if free:
             for others in _balanced((*free_slots[:rank], free - 1, *free_slots[rank + 1 :])):
                 yield (rank, *others)
-
-
-def _prices(tokens: NDArray[np.int64], departures: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cost of the moves from every state to each expert on each rank, [S, E * G], from the cost to leave, [S, E, G]."""
-    prices = np.tensordot(departures, tokens.astype(np.float64), axes=(1, 0))
-    return prices.transpose(0, 2, 1).reshape(len(departures), -1)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ from moe.config import (
     SparseOTRouterConfig,
     TopKRouterConfig,
 )
+from moe.dispatch.node_groups import divide_nodes
 from moe.routing_trace import RoutingTrace
+from tests.benchmarks.imbalance.traffic import NODES
 from tests.benchmarks.imbalance.workloads import LOADS, Logits, Shape, real, synthetic
 
 SHAPE = Shape(ranks=4, tokens=128, experts=64, top_k=6)
@@ -48,7 +50,8 @@ ROUTERS: dict[str, RouterConfig] = {
     "expert choice": ExpertChoiceRouterConfig(),
     "sparse OT": SparseOTRouterConfig(),
 }
-MODES = ("home", "copies", "coherent")
+Dispatch = Literal["home", "copies", "hierarchical", "coherent"]
+MODES: tuple[Dispatch, ...] = ("home", "copies", "hierarchical", "coherent")
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class Routed:
 
 Key = tuple[str, str]
 """Workload and router."""
-Turns = dict[tuple[str, str, str], list[tuple[float, float]]]
-"""Wall and CPU seconds of each turn, by workload, router and mode."""
+Turns = dict[tuple[str, str, str], NDArray[np.float64]]
+"""Wall and CPU seconds of each pass, [rounds, S, 2], by workload, router and mode."""
 
 
 def allows(router: RouterConfig, mode: str) -> bool:
@@ -113,11 +116,12 @@ def measure(rank: int, world_size: int, plan: Plan) -> tuple[dict[Key, Routed], 
 
     assert world_size == SHAPE.ranks
     parallel_state.initialize_model_parallel(expert_model_parallel_size=world_size)
+    divide_nodes(world_size, world_size // NODES)
     tokens = {name: tuple(_tokens(plan, name, rank)) for name in plan.workloads}
     routed: dict[Key, Routed] = {}
     turns: Turns = {}
     for name, router in ROUTERS.items():
-        layers = {mode: _layer(router, mode) for mode in MODES if allows(router, mode)}
+        layers: dict[Dispatch, Any] = {mode: _layer(router, mode) for mode in MODES if allows(router, mode)}
         states: dict[str, dict[str, Any]] = {}
         for workload in plan.workloads:
             own = _fresh(layers["home"].router)
@@ -145,12 +149,12 @@ def _tokens(plan: Plan, workload: str, rank: int) -> Iterator[Tensor]:
         yield tokens_TD[:, None]
 
 
-def _layer(router: RouterConfig, mode: str) -> Any:
+def _layer(router: RouterConfig, mode: Dispatch) -> Any:
     from moe.coherent_layer import CoherentMoELayer
     from moe.layer import PlacedMoELayer, transformer_config
 
     top_k = 1 if isinstance(router, BaseAssignmentRouterConfig) else SHAPE.top_k
-    config: Any = MoEConfig(
+    config = MoEConfig(
         num_experts=SHAPE.experts, top_k=top_k, expert_hidden=EXPERT_HIDDEN, router=router, dispatch=mode
     )
     megatron = transformer_config(
@@ -207,30 +211,31 @@ def _stacked(chosen: list[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def _timed(
-    layers: Mapping[str, Any],
+    layers: Mapping[Dispatch, Any],
     states: Mapping[str, dict[str, Any]],
     batches: Mapping[str, tuple[Tensor, ...]],
     plan: Plan,
-) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """Times the measured batches, workloads and modes in turns in an order that is drawn anew in each round."""
+) -> dict[tuple[str, Dispatch], NDArray[np.float64]]:
+    """Times the measured batches; for each batch, workloads and modes take turns in an order that is drawn anew."""
     passes = {mode: _coherent_pass if mode == "coherent" else _pass for mode in layers}
-    pairs = [(workload, mode) for workload in batches for mode in layers]
+    pairs: list[tuple[str, Dispatch]] = [(workload, mode) for workload in batches for mode in layers]
     for mode, layer in layers.items():
         passes[mode](layer, batches["even"][0])
-    times: dict[tuple[str, str], list[tuple[float, float]]] = {pair: [] for pair in pairs}
+    times = {pair: np.zeros((plan.rounds, MEASURED, 2)) for pair in pairs}
     order = Random(plan.seed)
-    for _ in range(plan.rounds):
-        for workload, mode in order.sample(pairs, len(pairs)):
-            layers[mode].router.load_state_dict(states[workload], strict=False)
-            times[workload, mode].append(_turn(layers[mode], passes[mode], batches[workload]))
+    for turn in range(plan.rounds):
+        for step in range(MEASURED):
+            for workload, mode in order.sample(pairs, len(pairs)):
+                layers[mode].router.load_state_dict(states[workload], strict=False)
+                times[workload, mode][turn, step] = _turn(layers[mode], passes[mode], batches[workload][step])
     return times
 
 
-def _turn(layer: Any, run: Callable[[Any, Tensor], None], batches: tuple[Tensor, ...]) -> tuple[float, float]:
+def _turn(layer: Any, run: Callable[[Any, Tensor], None], tokens_T1D: Tensor) -> tuple[float, float]:
+    """Wall seconds from barrier to barrier, and CPU seconds of this rank."""
     dist.barrier()
     began_s, cpu_began_s = time.perf_counter(), time.process_time()
-    for tokens_T1D in batches:
-        run(layer, tokens_T1D)
+    run(layer, tokens_T1D)
     cpu_s = time.process_time() - cpu_began_s
     dist.barrier()
     wall_s = time.perf_counter() - began_s

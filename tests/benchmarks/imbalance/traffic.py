@@ -25,15 +25,17 @@ Choices = NDArray[np.int64]
 """Experts of every token, [S, R, T, K], the best first, -1 where there is none."""
 Ranks = NDArray[np.int64]
 """Rank of each expert, [E]."""
+NODES = 2
 FABRIC = {
     "kind": "leaf_spine",
     "leaves": 2,
-    "spines": 2,
+    "spines": 1,
     "hosts_per_leaf": 2,
     "host_rate": "10Gbps",
-    "fabric_rate": "10Gbps",
+    "fabric_rate": "5Gbps",
     "link_delay": "500ns",
 }
+"""A leaf is a node of two ranks; its link to the other node has a quarter of the bandwidth of its ranks together."""
 
 
 def expert_load(chosen: Choices, num_experts: int) -> NDArray[np.float64]:
@@ -98,30 +100,36 @@ def exchanges(chosen: Choices, ranks_E: Ranks, mode: str, sizes: Sizes) -> Itera
                 (moves,) = Moves.of(expanded, ranks_E[None], len(by_home))
                 own = coherent_exchanges(moves, sizes, phase)
             else:
-                own = PATTERNS[mode](Visits.of(by_home, ranks_E, len(by_home)), sizes, phase)
+                own = PATTERNS[mode](Visits.of(by_home, ranks_E, len(by_home), NODES), sizes, phase)
             yield from ((step, phase, exchange) for exchange in own)
 
 
-def crossing_bytes(issued: Sequence[tuple[int, str, Exchange]]) -> float:
-    """Bytes between ranks of a batch, mean."""
-    volume = sum(exchange.volume for _, _, exchange in issued)
+def crossing_bytes(issued: Sequence[tuple[int, str, Exchange]], places: int) -> float:
+    """Bytes of a batch that leave their rank, or their node, mean.
+
+    Args:
+        issued: batch, phase and exchange of every collective.
+        places: ranks, or nodes, that the ranks are divided into.
+    """
+    volume_NN = np.sum([exchange.volume for _, _, exchange in issued], axis=0)
+    place_N = np.arange(len(volume_NN)) // (len(volume_NN) // places)
     steps = len({step for step, _, _ in issued})
-    return float(volume.sum() - np.trace(volume)) / steps
+    return float(volume_NN[place_N[:, None] != place_N].sum()) / steps
 
 
 def simulated_us(issued: Sequence[tuple[int, str, Exchange]], num_ranks: int) -> float:
-    """Time of a batch's exchanges on two leaves with two hosts each at 10 Gbit/s, one after the other, mean, us.
-
-    Source of the operations: the exact sizes of the dispatch mode. Ranks compute nothing in between.
-    """
+    """Time of a batch's exchanges on the fabric, one after the other with nothing in between, mean, us."""
     steps = sorted({step for step, _, _ in issued})
-    groups = {"world": tuple(range(num_ranks)), "expert": tuple(range(num_ranks))}
-    header = TraceHeader("formula", num_ranks, 2, groups, tuple(steps), None, None)
-    records = [
-        CollectiveRecord(rank, seq, step, 0, phase, group="expert", size1=False, layer=0, **exchange.fields(rank))
-        for rank in range(num_ranks)
-        for seq, (step, phase, exchange) in enumerate(issued)
-    ]
+    groups = {"world": tuple(range(num_ranks))}
+    records = []
+    for rank in range(num_ranks):
+        for seq, (step, phase, exchange) in enumerate(issued):
+            own = exchange.members(rank)
+            group = exchange.group if exchange.parts is None else f"{exchange.group}_{exchange.parts[rank]}"
+            groups[group] = tuple(own.tolist())
+            about = {"rank": rank, "seq": seq, "step": step, "micro": 0, "phase": phase, "group": group, "layer": 0}
+            records.append(CollectiveRecord(**about, size1=len(own) == 1, **exchange.fields(rank)))
+    header = TraceHeader("formula", num_ranks, num_ranks // NODES, groups, tuple(steps), None, None)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "collectives.jsonl"
         write(path, header, records)

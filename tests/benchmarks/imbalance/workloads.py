@@ -1,7 +1,7 @@
 """Six workloads for a router: logits whose top-k loads are known exactly.
 
 A synthetic workload states how many tokens of a batch prefer each expert. A random batch with just these numbers is
-drawn, without affinity between experts, and the preferred experts get logits from [1, 2), the others from [0, 1). So the
+drawn, without affinity between experts. The preferred experts get logits from [1, 2), the others from [0, 1), so the
 busiest expert of plain top-k routing is known without a draw; :func:`busiest` has the closed forms. The real workload
 takes the choices that a model made for its own tokens.
 

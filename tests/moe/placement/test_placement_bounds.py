@@ -46,7 +46,7 @@ def test_every_bound_is_below_the_optimum_found_by_trying_all(experts: int, laye
 @pytest.mark.parametrize("topology", [Topology.hops(1, 4), Topology.hops(2, 2), uneven_topology(2, 2, 3)])
 def test_bounds_are_below_the_optimum_of_viterbi(affinity: float, topology: Topology) -> None:
     statistics = RoutingStatistics.collect(markov_trace(8, 6, affinity, 2_000, seed=4), 4)
-    best = cheapest_path(statistics.transitions, topology.cost)[1]
+    best = cheapest_path(statistics, topology.cost)[1]
     eigen = eigenvalue_bound(statistics, topology)
     assert max(degree_bound(statistics.transitions, topology.cost), eigen) <= best_bound(statistics, topology) <= best
     if affinity < 0.9 and topology.unit == "hops":
@@ -56,7 +56,7 @@ def test_bounds_are_below_the_optimum_of_viterbi(affinity: float, topology: Topo
 def test_a_chain_cut_into_windows_is_bounded_lower_but_soundly(monkeypatch: pytest.MonkeyPatch) -> None:
     topology = Topology.hops(2, 2)
     statistics = RoutingStatistics.collect(markov_trace(8, 7, 0.7, 2_000, seed=0), 4)
-    best = cheapest_path(statistics.transitions, topology.cost)[1]
+    best = cheapest_path(statistics, topology.cost)[1]
     whole = eigenvalue_bound(statistics, topology)
     monkeypatch.setattr(eigenvalue, "_LARGEST", 24)
     cut = eigenvalue_bound(statistics, topology)
@@ -89,7 +89,7 @@ def test_no_assignment_keeps_more_tokens_than_the_eigenvalues_allow(evaluations:
 def test_one_expert_a_rank_and_one_level_is_bounded_exactly(affinity: float) -> None:
     statistics = RoutingStatistics.collect(markov_trace(4, 4, affinity, 300, seed=1), 4)
     topology = Topology.hops(1, 4)
-    best = cheapest_path(statistics.transitions, topology.cost)[1]
+    best = cheapest_path(statistics, topology.cost)[1]
     assert degree_bound(statistics.transitions, topology.cost) == best_bound(statistics, topology) == best
 
 

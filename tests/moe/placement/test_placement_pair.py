@@ -16,7 +16,7 @@ from moe.placement.solver.compiled.pairs import resplit
 from moe.placement.solver.compiled.traffic import Traffic
 from moe.placement.solver.descent import Descent, kicked
 from moe.placement.solver.pair_moves import solve_pair
-from moe.placement.solver.sweep import best_sweep
+from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.viterbi import solve_viterbi
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import is_balanced, random_ranks, uneven_topology

@@ -105,7 +105,7 @@ def test_one_expert_a_rank_and_one_level_of_cost_is_solved_to_the_bound(affinity
         record = solve(statistics, topology, objective="coherent", solver="sweep", seed=seed).objective
         assert record is not None
         assert record.cost == pytest.approx(record.lower_bound, rel=1e-12)
-        chain = Descent(statistics.transitions, statistics.jumps, topology.cost).chain(np.arange(16))
+        chain = Descent(statistics.transitions, statistics.jumps, topology.cost).chain(np.tile(np.arange(16), (12, 1)))
         assert coherent_cost(statistics, chain, topology.cost).sum() / 5_000 == pytest.approx(record.lower_bound)
 
 

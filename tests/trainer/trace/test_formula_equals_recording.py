@@ -29,6 +29,9 @@ REPLICAS = "tests/files/replicas.json"
 """Two ranks of three slots: each has a replica of an expert of the other."""
 GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
 
+NODES = {"ranks": 4}
+"""Experts that two nodes of two ranks share."""
+
 CASES: dict[int, dict[str, Case]] = {
     2: {
         "ZeRO 1": ({}, 1, {}, "dit"),
@@ -93,6 +96,20 @@ CASES: dict[int, dict[str, Case]] = {
         "FSDP2, blocks kept": ({"kind": "fsdp", "reshard_after_forward": False}, 2, None, "gpt"),
         "ZeRO 3, computed twice": ({**SMALL_ZERO_3, "activation_checkpointing": True}, 1, None, "dit"),
         "gpt, copies, every rank": ({}, 2, {"dispatch": "copies", "top_k": 3}, "gpt"),
+        "hierarchical, top-1": ({}, 1, {"dispatch": "hierarchical", "top_k": 1, **NODES}, "dit"),
+        "hierarchical, every node": (
+            {"precision": "bf16"},
+            2,
+            {"dispatch": "hierarchical", "top_k": 3, **NODES},
+            "gpt",
+        ),
+        "hierarchical, computed twice": (
+            {"activation_checkpointing": True},
+            1,
+            {"dispatch": "hierarchical", "top_k": 4, **NODES},
+            "dit",
+        ),
+        "hierarchical, one node": ({}, 1, {"dispatch": "hierarchical", "top_k": 3}, "dit"),
         "gpt, coherent, computed twice": (
             {"activation_checkpointing": True},
             1,
@@ -113,7 +130,8 @@ Recorded = tuple[TraceHeader, list[CollectiveRecord], bool]
 def configuration(world_size: int, case: Case) -> RunConfig:
     engine, accumulation, moe, kind = case
     window = {"context": 12} if kind == "gpt" else {}
-    dropout = 0.0 if moe is not None and moe.get("dispatch") == "copies" else 0.1  # without it a block ends with a sum
+    adds = moe is not None and moe.get("dispatch") in ("copies", "hierarchical")
+    dropout = 0.0 if adds else 0.1  # without it a block ends with a sum
     model = {"dropout": dropout, **window} if kind == "gpt" else {}
     layers: dict[str, Any] = {"num_layers": LAYERS}
     if kind.startswith("blockwise"):
@@ -128,8 +146,10 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         "engine": engine,
     }
     if moe is not None:
+        moe = dict(moe)
+        settings["parallel"] = {"expert": moe.pop("ranks", 2)}
         settings["moe"] = {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN, **moe}
-        settings["parallel"] = {"expert": 2}
+        settings["trace"] = {"ranks_per_node": 2}
     if kind == "dit told of maps":
         settings["flow"] = {"context": {"kind": "semantic_map"}}
     if kind.startswith("blockwise"):
@@ -143,12 +163,16 @@ def configuration(world_size: int, case: Case) -> RunConfig:
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
     """Trains a few steps of each case and leaves its recording in a folder of its own."""
-    from megatron.core import parallel_state
+    from trainer.config.constraints.plan import plan_layout
+    from trainer.distributed.groups import divide_ranks, unite_ranks
 
     os.environ["LOCAL_RANK"] = str(rank)
-    parallel_state.initialize_model_parallel(expert_model_parallel_size=2)
     for index, case in enumerate(CASES[world_size].values()):
-        record_run(Path(folder) / str(index), configuration(world_size, case), world_size)
+        config = configuration(world_size, case)
+        layout = plan_layout(config, world_size)
+        divide_ranks(2 if config.moe is None else layout.expert_parallel, 1, layout.relay_ranks)
+        record_run(Path(folder) / str(index), config, world_size)
+        unite_ranks()
 
 
 def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
@@ -304,11 +328,15 @@ def test_a_run_of_the_residual_network_alone_has_no_formula() -> None:
 
 
 def all_to_all_totals(records: Sequence[CollectiveRecord]) -> dict[tuple[object, ...], int]:
-    """Bytes of each exchange over all its members: those of the k-th all-to-all of a group in a step."""
+    """Bytes of each exchange over all its members: those of the k-th all-to-all of a group in a step.
+
+    The parts of an expert-parallel group count together: which of them a token passes through is up to its experts.
+    """
     totals: dict[tuple[object, ...], int] = {}
     for rank in sorted({record.rank for record in records}):
         exchanges = [record for record in records if record.rank == rank and record.op == "all_to_all"]
         for index, record in enumerate(exchanges):
-            key = (record.group, index, record.step, record.phase, record.layer)
+            group = re.sub(r"^(expert_rail|expert_node)_\d+$", r"\1", record.group)
+            key = (group, index, record.step, record.phase, record.layer)
             totals[key] = totals.get(key, 0) + record.bytes_in
     return totals

@@ -14,7 +14,7 @@ from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
 from trainer.config.constraints.profile import check_profile
 from trainer.config.constraints.replicas import with_homes_first
-from trainer.config.layout import Layout, node_ranks
+from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import accumulation_steps
 
@@ -64,7 +64,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
         micro_batch=micro_batch,
         accumulation=accumulation_steps(config.optim.global_batch, micro_batch, data_parallel),
         placement=placement,
-        node_ranks=node_ranks(config, placement),
+        relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
     )
 
 
@@ -83,8 +83,8 @@ def describe(config: RunConfig, layout: Layout) -> str:
         if layout.placement is not None and layout.placement.has_replicas:
             replicas = layout.placement.slots_per_rank - config.moe.num_experts // layout.expert_parallel
             experts += f", {replicas} replica{'s' * (replicas > 1)} more ({config.moe.replicas})"
-    if layout.node_ranks is not None:
-        experts += f" over {layout.expert_parallel // layout.node_ranks} nodes of {layout.node_ranks}"
+    if layout.relay_ranks is not None:
+        experts += f" over {layout.expert_parallel // layout.relay_ranks} nodes of {layout.relay_ranks}"
     return (
         f"{ranks}{experts}; batch {config.optim.global_batch} = {layout.micro_batch} x {layout.accumulation} micro "
         f"x {layout.data_parallel}; {config.engine.label}"

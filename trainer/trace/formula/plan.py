@@ -54,7 +54,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     if missing is not None:
         raise ValueError(missing)
     engine = _engine(config, layout)
-    node = layout.node_ranks or layout.expert_parallel
+    node = layout.relay_ranks or layout.expert_parallel
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
@@ -189,7 +189,7 @@ def _sum(config: RunConfig, layout: Layout) -> Collective | None:
 def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
     return TokenTraffic(
         expert_parallel=layout.expert_parallel,
-        num_nodes=layout.expert_parallel // (layout.node_ranks or layout.expert_parallel),
+        num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
         moe_layers=tuple(range(config.model.num_layers)),
         dispatch=moe.dispatch,
         num_experts=moe.num_experts,

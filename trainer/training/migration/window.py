@@ -164,7 +164,7 @@ class TransitionWindow(Window):
 
 
 class SetWindow(Window):
-    """For de-duplicated and two-level dispatch: which experts the tokens of the last micro batch chose together, by their rank."""
+    """For copies to ranks or nodes: which experts the tokens of the last micro batch chose together, by their rank."""
 
     def __init__(self, layers: Sequence[PlacedMoELayer], group: dist.ProcessGroup) -> None:
         """Listens to the routers of the layers."""

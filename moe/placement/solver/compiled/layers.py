@@ -134,10 +134,83 @@ def cheapest_ranks(prices: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 @njit(cache=True)
+def keeps_limit(ranks: NDArray[np.int64], loads: NDArray[np.float64], num_ranks: int, limit: float) -> bool:
+    """Whether no rank computes more than the limit under ranks [E] of experts with loads [E]."""
+    if limit == np.inf:
+        return True
+    totals = np.zeros(num_ranks)
+    for expert in range(len(ranks)):
+        totals[ranks[expert]] += loads[expert]
+    return totals.max() <= limit
+
+
+@njit(cache=True)
+def exchange_within_limit(
+    prices: NDArray[np.float64], ranks: NDArray[np.int64], loads: NDArray[np.float64], limit: float
+) -> None:
+    """Exchange two experts of a layer as long as that gains, within the limit of the loads.
+
+    Args:
+        prices: Cost of putting each expert on each rank, [G, E].
+        ranks: Rank of each expert, [E]; changed, keeps the limit before and after.
+        loads: Choices that each expert computes, [E].
+        limit: Most choices that a rank may compute.
+    """
+    num_ranks, num_experts = prices.shape
+    totals = np.zeros(num_ranks)
+    for expert in range(num_experts):
+        totals[ranks[expert]] += loads[expert]
+    gained = True
+    while gained:
+        gained = False
+        for one in range(num_experts):
+            best, partner = 0.0, -1
+            here = ranks[one]
+            for two in range(num_experts):
+                there = ranks[two]
+                if here == there:
+                    continue
+                change = prices[there, one] - prices[here, one] + prices[here, two] - prices[there, two]
+                shift = loads[one] - loads[two]
+                if change < best and totals[there] + shift <= limit and totals[here] - shift <= limit:
+                    best, partner = change, two
+            if partner >= 0 and best < -LEAST_GAIN * (abs(prices[here, one]) + abs(prices[here, partner])):
+                there, shift = ranks[partner], loads[one] - loads[partner]
+                ranks[one], ranks[partner] = there, here
+                totals[there] += shift
+                totals[here] -= shift
+                gained = True
+
+
+@njit(cache=True)
+def respond(
+    traffic: Traffic, prices: NDArray[np.float64], ranks: NDArray[np.int64], layer: int
+) -> NDArray[np.int64]:
+    """Assign the experts of a layer at least cost; where that breaks the limit, by exchanges from the present ranks.
+
+    Args:
+        traffic: Supplies the loads and the limit.
+        prices: Cost of putting each expert on each rank, [G, E].
+        ranks: Rank of each expert, [L, E]; keeps the limit.
+        layer: MoE layer.
+
+    Returns:
+        Rank of each expert of the layer, int64 [E]; keeps the limit.
+    """
+    loads, limit = traffic.loads[layer], traffic.limits[layer]
+    best = cheapest_ranks(prices)
+    if keeps_limit(best, loads, len(prices), limit):
+        return best
+    best = ranks[layer].copy()
+    exchange_within_limit(prices, best, loads, limit)
+    return best
+
+
+@njit(cache=True)
 def chain(traffic: Traffic, ranks: NDArray[np.int64]) -> None:
     """Assign each layer but the first at least cost given the layers before it; changes ranks [L, E]."""
     for layer in range(1, len(ranks)):
-        ranks[layer] = cheapest_ranks(arriving(traffic, ranks, layer))
+        ranks[layer] = respond(traffic, arriving(traffic, ranks, layer), ranks, layer)
 
 
 @njit(cache=True)
@@ -157,7 +230,7 @@ def sweep(traffic: Traffic, ranks: NDArray[np.int64], stale_layers: NDArray[np.b
                 continue
             stale_layers[layer] = False
             prices = arriving(traffic, ranks, layer) + leaving(traffic, ranks, layer)
-            best = cheapest_ranks(prices)
+            best = respond(traffic, prices, ranks, layer)
             before, after = 0.0, 0.0
             for expert in range(num_experts):
                 before += prices[ranks[layer, expert], expert]

@@ -196,6 +196,8 @@ def resplit(
         for state in range(num_states):
             for j in states[state]:
                 least[layer, state] += own[layer, j]
+        if traffic.limits[layer] < np.inf:
+            _drop_overloads(traffic, ranks, layer, first, second, movable[layer], states, least[layer])
         for j in states[0]:
             stay += links[layer, j, 0] + own[layer, j]
     state = least[-1].argmin()
@@ -218,6 +220,39 @@ def resplit(
         _copy(before, ranks)
         return 0.0
     return gain
+
+
+@njit(cache=True)
+def _drop_overloads(
+    traffic: Traffic,
+    ranks: NDArray[np.int64],
+    layer: int,
+    first: int,
+    second: int,
+    movable: NDArray[np.int64],
+    states: NDArray[np.int64],
+    least: NDArray[np.float64],
+) -> None:
+    """Make the states infinitely dear under which one of the two ranks computes more than the limit of the layer."""
+    loads, limit = traffic.loads[layer], traffic.limits[layer]
+    here, there, both = 0.0, 0.0, 0.0
+    for expert in range(ranks.shape[1]):
+        if ranks[layer, expert] == first:
+            here += loads[expert]
+        elif ranks[layer, expert] == second:
+            there += loads[expert]
+    for place in range(len(movable)):
+        both += loads[movable[place]]
+        if ranks[layer, movable[place]] == first:
+            here -= loads[movable[place]]
+        else:
+            there -= loads[movable[place]]
+    for state in range(1, len(states)):
+        moved = 0.0
+        for j in states[state]:
+            moved += loads[movable[j]]
+        if here + moved > limit or there + both - moved > limit:
+            least[state] = np.inf
 
 
 @njit(cache=True)

@@ -19,6 +19,8 @@ class Traffic(NamedTuple):
         arrivals: The same jumps by the layer that they reach, int64 [J, 5].
         arrivals_begin: First row of `arrivals` of each layer, int64 [L+1].
         cost: Cost of moving one token between ranks, float [G, G].
+        loads: Choices that each expert computes, float [L, E].
+        limits: Most choices that a rank may compute, float [L]; infinite where there is no limit.
     """
 
     forward: NDArray[np.float64]
@@ -28,20 +30,34 @@ class Traffic(NamedTuple):
     arrivals: NDArray[np.int64]
     arrivals_begin: NDArray[np.int64]
     cost: NDArray[np.float64]
+    loads: NDArray[np.float64]
+    limits: NDArray[np.float64]
 
     @classmethod
-    def collect(cls, transitions: NDArray[np.int64], jumps: NDArray[np.int64], cost: NDArray[np.float64]) -> Self:
+    def collect(
+        cls,
+        transitions: NDArray[np.int64],
+        jumps: NDArray[np.int64],
+        cost: NDArray[np.float64],
+        loads: NDArray[np.integer] | None = None,
+        limits: NDArray[np.float64] | None = None,
+    ) -> Self:
         """Lay out counts for compiled code.
 
         Args:
             transitions: Tokens between experts of consecutive layers, [L-1, E, E].
             jumps: From layer, to layer, from expert, to expert, tokens, [J, 5].
             cost: Cost of moving one token between ranks, [G, G].
+            loads: Choices that each expert computes, [L, E]; needed with limits.
+            limits: Most choices that a rank may compute, [L]; None for no limit.
 
         Returns:
             The arrays.
         """
         layers = np.arange(len(transitions) + 2)
+        if loads is None or limits is None:
+            loads = np.zeros((len(transitions) + 1, transitions.shape[1]))
+            limits = np.full(len(loads), np.inf)
         departures, arrivals = (np.ascontiguousarray(jumps[np.argsort(jumps[:, end], kind="stable")]) for end in (0, 1))
         return cls(
             np.ascontiguousarray(transitions, dtype=np.float64),
@@ -51,4 +67,6 @@ class Traffic(NamedTuple):
             arrivals,
             np.searchsorted(arrivals[:, 1], layers),
             np.ascontiguousarray(cost, dtype=np.float64),
+            np.ascontiguousarray(loads, dtype=np.float64),
+            np.ascontiguousarray(limits, dtype=np.float64),
         )

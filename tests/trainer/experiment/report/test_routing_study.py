@@ -17,16 +17,20 @@ SCHEMA = json.loads(Path("configs/schemas/routing_study.schema.json").read_text(
 SEEDS = (0, 1, 2)
 OWN_LOSS = {0: 0.50, 1: 0.52, 2: 0.54}
 """Without hop cost; their standard deviation is 0.02."""
+APART = {0: -0.02, 1: 0.0, 2: 0.02}
+"""How far the seeds' rises lie from their mean; twice its standard error is 0.023."""
 
 
-def experiment(rises: dict[float, tuple[float, float]], name: str = "digits") -> dict[str, Any]:
-    """A data set whose loss rises by a strength's two numbers, contiguous and placed, for every seed."""
+def experiment(
+    rises: dict[float, tuple[float, float]], name: str = "digits", apart: dict[int, float] = APART
+) -> dict[str, Any]:
+    """A data set whose loss rises by a strength's two numbers, contiguous and placed, in the mean over the seeds."""
     runs = [
         {
             "strength": strength,
             "placed": placed,
             "seed": seed,
-            "held_out_loss": OWN_LOSS[seed] + rise,
+            "held_out_loss": OWN_LOSS[seed] + (rise + apart[seed] if strength else 0),
             "cross_rank_bytes": 1e6 * (2 - placed) / (1 + (strength or 0)) + seed,
         }
         for strength, of_placements in {**rises, None: (0.03, 0.03)}.items()
@@ -68,8 +72,16 @@ def test_a_strength_is_free_within_the_spread_of_the_seeds(
     assert one.spread(False) == pytest.approx(stdev(OWN_LOSS.values())) == pytest.approx(0.02)
     for strength, of_placements in rises.items():
         for placed, rise in zip((False, True), of_placements, strict=True):
-            assert one.rises(strength, placed) == pytest.approx([rise] * 3)
+            assert one.rises(strength, placed) == pytest.approx([strength and rise + APART[seed] for seed in SEEDS])
             assert one.loss(strength, placed) == pytest.approx(fmean(OWN_LOSS.values()) + rise)
+
+
+def test_a_small_rise_on_which_the_seeds_agree_is_measurable(tmp_path: Path) -> None:
+    rises = {0.0: (0.0, 0.0), 0.1: (0.003, 0.003)}
+    for spread, free in ((0.002, 0.0), (0.004, 0.1)):  # twice the standard error: 0.0023 and 0.0046
+        agreeing = experiment(rises, apart={0: -spread, 1: 0.0, 2: spread})
+        study = RoutingStudy.read(written(tmp_path / "study.json", document(agreeing)))
+        assert study.free_strength == free
 
 
 def test_a_strength_is_free_only_where_it_is_on_all_data(tmp_path: Path) -> None:
@@ -89,7 +101,14 @@ def test_the_section_shows_curves_and_figures(tmp_path: Path) -> None:
     markup = page("title", "finding", [section])
     assert section.title == "Routing that avoids hops is free up to strength 0.3"
     assert markup.count("<svg") == 1
-    for text in ("contiguous", "placed", "top-k", "held-out loss", "MB between ranks in a step", "sparse OT, hop cost 3"):
+    for text in (
+        "contiguous",
+        "placed",
+        "top-k",
+        "held-out loss",
+        "MB between ranks in a step",
+        "sparse OT, hop cost 3",
+    ):
         assert text in markup, text
     assert "-23%" in markup, "2 MB become 1.54 contiguous"
     assert markup == page("title", "finding", [routing_study_section(tmp_path / "study.json")]), "same bytes again"
