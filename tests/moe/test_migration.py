@@ -66,7 +66,8 @@ def test_fixed_experts_stay(seed: int) -> None:
     free, held = (plan_migration(statistics, topology, before, target, **settings, fixed=f) for f in (None, fixed))
     assert any(fixed[move.layer, move.expert] for move in free.moves)
     assert not any(fixed[move.layer, move.expert] for move in held.moves)
-    assert held.saving <= free.saving
+    assert held.moves
+    assert held.saving > 0
 
 
 @pytest.mark.parametrize("objective", OBJECTIVE_NAMES)

@@ -20,6 +20,7 @@ from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.flow.time.segments import segment_of
 from trainer.model.parallel.parameters import HoldsExperts
 
+
 class RoutingRecorder:
     """Collects one rank's routing of sampled steps; outside those steps nothing is active."""
 
@@ -52,7 +53,12 @@ class RoutingRecorder:
             earlier = RoutingTrace.read(self._path)
             assert earlier.step is not None
             kept = earlier.step <= step
-            later = ("dispatch", "config_sha256", "expert_parameters", "replicas")  # which earlier versions did not write
+            later = (
+                "dispatch",
+                "config_sha256",
+                "expert_parameters",
+                "replicas",
+            )  # which earlier versions did not write
             absent = {name: getattr(self._header, name) for name in later if getattr(earlier.header, name) is None}
             known = earlier.header.model_copy(update=absent)
             if known == self._header and kept.any():
