@@ -325,7 +325,8 @@ def test_tokens_that_the_solver_did_not_see_stand_beside_its_own(
 ) -> None:
     other, out = tmp_path / "other.npz", tmp_path / "placement.json"
     markov_trace(8, 4, 0.8, 300, seed=0, world_size=4, tokens_seed=1).write(other)
-    assert main(["place", str(trace_path), *SHAPE, "--held-out", str(other), "--out", str(out)]) == 0
+    arguments = ["place", str(trace_path), *SHAPE, "--objective", "coherent", "--held-out", str(other)]
+    assert main([*arguments, "--out", str(out)]) == 0
     assert capsys.readouterr().out.count("held out") == 4, "cost, moves to ranks and to nodes, busiest rank"
     held_out = json.loads(out.with_suffix(".report.json").read_text())["held_out"]
     placement, statistics = Placement.read(out), RoutingStatistics.collect(RoutingTrace.read(other), 4)
