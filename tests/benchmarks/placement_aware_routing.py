@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     study = RoutingStudy.read(path)
     for experiment in study.experiments:
-        Console(width=120).print(table(experiment))
+        Console(width=140).print(table(experiment))
     for placed, where in ((False, "contiguous"), (True, "placed")):
         print(f"largest strength that costs nothing measurable, {where}: {study.free_strength(placed):g}")
     print(path)
