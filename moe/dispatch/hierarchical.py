@@ -7,7 +7,6 @@ N ranks of the expert-parallel group, M its nodes, K ranks of a node.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -18,6 +17,7 @@ from moe.dispatch.deduplicated import DeduplicatedDispatcher
 from moe.dispatch.exchange import ExchangeLabelledRows, ExchangeRows, Splits, exchange_table
 from moe.dispatch.node_groups import NodeGroups
 from moe.dispatch.row_copies import RowCopies
+from moe.dispatch.serving import Serving
 
 
 class HierarchicalDispatcher(DeduplicatedDispatcher):
@@ -41,7 +41,7 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
         local_expert_indices: Sequence[int],
         config: TransformerConfig,
         pg_collection: ProcessGroupCollection,
-        slot_to_expert: np.ndarray,
+        serving: Serving,
         nodes: NodeGroups,
     ) -> None:
         """Sets up the dispatcher of one layer.
@@ -51,10 +51,10 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
             local_expert_indices: global numbers of those slots; they follow from the rank.
             config: Megatron's configuration of the layer.
             pg_collection: process groups (ep, expt_tp, tp_ep are used).
-            slot_to_expert: logical expert of each slot, int [num_experts].
+            serving: chooses the slot of every choice.
             nodes: process groups of this rank; rank n * K + k of the expert-parallel group is rank k of node n.
         """
-        super().__init__(num_local_experts, local_expert_indices, config, pg_collection, slot_to_expert)
+        super().__init__(num_local_experts, local_expert_indices, config, pg_collection, serving)
         self._rail, self._node = nodes.rail, nodes.node
         self._num_nodes, self._node_size = nodes.rail.size(), nodes.node.size()
         assert self._num_nodes * self._node_size == self.ep_size, "all nodes of the group have as many ranks"
@@ -74,9 +74,9 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
         """
         self.hidden_shape = hidden_states.shape
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
-        columns_E = self.slot_to_expert_E.to(routing_map.device)
         node_slots = self._node_size * self.num_local_experts
-        choices_MTS = routing_map[:, columns_E].view(len(tokens_TD), self._num_nodes, node_slots).transpose(0, 1)
+        served_TP = self.serving.own(routing_map)
+        choices_MTS = served_TP.view(len(tokens_TD), self._num_nodes, node_slots).transpose(0, 1)
         node_P, token_P, slot_P = choices_MTS.nonzero(as_tuple=True)
         node_visit_P = node_P * len(tokens_TD) + token_P
         place_P = slot_P // self.num_local_experts
@@ -89,7 +89,7 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
         self._agree(of_nodes_M, *(counts_N.view(self._num_nodes, -1) for counts_N in of_ranks))
         self._labels_P = 2 * slot_P + is_first_P
         self._departure = RowCopies.of(token_P[is_first_P], len(tokens_TD))
-        expert_P = columns_E[node_P * node_slots + slot_P]
+        expert_P = self.serving.columns(probs.device)[node_P * node_slots + slot_P]
         gates_P = probs.reshape(-1).index_select(0, token_P * probs.shape[1] + expert_P)
         return self._departure.spread(tokens_TD), gates_P
 

@@ -71,6 +71,7 @@ def plan_migration(
     objective: Dispatch,
     most_moves: int,
     expert_tokens: float,
+    fixed: NDArray[np.bool_] | None = None,
 ) -> MigrationPlan:
     """Chooses the moves towards a placement that pay best.
 
@@ -85,6 +86,7 @@ def plan_migration(
         objective: Dispatch mode.
         most_moves: Experts that move at most.
         expert_tokens: Number of tokens of the statistics whose transfer costs as much as that of an expert.
+        fixed: Experts that must stay, [L, E]; None: any may move.
 
     Returns:
         The plan; without moves if none pays.
@@ -94,7 +96,10 @@ def plan_migration(
     dearer = _traffic(statistics, topology, renamed, objective) > _traffic(statistics, topology, target, objective)
     goal = target if dearer else renamed
     gains = Gains(statistics, topology, objective, expert_tokens)
-    ranks = best_state(present, cut_into_cycles(present, goal, gains), gains, most_moves)
+    cycles = cut_into_cycles(present, goal, gains)
+    if fixed is not None:
+        cycles = [cycle for cycle in cycles if not fixed[cycle.layer, cycle.experts].any()]
+    ranks = best_state(present, cycles, gains, most_moves)
     planned = settle(slot_to_expert, ranks, topology.num_ranks)
     plan = priced_plan(statistics, topology, slot_to_expert, planned, objective)
     return plan if plan.worth(expert_tokens) > 0 else MigrationPlan(slot_to_expert, (), 0.0, 0.0)

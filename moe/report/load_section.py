@@ -18,14 +18,13 @@ _BINS = 40
 _MOST_NUMBERED = 128
 
 
-def load_section(before: Evaluation, placed: Evaluation, name: str, *, balanced: bool, idle: int) -> Section:
+def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int) -> Section:
     """Compose the section.
 
     Args:
         before: Traffic under the placement in use.
         placed: Traffic under the new placement.
         name: Name of the placement in use.
-        balanced: Whether the solver looked at the load.
         idle: Experts of all layers that no token chose.
 
     Returns:
@@ -35,8 +34,6 @@ def load_section(before: Evaluation, placed: Evaluation, name: str, *, balanced:
         f"That is the mean over the layers of the busiest rank's load; {name} {before.imbalance.mean():.2f}. In the "
         f"worst layer it is {placed.imbalance.max():.2f}; {name} {before.imbalance.max():.2f}."
     )
-    if not balanced:
-        text += " The solver gives each rank the same number of experts and does not weigh their load."
     if idle:
         text += f" {idle} experts of all layers are chosen by no token."
     spread = Figure(

@@ -107,8 +107,7 @@ def placement_sections(
     if statistics.num_layers > 1:
         sections.append(affinity_section(placement, statistics, before, placed, name, numbers))
     idle = sum(numbers["load_over_mean"]["idle_experts"])
-    balanced = placement.solver.name == "packing"
-    sections.append(load_section(before, placed, name, balanced=balanced, idle=idle))
+    sections.append(load_section(before, placed, name, idle=idle))
     if context.moving is not None:
         sections.append(moving_section(placement.num_layers, context.moving))
     return sections

@@ -213,7 +213,10 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
     [
         (["--solver", "luck"], "moe place: --solver: unknown for objective coherent (luck); choose from auto"),
         (["--objective", "miles"], "moe place: --objective: unknown (miles); choose from coherent, home, copies"),
-        (["--objective", "copies", "--objective", "coherent", "--solver", "sweep"], "moe place: --solver: unknown for objective copies"),
+        (
+            ["--objective", "copies", "--objective", "coherent", "--solver", "sweep"],
+            "moe place: --solver: unknown for objective copies",
+        ),
         (["--slots-per-rank", "1"], "moe place: --slots-per-rank: 1 slots a rank are not between 2"),
         (["--slots-per-rank", "9"], "moe place: --slots-per-rank: 9 slots a rank are not between 2"),
         (["--expert-parameters", "0"], "moe place: --expert-parameters: must be at least 1 (0)"),
@@ -224,7 +227,10 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
         ),
         (["--current", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
         (["--cost", "intra=0Gbps,inter=1Gbps"], "moe place: --cost: a rate of 0 moves nothing (intra=0Gbps"),
-        (["--objective", "home", "--objective", "coherent", "--solver", "sweep"], "moe place: --solver: unknown for objective home (sweep)"),
+        (
+            ["--objective", "home", "--objective", "coherent", "--solver", "sweep"],
+            "moe place: --solver: unknown for objective home (sweep)",
+        ),
         (["--cost", "miles"], "moe place: --cost: is unknown (miles); give hops"),
         (["--seed", "-1"], "moe place: --seed: must be at least 0 (-1)"),
         (["--nodes", "0"], "moe place: --nodes: must be at least 1 (0); give a positive number"),

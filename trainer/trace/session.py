@@ -1,6 +1,5 @@
 """The traces of a run: what is recorded when, and the files that come of it."""
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,12 +8,13 @@ import torch.distributed as dist
 
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
+from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.model import SegmentNetworkConfig
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch
-from trainer.model.build import tokens_per_example
+from trainer.model.build import expert_parameters, tokens_per_example
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
@@ -61,6 +61,8 @@ class TraceSession:
                 expert_parallel=layout.expert_parallel,
                 dispatch=config.moe.dispatch,
                 config_sha256=config_digest(config),
+                expert_parameters=expert_parameters(config),
+                replicas=config.moe.replicas,
             )
             layers = [module for module in engine.module.modules() if isinstance(module, HoldsExperts)]
             self._routing = RoutingRecorder(
@@ -146,8 +148,3 @@ class TraceSession:
                 )
             if self._routing is not None:
                 merge_routing(self._folder, self._launch.world_size)
-
-
-def config_digest(config: RunConfig) -> str:
-    """Hash of everything in a configuration that a trace depends on; not of where the run lives."""
-    return hashlib.sha256(config.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()

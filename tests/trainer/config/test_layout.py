@@ -271,15 +271,6 @@ def test_nodes_of_hierarchical_dispatch_come_from_the_placement_else_from_the_la
         plan_layout(hierarchical(), 12, ranks_per_node=3)
 
 
-def test_replicas_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "placement.json"
-    document = random_placement(3).model_dump()
-    rows = [[[0, 1, 2, 3, 4], [4, 5, 6, 7, 0]]] * 3
-    Placement.model_validate({**document, "rank_experts": rows}).write(path)
-    with pytest.raises(ValueError, match=r"rank_experts: has replicas \(10 slots for 8 experts\); .* without replicas"):
-        plan_layout(configuration(moe={"placement": path}), 2)
-
-
 def changed(**values: Any) -> Callable[[Document], str]:
     return lambda document: json.dumps({**document, **values})
 

@@ -135,7 +135,7 @@ def exchange(
     if here == there:
         return False
     shift = layer.loads[one] - layer.loads[two]
-    if shift > 0 and layer.rank_loads[there] + shift > limit or shift < 0 and layer.rank_loads[here] - shift > limit:
+    if (shift > 0 and layer.rank_loads[there] + shift > limit) or (shift < 0 and layer.rank_loads[here] - shift > limit):
         return False
     prices = layer.prices
     if prices[one, there] - prices[one, here] + prices[two, here] - prices[two, there] > bar:
