@@ -33,8 +33,8 @@ def routing_study_section(path: Path) -> Section:
     )
     text = (
         "The sparse-OT router pays for every hop to an expert's rank. A strength is free where the mean loss rises by "
-        "no more than one standard error of the rise, and no more than the spread of the seeds, on every data set. "
-        "Bytes are compared with contiguous experts and no hop cost."
+        "no more than the spread of the seeds without hop cost, on every data set. Bytes are compared with contiguous "
+        "experts and no hop cost."
     )
     blocks: list[Block] = [
         Facts([fact for one in study.experiments for fact in _facts(one, free)]),
