@@ -56,21 +56,21 @@ def continuation_curves(steps: Sequence[int], plain: Sequence[float], placed: Se
         return to_svg(figure)
 
 
-def before_after_bars(groups: Mapping[str, Mapping[str, float]], unit: str) -> str:
+def before_after_bars(groups: Mapping[str, Mapping[str, float]], units: str | Sequence[str]) -> str:
     """Draws pairs of bars, each pair on a scale of its own height, with their values.
 
     Args:
         groups: for each name of a pair, the value before and the value after by their names.
-        unit: of the values.
+        units: of the values, one for all or one for each pair.
 
     Returns:
         SVG markup.
     """
+    each = [units] * len(groups) if isinstance(units, str) else units
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 0.5 + 0.95 * len(groups)), layout="constrained")
-        for axes, (name, pair) in zip(
-            figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups.items(), strict=True
-        ):
+        rows = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+        for axes, unit, (name, pair) in zip(rows, each, groups.items(), strict=True):
             bars = axes.barh(list(pair), list(pair.values()), color=["#9aa5b1", "#0072b2"], height=0.66)
             axes.bar_label(bars, fmt=f"{{:,.2f}} {unit}", padding=4)
             axes.invert_yaxis()

@@ -16,6 +16,7 @@ class ReportRequest:
         unplaced_run: a continuation of the run without the placement; None: the run itself.
         placed_run: a continuation of the run under the placement.
         price: folder that ``moe price`` wrote for the run and the placement.
+        decoding: folder with what ``generate --record`` wrote under two placements, in contiguous/ and placed/.
         simulation: folder that netsim wrote for the run's own traffic.
         other_simulation: folder that netsim wrote for other traffic, which the page says.
         comparison: folder that ``compare`` wrote.
@@ -29,6 +30,7 @@ class ReportRequest:
     unplaced_run: Path | None = None
     placed_run: Path | None = None
     price: Path | None = None
+    decoding: Path | None = None
     simulation: Path | None = None
     other_simulation: Path | None = None
     comparison: Path | None = None

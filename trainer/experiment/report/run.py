@@ -12,6 +12,7 @@ from trainer.experiment.comparison.charts import quality_chart
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.comparison.tables import finding, glance
 from trainer.experiment.report.continuing import Continuations
+from trainer.experiment.report.decoding import decoding_part
 from trainer.experiment.report.fabric import fabric_part
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.placing import placement_part
@@ -67,6 +68,8 @@ def _parts(request: ReportRequest) -> list[Part]:
         parts.append(placement_part(files, request.placement, request.routing, request.price, continued))
     if continued is not None:
         parts += [continued.part(), migration_part(continued.placed)]
+    if request.decoding is not None:
+        parts.append(decoding_part(request.decoding))
     if request.simulation is not None:
         simulation = Simulation.read(request.simulation)
         files.check_simulation(request.simulation / "results.json", simulation)
