@@ -1,13 +1,11 @@
 """What a run says about its mixture of experts."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from moe.validation.section import Section
-
-_GLOBAL_HOP_COST = 0.1
 
 
 class TopKRouterConfig(Section):
@@ -74,18 +72,11 @@ class SparseOTRouterConfig(Section):
     hop_cost: float = Field(default=0.0, ge=0)
     """Cost of a hop, in standard deviations of the logits. The hops between two ranks are the placement's cost matrix,
     or 1 between any two without a placement file. Needs potentials global: where each rank is balanced alone, it sends
-    the same amount to far experts at any cost. Default: 0.1 with potentials global, the largest that raised no loss by
-    more than the spread of the seeds (``tests.benchmarks.placement_aware_routing``), 0 with potentials rank."""
+    the same amount to far experts at any cost. Routing then depends on the placement, so that a replay under another
+    one is no longer exact. ``tests.benchmarks.placement_aware_routing`` measures what a strength saves and costs."""
     inference_capacity_factor: Annotated[float, Field(ge=1)] | None = None
     """The same limit at inference, where the average potentials balance only roughly; null: no limit."""
     z_loss: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _pays_for_hops(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("potentials") == "global":
-            return {"hop_cost": _GLOBAL_HOP_COST} | values
-        return values
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> "SparseOTRouterConfig":

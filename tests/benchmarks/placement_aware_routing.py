@@ -8,9 +8,9 @@ placement of a seed is solved on the routing of its contiguous run without hop c
 begin alike. Bytes are those of the recorded trace: dispatch, attention where it gathers keys and values, and the
 all-reduces by which the router balances; not the gradients, which are alike in all runs.
 
-A strength costs nothing measurable, "free", where the mean loss rises by no more than the spread of the seeds without
-hop cost (their standard deviation). The rise of each seed over its own loss without hop cost stands beside. Prints a
-table, writes ``study.json``, which the report of a run draws. Runs that are there already are not trained again.
+A strength costs nothing measurable, "free", where the loss, compared with that of the same seed without hop cost,
+rises by no more than the standard error of the rise. Prints a table, writes ``study.json``, which the report of a run
+draws. Runs that are there already are not trained again.
 """
 
 import argparse

@@ -113,8 +113,8 @@ class Experiment(_Record):
         return stdev(rises) / len(rises) ** 0.5
 
     def is_free(self, strength: float, placed: bool) -> bool:
-        """Whether the mean loss rises by no more than the spread of the seeds: nothing that a user could measure."""
-        return fmean(self.rises(strength, placed)) <= self.spread(placed)
+        """Whether the mean rise of the loss, seed by seed, is within its standard error: nothing that was measured."""
+        return fmean(self.rises(strength, placed)) <= self.error(strength, placed)
 
 
 class RoutingStudy(_Record):
