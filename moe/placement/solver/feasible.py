@@ -13,9 +13,7 @@ _ROUNDING = 1e-9  # of a limit, which is a product of a mean load and a cap
 _MOST_NODES = 20_000
 
 
-def start_within(
-    loads: NDArray[np.int64], num_ranks: int, limits: NDArray[np.float64] | None
-) -> NDArray[np.int64]:
+def start_within(loads: NDArray[np.int64], num_ranks: int, limits: NDArray[np.float64] | None) -> NDArray[np.int64]:
     """The contiguous assignment where it keeps the limits; in other layers one that balances the loads.
 
     Args:
