@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+import torch
+
 from moe.files import replacing
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.file import load_config
@@ -63,7 +65,8 @@ def run(
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
         model = restore(config, layout, folder)
-        texts = continue_texts(model, [start], num_bytes, temperature=temperature, seed=seed)
+        with torch.inference_mode():
+            texts = continue_texts(model, [start], num_bytes, temperature=temperature, seed=seed)
     if launch.rank == 0:
         _show(texts[0], out)
     return 0
