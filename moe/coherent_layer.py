@@ -103,7 +103,7 @@ class CoherentMoELayer(PlacedMoELayer):
                 "coherent dispatch a token is where its one expert is; place without replicas, or use dispatch home or copies"
             )
         if isinstance(getattr(self, "token_dispatcher", None), CoherentDispatcher):
-            self.token_dispatcher.slot_to_expert_E = torch.as_tensor(slots.experts.reshape(-1))
+            self.token_dispatcher.place(slots.experts.reshape(-1))
         else:
             super()._follow(slots)
 
