@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from moe.__main__ import main as moe
@@ -66,6 +67,8 @@ def test_the_placed_run_sends_what_the_replay_of_the_unplaced_predicts(runs: Pat
     assert routing.header.dispatch == "copies"
     assert recorded_under(*recorded, routing, placement, "copies")
     price = Price.read(runs / "price" / "price.json")
+    schema = json.loads(Path("configs/schemas/price.schema.json").read_text())
+    jsonschema.validate(json.loads((runs / "price" / "price.json").read_text()), schema)
     assert Traffic.of(*recorded, 1).rank_bytes == price.after.bytes_between_ranks < price.before.bytes_between_ranks
 
 
