@@ -114,6 +114,10 @@ def test_what_is_of_another_run_is_refused(runs: Path, tmp_path: Path, capsys: p
     edited.write_text(json.dumps(document | {"trace_sha256": "0" * 64}))
     assert line("--placement", edited).startswith(f"{edited}: trace_sha256: is not that of ")
 
+    judged = tmp_path / "quality.json"
+    judged.write_text(json.dumps({"frechet_distance_unguided": 1.0, "run_sha256": "0" * 64}))
+    assert line("--quality", judged).startswith(f"{judged}: run_sha256: is of another run's samples (000000000000)")
+
     shutil.copytree(runs / "price", tmp_path / "price")
     path = tmp_path / "price" / "price.json"
     content = json.loads(path.read_text())
