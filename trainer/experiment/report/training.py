@@ -39,7 +39,7 @@ def training_part(run: RunFiles, quality: Path | None) -> Part:
     finding = f"{last.step:,} steps of training"
     distances: list[tuple[str, str, str]] = []
     if quality is not None:
-        figures = read_judgement(quality)
+        figures = read_judgement(quality, run.identity)
         if "class_accuracy" in figures:
             accuracy = figures["class_accuracy"]
             rows.append(("samples of the class asked for", f"{accuracy:.1%}"))
