@@ -1,9 +1,11 @@
 """The generate verb."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from moe.collective_trace import rank_path
@@ -100,11 +102,9 @@ def run(request: GenerateRequest) -> int:
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
         model = restore(config, layout, folder)
         recorder = None if request.record is None else _recorder(request.record, config, model, launch)
-        if recorder is None:
+        with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
             texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
-        else:
-            with recorder.step(1):
-                texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
+        if recorder is not None:
             recorder.write()
             dist.barrier()
     if launch.rank == 0:
