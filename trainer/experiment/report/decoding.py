@@ -10,7 +10,7 @@ from moe.files import FileError
 from moe.placement.placement import Placement
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
-from moe.report.page import Figure, Listing, Section, Table
+from moe.report.page import Figure, Section, Table
 from trainer.experiment.report.curves import before_after_bars
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import shown
@@ -79,9 +79,9 @@ def decoding_part(folder: Path) -> Part:
         f"place of {was.moved:.1%}, and the bytes between ranks change by {less}. {equal}."
     )
     caption = "Recorded while the ranks wrote. Bytes: token moves, and keys and values of every new byte for all ranks."
+    told = "While the texts were written: rows of tokens, and all bytes of the expert layers and caches."
     blocks = [
-        Figure(before_after_bars(bars, ("%", "MB")), "Recorded.", half=True),
-        Listing("\n\n".join(one.strip() for one in written[:3]), "The first texts.", half=True),
+        Figure(before_after_bars(bars, ("%", "MB"), across=True), told),
         Table(("", "contiguous, recorded", "placed, recorded", "change"), rows, caption),
     ]
     return Part(
