@@ -27,7 +27,7 @@ def _hierarchical(*arguments: Any) -> "DeduplicatedDispatcher":
     nodes = node_groups()
     if nodes is None:  # one node, or one rank a node: there is one level only, and the modes are the same
         return _copies(*arguments)
-    return HierarchicalDispatcher(*arguments, nodes)
+    return HierarchicalDispatcher(*arguments, nodes=nodes)
 
 
 DISPATCHERS: dict[str, "Callable[..., HomeReturnDispatcher | DeduplicatedDispatcher]"] = {
