@@ -48,8 +48,9 @@ class ContiguousExperts(SequentialMLP):
         if self.config.gated_linear_unit or self.config.add_bias_linear or self.config.activation_func is not _GELU:
             assert self.loans is None, "replicas are of plain GELU experts"
             return super().forward(permuted_local_hidden_states, tokens_per_expert, permuted_probs)
-        first = [expert.linear_fc1.weight for expert in self.local_experts]
-        second = [expert.linear_fc2.weight for expert in self.local_experts]
+        experts: Any = self.local_experts
+        first: list[Tensor] = [expert.linear_fc1.weight for expert in experts]
+        second: list[Tensor] = [expert.linear_fc2.weight for expert in experts]
         if self.loans is not None:
             first, second = self.loans.weights(first, second)
         rows_RD, counts = permuted_local_hidden_states, tokens_per_expert.tolist()

@@ -108,6 +108,12 @@ class PlacedMoELayer(MoELayer):
         """Logical experts at home on this rank, in the order of its parameters."""
         return self.slots.homes[self.ep_group.rank()].tolist()
 
+    @property
+    def served(self) -> Tensor | None:
+        """Whether a slot served a token of this rank in the last pass, bool [tokens, P]; None without replicas."""
+        serving: Serving | None = getattr(self.token_dispatcher, "serving", None)
+        return None if serving is None else serving.served
+
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
         """The parameters of the experts at home on this rank.
 

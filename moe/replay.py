@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from moe.collective_trace import CollectiveRecord, TraceHeader
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
-from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
+from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
 from moe.expert_groups import EXPERT, PARTS, ExpertGroups, meaning
 from moe.placement.placement import Dispatch, Placement
+from moe.replica.dealing import served_choices
+from moe.replica.slots import Slots
 from moe.routing_trace import RoutingTrace
 
 _DTYPES = {2: "bfloat16", 4: "float32", 8: "float64"}
@@ -35,6 +37,7 @@ def replay(
     routing: RoutingTrace,
     placement: Placement,
     dispatch: Dispatch | None = None,
+    replicas: str | None = None,
 ) -> tuple[TraceHeader, list[CollectiveRecord]]:
     """Rewrites a recorded trace.
 
@@ -44,6 +47,7 @@ def replay(
         routing: routing trace of the same run; holds the same steps.
         placement: placement of the replay.
         dispatch: mode in which tokens would travel; None: the placement's own.
+        replicas: how tokens would choose among the replicas of an expert, even or least_loaded; None: as in the run.
 
     Returns:
         The header and the records. Compute keeps its time: if an exchange is removed, its gap is added to that of the
@@ -56,7 +60,7 @@ def replay(
     mode = dispatch or placement.dispatch
     sizes = _sizes(header, routing, placement, mode)
     groups = ExpertGroups(header.groups, placement.num_ranks, placement.relay_ranks(mode))
-    traffic = _traffic(header, routing, placement, mode)
+    traffic = _traffic(header, routing, placement, mode, replicas or routing.header.replicas or "even")
     layers = {block: index for index, block in enumerate(routing.header.moe_layers or ())}
     rewritten: list[CollectiveRecord] = []
     for of_rank in _by_rank(records):
@@ -158,12 +162,11 @@ def _by_rank(records: Sequence[CollectiveRecord]) -> list[list[CollectiveRecord]
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Dispatch) -> Passes:
+def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Dispatch, replicas: str) -> Passes:
     """Where the tokens of every micro batch go, from the routing trace."""
     assert routing.step is not None
     assert routing.micro is not None
     width = placement.num_ranks
-    expert_ranks_LE = placement.expert_ranks()
     parts: dict[tuple[int, int, int], list[tuple[int, NDArray[np.integer]]]] = defaultdict(list)
     for step in header.steps:
         for rank in range(header.world_size):
@@ -171,6 +174,9 @@ def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, m
             for local, micro in enumerate(np.unique(routing.micro[own])):
                 chosen_TLK = routing.expert_ids[own & (routing.micro == micro)]
                 parts[step, local, rank - rank % width].append((rank % width, chosen_TLK))
+    if placement.has_replicas and mode != "coherent":
+        return _traffic_with_replicas(routing, placement, replicas, parts)
+    expert_ranks_LE = placement.expert_ranks()
     if mode == "coherent":
         return {key: Moves.of(of_ranks, expert_ranks_LE, width) for key, of_ranks in parts.items()}
     num_nodes = placement.num_nodes
@@ -183,6 +189,24 @@ def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, m
         ]
         for key, of_ranks in parts.items()
     }
+
+
+def _traffic_with_replicas(
+    routing: RoutingTrace,
+    placement: Placement,
+    rule: str,
+    parts: dict[tuple[int, int, int], list[tuple[int, NDArray[np.integer]]]],
+) -> Passes:
+    """Where the tokens go if some experts are on several ranks, which a micro batch of the whole group decides."""
+    width, passes = placement.num_ranks, defaultdict(list)
+    for layer, block in enumerate(routing.header.moe_layers or ()):
+        slots = Slots.of(placement.slot_to_expert(layer), placement.num_experts, width)
+        borrowing = Borrowing.of(slots, rule)
+        for key, of_ranks in parts.items():
+            chosen = [(home, chosen_TLK[:, layer]) for home, chosen_TLK in of_ranks]
+            served = served_choices(chosen, slots, rule, block)
+            passes[key].append(Visits.of_slots(served, width, placement.num_nodes, borrowing))
+    return dict(passes)
 
 
 @dataclass(frozen=True)
@@ -221,6 +245,11 @@ def _sizes(
             own.element_bytes in (None, *_DTYPES),
             f"routing: header.element_bytes is {own.element_bytes}; give one of {', '.join(map(str, _DTYPES))}",
         ),
+        _Requirement(
+            not placement.has_replicas or own.expert_parameters is not None,
+            "routing: header.expert_parameters is missing, and replicas borrow the weights of experts; record the "
+            "trace with this version, or place without replicas",
+        ),
         _Requirement(not missing, f"routing: lacks {', '.join(missing)}; record it with the trainer (trace.steps)"),
         _Requirement(
             own.world_size == header.world_size,
@@ -252,4 +281,5 @@ def _sizes(
         num_experts=own.num_experts,
         dtype=_DTYPES[own.element_bytes],
         key_value_bytes=(own.key_value_width or 0) * own.element_bytes,
+        expert_bytes=(own.expert_parameters or 0) * own.element_bytes,
     )

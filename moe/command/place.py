@@ -49,11 +49,23 @@ Solvers (auto picks the first that fits):
 If there are more slots than experts (--slots-per-rank), the spare slots hold
 replicas: of the busiest experts with packing, with every other solver of those
 whose copies save most traffic.
+
+How to read the result:
+  cost           what the objective counts, in units of --cost
+  lower bound    what no placement can undercut: the certified gap is all that a
+                 better search could still save
+  busiest rank   its load over the mean load of a rank; it sets the pace of a layer,
+                 so that traffic saved at its expense may not make a run faster
+  held out       the same for other tokens of the model (--held-out): later tokens
+                 are routed differently, and what is saved there is what to expect
+The page also shows who sends to whom, every layer, and packing for comparison.
 """
 _EXAMPLES = """\
 examples:
   python -m moe place runs/demo/traces/routing.npz --nodes 2 --ranks-per-node 4 \\
       --out placement.json
+  python -m moe place monday.npz --nodes 1 --ranks-per-node 8 --objective copies \\
+      --held-out tuesday.npz --out placement.json
   python -m moe place routing.npz --nodes 2 --ranks-per-node 4 \\
       --cost intra=900Gbps,inter=100Gbps,latency=5us --current placement.json \\
       --expert-parameters 16384 --out next.json

@@ -75,8 +75,8 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
         self.hidden_shape = hidden_states.shape
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
         node_slots = self._node_size * self.num_local_experts
-        served_TS = self.serving.own(routing_map)
-        choices_MTS = served_TS.view(len(tokens_TD), self._num_nodes, node_slots).transpose(0, 1)
+        served_TP = self.serving.own(routing_map)
+        choices_MTS = served_TP.view(len(tokens_TD), self._num_nodes, node_slots).transpose(0, 1)
         node_P, token_P, slot_P = choices_MTS.nonzero(as_tuple=True)
         node_visit_P = node_P * len(tokens_TD) + token_P
         place_P = slot_P // self.num_local_experts

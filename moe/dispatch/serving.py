@@ -23,6 +23,7 @@ class Serving:
     Attributes:
         slots: the slots; they may be replaced between passes.
         group: the expert-parallel group.
+        served: whether a slot served a token in the last pass, bool [T, P]; None without replicas.
     """
 
     def __init__(self, slots: Slots, group: dist.ProcessGroup, rule: str, layer: int) -> None:
@@ -37,10 +38,11 @@ class Serving:
         self.slots, self.group = slots, group
         self._rule, self._layer = rule, layer
         self._columns_P: Tensor | None = None
+        self.served: Tensor | None = None
 
     def place(self, slots: Slots) -> None:
         """Replaces the slots."""
-        self.slots, self._columns_P = slots, None
+        self.slots, self._columns_P, self.served = slots, None, None
 
     def columns(self, device: torch.device) -> Tensor:
         """Logical expert of each slot, int64 [P]."""
@@ -51,8 +53,8 @@ class Serving:
     def own(self, map_TE: Tensor) -> Tensor:
         """Chooses a slot for every choice of this rank's tokens.
 
-        With replicas the counts of this rank go to the host; if the rule is least_loaded, an all-gather of the counts of
-        all ranks comes before.
+        With replicas the counts of this rank go to the host; if the rule is least_loaded, those of all ranks do, after
+        an all-gather.
 
         Args:
             map_TE: whether a token chose an expert, bool.
@@ -67,6 +69,7 @@ class Serving:
             counts_1E = map_TE.sum(dim=0, keepdim=True).cpu().numpy()
             own = even_quotas(counts_1E, self.slots.holders, self._layer, first_source=self.group.rank())
             deal(map_TP, own[0], self.slots)
+            self.served = map_TP
         return map_TP
 
     def agreed(self, map_TE: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,6 +87,7 @@ class Serving:
         counts_NE = gather_counts(map_TE.sum(dim=0, dtype=torch.long), self.group).cpu().numpy()
         quotas_NEG = self._quotas(counts_NE)
         deal(map_TP, quotas_NEG[self.group.rank()], self.slots)
+        self.served = map_TP
         return map_TP, torch.from_numpy(self.slots.of_quotas(quotas_NEG))
 
     def _quotas(self, counts_NE: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -46,9 +46,10 @@ def simulate_pair(before: Path, after: Path, scenario: Path, out: Path) -> Simul
     quoted = "'" + str(before).replace("'", "''") + "'"
     arguments = [str(scenario), f"workload={{kind: trace, path: {quoted}}}", "--against", str(after), "--out", str(out)]
     command = [sys.executable, "-m", "netsim", "compare", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["netsim ended without a word"])[-1].removeprefix("netsim compare: ")
+        lines = done.stderr.strip().splitlines() or ["netsim ended without a word"]
+        said = lines[-1].removeprefix("netsim compare: ")
         if done.returncode == 2:
             raise ValueError(f"scenario: {said}")
         raise RuntimeError(f"netsim compare failed: {said}")

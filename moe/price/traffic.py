@@ -87,7 +87,8 @@ def _exchanges(
         assert matched is not None
         rows = [_sent(by_rank[rank], len(ranks)) for rank in ranks if rank in by_rank]
         if len(rows) < len(ranks):
-            raise ValueError(f"records: {by_rank[min(by_rank)].op} on {group} is not that of all its ranks; record again")
+            alone = by_rank[min(by_rank)]
+            raise ValueError(f"records: {alone.op} of rank {alone.rank} on {group} has no partner; record again")
         yield matched[1], turn, by_rank[ranks[0]].op, ranks, np.array(rows, dtype=np.int64)
 
 

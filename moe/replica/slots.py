@@ -110,6 +110,17 @@ class Slots:
         np.add.at(copies, (self.home_ranks[self.replicas], np.arange(self.num_ranks)[:, None]), 1)
         return copies
 
+    def with_homes(self, homes_E: Ints) -> Ints:
+        """Slots with the same replicas and other homes.
+
+        Args:
+            homes_E: Logical expert of each home, rank after rank.
+
+        Returns:
+            Logical expert of each slot, [P].
+        """
+        return np.hstack([homes_E.reshape(self.num_ranks, -1), self.replicas]).reshape(-1)
+
     def of_quotas(self, quotas_REG: Ints) -> Ints:
         """Quotas by slot.
 

@@ -14,7 +14,7 @@ from moe.files import replacing
 from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.prediction import exchange_seconds
 from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.placement import Placement
+from moe.placement.placement import Dispatch, Placement
 from moe.placement.topology import Topology
 from moe.report.context import Context, HeldOut, Moving
 
@@ -79,6 +79,19 @@ def law(placement: Placement, statistics: RoutingStatistics) -> str:
     return text
 
 
+def sends_copies(dispatch: Dispatch, statistics: RoutingStatistics) -> bool:
+    """Whether a placement can lower the number of moves in all, so that a share of them would hide what it saves.
+
+    Args:
+        dispatch: Dispatch mode.
+        statistics: Counts of the trace.
+
+    Returns:
+        True where one copy of a token may serve several of its experts.
+    """
+    return dispatch != "home" and (dispatch != "coherent" or bool(statistics.coactivation.any()))
+
+
 def summarise(
     placement: Placement,
     statistics: RoutingStatistics,
@@ -107,6 +120,7 @@ def summarise(
         "format": FORMAT,
         "dispatch": placement.dispatch,
         "law": law(placement, statistics),
+        "sends_copies": sends_copies(placement.dispatch, statistics),
         "num_layers": placement.num_layers,
         "num_experts": placement.num_experts,
         "num_nodes": placement.num_nodes,

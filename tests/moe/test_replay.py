@@ -17,6 +17,7 @@ from tests.ranks import run_ranks
 from trainer.trace.merge import merge
 
 WORLD, GROUP, EXPERTS, LAYERS, WIDTH, TOP_K = 4, 2, 8, 3, 8, 2
+EXPERT_HIDDEN = 4
 STEPS = (1, 2)
 ACCUMULATION = 2
 
@@ -30,7 +31,25 @@ def placement(seed: int | None, dispatch: Any, num_nodes: int = 1) -> Placement:
     return contiguous.model_copy(update={"rank_experts": tuple(tuple(map(tuple, layer)) for layer in layers)})
 
 
-STACK = {"home": placement(None, "home"), "home, placed": placement(1, "home"), "copies": placement(2, "copies")}
+def replicated(seed: int, dispatch: Any, num_nodes: int = 1) -> Placement:
+    """One slot more on each rank: it has a replica of some expert of the next."""
+    made, draw = placement(seed, dispatch, num_nodes), np.random.default_rng(seed)
+    layers = [
+        [[*own, int(draw.choice(other))] for own, other in zip(layer, [*layer[1:], layer[0]], strict=True)]
+        for layer in made.rank_experts
+    ]
+    return Placement.model_validate({**made.model_dump(), "rank_experts": layers})
+
+
+STACK = {
+    "home": placement(None, "home"),
+    "home, placed": placement(1, "home"),
+    "copies": placement(2, "copies"),
+    "home, even replicas": replicated(5, "home"),
+    "home, least loaded replicas": replicated(6, "home"),
+    "copies, even replicas": replicated(7, "copies"),
+    "copies, least loaded replicas": replicated(8, "copies"),
+}
 """A stack of layers that drop tokens."""
 MODEL = {"home": placement(None, "home"), "coherent": placement(3, "coherent"), "copies": placement(4, "copies")}
 """A language model."""
@@ -39,11 +58,17 @@ NODES = {
     "copies": placement(5, "copies", 2),
     "hierarchical": placement(6, "hierarchical", 2),
     "hierarchical, contiguous": placement(None, "hierarchical", 2),
+    "hierarchical, least loaded replicas": replicated(9, "hierarchical", 2),
     "coherent": placement(7, "coherent", 2),
 }
 """The language model, its experts shared by two nodes of two ranks."""
 KINDS = {"stack": STACK, "model": MODEL, "nodes": NODES}
 PAIRS = [(kind, *pair) for kind, cases in KINDS.items() for pair in product(cases, cases)]
+
+
+def rule_of(name: str) -> Any:
+    """How a case chooses among replicas."""
+    return "least_loaded" if "least loaded" in name else "even"
 
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
@@ -76,9 +101,10 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
     config = MoEConfig(
         num_experts=EXPERTS,
         top_k=TOP_K,
-        expert_hidden=4,
+        expert_hidden=EXPERT_HIDDEN,
         router=TopKRouterConfig(capacity_factor=1.2 if kind == "stack" else None),
         dispatch=placed.dispatch,
+        replicas=rule_of(folder.name),
     )
     megatron = transformer_config(
         config, hidden=WIDTH, num_layers=LAYERS, num_heads=1, expert_parallel=placed.num_ranks, dtype=torch.float32
@@ -112,6 +138,8 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
         key_value_width=None if kind == "stack" else sizes.key_value_width,
         moe_layers=tuple(range(LAYERS)),
         expert_parallel=placed.num_ranks,
+        expert_parameters=2 * WIDTH * EXPERT_HIDDEN,
+        replicas=config.replicas,
     )
     holders: list[Any] = list(layers)
     routing = RoutingRecorder(folder, holders, header, steps=STEPS, micro_batch=3)
@@ -156,7 +184,8 @@ def routing_of(folder: Path, kind: str) -> RoutingTrace:
 @pytest.mark.parametrize(("kind", "source", "target"), PAIRS)
 def test_a_replay_is_what_the_run_would_have_issued(recorded: Path, kind: str, source: str, target: str) -> None:
     wanted_header, wanted = collectives(recorded, kind, target)
-    header, replayed = replay(*collectives(recorded, kind, source), routing_of(recorded, kind), KINDS[kind][target])
+    trace = collectives(recorded, kind, source)
+    header, replayed = replay(*trace, routing_of(recorded, kind), KINDS[kind][target], replicas=rule_of(target))
     assert timeless(replayed) == timeless(wanted)
     assert header == replace(wanted_header, source="replayed")
 
@@ -165,6 +194,13 @@ def test_tokens_that_moved_are_recorded_at_home(recorded: Path) -> None:
     home, moved = (RoutingTrace.read(recorded / "model" / name / "routing.npz") for name in ("home", "coherent"))
     np.testing.assert_array_equal(moved.expert_ids, home.expert_ids)
     np.testing.assert_array_equal(moved.source_rank, home.source_rank)
+
+
+def test_a_replay_chooses_among_replicas_as_the_run_did(recorded: Path) -> None:
+    name = "home, least loaded replicas"
+    own_routing = RoutingTrace.read(recorded / "stack" / name / "routing.npz")
+    _, replayed = replay(*collectives(recorded, "stack", name), own_routing, STACK[name])
+    assert timeless(replayed) == timeless(collectives(recorded, "stack", name)[1])
 
 
 def test_compute_keeps_its_time(recorded: Path) -> None:
@@ -179,6 +215,7 @@ def test_what_does_not_belong_together_is_refused(recorded: Path) -> None:
     header, records = collectives(recorded, "stack", "home")
     routing = routing_of(recorded, "stack")
     other_world = replace(routing, header=routing.header.model_copy(update={"world_size": 8}))
+    without_experts = replace(routing, header=routing.header.model_copy(update={"expert_parameters": None}))
     other_group = Placement.contiguous(LAYERS, EXPERTS, 1, 4)
     home = STACK["home"]
     cases = [
@@ -189,6 +226,7 @@ def test_what_does_not_belong_together_is_refused(recorded: Path) -> None:
         (header, routing, Placement.contiguous(2, EXPERTS, 1, GROUP), None, "placement: has 2 layers"),
         (header, routing, home, "teleport", "dispatch: cannot be replayed (teleport)"),
         (header, routing, home, "coherent", "routing: header.key_value_width is missing"),
+        (header, without_experts, STACK["home, even replicas"], None, "routing: header.expert_parameters is missing"),
     ]
     for case_header, case_routing, placed, dispatch, message in cases:
         with pytest.raises(ValueError, match="^" + re.escape(message)):

@@ -53,7 +53,7 @@ class RoutingRecorder:
             earlier = RoutingTrace.read(self._path)
             assert earlier.step is not None
             kept = earlier.step <= step
-            later = ("dispatch", "config_sha256")  # fields that earlier versions did not write
+            later = ("dispatch", "config_sha256", "expert_parameters", "replicas")  # earlier versions lack them
             absent = {name: getattr(self._header, name) for name in later if getattr(earlier.header, name) is None}
             known = earlier.header.model_copy(update=absent)
             if known == self._header and kept.any():

@@ -132,9 +132,7 @@ class _Group:
     offset: NDArray[np.float64]
 
     @classmethod
-    def collect(
-        cls, experts: NDArray[np.int64], tokens: NDArray[np.int64], shared: NDArray[np.float64]
-    ) -> "_Group":
+    def collect(cls, experts: NDArray[np.int64], tokens: NDArray[np.int64], shared: NDArray[np.float64]) -> "_Group":
         size = experts.shape[1]
         pairs = np.stack(np.triu_indices(size, 1))
         labels = np.array(_partitions(size)) if size <= _MOST_CHOICES else np.zeros((0, size), np.int64)

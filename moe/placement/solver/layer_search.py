@@ -9,6 +9,8 @@ of a layer, K choices, V levels of places, P most places of a level.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,11 @@ from moe.placement.solver.packing import pack_layer
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
 
-_STEPS_PER_EXPERT = 6
-_LEAST_STEPS = 150
+if TYPE_CHECKING:
+    from moe.placement.solver.swap_kernels import Layer
+
+_STEPS_PER_EXPERT = 4
+_LEAST_STEPS = 100
 _EVENNESS = 0.5  # price of load above the mean under a cap, in mean prices of a choice: tokens not seen are less even
 
 
@@ -54,22 +59,28 @@ class LayerProblem:
         """Ranks G."""
         return len(self.base)
 
+    @cached_property
+    def compiled(self) -> "Layer":
+        """The problem as arrays for compiled code."""
+        from moe.placement.solver.swap_kernels import Layer
+
+        row, choice = np.nonzero(self.experts != DROPPED)
+        chosen = self.experts[row, choice]
+        order = np.argsort(chosen, kind="stable")
+        begins = np.searchsorted(chosen[order], np.arange(len(self.loads) + 1))
+        return Layer(
+            self.experts, self.homes, self.tokens, self.places, self.prices, self.base, begins, row[order], self.loads
+        )
+
     def price(self, ranks: NDArray[np.int64]) -> float:
         """Cost of an assignment [E]."""
-        total = float(self.base[ranks, np.arange(len(ranks))].sum())
-        return total + sum(float((visits * p).sum()) for visits, p in zip(self.visits(ranks), self.prices, strict=True))
+        return float(self.base[ranks, np.arange(len(ranks))].sum() + (self.visits(ranks) * self.prices).sum())
 
-    def visits(self, ranks: NDArray[np.int64]) -> list[NDArray[np.float64]]:
-        """Tokens of each home that visit each place, by level, [G, P]."""
-        row, choice = np.nonzero(self.experts != DROPPED)
-        at_home = np.zeros((self.prices.shape[1], len(self.experts)))
-        at_home[self.homes, np.arange(len(self.experts))] = self.tokens
-        counted = []
-        for places in self.places:
-            held = np.zeros((len(self.experts), self.prices.shape[2]), dtype=bool)
-            held[row, places[ranks[self.experts[row, choice]]]] = True
-            counted.append(at_home @ held)
-        return counted
+    def visits(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Tokens of each home that visit each place under an assignment [E], by level, [V, G, P]."""
+        from moe.placement.solver.swap_kernels import count_visits
+
+        return count_visits(self.compiled, ranks)
 
     def keeps_limit(self, ranks: NDArray[np.int64]) -> bool:
         """Whether no rank computes more than the limit under an assignment [E]."""
@@ -133,20 +144,13 @@ class LayerProblem:
 
     def _exchanged(self, ranks: NDArray[np.int64], seed: int, steps: int) -> NDArray[np.int64]:
         """Ranks after a number of exchanges; those given where no assignment on the way kept the limit."""
-        from moe.placement.solver.swap_kernels import Layer, search
+        from moe.placement.solver.swap_kernels import search
 
-        row, choice = np.nonzero(self.experts != DROPPED)
-        chosen = self.experts[row, choice]
-        order = np.argsort(chosen, kind="stable")
-        begins = np.searchsorted(chosen[order], np.arange(len(self.loads) + 1))
-        layer = Layer(
-            self.experts, self.homes, self.tokens, self.places, self.prices, self.base, begins, row[order], self.loads
-        )
         evenness = 0.0
         if np.isfinite(self.limit):
             evenness = _EVENNESS * self.price(ranks) / max(self.loads.sum(), 1.0)
         found = ranks.copy()
-        search(layer, self.limit, evenness, found, steps, seed)
+        search(self.compiled, self.limit, evenness, found, steps, seed)
         return found
 
     def _cheapest(self, choices: list[NDArray[np.int64]]) -> NDArray[np.int64]:

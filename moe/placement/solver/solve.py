@@ -204,11 +204,7 @@ def _search(
         if solver != "contiguous":
             search = SOLVERS[objective][solver]
             assignment = search(statistics, topology, seed=seed, limits=limits)
-            contiguous, solved = (
-                _total(statistics, topology, choice, objective) for choice in (ranks, assignment.expert_ranks)
-            )
-            better = solved < contiguous or limits is not None
-            ranks, bound = assignment.expert_ranks if better else ranks, assignment.lower_bound
+            ranks, bound = assignment.expert_ranks, assignment.lower_bound
         elif not replicated:
             bound = _bound(statistics, topology, objective)
         holders = _holders(ranks, topology.num_ranks)

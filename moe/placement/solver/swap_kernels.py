@@ -144,6 +144,30 @@ def search(layer, limit, evenness, ranks, steps, seed):
 
 
 @njit(cache=True)
+def count_visits(layer, ranks):
+    """Count the tokens that visit each place.
+
+    Args:
+        layer: The layer, a `Layer`.
+        ranks: Rank of each expert, int64 [E].
+
+    Returns:
+        Tokens by level, home and place, float64 [V, G, P].
+    """
+    visits = np.zeros(layer.prices.shape)
+    for level in range(len(layer.places)):
+        seen = np.full(visits.shape[2], -1)
+        for row in range(len(layer.experts)):
+            for expert in layer.experts[row]:
+                if expert >= 0:
+                    place = layer.places[level, ranks[expert]]
+                    if seen[place] != row:
+                        seen[place] = row
+                        visits[level, layer.homes[row], place] += layer.tokens[row]
+    return visits
+
+
+@njit(cache=True)
 def _fill(layer, place, held, gain, sole, together):
     """Fill the tables for an assignment and return the price of all visits.
 

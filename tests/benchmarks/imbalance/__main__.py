@@ -8,7 +8,8 @@ fall as Zipf's law, have one hot expert, drift by an expert a batch, or are even
 expert; and the tokens of a real model, where their traces are at hand. Prints a table in Markdown for each workload:
 
 expert    busiest expert over the mean, mean of the batches (worst batch)
-rank      busiest rank over the mean, experts by number -> placed; the placement is solved on the eight batches before
+rank      busiest rank over the mean, experts by number -> placed for `copies` under a cap of 1.1, on the eight batches
+          before those measured
 dropped   due choices that no expert took
 ranks     ranks that a token visits, experts by number -> placed
 MB        bytes between ranks in a batch, forward and backward, by mode: home / copies / hierarchical / coherent
@@ -25,6 +26,7 @@ attention gathers keys.
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="imbalance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="count and simulate, but time one round only")
-    parser.add_argument("--rounds", type=int, help="turns of each layer on each workload (default: 3; 0: none)")
+    parser.add_argument("--rounds", type=int, help="turns of each layer on each workload (default: 2; 0: none)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws (default: 0)")
     parser.add_argument(
         "--traces", type=Path, nargs="*", default=TRACES, metavar="NPZ", help="routing traces of the real workload"
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the figures go, as JSON")
     given = parser.parse_args(argv)
     began_s = time.perf_counter()
-    rounds = given.rounds if given.rounds is not None else 1 if given.quick else 3
+    rounds = given.rounds if given.rounds is not None else 1 if given.quick else 2
     plan = Plan(given.seed, tuple(path for path in given.traces if path.exists()), rounds)
     of_ranks = run_ranks(measure, SHAPE.ranks, plan)
     figures = {
@@ -80,9 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for workload, of_routers in figures.items():
         print(f"\n### {workload}\n")
         print("\n".join(table(of_routers, figures["even"])))
-    print(f"\n{time.perf_counter() - began_s:.0f} s")
+    load = os.getloadavg()[0]
+    print(f"\n{time.perf_counter() - began_s:.0f} s, load average {load:.2f}")
     if given.out:
-        given.out.write_text(json.dumps({"seed": given.seed, "figures": figures}, indent=1) + "\n", encoding="utf-8")
+        document = {"seed": given.seed, "load_average": load, "figures": figures}
+        given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Quotas of replicas: they add up, they are a function of the counts, and the busiest rank serves least."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,16 +22,18 @@ def counts(rng: np.random.Generator, ranks: int, experts: int) -> np.ndarray:
     return rng.poisson(rng.choice([1, 20]) * rng.zipf(1.5, size=experts).clip(max=50), size=(ranks, experts))
 
 
-def least_maximum(totals_E: np.ndarray, holders_EG: np.ndarray) -> int:
+def least_maximum(totals_E: Any, holders_EG: np.ndarray) -> int:
     """The least load of the busiest rank, by an integer programme over (share of each expert and rank, maximum)."""
     experts, ranks = holders_EG.shape
     shares = np.eye(experts * ranks).reshape(experts, ranks, -1)
     sums = np.hstack([shares.sum(axis=1), np.zeros((experts, 1))])
     loads = np.hstack([shares.sum(axis=0), -np.ones((ranks, 1))])
     bounds = np.append(np.where(holders_EG.ravel(), totals_E.sum(), 0), totals_E.sum())
+    limit: Any = np.zeros(ranks)
+    constraints: Any = [LinearConstraint(sums, totals_E, totals_E), LinearConstraint(loads, limit - np.inf, limit)]
     result = milp(
         np.eye(experts * ranks + 1)[-1],
-        constraints=[LinearConstraint(sums, totals_E, totals_E), LinearConstraint(loads, -np.inf, 0)],
+        constraints=constraints,
         bounds=(0, bounds),
         integrality=np.ones(experts * ranks + 1),
     )

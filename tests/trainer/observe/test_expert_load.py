@@ -32,14 +32,27 @@ class ScriptedRouter(nn.Module):
         return self.reports
 
 
+class ScriptedExperts(nn.Module):
+    """Computes nothing for as many rows as it is told."""
+
+    def forward(self, _rows: None, _tokens_per_slot: Tensor) -> None:
+        return None
+
+
+def computed(rank: int, step: int, layer: int) -> int:
+    """Rows of a micro batch on a rank."""
+    return 7 + 5 * rank * (layer + 1) + step
+
+
 class Layer(nn.Module):
     """Experts that live nowhere but in the counts; see HoldsExperts."""
 
     def __init__(self, layer: int) -> None:
         super().__init__()
-        self.layer, self.router = layer, ScriptedRouter()
+        self.layer, self.router, self.experts = layer, ScriptedRouter(), ScriptedExperts()
         self.ep_group = dist.group.WORLD
         self.slot_to_expert = np.arange(EXPERTS)[::-1].copy()
+        self.served = None
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
         return {}
@@ -72,6 +85,7 @@ def observed(rank: int, _world_size: int) -> list[dict[str, Any]]:
         for micro in range(PASSES):
             for layer, module in enumerate(layers):
                 module.router(scripted(rank, step, micro, layer))
+                module.experts(None, torch.tensor([computed(rank, step, layer), 0]))
         network.eval()
         layers[0].router(scripted(rank, 99, 0, 0))  # an evaluation counts nowhere
         network.train()
@@ -102,6 +116,9 @@ def test_figures_are_those_of_all_ranks_and_micro_batches(ranks: list[list[dict[
                 for layer in range(LAYERS)
             ]
             loads = [load / load.mean() for load in loads]
+            rows = np.array([[computed(rank, step, layer) for rank in range(2)] for layer in range(LAYERS)])
+            ratios = rows.max(axis=1) / rows.mean(axis=1)
+            assert figures["rank_load_max_over_mean"] == pytest.approx(ratios.mean())
             assert figures["expert_load_max_over_mean"] == pytest.approx(np.mean([load.max() for load in loads]))
             for layer, load in enumerate(loads):
                 for name, share in PERCENTILES.items():

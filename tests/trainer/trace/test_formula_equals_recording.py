@@ -25,6 +25,8 @@ Case = tuple[dict[str, Any], int, dict[str, Any] | None, str]
 
 COHERENT = ("gpt, coherent, every rank", "gpt, coherent, computed twice")
 SMALL_ZERO_3 = {"zero_stage": 3, "bucket_elements": 900}
+REPLICAS = "tests/files/replicas.json"
+"""Two ranks of three slots: each has a replica of an expert of the other."""
 GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
 
 NODES = {"ranks": 4}
@@ -39,6 +41,31 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 1, small buckets": ({"bucket_elements": 1000}, 1, {}, "dit"),
         "copies, top-1": ({}, 1, {"dispatch": "copies", "top_k": 1}, "dit"),
         "copies, every rank": ({"precision": "bf16"}, 1, {"dispatch": "copies", "top_k": 3}, "dit"),
+        "home, replicas": ({"zero_stage": 2}, 2, {"placement": REPLICAS}, "dit"),
+        "home, least loaded replicas, computed twice": (
+            {"activation_checkpointing": True, "precision": "bf16"},
+            1,
+            {"placement": REPLICAS, "replicas": "least_loaded"},
+            "dit",
+        ),
+        "copies, replicas, every rank": (
+            {},
+            1,
+            {"placement": REPLICAS, "dispatch": "copies", "top_k": 4},
+            "dit",
+        ),
+        "copies, least loaded replicas, top-1": (
+            {},
+            1,
+            {"placement": REPLICAS, "dispatch": "copies", "replicas": "least_loaded", "top_k": 1},
+            "dit",
+        ),
+        "replicas, global potentials": (
+            {},
+            1,
+            {"placement": REPLICAS, "dispatch": "copies", "replicas": "least_loaded", "top_k": 4, **GLOBAL},
+            "dit",
+        ),
         "global potentials": ({}, 1, GLOBAL, "dit"),
         "copies, computed twice": ({"activation_checkpointing": True}, 2, {"dispatch": "copies", "top_k": 3}, "dit"),
         "gpt, copies, computed twice": (
@@ -249,9 +276,33 @@ def test_formula_and_recording_issue_the_same_collectives(
 ) -> None:
     header, recorded, steady = recordings(world_size)[name]
     computed_header, records = computed(world_size, name)
-    assert steady or name in ("global potentials", *COHERENT), "sizes and numbers that tokens decide"
+    assert steady or "global potentials" in name or name in COHERENT, "sizes and numbers that tokens decide"
     assert header.groups == computed_header.groups
     assert list(without_sizes(recorded)) == list(without_sizes(records))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES[2] if "replicas" in name])
+def test_weights_of_replicas_are_the_same_to_the_last_split(
+    recordings: Callable[[int], dict[str, Recorded]], name: str
+) -> None:
+    _, recorded, _ = recordings(2)[name]
+    _, records = computed(2, name)
+    found = [list(of_replicas(trace)) for trace in (recorded, records)]
+    assert found[0] == found[1]
+    precision = CASES[2][name][0].get("precision", "fp32")
+    expert_bytes = 2 * HIDDEN * EXPERT_HIDDEN * (2 if precision == "bf16" else 4)
+    assert {splits for *_, splits in found[0]} == {(0, expert_bytes), (expert_bytes, 0)}
+
+
+def of_replicas(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object, ...]]:
+    """The exchanges of weights and of their gradients: between the way out and the way home."""
+    layers: dict[tuple[object, ...], list[CollectiveRecord]] = {}
+    for record in records:
+        if record.op == "all_to_all" and record.layer is not None and "int" not in record.dtype:
+            layers.setdefault((record.rank, record.step, record.micro, record.phase, record.layer), []).append(record)
+    for key, exchanges in layers.items():
+        assert len(exchanges) % 3 == 0
+        yield from ((*key, record.dtype, record.in_splits) for record in exchanges[1::3])
 
 
 @pytest.mark.parametrize(("world_size", "name"), FLAT)

@@ -13,6 +13,7 @@ from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
 from trainer.config.constraints.profile import check_profile
+from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import accumulation_steps
@@ -32,7 +33,8 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     Raises:
         ValueError: the ranks, the batch, the experts or the examples do not divide or fit, or parts of the run exclude
             each other; names field, value and remedy.
-        FileError: the placement file is malformed, made for another model or group, or has replicas.
+        FileError: the placement file is malformed, made for another model or group, or has replicas that the run cannot
+            use.
     """
     check_cycle(config)
     check_tensor(config, world_size)
@@ -78,6 +80,9 @@ def describe(config: RunConfig, layout: Layout) -> str:
             f"{config.moe.num_experts // layout.expert_parallel} of {config.moe.num_experts} experts a rank and layer, "
             f"{config.moe.dispatch} dispatch"
         )
+        if layout.placement is not None and layout.placement.has_replicas:
+            replicas = layout.placement.slots_per_rank - config.moe.num_experts // layout.expert_parallel
+            experts += f", {replicas} replica{'s' * (replicas > 1)} more ({config.moe.replicas})"
     if layout.relay_ranks is not None:
         experts += f" over {layout.expert_parallel // layout.relay_ranks} nodes of {layout.relay_ranks}"
     return (
@@ -99,7 +104,14 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     badly = caution(config)
     lines = [] if badly is None else [badly]
     moe, placement = config.moe, layout.placement
-    if moe is None or placement is None or placement.dispatch == moe.dispatch:
+    if moe is None or placement is None:
+        return lines
+    if moe.replicas != "even" and not placement.has_replicas:
+        lines.append(
+            f"moe.replicas: {moe.replicas} chooses among replicas, and the placement has none; place with more "
+            "--slots-per-rank than experts / ranks, or leave it out"
+        )
+    if placement.dispatch == moe.dispatch:
         return lines
     return [
         *lines,
@@ -130,11 +142,4 @@ def _placement(config: RunConfig, ranks_per_node: int) -> Placement | None:
                 f"is {value} where the run has {wanted}",
                 "place this run's own trace (python -m moe place)",
             )
-    if placement.has_replicas:
-        raise FileError(
-            path,
-            "rank_experts",
-            f"has replicas ({placement.slots_per_rank * ranks} slots for {num_experts} experts)",
-            "training keeps each expert on one rank: place without replicas",
-        )
-    return placement
+    return with_homes_first(placement, path, config.moe.dispatch)

@@ -37,7 +37,7 @@ class Curve:
 
     Attributes:
         points: by rising hop cost.
-        marked: which of them is the default, or None.
+        marked: the largest hop cost that costs nothing measurable, by its place, or None.
         rival: the other router.
     """
 

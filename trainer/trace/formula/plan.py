@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
+from moe.dispatch.messages import Borrowing
+from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
@@ -14,7 +16,7 @@ from trainer.flow.coupling import OwnCoupling
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, OwnObjective
 from trainer.flow.question import Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
-from trainer.model.build import dense_parameters, meta_network, tokens_per_example
+from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
@@ -25,7 +27,6 @@ from trainer.trace.formula.trace import RankGroups, TraceSpec
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
-from trainer.trace.session import config_digest
 
 EVALUATIONS = 8
 """All-reduces of a solve for global potentials that a computed trace assumes. A solve takes five to ten as a rule; the
@@ -200,6 +201,8 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
         tokens=layout.micro_batch * tokens_per_example(config),
         hidden=config.model.hidden,
         precision=config.engine.precision,
+        borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
+        expert_elements=expert_parameters(config),
     )
 
 

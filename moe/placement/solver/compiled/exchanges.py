@@ -135,7 +135,8 @@ def exchange(
     if here == there:
         return False
     shift = layer.loads[one] - layer.loads[two]
-    if shift > 0 and layer.rank_loads[there] + shift > limit or shift < 0 and layer.rank_loads[here] - shift > limit:
+    heavier, load = (there, layer.rank_loads[there] + shift) if shift > 0 else (here, layer.rank_loads[here] - shift)
+    if load > limit and load > layer.rank_loads[heavier]:
         return False
     prices = layer.prices
     if prices[one, there] - prices[one, here] + prices[two, here] - prices[two, there] > bar:

@@ -183,9 +183,7 @@ def exchange_within_limit(
 
 
 @njit(cache=True)
-def respond(
-    traffic: Traffic, prices: NDArray[np.float64], ranks: NDArray[np.int64], layer: int
-) -> NDArray[np.int64]:
+def respond(traffic: Traffic, prices: NDArray[np.float64], ranks: NDArray[np.int64], layer: int) -> NDArray[np.int64]:
     """Assign the experts of a layer at least cost; where that breaks the limit, by exchanges from the present ranks.
 
     Args:

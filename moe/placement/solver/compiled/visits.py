@@ -64,7 +64,9 @@ class Visits(NamedTuple):
         layer, origin_layer, origin, experts = rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3:]
         row, choice = np.nonzero(experts != DROPPED)
         came = np.flatnonzero(origin_layer != DROPPED)
-        members, members_begin = _grouped(row, layer[row] * num_experts + experts[row, choice], num_layers * num_experts)
+        members, members_begin = _grouped(
+            row, layer[row] * num_experts + experts[row, choice], num_layers * num_experts
+        )
         leavers, leavers_begin = _grouped(
             came, origin_layer[came] * num_experts + origin[came], num_layers * num_experts
         )

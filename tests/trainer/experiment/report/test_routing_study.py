@@ -11,14 +11,15 @@ import pytest
 
 from moe.files import FileError
 from moe.report.page import page
-from trainer.experiment.report.routing_study import RoutingStudy, routing_study_section
+from trainer.experiment.report.routing_study import routing_study_section
+from trainer.experiment.report.routing_study_file import RoutingStudy
 
 SCHEMA = json.loads(Path("configs/schemas/routing_study.schema.json").read_text())
 SEEDS = (0, 1, 2)
 OWN_LOSS = {0: 0.50, 1: 0.52, 2: 0.54}
 """Without hop cost; their standard deviation is 0.02."""
 APART = {0: -0.02, 1: 0.0, 2: 0.02}
-"""How far the seeds' rises lie from their mean; twice its standard error is 0.023."""
+"""How far the seeds' rises lie from their mean."""
 
 
 def experiment(
@@ -50,56 +51,50 @@ def written(path: Path, content: object) -> Path:
     return path
 
 
-SOUND = document(experiment({0.0: (0, 0), 0.1: (0.01, -0.01), 0.3: (0.019, 0.0), 1.0: (0.021, 0.0), 3.0: (0.0, 0.0)}))
+SOUND = document(experiment({0.0: (0, 0), 0.1: (0.01, -0.01), 0.3: (0.02, 0.011), 1.0: (0.01, 0.012), 3.0: (0, 0)}))
 
 
 @pytest.mark.parametrize(
-    ("rises", "free"),
+    ("rises", "contiguous", "placed"),
     [
-        ({0.0: (0, 0), 0.1: (0.019, 0.019), 0.3: (0.021, 0)}, 0.1),
-        ({0.0: (0, 0), 0.1: (0, 0.021), 0.3: (0, 0)}, 0.0),
-        ({0.0: (0, 0), 0.1: (-1, -1), 0.3: (0.019, -1)}, 0.3),
-        ({0.0: (0, 0)}, 0.0),
+        ({0.0: (0, 0), 0.1: (0.011, 0.012), 0.3: (0.011, 0)}, 0.3, 0.0),
+        ({0.0: (0, 0), 0.1: (0.012, -1), 0.3: (0, 0.011), 1.0: (0, 0.012)}, 0.0, 0.3),
+        ({0.0: (0, 0)}, 0.0, 0.0),
     ],
-    ids=["the largest within the spread", "placement must be free too", "less loss is free", "nothing but 0"],
+    ids=["contiguous", "placed", "nothing but 0"],
 )
-def test_a_strength_is_free_within_the_spread_of_the_seeds(
-    rises: dict[float, tuple[float, float]], free: float, tmp_path: Path
+def test_a_strength_is_free_within_a_standard_error(
+    rises: dict[float, tuple[float, float]], contiguous: float, placed: float, tmp_path: Path
 ) -> None:
     study = RoutingStudy.read(written(tmp_path / "study.json", document(experiment(rises))))
-    assert study.free_strength == free
+    assert study.free_strength(placed=False) == contiguous
+    assert study.free_strength(placed=True) == placed
     (one,) = study.experiments
     assert one.spread(False) == pytest.approx(stdev(OWN_LOSS.values())) == pytest.approx(0.02)
     for strength, of_placements in rises.items():
-        for placed, rise in zip((False, True), of_placements, strict=True):
-            assert one.rises(strength, placed) == pytest.approx([strength and rise + APART[seed] for seed in SEEDS])
-            assert one.loss(strength, placed) == pytest.approx(fmean(OWN_LOSS.values()) + rise)
-
-
-def test_a_small_rise_on_which_the_seeds_agree_is_measurable(tmp_path: Path) -> None:
-    rises = {0.0: (0.0, 0.0), 0.1: (0.003, 0.003)}
-    for spread, free in ((0.002, 0.0), (0.004, 0.1)):  # twice the standard error: 0.0023 and 0.0046
-        agreeing = experiment(rises, apart={0: -spread, 1: 0.0, 2: spread})
-        study = RoutingStudy.read(written(tmp_path / "study.json", document(agreeing)))
-        assert study.free_strength == free
+        for where, rise in zip((False, True), of_placements, strict=True):
+            assert one.rises(strength, where) == pytest.approx([strength and rise + APART[seed] for seed in SEEDS])
+            assert one.error(strength, where) == pytest.approx(0.02 / 3**0.5 if strength else 0)
+            assert one.loss(strength, where) == pytest.approx(fmean(OWN_LOSS.values()) + rise)
 
 
 def test_a_strength_is_free_only_where_it_is_on_all_data(tmp_path: Path) -> None:
     cheap = experiment({0.0: (0, 0), 0.1: (0, 0), 0.3: (0, 0)})
     dear = experiment({0.0: (0, 0), 0.1: (0, 0), 0.3: (0.1, 0)}, name="text")
-    assert RoutingStudy.read(written(tmp_path / "cheap.json", document(cheap))).free_strength == 0.3
-    assert RoutingStudy.read(written(tmp_path / "both.json", document(cheap, dear))).free_strength == 0.1
+    both = RoutingStudy.read(written(tmp_path / "both.json", document(cheap, dear)))
+    assert [both.free_strength(placed) for placed in (False, True)] == [0.1, 0.3]
 
 
 def test_a_larger_strength_is_not_free_behind_one_that_costs(tmp_path: Path) -> None:
-    assert RoutingStudy.read(written(tmp_path / "study.json", SOUND)).free_strength == 0.3
+    study = RoutingStudy.read(written(tmp_path / "study.json", SOUND))
+    assert [study.free_strength(placed) for placed in (False, True)] == [0.1, 0.3]
 
 
 def test_the_section_shows_curves_and_figures(tmp_path: Path) -> None:
     jsonschema.validate(SOUND, SCHEMA)
     section = routing_study_section(written(tmp_path / "study.json", SOUND))
     markup = page("title", "finding", [section])
-    assert section.title == "Routing that avoids hops is free up to strength 0.3"
+    assert section.title.endswith("0.1 with experts by number, 0.3 with experts placed")
     assert markup.count("<svg") == 1
     for text in (
         "contiguous",
@@ -110,10 +105,10 @@ def test_the_section_shows_curves_and_figures(tmp_path: Path) -> None:
         "sparse OT, hop cost 3",
     ):
         assert text in markup, text
-    assert "-23%" in markup, "2 MB become 1.54 contiguous"
+    assert "-62%" in markup, "2 MB become 0.77 placed at 0.3"
     assert markup == page("title", "finding", [routing_study_section(tmp_path / "study.json")]), "same bytes again"
     none_free = document(experiment({0.0: (0, 0), 0.1: (1, 1)}))
-    assert routing_study_section(written(tmp_path / "none.json", none_free)).title.startswith("No hop cost")
+    assert routing_study_section(written(tmp_path / "none.json", none_free)).title.count(" 0 with") == 2
 
 
 def without(key: str) -> dict[str, Any]:
