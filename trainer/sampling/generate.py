@@ -96,7 +96,9 @@ def run(request: GenerateRequest) -> int:
         raise ValueError("--record: one rank sends nothing; start the ranks that share the experts with torchrun")
     layout = restored_layout(config, folder, launch.world_size)
     if request.placement is not None and layout.placement is not None:
-        layout = replace(layout, placement=_placement(request.placement, layout.placement))
+        assert config.moe is not None
+        placement = _placement(request.placement, layout.placement)
+        layout = replace(layout, placement=placement, relay_ranks=placement.relay_ranks(config.moe.dispatch))
     check_restorable(config, folder)
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
