@@ -10,14 +10,14 @@ from scipy.optimize import linear_sum_assignment
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.solver.annealing import Annealing
+from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.compiled import forget_if_outdated
 from moe.placement.solver.compiled.layers import cheapest_ranks, total_cost
 from moe.placement.solver.compiled.pairs import resplit
 from moe.placement.solver.compiled.traffic import Traffic
 from moe.placement.solver.descent import Descent, kicked
 from moe.placement.solver.pair_moves import solve_pair
-from moe.placement.solver.annealing import Annealing
-from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.viterbi import solve_viterbi
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import is_balanced, random_ranks, uneven_topology

@@ -263,4 +263,4 @@ def _price_leaving(
 @njit(cache=True)
 def layer_of(visits: Visits, row: int) -> int:
     """Layer of a visit."""
-    return np.searchsorted(visits.begin, row, side="right") - 1
+    return int(np.searchsorted(visits.begin, row, side="right")) - 1
