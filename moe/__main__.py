@@ -10,9 +10,11 @@ from typing import NoReturn
 from moe.command.export import EXPORT
 from moe.command.import_placement import IMPORT
 from moe.command.place import PLACE
+from moe.command.price import PRICE
+from moe.command.record import RECORD
 from moe.command.replay import REPLAY
 
-VERBS = (PLACE, REPLAY, EXPORT, IMPORT)
+VERBS = (PLACE, REPLAY, PRICE, RECORD, EXPORT, IMPORT)
 """Every verb, in the order of the help."""
 _DESCRIPTION = "Place the experts of a mixture-of-experts model on ranks."
 _OPTIONS = {
@@ -26,6 +28,18 @@ _OPTIONS = {
     "report": "--report",
     "expert_parameters": "--expert-parameters",
     "to": "--to",
+    "from": "--from",
+    "out": "--out",
+    "current": "--current",
+    "scenario": "--scenario",
+    "nodes": "--nodes",
+    "slots_per_rank": "--slots-per-rank",
+    "dense_layers": "--dense-layers",
+    "ranks": "--ranks",
+    "model": "--model",
+    "top_k": "--top-k",
+    "max_tokens": "--max-tokens",
+    "batch": "--batch",
 }
 
 
@@ -62,10 +76,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _located(error: ValueError, source: Path) -> str:
+def _located(error: ValueError, source: Path | list[Path]) -> str:
     from moe.files import FileError
 
     text = " ".join(str(error).split())
+    source = source[0] if isinstance(source, list) else source
     if isinstance(error, FileError):
         return text
     field, _, problem = text.partition(": ")

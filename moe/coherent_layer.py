@@ -19,6 +19,7 @@ from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig
 from moe.dispatch.context_coherent import Arrivals, CoherentDispatcher
 from moe.dispatch.residency import Residency
 from moe.layer import PlacedMoELayer
+from moe.replica.slots import Slots
 from moe.router import PortableRouter
 
 
@@ -57,7 +58,8 @@ class CoherentMoELayer(PlacedMoELayer):
             hops: distance of every two ranks of that group, [ranks, ranks]; None: 1 between any two.
 
         Raises:
-            ValueError: the router drops tokens, so that what a token becomes depends on which others share its rank.
+            ValueError: the router drops tokens, so that what a token becomes depends on which others share its rank; or
+                an expert has replicas.
         """
         _refuse_dropping(config)
         without_loss = copy.copy(megatron)
@@ -65,7 +67,7 @@ class CoherentMoELayer(PlacedMoELayer):
         home = config.model_copy(update={"dispatch": "home"})
         super().__init__(home, without_loss, layer, seed, slot_to_expert, hops)
         assert isinstance(self.ep_group, dist.ProcessGroup)
-        self.token_dispatcher = CoherentDispatcher(self.ep_group, slot_to_expert)
+        self.token_dispatcher = CoherentDispatcher(self.ep_group, self.slot_to_expert)
         self._most_choices = config.most_choices
         self._aux_loss = config.router.aux_loss if isinstance(config.router, TopKRouterConfig) else 0.0
 
@@ -93,6 +95,17 @@ class CoherentMoELayer(PlacedMoELayer):
         if self._aux_loss and self.training and torch.is_grad_enabled():
             fed_TD = MoEAuxLossAutoScaler.apply(fed_TD, self._balance(normal_TD, arrivals))
         return arrivals.rows[arrivals.residents], fed_TD, arrivals.residency
+
+    def _follow(self, slots: Slots) -> None:
+        if slots.has_replicas:
+            raise ValueError(
+                f"slot_to_expert: {slots.experts.size} slots hold replicas of {slots.num_experts} experts, and in "
+                "coherent dispatch a token is where its one expert is; place without replicas, or use dispatch home or copies"
+            )
+        if isinstance(getattr(self, "token_dispatcher", None), CoherentDispatcher):
+            self.token_dispatcher.slot_to_expert_E = torch.as_tensor(slots.experts.reshape(-1))
+        else:
+            super()._follow(slots)
 
     def _feed(self, normal_RD: Tensor, arrivals: Arrivals) -> Tensor:
         """Sum over the experts of this rank for each row."""

@@ -72,7 +72,8 @@ class SparseOTRouterConfig(Section):
     hop_cost: float = Field(default=0.0, ge=0)
     """Cost of a hop, in standard deviations of the logits. The hops between two ranks are the placement's cost matrix,
     or 1 between any two without a placement file. Needs potentials global: where each rank is balanced alone, it sends
-    the same amount to far experts at any cost."""
+    the same amount to far experts at any cost. Routing then depends on the placement, so that a replay under another
+    one is no longer exact. ``tests.benchmarks.placement_aware_routing`` measures what a strength saves and costs."""
     inference_capacity_factor: Annotated[float, Field(ge=1)] | None = None
     """The same limit at inference, where the average potentials balance only roughly; null: no limit."""
     z_loss: float = Field(default=0.0, ge=0)
@@ -129,12 +130,17 @@ class MoEConfig(Section):
     shared_expert_hidden: PositiveInt | None = None
     """Width of a shared expert that every token visits too; null: none."""
     router: RouterConfig = TopKRouterConfig()
-    dispatch: Literal["home", "copies", "coherent"] = "home"
+    dispatch: Literal["home", "copies", "hierarchical", "coherent"] = "home"
     """home: a token returns to its rank after each layer; copies: likewise, but one copy for each rank however many of
-    its experts are there; coherent: a token stays on the rank of its expert (ExFlow)."""
+    its experts are there; hierarchical: likewise, but one copy for each node, which a rank there passes on inside the
+    node; coherent: a token stays on the rank of its expert (ExFlow)."""
     placement: Path | None = None
     """Placement file (``python -m moe place``); null: experts in order of their ids. With migration it is the placement
     at the start; a resumed run continues with that of its checkpoint."""
+    replicas: Literal["even", "least_loaded"] = "even"
+    """Which replica serves a token, where the placement puts an expert on several ranks. even: each rank's tokens are
+    split evenly over the replicas; least_loaded: over all ranks so that the busiest one computes as little as possible,
+    planned anew for every layer and micro batch."""
     migration: MigrationConfig | None = None
     """Experts that move in the run; null: they stay where they are."""
 

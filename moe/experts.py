@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from moe.dispatch.borrowing import Loans
+
 _BLOCK_ROWS = 512
 """Rows that are computed at once: enough for the matrix products, few enough for a cache to hold their inner layer."""
 
@@ -23,7 +25,12 @@ class ContiguousExperts(SequentialMLP):
     here each expert reads and writes its rows in place, a block at a time. The gate multiplies an expert's output,
     which is narrower than its inner layer. For the backward pass one tensor of three of the inner layer is kept, the
     value before the activation. The matrix products cost the same; less memory is written and read.
+
+    Attributes:
+        loans: weights of replicas in further slots of this rank; None: there are none in the layer.
     """
+
+    loans: Loans | None = None
 
     def forward(
         self, permuted_local_hidden_states: Tensor, tokens_per_expert: Tensor, permuted_probs: Tensor
@@ -39,14 +46,15 @@ class ContiguousExperts(SequentialMLP):
             The outputs times their gate values, [R, D], and no bias.
         """
         if self.config.gated_linear_unit or self.config.add_bias_linear or self.config.activation_func is not _GELU:
+            assert self.loans is None, "replicas are of plain GELU experts"
             return super().forward(permuted_local_hidden_states, tokens_per_expert, permuted_probs)
-        weights = [
-            layer.weight
-            for layers in zip(*((expert.linear_fc1, expert.linear_fc2) for expert in self.local_experts), strict=True)
-            for layer in layers
-        ]
+        experts: Any = self.local_experts
+        first: list[Tensor] = [expert.linear_fc1.weight for expert in experts]
+        second: list[Tensor] = [expert.linear_fc2.weight for expert in experts]
+        if self.loans is not None:
+            first, second = self.loans.weights(first, second)
         rows_RD, counts = permuted_local_hidden_states, tokens_per_expert.tolist()
-        return _GatedExperts.apply(rows_RD, permuted_probs, counts, *weights), None
+        return _GatedExperts.apply(rows_RD, permuted_probs, counts, *first, *second), None
 
 
 _GELU = nn.functional.gelu

@@ -20,8 +20,11 @@ from torch import Tensor, nn
 import moe.dispatch
 import moe.router
 from moe.config import MoEConfig, TopKRouterConfig
+from moe.dispatch.borrowing import Loans
+from moe.dispatch.serving import Serving
 from moe.experts import ContiguousExperts
 from moe.random.seed import derive_seed
+from moe.replica.slots import Slots
 from moe.router.protocol import Router
 
 
@@ -30,6 +33,12 @@ class PlacedMoELayer(MoELayer):
 
     ``forward`` takes and returns [S, B, D]. Initial weights are a function of (seed, layer, logical expert) alone: they
     do not depend on the world size, on the placement or on earlier draws.
+
+    An expert may have replicas on other ranks. Its home alone has parameters; the others borrow its weights in every
+    forward pass and bring their gradients back, see :mod:`moe.dispatch.borrowing`.
+
+    Attributes:
+        slots: which expert each slot of the group holds, and which ranks are homes.
     """
 
     router: Router
@@ -50,7 +59,8 @@ class PlacedMoELayer(MoELayer):
             megatron: the same as Megatron's configuration, see :func:`transformer_config`.
             layer: index of the block in its model, from 0.
             seed: seed of the initial weights.
-            slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
+            slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [P]; P = E without
+                replicas.
             hops: distance of every two ranks of that group, [ranks, ranks], for routers that weigh distances; None: 1
                 between any two.
         """
@@ -67,46 +77,45 @@ class PlacedMoELayer(MoELayer):
         self.config = megatron
         self.set_layer_number(layer + 1)
         self.layer = layer
-        build = moe.dispatch.DISPATCHERS[config.dispatch]
-        self.token_dispatcher = build(
-            self.num_local_experts, self.local_expert_indices, megatron, groups, slot_to_expert
-        )
+        self._groups, self._dispatch, self._rule = groups, config.dispatch, config.replicas
+        self.slots = Slots.of(slot_to_expert, config.num_experts, self.ep_group.size())
+        self._follow(self.slots)
         self._hops = 1.0 - np.eye(self.ep_group.size()) if hops is None else hops
         self._initialise(seed)
         self._tell_distances()
 
     @property
     def slot_to_expert(self) -> np.ndarray:
-        """Logical expert of each physical slot of the expert-parallel group, int64 [E]."""
-        dispatcher: Any = self.token_dispatcher
-        return dispatcher.slot_to_expert_E.cpu().numpy()
+        """Logical expert of each physical slot of the expert-parallel group, int64 [P]: homes first on every rank."""
+        return self.slots.experts.reshape(-1).copy()
 
     def place(self, slot_to_expert: np.ndarray) -> None:
-        """Declares that the slots hold other experts from now on; the caller has moved their weights.
+        """Declares that the slots hold other experts from now on; the caller has moved the parameters of homes.
 
         Args:
-            slot_to_expert: logical expert of each physical slot, int [E].
+            slot_to_expert: logical expert of each physical slot, int [P]; there may be more or fewer than before.
 
         Raises:
-            ValueError: it does not hold every expert once.
+            ValueError: it does not hold every expert, or none can be at home on each rank in equal numbers.
         """
-        dispatcher: Any = self.token_dispatcher
-        slots_E = dispatcher.slot_to_expert_E
-        new_slots_E = torch.as_tensor(slot_to_expert, dtype=slots_E.dtype, device=slots_E.device)
-        if not torch.equal(new_slots_E.sort().values, torch.arange(len(slots_E), device=slots_E.device)):
-            raise ValueError(
-                f"slot_to_expert: is no order of {len(slots_E)} experts ({slot_to_expert}); name each once"
-            )
-        dispatcher.slot_to_expert_E = new_slots_E
+        slots = Slots.of(slot_to_expert, self.slots.num_experts, self.slots.num_ranks)
+        self._follow(slots)
+        self.slots = slots
         self._tell_distances()
 
     @property
     def local_experts(self) -> list[int]:
-        """Logical expert in each slot of this rank."""
-        return self.slot_to_expert[self.local_expert_indices].tolist()
+        """Logical experts at home on this rank, in the order of its parameters."""
+        return self.slots.homes[self.ep_group.rank()].tolist()
+
+    @property
+    def served(self) -> Tensor | None:
+        """Whether a slot served a token of this rank in the last pass, bool [tokens, P]; None without replicas."""
+        serving: Serving | None = getattr(self.token_dispatcher, "serving", None)
+        return None if serving is None else serving.served
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
-        """The parameters of the experts on this rank.
+        """The parameters of the experts at home on this rank.
 
         Returns:
             For each logical expert id, its parameters by name (``linear_fc1.weight``, ``linear_fc2.weight``).
@@ -127,10 +136,24 @@ class PlacedMoELayer(MoELayer):
         """
         return super().forward(hidden_states)[0]
 
+    def _follow(self, slots: Slots) -> None:
+        """Passes the slots to the dispatcher, made anew where there are more or fewer of them, and to the experts."""
+        dispatcher: Any = getattr(self, "token_dispatcher", None)
+        serving = getattr(dispatcher, "serving", None)
+        if serving is not None and serving.slots.slots_per_rank == slots.slots_per_rank:
+            serving.place(slots)
+        else:
+            serving = Serving(slots, self.ep_group, self._rule, self.layer)
+            own = slots.slots_per_rank
+            first = self.ep_group.rank() * own
+            build = moe.dispatch.DISPATCHERS[self._dispatch]
+            self.token_dispatcher = build(own, [*range(first, first + own)], self.config, self._groups, serving)
+        self.experts.loans = Loans.of(slots, self.ep_group) if slots.has_replicas else None
+
     def _tell_distances(self) -> None:
-        """Passes the distance of each expert from this rank to the router."""
-        ranks_E = np.argsort(self.slot_to_expert) // self.num_local_experts
-        self.router.set_hops(torch.from_numpy(self._hops[self.ep_group.rank(), ranks_E]).float())
+        """Passes the distance of each expert's nearest holder from this rank to the router."""
+        hops_EN = np.where(self.slots.holders, self._hops[self.ep_group.rank()], np.inf)
+        self.router.set_hops(torch.from_numpy(hops_EN.min(axis=1)).float())
 
     def _initialise(self, seed: int) -> None:
         with torch.no_grad():

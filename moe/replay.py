@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from moe.collective_trace import CollectiveRecord, TraceHeader
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
-from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
+from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
+from moe.expert_groups import EXPERT, PARTS, ExpertGroups, meaning
 from moe.placement.placement import Dispatch, Placement
+from moe.replica.dealing import served_choices
+from moe.replica.slots import Slots
 from moe.routing_trace import RoutingTrace
 
 _DTYPES = {2: "bfloat16", 4: "float32", 8: "float64"}
@@ -34,6 +37,7 @@ def replay(
     routing: RoutingTrace,
     placement: Placement,
     dispatch: Dispatch | None = None,
+    replicas: str | None = None,
 ) -> tuple[TraceHeader, list[CollectiveRecord]]:
     """Rewrites a recorded trace.
 
@@ -43,6 +47,7 @@ def replay(
         routing: routing trace of the same run; holds the same steps.
         placement: placement of the replay.
         dispatch: mode in which tokens would travel; None: the placement's own.
+        replicas: how tokens would choose among the replicas of an expert, even or least_loaded; None: as in the run.
 
     Returns:
         The header and the records. Compute keeps its time: if an exchange is removed, its gap is added to that of the
@@ -54,18 +59,20 @@ def replay(
     """
     mode = dispatch or placement.dispatch
     sizes = _sizes(header, routing, placement, mode)
-    traffic = _traffic(header, routing, placement, mode)
+    groups = ExpertGroups(header.groups, placement.num_ranks, placement.relay_ranks(mode))
+    traffic = _traffic(header, routing, placement, mode, replicas or routing.header.replicas or "even")
     layers = {block: index for index, block in enumerate(routing.header.moe_layers or ())}
     rewritten: list[CollectiveRecord] = []
     for of_rank in _by_rank(records):
-        rewritten += _rewrite(header, of_rank, layers, traffic, sizes, mode)
-    return replace(header, source="replayed"), rewritten
+        rewritten += _rewrite(header, of_rank, layers, groups, traffic, sizes, mode)
+    return replace(header, source="replayed", groups=groups.groups), rewritten
 
 
 def _rewrite(
     header: TraceHeader,
     records: Sequence[CollectiveRecord],
     layers: dict[int, int],
+    groups: ExpertGroups,
     passes: Passes,
     sizes: Sizes,
     mode: Dispatch,
@@ -81,21 +88,21 @@ def _rewrite(
             carried_ns, index = 0, index + 1
             continue
         end = index
-        while end < len(records) and _same_pass(records[index], records[end]):
+        while end < len(records) and _same_pass(header, records[index], records[end]):
             end += 1
         recorded = records[index:end]
         index = end
         if record.layer is None:  # targets and losses of coherent dispatch, written anew with the last layer
             carried_ns += sum(item.gap_ns or 0 for item in recorded)
             continue
-        ranks = header.groups[record.group]
-        traffic = passes[record.step, record.micro, ranks[0]][layers[record.layer]]
+        member = record.rank % groups.num_ranks
+        traffic = passes[record.step, record.micro, record.rank - member][layers[record.layer]]
         exchanges = _exchanges(traffic, sizes, record.phase, record.layer, mode)
         for place, (layer, exchange) in enumerate(exchanges):
             gap = recorded[place].gap_ns if place < len(recorded) else 0
-            written = _record(record, exchange, ranks.index(record.rank), _later(gap, carried_ns))
+            written = _record(record, exchange, member, _later(gap, carried_ns))
             seq = recorded[place].seq if place < len(recorded) else None
-            entries.append((seq, replace(written, layer=layer)))
+            entries.append((seq, replace(written, layer=layer, group=groups.name(record.rank, exchange))))
             carried_ns = 0
         carried_ns += sum(item.gap_ns or 0 for item in recorded[len(exchanges) :])
     return _numbered(entries, records[-1].seq if records else 0)
@@ -136,20 +143,16 @@ def _later(gap_ns: int | None, carried_ns: int) -> int | None:
 
 
 def _is_dispatch(header: TraceHeader, record: CollectiveRecord, layers: dict[int, int]) -> bool:
-    meaning = record.group.rpartition("_")[0] if record.group.rpartition("_")[2].isdecimal() else record.group
-    if meaning != "expert" or len(header.groups[record.group]) == 1:
+    if meaning(record.group) not in (EXPERT, *PARTS) or len(header.groups[record.group]) == 1:
         return False
     return record.layer in layers or (record.layer is None and record.phase != "optimizer")
 
 
-def _same_pass(one: CollectiveRecord, other: CollectiveRecord) -> bool:
-    return (one.step, one.micro, one.phase, one.layer, one.group) == (
-        other.step,
-        other.micro,
-        other.phase,
-        other.layer,
-        other.group,
-    )
+def _same_pass(header: TraceHeader, one: CollectiveRecord, other: CollectiveRecord) -> bool:
+    """Whether a record belongs to the pass through an expert layer of another one."""
+    is_alike = (one.step, one.micro, one.phase, one.layer) == (other.step, other.micro, other.phase, other.layer)
+    of_tokens = meaning(other.group) in (EXPERT, *PARTS) and len(header.groups[other.group]) > 1
+    return is_alike and of_tokens
 
 
 def _by_rank(records: Sequence[CollectiveRecord]) -> list[list[CollectiveRecord]]:
@@ -159,12 +162,11 @@ def _by_rank(records: Sequence[CollectiveRecord]) -> list[list[CollectiveRecord]
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Dispatch) -> Passes:
+def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Dispatch, replicas: str) -> Passes:
     """Where the tokens of every micro batch go, from the routing trace."""
     assert routing.step is not None
     assert routing.micro is not None
     width = placement.num_ranks
-    expert_ranks_LE = placement.expert_ranks()
     parts: dict[tuple[int, int, int], list[tuple[int, NDArray[np.integer]]]] = defaultdict(list)
     for step in header.steps:
         for rank in range(header.world_size):
@@ -172,15 +174,39 @@ def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, m
             for local, micro in enumerate(np.unique(routing.micro[own])):
                 chosen_TLK = routing.expert_ids[own & (routing.micro == micro)]
                 parts[step, local, rank - rank % width].append((rank % width, chosen_TLK))
+    if placement.has_replicas and mode != "coherent":
+        return _traffic_with_replicas(routing, placement, replicas, parts)
+    expert_ranks_LE = placement.expert_ranks()
     if mode == "coherent":
         return {key: Moves.of(of_ranks, expert_ranks_LE, width) for key, of_ranks in parts.items()}
+    num_nodes = placement.num_nodes
     return {
         key: [
-            Visits.of([(home, chosen_TLK[:, layer]) for home, chosen_TLK in of_ranks], expert_ranks_LE[layer], width)
+            Visits.of(
+                [(home, ids_TLK[:, layer]) for home, ids_TLK in of_ranks], expert_ranks_LE[layer], width, num_nodes
+            )
             for layer in range(routing.header.num_layers)
         ]
         for key, of_ranks in parts.items()
     }
+
+
+def _traffic_with_replicas(
+    routing: RoutingTrace,
+    placement: Placement,
+    rule: str,
+    parts: dict[tuple[int, int, int], list[tuple[int, NDArray[np.integer]]]],
+) -> Passes:
+    """Where the tokens go if some experts are on several ranks, which a micro batch of the whole group decides."""
+    width, passes = placement.num_ranks, defaultdict(list)
+    for layer, block in enumerate(routing.header.moe_layers or ()):
+        slots = Slots.of(placement.slot_to_expert(layer), placement.num_experts, width)
+        borrowing = Borrowing.of(slots, rule)
+        for key, of_ranks in parts.items():
+            chosen = [(home, chosen_TLK[:, layer]) for home, chosen_TLK in of_ranks]
+            served = served_choices(chosen, slots, rule, block)
+            passes[key].append(Visits.of_slots(served, width, placement.num_nodes, borrowing))
+    return dict(passes)
 
 
 @dataclass(frozen=True)
@@ -213,11 +239,16 @@ def _sizes(
         _Requirement(
             mode != "coherent" or own.key_value_width is not None,
             "routing: header.key_value_width is missing, so its model gathers no keys and values as coherent dispatch "
-            "must; choose home or copies",
+            "must; choose home, copies or hierarchical",
         ),
         _Requirement(
             own.element_bytes in (None, *_DTYPES),
             f"routing: header.element_bytes is {own.element_bytes}; give one of {', '.join(map(str, _DTYPES))}",
+        ),
+        _Requirement(
+            not placement.has_replicas or own.expert_parameters is not None,
+            "routing: header.expert_parameters is missing, and replicas borrow the weights of experts; record the "
+            "trace with this version, or place without replicas",
         ),
         _Requirement(not missing, f"routing: lacks {', '.join(missing)}; record it with the trainer (trace.steps)"),
         _Requirement(
@@ -250,4 +281,5 @@ def _sizes(
         num_experts=own.num_experts,
         dtype=_DTYPES[own.element_bytes],
         key_value_bytes=(own.key_value_width or 0) * own.element_bytes,
+        expert_bytes=(own.expert_parameters or 0) * own.element_bytes,
     )

@@ -24,6 +24,7 @@ Simulates a workload on a fabric, once for each transport and seed of a scenario
 example:
   python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/a2a
   python -m netsim compare configs/scenarios/all_to_all_64.yaml topology.spines=4 'seeds=[0,1]' --out runs/a2a_4
+  python -m netsim compare configs/scenarios/two_nodes.yaml workload.path=a.jsonl --against b.jsonl --out runs/a_b
 
 A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   topology    {kind: leaf_spine, leaves: 8, spines: 8, hosts_per_leaf: 8, parallel: [1], ranks_per_host: [1],
@@ -34,7 +35,8 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   packet      {payload: [4000B], header: [0B]}
   nic         {scheduling: [round_robin] or sequential, destinations: [random] or rotated}
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer
-              {kind: trace, path: collectives.jsonl, steps: [all] or a list}
+              {kind: trace, path: collectives.jsonl, steps: [all] or a list, gaps: [null] or a trace of equal structure
+               whose gaps of computation are taken}
               {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder}
   jobs        [{workload: ..., ranks: [0, 1, ...], start: [0us]}], in place of workload
   algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
@@ -49,7 +51,11 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
 Paths are relative to the working directory. configs/scenarios has examples, configs/schemas lists every key.
 Quantities carry their unit: ps ns us ms s; bps kbps Mbps Gbps Tbps; B KB MB GB (1000), KiB MiB GiB (1024).
 
-written to DIR, each file complete or not at all:
+With --against TRACE, that trace is simulated in place of the scenario's too, and report.html begins with both times. If
+both issue the same operations in the same order, the second takes the gaps of computation of the first, so that their
+difference is that of their traffic and not the noise of two recordings; --gaps own leaves each its own.
+
+written to DIR, each file complete or not at all (and to DIR/against for the trace of --against):
   results.json            scenario, links and figures of every run; times in ns, sizes in bytes
   links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
   collectives.csv         every collective of every run: operation, arrival of its first rank, end at its last rank
@@ -167,6 +173,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to it, by dotted key")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     compare.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="processes (default: all cores)")
+    compare.add_argument("--against", type=Path, metavar="TRACE", help="a second trace, in place of the scenario's")
+    compare.add_argument(
+        "--gaps",
+        choices=("shared", "own"),
+        default="shared",
+        help="shared (default): a second trace of equal structure takes the first one's gaps of computation",
+    )
 
     sweep = verb("sweep", "a grid of scenarios, resumable, on one machine or many", _SWEEP, _sweep)
     sweep.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep, YAML")
@@ -198,7 +211,9 @@ def _cores() -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from netsim.against import simulate_pair
     from netsim.engines import to_compile
+    from netsim.report.against import print_changes, section
     from netsim.report.comparison import write_report
     from netsim.report.terminal import print_table, watching
     from netsim.simulate import simulate
@@ -218,12 +233,22 @@ def _compare(arguments: argparse.Namespace) -> int:
                 untold = False
             show(event)
 
-        results = simulate(arguments.scenario, overrides=arguments.overrides, jobs=arguments.jobs, progress=progress)
+        source, overrides, how = arguments.scenario, arguments.overrides, {"jobs": arguments.jobs, "progress": progress}
+        pair = None
+        if arguments.against is None:
+            results = simulate(source, overrides=overrides, **how)
+        else:
+            pair = simulate_pair(source, overrides, arguments.against, gaps=arguments.gaps, **how)
+            results = pair.first
     for notice in results.notices:
         print(f"netsim compare: {notice}", file=sys.stderr)
     results.write(arguments.out)
-    write_report(results, arguments.out)
+    write_report(results, arguments.out, beside=None if pair is None else section(pair))
     print_table(results)
+    if pair is not None:
+        pair.second.write(arguments.out / "against")
+        write_report(pair.second, arguments.out / "against")
+        print_changes(pair)
     print(f"report: {arguments.out / 'report.html'}")
     return DONE
 

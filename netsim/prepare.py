@@ -21,7 +21,7 @@ from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
 from netsim.workload.matrix import MatrixConfig, MatrixWorkload
-from netsim.workload.protocol import Program, Span, Workload
+from netsim.workload.protocol import Program, Span, TraceOrigin, Workload
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 
@@ -35,6 +35,7 @@ class Prepared:
         engine: The scenario's choice of engine.
         notices: Remarks for the user on how the workloads were read.
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
+        traces: The traces among the workloads, in the order of the jobs.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class Prepared:
         engine: Engine = "auto",
         notices: Sequence[str] = (),
         recorded_ps: Mapping[int, int] | None = None,
+        traces: Sequence[TraceOrigin] = (),
     ) -> None:
         self.scene, self.spans, self._transports = scene, spans, transports
         self.engine: Engine = engine
-        self.notices, self.recorded_ps = notices, recorded_ps or {}
+        self.notices, self.recorded_ps, self.traces = notices, recorded_ps or {}, traces
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -109,7 +111,8 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.acknowledgement,
     )
     _refuse_unreachable(scene, source)
-    prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, notices, program.recorded_ps)
+    known = notices, program.recorded_ps, program.traces
+    prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
     return prepared
 

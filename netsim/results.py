@@ -28,7 +28,7 @@ import numpy as np
 from netsim.engine.protocol import Outcome, Scene
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
-from netsim.workload.protocol import Span
+from netsim.workload.protocol import Span, TraceOrigin
 
 FORMAT = "flowfabric.results/1"
 PLAIN_FLOWS = 100_000
@@ -130,6 +130,7 @@ class Results:
         runs: Transports in the scenario's order, each with its seeds in order.
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         notices: Remarks for the user on how the workloads were read.
+        traces: The traces among the workloads, in the order of the jobs.
     """
 
     def __init__(
@@ -140,9 +141,10 @@ class Results:
         runs: Sequence[Run],
         recorded_ps: Mapping[int, int] | None = None,
         notices: Sequence[str] = (),
+        traces: Sequence[TraceOrigin] = (),
     ) -> None:
         self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
-        self.recorded_ps, self.notices = recorded_ps or {}, notices
+        self.recorded_ps, self.notices, self.traces = recorded_ps or {}, notices, traces
         self.links = scene.topology.links
 
     def first_runs(self) -> list[Run]:
@@ -154,7 +156,9 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of results.json."""
-        return {"format": FORMAT, "scenario": self.scenario, "runs": [run.to_dict(self.links) for run in self.runs]}
+        traces = {"traces": [{**trace._asdict(), "steps": list(trace.steps)} for trace in self.traces]}
+        head = {"format": FORMAT, "scenario": self.scenario, **(traces if self.traces else {})}
+        return {**head, "runs": [run.to_dict(self.links) for run in self.runs]}
 
     def write(self, folder: Path) -> None:
         """Writes results.json, links.csv, flows.csv and collectives.csv; each appears whole or not at all.

@@ -49,7 +49,8 @@ def simulate(
     else:
         runs = dict(_one_by_one(prepared, work, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    return Results(read.resolved(), prepared.scene, prepared.spans, in_order, prepared.recorded_ps, prepared.notices)
+    known = prepared.recorded_ps, prepared.notices, prepared.traces
+    return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
 
 
 def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[tuple[tuple[str, int], Run]]:

@@ -10,7 +10,7 @@ import pytest
 from tests.imports import FLOORS, PACKAGES, ROOT, Tree, drawn_floors, upward
 
 TREE = Tree()
-HEAVY = {"torch", "megatron", "deepspeed"}
+HEAVY = {"torch", "megatron", "deepspeed", "transformers"}
 FORBIDDEN = {
     "netsim": {"torch", "deepspeed", "megatron", "trainer", "moe"},
     "moe": {"trainer", "netsim", "deepspeed"},
@@ -89,6 +89,7 @@ def test_the_floors_are_read_from_the_imports() -> None:
         "moe.report.report",
         "moe.dispatch.messages",
         "moe.files",
+        "moe.interchange.sglang",
         "moe.config",
         "moe.__main__",
         "netsim",

@@ -1,27 +1,46 @@
 """place: where each expert should live."""
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moe.command.verb import Verb
+
+if TYPE_CHECKING:
+    from moe.command.progress import Progress
 
 _DESCRIPTION = """\
 Reads a routing trace (which experts each token was sent to), assigns the experts
 of every MoE layer to the ranks of one expert-parallel group so that tokens travel
 less, and writes the placement that the trainer loads with moe.placement=FILE.
-The result is never worse than the contiguous placement; a lower bound says how
-much better it could be. An HTML report shows where the traffic goes, and a JSON
-file beside it (REPORT with suffix .report.json) holds its numbers.
+The result is never worse than the contiguous placement where that keeps the cap on
+the busiest rank; a lower bound says how much better it could be. An HTML report
+shows where the traffic goes, and a JSON file beside it (REPORT with suffix
+.report.json) holds its numbers.
 
-Choose the objective by how the model dispatches tokens; it saves traffic only there:
+The objective is how the model dispatches tokens; a placement saves traffic only there.
+auto takes the mode that the trace names; where it names none, copies (home with one
+choice a token), or coherent if the trace does not say which rank a token is on:
   coherent   context-coherent dispatch: a token stays on the rank of its expert
-             and moves on from there. Cost: moves between consecutive layers.
-             Affinity between layers saves traffic in this mode only.
+             and moves on from there. Cost: moves between consecutive layers, and
+             copies for further choices. Affinity between layers saves traffic in this
+             mode only.
   home       ordinary expert parallelism: in every layer a token goes from its own
              rank to its experts and back. Cost: both ways. Saves only where ranks
              hold different kinds of tokens. Solver: assignment, which is exact.
   copies     as home, but with one copy of a token for each rank that holds any of
              its experts. Groups experts that tokens choose together.
+  hierarchical
+             as copies, but one copy for each node that holds any of its experts,
+             which is passed on inside the node.
+
+The busiest rank sets the pace of a layer, so its load is capped (--max-load) at a
+multiple of the mean. auto is 1.1; with rates in --cost, --compute and
+--expert-parameters it is the cap whose exchanges and experts take least time
+together. A layer that cannot keep the automatic cap is loaded a little above its
+least; a cap that is given and cannot be kept is refused with the least possible one.
+packing and contiguous take no automatic cap.
 
 Solvers (auto picks the first that fits):
 {solvers}
@@ -30,14 +49,28 @@ Solvers (auto picks the first that fits):
 If there are more slots than experts (--slots-per-rank), the spare slots hold
 replicas: of the busiest experts with packing, with every other solver of those
 whose copies save most traffic.
+
+How to read the result:
+  cost           what the objective counts, in units of --cost
+  lower bound    what no placement can undercut: the certified gap is all that a
+                 better search could still save
+  busiest rank   its load over the mean load of a rank; it sets the pace of a layer,
+                 so that traffic saved at its expense may not make a run faster
+  held out       the same for other tokens of the model (--held-out): later tokens
+                 are routed differently, and what is saved there is what to expect
+The page also shows who sends to whom, every layer, and packing for comparison.
 """
 _EXAMPLES = """\
 examples:
   python -m moe place runs/demo/traces/routing.npz --nodes 2 --ranks-per-node 4 \\
       --out placement.json
+  python -m moe place monday.npz --nodes 1 --ranks-per-node 8 --objective copies \\
+      --held-out tuesday.npz --out placement.json
   python -m moe place routing.npz --nodes 2 --ranks-per-node 4 \\
       --cost intra=900Gbps,inter=100Gbps,latency=5us --current placement.json \\
       --expert-parameters 16384 --out next.json
+  python -m moe place routing.npz --nodes 1 --ranks-per-node 8 --objective copies \\
+      --max-load 1.15 --out capped.json
 """
 
 
@@ -45,7 +78,12 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", type=Path, metavar="TRACE", help="routing trace (.npz), or ExFlow's .npy of ids")
     command.add_argument("--nodes", type=int, required=True, metavar="N", help="nodes of one expert-parallel group")
     command.add_argument("--ranks-per-node", type=int, required=True, metavar="R", help="its ranks on each node")
-    command.add_argument("--objective", default="coherent", metavar="NAME", help="coherent (default), home or copies")
+    command.add_argument(
+        "--objective",
+        default="auto",
+        metavar="NAME",
+        help="dispatch mode: coherent, home, copies, hierarchical or auto (default; see above)",
+    )
     command.add_argument(
         "--cost",
         default="hops",
@@ -55,6 +93,15 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--solver", default="auto", metavar="NAME", help="see above (default auto)")
     command.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the solver's draws (default 0)")
+    command.add_argument(
+        "--max-load",
+        default="auto",
+        metavar="X",
+        help="cap on the busiest rank of every layer, times the mean load; none, or auto (default; see above)",
+    )
+    command.add_argument(
+        "--compute", metavar="RATE", help="a rank's rate of computation, such as 200TFLOPs, to choose the cap by time"
+    )
     command.add_argument("--slots-per-rank", type=int, metavar="S", help="slots of each rank (default: no replicas)")
     command.add_argument("--num-experts", type=int, metavar="E", help="experts per layer; for .npy traces only")
     command.add_argument(
@@ -62,6 +109,13 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="placement in use (default: contiguous), for comparison; experts stay there if that is free",
+    )
+    command.add_argument(
+        "--held-out",
+        type=Path,
+        metavar="TRACE",
+        help="other tokens of the same model, on which the placement is measured as well: what it saves there is "
+        "what to expect in use",
     )
     command.add_argument("--expert-parameters", type=int, metavar="P", help="parameters of one expert, to price moves")
     command.add_argument(
@@ -84,14 +138,8 @@ def _description() -> str:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    import hashlib
-
-    from moe.placement.cost.evaluation import evaluate_placement
-    from moe.placement.counts.statistics import RoutingStatistics
-    from moe.placement.solver.solve import keep_near, solve
-    from moe.placement.topology import Topology
-    from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
-    from moe.routing_trace import RoutingTrace
+    from moe.command.progress import Progress
+    from moe.report.table import print_summary
 
     report_path = arguments.report or arguments.out.with_suffix(".html")
     numbers_path = report_path.with_suffix(".report.json")
@@ -99,40 +147,96 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"report: is the same file as --out ({arguments.out}); choose another name for one of them")
     if arguments.expert_parameters is not None and arguments.expert_parameters < 1:
         raise ValueError(f"expert_parameters: must be at least 1 ({arguments.expert_parameters}); count one expert's")
+    with Progress("place") as progress:
+        numbers, reasons = _place(arguments, report_path, numbers_path, progress)
+    print_summary(numbers)
+    for reason in reasons:
+        print(reason)
+    print(f"wrote {arguments.out}, {report_path} and {numbers_path}")
+
+
+def _place(
+    arguments: argparse.Namespace, report_path: Path, numbers_path: Path, progress: "Progress"
+) -> tuple[dict[str, Any], list[str]]:
+    """Place and write all files; returns the numbers of the report, and why objective and cap are what they are."""
+    import hashlib
+
+    from moe.command.choices import USUAL_CAP, choose_objective, parse_cap, parse_flops, quickest_cap
+    from moe.command.comparison import compare, hold_out
+    from moe.placement.cost.evaluation import evaluate_placement
+    from moe.placement.counts.statistics import RoutingStatistics
+    from moe.placement.solver.solve import keep_near, solve
+    from moe.placement.solver.tradeoff import trade_off, tradeoff_points
+    from moe.placement.topology import Topology
+    from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
+    from moe.routing_trace import RoutingTrace
+
     simulations = [run for path in arguments.results for run in read_simulations(path)]
     topology = Topology.parse(arguments.cost, arguments.nodes, arguments.ranks_per_node)
+    progress.phase("reading the trace")
     trace = RoutingTrace.read(arguments.source, arguments.num_experts)
+    objective, reason = choose_objective(arguments.objective, trace, topology.num_ranks)
+    volume = Volume.of(trace, topology.num_ranks)
+    flops = None if arguments.compute is None else parse_flops(arguments.compute)
+    if flops is not None and None in (topology.rates, arguments.expert_parameters, volume.token_bytes):
+        raise ValueError(
+            "compute: times need rates in --cost, --expert-parameters and a trace with the size of a token; give them, "
+            "or leave --compute out"
+        )
+    searches, chosen = arguments.solver not in ("contiguous", "packing"), arguments.max_load == "auto"
+    cap = (USUAL_CAP if searches else None) if chosen else parse_cap(arguments.max_load)
+    progress.phase(f"counting {trace.num_tokens:,} tokens")
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
-    placement = solve(
+    progress.phase(f"placing {statistics.num_experts} experts x {statistics.num_layers} layers ({objective})")
+    place = partial(
+        solve,
         statistics,
         topology,
-        objective=arguments.objective,
+        objective=objective,
         solver=arguments.solver,
         seed=arguments.seed,
         slots=arguments.slots_per_rank,
         trace_sha256=hashlib.sha256(arguments.source.read_bytes()).hexdigest(),
+        strict=not chosen,
     )
+    placement = place(max_load=cap)
+    curve = []
+    if searches and not placement.has_replicas:
+        progress.phase("placing under other caps on the busiest rank")
+        curve = trade_off(statistics, topology, placement, seed=arguments.seed)
+    if chosen and flops is not None and curve:
+        quickest = quickest_cap(curve, topology, volume, arguments.expert_parameters, flops)
+        if quickest != cap:
+            cap, placement = quickest, place(max_load=quickest)
+            curve = trade_off(statistics, topology, placement, seed=arguments.seed)
+    reasons = [f"objective {objective}: {reason}"] if reason else []
+    if chosen and searches:
+        by_time = (
+            "the least predicted time" if flops is not None and curve else "the usual one; --max-load sets another"
+        )
+        reasons.append(f"cap on the busiest rank {'none' if cap is None else f'{cap:g} x mean'}: {by_time}")
+    progress.phase("measuring the placement")
     current, name = read_current(arguments.current, placement)
     placement = keep_near(placement, current, statistics, topology)
     before = evaluate_placement(statistics, topology, current, placement.dispatch)
     placed = evaluate_placement(statistics, topology, placement)
-    volume = Volume.of(trace, topology.num_ranks)
     moving = find_moving(placement, current.holders(), name, volume.element_bytes, arguments.expert_parameters)
-    context = Context(volume, name, moving, tuple(simulations))
+    held_out = hold_out(arguments.held_out, topology, current, placement) if arguments.held_out else None
+    compared = compare(statistics, topology, placement, before, name)
+    context = Context(volume, name, moving, tuple(simulations), tradeoff_points(curve), compared, held_out)
 
     from moe.files import replacing
     from moe.report.report import placement_report
     from moe.report.summary import summarise, write_summary
-    from moe.report.table import print_summary
 
+    progress.phase("drawing the report")
     numbers = summarise(placement, statistics, topology, before, placed, context)
     page = placement_report(placement, statistics, topology, before, placed, context)
     with replacing(report_path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     write_summary(numbers, numbers_path)
     placement.write(arguments.out)
-    print_summary(placement, before, placed, numbers)
-    print(f"wrote {arguments.out}, {report_path} and {numbers_path}")
+    return numbers, reasons
 
 
 PLACE = Verb("place", "place experts on ranks by a routing trace", _description, _EXAMPLES, _add_arguments, _run)

@@ -24,7 +24,11 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--placement", type=Path, required=True, metavar="FILE", help="placement to rewrite the trace for"
     )
-    command.add_argument("--dispatch", choices=("coherent", "home", "copies"), help="default: the placement's own")
+    modes = ("coherent", "home", "copies", "hierarchical")
+    command.add_argument("--dispatch", choices=modes, help="default: the placement's own")
+    command.add_argument(
+        "--replicas", choices=("even", "least_loaded"), help="choice among replicas (default: that of the run)"
+    )
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="trace to write (.jsonl)")
 
 
@@ -36,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     header, records = read(arguments.source)
     routing, placement = RoutingTrace.read(arguments.routing), Placement.read(arguments.placement)
-    header, records = replay(header, records, routing, placement, arguments.dispatch)
+    header, records = replay(header, records, routing, placement, arguments.dispatch, arguments.replicas)
     write(arguments.out, header, records)
     print(f"wrote {arguments.out}: {len(records)} collectives in {arguments.dispatch or placement.dispatch} dispatch")
 

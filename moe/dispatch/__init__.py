@@ -20,11 +20,22 @@ def _copies(*arguments: Any) -> "DeduplicatedDispatcher":
     return DeduplicatedDispatcher(*arguments)
 
 
+def _hierarchical(*arguments: Any) -> "DeduplicatedDispatcher":
+    from moe.dispatch.hierarchical import HierarchicalDispatcher
+    from moe.dispatch.node_groups import node_groups
+
+    nodes = node_groups()
+    if nodes is None:  # one node, or one rank a node: there is one level only, and the modes are the same
+        return _copies(*arguments)
+    return HierarchicalDispatcher(*arguments, nodes=nodes)
+
+
 DISPATCHERS: dict[str, "Callable[..., HomeReturnDispatcher | DeduplicatedDispatcher]"] = {
     "home": _home,
     "copies": _copies,
+    "hierarchical": _hierarchical,
 }
-"""Builds the dispatcher of a mode: slots of this rank, their numbers, Megatron's configuration, process groups and the
-logical expert of each slot."""
+"""Builds the dispatcher of a mode: slots of this rank, their numbers, Megatron's configuration, process groups and what
+chooses the slot of every choice."""
 
 __all__ = ["DISPATCHERS"]

@@ -1,12 +1,12 @@
 """Home-return dispatch: tokens travel to their experts and back to their own rank.
 
 Shape suffixes: T tokens of this rank times their experts, R rows that arrive here, D model width, E experts,
-N ranks of the expert-parallel group.
+N ranks of the expert-parallel group, P slots of the group.
 """
 
+import copy
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -14,16 +14,17 @@ from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispa
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from moe.dispatch.exchange import ExchangeRows, ExchangeWeightedRows, gather_counts
+from moe.dispatch.exchange import ExchangeRows, ExchangeWeightedRows
+from moe.dispatch.serving import Serving
 
 
 class HomeReturnDispatcher(MoEAlltoAllTokenDispatcher):
     """Megatron-Core's all-to-all dispatcher on any device, with a placement.
 
-    Physical slot s of the expert-parallel group (slot = rank * slots per rank + index) holds the logical expert
-    ``slot_to_expert[s]``. Routers, losses and metrics speak of logical experts; only the columns of the routing map are
-    permuted here, on their way out. Gate values travel bit-exact in the last columns of the token message, which saves
-    one all-to-all in each direction and pass.
+    ``serving.slots`` says which logical expert a physical slot of the expert-parallel group (rank * slots per rank +
+    index) holds. Routers, losses and metrics speak of logical experts; only here, on their way out, the columns of the
+    routing map become those of slots. Gate values travel bit-exact in the last columns of the token message, which
+    saves one all-to-all in each direction and pass.
 
     Collectives of a layer and micro batch: one all-gather of the counts, two all-to-alls forward, two backward.
     """
@@ -34,7 +35,7 @@ class HomeReturnDispatcher(MoEAlltoAllTokenDispatcher):
         local_expert_indices: list[int],
         config: TransformerConfig,
         pg_collection: ProcessGroupCollection,
-        slot_to_expert: np.ndarray,
+        serving: Serving,
     ) -> None:
         """Sets up the dispatcher of one layer.
 
@@ -43,13 +44,15 @@ class HomeReturnDispatcher(MoEAlltoAllTokenDispatcher):
             local_expert_indices: global numbers of those slots, contiguous.
             config: Megatron's configuration of the layer.
             pg_collection: process groups (ep, expt_tp, tp_ep are used).
-            slot_to_expert: logical expert of each slot, int [num_experts].
+            serving: chooses the slot of every choice.
         """
         if not torch.cuda.is_available():
             # Megatron would create a CUDA stream
             MoEAlltoAllTokenDispatcher.cuda_dtoh_stream = object()  # pyright: ignore[reportAttributeAccessIssue]
-        super().__init__(num_local_experts, local_expert_indices, config=config, pg_collection=pg_collection)
-        self.slot_to_expert_E = torch.as_tensor(slot_to_expert, dtype=torch.long)
+        of_slots = copy.copy(config)  # Megatron counts experts where it means slots
+        of_slots.num_moe_experts = serving.slots.experts.size
+        super().__init__(num_local_experts, local_expert_indices, config=of_slots, pg_collection=pg_collection)
+        self.serving = serving
 
     def dispatch_preprocess(
         self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor
@@ -64,25 +67,23 @@ class HomeReturnDispatcher(MoEAlltoAllTokenDispatcher):
         Returns:
             Rows [T, D] in order of their slot and their gate values [T].
         """
-        columns_E = self.slot_to_expert_E.to(routing_map.device)
-        return super().dispatch_preprocess(hidden_states, routing_map[:, columns_E], probs[:, columns_E])
+        map_TP, self._counts_NP = self.serving.agreed(routing_map)
+        return super().dispatch_preprocess(hidden_states, map_TP, probs[:, self.serving.columns(probs.device)])
 
-    def preprocess(self, routing_map: Tensor) -> Tensor:
-        """Agrees on the sizes of the messages.
+    def preprocess(self, routing_map: Tensor) -> Tensor:  # noqa: ARG002
+        """Notes the sizes of the messages, on which the ranks have agreed.
 
         Args:
-            routing_map: bool [tokens, E], columns in slot order.
+            routing_map: bool [tokens, P], columns in slot order.
 
         Returns:
             Rows for each slot of this rank, int64 [num_local_experts], on the host.
         """
-        counts_E = routing_map.sum(dim=0, dtype=torch.long)
-        counts_NE = gather_counts(counts_E, self.ep_group).cpu()
         first = self.local_expert_indices[0]
-        local_counts = counts_NE[:, first : first + self.num_local_experts].contiguous()
-        own_counts_E = counts_NE[dist.get_rank(self.ep_group)]
-        self.num_out_tokens = int(own_counts_E.sum())
-        self.input_splits = own_counts_E.view(self.ep_size, -1).sum(dim=1).tolist()
+        local_counts = self._counts_NP[:, first : first + self.num_local_experts].contiguous()
+        own_counts_P = self._counts_NP[dist.get_rank(self.ep_group)]
+        self.num_out_tokens = int(own_counts_P.sum())
+        self.input_splits = own_counts_P.view(self.ep_size, -1).sum(dim=1).tolist()
         self.output_splits = local_counts.sum(dim=1).tolist()
         self.num_global_tokens_per_local_expert = local_counts
         return local_counts.sum(dim=0)

@@ -6,7 +6,6 @@ arrive, D model width, E experts, S slots of a rank, N ranks of the expert-paral
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from moe.dispatch.exchange import ExchangeLabelledRows, ExchangeRows, exchange_counts
 from moe.dispatch.row_copies import RowCopies
+from moe.dispatch.serving import Serving
 
 
 class DeduplicatedDispatcher(MoETokenDispatcher):
@@ -36,7 +36,7 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
         local_expert_indices: Sequence[int],  # noqa: ARG002
         config: TransformerConfig,
         pg_collection: ProcessGroupCollection,
-        slot_to_expert: np.ndarray,
+        serving: Serving,
     ) -> None:
         """Sets up the dispatcher of one layer.
 
@@ -45,12 +45,12 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
             local_expert_indices: global numbers of those slots; they follow from the rank.
             config: Megatron's configuration of the layer.
             pg_collection: process groups (ep, expt_tp, tp_ep are used).
-            slot_to_expert: logical expert of each slot, int [num_experts].
+            serving: chooses the slot of every choice.
         """
         super().__init__(config=config, pg_collection=pg_collection)
         assert self.tp_size == 1, "experts are not cut into pieces"
         self.num_local_experts = num_local_experts
-        self.slot_to_expert_E = torch.as_tensor(slot_to_expert, dtype=torch.long)
+        self.serving = serving
 
     def dispatch_preprocess(
         self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor
@@ -67,10 +67,8 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
         """
         self.hidden_shape = hidden_states.shape
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
-        columns_E = self.slot_to_expert_E.to(routing_map.device)
-        choices_NTS = (
-            routing_map[:, columns_E].view(len(tokens_TD), self.ep_size, self.num_local_experts).transpose(0, 1)
-        )
+        served_TP = self.serving.own(routing_map)
+        choices_NTS = served_TP.view(len(tokens_TD), self.ep_size, self.num_local_experts).transpose(0, 1)
         rank_P, token_P, slot_P = choices_NTS.nonzero(as_tuple=True)
         visit_P = rank_P * len(tokens_TD) + token_P
         is_first_P = visit_P.diff(prepend=visit_P.new_tensor([-1])) != 0
@@ -79,7 +77,7 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
         self._sent, self._received = exchange_counts(counts_2N, self.ep_group)
         self._labels_P = 2 * slot_P + is_first_P
         self._departure = RowCopies.of(token_P[is_first_P], len(tokens_TD))
-        expert_P = columns_E[rank_P * self.num_local_experts + slot_P]
+        expert_P = self.serving.columns(probs.device)[rank_P * self.num_local_experts + slot_P]
         gates_P = probs.reshape(-1).index_select(0, token_P * probs.shape[1] + expert_P)
         return self._departure.spread(tokens_TD), gates_P
 

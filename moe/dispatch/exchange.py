@@ -56,14 +56,26 @@ def exchange_counts(counts_2N: Tensor, group: dist.ProcessGroup) -> tuple[Splits
     Returns:
         Numbers that leave and numbers that arrive, on the host.
     """
-    if group.size() == 1:
-        alone = Splits(*counts_2N.tolist())
-        return alone, alone
-    sent_N2 = counts_2N.T.to(torch.int32).contiguous()
-    received_N2 = torch.empty_like(sent_N2)
-    dist.all_to_all_single(received_N2, sent_N2, group=group)
-    (sent, received) = torch.stack([sent_N2, received_N2]).transpose(1, 2).tolist()
+    (sent, received) = exchange_table(counts_2N.T, group).transpose(1, 2).tolist()
     return Splits(*sent), Splits(*received)
+
+
+def exchange_table(numbers_NX: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Tells each rank some numbers: four bytes each.
+
+    Args:
+        numbers_NX: for each rank as many, int64.
+        group: the expert-parallel group.
+
+    Returns:
+        Numbers that left for each rank and numbers that arrived from each, [2, N, X], on the host.
+    """
+    sent_NX = numbers_NX.to(torch.int32).contiguous()
+    if group.size() == 1:
+        return torch.stack([sent_NX, sent_NX]).cpu()
+    received_NX = torch.empty_like(sent_NX)
+    dist.all_to_all_single(received_NX, sent_NX, group=group)
+    return torch.stack([sent_NX, received_NX]).cpu()
 
 
 def _exchange(rows: Tensor, group: dist.ProcessGroup, output_splits: list[int], input_splits: list[int]) -> Tensor:

@@ -1,9 +1,10 @@
 """The expected exchanges of a whole pass through a model if every expert is equally likely."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
-from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
+from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
 
 MODES = (*PATTERNS, "coherent")
 
@@ -15,9 +16,11 @@ def expected_exchanges(
     layers: Sequence[int],
     *,
     num_ranks: int,
+    num_nodes: int = 1,
     tokens: int,
     top_k: int,
     most_choices: int,
+    borrowings: Sequence[Borrowing | None] = (),
 ) -> Iterator[tuple[int | None, Exchange]]:
     """Exchanges of a micro batch in one pass, in program order.
 
@@ -27,20 +30,25 @@ def expected_exchanges(
         sizes: sizes of a row.
         layers: blocks with experts, ascending.
         num_ranks: ranks that share the experts; one alone sends nothing.
+        num_nodes: nodes that they are on.
         tokens: tokens of each rank.
         top_k: experts of a token.
         most_choices: choices that a message of coherent dispatch has room for.
+        borrowings: replicas of each layer; empty: there are none.
 
     Yields:
         The block (None outside the blocks) and the exchange.
     """
     if num_ranks == 1 or not layers:
         return
-    visits = Visits.even(tokens=tokens, top_k=top_k, num_experts=sizes.num_experts, num_ranks=num_ranks)
+    visits = Visits.even(
+        tokens=tokens, top_k=top_k, num_experts=sizes.num_experts, num_ranks=num_ranks, num_nodes=num_nodes
+    )
     order = slice(None, None, 1 if phase == "forward" else -1)
     if dispatch != "coherent":
-        exchanges = PATTERNS[dispatch](visits, sizes, phase)
-        yield from ((layer, exchange) for layer in layers[order] for exchange in exchanges)
+        for layer, borrowing in list(zip(layers, borrowings or [None] * len(layers), strict=True))[order]:
+            exchanges = PATTERNS[dispatch](replace(visits, borrowing=borrowing), sizes, phase)
+            yield from ((layer, exchange) for exchange in exchanges)
         return
     moves = Moves.even(visits, tokens=tokens, top_k=most_choices, num_layers=len(layers))
     ends = [(None, exchange) for exchange in end_exchanges(moves[-1], phase)]

@@ -1,19 +1,22 @@
 """Collectives of each dispatch mode in an expert layer, and their sizes.
 
-The formula, the replay and the tests of the dispatchers share this one description. All collectives run on the
-expert-parallel group; a group of one rank issues none.
+The formula, the replay and the tests of the dispatchers share this one description. Collectives run on the
+expert-parallel group, or on parts of it; a group of one rank issues none.
 
-Shape legend: T tokens of a micro batch on one rank, K choices, E experts, N ranks of the group.
+Shape legend: T tokens of a micro batch on one rank, K choices, E experts, N ranks of the expert-parallel group, M its
+nodes, P slots of the group. Rank g sits on node g // (N / M).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import comb
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from moe.replica.slots import Slots
 
 Counts = NDArray[np.int64]
 COUNT_BYTES = 8
@@ -31,6 +34,7 @@ class Sizes:
         dtype: name of the elements' type.
         gate_bytes: bytes of a gate value.
         key_value_bytes: bytes of a token's keys and values, for coherent dispatch; 0 where attention gathers none.
+        expert_bytes: bytes of an expert's weights, for replicas.
     """
 
     hidden: int
@@ -39,11 +43,38 @@ class Sizes:
     dtype: str
     gate_bytes: int = GATE_BYTES
     key_value_bytes: int = 0
+    expert_bytes: int = 0
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a token."""
         return self.hidden * self.element_bytes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Borrowing:
+    """What replicas of a layer add to every pass.
+
+    Attributes:
+        experts: replicas by the rank of their home and the rank that borrows their weights, int64 [N, N].
+        by_all_counts: whether a source needs the counts of all ranks to choose among replicas.
+    """
+
+    experts: Counts
+    by_all_counts: bool
+
+    @classmethod
+    def of(cls, slots: Slots, rule: str) -> Self | None:
+        """Reads it off the slots of a layer.
+
+        Args:
+            slots: the slots.
+            rule: how the choices of an expert are split over its replicas, even or least_loaded.
+
+        Returns:
+            What they add; None without replicas.
+        """
+        return cls(slots.copies, rule == "least_loaded") if slots.has_replicas else None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,45 +84,94 @@ class Visits:
     Attributes:
         choices: kept choices.
         tokens: tokens with at least one kept choice there.
+        nodes: tokens with at least one kept choice on each node, [N, M].
+        borrowing: replicas of the layer; None: there are none.
     """
 
     choices: Counts
     tokens: Counts
+    nodes: Counts
+    borrowing: Borrowing | None = None
 
     @classmethod
-    def of(cls, chosen: Sequence[tuple[int, NDArray[np.integer]]], expert_ranks_E: Counts, num_ranks: int) -> Self:
+    def of(
+        cls,
+        chosen: Sequence[tuple[int, NDArray[np.integer]]],
+        expert_ranks_E: Counts,
+        num_ranks: int,
+        num_nodes: int = 1,
+    ) -> Self:
         """Counts the choices of a micro batch.
 
         Args:
             chosen: for each home rank of the group its tokens' experts [T, K], -1 where dropped.
             expert_ranks_E: rank of each expert.
             num_ranks: ranks N of the group.
+            num_nodes: nodes M of the group.
         """
-        choices, tokens = np.zeros((2, num_ranks, num_ranks), np.int64)
+        visited = []
         for home, ids_TK in chosen:
             ranks_TK = np.where(ids_TK < 0, num_ranks, expert_ranks_E[ids_TK])
             visited_TN = np.zeros((len(ids_TK), num_ranks + 1), np.int64)
             np.add.at(visited_TN, (np.arange(len(ids_TK))[:, None], ranks_TK), 1)
-            choices[home] += visited_TN[:, :num_ranks].sum(axis=0)
-            tokens[home] += (visited_TN[:, :num_ranks] > 0).sum(axis=0)
-        return cls(choices, tokens)
+            visited.append((home, visited_TN[:, :num_ranks]))
+        return cls._counted(visited, num_ranks, num_nodes)
 
     @classmethod
-    def even(cls, *, tokens: int, top_k: int, num_experts: int, num_ranks: int) -> Self:
+    def of_slots(
+        cls,
+        served: Iterable[tuple[int, NDArray[np.bool_]]],
+        num_ranks: int,
+        num_nodes: int = 1,
+        borrowing: Borrowing | None = None,
+    ) -> Self:
+        """Counts the choices of a micro batch by the slots that serve them.
+
+        Args:
+            served: for each home rank of the group whether a slot serves a token, [T, P].
+            num_ranks: ranks N of the group.
+            num_nodes: nodes M of the group.
+            borrowing: replicas of the layer.
+        """
+        visited = [(home, map_TP.reshape(len(map_TP), num_ranks, -1).sum(axis=2)) for home, map_TP in served]
+        return replace(cls._counted(visited, num_ranks, num_nodes), borrowing=borrowing)
+
+    @classmethod
+    def _counted(cls, visited: Iterable[tuple[int, Counts]], num_ranks: int, num_nodes: int) -> Self:
+        """Adds up the choices of each home's tokens on each rank, [T, N]."""
+        choices, tokens = np.zeros((2, num_ranks, num_ranks), np.int64)
+        nodes = np.zeros((num_ranks, num_nodes), np.int64)
+        for home, visited_TN in visited:
+            choices[home] += visited_TN.sum(axis=0)
+            tokens[home] += (visited_TN > 0).sum(axis=0)
+            of_nodes_TM = visited_TN.reshape(len(visited_TN), num_nodes, num_ranks // num_nodes).sum(axis=2)
+            nodes[home] += (of_nodes_TM > 0).sum(axis=0)
+        return cls(choices, tokens, nodes)
+
+    @classmethod
+    def even(cls, *, tokens: int, top_k: int, num_experts: int, num_ranks: int, num_nodes: int = 1) -> Self:
         """Expected visits for a router that gives every token top_k distinct, equally likely experts.
 
         A token has an expert on a rank of S slots with probability 1 - C(E - S, k) / C(E, k), so that the expected
         number of visits to ranks is a whole number only in special cases (k = 1, k > E - S, S = 1); it is rounded.
+        Visits to nodes are counted alike, with the slots of a node in place of S. Replicas change the choices of ranks
+        but not their number; the copies that they save are not counted.
 
         Args:
             tokens: tokens of each rank.
             top_k: experts of a token.
             num_experts: experts of the layer, a multiple of num_ranks.
             num_ranks: ranks N of the group.
+            num_nodes: nodes M of the group.
         """
-        sets, sets_elsewhere = comb(num_experts, top_k), comb(num_experts - num_experts // num_ranks, top_k)
-        visits = round(Fraction(tokens * num_ranks * (sets - sets_elsewhere), sets))
-        return cls(spread(tokens * top_k, num_ranks), spread(visits, num_ranks))
+        sets = comb(num_experts, top_k)
+
+        def visited(places: int) -> Counts:
+            sets_elsewhere = comb(num_experts - num_experts // places, top_k)
+            return spread(round(Fraction(tokens * places * (sets - sets_elsewhere), sets)), places)
+
+        nodes = np.repeat(visited(num_nodes), num_ranks // num_nodes, axis=0)
+        return cls(spread(tokens * top_k, num_ranks), visited(num_ranks), nodes)
 
 
 def spread(rows: int, num_ranks: int, *, first: int = 0) -> Counts:
@@ -118,41 +198,71 @@ class Exchange:
     Attributes:
         op: all_to_all, all_gather or reduce_scatter.
         dtype: type of its elements.
-        volume: bytes from each rank to each, own block included, int64 [N, N].
+        volume: bytes from each rank of the expert-parallel group to each, own block included, int64 [N, N].
+        group: meaning of the process group: expert, or of its parts expert_rail and expert_node.
+        parts: number of the part that each rank is in, int64 [N]; None: the group is whole.
     """
 
     op: str
     dtype: str
     volume: Counts
+    group: str = "expert"
+    parts: Counts | None = None
+
+    def members(self, member: int) -> Counts:
+        """Ranks of the expert-parallel group that take part together with one of them, ascending."""
+        parts = np.zeros(len(self.volume), np.int64) if self.parts is None else self.parts
+        return np.flatnonzero(parts == parts[member])
 
     def fields(self, member: int) -> dict[str, Any]:
         """Fields of a rank's record of it in a collective trace.
 
         Args:
-            member: place of the rank in the group.
+            member: place of the rank in the expert-parallel group.
 
         Returns:
             The record's op, dtype, bytes and splits by name.
         """
-        sent, received = self.volume[member], self.volume[:, member]
+        together = self.members(member)
+        sent, received = self.volume[member, together], self.volume[together, member]
         own = {"op": self.op, "dtype": self.dtype, "bytes_out": int(received.sum())}
         if self.op == "all_gather":
-            return own | {"bytes_in": int(sent[member])}
+            return own | {"bytes_in": int(self.volume[member, member])}
         if self.op == "reduce_scatter":
-            return own | {"bytes_in": int(sent.sum()), "bytes_out": int(sent[member])}
+            return own | {"bytes_in": int(sent.sum()), "bytes_out": int(self.volume[member, member])}
         splits = {"in_splits": tuple(sent.tolist()), "out_splits": tuple(received.tolist())}
         return own | {"bytes_in": int(sent.sum())} | splits
+
+
+def _weights(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
+    """Weights of replicas from their homes, between the way out and the way home; their gradients back."""
+    if visits.borrowing is None:
+        return []
+    volume = visits.borrowing.experts * sizes.expert_bytes
+    return [Exchange("all_to_all", sizes.dtype, volume.T if phase == "backward" else volume)]
+
+
+def _all_counts(visits: Visits, sizes: Sizes) -> Exchange:
+    """Choices of every expert, from all ranks to all."""
+    return Exchange("all_gather", "int64", np.full_like(visits.choices, sizes.num_experts * COUNT_BYTES))
+
+
+def _counts_for_replicas(visits: Visits, sizes: Sizes) -> list[Exchange]:
+    """What a mode adds that otherwise tells a rank only what it will receive."""
+    return [_all_counts(visits, sizes)] if visits.borrowing is not None and visits.borrowing.by_all_counts else []
 
 
 def home_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
     """Home-return dispatch: the counts of all experts, rows with their gate value, rows home; backward mirrors it."""
     rows = visits.choices
     out, weighted = rows * sizes.row_bytes, rows * (sizes.row_bytes + sizes.gate_bytes)
+    weights = _weights(visits, sizes, phase)
     if phase == "backward":
-        return [Exchange("all_to_all", sizes.dtype, out), Exchange("all_to_all", sizes.dtype, weighted.T)]
+        return [Exchange("all_to_all", sizes.dtype, out), *weights, Exchange("all_to_all", sizes.dtype, weighted.T)]
     return [
-        Exchange("all_gather", "int64", np.full_like(rows, sizes.num_experts * COUNT_BYTES)),
+        _all_counts(visits, sizes),
         Exchange("all_to_all", sizes.dtype, weighted),
+        *weights,
         Exchange("all_to_all", sizes.dtype, out.T),
     ]
 
@@ -162,16 +272,65 @@ def copies_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]
     rows = visits.tokens * sizes.row_bytes
     gates = visits.choices * sizes.gate_bytes
     labels = visits.choices * sizes.element_bytes
+    weights = _weights(visits, sizes, phase)
     if phase == "backward":
-        return [Exchange("all_to_all", sizes.dtype, rows), Exchange("all_to_all", sizes.dtype, (rows + gates).T)]
+        gradients = Exchange("all_to_all", sizes.dtype, (rows + gates).T)
+        return [Exchange("all_to_all", sizes.dtype, rows), *weights, gradients]
     return [
+        *_counts_for_replicas(visits, sizes),
         Exchange("all_to_all", "int32", np.full_like(rows, COUNT_BYTES)),
         Exchange("all_to_all", sizes.dtype, rows + labels + gates),
+        *weights,
         Exchange("all_to_all", sizes.dtype, rows.T),
+    ]
+
+
+def hierarchical_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
+    """Two-level dispatch: three kinds of counts for each node, rows over the rails, rows inside the nodes, and home.
+
+    A rank tells every rank of a node how many rows go to the node, and how many rows and choices to each of its ranks.
+    A rail joins the ranks of equal place on all nodes; on it a row is a token for a node, its own node included, with
+    a label and a gate for each choice there. The relay, rank k of a node for what left ranks k, then sends a row for
+    each rank of the node that holds any of the token's experts. With one node or one rank a node the mode is `copies`.
+    """
+    num_ranks, num_nodes = visits.nodes.shape
+    width = num_ranks // num_nodes
+    if 1 in (num_nodes, width):
+        return copies_exchanges(visits, sizes, phase)
+    nodes, places = np.divmod(np.arange(num_ranks), width)
+    rails = np.where(places[:, None] == places, 1, 0)
+    rail_rows = rails * visits.nodes[:, nodes]
+    rail_choices = rails * visits.choices.reshape(num_ranks, num_nodes, width).sum(axis=2)[:, nodes]
+    inside = np.where(nodes[:, None] == nodes, 1, 0)
+    node_rows, node_choices = (
+        inside * of_ranks.reshape(num_nodes, width, num_ranks).sum(axis=0)[places]
+        for of_ranks in (visits.tokens, visits.choices)
+    )
+
+    def rail(rows: Counts, choices: Counts | int, each: int) -> Exchange:
+        return Exchange("all_to_all", sizes.dtype, rows * sizes.row_bytes + choices * each, "expert_rail", places)
+
+    def node(rows: Counts, choices: Counts | int, each: int) -> Exchange:
+        return Exchange("all_to_all", sizes.dtype, rows * sizes.row_bytes + choices * each, "expert_node", nodes)
+
+    if phase == "backward":
+        gate = sizes.gate_bytes
+        gradients = [node(node_rows.T, node_choices.T, gate), rail(rail_rows.T, rail_choices.T, gate)]
+        return [rail(rail_rows, 0, 0), node(node_rows, 0, 0), *_weights(visits, sizes, phase), *gradients]
+    label = sizes.element_bytes + sizes.gate_bytes
+    return [
+        *_counts_for_replicas(visits, sizes),
+        Exchange("all_to_all", "int32", np.full((num_ranks, num_ranks), (1 + 2 * width) * COUNT_BYTES // 2)),
+        rail(rail_rows, rail_choices, label),
+        node(node_rows, node_choices, label),
+        *_weights(visits, sizes, phase),
+        node(node_rows.T, 0, 0),
+        rail(rail_rows.T, 0, 0),
     ]
 
 
 PATTERNS: dict[str, Callable[[Visits, Sizes, str], list[Exchange]]] = {
     "home": home_exchanges,
     "copies": copies_exchanges,
+    "hierarchical": hierarchical_exchanges,
 }

@@ -55,7 +55,7 @@ class Gains:
             objective: Dispatch mode.
             expert_tokens: Number of tokens whose transfer costs as much as that of an expert.
         """
-        self._price, self._cost, self._expert_tokens = OBJECTIVES[objective], topology.cost, expert_tokens
+        self._price, self._topology, self._expert_tokens = OBJECTIVES[objective], topology, expert_tokens
         self._near = [_near(statistics, layer) for layer in range(statistics.num_layers)]
 
     def __call__(self, cycle: Cycle, expert_ranks: NDArray[np.int64]) -> float:
@@ -72,8 +72,9 @@ class Gains:
         before = expert_ranks[first : cycle.layer + 2]
         after = cycle.applied(expert_ranks)[first : cycle.layer + 2]
         statistics = _of_experts(self._near[cycle.layer], cycle.experts)
-        traffic_before, traffic_after = (self._price(statistics, ranks, self._cost).sum() for ranks in (before, after))
-        effort = self._cost[expert_ranks[cycle.layer, cycle.experts], cycle.ranks].sum()
+        cost, nodes = self._topology.cost, self._topology.num_nodes
+        traffic_before, traffic_after = (self._price(statistics, r, cost, nodes).sum() for r in (before, after))
+        effort = cost[expert_ranks[cycle.layer, cycle.experts], cycle.ranks].sum()
         return float(traffic_before - traffic_after - self._expert_tokens * effort)
 
 

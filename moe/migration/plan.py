@@ -71,6 +71,7 @@ def plan_migration(
     objective: Dispatch,
     most_moves: int,
     expert_tokens: float,
+    fixed: NDArray[np.bool_] | None = None,
 ) -> MigrationPlan:
     """Chooses the moves towards a placement that pay best.
 
@@ -85,6 +86,7 @@ def plan_migration(
         objective: Dispatch mode.
         most_moves: Experts that move at most.
         expert_tokens: Number of tokens of the statistics whose transfer costs as much as that of an expert.
+        fixed: Experts that must stay, [L, E]; None: any may move.
 
     Returns:
         The plan; without moves if none pays.
@@ -93,6 +95,8 @@ def plan_migration(
     renamed = relabel(present, target, topology)
     dearer = _traffic(statistics, topology, renamed, objective) > _traffic(statistics, topology, target, objective)
     goal = target if dearer else renamed
+    if fixed is not None:
+        goal = _held(present, goal, fixed)
     gains = Gains(statistics, topology, objective, expert_tokens)
     ranks = best_state(present, cut_into_cycles(present, goal, gains), gains, most_moves)
     planned = settle(slot_to_expert, ranks, topology.num_ranks)
@@ -175,5 +179,21 @@ def moves_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterat
         yield Move(layer, expert, int(sources[layer, expert]), target)
 
 
+def _held(present: NDArray[np.int64], goal: NDArray[np.int64], fixed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The balanced placement nearest to the goal in which some experts are where they are now, [L, E].
+
+    The others share out their present places so that most are where the goal has them, and then most do not move.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
+    held = present.copy()
+    for layer, free in enumerate(~fixed):
+        places = present[layer, free]
+        wanted, own = (ranks[layer, free][:, None] == places for ranks in (goal, present))
+        experts, chosen = linear_sum_assignment(-(len(places) + 1.0) * wanted - own)
+        held[layer, np.flatnonzero(free)[experts]] = places[chosen]
+    return held
+
+
 def _traffic(statistics: RoutingStatistics, topology: Topology, ranks: NDArray[np.int64], objective: Dispatch) -> float:
-    return float(OBJECTIVES[objective](statistics, ranks, topology.cost).sum())
+    return float(OBJECTIVES[objective](statistics, ranks, topology.cost, topology.num_nodes).sum())

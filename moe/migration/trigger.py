@@ -50,13 +50,20 @@ class MigrationTrigger:
         self.planned: NDArray[np.int64] | None = None
         self.promised = 0.0
 
-    def look(self, window: RoutingStatistics, steps: float, slot_to_expert: NDArray[np.int64]) -> MigrationPlan | None:
+    def look(
+        self,
+        window: RoutingStatistics,
+        steps: float,
+        slot_to_expert: NDArray[np.int64],
+        fixed: NDArray[np.bool_] | None = None,
+    ) -> MigrationPlan | None:
         """Judges one window.
 
         Args:
             window: Counts over all ranks of the run.
             steps: Optimiser steps whose tokens were counted; a fraction for a sample.
             slot_to_expert: Present logical expert of each slot, [L, E].
+            fixed: Experts that must stay, such as those with replicas, [L, E]; None: any may move.
 
         Returns:
             Moves that earn back what they cost within the horizon; None if experts should stay.
@@ -81,6 +88,7 @@ class MigrationTrigger:
                 objective=self._objective,
                 most_moves=self._config.most_moves,
                 expert_tokens=expert_tokens,
+                fixed=fixed,
             )
             for target in (drift.fresh_ranks, *self._near(window, present))
         ]

@@ -43,6 +43,20 @@ class ObjectiveRecord(_Record):
     gap: Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
+class LoadRecord(_Record):
+    """Load of the busiest rank, as a multiple of the mean load of a rank of its layer.
+
+    Attributes:
+        max_load: Cap that the placement was made under, or None for no cap.
+        busiest: Load of the busiest rank on the trace, its mean over the layers.
+        worst: The same in the layer where it is highest.
+    """
+
+    max_load: Annotated[float, Field(ge=1, allow_inf_nan=False, strict=True)] | None = None
+    busiest: _Cost
+    worst: _Cost
+
+
 class SolverRecord(_Record):
     """Which solver made the placement.
 
@@ -70,6 +84,7 @@ class Placement(_Record):
         rank_experts: Logical expert ids in slot order, [L][G][S]; the same number of slots everywhere.
         ep_ranks: World ranks of each expert-parallel group that repeats the placement, or None.
         objective: Its quality, or None if it was not measured.
+        load: Load of its busiest ranks, or None if it was not measured.
         solver: Solver that made it.
         cost_matrix: Cost of one token's move between ranks, [G][G].
         trace_sha256: Hash of the routing trace that it was made from, or None.
@@ -84,6 +99,7 @@ class Placement(_Record):
     rank_experts: tuple[tuple[tuple[_Index, ...], ...], ...]
     ep_ranks: tuple[tuple[_Index, ...], ...] | None = None
     objective: ObjectiveRecord | None = None
+    load: LoadRecord | None = None
     solver: SolverRecord
     cost_matrix: tuple[tuple[_Cost, ...], ...]
     trace_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
@@ -139,6 +155,17 @@ class Placement(_Record):
     def has_replicas(self) -> bool:
         """Whether any expert is on several ranks."""
         return self.slots_per_rank * self.num_ranks > self.num_experts
+
+    def relay_ranks(self, dispatch: Dispatch) -> int | None:
+        """Ranks of a node, where nodes make a difference to the dispatch.
+
+        Args:
+            dispatch: dispatch mode of a run.
+
+        Returns:
+            `ranks_per_node` in hierarchical dispatch on several nodes of several ranks, else None.
+        """
+        return self.ranks_per_node if dispatch == "hierarchical" and 1 < self.ranks_per_node < self.num_ranks else None
 
     def slot_to_expert(self, layer: int) -> NDArray[np.int64]:
         """Logical expert in each slot of a layer.

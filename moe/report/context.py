@@ -1,6 +1,7 @@
 """Context of a placement report: the model's sizes, the placement in use, results of netsim."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.files import FileError
+from moe.placement.cost.evaluation import Evaluation
+from moe.placement.cost.tradeoff_point import TradeoffPoint
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingTrace
 from moe.validation.document import parse_json
@@ -203,6 +206,21 @@ def read_current(path: Path | None, placement: Placement) -> tuple[Placement, st
     return current, "current"
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Traffic of tokens that the solver did not see.
+
+    Attributes:
+        source: Name of their trace.
+        before: Their traffic under the placement in use.
+        placed: Their traffic under the new placement.
+    """
+
+    source: str
+    before: Evaluation
+    placed: Evaluation
+
+
 @dataclass(frozen=True)
 class Context:
     """Information of a report beyond counts.
@@ -212,9 +230,15 @@ class Context:
         before: Name of the placement that the new one is compared with: contiguous, or current.
         moving: Experts that move, None if not requested.
         simulations: Results of netsim.
+        tradeoff: Placements under several caps on the busiest rank, for the curve of traffic against load.
+        compared: Other placements that the curve shows, by name.
+        held_out: Traffic of tokens that the solver did not see, None if there are none.
     """
 
     volume: Volume = field(default_factory=Volume)
     before: str = "contiguous"
     moving: Moving | None = None
     simulations: tuple[Simulation, ...] = ()
+    tradeoff: tuple[TradeoffPoint, ...] = ()
+    compared: Mapping[str, TradeoffPoint] = field(default_factory=dict)
+    held_out: HeldOut | None = None

@@ -14,9 +14,9 @@ from moe.files import replacing
 from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.prediction import exchange_seconds
 from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.placement import Placement
+from moe.placement.placement import Dispatch, Placement
 from moe.placement.topology import Topology
-from moe.report.context import Context, Moving
+from moe.report.context import Context, HeldOut, Moving
 
 FORMAT = "flowfabric.placement_report/1"
 LINKS = ("same_rank", "same_node", "other_node")
@@ -24,6 +24,7 @@ DISPATCH_NAMES = {
     "coherent": "context-coherent dispatch",
     "home": "home-return dispatch",
     "copies": "home-return dispatch with one copy a rank",
+    "hierarchical": "hierarchical dispatch with one copy a node",
 }
 DISPATCH_LAWS = {
     "coherent": "These numbers hold for context-coherent dispatch, where a token stays on the rank of its expert. "
@@ -35,6 +36,10 @@ DISPATCH_LAWS = {
     "copies": "These numbers hold for home-return dispatch with one copy a rank, where a token goes once to each rank "
     "that holds any of its experts and back. A placement saves traffic there by putting experts together that are "
     "chosen together; affinity between layers does not matter.",
+    "hierarchical": "These numbers hold for hierarchical dispatch, where a token goes once to each node that holds any "
+    "of its experts, is passed on inside the node to each rank that does, and comes back the same way. A placement "
+    "saves traffic between nodes there by putting experts on one node that are chosen together; affinity between "
+    "layers does not matter.",
 }
 
 
@@ -74,6 +79,19 @@ def law(placement: Placement, statistics: RoutingStatistics) -> str:
     return text
 
 
+def sends_copies(dispatch: Dispatch, statistics: RoutingStatistics) -> bool:
+    """Whether a placement can lower the number of moves in all, so that a share of them would hide what it saves.
+
+    Args:
+        dispatch: Dispatch mode.
+        statistics: Counts of the trace.
+
+    Returns:
+        True where one copy of a token may serve several of its experts.
+    """
+    return dispatch != "home" and (dispatch != "coherent" or bool(statistics.coactivation.any()))
+
+
 def summarise(
     placement: Placement,
     statistics: RoutingStatistics,
@@ -97,10 +115,12 @@ def summarise(
     """
     objective = placement.objective
     assert objective is not None
+    known = not placement.has_replicas or objective.lower_bound > 0
     return {
         "format": FORMAT,
         "dispatch": placement.dispatch,
         "law": law(placement, statistics),
+        "sends_copies": sends_copies(placement.dispatch, statistics),
         "num_layers": placement.num_layers,
         "num_experts": placement.num_experts,
         "num_nodes": placement.num_nodes,
@@ -119,8 +139,8 @@ def summarise(
             "before_is": context.before,
             "contiguous": objective.contiguous_cost,
             "placed": placed.cost,
-            "lower_bound": objective.lower_bound,
-            "certified_gap": objective.gap,
+            "lower_bound": objective.lower_bound if known else None,
+            "certified_gap": objective.gap if known else None,
             "saved": share_saved(before, placed),
             "before_by_layer": before.cost_by_layer.tolist(),
             "placed_by_layer": placed.cost_by_layer.tolist(),
@@ -139,6 +159,9 @@ def summarise(
         },
         "moving": _moving(context.moving),
         "simulated": [vars(simulation) for simulation in context.simulations],
+        "tradeoff": [vars(point) for point in context.tradeoff],
+        "compared": {name: vars(point) for name, point in context.compared.items()},
+        "held_out": _held_out(context.held_out),
     }
 
 
@@ -167,12 +190,24 @@ def write_summary(document: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def _shares(traffic: Evaluation) -> dict[str, float]:
+    by_link = traffic.moves_by_link.sum(axis=0)
+    return {
+        "cost_per_token": traffic.cost,
+        "cross_rank": traffic.cross_rank,
+        "cross_node": traffic.cross_node,
+        "moves_to_another_rank_per_token": float(by_link[1:].sum()),
+        "moves_to_another_node_per_token": float(by_link[2]),
+        "busiest_rank_mean": float(traffic.imbalance.mean()),
+        "busiest_rank_worst": float(traffic.imbalance.max()),
+    }
+
+
 def _traffic(traffic: Evaluation, topology: Topology, context: Context) -> dict[str, Any]:
     volume = context.volume
     moves = traffic.moves_by_link.sum(axis=0)
     document: dict[str, Any] = {
-        "cross_rank": traffic.cross_rank,
-        "cross_node": traffic.cross_node,
+        **_shares(traffic),
         "moves_per_token": dict(zip(LINKS, moves.tolist(), strict=True)),
         "bytes_per_token": None,
         "bytes_per_step": None,
@@ -190,6 +225,15 @@ def _traffic(traffic: Evaluation, topology: Topology, context: Context) -> dict[
         sent = traffic.moves / traffic.num_tokens * tokens * volume.token_bytes
         seconds = exchange_seconds(sent, topology).sum()
         document["predicted_ms_per_step"] = float(2 * volume.micro_batches * seconds * 1e3)
+    return document
+
+
+def _held_out(held_out: HeldOut | None) -> dict[str, Any] | None:
+    if held_out is None:
+        return None
+    document: dict[str, Any] = {"source": held_out.source, "saved": share_saved(held_out.before, held_out.placed)}
+    for name, traffic in (("before", held_out.before), ("placed", held_out.placed)):
+        document[name] = {"tokens": traffic.num_tokens, **_shares(traffic)}
     return document
 
 

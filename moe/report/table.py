@@ -5,49 +5,34 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from moe.placement.cost.evaluation import Evaluation
-from moe.placement.placement import Placement
 from moe.report.summary import DISPATCH_NAMES
 
 
-def print_summary(placement: Placement, before: Evaluation, placed: Evaluation, numbers: dict[str, Any]) -> None:
+def print_summary(numbers: dict[str, Any]) -> None:
     """Print cost, moves and loads before and after, and the dispatch mode that they hold for.
 
     Args:
-        placement: The placement.
-        before: Traffic under the placement in use.
-        placed: Traffic under the new placement.
         numbers: What `moe.report.summary.summarise` returned.
     """
-    cost, trace = numbers["cost_per_token"], numbers["trace"]
-    shape = f"{placement.num_nodes} x {placement.ranks_per_node} ranks"
-    title = f"{placement.num_experts} experts x {placement.num_layers} layers on {shape}"
-    table = Table(title=f"{title}: {DISPATCH_NAMES[placement.dispatch]}", title_justify="left")
-    table.add_column("per token")
-    known = cost["lower_bound"] > 0 or not placement.has_replicas
+    cost, trace, moving = numbers["cost_per_token"], numbers["trace"], numbers["moving"]
+    shape = f"{numbers['num_nodes']} x {numbers['ranks_per_node']} ranks"
+    title = f"{numbers['num_experts']} experts x {numbers['num_layers']} layers on {shape}"
+    known = cost["lower_bound"] is not None
+    table = Table(title=f"{title}: {DISPATCH_NAMES[numbers['dispatch']]}", title_justify="left")
+    table.add_column("per token", no_wrap=True)
     for name in (cost["before_is"], "placed", "lower bound"):
         table.add_column(name, justify="right")
-    bound = f"{cost['lower_bound']:.4g}" if known else "unknown"
-    table.add_row(f"cost ({cost['unit']})", f"{cost['before']:.4g}", f"{cost['placed']:.4g}", bound)
-    if placement.dispatch == "copies":  # fewer copies in all: a share of them would hide that
-        for first, place in ((1, "rank"), (2, "node")):
-            moves = (f"{traffic.moves_by_link[:, first:].sum():.2f}" for traffic in (before, placed))
-            table.add_row(f"moves to another {place}", *moves, "")
-    else:
-        table.add_row("moves to another rank", f"{before.cross_rank:.1%}", f"{placed.cross_rank:.1%}", "")
-        table.add_row("moves to another node", f"{before.cross_node:.1%}", f"{placed.cross_node:.1%}", "")
-    busiest = (f"{traffic.imbalance.max():.2f} x mean" for traffic in (before, placed))
-    table.add_row("busiest rank of any layer", *busiest, "")
+    for row in _rows(numbers):
+        table.add_row(*row)
     console = Console()
     console.print(table)
     gap = f"certified gap {cost['certified_gap']:.1%}" if known else "no bound is known with replicas"
     console.print(
-        f"saving {cost['saved']:.1%}, {gap}; solver {placement.solver.name}, seed {placement.solver.seed}; "
+        f"saving {cost['saved']:.1%}, {gap}; solver {numbers['solver']['name']}, seed {numbers['solver']['seed']}; "
         f"{trace['tokens']} tokens, {trace['dropped_choices']} choices dropped or not used, "
         f"{trace['skipped_moves']} skipped transitions",
         highlight=False,
     )
-    moving = numbers["moving"]
     if moving is not None:
         size = f" ({moving['total_bytes'] / 1e6:,.1f} MB with optimiser state)" if moving["total_bytes"] else ""
         console.print(
@@ -56,3 +41,26 @@ def print_summary(placement: Placement, before: Evaluation, placed: Evaluation, 
             highlight=False,
         )
     console.print(numbers["law"], highlight=False)
+
+
+def _rows(numbers: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Name, before, placed and bound of each quantity; a quantity that is known of held-out tokens has a second row."""
+    cost, held_out = numbers["cost_per_token"], numbers["held_out"]
+    bound = "unknown" if cost["lower_bound"] is None else f"{cost['lower_bound']:.4g}"
+    quantities = [(f"cost ({cost['unit']})", "{cost_per_token:.4g}", bound)]
+    for place in ("rank", "node") if numbers["num_nodes"] > 1 else ("rank",):
+        if numbers["sends_copies"]:
+            quantities.append((f"moves to another {place}", f"{{moves_to_another_{place}_per_token:.2f}}", ""))
+        else:
+            quantities.append((f"moves to another {place}", f"{{cross_{place}:.1%}}", ""))
+    quantities.append(("busiest rank / mean (worst)", "{busiest_rank_mean:.2f} ({busiest_rank_worst:.2f})", ""))
+    if numbers["traffic"]["before"]["predicted_ms_per_step"] is not None:
+        quantities.append(("predicted ms a step", "{predicted_ms_per_step:.3f}", ""))
+    rows = []
+    for name, form, least in quantities:
+        pairs = {name: numbers["traffic"]} | ({"  held out": held_out} if held_out else {})
+        for label, pair in pairs.items():
+            if label == name or "predicted" not in form:
+                rows.append((label, *(form.format(**pair[which]) for which in ("before", "placed")), least))
+            least = ""
+    return rows

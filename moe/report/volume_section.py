@@ -1,44 +1,57 @@
 """The section of the report about traffic in bytes and milliseconds, as far as trace and netsim allow."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from moe.placement.cost.evaluation import Evaluation
 from moe.report.context import Context
 from moe.report.page import Block, Figure, Note, Section, Table
+from moe.report.rank_map import rank_maps
 from moe.report.summary import LINKS
-from moe.report.traffic_figures import link_bars
+from moe.report.traffic_figures import LINK_NAMES, link_bars
 
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0))
-_CLASSES = {"same_rank": "stays on its rank", "same_node": "inside the node", "other_node": "between nodes"}
+
+_MAP_CAPTION = (
+    "Who sends to whom: moves of a token from rank to rank in the forward pass, over all layers, darker for more. What "
+    "stays on its rank is left grey."
+)
 
 
-def volume_section(numbers: dict[str, Any], context: Context) -> Section:
+def volume_section(numbers: dict[str, Any], before: Evaluation, placed: Evaluation, context: Context) -> Section:
     """Compose the section.
 
     Args:
         numbers: What `moe.report.summary.summarise` returned.
+        before: Traffic under the placement in use.
+        placed: Traffic under the new placement.
         context: Information besides the placement.
 
     Returns:
-        Bytes by class of link as picture and table, then predicted and simulated times where they are known.
+        Bytes by class of link and moves between ranks, then predicted and simulated times where they are known.
     """
     name = context.before
-    before, placed = numbers["traffic"]["before"], numbers["traffic"]["placed"]
-    kind = next(k for k in ("bytes_per_step", "bytes_per_token", "moves_per_token") if before[k] is not None)
-    scale, unit = _scale(max(*before[kind].values(), *placed[kind].values()), kind)
+    now, then = numbers["traffic"]["before"], numbers["traffic"]["placed"]
+    kind = next(k for k in ("bytes_per_step", "bytes_per_token", "moves_per_token") if now[k] is not None)
+    scale, unit = _scale(max(*now[kind].values(), *then[kind].values()), kind)
     volumes = {
         label: {link: traffic[kind][link] / scale for link in LINKS}
-        for label, traffic in ((name, before), ("placed", placed))
+        for label, traffic in ((name, now), ("placed", then))
     }
     blocks: list[Block] = [Figure(link_bars(volumes, unit), _caption(kind))]
-    blocks.append(_table(before, placed, name))
+    if before.crossings or placed.crossings:
+        maps = rank_maps({name: before, "placed": placed}, numbers["ranks_per_node"])
+        blocks.append(Figure(maps, _MAP_CAPTION + (" Frames are nodes." if numbers["num_nodes"] > 1 else "")))
+    links = LINKS if numbers["num_nodes"] > 1 else LINKS[:2]
+    blocks.append(_table(now, then, name, links))
     missing = _missing(numbers, context)
     if missing:
         blocks.append(Note(missing))
-    if before["predicted_ms_per_step"] is not None:
-        blocks.append(_predicted(before["predicted_ms_per_step"], placed["predicted_ms_per_step"], name))
+    if now["predicted_ms_per_step"] is not None:
+        blocks.append(_predicted(now["predicted_ms_per_step"], then["predicted_ms_per_step"], name))
     if context.simulations:
         blocks.append(_simulated(context))
-    return Section(_title(before[kind], placed[kind], numbers["num_nodes"]), blocks)
+    return Section(_title(now[kind], then[kind], numbers["num_nodes"]), blocks)
 
 
 def _title(before: dict[str, float], placed: dict[str, float], num_nodes: int) -> str:
@@ -68,10 +81,10 @@ def _caption(kind: str) -> str:
     return "What the dispatch of one token sends by class of link in the forward pass, over all layers."
 
 
-def _table(before: dict[str, Any], placed: dict[str, Any], name: str) -> Table:
+def _table(before: dict[str, Any], placed: dict[str, Any], name: str, links: Sequence[str]) -> Table:
     rows = []
-    for link in LINKS:
-        cells = [_CLASSES[link]]
+    for link in links:
+        cells = [LINK_NAMES[link]]
         for kind in ("moves_per_token", "bytes_per_token", "bytes_per_step"):
             for traffic in (before, placed):
                 if traffic[kind] is not None:

@@ -23,10 +23,15 @@ from netsim.results import Results, replacing
 PICTURES = ("completion", "operations", "links", "loads", "flows", "queues")
 
 
-def write_report(results: Results, folder: Path) -> None:
+def write_report(results: Results, folder: Path, *, beside: Section | None = None) -> None:
     """Writes report.html, figures/ and trace.json, each file whole or not at all.
 
     figures/ holds the pictures of `PICTURES` that have data; a picture of an earlier report without data is removed.
+
+    Args:
+        results: What is reported.
+        folder: Where the files go.
+        beside: A section that comes first on the page.
     """
     pictures = _pictures(results)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -37,7 +42,7 @@ def write_report(results: Results, folder: Path) -> None:
         with replacing(folder / "figures" / f"{name}.svg") as file:
             file.write(f'<?xml version="1.0" encoding="utf-8"?>\n{pictures[name]}')
     with replacing(folder / "report.html") as file:
-        file.write(_page(results, pictures))
+        file.write(_page(results, pictures, beside))
     write_trace(results, folder / "trace.json")
 
 
@@ -55,13 +60,14 @@ def _pictures(results: Results) -> dict[str, str]:
     return pictures
 
 
-def _page(results: Results, pictures: Mapping[str, str]) -> str:
+def _page(results: Results, pictures: Mapping[str, str], beside: Section | None) -> str:
     summaries = summarise(results)
     fastest, _ = extremes(summaries)
     heads = [column.head for column in columns(results)]
     numbers = table(heads, table_rows(results), summaries.index(fastest))
     sections = [
         Section("", f'<p class="lead">{escape(fabric(results))}</p>'),
+        *([] if beside is None else [beside]),
         *([Section("", f'<p class="lead">{escape(sentence(results))}.</p>')] if results.recorded_ps else []),
         Section("", figure(pictures["completion"], _COMPLETION) + numbers + f'<p class="note">{escape(_NOTE)}</p>'),
         *_operations(results, pictures),

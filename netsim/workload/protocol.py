@@ -82,6 +82,20 @@ class Times(NamedTuple):
     member_ps: int
 
 
+class TraceOrigin(NamedTuple):
+    """Which trace a workload replays.
+
+    Args:
+        sha256: Of the file.
+        config_sha256: Of the configuration of the traced run, if the trace names it.
+        steps: Optimiser steps that are replayed, ascending.
+    """
+
+    sha256: str
+    config_sha256: str | None
+    steps: tuple[int, ...]
+
+
 class TaskColumns(NamedTuple):
     """Tasks as arrays of int64; task i waits for after[after_begin[i]:after_begin[i + 1]]."""
 
@@ -140,6 +154,8 @@ class Program:
         self.spans: list[Span] = []
         self.recorded_ps: dict[int, int] = {}
         """Duration of each optimiser step in the recorded run, from the begin of its first collective; else empty."""
+        self.traces: list[TraceOrigin] = []
+        """The traces among the workloads, in the order of the jobs."""
 
     def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
         """Adds a task that moves nothing and returns its index."""

@@ -1,5 +1,6 @@
 """The collective trace as a file: a header line, then one line for each collective that a rank issued."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,11 +82,13 @@ class Trace(NamedTuple):
         path: Where it was read.
         header: First line.
         programs: For each rank its records in program order, each with its line number.
+        sha256: Of the file.
     """
 
     path: Path
     header: Header
     programs: Sequence[Sequence[tuple[int, Record]]]
+    sha256: str
 
 
 def _parsed(path: Path, number: int, line: str, kind: type[Line]) -> Line:
@@ -164,4 +167,4 @@ def read_trace(path: Path) -> Trace:
             problem = f"does not grow along rank {record.rank} ({record.seq} after {program[-1][1].seq})"
             raise InputError(path, f"line {number}: seq", problem, _REMEDY)
         program.append((number, record))
-    return Trace(path, header, programs)
+    return Trace(path, header, programs, hashlib.sha256(text.encode("utf-8")).hexdigest())

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from netsim.errors import InputError
 from netsim.section import Section
+from netsim.workload.gaps import with_gaps_of
 from netsim.workload.matching import check_and_combine, matching_key
-from netsim.workload.protocol import Program, Schedules, Span
+from netsim.workload.protocol import Program, Schedules, Span, TraceOrigin
 from netsim.workload.records import Record, Trace, read_trace
 
 Line = tuple[int, Record]
@@ -23,10 +24,12 @@ class TraceConfig(Section, frozen=True):
     Args:
         path: A collective trace, relative to the working directory.
         steps: Optimiser steps to replay, one after the other.
+        gaps: Trace of equal structure whose gaps of computation are taken in place of its own.
     """
 
     kind: Literal["trace"]
     path: str
+    gaps: str | None = None
     steps: Literal["all"] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = "all"
 
 
@@ -49,6 +52,7 @@ class TraceWorkload:
         self.notices: list[str] = []
         self._path = Path(config.path)
         self._steps = config.steps
+        self._gaps = None if config.gaps is None else Path(config.gaps)
 
     @cached_property
     def trace(self) -> Trace:
@@ -58,6 +62,8 @@ class TraceWorkload:
             InputError: The file is wrong, or lacks a requested step.
         """
         trace = read_trace(self._path)
+        if self._gaps is not None:
+            trace = with_gaps_of(trace, read_trace(self._gaps))
         if isinstance(self._steps, str):
             return trace
         missing = sorted(set(self._steps) - set(trace.header.steps))
@@ -74,6 +80,9 @@ class TraceWorkload:
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
         """See `netsim.workload.protocol.Workload`."""
         program.recorded_ps |= _recorded_ps(self.trace)
+        header = self.trace.header
+        steps = header.steps if isinstance(self._steps, str) else self._steps
+        program.traces.append(TraceOrigin(self.trace.sha256, header.config_sha256, tuple(sorted(steps))))
         _Replay(self.trace, program, ranks, schedules).run(start_ps)
 
 

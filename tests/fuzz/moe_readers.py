@@ -1,6 +1,7 @@
-"""Readers of moe: routing traces, placements, cost matrices, collective traces, results and files of ExFlow."""
+"""Readers of moe: routing traces, placements, cost matrices, collective traces, results and files of other tools."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -8,8 +9,9 @@ import numpy as np
 from moe.__main__ import main
 from moe.collective_trace import read
 from moe.interchange.exflow import write_csv, write_npy
+from moe.interchange.texts import read_texts
 from tests.fuzz import sound_files
-from tests.fuzz.reader import Reader, all_of, copied, reading
+from tests.fuzz.reader import Reader, all_of, copied, reading, written
 
 GROUP = ("--nodes", "1", "--ranks-per-node", "2")
 
@@ -29,8 +31,20 @@ def _write() -> None:
     write_csv(sound_files.placement(), "placement.csv")
 
 
+def _write_scores() -> None:
+    """Two layers of ESFT's scores, of the same tokens."""
+    Path("scores").mkdir(exist_ok=True)
+    for layer in (1, 2):
+        Path(f"scores/expert_weights_{layer}.txt").write_text(sound_files.scores(), encoding="ascii")
+
+
 def readers() -> Iterator[Reader]:
     """All of them."""
+    yield from _readers_of_our_files()
+    yield from _readers_of_other_tools()
+
+
+def _readers_of_our_files() -> Iterator[Reader]:
     yield Reader("routing trace", {"routing.npz": "npz"}, _write, lambda _: _place("routing.npz"))
     yield Reader(
         "routing of ExFlow", {"routing.npy": "npy"}, _write, lambda _: _place("routing.npy", "--num-experts", "4")
@@ -60,14 +74,53 @@ def readers() -> Iterator[Reader]:
         lambda _: main(["export", "placement.json", "--to", "exflow-csv", "out.csv"]),
     )
     yield Reader(
+        "collective trace (moe)",
+        {"collectives.jsonl": "jsonl"},
+        copied("tests/files/collectives.jsonl"),
+        reading(lambda file: list(read(file))),
+    )
+
+
+def _readers_of_other_tools() -> Iterator[Reader]:
+    yield Reader(
         "placement of ExFlow",
         {"placement.csv": "words"},
         _write,
         lambda _: main(["import", "placement.csv", "--num-experts", "4", *GROUP, "--out", "imported.json"]),
     )
     yield Reader(
-        "collective trace (moe)",
-        {"collectives.jsonl": "jsonl"},
-        copied("tests/files/collectives.jsonl"),
-        reading(lambda file: list(read(file))),
+        "placement of SGLang",
+        {"map.json": "json"},
+        written(map__json=sound_files.PHYSICAL_MAP),
+        lambda _: main(["import", "map.json", "--from", "sglang", *GROUP, "--out", "imported.json"]),
+    )
+    yield Reader(
+        "scores of ESFT",
+        {"scores/expert_weights_1.txt": "words", "scores/expert_weights_2.txt": "words"},
+        _write_scores,
+        lambda _: main(["import", "scores", "--from", "esft", "--top-k", "2", "--out", "imported.npz"]),
+    )
+    yield Reader(
+        "router trace of Megatron-Core",
+        {"trace.jsonl": "jsonl"},
+        written(trace__jsonl=sound_files.router_trace()),
+        lambda _: main(["import", "trace.jsonl", "--from", "megatron-router-trace", "--out", "imported.npz"]),
+    )
+    yield Reader(
+        "counts of SGLang",
+        {"counts.json": "json"},
+        written(counts__json=sound_files.LOGICAL_COUNT),
+        lambda _: main(["import", "counts.json", "--from", "sglang-distribution", *GROUP, "--out", "imported.json"]),
+    )
+    yield Reader(
+        "tokens of SGLang",
+        {"dump.pt": "bytes"},
+        lambda: sound_files.token_dump(Path("dump.pt")),
+        lambda _: main(["import", "dump.pt", "--from", "sglang-distribution", "--out", "imported.npz"]),
+    )
+    yield Reader(
+        "texts to record",
+        {"texts.jsonl": "jsonl"},
+        written(texts__jsonl='{"text": "one"}\n{"text": "two"}\n'),
+        reading(read_texts),
     )

@@ -46,6 +46,30 @@ def placement() -> Placement:
     return Placement.contiguous(2, 4, 1, 2)
 
 
+def scores() -> str:
+    """A file of ESFT's scores: three sequences of a layer, two choices a token."""
+    return "0\t3\t1\t2\t\t0.25\t0.5\t0.125\t0.75\n1\t0\t\t0.5\t0.25\n3\t1\t\t0.0625\t0.5\n"
+
+
+def router_trace() -> str:
+    """Megatron-Core's records of two steps of a rank, two layers and a head of multi-token prediction."""
+    common = {"stage": "pre_dispatch", "rank": 0, "num_tokens": 2, "topk": 2, "top_indices": [[0, 3], [1, 2]]}
+    blocks = (
+        {"block": "decoder", "layer": 0},
+        {"block": "decoder", "layer": 2},
+        {"block": "mtp", "mtp_idx": 0, "layer": 0},
+    )
+    return "".join(json.dumps({"step": step, **block, **common}) + "\n" for step in range(2) for block in blocks)
+
+
+def token_dump(path: Path) -> None:
+    """SGLang's dump of one forward pass of four tokens."""
+    ids = torch.tensor([[[0, 4], [1, 2], [3, 5], [2, 0]]], dtype=torch.int32)
+    one = {"rank": 0, "forward_pass_id": 7, "positions": [0, 1, 2, 0], "extend_seq_lens": [3, 1]}
+    logical = torch.tensor([[0, 1, 2, 3, 0, 1]])
+    torch.save({"records": [{**one, "topk_ids_of_layer": ids}], "last_physical_to_logical_map": logical}, path)
+
+
 def shards(folder: Path, file_type: str, *, latents: bool = False) -> None:
     """Twelve examples in two shards, which may be latents of pictures."""
     draw = np.random.default_rng(0)
@@ -133,6 +157,12 @@ def comparison() -> str:
     }
     return json.dumps(document)
 
+
+LOGICAL_COUNT = json.dumps({"logical_count": [[[5, 1, 0, 2], [0, 0, 0, 0]], [[1, 1, 1, 1], [0, 0, 0, 0]]]})
+"""Counts of SGLang: two windows, two layers of which one is dense, four experts."""
+
+PHYSICAL_MAP = json.dumps({"physical_to_logical_map": [[0, 1, 2, 2, 3, 0], [3, 2, 1, 1, 0, 3]]})
+"""A placement of SGLang: two layers, four experts, two ranks with three slots."""
 
 CHAKRA = json.dumps(
     {

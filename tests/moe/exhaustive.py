@@ -30,7 +30,7 @@ def optimum(objective: Dispatch, statistics: RoutingStatistics, topology: Topolo
     layers = balanced_layers(statistics.num_experts, topology.num_ranks)
     price = OBJECTIVES[objective]
     return min(
-        price(statistics, np.array(ranks), topology.cost).sum()
+        price(statistics, np.array(ranks), topology.cost, topology.num_nodes).sum()
         for ranks in product(layers, repeat=statistics.num_layers)
     )
 

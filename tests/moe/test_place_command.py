@@ -1,4 +1,6 @@
+import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 
 from moe.__main__ import main
+from moe.command.progress import Progress
 from moe.placement import Placement
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.solver.solve import SOLVERS
 from moe.routing_trace import RoutingTrace
-from tests.moe.traces import markov_trace
+from tests.moe.traces import coherent_walk, markov_trace
 
 GOLDEN = Path("tests/files/routing.npz")
 SHAPE = ["--nodes", "2", "--ranks-per-node", "2"]
@@ -22,13 +26,6 @@ SHAPE = ["--nodes", "2", "--ranks-per-node", "2"]
 def trace_path(tmp_path: Path) -> Path:
     markov_trace(8, 4, 0.8, 400, seed=0, world_size=4).write(tmp_path / "routing.npz")
     return tmp_path / "routing.npz"
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the pictures of reports blank: drawing takes most of the time."""
-    for module in ("figures", "traffic_figures"):
-        monkeypatch.setattr(f"moe.report.{module}.to_svg", lambda _: "<svg></svg>")
 
 
 def run(arguments: list[str]) -> int:
@@ -47,7 +44,6 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("objective", ["coherent", "home", "copies"])
-@pytest.mark.usefixtures("undrawn")
 def test_place_writes_placement_and_report_and_says_what_it_saved(
     objective: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +70,7 @@ def test_place_writes_placement_and_report_and_says_what_it_saved(
 
 
 def test_placing_twice_gives_the_same_bytes(trace_path: Path, tmp_path: Path) -> None:
-    arguments = ["place", str(trace_path), *SHAPE, "--solver", "sweep", "--seed", "3"]
+    arguments = ["place", str(trace_path), *SHAPE, "--objective", "coherent", "--solver", "sweep", "--seed", "3"]
     for name in ("one", "two"):
         assert main([*arguments, "--out", str(tmp_path / f"{name}.json")]) == 0
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
@@ -82,7 +78,6 @@ def test_placing_twice_gives_the_same_bytes(trace_path: Path, tmp_path: Path) ->
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_exflow_traces_and_other_costs_are_placed(tmp_path: Path) -> None:
     routing = markov_trace(8, 4, 0.8, 300, seed=0)
     np.save(tmp_path / "exflow.npy", routing.expert_ids[:, :, 0])
@@ -90,7 +85,7 @@ def test_exflow_traces_and_other_costs_are_placed(tmp_path: Path) -> None:
     for number, cost in enumerate(("hops", "intra=900Gbps,inter=100Gbps", str(tmp_path / "cost.npy"))):
         out, report = tmp_path / f"{number}.json", tmp_path / f"report-{number}.html"
         arguments = ["place", str(tmp_path / "exflow.npy"), "--num-experts", "8", *SHAPE, "--cost", cost]
-        arguments += ["--solver", "sweep"]
+        arguments += ["--objective", "coherent", "--solver", "sweep"]
         assert main([*arguments, "--out", str(out), "--report", str(report)]) == 0
         assert report.exists()
         assert Placement.read(out).cost_matrix[0] == (0, 1, *[(2, 9, 1)[number]] * 2)
@@ -217,15 +212,29 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--solver", "luck"], "moe place: --solver: unknown for objective coherent (luck); choose from auto"),
-        (["--objective", "miles"], "moe place: --objective: unknown (miles); choose from coherent, home, copies"),
-        (["--objective", "copies", "--solver", "sweep"], "moe place: --solver: unknown for objective copies"),
+        (
+            ["--objective", "coherent", "--solver", "luck"],
+            "moe place: --solver: unknown for objective coherent (luck); choose from auto",
+        ),
+        (["--objective", "miles"], "moe place: --objective: unknown (miles); choose from auto, coherent, home, copies"),
+        (
+            ["--objective", "copies", "--solver", "sweep"],
+            "moe place: --solver: unknown for objective copies",
+        ),
         (["--slots-per-rank", "1"], "moe place: --slots-per-rank: 1 slots a rank are not between 2"),
         (["--slots-per-rank", "9"], "moe place: --slots-per-rank: 9 slots a rank are not between 2"),
         (["--expert-parameters", "0"], "moe place: --expert-parameters: must be at least 1 (0)"),
+        (["--held-out", "none.npz"], "moe place: none.npz: file: cannot be read (No such file or directory)"),
+        (
+            ["--held-out", str(GOLDEN)],
+            f"moe place: {GOLDEN}: header.num_layers: is 3 where the placed trace has 4; give",
+        ),
         (["--current", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
         (["--cost", "intra=0Gbps,inter=1Gbps"], "moe place: --cost: a rate of 0 moves nothing (intra=0Gbps"),
-        (["--objective", "home", "--solver", "sweep"], "moe place: --solver: unknown for objective home (sweep)"),
+        (
+            ["--objective", "home", "--solver", "sweep"],
+            "moe place: --solver: unknown for objective home (sweep)",
+        ),
         (["--cost", "miles"], "moe place: --cost: is unknown (miles); give hops"),
         (["--seed", "-1"], "moe place: --seed: must be at least 0 (-1)"),
         (["--nodes", "0"], "moe place: --nodes: must be at least 1 (0); give a positive number"),
@@ -278,23 +287,22 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
-@pytest.mark.parametrize("verb", ["replay", "export", "import"])
+@pytest.mark.parametrize("verb", ["replay", "record", "export", "import"])
 def test_every_verb_teaches_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([verb, "--help"]) == 0
     text = capsys.readouterr().out
     assert "example" in text
     assert f"python -m moe {verb} " in text
-    assert "{" not in text.replace("{coherent,home,copies}", "")
+    assert "{" not in re.sub(r"\{\w+(,\w+)+\}", "", text)
 
 
 def test_the_help_of_place_names_every_solver(capsys: pytest.CaptureFixture[str]) -> None:
     run(["place", "--help"])
     text = capsys.readouterr().out
     assert all(name in text for solvers in SOLVERS.values() for name in (*solvers, "packing", "contiguous"))
-    assert "Affinity between layers saves traffic in this mode only" in text
+    assert "Affinity between layers saves traffic in this mode only" in " ".join(text.split())
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_placing_against_the_placement_in_use_says_what_moves(
     trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -316,7 +324,57 @@ def test_placing_against_the_placement_in_use_says_what_moves(
     assert line == f"moe place: {other}: num_nodes: is 4 where the new placement has 2; give the one in use"
 
 
-@pytest.mark.usefixtures("undrawn")
+def test_tokens_that_the_solver_did_not_see_stand_beside_its_own(
+    trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other.npz", tmp_path / "placement.json"
+    markov_trace(8, 4, 0.8, 300, seed=0, world_size=4, tokens_seed=1).write(other)
+    arguments = ["place", str(trace_path), *SHAPE, "--objective", "coherent", "--held-out", str(other)]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("held out") == 4, "cost, moves to ranks and to nodes, busiest rank"
+    held_out = json.loads(out.with_suffix(".report.json").read_text())["held_out"]
+    placement, statistics = Placement.read(out), RoutingStatistics.collect(RoutingTrace.read(other), 4)
+    walked, _ = coherent_walk(RoutingTrace.read(other), placement.expert_ranks(), np.array(placement.cost_matrix))
+    assert held_out["placed"]["cost_per_token"] == pytest.approx(walked / 300)
+    assert held_out["placed"]["tokens"] == 300
+    loads = [np.bincount(ranks, of, 4) for ranks, of in zip(placement.expert_ranks(), statistics.loads, strict=True)]
+    assert held_out["placed"]["busiest_rank_worst"] == pytest.approx(max(load.max() / load.mean() for load in loads))
+    assert f"{held_out['saved']:.0%} is saved" in out.with_suffix(".html").read_text()
+
+
+def test_a_held_out_trace_of_other_ranks_is_refused_by_its_own_name(
+    trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.npz"
+    markov_trace(8, 4, 0.8, 300, seed=0, world_size=3).write(other)
+    arguments = ["place", str(trace_path), *SHAPE, "--objective", "home", "--held-out", str(other)]
+    line = refused([*arguments, "--out", str(tmp_path / "p.json")], capsys)
+    assert line.startswith(f"moe place: {other}: source_rank: the ranks that recorded")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_long_work_says_on_a_terminal_what_it_does_and_leaves_no_line() -> None:
+    stream = Terminal()
+    with Progress("place", stream, after_s=0.0) as progress:
+        progress.phase("reading the trace")
+        progress.phase("counting tokens")
+    written = stream.getvalue()
+    assert written.index("moe place: reading the trace (0 s)") < written.index("moe place: counting tokens (")
+    assert written.endswith("\r\x1b[K")
+    assert "\n" not in written
+
+
+@pytest.mark.parametrize(("stream", "after_s"), [(Terminal(), 1e6), (io.StringIO(), 0.0)])
+def test_short_work_and_work_that_nobody_watches_say_nothing(stream: io.StringIO, after_s: float) -> None:
+    with Progress("place", stream, after_s) as progress:
+        progress.phase("reading the trace")
+    assert stream.getvalue() == ""
+
+
 def test_spare_slots_are_filled_with_replicas(trace_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "placement.json"
     arguments = ["place", str(trace_path), *SHAPE, "--objective", "home", "--slots-per-rank", "3", "--out", str(out)]
@@ -326,7 +384,6 @@ def test_spare_slots_are_filled_with_replicas(trace_path: Path, tmp_path: Path) 
     assert "no bound is known" not in out.with_suffix(".html").read_text()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_placements_and_traces_go_to_exflow_and_back(
     trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,7 +396,7 @@ def test_placements_and_traces_go_to_exflow_and_back(
     np.testing.assert_array_equal(np.load(npy), RoutingTrace.read(trace_path).expert_ids[:, :, 0])
     capsys.readouterr()
     line = refused(["export", str(placed), "--to", "exflow-pdf", str(csv)], capsys)
-    assert line == "moe export: --to: unknown format (exflow-pdf); choose from exflow-csv, exflow-npy"
+    assert line == "moe export: --to: unknown format (exflow-pdf); choose from exflow-csv, exflow-npy, sglang, vllm"
     line = refused(["import", str(csv), "--num-experts", "8", "--nodes", "1", "--ranks-per-node", "8",
                     "--out", str(again)], capsys)  # fmt: skip
     assert line.startswith(f"moe import: {csv}: layer 0: GPU ")
@@ -373,7 +430,6 @@ def test_the_process_itself_exits_with_2() -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_what_was_placed_can_be_placed_again(trace_path: Path, tmp_path: Path) -> None:
     """A trace, written again under another name, leads to the same placement but for nothing."""
     copy = tmp_path / "copy.npz"

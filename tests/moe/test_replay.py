@@ -17,34 +17,69 @@ from tests.ranks import run_ranks
 from trainer.trace.merge import merge
 
 WORLD, GROUP, EXPERTS, LAYERS, WIDTH, TOP_K = 4, 2, 8, 3, 8, 2
+EXPERT_HIDDEN = 4
 STEPS = (1, 2)
 ACCUMULATION = 2
 
 
-def placement(seed: int | None, dispatch: Any) -> Placement:
-    contiguous = Placement.contiguous(LAYERS, EXPERTS, 1, GROUP, dispatch=dispatch)
+def placement(seed: int | None, dispatch: Any, num_nodes: int = 1) -> Placement:
+    contiguous = Placement.contiguous(LAYERS, EXPERTS, num_nodes, GROUP, dispatch=dispatch)
     if seed is None:
         return contiguous
     draw = np.random.default_rng(seed)
-    layers = (draw.permutation(EXPERTS).reshape(GROUP, -1).tolist() for _ in range(LAYERS))
+    layers = (draw.permutation(EXPERTS).reshape(num_nodes * GROUP, -1).tolist() for _ in range(LAYERS))
     return contiguous.model_copy(update={"rank_experts": tuple(tuple(map(tuple, layer)) for layer in layers)})
 
 
-STACK = {"home": placement(None, "home"), "home, placed": placement(1, "home"), "copies": placement(2, "copies")}
+def replicated(seed: int, dispatch: Any, num_nodes: int = 1) -> Placement:
+    """One slot more on each rank: it has a replica of some expert of the next."""
+    made, draw = placement(seed, dispatch, num_nodes), np.random.default_rng(seed)
+    layers = [
+        [[*own, int(draw.choice(other))] for own, other in zip(layer, [*layer[1:], layer[0]], strict=True)]
+        for layer in made.rank_experts
+    ]
+    return Placement.model_validate({**made.model_dump(), "rank_experts": layers})
+
+
+STACK = {
+    "home": placement(None, "home"),
+    "home, placed": placement(1, "home"),
+    "copies": placement(2, "copies"),
+    "home, even replicas": replicated(5, "home"),
+    "home, least loaded replicas": replicated(6, "home"),
+    "copies, even replicas": replicated(7, "copies"),
+    "copies, least loaded replicas": replicated(8, "copies"),
+}
 """A stack of layers that drop tokens."""
 MODEL = {"home": placement(None, "home"), "coherent": placement(3, "coherent"), "copies": placement(4, "copies")}
 """A language model."""
-PAIRS = [(kind, *pair) for kind, cases in (("stack", STACK), ("model", MODEL)) for pair in product(cases, cases)]
+NODES = {
+    "home": placement(None, "home", 2),
+    "copies": placement(5, "copies", 2),
+    "hierarchical": placement(6, "hierarchical", 2),
+    "hierarchical, contiguous": placement(None, "hierarchical", 2),
+    "hierarchical, least loaded replicas": replicated(9, "hierarchical", 2),
+    "coherent": placement(7, "coherent", 2),
+}
+"""The language model, its experts shared by two nodes of two ranks."""
+KINDS = {"stack": STACK, "model": MODEL, "nodes": NODES}
+PAIRS = [(kind, *pair) for kind, cases in KINDS.items() for pair in product(cases, cases)]
+
+
+def rule_of(name: str) -> Any:
+    """How a case chooses among replicas."""
+    return "least_loaded" if "least loaded" in name else "even"
 
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
     """Runs the same network on the same tokens under each placement and mode, and records both traces."""
-    from megatron.core import parallel_state
+    from trainer.distributed.groups import divide_ranks, unite_ranks
 
-    parallel_state.initialize_model_parallel(expert_model_parallel_size=GROUP)
-    for kind, cases in (("stack", STACK), ("model", MODEL)):
+    for kind, cases in KINDS.items():
         for name, case in cases.items():
+            divide_ranks(case.num_ranks, 1, case.relay_ranks(case.dispatch))
             record(Path(folder) / kind / name, rank, world_size, kind, case)
+            unite_ranks()
 
 
 def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placement) -> None:
@@ -66,21 +101,22 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
     config = MoEConfig(
         num_experts=EXPERTS,
         top_k=TOP_K,
-        expert_hidden=4,
+        expert_hidden=EXPERT_HIDDEN,
         router=TopKRouterConfig(capacity_factor=1.2 if kind == "stack" else None),
         dispatch=placed.dispatch,
+        replicas=rule_of(folder.name),
     )
     megatron = transformer_config(
-        config, hidden=WIDTH, num_layers=LAYERS, num_heads=1, expert_parallel=GROUP, dtype=torch.float32
+        config, hidden=WIDTH, num_layers=LAYERS, num_heads=1, expert_parallel=placed.num_ranks, dtype=torch.float32
     )
     layer_type = CoherentMoELayer if placed.dispatch == "coherent" else PlacedMoELayer
     layers = [layer_type(config, megatron, layer, 5, placed.slot_to_expert(layer)) for layer in range(LAYERS)]
     sizes = GPTConfig(hidden=WIDTH, num_layers=LAYERS, num_heads=2, num_kv_heads=1)
     model = GPT(sizes, feed_forward=layers.__getitem__, generator=torch.Generator().manual_seed(5))
-    blocks = list(model.blocks) if kind == "model" else layers
+    blocks = layers if kind == "stack" else list(model.blocks)
 
     def loss(draw: torch.Generator) -> Tensor:
-        if kind == "model":
+        if kind != "stack":
             tokens = torch.randint(256, (3, 5), generator=draw)
             return model(tokens[:, :-1], tokens[:, 1:]).mean()
         rows = torch.randn(4, 3, WIDTH, generator=draw, requires_grad=True)
@@ -99,9 +135,11 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
         model=kind,
         hidden=WIDTH,
         element_bytes=4,
-        key_value_width=sizes.key_value_width if kind == "model" else None,
+        key_value_width=None if kind == "stack" else sizes.key_value_width,
         moe_layers=tuple(range(LAYERS)),
-        expert_parallel=GROUP,
+        expert_parallel=placed.num_ranks,
+        expert_parameters=2 * WIDTH * EXPERT_HIDDEN,
+        replicas=config.replicas,
     )
     holders: list[Any] = list(layers)
     routing = RoutingRecorder(folder, holders, header, steps=STEPS, micro_batch=3)
@@ -146,8 +184,8 @@ def routing_of(folder: Path, kind: str) -> RoutingTrace:
 @pytest.mark.parametrize(("kind", "source", "target"), PAIRS)
 def test_a_replay_is_what_the_run_would_have_issued(recorded: Path, kind: str, source: str, target: str) -> None:
     wanted_header, wanted = collectives(recorded, kind, target)
-    placed = (STACK if kind == "stack" else MODEL)[target]
-    header, replayed = replay(*collectives(recorded, kind, source), routing_of(recorded, kind), placed)
+    trace = collectives(recorded, kind, source)
+    header, replayed = replay(*trace, routing_of(recorded, kind), KINDS[kind][target], replicas=rule_of(target))
     assert timeless(replayed) == timeless(wanted)
     assert header == replace(wanted_header, source="replayed")
 
@@ -158,8 +196,16 @@ def test_tokens_that_moved_are_recorded_at_home(recorded: Path) -> None:
     np.testing.assert_array_equal(moved.source_rank, home.source_rank)
 
 
+def test_a_replay_chooses_among_replicas_as_the_run_did(recorded: Path) -> None:
+    name = "home, least loaded replicas"
+    own_routing = RoutingTrace.read(recorded / "stack" / name / "routing.npz")
+    _, replayed = replay(*collectives(recorded, "stack", name), own_routing, STACK[name])
+    assert timeless(replayed) == timeless(collectives(recorded, "stack", name)[1])
+
+
 def test_compute_keeps_its_time(recorded: Path) -> None:
-    for kind, target in (("stack", STACK["copies"]), ("model", MODEL["coherent"])):
+    targets = {"stack": STACK["copies"], "model": MODEL["coherent"], "nodes": NODES["hierarchical"]}
+    for kind, target in targets.items():
         header, records = collectives(recorded, kind, "home")
         _, replayed = replay(header, records, routing_of(recorded, kind), target)
         assert sum(record.gap_ns or 0 for record in replayed) == sum(record.gap_ns or 0 for record in records)
@@ -169,6 +215,7 @@ def test_what_does_not_belong_together_is_refused(recorded: Path) -> None:
     header, records = collectives(recorded, "stack", "home")
     routing = routing_of(recorded, "stack")
     other_world = replace(routing, header=routing.header.model_copy(update={"world_size": 8}))
+    without_experts = replace(routing, header=routing.header.model_copy(update={"expert_parameters": None}))
     other_group = Placement.contiguous(LAYERS, EXPERTS, 1, 4)
     home = STACK["home"]
     cases = [
@@ -179,6 +226,7 @@ def test_what_does_not_belong_together_is_refused(recorded: Path) -> None:
         (header, routing, Placement.contiguous(2, EXPERTS, 1, GROUP), None, "placement: has 2 layers"),
         (header, routing, home, "teleport", "dispatch: cannot be replayed (teleport)"),
         (header, routing, home, "coherent", "routing: header.key_value_width is missing"),
+        (header, without_experts, STACK["home, even replicas"], None, "routing: header.expert_parameters is missing"),
     ]
     for case_header, case_routing, placed, dispatch, message in cases:
         with pytest.raises(ValueError, match="^" + re.escape(message)):

@@ -1,5 +1,7 @@
 """Synthetic routing traces with known affinity, and a walk over their tokens that prices a placement."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -87,3 +89,34 @@ def home_walk(routing: RoutingTrace, expert_ranks: NDArray, cost: NDArray) -> fl
                     rank = expert_ranks[layer][expert]
                     total += float(cost[home, rank] + cost[rank, home])
     return total
+
+
+def topic_trace(
+    num_experts: int,
+    num_layers: int,
+    top_k: int,
+    tokens: int,
+    *,
+    seed: int,
+    world_size: int,
+    topics: int = 64,
+    taste: float = 2.0,
+) -> RoutingTrace:
+    """Tokens about topics: the topic decides which experts of each layer a token likes, chance the rest.
+
+    A token takes its `top_k` experts without replacement (Gumbel), the likelier the more its topic likes them;
+    `taste` is the spread of the logarithms. Tokens of a sequence of 100 share a topic, and sequences are dealt over
+    the ranks, so that experts have affinity between layers, are chosen together, and differ in load.
+    """
+    draw = np.random.default_rng(seed)
+    sequence = np.arange(tokens) // 100
+    topic = draw.integers(topics, size=sequence[-1] + 1)[sequence]
+    ids = np.empty((tokens, num_layers, top_k), np.int32)
+    for layer in range(num_layers):
+        likes = draw.normal(0, taste, (topics, num_experts)) + draw.normal(0, taste / 4, num_experts)
+        scores = likes.astype(np.float32)[topic] + draw.gumbel(size=(tokens, num_experts)).astype(np.float32)
+        best = np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+        ids[:, layer] = np.take_along_axis(best, order, axis=1)
+    bare = trace(ids, sequence % world_size, num_experts, world_size)
+    return replace(bare, sequence=sequence, position=np.arange(tokens) % 100)

@@ -1,4 +1,4 @@
-"""torchrun across the hosts of a fabric, one rank a host."""
+"""torchrun across the hosts of a fabric."""
 
 import os
 import sys
@@ -11,14 +11,17 @@ from tests.multinode.namespaces import Fabric
 _RENDEZVOUS_PORT = 29400
 
 
-def run_on_hosts(made: Fabric, module: str, arguments: Sequence[str], *, seconds_at_most: float) -> None:
-    """Runs a module on a rank on every host and waits for all; rank i lives on host i.
+def run_on_hosts(
+    made: Fabric, module: str, arguments: Sequence[str], *, seconds_at_most: float, ranks_per_host: int = 1
+) -> None:
+    """Runs a module on ranks on every host and waits for all; rank i lives on host i // ranks_per_host.
 
     Args:
         made: The fabric.
         module: Module to run.
         arguments: Its arguments.
         seconds_at_most: How long each rank may take.
+        ranks_per_host: Ranks on each host.
 
     Raises:
         RuntimeError: A rank failed.
@@ -27,7 +30,7 @@ def run_on_hosts(made: Fabric, module: str, arguments: Sequence[str], *, seconds
     with ExitStack() as stack:
         launchers = []
         for host in range(made.hosts):
-            command = [*_torchrun(made, host), "-m", module, *arguments]
+            command = [*_torchrun(made, host, ranks_per_host), "-m", module, *arguments]
             launcher = made.start(host, command, env=environment, cwd=Path(__file__).parents[2])
             stack.callback(launcher.wait)
             stack.callback(launcher.terminate)
@@ -37,10 +40,11 @@ def run_on_hosts(made: Fabric, module: str, arguments: Sequence[str], *, seconds
         raise RuntimeError(f"torchrun failed on hosts {failed}")
 
 
-def _torchrun(made: Fabric, host: int) -> list[str]:
-    """torchrun of one rank; the rendezvous numbers ranks by address, which is by host."""
+def _torchrun(made: Fabric, host: int, ranks_per_host: int) -> list[str]:
+    """torchrun of one host; the rendezvous numbers ranks by address, which is by host."""
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", str(made.hosts), "--nproc-per-node", "1"),
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", str(made.hosts)),
+        *("--nproc-per-node", str(ranks_per_host)),
         *("--rdzv-backend", "c10d", "--rdzv-id", "hosts"),
         *("--rdzv-endpoint", f"{made.address(0)}:{_RENDEZVOUS_PORT}", "--rdzv-conf", f"is_host={int(host == 0)}"),
         *("--local-addr", made.address(host)),

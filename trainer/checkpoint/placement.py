@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from moe.files import FileError
 from moe.placement.placement import Placement, SolverRecord
 from trainer.checkpoint.manifest import REMEDY
+from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 
@@ -18,7 +19,7 @@ def placement_now(start: Placement, slot_to_expert: NDArray[np.int64], version: 
 
     Args:
         start: where the process began.
-        slot_to_expert: logical expert of each slot now, [MoE layers, experts].
+        slot_to_expert: logical expert of each slot now, [MoE layers, slots].
         version: migrations of the run so far; named as the solver.
 
     Returns:
@@ -60,4 +61,10 @@ def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
         own, wanted = getattr(saved, field), getattr(planned, field)
         if own != wanted:
             raise FileError(path, field, f"is {own} where the run has {wanted}", REMEDY)
-    return replace(layout, placement=saved) if saved.num_ranks == planned.num_ranks else layout
+    if saved.num_ranks != planned.num_ranks:
+        return layout
+    saved = with_homes_first(saved, path, config.moe.dispatch)
+    if config.moe.dispatch == "hierarchical":  # process groups and costs are those of the nodes of this start
+        nodes = ("num_nodes", "ranks_per_node", "cost_matrix")
+        saved = saved.model_copy(update={field: getattr(planned, field) for field in nodes})
+    return replace(layout, placement=saved)

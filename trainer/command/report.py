@@ -19,7 +19,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
             "a continuation of the run with its experts where they were (default: the run itself)",
         ),
         ("--placed-run", "DIR", "a continuation of the run under the placement, compared with the former step by step"),
-        ("--simulation", "DIR", "what netsim compare wrote"),
+        ("--price", "DIR", "what moe price wrote for this run and the placement"),
+        ("--decoding", "DIR", "contiguous/ and placed/, each written by generate --record under torchrun"),
+        ("--simulation", "DIR", "what netsim compare wrote for a trace of this run, or a replay of it"),
+        (
+            "--other-simulation",
+            "DIR",
+            "what netsim compare wrote for other traffic; the page says so",
+        ),
         ("--comparison", "DIR", "what compare wrote"),
     ):
         parser.add_argument(option, type=Path, metavar=metavar, help=text)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe.placement.placement import Placement
+from moe.replica.slots import Slots
 from trainer.config.run import RunConfig
 
 
@@ -21,6 +22,8 @@ class Layout:
         micro_batch: examples of one forward pass on one rank.
         accumulation: forward passes of one rank in an optimiser step.
         placement: where each expert lives, None for a dense model.
+        relay_ranks: ranks of an expert-parallel group on one node, where a token crosses to a node once (hierarchical
+            dispatch on several nodes of several ranks); None: nodes make no difference.
     """
 
     world_size: int
@@ -30,6 +33,7 @@ class Layout:
     micro_batch: int
     accumulation: int
     placement: Placement | None
+    relay_ranks: int | None = None
 
     @classmethod
     def single(cls, config: RunConfig) -> "Layout":
@@ -67,10 +71,21 @@ class Layout:
             moe_layer: index among the MoE layers.
 
         Returns:
-            int64 [num_experts].
+            int64 [slots]; homes first on every rank.
         """
         assert self.placement is not None
         return self.placement.slot_to_expert(moe_layer)
+
+    @property
+    def slots(self) -> list[Slots]:
+        """Homes and replicas of each MoE layer; empty for a dense model."""
+        placed = self.placement
+        if placed is None:
+            return []
+        return [
+            Slots.of(placed.slot_to_expert(layer), placed.num_experts, placed.num_ranks)
+            for layer in range(placed.num_layers)
+        ]
 
     @property
     def hops(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from moe.dispatch.node_groups import divide_nodes, node_groups, unite_nodes
 from trainer.distributed.process.flights import record_flights
 
 STAGE = "FLOWFABRIC_STAGE"
@@ -63,7 +64,12 @@ class Launch:
 
 @contextmanager
 def joined(
-    launch: Launch, *, expert_parallel: int = 1, tensor_parallel: int = 1, timeout_s: float = TIMEOUT_S
+    launch: Launch,
+    *,
+    expert_parallel: int = 1,
+    tensor_parallel: int = 1,
+    relay_ranks: int | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Iterator[None]:
     """Joins the run's process groups and leaves them in an order that never aborts a finished run.
 
@@ -74,6 +80,7 @@ def joined(
         launch: what the launcher said.
         expert_parallel: ranks of an expert-parallel group.
         tensor_parallel: ranks of a tensor-parallel group.
+        relay_ranks: see :func:`divide_ranks`.
         timeout_s: seconds after which joining, and a collective, fails.
 
     Yields:
@@ -86,7 +93,7 @@ def joined(
     store = _store(launch, timeout)
     record_flights()
     dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=timeout, store=store)
-    divide_ranks(expert_parallel, tensor_parallel)
+    divide_ranks(expert_parallel, tensor_parallel, relay_ranks)
     yield
     gc.collect()
     dist.barrier()
@@ -110,12 +117,14 @@ def _store(launch: Launch, timeout: timedelta) -> dist.Store:
     return dist.PrefixStore(f"start_{starts}_{stage}", store)
 
 
-def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:
+def divide_ranks(expert_parallel: int, tensor_parallel: int, relay_ranks: int | None = None) -> None:
     """Makes Megatron-Core's process groups out of all ranks, until :func:`unite_ranks`; collective.
 
     Args:
         expert_parallel: ranks of an expert-parallel group.
         tensor_parallel: ranks of a tensor-parallel group.
+        relay_ranks: consecutive ranks of an expert-parallel group on one node, where tokens cross to
+            a node once (hierarchical dispatch); None: nodes make no difference.
     """
     from megatron.core import parallel_state
 
@@ -125,6 +134,8 @@ def divide_ranks(expert_parallel: int, tensor_parallel: int) -> None:
         expert_tensor_parallel_size=1,
         create_gloo_process_groups=False,
     )
+    if relay_ranks is not None:
+        divide_nodes(expert_parallel, relay_ranks)
 
 
 def unite_ranks() -> None:
@@ -133,6 +144,7 @@ def unite_ranks() -> None:
 
     groups = parallel_state._global_process_group_list or []
     parallel_state.destroy_model_parallel()
+    unite_nodes()
     for group in groups:
         if group is not None:  # the default group is None
             dist.destroy_process_group(group)
@@ -162,7 +174,8 @@ def group_names() -> dict[str, str]:
     """Meaning of each process group of this rank.
 
     Returns:
-        From torch's name of a group to ``world``, ``data``, ``tensor``, ``expert`` or ``expert_data``.
+        From torch's name of a group to ``world``, ``data``, ``tensor``, ``expert``, ``expert_data``, ``expert_rail``
+        (one rank of each node of an expert-parallel group) or ``expert_node`` (its ranks on one node).
     """
     from megatron.core import parallel_state
 
@@ -173,6 +186,9 @@ def group_names() -> dict[str, str]:
         "expert": parallel_state.get_expert_model_parallel_group(),
         "expert_data": parallel_state.get_expert_data_parallel_group(),
     }
+    parts = node_groups()
+    if parts is not None:
+        groups |= {"expert_rail": parts.rail, "expert_node": parts.node}
     named = {group.group_name: name for name, group in groups.items() if group is not None}
     routers = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
     model = parallel_state.get_model_parallel_group()

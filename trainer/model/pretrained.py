@@ -24,6 +24,7 @@ def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
     if world_size == 1:
         return Layout.single(config)
     expert, tensor = config.parallel.expert, config.parallel.tensor
+    placement = None if config.moe is None else Placement.read(folder / "placement.json")
     return Layout(
         world_size=world_size,
         expert_parallel=expert,
@@ -31,7 +32,8 @@ def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
         tensor_parallel=tensor,
         micro_batch=1,
         accumulation=1,
-        placement=None if config.moe is None else Placement.read(folder / "placement.json"),
+        placement=placement,
+        relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
     )
 
 

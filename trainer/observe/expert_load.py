@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from moe.repetition import repeats
 from trainer.model.parallel.parameters import HoldsExperts
+from trainer.observe.crossings import Mode, crossing_rows
 from trainer.observe.protocol import ExpertUse
 
 PERCENTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "max": 1.0}
 """Percentiles of the load of a layer's experts that are reported; a min of 0 is a dead expert."""
-_SUMS = ("dropped", "due", "entropy", "residual", "solves", "to_other_nodes")
+_SUMS = ("dropped", "due", "entropy", "residual", "solves", "crossing", "most_crossing")
 
 
 class ExpertLoad:
@@ -26,35 +27,43 @@ class ExpertLoad:
         layers: block index of each MoE layer.
     """
 
-    def __init__(self, model: nn.Module, ranks_per_node: int) -> None:
+    def __init__(self, model: nn.Module, ranks_per_node: int, dispatch: Mode = "home") -> None:
         """Listens to the routers of a network.
 
         Args:
             model: the network; a dense one has nothing to report.
             ranks_per_node: consecutive ranks that share a node.
+            dispatch: how the network's tokens travel to their experts.
         """
         holders = [module for module in model.modules() if isinstance(module, HoldsExperts)]
         self.layers = [holder.layer for holder in holders]
         self._ranks_per_node = ranks_per_node
+        self._dispatch: Mode = dispatch
         self._step: list[Tensor | None] = [None] * len(holders)
         self._earlier: list[Tensor | None] = [None] * len(holders)
         self._total_LC: Tensor | None = None
+        self._rows: list[Tensor | int] = [0] * len(holders)
         for index, holder in enumerate(holders):
             holder.router.register_forward_hook(self._listener(index, holder))
+            holder.experts.register_forward_pre_hook(self._counter(index, holder))
 
     def start(self) -> None:
         """Begins a step."""
         self._earlier = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
         self._step = [None] * len(self._step)
+        self._rows = [0] * len(self._rows)
 
     def reduced(self) -> dict[str, float]:
         """Sums over the ranks, in one all-reduce; collective.
 
         Returns:
             ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
-            balanced, the number of experts is collapse. ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and
+            balanced, the number of experts is collapse. ``rank_load_max_over_mean``: the same of the rows that ranks
+            computed, which replicas level. ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and
             ``.max``: percentiles of the experts of one layer, over their mean. ``dropped_fraction``: due choices that
-            no expert took. ``crossnode_token_fraction``: choices whose expert is on another node than the token.
+            no expert took. ``crossnode_token_fraction``: rows that dispatch sends to another node, as a share of those
+            that it would send there if every expert of a token were alone on a node other than its own
+            (:func:`trainer.observe.crossings.crossing_rows`); it falls with the bytes between nodes.
             ``router_entropy``: of the gates' distribution in nats, 0 where every gate is sure.
             ``router_residual``, of routers that solve for balance: how far from it they stopped, over the mean load.
             Empty for a dense network.
@@ -64,9 +73,13 @@ class ExpertLoad:
             return {}
         total = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
         both_LC = torch.stack([*step, *[tally for tally in total if tally is not None]])
-        dist.all_reduce(both_LC)
+        rows_LN = both_LC.new_zeros(len(step), dist.get_world_size())
+        rows_LN[:, dist.get_rank()] = torch.tensor([float(rows) for rows in self._rows])
+        sums = torch.cat([both_LC.flatten(), rows_LN.flatten()])
+        dist.all_reduce(sums)
+        both_LC, rows_LN = sums[: both_LC.numel()].view_as(both_LC), sums[both_LC.numel() :].view_as(rows_LN)
         step_LC, self._total_LC = both_LC.cpu().chunk(2)
-        return self._figures(step_LC)
+        return self._figures(step_LC, rows_LN.cpu())
 
     def tokens(self) -> Tensor:
         """Choices that each expert took on all ranks since this process started, up to the last :meth:`reduced`.
@@ -86,15 +99,16 @@ class ExpertLoad:
         """:meth:`tokens` and :meth:`dropped` in plain numbers."""
         return ExpertUse(tuple(self.layers), self.tokens().tolist(), self.dropped())
 
-    def _figures(self, step_LC: Tensor) -> dict[str, float]:
+    def _figures(self, step_LC: Tensor, rows_LN: Tensor) -> dict[str, float]:
         tokens_LE, sums_LC = step_LC[:, : -len(_SUMS)], step_LC[:, -len(_SUMS) :]
         load_LE = tokens_LE / tokens_LE.mean(dim=1, keepdim=True).clamp_min(1e-9)
         percentiles_LP = load_LE.quantile(torch.tensor(list(PERCENTILES.values()), dtype=torch.float64), dim=1).T
         sums = dict(zip(_SUMS, sums_LC.sum(dim=0).tolist(), strict=True))
         figures = {
             "expert_load_max_over_mean": float(load_LE.amax(dim=1).mean()),
+            "rank_load_max_over_mean": float((rows_LN.amax(dim=1) / rows_LN.mean(dim=1).clamp_min(1e-9)).mean()),
             "dropped_fraction": sums["dropped"] / max(sums["due"], 1.0),
-            "crossnode_token_fraction": sums["to_other_nodes"] / max(float(tokens_LE.sum()), 1.0),
+            "crossnode_token_fraction": sums["crossing"] / max(sums["most_crossing"], 1.0),
             "router_entropy": sums["entropy"] / max(sums["due"], 1.0),
         }
         if sums["solves"]:
@@ -105,33 +119,48 @@ class ExpertLoad:
         return figures
 
     def _listener(self, index: int, holder: HoldsExperts) -> Any:
-        def listen(router: Any, _inputs: Any, _output: Any) -> None:
+        def listen(router: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
             if router.training and not repeats():
-                report = router.report()
-                away_E = _on_other_nodes(holder, self._ranks_per_node).to(report["expert_tokens"].device)
-                to_other_nodes = (report["expert_tokens"] * away_E).sum()
-                self._step[index] = _sum(self._step[index], _tally(report, to_other_nodes))
+                crossing = most = output[0].new_zeros([], dtype=torch.float64)
+                if len(holder.slot_to_expert) == output[1].shape[1]:  # with replicas only the dispatcher knows
+                    crossing, most = self._crossing(holder, *output)
+                self._step[index] = _sum(self._step[index], _tally(router.report(), crossing, most))
 
         return listen
 
+    def _counter(self, index: int, holder: HoldsExperts) -> Any:
+        def count(experts: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if experts.training and not repeats():
+                self._rows[index] = self._rows[index] + inputs[1].sum()
+                if holder.served is not None:
+                    tally = self._step[index]
+                    assert tally is not None
+                    tally[-2:] += torch.stack(self._crossing(holder, holder.served, holder.served))
 
-def _on_other_nodes(holder: HoldsExperts, ranks_per_node: int) -> Tensor:
-    """Whether each logical expert lives on another node than this rank, bool [E]."""
-    slot_to_expert = torch.as_tensor(holder.slot_to_expert)
+        return count
+
+    def _crossing(self, holder: HoldsExperts, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows that cross to other nodes, from the choices of experts or, where they have replicas, of slots."""
+        ranks, nodes_N = (part.to(chosen.device) for part in _places(holder, self._ranks_per_node, chosen.shape[1]))
+        return crossing_rows(probs, chosen, ranks, nodes_N, dist.get_rank(holder.ep_group), self._dispatch)
+
+
+def _places(holder: HoldsExperts, ranks_per_node: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Rank of each logical expert, or of each slot where there are more, and node of each rank of the group [N]."""
     ranks = dist.get_process_group_ranks(holder.ep_group)
-    nodes_N = torch.tensor(ranks) // ranks_per_node
-    slot_nodes = nodes_N.repeat_interleave(len(slot_to_expert) // len(ranks))
-    return slot_nodes[slot_to_expert.argsort()] != dist.get_rank() // ranks_per_node
+    slots = torch.as_tensor(holder.slot_to_expert)
+    slots = slots.argsort() if holder.served is None else torch.arange(columns)
+    return slots // (len(slots) // len(ranks)), torch.tensor(ranks) // ranks_per_node
 
 
-def _tally(report: Mapping[str, Tensor], to_other_nodes: Tensor) -> Tensor:
+def _tally(report: Mapping[str, Tensor], crossing: Tensor, most_crossing: Tensor) -> Tensor:
     """The sums of one pass as a row [C]; entropy is weighted by the choices that it is the mean of."""
     due = report["due_choices"].double()
     residual = report.get("residual")
     solves = torch.ones_like(due) if residual is not None else torch.zeros_like(due)
     residual = torch.zeros_like(due) if residual is None else residual.double()
     sums = [report["dropped_choices"].double(), due, report["entropy"].double() * due, residual, solves]
-    sums.append(to_other_nodes.double())
+    sums += [crossing, most_crossing]
     return torch.cat([report["expert_tokens"].double(), torch.stack(sums)])
 
 

@@ -7,7 +7,7 @@ GAUGES = {
     "lr": ("trainer_learning_rate", "Learning rate of the last logged step."),
     "crossnode_token_fraction": (
         "moe_crossnode_token_fraction",
-        "Share of the choices of the last logged step whose expert is on another node than the token.",
+        "Rows that dispatch sent to another node in the last logged step, as a share of the most possible.",
     ),
     "migration_regret": (
         "moe_migration_regret",

@@ -1,5 +1,6 @@
 """Merging the ranks' files into one trace, refused unless they tell one story."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -22,8 +23,7 @@ def merge(folder: Path, world_size: int) -> bool:
         world_size: number of ranks that recorded.
 
     Returns:
-        Whether the trace is steady: two or more consecutive steps, each rank issuing the same operations in all of
-        them (splits and sizes of all-to-alls excepted).
+        Whether the trace is steady, see :func:`is_steady`.
 
     Raises:
         FileError: a file is missing or malformed, or the ranks disagree; names the file, rank, seq and field.
@@ -149,6 +149,9 @@ def _point_to_point(paths: Sequence[Path], records: Sequence[Sequence[Collective
 def is_steady(steps: Sequence[int], records: Sequence[Sequence[CollectiveRecord]]) -> bool:
     """Whether two or more consecutive steps were recorded and each rank issued the same operations in all of them.
 
+    Sizes must be the same too, but for those that follow the routing: of all-to-alls, and of the groups that share
+    experts, where coherent dispatch gathers the keys and values of as many tokens as the fullest rank holds.
+
     Args:
         steps: recorded steps, ascending.
         records: by rank.
@@ -160,5 +163,11 @@ def is_steady(steps: Sequence[int], records: Sequence[Sequence[CollectiveRecord]
 def _signatures(records: Sequence[CollectiveRecord], step: int) -> Iterator[tuple[object, ...]]:
     for record in records:
         if record.step == step:
-            sizes = () if record.op == "all_to_all" else (record.bytes_in, record.bytes_out)
+            sizes = () if _follows_the_routing(record) else (record.bytes_in, record.bytes_out)
             yield (record.micro, record.phase, record.op, record.group, record.dtype, record.peer, *sizes)
+
+
+def _follows_the_routing(record: CollectiveRecord) -> bool:
+    if record.op == "all_to_all":
+        return True
+    return record.op in ("all_gather", "reduce_scatter") and re.fullmatch(r"expert(_\d+)?", record.group) is not None

@@ -14,7 +14,7 @@ from trainer.config.model import SegmentNetworkConfig
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch
-from trainer.model.build import tokens_per_example
+from trainer.model.build import expert_parameters, tokens_per_example
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
@@ -60,6 +60,9 @@ class TraceSession:
                 moe_layers=tuple(range(config.model.num_layers)),
                 expert_parallel=layout.expert_parallel,
                 dispatch=config.moe.dispatch,
+                expert_parameters=expert_parameters(config),
+                replicas=config.moe.replicas,
+                config_sha256=config_digest(config),
             )
             layers = [module for module in engine.module.modules() if isinstance(module, HoldsExperts)]
             self._routing = RoutingRecorder(
@@ -85,6 +88,7 @@ class TraceSession:
             element_bytes=2 if config.engine.precision == "bf16" else 4,
             moe_layers=tuple(model.segment_blocks),
             expert_parallel=1,
+            config_sha256=config_digest(config),
         )
         sizes = {"micro_batch": layout.micro_batch, "tokens": tokens_per_example(config)}
         return SegmentRecorder(self._folder, engine.module, header, steps=self._steps, **sizes)

@@ -92,6 +92,7 @@ def train(
                 launch,
                 expert_parallel=layout.expert_parallel,
                 tensor_parallel=layout.tensor_parallel,
+                relay_ranks=layout.relay_ranks,
                 timeout_s=limits.collective_timeout_s,
             ):
                 resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
@@ -153,7 +154,8 @@ class _Training:
         self.loader = self._train_loader()
         self.prefetcher = Prefetcher(self.loader, config.data_loading)
         self.data_ranks = data_ranks()
-        self.expert_load = ExpertLoad(self.module, config.trace.ranks_per_node or launch.local_world_size)
+        ranks_per_node = config.trace.ranks_per_node or launch.local_world_size
+        self.expert_load = ExpertLoad(self.module, ranks_per_node, config.moe.dispatch if config.moe else "home")
         self.stop = StopRequest()
         self.guard = Guard(config.guard, config.run.dir / "guard")
         self.cautioned: set[str] = set()

@@ -35,19 +35,22 @@ class Preflight:
     cautions: list[str]
 
 
-def preflight(config: RunConfig, world_size: int, *, read_bytes: int = 0) -> Preflight:
+def preflight(
+    config: RunConfig, world_size: int, *, ranks_per_node: int | None = None, read_bytes: int = 0
+) -> Preflight:
     """Checks everything about a run that one process can check before it joins others, the examples left out.
 
     Args:
         config: the run.
         world_size: its ranks.
+        ranks_per_node: those on one node; None: all.
         read_bytes: how much of a checkpoint may be read to find damage; the lengths of its files are always compared.
 
     Raises:
         ValueError: the configuration does not fit that many ranks, or the run folder, a file that the run reads or a
             package is not as the run needs it.
     """
-    layout = plan_layout(config, world_size)
+    layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
     config = pinned(config)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:

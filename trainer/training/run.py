@@ -31,7 +31,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
         ValueError: the run, its folder or a port cannot be used; no process group has been joined.
         RunFailed: the run cannot go on.
     """
-    checked = preflight(config, launch.world_size)
+    checked = preflight(config, launch.world_size, ranks_per_node=launch.local_world_size)
     config = checked.config
     dataset = trainer.data.build(config.data, config.source)
     with ExitStack() as closing:

@@ -51,6 +51,11 @@ class Evaluation:
         return self.rank_loads.max(axis=1) / np.maximum(self.rank_loads.mean(axis=1), 1e-300)
 
     @property
+    def crossings(self) -> float:
+        """Moves of one token to other ranks in the forward pass, over all layers and exchanges."""
+        return float(self.moves_by_link[:, 1:].sum())
+
+    @property
     def moves_by_link(self) -> NDArray[np.float64]:
         """Moves per token and layer in the forward pass: on the rank, inside the node, between nodes; [L, 3]."""
         moves = self.moves.sum(axis=0) / self.num_tokens
@@ -73,7 +78,7 @@ def evaluate(
     Returns:
         The traffic.
     """
-    moves = TRAFFIC[dispatch](statistics, expert_ranks, topology.num_ranks)
+    moves = TRAFFIC[dispatch](statistics, expert_ranks, topology.num_ranks, topology.num_nodes)
     loads = [
         np.bincount(ranks, weights=loads, minlength=topology.num_ranks)
         for ranks, loads in zip(expert_ranks, statistics.loads, strict=True)

@@ -21,13 +21,16 @@ Moves = NDArray[np.float64]
 class Traffic(Protocol):
     """Counts the moves of tokens between ranks in one dispatch mode."""
 
-    def __call__(self, statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
+    def __call__(
+        self, statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int, num_nodes: int = 1
+    ) -> Moves:
         """Count the moves of all tokens.
 
         Args:
             statistics: Counts of the routing trace.
             expert_ranks: Rank of each expert, [L, E].
             num_ranks: Ranks G of the group.
+            num_nodes: Nodes of the group; only hierarchical dispatch sends by node.
 
         Returns:
             Tokens that each exchange of a layer takes from a rank to a rank, its own included, [X, L, G, G].
@@ -39,7 +42,11 @@ class Objective(Protocol):
     """Cost of a placement in one dispatch mode."""
 
     def __call__(
-        self, statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64]
+        self,
+        statistics: RoutingStatistics,
+        expert_ranks: NDArray[np.int64],
+        cost: NDArray[np.float64],
+        num_nodes: int = 1,
     ) -> NDArray[np.float64]:
         """Price the traffic of every layer.
 
@@ -47,6 +54,7 @@ class Objective(Protocol):
             statistics: Counts of the routing trace.
             expert_ranks: Rank of each expert, [L, E].
             cost: Cost of moving one token between ranks, [G, G]. A 0/1 matrix counts the moves of one kind.
+            num_nodes: Nodes of the group; only hierarchical dispatch sends by node.
 
         Returns:
             Cost of all tokens by layer, [L].
@@ -54,12 +62,15 @@ class Objective(Protocol):
         ...
 
 
-def coherent_moves(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
+def coherent_moves(
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int, num_nodes: int = 1
+) -> Moves:
     """Context-coherent dispatch: a token stays where its expert is and moves on from there; one exchange a layer.
 
     A move belongs to the layer where it arrives, so layer 0 has none. Only anchors move a token here; what the other
     choices of a top-k router add is `coherent_copies`, and what is sent in all is `coherent_traffic`.
     """
+    del num_nodes
     moves = np.zeros((1, statistics.num_layers, num_ranks, num_ranks))
     for gap, tokens in enumerate(statistics.transitions):
         pair = expert_ranks[gap][:, None] * num_ranks + expert_ranks[gap + 1]
@@ -97,28 +108,36 @@ def coherent_copies(statistics: RoutingStatistics, expert_ranks: NDArray[np.int6
     return moves
 
 
-def coherent_traffic(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
+def coherent_traffic(
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int, num_nodes: int = 1
+) -> Moves:
     """Context-coherent dispatch, all that is sent: anchors and copies in one exchange, copies back in a second.
 
     Counts without visits, such as those of `RoutingStatistics.from_vector`, know the anchors only: then there is one
     exchange, of first choices.
     """
-    moves = coherent_moves(statistics, expert_ranks, num_ranks)
+    moves = coherent_moves(statistics, expert_ranks, num_ranks, num_nodes)
     if statistics.visits is None:
         return moves
     copies = coherent_copies(statistics, expert_ranks, num_ranks)
     return np.stack([moves[0] + copies[0], copies[1]])
 
 
-def home_moves(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
+def home_moves(
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int, num_nodes: int = 1
+) -> Moves:
     """Home-return dispatch: every kept choice goes from the token's rank to the expert and back, in every layer."""
+    del num_nodes
     holds = expert_ranks[:, :, None] == np.arange(num_ranks)
     there = require_sources(statistics) @ holds.astype(np.float64)
     return np.stack([there, there.swapaxes(1, 2)])
 
 
-def copies_moves(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int) -> Moves:
+def copies_moves(
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int, num_nodes: int = 1
+) -> Moves:
     """Home-return dispatch with one copy of a token for each rank that holds any of its experts, and one back."""
+    del num_nodes
     sets = require_sets(statistics)
     layer, home = sets.rows[:, 0], sets.rows[:, 1]
     ranks = _distinct_ranks(layer, sets.rows[:, 2:], expert_ranks)
@@ -126,6 +145,31 @@ def copies_moves(statistics: RoutingStatistics, expert_ranks: NDArray[np.int64],
     shape = (statistics.num_layers, num_ranks, num_ranks)
     there = _tabulate(layer[row], home[row], ranks[row, choice], sets.tokens[row], shape)
     return np.stack([there, there.swapaxes(1, 2)])
+
+
+def hierarchical_moves(
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], num_ranks: int, num_nodes: int = 1
+) -> Moves:
+    """Home-return dispatch with one copy a node: copies go on inside each node, and their results add up there.
+
+    The relay of a token on a node is the rank with the place of the token's own rank on its node; at home it is that
+    rank itself. The exchanges: from the token to its relays, from each relay to the ranks of its node that hold any of
+    the experts, back to the relay, and back to the token.
+    """
+    sets = require_sets(statistics)
+    layer, home = sets.rows[:, 0], sets.rows[:, 1]
+    width = num_ranks // num_nodes
+    shape = (statistics.num_layers, num_ranks, num_ranks)
+    nodes = _distinct_ranks(layer, sets.rows[:, 2:], expert_ranks // width)
+    row, choice = np.nonzero(nodes != DROPPED)
+    relay = nodes[row, choice] * width + home[row] % width
+    between = _tabulate(layer[row], home[row], relay, sets.tokens[row], shape)
+    ranks = _distinct_ranks(layer, sets.rows[:, 2:], expert_ranks)
+    row, choice = np.nonzero(ranks != DROPPED)
+    rank = ranks[row, choice]
+    relay = rank // width * width + home[row] % width
+    inside = _tabulate(layer[row], relay, rank, sets.tokens[row], shape)
+    return np.stack([between, inside, inside.swapaxes(1, 2), between.swapaxes(1, 2)])
 
 
 def price(moves: Moves, cost: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,28 +186,35 @@ def price(moves: Moves, cost: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def coherent_cost(
-    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64]
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
 ) -> NDArray[np.float64]:
     """Cost of context-coherent dispatch; an `Objective`.
 
     With one choice a token it is that of the anchors' moves (ExFlow's objective), with several also that of the copies;
     counts without visits give the cost of first choices alone.
     """
-    return price(coherent_traffic(statistics, expert_ranks, len(cost)), cost)
+    return price(coherent_traffic(statistics, expert_ranks, len(cost), num_nodes), cost)
 
 
 def home_cost(
-    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64]
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
 ) -> NDArray[np.float64]:
     """Cost of home-return dispatch; an `Objective`."""
-    return price(home_moves(statistics, expert_ranks, len(cost)), cost)
+    return price(home_moves(statistics, expert_ranks, len(cost), num_nodes), cost)
 
 
 def copies_cost(
-    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64]
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
 ) -> NDArray[np.float64]:
     """Cost of home-return dispatch with one copy a rank; an `Objective`."""
-    return price(copies_moves(statistics, expert_ranks, len(cost)), cost)
+    return price(copies_moves(statistics, expert_ranks, len(cost), num_nodes), cost)
+
+
+def hierarchical_cost(
+    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
+) -> NDArray[np.float64]:
+    """Cost of home-return dispatch with one copy a node, passed on inside it; an `Objective`."""
+    return price(hierarchical_moves(statistics, expert_ranks, len(cost), num_nodes), cost)
 
 
 def require_sources(statistics: RoutingStatistics) -> NDArray[np.int64]:
@@ -227,5 +278,15 @@ def _tabulate(
     return counts.astype(np.float64).reshape(shape)
 
 
-TRAFFIC: dict[Dispatch, Traffic] = {"coherent": coherent_traffic, "home": home_moves, "copies": copies_moves}
-OBJECTIVES: dict[Dispatch, Objective] = {"coherent": coherent_cost, "home": home_cost, "copies": copies_cost}
+TRAFFIC: dict[Dispatch, Traffic] = {
+    "coherent": coherent_traffic,
+    "home": home_moves,
+    "copies": copies_moves,
+    "hierarchical": hierarchical_moves,
+}
+OBJECTIVES: dict[Dispatch, Objective] = {
+    "coherent": coherent_cost,
+    "home": home_cost,
+    "copies": copies_cost,
+    "hierarchical": hierarchical_cost,
+}

@@ -1,4 +1,5 @@
-"""Predicted time of the exchanges of tokens by the alpha-beta model: a latency per message, and bytes over the rate.
+"""Predicted times: exchanges of tokens by the alpha-beta model (a latency per message, and bytes over the rate), and
+experts by the choices of the busiest rank.
 
 Shape legend: L MoE layers, G ranks of one expert-parallel group, X exchanges of a layer.
 """
@@ -35,3 +36,19 @@ def exchange_seconds(sent: NDArray[np.float64], topology: Topology) -> NDArray[n
         for direction in (2, 3):
             busiest = np.maximum(busiest, 8 * (sent * kind).sum(axis=direction).max(axis=2) / rate)
     return busiest + rates.latency_s * (topology.num_ranks - 1)
+
+
+def expert_seconds(choices: NDArray[np.float64], expert_parameters: int, flops: float) -> NDArray[np.float64]:
+    """Predict the computation of the experts forward and backward, which ends when the busiest rank does.
+
+    Every parameter takes two floating-point operations of a choice forward and four backward.
+
+    Args:
+        choices: Choices that each rank computes, [L, G].
+        expert_parameters: Parameters of one expert.
+        flops: Floating-point operations of a rank in a second.
+
+    Returns:
+        Seconds, [L].
+    """
+    return 6 * expert_parameters * choices.max(axis=1) / flops

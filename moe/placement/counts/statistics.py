@@ -61,12 +61,12 @@ class RoutingStatistics:
         Returns:
             The counts.
         """
-        num_layers, num_experts, top_k = trace.header.num_layers, trace.header.num_experts, trace.header.top_k
+        num_experts, top_k = trace.header.num_experts, trace.header.top_k
         anchors = trace.anchors()
         transitions, jumps, arrivals = _follow(anchors, num_experts)
         located = trace.header.world_size % num_ranks == 0
         rank = trace.source_rank.astype(np.int64) % num_ranks
-        sets = _count_sets(trace, rank)
+        sets, coactivation = _count_sets(trace, rank)
         return cls(
             num_tokens=trace.num_tokens,
             transitions=transitions,
@@ -75,7 +75,7 @@ class RoutingStatistics:
             loads=_count_choices(trace, np.zeros_like(rank), 1, num_experts)[:, 0],
             dropped=int((trace.expert_ids == DROPPED).sum()),
             anchors=np.stack([np.bincount(here[here != DROPPED], minlength=num_experts) for here in anchors.T]),
-            coactivation=_count_pairs(sets, num_layers, num_experts),
+            coactivation=coactivation,
             choice_sets=sets if located else None,
             visits=_count_visits(trace, anchors, arrivals) if top_k > 1 else None,
         )
@@ -244,26 +244,30 @@ def _distinct(ids: NDArray[np.integer]) -> Counts:
     return np.sort(ids, axis=1)
 
 
-def _count_sets(trace: RoutingTrace, rank: Counts) -> Tally:
-    tallies = []
+def _count_sets(trace: RoutingTrace, rank: Counts) -> tuple[Tally, Counts]:
+    """Choice sets by layer and rank, and the co-activation that follows from them, [L, E, E]."""
+    tallies, pairs = [], []
     for layer in range(trace.header.num_layers):
         experts = _distinct(trace.expert_ids[:, layer])
         kept = experts[:, -1] != DROPPED
         rows = np.column_stack([np.full(len(rank), layer), rank, experts])
-        tallies.append(Tally.count(rows[kept]))
-    return Tally(np.concatenate([t.rows for t in tallies]), np.concatenate([t.tokens for t in tallies]))
+        tallies.append(Tally.count(rows if kept.all() else rows[kept]))
+        pairs.append(_count_pairs(experts, trace.header.num_experts))
+    sets = Tally(np.concatenate([t.rows for t in tallies]), np.concatenate([t.tokens for t in tallies]))
+    return sets, np.stack(pairs)
 
 
-def _count_pairs(sets: Tally, num_layers: int, num_experts: int) -> Counts:
-    pairs = np.zeros(num_layers * num_experts**2, np.int64)
-    layer, experts = sets.rows[:, 0], sets.rows[:, 2:]
-    for first in range(experts.shape[1]):
-        for second in range(first + 1, experts.shape[1]):
-            kept = experts[:, first] != DROPPED
-            index = (layer[kept] * num_experts + experts[kept, first]) * num_experts + experts[kept, second]
-            pairs += np.bincount(index, weights=sets.tokens[kept], minlength=len(pairs)).astype(np.int64)
-    upper = pairs.reshape(num_layers, num_experts, num_experts)
-    return upper + upper.transpose(0, 2, 1)
+def _count_pairs(experts: Counts, num_experts: int) -> Counts:
+    """Tokens that chose both experts; a row of experts is in ascending order after -1 for each that is missing."""
+    upper = np.zeros(num_experts**2, np.int64)
+    columns = np.ascontiguousarray(experts.T)
+    for first, low in enumerate(columns[:-1]):
+        index = low * num_experts + columns[first + 1 :]
+        if low.min() == DROPPED:
+            index = index[:, low != DROPPED]
+        upper += np.bincount(index.reshape(-1), minlength=len(upper))
+    upper = upper.reshape(num_experts, num_experts)
+    return upper + upper.T
 
 
 def _count_visits(trace: RoutingTrace, anchors: NDArray[np.integer], arrivals: Counts) -> Tally:

@@ -35,13 +35,13 @@ class Tally:
         Returns:
             The table.
         """
-        tokens = np.ones(len(rows), np.int64) if tokens is None else tokens
         if not len(rows):
-            return cls(rows, tokens)
+            return cls(rows, np.zeros(0, np.int64))
         keys = _keys(rows)
-        order = np.lexsort(keys[::-1])
-        changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
-        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+        order = np.argsort(keys)
+        starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        if tokens is None:
+            return cls(rows[order[starts]], np.diff(starts, append=len(rows)))
         return cls(rows[order[starts]], np.add.reduceat(tokens[order], starts))
 
     def __add__(self, other: Self) -> Self:
@@ -49,16 +49,25 @@ class Tally:
         return self.count(np.concatenate([self.rows, other.rows]), np.concatenate([self.tokens, other.tokens]))
 
 
-def _keys(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The columns packed into as few sort keys as hold them, the most significant first."""
-    keys: list[NDArray[np.int64]] = []
-    reach = _LARGEST_KEY
+def _keys(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One number a row, from 0 up, in the order of the rows: a sort of numbers is several times as fast as of rows."""
+    keys = np.zeros(len(rows), np.int64)
+    reach = 1
     for column in rows.T:
-        span = int(column.max()) + 2
-        if reach * span >= _LARGEST_KEY:
-            keys.append(column + 1)
-            reach = span
-        else:
-            keys[-1] = keys[-1] * span + (column + 1)
-            reach *= span
+        lowest = int(column.min())
+        digits, span = column - lowest, int(column.max()) - lowest + 1
+        if reach * span > _LARGEST_KEY:
+            keys, reach = _ranked(keys)
+        if reach * span > _LARGEST_KEY:
+            digits, span = _ranked(digits)
+        keys = keys * span + digits
+        reach *= span
     return keys
+
+
+def _ranked(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Numbers replaced by their ranks among the distinct ones, and how many distinct ones there are."""
+    order = np.argsort(numbers)
+    ranks = np.empty(len(numbers), np.int64)
+    ranks[order] = np.cumsum(np.diff(numbers[order], prepend=numbers[order[0]]) != 0)
+    return ranks, int(ranks.max()) + 1

@@ -14,7 +14,12 @@ from moe.placement.placement import Dispatch
 from moe.placement.solver.solve import SOLVERS
 from moe.placement.topology import Topology
 
-_FAST_SOLVERS: dict[Dispatch, str] = {"coherent": "sweep", "home": "assignment", "copies": "swaps"}
+_FAST_SOLVERS: dict[Dispatch, str] = {
+    "coherent": "sweep",
+    "home": "assignment",
+    "copies": "swaps",
+    "hierarchical": "swaps",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +66,9 @@ def measure_drift(
     """
     cost = OBJECTIVES[objective]
     fresh = SOLVERS[objective][_FAST_SOLVERS[objective]](window, topology, seed=seed).expert_ranks
-    current_total, fresh_total = (float(cost(window, ranks, topology.cost).sum()) for ranks in (current_ranks, fresh))
+    current_total, fresh_total = (
+        float(cost(window, ranks, topology.cost, topology.num_nodes).sum()) for ranks in (current_ranks, fresh)
+    )
     if fresh_total >= current_total:
         fresh, fresh_total = current_ranks, current_total
     return Drift(current_total / window.num_tokens, fresh_total / window.num_tokens, fresh)

@@ -9,16 +9,18 @@ from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import OBJECTIVES, price
 from moe.placement.cost.replicas import replicated_moves
 from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.placement import Dispatch, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
+from moe.placement.placement import Dispatch, LoadRecord, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
 from moe.placement.relabel import relabel
 from moe.placement.solver.assignment import solve_assignment
+from moe.placement.solver.enumeration import Enumeration
+from moe.placement.solver.load_limits import load_limits
 from moe.placement.solver.milp import solve_milp
 from moe.placement.solver.packing import busiest, pack
 from moe.placement.solver.pair_moves import solve_pair
 from moe.placement.solver.protocol import PlacementSolver
 from moe.placement.solver.replication import replicate, replicated_home_bound
 from moe.placement.solver.staged import solve_staged
-from moe.placement.solver.swaps import solve_swaps
+from moe.placement.solver.swaps import solve_node_swaps, solve_swaps
 from moe.placement.solver.sweep import solve_sweep
 from moe.placement.solver.viterbi import MOST_STATES, num_states, solve_viterbi
 from moe.placement.topology import Topology
@@ -31,8 +33,9 @@ SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
         "viterbi": solve_viterbi,
         "milp": solve_milp,
     },
-    "home": {"assignment": solve_assignment},
-    "copies": {"swaps": solve_swaps},
+    "home": {"assignment": solve_assignment, "enumeration": Enumeration("home")},
+    "copies": {"swaps": solve_swaps, "enumeration": Enumeration("copies")},
+    "hierarchical": {"swaps": solve_node_swaps, "enumeration": Enumeration("hierarchical")},
 }
 """Solvers by dispatch mode; packing and contiguous fit every mode."""
 
@@ -46,13 +49,15 @@ def solve(
     seed: int = 0,
     trace_sha256: str | None = None,
     slots: int | None = None,
+    max_load: float | None = None,
+    strict: bool = True,
 ) -> Placement:
-    """Find a placement that is never worse than the contiguous one, by the objective of the solver.
+    """Find a placement that is never worse than the contiguous one if that keeps the cap, by the solver's objective.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks of one expert-parallel group and what a move between them costs.
-        objective: Dispatch mode whose traffic is minimised: coherent, home or copies.
+        objective: Dispatch mode whose traffic is minimised: coherent, home, copies or hierarchical.
         solver: auto, contiguous, packing (balances the loads and only then looks at the traffic), or a solver of the
             objective by name.
         seed: Seed of the solver's random draws, at least 0.
@@ -65,30 +70,39 @@ def solve(
 
     Raises:
         ValueError: An objective or solver does not exist, they do not fit each other, the experts do not divide
-            among the ranks, the slots do not suffice, or the trace does not say what the objective needs.
+            among the ranks, the slots do not suffice, the cap cannot be kept, or the trace does not say what the
+            objective needs.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: unknown ({objective}); choose from {', '.join(OBJECTIVES)}")
     if seed < 0:
         raise ValueError(f"seed: must be at least 0 ({seed}); give a whole number from 0 on")
     fitting = SOLVERS[objective]
+    least = slots_per_rank(statistics.num_experts, topology.num_ranks)
     if solver == "auto":
-        solver = choose_solver(statistics, topology, objective)
+        solver = choose_solver(statistics, topology, objective, capped=max_load is not None)
     if solver not in ("contiguous", "packing", *fitting):
         choices = ", ".join(["auto", "contiguous", *fitting, "packing"])
         raise ValueError(f"solver: unknown for objective {objective} ({solver}); choose from {choices}")
-    least = slots_per_rank(statistics.num_experts, topology.num_ranks)
     slots = _checked_slots(slots, least, statistics.num_experts)
+    limits = None if max_load is None else load_limits(statistics, topology.num_ranks, max_load, strict=strict)
     baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
-    contiguous_total = float(OBJECTIVES[objective](statistics, baseline, topology.cost).sum())
-    holders, bound = _search(statistics, topology, objective, solver, seed, slots)
+    contiguous_total = _total(statistics, topology, baseline, objective)
+    holders, bound = _search(statistics, topology, objective, solver, seed, slots, limits)
     if slots == least:
-        total = float(OBJECTIVES[objective](statistics, holders.argmax(axis=2), topology.cost).sum())
-        if total >= contiguous_total and not (solver == "packing" and _more_even(statistics, holders, baseline)):
-            holders, total = _holders(baseline, topology.num_ranks), contiguous_total
+        total = _total(statistics, topology, holders.argmax(axis=2), objective)
+        plain = _holders(baseline, topology.num_ranks)
+        allowed = limits is None or bool((_busiest_loads(statistics, plain) <= limits).all())
+        even = solver == "packing" and _more_even(statistics, holders, baseline)
+        if total >= contiguous_total and allowed and not even:
+            holders, total = plain, contiguous_total
+        loads = _busiest_loads(statistics, holders)
     else:
-        moves, _ = replicated_moves(statistics, topology, holders, objective)
-        total = float(price(moves, topology.cost).sum())
+        moves, rank_loads = replicated_moves(statistics, topology, holders, objective)
+        total, loads = float(price(moves, topology.cost).sum()), rank_loads.max(axis=1)
+    if limits is not None and (loads > limits).any():
+        raise ValueError(_overload(statistics, topology.num_ranks, solver, loads, limits))
+    relative = loads / np.maximum(statistics.loads.sum(axis=1) / topology.num_ranks, 1e-300)
     bound = min(bound, total)
     return Placement(
         num_layers=statistics.num_layers,
@@ -104,31 +118,37 @@ def solve(
             lower_bound=bound / statistics.num_tokens,
             gap=(total - bound) / total if total else 0.0,
         ),
+        load=LoadRecord(max_load=max_load, busiest=float(relative.mean()), worst=float(relative.max())),
         solver=SolverRecord(name=solver, seed=seed),
         cost_matrix=tuple(map(tuple, topology.cost.tolist())),
         trace_sha256=trace_sha256,
     )
 
 
-def choose_solver(statistics: RoutingStatistics, topology: Topology, objective: Dispatch) -> str:
+def choose_solver(
+    statistics: RoutingStatistics, topology: Topology, objective: Dispatch, *, capped: bool = False
+) -> str:
     """Name the solver that auto stands for: the best one that takes seconds only.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
         objective: Dispatch mode whose traffic is minimised.
+        capped: Whether the load of the busiest rank is capped.
 
     Returns:
-        For coherent dispatch viterbi where it is exact, else pair; for the other modes their only solver.
+        For coherent dispatch viterbi where it is exact, else pair. For home-return dispatch without a cap assignment,
+        which is exact; else enumeration where balanced assignments are few, and the search of the mode where not.
 
     Raises:
         ValueError: The experts do not divide among the ranks.
     """
-    if objective != "coherent":
-        return next(iter(SOLVERS[objective]))
-    if num_states(statistics.num_experts, topology.num_ranks) <= MOST_STATES and not len(statistics.jumps):
-        return "viterbi"
-    return "pair"
+    few = num_states(statistics.num_experts, topology.num_ranks) <= MOST_STATES
+    if objective == "coherent":
+        return "viterbi" if few and not len(statistics.jumps) else "pair"
+    if objective == "home" and not capped:
+        return "assignment"
+    return "enumeration" if few else next(iter(SOLVERS[objective]))
 
 
 def keep_near(placement: Placement, current: Placement, statistics: RoutingStatistics, topology: Topology) -> Placement:
@@ -147,8 +167,7 @@ def keep_near(placement: Placement, current: Placement, statistics: RoutingStati
         return placement
     ranks = placement.expert_ranks()
     renamed = relabel(current.expert_ranks(), ranks, topology)
-    cost = OBJECTIVES[placement.dispatch]
-    before, after = (float(cost(statistics, choice, topology.cost).sum()) for choice in (ranks, renamed))
+    before, after = (_total(statistics, topology, choice, placement.dispatch) for choice in (ranks, renamed))
     if after != before or (renamed == current.expert_ranks()).sum() <= (ranks == current.expert_ranks()).sum():
         return placement
     return placement.model_copy(update={"rank_experts": in_slots(_holders(renamed, topology.num_ranks))})
@@ -167,7 +186,13 @@ def in_slots(holders: NDArray[np.bool_]) -> tuple[tuple[tuple[int, ...], ...], .
 
 
 def _search(
-    statistics: RoutingStatistics, topology: Topology, objective: Dispatch, solver: str, seed: int, slots: int
+    statistics: RoutingStatistics,
+    topology: Topology,
+    objective: Dispatch,
+    solver: str,
+    seed: int,
+    slots: int,
+    limits: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.bool_], float]:
     replicated = slots * topology.num_ranks > statistics.num_experts
     if solver == "packing":
@@ -177,12 +202,9 @@ def _search(
         ranks = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
         bound = 0.0
         if solver != "contiguous":
-            assignment = SOLVERS[objective][solver](statistics, topology, seed=seed)
-            contiguous, solved = (
-                OBJECTIVES[objective](statistics, choice, topology.cost).sum()
-                for choice in (ranks, assignment.expert_ranks)
-            )
-            ranks, bound = assignment.expert_ranks if solved < contiguous else ranks, assignment.lower_bound
+            search = SOLVERS[objective][solver]
+            assignment = search(statistics, topology, seed=seed, limits=limits)
+            ranks, bound = assignment.expert_ranks, assignment.lower_bound
         elif not replicated:
             bound = _bound(statistics, topology, objective)
         holders = _holders(ranks, topology.num_ranks)
@@ -209,7 +231,33 @@ def _bound(statistics: RoutingStatistics, topology: Topology, objective: Dispatc
         return best_bound(statistics, topology)
     if objective == "home":
         return solve_assignment(statistics, topology, seed=0).lower_bound
-    return copies_bound(statistics, topology)
+    return copies_bound(statistics, topology) if objective == "copies" else 0.0
+
+
+def _total(
+    statistics: RoutingStatistics, topology: Topology, expert_ranks: NDArray[np.int64], objective: Dispatch
+) -> float:
+    return float(OBJECTIVES[objective](statistics, expert_ranks, topology.cost, topology.num_nodes).sum())
+
+
+def _busiest_loads(statistics: RoutingStatistics, holders: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Load of the busiest rank of each layer, [L]."""
+    return np.array([busiest(loads, layer) for loads, layer in zip(statistics.loads, holders, strict=True)])
+
+
+def _overload(
+    statistics: RoutingStatistics,
+    num_ranks: int,
+    solver: str,
+    loads: NDArray[np.float64],
+    limits: NDArray[np.float64],
+) -> str:
+    relative = loads / np.maximum(statistics.loads.sum(axis=1) / num_ranks, 1e-300)
+    layer = int(np.where(loads > limits, relative, 0).argmax())
+    return (
+        f"max_load: the {solver} placement loads a rank of layer {layer} with {relative[layer]:.4f} times the mean; "
+        f"choose another solver, or a cap of at least that"
+    )
 
 
 def _holders(expert_ranks: NDArray[np.int64], num_ranks: int) -> NDArray[np.bool_]:

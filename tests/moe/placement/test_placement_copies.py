@@ -10,8 +10,8 @@ from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import coherent_copies, coherent_cost, copies_cost, home_cost, price
 from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.solver.layer_search import layer_problems
 from moe.placement.solver.solve import solve
-from moe.placement.solver.swaps import LayerProblem, group_greedily
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace, trace
@@ -117,25 +117,20 @@ def test_experts_that_are_chosen_together_are_put_together_on_tokens_not_seen() 
     assert moves[1] < 0.8 * moves[0]
 
 
-def test_descent_never_raises_the_cost_and_ends_where_no_exchange_saves() -> None:
+def test_exchanges_never_end_above_their_starts_and_the_price_is_that_of_the_counts() -> None:
     statistics = RoutingStatistics.collect(dropping_trace(8, 1, 3, 400, seed=1, world_size=4, drop=0.2), 4)
-    sets = statistics.choice_sets
-    assert sets is not None
-    cost = uneven_cost(4, 2)
-    problem = LayerProblem(sets.rows[:, 2:], sets.rows[:, 1], sets.tokens.astype(float), cost + cost.T)
+    topology = Topology(2, 2, uneven_cost(4, 2), "units")
+    (problem,) = layer_problems(statistics, topology, "copies", None)
+    best = min(copies_cost(statistics, np.array([r]), topology.cost).sum() for r in permutations_of_slots(8, 4))
     for seed in range(5):
         start = random_ranks(1, 8, 4, seed)[0]
-        end = problem.descend(start)
-        assert problem.price(end) == copies_cost(statistics, end[None], cost).sum()
-        assert problem.price(end) <= problem.price(start)
+        settled, end = problem.settled(start), problem.search([start], seed)
+        assert problem.price(end) == copies_cost(statistics, end[None], topology.cost).sum()
+        assert problem.price(end) <= problem.price(settled) <= problem.price(start)
+        assert best <= problem.price(end) <= best * 1.02
         assert np.bincount(end).tolist() == [2, 2, 2, 2]
-        for one in range(8):
-            for other in range(one):
-                swapped = end.copy()
-                swapped[[one, other]] = end[[other, one]]
-                assert problem.price(swapped) >= problem.price(end) * (1 - 1e-9)
         for order in permutations(range(4)):
-            assert problem.price(np.array(order)[end]) >= problem.price(end) * (1 - 1e-9)
+            assert problem.price(np.array(order)[start]) >= problem.price(settled) * (1 - 1e-9)
 
 
 def test_the_bound_is_exact_for_one_expert_a_rank_and_never_above_a_random_placement() -> None:
@@ -148,14 +143,6 @@ def test_the_bound_is_exact_for_one_expert_a_rank_and_never_above_a_random_place
             for number in range(20):
                 ranks = random_ranks(2, 8, topology.num_ranks, number)
                 assert bound <= copies_cost(statistics, ranks, topology.cost).sum() * (1 + 1e-12)
-
-
-def test_greedy_groups_follow_the_co_activation() -> None:
-    together = np.kron(np.eye(3), np.ones((2, 2))).astype(int)
-    order = np.array([0, 3, 1, 4, 2, 5])
-    groups = group_greedily(together[np.ix_(np.argsort(order), np.argsort(order))], np.arange(6), 2)
-    assert sorted(np.bincount(groups).tolist()) == [2, 2, 2]
-    assert all(groups[order[2 * pair]] == groups[order[2 * pair + 1]] for pair in range(3))
 
 
 def test_what_the_counts_do_not_hold_is_asked_for() -> None:

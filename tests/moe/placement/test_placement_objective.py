@@ -102,7 +102,10 @@ def test_auto_is_exact_where_that_is_quick_and_searches_elsewhere() -> None:
     assert choose_solver(few, nodes, "coherent") == choose_solver(few, flat, "coherent") == "viterbi"
     assert choose_solver(many, nodes, "coherent") == choose_solver(dropped, nodes, "coherent") == "pair"
     assert choose_solver(many, flat, "coherent") == "pair"
-    assert (choose_solver(few, flat, "home"), choose_solver(few, flat, "copies")) == ("assignment", "swaps")
+    chosen = [
+        choose_solver(counts, flat, mode) for mode in ("home", "copies", "hierarchical") for counts in (few, many)
+    ]
+    assert chosen == ["assignment"] * 2 + ["enumeration", "swaps"] * 2
 
 
 def test_home_objective_needs_to_know_the_homes() -> None:

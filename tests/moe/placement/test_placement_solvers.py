@@ -44,8 +44,8 @@ def test_every_solver_keeps_the_contract(objective: Dispatch, solver: str, topol
     assert record is not None
     price = OBJECTIVES[objective]
     contiguous = contiguous_ranks(layers, experts, topology.num_ranks)
-    assert record.cost == price(statistics, ranks, topology.cost).sum() / 400
-    assert record.contiguous_cost == price(statistics, contiguous, topology.cost).sum() / 400
+    assert record.cost == price(statistics, ranks, topology.cost, topology.num_nodes).sum() / 400
+    assert record.contiguous_cost == price(statistics, contiguous, topology.cost, topology.num_nodes).sum() / 400
     assert 0 <= record.lower_bound <= record.cost <= record.contiguous_cost
     assert record.gap == pytest.approx((record.cost - record.lower_bound) / record.cost if record.cost else 0)
 

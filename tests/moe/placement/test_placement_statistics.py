@@ -88,14 +88,24 @@ def test_choices_made_together_equal_a_walk_over_the_tokens(drop: float) -> None
         assert tally.rows.tolist() == sorted(tally.rows.tolist())
 
 
-def test_wide_rows_are_told_apart_although_no_single_number_holds_them() -> None:
+@pytest.mark.parametrize(
+    ("reach", "columns"), [(4, 3), (3_000_000, 7), (2**40, 3), (2**61, 2)], ids=["narrow", "wide", "wider", "widest"]
+)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_rows_are_told_apart_and_sorted_whether_or_not_one_number_holds_them(
+    reach: int, columns: int, weighted: bool
+) -> None:
     draw = np.random.default_rng(0)
-    rows = draw.integers(-1, 3_000_000, size=(50, 7))[draw.integers(50, size=400)]
-    tally = Tally.count(rows, np.arange(400))
+    rows = draw.integers(-1, reach, size=(50, columns))[draw.integers(50, size=400)]
+    rows[:20] = rows[0] + np.arange(20)[:, None] % 2 * np.eye(columns, dtype=np.int64)[-1]  # neighbours differ by 1
+    weights = np.arange(1, 401) if weighted else np.ones(400, np.int64)
+    tally = Tally.count(rows, weights if weighted else None)
     expected = Counter()
-    for row, count in zip(map(tuple, rows.tolist()), range(400), strict=True):
+    for row, count in zip(map(tuple, rows.tolist()), weights.tolist(), strict=True):
         expected[row] += count
     assert dict(zip(map(tuple, tally.rows.tolist()), tally.tokens.tolist(), strict=True)) == dict(expected)
+    assert list(map(tuple, tally.rows.tolist())) == sorted(expected)
+    assert tally.tokens.dtype == tally.rows.dtype == np.int64
 
 
 def test_one_vector_carries_what_has_a_fixed_size_and_vectors_add_up() -> None:

@@ -22,12 +22,26 @@ class ScriptedRouter(nn.Module):
 
     reports: Mapping[str, Tensor]
 
-    def forward(self, report: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, report: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         self.reports = report
-        return report["expert_tokens"]
+        tokens_E = report["expert_tokens"]
+        map_TE = torch.arange(int(tokens_E.max()))[:, None] < tokens_E  # as many tokens choose each expert
+        return map_TE.double(), map_TE
 
     def report(self) -> Mapping[str, Tensor]:
         return self.reports
+
+
+class ScriptedExperts(nn.Module):
+    """Computes nothing for as many rows as it is told."""
+
+    def forward(self, _rows: None, _tokens_per_slot: Tensor) -> None:
+        return None
+
+
+def computed(rank: int, step: int, layer: int) -> int:
+    """Rows of a micro batch on a rank."""
+    return 7 + 5 * rank * (layer + 1) + step
 
 
 class Layer(nn.Module):
@@ -35,9 +49,10 @@ class Layer(nn.Module):
 
     def __init__(self, layer: int) -> None:
         super().__init__()
-        self.layer, self.router = layer, ScriptedRouter()
+        self.layer, self.router, self.experts = layer, ScriptedRouter(), ScriptedExperts()
         self.ep_group = dist.group.WORLD
         self.slot_to_expert = np.arange(EXPERTS)[::-1].copy()
+        self.served = None
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
         return {}
@@ -70,6 +85,7 @@ def observed(rank: int, _world_size: int) -> list[dict[str, Any]]:
         for micro in range(PASSES):
             for layer, module in enumerate(layers):
                 module.router(scripted(rank, step, micro, layer))
+                module.experts(None, torch.tensor([computed(rank, step, layer), 0]))
         network.eval()
         layers[0].router(scripted(rank, 99, 0, 0))  # an evaluation counts nowhere
         network.train()
@@ -100,6 +116,9 @@ def test_figures_are_those_of_all_ranks_and_micro_batches(ranks: list[list[dict[
                 for layer in range(LAYERS)
             ]
             loads = [load / load.mean() for load in loads]
+            rows = np.array([[computed(rank, step, layer) for rank in range(2)] for layer in range(LAYERS)])
+            ratios = rows.max(axis=1) / rows.mean(axis=1)
+            assert figures["rank_load_max_over_mean"] == pytest.approx(ratios.mean())
             assert figures["expert_load_max_over_mean"] == pytest.approx(np.mean([load.max() for load in loads]))
             for layer, load in enumerate(loads):
                 for name, share in PERCENTILES.items():

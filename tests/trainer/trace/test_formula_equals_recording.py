@@ -25,7 +25,12 @@ Case = tuple[dict[str, Any], int, dict[str, Any] | None, str]
 
 COHERENT = ("gpt, coherent, every rank", "gpt, coherent, computed twice")
 SMALL_ZERO_3 = {"zero_stage": 3, "bucket_elements": 900}
+REPLICAS = "tests/files/replicas.json"
+"""Two ranks of three slots: each has a replica of an expert of the other."""
 GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
+
+NODES = {"ranks": 4}
+"""Experts that two nodes of two ranks share."""
 
 CASES: dict[int, dict[str, Case]] = {
     2: {
@@ -36,6 +41,31 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 1, small buckets": ({"bucket_elements": 1000}, 1, {}, "dit"),
         "copies, top-1": ({}, 1, {"dispatch": "copies", "top_k": 1}, "dit"),
         "copies, every rank": ({"precision": "bf16"}, 1, {"dispatch": "copies", "top_k": 3}, "dit"),
+        "home, replicas": ({"zero_stage": 2}, 2, {"placement": REPLICAS}, "dit"),
+        "home, least loaded replicas, computed twice": (
+            {"activation_checkpointing": True, "precision": "bf16"},
+            1,
+            {"placement": REPLICAS, "replicas": "least_loaded"},
+            "dit",
+        ),
+        "copies, replicas, every rank": (
+            {},
+            1,
+            {"placement": REPLICAS, "dispatch": "copies", "top_k": 4},
+            "dit",
+        ),
+        "copies, least loaded replicas, top-1": (
+            {},
+            1,
+            {"placement": REPLICAS, "dispatch": "copies", "replicas": "least_loaded", "top_k": 1},
+            "dit",
+        ),
+        "replicas, global potentials": (
+            {},
+            1,
+            {"placement": REPLICAS, "dispatch": "copies", "replicas": "least_loaded", "top_k": 4, **GLOBAL},
+            "dit",
+        ),
         "global potentials": ({}, 1, GLOBAL, "dit"),
         "copies, computed twice": ({"activation_checkpointing": True}, 2, {"dispatch": "copies", "top_k": 3}, "dit"),
         "gpt, copies, computed twice": (
@@ -66,6 +96,20 @@ CASES: dict[int, dict[str, Case]] = {
         "FSDP2, blocks kept": ({"kind": "fsdp", "reshard_after_forward": False}, 2, None, "gpt"),
         "ZeRO 3, computed twice": ({**SMALL_ZERO_3, "activation_checkpointing": True}, 1, None, "dit"),
         "gpt, copies, every rank": ({}, 2, {"dispatch": "copies", "top_k": 3}, "gpt"),
+        "hierarchical, top-1": ({}, 1, {"dispatch": "hierarchical", "top_k": 1, **NODES}, "dit"),
+        "hierarchical, every node": (
+            {"precision": "bf16"},
+            2,
+            {"dispatch": "hierarchical", "top_k": 3, **NODES},
+            "gpt",
+        ),
+        "hierarchical, computed twice": (
+            {"activation_checkpointing": True},
+            1,
+            {"dispatch": "hierarchical", "top_k": 4, **NODES},
+            "dit",
+        ),
+        "hierarchical, one node": ({}, 1, {"dispatch": "hierarchical", "top_k": 3}, "dit"),
         "gpt, coherent, computed twice": (
             {"activation_checkpointing": True},
             1,
@@ -86,7 +130,8 @@ Recorded = tuple[TraceHeader, list[CollectiveRecord], bool]
 def configuration(world_size: int, case: Case) -> RunConfig:
     engine, accumulation, moe, kind = case
     window = {"context": 12} if kind == "gpt" else {}
-    dropout = 0.0 if moe is not None and moe.get("dispatch") == "copies" else 0.1  # without it a block ends with a sum
+    adds = moe is not None and moe.get("dispatch") in ("copies", "hierarchical")
+    dropout = 0.0 if adds else 0.1  # without it a block ends with a sum
     model = {"dropout": dropout, **window} if kind == "gpt" else {}
     layers: dict[str, Any] = {"num_layers": LAYERS}
     if kind.startswith("blockwise"):
@@ -101,8 +146,10 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         "engine": engine,
     }
     if moe is not None:
+        moe = dict(moe)
+        settings["parallel"] = {"expert": moe.pop("ranks", 2)}
         settings["moe"] = {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN, **moe}
-        settings["parallel"] = {"expert": 2}
+        settings["trace"] = {"ranks_per_node": 2}
     if kind == "dit told of maps":
         settings["flow"] = {"context": {"kind": "semantic_map"}}
     if kind.startswith("blockwise"):
@@ -116,12 +163,16 @@ def configuration(world_size: int, case: Case) -> RunConfig:
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
     """Trains a few steps of each case and leaves its recording in a folder of its own."""
-    from megatron.core import parallel_state
+    from trainer.config.constraints.plan import plan_layout
+    from trainer.distributed.groups import divide_ranks, unite_ranks
 
     os.environ["LOCAL_RANK"] = str(rank)
-    parallel_state.initialize_model_parallel(expert_model_parallel_size=2)
     for index, case in enumerate(CASES[world_size].values()):
-        record_run(Path(folder) / str(index), configuration(world_size, case), world_size)
+        config = configuration(world_size, case)
+        layout = plan_layout(config, world_size)
+        divide_ranks(2 if config.moe is None else layout.expert_parallel, 1, layout.relay_ranks)
+        record_run(Path(folder) / str(index), config, world_size)
+        unite_ranks()
 
 
 def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
@@ -225,9 +276,33 @@ def test_formula_and_recording_issue_the_same_collectives(
 ) -> None:
     header, recorded, steady = recordings(world_size)[name]
     computed_header, records = computed(world_size, name)
-    assert steady or name in ("global potentials", *COHERENT), "sizes and numbers that tokens decide"
+    assert steady or "global potentials" in name or name in COHERENT, "sizes and numbers that tokens decide"
     assert header.groups == computed_header.groups
     assert list(without_sizes(recorded)) == list(without_sizes(records))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES[2] if "replicas" in name])
+def test_weights_of_replicas_are_the_same_to_the_last_split(
+    recordings: Callable[[int], dict[str, Recorded]], name: str
+) -> None:
+    _, recorded, _ = recordings(2)[name]
+    _, records = computed(2, name)
+    found = [list(of_replicas(trace)) for trace in (recorded, records)]
+    assert found[0] == found[1]
+    precision = CASES[2][name][0].get("precision", "fp32")
+    expert_bytes = 2 * HIDDEN * EXPERT_HIDDEN * (2 if precision == "bf16" else 4)
+    assert {splits for *_, splits in found[0]} == {(0, expert_bytes), (expert_bytes, 0)}
+
+
+def of_replicas(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object, ...]]:
+    """The exchanges of weights and of their gradients: between the way out and the way home."""
+    layers: dict[tuple[object, ...], list[CollectiveRecord]] = {}
+    for record in records:
+        if record.op == "all_to_all" and record.layer is not None and "int" not in record.dtype:
+            layers.setdefault((record.rank, record.step, record.micro, record.phase, record.layer), []).append(record)
+    for key, exchanges in layers.items():
+        assert len(exchanges) % 3 == 0
+        yield from ((*key, record.dtype, record.in_splits) for record in exchanges[1::3])
 
 
 @pytest.mark.parametrize(("world_size", "name"), FLAT)
@@ -253,11 +328,15 @@ def test_a_run_of_the_residual_network_alone_has_no_formula() -> None:
 
 
 def all_to_all_totals(records: Sequence[CollectiveRecord]) -> dict[tuple[object, ...], int]:
-    """Bytes of each exchange over all its members: those of the k-th all-to-all of a group in a step."""
+    """Bytes of each exchange over all its members: those of the k-th all-to-all of a group in a step.
+
+    The parts of an expert-parallel group count together: which of them a token passes through is up to its experts.
+    """
     totals: dict[tuple[object, ...], int] = {}
     for rank in sorted({record.rank for record in records}):
         exchanges = [record for record in records if record.rank == rank and record.op == "all_to_all"]
         for index, record in enumerate(exchanges):
-            key = (record.group, index, record.step, record.phase, record.layer)
+            group = re.sub(r"^(expert_rail|expert_node)_\d+$", r"\1", record.group)
+            key = (group, index, record.step, record.phase, record.layer)
             totals[key] = totals.get(key, 0) + record.bytes_in
     return totals

@@ -97,6 +97,19 @@ def test_other_splits_in_the_next_step_are_steady_but_another_operation_is_not(t
     assert merged(tmp_path, (headers, programs)) is False
 
 
+@pytest.mark.parametrize(("meaning", "steady"), [("expert", True), ("expert_0", True), ("data", False)])
+def test_gathers_among_ranks_that_share_experts_follow_the_routing(meaning: str, steady: bool, tmp_path: Path) -> None:
+    """Coherent dispatch gathers keys and values of as many tokens as the fullest rank holds, in every step other."""
+    headers, programs = story()
+    headers = [replace(header, groups={**header.groups, meaning: (0, 1)}) for header in headers]
+    for program in programs:
+        own = program[9]
+        assert own.op == "all_gather"
+        program[0] = replace(program[0], group=meaning)
+        program[9] = replace(own, group=meaning, bytes_in=own.bytes_in + 64, bytes_out=own.bytes_out + 128)
+    assert merged(tmp_path, (headers, programs)) is steady
+
+
 def test_steps_with_a_hole_between_them_are_not_steady(tmp_path: Path) -> None:
     headers, programs = story()
     programs = [[replace(item, step=9) if item.step == 4 else item for item in program] for program in programs]

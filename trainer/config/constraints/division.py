@@ -63,3 +63,27 @@ def check_experts(config: RunConfig, world_size: int) -> None:
             f"moe.num_experts: {config.moe.num_experts} experts do not divide among parallel.expert {expert} ranks; "
             f"use {expert * max(1, round(config.moe.num_experts / expert))}"
         )
+
+
+def expert_nodes(config: RunConfig, ranks_per_node: int) -> int:
+    """Nodes of a group of ranks that share experts, as the dispatch sees them.
+
+    Args:
+        config: the run.
+        ranks_per_node: consecutive ranks that share a node.
+
+    Returns:
+        1 unless the dispatch is hierarchical.
+
+    Raises:
+        ValueError: hierarchical dispatch, and some node holds another number of a group's ranks than others.
+    """
+    expert = config.parallel.expert
+    if config.moe is None or config.moe.dispatch != "hierarchical" or ranks_per_node % expert == 0:
+        return 1
+    if expert % ranks_per_node:
+        raise ValueError(
+            f"parallel.expert: {expert} ranks that share experts lie unevenly on nodes of {ranks_per_node} ranks, and "
+            f"moe.dispatch hierarchical needs as many on each; use a multiple of {ranks_per_node}, or dispatch copies"
+        )
+    return expert // ranks_per_node

@@ -6,24 +6,26 @@ from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.dispatch import check_dispatch
-from trainer.config.constraints.division import check_experts, check_tensor
+from trainer.config.constraints.division import check_experts, check_tensor, expert_nodes
 from trainer.config.constraints.drawing import check_drawing
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
 from trainer.config.constraints.profile import check_profile
+from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import accumulation_steps
 
 
-def plan_layout(config: RunConfig, world_size: int) -> Layout:
+def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Layout:
     """Divides a run over its ranks.
 
     Args:
         config: the run.
         world_size: ranks, at least 1.
+        ranks_per_node: ranks on one node, for runs that set neither `trace.ranks_per_node` nor a placement; None: all.
 
     Returns:
         The layout.
@@ -31,7 +33,8 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
     Raises:
         ValueError: the ranks, the batch, the experts or the examples do not divide or fit, or parts of the run exclude
             each other; names field, value and remedy.
-        FileError: the placement file is malformed, made for another model or group, or has replicas.
+        FileError: the placement file is malformed, made for another model or group, or has replicas that the run cannot
+            use.
     """
     check_cycle(config)
     check_tensor(config, world_size)
@@ -52,6 +55,7 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
     check_times(config, micro_batch)
     check_blockwise(config, micro_batch)
+    placement = _placement(config, config.trace.ranks_per_node or ranks_per_node or world_size)
     return Layout(
         world_size=world_size,
         expert_parallel=expert,
@@ -59,7 +63,8 @@ def plan_layout(config: RunConfig, world_size: int) -> Layout:
         tensor_parallel=config.parallel.tensor,
         micro_batch=micro_batch,
         accumulation=accumulation_steps(config.optim.global_batch, micro_batch, data_parallel),
-        placement=_placement(config),
+        placement=placement,
+        relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
     )
 
 
@@ -75,6 +80,11 @@ def describe(config: RunConfig, layout: Layout) -> str:
             f"{config.moe.num_experts // layout.expert_parallel} of {config.moe.num_experts} experts a rank and layer, "
             f"{config.moe.dispatch} dispatch"
         )
+        if layout.placement is not None and layout.placement.has_replicas:
+            replicas = layout.placement.slots_per_rank - config.moe.num_experts // layout.expert_parallel
+            experts += f", {replicas} replica{'s' * (replicas > 1)} more ({config.moe.replicas})"
+    if layout.relay_ranks is not None:
+        experts += f" over {layout.expert_parallel // layout.relay_ranks} nodes of {layout.relay_ranks}"
     return (
         f"{ranks}{experts}; batch {config.optim.global_batch} = {layout.micro_batch} x {layout.accumulation} micro "
         f"x {layout.data_parallel}; {config.engine.label}"
@@ -94,7 +104,14 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     badly = caution(config)
     lines = [] if badly is None else [badly]
     moe, placement = config.moe, layout.placement
-    if moe is None or placement is None or placement.dispatch == moe.dispatch:
+    if moe is None or placement is None:
+        return lines
+    if moe.replicas != "even" and not placement.has_replicas:
+        lines.append(
+            f"moe.replicas: {moe.replicas} chooses among replicas, and the placement has none; place with more "
+            "--slots-per-rank than experts / ranks, or leave it out"
+        )
+    if placement.dispatch == moe.dispatch:
         return lines
     return [
         *lines,
@@ -104,13 +121,14 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     ]
 
 
-def _placement(config: RunConfig) -> Placement | None:
+def _placement(config: RunConfig, ranks_per_node: int) -> Placement | None:
     if config.moe is None:
         return None
     num_layers, num_experts, ranks = config.model.num_layers, config.moe.num_experts, config.parallel.expert
     path = config.moe.placement
     if path is None:
-        return Placement.contiguous(num_layers, num_experts, 1, ranks, dispatch=config.moe.dispatch)
+        nodes = expert_nodes(config, ranks_per_node)
+        return Placement.contiguous(num_layers, num_experts, nodes, ranks // nodes, dispatch=config.moe.dispatch)
     placement = Placement.read(path)
     for field, value, wanted in (
         ("num_layers", placement.num_layers, num_layers),
@@ -124,11 +142,4 @@ def _placement(config: RunConfig) -> Placement | None:
                 f"is {value} where the run has {wanted}",
                 "place this run's own trace (python -m moe place)",
             )
-    if placement.has_replicas:
-        raise FileError(
-            path,
-            "rank_experts",
-            f"has replicas ({placement.slots_per_rank * ranks} slots for {num_experts} experts)",
-            "training keeps each expert on one rank: place without replicas",
-        )
-    return placement
+    return with_homes_first(placement, path, config.moe.dispatch)

@@ -52,7 +52,7 @@ def mark_moe_layers(model: nn.Module, expert_parallel: int, accumulation: int) -
             module.__class__ = _recognised(type(module))
             assert isinstance(module, DeepSpeedMixture)
             module.ep_size = expert_parallel
-            module.num_experts = len(module.slot_to_expert)
+            module.num_experts = module.slots.num_experts
             module.expert_group_name = expert_group_name(expert_parallel)
             module.enable_expert_tensor_parallelism = False
             for parameter in (p for named in module.expert_parameters().values() for p in named.values()):

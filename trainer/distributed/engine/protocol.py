@@ -137,6 +137,7 @@ class Engine(Protocol):
         """Declares which expert every slot holds from now on, under whose name its values then go.
 
         Args:
-            slot_to_expert: [MoE layers, experts]; the values have been moved by :meth:`set_expert_state`.
+            slot_to_expert: [MoE layers, slots]; there may be more of them or fewer than before. The values
+                have been moved by :meth:`set_expert_state`.
         """
         ...

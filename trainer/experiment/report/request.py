@@ -15,7 +15,10 @@ class ReportRequest:
         routing: routing trace that the placement is measured on; None: the run's own.
         unplaced_run: a continuation of the run without the placement; None: the run itself.
         placed_run: a continuation of the run under the placement.
-        simulation: folder that netsim wrote.
+        price: folder that ``moe price`` wrote for the run and the placement.
+        decoding: folder with what ``generate --record`` wrote under two placements, in contiguous/ and placed/.
+        simulation: folder that netsim wrote for the run's own traffic.
+        other_simulation: folder that netsim wrote for other traffic, which the page says.
         comparison: folder that ``compare`` wrote.
         out: the page.
     """
@@ -26,6 +29,9 @@ class ReportRequest:
     routing: Path | None = None
     unplaced_run: Path | None = None
     placed_run: Path | None = None
+    price: Path | None = None
+    decoding: Path | None = None
     simulation: Path | None = None
+    other_simulation: Path | None = None
     comparison: Path | None = None
     out: Path

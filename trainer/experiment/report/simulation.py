@@ -91,12 +91,29 @@ class SimulatedCollective(BaseModel):
         return end_ns
 
 
+class SimulatedTrace(BaseModel):
+    """A collective trace that was simulated.
+
+    Attributes:
+        sha256: of its file.
+        config_sha256: of the configuration of the traced run, or None.
+        steps: optimiser steps that were replayed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: _Name
+    config_sha256: _Name | None
+    steps: tuple[_Count, ...]
+
+
 class Simulation(BaseModel):
     """What lies in a folder of the simulator, but for the pictures.
 
     Attributes:
         format: name and version of results.json.
         scenario: what was simulated.
+        traces: the traces that were simulated; empty if the workload was another.
         runs: every transport with every seed.
         collectives: those of all runs; empty if the folder does not tell.
     """
@@ -105,6 +122,7 @@ class Simulation(BaseModel):
 
     format: Literal["flowfabric.results/1"]
     scenario: dict[str, Any]
+    traces: tuple[SimulatedTrace, ...] = ()
     runs: Annotated[tuple[SimulatedRun, ...], Field(min_length=1)]
     collectives: tuple[SimulatedCollective, ...] = ()
 
@@ -147,6 +165,11 @@ class Simulation(BaseModel):
         if not collectives.exists():
             return simulation
         return simulation.model_copy(update={"collectives": tuple(_read_collectives(collectives, runs))})
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that every run simulates one after the other, at least 1."""
+        return max((len(trace.steps) for trace in self.traces), default=1) or 1
 
     def by_transport(self) -> dict[str, list[SimulatedRun]]:
         """The runs of each transport, in the order of the file."""

@@ -39,6 +39,9 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     console.rule()
     console.print(describe(config, layout), soft_wrap=True)
     console.print(_parameters(config, layout), soft_wrap=True)
+    replicas = _replicas(config, layout)
+    if replicas is not None:
+        console.print(replicas, soft_wrap=True)
     teacher = describe_teacher(config)
     if teacher is not None:
         console.print(teacher, soft_wrap=True)
@@ -77,6 +80,21 @@ def _parameters(config: RunConfig, layout: Layout) -> str:
     return (
         f"{dense + experts * expert:,} parameters = {dense:,} dense + {experts} experts x {expert:,}; "
         f"{dense + active * expert:,} used by a token, {dense + experts // layout.expert_parallel * expert:,} on a rank"
+    )
+
+
+def _replicas(config: RunConfig, layout: Layout) -> str | None:
+    """What replicas add; None: there are none."""
+    if config.moe is None or layout.placement is None or not layout.placement.has_replicas:
+        return None
+    expert_bytes = expert_parameters(config) * (2 if config.engine.precision == "bf16" else 4)
+    on_a_rank = sum(slots.replicas.shape[1] for slots in layout.slots)
+    sent = sum(int(slots.copies.sum()) for slots in layout.slots)
+    again = ", and once more where the forward pass is repeated" * config.engine.activation_checkpointing
+    return (
+        f"replicas: {on_a_rank} on a rank over all layers, {on_a_rank * expert_bytes / 1e6:,.3g} MB of borrowed weights"
+        f" until the backward pass; every micro batch {sent * expert_bytes / 1e6:,.3g} MB of weights between the ranks "
+        f"of a group, and as much of gradients back{again}"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.model.parallel.division import HoldsParts, Part
 
@@ -18,20 +18,27 @@ class HoldsExperts(Protocol):
     Attributes:
         layer: index of its block.
         router: decides which experts a token visits.
+        experts: computes the rows that arrive here; its second argument is their number by slot.
         ep_group: the ranks that share the experts.
     """
 
     layer: int
     router: nn.Module
+    experts: nn.Module
     ep_group: dist.ProcessGroup
 
     @property
     def slot_to_expert(self) -> NDArray[np.int64]:
-        """Logical expert of each physical slot of those ranks, [slots]."""
+        """Logical expert of each physical slot of those ranks, [slots]; an expert with replicas is in several."""
+        ...
+
+    @property
+    def served(self) -> Tensor | None:
+        """Whether a slot serves a token of this rank in the last pass, bool [tokens, slots]; None without replicas."""
         ...
 
     def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
-        """Parameters of the experts on this rank by logical id and name."""
+        """Parameters of the experts at home on this rank by logical id and name."""
         ...
 
 

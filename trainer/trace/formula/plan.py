@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
+from moe.dispatch.messages import Borrowing
+from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
@@ -14,7 +16,7 @@ from trainer.flow.coupling import OwnCoupling
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, OwnObjective
 from trainer.flow.question import Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
-from trainer.model.build import dense_parameters, meta_network, tokens_per_example
+from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
@@ -25,7 +27,6 @@ from trainer.trace.formula.trace import RankGroups, TraceSpec
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
-from trainer.trace.session import config_digest
 
 EVALUATIONS = 8
 """All-reduces of a solve for global potentials that a computed trace assumes. A solve takes five to ten as a rule; the
@@ -53,6 +54,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     if missing is not None:
         raise ValueError(missing)
     engine = _engine(config, layout)
+    node = layout.relay_ranks or layout.expert_parallel
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
@@ -62,6 +64,8 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
             "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
             "tensor": RankGroups(layout.tensor_parallel),
             "expert": RankGroups(layout.expert_parallel),
+            "expert_rail": RankGroups(layout.expert_parallel // node, stride=node),
+            "expert_node": RankGroups(node),
             "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
         },
         engine=engine,
@@ -185,6 +189,7 @@ def _sum(config: RunConfig, layout: Layout) -> Collective | None:
 def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
     return TokenTraffic(
         expert_parallel=layout.expert_parallel,
+        num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
         moe_layers=tuple(range(config.model.num_layers)),
         dispatch=moe.dispatch,
         num_experts=moe.num_experts,
@@ -196,6 +201,8 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
         tokens=layout.micro_batch * tokens_per_example(config),
         hidden=config.model.hidden,
         precision=config.engine.precision,
+        borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
+        expert_elements=expert_parameters(config),
     )
 
 

@@ -34,7 +34,7 @@ class Collective:
     def fields(self, rank: int, ranks: tuple[int, ...]) -> dict[str, Any]:
         """Operation, type and sizes in the record of a rank, given the ranks of its group."""
         if self.exchange is not None:
-            return self.exchange.fields(ranks.index(rank))
+            return self.exchange.fields(rank % len(self.exchange.volume))  # consecutive ranks share experts
         fields: dict[str, Any] = {name: getattr(self, name) for name in ("op", "dtype", "bytes_in", "bytes_out")}
         if self.op == "broadcast":
             fields |= {"root": ranks[0], "bytes_in": self.bytes_in if rank == ranks[0] else 0}

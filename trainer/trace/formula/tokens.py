@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moe.dispatch.expected import MODES, expected_exchanges
-from moe.dispatch.messages import Exchange, Sizes
+from moe.dispatch.messages import Borrowing, Exchange, Sizes
 from trainer.trace.formula.protocol import DTYPES, ELEMENT_BYTES, Collective, Phase, Place, all_gather, all_reduce
 
 
@@ -20,7 +20,8 @@ class TokenTraffic:
     Args:
         expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
         moe_layers: indices of the model blocks that hold experts.
-        dispatch: how tokens travel: home, copies or coherent.
+        num_nodes: nodes that they are on.
+        dispatch: how tokens travel: home, copies, hierarchical or coherent.
         num_experts, top_k: experts of a layer and how many of them a token visits.
         most_choices: choices that a message of coherent dispatch has room for.
         key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
@@ -30,9 +31,12 @@ class TokenTraffic:
         tokens: tokens of a rank and micro step.
         hidden: width of a token.
         precision: element type of tokens, fp32 or bf16.
+        borrowings: replicas of each layer with experts; empty: there are none.
+        expert_elements: elements of an expert's weights.
     """
 
     expert_parallel: int
+    num_nodes: int = 1
     moe_layers: tuple[int, ...]
     dispatch: str = "home"
     num_experts: int
@@ -44,6 +48,8 @@ class TokenTraffic:
     tokens: int
     hidden: int
     precision: str
+    borrowings: tuple[Borrowing | None, ...] = ()
+    expert_elements: int = 0
 
     def __post_init__(self) -> None:
         """Refuse modes that no formula covers."""
@@ -58,25 +64,36 @@ class TokenTraffic:
         elif phase == "forward" and self.expert_parallel == 1 and place in self.moe_layers:
             yield from self._router_sums()
         layer = None if place == "after" else place
+        tells_counts = phase == "forward" and layer is not None
         for of_layer, exchange in self._exchanges(phase):
             if of_layer == layer:
-                if phase == "forward" and layer is not None and "int" in exchange.dtype:  # counts follow the choices
+                if tells_counts and "int" in exchange.dtype:  # counts follow the choices
                     yield from self._router_sums()
-                yield Collective("expert", exchange=exchange)
+                    tells_counts = False
+                yield Collective(exchange.group, exchange=exchange)
 
     def _exchanges(self, phase: Phase) -> Iterator[tuple[int | None, Exchange]]:
         element_bytes, dtype = ELEMENT_BYTES[self.precision], DTYPES[self.precision]
         keys_and_values = self.key_value_width * element_bytes
-        sizes = Sizes(self.hidden, element_bytes, self.num_experts, dtype, key_value_bytes=keys_and_values)
+        sizes = Sizes(
+            self.hidden,
+            element_bytes,
+            self.num_experts,
+            dtype,
+            key_value_bytes=keys_and_values,
+            expert_bytes=self.expert_elements * element_bytes,
+        )
         return expected_exchanges(
             self.dispatch,
             phase,
             sizes,
             self.moe_layers,
             num_ranks=self.expert_parallel,
+            num_nodes=self.num_nodes,
             tokens=self.tokens,
             top_k=self.top_k,
             most_choices=self.most_choices,
+            borrowings=self.borrowings,
         )
 
     def _router_sums(self) -> Iterator[Collective]:

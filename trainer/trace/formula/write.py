@@ -53,7 +53,7 @@ def run(request: TraceRequest) -> int:
     if gap_ns is not None and gap_ns < 0:
         raise ValueError(f"--gap-ns: {gap_ns} is negative; give nanoseconds of compute, 0 or more")
     config = load_config(request.config, request.overrides)
-    layout = plan_layout(config, world_size)
+    layout = plan_layout(config, world_size, ranks_per_node=request.ranks_per_node)
     gaps = None if gap_ns is None else constant_gaps(gap_ns)
     if request.times is not None:
         gaps = recorded_gaps(collective_trace.read(request.times)[1])

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from moe.layer import PlacedMoELayer
 from moe.migration import MigrationPlan, MigrationTrigger
 from moe.placement.topology import Topology
+from moe.replica.slots import Slots
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.ema import MovingAverage
@@ -24,7 +25,9 @@ from trainer.training.migration.window import WINDOWS
 class LiveMigration:
     """Looks at the routers' choices now and then, and moves experts between the ranks that share them.
 
-    Every rank comes to the same decision from the same counts; they check that before anything moves.
+    Every rank comes to the same decision from the same counts; they check that before anything moves. Replicas, and
+    experts that have some, stay where they are: what a move would save counts every expert on its home alone, which is
+    true of the others.
 
     Attributes:
         version: placements that the run has had after its first one.
@@ -48,7 +51,7 @@ class LiveMigration:
         self._folder, self._dispatch = config.run.dir, config.moe.dispatch
         group = parallel_state.get_expert_model_parallel_group()
         assert isinstance(group, dist.ProcessGroup)
-        self._group = group
+        self._group, self._num_experts = group, config.moe.num_experts
         layers = [module for module in engine.module.modules() if isinstance(module, PlacedMoELayer)]
         self._device = next(layers[0].parameters()).device
         self._window = WINDOWS[self._dispatch](layers, group)
@@ -118,14 +121,18 @@ class LiveMigration:
         self._window.load(state["window"])
 
     def _look(self, step: int) -> None:
-        plan = self._trigger.look(*self._window.reduced(), self._engine.slot_to_expert())
+        layers = [Slots.of(slots, self._num_experts, self._group.size()) for slots in self._engine.slot_to_expert()]
+        homes = np.stack([slots.homes.reshape(-1) for slots in layers])
+        replicated = np.stack([slots.holders.sum(axis=1) > 1 for slots in layers])
+        plan = self._trigger.look(*self._window.reduced(), homes, replicated)
         if not self._agreed(plan):
             self._trigger.planned = None
             self._say(step, "no expert moved: the ranks disagree on the plan")
             return
         if plan is None:
             return
-        refusal = transfer(self._engine, self._average, plan.slot_to_expert, self._group)
+        slots = [of_layer.with_homes(own) for of_layer, own in zip(layers, plan.slot_to_expert, strict=True)]
+        refusal = transfer(self._engine, self._average, np.stack(slots), self._group)
         if refusal is not None:
             self._say(step, f"no expert moved: {refusal}")
             return

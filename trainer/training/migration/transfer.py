@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moe.migration import Move, moves_between
+from moe.replica.slots import home_slots
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine
 from trainer.model.parallel.state import Shard
@@ -30,17 +31,23 @@ def transfer(
 ) -> str | None:
     """Moves experts so that each lies in its slot, between two optimiser steps; collective over all ranks.
 
+    Only homes have anything to move: replicas appear and vanish with the map.
+
     Args:
         engine: holds weights and moments, and knows where the experts are.
         average: holds the moving averages.
-        slot_to_expert: logical expert that each slot of each layer shall hold, [MoE layers, experts]; equal everywhere.
+        slot_to_expert: logical expert that each slot of each layer shall hold, [MoE layers, slots]; equal everywhere,
+            with more or fewer slots than before where replicas come or go.
         group: the expert-parallel group.
 
     Returns:
         None if all experts moved; else why none did. The run may then go on as it was.
+
+    Raises:
+        ValueError: the slots hold some expert nowhere or twice on a rank, or allow no choice of homes; nothing moved.
     """
     own = _Shards(engine, average, group)
-    moves = list(moves_between(engine.slot_to_expert(), slot_to_expert))
+    moves = list(moves_between(own.slots, home_slots(slot_to_expert, own.num_experts, group.size())))
     try:
         spare = {move: own.buffer(move) for move in moves if own.holds(move.target)}
     except RuntimeError:
@@ -72,11 +79,18 @@ def checksum(words: Tensor) -> Tensor:
 
 
 class _Shards:
-    """The experts of this rank, as messages."""
+    """The experts at home on this rank, as messages.
+
+    Attributes:
+        num_experts: experts of a layer.
+        slots: logical expert of each home of the group, [MoE layers, experts].
+    """
 
     def __init__(self, engine: Engine, average: MovingAverage, group: dist.ProcessGroup) -> None:
-        self._engine, self._averages, self._slots = engine, average.averages, engine.slot_to_expert()
-        self._rank, self._slots_per_rank = group.rank(), self._slots.shape[1] // group.size()
+        self._engine, self._averages, slots = engine, average.averages, engine.slot_to_expert()
+        self.num_experts = int(slots.max()) + 1
+        self.slots = home_slots(slots, self.num_experts, group.size())
+        self._rank, self._slots_per_rank = group.rank(), self.num_experts // group.size()
         self._shards: dict[tuple[int, int], list[Shard]] = defaultdict(list)
         for shard in engine.shards():
             if shard.expert is not None:
@@ -116,7 +130,7 @@ class _Shards:
             self._engine.set_expert_state(shard, state)
 
     def _at(self, layer: int, slot: int) -> Sequence[Shard]:
-        return self._shards[layer, int(self._slots[layer, slot])]
+        return self._shards[layer, int(self.slots[layer, slot])]
 
 
 def _exchange(moves: list[Move], spare: dict[Move, Tensor], own: _Shards, group: dist.ProcessGroup) -> None:

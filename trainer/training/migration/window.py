@@ -45,7 +45,7 @@ class Window(ABC):
             counts: shape of the counts.
         """
         self._layers, self._group = layers, group
-        self._num_experts = len(layers[0].slot_to_expert)
+        self._num_experts = layers[0].slots.num_experts
         self._device = next(layers[0].parameters()).device
         self._counts = torch.zeros(tuple(counts), dtype=torch.long, device=self._device)
         self._tokens = self.steps = 0
@@ -97,7 +97,7 @@ class SourceWindow(Window):
 
     def __init__(self, layers: Sequence[PlacedMoELayer], group: dist.ProcessGroup) -> None:
         """Listens to the routers of the layers."""
-        super().__init__(layers, group, (len(layers), len(layers[0].slot_to_expert)))
+        super().__init__(layers, group, (len(layers), layers[0].slots.num_experts))
         for index, layer in enumerate(layers):
             _listen(layer, self._counter(index))
 
@@ -128,7 +128,7 @@ class TransitionWindow(Window):
 
     def __init__(self, layers: Sequence[PlacedMoELayer], group: dist.ProcessGroup) -> None:
         """Listens to the dispatchers of the layers."""
-        num_experts = len(layers[0].slot_to_expert)
+        num_experts = layers[0].slots.num_experts
         super().__init__(layers, group, (len(layers) - 1, num_experts * num_experts))
         self._arrived_T: Tensor | None = None
         for index, layer in enumerate(layers):
@@ -164,7 +164,7 @@ class TransitionWindow(Window):
 
 
 class SetWindow(Window):
-    """For de-duplicated dispatch: which experts the tokens of the last micro batch chose together, by their rank."""
+    """For copies to ranks or nodes: which experts the tokens of the last micro batch chose together, by their rank."""
 
     def __init__(self, layers: Sequence[PlacedMoELayer], group: dist.ProcessGroup) -> None:
         """Listens to the routers of the layers."""
@@ -215,6 +215,7 @@ WINDOWS: dict[Dispatch, type[SourceWindow] | type[TransitionWindow] | type[SetWi
     "home": SourceWindow,
     "coherent": TransitionWindow,
     "copies": SetWindow,
+    "hierarchical": SetWindow,
 }
 
 

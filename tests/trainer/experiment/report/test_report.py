@@ -13,14 +13,15 @@ from trainer.__main__ import main
 FILES = Path(__file__).parents[3] / "files"
 
 
-def run_dir(folder: Path, losses: dict[int, float]) -> Path:
+def run_dir(folder: Path, losses: dict[int, float], *, own_from: int = 0, **figures: float) -> Path:
+    """A folder as a run leaves it; from step `own_from` on its clock is its own."""
     (folder / "traces").mkdir(parents=True)
     shutil.copy(FILES / "routing.npz", folder / "traces" / "routing.npz")
-    lines = [
-        json.dumps({"step": step, "loss": loss, "lr": 1e-3, "held_out_loss": 2 * loss})
-        for step, loss in sorted(losses.items())
-    ]
-    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    records = []
+    for step, loss in sorted(losses.items()):
+        clock = {"step_s": 0.1 if step < own_from else 0.1 + len(folder.name) / 100}
+        records.append({"step": step, "loss": loss, "lr": 1e-3, "held_out_loss": 2 * loss, "time": clock, **figures})
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
     return folder
 
 
@@ -28,15 +29,15 @@ def run_dir(folder: Path, losses: dict[int, float]) -> Path:
 def placement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     path = tmp_path / "placement.json"
     nodes = Placement.read(FILES / "placement.json").num_ranks
-    arguments = [str(FILES / "routing.npz"), "--nodes", str(nodes), "--ranks-per-node", "1", "--out", str(path)]
-    assert moe(["place", *arguments]) == 0
+    arguments = [str(FILES / "routing.npz"), "--nodes", str(nodes), "--ranks-per-node", "1"]
+    assert moe(["place", *arguments, "--objective", "coherent", "--out", str(path)]) == 0
     capsys.readouterr()
     return path
 
 
 def test_everything_stands_on_one_page(placement: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain = run_dir(tmp_path / "plain", {1: 0.5, 2: 0.25, 3: 0.125})
-    placed = run_dir(tmp_path / "placed", {2: 0.25, 3: 0.25})
+    plain = run_dir(tmp_path / "plain", {1: 0.5, 2: 0.25, 3: 0.125}, own_from=2)
+    placed = run_dir(tmp_path / "placed", {2: 0.25, 3: 0.25}, own_from=2)
     quality = tmp_path / "quality.json"
     quality.write_text(json.dumps({"class_accuracy": 0.975, "frechet_distance_unguided": 1.25}))
     out = tmp_path / "page" / "index.html"
@@ -51,6 +52,67 @@ def test_everything_stands_on_one_page(placement: Path, tmp_path: Path, capsys: 
         assert figure in page, figure
     assert "largest difference 0.1 over 2 steps" in " ".join(printed.split())
     assert str(out) in printed
+
+
+def test_a_shared_history_does_not_count_as_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten steps were taken once and copied, two were taken twice: by clock and loss alike these are two, not twelve."""
+    losses = {step: 1 / step for step in range(1, 13)}
+    plain = run_dir(tmp_path / "plain", losses, own_from=11)
+    placed = run_dir(tmp_path / "placed", losses | {12: 1.0}, own_from=11)
+    arguments = ["--placed-run", str(placed), "--out", str(tmp_path / "index.html")]
+    assert main(["report", str(plain), *arguments]) == 0
+    assert "largest difference 0.9 over 2 steps" in " ".join(capsys.readouterr().out.split())
+
+
+def test_two_copies_of_one_history_are_no_continuations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, copy = (run_dir(tmp_path / name, {1: 0.5, 2: 0.4}, own_from=3) for name in ("plain", "copy"))
+    arguments = ["--placed-run", str(copy), "--out", str(tmp_path / "index.html")]
+    assert main(["report", str(plain), *arguments]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "metrics.jsonl: step: none was taken apart from" in line
+
+
+def test_one_truth_about_the_placement(placement: Path, tmp_path: Path) -> None:
+    """For copies the share of choices stays about a half while copies become fewer: it is not on the page."""
+    run = run_dir(tmp_path / "run", {1: 0.5})
+    copies = tmp_path / "copies.json"
+    shape = ["--nodes", str(Placement.read(placement).num_ranks), "--ranks-per-node", "1", "--objective", "copies"]
+    assert moe(["place", str(FILES / "routing.npz"), *shape, "--out", str(copies)]) == 0
+    assert main(["report", str(run), "--placement", str(copies), "--out", str(tmp_path / "index.html")]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "by affinity" not in page
+    assert page.count("moves of a token between ranks in place of") == 2, "on top and in its section, in the same words"
+    assert "Affinity between consecutive layers" not in page
+
+
+def test_migrations_of_the_run_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_dir(tmp_path / "run", {1: 0.5})
+    states = {10: (0, 0, 0.5), 20: (1, 5, 0.5), 30: (1, 5, 0.4), 40: (2, 8, 0.3)}
+    records = [
+        {
+            "step": step,
+            "loss": 1.0,
+            "migration_version": version,
+            "migration_moved_experts": moved,
+            "migration_regret": 0.125,
+            "crossnode_token_fraction": share,
+        }
+        for step, (version, moved, share) in states.items()
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    assert main(["report", str(folder), "--out", str(tmp_path / "index.html")]) == 0
+    page, printed = (tmp_path / "index.html").read_text(), " ".join(capsys.readouterr().out.split())
+    assert "8 experts in 2 moves, placement version 2" in printed
+    assert "<td>10 and 20</td><td>5</td><td>1</td><td>12.5%</td>" in page
+    assert "<td>30 and 40</td><td>3</td><td>2</td><td>12.5%</td>" in page
+    assert "crosses nodes went from 50.0% to 30.0%" in page
+
+
+def test_a_run_without_migration_says_nothing_of_it(tmp_path: Path) -> None:
+    folder = run_dir(tmp_path / "run", {1: 0.5})
+    assert main(["report", str(folder), "--out", str(tmp_path / "index.html")]) == 0
+    assert "igration" not in (tmp_path / "index.html").read_text()
 
 
 def test_a_language_model_shows_its_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """What the network simulator found, as the report reads it: values, the page, and a line for each way to be wrong."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from trainer.__main__ import main
 from trainer.experiment.report.simulation import Simulation
 
 COLUMNS: str = "transport,seed,collective,op,group,ranks,step,phase,layer,bytes,start_ns,end_ns,member_ns"
+TRACE = Path(__file__).parents[3] / "files" / "collectives.jsonl"
 Results = dict[str, Any]
 Change = Callable[[Results], Any]
 
@@ -34,7 +37,8 @@ def results() -> Results:
         for transport, pair in completions.items()
         for seed, completion in enumerate(pair)
     ]
-    return {"format": "flowfabric.results/1", "scenario": {}, "runs": runs}
+    trace = {"sha256": hashlib.sha256(TRACE.read_bytes()).hexdigest(), "config_sha256": None, "steps": [3]}
+    return {"format": "flowfabric.results/1", "scenario": {}, "traces": [trace], "runs": runs}
 
 
 def table() -> list[str]:
@@ -62,15 +66,16 @@ def write(folder: Path, document: Any, lines: list[str] | None) -> Path:
 def run_dir(tmp_path: Path) -> Path:
     """The least that a report needs of a run."""
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / "traces").mkdir(parents=True)
+    shutil.copy(TRACE, folder / "traces" / "collectives.jsonl")
     record = {"step": 1, "loss": 0.5, "lr": 0.001, "time": {"samples_per_s": 100.0, "step_s": 0.1}}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     return folder
 
 
-def report(run_dir: Path, simulation: Path) -> tuple[int, Path]:
+def report(run_dir: Path, simulation: Path, option: str = "--simulation") -> tuple[int, Path]:
     out = run_dir.parent / "report" / "index.html"
-    return main(["report", str(run_dir), "--simulation", str(simulation), "--out", str(out)]), out
+    return main(["report", str(run_dir), option, str(simulation), "--out", str(out)]), out
 
 
 def test_means_are_those_of_the_rows(tmp_path):
@@ -100,12 +105,61 @@ def test_the_page_says_how_far_ecmp_is_behind_on_the_all_to_alls(run_dir, tmp_pa
     status, out = report(run_dir, folder)
     assert status == 0
     page, printed = out.read_text(), capsys.readouterr().out
-    assert "A rank spends 2.500 ms in the all-to-alls of 8 ranks under ecmp and 2.000 ms under ethereal" in page
+    assert (
+        "A rank spends 2.500 ms of a step in the all-to-alls of 8 ranks under ecmp and 2.000 ms under ethereal" in page
+    )
     assert "ecmp is 25% behind." in page
     assert "<dt>ecmp behind ethereal</dt><dd>+25%<small>on the all-to-alls of the step</small>" in page
     assert "ecmp is 25% behind ethereal on the all-to-alls of the step, +10% over the whole of it" in page
     assert '<svg id="by-operation">' in page
     assert "ecmp +25.0% against ethereal" in printed
+
+
+def test_several_steps_are_not_taken_for_one(run_dir, tmp_path, capsys):
+    """Three steps of 1,100 ns on the whole: a step takes a third of that."""
+    document = results()
+    document["traces"][0]["steps"] = [3, 4, 5]
+    status, out = report(run_dir, write(tmp_path / "netsim", document, table()))
+    assert status == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{1100 / 3 / 1e6:.3f} ms, 1.222 x bound" in printed
+    assert "simulated step, mean of 3" in printed
+    assert "The collectives of 3 steps, one after the other, replayed" in out.read_text()
+    assert "A rank spends 0.833 ms of a step in the all-to-alls" in out.read_text()
+
+
+def test_a_simulation_of_another_run_is_refused(run_dir, tmp_path, capsys):
+    for name, change, problem in (
+        ("other", {"sha256": "0" * 64}, "traces.0.config_sha256: is not that of"),
+        ("older", None, "traces: is missing: it is not known to be the traffic of"),
+    ):
+        document = results()
+        if change is None:
+            del document["traces"]
+        else:
+            document["traces"][0] |= change
+        folder = write(tmp_path / name, document, None)
+        status, out = report(run_dir, folder)
+        line = capsys.readouterr().err
+        assert status == 2
+        assert not out.exists()
+        assert line.count("\n") == 1
+        assert f"{folder / 'results.json'}: {problem}" in line
+        assert report(run_dir, folder, "--other-simulation")[0] == 0
+        assert "the simulated fabric" not in out.read_text(), "another run's finding is not this run's"
+        out.unlink()
+        capsys.readouterr()
+
+
+def test_a_replay_of_the_run_is_the_run_s_own(run_dir, tmp_path):
+    """A replayed trace is another file, but keeps the hash of the run's configuration."""
+    trace = run_dir / "traces" / "collectives.jsonl"
+    header, *records = trace.read_text().splitlines()
+    named = json.dumps(json.loads(header) | {"config_sha256": "a" * 64}, separators=(",", ":"))
+    trace.write_text("".join(f"{line}\n" for line in (named, *records)))
+    document = results()
+    document["traces"][0] |= {"sha256": "b" * 64, "config_sha256": "a" * 64}
+    assert report(run_dir, write(tmp_path / "netsim", document, None))[0] == 0
 
 
 def test_without_the_table_the_page_speaks_of_the_step(run_dir, tmp_path, capsys):
@@ -149,8 +203,9 @@ def test_what_the_simulator_writes_is_read(run_dir, tmp_path):
         for index, op in enumerate(("all_to_all", "all_reduce")):
             times_ps = [run.collectives[index].member_ps for run in runs]
             assert read.mean_time_ns(transport, op) == pytest.approx(sum(times_ps) / len(runs) / 1000, rel=1e-6)
-    status, out = report(run_dir, folder)
+    status, out = report(run_dir, folder, "--other-simulation")
     assert status == 0
+    assert "This is not the run above" in out.read_text()
     assert out.read_text().count("<svg") == 5  # the curves of the run and four pictures of the simulation
 
 

@@ -22,6 +22,8 @@ def configuration(
     clip_norm: float | None = None,
     micro_batch: int | None = None,
     migration: dict[str, Any] | None = None,
+    placement: Path | None = None,
+    replicas: str = "even",
     folder: Path = Path("unused"),
 ) -> RunConfig:
     """A small DiT with experts; dropout and the load-balancing loss are on."""
@@ -35,6 +37,8 @@ def configuration(
                 "expert_hidden": 24,
                 "dispatch": dispatch,
                 "migration": migration,
+                "placement": placement,
+                "replicas": replicas,
             },
             "optim": {"steps": 8, "global_batch": 16, "micro_batch": micro_batch, "lr": 1e-2, "clip_norm": clip_norm},
             "engine": {"zero_stage": zero_stage, "precision": precision},

@@ -1,0 +1,69 @@
+"""What a new placement is compared with: placements that cost no search, and tokens that the solver did not see."""
+
+from pathlib import Path
+
+from moe.files import FileError
+from moe.placement.cost.evaluation import Evaluation, evaluate_placement
+from moe.placement.cost.tradeoff_point import TradeoffPoint
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.placement import Placement
+from moe.placement.solver.packing import pack
+from moe.placement.solver.solve import in_slots
+from moe.placement.topology import Topology
+from moe.report.context import HeldOut
+from moe.routing_trace import RoutingTrace
+
+
+def compare(
+    statistics: RoutingStatistics, topology: Topology, placement: Placement, before: Evaluation, name: str
+) -> dict[str, TradeoffPoint]:
+    """Place traffic and load of other placements beside those of the new one.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        placement: The new placement.
+        before: Traffic under the placement in use.
+        name: Name of the placement in use.
+
+    Returns:
+        The placement in use, and packing by load with as many slots, by name.
+    """
+    points = {name: TradeoffPoint.of(None, before)}
+    if placement.solver.name != "packing":
+        holders = pack(statistics, topology, placement.dispatch, placement.slots_per_rank, seed=placement.solver.seed)
+        packed = placement.model_copy(update={"rank_experts": in_slots(holders)})
+        points["packing"] = TradeoffPoint.of(None, evaluate_placement(statistics, topology, packed))
+    return points
+
+
+def hold_out(path: Path, topology: Topology, current: Placement, placement: Placement) -> HeldOut:
+    """Measure a placement on another trace of the same model.
+
+    Args:
+        path: The other trace.
+        topology: Ranks and what a move between them costs.
+        current: The placement in use.
+        placement: The new placement.
+
+    Returns:
+        Its traffic under both placements.
+
+    Raises:
+        FileError: The trace cannot be read, is of another model or lacks what the dispatch mode needs.
+    """
+    experts = placement.num_experts if path.suffix == ".npy" else None
+    trace = RoutingTrace.read(path, experts)
+    for field in ("num_layers", "num_experts"):
+        present, expected = getattr(trace.header, field), getattr(placement, field)
+        if present != expected:
+            remedy = "give other tokens of the same model"
+            raise FileError(path, f"header.{field}", f"is {present} where the placed trace has {expected}", remedy)
+    statistics = RoutingStatistics.collect(trace, topology.num_ranks)
+    try:
+        before = evaluate_placement(statistics, topology, current, placement.dispatch)
+        return HeldOut(path.name, before, evaluate_placement(statistics, topology, placement))
+    except ValueError as error:
+        field, _, problem = str(error).partition(": ")
+        problem, _, remedy = problem.partition("; ")
+        raise FileError(path, field, problem, remedy) from error

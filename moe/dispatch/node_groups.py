@@ -1,0 +1,56 @@
+"""Process groups between and inside the nodes of an expert-parallel group, beside Megatron-Core's own global ones."""
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroups:
+    """What one rank needs to send a token to a node once and to pass it on there.
+
+    Attributes:
+        rail: the ranks with this rank's place on their node, one of each node of the expert-parallel group.
+        node: the ranks of that group on this rank's node.
+    """
+
+    rail: dist.ProcessGroup
+    node: dist.ProcessGroup
+
+
+_divided: list[NodeGroups] = []
+"""Of the ranks as they are divided now: at most one."""
+
+
+def divide_nodes(expert_parallel: int, node_ranks: int) -> None:
+    """Makes the groups out of all ranks, until :func:`unite_nodes`; collective.
+
+    Args:
+        expert_parallel: ranks of an expert-parallel group, consecutive; a multiple of node_ranks.
+        node_ranks: ranks of such a group on one node, consecutive.
+    """
+    nodes = [list(range(first, first + node_ranks)) for first in range(0, dist.get_world_size(), node_ranks)]
+    num_nodes = expert_parallel // node_ranks
+    rails = [
+        list(rail)
+        for first in range(0, len(nodes), num_nodes)
+        for rail in zip(*nodes[first : first + num_nodes], strict=True)
+    ]
+    rail, _ = dist.new_subgroups_by_enumeration(rails)
+    node, _ = dist.new_subgroups_by_enumeration(nodes)
+    assert isinstance(rail, dist.ProcessGroup)
+    assert isinstance(node, dist.ProcessGroup)
+    _divided.append(NodeGroups(rail, node))
+
+
+def node_groups() -> NodeGroups | None:
+    """This rank's groups; None if nodes were not told apart."""
+    return _divided[0] if _divided else None
+
+
+def unite_nodes() -> None:
+    """Destroys what :func:`divide_nodes` made, if it was called."""
+    for groups in _divided:
+        dist.destroy_process_group(groups.rail)
+        dist.destroy_process_group(groups.node)
+    _divided.clear()

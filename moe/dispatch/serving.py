@@ -1,0 +1,95 @@
+"""From the experts that tokens choose to the slots that serve them.
+
+Shape suffixes: T tokens of this rank, E experts, P slots of the expert-parallel group, N ranks of the group.
+"""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moe.dispatch.exchange import gather_counts
+from moe.replica.dealing import deal
+from moe.replica.quotas import even_quotas, least_loaded_quotas
+from moe.replica.slots import Slots
+
+
+class Serving:
+    """The slots of a layer and the choice among replicas, which a dispatcher asks in every pass.
+
+    Without replicas the choices of an expert go to its only slot and nothing is computed.
+
+    Attributes:
+        slots: the slots; they may be replaced between passes.
+        group: the expert-parallel group.
+        served: whether a slot served a token in the last pass, bool [T, P]; None without replicas.
+    """
+
+    def __init__(self, slots: Slots, group: dist.ProcessGroup, rule: str, layer: int) -> None:
+        """Begins with a placement.
+
+        Args:
+            slots: the slots of the layer.
+            group: the expert-parallel group.
+            rule: how the choices of an expert are split over its replicas, even or least_loaded.
+            layer: index of the block.
+        """
+        self.slots, self.group = slots, group
+        self._rule, self._layer = rule, layer
+        self._columns_P: Tensor | None = None
+        self.served: Tensor | None = None
+
+    def place(self, slots: Slots) -> None:
+        """Replaces the slots."""
+        self.slots, self._columns_P, self.served = slots, None, None
+
+    def columns(self, device: torch.device) -> Tensor:
+        """Logical expert of each slot, int64 [P]."""
+        if self._columns_P is None or self._columns_P.device != device:
+            self._columns_P = torch.as_tensor(self.slots.experts.reshape(-1), device=device)
+        return self._columns_P
+
+    def own(self, map_TE: Tensor) -> Tensor:
+        """Chooses a slot for every choice of this rank's tokens.
+
+        With replicas the counts of this rank go to the host; if the rule is least_loaded, those of all ranks do, after
+        an all-gather.
+
+        Args:
+            map_TE: whether a token chose an expert, bool.
+
+        Returns:
+            Whether a slot serves a token, bool [T, P].
+        """
+        if self.slots.has_replicas and self._rule == "least_loaded":
+            return self.agreed(map_TE)[0]
+        map_TP = map_TE[:, self.columns(map_TE.device)]
+        if self.slots.has_replicas:
+            counts_1E = map_TE.sum(dim=0, keepdim=True).cpu().numpy()
+            own = even_quotas(counts_1E, self.slots.holders, self._layer, first_source=self.group.rank())
+            deal(map_TP, own[0], self.slots)
+            self.served = map_TP
+        return map_TP
+
+    def agreed(self, map_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """Chooses a slot for every choice, and tells what all ranks send: one all-gather.
+
+        Args:
+            map_TE: whether a token chose an expert, bool.
+
+        Returns:
+            Whether a slot serves a token, bool [T, P], and the choices of each rank by slot, int64 [N, P] on the host.
+        """
+        map_TP = map_TE[:, self.columns(map_TE.device)]
+        if not self.slots.has_replicas:
+            return map_TP, gather_counts(map_TP.sum(dim=0, dtype=torch.long), self.group).cpu()
+        counts_NE = gather_counts(map_TE.sum(dim=0, dtype=torch.long), self.group).cpu().numpy()
+        quotas_NEG = self._quotas(counts_NE)
+        deal(map_TP, quotas_NEG[self.group.rank()], self.slots)
+        self.served = map_TP
+        return map_TP, torch.from_numpy(self.slots.of_quotas(quotas_NEG))
+
+    def _quotas(self, counts_NE: NDArray[np.int64]) -> NDArray[np.int64]:
+        quotas = least_loaded_quotas if self._rule == "least_loaded" else even_quotas
+        return quotas(counts_NE, self.slots.holders, self._layer)

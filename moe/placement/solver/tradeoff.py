@@ -1,0 +1,100 @@
+"""Traffic against load: placements under several caps on the busiest rank, each begun from one that is there already.
+
+Shape legend: L MoE layers, E experts per layer.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.cost.evaluation import Evaluation, evaluate
+from moe.placement.cost.tradeoff_point import TradeoffPoint
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.placement import Dispatch, Placement
+from moe.placement.solver.annealing import Annealing
+from moe.placement.solver.feasible import keeps, start_within
+from moe.placement.solver.load_limits import load_limits
+from moe.placement.solver.swaps import search_layers
+from moe.placement.topology import Topology
+
+CAPS = (None, 1.3, 1.2, 1.1, 1.05)
+_STEPS_PER_EXPERT = 1
+_LEAST_STEPS = 50
+_COHERENT_WORK = 3 * 10**7  # a tenth of what the search itself may take
+
+
+def trade_off(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    placement: Placement,
+    *,
+    seed: int,
+    caps: Sequence[float | None] = CAPS,
+) -> list[tuple[float | None, Evaluation]]:
+    """Place under every cap, beginning with the placement and going on from cap to cap.
+
+    What is found under one cap also stands for looser ones where nothing cheaper is found, so that the cost never
+    rises with the cap. A cap that a layer cannot keep is raised in that layer alone.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        placement: A placement of these counts without replicas; its cap is one of the points.
+        seed: Seed of the searches.
+        caps: Caps on the busiest rank, as multiples of the mean; None for no cap.
+
+    Returns:
+        Cap and traffic of each placement, from no cap to the tightest.
+    """
+    own = None if placement.load is None else placement.load.max_load
+    loosest_first = sorted({*caps, own}, key=lambda cap: -np.inf if cap is None else -cap)
+    limits = {cap: _limits(statistics, topology, cap) for cap in loosest_first}
+    found = {own: placement.expert_ranks()}
+    place = loosest_first.index(own)
+    for nearest, cap in (*pairwise(loosest_first[place:]), *pairwise(loosest_first[place::-1])):
+        found[cap] = _improved(statistics, topology, placement.dispatch, found[nearest], limits[cap], seed)
+    traffic = {cap: evaluate(statistics, topology, ranks, placement.dispatch) for cap, ranks in found.items()}
+    for tighter, cap in pairwise(loosest_first[::-1]):
+        if cap != own and traffic[tighter].cost < traffic[cap].cost:
+            traffic[cap] = traffic[tighter]
+    return [(cap, traffic[cap]) for cap in loosest_first]
+
+
+def tradeoff_points(placements: Sequence[tuple[float | None, Evaluation]]) -> tuple[TradeoffPoint, ...]:
+    """Read the points of the curve off the traffic under each cap.
+
+    Args:
+        placements: What `trade_off` returned.
+
+    Returns:
+        The points.
+    """
+    return tuple(TradeoffPoint.of(cap, traffic) for cap, traffic in placements)
+
+
+def _limits(statistics: RoutingStatistics, topology: Topology, cap: float | None) -> NDArray[np.float64] | None:
+    return None if cap is None else load_limits(statistics, topology.num_ranks, cap, strict=False)
+
+
+def _improved(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    dispatch: Dispatch,
+    start: NDArray[np.int64],
+    limits: NDArray[np.float64] | None,
+    seed: int,
+) -> NDArray[np.int64]:
+    """A placement within the limits, [L, E], from one that may break them."""
+    if dispatch != "coherent":
+        steps = max(_STEPS_PER_EXPERT * statistics.num_experts, _LEAST_STEPS)
+        return search_layers(statistics, topology, dispatch, seed=seed, limits=limits, start=start, steps=steps)
+    ranks = start.copy()
+    if limits is not None:
+        fallback = start_within(statistics.loads, topology.num_ranks, limits)
+        for layer, limit in enumerate(limits):
+            if not keeps(ranks[layer], statistics.loads[layer], limit, topology.num_ranks):
+                ranks[layer] = fallback[layer]
+    annealing = Annealing(statistics, topology, limits)
+    return annealing.search(ranks, work=_COHERENT_WORK, generator=np.random.default_rng(seed))

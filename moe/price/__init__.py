@@ -1,0 +1,1 @@
+"""What a placement saves a recorded run: bytes, predicted time, simulated time, and at what load."""

@@ -1,0 +1,224 @@
+"""The chain replay -> measure -> simulate, and what came of it as one document."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
+from moe.files import FileError, replacing
+from moe.placement.cost.evaluation import evaluate_placement
+from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.placement import Dispatch, Placement
+from moe.placement.topology import LinkRates, Topology
+from moe.price.simulation import simulate_pair
+from moe.price.traffic import Traffic
+from moe.replay import replay
+from moe.routing_trace import RoutingTrace
+from moe.validation.complaint import first_complaint
+from moe.validation.document import parse_json
+
+_Figure = Field(ge=0, allow_inf_nan=False)
+_REMEDY = "write it with `python -m moe price`"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Side(_Record):
+    """Traffic of the expert layers in one optimiser step under one placement.
+
+    Attributes:
+        dispatch: Dispatch mode.
+        bytes_between_ranks: Bytes that leave their rank.
+        bytes_between_nodes: Bytes of them that go to another node.
+        busiest_rank: Choices that the busiest rank computes over the mean of the ranks, mean over the layers.
+        predicted_ms: Time of the exchanges by the alpha-beta model; None without rates.
+    """
+
+    dispatch: Dispatch
+    bytes_between_ranks: float = _Figure
+    bytes_between_nodes: float = _Figure
+    busiest_rank: float = _Figure
+    predicted_ms: float | None = _Figure
+
+
+class Price(_Record):
+    """price.json: what a placement saves a recorded run.
+
+    Attributes:
+        format: Name and version.
+        trace_sha256: Of the recorded collective trace.
+        routing_sha256: Of the routing trace.
+        placement_sha256: Of the placement file.
+        config_sha256: Of the run's configuration, if its trace names it.
+        steps: Optimiser steps of the trace; every figure is of one step, mean over them.
+        rates: Rates of a rank's links that predictions use, bits a second, and latency in seconds.
+        before: As recorded.
+        after: Replayed under the placement.
+        simulated_ms: For each transport the time of a step before and after, ms, computation included.
+        gaps: Whose gaps of computation the simulations had.
+    """
+
+    format: Literal["flowfabric.price/1"] = "flowfabric.price/1"
+    trace_sha256: str
+    routing_sha256: str
+    placement_sha256: str
+    config_sha256: str | None
+    steps: tuple[int, ...] = Field(min_length=1)
+    rates: dict[str, float] | None
+    before: Side
+    after: Side
+    simulated_ms: dict[str, tuple[float, float]]
+    gaps: str
+
+    def write(self, path: Path) -> None:
+        """Write the document; equal ones become equal bytes."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            FileError: The file is missing or malformed.
+        """
+        try:
+            return cls.model_validate(parse_json(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+        except ValidationError as error:
+            found = first_complaint(error)
+            raise FileError(path, found.field, found.problem, found.remedy or _REMEDY) from error
+        except ValueError as error:
+            raise FileError(path, "document", f"is not JSON ({error})", _REMEDY) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceRequest:
+    """What is priced.
+
+    Attributes:
+        trace: Recorded collective trace.
+        routing: Routing trace of the same run.
+        placement: Placement to price.
+        current: Placement that the run was recorded under; None: contiguous.
+        scenario: Fabric for netsim.
+        dispatch: Mode under the placement; None: the placement's own.
+        rates: Rates for predictions; None: those of the fabric.
+        out: Folder of the files.
+    """
+
+    trace: Path
+    routing: Path
+    placement: Path
+    current: Path | None
+    scenario: Path
+    dispatch: Dispatch | None
+    rates: LinkRates | None
+    out: Path
+
+
+def price(request: PriceRequest) -> Price:
+    """Replay a recorded run under a placement, simulate both, and write `replayed.jsonl`, `netsim/` and `price.json`.
+
+    Raises:
+        ValueError: The files do not belong together, or netsim refuses the scenario.
+    """
+    header, records = read(request.trace)
+    routing, placement = RoutingTrace.read(request.routing), Placement.read(request.placement)
+    check_same_run(request.trace, header, request.routing, routing)
+    mode = request.dispatch or placement.dispatch
+    was = routing.header.dispatch or mode
+    current = _current(request, placement)
+    if not recorded_under(header, records, routing, current, was):
+        name = "contiguous" if request.current is None else str(request.current)
+        raise ValueError(
+            f"current: {request.trace} was not recorded under the {name} placement in {was} dispatch; "
+            "give the placement of the run with --current FILE"
+        )
+    new_header, new_records = replay(header, records, routing, placement, mode)
+    replayed = request.out / "replayed.jsonl"
+    request.out.mkdir(parents=True, exist_ok=True)
+    write(replayed, new_header, new_records)
+    simulated = simulate_pair(request.trace, replayed, request.scenario, request.out / "netsim")
+    rates = request.rates or simulated.rates
+    topology = Topology.hops(placement.num_nodes, placement.ranks_per_node)
+    statistics = RoutingStatistics.collect(routing, topology.num_ranks)
+
+    def side(traced: tuple[TraceHeader, Sequence[CollectiveRecord]], placed: Placement, dispatch: Dispatch) -> Side:
+        traffic = Traffic.of(*traced, placement.ranks_per_node, rates)
+        busiest = evaluate_placement(statistics, topology, placed, dispatch).imbalance.mean()
+        predicted = None if traffic.predicted_s is None else 1e3 * traffic.predicted_s
+        return Side(
+            dispatch=dispatch,
+            bytes_between_ranks=traffic.rank_bytes,
+            bytes_between_nodes=traffic.node_bytes,
+            busiest_rank=float(busiest),
+            predicted_ms=predicted,
+        )
+
+    found = Price(
+        trace_sha256=_digest(request.trace),
+        routing_sha256=_digest(request.routing),
+        placement_sha256=_digest(request.placement),
+        config_sha256=header.config_sha256,
+        steps=header.steps,
+        rates=None if rates is None else asdict(rates),
+        before=side((header, records), current, was),
+        after=side((new_header, new_records), placement, mode),
+        simulated_ms={
+            name: (before / len(header.steps), after / len(header.steps))
+            for name, (before, after) in simulated.times_ms.items()
+        },
+        gaps=simulated.gaps,
+    )
+    found.write(request.out / "price.json")
+    return found
+
+
+def check_same_run(trace: Path, header: TraceHeader, path: Path, routing: RoutingTrace) -> None:
+    """Refuse a routing trace of another run.
+
+    Raises:
+        FileError: Both name the configuration of their run, and it is not the same.
+    """
+    own = routing.header.config_sha256
+    if None not in (own, header.config_sha256) and own != header.config_sha256:
+        raise FileError(
+            path, "header.config_sha256", f"is not that of {trace} ({str(own)[:12]})", "give two traces of one run"
+        )
+
+
+def recorded_under(
+    header: TraceHeader,
+    records: Sequence[CollectiveRecord],
+    routing: RoutingTrace,
+    placement: Placement,
+    dispatch: Dispatch,
+) -> bool:
+    """Whether a trace is what its run sends under a placement, to the byte."""
+    _, replayed = replay(header, records, routing, placement, dispatch)
+    return _sizes(replayed) == _sizes(records)
+
+
+def _sizes(records: Sequence[CollectiveRecord]) -> list[tuple[Any, ...]]:
+    ordered = sorted(records, key=lambda record: (record.rank, record.seq))
+    return [(record.rank, record.op, record.bytes_in, record.bytes_out, record.in_splits) for record in ordered]
+
+
+def _current(request: PriceRequest, placement: Placement) -> Placement:
+    if request.current is not None:
+        return Placement.read(request.current)
+    sizes = placement.num_layers, placement.num_experts, placement.num_nodes, placement.ranks_per_node
+    return Placement.contiguous(*sizes)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

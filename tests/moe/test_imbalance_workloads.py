@@ -1,0 +1,114 @@
+"""The workloads of the imbalance benchmark have the loads that they state, and the busiest expert of a closed form."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moe.routing_trace import RoutingHeader, RoutingTrace
+from tests.benchmarks.imbalance.traffic import expert_load
+from tests.benchmarks.imbalance.workloads import (
+    BURST_EVERY,
+    LOADS,
+    Shape,
+    busiest,
+    drawn_preferences,
+    real,
+    rounded,
+    synthetic,
+)
+
+SHAPES = [Shape(ranks=4, tokens=128, experts=64, top_k=6), Shape(2, 12, 8, 2), Shape(1, 30, 10, 1)]
+
+
+def favourites(logits: np.ndarray, top_k: int) -> np.ndarray:
+    """The k largest of each row, by sorting all."""
+    return np.argsort(-logits, axis=-1, kind="stable")[..., :top_k]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", LOADS)
+def test_plain_top_k_has_the_stated_loads(name: str, shape: Shape) -> None:
+    for step, logits in enumerate(synthetic(name, shape, 3, seed=5)):
+        assert logits.shape == (shape.ranks, shape.tokens, shape.experts)
+        loads = np.bincount(favourites(logits, shape.top_k).ravel(), minlength=shape.experts)
+        np.testing.assert_array_equal(loads, LOADS[name](shape, step))
+        assert loads.sum() == shape.batch * shape.top_k
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_busiest_expert_has_a_closed_form(shape: Shape) -> None:
+    for name in LOADS:
+        (logits,) = synthetic(name, shape, 1, seed=0)
+        (found,) = expert_load(favourites(logits, shape.top_k)[None], shape.experts)
+        rounding = shape.experts / shape.choices  # one token more or less
+        assert found == pytest.approx(float(busiest(name, shape)), abs=rounding), name
+
+
+def test_closed_forms_by_hand() -> None:
+    shape = SHAPES[0]
+    assert busiest("even", shape) == 1
+    assert busiest("one hot expert", shape) * 2 * shape.top_k == shape.experts
+    first, second = LOADS["Zipf"](shape, 0)[[0, 1]]
+    assert first / second == pytest.approx(2**0.8, rel=0.01)
+
+
+def test_drift_hands_the_loads_on_and_bursts_come_once_in_eight() -> None:
+    shape = SHAPES[0]
+    for step in (0, 1, 17, 63):
+        np.testing.assert_array_equal(np.roll(LOADS["drifting"](shape, step), -step), LOADS["Zipf"](shape, step))
+    hottest = [LOADS["bursty"](shape, step).max() for step in range(2 * BURST_EVERY)]
+    assert [step for step, load in enumerate(hottest) if load == shape.batch // 2] == [0, BURST_EVERY]
+    assert sorted(set(hottest)) == [shape.choices // shape.experts, shape.batch // 2]
+
+
+def test_experts_are_preferred_without_affinity() -> None:
+    shape = SHAPES[0]
+    preferred = drawn_preferences(LOADS["even"](shape, 0), shape, np.random.default_rng(0))
+    together = preferred.T.astype(int) @ preferred
+    pairs = together[np.triu_indices(shape.experts, 1)]
+    expected = shape.batch * shape.top_k * (shape.top_k - 1) / (shape.experts * (shape.experts - 1))
+    assert pairs.mean() == pytest.approx(expected), "tokens prefer six different experts each"
+    assert pairs.var() == pytest.approx(expected, rel=0.2), "counts of independent draws vary as much as their mean"
+
+
+def test_impossible_loads_are_refused() -> None:
+    shape = Shape(1, 4, 3, 2)
+    with pytest.raises(ValueError, match="loads: 8 choices, 5 of one expert"):
+        drawn_preferences(np.array([5, 2, 1]), shape, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="loads: 7 choices"):
+        drawn_preferences(np.array([4, 2, 1]), shape, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("total", [0, 1, 17, 1000])
+def test_rounding_keeps_sum_and_share(total: int) -> None:
+    shares = np.random.default_rng(total).random(13)
+    counts = rounded(shares, total)
+    assert counts.sum() == total
+    assert np.abs(counts - shares / shares.sum() * total).max() < 1
+
+
+def test_recorded_choices_come_back_in_their_order() -> None:
+    shape, random = Shape(ranks=2, tokens=5, experts=6, top_k=3), np.random.default_rng(0)
+    ids = random.random((40, 2, 6)).argsort(axis=2)[:, :, :3]
+    header = RoutingHeader(num_experts=6, num_layers=2, top_k=3, world_size=4, model="drawn")
+    source = np.arange(40) % 4
+    trace = RoutingTrace(ids, source, header)
+    for step, logits in enumerate(real([trace], 1, shape, 3, seed=0)):
+        for rank in range(2):
+            own = np.flatnonzero(source % 2 == rank)[5 * step :][:5]
+            np.testing.assert_array_equal(favourites(logits[rank], 3)[: len(own)], ids[own, 1])
+    dropped = RoutingTrace(np.where(ids == 0, -1, ids), source, header)
+    with pytest.raises(ValueError, match="expert_ids: some choices were dropped"):
+        next(real([dropped], 0, shape, 1, seed=0))
+    with pytest.raises(ValueError, match="header: has 6 experts, 3 choices"):
+        next(real([trace], 0, Shape(2, 5, 6, 2), 1, seed=0))
+
+
+def test_the_traces_of_the_benchmark_fit_its_shape() -> None:
+    from tests.benchmarks.imbalance.__main__ import SHAPE, TRACES
+
+    if not all(path.exists() for path in TRACES):
+        pytest.skip("no recorded traces here")
+    (logits,) = real([RoutingTrace.read(Path(path)) for path in TRACES], 13, SHAPE, 1, seed=0)
+    assert logits.shape == (SHAPE.ranks, SHAPE.tokens, SHAPE.experts)

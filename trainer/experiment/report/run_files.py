@@ -1,0 +1,178 @@
+"""Which files belong to a run: every input of a report is matched with it by digest, or refused."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from moe.collective_trace import TraceHeader, read
+from moe.files import FileError
+from moe.routing_trace import RoutingTrace
+from trainer.config.digest import config_digest
+from trainer.config.file import load_config
+from trainer.config.run import RunConfig
+from trainer.experiment.report.simulation import Simulation
+from trainer.observe.metrics import Record, read_metrics
+
+_LATER = ("optim.steps", "checkpoint", "evaluate", "sample", "trace", "observe", "guard", "run.dir", "run.resume")
+"""Settings in which two continuations of one run may differ without being another run."""
+_PLACED = ("moe.placement", "moe.migration")
+
+
+class RunFiles:
+    """A run's folder, and what identifies the run.
+
+    Attributes:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            folder: the run's folder.
+        """
+        self.folder = folder
+
+    @property
+    def trace(self) -> Path:
+        """The recorded collective trace."""
+        return self.folder / "traces" / "collectives.jsonl"
+
+    @property
+    def routing(self) -> Path:
+        """The routing trace."""
+        return self.folder / "traces" / "routing.npz"
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """The lines of metrics.jsonl.
+
+        Raises:
+            FileError: it is missing or malformed, or holds no loss.
+        """
+        path = self.folder / "metrics.jsonl"
+        records = read_metrics(path)
+        if not records:
+            raise FileError(path, "records", "there are none", "train the run first")
+        for number, record in enumerate(records, start=1):
+            if "loss" not in record.values:
+                raise FileError(path, f"line {number}: loss", "is missing", "give the metrics.jsonl of a run")
+        return records
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            FileError: config.yaml is missing or malformed.
+        """
+        return load_config(self.folder / "config.yaml")
+
+    @cached_property
+    def header(self) -> TraceHeader | None:
+        """Header of the recorded trace; None where nothing was recorded."""
+        return read(self.trace)[0] if self.trace.exists() else None
+
+    @cached_property
+    def digests(self) -> set[str]:
+        """Hashes of the configurations that the run has had: that of its trace, and the present one."""
+        recorded = {self.header.config_sha256} if self.header is not None and self.header.config_sha256 else set()
+        present = {config_digest(self.config)} if (self.folder / "config.yaml").exists() else set()
+        return recorded | present
+
+    def check_simulation(self, path: Path, simulation: Simulation) -> None:
+        """Refuses a simulation of another run's traffic.
+
+        Raises:
+            FileError: a trace that was simulated is not the run's, nor a replay or formula of it.
+        """
+        remedy = f"simulate {self.trace} or a replay of it, or give the folder as --other-simulation"
+        if not simulation.traces:
+            raise FileError(path, "traces", f"is missing: it is not known to be the traffic of {self.folder}", remedy)
+        for index, trace in enumerate(simulation.traces):
+            own = self.trace.exists() and trace.sha256 == digest_of(self.trace)
+            if not own and trace.config_sha256 not in self.digests:
+                field = f"traces.{index}.config_sha256"
+                raise FileError(path, field, f"is not that of {self.folder} ({shown(trace.config_sha256)})", remedy)
+
+    def check_routing(self, path: Path, routing: RoutingTrace) -> None:
+        """Refuses a routing trace of another run, as far as it names its own.
+
+        Raises:
+            FileError: it names the configuration of another run.
+        """
+        named = routing.header.config_sha256
+        if named is not None and self.digests and named not in self.digests:
+            problem = f"is not that of {self.folder} ({shown(named)})"
+            raise FileError(path, "header.config_sha256", problem, "give the routing trace of this run")
+
+    def check_continuation(self, other: "RunFiles", *, placed: bool) -> None:
+        """Refuses a run that is no continuation of the same training.
+
+        Args:
+            other: a continuation of this run, or one beside it.
+            placed: whether it may have its experts elsewhere.
+
+        Raises:
+            FileError: its configuration differs in what is learned or how.
+        """
+        if not all((run.folder / "config.yaml").exists() for run in (self, other)):
+            return
+        free = (*_LATER, *(_PLACED if placed else ()))
+        own, others = (_settings(run.config.model_dump(mode="json")) for run in (self, other))
+        for key in sorted(own.keys() | others.keys()):
+            differs = own.get(key) != others.get(key)
+            if differs and not any(key == name or key.startswith(f"{name}.") for name in free):
+                raise FileError(
+                    other.folder / "config.yaml",
+                    key,
+                    f"is {others.get(key)} where {self.folder} has {own.get(key)}",
+                    "give a continuation of the same run",
+                )
+
+
+def forked(one: RunFiles, other: RunFiles) -> list[int]:
+    """Steps that both runs took after they parted.
+
+    A shared history is copied with its clock, so it ends with the first record whose figures, times included, differ.
+
+    Args:
+        one: a run.
+        other: a run that has the same history.
+
+    Returns:
+        The steps that both logged on their own, ascending.
+
+    Raises:
+        FileError: there are none.
+    """
+    ours, theirs = ({record.step: record.values for record in run.records} for run in (one, other))
+    common = sorted(ours.keys() & theirs.keys())
+    path = other.folder / "metrics.jsonl"
+    if not common:
+        raise FileError(path, "step", f"shares none with {one.folder}", "continue the same run")
+    parted = next((step for step in common if repr(ours[step]) != repr(theirs[step])), None)  # nan equals itself
+    if parted is None:
+        problem = f"none was taken apart from {one.folder}: all {len(common)} records are the same, times included"
+        raise FileError(path, "step", problem, "train both on for some steps before they are compared")
+    return [step for step in common if step >= parted]
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def shown(digest: str | None) -> str:
+    """The beginning of a hash, for messages."""
+    return "none" if digest is None else f"{digest[:12]}..."
+
+
+def _settings(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key."""
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        key = f"{prefix}{name}"
+        found |= _settings(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return found

@@ -1,0 +1,48 @@
+"""How many rows of a dispatch cross to another node, counted as the run's dispatch mode sends them.
+
+Shape suffixes: T tokens on this rank, E experts of a layer, N ranks that share them, M nodes.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Mode = Literal["home", "copies", "hierarchical", "coherent"]
+
+
+def crossing_rows(
+    probs_TE: Tensor, map_TE: Tensor, ranks_E: Tensor, nodes_N: Tensor, here: int, mode: Mode
+) -> tuple[Tensor, Tensor]:
+    """Counts the rows that one rank's tokens send to other nodes on their way to the experts of a layer.
+
+    home: a row a choice; copies: a row a rank that holds any of the token's experts; hierarchical: a row a node that
+    does; coherent: a row a rank, and the output of each of them but the anchor's, sent on to the anchor's rank.
+
+    Args:
+        probs_TE: gate values; the largest chosen one is the anchor's.
+        map_TE: bool, the choices that were kept.
+        ranks_E: where each expert lives, a place among the ranks that share the experts.
+        nodes_N: node of each of those ranks.
+        here: place of this rank among them.
+        mode: how the run dispatches.
+
+    Returns:
+        The rows that cross and the rows that would if every expert of a token were alone on a node other than its own,
+        each float64 []. The second does not depend on the placement: one a choice, and in coherent dispatch one more
+        for every choice of a token but its anchor.
+    """
+    choices = map_TE.sum().double()
+    if mode == "home":
+        return map_TE[:, nodes_N[ranks_E] != nodes_N[here]].sum().double(), choices
+    place_E = nodes_N[ranks_E] if mode == "hierarchical" else ranks_E
+    places = int(nodes_N.max()) + 1 if mode == "hierarchical" else len(nodes_N)
+    visits_TP = map_TE.new_zeros([len(map_TE), places], dtype=torch.int64)
+    visits_TP = visits_TP.index_add(1, place_E, map_TE.long()) > 0
+    node_P = torch.arange(places, device=nodes_N.device) if mode == "hierarchical" else nodes_N
+    sent = visits_TP[:, node_P != nodes_N[here]].sum().double()
+    if mode != "coherent":
+        return sent, choices
+    anchor_T = ranks_E[probs_TE.detach().masked_fill(~map_TE, -1.0).argmax(dim=1)]
+    returned = (visits_TP & (nodes_N != nodes_N[anchor_T][:, None])).sum().double()
+    return sent + returned, 2 * choices - map_TE.any(dim=1).sum().double()
