@@ -84,12 +84,12 @@ def _branch_and_bound(
     shares = [on_one_rank, on_each_rank]
     low = high = np.repeat([1.0, num_experts // num_ranks], [size, num_layers * num_ranks])
     if limits is not None:
-        loaded = (statistics.loads / limits[:, None])[:, None]
+        loaded = (statistics.loads / np.maximum(limits, _ROUNDING)[:, None])[:, None]
         shares.append(kron(block_diag(list(loaded)), eye_array(num_ranks)))
         low = np.append(low, np.full(num_layers * num_ranks, -np.inf))
         high = np.append(high, np.full(num_layers * num_ranks, 1 + _ROUNDING))
     balance = vstack(shares).tocsr()
-    balance.resize((balance.shape[0], len(costs)))
+    balance.resize((len(low), len(costs)))
     highest = np.concatenate(
         [_one_of_each_kind(num_layers, num_experts, topology), np.full(len(costs) - binaries, np.inf)]
     )
