@@ -68,7 +68,7 @@ def law(placement: Placement, statistics: RoutingStatistics) -> str:
     """
     text = DISPATCH_LAWS[placement.dispatch]
     if placement.dispatch == "coherent" and statistics.coactivation.any():
-        if placement.has_replicas or statistics.visits is None:
+        if statistics.visits is None:
             text += " The router picks several experts; the cost counts the moves between first choices only, not the "
             text += "copies for the others."
         else:

@@ -57,8 +57,8 @@ def coherent_walk(
 ) -> tuple[float, int]:
     """Cost of all tokens in coherent dispatch and the moves that skip a layer, token by token.
 
-    Without copies only the anchors move. A copy goes from where the token was to each further rank that holds one of its
-    choices, and from there to its anchor.
+    Without copies only the anchors move. A copy goes from where the token was to each further rank that holds one of
+    its choices, and from there to its anchor.
     """
     total, skipped = 0.0, 0
     for choices_of_layers in routing.expert_ids.tolist():

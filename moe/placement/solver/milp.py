@@ -84,11 +84,12 @@ def _branch_and_bound(
     shares = [on_one_rank, on_each_rank]
     low = high = np.repeat([1.0, num_experts // num_ranks], [size, num_layers * num_ranks])
     if limits is not None:
-        shares.append(kron(block_diag((statistics.loads / limits[:, None])[:, None]), eye_array(num_ranks)))
+        loaded = (statistics.loads / np.maximum(limits, _ROUNDING)[:, None])[:, None]
+        shares.append(kron(block_diag(list(loaded)), eye_array(num_ranks)))
         low = np.append(low, np.full(num_layers * num_ranks, -np.inf))
         high = np.append(high, np.full(num_layers * num_ranks, 1 + _ROUNDING))
     balance = vstack(shares).tocsr()
-    balance.resize((balance.shape[0], len(costs)))
+    balance.resize((len(low), len(costs)))
     highest = np.concatenate(
         [_one_of_each_kind(num_layers, num_experts, topology), np.full(len(costs) - binaries, np.inf)]
     )
@@ -98,7 +99,7 @@ def _branch_and_bound(
         bounds=Bounds(0, highest),  # pyright: ignore[reportArgumentType]
         constraints=[
             LinearConstraint(rows, lb=least),  # pyright: ignore[reportArgumentType]
-            LinearConstraint(balance, low, high),
+            LinearConstraint(balance, low, high),  # pyright: ignore[reportArgumentType]
         ],
         options={"node_limit": max(_NODES // binaries**2, 1), "mip_rel_gap": 0.0},
     )
@@ -146,19 +147,19 @@ def visits_programme(
 
     num_ranks = len(cost)
     binaries = num_layers * num_experts * num_ranks
-    ranks = np.arange(num_ranks)
+    ranks = range(num_ranks)
     layer, from_layer, origin, anchor = visits.rows[:, :4].T
     chosen = np.sort(visits.rows[:, 3:], axis=1)
     sets, member = np.unique(np.column_stack([layer, chosen]), axis=0, return_inverse=True)
     member = member.ravel()
-    visited = binaries + np.arange(len(sets))[:, None] * num_ranks + ranks
+    visited = (binaries + np.arange(len(sets))[:, None] * num_ranks + np.arange(num_ranks)).tolist()
     entries: list[tuple[int, int, float]] = []
     least: list[float] = []
     for number, row in enumerate(sets):
         for expert in row[1:][row[1:] != DROPPED]:
             for rank in ranks:
-                entries += [(len(least), visited[number, rank], 1.0)]
-                entries += [(len(least), (row[0] * num_experts + expert) * num_ranks + rank, -1.0)]
+                entries += [(len(least), visited[number][rank], 1.0)]
+                entries += [(len(least), int(row[0] * num_experts + expert) * num_ranks + rank, -1.0)]
                 least.append(0.0)
     starts = from_layer == DROPPED
     paying: dict[tuple[int, int, bool], list[int]] = {}
@@ -166,17 +167,17 @@ def visits_programme(
         paying.setdefault((int(layer[visit]), int(anchor[visit]), True), []).append(visit)
         if not starts[visit]:
             paying.setdefault((int(from_layer[visit]), int(origin[visit]), False), []).append(visit)
-    payments = binaries + visited.size
+    payments = binaries + len(sets) * num_ranks
     for number, ((where, expert, ends), rows) in enumerate(paying.items()):
         for rank in ranks:
             price = cost[:, rank] if ends else cost[rank]
             prices = np.array([price + cost[rank] if ends and starts[visit] else price for visit in rows])
             prices *= visits.tokens[rows][:, None] / unit
-            most = prices.sum()
+            most = float(prices.sum())
             entries.append((len(least), payments + number * num_ranks + rank, 1.0))
             entries.append((len(least), (where * num_experts + expert) * num_ranks + rank, -most))
             for visit, per_rank in zip(rows, prices, strict=True):
-                entries += [(len(least), visited[member[visit], to], -per_rank[to]) for to in ranks]
+                entries += [(len(least), visited[member[visit]][to], -float(per_rank[to])) for to in ranks]
             least.append(-most)
     row, column, value = zip(*entries, strict=True)
     width = payments + len(paying) * num_ranks
