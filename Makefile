@@ -22,38 +22,61 @@ $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.runtime
 	@$(PY) -m pip install --quiet --editable '.[$*]'
 	@touch $@
 
-# The loop: train -> trace -> place -> train on under the placement -> simulate -> one page; beside it, methods compared.
+# The loop: train -> trace -> place -> train on under the placement -> price -> one page; beside it a language model that
+# decodes with its experts placed, a larger run on a fabric, and methods compared.
 RUN := runs/demo
-CONFIG := configs/runs/digits_moe.yaml
-LONGER := optim.steps=620 checkpoint.every=620 evaluate.every=null sample.every=null trace.steps=[] observe.log_every=1
+MIXTURE := configs/runs/digits_moe.yaml moe.top_k=2 moe.dispatch=copies
+LONGER := optim.steps=620 checkpoint.every=620 evaluate.every=null sample.every=null trace.steps=[617,618,619] observe.log_every=1
+GPT := configs/runs/gpt_moe.yaml moe.dispatch=coherent model.hidden=64 data.context=64 optim.steps=150 optim.global_batch=32 \
+  checkpoint.every=150 evaluate.every=150 sample.every=null trace.steps=[148,149,150]
 METHODS := flow_matching ot_cfm weighted_cfm
 SHORTER := optim.steps=200 optim.global_batch=256
-TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc-per-node 2
+TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc-per-node 2 -m trainer
+PLACE := $(PY) -m moe place --nodes 2 --ranks-per-node 1
+DECODE := $(TORCHRUN) generate $(RUN)_gpt --prompts $(RUN)_gpt/prompts.txt --num-bytes 24 --out $(RUN)_gpt/texts.txt
 
 demo: $(VENV)/.runtime
-	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed
-	@echo "1/8  train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
-	@$(PY) -m trainer check $(CONFIG) run.dir=$(RUN) --world-size 2 > /dev/null
-	@$(TORCHRUN) -m trainer train $(CONFIG) run.dir=$(RUN)
-	@echo "2/8  draw 16 images of each digit and judge them"
+	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed $(RUN)_gpt
+	@echo "1/9  train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
+	@$(PY) -m trainer check $(MIXTURE) run.dir=$(RUN) --world-size 2 > /dev/null
+	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)
+	@echo "2/9  draw 16 images of each digit and judge them"
 	@$(PY) -m trainer sample $(RUN) --num 160 --guidance 1.5 --out $(RUN)/samples/demo.png --quality $(RUN)/quality.json
-	@echo "3/8  place the experts by where the tokens went, for 2 nodes x 1 rank"
-	@$(PY) -m moe place $(RUN)/traces/routing.npz --nodes 2 --ranks-per-node 1 --out $(RUN)/placement.json --report $(RUN)/report/placement.html
-	@$(PY) -m moe replay $(RUN)/traces/collectives.jsonl --routing $(RUN)/traces/routing.npz --placement $(RUN)/placement.json --dispatch home --out $(RUN)/traces/replayed.jsonl
-	@echo "4/8  train on from the checkpoint, with the experts where they were and under the placement"
+	@echo "3/9  place the experts by where the tokens went, for 2 nodes x 1 rank and the run's own dispatch, under a cap on the load"
+	@$(PLACE) $(RUN)/traces/routing.npz --out $(RUN)/placement.json --report $(RUN)/report/placement.html
+	@echo "4/9  train on from the checkpoint, with the experts where they were and under the placement, and record both"
 	@for kind in unplaced placed; do mkdir -p $(RUN)_$$kind && cp -r $(RUN)/checkpoints $(RUN)_$$kind/; done
-	@$(TORCHRUN) -m trainer train $(CONFIG) run.dir=$(RUN)_unplaced $(LONGER)
-	@$(TORCHRUN) -m trainer train $(CONFIG) run.dir=$(RUN)_placed $(LONGER) moe.placement=$(RUN)/placement.json
-	@echo "5/8  write the collectives of one step of a run on 64 ranks, by formula"
+	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_unplaced $(LONGER)
+	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_placed $(LONGER) moe.placement=$(RUN)/placement.json
+	@echo "5/9  price the placement: replay, and simulate before and after where the link between the nodes is the bottleneck"
+	@$(PY) -m moe price $(RUN)_unplaced/traces/collectives.jsonl --routing $(RUN)_unplaced/traces/routing.npz \
+	  --placement $(RUN)/placement.json --scenario configs/scenarios/two_nodes.yaml --out $(RUN)/price
+	@echo "6/9  second act: a small language model, decoding with its experts where they were and placed"
+	@$(TORCHRUN) train $(GPT) run.dir=$(RUN)_gpt
+	@$(PLACE) $(RUN)_gpt/traces/routing.npz --out $(RUN)_gpt/placement.json
+	@$(PY) -c "$$WRITE_PROMPTS" $(RUN)_gpt/prompts.txt
+	@$(DECODE) --record $(RUN)_gpt/decoding/contiguous
+	@$(DECODE) --record $(RUN)_gpt/decoding/placed --placement $(RUN)_gpt/placement.json
+	@echo "7/9  another run, of 64 ranks: its collectives by formula, replayed on a leaf-spine fabric under seven transports"
 	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
-	@echo "6/8  replay that step on a leaf-spine fabric under seven transports"
 	@$(PY) -m netsim compare configs/scenarios/demo.yaml --out $(RUN)/netsim
-	@echo "7/8  compare three methods of flow matching on points in the plane, all at a time"
+	@echo "8/9  compare three methods of flow matching on points in the plane, all at a time"
 	@$(PY) -m trainer compare $(METHODS:%=configs/methods/%.yaml) $(SHORTER) --seeds 1 --jobs 3 --num 500 --evaluations 1,2,4,16 --out $(RUN)/comparison
-	@echo "8/8  one page"
-	@$(PY) -m trainer report $(RUN) --quality $(RUN)/quality.json --placement $(RUN)/placement.json \
-	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --simulation $(RUN)/netsim --comparison $(RUN)/comparison \
-	  --out $(RUN)/report/index.html
+	@echo "9/9  one page"
+	@$(PY) -m trainer report $(RUN) --quality $(RUN)/quality.json --placement $(RUN)/placement.json --price $(RUN)/price \
+	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --decoding $(RUN)_gpt/decoding \
+	  --other-simulation $(RUN)/netsim --comparison $(RUN)/comparison --out $(RUN)/report/index.html
+
+# Beginnings of functions and classes of Python's own library, a line each.
+define WRITE_PROMPTS
+import pathlib, re, sys, sysconfig
+lines = {}
+for path in sorted(pathlib.Path(sysconfig.get_path("stdlib")).glob("*.py")):
+    found = re.findall(r"(?m)^(?:def|class) \w+\(.*", path.read_text(errors="replace"))
+    lines |= dict.fromkeys(line[:32].rstrip() for line in found[:3])
+pathlib.Path(sys.argv[1]).write_text("\n".join(list(lines)[:192]) + "\n")
+endef
+export WRITE_PROMPTS
 
 SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow'
 NAMESPACES := pytest -m multinode tests/multinode

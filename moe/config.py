@@ -72,7 +72,8 @@ class SparseOTRouterConfig(Section):
     hop_cost: float = Field(default=0.0, ge=0)
     """Cost of a hop, in standard deviations of the logits. The hops between two ranks are the placement's cost matrix,
     or 1 between any two without a placement file. Needs potentials global: where each rank is balanced alone, it sends
-    the same amount to far experts at any cost."""
+    the same amount to far experts at any cost. Routing then depends on the placement, so that a replay under another
+    one is no longer exact. ``tests.benchmarks.placement_aware_routing`` measures what a strength saves and costs."""
     inference_capacity_factor: Annotated[float, Field(ge=1)] | None = None
     """The same limit at inference, where the average potentials balance only roughly; null: no limit."""
     z_loss: float = Field(default=0.0, ge=0)

@@ -40,9 +40,9 @@ class RoutingHeader(BaseModel):
         moe_layers: Block index of each MoE layer, for replay.
         expert_parallel: Ranks of one expert-parallel group while recording.
         dispatch: Dispatch mode of the run that recorded the trace; None if it is unknown.
-        config_sha256: Hash of the run's configuration, the same as in its collective trace; None if it is unknown.
         expert_parameters: Parameters of an expert, for replay with replicas.
         replicas: How the run chose among the replicas of an expert, had there been any; None if it is unknown.
+        config_sha256: Hash of the run's configuration, the same as in its collective trace; None if it is unknown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,9 +59,9 @@ class RoutingHeader(BaseModel):
     moe_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     expert_parallel: _Positive | None = None
     dispatch: Literal["coherent", "home", "copies", "hierarchical"] | None = None
-    config_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     expert_parameters: _Positive | None = None
     replicas: Literal["even", "least_loaded"] | None = None
+    config_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,10 +21,10 @@ from moe.dispatch.serving import Serving
 class HomeReturnDispatcher(MoEAlltoAllTokenDispatcher):
     """Megatron-Core's all-to-all dispatcher on any device, with a placement.
 
-    Physical slot s of the expert-parallel group (slot = rank * slots per rank + index) holds the logical expert
-    ``serving.slots`` says. Routers, losses and metrics speak of logical experts; only the columns of the routing map
-    become those of slots here, on their way out. Gate values travel bit-exact in the last columns of the token message, which saves
-    one all-to-all in each direction and pass.
+    ``serving.slots`` says which logical expert a physical slot of the expert-parallel group (rank * slots per rank +
+    index) holds. Routers, losses and metrics speak of logical experts; only here, on their way out, the columns of the
+    routing map become those of slots. Gate values travel bit-exact in the last columns of the token message, which
+    saves one all-to-all in each direction and pass.
 
     Collectives of a layer and micro batch: one all-gather of the counts, two all-to-alls forward, two backward.
     """

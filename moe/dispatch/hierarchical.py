@@ -51,7 +51,7 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
             local_expert_indices: global numbers of those slots; they follow from the rank.
             config: Megatron's configuration of the layer.
             pg_collection: process groups (ep, expt_tp, tp_ep are used).
-            serving: chooses the slot of every choice.
+            serving: the slots of the layer, and which of them serves each choice.
             nodes: process groups of this rank; rank n * K + k of the expert-parallel group is rank k of node n.
         """
         super().__init__(num_local_experts, local_expert_indices, config, pg_collection, serving)

@@ -95,11 +95,10 @@ def plan_migration(
     renamed = relabel(present, target, topology)
     dearer = _traffic(statistics, topology, renamed, objective) > _traffic(statistics, topology, target, objective)
     goal = target if dearer else renamed
-    gains = Gains(statistics, topology, objective, expert_tokens)
-    cycles = cut_into_cycles(present, goal, gains)
     if fixed is not None:
-        cycles = [cycle for cycle in cycles if not fixed[cycle.layer, cycle.experts].any()]
-    ranks = best_state(present, cycles, gains, most_moves)
+        goal = _held(present, goal, fixed)
+    gains = Gains(statistics, topology, objective, expert_tokens)
+    ranks = best_state(present, cut_into_cycles(present, goal, gains), gains, most_moves)
     planned = settle(slot_to_expert, ranks, topology.num_ranks)
     plan = priced_plan(statistics, topology, slot_to_expert, planned, objective)
     return plan if plan.worth(expert_tokens) > 0 else MigrationPlan(slot_to_expert, (), 0.0, 0.0)
@@ -178,6 +177,22 @@ def moves_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterat
     for layer, target in np.argwhere(before != after).tolist():
         expert = int(after[layer, target])
         yield Move(layer, expert, int(sources[layer, expert]), target)
+
+
+def _held(present: NDArray[np.int64], goal: NDArray[np.int64], fixed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The balanced placement nearest to the goal in which some experts are where they are now, [L, E].
+
+    The others share out their present places so that most are where the goal has them, and then most do not move.
+    """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
+    held = present.copy()
+    for layer, free in enumerate(~fixed):
+        places = present[layer, free]
+        wanted, own = (ranks[layer, free][:, None] == places for ranks in (goal, present))
+        experts, chosen = linear_sum_assignment(-(len(places) + 1.0) * wanted - own)
+        held[layer, np.flatnonzero(free)[experts]] = places[chosen]
+    return held
 
 
 def _traffic(statistics: RoutingStatistics, topology: Topology, ranks: NDArray[np.int64], objective: Dispatch) -> float:

@@ -47,9 +47,12 @@ def affinity_section(
     if placement.dispatch != "coherent":
         text = "For information: affinity does not change home-return traffic; context-coherent dispatch could use it."
         return Section("Affinity between consecutive layers", (Figure(affinity_strip(rows, 0), explained),), text)
-    rows |= {f"stays, {name}": _staying(statistics, before), "stays, placed": _staying(statistics, placed)}
-    stays_before, stays_after = 1 - before.cross_rank, 1 - placed.cross_rank
-    text = f"{stays_after:.0%} of the moves stay on their rank; with the {name} placement {stays_before:.0%} do."
+    stays = [_staying(statistics, traffic) for traffic in (before, placed)]
+    rows |= {f"stays, {name}": stays[0], "stays, placed": stays[1]}
+    then, now = (float(np.mean(shares)) for shares in stays)
+    text = (
+        f"{now:.0%} of the first choices are on the rank of the one before; with the {name} placement {then:.0%} are."
+    )
     return Section("Affinity between consecutive layers", (Figure(affinity_strip(rows, 0), explained),), text)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.cost.evaluation import Evaluation
-from moe.report.drawing import BEFORE, FULL_WIDTH, INK, PAPER, PLACED, SOFT, Drawing
+from moe.report.drawing import ALARM, BEFORE, FULL_WIDTH, INK, PAPER, PLACED, SOFT, Drawing
 from moe.report.heat_map import DEVIATIONS, draw_scale, is_dark, png
 from moe.report.page import Figure, Section
 from moe.report.plot import Panel, Scale, percent
@@ -18,7 +18,7 @@ _BINS = 40
 _MOST_NUMBERED = 128
 
 
-def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int) -> Section:
+def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int, cap: float | None = None) -> Section:
     """Compose the section.
 
     Args:
@@ -26,6 +26,7 @@ def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int
         placed: Traffic under the new placement.
         name: Name of the placement in use.
         idle: Experts of all layers that no token chose.
+        cap: Cap on the busiest rank that the placement was made under, as a multiple of the mean; None for no cap.
 
     Returns:
         How the loads of all ranks and layers are spread, and the load of every rank in every layer.
@@ -37,7 +38,7 @@ def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int
     if idle:
         text += f" {idle} experts of all layers are chosen by no token."
     spread = Figure(
-        load_histogram(before.rank_loads, placed.rank_loads, name=name),
+        load_histogram(before.rank_loads, placed.rank_loads, name=name, cap=cap),
         "Loads of all ranks in all layers, relative to the mean of their layer: a narrow hill at 1 is good, and a tail "
         "to the right are the ranks that others wait for.",
     )
@@ -48,13 +49,16 @@ def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int
     return Section(f"The busiest rank computes {placed.imbalance.mean():.2f} times the mean", (spread, maps), text)
 
 
-def load_histogram(before: NDArray[np.float64], placed: NDArray[np.float64], *, name: str = "contiguous") -> str:
+def load_histogram(
+    before: NDArray[np.float64], placed: NDArray[np.float64], *, name: str = "contiguous", cap: float | None = None
+) -> str:
     """Draw how often ranks have which load.
 
     Args:
         before: Choices that each rank computes under the placement in use, [L, G].
         placed: The same under the new placement, [L, G].
         name: Name of the placement in use.
+        cap: Cap on the busiest rank, drawn as a line.
 
     Returns:
         SVG markup.
@@ -75,6 +79,9 @@ def load_histogram(before: NDArray[np.float64], placed: NDArray[np.float64], *, 
         steps += [(begin, panel.y(share)), (end, panel.y(share))]
     drawing.line([*steps, (places[-1], panel.y(0))], PLACED, width=2)
     drawing.line([(panel.x(1), panel.y.start), (panel.x(1), panel.y.end)], INK, dash="2 3")
+    if cap is not None and cap <= reach:
+        drawing.line([(panel.x(cap), panel.y.start), (panel.x(cap), panel.y.end)], ALARM, width=1.4)
+        drawing.text(panel.x(cap) + 5, panel.y.end + 4, f"cap {cap:.4g}", size=12, colour=ALARM)
     panel.mark_x("load of a rank / mean of its layer")
     drawing.legend(FULL_WIDTH - 20, 16, [(name, BEFORE), ("placed", PLACED)])
     return drawing.markup()

@@ -91,15 +91,16 @@ def placement_sections(
     """
     context = context or Context()
     name = context.before
+    cap = None if placement.load is None else placement.load.max_load
     numbers = summarise(placement, statistics, topology, before, placed, context)
     sections = [_cost_section(placement, statistics, topology, before, placed, context, numbers)]
     if before.cost and (context.tradeoff or context.compared):
-        chosen = TradeoffPoint.of(None, placed)
+        chosen = TradeoffPoint.of(cap, placed)
         sections.append(tradeoff_section(context.tradeoff, chosen, context.compared, topology.unit))
     if context.held_out is not None:
         sections.append(held_out_section(before, placed, context.held_out, topology.unit, name))
     sections.append(volume_section(numbers, before, placed, context))
-    first = 1 if placement.dispatch == "coherent" and statistics.num_layers > 1 else 0
+    first = 1 if placement.dispatch == "coherent" and not before.cost_by_layer[0] else 0
     if statistics.num_layers > 1 and before.cost:
         sections.append(layer_section(before, placed, topology.unit, name, first))
     shared = sharing_section(statistics, placement.dispatch, before, placed, name, placement.has_replicas)
@@ -107,7 +108,7 @@ def placement_sections(
     if statistics.num_layers > 1:
         sections.append(affinity_section(placement, statistics, before, placed, name, numbers))
     idle = sum(numbers["load_over_mean"]["idle_experts"])
-    sections.append(load_section(before, placed, name, idle=idle))
+    sections.append(load_section(before, placed, name, idle=idle, cap=cap))
     if context.moving is not None:
         sections.append(moving_section(placement.num_layers, context.moving))
     return sections
@@ -167,7 +168,7 @@ def _cost_section(
     facts = Facts(
         (
             ("Traffic saved", f"{share_saved(before, placed):.1%}", f"against {name}"),
-            *(_crossing(placement, before, placed, place, name) for place in places),
+            *(_crossing(before, placed, place, name, copies=numbers["sends_copies"]) for place in places),
             (
                 "Busiest rank",
                 f"{placed.imbalance.mean():.2f}",
@@ -193,13 +194,11 @@ def _cost_section(
     return Section(title, blocks)
 
 
-def _crossing(
-    placement: Placement, before: Evaluation, placed: Evaluation, place: str, name: str
-) -> tuple[str, str, str]:
+def _crossing(before: Evaluation, placed: Evaluation, place: str, name: str, *, copies: bool) -> tuple[str, str, str]:
     title = f"To another {place}"
-    if placement.dispatch in ("copies", "hierarchical"):  # fewer copies in all: a share of them would hide that
+    if copies:
         first = 1 if place == "rank" else 2
         now, then = (traffic.moves_by_link[:, first:].sum() for traffic in (before, placed))
-        return title, f"{then:.2f}", f"moves of a token, both ways; {name} {now:.2f}"
+        return title, f"{then:.2f}", f"moves of a token, there and back; {name} {now:.2f}"
     now, then = (traffic.cross_rank if place == "rank" else traffic.cross_node for traffic in (before, placed))
     return title, f"{then:.1%}", f"of the moves; {name} {now:.1%}"

@@ -14,7 +14,7 @@ from moe.files import replacing
 from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.prediction import exchange_seconds
 from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.placement import Placement
+from moe.placement.placement import Dispatch, Placement
 from moe.placement.topology import Topology
 from moe.report.context import Context, HeldOut, Moving
 
@@ -68,7 +68,7 @@ def law(placement: Placement, statistics: RoutingStatistics) -> str:
     """
     text = DISPATCH_LAWS[placement.dispatch]
     if placement.dispatch == "coherent" and statistics.coactivation.any():
-        if placement.has_replicas or statistics.visits is None:
+        if statistics.visits is None:
             text += " The router picks several experts; the cost counts the moves between first choices only, not the "
             text += "copies for the others."
         else:
@@ -77,6 +77,19 @@ def law(placement: Placement, statistics: RoutingStatistics) -> str:
     if placement.has_replicas:
         text += " A token takes the nearest replica of its expert; replicas at one distance share the tokens evenly."
     return text
+
+
+def sends_copies(dispatch: Dispatch, statistics: RoutingStatistics) -> bool:
+    """Whether a placement can lower the number of moves in all, so that a share of them would hide what it saves.
+
+    Args:
+        dispatch: Dispatch mode.
+        statistics: Counts of the trace.
+
+    Returns:
+        True where one copy of a token may serve several of its experts.
+    """
+    return dispatch != "home" and (dispatch != "coherent" or bool(statistics.coactivation.any()))
 
 
 def summarise(
@@ -107,6 +120,7 @@ def summarise(
         "format": FORMAT,
         "dispatch": placement.dispatch,
         "law": law(placement, statistics),
+        "sends_copies": sends_copies(placement.dispatch, statistics),
         "num_layers": placement.num_layers,
         "num_experts": placement.num_experts,
         "num_nodes": placement.num_nodes,

@@ -49,7 +49,7 @@ def _rows(numbers: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     bound = "unknown" if cost["lower_bound"] is None else f"{cost['lower_bound']:.4g}"
     quantities = [(f"cost ({cost['unit']})", "{cost_per_token:.4g}", bound)]
     for place in ("rank", "node") if numbers["num_nodes"] > 1 else ("rank",):
-        if numbers["dispatch"] in ("copies", "hierarchical"):  # fewer copies in all: a share of them would hide that
+        if numbers["sends_copies"]:
             quantities.append((f"moves to another {place}", f"{{moves_to_another_{place}_per_token:.2f}}", ""))
         else:
             quantities.append((f"moves to another {place}", f"{{cross_{place}:.1%}}", ""))

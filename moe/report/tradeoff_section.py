@@ -97,7 +97,7 @@ def tradeoff_curve(
         x, y = panel.x(point.busiest), panel.y(point.cost)
         drawing.dot(x, y, 7, colour, stroke=INK, title=f"{name}: {_told(point, unit)}")
         left = x + 12 + text_width(name) > FULL_WIDTH
-        drawing.text(x + (-11 if left else 11), y + 5, name, anchor="end" if left else "start", bold=True)
+        drawing.text(x + (-9 if left else 9), y - 9, name, anchor="end" if left else "start", bold=True)
     return drawing.markup()
 
 

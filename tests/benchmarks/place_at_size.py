@@ -37,7 +37,7 @@ class Size:
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objectives", nargs="+", default=["coherent", "copies", "home"])
+    parser.add_argument("--objectives", nargs="+", default=["coherent", "copies", "home", "hierarchical"])
     parser.add_argument("--solvers", nargs="+", default=["contiguous", "auto"])
     parser.add_argument("--sizes", nargs="+", default=["real", "large"], choices=["real", "large"])
     parser.add_argument("--limit-s", type=int, default=300, help="CPU seconds that one case may take (default 300)")

@@ -8,9 +8,9 @@ placement of a seed is solved on the routing of its contiguous run without hop c
 begin alike. Bytes are those of the recorded trace: dispatch, attention where it gathers keys and values, and the
 all-reduces by which the router balances; not the gradients, which are alike in all runs.
 
-A strength costs nothing measurable, "free", where the mean rise of the loss over that of the same seed without hop cost
-is at most one standard error of the rise, and at most the standard deviation of the losses without hop cost. Prints a
-table, writes ``study.json``, which the report of a run draws. Runs that are there already are not trained again.
+A strength costs nothing measurable, "free", where the loss, compared with that of the same seed without hop cost,
+rises by no more than the standard error of the rise. Prints a table, writes ``study.json``, which the report of a run
+draws. Runs that are there already are not trained again.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     study = RoutingStudy.read(path)
     for experiment in study.experiments:
-        Console(width=120).print(table(experiment))
+        Console(width=140).print(table(experiment))
     for placed, where in ((False, "contiguous"), (True, "placed")):
         print(f"largest strength that costs nothing measurable, {where}: {study.free_strength(placed):g}")
     print(path)
@@ -119,7 +119,7 @@ def table(experiment: Experiment) -> Table:
     """The figures of a data set; those without hop cost are the floor of the loss."""
     spread = f"spread of seeds without hop cost {experiment.spread(False):.4f}, placed {experiment.spread(True):.4f}"
     shown = Table(title=f"{experiment.name}, {experiment.dispatch} dispatch, {experiment.steps} steps; {spread}")
-    for heading in ("router", "experts", "MB a step", "bytes", "held-out loss", "rise", "by seed", "free"):
+    for heading in ("router", "experts", "MB a step", "bytes", "held-out loss", "rise ± error", "by seed", "free"):
         shown.add_column(heading, justify="left" if heading in ("router", "experts") else "right")
     for strength in (*experiment.strengths, None):
         for placed in (False, True):
@@ -131,7 +131,7 @@ def table(experiment: Experiment) -> Table:
                 f"{size / BYTES_PER_MB:.3f}",
                 f"{size / experiment.bytes(0.0, False) - 1:+.1%}",
                 f"{experiment.loss(strength, placed):.4f}",
-                f"{fmean(rises):+.4f}",
+                f"{fmean(rises):+.4f} ± {experiment.error(strength, placed):.4f}",
                 " ".join(f"{rise:+.4f}" for rise in rises),
                 "" if strength is None else "yes" if experiment.is_free(strength, placed) else "no",
             )

@@ -1,6 +1,7 @@
 """Which experts move, and when, against brute force and by properties."""
 
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,19 @@ def test_moves_lead_from_one_map_to_the_other() -> None:
         assert before[move.layer, move.source] == move.expert
         replayed[move.layer, move.target] = move.expert
     np.testing.assert_array_equal(replayed, after)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fixed_experts_stay(seed: int) -> None:
+    topology, statistics = Topology.hops(2, 2), statistics_of("home", 4, seed=seed)
+    before, target = shuffled(5, 8, seed), ranks_of(shuffled(5, 8, seed + 100), 4)
+    fixed = np.random.default_rng(seed).random(before.shape) < 0.2
+    settings: Any = {"objective": "home", "most_moves": 100, "expert_tokens": 0.0}
+    free, held = (plan_migration(statistics, topology, before, target, **settings, fixed=f) for f in (None, fixed))
+    assert any(fixed[move.layer, move.expert] for move in free.moves)
+    assert not any(fixed[move.layer, move.expert] for move in held.moves)
+    assert held.moves
+    assert held.saving > 0
 
 
 @pytest.mark.parametrize("objective", OBJECTIVE_NAMES)

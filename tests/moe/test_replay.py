@@ -31,11 +31,11 @@ def placement(seed: int | None, dispatch: Any, num_nodes: int = 1) -> Placement:
     return contiguous.model_copy(update={"rank_experts": tuple(tuple(map(tuple, layer)) for layer in layers)})
 
 
-def replicated(seed: int, dispatch: Any) -> Placement:
-    """Five slots a rank: each rank has a replica of some expert of the other."""
-    made, draw = placement(seed, dispatch), np.random.default_rng(seed)
+def replicated(seed: int, dispatch: Any, num_nodes: int = 1) -> Placement:
+    """One slot more on each rank: it has a replica of some expert of the next."""
+    made, draw = placement(seed, dispatch, num_nodes), np.random.default_rng(seed)
     layers = [
-        [[*own, int(draw.choice(other))] for own, other in zip(layer, layer[::-1], strict=True)]
+        [[*own, int(draw.choice(other))] for own, other in zip(layer, [*layer[1:], layer[0]], strict=True)]
         for layer in made.rank_experts
     ]
     return Placement.model_validate({**made.model_dump(), "rank_experts": layers})
@@ -58,18 +58,17 @@ NODES = {
     "copies": placement(5, "copies", 2),
     "hierarchical": placement(6, "hierarchical", 2),
     "hierarchical, contiguous": placement(None, "hierarchical", 2),
+    "hierarchical, least loaded replicas": replicated(9, "hierarchical", 2),
     "coherent": placement(7, "coherent", 2),
 }
 """The language model, its experts shared by two nodes of two ranks."""
 KINDS = {"stack": STACK, "model": MODEL, "nodes": NODES}
+PAIRS = [(kind, *pair) for kind, cases in KINDS.items() for pair in product(cases, cases)]
 
 
 def rule_of(name: str) -> Any:
     """How a case chooses among replicas."""
     return "least_loaded" if "least loaded" in name else "even"
-
-
-PAIRS = [(kind, *pair) for kind, cases in KINDS.items() for pair in product(cases, cases)]
 
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
@@ -185,9 +184,8 @@ def routing_of(folder: Path, kind: str) -> RoutingTrace:
 @pytest.mark.parametrize(("kind", "source", "target"), PAIRS)
 def test_a_replay_is_what_the_run_would_have_issued(recorded: Path, kind: str, source: str, target: str) -> None:
     wanted_header, wanted = collectives(recorded, kind, target)
-    placed = KINDS[kind][target]
     trace = collectives(recorded, kind, source)
-    header, replayed = replay(*trace, routing_of(recorded, kind), placed, replicas=rule_of(target))
+    header, replayed = replay(*trace, routing_of(recorded, kind), KINDS[kind][target], replicas=rule_of(target))
     assert timeless(replayed) == timeless(wanted)
     assert header == replace(wanted_header, source="replayed")
 

@@ -52,8 +52,14 @@ def trace(ids: NDArray, source_rank: NDArray, num_experts: int, world_size: int)
     return RoutingTrace(ids.astype(np.int32), source_rank.astype(np.int32), header)
 
 
-def coherent_walk(routing: RoutingTrace, expert_ranks: NDArray, cost: NDArray) -> tuple[float, int]:
-    """Cost of all tokens in coherent dispatch and the moves that skip a layer, token by token."""
+def coherent_walk(
+    routing: RoutingTrace, expert_ranks: NDArray, cost: NDArray, *, copies: bool = False
+) -> tuple[float, int]:
+    """Cost of all tokens in coherent dispatch and the moves that skip a layer, token by token.
+
+    Without copies only the anchors move. A copy goes from where the token was to each further rank that holds one of
+    its choices, and from there to its anchor.
+    """
     total, skipped = 0.0, 0
     for choices_of_layers in routing.expert_ids.tolist():
         at, since = None, 0
@@ -65,6 +71,9 @@ def coherent_walk(routing: RoutingTrace, expert_ranks: NDArray, cost: NDArray) -
             if at is not None:
                 total += float(cost[at, rank])
                 skipped += layer - since > 1
+            start = rank if at is None else at
+            for other in {int(expert_ranks[layer][expert]) for expert in kept} - {int(rank)} if copies else set():
+                total += float(cost[start, other] + cost[other, rank])
             at, since = rank, layer
     return total, skipped
 

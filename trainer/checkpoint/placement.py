@@ -61,9 +61,9 @@ def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
         own, wanted = getattr(saved, field), getattr(planned, field)
         if own != wanted:
             raise FileError(path, field, f"is {own} where the run has {wanted}", REMEDY)
-    saved = with_homes_first(saved, path, config.moe.dispatch)
     if saved.num_ranks != planned.num_ranks:
         return layout
+    saved = with_homes_first(saved, path, config.moe.dispatch)
     if config.moe.dispatch == "hierarchical":  # process groups and costs are those of the nodes of this start
         nodes = ("num_nodes", "ranks_per_node", "cost_matrix")
         saved = saved.model_copy(update={field: getattr(planned, field) for field in nodes})

@@ -3,12 +3,16 @@
 import argparse
 from pathlib import Path
 
+from trainer.command.options import request_of
 from trainer.command.verb import Verb
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="folder of the run")
     parser.add_argument("--prompt", default="def ", metavar="TEXT", help="what the text begins with (default: 'def ')")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="a prompt a line, all continued at once (in place of --prompt)"
+    )
     parser.add_argument(
         "--num-bytes", type=int, metavar="N", help="bytes to write after it (default: the run's sample.num_bytes)"
     )
@@ -21,14 +25,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument(
+        "--placement", type=Path, metavar="JSON", help="where the experts live on the ranks (default: as in the run)"
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="write the collectives that the ranks issue meanwhile, their placement and the texts to this folder",
+    )
+    parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write prompt and text there, byte for byte (default: print them)"
     )
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.sampling.generate import run
+    from trainer.sampling.generate import GenerateRequest, run
 
-    return run(options.run_dir, options.prompt, options.num_bytes, options.temperature, options.seed, options.out)
+    return run(request_of(GenerateRequest, options))
 
 
 GENERATE = Verb(

@@ -20,6 +20,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         ("--placed-run", "DIR", "a continuation of the run under the placement, compared with the former step by step"),
         ("--price", "DIR", "what moe price wrote for this run and the placement"),
+        ("--decoding", "DIR", "contiguous/ and placed/, each written by generate --record under torchrun"),
         ("--simulation", "DIR", "what netsim compare wrote for a trace of this run, or a replay of it"),
         (
             "--other-simulation",
@@ -27,6 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
             "what netsim compare wrote for other traffic; the page says so",
         ),
         ("--comparison", "DIR", "what compare wrote"),
+        ("--routing-study", "JSON", "what tests.benchmarks.placement_aware_routing wrote: hop costs of the router"),
     ):
         parser.add_argument(option, type=Path, metavar=metavar, help=text)
     parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")

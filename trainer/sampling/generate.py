@@ -1,30 +1,61 @@
 """The generate verb."""
 
 import math
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moe.files import replacing
+import torch
+import torch.distributed as dist
+
+from moe.collective_trace import rank_path
+from moe.files import FileError, replacing
+from moe.placement.placement import Placement
 from trainer.checkpoint.intact import newest_checkpoint
+from trainer.config.digest import config_digest
 from trainer.config.file import load_config
 from trainer.config.model import GPTConfig
-from trainer.config.run import TextSample
-from trainer.distributed.groups import Launch, joined
+from trainer.config.run import RunConfig, TextSample
+from trainer.distributed.groups import Launch, group_names, joined
+from trainer.model.network import Network
 from trainer.model.pretrained import check_restorable, restore, restored_layout
-from trainer.sampling.text import continue_texts, readable
+from trainer.sampling.text import RULE, continue_texts, readable
+from trainer.trace.merge import merge
+from trainer.trace.recorder import Recorder
 
 
-def run(
-    run_dir: Path, prompt: str, num_bytes: int | None, temperature: float | None, seed: int, out: Path | None
-) -> int:
-    """Continues a prompt, on one process or on ranks that share the network as the run did.
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """What is written on.
 
-    Args:
+    Attributes:
         run_dir: folder of the run.
         prompt: what the text begins with.
-        num_bytes: bytes to write after it; None: the run's own number.
+        prompts: file with a prompt a line, in place of the one; all are continued at once.
+        num_bytes: bytes to write after each; None: the run's own number.
         temperature: what logits are divided by before a byte is drawn; None: the run's own.
         seed: of the draws.
+        placement: where the experts live on the ranks; None: where the run had them.
+        record: folder for the collectives that the ranks issue meanwhile, or None.
         out: file for the bytes as they are, or None to print them.
+    """
+
+    run_dir: Path
+    prompt: str = "def "
+    prompts: Path | None = None
+    num_bytes: int | None = None
+    temperature: float | None = None
+    seed: int = 0
+    placement: Path | None = None
+    record: Path | None = None
+    out: Path | None = None
+
+
+def run(request: GenerateRequest) -> int:
+    """Continues prompts, on one process or on ranks that share the network as the run did.
+
+    Args:
+        request: what is written on.
 
     Returns:
         0.
@@ -33,6 +64,7 @@ def run(
         ValueError: the run has no complete checkpoint or no language model, its experts do not divide among the ranks,
             or an option is out of range.
     """
+    run_dir, seed = request.run_dir, request.seed
     launch = Launch.from_environment()
     folder = newest_checkpoint(run_dir)
     config = load_config(folder / "config.yaml")
@@ -40,15 +72,17 @@ def run(
         raise ValueError(
             f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample verb"
         )
-    num_bytes = config.sample.num_bytes if num_bytes is None else num_bytes
-    temperature = config.sample.temperature if temperature is None else temperature
-    start, context = prompt.encode(errors="surrogateescape"), config.model.context
-    if not 0 < len(start) < context:
-        raise ValueError(f"--prompt: {len(start)} bytes are no start of a text; give 1 to {context - 1}")
-    if not 0 < num_bytes <= context - len(start):
+    num_bytes = config.sample.num_bytes if request.num_bytes is None else request.num_bytes
+    temperature = config.sample.temperature if request.temperature is None else request.temperature
+    context, starts = config.model.context, _starts(request)
+    for start in starts:
+        if not 0 < len(start) < context:
+            raise ValueError(f"--prompt: {len(start)} bytes are no start of a text; give 1 to {context - 1}")
+    longest = max(map(len, starts))
+    if not 0 < num_bytes <= context - longest:
         raise ValueError(
-            f"--num-bytes: {num_bytes} after a prompt of {len(start)} is outside the network's context of {context}; "
-            f"use 1 to {context - len(start)}"
+            f"--num-bytes: {num_bytes} after a prompt of {longest} is outside the network's context of {context}; "
+            f"use 1 to {context - longest}"
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest bytes, 1 for all")
@@ -58,21 +92,76 @@ def run(
             f"ranks: {launch.world_size} do not share the network as the run's {together} did; "
             f"start one, or a multiple of {together}"
         )
+    if request.record is not None and launch.world_size == 1:
+        raise ValueError("--record: one rank sends nothing; start the ranks that share the experts with torchrun")
     layout = restored_layout(config, folder, launch.world_size)
+    if request.placement is not None and layout.placement is not None:
+        assert config.moe is not None
+        placement = _placement(request.placement, layout.placement)
+        layout = replace(layout, placement=placement, relay_ranks=placement.relay_ranks(config.moe.dispatch))
     check_restorable(config, folder)
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
         model = restore(config, layout, folder)
-        texts = continue_texts(model, [start], num_bytes, temperature=temperature, seed=seed)
+        recorder = None if request.record is None else _recorder(request.record, config, model, launch)
+        with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
+            texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
+        if recorder is not None:
+            recorder.write()
+            dist.barrier()
     if launch.rank == 0:
-        _show(texts[0], out)
+        if request.record is not None:
+            assert layout.placement is not None
+            merge(request.record, launch.world_size)
+            layout.placement.write(request.record / "placement.json")
+            (request.record / "texts.txt").write_bytes(RULE.encode().join(texts))
+        _show(texts, request.out)
     return 0
 
 
-def _show(text: bytes, out: Path | None) -> None:
+def _starts(request: GenerateRequest) -> list[bytes]:
+    """The prompts as bytes."""
+    if request.prompts is None:
+        return [request.prompt.encode(errors="surrogateescape")]
+    try:
+        lines = request.prompts.read_bytes().splitlines()
+    except OSError as error:
+        raise FileError(
+            request.prompts, "file", f"cannot be read ({error.strerror})", "give a prompt a line"
+        ) from error
+    if not lines or not all(lines):
+        raise FileError(request.prompts, "file", "holds no prompt, or an empty line", "give a prompt a line")
+    return lines
+
+
+def _placement(path: Path, own: Placement) -> Placement:
+    """A placement for the ranks that share the network."""
+    placement = Placement.read(path)
+    for field in ("num_layers", "num_experts", "num_ranks"):
+        value, wanted = getattr(placement, field), getattr(own, field)
+        if value != wanted:
+            raise FileError(path, field, f"is {value} where the run has {wanted}", "place the run's own routing")
+    if placement.has_replicas:
+        raise FileError(path, "rank_experts", "holds replicas", "place with as many slots as experts")
+    return placement
+
+
+def _recorder(folder: Path, config: RunConfig, model: Network, launch: Launch) -> Recorder:
+    return Recorder(
+        rank_path(folder, launch.rank),
+        steps=[1],
+        ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
+        config_sha256=config_digest(config),
+        group_names=group_names(),
+        blocks=list(model.blocks),
+    )
+
+
+def _show(texts: list[bytes], out: Path | None) -> None:
     if out is None:
-        print(readable(text))
+        print(readable(texts[0]) if len(texts) == 1 else RULE.join(map(readable, texts)))
         return
+    written = RULE.encode().join(texts)
     with replacing(out) as temporary:
-        temporary.write_bytes(text)
-    print(f"{out}: {len(text)} bytes")
+        temporary.write_bytes(written)
+    print(f"{out}: {len(written)} bytes")

@@ -20,9 +20,6 @@ from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.flow.time.segments import segment_of
 from trainer.model.parallel.parameters import HoldsExperts
 
-_LATER_NAMES = ("dispatch", "config_sha256", "expert_parameters", "replicas")
-"""What the headers of older traces lack."""
-
 
 class RoutingRecorder:
     """Collects one rank's routing of sampled steps; outside those steps nothing is active."""
@@ -56,9 +53,9 @@ class RoutingRecorder:
             earlier = RoutingTrace.read(self._path)
             assert earlier.step is not None
             kept = earlier.step <= step
-            known = earlier.header
-            later = {name: getattr(self._header, name) for name in _LATER_NAMES if getattr(known, name) is None}
-            known = known.model_copy(update=later)
+            later = ("dispatch", "config_sha256", "expert_parameters", "replicas")  # earlier versions lack them
+            absent = {name: getattr(self._header, name) for name in later if getattr(earlier.header, name) is None}
+            known = earlier.header.model_copy(update=absent)
             if known == self._header and kept.any():
                 arrays = {f.name: getattr(earlier, f.name) for f in fields(earlier) if f.name != "header"}
                 kept_arrays = {name: array[kept] for name, array in arrays.items() if array is not None}

@@ -1,5 +1,6 @@
 """The traces of a run: what is recorded when, and the files that come of it."""
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,7 +9,6 @@ import torch.distributed as dist
 
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
-from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.model import SegmentNetworkConfig
 from trainer.config.run import RunConfig
@@ -60,9 +60,9 @@ class TraceSession:
                 moe_layers=tuple(range(config.model.num_layers)),
                 expert_parallel=layout.expert_parallel,
                 dispatch=config.moe.dispatch,
-                config_sha256=config_digest(config),
                 expert_parameters=expert_parameters(config),
                 replicas=config.moe.replicas,
+                config_sha256=config_digest(config),
             )
             layers = [module for module in engine.module.modules() if isinstance(module, HoldsExperts)]
             self._routing = RoutingRecorder(
@@ -148,3 +148,8 @@ class TraceSession:
                 )
             if self._routing is not None:
                 merge_routing(self._folder, self._launch.world_size)
+
+
+def config_digest(config: RunConfig) -> str:
+    """Hash of everything in a configuration that a trace depends on; not of where the run lives."""
+    return hashlib.sha256(config.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()

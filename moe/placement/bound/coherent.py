@@ -50,9 +50,9 @@ def best_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | 
 def visits_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | None = None) -> float:
     """Bound the cost of moves and copies by the ranks, and by the nodes, that the tokens of each layer visit.
 
-    A token that comes from rank s, ends on rank h and visits the ranks V, h among them, pays
-    sum over r in V of cost[s, r] + cost[r, h]. With a cost of 1 between any two ranks that is 2 (|V| - 1), and 1 more if
-    s is not in V. The latter is left out. The same holds for nodes.
+    A token that comes from rank s, ends on rank h and visits the ranks V, h among them, pays cost[s, r] + cost[r, h]
+    for each r in V. With a cost of 1 between any two ranks that is 2 (|V| - 1), and 1 more if s is not in V. The
+    latter is left out. The same holds for nodes.
 
     Args:
         statistics: Counts of the routing trace, with visits.

@@ -42,7 +42,7 @@ def replicated_moves(
     In the home-return modes the counts are dealt to the replicas as a run deals them, all tokens of the trace as one
     micro batch. In coherent dispatch a token takes the nearest replica, and replicas at equal distance count by their
     shares: it assumes that the next expert of a token depends on its last expert alone, and not on the replica that
-    served it; copies for further choices are not counted.
+    served it, and that further choices take the replica nearest to where the token comes from.
 
     Args:
         statistics: Counts of the routing trace.
@@ -60,7 +60,11 @@ def replicated_moves(
     if dispatch == "coherent":
         moves, at = _coherent(statistics, topology.cost, holders)
         further = (statistics.loads - statistics.anchors)[:, :, None] * _spread(holders, topology.cost)
-        return moves[None], (statistics.anchors[:, :, None] * at + further).sum(axis=1)
+        moves = moves[None]
+        if statistics.visits is not None:
+            there, back = _coherent_copies(statistics, topology.cost, holders, at)
+            moves = np.stack([moves[0] + there, back])
+        return moves, (statistics.anchors[:, :, None] * at + further).sum(axis=1)
     sources = require_sources(statistics)
     by_choice = np.stack(
         [QUOTAS[rule](*layer, number) for number, layer in enumerate(zip(sources, holders, strict=True))]
@@ -125,6 +129,35 @@ def _coherent(
         moves[layer] = np.einsum("re,reg->rg", arriving, served)
         located[layer] = settle(statistics, layer, arriving, served)
     return moves, located
+
+
+def _coherent_copies(
+    statistics: RoutingStatistics,
+    cost: NDArray[np.float64],
+    holders: NDArray[np.bool_],
+    located: NDArray[np.float64],
+) -> tuple[Moves, Moves]:
+    """Expected copies of further choices and their ways back to the anchor, both [L, G, G]."""
+    assert statistics.visits is not None
+    num_layers, _, num_ranks = holders.shape
+    there, back = np.zeros((2, num_layers, num_ranks, num_ranks))
+    for layer in range(num_layers):
+        served = shares(holders[layer], cost)
+        here = statistics.visits.rows[:, 0] == layer
+        rows, tokens = statistics.visits.rows[here], statistics.visits.tokens[here]
+        starts = rows[:, 1] == DROPPED
+        begin = located[rows[:, 1], rows[:, 2]]
+        begin[starts] = served.mean(axis=0)[rows[starts, 3]]
+        row, rank = np.nonzero(begin)
+        elsewhere = 1 - served[rank[:, None], rows[row, 4:]]
+        elsewhere[rows[row, 4:] == DROPPED] = 1
+        visited = 1 - elsewhere.prod(axis=1)
+        end = np.where(starts[row, None], np.eye(num_ranks)[rank], served[rank, rows[row, 3]])
+        weights = (tokens[row] * begin[row, rank])[:, None] * visited
+        np.add.at(there[layer], rank, weights * (1 - end))
+        back[layer] = weights.T @ end
+        np.fill_diagonal(back[layer], 0.0)
+    return there, back
 
 
 def _spread(holders: NDArray[np.bool_], cost: NDArray[np.float64]) -> NDArray[np.float64]:

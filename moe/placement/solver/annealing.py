@@ -10,10 +10,11 @@ from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.counts.tally import Tally
 from moe.placement.topology import Topology
 
-_HEAT = 0.004  # at the start, in moves of all tokens of a layer
+_HEAT = 0.04  # at the start, in moves of all tokens of an expert
 _TRIES = 8  # proposals an expert and round
 _MOST_ROUNDS = 30
 _FEWEST_ROUNDS = 6
+_MOST_RUNS = 6
 _RENAMES = 3  # rounds from one renaming to the next
 
 
@@ -44,7 +45,8 @@ class Annealing:
         self._loads = statistics.loads.astype(np.float64)
         self._limits = np.full(num_layers, np.inf) if limits is None else limits.astype(np.float64)
         pairs = max(topology.num_ranks * (topology.num_ranks - 1), 1)
-        self._heat = _HEAT * statistics.num_tokens * topology.cost.sum() / pairs
+        tokens = self._visits.tokens @ (self._visits.experts >= 0).sum(axis=1) / statistics.loads.size
+        self._heat = _HEAT * tokens * topology.cost.sum() / pairs
         self._round = (tally.rows.shape[1] - 3) * int(tally.rows.shape[0]) * (topology.num_ranks + 24)
 
     def cost(self, ranks: NDArray[np.int64]) -> float:
@@ -65,7 +67,7 @@ class Annealing:
         return ranks
 
     def search(self, ranks: NDArray[np.int64], *, work: int, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Anneal, then exchange experts until no exchange gains.
+        """Anneal, then exchange experts until no exchange gains; small problems several times.
 
         Args:
             ranks: A balanced assignment within the limits, [L, E].
@@ -73,22 +75,24 @@ class Annealing:
             generator: Draws the proposals.
 
         Returns:
-            Rank of each expert, [L, E]; never of higher cost than what `descend` makes of the start.
+            Rank of each expert, [L, E]; never of higher cost than the start.
         """
-        best = self.descend(ranks)
         if len(self._visits.cost) == 1:
-            return best
-        rounds = int(np.clip(work // max(self._round, 1), _FEWEST_ROUNDS, _MOST_ROUNDS))
-        warm = ranks.copy()
+            return ranks
+        affordable = work // max(self._round, 1)
+        rounds = int(np.clip(affordable, _FEWEST_ROUNDS, _MOST_ROUNDS))
+        runs = int(np.clip(affordable // rounds, 1, _MOST_RUNS))
+        return min((ranks, *(self._run(ranks, rounds, generator) for _ in range(runs))), key=self.cost)
+
+    def _run(self, ranks: NDArray[np.int64], rounds: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        ranks = ranks.copy()
+        tries = _TRIES * ranks.shape[1]
         for turn in range(rounds):
             if turn % _RENAMES == 0:
-                warm = self._renamed(warm)
-            heat = self._heat * (1 - turn / rounds)
-            seed = int(generator.integers(2**32))
-            tries = _TRIES * ranks.shape[1]
-            self._exchanges.anneal(self._visits, warm, self._loads, self._limits, heat, tries, seed)
-        warm = self.descend(self._renamed(warm))
-        return min(best, warm, key=self.cost)
+                ranks = self._renamed(ranks)
+            heat, seed = self._heat * (1 - turn / rounds), int(generator.integers(2**32))
+            self._exchanges.anneal(self._visits, ranks, self._loads, self._limits, heat, tries, seed)
+        return self.descend(self._renamed(ranks))
 
     def _renamed(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         renamed = ranks.copy()

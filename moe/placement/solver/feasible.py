@@ -27,12 +27,13 @@ def start_within(loads: NDArray[np.int64], num_ranks: int, limits: NDArray[np.fl
     Raises:
         ValueError: The experts do not divide among the ranks, or no assignment is found for some layer.
     """
-    ranks = contiguous_ranks(*loads.shape, num_ranks)
+    num_layers, num_experts = loads.shape
+    ranks = contiguous_ranks(num_layers, num_experts, num_ranks)
     if limits is None:
         return ranks
     for layer, most in enumerate(limits):
         if not keeps(ranks[layer], loads[layer], most, num_ranks):
-            ranks[layer] = pack_layer(loads[layer], num_ranks, loads.shape[1] // num_ranks).argmax(axis=1)
+            ranks[layer] = pack_layer(loads[layer], num_ranks, num_experts // num_ranks).argmax(axis=1)
         if not keeps(ranks[layer], loads[layer], most, num_ranks):
             found = _fit(loads[layer], num_ranks, most)
             if found is None or not keeps(found, loads[layer], most, num_ranks):

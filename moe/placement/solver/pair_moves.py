@@ -34,5 +34,5 @@ def solve_pair(
     if statistics.visits is None:
         ranks = descent.search(ranks, kicks=KICKS, work=WORK, generator=generator)
     else:
-        ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK, generator=generator)
+        ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK // 3, generator=generator)
     return Assignment(ranks, best_bound(statistics, topology))

@@ -45,7 +45,7 @@ def solve_staged(
     if statistics.visits is None:
         ranks = whole.search(ranks, kicks=KICKS, work=WORK // _STAGES, generator=generator)
     else:
-        ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK, generator=generator)
+        ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK // 3, generator=generator)
     return Assignment(ranks, best_bound(statistics, topology))
 
 

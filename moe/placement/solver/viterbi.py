@@ -54,7 +54,7 @@ def solve_viterbi(
     if statistics.visits is not None:
         annealing = Annealing(statistics, topology, limits)
         generator = np.random.default_rng(seed)
-        ranks = annealing.search(ranks, work=WORK, generator=generator)
+        ranks = annealing.search(ranks, work=WORK // 3, generator=generator)
         return Assignment(ranks, cost + degree_bound(jump_pairs(statistics), topology.cost))
     generator = np.random.default_rng(seed)
     descent, start = descent_within(statistics, topology, limits)

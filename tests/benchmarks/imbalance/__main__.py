@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="imbalance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="count and simulate, but time one round only")
-    parser.add_argument("--rounds", type=int, help="turns of each layer on each workload (default: 3; 0: none)")
+    parser.add_argument("--rounds", type=int, help="turns of each layer on each workload (default: 2; 0: none)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all draws (default: 0)")
     parser.add_argument(
         "--traces", type=Path, nargs="*", default=TRACES, metavar="NPZ", help="routing traces of the real workload"
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the figures go, as JSON")
     given = parser.parse_args(argv)
     began_s = time.perf_counter()
-    rounds = given.rounds if given.rounds is not None else 1 if given.quick else 3
+    rounds = given.rounds if given.rounds is not None else 1 if given.quick else 2
     plan = Plan(given.seed, tuple(path for path in given.traces if path.exists()), rounds)
     of_ranks = run_ranks(measure, SHAPE.ranks, plan)
     figures = {

@@ -8,13 +8,13 @@ import pytest
 from moe.placement.bound.copies import copies_bound
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate
-from moe.placement.cost.objective import coherent_copies, copies_cost, home_cost, price
+from moe.placement.cost.objective import coherent_copies, coherent_cost, copies_cost, home_cost, price
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.solver.layer_search import layer_problems
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
-from tests.moe.traces import dropping_trace, markov_trace, trace
+from tests.moe.traces import coherent_walk, dropping_trace, markov_trace, trace
 
 
 def uneven_cost(num_ranks: int, seed: int) -> np.ndarray:
@@ -34,22 +34,6 @@ def copies_walk(routing: RoutingTrace, expert_ranks: np.ndarray, cost: np.ndarra
         for layer, choices in enumerate(layers):
             for rank in {int(expert_ranks[layer, expert]) for expert in choices if expert >= 0}:
                 total += float(cost[home, rank] + cost[rank, home])
-    return total
-
-
-def coherent_copies_walk(routing: RoutingTrace, expert_ranks: np.ndarray, cost: np.ndarray) -> float:
-    total = 0.0
-    for layers in routing.expert_ids.tolist():
-        at = None
-        for layer, choices in enumerate(layers):
-            kept = [expert for expert in choices if expert >= 0]
-            if not kept:
-                continue
-            anchor = expert_ranks[layer, kept[0]]
-            start = anchor if at is None else at
-            for rank in {int(expert_ranks[layer, expert]) for expert in kept} - {int(anchor)}:
-                total += float(cost[start, rank] + cost[rank, anchor])
-            at = anchor
     return total
 
 
@@ -74,7 +58,9 @@ def test_counts_price_exactly_what_a_walk_over_the_tokens_prices(top_k: int, dro
         ranks = random_ranks(4, 8, 4, seed)
         assert copies_cost(statistics, ranks, cost).sum() == copies_walk(routing, ranks, cost)
         copies = price(coherent_copies(statistics, ranks, 4), cost)
-        assert copies.sum() == coherent_copies_walk(routing, ranks, cost)
+        both, anchors = (coherent_walk(routing, ranks, cost, copies=copies)[0] for copies in (True, False))
+        assert copies.sum() == both - anchors
+        assert coherent_cost(statistics, ranks, cost).sum() == both
 
 
 def test_one_choice_or_one_expert_a_rank_makes_copies_the_home_return_cost() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,8 +27,10 @@ def test_counts_price_exactly_what_a_walk_over_the_tokens_prices(top_k: int, dro
     np.fill_diagonal(uneven, 0)
     for seed, cost in enumerate((Topology.hops(2, 2).cost, uneven)):
         ranks = random_ranks(5, 8, 4, seed)
-        walked, skipped = coherent_walk(routing, ranks, cost)
+        walked, skipped = coherent_walk(routing, ranks, cost, copies=True)
         assert coherent_cost(statistics, ranks, cost).sum() == walked
+        anchors_alone = replace(statistics, visits=None)
+        assert coherent_cost(anchors_alone, ranks, cost).sum() == coherent_walk(routing, ranks, cost)[0]
         assert statistics.skipped == skipped
         assert home_cost(statistics, ranks, cost).sum() == home_walk(routing, ranks, cost)
 
@@ -68,9 +72,10 @@ def test_an_evaluation_agrees_with_the_tokens() -> None:
     statistics = RoutingStatistics.collect(routing, 4)
     ranks = random_ranks(4, 8, 4, 1)
     traffic = evaluate(statistics, topology, ranks, "coherent")
-    assert traffic.cost == pytest.approx(coherent_walk(routing, ranks, topology.cost)[0] / 200)
-    assert traffic.cross_rank == coherent_walk(routing, ranks, topology.off_rank)[0] / statistics.moves
-    assert traffic.cross_node == coherent_walk(routing, ranks, topology.off_node)[0] / statistics.moves
+    sent = traffic.moves.sum()
+    assert traffic.cost == pytest.approx(coherent_walk(routing, ranks, topology.cost, copies=True)[0] / 200)
+    assert traffic.cross_rank == coherent_walk(routing, ranks, topology.off_rank, copies=True)[0] / sent
+    assert traffic.cross_node == coherent_walk(routing, ranks, topology.off_node, copies=True)[0] / sent
     kept = routing.expert_ids[:, 2].ravel()
     loads = np.bincount(ranks[2][kept[kept >= 0]], minlength=4)
     assert traffic.rank_loads[2].tolist() == loads.tolist()

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.solver.annealing import Annealing
 from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.compiled import forget_if_outdated
 from moe.placement.solver.compiled.layers import cheapest_ranks, total_cost
@@ -55,7 +56,9 @@ def test_compiled_cost_is_the_cost_of_the_tokens_one_by_one(drop: float) -> None
     statistics, topology = RoutingStatistics.collect(routing, 4), uneven_topology(2, 2, 0)
     ranks = random_ranks(6, 8, 4, 1)
     assert total_cost(traffic_of(statistics, topology), ranks) == coherent_walk(routing, ranks, topology.cost)[0]
-    assert coherent_cost(statistics, ranks, topology.cost).sum() == coherent_walk(routing, ranks, topology.cost)[0]
+    walked = coherent_walk(routing, ranks, topology.cost, copies=True)[0]
+    assert coherent_cost(statistics, ranks, topology.cost).sum() == walked
+    assert Annealing(statistics, topology).cost(ranks) == walked
 
 
 @pytest.mark.parametrize("topology", [Topology.hops(3, 1), Topology.hops(1, 3), uneven_topology(1, 3, 4)])

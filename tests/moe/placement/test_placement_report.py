@@ -56,10 +56,10 @@ class Outline(HTMLParser):
 def report_of(
     routing: RoutingTrace, nodes: int, ranks: int, objective: Dispatch, cost: str = "hops", **known: Any
 ) -> tuple[str, dict[str, Any]]:
-    """The page and its numbers; further keywords go into the context, slots and solver to the search."""
+    """The page and its numbers; further keywords go into the context; slots, solver and max_load to the search."""
     topology = Topology.parse(cost, nodes, ranks)
     statistics = RoutingStatistics.collect(routing, nodes * ranks)
-    search = {name: known.pop(name) for name in ("slots", "solver") if name in known}
+    search = {name: known.pop(name) for name in ("slots", "solver", "max_load") if name in known}
     placement = solve(statistics, topology, objective=objective, **search)
     baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, nodes * ranks)
     before = evaluate(statistics, topology, baseline, objective)
@@ -189,17 +189,29 @@ def test_traffic_that_stays_on_its_rank_is_called_that() -> None:
     assert "moves no token between ranks" in text
 
 
-def test_copies_of_a_top_k_router_are_in_the_bytes_and_said_not_to_be_in_the_cost() -> None:
+def test_copies_of_a_top_k_router_are_in_bytes_and_cost_and_moves_are_counted_not_shared() -> None:
     routing = sized(dropping_trace(8, 3, 2, 300, seed=0, world_size=4, drop=0.05))
     text, numbers = report_of(routing, 2, 2, "coherent")
-    assert "not the copies for the others, which the bytes include" in text
-    moves = numbers["traffic"]["placed"]["moves_per_token"]
-    statistics = RoutingStatistics.collect(routing, 4)
+    assert "the cost counts the moves of the first and the copies" in text
+    traffic, statistics = numbers["traffic"]["placed"], RoutingStatistics.collect(routing, 4)
+    moves = traffic["moves_per_token"]
     assert sum(moves.values()) * 300 > statistics.moves
-    assert "not the copies" not in report_of(routing, 2, 2, "home")[0]
+    assert traffic["cost_per_token"] == pytest.approx(moves["same_node"] + 2 * moves["other_node"])
+    assert numbers["sends_copies"]
+    assert f"<dd>{moves['same_node'] + moves['other_node']:.2f}<small>moves of a token, there and back" in text
+    home, numbers = report_of(routing, 2, 2, "home")
+    assert not numbers["sends_copies"]
+    assert "copies for the others" not in home
     replicated, numbers = report_of(routing, 2, 2, "coherent", slots=4)
     assert "not the copies for the others. A token takes the nearest replica" in replicated
     assert "no bound is known with replicas" in replicated
+
+
+def test_a_cap_on_the_busiest_rank_is_drawn_where_loads_are() -> None:
+    routing = dropping_trace(16, 3, 2, 500, seed=0, world_size=4, drop=0.0)
+    text, _ = report_of(routing, 1, 4, "copies", max_load=1.1)
+    assert ">cap 1.1</text>" in text
+    assert ">cap " not in report_of(routing, 1, 4, "copies")[0]
 
 
 def test_bytes_and_times_follow_from_moves_sizes_and_rates() -> None:

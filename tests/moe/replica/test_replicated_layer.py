@@ -19,7 +19,7 @@ PLACEMENTS = {
     4: [[5, 0, 2, 3], [6, 4, 1, 0], [7, 1, 0, 2], [3, 4, 5, 0]],
 }
 """Experts of each rank; neither has its homes in the first slots."""
-CASES = list(itertools.product((1, 2), ("home", "copies"), ("even", "least_loaded")))
+CASES = list(itertools.product((1, 2), ("home", "copies", "hierarchical"), ("even", "least_loaded")))
 SKEWED_TOKENS = 512
 
 
@@ -30,9 +30,9 @@ def moe_config(top_k: int, dispatch: Any, replicas: Any) -> MoEConfig:
 
 
 def run_cases(rank: int, world_size: int) -> dict[str, Any]:
-    from megatron.core import parallel_state
+    from trainer.distributed.groups import divide_ranks
 
-    parallel_state.initialize_model_parallel(expert_model_parallel_size=world_size)
+    divide_ranks(world_size, 1, 2 if world_size == 4 else None)
     slots = np.ravel(PLACEMENTS[world_size])
     found: dict[str, Any] = {str(case): run_layer(rank, world_size, moe_config(*case), slots) for case in CASES}
     found["gathered"] = replaced(rank, world_size)

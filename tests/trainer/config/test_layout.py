@@ -271,6 +271,58 @@ def test_nodes_of_hierarchical_dispatch_come_from_the_placement_else_from_the_la
         plan_layout(hierarchical(), 12, ranks_per_node=3)
 
 
+def with_replicas(folder: Path, rows: list[list[int]]) -> Path:
+    document = random_placement(3).model_dump()
+    Placement.model_validate({**document, "rank_experts": [rows] * 3}).write(folder / "placement.json")
+    return folder / "placement.json"
+
+
+def test_replicas_are_laid_out_with_homes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, config_path = with_replicas(tmp_path, [[0, 1, 4, 2, 3], [0, 4, 5, 6, 7]]), tmp_path / "run.yaml"
+    config = configuration(moe={"placement": path, "replicas": "least_loaded", "expert_hidden": 24})
+    layout = plan_layout(config, 2)
+    assert layout.placement is not None
+    assert layout.placement.rank_experts == (((0, 1, 2, 3, 4), (4, 5, 6, 7, 0)),) * 3
+    assert cautions(config, layout) == []
+    assert "4 of 8 experts a rank and layer, home dispatch, 1 replica more (least_loaded)" in describe(config, layout)
+
+    config_path.write_text(config.to_yaml())
+    assert main(["check", str(config_path), "--world-size", "2"]) == 0
+    expert_bytes = 2 * 24 * config.model.hidden * 4
+    a_rank, sent = (f"{replicas * expert_bytes / 1e6:,.3g} MB" for replicas in (3, 6))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("replicas: "))
+    assert line.startswith(f"replicas: 3 on a rank over all layers, {a_rank} of borrowed weights until")
+    assert f"every micro batch {sent} of weights" in line
+
+
+def test_replicas_that_a_run_cannot_use_are_refused(tmp_path: Path) -> None:
+    path = with_replicas(tmp_path, [[0, 1, 2, 3, 4], [4, 5, 6, 7, 0]])
+    gpt = {
+        "model": {"kind": "gpt", "hidden": 64, "num_layers": 3, "num_heads": 4, "context": 12},
+        "data": {"context": 12},
+    }
+    with pytest.raises(
+        ValueError, match=r"rank_experts: has replicas \(10 slots for 8 experts\).*coherent.*without repl"
+    ):
+        plan_layout(configuration(**gpt, moe={"placement": path, "dispatch": "coherent"}), 2)
+    path = with_replicas(tmp_path, [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7]])
+    assert plan_layout(configuration(moe={"placement": path}), 2).placement is not None
+    document = Placement.contiguous(3, 6, 3, 1).model_dump()
+    rows = [[[0, 1, 2], [3, 4, 5], [3, 4, 5]]] * 3
+    Placement.model_validate({**document, "rank_experts": rows}).write(path)
+    uneven = configuration(
+        moe={"placement": path, "num_experts": 6}, parallel={"expert": 3}, optim={"global_batch": 48}
+    )
+    with pytest.raises(ValueError, match=r"rank_experts\.0: no choice of homes .* ranks 2 of 6 experts .*; put some"):
+        plan_layout(uneven, 3)
+
+
+def test_a_choice_among_replicas_that_are_not_there_is_allowed_with_a_word() -> None:
+    config = configuration(moe={"replicas": "least_loaded"})
+    (line,) = cautions(config, plan_layout(config, 2))
+    assert line.startswith("moe.replicas: least_loaded chooses among replicas, and the placement has none; place with")
+
+
 def changed(**values: Any) -> Callable[[Document], str]:
     return lambda document: json.dumps({**document, **values})
 

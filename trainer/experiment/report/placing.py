@@ -54,8 +54,7 @@ def placement_part(
     shared = sharing_section(statistics, placement.dispatch, before, placed, "contiguous", placement.has_replicas)
     sections += [] if shared is None else [shared]
     idle = int((statistics.loads == 0).sum())
-    balanced = placement.solver.name == "packing"
-    sections.append(load_section(before, placed, "contiguous", balanced=balanced, idle=idle))
+    sections.append(load_section(before, placed, "contiguous", idle=idle))
     mode = DISPATCH_NAMES[placement.dispatch]
     return Part(
         [(f"placement, {mode}", money.saving()), ("busiest rank", f"{before.imbalance.mean():.2f} -> {load} x mean")],

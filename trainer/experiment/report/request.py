@@ -16,9 +16,11 @@ class ReportRequest:
         unplaced_run: a continuation of the run without the placement; None: the run itself.
         placed_run: a continuation of the run under the placement.
         price: folder that ``moe price`` wrote for the run and the placement.
+        decoding: folder with what ``generate --record`` wrote under two placements, in contiguous/ and placed/.
         simulation: folder that netsim wrote for the run's own traffic.
         other_simulation: folder that netsim wrote for other traffic, which the page says.
         comparison: folder that ``compare`` wrote.
+        routing_study: file of a study of hop costs in the router.
         out: the page.
     """
 
@@ -29,7 +31,9 @@ class ReportRequest:
     unplaced_run: Path | None = None
     placed_run: Path | None = None
     price: Path | None = None
+    decoding: Path | None = None
     simulation: Path | None = None
     other_simulation: Path | None = None
     comparison: Path | None = None
+    routing_study: Path | None = None
     out: Path

@@ -32,9 +32,9 @@ def routing_study_section(path: Path) -> Section:
         "the seeds. Diamonds: top-k routing with an auxiliary loss."
     )
     text = (
-        "The sparse-OT router pays for every hop to an expert's rank. A strength is free where the mean loss rises by "
-        "no more than one standard error of the rise, and no more than the spread of the seeds, on every data set. "
-        "Bytes are compared with contiguous experts and no hop cost."
+        "The sparse-OT router pays for every hop to an expert's rank. A strength is free where the loss, compared seed "
+        "by seed, rises by no more than the standard error of the rise, on every data set. Bytes are compared with "
+        "contiguous experts and no hop cost."
     )
     blocks: list[Block] = [
         Facts([fact for one in study.experiments for fact in _facts(one, free)]),

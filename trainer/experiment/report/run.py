@@ -12,10 +12,12 @@ from trainer.experiment.comparison.charts import quality_chart
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.comparison.tables import finding, glance
 from trainer.experiment.report.continuing import Continuations
+from trainer.experiment.report.decoding import decoding_part
 from trainer.experiment.report.fabric import fabric_part
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.placing import placement_part
 from trainer.experiment.report.request import ReportRequest
+from trainer.experiment.report.routing_study import routing_study_section
 from trainer.experiment.report.run_files import RunFiles
 from trainer.experiment.report.simulation import Simulation
 from trainer.experiment.report.training import migration_part, training_part
@@ -67,6 +69,8 @@ def _parts(request: ReportRequest) -> list[Part]:
         parts.append(placement_part(files, request.placement, request.routing, request.price, continued))
     if continued is not None:
         parts += [continued.part(), migration_part(continued.placed)]
+    if request.decoding is not None:
+        parts.append(decoding_part(request.decoding))
     if request.simulation is not None:
         simulation = Simulation.read(request.simulation)
         files.check_simulation(request.simulation / "results.json", simulation)
@@ -76,6 +80,8 @@ def _parts(request: ReportRequest) -> list[Part]:
         parts.append(fabric_part(request.other_simulation, other, of_the_run=False))
     if request.comparison is not None:
         parts.append(_comparison(request.comparison, request.out))
+    if request.routing_study is not None:
+        parts.append(Part([], [], [routing_study_section(request.routing_study)]))
     return parts
 
 

@@ -63,7 +63,7 @@ def anneal(
         for _ in range(tries):
             one, two = np.random.randint(num_experts), np.random.randint(num_experts)  # noqa: NPY002
             bar = -heat * np.log(1.0 - np.random.random())  # noqa: NPY002
-            exchange(visits, ranks, layer, one, two, bar, limits[number])
+            exchange(visits, ranks, layer, one, two, bar, float(limits[number]))
 
 
 @njit(cache=True)
@@ -173,7 +173,7 @@ def _joint_change(visits: Visits, layer: Layer, one: int, two: int, here: int, t
                 theirs = choice
         if theirs < 0:
             continue
-        held, start = layer.held[row - first].copy(), layer.start[row - first]
+        held, start = layer.held[row - first].copy(), int(layer.start[row - first])
         change = visit_cost(visits, held, start)
         held[mine] = there
         change -= visit_cost(visits, held, start)
@@ -181,7 +181,7 @@ def _joint_change(visits: Visits, layer: Layer, one: int, two: int, here: int, t
         change += visit_cost(visits, held, start)
         held[mine] = here
         change -= visit_cost(visits, held, start)
-        excess += visits.tokens[row] * change
+        excess += float(visits.tokens[row]) * change
     return excess
 
 
@@ -263,4 +263,4 @@ def _price_leaving(
 @njit(cache=True)
 def layer_of(visits: Visits, row: int) -> int:
     """Layer of a visit."""
-    return np.searchsorted(visits.begin, row, side="right") - 1
+    return int(np.searchsorted(visits.begin, row, side="right")) - 1

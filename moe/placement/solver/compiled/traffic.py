@@ -55,9 +55,8 @@ class Traffic(NamedTuple):
             The arrays.
         """
         layers = np.arange(len(transitions) + 2)
-        if loads is None or limits is None:
-            loads = np.zeros((len(transitions) + 1, transitions.shape[1]))
-            limits = np.full(len(loads), np.inf)
+        free = loads is None or limits is None
+        shape = len(transitions) + 1, transitions.shape[1]
         departures, arrivals = (np.ascontiguousarray(jumps[np.argsort(jumps[:, end], kind="stable")]) for end in (0, 1))
         return cls(
             np.ascontiguousarray(transitions, dtype=np.float64),
@@ -67,6 +66,6 @@ class Traffic(NamedTuple):
             arrivals,
             np.searchsorted(arrivals[:, 1], layers),
             np.ascontiguousarray(cost, dtype=np.float64),
-            np.ascontiguousarray(loads, dtype=np.float64),
-            np.ascontiguousarray(limits, dtype=np.float64),
+            np.zeros(shape) if free else np.ascontiguousarray(loads, dtype=np.float64),
+            np.full(shape[0], np.inf) if free else np.ascontiguousarray(limits, dtype=np.float64),
         )

@@ -149,7 +149,7 @@ def visits_cost(visits: Visits, ranks: NDArray[np.int64]) -> float:
         held, start = np.empty((count, visits.experts.shape[1]), np.int16), np.empty(count, np.int64)
         locate(visits, ranks, layer, held, start)
         for row in range(count):
-            total += visits.tokens[first + row] * visit_cost(visits, held[row], start[row])
+            total += float(visits.tokens[first + row]) * visit_cost(visits, held[row], start[row])
     return total
 
 
