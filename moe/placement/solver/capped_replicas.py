@@ -20,6 +20,7 @@ _EXCESS = 5.0  # price of a choice beyond the limit, in visits
 _FAVOURITES = 6  # experts that a slot tries because they save visits, and as many because they are busy
 _PASSES = 3
 _MOST_RANKS = 10  # whose replicas are chosen by trying; of larger groups the first choice stays
+_AIM = 0.4  # share of the room between mean and limit that is aimed at: tokens not seen are less even
 
 Busiest = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
 
@@ -115,7 +116,8 @@ def _fill(
             holders[wish.argmax(), rank] = True
     if not np.isfinite(problem.limit) or num_ranks > _MOST_RANKS:
         return holders
-    aims = samples.sum(axis=1) * problem.limit / max(samples[0].sum(), 1)
+    means = samples.sum(axis=1) / num_ranks
+    aims = means * (1 + _AIM * (problem.limit / max(means[0], 1e-300) - 1))
 
     def price(tried: NDArray[np.bool_]) -> float:
         beyond = np.maximum(measure(samples, tried) - aims, 0.0)

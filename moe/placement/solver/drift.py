@@ -12,14 +12,10 @@ from moe.placement.cost.objective import OBJECTIVES
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.solver.solve import SOLVERS
+from moe.placement.solver.swaps import search_layers
 from moe.placement.topology import Topology
 
-_FAST_SOLVERS: dict[Dispatch, str] = {
-    "coherent": "sweep",
-    "home": "assignment",
-    "copies": "swaps",
-    "hierarchical": "swaps",
-}
+_FAST_SOLVERS: dict[Dispatch, str] = {"coherent": "sweep", "home": "assignment"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +61,10 @@ def measure_drift(
         Both costs and the fresh placement; the regret is at least 0.
     """
     cost = OBJECTIVES[objective]
-    fresh = SOLVERS[objective][_FAST_SOLVERS[objective]](window, topology, seed=seed).expert_ranks
+    if objective in ("copies", "hierarchical"):
+        fresh = search_layers(window, topology, objective, seed=seed)
+    else:
+        fresh = SOLVERS[objective][_FAST_SOLVERS[objective]](window, topology, seed=seed).expert_ranks
     current_total, fresh_total = (
         float(cost(window, ranks, topology.cost, topology.num_nodes).sum()) for ranks in (current_ranks, fresh)
     )

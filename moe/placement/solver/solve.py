@@ -21,7 +21,7 @@ from moe.placement.solver.pair_moves import solve_pair
 from moe.placement.solver.protocol import PlacementSolver
 from moe.placement.solver.replication import replicate, replicated_home_bound
 from moe.placement.solver.staged import solve_staged
-from moe.placement.solver.swaps import solve_node_swaps, solve_swaps
+from moe.placement.solver.swaps import search_layers, solve_node_swaps, solve_swaps
 from moe.placement.solver.sweep import solve_sweep
 from moe.placement.solver.viterbi import MOST_STATES, num_states, solve_viterbi
 from moe.placement.topology import Topology
@@ -215,8 +215,11 @@ def _search(
             if replicated and max_load is not None:
                 looser = 1 + _ROOM_FOR_REPLICAS * (max_load - 1)
                 within = load_limits(statistics, topology.num_ranks, looser, strict=False)
-            assignment = search(statistics, topology, seed=seed, limits=within)
-            ranks, bound = assignment.expert_ranks, assignment.lower_bound
+            if replicated and solver == "swaps":  # whose bound does not hold with replicas
+                ranks = search_layers(statistics, topology, objective, seed=seed, limits=within)
+            else:
+                assignment = search(statistics, topology, seed=seed, limits=within)
+                ranks, bound = assignment.expert_ranks, assignment.lower_bound
         elif not replicated:
             bound = _bound(statistics, topology, objective)
         holders = _holders(ranks, topology.num_ranks)
