@@ -15,6 +15,7 @@ from moe.routing_trace import DROPPED
 _MOST_CHOICES = 6  # whose 203 ways to part are all tried; with more choices a weaker rule prices the pairs
 _STEP = 0.3
 _HEAT = 0.1  # of the soft minimum over the ways to part, in parts
+_OVERLOAD_STEP = 60.0  # of a price, in mean weights of a pair
 _SOFT = 0.1  # added to the diagonal before the first prices are solved for
 _ROUNDING = 1e-9
 _WORK = 2e10  # products of all rounds, some seconds
@@ -29,6 +30,7 @@ def fewest_parts(
     parts: int,
     rounds: int,
     homes: NDArray[np.int64] | None = None,
+    shares: NDArray[np.float64] | None = None,
 ) -> float:
     """Bound the parts that all tokens of a layer visit, from below.
 
@@ -45,6 +47,9 @@ def fewest_parts(
     every choice there: min over ways and over their part at home, less y of the choices at home. The latter add up to
     an assignment of experts to parts.
 
+    Where loads are limited, all experts that share a part with expert i together have at most a share of 1. A price
+    v[i] >= 0 of that takes v[i] shares[j] from the weight of each pair and gives back v[i].
+
     Args:
         experts: Experts of each set, -1 where there is no choice, [N, K].
         tokens: Tokens of each set, [N].
@@ -52,6 +57,7 @@ def fewest_parts(
         parts: Parts that the experts are divided into equally.
         rounds: Rounds of the prices.
         homes: Part of the tokens of each set, which does not count, [N]; None to count all parts.
+        shares: Load of each expert in units of the limit of a part, [E]; None for no limit.
 
     Returns:
         The bound on the sum over all tokens.
@@ -67,11 +73,17 @@ def fewest_parts(
         rows = counts == size
         chosen = np.sort(experts[rows], axis=1)[:, -size:]
         groups.append(_Group.collect(chosen, tokens[rows], relaxation.shared))
+    shares = np.zeros(num_experts) if shares is None else shares
+    overload = np.zeros(num_experts)
     for turn in range(rounds):
-        relaxation.step(_weights(groups, num_experts))
+        weights = _weights(groups, num_experts)
+        overload += _OVERLOAD_STEP * np.abs(weights).mean() * (relaxation.shared @ shares - 1)
+        overload = np.maximum(overload, 0.0)
+        relaxation.step(weights - _symmetric(overload, shares))
         for group in groups:
             group.reprice(relaxation.shared, parts if homes is not None and 2 * turn >= rounds else None)
-    bound = -divisions.most(_weights(groups, num_experts), relaxation.multipliers(), rounds + 1)
+    weights = _weights(groups, num_experts) - _symmetric(overload, shares)
+    bound = -overload.sum() - divisions.most(weights, relaxation.multipliers(), rounds + 1)
     if homes is None:
         bound += sum(group.least() for group in groups)
     else:
@@ -220,6 +232,11 @@ def _weights(groups: list[_Group], num_experts: int) -> NDArray[np.float64]:
         weights += np.bincount(index.ravel(), weights=prices.ravel(), minlength=len(weights))
     square = weights.reshape(num_experts, num_experts)
     return (square + square.T) / 2
+
+
+def _symmetric(column: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
+    product = np.outer(column, row)
+    return (product + product.T) / 2
 
 
 def _partitions(size: int) -> list[tuple[int, ...]]:
