@@ -13,13 +13,13 @@ from moe.placement.slots import cheapest_ranks
 from moe.routing_trace import DROPPED
 
 _MOST_CHOICES = 6  # whose 203 ways to part are all tried; with more choices a weaker rule prices the pairs
-_STEP = 0.3
-_HEAT = 0.1  # of the soft minimum over the ways to part, in parts
+_STEPS = (0.8, 0.2)  # of a price, in parts, in the first and the last round
+_HEATS = (0.2, 0.07)  # of the soft minimum over the ways to part, in parts
 _OVERLOAD_STEP = 60.0  # of a price, in mean weights of a pair
-_SOFT = 0.1  # added to the diagonal before the first prices are solved for
+_SOFT = 0.3  # added to the diagonal before the first prices are solved for
 _ROUNDING = 1e-9
-_WORK = 2e10  # products of all rounds, some seconds
-_MOST_ROUNDS = 20
+_WORK = 1e10  # products of all rounds, some seconds
+_MOST_ROUNDS = 12
 _FEWEST_ROUNDS = 6
 
 
@@ -80,8 +80,10 @@ def fewest_parts(
         overload += _OVERLOAD_STEP * np.abs(weights).mean() * (relaxation.shared @ shares - 1)
         overload = np.maximum(overload, 0.0)
         relaxation.step(weights - _symmetric(overload, shares))
+        step, heat = (first + (last - first) * turn / rounds for first, last in (_STEPS, _HEATS))
         for group in groups:
-            group.reprice(relaxation.shared, parts if homes is not None and 2 * turn >= rounds else None)
+            places = parts if homes is not None and 2 * turn >= rounds else None
+            group.reprice(relaxation.shared, places, np.float32(step), np.float32(heat))
     weights = _weights(groups, num_experts) - _symmetric(overload, shares)
     bound = -overload.sum() - divisions.most(weights, relaxation.multipliers(), rounds + 1)
     if homes is None:
@@ -162,12 +164,14 @@ class _Group:
         group._solve(shared)
         return group
 
-    def reprice(self, shared: NDArray[np.float64], places: int | None) -> None:
+    def reprice(self, shared: NDArray[np.float64], places: int | None, step: np.float32, heat: np.float32) -> None:
         """Raise the prices of what the tokens' own divisions have more often than that of all experts.
 
         Args:
             shared: How often experts share a part, [E, E].
             places: Number of parts, one of which is at home and does not count; None if all count.
+            step: Change of a price for each unit of difference.
+            heat: How soft the minimum over the ways to part is.
         """
         if not len(self.together):
             self._solve(shared)
@@ -175,18 +179,18 @@ class _Group:
         odds = self.prices @ self.together.T
         odds += self.sizes
         odds -= odds.min(axis=1, keepdims=True)
-        odds *= np.float32(-1 / _HEAT)
+        odds *= -1 / heat
         np.exp(odds, out=odds)
         if places is not None:
-            home = np.exp((1 - self.fares @ self.held.T) / np.float32(_HEAT))
+            home = np.exp((1 - self.fares @ self.held.T) / heat)
             at_home = home * (odds @ self.parting)
             odds *= 1 + home @ self.parting.T
             often = (at_home @ self.held) / odds.sum(axis=1, keepdims=True)
-            self.fares += np.float32(_STEP) * (often - np.float32(1 / places))
+            self.fares += step * (often - np.float32(1 / places))
         kept = odds @ self.together
         kept /= odds.sum(axis=1, keepdims=True)
         met = shared[self.experts[:, self.pairs[0]], self.experts[:, self.pairs[1]]]
-        self.prices += np.float32(_STEP) * (kept - met.astype(np.float32))
+        self.prices += step * (kept - met.astype(np.float32))
 
     def least(self) -> float:
         """The tokens' minima, added up."""
