@@ -35,4 +35,4 @@ def solve_pair(
         ranks = descent.search(ranks, kicks=KICKS, work=WORK, generator=generator)
     else:
         ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK // 3, generator=generator)
-    return Assignment(ranks, best_bound(statistics, topology))
+    return Assignment(ranks, best_bound(statistics, topology, limits))

@@ -31,7 +31,7 @@ def solve_swaps(
     Source: co-activation as the objective of expert placement, Occult (arXiv 2505.13345); tabu search, Glover 1989.
     """
     ranks = search_layers(statistics, topology, "copies", seed=seed, limits=limits)
-    return Assignment(ranks, copies_bound(statistics, topology))
+    return Assignment(ranks, copies_bound(statistics, topology, limits))
 
 
 def solve_node_swaps(
