@@ -13,6 +13,7 @@ from moe.placement.topology import Topology
 from moe.replica.dealing import served_choices
 from moe.replica.quotas import QUOTAS
 from moe.replica.slots import Slots
+from moe.routing_trace import DROPPED
 
 
 def shares(holders: NDArray[np.bool_], cost: NDArray[np.float64]) -> NDArray[np.float64]:
