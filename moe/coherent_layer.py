@@ -100,10 +100,11 @@ class CoherentMoELayer(PlacedMoELayer):
         if slots.has_replicas:
             raise ValueError(
                 f"slot_to_expert: {slots.experts.size} slots hold replicas of {slots.num_experts} experts, and in "
-                "coherent dispatch a token is where its one expert is; place without replicas, or use dispatch home or copies"
+                "coherent dispatch a token is where its one expert is; place without replicas, or use dispatch home or "
+                "copies"
             )
         if isinstance(getattr(self, "token_dispatcher", None), CoherentDispatcher):
-            self.token_dispatcher.slot_to_expert_E = torch.as_tensor(slots.experts.reshape(-1))
+            self.token_dispatcher.place(slots.experts.reshape(-1))
         else:
             super()._follow(slots)
 

@@ -48,7 +48,7 @@ Solvers (auto picks the first that fits):
   packing    balances the load of the ranks first, and only then saves moves
 If there are more slots than experts (--slots-per-rank), the spare slots hold
 replicas: of the busiest experts with packing, with every other solver of those
-whose copies save most traffic.
+whose copies save most traffic and even the loads of the ranks.
 
 How to read the result:
   cost           what the objective counts, in units of --cost
@@ -103,6 +103,12 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         "--compute", metavar="RATE", help="a rank's rate of computation, such as 200TFLOPs, to choose the cap by time"
     )
     command.add_argument("--slots-per-rank", type=int, metavar="S", help="slots of each rank (default: no replicas)")
+    command.add_argument(
+        "--replicas",
+        default="even",
+        choices=("even", "least_loaded"),
+        help="how the run splits tokens over replicas, its moe.replicas (default even)",
+    )
     command.add_argument("--num-experts", type=int, metavar="E", help="experts per layer; for .npy traces only")
     command.add_argument(
         "--current",
@@ -198,6 +204,7 @@ def _place(
         slots=arguments.slots_per_rank,
         trace_sha256=hashlib.sha256(arguments.source.read_bytes()).hexdigest(),
         strict=not chosen,
+        rule=arguments.replicas,
     )
     placement = place(max_load=cap)
     curve = []
@@ -219,7 +226,7 @@ def _place(
     current, name = read_current(arguments.current, placement)
     placement = keep_near(placement, current, statistics, topology)
     before = evaluate_placement(statistics, topology, current, placement.dispatch)
-    placed = evaluate_placement(statistics, topology, placement)
+    placed = evaluate_placement(statistics, topology, placement, rule=arguments.replicas)
     moving = find_moving(placement, current.holders(), name, volume.element_bytes, arguments.expert_parameters)
     held_out = hold_out(arguments.held_out, topology, current, placement) if arguments.held_out else None
     compared = compare(statistics, topology, placement, before, name)

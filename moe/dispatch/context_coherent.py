@@ -91,8 +91,6 @@ class CoherentDispatcher:
     Source: Yao et al., "Exploiting Inter-Layer Expert Affinity for Accelerating Mixture-of-Experts Model Inference",
     2024 (context-coherent expert parallelism); copies to secondary experts and training are this project's.
 
-    Attributes:
-        slot_to_expert_E: logical expert of each physical slot of the group, int64.
     """
 
     def __init__(self, group: dist.ProcessGroup, slot_to_expert: np.ndarray) -> None:
@@ -104,8 +102,16 @@ class CoherentDispatcher:
         """
         self.group = group
         self.rank = dist.get_rank(group)
-        self.slot_to_expert_E = torch.as_tensor(slot_to_expert, dtype=torch.long)
         self.slots_per_rank = len(slot_to_expert) // group.size()
+        self.place(slot_to_expert)
+
+    def place(self, slot_to_expert: np.ndarray) -> None:
+        """Declares that the slots hold other experts from now on.
+
+        Args:
+            slot_to_expert: logical expert of each slot, int [E].
+        """
+        self._slot_of_E = torch.as_tensor(slot_to_expert, dtype=torch.long).argsort()
 
     def move(
         self, rows_TD: Tensor, probs_TE: Tensor, map_TE: Tensor, most_choices: int, residency: Residency
@@ -147,14 +153,18 @@ class CoherentDispatcher:
         rows_RD, gates_RK, labels_RL = arrived
         ids_R, slots_RK = labels_RL[:, 0], labels_RL[:, 1:]
         anchors_R = self._ranks(slots_RK[:, 0])
-        residents = (anchors_R == self.rank).nonzero()[:, 0]
-        ids_T, order_T = ids_R[residents].sort()
+        if most_choices == 1:  # no row is a copy that goes on
+            ids_T, residents = ids_R.sort()
+        else:
+            stays = (anchors_R == self.rank).nonzero()[:, 0]
+            ids_T, order_T = ids_R[stays].sort()
+            residents = stays[order_T]
         return Arrivals(
             rows=rows_RD,
             gates=gates_RK,
             slots=slots_RK,
             anchors=anchors_R,
-            residents=residents[order_T],
+            residents=residents,
             residency=residency.moved(ids_T, rows_N),
             expert_choices=choices_E,
         )
@@ -200,9 +210,9 @@ class CoherentDispatcher:
 
     def _choices(self, probs_TE: Tensor, map_TE: Tensor, most_choices: int) -> tuple[Tensor, Tensor]:
         """Gate values and slots, largest gate value first."""
-        slot_of_E = self.slot_to_expert_E.argsort().to(probs_TE.device)
+        self._slot_of_E = self._slot_of_E.to(probs_TE.device)
         experts_TK = probs_TE.detach().masked_fill(~map_TE, -1.0).topk(most_choices, dim=1).indices
-        slots_TK, chosen_TK = slot_of_E[experts_TK], map_TE.gather(1, experts_TK)
+        slots_TK, chosen_TK = self._slot_of_E[experts_TK], map_TE.gather(1, experts_TK)
         stay_T = torch.where(chosen_TK[:, 0], slots_TK[:, 0] // self.slots_per_rank, self.rank)
         return probs_TE.gather(1, experts_TK), torch.where(chosen_TK, slots_TK, -1 - stay_T[:, None])
 
@@ -241,5 +251,5 @@ class CoherentDispatcher:
         everything = unpacked(message, rows_TD.shape[1], gates_TK.shape[1], gates_TK.dtype, labels_TL.shape[1])
         ranks_AK = self._ranks(everything[2][:, 1:])
         here = (ranks_AK == self.rank).any(dim=1).nonzero()[:, 0]
-        rows, gates, labels = (part[here] for part in everything)
+        rows, gates, labels = (part.index_select(0, here) for part in everything)
         return (rows, gates, labels), torch.bincount(ranks_AK[:, 0], minlength=size).tolist()

@@ -85,11 +85,10 @@ def unpacked(
     message: Tensor, width: int, num_gates: int, gate_type: torch.dtype, num_labels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The inverse of :func:`packed`; labels come back as int64."""
-    gates = num_gates * gate_type.itemsize // message.element_size()
-    rows, gate_columns, label_columns = message.split([width, gates, message.shape[1] - width - gates], dim=1)
-    gates_TK = _read(gate_columns, gate_type, num_gates)
-    labels_TL = _read(label_columns, _label_type(message.dtype), num_labels)
-    return rows.contiguous(), gates_TK, labels_TL.long()
+    end = width + num_gates * gate_type.itemsize // message.element_size()
+    gates_TK = _read(message[:, width:end], gate_type, num_gates)
+    labels_TL = _read(message[:, end:], _label_type(message.dtype), num_labels)
+    return message[:, :width].contiguous(), gates_TK, labels_TL.long()
 
 
 def _read(columns: Tensor, dtype: torch.dtype, number: int) -> Tensor:

@@ -18,15 +18,15 @@ _BINS = 40
 _MOST_NUMBERED = 128
 
 
-def load_section(before: Evaluation, placed: Evaluation, name: str, cap: float | None, *, idle: int) -> Section:
+def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int, cap: float | None = None) -> Section:
     """Compose the section.
 
     Args:
         before: Traffic under the placement in use.
         placed: Traffic under the new placement.
         name: Name of the placement in use.
-        cap: Cap on the busiest rank that the placement was made under, as a multiple of the mean; None for no cap.
         idle: Experts of all layers that no token chose.
+        cap: Cap on the busiest rank that the placement was made under, as a multiple of the mean; None for no cap.
 
     Returns:
         How the loads of all ranks and layers are spread, and the load of every rank in every layer.

@@ -108,7 +108,7 @@ def placement_sections(
     if statistics.num_layers > 1:
         sections.append(affinity_section(placement, statistics, before, placed, name, numbers))
     idle = sum(numbers["load_over_mean"]["idle_experts"])
-    sections.append(load_section(before, placed, name, cap, idle=idle))
+    sections.append(load_section(before, placed, name, idle=idle, cap=cap))
     if context.moving is not None:
         sections.append(moving_section(placement.num_layers, context.moving))
     return sections

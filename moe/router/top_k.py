@@ -70,12 +70,16 @@ class PortableTopKRouter(PortableRouter):
         )
         if self._router.bias_rate and self.counts:
             self.demand += wanted_TE.sum(dim=0)
-        map_TE = self._within_capacity(probs_TE.detach(), wanted_TE)
-        probs_TE = probs_TE * map_TE
+        factor = self._router.capacity_factor
+        if factor is None:
+            map_TE, dropped = wanted_TE, wanted_TE.new_zeros([], dtype=torch.int64)
+        else:
+            map_TE = self._within_capacity(probs_TE.detach(), wanted_TE, factor)
+            probs_TE, dropped = probs_TE * map_TE, (wanted_TE & ~map_TE).sum()
         if self.is_aux_loss_enabled() and self.learns and len(logits_TE):
             fractions_TE, scores_TE = compute_routing_scores_for_aux_loss(logits_TE, self.topk, self._router.score)
             probs_TE = self._apply_aux_loss(probs_TE, scores_TE, fractions_TE)
-        return Selection(probs_TE, map_TE, (wanted_TE & ~map_TE).sum())
+        return Selection(probs_TE, map_TE, dropped)
 
     @torch.no_grad()
     def update_bias(self) -> None:
@@ -91,10 +95,7 @@ class PortableTopKRouter(PortableRouter):
         if self._router.bias_rate:
             self.demand.zero_()
 
-    def _within_capacity(self, probs_TE: Tensor, wanted_TE: Tensor) -> Tensor:
-        factor = self._router.capacity_factor
-        if factor is None:
-            return wanted_TE
+    def _within_capacity(self, probs_TE: Tensor, wanted_TE: Tensor, factor: float) -> Tensor:
         slots = slots_per_expert(len(wanted_TE) * self.topk, self.num_experts, factor)
         if self._router.drop_policy == "position":
             return keep_first(wanted_TE, slots)

@@ -43,7 +43,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err.rstrip("\n")
 
 
-@pytest.mark.parametrize("objective", ["coherent", "home", "copies"])
+@pytest.mark.parametrize("objective", ["coherent", "home", "copies", "hierarchical"])
 def test_place_writes_placement_and_report_and_says_what_it_saved(
     objective: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,7 +62,12 @@ def test_place_writes_placement_and_report_and_says_what_it_saved(
     for word in ("contiguous", "placed", "lower bound", "moves to another node", "400 tokens", "0 skipped"):
         assert word in printed.out
     assert f"{placement.objective.cost:.4g}" in printed.out
-    name = {"coherent": "context-coherent dispatch", "home": "home-return dispatch", "copies": "one copy a rank"}
+    name = {
+        "coherent": "context-coherent",
+        "home": "home-return",
+        "copies": "copy a rank",
+        "hierarchical": "copy a node",
+    }
     assert name[objective] in " ".join(printed.out.split())
     numbers = json.loads((out.parent / "placement.report.json").read_text())
     assert numbers["cost_per_token"]["placed"] == pytest.approx(placement.objective.cost)

@@ -1,7 +1,8 @@
 """Decoding across two network namespaces: context-coherent dispatch with placed experts against DeepSpeed-MoE.
 
 ``python -m tests.multinode.decoding --out DIR`` (root). One rank lives in each namespace, and a link of 200 Mbit/s
-joins them. Modes generate in turn in one run; printed are tokens a second, median over the rounds.
+joins them. Modes generate in turn in one run; printed are tokens a second, prompts included, and the time of the
+prompts and of a step behind them, medians over the rounds.
 """
 
 import argparse
@@ -45,9 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         case = json.dumps(asdict(Case(**arguments)))
         run_on_hosts(made, "tests.multinode.decoding_ranks", [str(folder), case], seconds_at_most=_SECONDS_AT_MOST)
     figures = json.loads((folder / "decoding.json").read_text(encoding="utf-8"))
-    slowest = figures["tokens_per_s"]["DeepSpeed-MoE, capacity 1.25"]
+    peer = "DeepSpeed-MoE, capacity 1.25"
     for name, rate in figures["tokens_per_s"].items():
-        print(f"{name:32} {rate:8.1f} tokens/s  {rate / slowest:5.2f} x DeepSpeed-MoE")
+        step_ms = figures["step_ms"]
+        print(
+            f"{name:32} {rate:8.1f} tokens/s  {rate / figures['tokens_per_s'][peer]:5.2f} x DeepSpeed-MoE; prompts "
+            f"{figures['prompts_ms'][name]:5.0f} ms, a step behind them {step_ms[name]:5.1f} ms  "
+            f"{step_ms[peer] / step_ms[name]:5.2f} x"
+        )
     moves = figures["cross_rank_moves"]
     print(
         f"moves to the other rank: {moves['contiguous']:.1%} contiguous, {moves['placed']:.1%} placed; "

@@ -22,13 +22,16 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moe.placement.placement import Placement
+from moe.placement.placement import Dispatch, Placement
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from trainer.config.run import RunConfig
 
 SEED = 7
 BASELINE = "contiguous, copies"
+OBJECTIVES: tuple[Dispatch, ...] = ("copies", "hierarchical")
+MAX_LOAD = 1.15
+"""Cap on the busiest rank when placing, in means of a layer."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,10 @@ class Case:
     expert_hidden: int = 96
     num_layers: int = 4
     top_k: int = 2
-    sequences: int = 8
+    sequences: int = 16
     context: int = 128
     accumulation: int = 2
-    steps: int = 2
+    steps: int = 1
     rounds: int = 5
     by_domain: bool = False
 
@@ -97,12 +100,8 @@ def halves(case: Case, traces: Sequence[RoutingTrace], nodes: int, ranks_per_nod
     return even, odd
 
 
-def placements(case: Case, half: Half, num_experts: int, topology: Topology, folder: Path) -> dict[str, Path]:
-    """Places the experts by one half of the texts.
-
-    Returns:
-        Placement files of the modes that are placed.
-    """
+def place(case: Case, half: Half, num_experts: int, topology: Topology, folder: Path) -> None:
+    """Writes a placement for each mode, made from one half of the texts."""
     from moe.placement.counts.statistics import RoutingStatistics
     from moe.placement.solver.solve import solve
     from moe.routing_trace import RoutingHeader
@@ -116,10 +115,9 @@ def placements(case: Case, half: Half, num_experts: int, topology: Topology, fol
     )
     trace = RoutingTrace(np.ascontiguousarray(half.ids), half.source, header)
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
-    found = solve(statistics, topology, objective="copies")
-    path = folder / "copies.json"
-    found.write(path)
-    return {"copies": path}
+    for objective in OBJECTIVES:
+        found = solve(statistics, topology, objective=objective, max_load=MAX_LOAD)
+        found.write(folder / f"{objective}.json")
 
 
 def configuration(case: Case, dispatch: str, placement: Path | None, num_experts: int, ranks: int) -> RunConfig:
@@ -238,7 +236,7 @@ def main(folder: Path, case: Case, paths: Sequence[Path]) -> None:
     # A token costs a rank of its node a twentieth of one on another node, whose link all ranks share.
     topology = Topology.two_level(nodes, ranks_per_node, intra=0.05, inter=1.0, unit="crossings")
     if rank == 0:
-        placements(case, solved, num_experts, topology, folder)
+        place(case, solved, num_experts, topology, folder)
     dist.barrier()
     divide_ranks(ranks, 1, ranks_per_node if 1 < ranks_per_node < ranks else None)
     contiguous = folder / "contiguous.json"
@@ -249,7 +247,7 @@ def main(folder: Path, case: Case, paths: Sequence[Path]) -> None:
         BASELINE: ("copies", contiguous),
         "placed, copies": ("copies", folder / "copies.json"),
         "contiguous, hierarchical": ("hierarchical", contiguous),
-        "placed, hierarchical": ("hierarchical", folder / "copies.json"),
+        "placed, hierarchical": ("hierarchical", folder / "hierarchical.json"),
     }
     text = torch.frombuffer(bytearray(library(2_000_000)), dtype=torch.uint8)
     trainings = {

@@ -1,6 +1,8 @@
 """What a checkpoint holds besides the state of the parameters, and what a run must share with it."""
 
+import hashlib
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,6 +92,12 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
         "task": config.task.model_dump(mode="json"),
     }
     return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+
+
+def identity_digest(config: RunConfig) -> str:
+    """Hash of what all continuations of a run share, its seed included, and no other run has."""
+    shared = {**identity_of(config), "run.seed": config.run.seed}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
 
 
 def division_of(config: RunConfig, layout: Layout) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
             "what netsim compare wrote for other traffic; the page says so",
         ),
         ("--comparison", "DIR", "what compare wrote"),
+        ("--routing-study", "JSON", "what tests.benchmarks.placement_aware_routing wrote: hop costs of the router"),
     ):
         parser.add_argument(option, type=Path, metavar=metavar, help=text)
     parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moe.files import replacing
 from moe.ot.sliced import sliced_wasserstein
+from trainer.checkpoint.contents import identity_digest
 from trainer.distributed.groups import Launch
 from trainer.evaluation.accuracy import class_accuracy
 from trainer.evaluation.discrepancy import energy_distance, maximum_mean_discrepancy
@@ -145,6 +146,7 @@ def write_judgement(drawing: Drawing, examples: Tensor, features: Path | None, o
     figures: dict[str, float | str] = {
         "num": len(examples),
         "guidance": drawing.guidance,
+        "run_sha256": identity_digest(drawing.flow.config),
         **judge(unguided.numpy(), real.numpy(), seed=drawing.seed),
     }
     if real_labels is not None:

@@ -15,17 +15,18 @@ DISTANCES = {
 }
 
 
-def read_judgement(path: Path) -> dict[str, float]:
+def read_judgement(path: Path, run_sha256: str | None = None) -> dict[str, float]:
     """Reads the figures about samples.
 
     Args:
         path: what ``sample --quality`` wrote.
+        run_sha256: identity of the run that the samples must be of, where both are known; None: of any.
 
     Returns:
         Every figure by its name.
 
     Raises:
-        FileError: the file is missing or malformed.
+        FileError: the file is missing or malformed, or of another run.
     """
     remedy = "write it with sample --quality"
     try:
@@ -44,6 +45,9 @@ def read_judgement(path: Path) -> dict[str, float]:
         raise FileError(path, "frechet_distance_unguided", f"is no number from 0 ({distance})", remedy)
     assert isinstance(figures, dict)
     figures.pop("features_sha256", None)  # identifies the extractor; it is no figure
+    judged = figures.pop("run_sha256", None)
+    if None not in (judged, run_sha256) and judged != run_sha256:
+        raise FileError(path, "run_sha256", f"is of another run's samples ({judged!s:.12})", remedy)
     for name, value in figures.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise FileError(path, name, f"is no number ({value})", remedy)

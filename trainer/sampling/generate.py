@@ -1,9 +1,11 @@
 """The generate verb."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from moe.collective_trace import rank_path
@@ -94,17 +96,17 @@ def run(request: GenerateRequest) -> int:
         raise ValueError("--record: one rank sends nothing; start the ranks that share the experts with torchrun")
     layout = restored_layout(config, folder, launch.world_size)
     if request.placement is not None and layout.placement is not None:
-        layout = replace(layout, placement=_placement(request.placement, layout.placement))
+        assert config.moe is not None
+        placement = _placement(request.placement, layout.placement)
+        layout = replace(layout, placement=placement, relay_ranks=placement.relay_ranks(config.moe.dispatch))
     check_restorable(config, folder)
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
         model = restore(config, layout, folder)
         recorder = None if request.record is None else _recorder(request.record, config, model, launch)
-        if recorder is None:
+        with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
             texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
-        else:
-            with recorder.step(1):
-                texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
+        if recorder is not None:
             recorder.write()
             dist.barrier()
     if launch.rank == 0:

@@ -87,7 +87,11 @@ def evaluate(
 
 
 def evaluate_placement(
-    statistics: RoutingStatistics, topology: Topology, placement: Placement, dispatch: Dispatch | None = None
+    statistics: RoutingStatistics,
+    topology: Topology,
+    placement: Placement,
+    dispatch: Dispatch | None = None,
+    rule: str = "even",
 ) -> Evaluation:
     """Measure a placement, with replicas or without.
 
@@ -96,15 +100,16 @@ def evaluate_placement(
         topology: Ranks and what a move between them costs.
         placement: The placement.
         dispatch: Dispatch mode that moves the tokens; the one that the placement is made for by default.
+        rule: How a home-return run splits choices over replicas: even or least_loaded.
 
     Returns:
-        The traffic; with replicas its expectation.
+        The traffic; with replicas in coherent dispatch its expectation.
     """
     dispatch = dispatch or placement.dispatch
     if not placement.has_replicas:
         return evaluate(statistics, topology, placement.expert_ranks(), dispatch)
     holders = placement.holders()
-    moves, loads = replicated_moves(statistics, topology, holders, dispatch)
+    moves, loads = replicated_moves(statistics, topology, holders, dispatch, rule)
     return _evaluation(statistics, topology, holders.argmax(axis=2), moves, loads)
 
 

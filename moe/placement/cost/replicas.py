@@ -1,10 +1,6 @@
-"""Experts on several ranks: the choice of a replica for each token, and the resulting traffic.
+"""Experts on several ranks: the traffic of tokens that each take one of the replicas.
 
-A token takes the nearest replica by the cost matrix (with hop-like costs: on its rank, else on its node, else
-anywhere); a hash of the token breaks ties, so that replicas at one distance share the tokens evenly and a repeated
-run chooses alike. The rule is SGLang's, made deterministic.
-
-Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, N choices, K choices of a token.
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, X exchanges of a layer.
 """
 
 import numpy as np
@@ -14,33 +10,10 @@ from moe.placement.cost.objective import Moves, require_sets, require_sources
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
+from moe.replica.dealing import served_choices
+from moe.replica.quotas import QUOTAS
+from moe.replica.slots import Slots
 from moe.routing_trace import DROPPED
-
-
-def choose_replicas(
-    experts: NDArray[np.integer],
-    from_ranks: NDArray[np.integer],
-    tokens: NDArray[np.integer],
-    layer: int,
-    holders: NDArray[np.bool_],
-    cost: NDArray[np.float64],
-) -> NDArray[np.int64]:
-    """Choose the rank that serves each choice.
-
-    Args:
-        experts: Chosen experts, [N].
-        from_ranks: Rank where each token is, [N].
-        tokens: Index of each token, the same for all its choices, [N].
-        layer: MoE layer, 0 to L - 1.
-        holders: Ranks that hold each expert of that layer, [E, G].
-        cost: Cost of moving one token between ranks, [G, G].
-
-    Returns:
-        Ranks, int64 [N].
-    """
-    nearest = shares(holders, cost)[from_ranks, experts] > 0
-    drawn = _hash(tokens.astype(np.uint64), layer, experts.astype(np.uint64)) % nearest.sum(axis=1).astype(np.uint64)
-    return (nearest.cumsum(axis=1) > drawn[:, None].astype(np.int64)).argmax(axis=1)
 
 
 def shares(holders: NDArray[np.bool_], cost: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,20 +32,25 @@ def shares(holders: NDArray[np.bool_], cost: NDArray[np.float64]) -> NDArray[np.
 
 
 def replicated_moves(
-    statistics: RoutingStatistics, topology: Topology, holders: NDArray[np.bool_], dispatch: Dispatch
+    statistics: RoutingStatistics,
+    topology: Topology,
+    holders: NDArray[np.bool_],
+    dispatch: Dispatch,
+    rule: str = "even",
 ) -> tuple[Moves, NDArray[np.float64]]:
-    """Count the expected moves and loads of a placement with replicas.
+    """Count the moves and loads of a placement with replicas.
 
-    Replicas at equal distance count by their shares. In home-return dispatch this is exact up to the randomness of the
-    hash. In coherent dispatch it assumes that the next expert of a token depends on its last expert alone, and not on
-    the replica that served it, and that further choices take the replica nearest to where the token comes from. Copies
-    of further choices count as in `coherent_traffic`.
+    In the home-return modes the counts are dealt to the replicas as a run deals them, all tokens of the trace as one
+    micro batch. In coherent dispatch a token takes the nearest replica, and replicas at equal distance count by their
+    shares: it assumes that the next expert of a token depends on its last expert alone, and not on the replica that
+    served it, and that further choices take the replica nearest to where the token comes from.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
-        holders: Ranks that hold each expert, [L, E, G].
+        holders: Ranks that hold each expert, as many experts on every rank, [L, E, G].
         dispatch: Dispatch mode that moves the tokens.
+        rule: How a home-return run splits choices over replicas: even or least_loaded.
 
     Returns:
         Moves by exchange and layer, [X, L, G, G], and the choices that each rank computes, [L, G].
@@ -89,10 +67,13 @@ def replicated_moves(
             moves = np.stack([moves[0] + there, back])
         return moves, (statistics.anchors[:, :, None] * at + further).sum(axis=1)
     sources = require_sources(statistics)
-    served = np.stack([shares(layer, topology.cost + topology.cost.T) for layer in holders])
-    by_choice = np.einsum("lre,lreg->lrg", sources, served, optimize=True)
-    there = by_choice if dispatch == "home" else _copies(statistics, served)
-    return np.stack([there, there.swapaxes(1, 2)]), by_choice.sum(axis=1)
+    by_choice = np.stack(
+        [QUOTAS[rule](*layer, number) for number, layer in enumerate(zip(sources, holders, strict=True))]
+    )
+    by_choice = by_choice.sum(axis=2).astype(np.float64)
+    there = [by_choice] if dispatch == "home" else _dealt(statistics, topology, holders, rule, dispatch)
+    back = [exchange.swapaxes(1, 2) for exchange in reversed(there)]
+    return np.stack([*there, *back]), by_choice.sum(axis=1)
 
 
 def arrivals(
@@ -184,24 +165,26 @@ def _spread(holders: NDArray[np.bool_], cost: NDArray[np.float64]) -> NDArray[np
     return np.stack([shares(layer, cost).mean(axis=0) for layer in holders])
 
 
-def _copies(statistics: RoutingStatistics, served: NDArray[np.float64]) -> NDArray[np.float64]:
+def _dealt(
+    statistics: RoutingStatistics, topology: Topology, holders: NDArray[np.bool_], rule: str, dispatch: Dispatch
+) -> list[Moves]:
+    """Copies on their way to the ranks that serve them, by exchange, [L, G, G] each."""
     sets = require_sets(statistics)
-    there = np.zeros((len(served), served.shape[1], served.shape[3]))
-    for layer, shares_of_layer in enumerate(served):
-        rows = sets.rows[:, 0] == layer
-        home, experts = sets.rows[rows, 1], sets.rows[rows, 2:]
-        elsewhere = 1 - shares_of_layer[home[:, None], experts]
-        elsewhere[experts == DROPPED] = 1
-        np.add.at(there[layer], home, sets.tokens[rows, None] * (1 - elsewhere.prod(axis=1)))
-    return there
-
-
-def _hash(tokens: NDArray[np.uint64], layer: int, experts: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64 over the three numbers (Steele, Lea, Flood 2014)."""
-    mixed = tokens
-    for part in (np.uint64(layer), experts):
-        mixed = (mixed ^ part) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-    return mixed
+    ranks, nodes, width = topology.num_ranks, topology.num_nodes, topology.ranks_per_node
+    inside, between = np.zeros((2, len(holders), ranks, ranks))
+    bounds = np.searchsorted(sets.rows[:, 0], np.arange(len(holders) + 1))
+    for layer, held in enumerate(holders):
+        part = slice(bounds[layer], bounds[layer + 1])
+        homes, experts, tokens = sets.rows[part, 1], sets.rows[part, 2:], sets.tokens[part]
+        slots = Slots(np.stack([np.flatnonzero(on_rank) for on_rank in held.T]), len(held))
+        chosen = [(home, np.repeat(experts[homes == home], tokens[homes == home], axis=0)) for home in range(ranks)]
+        for home, served in served_choices(chosen, slots, rule, layer):
+            visited = served.reshape(len(served), ranks, slots.slots_per_rank).any(axis=2)
+            if dispatch == "copies":
+                inside[layer, home] = visited.sum(axis=0)
+                continue
+            relays = np.arange(ranks) // width * width + home % width
+            np.add.at(inside[layer], (relays, np.arange(ranks)), visited.sum(axis=0))
+            reached = visited.reshape(len(served), nodes, width).any(axis=2).sum(axis=0)
+            between[layer, home, relays[::width]] += reached
+    return [inside] if dispatch == "copies" else [between, inside]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _STEPS_PER_EXPERT = 4
 _LEAST_STEPS = 100
-_EVENNESS = 0.5  # price of load above the mean under a cap, in mean prices of a choice: tokens not seen are less even
+_EVENNESS = 0.65  # price of load above the mean under a cap, in mean prices of a choice: tokens not seen are less even
 
 
 @dataclass(frozen=True, eq=False)

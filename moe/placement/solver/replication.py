@@ -1,4 +1,4 @@
-"""Spare slots filled with copies of experts so that tokens travel less: each copy where it saves most per byte.
+"""Spare slots filled with copies of experts in coherent dispatch: each copy where it saves most moves per byte.
 
 All experts of a layer weigh the same, so the copy that saves most per byte is the one that saves most.
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
@@ -10,27 +10,20 @@ from numpy.typing import NDArray
 from moe.placement.cost.objective import require_sources
 from moe.placement.cost.replicas import arrivals, settle, shares
 from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
 
 
 def replicate(
-    statistics: RoutingStatistics,
-    topology: Topology,
-    dispatch: Dispatch,
-    expert_ranks: NDArray[np.int64],
-    slots_per_rank: int,
+    statistics: RoutingStatistics, topology: Topology, expert_ranks: NDArray[np.int64], slots_per_rank: int
 ) -> NDArray[np.bool_]:
     """Fill the spare slots of a placement greedily with the copies that save most.
 
-    In home-return dispatch the saving is exact; with one copy a rank it is estimated choice by choice. In coherent
-    dispatch a copy also changes the rank from which tokens leave: both moves are counted, with the layers before as
-    filled already and the layers after as they are. Slots are filled even if nothing more can be saved.
+    A copy also changes the rank from which tokens leave: both moves are counted, with the layers before as filled
+    already and the layers after as they are. Slots are filled even if nothing more can be saved.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
-        dispatch: Dispatch mode that moves the tokens.
         expert_ranks: Rank of each expert, [L, E].
         slots_per_rank: Slots of one rank and layer, E / G to E.
 
@@ -39,18 +32,12 @@ def replicate(
     """
     holders = expert_ranks[:, :, None] == np.arange(topology.num_ranks)
     located = holders.astype(np.float64)
-    sources = None if dispatch == "coherent" else require_sources(statistics)
     for layer in range(len(holders)):
-        if sources is None:
-            arriving = arrivals(statistics, layer, located, topology.num_ranks)
-            starting = np.maximum(statistics.anchors[layer] - arriving.sum(axis=0), 0) / topology.num_ranks
-            onward = _onward(statistics, topology.cost, layer, holders)
-            _fill(holders[layer], arriving + starting, arriving, topology.cost, onward, slots_per_rank)
-            located[layer] = settle(statistics, layer, arriving, shares(holders[layer], topology.cost))
-        else:
-            tokens = sources[layer].astype(np.float64)
-            nowhere = np.zeros((tokens.shape[1], topology.num_ranks))
-            _fill(holders[layer], tokens, tokens, topology.cost + topology.cost.T, nowhere, slots_per_rank)
+        arriving = arrivals(statistics, layer, located, topology.num_ranks)
+        starting = np.maximum(statistics.anchors[layer] - arriving.sum(axis=0), 0) / topology.num_ranks
+        onward = _onward(statistics, topology.cost, layer, holders)
+        _fill(holders[layer], arriving + starting, arriving, topology.cost, onward, slots_per_rank)
+        located[layer] = settle(statistics, layer, arriving, shares(holders[layer], topology.cost))
     return holders
 
 

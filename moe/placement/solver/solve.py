@@ -12,6 +12,7 @@ from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch, LoadRecord, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
 from moe.placement.relabel import relabel
 from moe.placement.solver.assignment import solve_assignment
+from moe.placement.solver.capped_replicas import replicate_within
 from moe.placement.solver.enumeration import Enumeration
 from moe.placement.solver.load_limits import load_limits
 from moe.placement.solver.milp import solve_milp
@@ -38,6 +39,7 @@ SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
     "hierarchical": {"swaps": solve_node_swaps, "enumeration": Enumeration("hierarchical")},
 }
 """Solvers by dispatch mode; packing and contiguous fit every mode."""
+_ROOM_FOR_REPLICAS = 2  # how far above the mean a placement may be that replicas even, times what the cap allows
 
 
 def solve(
@@ -51,6 +53,7 @@ def solve(
     slots: int | None = None,
     max_load: float | None = None,
     strict: bool = True,
+    rule: str = "even",
 ) -> Placement:
     """Find a placement that is never worse than the contiguous one if that keeps the cap, by the solver's objective.
 
@@ -85,11 +88,14 @@ def solve(
         choices = ", ".join(["auto", "contiguous", *fitting, "packing"])
         raise ValueError(f"solver: unknown for objective {objective} ({solver}); choose from {choices}")
     slots = _checked_slots(slots, least, statistics.num_experts)
-    limits = None if max_load is None else load_limits(statistics, topology.num_ranks, max_load, strict=strict)
+    replicated = slots > least
+    limits = None
+    if max_load is not None:
+        limits = load_limits(statistics, topology.num_ranks, max_load, strict=strict and not replicated)
     baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
     contiguous_total = _total(statistics, topology, baseline, objective)
-    holders, bound = _search(statistics, topology, objective, solver, seed, slots, limits)
-    if slots == least:
+    holders, bound = _search(statistics, topology, objective, solver, seed, slots, max_load, limits, rule)
+    if not replicated:
         total = _total(statistics, topology, holders.argmax(axis=2), objective)
         plain = _holders(baseline, topology.num_ranks)
         allowed = limits is None or bool((_busiest_loads(statistics, plain) <= limits).all())
@@ -98,9 +104,9 @@ def solve(
             holders, total = plain, contiguous_total
         loads = _busiest_loads(statistics, holders)
     else:
-        moves, rank_loads = replicated_moves(statistics, topology, holders, objective)
+        moves, rank_loads = replicated_moves(statistics, topology, holders, objective, rule)
         total, loads = float(price(moves, topology.cost).sum()), rank_loads.max(axis=1)
-    if limits is not None and (loads > limits).any():
+    if limits is not None and strict and (loads > limits).any():
         raise ValueError(_overload(statistics, topology.num_ranks, solver, loads, limits))
     relative = loads / np.maximum(statistics.loads.sum(axis=1) / topology.num_ranks, 1e-300)
     bound = min(bound, total)
@@ -192,7 +198,9 @@ def _search(
     solver: str,
     seed: int,
     slots: int,
+    max_load: float | None,
     limits: NDArray[np.float64] | None,
+    rule: str,
 ) -> tuple[NDArray[np.bool_], float]:
     replicated = slots * topology.num_ranks > statistics.num_experts
     if solver == "packing":
@@ -203,13 +211,19 @@ def _search(
         bound = 0.0
         if solver != "contiguous":
             search = SOLVERS[objective][solver]
-            assignment = search(statistics, topology, seed=seed, limits=limits)
+            within = limits
+            if replicated and max_load is not None:
+                looser = 1 + _ROOM_FOR_REPLICAS * (max_load - 1)
+                within = load_limits(statistics, topology.num_ranks, looser, strict=False)
+            assignment = search(statistics, topology, seed=seed, limits=within)
             ranks, bound = assignment.expert_ranks, assignment.lower_bound
         elif not replicated:
             bound = _bound(statistics, topology, objective)
         holders = _holders(ranks, topology.num_ranks)
-        if replicated:
-            holders = replicate(statistics, topology, objective, ranks, slots)
+        if replicated and objective == "coherent":
+            holders = replicate(statistics, topology, ranks, slots)
+        elif replicated:
+            holders = replicate_within(statistics, topology, objective, ranks, slots, limits, rule)
     if replicated:
         bound = replicated_home_bound(statistics, topology, slots) if objective == "home" else 0.0
     return holders, bound

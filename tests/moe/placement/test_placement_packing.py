@@ -9,18 +9,21 @@ import pytest
 from moe.placement import Placement
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate, evaluate_placement
-from moe.placement.cost.objective import OBJECTIVES, TRAFFIC
-from moe.placement.cost.replicas import choose_replicas, replicated_moves, shares
+from moe.placement.cost.objective import OBJECTIVES, TRAFFIC, coherent_moves
+from moe.placement.cost.replicas import replicated_moves, shares
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
+from moe.placement.solver.capped_replicas import replicate_within
 from moe.placement.solver.packing import busiest, count_copies, pack_layer
-from moe.placement.solver.replication import replicate, replicated_home_bound
+from moe.placement.solver.replication import replicated_home_bound
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
+from moe.replica.quotas import QUOTAS
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
-MODES: list[Dispatch] = ["coherent", "home", "copies"]
+MODES: list[Dispatch] = ["coherent", "home", "copies", "hierarchical"]
+RETURNING: list[Dispatch] = ["home", "copies", "hierarchical"]
 
 
 def skewed_trace(tokens: int, *, seed: int, top_k: int = 2) -> RoutingTrace:
@@ -49,31 +52,69 @@ def random_holders(slots: int, seed: int, layers: int = 4) -> np.ndarray:
     return holders
 
 
-def walk(
-    routing: RoutingTrace, topology: Topology, holders: np.ndarray, dispatch: Dispatch
-) -> tuple[float, np.ndarray]:
-    """Cost and loads, with every choice served as the rule says, layer by layer."""
-    total, loads = 0.0, np.zeros(holders.shape[::2])
-    home = routing.source_rank.astype(int) % topology.num_ranks
-    tokens = np.arange(routing.num_tokens)
-    cost = topology.cost if dispatch == "coherent" else topology.cost + topology.cost.T
-    at = None
+def coherent_walk(routing: RoutingTrace, topology: Topology, holders: np.ndarray) -> tuple[float, np.ndarray]:
+    """Cost and loads where every first choice takes the nearest replica, one of those at equal distance by lot."""
+    total, loads, draw = 0.0, np.zeros(holders.shape[::2]), np.random.default_rng(0)
+    at = routing.source_rank.astype(int) % topology.num_ranks
     for layer in range(holders.shape[0]):
-        choices = routing.expert_ids[:, layer, :1] if dispatch == "coherent" else routing.expert_ids[:, layer]
-        start = home if at is None else at
-        served = np.stack(
-            [choose_replicas(experts, start, tokens, layer, holders[layer], cost) for experts in choices.T], axis=1
-        )
-        np.add.at(loads[layer], served.ravel(), 1)
-        if dispatch == "coherent":
-            total += 0 if at is None else cost[start, served[:, 0]].sum()
-            at = served[:, 0]
-        elif dispatch == "home":
-            total += cost[home[:, None], served].sum()
-        else:
-            total += sum(
-                cost[place, sorted(set(ranks))].sum() for place, ranks in zip(home, served.tolist(), strict=True)
-            )
+        share = shares(holders[layer], topology.cost)[at, routing.expert_ids[:, layer, 0]]
+        served = (draw.random(len(at))[:, None] < share.cumsum(axis=1)).argmax(axis=1)
+        np.add.at(loads[layer], served, 1)
+        total += topology.cost[at, served].sum() if layer else 0
+        at = served
+    return total, loads
+
+
+def deal_one_by_one(
+    tokens: list[tuple[int, ...]], counts: np.ndarray, quotas: np.ndarray, holders: np.ndarray
+) -> list[dict[int, int]]:
+    """Rank that serves each choice of each token of one source: experts with replicas by their ids, and for each the
+    tokens that visit one of its ranks anyway, then those that visit several, then the others."""
+    served = [{e: int(np.flatnonzero(holders[e])[0]) for e in t if holders[e].sum() == 1} for t in tokens]
+    for expert in np.flatnonzero((holders.sum(axis=1) > 1) & (counts > 0)):
+        ranks = np.flatnonzero(holders[expert])
+        left = {int(rank): int(quotas[expert, rank]) for rank in ranks}
+        asking = [index for index, token in enumerate(tokens) if expert in token]
+        visited = {index: [r for r in left if r in served[index].values()] for index in asking}
+        for wanted in (lambda number: number == 1, lambda number: number > 1):
+            for rank in left:
+                for index in asking:
+                    fits = expert not in served[index] and rank in visited[index] and wanted(len(visited[index]))
+                    if fits and left[rank]:
+                        served[index][expert] = rank
+                        left[rank] -= 1
+        for rank in left:
+            for index in asking:
+                if expert not in served[index] and left[rank]:
+                    served[index][expert] = rank
+                    left[rank] -= 1
+    return served
+
+
+def returning_walk(
+    routing: RoutingTrace, topology: Topology, holders: np.ndarray, dispatch: Dispatch, rule: str
+) -> tuple[float, np.ndarray]:
+    """Cost and loads of a home-return mode, with every choice dealt by the rule; tokens in the order of their sets."""
+    total, loads, cost = 0.0, np.zeros(holders.shape[::2]), topology.cost + topology.cost.T
+    ranks, width = topology.num_ranks, topology.ranks_per_node
+    for layer, held in enumerate(holders):
+        home = routing.source_rank.astype(int) % ranks
+        sets = [tuple(sorted(e for e in ids if e >= 0)) for ids in routing.expert_ids[:, layer].tolist()]
+        counts = np.zeros((ranks, 8), int)
+        for source, chosen in zip(home, sets, strict=True):
+            counts[source, list(chosen)] += 1
+        quotas = QUOTAS[rule](counts, held, layer)
+        for source in range(ranks):
+            tokens = sorted((s for h, s in zip(home, sets, strict=True) if h == source), key=lambda s: (len(s), s))
+            for token in deal_one_by_one(tokens, counts[source], quotas[source], held):
+                np.add.at(loads[layer], list(token.values()), 1)
+                visited = list(token.values()) if dispatch == "home" else set(token.values())
+                if dispatch != "hierarchical":
+                    total += sum(cost[source, rank] for rank in visited)
+                    continue
+                for node in {rank // width for rank in visited}:
+                    relay = node * width + source % width
+                    total += cost[source, relay] + sum(cost[relay, rank] for rank in visited if rank // width == node)
     return total, loads
 
 
@@ -114,24 +155,6 @@ def test_a_pack_that_runs_into_a_full_rank_makes_room() -> None:
     assert holders.sum() == 18
 
 
-def test_tokens_take_the_replica_on_their_rank_then_on_their_node_then_share_evenly() -> None:
-    cost = Topology.hops(2, 2).cost
-    holders = np.array([[True, False, True, False], [False, True, False, False], [True, True, False, False]])
-    share = shares(holders, cost)
-    assert share[0].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
-    assert share[3].tolist() == [[0, 0, 1, 0], [0, 1, 0, 0], [0.5, 0.5, 0, 0]]
-    tokens = np.arange(4_000)
-    experts, ranks = np.full(4_000, 2), np.full(4_000, 3)
-    served = choose_replicas(experts, ranks, tokens, 0, holders, cost)
-    assert np.bincount(served).tolist()[0] == pytest.approx(2_000, abs=150)
-    np.testing.assert_array_equal(served, choose_replicas(experts, ranks, tokens, 0, holders, cost))
-    order = np.random.default_rng(0).permutation(4_000)
-    again = choose_replicas(experts, ranks, tokens[order], 0, holders, cost)
-    np.testing.assert_array_equal(served[order], again, err_msg="a token's choice does not depend on the others")
-    other_layer = choose_replicas(experts, ranks, tokens, 1, holders, cost)
-    assert 0.4 < (served == other_layer).mean() < 0.6
-
-
 @pytest.mark.parametrize("dispatch", MODES)
 def test_without_replicas_the_moves_are_those_of_a_plain_placement(dispatch: Dispatch) -> None:
     routing = dropping_trace(8, 4, 2, 300, seed=0, world_size=4, drop=0.2)
@@ -139,24 +162,34 @@ def test_without_replicas_the_moves_are_those_of_a_plain_placement(dispatch: Dis
     topology = Topology.hops(2, 2)
     ranks = np.stack([np.random.default_rng(layer).permutation(np.arange(8) // 2) for layer in range(4)])
     moves, loads = replicated_moves(statistics, topology, ranks[:, :, None] == np.arange(4), dispatch)
-    np.testing.assert_allclose(moves, TRAFFIC[dispatch](statistics, ranks, 4), atol=1e-9)
+    counted = coherent_moves if dispatch == "coherent" else TRAFFIC[dispatch]
+    np.testing.assert_allclose(moves, counted(statistics, ranks, 4, 2), atol=1e-9)
     np.testing.assert_allclose(loads, evaluate(statistics, topology, ranks, dispatch).rank_loads, atol=1e-9)
 
 
-@pytest.mark.parametrize("dispatch", MODES)
 @pytest.mark.parametrize("slots", [3, 5])
-def test_expected_moves_and_loads_agree_with_tokens_that_follow_the_rule(dispatch: Dispatch, slots: int) -> None:
+def test_expected_coherent_moves_and_loads_agree_with_tokens_that_follow_the_rule(slots: int) -> None:
     topology = Topology.hops(2, 2)
-    if dispatch == "coherent":
-        routing = markov_trace(8, 4, 0.7, 12_000, seed=0, world_size=4)
-    else:
-        routing = skewed_trace(12_000, seed=0)
+    routing = markov_trace(8, 4, 0.7, 12_000, seed=0, world_size=4)
     statistics, holders = RoutingStatistics.collect(routing, 4), random_holders(slots, 0)
-    moves, loads = replicated_moves(statistics, topology, holders, dispatch)
-    cost, walked_loads = walk(routing, topology, holders, dispatch)
+    moves, loads = replicated_moves(statistics, topology, holders, "coherent")
+    cost, walked_loads = coherent_walk(routing, topology, holders)
     assert (moves * topology.cost).sum() == pytest.approx(cost, rel=0.02)
     np.testing.assert_allclose(loads, walked_loads, rtol=0.06)
     assert loads.sum() == pytest.approx(walked_loads.sum())
+
+
+@pytest.mark.parametrize("rule", QUOTAS)
+@pytest.mark.parametrize("dispatch", RETURNING)
+@pytest.mark.parametrize("slots", [3, 5])
+def test_moves_and_loads_are_those_of_choices_dealt_one_by_one(dispatch: Dispatch, slots: int, rule: str) -> None:
+    topology = Topology.hops(2, 2)
+    for routing in (skewed_trace(400, seed=0), dropping_trace(8, 4, 3, 300, seed=1, world_size=4, drop=0.2)):
+        statistics, holders = RoutingStatistics.collect(routing, 4), random_holders(slots, 0)
+        moves, loads = replicated_moves(statistics, topology, holders, dispatch, rule)
+        cost, walked_loads = returning_walk(routing, topology, holders, dispatch, rule)
+        assert (moves * topology.cost).sum() == cost
+        np.testing.assert_array_equal(loads, walked_loads)
 
 
 @pytest.mark.parametrize("dispatch", MODES)
@@ -175,33 +208,37 @@ def test_replicas_are_placed_read_and_measured(dispatch: Dispatch, solver: str) 
         assert traffic.cost == pytest.approx(record.cost)
         assert record.lower_bound <= record.cost
         costs.append(traffic.cost)
-    assert costs[-1] == 0, "every rank holds every expert"
-    if solver != "packing":
-        assert costs == sorted(costs, reverse=True)
+    if dispatch == "coherent":
+        assert costs[-1] == 0, "every rank holds every expert"
+        assert solver == "packing" or costs == sorted(costs, reverse=True)
+    if solver != "packing" and dispatch != "home":  # whose even quotas send choices away from home
         assert costs[1] < costs[0]
 
 
-def test_a_copy_goes_where_it_saves_most_of_home_return() -> None:
-    """Against trying every single copy in the one spare slot."""
+@pytest.mark.parametrize("rule", QUOTAS)
+def test_replicas_even_the_loads_and_send_no_more_copies(rule: str) -> None:
+    topology = Topology.hops(2, 2)
+    statistics = RoutingStatistics.collect(skewed_trace(3_000, seed=3, top_k=3), 4)
+    plain = solve(statistics, topology, objective="copies", max_load=1.3, strict=False)
+    placed = solve(statistics, topology, objective="copies", max_load=1.05, strict=False, slots=3, rule=rule)
+    before = evaluate_placement(statistics, topology, plain)
+    after = evaluate_placement(statistics, topology, placed, rule=rule)
+    assert after.imbalance.mean() < before.imbalance.mean()
+    assert after.cost <= before.cost
+    assert placed.load is not None
+    assert placed.load.worst == pytest.approx(after.imbalance.max())
+
+
+def test_the_home_return_bound_holds_for_any_replicas_and_rule() -> None:
     topology = Topology.hops(2, 2)
     statistics = RoutingStatistics.collect(skewed_trace(1_500, seed=3), 4)
-    ranks = contiguous_ranks(4, 8, 4)
-    filled = replicate(statistics, topology, "home", ranks, 3)
-    base = ranks[:, :, None] == np.arange(4)
-    for layer in range(4):
-        costs = {}
-        for expert in range(8):
-            for rank in np.flatnonzero(~base[layer, expert]):
-                tried = base.copy()
-                tried[layer, expert, rank] = True
-                costs[expert, int(rank)] = replicated_moves(statistics, topology, tried, "home")[0][:, layer]
-        prices = {copy: (moves * topology.cost).sum() for copy, moves in costs.items()}
-        assert filled[layer][min(prices, key=lambda copy: prices[copy])]
     bound = replicated_home_bound(statistics, topology, 3)
-    assert 0 < bound <= (replicated_moves(statistics, topology, filled, "home")[0] * topology.cost).sum()
-    for seed in range(10):
-        tried = random_holders(3, seed)
-        assert bound <= (replicated_moves(statistics, topology, tried, "home")[0] * topology.cost).sum()
+    filled = replicate_within(statistics, topology, "home", contiguous_ranks(4, 8, 4), 3, None, "even")
+    assert (filled.sum(axis=1) == 3).all()
+    for rule in QUOTAS:
+        for holders in (filled, *(random_holders(3, seed) for seed in range(10))):
+            moves = replicated_moves(statistics, topology, holders, "home", rule)[0]
+            assert 0 < bound <= (moves * topology.cost).sum()
     assert replicated_home_bound(statistics, topology, 8) == 0
 
 

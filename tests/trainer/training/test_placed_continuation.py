@@ -72,7 +72,7 @@ def test_a_placed_continuation_sends_less_by_what_the_replay_predicts(
     train(first, ranks, *division, f"optim.steps={PLACED_AFTER}", f"trace.steps=[{PLACED_AFTER - 1},{PLACED_AFTER}]")
     nodes = ["--nodes", str(ranks // ranks_per_node), "--ranks-per-node", str(ranks_per_node)]
     routing = str(first / "traces" / "routing.npz")
-    assert moe(["place", routing, *nodes, "--objective", "copies", "--out", str(placement)]) == 0
+    assert moe(["place", routing, *nodes, "--objective", dispatch, "--out", str(placement)]) == 0
     for name, settings in (("unplaced", ()), ("placed", (f"moe.placement={placement}",))):
         shutil.copytree(first / "checkpoints", tmp_path / name / "checkpoints")
         further = f"optim.steps={RECORDED[-1]}", f"trace.steps={list(RECORDED)}"
@@ -80,7 +80,7 @@ def test_a_placed_continuation_sends_less_by_what_the_replay_predicts(
 
     header, records = read(tmp_path / "unplaced" / "traces" / "collectives.jsonl")
     of_unplaced = RoutingTrace.read(tmp_path / "unplaced" / "traces" / "routing.npz")
-    predicted_header, predicted = replay(header, records, of_unplaced, Placement.read(placement), dispatch)
+    predicted_header, predicted = replay(header, records, of_unplaced, Placement.read(placement))
     placed_header, placed = read(tmp_path / "placed" / "traces" / "collectives.jsonl")
     saved = bytes_between(header, records) - bytes_between(placed_header, placed)
     assert saved == bytes_between(header, records) - bytes_between(predicted_header, predicted)

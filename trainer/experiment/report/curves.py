@@ -56,24 +56,29 @@ def continuation_curves(steps: Sequence[int], plain: Sequence[float], placed: Se
         return to_svg(figure)
 
 
-def before_after_bars(groups: Mapping[str, Mapping[str, float]], units: str | Sequence[str]) -> str:
+def before_after_bars(
+    groups: Mapping[str, Mapping[str, float]], units: str | Sequence[str], *, across: bool = False
+) -> str:
     """Draws pairs of bars, each pair on a scale of its own height, with their values.
 
     Args:
         groups: for each name of a pair, the value before and the value after by their names.
         units: of the values, one for all or one for each pair.
+        across: the pairs side by side, over the whole width of a page, and not below each other on half of it.
 
     Returns:
         SVG markup.
     """
     each = [units] * len(groups) if isinstance(units, str) else units
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 0.5 + 0.95 * len(groups)), layout="constrained")
-        rows = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
-        for axes, unit, (name, pair) in zip(rows, each, groups.items(), strict=True):
+        figure = Figure(figsize=(11.0, 1.3) if across else (5.4, 0.5 + 0.95 * len(groups)), layout="constrained")
+        shape = (1, len(groups)) if across else (len(groups), 1)
+        panels = figure.subplots(*shape, sharey=across, squeeze=False).ravel()
+        for axes, unit, (name, pair) in zip(panels, each, groups.items(), strict=True):
             bars = axes.barh(list(pair), list(pair.values()), color=["#9aa5b1", "#0072b2"], height=0.66)
             axes.bar_label(bars, fmt=f"{{:,.2f}} {unit}", padding=4)
-            axes.invert_yaxis()
+            if not axes.yaxis_inverted():
+                axes.invert_yaxis()
             axes.set(title=name, xlim=(0, 1.3 * max(*pair.values(), 1e-12)), xticks=[])
             axes.title.set_ha("left")
             axes.title.set_x(0)

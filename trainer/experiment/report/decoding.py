@@ -10,7 +10,7 @@ from moe.files import FileError
 from moe.placement.placement import Placement
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
-from moe.report.page import Figure, Listing, Section, Table
+from moe.report.page import Figure, Section, Table
 from trainer.experiment.report.curves import before_after_bars
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import shown
@@ -58,7 +58,7 @@ def decoding_part(folder: Path) -> Part:
     was, now = before.traffic, placed.traffic
     less = change(was.rank_bytes, now.rank_bytes)
     rows = [
-        ("moves that leave their rank", f"{was.moved:.1%}", f"{now.moved:.1%}", change(was.moved, now.moved)),
+        ("rows that leave their rank", f"{was.moved:.1%}", f"{now.moved:.1%}", change(was.moved, now.moved)),
         ("bytes between ranks", megabytes(was.rank_bytes), megabytes(now.rank_bytes), less),
         (
             "busiest rank (mean of layers)",
@@ -68,25 +68,31 @@ def decoding_part(folder: Path) -> Part:
         ),
     ]
     bars = {
-        "moves that leave their rank": {"contiguous": 100 * was.moved, "placed": 100 * now.moved},
+        "rows that leave their rank": {"contiguous": 100 * was.moved, "placed": 100 * now.moved},
         "bytes between ranks": {"contiguous": was.rank_bytes / 1e6, "placed": now.rank_bytes / 1e6},
     }
     written = before.texts.decode("utf-8", errors="replace").split("\n" + "-" * 80 + "\n")
     equal = "Both write the same bytes" if same else "The texts differ, since sums are rounded otherwise"
     text = (
         f"A small language model writes {len(written):,} texts at once in context-coherent dispatch, where a token "
-        f"stays with its expert. Placed by affinity between layers, {now.moved:.1%} of the moves leave their rank in "
+        f"stays with its expert. Placed by affinity between layers, {now.moved:.1%} of the rows leave their rank in "
         f"place of {was.moved:.1%}, and the bytes between ranks change by {less}. {equal}."
     )
     caption = "Recorded while the ranks wrote. Bytes: token moves, and keys and values of every new byte for all ranks."
+    told = "While the texts were written: rows of tokens, and all bytes of the expert layers and caches."
     blocks = [
-        Figure(before_after_bars(bars, ("%", "MB")), "Recorded.", half=True),
-        Listing("\n\n".join(one.strip() for one in written[:3]), "The first texts.", half=True),
+        Figure(before_after_bars(bars, ("%", "MB"), across=True), told),
         Table(("", "contiguous, recorded", "placed, recorded", "change"), rows, caption),
     ]
     return Part(
-        [("decoding, moves between ranks", f"{was.moved:.1%} -> {now.moved:.1%}, bytes {less}")],
-        [("Decoding, moves", f"{now.moved:.0%}", f"leave their rank; contiguous {was.moved:.0%}; bytes {less}")],
+        [("decoding, rows that leave their rank", f"{was.moved:.1%} -> {now.moved:.1%}, bytes {less}")],
+        [
+            (
+                "Rows between ranks, decoding",
+                f"{now.moved:.0%}",
+                f"leave their rank; contiguous {was.moved:.0%}; bytes {less}",
+            )
+        ],
         [Section("Second act: a language model decodes with its experts placed", blocks, text)],
     )
 

@@ -47,16 +47,16 @@ class Money:
             moves = f"{now:.2f} moves of a token between ranks in place of {was:.2f} ({change(was, now)})"
             return f"placing the experts needs {moves}"
         how, was, now = known
-        share = f"{abs(now / max(was, 1) - 1):.1%} {'fewer' if now <= was else 'more'} bytes between ranks"
-        clause = f"placing the experts sends {share} ({how})"
-        if self.priced is None:
-            return clause
-        first, second = self.priced.before.predicted_ms, self.priced.after.predicted_ms
-        if first is not None and second is not None:
-            clause += f", exchanges take {second:,.4g} ms of a step in place of {first:,.4g} (alpha-beta)"
-        for transport, (first, second) in list(self.priced.simulated_ms.items())[:1]:
-            clause += f" and the whole step {second:,.4g} ms in place of {first:,.4g} (simulated, {transport})"
-        return clause
+        parts = [f"{_saved(was, now)} of the bytes between ranks ({how})"]
+        priced = self.priced
+        if priced is not None and priced.before.predicted_ms is not None and priced.after.predicted_ms is not None:
+            over = "" if priced.rates is None else f" over {_rate(priced.rates['inter_bps'])}"
+            saved = _saved(priced.before.predicted_ms, priced.after.predicted_ms)
+            parts.append(f"{saved} of the time of its exchanges{over} (alpha-beta)")
+        if priced is not None and priced.simulated_ms:
+            parts.append(f"{_saved(*next(iter(priced.simulated_ms.values())))} of a whole step (simulated)")
+        listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        return f"placing the experts saves this run {listed}"
 
     def section(self) -> Section:
         """Bytes, times and load, as pictures and in one table."""
@@ -81,19 +81,16 @@ class Money:
         if known is None:
             return []
         how, was, now = known
-        caption = f"Bytes of the expert layers between ranks in one training step, {how}."
-        bars = {"bytes between ranks": {"where they were": was / 1e6, "placed": now / 1e6}}
-        if priced is None:
-            return [Figure(before_after_bars(bars, "MB"), caption)]
-        first, second = priced.before.predicted_ms, priced.after.predicted_ms
-        times = {} if first is None or second is None else {"exchanges, alpha-beta": (first, second)}
-        times |= {f"whole step, {name}": pair for name, pair in priced.simulated_ms.items()}
-        pairs = {name: {"where they were": one, "placed": other} for name, (one, other) in times.items()}
-        timed = "Predicted time of the exchanges of a step, and simulated time of the whole step with its computation."
-        return [
-            Figure(before_after_bars(bars, "MB"), caption, half=True),
-            Figure(before_after_bars(pairs, "ms"), timed, half=True),
-        ]
+        pairs, units = {f"bytes between ranks, {how}": (was / 1e6, now / 1e6)}, ["MB"]
+        caption = "One training step: what the expert layers send between ranks"
+        if priced is not None:
+            first, second = priced.before.predicted_ms, priced.after.predicted_ms
+            pairs |= {} if first is None or second is None else {"exchanges, alpha-beta": (first, second)}
+            pairs |= {f"whole step, simulated ({name})": pair for name, pair in priced.simulated_ms.items()}
+            units += ["ms"] * (len(pairs) - 1)
+            caption += ", the time of those exchanges, and that of the whole step with its computation"
+        bars = {name: {"where they were": one, "placed": other} for name, (one, other) in pairs.items()}
+        return [Figure(before_after_bars(bars, units, across=True), f"{caption}.")]
 
     def _tables(self) -> list[Block]:
         priced, continued = self.priced, self.continued
@@ -122,3 +119,16 @@ class Money:
             Table(continued.COLUMNS, continued.lines(), continued.caption()),
             Table(("", *names(priced), "change"), rows(priced), caption),
         ]
+
+
+def _saved(before: float, after: float) -> str:
+    """Share of what there was that is saved; with a sign where it is lost."""
+    return f"{1 - after / before:.1%}" if before else "0.0%"
+
+
+def _rate(bits_per_s: float) -> str:
+    """A rate in words."""
+    for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6)):
+        if bits_per_s >= size:
+            return f"{bits_per_s / size:g} {unit}"
+    return f"{bits_per_s:g} bit/s"

@@ -8,6 +8,7 @@ from typing import Any
 from moe.collective_trace import TraceHeader, read
 from moe.files import FileError
 from moe.routing_trace import RoutingTrace
+from trainer.checkpoint.contents import identity_digest
 from trainer.config.digest import config_digest
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
@@ -68,6 +69,11 @@ class RunFiles:
             FileError: config.yaml is missing or malformed.
         """
         return load_config(self.folder / "config.yaml")
+
+    @cached_property
+    def identity(self) -> str | None:
+        """Hash of what all continuations of the run share; None where its configuration is not known."""
+        return identity_digest(self.config) if (self.folder / "config.yaml").exists() else None
 
     @cached_property
     def header(self) -> TraceHeader | None:

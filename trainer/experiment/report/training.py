@@ -39,7 +39,7 @@ def training_part(run: RunFiles, quality: Path | None) -> Part:
     finding = f"{last.step:,} steps of training"
     distances: list[tuple[str, str, str]] = []
     if quality is not None:
-        figures = read_judgement(quality)
+        figures = read_judgement(quality, run.identity)
         if "class_accuracy" in figures:
             accuracy = figures["class_accuracy"]
             rows.append(("samples of the class asked for", f"{accuracy:.1%}"))
@@ -48,8 +48,9 @@ def training_part(run: RunFiles, quality: Path | None) -> Part:
         name, distance = headline(figures)
         rows.append((f"{name}, no guidance", f"{distance:.3f}"))
         measured = name.removeprefix("Fréchet distance ")
-        facts.append(("Fréchet distance", f"{distance:.2f}", f"{measured}, without guidance"))
         distances = compared(figures)
+        if not distances:  # a table of them follows where there are several
+            facts.append(("Fréchet distance", f"{distance:.2f}", f"{measured}, without guidance"))
     blocks += _samples(run.folder / "samples")
     if distances:
         caption = "How far the samples drawn without guidance are from the data, and one half of it from the other."

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from moe.__main__ import main as moe
@@ -66,6 +67,8 @@ def test_the_placed_run_sends_what_the_replay_of_the_unplaced_predicts(runs: Pat
     assert routing.header.dispatch == "copies"
     assert recorded_under(*recorded, routing, placement, "copies")
     price = Price.read(runs / "price" / "price.json")
+    schema = json.loads(Path("configs/schemas/price.schema.json").read_text())
+    jsonschema.validate(json.loads((runs / "price" / "price.json").read_text()), schema)
     assert Traffic.of(*recorded, 1).rank_bytes == price.after.bytes_between_ranks < price.before.bytes_between_ranks
 
 
@@ -110,6 +113,10 @@ def test_what_is_of_another_run_is_refused(runs: Path, tmp_path: Path, capsys: p
     document = json.loads((runs / "placement.json").read_text())
     edited.write_text(json.dumps(document | {"trace_sha256": "0" * 64}))
     assert line("--placement", edited).startswith(f"{edited}: trace_sha256: is not that of ")
+
+    judged = tmp_path / "quality.json"
+    judged.write_text(json.dumps({"frechet_distance_unguided": 1.0, "run_sha256": "0" * 64}))
+    assert line("--quality", judged).startswith(f"{judged}: run_sha256: is of another run's samples (000000000000)")
 
     shutil.copytree(runs / "price", tmp_path / "price")
     path = tmp_path / "price" / "price.json"
