@@ -9,7 +9,7 @@ import pytest
 from moe.placement import Placement
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate, evaluate_placement
-from moe.placement.cost.objective import OBJECTIVES, TRAFFIC, coherent_moves
+from moe.placement.cost.objective import OBJECTIVES, TRAFFIC
 from moe.placement.cost.replicas import replicated_moves, shares
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
@@ -162,8 +162,7 @@ def test_without_replicas_the_moves_are_those_of_a_plain_placement(dispatch: Dis
     topology = Topology.hops(2, 2)
     ranks = np.stack([np.random.default_rng(layer).permutation(np.arange(8) // 2) for layer in range(4)])
     moves, loads = replicated_moves(statistics, topology, ranks[:, :, None] == np.arange(4), dispatch)
-    counted = coherent_moves if dispatch == "coherent" else TRAFFIC[dispatch]
-    np.testing.assert_allclose(moves, counted(statistics, ranks, 4, 2), atol=1e-9)
+    np.testing.assert_allclose(moves, TRAFFIC[dispatch](statistics, ranks, 4, 2), atol=1e-9)
     np.testing.assert_allclose(loads, evaluate(statistics, topology, ranks, dispatch).rank_loads, atol=1e-9)
 
 
