@@ -111,12 +111,13 @@ def quickest_cap(
         The cap.
     """
     assert volume.token_bytes is not None
+    token_bytes = volume.token_bytes
 
     def seconds(placed: tuple[float | None, Evaluation]) -> float:
         traffic = placed[1]
         tokens = volume.tokens_per_step / volume.micro_batches if volume.tokens_per_step else traffic.num_tokens
         share = tokens / traffic.num_tokens
-        sent = traffic.moves * share * volume.token_bytes
+        sent = traffic.moves * share * token_bytes
         computed = expert_seconds(traffic.rank_loads * share, expert_parameters, flops)
         return float(_PASSES * exchange_seconds(sent, topology).sum() + computed.sum())
 

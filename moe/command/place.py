@@ -38,8 +38,8 @@ choice a token), or coherent if the trace does not say which rank a token is on:
 The busiest rank sets the pace of a layer, so its load is capped (--max-load) at a
 multiple of the mean. auto is 1.1; with rates in --cost, --compute and
 --expert-parameters it is the cap whose exchanges and experts take least time
-together. A layer that cannot keep the automatic cap is loaded a little above its
-least; a cap that is given and cannot be kept is refused with the least possible one.
+together. A layer that cannot keep the automatic cap gets the least load that it can
+have; a cap that is given and cannot be kept is refused with the least possible one.
 packing and contiguous take no automatic cap.
 
 Solvers (auto picks the first that fits):
@@ -218,10 +218,9 @@ def _place(
             curve = trade_off(statistics, topology, placement, seed=arguments.seed)
     reasons = [f"objective {objective}: {reason}"] if reason else []
     if chosen and searches:
-        by_time = (
-            "the least predicted time" if flops is not None and curve else "the usual one; --max-load sets another"
-        )
-        reasons.append(f"cap on the busiest rank {'none' if cap is None else f'{cap:g} x mean'}: {by_time}")
+        timed = flops is not None and curve
+        by_time = "takes the least predicted time" if timed else "is the usual one; --max-load sets another"
+        reasons.append(f"cap on the busiest rank: {'none' if cap is None else f'{cap:g} x mean'}, which {by_time}")
     progress.phase("measuring the placement")
     current, name = read_current(arguments.current, placement)
     placement = keep_near(placement, current, statistics, topology)

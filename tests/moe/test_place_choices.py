@@ -82,7 +82,7 @@ def test_place_says_which_objective_and_cap_it_took(tmp_path: Path, capsys: pyte
     assert placement.load.max_load == 1.1
     printed = " ".join(capsys.readouterr().out.split())
     assert "objective copies: the dispatch mode of the run that recorded the trace" in printed
-    assert "the cap on the busiest rank, 1.1 times the mean, is usual" in printed
+    assert "cap on the busiest rank: 1.1 x mean, which is the usual one" in printed
     free = place(path, tmp_path / "free.json", "--max-load", "none", "--objective", "home")
     assert free.load is not None
     assert free.load.max_load is None

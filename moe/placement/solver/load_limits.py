@@ -14,7 +14,6 @@ from moe.placement.placement import slots_per_rank
 from moe.placement.solver.packing import busiest, pack_layer
 
 _ROUNDING = 1e-9
-_ROOM = 1.05  # above the least load, for layers that cannot keep the cap: the least alone would leave no choice
 _MOST_CELLS = 128  # E * G up to which an integer programme settles the least load
 _MOST_NODES = 20_000  # of its search tree
 
@@ -41,8 +40,7 @@ def load_limits(
         statistics: Counts of the routing trace.
         num_ranks: Ranks G of the group.
         max_load: The cap, as a multiple of the mean load of a rank; at least 1.
-        strict: Refuse a cap that some layer cannot keep; otherwise such a layer may load its busiest rank a little
-            above the least possible.
+        strict: Refuse a cap that some layer cannot keep; otherwise the limit of such a layer is the least load found.
 
     Returns:
         Limits by layer, float64 [L]; a balanced assignment that keeps them exists.
@@ -65,7 +63,7 @@ def load_limits(
     if beyond and strict:
         raise ValueError(_refusal(max_load, beyond, means))
     for layer, least in beyond.items():
-        limits[layer] = _ROOM * least.found
+        limits[layer] = least.found
     return limits
 
 
@@ -114,7 +112,7 @@ def _partition(loads: NDArray[np.integer], num_ranks: int) -> tuple[float, float
     answer = milp(
         cost,
         integrality=np.append(np.ones(num_experts * num_ranks), 0),
-        bounds=Bounds(0, np.append(np.ones(num_experts * num_ranks), np.inf)),
+        bounds=Bounds(np.zeros(len(cost)), np.append(np.ones(num_experts * num_ranks), np.inf)),
         constraints=[
             LinearConstraint(once, 1, 1),
             LinearConstraint(full, num_experts // num_ranks, num_experts // num_ranks),

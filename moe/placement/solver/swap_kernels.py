@@ -156,7 +156,7 @@ def count_visits(layer, ranks):
     """
     visits = np.zeros(layer.prices.shape)
     for level in range(len(layer.places)):
-        seen = np.full(visits.shape[2], -1)
+        seen = np.full(layer.prices.shape[2], -1)
         for row in range(len(layer.experts)):
             for expert in layer.experts[row]:
                 if expert >= 0:

@@ -71,7 +71,7 @@ def deal_one_by_one(
     """Rank that serves each choice of each token of one source: experts with replicas by their ids, and for each the
     tokens that visit one of its ranks anyway, then those that visit several, then the others."""
     served = [{e: int(np.flatnonzero(holders[e])[0]) for e in t if holders[e].sum() == 1} for t in tokens]
-    for expert in np.flatnonzero((holders.sum(axis=1) > 1) & (counts > 0)):
+    for expert in np.flatnonzero((holders.sum(axis=1) > 1) & (counts > 0)).tolist():
         ranks = np.flatnonzero(holders[expert])
         left = {int(rank): int(quotas[expert, rank]) for rank in ranks}
         asking = [index for index, token in enumerate(tokens) if expert in token]
