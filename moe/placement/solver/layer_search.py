@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from moe.placement.solver.swap_kernels import Layer
 
 _STEPS_PER_EXPERT = 4
-_LEAST_STEPS = 100
+_LEAST_STEPS, _MOST_STEPS = 100, 512
 _EVENNESS = 0.65  # price of load above the mean under a cap, in mean prices of a choice: tokens not seen are less even
 
 
@@ -102,7 +102,7 @@ class LayerProblem:
         Returns:
             Rank of each expert, [E]; never of higher cost than a start that keeps the limit.
         """
-        steps = steps or max(_STEPS_PER_EXPERT * len(self.loads), _LEAST_STEPS)
+        steps = steps or min(max(_STEPS_PER_EXPERT * len(self.loads), _LEAST_STEPS), _MOST_STEPS)
         best = min((start for start in starts if self.keeps_limit(start)), key=self.price)
         if not 1 < self.num_ranks <= len(self.loads):
             return best

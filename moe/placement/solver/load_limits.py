@@ -112,7 +112,7 @@ def _partition(loads: NDArray[np.integer], num_ranks: int) -> tuple[float, float
     answer = milp(
         cost,
         integrality=np.append(np.ones(num_experts * num_ranks), 0),
-        bounds=Bounds(np.zeros(len(cost)), np.append(np.ones(num_experts * num_ranks), np.inf)),
+        bounds=Bounds(0),
         constraints=[
             LinearConstraint(once, 1, 1),
             LinearConstraint(full, num_experts // num_ranks, num_experts // num_ranks),

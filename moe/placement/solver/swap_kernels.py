@@ -66,7 +66,8 @@ def search(layer, limit, evenness, ranks, steps, seed):
     sole = np.zeros((num_levels, num_experts))
     together = np.zeros((num_levels, num_experts, num_experts))
     place = np.zeros((num_levels, num_experts), np.int64)
-    now, moves = ranks.copy(), np.zeros((num_ranks, num_experts))
+    now, moves, by_expert = ranks.copy(), np.zeros((num_ranks, num_experts)), np.zeros((num_experts, num_ranks))
+    relief = np.zeros(num_ranks)
     for level in range(num_levels):
         for expert in range(num_experts):
             place[level, expert] = layer.places[level, now[expert]]
@@ -85,15 +86,17 @@ def search(layer, limit, evenness, ranks, steps, seed):
     rested = np.zeros(num_experts, np.int64)
     state, broken = np.uint64(seed), 0
     for step in range(1, steps + 1):
-        _tabulate(layer, now, place, gain, sole, moves)
+        _tabulate(layer, now, place, gain, sole, moves, by_expert)
+        for rank in range(num_ranks):
+            relief[rank] = evenness * max(load[rank] - mean, 0.0) + charge * max(load[rank] - limit, 0.0)
         chosen, one, other, change = np.inf, -1, -1, 0.0
         for first in range(1, num_experts):
             here = now[first]
             for second in range(first):
                 there = now[second]
-                if here == there:
+                difference = by_expert[first, there] + moves[here, second]
+                if here == there or difference - relief[here] - relief[there] >= chosen:
                     continue
-                difference = moves[there, first] + moves[here, second]
                 for level in range(num_levels):
                     if place[level, first] != place[level, second]:
                         difference += together[level, first, second]
@@ -194,13 +197,17 @@ def _fill(layer, place, held, gain, sole, together):
                 expert = experts[choice]
                 if expert >= 0 and held[level, row, place[level, expert]] == 1:
                     price = layer.tokens[row] * layer.prices[level, layer.homes[row], place[level, expert]]
-                    _count_alone(experts, expert, price, sole[level], together[level])
+                    _count_alone(layer.experts, row, expert, price, level, sole, together)
     return total
 
 
 @njit(cache=True)
-def _tabulate(layer, now, place, gain, sole, moves):
-    """Cost of moving each expert to each rank alone, [G, E]; not for the rank that it is on."""
+def _tabulate(layer, now, place, gain, sole, moves, by_expert):
+    """Cost of moving each expert to each rank alone, [G, E] and [E, G]; not for the rank that it is on.
+
+    What an exchange of two experts costs is at least the sum of both: visits of sets that hold both are counted twice
+    as saved, which `together` makes up for.
+    """
     for rank in range(moves.shape[0]):
         for expert in range(moves.shape[1]):
             moves[rank, expert] = layer.base[rank, expert] - layer.base[now[expert], expert]
@@ -209,52 +216,64 @@ def _tabulate(layer, now, place, gain, sole, moves):
             for expert in range(moves.shape[1]):
                 if place[level, expert] != where:
                     moves[rank, expert] += gain[level, where, expert] - sole[level, expert]
+        for expert in range(moves.shape[1]):
+            by_expert[expert, rank] = moves[rank, expert]
 
 
 @njit(cache=True)
 def _move(layer, expert, target, now, place, held, gain, sole, together):
     """Move one expert to a rank and correct the tables."""
     now[expert] = target
+    sets, members, homes, tokens, prices = layer.experts, layer.members, layer.homes, layer.tokens, layer.prices
     for level in range(len(place)):
         near, far = place[level, expert], layer.places[level, target]
         if near == far:
             continue
         for entry in range(layer.begins[expert], layer.begins[expert + 1]):
-            row = layer.members[entry]
-            experts = layer.experts[row]
+            row = members[entry]
             left, joined = held[level, row, near], held[level, row, far]
             held[level, row, near], held[level, row, far] = left - 1, joined + 1
-            leaving = layer.tokens[row] * layer.prices[level, layer.homes[row], near]
-            coming = layer.tokens[row] * layer.prices[level, layer.homes[row], far]
+            leaving = tokens[row] * prices[level, homes[row], near]
+            coming = tokens[row] * prices[level, homes[row], far]
             if left == 1:
-                _count_alone(experts, expert, -leaving, sole[level], together[level])
-                for choice in range(len(experts)):
-                    if experts[choice] >= 0:
-                        gain[level, near, experts[choice]] += leaving
+                _count_alone(sets, row, expert, -leaving, level, sole, together)
+                _count_gain(sets, row, near, leaving, level, gain)
             elif left == 2:
-                for choice in range(len(experts)):
-                    other = experts[choice]
-                    if other >= 0 and other != expert and place[level, other] == near:
-                        _count_alone(experts, other, leaving, sole[level], together[level])
+                other = _other_on(sets, row, expert, near, level, place)
+                _count_alone(sets, row, other, leaving, level, sole, together)
             if joined == 0:
-                _count_alone(experts, expert, coming, sole[level], together[level])
-                for choice in range(len(experts)):
-                    if experts[choice] >= 0:
-                        gain[level, far, experts[choice]] -= coming
+                _count_alone(sets, row, expert, coming, level, sole, together)
+                _count_gain(sets, row, far, -coming, level, gain)
             elif joined == 1:
-                for choice in range(len(experts)):
-                    other = experts[choice]
-                    if other >= 0 and other != expert and place[level, other] == far:
-                        _count_alone(experts, other, -coming, sole[level], together[level])
+                other = _other_on(sets, row, expert, far, level, place)
+                _count_alone(sets, row, other, -coming, level, sole, together)
         place[level, expert] = far
 
 
 @njit(cache=True)
-def _count_alone(experts, expert, price, sole, together):
+def _other_on(sets, row, expert, where, level, place):
+    """The first other expert of a set on a place."""
+    for choice in range(sets.shape[1]):
+        other = sets[row, choice]
+        if other >= 0 and other != expert and place[level, other] == where:
+            return other
+    return -1
+
+
+@njit(cache=True)
+def _count_gain(sets, row, where, price, level, gain):
+    """Add the price of a visit that any expert of a set would cause on a place."""
+    for choice in range(sets.shape[1]):
+        if sets[row, choice] >= 0:
+            gain[level, where, sets[row, choice]] += price
+
+
+@njit(cache=True)
+def _count_alone(sets, row, expert, price, level, sole, together):
     """Add the price of a visit for one expert of a set only; taken back where the price is negative."""
-    sole[expert] += price
-    for choice in range(len(experts)):
-        other = experts[choice]
+    sole[level, expert] += price
+    for choice in range(sets.shape[1]):
+        other = sets[row, choice]
         if other >= 0 and other != expert:
-            together[expert, other] += price
-            together[other, expert] += price
+            together[level, expert, other] += price
+            together[level, other, expert] += price

@@ -20,8 +20,7 @@ from moe.placement.solver.swaps import search_layers
 from moe.placement.topology import Topology
 
 CAPS = (None, 1.3, 1.2, 1.1, 1.05)
-_STEPS_PER_EXPERT = 1
-_LEAST_STEPS = 50
+_LEAST_STEPS, _MOST_STEPS = 50, 128
 _COHERENT_WORK = 3 * 10**7  # a tenth of what the search itself may take
 
 
@@ -88,7 +87,7 @@ def _improved(
 ) -> NDArray[np.int64]:
     """A placement within the limits, [L, E], from one that may break them."""
     if dispatch != "coherent":
-        steps = max(_STEPS_PER_EXPERT * statistics.num_experts, _LEAST_STEPS)
+        steps = min(max(statistics.num_experts, _LEAST_STEPS), _MOST_STEPS)
         return search_layers(statistics, topology, dispatch, seed=seed, limits=limits, start=start, steps=steps)
     ranks = start.copy()
     if limits is not None:
