@@ -95,7 +95,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
 
 def identity_digest(config: RunConfig) -> str:
-    """Hash of what every continuation of a run shares, its seed included: the same for all of them, and for no other."""
+    """Hash of what all continuations of a run share, its seed included, and no other run has."""
     shared = {**identity_of(config), "run.seed": config.run.seed}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
 

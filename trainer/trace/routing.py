@@ -53,9 +53,10 @@ class RoutingRecorder:
             earlier = RoutingTrace.read(self._path)
             assert earlier.step is not None
             kept = earlier.step <= step
-            later = ("dispatch", "config_sha256", "expert_parameters", "replicas")  # earlier versions lack them
+            later = ("dispatch", "expert_parameters", "replicas")  # earlier versions lack them
             absent = {name: getattr(self._header, name) for name in later if getattr(earlier.header, name) is None}
-            known = earlier.header.model_copy(update=absent)
+            # A run may go on with other settings, such as more steps.
+            known = earlier.header.model_copy(update={**absent, "config_sha256": self._header.config_sha256})
             if known == self._header and kept.any():
                 arrays = {f.name: getattr(earlier, f.name) for f in fields(earlier) if f.name != "header"}
                 kept_arrays = {name: array[kept] for name, array in arrays.items() if array is not None}

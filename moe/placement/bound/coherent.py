@@ -28,14 +28,18 @@ def quick_bound(statistics: RoutingStatistics, topology: Topology) -> float:
     return degree_bound(layer_pairs(statistics), topology.cost)
 
 
-def best_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | None = None) -> float:
+def best_bound(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    limits: NDArray[np.float64] | None = None,
+    rounds: int | None = None,
+) -> float:
     """Bound the coherent cost by the best of the bounds that are fast enough for the size of the problem.
-
-    It holds with and without limits on the loads, which only exclude assignments.
 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
+        limits: Most choices that a rank may compute, [L], which raise the bound of copies; None for no limit.
         rounds: Rounds of the bound of copies; by default as many as take some seconds.
 
     Returns:
@@ -44,10 +48,15 @@ def best_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | 
     quick = quick_bound(statistics, topology)
     if statistics.visits is None:
         return max(quick, eigenvalue_bound(statistics, topology))
-    return max(quick, visits_bound(statistics, topology, rounds))
+    return max(quick, visits_bound(statistics, topology, limits, rounds))
 
 
-def visits_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | None = None) -> float:
+def visits_bound(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    limits: NDArray[np.float64] | None = None,
+    rounds: int | None = None,
+) -> float:
     """Bound the cost of moves and copies by the ranks, and by the nodes, that the tokens of each layer visit.
 
     A token that comes from rank s, ends on rank h and visits the ranks V, h among them, pays cost[s, r] + cost[r, h]
@@ -57,6 +66,7 @@ def visits_bound(statistics: RoutingStatistics, topology: Topology, rounds: int 
     Args:
         statistics: Counts of the routing trace, with visits.
         topology: Ranks and what a move between them costs.
+        limits: Most choices that a rank may compute, [L]; None for no limit.
         rounds: Rounds of `fewest_parts`; by default as many as take some seconds.
 
     Returns:
@@ -71,7 +81,13 @@ def visits_bound(statistics: RoutingStatistics, topology: Topology, rounds: int 
         if price > 0 and rounds:
             for layer in range(statistics.num_layers):
                 here = rows[:, 0] == layer
-                visited = fewest_parts(rows[here, 3:], tokens[here], statistics.num_experts, parts, rounds)
+                shares = None
+                if limits is not None:
+                    width = topology.num_ranks // parts
+                    shares = statistics.loads[layer] / max(width * float(limits[layer]), 1e-300)
+                visited = fewest_parts(
+                    rows[here, 3:], tokens[here], statistics.num_experts, parts, rounds, shares=shares
+                )
                 bound += 2 * price * (visited - tokens[here].sum())
     return bound
 

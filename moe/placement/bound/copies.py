@@ -18,7 +18,12 @@ from moe.routing_trace import DROPPED
 _Tokens = NDArray[np.int64] | NDArray[np.float64]
 
 
-def copies_bound(statistics: RoutingStatistics, topology: Topology, rounds: int | None = None) -> float:
+def copies_bound(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    limits: NDArray[np.float64] | None = None,
+    rounds: int | None = None,
+) -> float:
     """Bound the cost of all copies from below, each layer by the largest of three bounds.
 
     First: a copy carries at most min(S, choices of its token) choices, so that giving every choice its part of a copy
@@ -32,6 +37,7 @@ def copies_bound(statistics: RoutingStatistics, topology: Topology, rounds: int 
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
+        limits: Most choices that a rank may compute, [L], which raise the third bound; None for no limit.
         rounds: Rounds of `fewest_parts`; by default as many as take some seconds.
 
     Returns:
@@ -52,7 +58,10 @@ def copies_bound(statistics: RoutingStatistics, topology: Topology, rounds: int 
         rows = sets.rows[:, 0] == layer
         chosen = sets.rows[rows, 2:], sets.rows[rows, 1], sets.tokens[rows]
         here = _layer_bound(*chosen, statistics.coactivation[layer], topology, slots)
-        bound += max(here, _parts_away(*chosen, statistics.num_experts, topology, rounds) if rounds else 0.0)
+        if rounds:
+            limit = np.inf if limits is None else max(float(limits[layer]), 1e-300)
+            here = max(here, _parts_away(*chosen, statistics.loads[layer] / limit, topology, rounds))
+        bound += here
     return bound
 
 
@@ -60,17 +69,17 @@ def _parts_away(
     experts: NDArray[np.int64],
     homes: NDArray[np.int64],
     tokens: NDArray[np.int64],
-    num_experts: int,
+    shares: NDArray[np.float64],
     topology: Topology,
     rounds: int,
 ) -> float:
     near, step = topology.levels()
     bound = 0.0
     if near > 0:
-        bound += near * fewest_parts(experts, tokens, num_experts, topology.num_ranks, rounds, homes)
+        bound += near * fewest_parts(experts, tokens, len(shares), topology.num_ranks, rounds, homes, shares)
     if step > 0:
-        nodes = homes // topology.ranks_per_node
-        bound += step * fewest_parts(experts, tokens, num_experts, topology.num_nodes, rounds, nodes)
+        nodes, of_node = homes // topology.ranks_per_node, shares / topology.ranks_per_node
+        bound += step * fewest_parts(experts, tokens, len(shares), topology.num_nodes, rounds, nodes, of_node)
     return bound
 
 

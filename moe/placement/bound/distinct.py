@@ -13,12 +13,13 @@ from moe.placement.slots import cheapest_ranks
 from moe.routing_trace import DROPPED
 
 _MOST_CHOICES = 6  # whose 203 ways to part are all tried; with more choices a weaker rule prices the pairs
-_STEP = 0.3
-_HEAT = 0.1  # of the soft minimum over the ways to part, in parts
-_SOFT = 0.1  # added to the diagonal before the first prices are solved for
+_STEPS = (0.8, 0.2)  # of a price, in parts, in the first and the last round
+_HEATS = (0.2, 0.07)  # of the soft minimum over the ways to part, in parts
+_OVERLOAD_STEP = 60.0  # of a price, in mean weights of a pair
+_SOFT = 0.3  # added to the diagonal before the first prices are solved for
 _ROUNDING = 1e-9
-_WORK = 2e10  # products of all rounds, some seconds
-_MOST_ROUNDS = 20
+_WORK = 1e10  # products of all rounds, some seconds
+_MOST_ROUNDS = 12
 _FEWEST_ROUNDS = 6
 
 
@@ -29,6 +30,7 @@ def fewest_parts(
     parts: int,
     rounds: int,
     homes: NDArray[np.int64] | None = None,
+    shares: NDArray[np.float64] | None = None,
 ) -> float:
     """Bound the parts that all tokens of a layer visit, from below.
 
@@ -45,6 +47,9 @@ def fewest_parts(
     every choice there: min over ways and over their part at home, less y of the choices at home. The latter add up to
     an assignment of experts to parts.
 
+    Where loads are limited, all experts that share a part with expert i together have at most a share of 1. A price
+    v[i] >= 0 of that takes v[i] shares[j] from the weight of each pair and gives back v[i].
+
     Args:
         experts: Experts of each set, -1 where there is no choice, [N, K].
         tokens: Tokens of each set, [N].
@@ -52,6 +57,7 @@ def fewest_parts(
         parts: Parts that the experts are divided into equally.
         rounds: Rounds of the prices.
         homes: Part of the tokens of each set, which does not count, [N]; None to count all parts.
+        shares: Load of each expert in units of the limit of a part, [E]; None for no limit.
 
     Returns:
         The bound on the sum over all tokens.
@@ -67,11 +73,19 @@ def fewest_parts(
         rows = counts == size
         chosen = np.sort(experts[rows], axis=1)[:, -size:]
         groups.append(_Group.collect(chosen, tokens[rows], relaxation.shared))
+    shares = np.zeros(num_experts) if shares is None else shares
+    overload = np.zeros(num_experts)
     for turn in range(rounds):
-        relaxation.step(_weights(groups, num_experts))
+        weights = _weights(groups, num_experts)
+        overload += _OVERLOAD_STEP * np.abs(weights).mean() * (relaxation.shared @ shares - 1)
+        overload = np.maximum(overload, 0.0)
+        relaxation.step(weights - _symmetric(overload, shares))
+        step, heat = (first + (last - first) * turn / rounds for first, last in (_STEPS, _HEATS))
         for group in groups:
-            group.reprice(relaxation.shared, parts if homes is not None and 2 * turn >= rounds else None)
-    bound = -divisions.most(_weights(groups, num_experts), relaxation.multipliers(), rounds + 1)
+            places = parts if homes is not None and 2 * turn >= rounds else None
+            group.reprice(relaxation.shared, places, np.float32(step), np.float32(heat))
+    weights = _weights(groups, num_experts) - _symmetric(overload, shares)
+    bound = -overload.sum() - divisions.most(weights, relaxation.multipliers(), rounds + 1)
     if homes is None:
         bound += sum(group.least() for group in groups)
     else:
@@ -150,12 +164,14 @@ class _Group:
         group._solve(shared)
         return group
 
-    def reprice(self, shared: NDArray[np.float64], places: int | None) -> None:
+    def reprice(self, shared: NDArray[np.float64], places: int | None, step: np.float32, heat: np.float32) -> None:
         """Raise the prices of what the tokens' own divisions have more often than that of all experts.
 
         Args:
             shared: How often experts share a part, [E, E].
             places: Number of parts, one of which is at home and does not count; None if all count.
+            step: Change of a price for each unit of difference.
+            heat: How soft the minimum over the ways to part is.
         """
         if not len(self.together):
             self._solve(shared)
@@ -163,18 +179,18 @@ class _Group:
         odds = self.prices @ self.together.T
         odds += self.sizes
         odds -= odds.min(axis=1, keepdims=True)
-        odds *= np.float32(-1 / _HEAT)
+        odds *= -1 / heat
         np.exp(odds, out=odds)
         if places is not None:
-            home = np.exp((1 - self.fares @ self.held.T) / np.float32(_HEAT))
+            home = np.exp((1 - self.fares @ self.held.T) / heat)
             at_home = home * (odds @ self.parting)
             odds *= 1 + home @ self.parting.T
             often = (at_home @ self.held) / odds.sum(axis=1, keepdims=True)
-            self.fares += np.float32(_STEP) * (often - np.float32(1 / places))
+            self.fares += step * (often - np.float32(1 / places))
         kept = odds @ self.together
         kept /= odds.sum(axis=1, keepdims=True)
         met = shared[self.experts[:, self.pairs[0]], self.experts[:, self.pairs[1]]]
-        self.prices += np.float32(_STEP) * (kept - met.astype(np.float32))
+        self.prices += step * (kept - met.astype(np.float32))
 
     def least(self) -> float:
         """The tokens' minima, added up."""
@@ -220,6 +236,11 @@ def _weights(groups: list[_Group], num_experts: int) -> NDArray[np.float64]:
         weights += np.bincount(index.ravel(), weights=prices.ravel(), minlength=len(weights))
     square = weights.reshape(num_experts, num_experts)
     return (square + square.T) / 2
+
+
+def _symmetric(column: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray[np.float64]:
+    product = np.outer(column, row)
+    return (product + product.T) / 2
 
 
 def _partitions(size: int) -> list[tuple[int, ...]]:

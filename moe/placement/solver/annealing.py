@@ -10,11 +10,11 @@ from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.counts.tally import Tally
 from moe.placement.topology import Topology
 
-_HEAT = 0.04  # at the start, in moves of all tokens of an expert
+_HEAT = 0.25  # at the start, in moves of all tokens whose anchor is an expert
 _TRIES = 8  # proposals an expert and round
-_MOST_ROUNDS = 30
+_MOST_ROUNDS = 60
 _FEWEST_ROUNDS = 6
-_MOST_RUNS = 6
+_MOST_RUNS = 3
 _RENAMES = 3  # rounds from one renaming to the next
 
 
@@ -45,8 +45,7 @@ class Annealing:
         self._loads = statistics.loads.astype(np.float64)
         self._limits = np.full(num_layers, np.inf) if limits is None else limits.astype(np.float64)
         pairs = max(topology.num_ranks * (topology.num_ranks - 1), 1)
-        tokens = self._visits.tokens @ (self._visits.experts >= 0).sum(axis=1) / statistics.loads.size
-        self._heat = _HEAT * tokens * topology.cost.sum() / pairs
+        self._heat = _HEAT * self._visits.tokens.sum() / statistics.loads.size * topology.cost.sum() / pairs
         self._round = (tally.rows.shape[1] - 3) * int(tally.rows.shape[0]) * (topology.num_ranks + 24)
 
     def cost(self, ranks: NDArray[np.int64]) -> float:

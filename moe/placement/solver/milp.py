@@ -54,7 +54,7 @@ def solve_milp(
         raise ValueError(
             f"solver: milp takes at most {MOST_BINARIES:,} choices of expert and rank ({binaries:,}); choose pair"
         )
-    bound = best_bound(statistics, topology)
+    bound = best_bound(statistics, topology, limits)
     tokens = statistics.moves if statistics.visits is None else int(statistics.visits.tokens.sum())
     unit = tokens * topology.cost.max() / ranks.size
     if unit > 0:

@@ -24,15 +24,15 @@ def solve_pair(
 ) -> Assignment:
     """Minimise the coherent cost by sweeps, re-splits of two ranks, exchanges and kicks; a `PlacementSolver`.
 
-    A re-split divides the experts of two ranks anew in all layers at once, by the moves of first choices. With several
-    choices a token, annealed exchanges then lower the cost of moves and copies together. The limits are counts of
-    steps, not times, so that the answer does not depend on the machine.
+    A re-split divides the experts of two ranks anew in all layers at once, by the moves of first choices. Annealed
+    exchanges price moves and copies together, where a token has several choices, and keep to limits. The search ends
+    after a number of steps, not of seconds, so that the answer does not depend on the machine.
     """
     generator = np.random.default_rng(seed)
     descent, start = descent_within(statistics, topology, limits)
     ranks = best_sweep(descent, generator, start)
+    if statistics.visits is not None or limits is not None:
+        ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK // 3, generator=generator)
     if statistics.visits is None:
         ranks = descent.search(ranks, kicks=KICKS, work=WORK, generator=generator)
-    else:
-        ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK // 3, generator=generator)
-    return Assignment(ranks, best_bound(statistics, topology))
+    return Assignment(ranks, best_bound(statistics, topology, limits))

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from moe.placement.bound.coherent import best_bound
 from moe.placement.bound.copies import copies_bound
+from moe.placement.bound.hierarchical import hierarchical_bound
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import OBJECTIVES, price
 from moe.placement.cost.replicas import replicated_moves
@@ -205,7 +206,7 @@ def _search(
     replicated = slots * topology.num_ranks > statistics.num_experts
     if solver == "packing":
         holders = pack(statistics, topology, objective, slots, seed=seed)
-        bound = 0.0 if replicated else _bound(statistics, topology, objective)
+        bound = 0.0 if replicated else _bound(statistics, topology, objective, limits)
     else:
         ranks = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
         bound = 0.0
@@ -221,7 +222,7 @@ def _search(
                 assignment = search(statistics, topology, seed=seed, limits=within)
                 ranks, bound = assignment.expert_ranks, assignment.lower_bound
         elif not replicated:
-            bound = _bound(statistics, topology, objective)
+            bound = _bound(statistics, topology, objective, limits)
         holders = _holders(ranks, topology.num_ranks)
         if replicated and objective == "coherent":
             holders = replicate(statistics, topology, ranks, slots)
@@ -243,12 +244,15 @@ def _checked_slots(slots: int | None, least: int, most: int) -> int:
     return slots
 
 
-def _bound(statistics: RoutingStatistics, topology: Topology, objective: Dispatch) -> float:
+def _bound(
+    statistics: RoutingStatistics, topology: Topology, objective: Dispatch, limits: NDArray[np.float64] | None
+) -> float:
     if objective == "coherent":
-        return best_bound(statistics, topology)
+        return best_bound(statistics, topology, limits)
     if objective == "home":
         return solve_assignment(statistics, topology, seed=0).lower_bound
-    return copies_bound(statistics, topology) if objective == "copies" else 0.0
+    bound = copies_bound if objective == "copies" else hierarchical_bound
+    return bound(statistics, topology, limits)
 
 
 def _total(

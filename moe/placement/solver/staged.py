@@ -46,7 +46,7 @@ def solve_staged(
         ranks = whole.search(ranks, kicks=KICKS, work=WORK // _STAGES, generator=generator)
     else:
         ranks = Annealing(statistics, topology, limits).search(ranks, work=WORK // 3, generator=generator)
-    return Assignment(ranks, best_bound(statistics, topology))
+    return Assignment(ranks, best_bound(statistics, topology, limits))
 
 
 def _search(descent: Descent, work: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.bound.copies import copies_bound
+from moe.placement.bound.hierarchical import hierarchical_bound
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch
@@ -31,7 +32,7 @@ def solve_swaps(
     Source: co-activation as the objective of expert placement, Occult (arXiv 2505.13345); tabu search, Glover 1989.
     """
     ranks = search_layers(statistics, topology, "copies", seed=seed, limits=limits)
-    return Assignment(ranks, copies_bound(statistics, topology))
+    return Assignment(ranks, copies_bound(statistics, topology, limits))
 
 
 def solve_node_swaps(
@@ -41,7 +42,8 @@ def solve_node_swaps(
 
     As `solve_swaps`, and each layer begins also from experts that were divided among the nodes first.
     """
-    return Assignment(search_layers(statistics, topology, "hierarchical", seed=seed, limits=limits), 0.0)
+    ranks = search_layers(statistics, topology, "hierarchical", seed=seed, limits=limits)
+    return Assignment(ranks, hierarchical_bound(statistics, topology, limits))
 
 
 def search_layers(

@@ -4,7 +4,9 @@ from scipy.optimize import linprog
 
 from moe.placement.bound import eigenvalue
 from moe.placement.bound.coherent import best_bound, degree_bound, heaviest_pairs
+from moe.placement.bound.copies import copies_bound
 from moe.placement.bound.eigenvalue import eigenvalue_bound, most_staying
+from moe.placement.bound.hierarchical import hierarchical_bound
 from moe.placement.counts import layer_counts
 from moe.placement.counts.layer_counts import jump_pairs, layer_blocks, layer_pairs
 from moe.placement.counts.statistics import RoutingStatistics
@@ -115,3 +117,12 @@ def test_heaviest_pairs_bounds_the_linear_programme_closely(degree: int) -> None
         answer = linprog(-tokens.ravel(), A_ub=np.vstack(ones), b_ub=np.full(12, degree), bounds=(0, 1))
         bound = heaviest_pairs(tokens, degree)
         assert -answer.fun * (1 - 1e-9) <= bound <= -answer.fun * 1.03
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_placement_costs_less_than_the_hierarchical_bound(seed: int) -> None:
+    statistics = RoutingStatistics.collect(dropping_trace(4, 1, 2, 200, seed=seed, world_size=4, drop=0.1), 4)
+    for topology in (Topology.hops(2, 2), uneven_topology(2, 2, seed), Topology.hops(4, 1), Topology.hops(1, 4)):
+        bound = hierarchical_bound(statistics, topology)
+        assert 0 < bound <= optimum("hierarchical", statistics, topology) + 1e-9
+    assert bound == copies_bound(statistics, topology), "one node: the same messages"

@@ -124,9 +124,12 @@ def test_the_bound_is_below_the_exact_optimum_with_and_without_limits(topology: 
         statistics = RoutingStatistics.collect(affine_trace(8, 4, top_k, 200, seed=seed), topology.num_ranks)
         best = cheapest_path(statistics, topology.cost)[1]
         for rounds in (1, 6, 30):
-            assert 0 <= best_bound(statistics, topology, rounds) <= best
-        capped = cheapest_path(statistics, topology.cost, caps(statistics, topology.num_ranks, 1.0))[1]
+            assert 0 <= best_bound(statistics, topology, rounds=rounds) <= best
+        limits = caps(statistics, topology.num_ranks, 1.0)
+        capped = cheapest_path(statistics, topology.cost, limits)[1]
         assert best <= capped
+        for rounds in (1, 6, 30):
+            assert 0 <= best_bound(statistics, topology, limits, rounds) <= capped
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.3])

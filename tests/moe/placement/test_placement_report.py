@@ -203,7 +203,7 @@ def test_copies_of_a_top_k_router_are_in_bytes_and_cost_and_moves_are_counted_no
     assert not numbers["sends_copies"]
     assert "copies for the others" not in home
     replicated, numbers = report_of(routing, 2, 2, "coherent", slots=4)
-    assert "not the copies for the others. A token takes the nearest replica" in replicated
+    assert "others take there and back. A token takes the nearest replica" in replicated
     assert "no bound is known with replicas" in replicated
 
 

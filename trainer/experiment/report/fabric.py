@@ -77,7 +77,7 @@ def fabric_part(folder: Path, simulation: Simulation, *, of_the_run: bool) -> Pa
     if of_the_run:
         return Part(rows, facts, [Section("The step on the fabric", blocks, text)], finding)
     ranks = max((collective.ranks for collective in simulation.collectives), default=0)
-    size = f" on {ranks} ranks" if ranks else ""
+    size = f" of {ranks} ranks" if ranks else ""
     remark = f"This is not the run above: the traffic of another one{size}, to show what a fabric does to it. {text}"
     rows = [(f"another run, {name}", value) for name, value in rows]
-    return Part(rows, [], [Section(f"Another run{size} on a fabric", blocks, remark)])
+    return Part(rows, [], [Section(f"On a fabric: another run{size}", blocks, remark)])
