@@ -3,6 +3,8 @@
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, P slots of all ranks together.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,8 @@ from moe.placement.slots import cheapest_ranks
 from moe.placement.solver.chains import best_sweep
 from moe.placement.solver.descent import Descent
 from moe.placement.topology import Topology
+
+_REMEMBERED = 512  # packed layers
 
 
 def pack(
@@ -58,6 +62,13 @@ def pack_layer(loads: NDArray[np.integer], num_ranks: int, slots_per_rank: int) 
     Returns:
         Ranks that hold each expert, bool [E, G]; as many experts on every rank, no expert twice on one.
     """
+    return _packed(tuple(loads.tolist()), num_ranks, slots_per_rank).copy()
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _packed(loads_of_experts: tuple[int, ...], num_ranks: int, slots_per_rank: int) -> NDArray[np.bool_]:
+    """`pack_layer`, which every cap on the loads of a trace begins with."""
+    loads = np.array(loads_of_experts)
     copies = count_copies(loads, num_ranks, slots_per_rank * num_ranks)
     share = loads / copies
     holders = np.zeros((len(loads), num_ranks), dtype=bool)

@@ -20,6 +20,8 @@ from moe.placement.solver.packing import pack_layer
 from moe.placement.solver.protocol import Assignment
 from moe.placement.topology import Topology
 
+_NODE_STEPS = 128
+
 
 def solve_swaps(
     statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
@@ -100,7 +102,7 @@ def _nodes_first(
         base=np.zeros((nodes, len(contiguous))),
         limit=problem.limit * width,
     )
-    node = flat.search([contiguous // width, flat.packed()], seed)
+    node = flat.search([contiguous // width, flat.packed()], seed, _NODE_STEPS)
     ranks = np.empty_like(contiguous)
     for place in range(nodes):
         experts = np.flatnonzero(node == place)
