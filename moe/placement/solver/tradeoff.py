@@ -21,6 +21,7 @@ from moe.placement.topology import Topology
 
 CAPS = (None, 1.3, 1.2, 1.1, 1.05)
 _LEAST_STEPS, _MOST_STEPS = 50, 128
+_MOST_COHERENT = 10**8  # visits of coherent dispatch times experts, up to which the curve takes seconds
 _COHERENT_WORK = 3 * 10**7  # a tenth of what the search itself may take
 
 
@@ -35,7 +36,8 @@ def trade_off(
     """Place under every cap, beginning with the placement and going on from cap to cap.
 
     What is found under one cap also stands for looser ones where nothing cheaper is found, so that the cost never
-    rises with the cap. A cap that a layer cannot keep is raised in that layer alone.
+    rises with the cap. A cap that a layer cannot keep is raised in that layer alone. In coherent dispatch, whose
+    layers hang together, large traces would take minutes: for them there are no points.
 
     Args:
         statistics: Counts of the routing trace.
@@ -45,8 +47,11 @@ def trade_off(
         caps: Caps on the busiest rank, as multiples of the mean; None for no cap.
 
     Returns:
-        Cap and traffic of each placement, from no cap to the tightest.
+        Cap and traffic of each placement, from no cap to the tightest; none in the case above.
     """
+    visits = 0 if statistics.visits is None else len(statistics.visits.rows)
+    if placement.dispatch == "coherent" and visits * statistics.num_experts > _MOST_COHERENT:
+        return []
     own = None if placement.load is None else placement.load.max_load
     loosest_first = sorted({*caps, own}, key=lambda cap: -np.inf if cap is None else -cap)
     limits = {cap: _limits(statistics, topology, cap) for cap in loosest_first}
