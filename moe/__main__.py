@@ -26,6 +26,8 @@ _OPTIONS = {
     "num_nodes": "--nodes",
     "ranks_per_node": "--ranks-per-node",
     "report": "--report",
+    "max_load": "--max-load",
+    "compute": "--compute",
     "expert_parameters": "--expert-parameters",
     "to": "--to",
     "from": "--from",

@@ -108,9 +108,9 @@ def test_caps_that_cannot_be_kept_and_rates_that_say_nothing_are_refused(
 ) -> None:
     markov_trace(8, 2, 0.5, 200, seed=0, world_size=4).write(tmp_path / "routing.npz")
     for options, message in (
-        (["--max-load", "1"], "max_load: no placement is known that keeps 1 in layer"),
-        (["--max-load", "0.5"], "max_load: 0.5 is below 1"),
-        (["--compute", "1TFLOPs"], "compute: times need rates in --cost"),
+        (["--max-load", "1"], "--max-load: no placement is known that keeps 1 in layer"),
+        (["--max-load", "0.5"], "--max-load: 0.5 is below 1"),
+        (["--compute", "1TFLOPs"], "--compute: times need rates in --cost"),
     ):
         assert main(["place", str(tmp_path / "routing.npz"), *SHAPE, *options, "--out", str(tmp_path / "p.json")]) == 2
         printed = capsys.readouterr()
