@@ -162,7 +162,7 @@ class Trapezoid(Sampler):
             first = field(x, t.expand(len(x)))
             second = field(x + h * first, after.expand(len(x)))
             states.append(x + h / 2 * (first + second))
-        return Trajectory(torch.stack(states), times, 2 * (len(times) - 1))
+        return Trajectory(torch.stack(states), times, {"network": 2 * (len(times) - 1)})
 
 
 class Silent(Coupling):

@@ -180,12 +180,12 @@ def _ends(
 ) -> tuple[NDArray[np.float32], int]:
     """The samples at the ends of trajectories, and the most evaluations that one of them took; waits for the device."""
     states = torch.cat([flow.parts.data_of(part.final).cpu() for part in parts])
-    return flow.decode(states, conditioning).numpy(), max(part.evaluations for part in parts)
+    return flow.decode(states, conditioning).numpy(), max(part.calls["network"] for part in parts)
 
 
 def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
     x = torch.cat([part.x for part in parts], dim=1)
-    return sampler.Trajectory(x, parts[0].times, parts[0].evaluations)
+    return sampler.Trajectory(x, parts[0].times, parts[0].calls)
 
 
 def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:

@@ -40,4 +40,37 @@ class Approximation:
     states_at: Callable[[Tensor], Tensor]
 
 
-Question = WithFeatures | WithProjection | Onward | Approximation
+@dataclass(frozen=True)
+class Tokens:
+    """Requests the features of the tokens of a state, [B, N, H], which a head is called with."""
+
+
+@dataclass(frozen=True)
+class FromTokens:
+    """Requests the velocities of a head, [B, *D], for the features that `Tokens` returned; the trunk is not called.
+
+    Attributes:
+        tokens: [B, N, H] features.
+        y: [B, *D] states of the head, in the shape of a state of the flow.
+        s: [B, N] times of the head, in [0, 1], one for each token.
+    """
+
+    tokens: Tensor
+    y: Tensor
+    s: Tensor
+
+
+@dataclass(frozen=True)
+class HeadVelocities:
+    """Requests the velocities of a head, [M, B, *D], for several of its states, from one call of the trunk.
+
+    Attributes:
+        y: [M, B, *D] states of the head.
+        s: [M, B, N] times of the head, in [0, 1], one for each token.
+    """
+
+    y: Tensor
+    s: Tensor
+
+
+Question = WithFeatures | WithProjection | Onward | Approximation | Tokens | FromTokens | HeadVelocities

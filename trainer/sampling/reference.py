@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -15,9 +16,9 @@ from moe.validation.own_class import OwnClass
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.file import load_config
-from trainer.config.reference import ReferenceConfig
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
+from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Field
 from trainer.model.build import dense_parameters, expert_parameters
 from trainer.model.network import Network
@@ -25,6 +26,9 @@ from trainer.model.pretrained import restore, restored_layout
 from trainer.model.weights import WEIGHTS
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
+
+OBJECTIVE = "flow.objective."
+"""What the names of the fields of an objective begin with."""
 
 
 class Reference:
@@ -107,16 +111,27 @@ class Reference:
 
 
 def references_of(config: RunConfig) -> dict[str, ReferenceConfig]:
-    """The references that the task of a run names, by the name of their setting.
+    """The references that a run names in its task and in the objective of its flow.
 
     Args:
         config: the run.
+
+    Returns:
+        Each by the dotted name of its field.
     """
-    return {name: value for name, value in _settings(config) if isinstance(value, ReferenceConfig)}
+    sections = {"task.": _settings(config.task)}
+    if config.flow is not None:
+        sections[OBJECTIVE] = _settings(config.flow.objective)
+    return {
+        place + name: value
+        for place, settings in sections.items()
+        for name, value in settings
+        if isinstance(value, ReferenceConfig)
+    }
 
 
 def pinned(config: RunConfig) -> RunConfig:
-    """A run whose task names the digests of its references, so that it goes on with the same ones or not at all.
+    """A run that names the digests of its references, so that it goes on with the same ones or not at all.
 
     Args:
         config: the run.
@@ -124,17 +139,27 @@ def pinned(config: RunConfig) -> RunConfig:
     Raises:
         FileError: a reference has no intact checkpoint, or other weights than its section names.
     """
-    digests = {
-        name: value.model_copy(update={"digest": Reference.of_run(value).digest})
-        for name, value in references_of(config).items()
+    found = {
+        field: value.model_copy(update={"digest": Reference.of_run(value).digest})
+        for field, value in references_of(config).items()
     }
-    if not digests:
-        return config
-    settings = _settings(config).model_copy(update=digests)
-    task = config.task.model_copy(update={"settings": settings}) if isinstance(config.task, OwnClass) else settings
-    return config.model_copy(update={"task": task})
+    changed = {"task": _updated(config.task, _in(found, "task."))}
+    if config.flow is not None:
+        objective = _updated(config.flow.objective, _in(found, OBJECTIVE))
+        changed["flow"] = config.flow.model_copy(update={"objective": objective})
+    return config.model_copy(update=changed) if found else config
 
 
-def _settings(config: RunConfig) -> BaseModel:
-    """The settings of the task of a run."""
-    return config.task.settings if isinstance(config.task, OwnClass) else config.task
+def _in(found: Mapping[str, ReferenceConfig], place: str) -> dict[str, ReferenceConfig]:
+    """The references of one section, by the names of its own fields."""
+    return {field.removeprefix(place): value for field, value in found.items() if field.startswith(place)}
+
+
+def _settings(section: BaseModel) -> BaseModel:
+    """The settings of a part, which a class of a user's has in a section of their own."""
+    return section.settings if isinstance(section, OwnClass) else section
+
+
+def _updated(section: BaseModel, changes: Mapping[str, ReferenceConfig]) -> BaseModel:
+    settings = _settings(section).model_copy(update=changes)
+    return section.model_copy(update={"settings": settings}) if isinstance(section, OwnClass) else settings

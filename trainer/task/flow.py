@@ -14,6 +14,7 @@ from trainer.config.run import PointSample, RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition, coupling, objective, time
 from trainer.flow.coupling import Pairs
+from trainer.flow.keyed_draws import random_keys
 from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
 from trainer.model.feature_extractor.teacher import Teacher
@@ -21,6 +22,7 @@ from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
+from trainer.sampling.reference import OBJECTIVE, Reference, references_of
 from trainer.sampling.trained import compared_with
 from trainer.training.task import Networks, Task
 from trainer.training.weighting import few_count
@@ -58,7 +60,10 @@ class FlowTask(Task[DrawnPoints]):
         self.time = time.build(config.flow.time)
         chosen, parts = config.flow.objective, self.parts
         teacher = Teacher(chosen.teacher) if isinstance(chosen, objective.AlignedConfig) else None
-        self.objective = objective.build(chosen, target=parts.target, path=parts.path, teacher=teacher)
+        named = [Reference.of_run(one) for field, one in references_of(config).items() if field.startswith(OBJECTIVE)]
+        self.objective = objective.build(
+            chosen, target=parts.target, path=parts.path, teacher=teacher, reference=named[0] if named else None
+        )
         self.label_dropout = config.model.label_dropout
 
     def draw(
@@ -108,6 +113,8 @@ class FlowTask(Task[DrawnPoints]):
             start, end = interval.to(t).unbind(1)
             t = start + (end - start) * t
         sample = self.parts.path.sample(pairs, t, generator=generator)
+        if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
+            sample = sample._replace(keys=random_keys(len(t), generator).to(t.device))
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
 
     def _hide_labels(self, labels: Tensor | None, generator: torch.Generator) -> Tensor | None:

@@ -48,9 +48,9 @@ def test_straight_paths_are_straight():
 
 def test_the_figures_do_not_mind_the_grid_nor_the_way():
     uneven = torch.tensor([0.0, 0.1, 0.4, 1.0], dtype=torch.float64)
-    there = Trajectory((1 + uneven)[:, None, None] * states(), uneven, 3)
+    there = Trajectory((1 + uneven)[:, None, None] * states(), uneven, {"network": 3})
     assert straightness(there) == pytest.approx(0, abs=1e-12)
-    back = Trajectory(there.x.flip(0), uneven.flip(0), 3)
+    back = Trajectory(there.x.flip(0), uneven.flip(0), {"network": 3})
     assert path_energy(back) == pytest.approx(path_energy(there)) == pytest.approx(transport_cost(there))
 
 

@@ -82,7 +82,7 @@ def test_a_field_without_segments_is_followed_as_ever(within):
     one = built.sample(known(growth), states(), sampler.times(config))
     other = plain.sample(known(growth), states(), sampler.times(config))
     assert torch.equal(one.x, other.x)
-    assert one.evaluations == other.evaluations
+    assert one.calls == other.calls
 
 
 def test_one_segment_is_the_inner_sampler():

@@ -158,7 +158,7 @@ def _drawn(flow: TrainedFlow, spec: MeasurementSpec, seed: int) -> dict[str, NDA
     arrays = {
         "few": pictures(few),
         "many": pictures(many),
-        "evaluations": np.array([few.evaluations, many.evaluations]),
+        "evaluations": np.array([few.calls["network"], many.calls["network"]]),
     }
     if isinstance(flow.sample, PointSample) and tuple(config.data.shape) == (2,):
         states = many.x[:, :NUM_TRAJECTORIES]

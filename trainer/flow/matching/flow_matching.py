@@ -8,6 +8,7 @@ from torch import Tensor
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.coupling import Coupling, Independent
 from trainer.flow.field import NetworkField
+from trainer.flow.keyed_draws import random_keys
 from trainer.flow.objective import Model, Objective, Regression
 from trainer.flow.path import Linear, Path, PathSample
 from trainer.flow.target import Target, Velocity
@@ -130,4 +131,7 @@ class FlowMatching:
         pairs = self.coupling.draw(x_1, condition, x_0=x_0, generator=generator)
         t = self.time.sample(len(x_1), generator=generator, device=x_1.device)
         weight = None if pairs.log_weight is None else len(x_1) * pairs.log_weight.softmax(0)
-        return self.path.sample(pairs, t, generator=generator), weight, pairs.condition
+        sample = self.path.sample(pairs, t, generator=generator)
+        if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
+            sample = sample._replace(keys=random_keys(len(t), generator).to(t.device))
+        return sample, weight, pairs.condition

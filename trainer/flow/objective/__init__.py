@@ -8,7 +8,7 @@ from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
-from trainer.flow.objective.protocol import LossTerms, Model, Objective
+from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
 from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
@@ -25,7 +25,14 @@ def _regression_by_default(document: Any) -> Any:
 Config = Annotated[AnyConfig, KindOrClass(), BeforeValidator(_regression_by_default)]
 
 
-def build(config: AnyConfig, *, target: Target, path: Path | None = None, teacher: Teacher | None = None) -> Objective:
+def build(
+    config: AnyConfig,
+    *,
+    target: Target,
+    path: Path | None = None,
+    teacher: Teacher | None = None,
+    reference: FrozenFlow | None = None,  # noqa: ARG001
+) -> Objective:
     """Returns the objective that `config.kind` or `config.class` names.
 
     Args:
@@ -33,6 +40,7 @@ def build(config: AnyConfig, *, target: Target, path: Path | None = None, teache
         target: the quantity that the network predicts.
         path: of the pairs; a `FeatureResidual` needs it.
         teacher: computes features of the data; an `Aligned` objective needs it.
+        reference: the flow of another run; an objective whose settings name one needs it.
     """
     match config:
         case RegressionConfig():
@@ -54,6 +62,7 @@ __all__ = [
     "Config",
     "FeatureResidual",
     "FeatureResidualConfig",
+    "FrozenFlow",
     "LossTerms",
     "Model",
     "Objective",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from trainer.flow.condition import Condition
 from trainer.flow.path.protocol import PathSample
+from trainer.flow.sampler.protocol import Field
 
 
 class LossTerms(NamedTuple):
@@ -43,8 +45,28 @@ class Model(Protocol):
         ...
 
 
+class FrozenFlow(Protocol):
+    """A trained flow whose weights do not change."""
+
+    def field(self, condition: Condition, guidance: float, device: torch.device) -> Field:
+        """The field that a sampler follows to draw examples of a condition.
+
+        Args:
+            condition: of the examples.
+            guidance: scale of classifier-free guidance, 0 or more.
+            device: where it computes.
+        """
+        ...
+
+
 class Objective(Protocol):
-    """Computes the loss of a model at points of the path."""
+    """Computes the loss of a model at points of the path.
+
+    Attributes:
+        draws: whether it draws noise or times of its own, as functions of `PathSample.keys`.
+    """
+
+    draws: bool = False
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
         """Evaluates the model and returns its losses.

@@ -24,6 +24,7 @@ class PathSample(NamedTuple):
         x_1: [B, *D] the data points.
         mirror: the point at the same time with the path's own noise reversed; None where the path has none.
         end: coefficients of the path at the end of the interval of each pair; None: the pairs have no interval.
+        keys: int64 [B] keys of what an objective draws for each pair; None: its objective draws nothing.
     """
 
     x_t: Tensor
@@ -34,9 +35,10 @@ class PathSample(NamedTuple):
     x_1: Tensor
     mirror: PathSample | None = None
     end: Coefficients | None = None
+    keys: Tensor | None = None
 
     def beside(self, other: PathSample) -> PathSample:
-        """These points followed by those of `other`, without mirrors; neither has an `end`."""
+        """These points followed by those of `other`, without mirrors and keys; neither has an `end`."""
         return PathSample(
             x_t=torch.cat([self.x_t, other.x_t]),
             velocity=torch.cat([self.velocity, other.velocity]),

@@ -1,5 +1,6 @@
 """Samplers: the protocol, its implementations, their configuration and `build`."""
 
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import torch
@@ -7,8 +8,9 @@ from torch import Tensor
 
 from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnSampler
-from trainer.flow.path import Path
+from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first_order_times
+from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
 from trainer.flow.sampler.sde import (
@@ -23,9 +25,10 @@ from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 AnyConfig = Within | SegmentedConfig | OwnSampler
 Config = Annotated[AnyConfig, KindOrClass()]
 C = TypeVar("C", bound=AnyConfig)
+G = TypeVar("G", bound=GridConfig)
 
 
-def build(config: AnyConfig, *, path: Path) -> Sampler:
+def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
     """Returns the sampler that `config.kind` or `config.class` names, for fields trained on `path`."""
     match config:
         case EulerConfig():
@@ -47,19 +50,48 @@ def build(config: AnyConfig, *, path: Path) -> Sampler:
 
 
 def times(config: AnyConfig) -> Tensor:
-    """Returns the configured grid [T] from source (0) to data (1), float32 on the CPU."""
+    """The configured grid [T] from source (0) to data (1), float32 on the CPU.
+
+    Raises:
+        FileError: it is in a file that cannot be read, or that has none for this sampler and number of steps.
+    """
     match config:
         case Dopri5Config():
-            steps = 1
-        case FirstOrderConfig():
-            return first_order_times(config.steps, config.trained_times)
-        case SegmentedConfig():
-            steps = config.segments * (len(times(config.within)) - 1)
+            return _equal(1)
+        case FirstOrderConfig(trained_times=int(trained_times)):
+            return first_order_times(config.steps, trained_times)
+        case SegmentedConfig(segments=segments, within=within):
+            if isinstance(within, Dopri5Config) or within.times is None:
+                return _equal(segments * (len(times(within)) - 1))
+            over_all = within.model_copy(update={"steps": segments * within.steps})
+            return grid_times(over_all, evaluations_per_step=_evaluations_per_step(within), segments=segments)
         case OwnSampler():
-            steps = config.setting("steps", 1)
+            return _equal(config.setting("steps", 1))
         case _:
-            steps = config.steps
-    return torch.linspace(0.0, 1.0, steps + 1)
+            return grid_times(config, evaluations_per_step=_evaluations_per_step(config))
+
+
+def calls(config: AnyConfig) -> dict[str, int] | None:
+    """How often each part of a model is called for an example, see `Trajectory.calls`.
+
+    Args:
+        config: any sampler.
+
+    Returns:
+        Calls by part; None if the sampler chooses its steps itself.
+    """
+    match config:
+        case Dopri5Config():
+            return None
+        case SegmentedConfig():
+            within = calls(config.within)
+            return None if within is None else {part: config.segments * count for part, count in within.items()}
+        case OwnSampler():
+            a_step = getattr(config.imported(), "evaluations_per_step", None)
+            steps = config.setting("steps")
+            return None if a_step is None or steps is None else {"network": a_step * steps}
+        case _:
+            return {"network": _evaluations_per_step(config) * config.steps}
 
 
 def with_evaluations(config: C, evaluations: int) -> C | None:
@@ -70,16 +102,26 @@ def with_evaluations(config: C, evaluations: int) -> C | None:
         evaluations: of the field in all, 1 or more.
 
     Returns:
-        The same sampler with another number of steps; None if no number of steps has so many evaluations, or if the
-        sampler chooses its steps itself.
+        The same sampler with another number of steps; None if no number of steps has so many evaluations, if the file
+        of its grids has none for it, or if the sampler chooses its steps itself.
+
+    Raises:
+        FileError: the file of the grids cannot be read.
     """
+    within, segments = (config.within, config.segments) if isinstance(config, SegmentedConfig) else (config, 1)
+    if isinstance(within, GridConfig) and isinstance(within.times, Path):
+        return _with_steps_of(config, evaluations) if evaluations in searched_grids(within, segments) else None
+    return _with_steps_of(config, evaluations)
+
+
+def _with_steps_of(config: C, evaluations: int) -> C | None:
     match config:
         case Dopri5Config():
             return None
         case FirstOrderConfig(trained_times=int(largest)) if evaluations > largest:
             return None
         case SegmentedConfig():
-            within = with_evaluations(config.within, evaluations // config.segments)
+            within = _with_steps_of(config.within, evaluations // config.segments)
             exact = within is not None and evaluations % config.segments == 0
             return config.model_copy(update={"within": within}) if exact else None
         case OwnSampler():
@@ -87,11 +129,26 @@ def with_evaluations(config: C, evaluations: int) -> C | None:
             if a_step is None or config.setting("steps") is None or evaluations % a_step:
                 return None
             return config.with_settings(steps=evaluations // a_step)
-        case HeunConfig() | StochasticHeunConfig():
-            steps, rest = divmod(evaluations, 2)
         case _:
-            steps, rest = evaluations, 0
-    return config.model_copy(update={"steps": steps}) if steps and not rest else None
+            steps, rest = divmod(evaluations, _evaluations_per_step(config))
+            return _with_steps(config, steps) if steps and not rest else None
+
+
+def _with_steps(config: G, steps: int) -> G | None:
+    """The same sampler with another number of steps; None if its times are written out for another number."""
+    match config.times:
+        case tuple() if steps != config.steps:
+            return None
+        case _:
+            return config.model_copy(update={"steps": steps})
+
+
+def _evaluations_per_step(config: GridConfig) -> int:
+    return 2 if isinstance(config, HeunConfig | StochasticHeunConfig) else 1
+
+
+def _equal(steps: int) -> Tensor:
+    return torch.linspace(0.0, 1.0, steps + 1)
 
 
 __all__ = [
@@ -117,6 +174,7 @@ __all__ = [
     "Trajectory",
     "VelocityField",
     "build",
+    "calls",
     "linear_diffusion",
     "times",
     "with_evaluations",

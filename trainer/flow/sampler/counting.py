@@ -1,4 +1,4 @@
-"""The number of evaluations of a field, counted where they happen."""
+"""The calls of the network, counted where a field is evaluated."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ class CountedField(Field):
 
     def __init__(self, field: VelocityField) -> None:
         self._field = field
-        self.evaluations = 0
+        self._evaluations = 0
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """See `Trajectory.calls`: an evaluation of a field is one call of its network."""
+        return {"network": self._evaluations}
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         """See `Field`."""
-        self.evaluations += 1
+        self._evaluations += 1
         return self._field(x, t)
 
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
         """See `Field.estimate`."""
-        self.evaluations += 1
+        self._evaluations += 1
         return cast(Field, self._field).estimate(x, t, *quantities)

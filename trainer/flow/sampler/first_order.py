@@ -9,17 +9,18 @@ from pydantic import Field as Setting
 from pydantic import model_validator
 from torch import Tensor
 
-from moe.validation.section import Section
 from trainer.flow.path import Path
 from trainer.flow.sampler.fixed_step import FixedStep
+from trainer.flow.sampler.grid import GridConfig, Times
 from trainer.flow.sampler.protocol import Field
 
 
-class FirstOrderConfig(Section):
+class FirstOrderConfig(GridConfig):
     """The first-order step, one evaluation each; with the straight path it is Euler's.
 
     Attributes:
         steps: number of steps from source to data.
+        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
         trained_times: number of equidistant times that the network was trained at, of which 0 is the first. Every
             step begins at one of these times ("trailing" spacing). null: the network was trained at all times, and the
             steps are equal.
@@ -27,12 +28,15 @@ class FirstOrderConfig(Section):
 
     kind: Literal["first_order"] = "first_order"
     steps: int = Setting(default=20, ge=1)
+    times: Times = None
     trained_times: int | None = Setting(default=None, ge=1)
 
     @model_validator(mode="after")
     def _at_most_one_step_a_time(self) -> FirstOrderConfig:
         if self.trained_times is not None and self.steps > self.trained_times:
             raise ValueError(f"steps {self.steps} exceed the {self.trained_times} trained_times; use at most as many")
+        if self.trained_times is not None and self.times is not None:
+            raise ValueError(f"times: trained_times {self.trained_times} decides them; leave out one of the two")
         return self
 
 

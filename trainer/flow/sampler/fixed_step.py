@@ -37,4 +37,4 @@ class FixedStep(Sampler):
             x = states[-1]
             following = self.step(counted, x, t, t_next) if z is None else self.noisy_step(counted, x, t, t_next, z)
             states.append(following.to(x_init.dtype))
-        return Trajectory(torch.stack(states), times, counted.evaluations)
+        return Trajectory(torch.stack(states), times, counted.calls)

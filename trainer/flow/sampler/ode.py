@@ -11,29 +11,34 @@ from torchdiffeq import odeint
 from moe.validation.section import Section
 from trainer.flow.sampler.counting import CountedField
 from trainer.flow.sampler.fixed_step import FixedStep
+from trainer.flow.sampler.grid import GridConfig, Times
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField, check_times
 
 
-class EulerConfig(Section):
+class EulerConfig(GridConfig):
     """Euler's method, one evaluation a step.
 
     Attributes:
-        steps: number of equal steps from source to data.
+        steps: number of steps from source to data.
+        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
     """
 
     kind: Literal["euler"] = "euler"
     steps: int = Setting(default=20, ge=1)
+    times: Times = None
 
 
-class HeunConfig(Section):
+class HeunConfig(GridConfig):
     """Heun's method, two evaluations a step.
 
     Attributes:
-        steps: number of equal steps from source to data.
+        steps: number of steps from source to data.
+        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
     """
 
     kind: Literal["heun"] = "heun"
     steps: int = Setting(default=10, ge=1)
+    times: Times = None
 
 
 class Dopri5Config(Section):
@@ -107,4 +112,4 @@ class Dopri5(Sampler):
         stops = {"step_t": grid}  # without them the solver evaluates the field beyond the last time
         x = odeint(velocity, x_init, grid, rtol=self.rtol, atol=self.atol, method="dopri5", options=stops)
         assert isinstance(x, Tensor)
-        return Trajectory(x, times, counted.evaluations)
+        return Trajectory(x, times, counted.calls)

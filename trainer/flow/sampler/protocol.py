@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,12 +44,13 @@ class Trajectory:
     Attributes:
         x: [T, B, *D] the state at every time of the grid; `x[0]` is the first, `final` the last.
         times: [T] the grid.
-        evaluations: number of evaluations of the field.
+        calls: how often each part of the model was called for the batch: ``network``; ``head``, where a model has a
+            head that is called by itself.
     """
 
     x: Tensor
     times: Tensor
-    evaluations: int
+    calls: Mapping[str, int]
 
     @property
     def final(self) -> Tensor:

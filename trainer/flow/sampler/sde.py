@@ -6,13 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
-from moe.random.keyed import fold_in, normal
-from moe.validation.section import Section
+from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.sampler.fixed_step import FixedStep
+from trainer.flow.sampler.grid import GridConfig, Times
 from trainer.flow.sampler.protocol import Field
 
 NEAREST_END = 1e-3
@@ -24,31 +23,35 @@ Diffusion = Callable[[Tensor], Tensor]
 Rate = Annotated[float, Setting(ge=0.0, allow_inf_nan=False)]
 
 
-class EulerMaruyamaConfig(Section):
+class EulerMaruyamaConfig(GridConfig):
     """Euler's method for the stochastic equation, one evaluation a step.
 
     Attributes:
-        steps: number of equal steps from source to data.
+        steps: number of steps from source to data.
+        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
         diffusion: e at the source and at the data, linear in between. With (0, 0) this is Euler's method, except that
             the first evaluation is at t = 0.001.
     """
 
     kind: Literal["euler_maruyama"] = "euler_maruyama"
     steps: int = Setting(default=100, ge=1)
+    times: Times = None
     diffusion: tuple[Rate, Rate] = (0.5, 0.0)
 
 
-class StochasticHeunConfig(Section):
+class StochasticHeunConfig(GridConfig):
     """Heun's method for the stochastic equation, two evaluations a step.
 
     Attributes:
-        steps: number of equal steps from source to data.
+        steps: number of steps from source to data.
+        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
         diffusion: e at the source and at the data, linear in between. With (0, 0) this is Heun's method, except that
             the first evaluation is at t = 0.001 and the last at t = 0.999.
     """
 
     kind: Literal["stochastic_heun"] = "stochastic_heun"
     steps: int = Setting(default=50, ge=1)
+    times: Times = None
     diffusion: tuple[Rate, Rate] = (0.5, 0.0)
 
 
@@ -82,13 +85,8 @@ class _StochasticStep(FixedStep):
         """
         if keys is None:
             raise ValueError("keys: None, and this sampler draws noise; give one for each example")
-        values = torch.arange(x_init[0].numel(), device=x_init.device)
         for number, time in enumerate(times[1:].tolist()):
-            if time in (0.0, 1.0):
-                yield None
-            else:
-                own = fold_in(keys.to(x_init.device), number)[:, None]
-                yield normal(fold_in(own, values)).reshape(x_init.shape).to(x_init.dtype)
+            yield None if time in (0.0, 1.0) else keyed_normal(x_init, keys, number)
 
     def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         """The drift [B, *D] at a time (scalar), for a step of length `h`, which is negative towards the source."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from typing import Annotated, Literal
 
@@ -28,7 +29,7 @@ class SegmentedConfig(Section):
 
     Attributes:
         segments: number of segments.
-        within: the other sampler; its number of steps is that of a segment.
+        within: the other sampler; its number of steps is that of a segment. A file of grids covers the whole time.
     """
 
     kind: Literal["segmented"] = "segmented"
@@ -37,9 +38,11 @@ class SegmentedConfig(Section):
 
     @field_validator("within")
     @classmethod
-    def _is_trained_at_all_times(cls, within: Within) -> Within:
+    def _has_the_times_of_a_segment(cls, within: Within) -> Within:
         if isinstance(within, FirstOrderConfig) and within.trained_times is not None:
             raise ValueError(f"trained_times {within.trained_times} counts times of the whole path; use null here")
+        if not isinstance(within, Dopri5Config) and isinstance(within.times, tuple):
+            raise ValueError(f"times {list(within.times)} cover the whole path; use steps, or a file of the steps verb")
         return within
 
 
@@ -60,14 +63,15 @@ class Segmented(Sampler):
         check_times(times)
         grid, places = self._with_edges(times)
         numbers = ((grid[1:] + grid[:-1]) / 2 * self.segments).floor().clamp(0, self.segments - 1).int().tolist()
-        states, evaluations, first = [x_init[None]], 0, 0
+        states, calls, first = [x_init[None]], Counter[str](), 0
         for number, steps in groupby(numbers):
             end = first + len(list(steps))
             own = None if keys is None else fold_in(keys, number)
             part = self.inner.sample(field.within(number), states[-1][-1], grid[first : end + 1], keys=own)
             states.append(part.x[1:])
-            evaluations, first = evaluations + part.evaluations, end
-        return Trajectory(torch.cat(states)[places], times, evaluations)
+            calls.update(part.calls)
+            first = end
+        return Trajectory(torch.cat(states)[places], times, dict(calls))
 
     def _with_edges(self, times: Tensor) -> tuple[Tensor, list[int]]:
         """The grid with the edges that it crosses added, and the places of the original times in it."""

@@ -17,13 +17,13 @@ from safetensors.numpy import save_file
 
 from moe.files import FileError, replacing
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.reference import ReferenceConfig
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.flow.reference import ReferenceConfig
 from trainer.model.pretrained import check_restorable
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest

@@ -1,0 +1,95 @@
+"""Grids of times that were searched for a trained flow: a file of the format ``flowfabric.steps/1``."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from moe.files import FileError, replacing
+from moe.validation.complaint import first_complaint
+from moe.validation.document import check_document, parse_json
+from moe.validation.section import Section
+
+FORMAT = "flowfabric.steps/1"
+REMEDY = "write it with python -m trainer steps"
+
+
+class StepsFile(Section):
+    """Grids of times for one sampler, by the number of evaluations that each takes.
+
+    Attributes:
+        format: name and version of the format.
+        sampler: kind of the sampler that the grids were searched for.
+        segments: equal segments of time whose edges every grid holds; 1: the whole time.
+        guidance: scale of classifier-free guidance that they were searched at.
+        grids: evaluations of the field to times from 0 to 1, strictly increasing.
+        figures: what was measured of each grid and of its rivals.
+        made_by: what decided the grids: digest of the weights, search, seed and numbers.
+    """
+
+    format: Literal["flowfabric.steps/1"] = FORMAT
+    sampler: str
+    segments: int = Field(default=1, ge=1)
+    guidance: float = Field(default=1.0, ge=0)
+    grids: dict[int, tuple[float, ...]] = Field(min_length=1)
+    figures: dict[str, Any] = Field(default_factory=dict)
+    made_by: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("grids")
+    @classmethod
+    def _lead_from_source_to_data(cls, grids: dict[int, tuple[float, ...]]) -> dict[int, tuple[float, ...]]:
+        for evaluations, times in grids.items():
+            if evaluations < 1:
+                raise ValueError(f"{evaluations} evaluations are below 1; give grids by 1 or more")
+            check_grid(times)
+        return grids
+
+    @classmethod
+    def read(cls, path: Path) -> StepsFile:
+        """Reads a file.
+
+        Args:
+            path: the file.
+
+        Raises:
+            FileError: it is missing or malformed.
+        """
+        try:
+            document = parse_json(path.read_text(encoding="utf-8"))
+            check_document(document)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"it is not JSON: {error}"
+            raise FileError(path, "file", f"cannot be read ({reason})", REMEDY) from error
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            found = first_complaint(error, document)
+            raise FileError(path, found.field, found.problem, found.remedy or REMEDY) from found.cause or error
+
+    def write(self, path: Path) -> None:
+        """Writes the file.
+
+        Args:
+            path: its place.
+        """
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+
+def check_grid(times: tuple[float, ...]) -> None:
+    """Refuses times that do not lead from source to data.
+
+    Args:
+        times: of a grid.
+
+    Raises:
+        ValueError: there are fewer than two, they do not begin at 0 and end at 1, or one is not above that before it.
+    """
+    if len(times) < 2 or times[0] != 0 or times[-1] != 1:
+        raise ValueError(f"{list(times)} does not lead from 0 to 1; begin with 0 and end with 1")
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise ValueError(f"{list(times)} is not strictly increasing; sort the times and remove repeats")
