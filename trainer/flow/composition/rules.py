@@ -6,7 +6,7 @@ Rules read what paths and targets declare (`Path`, `Target.determines`); no stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainer.flow import coupling, objective, sampler, target
+from trainer.flow import coupling, objective, path, sampler, target
 from trainer.flow.composition.parts import (
     Composition,
     built,
@@ -67,6 +67,34 @@ def _states_of_a_pair(composition: Composition) -> str | None:
     return None
 
 
+def _map_of_one_step(composition: Composition) -> str | None:
+    if not _has_map(composition.objective):
+        return None
+    if not isinstance(composition.path, path.LinearConfig):
+        return "a map of one step, x_0 + v(x_0, 0), leads to the data on the straight path alone"
+    if target.class_of(composition.target).end == built(composition.path).starts_as:
+        return "it needs the velocity at t = 0, where this prediction leaves it open"
+    return None
+
+
+def _sets_in_place_of_pairs(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.MongeMapConfig() if not isinstance(composition.coupling, _UNPAIRED):
+            return "it compares source points and data as two sets, so that pairs and their weights have no meaning"
+    return None
+
+
+def _has_map(config: objective.Config) -> bool:
+    """Whether an objective needs the map of one step."""
+    match config:
+        case objective.MongeMapConfig() | objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
+            return True
+    return False
+
+
+_UNPAIRED = (coupling.IndependentConfig, coupling.OwnCoupling)
+
+
 def _compared_space(composition: Composition) -> str | None:
     match composition.objective:
         case objective.RegressionConfig(space=("data" | "velocity") as space):
@@ -99,6 +127,8 @@ RULES = (
     Rule(("objective", "path"), _mirror_image),
     Rule(("objective", "path"), _states_of_a_pair),
     Rule(("objective", "target", "path"), _compared_space),
+    Rule(("objective", "target", "path"), _map_of_one_step),
+    Rule(("objective", "coupling"), _sets_in_place_of_pairs),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
 )
