@@ -6,12 +6,13 @@ Rules read what paths and targets declare (`Path`, `Target.determines`); no stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainer.flow import coupling, objective, path, sampler, target
+from trainer.flow import coupling, objective, sampler, target
 from trainer.flow.composition.parts import (
     Composition,
     built,
     evaluates_at_the_data,
     follows_score,
+    has_one_step_map,
     innermost,
     is_independent,
     quantities_of,
@@ -68,31 +69,18 @@ def _states_of_a_pair(composition: Composition) -> str | None:
 
 
 def _map_of_one_step(composition: Composition) -> str | None:
-    if not _has_map(composition.objective):
-        return None
-    if not isinstance(composition.path, path.LinearConfig):
-        return "a map of one step, x_0 + v(x_0, 0), leads to the data on the straight path alone"
-    if target.class_of(composition.target).end == built(composition.path).starts_as:
-        return "it needs the velocity at t = 0, where this prediction leaves it open"
+    match composition.objective:
+        case objective.MongeMapConfig() | objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
+            if not has_one_step_map(composition.path, composition.target):
+                return "it is about the map of one step, x_0 + v(x_0, 0), which is none to the data here"
     return None
 
 
 def _sets_in_place_of_pairs(composition: Composition) -> str | None:
     match composition.objective:
-        case objective.MongeMapConfig() if not isinstance(composition.coupling, _UNPAIRED):
+        case objective.MongeMapConfig() if not isinstance(composition.coupling, coupling.IndependentConfig | coupling.OwnCoupling):
             return "it compares source points and data as two sets, so that pairs and their weights have no meaning"
     return None
-
-
-def _has_map(config: objective.Config) -> bool:
-    """Whether an objective needs the map of one step."""
-    match config:
-        case objective.MongeMapConfig() | objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
-            return True
-    return False
-
-
-_UNPAIRED = (coupling.IndependentConfig, coupling.OwnCoupling)
 
 
 def _compared_space(composition: Composition) -> str | None:
