@@ -13,7 +13,7 @@ from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling
-from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, OwnObjective
+from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, MongeGapConfig, OwnObjective, RegressionConfig
 from trainer.flow.question import Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
@@ -180,10 +180,9 @@ def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterato
 
 
 def _sum(config: RunConfig, layout: Layout) -> Collective | None:
-    tokens = layout.micro_batch * tokens_per_example(config)
     if layout.tensor_parallel == 1:
         return None
-    return tensor_sum(tokens, config.model.hidden, config.engine.precision)
+    return tensor_sum(_tokens_of_a_call(config, layout), config.model.hidden, config.engine.precision)
 
 
 def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
@@ -198,12 +197,22 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
         key_value_width=config.model.key_value_width,
         dropout=config.model.keyed_dropout,
         router_sums=_router_sums(moe) if layout.world_size > 1 else (),
-        tokens=layout.micro_batch * tokens_per_example(config),
+        tokens=_tokens_of_a_call(config, layout),
         hidden=config.model.hidden,
         precision=config.engine.precision,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
         expert_elements=expert_parameters(config),
     )
+
+
+def _tokens_of_a_call(config: RunConfig, layout: Layout) -> int:
+    """Tokens of a rank in the only call of its network in a loss."""
+    match config.flow and config.flow.objective:
+        case RegressionConfig(antithetic=True) | RegressionConfig(monge_gap=MongeGapConfig()):
+            states = 2  # of a pair; no regression has both settings
+        case _:
+            states = 1
+    return states * layout.micro_batch * tokens_per_example(config)
 
 
 def _router_sums(moe: MoEConfig) -> tuple[tuple[str, int], ...]:
