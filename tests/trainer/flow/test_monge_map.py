@@ -91,7 +91,9 @@ def test_gap_and_fit_are_half_of_those_of_the_core():
     fit, gap = (values.mean() for values in EXACT.fit_and_gap(x, mapped, y))
     core_gap = monge_gap(x, mapped)
     torch.testing.assert_close(2 * gap, core_gap)
-    assert 2 * float(fit.detach()) == pytest.approx(float(np.asarray(ot.emd2([], [], ot.dist(mapped.detach().numpy(), y.numpy())))))
+    assert 2 * float(fit.detach()) == pytest.approx(
+        float(np.asarray(ot.emd2([], [], ot.dist(mapped.detach().numpy(), y.numpy()))))
+    )
     for ours, theirs in ((2 * (fit + 3 * gap), 2 * fit + 3 * core_gap), (fit + gap, fit + core_gap / 2)):
         expected = torch.autograd.grad(theirs, mapped, retain_graph=True)
         torch.testing.assert_close(torch.autograd.grad(ours, mapped, retain_graph=True), expected)
@@ -150,7 +152,9 @@ def test_an_entropic_plan_has_the_gradient_of_the_sinkhorn_divergence():
     for (left, right), cost in zip(((mapped, y), (mapped, mapped), (y, y)), costs, strict=True):
         values.append(_entropic(left, right, float(ENTROPIC.epsilon * cost.mean())))
     expected = torch.autograd.grad(values[0] - (values[1] + values[2]) / 2, mapped)
-    torch.testing.assert_close(torch.autograd.grad(fit.mean(), mapped, retain_graph=True), expected, rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(
+        torch.autograd.grad(fit.mean(), mapped, retain_graph=True), expected, rtol=1e-2, atol=1e-4
+    )
     exact = EXACT.fit_and_gap(x, mapped, y)
     assert float(gap.mean()) < float(exact.gap.mean()) + 1e-6  # the plan costs more than the best one
     assert float(gap.mean()) == pytest.approx(float(exact.gap.mean()), rel=0.2)

@@ -70,6 +70,7 @@ CASES: dict[int, dict[str, Case]] = {
         "global potentials": ({}, 1, GLOBAL, "dit"),
         "copies, every rank, Monge gap": ({}, 1, {"dispatch": "copies", "top_k": 4}, "dit with its Monge gap"),
         "FSDP2, Monge gap": ({"kind": "fsdp"}, 1, None, "dit with its Monge gap"),
+        "ZeRO 3, Monge gap": (SMALL_ZERO_3, 1, None, "dit with its Monge gap"),
         "copies, computed twice": ({"activation_checkpointing": True}, 2, {"dispatch": "copies", "top_k": 3}, "dit"),
         "gpt, copies, computed twice": (
             {"activation_checkpointing": True},
