@@ -75,7 +75,7 @@ def test_what_does_not_move_is_optimal():
     assert found.monge_gap.figure == "0.0%"
 
 
-def mirrored(self: MLP, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+def mirrored(_: MLP, x: Tensor, t: Tensor, *_condition: Condition) -> Tensor:
     """Velocities at t = 0 to the mirror image of a point, and no motion from half way on."""
     return torch.where(t[:, None] < 0.5, -2 * x, torch.zeros_like(x))
 
@@ -98,7 +98,7 @@ def test_the_gap_of_a_mirror_image_is_what_a_better_pairing_saves(monkeypatch: p
 def test_classes_have_maps_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shift that differs by class is optimal within each, though not over all."""
 
-    def shifted(self: MLP, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def shifted(_self: MLP, x: Tensor, _t: Tensor, condition: Condition) -> Tensor:
         assert condition.label is not None
         return torch.where(condition.label[:, None] % 2 == 0, 9.0, -9.0).expand_as(x)
 
