@@ -19,11 +19,13 @@ from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
+from trainer.trace.formula.passes import Passage
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
 from trainer.trace.formula.reduction import optimizer_groups
 from trainer.trace.formula.tensor import TensorTraffic, tensor_sum
 from trainer.trace.formula.tokens import TokenTraffic
 from trainer.trace.formula.trace import RankGroups, TraceSpec
+from trainer.trace.formula.training import TrainingStep
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
@@ -54,28 +56,35 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     if missing is not None:
         raise ValueError(missing)
     engine = _engine(config, layout)
-    node = layout.relay_ranks or layout.expert_parallel
-    return TraceSpec(
-        world_size=layout.world_size,
-        ranks_per_node=ranks_per_node,
-        num_blocks=config.model.num_layers,
-        groups={
-            "world": RankGroups(layout.world_size),
-            "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
-            "tensor": RankGroups(layout.tensor_parallel),
-            "expert": RankGroups(layout.expert_parallel),
-            "expert_rail": RankGroups(layout.expert_parallel // node, stride=node),
-            "expert_node": RankGroups(node),
-            "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
-        },
+    step = TrainingStep(
+        passage=Passage(config.model.num_layers, tuple(_layers(config, layout, engine))),
         engine=engine,
-        layers=tuple(_layers(config, layout, engine)),
         repeats_forward=config.engine.activation_checkpointing,
         accumulation=layout.accumulation,
         drawing=tuple(drawing(config, layout)),
+    )
+    return TraceSpec(
+        world_size=layout.world_size,
+        ranks_per_node=ranks_per_node,
+        groups=rank_groups(layout),
+        program=step,
         steps=steps,
         config_sha256=config_digest(config),
     )
+
+
+def rank_groups(layout: Layout) -> dict[str, RankGroups]:
+    """The process groups of a layout, by their meaning."""
+    node = layout.relay_ranks or layout.expert_parallel
+    return {
+        "world": RankGroups(layout.world_size),
+        "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
+        "tensor": RankGroups(layout.tensor_parallel),
+        "expert": RankGroups(layout.expert_parallel),
+        "expert_rail": RankGroups(layout.expert_parallel // node, stride=node),
+        "expert_node": RankGroups(node),
+        "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
+    }
 
 
 def without_formula(config: RunConfig) -> str | None:
