@@ -134,7 +134,7 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             bucket_elements=config.engine.bucket_elements,
-            summed=_sum(config, layout),
+            summed=_sum(config, layout, config.engine.precision),
         )
     experts: list[int] = []
     if config.moe is not None:
@@ -181,21 +181,36 @@ def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterator[LayerTraffic]:
-    summed = _sum(config, layout)
-    if summed is not None and not isinstance(engine, Zero3Traffic):  # which knows their places among its gathers
+    """Sums over divided layers are left to the engine that knows their places among its gathers."""
+    found = layers(config, layout, precision=config.engine.precision)
+    return (one for one in found if not (isinstance(engine, Zero3Traffic) and isinstance(one, TensorTraffic)))
+
+
+def layers(config: RunConfig, layout: Layout, *, precision: str, evaluates: bool = False) -> Iterator[LayerTraffic]:
+    """What the layers of a network send in its passes.
+
+    Args:
+        config: the run.
+        layout: how its ranks share the network, and the examples of a pass.
+        precision: element type of tokens, fp32 or bf16.
+        evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.
+    """
+    summed = _sum(config, layout, precision)
+    if summed is not None:
         yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
     if config.moe is not None:
-        yield _tokens(config, config.moe, layout)
+        yield _tokens(config, config.moe, layout, precision, evaluates=evaluates)
 
 
-def _sum(config: RunConfig, layout: Layout) -> Collective | None:
+def _sum(config: RunConfig, layout: Layout, precision: str) -> Collective | None:
     tokens = layout.micro_batch * tokens_per_example(config)
     if layout.tensor_parallel == 1:
         return None
-    return tensor_sum(tokens, config.model.hidden, config.engine.precision)
+    return tensor_sum(tokens, config.model.hidden, precision)
 
 
-def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
+def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout, precision: str, *, evaluates: bool) -> TokenTraffic:
+    balances = layout.world_size > 1 and not evaluates
     return TokenTraffic(
         expert_parallel=layout.expert_parallel,
         num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
@@ -205,11 +220,11 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
         top_k=moe.top_k,
         most_choices=moe.most_choices,
         key_value_width=config.model.key_value_width,
-        dropout=config.model.keyed_dropout,
-        router_sums=_router_sums(moe) if layout.world_size > 1 else (),
+        dropout=config.model.keyed_dropout and not evaluates,
+        router_sums=_router_sums(moe) if balances else (),
         tokens=layout.micro_batch * tokens_per_example(config),
         hidden=config.model.hidden,
-        precision=config.engine.precision,
+        precision=precision,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
         expert_elements=expert_parameters(config),
     )
