@@ -70,6 +70,8 @@ def run(request: TraceRequest) -> int:
     header, records = formula(spec, gaps)
     collective_trace.write(out, header, records)
     print(f"{out}: {about}, {out.stat().st_size / 1e6:.1f} MB")
+    if request.sampling is not None:
+        print(_sent(sampling_bytes(spec)))
     return 0
 
 
@@ -108,12 +110,13 @@ def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
     spec = sampling_spec(
         config, layout, sampler=sampler, guidance=guidance, examples=examples, ranks_per_node=request.ranks_per_node
     )
-    return (
-        spec,
-        f"{_in_words(sampling_bytes(spec))} on {request.world_size} ranks, {examples} each, guidance {guidance:g}",
+    calls = sampling_bytes(spec).calls
+    return spec, (
+        f"{calls} call{'s' * (calls > 1)} of the network on {request.world_size} ranks, "
+        f"{examples} example{'s' * (examples > 1)} on each, guidance {guidance:g}"
     )
 
 
-def _in_words(sent: SamplingBytes) -> str:
-    calls = f"{sent.calls} call{'s' * (sent.calls > 1)} of the network"
-    return f"{calls}, {sent.call.rank / 1e6:,.4g} MB a call and {sent.whole.rank / 1e6:,.4g} MB in all from a rank"
+def _sent(sent: SamplingBytes) -> str:
+    parts = [f"{part.rank / 1e6:,.4g} MB" for part in (sent.call, sent.whole)]
+    return f"a rank sends {parts[0]} in a call of the network, {parts[1]} in all"
