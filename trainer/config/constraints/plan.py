@@ -68,6 +68,40 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     )
 
 
+def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) -> Layout:
+    """Shares a network among ranks that draw from it; batches and engines of training are of no effect.
+
+    Args:
+        config: the run that trains the network.
+        world_size: ranks, at least 1.
+        ranks_per_node: ranks on one node, for runs that set neither `trace.ranks_per_node` nor a placement.
+
+    Returns:
+        The layout, for one example a pass.
+
+    Raises:
+        ValueError: the ranks or the experts do not divide, or parts of the run exclude each other.
+        FileError: the placement file is malformed or made for another model or group.
+    """
+    check_tensor(config, world_size)
+    check_experts(config, world_size)
+    check_composition(config)
+    check_context(config)
+    check_dispatch(config)
+    check_source(config)
+    placement = _placement(config, config.trace.ranks_per_node or ranks_per_node)
+    return Layout(
+        world_size=world_size,
+        expert_parallel=config.parallel.expert,
+        expert_data_parallel=world_size // config.parallel.tensor // config.parallel.expert,
+        tensor_parallel=config.parallel.tensor,
+        micro_batch=1,
+        accumulation=1,
+        placement=placement,
+        relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
+    )
+
+
 def describe(config: RunConfig, layout: Layout) -> str:
     """One line for a person: how the run is divided."""
     ranks = f"{layout.world_size} rank{'s' * (layout.world_size > 1)}"
