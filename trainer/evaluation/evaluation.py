@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
+from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 
@@ -43,7 +45,10 @@ class Measured:
 
     Attributes:
         sampler: kind of the sampler.
-        evaluations: of the field, for each sample.
+        evaluations: of the field, for each sample: its calls of the network.
+        calls: how often each part of the network was called for a sample, without guidance: ``network``; ``head``,
+            where it has a head that is called by itself.
+        multiply_adds: of those calls, without the decoding of latents; None: not known.
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
         figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; if the
             data have classes, also ``class_accuracy``: the share of samples drawn with the run's guidance that a
@@ -52,6 +57,8 @@ class Measured:
 
     sampler: str
     evaluations: int
+    calls: Mapping[str, int]
+    multiply_adds: int | None
     seconds_per_sample: float
     figures: dict[str, float]
 
@@ -128,13 +135,14 @@ def evaluate(
     for name, chosen in _chosen(runs_own, sorted(set(evaluations))):
         progress(f"drawing {num} by {name}; {len(results)} sets measured")
         begun = time.perf_counter()
-        samples, used = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
+        samples, calls = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
         if judge is not None:
             guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
             figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
-        results.append(Measured(name, used, seconds, figures))
+        multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
+        results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
     progress("following paths")
     paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
     return Evaluation(
@@ -177,10 +185,13 @@ def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: 
 
 def _ends(
     flow: TrainedFlow, conditioning: Conditioning, parts: Sequence[sampler.Trajectory]
-) -> tuple[NDArray[np.float32], int]:
-    """The samples at the ends of trajectories, and the most evaluations that one of them took; waits for the device."""
+) -> tuple[NDArray[np.float32], dict[str, int]]:
+    """The samples at the ends of trajectories, and the most calls that one of them took; waits for the device."""
     states = torch.cat([flow.parts.data_of(part.final).cpu() for part in parts])
-    return flow.decode(states, conditioning).numpy(), max(part.calls["network"] for part in parts)
+    calls = Counter[str]()
+    for part in parts:
+        calls |= Counter(part.calls)
+    return flow.decode(states, conditioning).numpy(), dict(calls)
 
 
 def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
