@@ -16,6 +16,7 @@ from moe.random.seed import derive_seed
 from trainer.evaluation.accuracy import ClassJudge
 from trainer.evaluation.judgement import distances, parted
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
+from trainer.evaluation.monge_gap import MongeGaps, measure_gaps
 from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
@@ -77,6 +78,7 @@ class Evaluation:
         results: of the run's own sampler and then of Euler's method, each by increasing number of evaluations. If the
             run samples segment by segment, so does Euler's method.
         paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
+        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
     """
@@ -88,6 +90,7 @@ class Evaluation:
     floor: dict[str, float]
     results: tuple[Measured, ...]
     paths: dict[str, float]
+    monge_gap: MongeGaps | None
     bits_per_dimension: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,7 +147,11 @@ def evaluate(
         multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
         results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
     progress("following paths")
-    paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
+    followed = min(num, PATHS)
+    paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, followed))
+    gaps = measure_gaps(
+        flow.config, conditioning.labels[:followed], lambda chosen: _together(trajectories(chosen, 1.0, followed))
+    )
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
@@ -153,12 +160,16 @@ def evaluate(
         floor=_distances(*parted(data, num, seed=seed), seed),
         results=tuple(results),
         paths={measure.__name__: measure(paths) for measure in (straightness, path_energy, transport_cost)},
+        monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
     )
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
-    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler."""
+    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler; a
+    sampler of one step with written times stays what it is, since the network is not trained for more."""
+    if isinstance(own, EulerConfig) and own.times == (0.0, 1.0):
+        return own
     if not isinstance(own, SegmentedConfig):
         return EulerConfig(steps=steps)
     return own.model_copy(update={"within": EulerConfig(steps=-(-steps // own.segments))})

@@ -86,6 +86,9 @@ class FlowMeasurement(Measurement):
             f"straightness {paths['straightness']:.4f} (0: straight), path energy {paths['path_energy']:.4g}, "
             f"transport cost {paths['transport_cost']:.4g}"
         ]
+        gaps = self.evaluation.monge_gap
+        if gaps is not None:
+            lines.append(f"Monge gap {gaps.figure} {gaps.explained}")
         return lines if bits is None else [*lines, f"{bits:.3f} bits a dimension of held-out examples"]
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:

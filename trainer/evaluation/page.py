@@ -76,6 +76,8 @@ def _facts(found: Evaluation, best: Measured, measure: str) -> list[tuple[str, s
         ("Straightness", f"{paths['straightness']:.3g}", "0: one step of Euler's method is exact"),
         ("Path energy", f"{paths['path_energy']:.3g}", f"the ends alone need {paths['transport_cost']:.3g}"),
     ]
+    if found.monge_gap is not None:
+        facts.append(("Monge gap", found.monge_gap.figure, found.monge_gap.explained))
     if found.bits_per_dimension is not None:
         facts.append(("Likelihood", f"{found.bits_per_dimension:.3f}", "bits a dimension of held-out examples"))
     return facts

@@ -11,6 +11,7 @@ from trainer.config.constraints.drawing import check_drawing
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
+from trainer.config.constraints.one_step import check_one_step
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
 from trainer.config.constraints.profile import check_profile
 from trainer.config.constraints.replicas import with_homes_first
@@ -54,6 +55,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     if micro_batch is None:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
     check_times(config, micro_batch)
+    check_one_step(config, micro_batch)
     check_blockwise(config, micro_batch)
     placement = _placement(config, config.trace.ranks_per_node or ranks_per_node or world_size)
     return Layout(
