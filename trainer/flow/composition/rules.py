@@ -78,7 +78,9 @@ def _map_of_one_step(composition: Composition) -> str | None:
 
 def _sets_in_place_of_pairs(composition: Composition) -> str | None:
     match composition.objective:
-        case objective.MongeMapConfig() if not isinstance(composition.coupling, coupling.IndependentConfig | coupling.OwnCoupling):
+        case objective.MongeMapConfig() if not isinstance(
+            composition.coupling, coupling.IndependentConfig | coupling.OwnCoupling
+        ):
             return "it compares source points and data as two sets, so that pairs and their weights have no meaning"
     return None
 
