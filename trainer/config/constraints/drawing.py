@@ -89,6 +89,23 @@ def stale_grids(config: RunConfig) -> str | None:
     return None
 
 
+def check_drawn_together(config: RunConfig, chosen: sampler.AnyConfig) -> None:
+    """Refuses a sampler whose steps ranks that share experts cannot take together.
+
+    Args:
+        config: the run.
+        chosen: how its field is followed.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    if config.parallel.expert > 1 and _chooses_steps(chosen):
+        raise ValueError(
+            "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share experts must "
+            "take them together; start one process"
+        )
+
+
 def _check_guidance(config: RunConfig) -> None:
     """Refuses guidance of a network that was never trained without classes."""
     match config.sample:
