@@ -6,6 +6,7 @@ from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.dispatch import check_dispatch
+from trainer.config.constraints.distillation import check_distillation
 from trainer.config.constraints.division import check_experts, check_tensor, expert_nodes
 from trainer.config.constraints.drawing import check_drawing, stale_grids
 from trainer.config.constraints.engine import check_engine
@@ -49,6 +50,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_profile(config)
     check_pairing(config)
     check_source(config)
+    check_distillation(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch

@@ -6,7 +6,7 @@ Rules read what paths and targets declare (`Path`, `Target.determines`); no stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainer.flow import coupling, objective, sampler, target
+from trainer.flow import coupling, objective, path, sampler, target
 from trainer.flow.composition.parts import (
     Composition,
     built,
@@ -111,6 +111,28 @@ def _score_as_drift(composition: Composition) -> str | None:
     return "it follows the score, which is known only where the source is normal and independent of the data"
 
 
+DISTILLED = (objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig)
+"""Objectives that learn the mean velocity up to the data."""
+
+
+def _straight_to_the_data(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.path, path.LinearConfig):
+        return None
+    return "it learns a mean velocity that leads to the data in one straight step"
+
+
+def _mean_velocity(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.target, target.VelocityConfig):
+        return None
+    return "the network itself is the mean velocity that it learns"
+
+
+def _fresh_noise(composition: Composition) -> str | None:
+    if not isinstance(composition.sampler, sampler.RenoiseConfig) or is_independent(composition.coupling):
+        return None
+    return "it draws fresh noise on the way, and this coupling does not pair noise and data at random"
+
+
 RULES = (
     Rule(("coupling", "path"), _coupling_unused),
     Rule(("target", "path"), _target_on_path),
@@ -121,6 +143,9 @@ RULES = (
     Rule(("objective", "coupling"), _sets_in_place_of_pairs),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
+    Rule(("objective", "path"), _straight_to_the_data),
+    Rule(("objective", "target"), _mean_velocity),
+    Rule(("sampler", "coupling"), _fresh_noise),
 )
 """In the order of complaints; a rule is checked only if the rules before it hold."""
 

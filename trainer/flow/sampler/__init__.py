@@ -13,6 +13,7 @@ from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first
 from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
+from trainer.flow.sampler.renoise import Renoise, RenoiseConfig
 from trainer.flow.sampler.sde import (
     EulerMaruyama,
     EulerMaruyamaConfig,
@@ -22,7 +23,7 @@ from trainer.flow.sampler.sde import (
 )
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 
-AnyConfig = Within | SegmentedConfig | OwnSampler
+AnyConfig = Within | RenoiseConfig | SegmentedConfig | OwnSampler
 Config = Annotated[AnyConfig, KindOrClass()]
 C = TypeVar("C", bound=AnyConfig)
 G = TypeVar("G", bound=GridConfig)
@@ -43,6 +44,8 @@ def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
             return EulerMaruyama(linear_diffusion(*config.diffusion))
         case StochasticHeunConfig():
             return StochasticHeun(linear_diffusion(*config.diffusion))
+        case RenoiseConfig():
+            return Renoise(path)
         case SegmentedConfig():
             return Segmented(build(config.within, path=path), config.segments)
         case OwnSampler():
@@ -176,6 +179,8 @@ __all__ = [
     "Heun",
     "HeunConfig",
     "OwnSampler",
+    "Renoise",
+    "RenoiseConfig",
     "Sampler",
     "Segmented",
     "SegmentedConfig",

@@ -13,7 +13,15 @@ from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling
-from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, MongeGapConfig, OwnObjective, RegressionConfig
+from trainer.flow.objective import (
+    AlignedConfig,
+    ConsistencyDistillationConfig,
+    FeatureResidualConfig,
+    MongeGapConfig,
+    OwnObjective,
+    RegressionConfig,
+    VelocityDistillationConfig,
+)
 from trainer.flow.question import Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
@@ -102,6 +110,11 @@ def without_formula(config: RunConfig) -> str | None:
             return (
                 "flow.objective.kind: feature_residual leaves blocks out and most parameters without gradient, for "
                 f"which there is no formula; {remedy}"
+            )
+        case Flow(objective=(VelocityDistillationConfig() | ConsistencyDistillationConfig()) as distilled):
+            return (
+                f"flow.objective.kind: {distilled.kind} calls the network several times a micro batch, and its teacher, "
+                f"for which there is no formula; {remedy}"
             )
         case Flow(objective=OwnObjective(class_path=path)):
             return f"flow.objective.class: {path} may ask the network more than once a micro batch; {remedy}"
