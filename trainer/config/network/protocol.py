@@ -63,6 +63,9 @@ class NetworkConfig(Section):
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
     task_kinds: ClassVar[tuple[str, ...]] = ("flow",)
     """The kinds of task that it can learn, the default first."""
+    objective_kinds: ClassVar[tuple[str, ...]] = ()
+    """The kinds of objective that train it, the default first, which train no other network; empty: those that train
+    any."""
     flowless: ClassVar[str | None] = None
     """What it learns in place of a flow; None: it learns a flow."""
     takes_images: ClassVar[bool] = False
@@ -146,4 +149,13 @@ class NetworkConfig(Section):
             mixture: multiply-adds of one token in a mixture of experts; None: the feed-forward layers are dense.
         """
         del state_shape, context_channels, mixture
+        return None
+
+    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int | None:
+        """Multiply-adds of one call of the head for one example, which `multiply_adds` leaves out; None: it has none.
+
+        Args:
+            state_shape: shape that `check_states` accepts.
+        """
+        del state_shape
         return None

@@ -6,7 +6,7 @@ Rules read what paths and targets declare (`Path`, `Target.determines`); no stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainer.flow import coupling, objective, sampler, target
+from trainer.flow import coupling, objective, path, sampler, target
 from trainer.flow.composition.parts import (
     Composition,
     built,
@@ -75,6 +75,33 @@ def _compared_space(composition: Composition) -> str | None:
     return None
 
 
+def _straight_path(composition: Composition) -> str | None:
+    match composition.objective, composition.path:
+        case objective.TransitionConfig(), path.LinearConfig():
+            return None
+        case objective.TransitionConfig(), _:
+            return "a step goes along the difference of data and source, which only a straight path has everywhere"
+    return None
+
+
+def _drawn_velocity(composition: Composition) -> str | None:
+    match composition.objective, composition.target:
+        case objective.TransitionConfig(), target.VelocityConfig():
+            return None
+        case objective.TransitionConfig(), _:
+            return "the head draws velocities"
+    return None
+
+
+def _trained_head(composition: Composition) -> str | None:
+    match composition.sampler, composition.objective:
+        case sampler.TransitionConfig(), objective.TransitionConfig() | objective.OwnObjective():
+            return None
+        case sampler.TransitionConfig(), _:
+            return "it draws by the head of a network, which this does not train"
+    return None
+
+
 def _followed_quantities(composition: Composition) -> str | None:
     along, predicted = built(composition.path), target.class_of(composition.target)
     for quantity in quantities_of(composition.sampler):
@@ -99,6 +126,9 @@ RULES = (
     Rule(("objective", "path"), _mirror_image),
     Rule(("objective", "path"), _states_of_a_pair),
     Rule(("objective", "target", "path"), _compared_space),
+    Rule(("objective", "path"), _straight_path),
+    Rule(("objective", "target"), _drawn_velocity),
+    Rule(("sampler", "objective"), _trained_head),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
 )

@@ -10,11 +10,12 @@ from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.objective.transition import Transition, TransitionConfig
 from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
 
-AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig | OwnObjective
+AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig | TransitionConfig | OwnObjective
 
 
 def _regression_by_default(document: Any) -> Any:
@@ -32,6 +33,7 @@ def build(
     path: Path | None = None,
     teacher: Teacher | None = None,
     reference: FrozenFlow | None = None,  # noqa: ARG001
+    tokens: int = 1,
 ) -> Objective:
     """Returns the objective that `config.kind` or `config.class` names.
 
@@ -41,6 +43,7 @@ def build(
         path: of the pairs; a `FeatureResidual` needs it.
         teacher: computes features of the data; an `Aligned` objective needs it.
         reference: the flow of another run; an objective whose settings name one needs it.
+        tokens: of a state, for an objective that draws by token.
     """
     match config:
         case RegressionConfig():
@@ -51,6 +54,8 @@ def build(
         case FeatureResidualConfig():
             assert path is not None
             return FeatureResidual(path)
+        case TransitionConfig():
+            return Transition(config, tokens=tokens)
         case OwnObjective():
             return build_own(config, target=target, path=path)
 
@@ -72,5 +77,7 @@ __all__ = [
     "RegressionConfig",
     "SquaredConfig",
     "Teacher",
+    "Transition",
+    "TransitionConfig",
     "build",
 ]

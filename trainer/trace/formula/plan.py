@@ -13,8 +13,8 @@ from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling
-from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, OwnObjective
-from trainer.flow.question import Question, WithProjection
+from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, OwnObjective, TransitionConfig
+from trainer.flow.question import HeadVelocities, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing, may_communicate
@@ -163,6 +163,9 @@ def questions(config: RunConfig) -> tuple[Question, ...]:
     match config.flow and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)
+        case TransitionConfig():
+            tokens = config.model.tokens(config.state_shape)
+            return (HeadVelocities(torch.empty(1, 1, *config.state_shape), torch.empty(1, 1, tokens)),)
     return ()
 
 
