@@ -35,10 +35,10 @@ def check_context(config: RunConfig) -> None:
         raise ValueError(f"flow.latent: latents are images, which an {config.model.kind} does not take; use a dit")
     if context is None:
         return
-    if isinstance(config.data, PairsConfig) and config.data.segments is not None:
+    if isinstance(config.data, PairsConfig) and config.data.parts is not None:
         raise ValueError(
             f"flow.context.kind: {context.kind} is made of images, and the pairs in data.path are parts of paths "
-            f"({config.data.segments} segments), most of which end at noisy ones; use pairs of whole paths"
+            f"({config.data.parts}), most of which end at noisy ones; use pairs of whole paths"
         )
     if not config.model.reads_context:
         raise ValueError(

@@ -14,7 +14,7 @@ from trainer.config.file import load_config
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch
-from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage
+from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage, awaits
 from trainer.experiment.stage.sections import filled
 from trainer.model.weights import WEIGHTS
 from trainer.sampling.pairs.request import PairsRequest
@@ -65,6 +65,12 @@ class PairsStage(Stage):
             if stage.folder == teacher and not stage.awaited(stages):
                 with self._blamed():
                     check_drawn_by(stage.config(), request.sampler, request.guidance)
+        with self._blamed():
+            try:
+                request.resolved()
+            except ValueError as error:
+                if awaits(error, self.awaited(stages)) is None:
+                    raise
         self._check_held_out(request.num, stages)
         if any(stage.folder == teacher for stage in earlier) or complete_steps(teacher / "checkpoints"):
             return
@@ -84,7 +90,7 @@ class PairsStage(Stage):
 
     def provenance(self) -> Provenance:
         """See the base class; the index of the pairs is the record, the teacher's weights decide too."""
-        request = self.request()
+        request = self.request().resolved()
         folder = newest_checkpoint(request.run)
         source = load_config(folder / "config.yaml").source_data
         weights = Manifest.read(folder).files[WEIGHTS].sha256

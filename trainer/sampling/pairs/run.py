@@ -57,6 +57,7 @@ def run(request: PairsRequest, out: Path) -> int:
         if getattr(config.flow, name) is not None:
             raise ValueError(f"run_dir: {request.run} has a flow.{name}, which no pair holds; give a run without")
     check_drawn_by(config, request.sampler, request.guidance)
+    request = request.resolved()
     check_restorable(config, teacher.folder)
     index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():
@@ -108,7 +109,8 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
             "dtype": request.dtype,
             "num_classes": config.data.num_classes,
             "segments": request.segments,
-            "data_scale": 1.0 if request.segments is None or config.flow is None else config.flow.data_scale,
+            "nodes": request.node_times,
+            "data_scale": config.flow.data_scale if request.cuts_paths and config.flow is not None else 1.0,
             "made_by": request.what_decides(weights, source and source.model_dump(mode="json")),
             "shards": shards,
         }
