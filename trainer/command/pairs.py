@@ -28,8 +28,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nodes",
         metavar="TIMES",
-        help="cut time at these times, such as 0,0.3,0.6,1, or at the grid of --evaluations in a file of the steps verb; "
-        "a pair holds the states at two neighbouring times",
+        help="cut time at these times, such as 0,0.3,0.6,1, or at the grid of --evaluations in a file of the steps "
+        "verb; a pair holds the states at two neighbouring times",
     )
     parser.add_argument("--evaluations", type=int, metavar="N", help="which grid of the file of --nodes")
     parser.add_argument(

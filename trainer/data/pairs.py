@@ -50,7 +50,7 @@ class PairsConfig(Section):
 
     @property
     def parts(self) -> str | None:
-        """How paths were cut into the parts that the pairs are the ends of, in words; None: the pairs are whole paths."""
+        """How paths were cut into the parts whose ends the pairs are, in words; None: the pairs are whole paths."""
         if self.nodes is not None:
             return f"between {len(self.nodes)} nodes"
         return None if self.segments is None else f"{self.segments} segments"
