@@ -147,3 +147,12 @@ class NetworkConfig(Section):
         """
         del state_shape, context_channels, mixture
         return None
+
+    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+        """Multiply-adds of one call of a head, for one example; 0: there is no head.
+
+        Args:
+            state_shape: shape that `check_states` accepts.
+        """
+        del state_shape
+        return 0

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from moe.validation.section import Section
+from trainer.config.run import ImageSample, PointSample
 
 NODES = 100
 
@@ -44,3 +45,11 @@ class StepsRequest(Section):
             segments: that the run samples by.
         """
         return -(-NODES // segments) * segments if self.nodes is None else self.nodes
+
+    def guidance_for(self, sample: ImageSample | PointSample) -> float:
+        """Scale of classifier-free guidance.
+
+        Args:
+            sample: how the run draws.
+        """
+        return sample.guidance if self.guidance is None else self.guidance
