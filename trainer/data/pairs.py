@@ -21,7 +21,7 @@ from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard_rows import ShardRows, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"
-SAID = ("digest", "shape", "num_classes", "segments", "nodes", "data_scale", "source")
+SAID = ("digest", "shape", "num_classes", "segments", "nodes", "data_scale", "latents", "source")
 """What a configuration repeats of the index."""
 
 
@@ -43,6 +43,9 @@ class PairsConfig(Section):
     """The times at which paths were cut; left out: what the index says."""
     data_scale: PositiveFloat = 1.0
     """What a run has to multiply its data by if paths were cut; left out: what the index says."""
+    latents: str | None = None
+    """Digest of the folder of latents that a run has to name, where the points are latents; left out: what the index
+    says."""
     source: dict[str, JsonValue] | None = None
     """The data set that the paths of the pairs begin at, and so those of samples; left out: what the index says."""
     digest: str

@@ -34,6 +34,8 @@ class PairIndex(Section):
     data_scale: PositiveFloat = 1.0
     """What states on the way of the teacher are multiplied by, where pairs are parts of paths: the `x_0` are such
     states, and the `x_1` are divided by it."""
+    latents: str | None = None
+    """Digest of the folder of latents whose autoencoder makes images of both points; null: they are no latents."""
     made_by: dict[str, JsonValue]
     """What decides every value: the digest of the teacher's weights, its sampler and guidance, the seed; `source`: the
     configuration of the data set that paths begin at, where they do not begin at noise."""
@@ -51,8 +53,8 @@ class PairIndex(Section):
 
     @property
     def digest(self) -> str:
-        """Of everything that the index says, without a `data_scale` of 1 and without `nodes` where there are none."""
-        unsaid = {"data_scale": self.data_scale == 1, "nodes": self.nodes is None}
+        """Of everything that the index says, without a `data_scale` of 1, and `nodes` and `latents` that are null."""
+        unsaid = {"data_scale": self.data_scale == 1, "nodes": self.nodes is None, "latents": self.latents is None}
         said = self.model_dump_json(exclude={name for name, left_out in unsaid.items() if left_out})
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 

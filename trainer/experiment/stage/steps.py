@@ -16,8 +16,9 @@ from trainer.experiment.stage.sections import filled
 from trainer.experiment.stage.taught import TaughtStage
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.model.weights import WEIGHTS
+from trainer.sampling.steps.noises import segments_of
 from trainer.sampling.steps.request import StepsRequest
-from trainer.sampling.steps.search import check_search, segments_of
+from trainer.sampling.steps.search import check_search
 
 STEPS = "steps.json"
 """Name of the file that it writes."""
@@ -97,7 +98,7 @@ class StepsStage(TaughtStage):
         return Provenance(self.file, {name: made.get(name) for name in now}, now)
 
     def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:
-        """Later stages that read a grid of the file: the name of each, the field that says which grid, and what it says."""
+        """Later stages that read a grid: the name of each, the field that says which grid, and what it says."""
         for stage in stages[stages.index(self) + 1 :]:
             match stage.document:
                 case {"nodes": str(path), "evaluations": int(evaluations)} if Path(path) == self.file:
@@ -117,6 +118,6 @@ def _what_decides(request: StepsRequest, teacher: RunConfig, weights: str) -> di
         "nodes": request.nodes_for(segments_of(teacher.sample.sampler)),
         "num": request.num,
         "seed": request.seed,
-        "guidance": teacher.sample.guidance if request.guidance is None else request.guidance,
+        "guidance": request.guidance_for(teacher.sample),
         "evaluations": list(request.evaluations),
     }

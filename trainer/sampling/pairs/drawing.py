@@ -46,10 +46,8 @@ class PairDrawing:
             The arrays of a shard of them.
         """
         dtype = torch.float32 if request.dtype == "float32" else torch.float16
-        drawn_by = self._whole
-        if request.nodes is not None and request.begin == "noise":
-            drawn_by = self._at_nodes
-        elif request.cuts_paths:
+        drawn_by = self._whole if request.nodes is None else self._at_nodes
+        if request.begins_at_data:
             drawn_by = self._from_data
         parts: list[dict[str, Tensor]] = []
         for own in numbers.split(TOGETHER):

@@ -99,6 +99,11 @@ class PairsRequest(Section):
         return self.model_copy(update={"nodes": nodes, "evaluations": None})
 
     @property
+    def begins_at_data(self) -> bool:
+        """Whether pairs begin at noised examples of the teacher's data."""
+        return self.segments is not None or self.begin == "data"
+
+    @property
     def cuts_paths(self) -> bool:
         """Whether each pair holds the ends of a part of a path."""
         return self.segments is not None or self.nodes is not None

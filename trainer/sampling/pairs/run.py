@@ -25,6 +25,7 @@ from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.flow.reference import ReferenceConfig
 from trainer.model.pretrained import check_restorable
+from trainer.sampling.latent_space import check_latents
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.reference import Reference
@@ -53,9 +54,14 @@ def run(request: PairsRequest, out: Path) -> int:
     if config.model.kind in FLOWLESS:
         raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
-    for name in ("latent", "context"):
-        if getattr(config.flow, name) is not None:
-            raise ValueError(f"run_dir: {request.run} has a flow.{name}, which no pair holds; give a run without")
+    if config.flow.context is not None:
+        raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
+    if config.flow.latent is not None and request.begins_at_data:
+        raise ValueError(
+            f"run_dir: {request.run} has a flow.latent, and latents of data are drawn anew at each step; begin at noise, "
+            "as whole paths and nodes do"
+        )
+    check_latents(config)
     check_drawn_by(config, request.sampler, request.guidance)
     request = request.resolved()
     check_restorable(config, teacher.folder)
@@ -105,12 +111,15 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
     ]
     return PairIndex.model_validate(
         {
-            "shape": config.data.shape,
+            "shape": config.state_shape,
             "dtype": request.dtype,
             "num_classes": config.data.num_classes,
             "segments": request.segments,
             "nodes": request.node_times,
             "data_scale": config.flow.data_scale if request.cuts_paths and config.flow is not None else 1.0,
+            "latents": config.flow.latent.digest
+            if config.flow is not None and config.flow.latent is not None
+            else None,
             "made_by": request.what_decides(weights, source and source.model_dump(mode="json")),
             "shards": shards,
         }
