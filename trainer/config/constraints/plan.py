@@ -7,7 +7,7 @@ from trainer.config.constraints.context import check_context
 from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.dispatch import check_dispatch
 from trainer.config.constraints.division import check_experts, check_tensor, expert_nodes
-from trainer.config.constraints.drawing import check_drawing
+from trainer.config.constraints.drawing import check_drawing, stale_grids
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
@@ -101,8 +101,7 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     Returns:
         At most one line for each such thing.
     """
-    badly = caution(config)
-    lines = [] if badly is None else [badly]
+    lines = [line for line in (caution(config), stale_grids(config)) if line is not None]
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None:
         return lines

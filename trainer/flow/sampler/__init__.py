@@ -114,6 +114,16 @@ def with_evaluations(config: C, evaluations: int) -> C | None:
     return _with_steps_of(config, evaluations)
 
 
+def steps_file(config: AnyConfig) -> Path | None:
+    """The file of searched grids that a sampler takes its times from; None: it takes them from none.
+
+    Args:
+        config: any sampler.
+    """
+    within = config.within if isinstance(config, SegmentedConfig) else config
+    return within.times if isinstance(within, GridConfig) and isinstance(within.times, Path) else None
+
+
 def _with_steps_of(config: C, evaluations: int) -> C | None:
     match config:
         case Dopri5Config():
@@ -176,6 +186,7 @@ __all__ = [
     "build",
     "calls",
     "linear_diffusion",
+    "steps_file",
     "times",
     "with_evaluations",
 ]
