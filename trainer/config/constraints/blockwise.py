@@ -8,7 +8,7 @@ from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import PairsConfig
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
 from trainer.flow.sampler import OwnSampler, SegmentedConfig
-from trainer.flow.sampler.segmented import SAME_TIME
+from trainer.flow.sampler.steps_file import SAME_TIME
 from trainer.flow.time import GridConfig, StratifiedConfig
 
 

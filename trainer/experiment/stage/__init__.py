@@ -1,9 +1,10 @@
 """Runs that follow one another: a teacher, the pairs that it draws, the student that learns from them.
 
-Or a path that is fitted to data, and the run along it; or the times at which few steps of a teacher are best. A configuration with a list ``stages`` stands for several runs
-in folders below its ``run.dir``. What a stage does not say itself is in the other sections of the file, and
-``{run.dir}`` in a string is the folder of all stages together. Each kind of stage is a file of its own, listed in
-``kinds``; ``reading`` makes them of a file, ``running`` runs them one after the other.
+Or a path that is fitted to data, and the run along it; or the times at which few steps of a teacher are best. A
+configuration with a list ``stages`` stands for several runs in folders below its ``run.dir``. What a stage does not say
+itself is in the other sections of the file, and ``{run.dir}`` in a string is the folder of all stages together. Each
+kind of stage is a file of its own, listed in ``kinds``; ``reading`` makes them of a file, ``running`` runs them one
+after the other.
 """
 
 from trainer.experiment.stage.fit_path import FitPathStage

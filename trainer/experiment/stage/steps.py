@@ -79,7 +79,7 @@ class StepsStage(TaughtStage):
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
         """See the base class."""
-        from trainer.experiment.steps import run as search_steps
+        from trainer.evaluation.steps.run import run as search_steps
 
         return search_steps(self.request(), self.file)
 

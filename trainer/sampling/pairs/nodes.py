@@ -9,8 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from moe.files import FileError
-from trainer.flow.sampler.segmented import SAME_TIME
-from trainer.flow.sampler.steps_file import StepsFile, check_grid
+from trainer.flow.sampler.steps_file import SAME_TIME, StepsFile, check_grid
 
 LEAST_INTERVAL = 1e-3
 """A whole path cannot be told from two states that are closer in time: their difference has lost its digits."""

@@ -11,7 +11,7 @@ from torch import Tensor
 import trainer.flow.sampler
 from moe.files import FileError, problem_and_remedy
 from moe.validation.section import Section
-from trainer.flow.sampler.segmented import SAME_TIME
+from trainer.flow.sampler.steps_file import SAME_TIME
 from trainer.sampling.pairs.nodes import places_of, searched_nodes
 
 

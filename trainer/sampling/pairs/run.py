@@ -58,8 +58,8 @@ def run(request: PairsRequest, out: Path) -> int:
         raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
     if config.flow.latent is not None and request.begins_at_data:
         raise ValueError(
-            f"run_dir: {request.run} has a flow.latent, and latents of data are drawn anew at each step; begin at noise, "
-            "as whole paths and nodes do"
+            f"run_dir: {request.run} has a flow.latent, and latents of data are drawn anew at each step; begin at "
+            "noise, as whole paths and nodes do"
         )
     check_latents(config)
     check_drawn_by(config, request.sampler, request.guidance)
@@ -103,7 +103,7 @@ def run(request: PairsRequest, out: Path) -> int:
 
 def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
     """What the folder's index will say."""
-    source = config.source_data
+    source, latent = config.source_data, config.flow and config.flow.latent
     ends = [*range(0, request.num, request.shard_examples), request.num]
     shards: list[dict[str, Any]] = [
         {"file": f"shard_{number:05d}.safetensors", "num_examples": end - first}
@@ -117,9 +117,7 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
             "segments": request.segments,
             "nodes": request.node_times,
             "data_scale": config.flow.data_scale if request.cuts_paths and config.flow is not None else 1.0,
-            "latents": config.flow.latent.digest
-            if config.flow is not None and config.flow.latent is not None
-            else None,
+            "latents": latent and latent.digest,
             "made_by": request.what_decides(weights, source and source.model_dump(mode="json")),
             "shards": shards,
         }

@@ -23,7 +23,7 @@ from trainer.config.constraints.plan import plan_layout
 from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
-from trainer.flow import Condition, sampler
+from trainer.flow import Condition
 from trainer.flow.sampler import EulerConfig
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.pairs.nodes import places_of
@@ -161,7 +161,7 @@ def test_a_file_of_steps_gives_the_nodes(teacher: Path, folder: Path, tmp_path: 
     assert "steps.json: grids.2: 0.07 is no time of the sampler's grid of 20 steps; use" in said
     said = refused(capsys, *words(teacher, tmp_path / "q", *asked, "3", "--guidance", "2"))
     assert "steps.json: guidance: is 1, and the teacher is followed with 2; use one guidance" in said
-    with pytest.raises(FileError, match="steps verb|trainer steps"):
+    with pytest.raises(FileError, match="write it with python -m trainer steps"):
         request(nodes=str(tmp_path / "none.json"), evaluations=2).resolved()
 
 
