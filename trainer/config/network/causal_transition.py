@@ -1,0 +1,104 @@
+"""Settings of a causal transformer that draws the next state of a chain token by token."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from trainer.config.network.head import HeadConfig
+from trainer.config.network.mlp import INPUT_WAVES
+from trainer.config.network.protocol import NetworkConfig
+from trainer.config.network.sizes import check_heads, check_image, check_vector
+from trainer.flow.chain import Chain, History
+
+
+class CausalTransitionConfig(NetworkConfig):
+    """A transformer over the tokens of the states of a chain: patches of images, or the values of a vector."""
+
+    kind: Literal["causal_transition"] = "causal_transition"
+    history: History = "full"
+    """full: a token sees all states so far, and no time is told (FHTM); last: the last state, and its time (ARTM)."""
+    transitions: PositiveInt = 2
+    """Transitions from noise to data."""
+    patch_size: PositiveInt = 2
+    """Pixels a side of a patch; a patch is a token. Of no effect on vectors, each value of which is a token."""
+    hidden: PositiveInt = 64
+    """Width of a token, a multiple of 4 x num_heads."""
+    num_layers: PositiveInt = 3
+    num_heads: PositiveInt = 4
+    feed_forward_hidden: PositiveInt | None = None
+    """Width of the feed-forward layers; null: 4 x hidden."""
+    head: HeadConfig = HeadConfig()
+    """What draws a token from its features."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each block's output that is dropped while training."""
+    label_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the labels that is hidden while training; guidance needs it above 0."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    data_kinds = ("digits", "toy", "image_folder", "shards")
+    sample_kinds = ("images", "points")
+    takes_images = True
+    no_mixture = (
+        "the experts of a causal network would be chosen by routers that see the whole batch, tokens that come later "
+        "included"
+    )
+
+    @property
+    def heads(self) -> int:
+        """See `NetworkConfig.heads`."""
+        return self.num_heads
+
+    @property
+    def inner(self) -> int:
+        """Width inside the feed-forward layers."""
+        return self.feed_forward_hidden or 4 * self.hidden
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "CausalTransitionConfig":
+        check_heads(self.hidden, self.num_heads, 4)
+        return self
+
+    def chain(self, state_shape: tuple[int, ...]) -> Chain:
+        """The states that the network draws one after the other.
+
+        Args:
+            state_shape: shape that `check_states` accepts.
+        """
+        return Chain(self.transitions, self.history, state_shape, self.patch_size)
+
+    def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
+        """See `NetworkConfig.shared_widths`."""
+        del mixture
+        return {"model.num_heads": self.num_heads, "model.feed_forward_hidden": self.inner}
+
+    def check_states(self, shape: tuple[int, ...]) -> None:
+        """See `NetworkConfig.check_states`; an image that patches divide, or a vector."""
+        if len(shape) == 1:
+            check_vector(shape, self.kind)
+        else:
+            check_image(shape, "model.patch_size", self.patch_size, otherwise="use images or vectors")
+
+    def tokens(self, state_shape: tuple[int, ...]) -> int:
+        """See `NetworkConfig.tokens`; those of all states that are read in one pass."""
+        chain = self.chain(state_shape)
+        return (chain.read_at_once + 1) * chain.num_tokens
+
+    def multiply_adds(
+        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
+    ) -> int:
+        """See `NetworkConfig.multiply_adds`; a pass over all tokens, as in training, without the head."""
+        del context_channels, mixture
+        chain, tokens, width = self.chain(state_shape), self.tokens(state_shape), self.hidden
+        embedding = tokens * width * chain.token_values * (1 + 2 * INPUT_WAVES)
+        time = 2 * width**2 if self.history == "last" else 0
+        attention = 4 * tokens * width**2 + 2 * tokens**2 * width
+        feed_forward = 2 * tokens * width * self.inner
+        modulation = 6 * width**2
+        return embedding + time + self.num_layers * (attention + modulation + feed_forward) + 2 * width**2
+
+    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+        """See `NetworkConfig.head_multiply_adds`; a call is for one token."""
+        return self.head.multiply_adds(self.chain(state_shape).token_values, self.hidden)
