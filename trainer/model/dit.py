@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.config.model import BlockwiseConfig, DiTConfig
+from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTConfig
 from trainer.flow.condition import Condition
 from trainer.flow.past import KeysAndValues
 from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
@@ -107,7 +107,7 @@ class DiT(Network):
 class Block(nn.Module):
     """Attention and a feed-forward layer, each shifted, scaled and gated by the steering vector."""
 
-    def __init__(self, config: DiTConfig | BlockwiseConfig, feed_forward: nn.Module) -> None:
+    def __init__(self, config: DiTConfig | BlockwiseConfig | CausalTransitionConfig, feed_forward: nn.Module) -> None:
         """Builds one block.
 
         Args:

@@ -62,7 +62,12 @@ class FlowTask(Task[DrawnPoints]):
         teacher = Teacher(chosen.teacher) if isinstance(chosen, objective.AlignedConfig) else None
         named = [Reference.of_run(one) for field, one in references_of(config).items() if field.startswith(OBJECTIVE)]
         self.objective = objective.build(
-            chosen, target=parts.target, path=parts.path, teacher=teacher, reference=named[0] if named else None
+            chosen,
+            target=parts.target,
+            path=parts.path,
+            teacher=teacher,
+            reference=named[0] if named else None,
+            chain=parts.chain,
         )
         self.label_dropout = config.model.label_dropout
 

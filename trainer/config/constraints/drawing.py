@@ -1,6 +1,7 @@
 """What cannot be drawn, and what cannot be drawn while a run trains."""
 
 from trainer.config.constraints.blockwise import check_blockwise
+from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_source
 from trainer.config.model import GPTConfig
@@ -58,6 +59,7 @@ def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float
     assert isinstance(config.sample, ImageSample | PointSample)
     sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
     changed = config.model_copy(update={"sample": sample})
+    check_causal(changed)
     check_composition(changed)
     check_source(changed)
     check_blockwise(changed, changed.optim.global_batch)

@@ -6,7 +6,7 @@ Rules read what paths and targets declare (`Path`, `Target.determines`); no stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainer.flow import coupling, objective, sampler, target
+from trainer.flow import coupling, objective, path, sampler, target
 from trainer.flow.composition.parts import (
     Composition,
     built,
@@ -93,7 +93,47 @@ def _score_as_drift(composition: Composition) -> str | None:
     return "it follows the score, which is known only where the source is normal and independent of the data"
 
 
+def _drawn_in_turn(composition: Composition) -> str | None:
+    if isinstance(composition.objective, objective.OwnObjective):
+        return None
+    learns_tokens = isinstance(composition.objective, objective.CausalTransitionConfig)
+    if learns_tokens == isinstance(composition.sampler, sampler.CausalTransitionConfig | sampler.OwnSampler):
+        return None
+    if learns_tokens:
+        return "it needs a quantity at a state, and what is learned are tokens that are drawn one after the other"
+    if isinstance(composition.sampler, sampler.OwnSampler):
+        return None
+    return "it draws tokens one after the other, and what is learned is a quantity at a state"
+
+
+def _chain_of_states(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, objective.CausalTransitionConfig):
+        return None
+    if composition.path == path.LinearConfig():
+        return None
+    return "the states of its chain lie on straight lines between noise and data"
+
+
+def _head_predicts(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, objective.CausalTransitionConfig):
+        return None
+    if isinstance(composition.target, target.VelocityConfig):
+        return None
+    return "its head predicts the velocity from noise to a token"
+
+
+def _noise_for_every_state(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.CausalTransitionConfig(process="independent") if not is_independent(composition.coupling):
+            return "each state has noise of its own, which is paired with nothing; process linear keeps the pairs"
+    return None
+
+
 RULES = (
+    Rule(("objective", "path"), _chain_of_states),
+    Rule(("objective", "target"), _head_predicts),
+    Rule(("objective", "coupling"), _noise_for_every_state),
+    Rule(("sampler", "objective"), _drawn_in_turn),
     Rule(("coupling", "path"), _coupling_unused),
     Rule(("target", "path"), _target_on_path),
     Rule(("objective", "path"), _mirror_image),

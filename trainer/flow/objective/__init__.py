@@ -5,7 +5,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.chain import Chain
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
+from trainer.flow.objective.causal_transition import CausalTransition, CausalTransitionConfig
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
@@ -14,7 +16,7 @@ from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
 
-AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig | OwnObjective
+AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig | CausalTransitionConfig | OwnObjective
 
 
 def _regression_by_default(document: Any) -> Any:
@@ -32,6 +34,7 @@ def build(
     path: Path | None = None,
     teacher: Teacher | None = None,
     reference: FrozenFlow | None = None,  # noqa: ARG001
+    chain: Chain | None = None,
 ) -> Objective:
     """Returns the objective that `config.kind` or `config.class` names.
 
@@ -41,6 +44,7 @@ def build(
         path: of the pairs; a `FeatureResidual` needs it.
         teacher: computes features of the data; an `Aligned` objective needs it.
         reference: the flow of another run; an objective whose settings name one needs it.
+        chain: the states that the network draws; a `CausalTransition` needs it.
     """
     match config:
         case RegressionConfig():
@@ -51,6 +55,9 @@ def build(
         case FeatureResidualConfig():
             assert path is not None
             return FeatureResidual(path)
+        case CausalTransitionConfig():
+            assert chain is not None
+            return CausalTransition(chain, config)
         case OwnObjective():
             return build_own(config, target=target, path=path)
 
@@ -59,6 +66,8 @@ __all__ = [
     "Aligned",
     "AlignedConfig",
     "AnyConfig",
+    "CausalTransition",
+    "CausalTransitionConfig",
     "Config",
     "FeatureResidual",
     "FeatureResidualConfig",
