@@ -198,10 +198,10 @@ class RunConfig(Section):
         """With its number of calls, a sampler can be priced and compared without the network."""
         chosen = getattr(self.sample, "sampler", None)
         causal = isinstance(chosen, trainer.flow.sampler.CausalTransitionConfig) and chosen.tokens is None
-        if not causal or not isinstance(self.model, CausalTransitionConfig):
+        if not causal or not isinstance(self.model, CausalTransitionConfig) or len(self.state_shape) not in (1, 3):
             return self
-        chain = self.model.chain(self.state_shape)
-        known = chosen.model_copy(update={"tokens": chain.transitions * chain.num_tokens})
+        calls = self.model.transitions * self.model.state_tokens(self.state_shape)
+        known = chosen.model_copy(update={"tokens": calls})
         return self.model_copy(update={"sample": self.sample.model_copy(update={"sampler": known})})
 
     @property

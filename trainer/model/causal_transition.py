@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.network.mlp import INPUT_WAVES
+from trainer.flow.chain import Chain
 from trainer.flow.condition import Condition
 from trainer.flow.past import Past
 from trainer.flow.question import NextStates, NextToken, OfToken, Question
@@ -59,8 +60,8 @@ class CausalTransition(Network):
         """
         super().__init__()
         self.hidden, self.null_label = config.hidden, num_classes
-        self.chain = chain = config.chain(shape)
-        tokens, states = chain.num_tokens, 1 + chain.read_at_once
+        self.chain = chain = chain_of(config, shape)
+        tokens, states = chain.num_tokens, 1 + config.read_at_once
         self.embed_tokens = nn.Linear(chain.token_values * (1 + 2 * INPUT_WAVES), config.hidden)
         self.embed_state = nn.Embedding(states + 1, config.hidden)
         if chain.history == "last":
@@ -164,3 +165,13 @@ class CausalTransition(Network):
             return steering(self, t, label, dtype)
         label = torch.full(t.shape, self.null_label, device=t.device) if label is None else label
         return functional.silu(self.embed_label(label))
+
+
+def chain_of(config: CausalTransitionConfig, shape: tuple[int, ...]) -> Chain:
+    """The states that a network draws one after the other.
+
+    Args:
+        config: its settings.
+        shape: of a state that `config.check_states` accepts.
+    """
+    return Chain(config.transitions, config.history, shape, config.patch_size)

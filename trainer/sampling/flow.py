@@ -13,6 +13,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import Condition, context, path, target
 from trainer.flow.field import CausalField, NetworkField, Predict, SegmentField, guided
 from trainer.flow.sampler import Field
+from trainer.model.causal_transition import chain_of
 from trainer.sampling.latent_space import build as build_space
 
 
@@ -43,7 +44,7 @@ class FlowParts:
         self.null_label = config.data.num_classes
         self._network = config.model
         causal = isinstance(config.model, CausalTransitionConfig)
-        self.chain = config.model.chain(config.state_shape) if causal else None
+        self.chain = chain_of(config.model, config.state_shape) if causal else None
 
     def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
         """The field that a sampler follows to draw examples of a condition.

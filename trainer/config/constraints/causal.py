@@ -43,10 +43,10 @@ def check_causal(config: RunConfig) -> None:
             "remove flow.source"
         )
     assert isinstance(config.sample, ImageSample | PointSample)
-    drawn_by, chain = config.sample.sampler, model.chain(config.state_shape)
-    calls = chain.transitions * chain.num_tokens
+    drawn_by, tokens = config.sample.sampler, model.state_tokens(config.state_shape)
+    calls = model.transitions * tokens
     if isinstance(drawn_by, sampler.CausalTransitionConfig) and drawn_by.tokens not in (None, calls):
         raise ValueError(
-            f"sample.sampler.tokens: {drawn_by.tokens}, but model.transitions {chain.transitions} of "
-            f"{chain.num_tokens} tokens are {calls}; leave it out"
+            f"sample.sampler.tokens: {drawn_by.tokens}, but model.transitions {model.transitions} of {tokens} "
+            f"tokens are {calls}; leave it out"
         )

@@ -9,15 +9,14 @@ from pydantic import Field, PositiveInt, model_validator
 from trainer.config.network.head import HeadConfig
 from trainer.config.network.mlp import INPUT_WAVES
 from trainer.config.network.protocol import NetworkConfig
-from trainer.config.network.sizes import check_heads, check_image, check_vector
-from trainer.flow.chain import Chain, History
+from trainer.config.network.sizes import check_heads, check_image, check_vector, squares
 
 
 class CausalTransitionConfig(NetworkConfig):
     """A transformer over the tokens of the states of a chain: patches of images, or the values of a vector."""
 
     kind: Literal["causal_transition"] = "causal_transition"
-    history: History = "full"
+    history: Literal["last", "full"] = "full"
     """full: a token sees all states so far, and no time is told (FHTM); last: the last state, and its time (ARTM)."""
     transitions: PositiveInt = 2
     """Transitions from noise to data."""
@@ -41,6 +40,7 @@ class CausalTransitionConfig(NetworkConfig):
     data_kinds = ("digits", "toy", "image_folder", "shards")
     sample_kinds = ("images", "points")
     takes_images = True
+    of_a_method = True
     no_mixture = (
         "the experts of a causal network would be chosen by routers that see the whole batch, tokens that come later "
         "included"
@@ -61,13 +61,18 @@ class CausalTransitionConfig(NetworkConfig):
         check_heads(self.hidden, self.num_heads, 4)
         return self
 
-    def chain(self, state_shape: tuple[int, ...]) -> Chain:
-        """The states that the network draws one after the other.
+    @property
+    def read_at_once(self) -> int:
+        """States that follow the first one in a pass of training: one, or all of them."""
+        return 1 if self.history == "last" else self.transitions
+
+    def state_tokens(self, state_shape: tuple[int, ...]) -> int:
+        """Tokens of one state.
 
         Args:
             state_shape: shape that `check_states` accepts.
         """
-        return Chain(self.transitions, self.history, state_shape, self.patch_size)
+        return state_shape[0] if len(state_shape) == 1 else squares(state_shape, self.patch_size)
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
         """See `NetworkConfig.shared_widths`."""
@@ -83,16 +88,15 @@ class CausalTransitionConfig(NetworkConfig):
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:
         """See `NetworkConfig.tokens`; those of all states that are read in one pass."""
-        chain = self.chain(state_shape)
-        return (chain.read_at_once + 1) * chain.num_tokens
+        return (1 + self.read_at_once) * self.state_tokens(state_shape)
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
         """See `NetworkConfig.multiply_adds`; a pass over all tokens, as in training, without the head."""
         del context_channels, mixture
-        chain, tokens, width = self.chain(state_shape), self.tokens(state_shape), self.hidden
-        embedding = tokens * width * chain.token_values * (1 + 2 * INPUT_WAVES)
+        tokens, width = self.tokens(state_shape), self.hidden
+        embedding = tokens * width * self._token_values(state_shape) * (1 + 2 * INPUT_WAVES)
         time = 2 * width**2 if self.history == "last" else 0
         attention = 4 * tokens * width**2 + 2 * tokens**2 * width
         feed_forward = 2 * tokens * width * self.inner
@@ -101,4 +105,7 @@ class CausalTransitionConfig(NetworkConfig):
 
     def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
         """See `NetworkConfig.head_multiply_adds`; a call is for one token."""
-        return self.head.multiply_adds(self.chain(state_shape).token_values, self.hidden)
+        return self.head.multiply_adds(self._token_values(state_shape), self.hidden)
+
+    def _token_values(self, state_shape: tuple[int, ...]) -> int:
+        return 1 if len(state_shape) == 1 else state_shape[0] * self.patch_size**2

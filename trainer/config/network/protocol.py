@@ -69,6 +69,8 @@ class NetworkConfig(Section):
     """Whether its states are images [C, H, W], so that they may be latents."""
     reads_context: ClassVar[bool] = False
     """Whether it reads a context of the shape of an image beside the state."""
+    of_a_method: ClassVar[bool] = False
+    """Whether it learns by an objective of its own alone, so that a comparison takes it from its method."""
     moves_tokens: ClassVar[bool] = False
     """Whether its tokens may stay with their experts, on other ranks, from layer to layer."""
     no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"
