@@ -83,6 +83,11 @@ def is_independent(config: coupling.Config) -> bool:
     return False
 
 
+def has_one_step_map(along: path.Config, predicted: target.Config) -> bool:
+    """Whether one step of Euler's method, x_0 + v(x_0, 0), leads from the source to an estimate of the data."""
+    return isinstance(along, path.LinearConfig) and target.class_of(predicted).end != built(along).starts_as
+
+
 def innermost(config: sampler.AnyConfig) -> sampler.AnyConfig:
     """The sampler within segments, or the sampler itself if it has none."""
     return config.within if isinstance(config, sampler.SegmentedConfig) else config

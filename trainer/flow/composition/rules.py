@@ -12,6 +12,7 @@ from trainer.flow.composition.parts import (
     built,
     evaluates_at_the_data,
     follows_score,
+    has_one_step_map,
     innermost,
     is_independent,
     quantities_of,
@@ -64,6 +65,21 @@ def _states_of_a_pair(composition: Composition) -> str | None:
     match composition.objective:
         case objective.FeatureResidualConfig() if not built(composition.path).affine:
             return "it computes states at other times of the same path, which needs the coefficients of the path"
+    return None
+
+
+def _map_of_one_step(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.MongeMapConfig() | objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
+            if not has_one_step_map(composition.path, composition.target):
+                return "it is about the map of one step, x_0 + v(x_0, 0), which is none to the data here"
+    return None
+
+
+def _sets_in_place_of_pairs(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.MongeMapConfig() if not isinstance(composition.coupling, coupling.IndependentConfig | coupling.OwnCoupling):
+            return "it compares source points and data as two sets, so that pairs and their weights have no meaning"
     return None
 
 
@@ -139,6 +155,8 @@ RULES = (
     Rule(("objective", "path"), _mirror_image),
     Rule(("objective", "path"), _states_of_a_pair),
     Rule(("objective", "target", "path"), _compared_space),
+    Rule(("objective", "target", "path"), _map_of_one_step),
+    Rule(("objective", "coupling"), _sets_in_place_of_pairs),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
 )

@@ -10,13 +10,22 @@ from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
 from trainer.flow.objective.causal_transition import CausalTransition, CausalTransitionConfig
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
+from trainer.flow.objective.monge_gap import MongeGapConfig, Regularised
+from trainer.flow.objective.monge_map import MongeMap, MongeMapConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
 from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
 
-AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig | CausalTransitionConfig | OwnObjective
+AnyConfig = (
+    RegressionConfig
+    | AlignedConfig
+    | FeatureResidualConfig
+    | MongeMapConfig
+    | CausalTransitionConfig
+    | OwnObjective
+)
 
 
 def _regression_by_default(document: Any) -> Any:
@@ -47,6 +56,8 @@ def build(
         chain: the states that the network draws; a `CausalTransition` needs it.
     """
     match config:
+        case RegressionConfig(monge_gap=MongeGapConfig() as gap):
+            return Regularised(Regression(target, config), target, gap)
         case RegressionConfig():
             return Regression(target, config)
         case AlignedConfig():
@@ -55,6 +66,8 @@ def build(
         case FeatureResidualConfig():
             assert path is not None
             return FeatureResidual(path)
+        case MongeMapConfig():
+            return MongeMap(target, config)
         case CausalTransitionConfig():
             assert chain is not None
             return CausalTransition(chain, config)
@@ -74,11 +87,15 @@ __all__ = [
     "FrozenFlow",
     "LossTerms",
     "Model",
+    "MongeGapConfig",
+    "MongeMap",
+    "MongeMapConfig",
     "Objective",
     "OwnObjective",
     "PseudoHuberConfig",
     "Regression",
     "RegressionConfig",
+    "Regularised",
     "SquaredConfig",
     "Teacher",
     "build",

@@ -21,11 +21,13 @@ from trainer.model.causal_transition import chain_of
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
+from trainer.trace.formula.passes import Passage
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
 from trainer.trace.formula.reduction import optimizer_groups
 from trainer.trace.formula.tensor import TensorTraffic, tensor_sum
 from trainer.trace.formula.tokens import TokenTraffic
 from trainer.trace.formula.trace import RankGroups, TraceSpec
+from trainer.trace.formula.training import TrainingStep
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
@@ -56,28 +58,35 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     if missing is not None:
         raise ValueError(missing)
     engine = _engine(config, layout)
-    node = layout.relay_ranks or layout.expert_parallel
-    return TraceSpec(
-        world_size=layout.world_size,
-        ranks_per_node=ranks_per_node,
-        num_blocks=config.model.num_layers,
-        groups={
-            "world": RankGroups(layout.world_size),
-            "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
-            "tensor": RankGroups(layout.tensor_parallel),
-            "expert": RankGroups(layout.expert_parallel),
-            "expert_rail": RankGroups(layout.expert_parallel // node, stride=node),
-            "expert_node": RankGroups(node),
-            "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
-        },
+    step = TrainingStep(
+        passage=Passage(config.model.num_layers, tuple(_layers(config, layout, engine))),
         engine=engine,
-        layers=tuple(_layers(config, layout, engine)),
         repeats_forward=config.engine.activation_checkpointing,
         accumulation=layout.accumulation,
         drawing=tuple(drawing(config, layout)),
+    )
+    return TraceSpec(
+        world_size=layout.world_size,
+        ranks_per_node=ranks_per_node,
+        groups=rank_groups(layout),
+        program=step,
         steps=steps,
         config_sha256=config_digest(config),
     )
+
+
+def rank_groups(layout: Layout) -> dict[str, RankGroups]:
+    """The process groups of a layout, by their meaning."""
+    node = layout.relay_ranks or layout.expert_parallel
+    return {
+        "world": RankGroups(layout.world_size),
+        "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
+        "tensor": RankGroups(layout.tensor_parallel),
+        "expert": RankGroups(layout.expert_parallel),
+        "expert_rail": RankGroups(layout.expert_parallel // node, stride=node),
+        "expert_node": RankGroups(node),
+        "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
+    }
 
 
 def without_formula(config: RunConfig) -> str | None:
@@ -127,7 +136,7 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             bucket_elements=config.engine.bucket_elements,
-            summed=_sum(config, layout),
+            summed=_sum(config, layout, config.engine.precision),
         )
     experts: list[int] = []
     if config.moe is not None:
@@ -179,21 +188,36 @@ def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterator[LayerTraffic]:
-    summed = _sum(config, layout)
-    if summed is not None and not isinstance(engine, Zero3Traffic):  # which knows their places among its gathers
+    """Sums over divided layers are left to the engine that knows their places among its gathers."""
+    found = layers(config, layout, precision=config.engine.precision)
+    return (one for one in found if not (isinstance(engine, Zero3Traffic) and isinstance(one, TensorTraffic)))
+
+
+def layers(config: RunConfig, layout: Layout, *, precision: str, evaluates: bool = False) -> Iterator[LayerTraffic]:
+    """What the layers of a network send in its passes.
+
+    Args:
+        config: the run.
+        layout: how its ranks share the network, and the examples of a pass.
+        precision: element type of tokens, fp32 or bf16.
+        evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.
+    """
+    summed = _sum(config, layout, precision)
+    if summed is not None:
         yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
     if config.moe is not None:
-        yield _tokens(config, config.moe, layout)
+        yield _tokens(config, config.moe, layout, precision, evaluates=evaluates)
 
 
-def _sum(config: RunConfig, layout: Layout) -> Collective | None:
+def _sum(config: RunConfig, layout: Layout, precision: str) -> Collective | None:
     tokens = layout.micro_batch * tokens_per_example(config)
     if layout.tensor_parallel == 1:
         return None
-    return tensor_sum(tokens, config.model.hidden, config.engine.precision)
+    return tensor_sum(tokens, config.model.hidden, precision)
 
 
-def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
+def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout, precision: str, *, evaluates: bool) -> TokenTraffic:
+    balances = layout.world_size > 1 and not evaluates
     return TokenTraffic(
         expert_parallel=layout.expert_parallel,
         num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
@@ -203,11 +227,11 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
         top_k=moe.top_k,
         most_choices=moe.most_choices,
         key_value_width=config.model.key_value_width,
-        dropout=config.model.keyed_dropout,
-        router_sums=_router_sums(moe) if layout.world_size > 1 else (),
+        dropout=config.model.keyed_dropout and not evaluates,
+        router_sums=_router_sums(moe) if balances else (),
         tokens=layout.micro_batch * tokens_per_example(config),
         hidden=config.model.hidden,
-        precision=config.engine.precision,
+        precision=precision,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
         expert_elements=expert_parameters(config),
     )
