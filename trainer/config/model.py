@@ -13,6 +13,7 @@ from trainer.config.network.gpt import GPTConfig
 from trainer.config.network.mlp import MLPConfig
 from trainer.config.network.own import own_settings, settings_class
 from trainer.config.network.protocol import REQUIRED, NetworkConfig
+from trainer.config.network.transition import TransitionDiTConfig, TransitionMLPConfig
 
 AnyNetworkConfig = (
     DiTConfig
@@ -22,6 +23,8 @@ AnyNetworkConfig = (
     | BlockwiseConfig
     | BlockwiseMLPConfig
     | CausalTransitionConfig
+    | TransitionDiTConfig
+    | TransitionMLPConfig
 )
 """The built-in networks, told apart by their kind; :mod:`trainer.model.build` lists their classes."""
 
@@ -82,6 +85,8 @@ __all__ = [
     "MLPConfig",
     "NetworkConfig",
     "SegmentNetworkConfig",
+    "TransitionDiTConfig",
+    "TransitionMLPConfig",
     "listed_or_own",
     "network_settings",
 ]

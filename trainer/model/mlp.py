@@ -86,6 +86,14 @@ class MLP(Network):
         Returns:
             float32 [B, num_fields P].
         """
+        return self.unembed_values(self.tokens(x_t, t, condition))[:, 0].float()
+
+    def tokens(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Computes the features of vectors, which the prediction is made of; see :meth:`forward`.
+
+        Returns:
+            [B, 1, D].
+        """
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
         steering_BD = steering(self, t, condition.label, dtype)
         seen = x_t.float() if condition.context is None else torch.cat([x_t, condition.context], dim=1).float()
@@ -93,7 +101,7 @@ class MLP(Network):
         for block in self.blocks:
             tokens_B1D = block(tokens_B1D, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
-        return self.unembed_values(modulate(tokens_B1D, shift, scale))[:, 0].float()
+        return modulate(tokens_B1D, shift, scale)
 
 
 class Block(nn.Module):

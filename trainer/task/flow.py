@@ -68,6 +68,7 @@ class FlowTask(Task[DrawnPoints]):
             teacher=teacher,
             reference=named[0] if named else None,
             chain=parts.chain,
+            tokens=config.model.tokens(config.state_shape),
         )
         self.label_dropout = config.model.label_dropout
 

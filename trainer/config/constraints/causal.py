@@ -1,4 +1,4 @@
-"""What a causal network and the objective that trains it cannot be given."""
+"""What a network that draws the states of a chain has no use for."""
 
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import ImageSample, PointSample, RunConfig
@@ -7,7 +7,7 @@ from trainer.flow.time import UniformConfig
 
 
 def check_causal(config: RunConfig) -> None:
-    """Refuses a causal network without its objective, the objective without such a network, and what it has no use for.
+    """Refuses times, sources and numbers of tokens that a causal network has no use for.
 
     Args:
         config: the run.
@@ -18,25 +18,15 @@ def check_causal(config: RunConfig) -> None:
     if config.flow is None:
         return
     chosen, model = config.flow.objective, config.model
-    learns_tokens = isinstance(chosen, objective.CausalTransitionConfig)
     if not isinstance(model, CausalTransitionConfig):
-        if learns_tokens:
-            raise ValueError(
-                f"flow.objective.kind: causal_transition asks for the tokens of a chain, which a {model.kind} model "
-                "lacks; use model.kind=causal_transition, or regression"
-            )
         return
-    if not isinstance(chosen, objective.CausalTransitionConfig | objective.OwnObjective):
-        raise ValueError(
-            f"model.kind: causal_transition predicts nothing that flow.objective.kind {chosen.kind} could compare; use "
-            "flow.objective.kind=causal_transition and sample.sampler.kind=causal_transition, or model.kind=dit"
-        )
     if not isinstance(config.flow.time, UniformConfig):
         raise ValueError(
             f"flow.time.kind: {config.flow.time.kind} draws times of a path, and a causal_transition model has "
             "transitions, each as likely as another; use uniform"
         )
-    if config.source_data is not None and learns_tokens and chosen.process == "independent":
+    independent = isinstance(chosen, objective.CausalTransitionConfig) and chosen.process == "independent"
+    if config.source_data is not None and independent:
         raise ValueError(
             f"flow.source.kind: {config.source_data.kind} data give each example one state to start at, and "
             "flow.objective.process independent needs noise for every state; use flow.objective.process=linear, or "

@@ -40,7 +40,7 @@ class CausalTransitionConfig(NetworkConfig):
     data_kinds = ("digits", "toy", "image_folder", "shards")
     sample_kinds = ("images", "points")
     takes_images = True
-    of_a_method = True
+    objective_kinds = ("causal_transition",)
     no_mixture = (
         "the experts of a causal network would be chosen by routers that see the whole batch, tokens that come later "
         "included"
@@ -93,19 +93,52 @@ class CausalTransitionConfig(NetworkConfig):
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`; a pass over all tokens, as in training, without the head."""
+        """See `NetworkConfig.multiply_adds`; a pass over all tokens, as in training."""
         del context_channels, mixture
-        tokens, width = self.tokens(state_shape), self.hidden
-        embedding = tokens * width * self._token_values(state_shape) * (1 + 2 * INPUT_WAVES)
-        time = 2 * width**2 if self.history == "last" else 0
-        attention = 4 * tokens * width**2 + 2 * tokens**2 * width
-        feed_forward = 2 * tokens * width * self.inner
-        modulation = 6 * width**2
-        return embedding + time + self.num_layers * (attention + modulation + feed_forward) + 2 * width**2
+        tokens = self.tokens(state_shape)
+        return self._steering() + self._of_tokens(state_shape, tokens, attended=tokens**2)
+
+    def sample_multiply_adds(
+        self,
+        state_shape: tuple[int, ...],
+        calls: Mapping[str, int],
+        *,
+        segments: int = 1,
+        context_channels: int = 0,
+        mixture: int | None = None,
+    ) -> int:
+        """See `NetworkConfig.sample_multiply_adds`; the first call of a past reads a state, each other one a token."""
+        del segments, context_channels, mixture
+        first = self.state_tokens(state_shape) + 1
+        pasts = self.transitions if self.history == "last" else 1
+        others = self.transitions * self.state_tokens(state_shape) // pasts - 1
+        attended = first**2 + others * first + others * (others + 1) // 2
+        read = pasts * self._of_tokens(state_shape, first + others, attended=attended)
+        return calls["network"] * self._steering() + read + calls["head"] * self.head_multiply_adds(state_shape)
+
+    def drawn_tokens(self, state_shape: tuple[int, ...]) -> int:
+        """Tokens that the head draws in one pass of training.
+
+        Args:
+            state_shape: shape that `check_states` accepts.
+        """
+        return self.read_at_once * self.state_tokens(state_shape)
 
     def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
         """See `NetworkConfig.head_multiply_adds`; a call is for one token."""
         return self.head.multiply_adds(self._token_values(state_shape), self.hidden)
+
+    def _steering(self) -> int:
+        """Multiply-adds of what steers a call."""
+        time = 2 if self.history == "last" else 0
+        return (time + 6 * self.num_layers + 2) * self.hidden**2
+
+    def _of_tokens(self, state_shape: tuple[int, ...], tokens: int, *, attended: int) -> int:
+        """Multiply-adds of some tokens, and of so many pairs of tokens that attend to one another."""
+        embedding = self._token_values(state_shape) * (1 + 2 * INPUT_WAVES)
+        in_a_block = 4 * self.hidden + 2 * self.inner
+        width = self.hidden
+        return tokens * width * (embedding + self.num_layers * in_a_block) + self.num_layers * 2 * attended * width
 
     def _token_values(self, state_shape: tuple[int, ...]) -> int:
         return 1 if len(state_shape) == 1 else state_shape[0] * self.patch_size**2

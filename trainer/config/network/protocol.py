@@ -63,14 +63,15 @@ class NetworkConfig(Section):
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
     task_kinds: ClassVar[tuple[str, ...]] = ("flow",)
     """The kinds of task that it can learn, the default first."""
+    objective_kinds: ClassVar[tuple[str, ...]] = ()
+    """The kinds of objective that train it, the default first, which train no other network; empty: those that train
+    any."""
     flowless: ClassVar[str | None] = None
     """What it learns in place of a flow; None: it learns a flow."""
     takes_images: ClassVar[bool] = False
     """Whether its states are images [C, H, W], so that they may be latents."""
     reads_context: ClassVar[bool] = False
     """Whether it reads a context of the shape of an image beside the state."""
-    of_a_method: ClassVar[bool] = False
-    """Whether it learns by an objective of its own alone, so that a comparison takes it from its method."""
     moves_tokens: ClassVar[bool] = False
     """Whether its tokens may stay with their experts, on other ranks, from layer to layer."""
     no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"

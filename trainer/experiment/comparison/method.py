@@ -153,7 +153,7 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     if not solves or objective.get("kind") in ONE_STEP:
         document["sample"]["sampler"] = sampler
     document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
-    if network_settings(own.get("model")).of_a_method:
+    if network_settings(own.get("model")).objective_kinds:
         document["model"] = own["model"]
     if "stages" in own:
         stages = deepcopy(own["stages"])

@@ -91,6 +91,33 @@ def _compared_space(composition: Composition) -> str | None:
     return None
 
 
+def _straight_path(composition: Composition) -> str | None:
+    match composition.objective, composition.path:
+        case objective.TransitionConfig(), path.LinearConfig():
+            return None
+        case objective.TransitionConfig(), _:
+            return "a step goes along the difference of data and source, which only a straight path has everywhere"
+    return None
+
+
+def _drawn_velocity(composition: Composition) -> str | None:
+    match composition.objective, composition.target:
+        case objective.TransitionConfig() | objective.CausalTransitionConfig(), target.VelocityConfig():
+            return None
+        case objective.TransitionConfig() | objective.CausalTransitionConfig(), _:
+            return "the head draws velocities"
+    return None
+
+
+def _trained_head(composition: Composition) -> str | None:
+    match composition.sampler, composition.objective:
+        case sampler.TransitionConfig(), objective.TransitionConfig() | objective.OwnObjective():
+            return None
+        case sampler.TransitionConfig(), _:
+            return "it draws by the head of a network, which this does not train"
+    return None
+
+
 def _followed_quantities(composition: Composition) -> str | None:
     along, predicted = built(composition.path), target.class_of(composition.target)
     for quantity in quantities_of(composition.sampler):
@@ -130,14 +157,6 @@ def _chain_of_states(composition: Composition) -> str | None:
     return "the states of its chain lie on straight lines between noise and data"
 
 
-def _head_predicts(composition: Composition) -> str | None:
-    if not isinstance(composition.objective, objective.CausalTransitionConfig):
-        return None
-    if isinstance(composition.target, target.VelocityConfig):
-        return None
-    return "its head predicts the velocity from noise to a token"
-
-
 def _noise_for_every_state(composition: Composition) -> str | None:
     match composition.objective:
         case objective.CausalTransitionConfig(process="independent") if not is_independent(composition.coupling):
@@ -147,7 +166,6 @@ def _noise_for_every_state(composition: Composition) -> str | None:
 
 RULES = (
     Rule(("objective", "path"), _chain_of_states),
-    Rule(("objective", "target"), _head_predicts),
     Rule(("objective", "coupling"), _noise_for_every_state),
     Rule(("sampler", "objective"), _drawn_in_turn),
     Rule(("coupling", "path"), _coupling_unused),
@@ -157,6 +175,9 @@ RULES = (
     Rule(("objective", "target", "path"), _compared_space),
     Rule(("objective", "target", "path"), _map_of_one_step),
     Rule(("objective", "coupling"), _sets_in_place_of_pairs),
+    Rule(("objective", "path"), _straight_path),
+    Rule(("objective", "target"), _drawn_velocity),
+    Rule(("sampler", "objective"), _trained_head),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
 )

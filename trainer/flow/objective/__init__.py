@@ -14,6 +14,7 @@ from trainer.flow.objective.monge_gap import MongeGapConfig, Regularised
 from trainer.flow.objective.monge_map import MongeMap, MongeMapConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.objective.transition import Transition, TransitionConfig
 from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
@@ -23,6 +24,7 @@ AnyConfig = (
     | AlignedConfig
     | FeatureResidualConfig
     | MongeMapConfig
+    | TransitionConfig
     | CausalTransitionConfig
     | OwnObjective
 )
@@ -44,6 +46,7 @@ def build(
     teacher: Teacher | None = None,
     reference: FrozenFlow | None = None,  # noqa: ARG001
     chain: Chain | None = None,
+    tokens: int = 1,
 ) -> Objective:
     """Returns the objective that `config.kind` or `config.class` names.
 
@@ -54,6 +57,7 @@ def build(
         teacher: computes features of the data; an `Aligned` objective needs it.
         reference: the flow of another run; an objective whose settings name one needs it.
         chain: the states that the network draws; a `CausalTransition` needs it.
+        tokens: of a state, for an objective that draws by token.
     """
     match config:
         case RegressionConfig(monge_gap=MongeGapConfig() as gap):
@@ -71,6 +75,8 @@ def build(
         case CausalTransitionConfig():
             assert chain is not None
             return CausalTransition(chain, config)
+        case TransitionConfig():
+            return Transition(config, tokens=tokens)
         case OwnObjective():
             return build_own(config, target=target, path=path)
 
@@ -98,5 +104,7 @@ __all__ = [
     "Regularised",
     "SquaredConfig",
     "Teacher",
+    "Transition",
+    "TransitionConfig",
     "build",
 ]

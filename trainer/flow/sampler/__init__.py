@@ -22,8 +22,9 @@ from trainer.flow.sampler.sde import (
     linear_diffusion,
 )
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
+from trainer.flow.sampler.transition import Transition, TransitionConfig
 
-AnyConfig = Within | SegmentedConfig | CausalTransitionConfig | OwnSampler
+AnyConfig = Within | SegmentedConfig | TransitionConfig | CausalTransitionConfig | OwnSampler
 Config = Annotated[AnyConfig, KindOrClass()]
 C = TypeVar("C", bound=AnyConfig)
 G = TypeVar("G", bound=GridConfig)
@@ -48,6 +49,10 @@ def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
             return Segmented(build(config.within, path=path), config.segments)
         case CausalTransitionConfig():
             return CausalTransitionSampler(build(config.head, path=path), times(config.head))
+        case TransitionConfig(head=head):
+            solver = build(head, path=path)
+            assert isinstance(solver, Euler | Heun | Dopri5)
+            return Transition(solver, times(head))
         case OwnSampler():
             return build_own(config, path=path)
 
@@ -92,6 +97,9 @@ def calls(config: AnyConfig) -> dict[str, int] | None:
         case CausalTransitionConfig(head=head, tokens=tokens):
             of_head = _evaluations_per_step(head) * head.steps
             return None if tokens is None else {"network": tokens, "head": tokens * of_head}
+        case TransitionConfig(steps=steps, head=head):
+            of_the_head = calls(head)
+            return None if of_the_head is None else {"network": steps, "head": steps * of_the_head["network"]}
         case OwnSampler():
             a_step = getattr(config.imported(), "evaluations_per_step", None)
             steps = config.setting("steps")
@@ -192,6 +200,8 @@ __all__ = [
     "StochasticHeunConfig",
     "TokenField",
     "Trajectory",
+    "Transition",
+    "TransitionConfig",
     "VelocityField",
     "build",
     "calls",

@@ -14,8 +14,14 @@ from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling
-from trainer.flow.objective import AlignedConfig, CausalTransitionConfig, FeatureResidualConfig, OwnObjective
-from trainer.flow.question import NextStates, Question, WithProjection
+from trainer.flow.objective import (
+    AlignedConfig,
+    CausalTransitionConfig,
+    FeatureResidualConfig,
+    OwnObjective,
+    TransitionConfig,
+)
+from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.causal_transition import chain_of
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
@@ -179,6 +185,9 @@ def questions(config: RunConfig) -> tuple[Question, ...]:
             following = torch.empty(chain.read_at_once, 1, *chain.shape)
             times = torch.empty(draws, chain.read_at_once, 1, chain.num_tokens)
             return (NextStates(following, following.expand(draws, *following.shape), times),)
+        case TransitionConfig():
+            tokens = config.model.tokens(config.state_shape)
+            return (HeadVelocities(torch.empty(1, 1, *config.state_shape), torch.empty(1, 1, tokens)),)
     return ()
 
 
