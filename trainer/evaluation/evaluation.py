@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
+from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 
@@ -44,7 +46,10 @@ class Measured:
 
     Attributes:
         sampler: kind of the sampler.
-        evaluations: of the field, for each sample.
+        evaluations: of the field, for each sample: its calls of the network.
+        calls: how often each part of the network was called for a sample, without guidance: ``network``; ``head``,
+            where it has a head that is called by itself.
+        multiply_adds: of those calls, without the decoding of latents; None: not known.
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
         figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; if the
             data have classes, also ``class_accuracy``: the share of samples drawn with the run's guidance that a
@@ -53,6 +58,8 @@ class Measured:
 
     sampler: str
     evaluations: int
+    calls: Mapping[str, int]
+    multiply_adds: int | None
     seconds_per_sample: float
     figures: dict[str, float]
 
@@ -70,8 +77,10 @@ class Evaluation:
             there are too few.
         results: of the run's own sampler and then of Euler's method, each by increasing number of evaluations. If the
             run samples segment by segment, so does Euler's method.
-        paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
-        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own.
+        paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance; None: its samples
+            follow no velocity, such as those of a chain of transitions.
+        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own, or samples
+            follow no velocity.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
     """
@@ -82,7 +91,7 @@ class Evaluation:
     guidance: float
     floor: dict[str, float]
     results: tuple[Measured, ...]
-    paths: dict[str, float]
+    paths: dict[str, float] | None
     monge_gap: MongeGaps | None
     bits_per_dimension: float | None
 
@@ -104,7 +113,8 @@ def evaluate(
 
     Every sampler and number of evaluations starts from the same noise. A number of evaluations that a sampler cannot
     use exactly is left out; a sampler that chooses its own steps is measured once. If a run samples segment by segment,
-    no step crosses an edge between segments, because the velocity may jump there.
+    no step crosses an edge between segments, because the velocity may jump there. Where samples follow no velocity,
+    the run's own sampler alone is measured, and no paths.
 
     Args:
         flow: the run and its network.
@@ -126,24 +136,30 @@ def evaluate(
         return [flow.follow(conditioning.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
 
     runs_own = flow.sample.sampler
-    trajectories(_euler(runs_own, 1), 1.0, 2)  # what a first call costs is no time of a sample
+    along_paths = sampler.follows_velocity(runs_own)
+    first = _euler(runs_own, 1) if along_paths else runs_own
+    trajectories(first, 1.0, 2)  # what a first call costs is no time of a sample
     results = []
     for name, chosen in _chosen(runs_own, sorted(set(evaluations))):
         progress(f"drawing {num} by {name}; {len(results)} sets measured")
         begun = time.perf_counter()
-        samples, used = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
+        samples, calls = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
         if judge is not None:
             guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
             figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
-        results.append(Measured(name, used, seconds, figures))
-    progress("following paths")
-    followed = min(num, PATHS)
-    paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, followed))
-    gaps = measure_gaps(
-        flow.config, conditioning.labels[:followed], lambda chosen: _together(trajectories(chosen, 1.0, followed))
-    )
+        multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
+        results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
+    paths = gaps = None
+    if along_paths:
+        progress("following paths")
+        followed = min(num, PATHS)
+        way = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, followed))
+        paths = {measure.__name__: measure(way) for measure in (straightness, path_energy, transport_cost)}
+        gaps = measure_gaps(
+            flow.config, conditioning.labels[:followed], lambda chosen: _together(trajectories(chosen, 1.0, followed))
+        )
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
@@ -151,7 +167,7 @@ def evaluate(
         guidance=guidance,
         floor=_distances(*parted(data, num, seed=seed), seed),
         results=tuple(results),
-        paths={measure.__name__: measure(paths) for measure in (straightness, path_energy, transport_cost)},
+        paths=paths,
         monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
     )
@@ -168,14 +184,16 @@ def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
 
 
 def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
-    """The run's own sampler and then, if that is another, Euler's method: by name, at each number of evaluations that
-    they can use exactly."""
+    """The run's own sampler and then, if that is another and follows a velocity, Euler's method: by name, at each
+    number of evaluations that they can use exactly."""
 
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
         return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]
 
     euler, own_kinds = at_each(_euler(own, 1)), at_each(own) or [own]
-    compared = [] if own_kinds == euler else [("euler", chosen) for chosen in euler]
+    compared = (
+        [] if own_kinds == euler or not sampler.follows_velocity(own) else [("euler", chosen) for chosen in euler]
+    )
     return [*((own.kind, chosen) for chosen in own_kinds), *compared]
 
 
@@ -188,10 +206,13 @@ def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: 
 
 def _ends(
     flow: TrainedFlow, conditioning: Conditioning, parts: Sequence[sampler.Trajectory]
-) -> tuple[NDArray[np.float32], int]:
-    """The samples at the ends of trajectories, and the most evaluations that one of them took; waits for the device."""
+) -> tuple[NDArray[np.float32], dict[str, int]]:
+    """The samples at the ends of trajectories, and the most calls that one of them took; waits for the device."""
     states = torch.cat([flow.parts.data_of(part.final).cpu() for part in parts])
-    return flow.decode(states, conditioning).numpy(), max(part.calls["network"] for part in parts)
+    calls = Counter[str]()
+    for part in parts:
+        calls |= Counter(part.calls)
+    return flow.decode(states, conditioning).numpy(), dict(calls)
 
 
 def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
