@@ -12,8 +12,9 @@ from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
 
 samplers = pytest.mark.parametrize("config", members(sampler.Config), ids=name)
-FOLLOWS_NO_CURVE = {sampler.EulerMaruyamaConfig, sampler.StochasticHeunConfig}
-"""They reach the same distribution over other trajectories, each with noise of its own: see test_random_samplers.py."""
+FOLLOWS_NO_CURVE = {sampler.EulerMaruyamaConfig, sampler.StochasticHeunConfig, sampler.RenoiseConfig}
+"""They reach a distribution over other trajectories, each with noise of its own: see test_random_samplers.py and
+test_renoise.py."""
 followers = pytest.mark.parametrize(
     "config", [member for member in members(sampler.Config) if member not in FOLLOWS_NO_CURVE], ids=name
 )

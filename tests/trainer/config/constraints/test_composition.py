@@ -346,6 +346,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         objective.FeatureResidualConfig,
     }  # what they ask of a network is in blockwise
     of_maps = {objective.MongeMapConfig}  # replaces no other: sampler and times are its own; in test_one_step.py
+    taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
     for part, union in (
         ("coupling", coupling.Config),
         ("path", path.Config),
@@ -354,9 +355,11 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         ("sampler", sampler.Config),
     ):
         found = {type(one) for one in ALTERNATIVES[part]}
-        assert found | (of_features | of_maps if part == "objective" else set()) == set(members(union))
+        elsewhere = of_features | of_maps | taught if part == "objective" else set()
+        assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
-    assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), sampler.SegmentedConfig}
+    whole = {sampler.SegmentedConfig, sampler.RenoiseConfig}  # their steps lead out of a segment
+    assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), *whole}
     assert {type(one) for one in compositions.SAMPLERS} == set(get_args(within.annotation)), "the cover lacks some"
 
 
