@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +16,12 @@ from moe.random.seed import derive_seed
 from trainer.evaluation.accuracy import ClassJudge
 from trainer.evaluation.judgement import distances, parted
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
+from trainer.evaluation.monge_gap import MongeGaps, measure_gaps
 from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
+from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 
@@ -43,7 +46,10 @@ class Measured:
 
     Attributes:
         sampler: kind of the sampler.
-        evaluations: of the field, for each sample.
+        evaluations: of the field, for each sample: its calls of the network.
+        calls: how often each part of the network was called for a sample, without guidance: ``network``; ``head``,
+            where it has a head that is called by itself.
+        multiply_adds: of those calls, without the decoding of latents; None: not known.
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
         figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; if the
             data have classes, also ``class_accuracy``: the share of samples drawn with the run's guidance that a
@@ -52,6 +58,8 @@ class Measured:
 
     sampler: str
     evaluations: int
+    calls: Mapping[str, int]
+    multiply_adds: int | None
     seconds_per_sample: float
     figures: dict[str, float]
 
@@ -70,6 +78,7 @@ class Evaluation:
         results: of the run's own sampler and then of Euler's method, each by increasing number of evaluations. If the
             run samples segment by segment, so does Euler's method.
         paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
+        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
     """
@@ -81,6 +90,7 @@ class Evaluation:
     floor: dict[str, float]
     results: tuple[Measured, ...]
     paths: dict[str, float]
+    monge_gap: MongeGaps | None
     bits_per_dimension: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,15 +138,20 @@ def evaluate(
     for name, chosen in _chosen(runs_own, sorted(set(evaluations))):
         progress(f"drawing {num} by {name}; {len(results)} sets measured")
         begun = time.perf_counter()
-        samples, used = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
+        samples, calls = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
         if judge is not None:
             guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
             figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
-        results.append(Measured(name, used, seconds, figures))
+        multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
+        results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
     progress("following paths")
-    paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
+    followed = min(num, PATHS)
+    paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, followed))
+    gaps = measure_gaps(
+        flow.config, conditioning.labels[:followed], lambda chosen: _together(trajectories(chosen, 1.0, followed))
+    )
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
@@ -145,12 +160,16 @@ def evaluate(
         floor=_distances(*parted(data, num, seed=seed), seed),
         results=tuple(results),
         paths={measure.__name__: measure(paths) for measure in (straightness, path_energy, transport_cost)},
+        monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
     )
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
-    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler."""
+    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler; a
+    sampler of one step with written times stays what it is, since the network is not trained for more."""
+    if isinstance(own, EulerConfig) and own.times == (0.0, 1.0):
+        return own
     if not isinstance(own, SegmentedConfig):
         return EulerConfig(steps=steps)
     return own.model_copy(update={"within": EulerConfig(steps=-(-steps // own.segments))})
@@ -177,10 +196,13 @@ def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: 
 
 def _ends(
     flow: TrainedFlow, conditioning: Conditioning, parts: Sequence[sampler.Trajectory]
-) -> tuple[NDArray[np.float32], int]:
-    """The samples at the ends of trajectories, and the most evaluations that one of them took; waits for the device."""
+) -> tuple[NDArray[np.float32], dict[str, int]]:
+    """The samples at the ends of trajectories, and the most calls that one of them took; waits for the device."""
     states = torch.cat([flow.parts.data_of(part.final).cpu() for part in parts])
-    return flow.decode(states, conditioning).numpy(), max(part.calls["network"] for part in parts)
+    calls = Counter[str]()
+    for part in parts:
+        calls |= Counter(part.calls)
+    return flow.decode(states, conditioning).numpy(), dict(calls)
 
 
 def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:

@@ -5,9 +5,11 @@ checkpointing), share (tensor and expert parallelism) or pad. Attention counts e
 """
 
 import math
+from collections.abc import Mapping
 
 from trainer.config.run import RunConfig
 from trainer.flow.context import SemanticMapConfig
+from trainer.flow.sampler import AnyConfig, SegmentedConfig
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
 PASSES = 3
@@ -39,6 +41,27 @@ def forward_multiply_adds(config: RunConfig) -> int | None:
         config.state_shape, context_channels=config.context_channels, mixture=_mixture(config)
     )
     return None if network is None else network + _context_reader(config)
+
+
+def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[str, int]) -> int | None:
+    """Multiply-adds that draw one example without guidance; of a mixture, those of the experts that a token visits.
+
+    Args:
+        config: the run.
+        sampler: that draws.
+        calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
+
+    Returns:
+        Those of all calls, without the decoding of latents; None: those of the network are not known.
+    """
+    network = config.model.sample_multiply_adds(
+        config.state_shape,
+        calls,
+        segments=sampler.segments if isinstance(sampler, SegmentedConfig) else 1,
+        context_channels=config.context_channels,
+        mixture=_mixture(config),
+    )
+    return None if network is None else network + calls["network"] * _context_reader(config)
 
 
 def _mixture(config: RunConfig) -> int | None:

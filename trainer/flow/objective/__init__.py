@@ -6,15 +6,27 @@ from pydantic import BeforeValidator
 
 from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
+from trainer.flow.objective.consistency_distillation import ConsistencyDistillation, ConsistencyDistillationConfig
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
+from trainer.flow.objective.monge_gap import MongeGapConfig, Regularised
+from trainer.flow.objective.monge_map import MongeMap, MongeMapConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.objective.velocity_distillation import VelocityDistillation, VelocityDistillationConfig
 from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
 
-AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig | OwnObjective
+AnyConfig = (
+    RegressionConfig
+    | AlignedConfig
+    | FeatureResidualConfig
+    | MongeMapConfig
+    | VelocityDistillationConfig
+    | ConsistencyDistillationConfig
+    | OwnObjective
+)
 
 
 def _regression_by_default(document: Any) -> Any:
@@ -31,7 +43,7 @@ def build(
     target: Target,
     path: Path | None = None,
     teacher: Teacher | None = None,
-    reference: FrozenFlow | None = None,  # noqa: ARG001
+    reference: FrozenFlow | None = None,
 ) -> Objective:
     """Returns the objective that `config.kind` or `config.class` names.
 
@@ -43,6 +55,8 @@ def build(
         reference: the flow of another run; an objective whose settings name one needs it.
     """
     match config:
+        case RegressionConfig(monge_gap=MongeGapConfig() as gap):
+            return Regularised(Regression(target, config), target, gap)
         case RegressionConfig():
             return Regression(target, config)
         case AlignedConfig():
@@ -51,6 +65,14 @@ def build(
         case FeatureResidualConfig():
             assert path is not None
             return FeatureResidual(path)
+        case MongeMapConfig():
+            return MongeMap(target, config)
+        case VelocityDistillationConfig():
+            assert reference is not None
+            return VelocityDistillation(reference, config)
+        case ConsistencyDistillationConfig():
+            assert reference is not None
+            return ConsistencyDistillation(reference, config)
         case OwnObjective():
             return build_own(config, target=target, path=path)
 
@@ -60,17 +82,25 @@ __all__ = [
     "AlignedConfig",
     "AnyConfig",
     "Config",
+    "ConsistencyDistillation",
+    "ConsistencyDistillationConfig",
     "FeatureResidual",
     "FeatureResidualConfig",
     "FrozenFlow",
     "LossTerms",
     "Model",
+    "MongeGapConfig",
+    "MongeMap",
+    "MongeMapConfig",
     "Objective",
     "OwnObjective",
     "PseudoHuberConfig",
     "Regression",
     "RegressionConfig",
+    "Regularised",
     "SquaredConfig",
     "Teacher",
+    "VelocityDistillation",
+    "VelocityDistillationConfig",
     "build",
 ]
