@@ -12,8 +12,18 @@ from trainer.config.network.gpt import GPTConfig
 from trainer.config.network.mlp import MLPConfig
 from trainer.config.network.own import own_settings, settings_class
 from trainer.config.network.protocol import REQUIRED, NetworkConfig
+from trainer.config.network.transition import TransitionDiTConfig, TransitionMLPConfig
 
-AnyNetworkConfig = DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig | BlockwiseConfig | BlockwiseMLPConfig
+AnyNetworkConfig = (
+    DiTConfig
+    | GPTConfig
+    | MLPConfig
+    | AutoencoderConfig
+    | BlockwiseConfig
+    | BlockwiseMLPConfig
+    | TransitionDiTConfig
+    | TransitionMLPConfig
+)
 """The built-in networks, told apart by their kind; :mod:`trainer.model.build` lists their classes."""
 
 
@@ -72,6 +82,8 @@ __all__ = [
     "MLPConfig",
     "NetworkConfig",
     "SegmentNetworkConfig",
+    "TransitionDiTConfig",
+    "TransitionMLPConfig",
     "listed_or_own",
     "network_settings",
 ]

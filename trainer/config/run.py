@@ -142,6 +142,9 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
         flow = filled.get("flow") or {}
         if isinstance(flow, dict) and isinstance(flow.get("source"), dict) and "class" not in flow["source"]:
             flow = {**flow, "source": {"kind": fitting["data"][0], **flow["source"]}}
+        objective = flow.get("objective", {}) if isinstance(flow, dict) else None
+        if settings.objective_kinds and isinstance(objective, dict) and "class" not in objective:
+            flow = {**flow, "objective": {"kind": settings.objective_kinds[0], **objective}}
         filled["flow"] = flow
     return filled
 

@@ -18,6 +18,8 @@ from trainer.config.model import (
     GPTConfig,
     MLPConfig,
     NetworkConfig,
+    TransitionDiTConfig,
+    TransitionMLPConfig,
 )
 from trainer.config.run import RunConfig
 from trainer.flow import target
@@ -31,6 +33,8 @@ from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.model.mlp import MLP
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import LinearShare, divide_blocks
+from trainer.model.transition_dit import TransitionDiT
+from trainer.model.transition_mlp import TransitionMLP
 
 NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     DiTConfig: DiT.build,
@@ -39,6 +43,8 @@ NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     AutoencoderConfig: Autoencoder.build,
     BlockwiseConfig: Blockwise.build,
     BlockwiseMLPConfig: BlockwiseMLP.build,
+    TransitionDiTConfig: TransitionDiT.build,
+    TransitionMLPConfig: TransitionMLP.build,
 }
 """What builds the network of each class of settings; a class that is not here has a `network` of its own."""
 

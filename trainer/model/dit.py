@@ -93,6 +93,14 @@ class DiT(Network):
         Returns:
             float32 [B, num_fields C, H, W].
         """
+        return self.grid.images(self.unembed_patches(self.tokens(x_t, t, condition)).float())
+
+    def tokens(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Computes the features of patches, which the prediction is made of; see :meth:`forward`.
+
+        Returns:
+            [B, N, D].
+        """
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
         steering_BD = steering(self, t, condition.label, dtype)
         seen = beside_context(x_t, condition.context, self.read_context)
@@ -100,7 +108,7 @@ class DiT(Network):
         for block in self.blocks:
             tokens_BND = block(tokens_BND, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
-        return self.grid.images(self.unembed_patches(modulate(tokens_BND, shift, scale)).float())
+        return modulate(tokens_BND, shift, scale)
 
 
 class Block(nn.Module):

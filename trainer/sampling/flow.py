@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.config.run import RunConfig
 from trainer.flow import Condition, context, path, target
-from trainer.flow.field import NetworkField, Predict, SegmentField, guided
+from trainer.flow.field import NetworkField, Predict, SegmentField, TransitionField, guided
 from trainer.sampling.latent_space import build as build_space
 
 
@@ -56,6 +56,8 @@ class FlowParts:
         def bind(network: Callable[[Tensor, Tensor, Condition], Tensor]) -> Predict:
             return guided(network, condition, unlabelled, guidance)
 
+        if "transition" in self._network.objective_kinds:
+            return TransitionField.bound(model, self.target, condition, unlabelled, guidance)
         if not isinstance(self._network, BlockwiseConfig | BlockwiseMLPConfig):
             return NetworkField(bind(model), self.target)
         approximates = isinstance(self._network, BlockwiseConfig) and self._network.residual_layers > 0

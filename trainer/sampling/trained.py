@@ -7,9 +7,11 @@ from pathlib import Path
 
 import trainer.data
 from trainer.checkpoint.intact import newest_checkpoint
+from trainer.config.constraints.context import check_context
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
+from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.sampling.draw import TrainedFlow
@@ -49,14 +51,18 @@ def compared_with(config: RunConfig, data: trainer.data.AnyConfig | None) -> Run
     """
     if data is None or config.flow is None:
         return config
-    for name in ("shape", "num_classes"):
+    of_latents = isinstance(config.data, PairsConfig) and config.data.latents is not None
+    for name in ("num_classes",) if of_latents else ("shape", "num_classes"):
         drawn, real = getattr(config.data, name), getattr(data, name)
         if drawn != real:
             raise ValueError(
                 f"data.{name}: {config.run.dir} draws {drawn}, and the data have {real}; give its own data"
             )
     flow = config.flow.model_copy(update={"source": config.source_data})
-    return config.model_copy(update={"data": data, "flow": flow})
+    compared = config.model_copy(update={"data": data, "flow": flow})
+    if of_latents:
+        check_context(compared)
+    return compared
 
 
 @dataclass(frozen=True)
@@ -127,4 +133,4 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
     check_latents(config)
     with joined(Launch.from_environment()):
         model = restore(config, Layout.single(config), folder)
-        yield TrainedFlow(compared, FlowParts(config), model, folder.name)
+        yield TrainedFlow(compared, FlowParts(compared), model, folder.name)

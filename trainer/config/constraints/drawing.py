@@ -7,6 +7,7 @@ from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_source
 from trainer.config.model import GPTConfig
 from trainer.config.run import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.data import PairsConfig
 from trainer.flow import sampler
 from trainer.flow.composition import STEEP_END
 from trainer.flow.sampler.steps_file import StepsFile
@@ -82,7 +83,7 @@ def stale_grids(config: RunConfig) -> str | None:
     match config.sample:
         case ImageSample(sampler=chosen) | PointSample(sampler=chosen):
             path = sampler.steps_file(chosen)
-            if path is not None:
+            if path is not None and not _straightened(config):
                 made_by = StepsFile.read(path).made_by.get("run", "another run")
                 return (
                     f"sample.sampler.times: {path} was searched for the weights that {made_by} had, and this run trains "
@@ -128,11 +129,16 @@ def _check_grids(config: RunConfig) -> None:
                 return
             sampler.times(chosen)
             made_for = StepsFile.read(path).guidance
-            if made_for != scale:
+            if made_for != scale and not _straightened(config):
                 problem = f"is {made_for:g}, and the samples are drawn with {scale:g}"
                 raise FileError(
                     path, "guidance", problem, f"search with --guidance {scale:g}, or draw with {made_for:g}"
                 )
+
+
+def _straightened(config: RunConfig) -> bool:
+    """Whether a run learns the steps between nodes, in which the guidance of its teacher is."""
+    return isinstance(config.data, PairsConfig) and config.data.nodes is not None
 
 
 def _chooses_steps(chosen: sampler.AnyConfig) -> bool:

@@ -12,6 +12,7 @@ from trainer.config.constraints.drawing import check_drawing, stale_grids
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
+from trainer.config.constraints.objective import check_objective
 from trainer.config.constraints.one_step import check_one_step
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
 from trainer.config.constraints.profile import check_profile
@@ -42,6 +43,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_tensor(config, world_size)
     check_experts(config, world_size)
     check_engine(config)
+    check_objective(config)
     check_composition(config)
     check_context(config)
     check_examples(config)

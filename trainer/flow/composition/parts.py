@@ -49,9 +49,9 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
         for antithetic in (False, True)
         for space in ("prediction", "data", "velocity")
     ),
-    "sampler": _kinds(sampler.Config),
+    "sampler": tuple(one for one in _kinds(sampler.Config) if not isinstance(one, sampler.TransitionConfig)),
 }
-"""The configurations that may replace a part, by the name of the part."""
+"""The configurations that may replace a part whatever the network is, by the name of the part."""
 
 
 def built(config: path.Config) -> path.Path:

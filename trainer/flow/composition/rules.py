@@ -93,6 +93,33 @@ def _compared_space(composition: Composition) -> str | None:
     return None
 
 
+def _straight_path(composition: Composition) -> str | None:
+    match composition.objective, composition.path:
+        case objective.TransitionConfig(), path.LinearConfig():
+            return None
+        case objective.TransitionConfig(), _:
+            return "a step goes along the difference of data and source, which only a straight path has everywhere"
+    return None
+
+
+def _drawn_velocity(composition: Composition) -> str | None:
+    match composition.objective, composition.target:
+        case objective.TransitionConfig(), target.VelocityConfig():
+            return None
+        case objective.TransitionConfig(), _:
+            return "the head draws velocities"
+    return None
+
+
+def _trained_head(composition: Composition) -> str | None:
+    match composition.sampler, composition.objective:
+        case sampler.TransitionConfig(), objective.TransitionConfig() | objective.OwnObjective():
+            return None
+        case sampler.TransitionConfig(), _:
+            return "it draws by the head of a network, which this does not train"
+    return None
+
+
 def _followed_quantities(composition: Composition) -> str | None:
     along, predicted = built(composition.path), target.class_of(composition.target)
     for quantity in quantities_of(composition.sampler):
@@ -141,6 +168,9 @@ RULES = (
     Rule(("objective", "target", "path"), _compared_space),
     Rule(("objective", "target", "path"), _map_of_one_step),
     Rule(("objective", "coupling"), _sets_in_place_of_pairs),
+    Rule(("objective", "path"), _straight_path),
+    Rule(("objective", "target"), _drawn_velocity),
+    Rule(("sampler", "objective"), _trained_head),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
     Rule(("objective", "path"), _straight_to_the_data),

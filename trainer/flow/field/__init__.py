@@ -3,5 +3,6 @@
 from trainer.flow.field.guidance import Predict, guided
 from trainer.flow.field.network import NetworkField
 from trainer.flow.field.segmented import SegmentField
+from trainer.flow.field.transition import TransitionField
 
-__all__ = ["NetworkField", "Predict", "SegmentField", "guided"]
+__all__ = ["NetworkField", "Predict", "SegmentField", "TransitionField", "guided"]

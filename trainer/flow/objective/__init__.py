@@ -13,6 +13,7 @@ from trainer.flow.objective.monge_gap import MongeGapConfig, Regularised
 from trainer.flow.objective.monge_map import MongeMap, MongeMapConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.objective.transition import Transition, TransitionConfig
 from trainer.flow.objective.velocity_distillation import VelocityDistillation, VelocityDistillationConfig
 from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
@@ -25,6 +26,7 @@ AnyConfig = (
     | MongeMapConfig
     | VelocityDistillationConfig
     | ConsistencyDistillationConfig
+    | TransitionConfig
     | OwnObjective
 )
 
@@ -44,6 +46,7 @@ def build(
     path: Path | None = None,
     teacher: Teacher | None = None,
     reference: FrozenFlow | None = None,
+    tokens: int = 1,
 ) -> Objective:
     """Returns the objective that `config.kind` or `config.class` names.
 
@@ -53,6 +56,7 @@ def build(
         path: of the pairs; a `FeatureResidual` needs it.
         teacher: computes features of the data; an `Aligned` objective needs it.
         reference: the flow of another run; an objective whose settings name one needs it.
+        tokens: of a state, for an objective that draws by token.
     """
     match config:
         case RegressionConfig(monge_gap=MongeGapConfig() as gap):
@@ -73,6 +77,8 @@ def build(
         case ConsistencyDistillationConfig():
             assert reference is not None
             return ConsistencyDistillation(reference, config)
+        case TransitionConfig():
+            return Transition(config, tokens=tokens)
         case OwnObjective():
             return build_own(config, target=target, path=path)
 
@@ -100,6 +106,8 @@ __all__ = [
     "Regularised",
     "SquaredConfig",
     "Teacher",
+    "Transition",
+    "TransitionConfig",
     "VelocityDistillation",
     "VelocityDistillationConfig",
     "build",

@@ -22,8 +22,9 @@ from trainer.flow.sampler.sde import (
     linear_diffusion,
 )
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
+from trainer.flow.sampler.transition import Transition, TransitionConfig
 
-AnyConfig = Within | RenoiseConfig | SegmentedConfig | OwnSampler
+AnyConfig = Within | RenoiseConfig | SegmentedConfig | TransitionConfig | OwnSampler
 Config = Annotated[AnyConfig, KindOrClass()]
 C = TypeVar("C", bound=AnyConfig)
 G = TypeVar("G", bound=GridConfig)
@@ -48,6 +49,10 @@ def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
             return Renoise(path)
         case SegmentedConfig():
             return Segmented(build(config.within, path=path), config.segments)
+        case TransitionConfig(head=head):
+            solver = build(head, path=path)
+            assert isinstance(solver, Euler | Heun | Dopri5)
+            return Transition(solver, times(head))
         case OwnSampler():
             return build_own(config, path=path)
 
@@ -89,6 +94,9 @@ def calls(config: AnyConfig) -> dict[str, int] | None:
         case SegmentedConfig():
             within = calls(config.within)
             return None if within is None else {part: config.segments * count for part, count in within.items()}
+        case TransitionConfig(steps=steps, head=head):
+            of_the_head = calls(head)
+            return None if of_the_head is None else {"network": steps, "head": steps * of_the_head["network"]}
         case OwnSampler():
             a_step = getattr(config.imported(), "evaluations_per_step", None)
             steps = config.setting("steps")
@@ -187,6 +195,8 @@ __all__ = [
     "StochasticHeun",
     "StochasticHeunConfig",
     "Trajectory",
+    "Transition",
+    "TransitionConfig",
     "VelocityField",
     "build",
     "calls",

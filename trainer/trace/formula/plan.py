@@ -20,9 +20,10 @@ from trainer.flow.objective import (
     MongeGapConfig,
     OwnObjective,
     RegressionConfig,
+    TransitionConfig,
     VelocityDistillationConfig,
 )
-from trainer.flow.question import Question, WithProjection
+from trainer.flow.question import HeadVelocities, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
 from trainer.trace.formula.drawing import drawing, may_communicate
@@ -185,6 +186,9 @@ def questions(config: RunConfig) -> tuple[Question, ...]:
     match config.flow and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)
+        case TransitionConfig():
+            tokens = config.model.tokens(config.state_shape)
+            return (HeadVelocities(torch.empty(1, 1, *config.state_shape), torch.empty(1, 1, tokens)),)
     return ()
 
 
