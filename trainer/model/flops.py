@@ -7,9 +7,10 @@ checkpointing), share (tensor and expert parallelism) or pad. Attention counts e
 import math
 from collections.abc import Mapping
 
+from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
+from trainer.flow import objective
 from trainer.flow.context import SemanticMapConfig
-from trainer.flow.objective import TransitionConfig
 from trainer.flow.sampler import AnyConfig, SegmentedConfig
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
@@ -68,10 +69,13 @@ def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[s
 
 def _head(config: RunConfig) -> int:
     """Multiply-adds of the calls of a head that learning from one example takes."""
-    match config.flow and config.flow.objective:
-        case TransitionConfig(draws=draws):
-            return draws * config.model.head_multiply_adds(config.state_shape)
-    return 0
+    chosen = None if config.flow is None else config.flow.objective
+    if not isinstance(chosen, objective.TransitionConfig | objective.CausalTransitionConfig):
+        return 0
+    calls = chosen.draws
+    if isinstance(config.model, CausalTransitionConfig):  # of which each is for one token
+        calls *= config.model.drawn_tokens(config.state_shape)
+    return calls * config.model.head_multiply_adds(config.state_shape)
 
 
 def _mixture(config: RunConfig) -> int | None:

@@ -67,6 +67,7 @@ class FlowTask(Task[DrawnPoints]):
             path=parts.path,
             teacher=teacher,
             reference=named[0] if named else None,
+            chain=parts.chain,
             tokens=config.model.tokens(config.state_shape),
         )
         self.label_dropout = config.model.label_dropout

@@ -2,6 +2,7 @@
 
 from moe.files import FileError
 from trainer.config.constraints.blockwise import check_blockwise
+from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.distillation import check_distillation
 from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_source
@@ -63,6 +64,7 @@ def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float
     assert isinstance(config.sample, ImageSample | PointSample)
     sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
     changed = config.model_copy(update={"sample": sample})
+    check_causal(changed)
     check_composition(changed)
     check_source(changed)
     check_distillation(changed)

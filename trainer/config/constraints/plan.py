@@ -3,6 +3,7 @@
 from moe.files import FileError
 from moe.placement.placement import Placement
 from trainer.config.constraints.blockwise import check_blockwise
+from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.dispatch import check_dispatch
@@ -44,6 +45,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_experts(config, world_size)
     check_engine(config)
     check_objective(config)
+    check_causal(config)
     check_composition(config)
     check_context(config)
     check_examples(config)

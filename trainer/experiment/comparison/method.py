@@ -12,6 +12,7 @@ import yaml
 
 from moe.files import FileError
 from trainer.config.file import apply_override, read_document, validated
+from trainer.config.model import network_settings
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of
 
@@ -152,6 +153,8 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     if not solves or objective.get("kind") in ONE_STEP:
         document["sample"]["sampler"] = sampler
     document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
+    if network_settings(own.get("model")).objective_kinds:
+        document["model"] = own["model"]
     if "stages" in own:
         stages = deepcopy(own["stages"])
         _override(path, stages, overrides)

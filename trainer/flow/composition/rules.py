@@ -104,9 +104,9 @@ def _straight_path(composition: Composition) -> str | None:
 
 def _drawn_velocity(composition: Composition) -> str | None:
     match composition.objective, composition.target:
-        case objective.TransitionConfig(), target.VelocityConfig():
+        case objective.TransitionConfig() | objective.CausalTransitionConfig(), target.VelocityConfig():
             return None
-        case objective.TransitionConfig(), _:
+        case objective.TransitionConfig() | objective.CausalTransitionConfig(), _:
             return "the head draws velocities"
     return None
 
@@ -160,7 +160,38 @@ def _fresh_noise(composition: Composition) -> str | None:
     return "it draws fresh noise on the way, and this coupling does not pair noise and data at random"
 
 
+def _drawn_in_turn(composition: Composition) -> str | None:
+    if isinstance(composition.objective, objective.OwnObjective):
+        return None
+    learns_tokens = isinstance(composition.objective, objective.CausalTransitionConfig)
+    if learns_tokens == isinstance(composition.sampler, sampler.CausalTransitionConfig | sampler.OwnSampler):
+        return None
+    if learns_tokens:
+        return "it needs a quantity at a state, and what is learned are tokens that are drawn one after the other"
+    if isinstance(composition.sampler, sampler.OwnSampler):
+        return None
+    return "it draws tokens one after the other, and what is learned is a quantity at a state"
+
+
+def _chain_of_states(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, objective.CausalTransitionConfig):
+        return None
+    if composition.path == path.LinearConfig():
+        return None
+    return "the states of its chain lie on straight lines between noise and data"
+
+
+def _noise_for_every_state(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.CausalTransitionConfig(process="independent") if not is_independent(composition.coupling):
+            return "each state has noise of its own, which is paired with nothing; process linear keeps the pairs"
+    return None
+
+
 RULES = (
+    Rule(("objective", "path"), _chain_of_states),
+    Rule(("objective", "coupling"), _noise_for_every_state),
+    Rule(("sampler", "objective"), _drawn_in_turn),
     Rule(("coupling", "path"), _coupling_unused),
     Rule(("target", "path"), _target_on_path),
     Rule(("objective", "path"), _mirror_image),

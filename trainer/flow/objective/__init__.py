@@ -5,7 +5,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.chain import Chain
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
+from trainer.flow.objective.causal_transition import CausalTransition, CausalTransitionConfig
 from trainer.flow.objective.consistency_distillation import ConsistencyDistillation, ConsistencyDistillationConfig
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
@@ -27,6 +29,7 @@ AnyConfig = (
     | VelocityDistillationConfig
     | ConsistencyDistillationConfig
     | TransitionConfig
+    | CausalTransitionConfig
     | OwnObjective
 )
 
@@ -46,6 +49,7 @@ def build(
     path: Path | None = None,
     teacher: Teacher | None = None,
     reference: FrozenFlow | None = None,
+    chain: Chain | None = None,
     tokens: int = 1,
 ) -> Objective:
     """Returns the objective that `config.kind` or `config.class` names.
@@ -56,6 +60,7 @@ def build(
         path: of the pairs; a `FeatureResidual` needs it.
         teacher: computes features of the data; an `Aligned` objective needs it.
         reference: the flow of another run; an objective whose settings name one needs it.
+        chain: the states that the network draws; a `CausalTransition` needs it.
         tokens: of a state, for an objective that draws by token.
     """
     match config:
@@ -77,6 +82,9 @@ def build(
         case ConsistencyDistillationConfig():
             assert reference is not None
             return ConsistencyDistillation(reference, config)
+        case CausalTransitionConfig():
+            assert chain is not None
+            return CausalTransition(chain, config)
         case TransitionConfig():
             return Transition(config, tokens=tokens)
         case OwnObjective():
@@ -87,6 +95,8 @@ __all__ = [
     "Aligned",
     "AlignedConfig",
     "AnyConfig",
+    "CausalTransition",
+    "CausalTransitionConfig",
     "Config",
     "ConsistencyDistillation",
     "ConsistencyDistillationConfig",

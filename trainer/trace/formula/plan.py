@@ -9,12 +9,14 @@ from moe.dispatch.messages import Borrowing
 from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
+from trainer.config.network import causal_transition
 from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling
 from trainer.flow.objective import (
     AlignedConfig,
+    CausalTransitionConfig,
     ConsistencyDistillationConfig,
     FeatureResidualConfig,
     MongeGapConfig,
@@ -23,9 +25,10 @@ from trainer.flow.objective import (
     TransitionConfig,
     VelocityDistillationConfig,
 )
-from trainer.flow.question import HeadVelocities, Question, WithProjection
+from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
+from trainer.model.causal_transition import chain_of
 from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.passes import Passage
@@ -186,6 +189,11 @@ def questions(config: RunConfig) -> tuple[Question, ...]:
     match config.flow and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)
+        case CausalTransitionConfig(draws=draws) if isinstance(config.model, causal_transition.CausalTransitionConfig):
+            chain = chain_of(config.model, config.state_shape)
+            following = torch.empty(chain.read_at_once, 1, *chain.shape)
+            times = torch.empty(draws, chain.read_at_once, 1, chain.num_tokens)
+            return (NextStates(following, following.expand(draws, *following.shape), times),)
         case TransitionConfig():
             tokens = config.model.tokens(config.state_shape)
             return (HeadVelocities(torch.empty(1, 1, *config.state_shape), torch.empty(1, 1, tokens)),)
