@@ -45,6 +45,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.features is not None and options.quality is None:
         raise ValueError(f"--features: {options.features} would be used for nothing; give --quality too")
+    if options.trace is not None and options.trace.exists() and not options.trace.is_dir():
+        raise ValueError(f"--trace: {options.trace} is a file; name a folder")
     from trainer.evaluation.judgement import check_features, write_judgement
     from trainer.sampling.sample import drawing
 

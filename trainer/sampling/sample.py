@@ -9,9 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from trainer.config.constraints.drawing import check_drawn_together, drawable
+from trainer.config.constraints.drawing import drawable
 from trainer.config.run import PointSample
-from trainer.distributed.groups import Launch
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
@@ -92,16 +91,14 @@ def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Itera
         The drawing; inside, process groups are joined.
 
     Raises:
-        ValueError: the run has no complete checkpoint or draws no picture, its network does not divide among the ranks,
-            or `num`, `guidance` or `seed` is out of range.
+        ValueError: the run has no complete checkpoint or draws no picture, the ranks cannot share its network, or
+            `num`, `guidance` or `seed` is out of range.
     """
     _, config = restored_flow(run_dir)
     if not isinstance(config.sample, PointSample) and not drawable(config):
         raise ValueError(
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
         )
-    if Launch.from_environment().world_size > 1:
-        check_drawn_together(config, config.sample.sampler)
     classes = max(1, config.data.num_classes)
     if num < 1 and classes == 1:
         raise ValueError(f"--num: {num} is below 1; use 1 or more")

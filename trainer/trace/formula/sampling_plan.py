@@ -63,6 +63,8 @@ def sampling_spec(
 def _network_calls(sampler: samplers.AnyConfig | int) -> int:
     if isinstance(sampler, int):
         return sampler
+    if isinstance(sampler, samplers.TransitionConfig):
+        return sampler.steps  # whatever the head does, which sends nothing
     calls = samplers.calls(sampler)
     if calls is not None:
         return calls["network"]
