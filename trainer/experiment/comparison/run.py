@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +20,7 @@ from rich.console import Console
 import trainer.data
 from moe.files import FileError, replacing
 from trainer.config.file import read_document
-from trainer.config.run import PointSample
+from trainer.config.run import PointSample, RunConfig
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.evaluation.evaluation import Progress
@@ -30,6 +31,8 @@ from trainer.experiment.comparison.candidate import (
     step_seconds,
     training_seconds,
 )
+from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost
+from trainer.experiment.comparison.fabric import price_calls
 from trainer.experiment.comparison.measurement import MeasurementSpec, floor, measure_network
 from trainer.experiment.comparison.method import Base, Method
 from trainer.experiment.comparison.page import write_page
@@ -66,6 +69,8 @@ def run(request: CompareRequest) -> int:
     plan = prepare(request.words, request.base, out, request.ranks)
     for name, reason in plan.left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
+    fabric = request.priced_on
+    traffic = price_calls(_priced(plan.methods, plan.base), fabric)
     _keep(plan.methods, out)
     first = plan.base.config.run.seed
     every_seed = range(first, first + request.seeds)
@@ -77,7 +82,10 @@ def run(request: CompareRequest) -> int:
     if not networks:
         raise RunFailed("; ".join(failed.values()))
     spec = MeasurementSpec(tuple(sorted(request.evaluations)), request.num, plan.base.config.data)
-    entries = _measure(networks, spec, out, every_seed)
+    entries = [
+        replace(entry, costs=_costs(entry, traffic[entry.name], fabric))
+        for entry in _measure(networks, spec, out, every_seed)
+    ]
     measure = "wasserstein_2" if isinstance(plan.base.config.sample, PointSample) else "frechet_distance"
     comparison = Comparison(
         command=shlex.join(request.command),
@@ -92,6 +100,7 @@ def run(request: CompareRequest) -> int:
         floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), spec, measure)),
         entries=tuple(entries),
         left_out={**plan.left_out, **failed},
+        fabric=fabric,
     )
     comparison.write(out / FIGURES)
     write_page(comparison, _real(plan.base), out / PAGE)
@@ -99,6 +108,29 @@ def run(request: CompareRequest) -> int:
     for line in failed.values():
         print(line, file=sys.stderr)
     return 1 if failed else 0
+
+
+def _priced(methods: Sequence[Method], base: Base) -> dict[str, RunConfig]:
+    """A run for each network that is compared: the base with its model, since its own data may not be there yet."""
+    runs = {}
+    for method in methods:
+        for network in candidates(method):
+            stage = network.stages(Path(method.document["run"]["dir"]), 0)[-1]
+            assert isinstance(stage, ConfiguredStage), "a network is the result of a run"
+            own = stage.config()
+            runs[network.name] = base.config.model_copy(update={"model": own.model, "moe": own.moe})
+    return runs
+
+
+def _costs(entry: Entry, traffic: CallTraffic, fabric: Fabric) -> tuple[SampleCost, ...]:
+    """What a sample costs at every number of evaluations; the seeds need the same."""
+    costs = {}
+    for outcome in entry.outcomes:
+        for one in outcome.evaluation["results"]:
+            if one["sampler"] == entry.sampler:
+                number, calls = one["evaluations"], one["calls"]
+                costs.setdefault(number, SampleCost.of(number, calls, one["multiply_adds"], traffic, fabric))
+    return tuple(costs[number] for number in sorted(costs))
 
 
 def _keep(methods: Sequence[Method], out: Path) -> None:
