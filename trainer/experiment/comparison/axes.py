@@ -60,7 +60,7 @@ def axes(comparison: Comparison) -> tuple[CostAxis, ...]:
         CostAxis("multiply-adds", "multiply-adds of a sample", "", lambda cost: _float(cost.multiply_adds)),
         CostAxis("bytes", "bytes that ranks send each other, for a sample", "B", lambda cost: cost.sent_bytes),
         CostAxis(
-            "microseconds", f"microseconds until a sample is drawn{by}", "us", lambda cost: cost.total_us(transport)
+            "microseconds", f"microseconds until a sample is drawn{by}", "µs", lambda cost: cost.total_us(transport)
         ),
     )
 

@@ -44,8 +44,8 @@ def _calls(number: int) -> str:
 
 
 def _amount(axis: CostAxis, figure: float) -> str:
-    if axis.unit == "us":
-        return f"{scaled(1e-6 * figure, 's') if figure >= 1e6 else f'{figure:.3g} us'}"
+    if axis.unit == "µs":
+        return f"{scaled(1e-6 * figure, 's') if figure >= 1e6 else f'{figure:.3g} µs'}"
     return scaled(figure, axis.unit) if axis.unit else f"{scaled(figure, '').strip()} {axis.name}"
 
 
@@ -60,9 +60,9 @@ def costs(comparison: Comparison) -> Table:
     for entry in comparison.entries:
         rows = tuple(_cells(cost, by) for cost in _costs_at(entry, shown))
         groups.setdefault(rows, []).append(entry.name)
-    times = [f"us, {name}" for name in by] or ["us"]
+    times = [f"µs, {name}" for name in by] or ["µs"]
     return Table(
-        ("what a sample costs", "network calls", "head calls", "multiply-adds", "bytes sent", "computing, us", *times),
+        ("what a sample costs", "network calls", "head calls", "multiply-adds", "bytes sent", "computing, µs", *times),
         [
             ((EVERY if len(groups) == 1 else ", ".join(names)) if place == 0 else "", *cells)
             for rows, names in groups.items()
@@ -100,8 +100,8 @@ def assumptions(comparison: Comparison) -> str:
         return ""
     ranks = f"{fabric.ranks} rank{'s' * (fabric.ranks > 1)}"
     computing = (
-        f"Microseconds are those until {ranks} have drawn {fabric.examples} samples each at once. Their computing is an "
-        f"assumption: {fabric.teraflops:g} TFLOP/s a rank, two operations a multiply-add, no time for memory and for "
+        f"Microseconds are those until {ranks} have drawn {fabric.examples} samples each at once. Their computing is "
+        f"an assumption: {fabric.teraflops:g} TFLOP/s a rank, two operations a multiply-add, no time for memory and for "
         "starting kernels."
     )
     if not transports(comparison):

@@ -76,57 +76,57 @@ def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
     return replace(spec, program=NetworkCalls(spec.program, calls))
 
 
-def price_calls(networks: Mapping[str, RunConfig], fabric: Fabric) -> dict[str, CallTraffic]:
-    """Bytes and times of one call of each network; those that send the same are simulated once.
+class CallPrices:
+    """Bytes and times of calls of networks on one fabric; calls that send the same are simulated once.
 
     Args:
-        networks: by name, a run that trains each.
-        fabric: the ranks.
-
-    Raises:
-        ValueError: netsim refuses the fabric, or no formula covers a network.
-        RunFailed: netsim fails.
+        fabric: the ranks that draw.
     """
-    times: dict[bytes, Mapping[str, float]] = {}
-    traffic = {}
-    for name, config in networks.items():
-        spec = calls_on(config, fabric)
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self._known: dict[bytes, Mapping[str, float]] = {}
+
+    def of(self, config: RunConfig) -> CallTraffic:
+        """What a call of a network sends, and how long that takes.
+
+        Args:
+            config: a run that trains the network.
+
+        Raises:
+            ValueError: netsim refuses the fabric, or no formula covers the network.
+            RunFailed: netsim fails.
+        """
+        spec = calls_on(config, self.fabric)
         assert isinstance(spec.program, NetworkCalls)
         sent = sampling_bytes(replace(spec, program=spec.program.sampling)).call.total
+        network_us = self.times_us(spec) if sent else {}
+        return CallTraffic(sent / (self.fabric.ranks * self.fabric.examples), network_us)
+
+    def times_us(self, spec: TraceSpec) -> Mapping[str, float]:
+        """Time of a program on the fabric by transport, us, mean over the seeds of the scenario.
+
+        Args:
+            spec: the program.
+
+        Raises:
+            ValueError: netsim refuses the fabric.
+            RunFailed: netsim fails.
+        """
         with TemporaryDirectory() as folder:
-            network_us = simulated(spec, fabric, Path(folder), times) if sent else {}
-        traffic[name] = CallTraffic(sent / (fabric.ranks * fabric.examples), network_us)
-    return traffic
-
-
-def simulated(
-    spec: TraceSpec, fabric: Fabric, folder: Path, known: dict[bytes, Mapping[str, float]]
-) -> Mapping[str, float]:
-    """Time of a program on a fabric by transport, us, mean over the seeds.
-
-    Args:
-        spec: the program.
-        fabric: names the scenario.
-        folder: for the trace and what netsim writes.
-        known: times of the traces that were simulated before; the new one is added.
-
-    Raises:
-        ValueError: netsim refuses the fabric.
-        RunFailed: netsim fails.
-    """
-    trace = folder / "calls.jsonl"
-    collective_trace.write(trace, *formula(spec))
-    written = trace.read_bytes()
-    if written not in known:
-        try:
-            simulate(trace, Path(fabric.scenario), folder / "netsim", "--jobs", "1")
-        except ValueError as error:
-            raise ValueError(f"--fabric: {error}") from error
-        except RuntimeError as error:
-            raise RunFailed(str(error)) from error
-        runs = read_simulations(folder / "netsim" / "results.json")
-        known[written] = {run.transport: 1e3 * run.completion_ms for run in runs}
-    return known[written]
+            trace, out = Path(folder) / "calls.jsonl", Path(folder) / "netsim"
+            collective_trace.write(trace, *formula(spec))
+            written = trace.read_bytes()
+            if written not in self._known:
+                try:
+                    simulate(trace, Path(self.fabric.scenario), out, "--jobs", "1")
+                except ValueError as error:
+                    raise ValueError(f"--fabric: {error}") from error
+                except RuntimeError as error:
+                    raise RunFailed(str(error)) from error
+                runs = read_simulations(out / "results.json")
+                self._known[written] = {run.transport: 1e3 * run.completion_ms for run in runs}
+            return self._known[written]
 
 
 def _ranks_per_host(scenario: Path) -> int:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from moe.files import replacing
 from moe.report.page import Block, Choice, Figure, Listing, Note, Section, Table, page
-from trainer.experiment.comparison.axes import CALLS, CostAxis, axes, figures
+from trainer.experiment.comparison.axes import CostAxis, axes, figures
 from trainer.experiment.comparison.charts import bars, quality_chart
 from trainer.experiment.comparison.cost_tables import assumptions, cheapest, costs
 from trainer.experiment.comparison.pictures import pictures
@@ -76,11 +76,7 @@ def _against(comparison: Comparison, axis: CostAxis) -> Figure | Note:
         return Note(f"{axis.label}: not known of any network here.")
     if not any(found):
         return Note(f"{axis.label}: 0 for every network here. Each is whole on the rank that draws.")
-    missing = [
-        entry.name
-        for entry in comparison.entries
-        if all(axis.of(entry, n) is None for n in entry.quality(comparison.measure))
-    ]
+    missing = [entry.name for entry in comparison.entries if all(axis.figure(cost) is None for cost in entry.costs)]
     left_out = f" Not known, and left out: {', '.join(missing)}." if missing else ""
     return Figure(quality_chart(comparison, axis), _caption(comparison) + left_out)
 

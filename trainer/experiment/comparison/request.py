@@ -75,14 +75,7 @@ class CompareRequest:
     def command(self) -> list[str]:
         """The command line that asks for it, behind ``python -m trainer``."""
         choices = {"base": self.base, "seeds": self.seeds, "nproc": self.ranks, "jobs": self.jobs, "num": self.num}
-        choices |= {
-            "fabric": self.fabric or FABRIC,
-            "fabric-ranks": self.fabric_ranks,
-            "fabric-examples": self.fabric_examples,
-        }
-        choices |= {
-            "teraflops": f"{self.teraflops:g}",
-            "evaluations": ",".join(map(str, self.evaluations)),
-            "out": self.out,
-        }
+        choices |= {"evaluations": ",".join(map(str, self.evaluations)), "fabric": self.fabric or FABRIC}
+        choices |= {"fabric-ranks": self.fabric_ranks, "fabric-examples": self.fabric_examples}
+        choices |= {"teraflops": f"{self.teraflops:g}", "out": self.out}
         return ["compare", *self.words, *(f"--{name}={value}" for name, value in choices.items())]

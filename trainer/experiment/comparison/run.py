@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -20,7 +19,7 @@ from rich.console import Console
 import trainer.data
 from moe.files import FileError, replacing
 from trainer.config.file import read_document
-from trainer.config.run import PointSample, RunConfig
+from trainer.config.run import PointSample
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.evaluation.evaluation import Progress
@@ -32,7 +31,7 @@ from trainer.experiment.comparison.candidate import (
     training_seconds,
 )
 from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost
-from trainer.experiment.comparison.fabric import price_calls
+from trainer.experiment.comparison.fabric import CallPrices
 from trainer.experiment.comparison.measurement import MeasurementSpec, floor, measure_network
 from trainer.experiment.comparison.method import Base, Method
 from trainer.experiment.comparison.page import write_page
@@ -69,8 +68,8 @@ def run(request: CompareRequest) -> int:
     plan = prepare(request.words, request.base, out, request.ranks)
     for name, reason in plan.left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
-    fabric = request.priced_on
-    traffic = price_calls(_priced(plan.methods, plan.base), fabric)
+    prices = CallPrices(request.priced_on)
+    prices.of(plan.base.config)  # a fabric that netsim refuses is refused before anything is trained
     _keep(plan.methods, out)
     first = plan.base.config.run.seed
     every_seed = range(first, first + request.seeds)
@@ -82,10 +81,7 @@ def run(request: CompareRequest) -> int:
     if not networks:
         raise RunFailed("; ".join(failed.values()))
     spec = MeasurementSpec(tuple(sorted(request.evaluations)), request.num, plan.base.config.data)
-    entries = [
-        replace(entry, costs=_costs(entry, traffic[entry.name], fabric))
-        for entry in _measure(networks, spec, out, every_seed)
-    ]
+    entries = _measure(networks, spec, out, every_seed, prices)
     measure = "wasserstein_2" if isinstance(plan.base.config.sample, PointSample) else "frechet_distance"
     comparison = Comparison(
         command=shlex.join(request.command),
@@ -100,7 +96,7 @@ def run(request: CompareRequest) -> int:
         floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), spec, measure)),
         entries=tuple(entries),
         left_out={**plan.left_out, **failed},
-        fabric=fabric,
+        fabric=prices.fabric,
     )
     comparison.write(out / FIGURES)
     write_page(comparison, _real(plan.base), out / PAGE)
@@ -108,29 +104,6 @@ def run(request: CompareRequest) -> int:
     for line in failed.values():
         print(line, file=sys.stderr)
     return 1 if failed else 0
-
-
-def _priced(methods: Sequence[Method], base: Base) -> dict[str, RunConfig]:
-    """A run for each network that is compared: the base with its model, since its own data may not be there yet."""
-    runs = {}
-    for method in methods:
-        for network in candidates(method):
-            stage = network.stages(Path(method.document["run"]["dir"]), 0)[-1]
-            assert isinstance(stage, ConfiguredStage), "a network is the result of a run"
-            own = stage.config()
-            runs[network.name] = base.config.model_copy(update={"model": own.model, "moe": own.moe})
-    return runs
-
-
-def _costs(entry: Entry, traffic: CallTraffic, fabric: Fabric) -> tuple[SampleCost, ...]:
-    """What a sample costs at every number of evaluations; the seeds need the same."""
-    costs = {}
-    for outcome in entry.outcomes:
-        for one in outcome.evaluation["results"]:
-            if one["sampler"] == entry.sampler:
-                number, calls = one["evaluations"], one["calls"]
-                costs.setdefault(number, SampleCost.of(number, calls, one["multiply_adds"], traffic, fabric))
-    return tuple(costs[number] for number in sorted(costs))
 
 
 def _keep(methods: Sequence[Method], out: Path) -> None:
@@ -193,7 +166,9 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
     return failed
 
 
-def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int]) -> list[Entry]:
+def _measure(
+    networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int], prices: CallPrices
+) -> list[Entry]:
     entries = []
     with Console(stderr=True).status("") as status:
         for place, network in enumerate(networks, start=1):
@@ -205,7 +180,7 @@ def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, se
                 outcomes.append(
                     _outcome(network, folder, spec, seed, lambda said, name=name: status.update(f"{name}: {said}"))
                 )
-            entries.append(_entry(network, out, outcomes))
+            entries.append(_entry(network, out, outcomes, prices))
             print(f"measured {place} of {len(networks)}: {network.name}", file=sys.stderr, flush=True)
     return entries
 
@@ -232,20 +207,34 @@ def _real(base: Base) -> NDArray[np.floating]:
     return dataset.get(dataset.indices("held_out")[:SHOWN]).x_1.numpy()
 
 
-def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome]) -> Entry:
+def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome], prices: CallPrices) -> Entry:
     method, seed = network.method, outcomes[0].seed
     trained = _trained(out, method)
     stages = network.stages(folder_of(trained, seed), seed)
     own = stages[-1]
     assert isinstance(own, ConfiguredStage), "a network is the result of a run"
+    config = own.config()
+    sampler = config.sample.sampler.kind  # pyright: ignore[reportAttributeAccessIssue]  a flow's
     return Entry(
         name=network.name,
         about=method.about,
         paper=method.paper,
         config=str(method.path),
         trained=str(trained),
-        sampler=own.config().sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
+        sampler=sampler,
         steps=sum(stage.cost.steps for stage in stages),
         pairs=sum(stage.cost.pairs for stage in stages),
         outcomes=tuple(outcomes),
+        costs=_costs(outcomes, sampler, prices.of(config), prices.fabric),
     )
+
+
+def _costs(outcomes: Sequence[Outcome], sampler: str, traffic: CallTraffic, fabric: Fabric) -> tuple[SampleCost, ...]:
+    """What a sample costs at every number of evaluations; the seeds need the same."""
+    costs = {}
+    for outcome in outcomes:
+        for one in outcome.evaluation["results"]:
+            if one["sampler"] == sampler:
+                number, calls = one["evaluations"], one["calls"]
+                costs.setdefault(number, SampleCost.of(number, calls, one["multiply_adds"], traffic, fabric))
+    return tuple(costs[number] for number in sorted(costs))
