@@ -101,8 +101,8 @@ def assumptions(comparison: Comparison) -> str:
     ranks = f"{fabric.ranks} rank{'s' * (fabric.ranks > 1)}"
     computing = (
         f"Microseconds are those until {ranks} have drawn {fabric.examples} samples each at once. Their computing is "
-        f"an assumption: {fabric.teraflops:g} TFLOP/s a rank, two operations a multiply-add, no time for memory and for "
-        "starting kernels."
+        f"an assumption: {fabric.teraflops:g} TFLOP/s a rank, two operations a multiply-add, no time for memory and "
+        "for starting kernels."
     )
     if not transports(comparison):
         return f"Networks that are whole on every rank send nothing for a sample. {computing}"
