@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from trainer.experiment.comparison.cost import SampleCost
 from trainer.experiment.comparison.results import Comparison, Entry
+from trainer.observe.units import scaled
 
 
 @dataclass(frozen=True)
@@ -14,14 +15,14 @@ class CostAxis:
     Attributes:
         name: in a word or two, in the plural.
         label: what an axis says, with the unit.
-        unit: behind a number in a sentence, with a decimal prefix before it; empty: a count.
         figure: of a sample; None: not known.
+        written: how a figure is written.
     """
 
     name: str
     label: str
-    unit: str
     figure: Callable[[SampleCost], float | None]
+    written: Callable[[float], str]
 
     def of(self, entry: Entry, evaluations: int) -> float | None:
         """The figure of a network's samples; None: not known.
@@ -44,7 +45,17 @@ class CallAxis(CostAxis):
         return float(evaluations)
 
 
-CALLS = CallAxis("network calls", "network calls of a sample", "", lambda cost: float(cost.evaluations))
+def counted(value: float) -> str:
+    """A count with a decimal prefix, such as 1.21 M."""
+    return scaled(value, "").strip().replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def microseconds(value: float) -> str:
+    """A number of microseconds, such as 12.1 or 1,210."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+CALLS = CallAxis("network calls", "network calls of a sample", lambda cost: float(cost.evaluations), "{:.0f}".format)
 
 
 def axes(comparison: Comparison) -> tuple[CostAxis, ...]:
@@ -54,13 +65,16 @@ def axes(comparison: Comparison) -> tuple[CostAxis, ...]:
         comparison: the figures. Time is that of the first transport of its fabric.
     """
     transport = next(iter(transports(comparison)), None)
-    by = "" if transport is None else f", by {transport}"
+    by = "" if transport is None else f", with {transport}"
     return (
         CALLS,
-        CostAxis("multiply-adds", "multiply-adds of a sample", "", lambda cost: _float(cost.multiply_adds)),
-        CostAxis("bytes", "bytes that ranks send each other, for a sample", "B", lambda cost: cost.sent_bytes),
+        CostAxis("multiply-adds", "multiply-adds of a sample", lambda cost: _float(cost.multiply_adds), counted),
+        CostAxis("bytes", "bytes that ranks send each other, for a sample", lambda cost: cost.sent_bytes, counted),
         CostAxis(
-            "microseconds", f"microseconds until a sample is drawn{by}", "µs", lambda cost: cost.total_us(transport)
+            "microseconds",
+            f"microseconds until a sample is drawn{by}",
+            lambda cost: cost.total_us(transport),
+            microseconds,
         ),
     )
 

@@ -90,10 +90,18 @@ def _scale(axes: Axes, comparison: Comparison, axis: CostAxis) -> None:
         axes.xaxis.set_major_formatter(FixedFormatter([str(number) for number in comparison.evaluations]))
     else:
         axes.xaxis.set_major_locator(FixedLocator([0.0, *_round_numbers(least, most)]))
-        axes.xaxis.set_major_formatter(lambda value, _: scaled(value, "").strip() if value >= 1 else f"{value:g}")
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
     axes.xaxis.set_minor_locator(NullLocator())
     margin = (most / least) ** 0.03 if most > least else 2.0
     axes.set_xlim(0.0 if min(xs) == 0 else least / margin**2, most * margin)
+
+
+def _short(value: float) -> str:
+    """A round number with a decimal prefix, such as 3 k."""
+    if value < 1000:
+        return f"{value:g}"
+    digits, prefix = scaled(value, "").split()
+    return f"{float(digits):g} {prefix}"
 
 
 def _round_numbers(low: float, high: float) -> list[float]:

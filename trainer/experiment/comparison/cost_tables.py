@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from moe.report.page import Note, Table
-from trainer.experiment.comparison.axes import CostAxis, axes, figures, transports
+from trainer.experiment.comparison.axes import axes, counted, figures, microseconds, transports
 from trainer.experiment.comparison.cost import SampleCost
 from trainer.experiment.comparison.results import Comparison, Entry
 from trainer.experiment.comparison.tables import NOTHING, shown_numbers
-from trainer.observe.units import scaled
-
-EVERY = "every network"
 
 
 def cheapest(comparison: Comparison) -> Note:
@@ -31,22 +28,17 @@ def cheapest(comparison: Comparison) -> Note:
     least: dict[tuple[str, int], list[str]] = {}
     for axis in axes(comparison):
         known = [(figure, entry, number) for entry, number in good if (figure := axis.of(entry, number)) is not None]
-        if not known or not any(figures(comparison, axis)):
-            continue
-        figure, entry, number = min(known, key=lambda one: one[0])
-        least.setdefault((entry.name, number), []).append(_amount(axis, figure))
-    winners = [f"{name} in {_calls(number)}: {_listed(amounts)}" for (name, number), amounts in least.items()]
-    return Note(f"As near to the data as real samples ({floor:.3g}), for the least of each: {'; '.join(winners)}.")
+        if known and any(figures(comparison, axis)):
+            figure, entry, number = min(known, key=lambda one: one[0])
+            least.setdefault((entry.name, number), []).append(f"{axis.name} ({axis.written(figure)})")
+    winners = [
+        f"the fewest {_listed(found)} with {name} in {_calls(number)}" for (name, number), found in least.items()
+    ]
+    return Note(f"Samples as near to the data as real ones ({floor:.3g}) cost {'; '.join(winners)}.")
 
 
 def _calls(number: int) -> str:
     return f"{number} network call{'s' * (number > 1)}"
-
-
-def _amount(axis: CostAxis, figure: float) -> str:
-    if axis.unit == "µs":
-        return f"{scaled(1e-6 * figure, 's') if figure >= 1e6 else f'{figure:.3g} µs'}"
-    return scaled(figure, axis.unit) if axis.unit else f"{scaled(figure, '').strip()} {axis.name}"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -54,43 +46,43 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def costs(comparison: Comparison) -> Table:
-    """The four measures at the numbers that are shown; networks whose samples cost the same share rows."""
-    shown, by = shown_numbers(comparison), transports(comparison)
-    groups: dict[tuple[tuple[str, ...], ...], list[str]] = {}
+    """The four measures at the numbers that are shown; networks whose samples cost the same share a row."""
+    by = transports(comparison)
+    rows: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for entry in comparison.entries:
-        rows = tuple(_cells(cost, by) for cost in _costs_at(entry, shown))
-        groups.setdefault(rows, []).append(entry.name)
-    times = [f"µs, {name}" for name in by] or ["µs"]
+        for cost in _costs_at(entry, shown_numbers(comparison)):
+            rows.setdefault((cost.evaluations, _cells(cost, by)), []).append(entry.name)
+    head = ("head calls",) if any("head" in cost.calls for entry in comparison.entries for cost in entry.costs) else ()
+    columns = ("network calls", *head, "multiply-adds", "bytes", "computing, µs")
     return Table(
-        ("what a sample costs", "network calls", "head calls", "multiply-adds", "bytes sent", "computing, µs", *times),
+        (*columns, *(f"with {name}, µs" for name in by), "networks"),
         [
-            ((EVERY if len(groups) == 1 else ", ".join(names)) if place == 0 else "", *cells)
-            for rows, names in groups.items()
-            for place, cells in enumerate(rows)
+            (str(number), *cells[1 - len(head) :], _names(names, comparison))
+            for (number, cells), names in sorted(rows.items(), key=lambda one: one[0][0])
         ],
-        "Without guidance, and without the decoding of latents. Multiply-adds and bytes are of one sample; "
-        "microseconds are those until the samples that ranks draw at once are there, computing included.",
+        f"What a sample costs, without guidance and without the decoding of latents. {assumptions(comparison)}",
+        dense=True,
     )
 
 
+def _names(names: Sequence[str], comparison: Comparison) -> str:
+    """The networks of a row, or that they are all that there are."""
+    return "all" if len(names) == len(comparison.entries) else ", ".join(names)
+
+
 def _costs_at(entry: Entry, shown: Sequence[int]) -> list[SampleCost]:
-    """Costs of a network at the numbers that are shown, or at all its own where it comes out at none of them."""
+    """Costs of a network at some numbers, or at all its own where it comes out at none of them."""
     return [cost for cost in entry.costs if cost.evaluations in shown] or list(entry.costs)
 
 
 def _cells(cost: SampleCost, by: Sequence[str]) -> tuple[str, ...]:
-    totals = [cost.total_us(name) for name in by or [None]]
+    times = [cost.compute_us, *(cost.total_us(name) for name in by)]
     return (
-        str(cost.calls["network"]),
-        str(cost.calls["head"]) if "head" in cost.calls else NOTHING,
-        NOTHING if cost.multiply_adds is None else scaled(cost.multiply_adds, "").strip(),
-        scaled(cost.sent_bytes, "B"),
-        *(NOTHING if time is None else _us(time) for time in (cost.compute_us, *totals)),
+        str(cost.calls.get("head", 0)),
+        NOTHING if cost.multiply_adds is None else counted(cost.multiply_adds),
+        counted(cost.sent_bytes),
+        *(NOTHING if time is None else microseconds(time) for time in times),
     )
-
-
-def _us(time: float) -> str:
-    return f"{time:,.0f}" if time >= 1000 else f"{time:.3g}"
 
 
 def assumptions(comparison: Comparison) -> str:

@@ -10,7 +10,7 @@ from moe.files import replacing
 from moe.report.page import Block, Choice, Figure, Listing, Note, Section, Table, page
 from trainer.experiment.comparison.axes import CostAxis, axes, figures
 from trainer.experiment.comparison.charts import bars, quality_chart
-from trainer.experiment.comparison.cost_tables import assumptions, cheapest, costs
+from trainer.experiment.comparison.cost_tables import cheapest, costs
 from trainer.experiment.comparison.pictures import pictures
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry
 from trainer.experiment.comparison.tables import budget, every_number, facts, finding, glance
@@ -31,7 +31,7 @@ def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) ->
         finding(comparison),
         [
             Section("At a glance", [facts(comparison), glance(comparison)]),
-            Section("Quality against what a sample costs", _quality(comparison), assumptions(comparison)),
+            Section("Quality against what a sample costs", _quality(comparison)),
             Section(
                 "How direct the paths are, and what a step costs",
                 [Figure(bars(comparison), _BARS), budget(comparison)],
@@ -78,7 +78,8 @@ def _against(comparison: Comparison, axis: CostAxis) -> Figure | Note:
         return Note(f"{axis.label}: 0 for every network here. Each is whole on the rank that draws.")
     missing = [entry.name for entry in comparison.entries if all(axis.figure(cost) is None for cost in entry.costs)]
     left_out = f" Not known, and left out: {', '.join(missing)}." if missing else ""
-    return Figure(quality_chart(comparison, axis), _caption(comparison) + left_out)
+    assumed = " What is assumed stands below the table of costs." if axis.name == "microseconds" else ""
+    return Figure(quality_chart(comparison, axis), _caption(comparison) + assumed + left_out)
 
 
 def _data(comparison: Comparison) -> str:

@@ -105,22 +105,38 @@ def test_who_reaches_real_samples_for_the_least_of_each() -> None:
         entry("poor", {1: 0.9}, SENT, a_call=1),
     )
     text = cheapest(found).text
-    assert text.startswith("As near to the data as real samples (0.3), for the least of each: ")
-    assert "large in 1 network call: 1 network calls, 1.00 kB and 20.1 µs" in text
-    assert "small in 4 network calls: 2.00 k multiply-adds" in text
+    assert text.replace("\N{NO-BREAK SPACE}", " ") == (
+        "Samples as near to the data as real ones (0.3) cost the fewest network calls (1), bytes (1.00 k) and "
+        "microseconds (20.1) with large in 1 network call; the fewest multiply-adds (2.00 k) with small in 4 network "
+        "calls."
+    )
     assert "poor" not in text
     nobody = cheapest(comparison(entry("poor", {1: 0.9, 2: 0.5}, SENT))).text
     assert nobody.endswith("the nearest are those of poor in 2 network calls (0.5).")
 
 
 def test_networks_whose_samples_cost_the_same_share_rows() -> None:
-    alike = costs(comparison(entry("a", {1: 2.0, 2: 1.0}, SENT), entry("b", {1: 2.0, 2: 1.0}, SENT)))
-    assert alike.rows == [
-        ("every network", "1", "–", "1.00 k", "1.00 kB", "0.008", "20", "15"),
-        ("", "2", "–", "2.00 k", "2.00 kB", "0.016", "40", "30"),
+    def rows(*entries: Entry) -> list[list[str]]:
+        return [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in costs(comparison(*entries)).rows]
+
+    a, b = (entry(name, {1: 2.0, 2: 1.0}, SENT) for name in "ab")
+    assert rows(a, b) == [
+        ["1", "1.00 k", "1.00 k", "0.008", "20", "15", "all"],
+        ["2", "2.00 k", "2.00 k", "0.016", "40", "30", "all"],
     ]
-    table = costs(comparison(entry("a", {1: 2.0}, SENT), entry("b", {3: 1.0}, SENT, head=5)))
-    assert [row[:4] for row in table.rows] == [("a", "1", "–", "1.00 k"), ("b", "3", "15", "3.15 k")]
+    found = rows(a, b, entry("one step", {1: 2.0}, SENT), entry("by a head", {2: 1.0}, SENT, head=5))
+    assert [(row[0], row[1], row[-1]) for row in found] == [
+        ("1", "0", "a, b, one step"),
+        ("2", "0", "a, b"),
+        ("2", "10", "by a head"),
+    ]
+
+
+def test_networks_that_come_out_at_no_shown_number_stand_at_their_own() -> None:
+    many = entry("many", dict.fromkeys((1, 2, 3, 5, 6, 7, 100), 1.0), SENT)
+    table = costs(comparison(many, entry("boss", {3: 1.0, 6: 1.0}, SENT)))
+    assert [(row[0], row[-1]) for row in table.rows if "boss" in row[-1]] == [("3", "boss"), ("6", "boss")]
+    assert [row[0] for row in table.rows if "many" in row[-1]] == ["1", "2", "5", "100"]
 
 
 def test_assumptions_are_said() -> None:
