@@ -11,7 +11,7 @@ from rich.table import Table
 
 from trainer.config.run import ImageSample, RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
-from trainer.evaluation.page import COLUMNS, cell, costs_of, evaluation_page
+from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluation_page
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 
@@ -82,10 +82,15 @@ class FlowMeasurement(Measurement):
     def remarks(self) -> list[str]:
         """See `Measurement.remarks`; what holds for every sampler."""
         paths, bits = self.evaluation.paths, self.evaluation.bits_per_dimension
+        if paths is None:
+            return [NO_PATHS]
         lines = [
             f"straightness {paths['straightness']:.4f} (0: straight), path energy {paths['path_energy']:.4g}, "
             f"transport cost {paths['transport_cost']:.4g}"
         ]
+        gaps = self.evaluation.monge_gap
+        if gaps is not None:
+            lines.append(f"Monge gap {gaps.figure} {gaps.explained}")
         return lines if bits is None else [*lines, f"{bits:.3f} bits a dimension of held-out examples"]
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:

@@ -25,6 +25,8 @@ COLUMNS = {
 PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
 LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))))
 FLOOR, GRID = "#5b6875", "#eef1f4"
+NO_PATHS = "samples follow no velocity: there is no straightness, no path energy, no likelihood and no Euler's method"
+"""Said where the tokens of samples are drawn one after the other."""
 LEAST = 1e-6
 """What is drawn of a distance that is 0."""
 
@@ -69,13 +71,19 @@ _DRAWN = "Drawn by the run's own sampler and guidance, from the averaged weights
 
 
 def _facts(found: Evaluation, best: Measured, measure: str) -> list[tuple[str, str, str]]:
-    paths = found.paths
     facts = [
         ("Best", f"{best.figures[measure]:.3g}", f"{best.sampler}, {best.evaluations} evaluations"),
         ("Real examples", f"{found.floor[measure]:.3g}", "two sets against each other"),
+    ]
+    if found.paths is None:
+        return [*facts, ("Paths", "none", NO_PATHS)]
+    paths = found.paths
+    facts += [
         ("Straightness", f"{paths['straightness']:.3g}", "0: one step of Euler's method is exact"),
         ("Path energy", f"{paths['path_energy']:.3g}", f"the ends alone need {paths['transport_cost']:.3g}"),
     ]
+    if found.monge_gap is not None:
+        facts.append(("Monge gap", found.monge_gap.figure, found.monge_gap.explained))
     if found.bits_per_dimension is not None:
         facts.append(("Likelihood", f"{found.bits_per_dimension:.3f}", "bits a dimension of held-out examples"))
     return facts

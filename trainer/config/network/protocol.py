@@ -63,6 +63,9 @@ class NetworkConfig(Section):
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
     task_kinds: ClassVar[tuple[str, ...]] = ("flow",)
     """The kinds of task that it can learn, the default first."""
+    objective_kinds: ClassVar[tuple[str, ...]] = ()
+    """The kinds of objective that train it, the default first, which train no other network; empty: those that train
+    any."""
     flowless: ClassVar[str | None] = None
     """What it learns in place of a flow; None: it learns a flow."""
     takes_images: ClassVar[bool] = False
@@ -149,7 +152,7 @@ class NetworkConfig(Section):
         return None
 
     def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
-        """Multiply-adds of one call of a head, for one example; 0: there is no head.
+        """Multiply-adds of one call of the head for one example, which `multiply_adds` leaves out; 0: there is none.
 
         Args:
             state_shape: shape that `check_states` accepts.

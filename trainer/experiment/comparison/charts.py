@@ -22,6 +22,8 @@ COLOURS = (
 MARKERS, DASHES = "osD^vPX", ("solid", (0, (4, 1.5)))
 FLOOR, SOFT, GRID = "#e6eaee", "#5b6875", "#eef1f4"
 LABEL_POINTS = 12.5
+NOTHING = "–"
+"""Stands where a network has no such figure."""
 LEAST = 1e-6
 """What is drawn of a distance that is 0."""
 
@@ -196,7 +198,7 @@ def bars(comparison: Comparison) -> str:
             _panel(axes, middle, seeds)
             axes.set_title(title, loc="left", fontsize=10)
         first, energy, _ = figure.axes
-        costs = [fmean(values) for values in needed]
+        costs = [fmean(values) if values else math.nan for values in needed]
         energy.scatter(costs, range(len(entries)), marker="|", s=190, color=INK, linewidth=1.6, zorder=4)
         first.set_yticks(range(len(entries)), [entry.name for entry in entries])
         first.set_ylim(len(entries) - 0.45, -0.55)
@@ -204,8 +206,11 @@ def bars(comparison: Comparison) -> str:
 
 
 def _panel(axes: Axes, middle: Callable[[Sequence[float]], float], seeds: Sequence[Sequence[float]]) -> None:
-    reach = max(max(values) for values in seeds) or 1.0
+    reach = max((max(values) for values in seeds if values), default=0.0) or 1.0
     for row, values in enumerate(seeds):
+        if not values:
+            axes.annotate(NOTHING, (0, row), (7, 0), textcoords="offset points", va="center", fontsize=9)
+            continue
         colour, _, _ = style(row)
         axes.barh(row, middle(values), color=colour, alpha=0.85, height=0.6)
         axes.scatter(values, [row] * len(values), s=11, color="white", edgecolor=INK, linewidth=0.7, zorder=3)

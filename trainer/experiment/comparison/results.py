@@ -85,8 +85,9 @@ class Entry:
         return next((cost for cost in self.costs if cost.evaluations == evaluations), None)
 
     def path_figure(self, name: str) -> list[float]:
-        """A figure of its paths with each seed."""
-        return [outcome.evaluation["paths"][name] for outcome in self.outcomes]
+        """A figure of its paths with each seed; none where its samples follow no velocity."""
+        paths = [outcome.evaluation["paths"] for outcome in self.outcomes]
+        return [figures[name] for figures in paths if figures is not None]
 
     def median(self, figure: Callable[[Outcome], float]) -> float:
         """Median of a figure over the seeds."""

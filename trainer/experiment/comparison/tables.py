@@ -75,8 +75,8 @@ def glance(comparison: Comparison) -> Table:
     ]
     columns += [
         Column("wrong class", _wrong_class, "{:.1%}".format),
-        Column("straightness", lambda entry: fmean(entry.path_figure("straightness")), "{:.3f}".format),
-        Column("path energy", lambda entry: fmean(entry.path_figure("path_energy")), "{:.2f}".format),
+        Column("straightness", _of_paths("straightness"), "{:.3f}".format),
+        Column("path energy", _of_paths("path_energy"), "{:.2f}".format),
         Column("step, ms", lambda entry: median(entry.times()), "{:.1f}".format),
     ]
     floor = f"{fmean(comparison.floor):.3f}"
@@ -92,9 +92,15 @@ def glance(comparison: Comparison) -> Table:
         ("method", *(column.heading for column in columns)),
         [(FLOOR, *(floor for _ in shown_numbers(comparison)), *empty), *rows],
         f"At N: {QUALITY[comparison.measure]} of samples drawn in N function evaluations, means over the seeds; "
-        f"medians of times. {_MARKED}{classes}",
+        f"medians of times. {_MARKED}{classes}{_unmoved(comparison)}",
         best={(row + 1, column) for row, column in best},
     )
+
+
+def _unmoved(comparison: Comparison) -> str:
+    """Which networks have no paths, in a sentence; empty if all have."""
+    names = [entry.name for entry in comparison.entries if not entry.path_figure("straightness")]
+    return f" {', '.join(names)}: tokens are drawn one after the other, which are no paths." if names else ""
 
 
 def budget(comparison: Comparison) -> Table:
@@ -121,6 +127,13 @@ def _quality(comparison: Comparison, evaluations: int) -> Callable[[Entry], floa
     def figure(entry: Entry) -> float | None:
         distances = entry.quality(comparison.measure).get(evaluations)
         return fmean(distances) if distances else None
+
+    return figure
+
+
+def _of_paths(name: str) -> Callable[[Entry], float | None]:
+    def figure(entry: Entry) -> float | None:
+        return fmean(values) if (values := entry.path_figure(name)) else None
 
     return figure
 
