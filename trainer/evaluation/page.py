@@ -109,8 +109,9 @@ def table(found: Evaluation) -> Block:
         values = [one.figures[name] for one in found.results]
         stands_out.add((1 + values.index(chosen(values)), column))
     caption = (
-        "NFE: function evaluations of a sample, each a call of the network; multiply-adds are those of all calls. W2 and the Fréchet distance are drawn below; sliced: the sliced "
-        "2-Wasserstein distance; energy and MMD (squared): without bias, they may be below 0; ms: wall time each."
+        "NFE: function evaluations of a sample, each a call of the network; multiply-adds are those of all calls. W2 "
+        "and the Fréchet distance are drawn below; sliced: the sliced 2-Wasserstein distance; energy and MMD "
+        "(squared): without bias, they may be below 0; ms: wall time each."
     )
     if "class_accuracy" in names:
         caption += f" Accuracy is that of samples with guidance {found.guidance:g}; all else is without."
