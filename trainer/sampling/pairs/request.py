@@ -51,4 +51,6 @@ class PairsRequest(Section):
             source: configuration of the data set that its paths begin at; None: they begin at noise.
         """
         begins = {} if source is None else {"source": source}
+        if trainer.flow.sampler.steps_file(self.sampler) is not None:
+            begins["times"] = trainer.flow.sampler.times(self.sampler).tolist()
         return {"weights": weights, **begins, **self.model_dump(mode="json", exclude={"run"})}
