@@ -243,7 +243,9 @@ def test_a_student_begins_as_its_teacher_draws():
     student = copy.deepcopy(teacher)
     x_0, times = sample().x_0, torch.linspace(0, 1, 6, dtype=torch.float64)
     drawn = [
-        Euler().sample(Frozen(lambda x, t, n=network: n(x, t, UNCONDITIONAL)).field(UNCONDITIONAL, 1.0, x_0.device), x_0, times)
+        Euler().sample(
+            Frozen(lambda x, t, n=network: n(x, t, UNCONDITIONAL)).field(UNCONDITIONAL, 1.0, x_0.device), x_0, times
+        )
         for network in (teacher, student)
     ]
     assert torch.equal(drawn[0].x, drawn[1].x)
