@@ -30,6 +30,7 @@ FLOWS: dict[str, dict[str, Any]] = {
         "coupling": {"kind": "minibatch_ot", "solver": "unbalanced", "scope": "global_batch"}
     },
     "pairs": {"coupling": {"kind": "paired"}},
+    "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
 }
 """Each over data of which an epoch ends within a step."""
@@ -44,7 +45,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     document = {
         "run": {"dir": folder / run},
         "model": {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1},
-        "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if name == "pairs" else points,
+        "data": {"kind": "pairs", "path": folder / name, "held_out": 5} if name in ("pairs", "chords") else points,
         "flow": FLOWS[name],
         "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
         "engine": ENGINES[engine],
@@ -91,6 +92,7 @@ def train_all(rank: int, world_size: int, folder: str) -> Found:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     written(folder / "pairs")
+    written(folder / "chords", nodes=(0.0, 0.1, 0.45, 1.0))
     return folder
 
 
