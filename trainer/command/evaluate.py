@@ -35,6 +35,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run whose data are the real examples, for example the teacher's where this run learned from a teacher's "
         "pairs (default: this run)",
     )
+    parser.add_argument(
+        "--steps",
+        type=Path,
+        metavar="JSON",
+        help="also measure Euler's method at the times of this file of the steps verb, made with --guidance 1, and all "
+        "samplers at its numbers of evaluations",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the figures")
     parser.add_argument(
         "--page",
@@ -52,7 +59,13 @@ def _run(options: argparse.Namespace) -> int:
     from trainer.experiment.evaluate import run
     from trainer.observe.measurement import MeasurementSpec
 
-    spec = MeasurementSpec(evaluations=evaluations, num=options.num, seed=options.seed, likelihood=options.likelihood)
+    spec = MeasurementSpec(
+        evaluations=evaluations,
+        num=options.num,
+        seed=options.seed,
+        likelihood=options.likelihood,
+        steps=options.steps,
+    )
     return run(options.run_dir, spec, options.data_from, options.out, options.page)
 
 

@@ -16,7 +16,7 @@ from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of
 
 ODE_SOLVERS = ("euler", "heun", "dopri5")
-"""Samplers that follow any flow; another one belongs to its method."""
+"""Samplers that follow any flow; another one belongs to its method, and so does one with times of its own."""
 TASK = ("latent", "context", "source")
 """Settings of a flow that belong to the data: the latent space, the condition of the network, the source of paths."""
 
@@ -145,7 +145,7 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     document = deepcopy(base.document)
     document["run"]["dir"] = str(folder / path.stem)
     sampler = (own.get("sample") or {}).get("sampler") or {}
-    if "class" in sampler or sampler.get("kind", "euler") not in ODE_SOLVERS:
+    if "class" in sampler or sampler.get("kind", "euler") not in ODE_SOLVERS or sampler.get("times") is not None:
         document["sample"]["sampler"] = sampler
     document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
     if "stages" in own:
