@@ -95,6 +95,11 @@ def test_later_stages_wait_for_the_grids(tmp_path: Path, capsys: pytest.CaptureF
     [
         ("stages.steps.evaluations=[2]", "steps.evaluations: 2 leave out 3, which stage pairs reads; add 3"),
         ("stages.student.sample.sampler.steps=4", "steps.evaluations: 2, 3 leave out 4, which stage student reads"),
+        (
+            "stages.student.sample.sampler={kind: segmented, segments: 2, within: {kind: euler, steps: 2, times: "
+            "'{run.dir}/steps/steps.json'}}",
+            "steps.evaluations: 2, 3 leave out 4, which stage student reads",
+        ),
         ("stages.steps.evaluations=[2,3,20]", "stages.steps: evaluations: 20 exceed the 10 nodes"),
         ("stages.steps.run='{run.dir}/teachr'", "stages.steps.run: there is no run in"),
         ("stages.steps.num=0", "stages.steps.num: "),
