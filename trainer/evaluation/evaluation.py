@@ -23,7 +23,7 @@ from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.steps.noises import euler_of
+from trainer.sampling.searched import euler_of
 
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250

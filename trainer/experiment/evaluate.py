@@ -16,7 +16,7 @@ from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.reference import Reference
-from trainer.sampling.steps.taken import check_made_of, sampler_of
+from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import compared_with, opened, restored_flow
 from trainer.training.networks import TrainedNetworks
 

@@ -17,7 +17,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.preview import plot_points
 from trainer.sampling.reference import Reference
-from trainer.sampling.steps.taken import check_made_of, sampler_of
+from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import opened, restored_flow
 
 

@@ -30,7 +30,7 @@ from trainer.sampling.latent_space import check_latents
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.reference import Reference
-from trainer.sampling.steps.taken import check_made_of
+from trainer.sampling.searched import check_made_of
 
 MARK = "pairs"
 """Under which a shard names what decides its pairs."""
