@@ -44,10 +44,10 @@ def forward_multiply_adds(config: RunConfig) -> int | None:
 
 
 def _head(config: RunConfig) -> int:
-    """Multiply-adds of the calls of a head that learning from one example takes."""
+    """Multiply-adds of the call of a head that learning from one example takes."""
     match config.flow and config.flow.objective:
         case TransitionConfig(draws=draws):
-            return draws * (config.model.head_multiply_adds(config.state_shape) or 0)
+            return config.model.head_multiply_adds(config.state_shape, draws=draws) or 0
     return 0
 
 
