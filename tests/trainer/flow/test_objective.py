@@ -38,8 +38,9 @@ def test_every_kind_is_tested():
     of_features = {objective.AlignedConfig, objective.FeatureResidualConfig}  # in test_blockwise_sampling.py
     of_maps = {objective.MongeMapConfig}  # in test_monge_map.py
     taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
+    of_heads = {objective.TransitionConfig}  # in test_transition.py
     tested = {type(config) for config in SETTINGS}
-    assert tested | of_features | of_maps | taught == set(members(objective.Config))
+    assert tested | of_features | of_maps | taught | of_heads == set(members(objective.Config))
 
 
 @objectives

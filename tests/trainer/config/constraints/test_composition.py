@@ -347,6 +347,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
     }  # what they ask of a network is in blockwise
     of_maps = {objective.MongeMapConfig}  # replaces no other: sampler and times are its own; in test_one_step.py
     taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
+    of_heads = {"objective": {objective.TransitionConfig}, "sampler": {sampler.TransitionConfig}}
     for part, union in (
         ("coupling", coupling.Config),
         ("path", path.Config),
@@ -356,6 +357,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
     ):
         found = {type(one) for one in ALTERNATIVES[part]}
         elsewhere = of_features | of_maps | taught if part == "objective" else set()
+        elsewhere |= of_heads.get(part, set())
         assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
     whole = {sampler.SegmentedConfig, sampler.RenoiseConfig}  # their steps lead out of a segment
