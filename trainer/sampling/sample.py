@@ -2,52 +2,69 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
 
-from trainer.config.constraints.drawing import drawable
+from trainer.config.constraints.drawing import check_drawn_together, drawable
 from trainer.config.run import PointSample
+from trainer.distributed.groups import Launch
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.preview import plot_points
-from trainer.sampling.trained import opened, restored_flow
+from trainer.sampling.trained import SharedFlow, restored_flow, shared
+from trainer.trace.drawing import DrawingTrace
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Examples that a run draws for given conditions.
+    """Examples that a run draws for given conditions, on every rank that shares its network.
 
     Attributes:
-        flow: the run.
+        ranks: the run, on the ranks of this launch.
         conditioning: the conditions, the classes in turn.
         guidance: scale of classifier-free guidance.
         seed: of the starting noise.
     """
 
-    flow: TrainedFlow
+    ranks: SharedFlow
     conditioning: Conditioning
     guidance: float
     seed: int
 
-    def examples(self, guidance: float) -> Tensor:
-        """Draws images or points [N, *shape], and shows a terminal how far it is.
+    @property
+    def flow(self) -> TrainedFlow:
+        """The run."""
+        return self.ranks.flow
+
+    def examples(self, guidance: float, trace: Path | None = None) -> Tensor | None:
+        """Draws images or points, and shows a terminal how far it is; collective.
 
         Args:
             guidance: scale of classifier-free guidance.
+            trace: folder for what the ranks send meanwhile, and for the experts that their tokens visit.
+
+        Returns:
+            [N, *shape] on the first rank, None on the others.
         """
-        num = len(self.conditioning.labels)
-        with Console(stderr=True).status(f"drawing {num}") as status:
+        num, launch = len(self.conditioning.labels), self.ranks.launch
+        recorder = None
+        if trace is not None:
+            recorder = DrawingTrace(trace, self.flow.config, self.ranks.layout, launch, self.flow.model)
+        with Console(stderr=True, quiet=launch.rank > 0).status(f"drawing {num}") as status:
 
             def show(evaluations: int) -> None:
                 status.update(f"drawing {num}, guidance {guidance:g}: {evaluations} evaluations of the field")
 
-            states = self.flow.draw(self.conditioning.condition, guidance=guidance, seed=self.seed, progress=show)
-            return self.flow.decode(states, self.conditioning)
+            with nullcontext() if recorder is None else recorder.recording():
+                states = self.flow.draw(self.conditioning.condition, guidance=guidance, seed=self.seed, progress=show)
+            if recorder is not None:
+                recorder.write()
+            return self.flow.decode(states, self.conditioning) if launch.rank == 0 else None
 
     def write(self, examples: Tensor, out: Path) -> None:
         """Writes drawn examples [N, *shape] as a PNG, and prints a line about it."""
@@ -63,7 +80,7 @@ class Drawing:
 
 @contextmanager
 def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Iterator[Drawing]:
-    """Opens a run on one process for drawing.
+    """Opens a run for drawing, on one process or on ranks that share its network as its own ranks did.
 
     Args:
         run_dir: folder of the run.
@@ -75,14 +92,16 @@ def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Itera
         The drawing; inside, process groups are joined.
 
     Raises:
-        ValueError: the run has no complete checkpoint or draws no picture, or `num`, `guidance` or `seed` is out of
-            range.
+        ValueError: the run has no complete checkpoint or draws no picture, its network does not divide among the ranks,
+            or `num`, `guidance` or `seed` is out of range.
     """
     _, config = restored_flow(run_dir)
     if not isinstance(config.sample, PointSample) and not drawable(config):
         raise ValueError(
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
         )
+    if Launch.from_environment().world_size > 1:
+        check_drawn_together(config, config.sample.sampler)
     classes = max(1, config.data.num_classes)
     if num < 1 and classes == 1:
         raise ValueError(f"--num: {num} is below 1; use 1 or more")
@@ -94,6 +113,7 @@ def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Itera
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
     if seed < 0:
         raise ValueError(f"--seed: {seed} is below 0; use 0 or more")
-    with opened(run_dir) as flow:
+    with shared(run_dir) as ranks:
+        flow = ranks.flow
         scale = flow.sample.guidance if guidance is None else guidance
-        yield Drawing(flow, flow.conditioning(num, seed=seed), scale, seed)
+        yield Drawing(ranks, flow.conditioning(num, seed=seed), scale, seed)

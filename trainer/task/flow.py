@@ -101,7 +101,9 @@ class FlowTask(Task[DrawnPoints]):
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:
-            flow = TrainedFlow(compared_with(self.config, spec.data), self.parts, model, spec.checkpoint)
+            compared = compared_with(self.config, spec.data)
+            parts = self.parts if spec.data is None else FlowParts(compared)
+            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
             return FlowMeasurement.of(flow, spec, progress)
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:

@@ -106,7 +106,9 @@ def students(seed: int) -> dict[str, dict[str, float]]:
     x_0 = torch.randn(PAIRS, 2, generator=torch.Generator().manual_seed(2000 + seed))
     pairs = rows(follow(task, first, x_0).final, x_0=x_0)
     flows = {"reflow": PAIRED}
-    flows |= {f"reflow, gap {weight:g}": PAIRED | {"objective": {"monge_gap": {"weight": weight}}} for weight in WEIGHTS}
+    flows |= {
+        f"reflow, gap {weight:g}": PAIRED | {"objective": {"monge_gap": {"weight": weight}}} for weight in WEIGHTS
+    }
     found = {}
     for name, flow in flows.items():
         student = learned(flow, pairs, first, seed + 100, steps=FLOW_STEPS)

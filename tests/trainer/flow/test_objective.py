@@ -36,7 +36,8 @@ def model(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
 
 def test_every_kind_is_tested():
     of_features = {objective.AlignedConfig, objective.FeatureResidualConfig}  # in test_blockwise_sampling.py
-    assert {type(config) for config in SETTINGS} | of_features == set(members(objective.Config))
+    of_maps = {objective.MongeMapConfig}  # in test_monge_map.py
+    assert {type(config) for config in SETTINGS} | of_features | of_maps == set(members(objective.Config))
 
 
 @objectives

@@ -7,13 +7,14 @@ from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.dispatch import check_dispatch
+from trainer.config.constraints.distillation import check_distillation
 from trainer.config.constraints.division import check_experts, check_tensor, expert_nodes
-from trainer.config.constraints.drawing import check_drawing
+from trainer.config.constraints.drawing import check_drawing, stale_grids
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
-from trainer.config.constraints.one_step import check_one_step
 from trainer.config.constraints.objective import check_objective
+from trainer.config.constraints.one_step import check_one_step
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
 from trainer.config.constraints.profile import check_profile
 from trainer.config.constraints.replicas import with_homes_first
@@ -53,6 +54,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_profile(config)
     check_pairing(config)
     check_source(config)
+    check_distillation(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch
@@ -141,8 +143,7 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     Returns:
         At most one line for each such thing.
     """
-    badly = caution(config)
-    lines = [] if badly is None else [badly]
+    lines = [line for line in (caution(config), stale_grids(config)) if line is not None]
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None:
         return lines

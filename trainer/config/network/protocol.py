@@ -152,7 +152,7 @@ class NetworkConfig(Section):
         return None
 
     def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
-        """Multiply-adds of one call of a head, for one example; 0: there is no head.
+        """Multiply-adds of one call of the head for one example, which `multiply_adds` leaves out; 0: there is none.
 
         Args:
             state_shape: shape that `check_states` accepts.

@@ -15,6 +15,7 @@ QUANTITIES: dict[type, tuple[Quantity, ...]] = {
     sampler.FirstOrderConfig: ("data", "noise"),
     sampler.EulerMaruyamaConfig: ("velocity", "score"),
     sampler.StochasticHeunConfig: ("velocity", "score"),
+    sampler.RenoiseConfig: ("data",),
 }
 """The quantities that samplers need from a field, where the velocity alone is not enough."""
 

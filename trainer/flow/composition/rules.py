@@ -78,7 +78,9 @@ def _map_of_one_step(composition: Composition) -> str | None:
 
 def _sets_in_place_of_pairs(composition: Composition) -> str | None:
     match composition.objective:
-        case objective.MongeMapConfig() if not isinstance(composition.coupling, coupling.IndependentConfig | coupling.OwnCoupling):
+        case objective.MongeMapConfig() if not isinstance(
+            composition.coupling, coupling.IndependentConfig | coupling.OwnCoupling
+        ):
             return "it compares source points and data as two sets, so that pairs and their weights have no meaning"
     return None
 
@@ -164,6 +166,28 @@ def _noise_for_every_state(composition: Composition) -> str | None:
     return None
 
 
+DISTILLED = (objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig)
+"""Objectives that learn the mean velocity up to the data."""
+
+
+def _straight_to_the_data(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.path, path.LinearConfig):
+        return None
+    return "it learns a mean velocity that leads to the data in one straight step"
+
+
+def _mean_velocity(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.target, target.VelocityConfig):
+        return None
+    return "the network itself is the mean velocity that it learns"
+
+
+def _fresh_noise(composition: Composition) -> str | None:
+    if not isinstance(composition.sampler, sampler.RenoiseConfig) or is_independent(composition.coupling):
+        return None
+    return "it draws fresh noise on the way, and this coupling does not pair noise and data at random"
+
+
 RULES = (
     Rule(("objective", "path"), _chain_of_states),
     Rule(("objective", "coupling"), _noise_for_every_state),
@@ -180,6 +204,9 @@ RULES = (
     Rule(("sampler", "objective"), _trained_head),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
+    Rule(("objective", "path"), _straight_to_the_data),
+    Rule(("objective", "target"), _mean_velocity),
+    Rule(("sampler", "coupling"), _fresh_noise),
 )
 """In the order of complaints; a rule is checked only if the rules before it hold."""
 

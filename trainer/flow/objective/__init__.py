@@ -8,6 +8,7 @@ from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.chain import Chain
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
 from trainer.flow.objective.causal_transition import CausalTransition, CausalTransitionConfig
+from trainer.flow.objective.consistency_distillation import ConsistencyDistillation, ConsistencyDistillationConfig
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
 from trainer.flow.objective.monge_gap import MongeGapConfig, Regularised
@@ -15,6 +16,7 @@ from trainer.flow.objective.monge_map import MongeMap, MongeMapConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
 from trainer.flow.objective.transition import Transition, TransitionConfig
+from trainer.flow.objective.velocity_distillation import VelocityDistillation, VelocityDistillationConfig
 from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
@@ -24,6 +26,8 @@ AnyConfig = (
     | AlignedConfig
     | FeatureResidualConfig
     | MongeMapConfig
+    | VelocityDistillationConfig
+    | ConsistencyDistillationConfig
     | TransitionConfig
     | CausalTransitionConfig
     | OwnObjective
@@ -44,7 +48,7 @@ def build(
     target: Target,
     path: Path | None = None,
     teacher: Teacher | None = None,
-    reference: FrozenFlow | None = None,  # noqa: ARG001
+    reference: FrozenFlow | None = None,
     chain: Chain | None = None,
     tokens: int = 1,
 ) -> Objective:
@@ -75,6 +79,12 @@ def build(
         case CausalTransitionConfig():
             assert chain is not None
             return CausalTransition(chain, config)
+        case VelocityDistillationConfig():
+            assert reference is not None
+            return VelocityDistillation(reference, config)
+        case ConsistencyDistillationConfig():
+            assert reference is not None
+            return ConsistencyDistillation(reference, config)
         case TransitionConfig():
             return Transition(config, tokens=tokens)
         case OwnObjective():
@@ -88,6 +98,8 @@ __all__ = [
     "CausalTransition",
     "CausalTransitionConfig",
     "Config",
+    "ConsistencyDistillation",
+    "ConsistencyDistillationConfig",
     "FeatureResidual",
     "FeatureResidualConfig",
     "FrozenFlow",
@@ -106,5 +118,7 @@ __all__ = [
     "Teacher",
     "Transition",
     "TransitionConfig",
+    "VelocityDistillation",
+    "VelocityDistillationConfig",
     "build",
 ]

@@ -14,6 +14,7 @@ from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first
 from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
+from trainer.flow.sampler.renoise import Renoise, RenoiseConfig
 from trainer.flow.sampler.sde import (
     EulerMaruyama,
     EulerMaruyamaConfig,
@@ -24,7 +25,7 @@ from trainer.flow.sampler.sde import (
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 from trainer.flow.sampler.transition import Transition, TransitionConfig
 
-AnyConfig = Within | SegmentedConfig | TransitionConfig | CausalTransitionConfig | OwnSampler
+AnyConfig = Within | RenoiseConfig | SegmentedConfig | TransitionConfig | CausalTransitionConfig | OwnSampler
 Config = Annotated[AnyConfig, KindOrClass()]
 C = TypeVar("C", bound=AnyConfig)
 G = TypeVar("G", bound=GridConfig)
@@ -45,6 +46,8 @@ def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
             return EulerMaruyama(linear_diffusion(*config.diffusion))
         case StochasticHeunConfig():
             return StochasticHeun(linear_diffusion(*config.diffusion))
+        case RenoiseConfig():
+            return Renoise(path)
         case SegmentedConfig():
             return Segmented(build(config.within, path=path), config.segments)
         case CausalTransitionConfig():
@@ -137,6 +140,16 @@ def with_evaluations(config: C, evaluations: int) -> C | None:
     return _with_steps_of(config, evaluations)
 
 
+def steps_file(config: AnyConfig) -> Path | None:
+    """The file of searched grids that a sampler takes its times from; None: it takes them from none.
+
+    Args:
+        config: any sampler.
+    """
+    within = config.within if isinstance(config, SegmentedConfig) else config
+    return within.times if isinstance(within, GridConfig) and isinstance(within.times, Path) else None
+
+
 def _with_steps_of(config: C, evaluations: int) -> C | None:
     match config:
         case Dopri5Config():
@@ -193,6 +206,8 @@ __all__ = [
     "Heun",
     "HeunConfig",
     "OwnSampler",
+    "Renoise",
+    "RenoiseConfig",
     "Sampler",
     "Segmented",
     "SegmentedConfig",
@@ -207,6 +222,7 @@ __all__ = [
     "calls",
     "follows_velocity",
     "linear_diffusion",
+    "steps_file",
     "times",
     "with_evaluations",
 ]

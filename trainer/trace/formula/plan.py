@@ -17,9 +17,13 @@ from trainer.flow.coupling import OwnCoupling
 from trainer.flow.objective import (
     AlignedConfig,
     CausalTransitionConfig,
+    ConsistencyDistillationConfig,
     FeatureResidualConfig,
+    MongeGapConfig,
     OwnObjective,
+    RegressionConfig,
     TransitionConfig,
+    VelocityDistillationConfig,
 )
 from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
@@ -111,6 +115,11 @@ def without_formula(config: RunConfig) -> str | None:
                 "flow.objective.kind: feature_residual leaves blocks out and most parameters without gradient, for "
                 f"which there is no formula; {remedy}"
             )
+        case Flow(objective=(VelocityDistillationConfig() | ConsistencyDistillationConfig()) as distilled):
+            return (
+                f"flow.objective.kind: {distilled.kind} calls the network several times a micro batch, and its teacher, "
+                f"for which there is no formula; {remedy}"
+            )
         case Flow(objective=OwnObjective(class_path=path)):
             return f"flow.objective.class: {path} may ask the network more than once a micro batch; {remedy}"
         case Flow(coupling=OwnCoupling(class_path=path) as coupling) if may_communicate(coupling):
@@ -142,7 +151,7 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             bucket_elements=config.engine.bucket_elements,
-            summed=_sum(config, layout, config.engine.precision),
+            summed=_sum(config, layout),
         )
     experts: list[int] = []
     if config.moe is not None:
@@ -196,36 +205,43 @@ def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     return torch.stack([part.sum() for part in parts]).sum()
 
 
+def _sum(config: RunConfig, layout: Layout) -> Collective | None:
+    """The sum over the parts of a divided layer in a loss; None: no layer is divided."""
+    if layout.tensor_parallel == 1:
+        return None
+    tokens = _states_of_a_call(config, layout) * tokens_per_example(config)
+    return tensor_sum(tokens, config.model.hidden, config.engine.precision)
+
+
 def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterator[LayerTraffic]:
     """Sums over divided layers are left to the engine that knows their places among its gathers."""
-    found = layers(config, layout, precision=config.engine.precision)
+    found = layers(config, layout, states=_states_of_a_call(config, layout), precision=config.engine.precision)
     return (one for one in found if not (isinstance(engine, Zero3Traffic) and isinstance(one, TensorTraffic)))
 
 
-def layers(config: RunConfig, layout: Layout, *, precision: str, evaluates: bool = False) -> Iterator[LayerTraffic]:
+def layers(
+    config: RunConfig, layout: Layout, *, states: int, precision: str, evaluates: bool = False
+) -> Iterator[LayerTraffic]:
     """What the layers of a network send in its passes.
 
     Args:
         config: the run.
-        layout: how its ranks share the network, and the examples of a pass.
+        layout: how its ranks share the network.
+        states: that a rank gives its network in one call.
         precision: element type of tokens, fp32 or bf16.
         evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.
     """
-    summed = _sum(config, layout, precision)
-    if summed is not None:
+    tokens = states * tokens_per_example(config)
+    if layout.tensor_parallel > 1:
+        summed = tensor_sum(tokens, config.model.hidden, precision)
         yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
     if config.moe is not None:
-        yield _tokens(config, config.moe, layout, precision, evaluates=evaluates)
+        yield _tokens(config, config.moe, layout, tokens, precision, evaluates=evaluates)
 
 
-def _sum(config: RunConfig, layout: Layout, precision: str) -> Collective | None:
-    tokens = layout.micro_batch * tokens_per_example(config)
-    if layout.tensor_parallel == 1:
-        return None
-    return tensor_sum(tokens, config.model.hidden, precision)
-
-
-def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout, precision: str, *, evaluates: bool) -> TokenTraffic:
+def _tokens(
+    config: RunConfig, moe: MoEConfig, layout: Layout, tokens: int, precision: str, *, evaluates: bool
+) -> TokenTraffic:
     balances = layout.world_size > 1 and not evaluates
     return TokenTraffic(
         expert_parallel=layout.expert_parallel,
@@ -238,12 +254,22 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout, precision: str, *
         key_value_width=config.model.key_value_width,
         dropout=config.model.keyed_dropout and not evaluates,
         router_sums=_router_sums(moe) if balances else (),
-        tokens=layout.micro_batch * tokens_per_example(config),
+        tokens=tokens,
         hidden=config.model.hidden,
         precision=precision,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
         expert_elements=expert_parameters(config),
     )
+
+
+def _states_of_a_call(config: RunConfig, layout: Layout) -> int:
+    """States that a rank gives its network in the only call of a loss."""
+    match config.flow and config.flow.objective:
+        case RegressionConfig(antithetic=True) | RegressionConfig(monge_gap=MongeGapConfig()):
+            states = 2  # of a pair; no regression has both settings
+        case _:
+            states = 1
+    return states * layout.micro_batch
 
 
 def _router_sums(moe: MoEConfig) -> tuple[tuple[str, int], ...]:

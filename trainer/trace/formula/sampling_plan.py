@@ -1,6 +1,5 @@
 """From a configuration to what the collectives of drawing depend on."""
 
-from dataclasses import replace
 from math import prod
 
 from trainer.config.digest import config_digest
@@ -48,9 +47,10 @@ def sampling_spec(
     if config.flow is None:
         raise ValueError(f"flow: a {config.model.kind} model follows none, so that no sampler draws from it")
     rows = examples if guidance in (0.0, 1.0) else 2 * examples
-    of_a_call = replace(layout, micro_batch=rows, accumulation=1)
     collected = all_gather("data", "float32", 4 * examples * prod(config.state_shape), layout.data_parallel)
-    passage = Passage(config.model.num_layers, tuple(layers(config, of_a_call, precision=PRECISION, evaluates=True)))
+    passage = Passage(
+        config.model.num_layers, tuple(layers(config, layout, states=rows, precision=PRECISION, evaluates=True))
+    )
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
