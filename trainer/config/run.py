@@ -20,7 +20,13 @@ from moe.validation.section import Section, kind_of, sections_in
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.config.guard import GuardConfig
-from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, NetworkConfig, listed_or_own, network_settings
+from trainer.config.model import (
+    AnyNetworkConfig,
+    CausalTransitionConfig,
+    NetworkConfig,
+    listed_or_own,
+    network_settings,
+)
 from trainer.config.observe import ObserveConfig
 from trainer.config.optim import OptimConfig
 from trainer.config.task import TaskConfig

@@ -191,7 +191,9 @@ def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[st
         return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]
 
     euler, own_kinds = at_each(_euler(own, 1)), at_each(own) or [own]
-    compared = [] if own_kinds == euler or not sampler.follows_velocity(own) else [("euler", chosen) for chosen in euler]
+    compared = (
+        [] if own_kinds == euler or not sampler.follows_velocity(own) else [("euler", chosen) for chosen in euler]
+    )
     return [*((own.kind, chosen) for chosen in own_kinds), *compared]
 
 

@@ -86,9 +86,7 @@ class CausalTransition(Network):
         if generator is not None:
             initialise(self, [self.final_modulation], self.embed_label, generator)
             nn.init.normal_(self.embed_state.weight, std=0.02, generator=generator)
-        self.head = FlowHead(
-            config.head, values=chain.token_values, features=config.hidden, generator=generator
-        )
+        self.head = FlowHead(config.head, values=chain.token_values, features=config.hidden, generator=generator)
 
     @classmethod
     def build(cls, spec: NetworkSpec[CausalTransitionConfig]) -> Self:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
-from trainer.flow.context import SemanticMapConfig
 from trainer.flow import objective
+from trainer.flow.context import SemanticMapConfig
 from trainer.flow.sampler import AnyConfig, SegmentedConfig
 
 OPERATIONS_PER_MULTIPLY_ADD = 2

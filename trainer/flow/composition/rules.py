@@ -138,6 +138,28 @@ def _score_as_drift(composition: Composition) -> str | None:
     return "it follows the score, which is known only where the source is normal and independent of the data"
 
 
+DISTILLED = (objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig)
+"""Objectives that learn the mean velocity up to the data."""
+
+
+def _straight_to_the_data(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.path, path.LinearConfig):
+        return None
+    return "it learns a mean velocity that leads to the data in one straight step"
+
+
+def _mean_velocity(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.target, target.VelocityConfig):
+        return None
+    return "the network itself is the mean velocity that it learns"
+
+
+def _fresh_noise(composition: Composition) -> str | None:
+    if not isinstance(composition.sampler, sampler.RenoiseConfig) or is_independent(composition.coupling):
+        return None
+    return "it draws fresh noise on the way, and this coupling does not pair noise and data at random"
+
+
 def _drawn_in_turn(composition: Composition) -> str | None:
     if isinstance(composition.objective, objective.OwnObjective):
         return None
@@ -164,28 +186,6 @@ def _noise_for_every_state(composition: Composition) -> str | None:
         case objective.CausalTransitionConfig(process="independent") if not is_independent(composition.coupling):
             return "each state has noise of its own, which is paired with nothing; process linear keeps the pairs"
     return None
-
-
-DISTILLED = (objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig)
-"""Objectives that learn the mean velocity up to the data."""
-
-
-def _straight_to_the_data(composition: Composition) -> str | None:
-    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.path, path.LinearConfig):
-        return None
-    return "it learns a mean velocity that leads to the data in one straight step"
-
-
-def _mean_velocity(composition: Composition) -> str | None:
-    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.target, target.VelocityConfig):
-        return None
-    return "the network itself is the mean velocity that it learns"
-
-
-def _fresh_noise(composition: Composition) -> str | None:
-    if not isinstance(composition.sampler, sampler.RenoiseConfig) or is_independent(composition.coupling):
-        return None
-    return "it draws fresh noise on the way, and this coupling does not pair noise and data at random"
 
 
 RULES = (

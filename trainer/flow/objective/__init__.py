@@ -76,15 +76,15 @@ def build(
             return FeatureResidual(path)
         case MongeMapConfig():
             return MongeMap(target, config)
-        case CausalTransitionConfig():
-            assert chain is not None
-            return CausalTransition(chain, config)
         case VelocityDistillationConfig():
             assert reference is not None
             return VelocityDistillation(reference, config)
         case ConsistencyDistillationConfig():
             assert reference is not None
             return ConsistencyDistillation(reference, config)
+        case CausalTransitionConfig():
+            assert chain is not None
+            return CausalTransition(chain, config)
         case TransitionConfig():
             return Transition(config, tokens=tokens)
         case OwnObjective():

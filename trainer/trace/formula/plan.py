@@ -27,8 +27,8 @@ from trainer.flow.objective import (
 )
 from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
-from trainer.model.causal_transition import chain_of
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
+from trainer.model.causal_transition import chain_of
 from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
 from trainer.trace.formula.passes import Passage
