@@ -23,6 +23,13 @@ INTERPOLANT = {
     "objective": {"kind": "regression", "antithetic": True},
 }
 SOURCE = {"source": {"name": "rings", "num_examples": 21, "held_out": 5}}
+CHAIN: dict[str, Any] = {
+    "kind": "causal_transition",
+    "hidden": 16,
+    "num_layers": 1,
+    "head": {"hidden": 8},
+    "dropout": 0.1,
+}
 FLOWS: dict[str, dict[str, Any]] = {
     "weights": {"coupling": {"kind": "gibbs_weighted", "epsilon": 1.0}},
     "assignment over ranks": {"coupling": {"kind": "assignment", "scope": "global_batch"}, **SOURCE},
@@ -31,6 +38,8 @@ FLOWS: dict[str, dict[str, Any]] = {
     },
     "pairs": {"coupling": {"kind": "paired"}},
     "interpolant": {**INTERPOLANT, **SOURCE},
+    "last state of a chain": {"objective": {"kind": "causal_transition", "process": "independent", "draws": 2}},
+    "all states of a chain": {"objective": {"kind": "causal_transition", "process": "linear"}, **SOURCE},
     "Monge map": {"objective": {"kind": "monge_map"}, **SOURCE},
     "regularised reflow": {"coupling": {"kind": "paired"}, "objective": {"monge_gap": {"weight": 0.5}}},
 }
@@ -46,9 +55,12 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     if name == "Monge map":
         sampler = {"kind": "euler", "times": [0, 1]}
     pairs = FLOWS[name].get("coupling") == {"kind": "paired"}
+    model: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1}
+    if name.endswith("of a chain"):
+        model, sampler = {**CHAIN, "history": "last" if name.startswith("last") else "full"}, {"kind": "causal_transition", "head": sampler}
     document = {
         "run": {"dir": folder / run},
-        "model": {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1},
+        "model": model,
         "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if pairs else points,
         "flow": FLOWS[name],
         "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
@@ -56,7 +68,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         "checkpoint": {"every": SAVED, "keep": 9},
         "observe": {"log_every": 1, "tensorboard": False},
         "evaluate": {"every": STEPS},
-        "sample": {"every": STEPS, "num": 6, "sampler": sampler},
+        "sample": {"kind": "points", "every": STEPS, "num": 6, "sampler": sampler},
     }
     return RunConfig.model_validate(resolve(document).document)
 
