@@ -39,8 +39,9 @@ def test_every_kind_is_tested():
     of_maps = {objective.MongeMapConfig}  # in test_monge_map.py
     taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
     of_heads = {objective.TransitionConfig}  # in test_transition.py
-    tested = {type(config) for config in SETTINGS}
-    assert tested | of_features | of_maps | taught | of_heads == set(members(objective.Config))
+    of_chains = {objective.CausalTransitionConfig}  # in test_causal_transition.py
+    elsewhere = of_features | of_maps | taught | of_heads | of_chains
+    assert {type(config) for config in SETTINGS} | elsewhere == set(members(objective.Config))
 
 
 @objectives

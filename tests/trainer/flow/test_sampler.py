@@ -11,8 +11,8 @@ from tests.trainer.flow.unions import members, name
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
 
-OF_HEADS = {sampler.TransitionConfig}
-"""They need more than a field: see test_transition.py."""
+OF_HEADS = {sampler.TransitionConfig, sampler.CausalTransitionConfig}
+"""They need more than a field: see test_transition.py and test_causal_transition.py."""
 samplers = pytest.mark.parametrize(
     "config", [member for member in members(sampler.Config) if member not in OF_HEADS], ids=name
 )

@@ -13,7 +13,7 @@ import yaml
 from moe.files import FileError
 from moe.validation.section import kind_of, sections_in
 from trainer.config.file import apply_override, read_document, validated
-from trainer.config.model import AnyNetworkConfig, network_settings
+from trainer.config.model import AnyNetworkConfig, NetworkConfig, network_settings
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of
 
@@ -178,6 +178,8 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
 def _model(own: Any, base: Base) -> dict[str, Any]:
     """The model of the comparison; of an objective that trains no such network, the one of the same sizes that it does.
 
+    A network that is a variant of no other has no such counterpart, and comes with its method as it is.
+
     Raises:
         ValueError: there is none.
     """
@@ -185,6 +187,8 @@ def _model(own: Any, base: Base) -> dict[str, Any]:
     settings = network_settings(own)
     if not settings.objective_kinds or settings.objective_kinds == like.objective_kinds:
         return deepcopy(shared)
+    if NetworkConfig in settings.__bases__:
+        return deepcopy(own)
     listed = [one for one in sections_in(AnyNetworkConfig) if issubclass(one, like)]
     fitting = [one for one in listed if one.objective_kinds == settings.objective_kinds]
     if not fitting:

@@ -4,6 +4,7 @@ from math import prod
 
 from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
+from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
 from trainer.flow import sampler as samplers
 from trainer.trace.formula.passes import Passage
@@ -46,6 +47,11 @@ def sampling_spec(
     """
     if config.flow is None:
         raise ValueError(f"flow: a {config.model.kind} model follows none, so that no sampler draws from it")
+    if isinstance(config.model, CausalTransitionConfig) and layout.tensor_parallel > 1:
+        raise ValueError(
+            f"parallel.tensor: {layout.tensor_parallel} ranks add up the tokens of a call, and a causal_transition model "
+            "reads a whole state in its first call and a token in each other one, for which there is no formula; use 1"
+        )
     rows = examples if guidance in (0.0, 1.0) else 2 * examples
     collected = all_gather("data", "float32", 4 * examples * prod(config.state_shape), layout.data_parallel)
     passage = Passage(
