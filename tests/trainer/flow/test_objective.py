@@ -36,8 +36,10 @@ def model(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
 
 def test_every_kind_is_tested():
     of_features = {objective.AlignedConfig, objective.FeatureResidualConfig}  # in test_blockwise_sampling.py
+    of_maps = {objective.MongeMapConfig}  # in test_monge_map.py
     taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
-    assert {type(config) for config in SETTINGS} | of_features | taught == set(members(objective.Config))
+    tested = {type(config) for config in SETTINGS}
+    assert tested | of_features | of_maps | taught == set(members(objective.Config))
 
 
 @objectives

@@ -12,7 +12,8 @@ import pytest
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
-from trainer.flow import Condition
+from trainer.flow import Condition, path
+from trainer.flow.coupling import Pairs
 from trainer.flow.question import WithProjection
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
@@ -67,6 +68,9 @@ CASES: dict[int, dict[str, Case]] = {
             "dit",
         ),
         "global potentials": ({}, 1, GLOBAL, "dit"),
+        "copies, every rank, Monge gap": ({}, 1, {"dispatch": "copies", "top_k": 4}, "dit with its Monge gap"),
+        "FSDP2, Monge gap": ({"kind": "fsdp"}, 1, None, "dit with its Monge gap"),
+        "ZeRO 3, Monge gap": (SMALL_ZERO_3, 1, None, "dit with its Monge gap"),
         "copies, computed twice": ({"activation_checkpointing": True}, 2, {"dispatch": "copies", "top_k": 3}, "dit"),
         "gpt, copies, computed twice": (
             {"activation_checkpointing": True},
@@ -152,6 +156,8 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         settings["trace"] = {"ranks_per_node": 2}
     if kind == "dit told of maps":
         settings["flow"] = {"context": {"kind": "semantic_map"}}
+    if kind == "dit with its Monge gap":
+        settings["flow"] = {"objective": {"monge_gap": {"weight": 0.1}}}
     if kind.startswith("blockwise"):
         settings["sample"] = {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": "euler", "steps": 2}}}
     if kind == "blockwise, aligned":
@@ -223,6 +229,12 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
     if config.flow is not None and config.flow.objective.kind == "aligned":
         predicted, projected = model(x_t, t, condition, WithProjection())
         return (predicted - x_t).square().mean() + projected.square().mean()
+    if config.flow is not None:
+        from trainer.task import FlowTask
+
+        objective, drawn = FlowTask(config).objective, Pairs(x_t, x_t)
+        sample = path.Linear().sample(drawn, t, generator=generator)
+        return objective.loss(model, sample, condition).mean()
     return (model(x_t, t, condition) - x_t).square().mean()
 
 

@@ -118,4 +118,3 @@ def test_a_resumed_distillation_is_the_straight_one_bit_by_bit(divided: list[Fou
     sample = f"samples/step_{STEPS:08d}.png"
     one, other = (folder / run / sample for run in (f"2 {name}", f"{name}, resumed"))
     assert one.read_bytes() == other.read_bytes()
-

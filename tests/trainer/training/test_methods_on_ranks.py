@@ -31,6 +31,8 @@ FLOWS: dict[str, dict[str, Any]] = {
     },
     "pairs": {"coupling": {"kind": "paired"}},
     "interpolant": {**INTERPOLANT, **SOURCE},
+    "Monge map": {"objective": {"kind": "monge_map"}, **SOURCE},
+    "regularised reflow": {"coupling": {"kind": "paired"}, "objective": {"monge_gap": {"weight": 0.5}}},
 }
 """Each over data of which an epoch ends within a step."""
 ENGINES: dict[str, dict[str, Any]] = {"ZeRO 2": {"zero_stage": 2}, "FSDP2": {"kind": "fsdp"}}
@@ -40,11 +42,14 @@ Found = dict[str, tuple[list[dict[str, float]], dict[str, Tensor]]]
 
 def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     points: dict[str, Any] = {"kind": "toy", "num_examples": 17, "held_out": 5}
-    sampler = {"kind": "euler_maruyama" if name == "interpolant" else "euler", "steps": 2}
+    sampler: dict[str, Any] = {"kind": "euler_maruyama" if name == "interpolant" else "euler", "steps": 2}
+    if name == "Monge map":
+        sampler = {"kind": "euler", "times": [0, 1]}
+    pairs = FLOWS[name].get("coupling") == {"kind": "paired"}
     document = {
         "run": {"dir": folder / run},
         "model": {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1},
-        "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if name == "pairs" else points,
+        "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if pairs else points,
         "flow": FLOWS[name],
         "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
         "engine": ENGINES[engine],

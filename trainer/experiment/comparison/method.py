@@ -12,11 +12,14 @@ import yaml
 
 from moe.files import FileError
 from trainer.config.file import apply_override, read_document, validated
+from trainer.config.model import network_settings
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of
 
 ODE_SOLVERS = ("euler", "heun", "dopri5")
-"""Samplers that follow any flow; another one belongs to its method."""
+"""Samplers that follow any flow; another one belongs to its method, and so does one with times of its own."""
+ONE_STEP = ("monge_map",)
+"""Objectives whose sampler belongs to the method too, since they train a map of one step."""
 TASK = ("latent", "context", "source")
 """Settings of a flow that belong to the data: the latent space, the condition of the network, the source of paths."""
 
@@ -145,9 +148,13 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     document = deepcopy(base.document)
     document["run"]["dir"] = str(folder / path.stem)
     sampler = (own.get("sample") or {}).get("sampler") or {}
-    if "class" in sampler or sampler.get("kind", "euler") not in ODE_SOLVERS:
+    objective = (own.get("flow") or {}).get("objective") or {}
+    solves = "class" not in sampler and sampler.get("kind", "euler") in ODE_SOLVERS
+    if not solves or sampler.get("times") is not None or objective.get("kind") in ONE_STEP:
         document["sample"]["sampler"] = sampler
     document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
+    if network_settings(own.get("model")).objective_kinds:
+        document["model"] = own["model"]
     if "stages" in own:
         stages = deepcopy(own["stages"])
         _override(path, stages, overrides)

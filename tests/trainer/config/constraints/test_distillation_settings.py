@@ -118,7 +118,9 @@ def test_guidance_needs_a_teacher_that_knows_no_class() -> None:
     told = {**labelled, "model": {"kind": "mlp", "label_dropout": 0.0}}
     for guidance, chosen in (([1.0, 2.0], MATCHING), (2.0, CONSISTENCY)):
         run = config(labelled, objective={**chosen, "guidance": guidance})
-        with pytest.raises(ValueError, match=r"^flow\.objective\.guidance: .*; use 1, or a teacher with a model\.label"):
+        with pytest.raises(
+            ValueError, match=r"^flow\.objective\.guidance: .*; use 1, or a teacher with a model\.label"
+        ):
             check_taught_by(run, config(told), 1)
         check_taught_by(run, config(labelled), 1)
 
