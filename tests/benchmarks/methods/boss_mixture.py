@@ -2,10 +2,10 @@
 
 Trains configs/runs/digits_moe.yaml with the settings of `make demo` on one rank (600 steps, eight experts, two of them
 a token), searches grids of 4 and 6 steps of Euler's method with the 100 noises of the steps verb at guidance 1, at
-which `evaluate` measures distances, and draws 2,000 images of each grid from the same fresh noises. The Fréchet
+which `evaluate` measures distances, and draws 1,000 images of each grid from the same fresh noises. The Fréchet
 distance is that of the pixels to the digits of the training split. Beside the grids stand equal steps, the times of EDM
-(rho = 7), Heun's method at as many evaluations, and 100 equal steps; "data floor" is the distance between two halves of
-the digits.
+(rho = 7), Heun's method at as many evaluations, and the run's own 20 equal steps; "data floor" is the distance between
+two halves of the digits.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from trainer.sampling.steps.request import StepsRequest
 from trainer.sampling.steps.search import search
 from trainer.sampling.trained import opened
 
-COUNTS, NUM, NODES, TOGETHER = (4, 6), 2000, 100, 500
+COUNTS, NUM, NODES, TOGETHER = (4, 6), 1000, 100, 500
 SETTINGS = ("moe.top_k=2", "moe.dispatch=copies", "parallel.expert=1")
 QUIET = ("trace.steps=[]", "sample.every=null", "evaluate.every=null", "checkpoint.every=600", "checkpoint.keep=1")
-FLOOR, FINE = "data floor", "100 equal steps"
+FLOOR, OWN = "data floor", "20 equal steps"
 Figures = dict[str, float]
 
 
@@ -68,9 +68,9 @@ def distances(flow: TrainedFlow, seed: int) -> dict[str, Figures]:
         ways[HEUN] = HeunConfig(steps=count // 2)
         for name, chosen in ways.items():
             found[name][f"Fréchet, {count}"] = frechet_distance(drawn(flow, chosen, seed), real.numpy())
-    fine = frechet_distance(drawn(flow, EulerConfig(steps=NODES), seed), real.numpy())
+    fine = frechet_distance(drawn(flow, flow.sample.sampler, seed), real.numpy())
     floor = frechet_distance(*parted(real.numpy(), NUM, seed=seed))
-    found |= {FINE: {f"Fréchet, {count}": fine for count in COUNTS}}
+    found |= {OWN: {f"Fréchet, {count}": fine for count in COUNTS}}
     return found | {FLOOR: {f"Fréchet, {count}": floor for count in COUNTS}}
 
 

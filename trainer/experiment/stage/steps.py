@@ -103,13 +103,21 @@ class StepsStage(TaughtStage):
             match stage.document:
                 case {"nodes": str(path), "evaluations": int(evaluations)} if Path(path) == self.file:
                     yield stage.name, "evaluations", evaluations
-                case {"sample": {"sampler": dict(sampler)}}:
-                    within, segments = sampler.get("within"), sampler.get("segments")
-                    inner, times = (within, segments) if isinstance(within, dict) else (sampler, 1)
-                    match inner:
-                        case {"kind": "euler", "times": str(path), "steps": int(steps)} if Path(path) == self.file:
-                            if isinstance(times, int):
-                                yield stage.name, "sample.sampler", times * steps
+                case {"sample": {"sampler": sampler}}:
+                    evaluations = _evaluations(sampler, self.file)
+                    if evaluations is not None:
+                        yield stage.name, "sample.sampler", evaluations
+
+
+def _evaluations(sampler: Any, file: Path) -> int | None:
+    """Which grid of a file a section ``sampler`` asks for; None: none, or it is left for its validation to say."""
+    match sampler:
+        case {"kind": "euler", "times": str(path), "steps": int(steps)} if Path(path) == file:
+            return steps
+        case {"kind": "segmented", "segments": int(segments), "within": within}:
+            inner = _evaluations(within, file)
+            return None if inner is None else segments * inner
+    return None
 
 
 def _what_decides(request: StepsRequest, teacher: RunConfig, weights: str) -> dict[str, Any]:
