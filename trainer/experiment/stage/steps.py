@@ -11,6 +11,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config.file import load_config
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.distributed.groups import Launch
+from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage
 from trainer.experiment.stage.sections import filled
 from trainer.experiment.stage.taught import TaughtStage
@@ -76,6 +77,7 @@ class StepsStage(TaughtStage):
         if config is not None:
             with self._blamed():
                 check_search(config, request)
+            self._check_guidance(request, config, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
         """See the base class."""
@@ -96,6 +98,18 @@ class StepsStage(TaughtStage):
         made = {**file.made_by, "guidance": file.guidance, "evaluations": sorted(file.grids)}
         now = _what_decides(request, load_config(folder / "config.yaml"), weights)
         return Provenance(self.file, {name: made.get(name) for name in now}, now)
+
+    def _check_guidance(self, request: StepsRequest, teacher: RunConfig, stages: Sequence[Stage]) -> None:
+        """Refuses pairs at the nodes of this search that are drawn with another guidance."""
+        assert isinstance(teacher.sample, ImageSample | PointSample)
+        own = request.guidance_for(teacher.sample)
+        for stage in stages[stages.index(self) + 1 :]:
+            if not isinstance(stage, PairsStage) or stage.request().nodes != self.file:
+                continue
+            asked = stage.request().guidance
+            if asked != own:
+                problem = f"{own:g} is not the {asked:g} that stage {stage.name} draws pairs at the nodes with"
+                raise FileError(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
 
     def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:
         """Later stages that read a grid: the name of each, the field that says which grid, and what it says."""
