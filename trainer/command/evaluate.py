@@ -70,9 +70,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_likelihood(options: argparse.Namespace) -> None:
-    """Refuses more examples than are held out."""
+    """Refuses more examples than are held out, and flows that are trained at one time."""
+    from trainer.flow.objective import MongeMapConfig
     from trainer.sampling.trained import restored_flow
 
+    flow = restored_flow(options.run_dir)[1].flow
+    if flow is not None and isinstance(flow.objective, MongeMapConfig):
+        raise ValueError(
+            "--likelihood: it follows the velocity through all times, and flow.objective.kind monge_map trains the "
+            "velocity at t = 0 alone; leave it out"
+        )
     held_out = getattr(restored_flow(options.data_from or options.run_dir)[1].data, "held_out", options.likelihood)
     if options.likelihood > held_out:
         raise ValueError(

@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
 
     evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})
-    from trainer.experiment.steps import run
+    from trainer.evaluation.steps.run import run
     from trainer.sampling.steps.request import StepsRequest
 
     names = ("search", "nodes", "num", "fresh", "guidance", "seed")

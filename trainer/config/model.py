@@ -7,13 +7,25 @@ from pydantic import ValidatorFunctionWrapHandler
 from moe.validation.section import kind_of, sections_in
 from trainer.config.network.autoencoder import AutoencoderConfig
 from trainer.config.network.blockwise import BlockwiseConfig, BlockwiseMLPConfig, SegmentNetworkConfig
+from trainer.config.network.causal_transition import CausalTransitionConfig
 from trainer.config.network.dit import DiTConfig
 from trainer.config.network.gpt import GPTConfig
 from trainer.config.network.mlp import MLPConfig
 from trainer.config.network.own import own_settings, settings_class
 from trainer.config.network.protocol import REQUIRED, NetworkConfig
+from trainer.config.network.transition import TransitionDiTConfig, TransitionMLPConfig
 
-AnyNetworkConfig = DiTConfig | GPTConfig | MLPConfig | AutoencoderConfig | BlockwiseConfig | BlockwiseMLPConfig
+AnyNetworkConfig = (
+    DiTConfig
+    | GPTConfig
+    | MLPConfig
+    | AutoencoderConfig
+    | BlockwiseConfig
+    | BlockwiseMLPConfig
+    | CausalTransitionConfig
+    | TransitionDiTConfig
+    | TransitionMLPConfig
+)
 """The built-in networks, told apart by their kind; :mod:`trainer.model.build` lists their classes."""
 
 
@@ -67,11 +79,14 @@ __all__ = [
     "AutoencoderConfig",
     "BlockwiseConfig",
     "BlockwiseMLPConfig",
+    "CausalTransitionConfig",
     "DiTConfig",
     "GPTConfig",
     "MLPConfig",
     "NetworkConfig",
     "SegmentNetworkConfig",
+    "TransitionDiTConfig",
+    "TransitionMLPConfig",
     "listed_or_own",
     "network_settings",
 ]

@@ -20,7 +20,13 @@ from moe.validation.section import Section, kind_of, sections_in
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.config.guard import GuardConfig
-from trainer.config.model import AnyNetworkConfig, NetworkConfig, listed_or_own, network_settings
+from trainer.config.model import (
+    AnyNetworkConfig,
+    CausalTransitionConfig,
+    NetworkConfig,
+    listed_or_own,
+    network_settings,
+)
 from trainer.config.observe import ObserveConfig
 from trainer.config.optim import OptimConfig
 from trainer.config.task import TaskConfig
@@ -142,6 +148,9 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
         flow = filled.get("flow") or {}
         if isinstance(flow, dict) and isinstance(flow.get("source"), dict) and "class" not in flow["source"]:
             flow = {**flow, "source": {"kind": fitting["data"][0], **flow["source"]}}
+        objective = flow.get("objective", {}) if isinstance(flow, dict) else None
+        if settings.objective_kinds and isinstance(objective, dict) and "class" not in objective:
+            flow = {**flow, "objective": {"kind": settings.objective_kinds[0], **objective}}
         filled["flow"] = flow
     return filled
 
@@ -192,6 +201,17 @@ class RunConfig(Section):
         if self.model.no_mixture is not None and self.moe is not None:
             raise ValueError(f"moe: {self.model.no_mixture}; remove the section")
         return self
+
+    @model_validator(mode="after")
+    def _the_sampler_knows_the_tokens(self) -> "RunConfig":
+        """With its number of calls, a sampler can be priced and compared without the network."""
+        chosen = getattr(self.sample, "sampler", None)
+        causal = isinstance(chosen, trainer.flow.sampler.CausalTransitionConfig) and chosen.tokens is None
+        if not causal or not isinstance(self.model, CausalTransitionConfig) or len(self.state_shape) not in (1, 3):
+            return self
+        calls = self.model.transitions * self.model.state_tokens(self.state_shape)
+        known = chosen.model_copy(update={"tokens": calls})
+        return self.model_copy(update={"sample": self.sample.model_copy(update={"sampler": known})})
 
     @property
     def state_shape(self) -> tuple[int, ...]:

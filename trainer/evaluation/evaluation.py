@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from moe.random.seed import derive_seed
 from trainer.evaluation.accuracy import ClassJudge
 from trainer.evaluation.judgement import distances, parted
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
+from trainer.evaluation.monge_gap import MongeGaps, measure_gaps
 from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
 from trainer.flow.sampler.steps_file import StepsFile
+from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.searched import euler_of
@@ -49,7 +52,10 @@ class Measured:
 
     Attributes:
         sampler: kind of the sampler, or :data:`SEARCHED`.
-        evaluations: of the field, for each sample.
+        evaluations: of the field, for each sample: its calls of the network.
+        calls: how often each part of the network was called for a sample, without guidance: ``network``; ``head``,
+            where it has a head that is called by itself.
+        multiply_adds: of those calls, without the decoding of latents; None: not known.
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
         figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; if the
             data have classes, also ``class_accuracy``: the share of samples drawn with the run's guidance that a
@@ -59,6 +65,8 @@ class Measured:
 
     sampler: str
     evaluations: int
+    calls: Mapping[str, int]
+    multiply_adds: int | None
     seconds_per_sample: float
     figures: dict[str, float]
 
@@ -76,7 +84,10 @@ class Evaluation:
             there are too few.
         results: of the run's own sampler, of Euler's method and of Euler's method on searched grids, each by increasing
             number of evaluations. If the run samples segment by segment, so does Euler's method.
-        paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
+        paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance; None: its samples
+            follow no velocity, such as those of a chain of transitions.
+        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own, or samples
+            follow no velocity.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
     """
@@ -87,7 +98,8 @@ class Evaluation:
     guidance: float
     floor: dict[str, float]
     results: tuple[Measured, ...]
-    paths: dict[str, float]
+    paths: dict[str, float] | None
+    monge_gap: MongeGaps | None
     bits_per_dimension: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +121,8 @@ def evaluate(
 
     Every sampler and number of evaluations starts from the same noise. A number of evaluations that a sampler cannot
     use exactly is left out; a sampler that chooses its own steps is measured once. If a run samples segment by segment,
-    no step crosses an edge between segments, because the velocity may jump there.
+    no step crosses an edge between segments, because the velocity may jump there. Where samples follow no velocity,
+    the run's own sampler alone is measured, and no paths.
 
     Args:
         flow: the run and its network.
@@ -133,7 +146,9 @@ def evaluate(
         return [flow.follow(conditioning.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
 
     runs_own = flow.sample.sampler
-    trajectories(_euler(runs_own, 1), 1.0, 2)  # what a first call costs is no time of a sample
+    along_paths = sampler.follows_velocity(runs_own)
+    first = _euler(runs_own, 1) if along_paths else runs_own
+    trajectories(first, 1.0, 2)  # what a first call costs is no time of a sample
     searched = {} if steps is None else _searched(runs_own, steps)
     rows = _chosen(runs_own, sorted({*evaluations, *searched}))
     rows += [(SEARCHED, chosen) for chosen in searched.values()]
@@ -141,15 +156,23 @@ def evaluate(
     for name, chosen in rows:
         progress(f"drawing {num} by {name}; {len(results)} sets measured")
         begun = time.perf_counter()
-        samples, used = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
+        samples, calls = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
         if judge is not None and (guidance == 1 or name != SEARCHED):
             guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
             figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
-        results.append(Measured(name, used, seconds, figures))
-    progress("following paths")
-    paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
+        multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
+        results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
+    paths = gaps = None
+    if along_paths:
+        progress("following paths")
+        followed = min(num, PATHS)
+        way = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, followed))
+        paths = {measure.__name__: measure(way) for measure in (straightness, path_energy, transport_cost)}
+        gaps = measure_gaps(
+            flow.config, conditioning.labels[:followed], lambda chosen: _together(trajectories(chosen, 1.0, followed))
+        )
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
@@ -157,27 +180,33 @@ def evaluate(
         guidance=guidance,
         floor=_distances(*parted(data, num, seed=seed), seed),
         results=tuple(results),
-        paths={measure.__name__: measure(paths) for measure in (straightness, path_energy, transport_cost)},
+        paths=paths,
+        monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
     )
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
-    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler."""
+    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler; a
+    sampler of one step with written times stays what it is, since the network is not trained for more."""
+    if isinstance(own, EulerConfig) and own.times == (0.0, 1.0):
+        return own
     if not isinstance(own, SegmentedConfig):
         return EulerConfig(steps=steps)
     return own.model_copy(update={"within": EulerConfig(steps=-(-steps // own.segments))})
 
 
 def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
-    """The run's own sampler and then, if that is another, Euler's method: by name, at each number of evaluations that
-    they can use exactly."""
+    """The run's own sampler and then, if that is another and follows a velocity, Euler's method: by name, at each
+    number of evaluations that they can use exactly."""
 
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
         return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]
 
     euler, own_kinds = at_each(_euler(own, 1)), at_each(own) or [own]
-    compared = [] if own_kinds == euler else [("euler", chosen) for chosen in euler]
+    compared = (
+        [] if own_kinds == euler or not sampler.follows_velocity(own) else [("euler", chosen) for chosen in euler]
+    )
     return [*((own.kind, chosen) for chosen in own_kinds), *compared]
 
 
@@ -197,10 +226,13 @@ def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: 
 
 def _ends(
     flow: TrainedFlow, conditioning: Conditioning, parts: Sequence[sampler.Trajectory]
-) -> tuple[NDArray[np.float32], int]:
-    """The samples at the ends of trajectories, and the most evaluations that one of them took; waits for the device."""
+) -> tuple[NDArray[np.float32], dict[str, int]]:
+    """The samples at the ends of trajectories, and the most calls that one of them took; waits for the device."""
     states = torch.cat([flow.parts.data_of(part.final).cpu() for part in parts])
-    return flow.decode(states, conditioning).numpy(), max(part.calls["network"] for part in parts)
+    calls = Counter[str]()
+    for part in parts:
+        calls |= Counter(part.calls)
+    return flow.decode(states, conditioning).numpy(), dict(calls)
 
 
 def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:

@@ -14,10 +14,13 @@ from trainer.config.model import (
     AutoencoderConfig,
     BlockwiseConfig,
     BlockwiseMLPConfig,
+    CausalTransitionConfig,
     DiTConfig,
     GPTConfig,
     MLPConfig,
     NetworkConfig,
+    TransitionDiTConfig,
+    TransitionMLPConfig,
 )
 from trainer.config.run import RunConfig
 from trainer.flow import target
@@ -25,12 +28,15 @@ from trainer.flow.context import SemanticMapConfig
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
+from trainer.model.causal_transition import CausalTransition
 from trainer.model.dit import DiT
 from trainer.model.gpt import GPT
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.model.mlp import MLP
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import LinearShare, divide_blocks
+from trainer.model.transition_dit import TransitionDiT
+from trainer.model.transition_mlp import TransitionMLP
 
 NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     DiTConfig: DiT.build,
@@ -39,6 +45,9 @@ NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     AutoencoderConfig: Autoencoder.build,
     BlockwiseConfig: Blockwise.build,
     BlockwiseMLPConfig: BlockwiseMLP.build,
+    CausalTransitionConfig: CausalTransition.build,
+    TransitionDiTConfig: TransitionDiT.build,
+    TransitionMLPConfig: TransitionMLP.build,
 }
 """What builds the network of each class of settings; a class that is not here has a `network` of its own."""
 

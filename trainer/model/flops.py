@@ -5,9 +5,13 @@ checkpointing), share (tensor and expert parallelism) or pad. Attention counts e
 """
 
 import math
+from collections.abc import Mapping
 
+from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
+from trainer.flow import objective
 from trainer.flow.context import SemanticMapConfig
+from trainer.flow.sampler import AnyConfig, SegmentedConfig
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
 PASSES = 3
@@ -26,19 +30,52 @@ def training_flops(config: RunConfig) -> int | None:
         Three times those of the forward pass, two for each multiply-add; None: those of the network are not known.
     """
     forward = forward_multiply_adds(config)
-    return None if forward is None else PASSES * OPERATIONS_PER_MULTIPLY_ADD * forward
+    return None if forward is None else PASSES * OPERATIONS_PER_MULTIPLY_ADD * (forward + _head(config))
 
 
 def forward_multiply_adds(config: RunConfig) -> int | None:
     """Multiply-adds of the forward pass of one example; of a mixture, those of the experts that a token visits.
 
     Returns:
-        Those of the network, and of what makes a context ready to be read; None: those of the network are not known.
+        Those of the network without a head, which may be called more than once, and of what makes a context ready to be
+        read; None: those of the network are not known.
     """
     network = config.model.multiply_adds(
         config.state_shape, context_channels=config.context_channels, mixture=_mixture(config)
     )
     return None if network is None else network + _context_reader(config)
+
+
+def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[str, int]) -> int | None:
+    """Multiply-adds that draw one example without guidance; of a mixture, those of the experts that a token visits.
+
+    Args:
+        config: the run.
+        sampler: that draws.
+        calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
+
+    Returns:
+        Those of all calls, without the decoding of latents; None: those of the network are not known.
+    """
+    network = config.model.sample_multiply_adds(
+        config.state_shape,
+        calls,
+        segments=sampler.segments if isinstance(sampler, SegmentedConfig) else 1,
+        context_channels=config.context_channels,
+        mixture=_mixture(config),
+    )
+    return None if network is None else network + calls["network"] * _context_reader(config)
+
+
+def _head(config: RunConfig) -> int:
+    """Multiply-adds of the call of a head that learning from one example takes."""
+    chosen = None if config.flow is None else config.flow.objective
+    if not isinstance(chosen, objective.TransitionConfig | objective.CausalTransitionConfig):
+        return 0
+    of_a_call = config.model.head_multiply_adds(config.state_shape, draws=chosen.draws)
+    if isinstance(config.model, CausalTransitionConfig):  # whose calls are for one token
+        return config.model.drawn_tokens(config.state_shape) * of_a_call
+    return of_a_call
 
 
 def _mixture(config: RunConfig) -> int | None:

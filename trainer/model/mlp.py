@@ -14,7 +14,7 @@ from trainer.config.model import MLPConfig
 from trainer.config.network.mlp import INPUT_WAVES
 from trainer.flow.condition import Condition
 from trainer.model.dit import FeedForward
-from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
+from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding, with_waves
 from trainer.model.network import Network, NetworkSpec
 
 
@@ -86,16 +86,22 @@ class MLP(Network):
         Returns:
             float32 [B, num_fields P].
         """
+        return self.unembed_values(self.tokens(x_t, t, condition))[:, 0].float()
+
+    def tokens(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Computes the features of vectors, which the prediction is made of; see :meth:`forward`.
+
+        Returns:
+            [B, 1, D].
+        """
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
         steering_BD = steering(self, t, condition.label, dtype)
         seen = x_t.float() if condition.context is None else torch.cat([x_t, condition.context], dim=1).float()
-        frequencies = 2.0 ** (torch.arange(INPUT_WAVES, device=x_t.device) / 2)
-        angles = (seen[..., None] * frequencies).flatten(1)
-        tokens_B1D = self.embed_values(torch.cat([seen, angles.sin(), angles.cos()], dim=1).to(dtype))[:, None]
+        tokens_B1D = self.embed_values(with_waves(seen).to(dtype))[:, None]
         for block in self.blocks:
             tokens_B1D = block(tokens_B1D, steering_BD)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
-        return self.unembed_values(modulate(tokens_B1D, shift, scale))[:, 0].float()
+        return modulate(tokens_B1D, shift, scale)
 
 
 class Block(nn.Module):

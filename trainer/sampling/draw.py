@@ -13,7 +13,7 @@ from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import Split
 from trainer.flow import Condition, sampler
 from trainer.flow.coupling.gather import gathered
-from trainer.flow.question import Question
+from trainer.flow.question import FromTokens, OfToken, Question
 from trainer.model.network import Network
 from trainer.sampling.conditioning import Conditioning, conditioning_for
 from trainer.sampling.flow import FlowParts
@@ -124,9 +124,10 @@ class TrainedFlow:
 
         def counted(x: Tensor, t: Tensor, condition: Condition, *questions: Question) -> Tensor:
             nonlocal evaluations
-            evaluations += 1
-            if progress is not None:
-                progress(evaluations)
+            if not any(isinstance(one, FromTokens | OfToken) for one in questions):
+                evaluations += 1
+                if progress is not None:
+                    progress(evaluations)
             return self.model(x, t, condition, *questions)
 
         field = self.parts.field(counted, condition.rows(examples).to(device), guidance)

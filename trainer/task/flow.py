@@ -62,7 +62,13 @@ class FlowTask(Task[DrawnPoints]):
         teacher = Teacher(chosen.teacher) if isinstance(chosen, objective.AlignedConfig) else None
         named = [Reference.of_run(one) for field, one in references_of(config).items() if field.startswith(OBJECTIVE)]
         self.objective = objective.build(
-            chosen, target=parts.target, path=parts.path, teacher=teacher, reference=named[0] if named else None
+            chosen,
+            target=parts.target,
+            path=parts.path,
+            teacher=teacher,
+            reference=named[0] if named else None,
+            chain=parts.chain,
+            tokens=config.model.tokens(config.state_shape),
         )
         self.label_dropout = config.model.label_dropout
 
@@ -95,7 +101,9 @@ class FlowTask(Task[DrawnPoints]):
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:
-            flow = TrainedFlow(compared_with(self.config, spec.data), self.parts, model, spec.checkpoint)
+            compared = compared_with(self.config, spec.data)
+            parts = self.parts if spec.data is None else FlowParts(compared)
+            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
             return FlowMeasurement.of(flow, spec, progress)
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:

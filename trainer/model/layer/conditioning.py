@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.config.network.mlp import INPUT_WAVES
 from trainer.model.layer.segments import SegmentLinear
 
 LARGEST_PERIOD = 10_000.0
@@ -83,6 +84,13 @@ def initialise(
 def modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Normalises tokens [B, N, D], then scales by 1 + scale and shifts them; both [B, 1, D]."""
     return functional.layer_norm(tokens_BND, tokens_BND.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+
+def with_waves(values: Tensor) -> Tensor:
+    """Values [.., P], followed by their sines and by their cosines at some frequencies, [.., P (1 + 2 INPUT_WAVES)]."""
+    frequencies = 2.0 ** (torch.arange(INPUT_WAVES, device=values.device) / 2)
+    angles = (values[..., None] * frequencies).flatten(-2)
+    return torch.cat([values, angles.sin(), angles.cos()], dim=-1)
 
 
 def wave_embedding(values: Tensor, width: int) -> Tensor:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 
 from moe.files import replacing
@@ -29,7 +30,7 @@ WIDTH = 100
 def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
     """Searches grids for the averaged weights of a run's newest intact checkpoint, measures them and writes a file.
 
-    Each rank of a launch does all of it on its own, and the first one writes.
+    Each rank of a launch does all of it on its own, the first one writes, and the others wait for that.
 
     Args:
         request: what is asked for.
@@ -69,10 +70,12 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
                 "seed": request.seed,
             },
         )
-        if not first:
-            return 0
-        document = page and steps_page(file, figures, found, noises, fresh)
-    file.write(out)
+        document = page and steps_page(file, figures, found, noises, fresh) if first else None
+        if first:
+            file.write(out)
+        dist.barrier()  # whoever reads the file next finds it
+    if not first:
+        return 0
     Console(width=None if sys.stdout.isatty() else WIDTH).print(grids_table(file, figures))
     print(f"{out}: grids for {request.run}")
     if page is not None and document is not None:

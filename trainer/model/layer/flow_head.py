@@ -1,0 +1,65 @@
+"""A velocity for each token, by a perceptron that reads the token's features.
+
+Shape suffixes: N tokens, P values of a token's state, H features of a token.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.config.network.head import HeadConfig
+from trainer.config.network.mlp import INPUT_WAVES
+from trainer.model.layer.conditioning import with_waves
+
+
+class FlowHead(nn.Module):
+    """The velocity of a flow over the values of a token, given its features; tokens know nothing of each other.
+
+    State and time join with sines and cosines of them, so that a narrow distribution can be learned. The output starts
+    at zero.
+
+    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (a head that samples each token).
+    """
+
+    def __init__(self, config: HeadConfig, *, values: int, features: int, generator: torch.Generator | None) -> None:
+        """Builds and initialises the head.
+
+        Args:
+            config: sizes.
+            values: P.
+            features: H.
+            generator: draws the initial weights; None leaves them as they are (meta device).
+        """
+        super().__init__()
+        self.read_state = nn.Linear((values + 1) * (1 + 2 * INPUT_WAVES), config.hidden)
+        self.read_features = nn.Linear(features, config.hidden, bias=False)
+        self.layers = nn.ModuleList(nn.Linear(config.hidden, config.hidden) for _ in range(config.layers - 1))
+        self.output = nn.Linear(config.hidden, values)
+        if generator is not None:
+            self._initialise(generator)
+
+    def forward(self, y: Tensor, s: Tensor, features: Tensor) -> Tensor:
+        """Computes velocities.
+
+        Args:
+            y: [.., N, P] states of tokens.
+            s: [.., N] times of tokens, in [0, 1].
+            features: [.., N, H] of tokens; dimensions before N may be fewer, or 1.
+
+        Returns:
+            float32 [.., N, P].
+        """
+        state = torch.cat([y.float(), s.float()[..., None]], dim=-1)
+        hidden = self.read_state(with_waves(state).to(features.dtype)) + self.read_features(features)
+        for layer in self.layers:
+            hidden = layer(functional.silu(hidden))
+        return self.output(functional.silu(hidden)).float()
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        for layer in (self.read_state, self.read_features, *self.layers):
+            assert isinstance(layer, nn.Linear)
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
