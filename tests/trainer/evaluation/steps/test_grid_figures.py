@@ -28,33 +28,51 @@ def flow_of(sections: dict[str, object]) -> TrainedFlow:
     return TrainedFlow(config, FlowParts(config), model, "step_00000000")
 
 
-@pytest.mark.parametrize("segments", [1, 3])
-def test_figures_are_of_fresh_noises_and_of_equal_steps_as_samplers_take_them(segments: int) -> None:
-    parts = {
-        "model": {"kind": "blockwise_mlp", "segments": 3, "hidden": 16},
-        "sample": {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": "euler", "steps": 1}}},
-    }
-    flow = flow_of({**TOY, **(parts if segments > 1 else {})})
-    noises = Noises(flow, 60, guidance=1.0, seed=0)
+SEGMENTED = {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": "euler", "steps": 1}}}
+DIT = {"hidden": 16, "num_heads": 2, "label_dropout": 0.1}
+FLOWS = {
+    "plain": TOY,
+    "segments": {**TOY, "model": {"kind": "blockwise_mlp", "segments": 3, "hidden": 16}, "sample": SEGMENTED},
+    "approximated segments": {
+        "data": {"kind": "digits"},
+        "model": {
+            **{"kind": "blockwise", "segments": 3, "trunk_layers": 1, "residual_layers": 1},
+            **{"init_from": "trunk", "init_new": ["residual"], **DIT},
+        },
+        "flow": {"objective": {"kind": "feature_residual"}, "time": {"kind": "stratified", "segments": 3}},
+        "sample": {**SEGMENTED, "guidance": 1.5},
+    },
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_figures_are_of_fresh_noises_and_of_equal_steps_as_samplers_take_them(name: str) -> None:
+    flow = flow_of(FLOWS[name])
+    guidance = flow.sample.guidance
+    noises = Noises(flow, 60, guidance=guidance, seed=0)
+    segments = 3 if "segments" in name else 1
+    assert noises.segments == segments
     searched, fresh = torch.arange(20), torch.arange(20, 60)
-    nodes = StepsRequest(run="unused", nodes=None).nodes_for(noises.segments)
-    assert nodes == {1: 100, 3: 102}[segments]
-    request = StepsRequest.model_validate({"run": "unused", "evaluations": (3, 6)})
-    found = search(noises.solutions(searched, nodes), request)
+    request = StepsRequest.model_validate({"run": "unused", "evaluations": (3, 6), "nodes": 12})
+    found = search(noises.solutions(searched, 12), request)
     figures = measured(found, noises, searched, fresh, lambda _: None)
     assert set(figures.grids) == {3, 6}
-    on_fresh = noises.solutions(fresh, nodes)
+    on_fresh = noises.solutions(fresh, 12)
     for evaluations, kinds in figures.grids.items():
         assert kinds["uniform"].times == pytest.approx(np.linspace(0, 1, evaluations + 1))
         assert kinds["endpoint"].search_error <= kinds["chord"].search_error * (1 + 1e-5)
+        assert kinds["endpoint"].search_error <= kinds["uniform"].search_error * (1 + 1e-5)
         for kind in ("chord", "endpoint"):
             grid = found.grids[evaluations][kind]
-            assert kinds[kind].times == tuple(node / nodes for node in grid)
+            assert kinds[kind].times == tuple(node / 12 for node in grid)
             assert kinds[kind].error == pytest.approx(endpoint_error(on_fresh, grid), rel=1e-3)
-            assert all(
-                any(abs(time - edge / segments) < 1e-9 for time in kinds[kind].times) for edge in range(segments)
-            )
+            assert set(grid) >= {12 * edge // segments for edge in range(segments)}
         assert kinds["chord"].cost <= kinds["uniform"].cost
+
+
+def test_the_fine_grid_has_a_hundred_nodes_or_the_next_multiple_of_the_segments() -> None:
+    request = StepsRequest.model_validate({"run": "unused"})
+    assert [request.nodes_for(segments) for segments in (1, 3, 4, 6)] == [100, 102, 100, 102]
 
 
 def test_the_energy_distance_of_paired_sets_is_without_bias() -> None:
