@@ -228,6 +228,12 @@ def readers() -> Iterator[Reader]:
         lambda file: _check_toy(f"flow.path={{kind: tabulated, path: {file}}}"),
     )
     yield Reader(
+        "searched grids",
+        {"steps.json": "json"},
+        all_of(copied("tests/files/steps.json"), written(toy__yaml=sound_files.TOY)),
+        lambda file: _check_toy(f"sample.sampler={{kind: euler, steps: 4, times: {file}}}"),
+    )
+    yield Reader(
         "pairs",
         {"pairs/index.json": "json", "pairs/p.safetensors": "safetensors"},
         _folder("pairs", sound_files.pairs),

@@ -17,7 +17,7 @@ from trainer.experiment.stage.sections import filled
 from trainer.experiment.stage.taught import TaughtStage
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.model.weights import WEIGHTS
-from trainer.sampling.steps.noises import segments_of
+from trainer.sampling.searched import segments_of
 from trainer.sampling.steps.request import StepsRequest
 from trainer.sampling.steps.search import check_search
 

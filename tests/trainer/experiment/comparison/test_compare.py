@@ -72,6 +72,12 @@ def test_a_method_keeps_its_flow_and_a_sampler_of_its_own(tmp_path: Path) -> Non
     assert one.paper == "arXiv 1234.56789"
 
 
+def test_a_method_keeps_a_solver_with_times_of_its_own(tmp_path: Path) -> None:
+    sampler = {"kind": "euler", "times": [0, 0.3, 1]}
+    (method,) = plan(tmp_path, written(tmp_path, "searched", sample={"sampler": sampler})).methods
+    assert method.document["sample"]["sampler"] == sampler
+
+
 def test_what_does_not_go_with_the_base_is_left_out(tmp_path: Path) -> None:
     latent = {"kind": "shards", "path": "nowhere", "held_out": 1}
     found = plan(
