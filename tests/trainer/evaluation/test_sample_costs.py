@@ -30,6 +30,8 @@ def segmented(within: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "segmented", "segments": 2, "within": within}
 
 
+CAUSAL = {"kind": "causal_transition", "hidden": 16, "num_layers": 2, "num_heads": 2, "patch_size": 4}
+TOKENS = {"kind": "causal_transition", "head": HEUN}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "points": (POINTS, EULER),
     "points, two calls a step": (POINTS, HEUN),
@@ -37,6 +39,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "images": (DIT, EULER),
     "images by experts": ({**DIT, "moe": {"num_experts": 4, "top_k": 2, "expert_hidden": 24}}, HEUN),
     "images told of maps": ({**DIT, "flow": {"context": {"kind": "semantic_map"}}}, EULER),
+    "tokens after the last state": ({**DIT, "model": {**CAUSAL, "history": "last", "transitions": 3}}, TOKENS),
+    "tokens after all states": ({**DIT, "model": {**CAUSAL, "history": "full", "transitions": 3}}, TOKENS),
     "segments without approximation": ({**DIT, "model": BLOCKWISE}, segmented(EULER)),
     "segments, the trunk once in each": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(EULER)),
     "segments, two calls a step": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(HEUN)),

@@ -143,7 +143,9 @@ def test_an_autoregression_is_drawn_exactly() -> None:
     powers = torch.tensor([[1.0, 0, 0], [0.5, 1, 0], [0.25, 0.5, 1]], dtype=torch.float64)
     for states in trajectory.x[1:]:
         torch.testing.assert_close(covariance(states, states), 0.09 * powers @ powers.T, rtol=0, atol=5e-3)
-    assert float(covariance(trajectory.x[1], trajectory.x[2]).abs().max()) < 5e-3, "transitions have noises of their own"
+    assert float(covariance(trajectory.x[1], trajectory.x[2]).abs().max()) < 5e-3, (
+        "transitions have noises of their own"
+    )
     torch.testing.assert_close(trajectory.times, torch.tensor([0.0, 0.5, 1.0]))
 
 
