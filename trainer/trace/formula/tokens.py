@@ -72,7 +72,7 @@ class TokenTraffic:
                     tells_counts = False
                 yield Collective(exchange.group, exchange=exchange)
 
-    def _exchanges(self, phase: Phase, layer: int | None) -> Iterator[tuple[int | None, Exchange]]:
+    def _exchanges(self, phase: Phase, layer: Place | None) -> Iterator[tuple[int | None, Exchange]]:
         """Exchanges of a pass, at least those of a layer, each with its block."""
         layers: Sequence[int] = self.moe_layers
         borrowings: Sequence[Borrowing | None] = self.borrowings
