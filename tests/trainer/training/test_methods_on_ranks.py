@@ -31,8 +31,10 @@ FLOWS: dict[str, dict[str, Any]] = {
     },
     "pairs": {"coupling": {"kind": "paired"}},
     "interpolant": {**INTERPOLANT, **SOURCE},
+    "transitions": {"objective": {"kind": "transition", "draws": 2}},
 }
 """Each over data of which an epoch ends within a step."""
+SAMPLERS = {"interpolant": "euler_maruyama", "transitions": "transition"}
 ENGINES: dict[str, dict[str, Any]] = {"ZeRO 2": {"zero_stage": 2}, "FSDP2": {"kind": "fsdp"}}
 Found = dict[str, tuple[list[dict[str, float]], dict[str, Tensor]]]
 """Figures of the steps and the final weights of each run."""
@@ -40,10 +42,11 @@ Found = dict[str, tuple[list[dict[str, float]], dict[str, Tensor]]]
 
 def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     points: dict[str, Any] = {"kind": "toy", "num_examples": 17, "held_out": 5}
-    sampler = {"kind": "euler_maruyama" if name == "interpolant" else "euler", "steps": 2}
+    sampler = {"kind": SAMPLERS.get(name, "euler"), "steps": 2}
+    network = "transition_mlp" if name == "transitions" else "mlp"
     document = {
         "run": {"dir": folder / run},
-        "model": {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1},
+        "model": {"kind": network, "hidden": 16, "num_layers": 1, "dropout": 0.1},
         "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if name == "pairs" else points,
         "flow": FLOWS[name],
         "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
