@@ -22,6 +22,7 @@ from trainer.command.import_features import IMPORT_FEATURES
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
+from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.training.failure import RunFailed
@@ -30,6 +31,7 @@ VERBS = (
     TRAIN,
     CHECK,
     SAMPLE,
+    STEPS,
     EVALUATE,
     COMPARE,
     GENERATE,

@@ -25,8 +25,29 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="cut time into P parts; a pair holds both ends of one part, begun at noised real data",
     )
+    parser.add_argument(
+        "--nodes",
+        metavar="TIMES",
+        help="cut time at these times, such as 0,0.3,0.6,1, or at the grid of --evaluations in a file of the steps "
+        "verb; a pair holds the states at two neighbouring times",
+    )
+    parser.add_argument("--evaluations", type=int, metavar="N", help="which grid of the file of --nodes")
+    parser.add_argument(
+        "--begin",
+        choices=("noise", "data"),
+        default="noise",
+        help="states at nodes are on the teacher's way from noise, or begin at noised real data (default: noise)",
+    )
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="float16 is for images")
     parser.add_argument("--shard-examples", type=int, default=4096, metavar="N", help="pairs of a file (default: 4096)")
+
+
+def _times(text: str) -> tuple[float, ...] | None:
+    """Numbers with commas between them; None: it is none such."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if "," in text else None
+    except ValueError:
+        return None
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -36,8 +57,10 @@ def _run(options: argparse.Namespace) -> int:
     from trainer.sampling.pairs.request import PairsRequest
     from trainer.sampling.pairs.run import run
 
-    names = ("guidance", "seed", "segments", "dtype", "shard_examples")
+    names = ("guidance", "seed", "segments", "evaluations", "begin", "dtype", "shard_examples")
     document = {"run": options.run_dir, "num": options.num_pairs, **{name: getattr(options, name) for name in names}}
+    if options.nodes is not None:
+        document["nodes"] = _times(options.nodes) or Path(options.nodes)
     try:
         document["sampler"] = yaml.safe_load(options.sampler)
         request = PairsRequest.model_validate(document)

@@ -1,4 +1,4 @@
-"""trace: the collectives of a step, by formula."""
+"""trace: the collectives of a step of training, or of a drawing, by formula."""
 
 import argparse
 from pathlib import Path
@@ -6,11 +6,35 @@ from pathlib import Path
 from trainer.command.options import request_of
 from trainer.command.verb import Verb, add_configuration
 
+OWN_SAMPLER = ""
+"""What ``--sampling`` says without a value."""
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser)
     parser.add_argument("--world-size", type=int, required=True, metavar="W", help="ranks of the run")
     parser.add_argument("--ranks-per-node", type=int, default=8, metavar="R", help="ranks on one node (default: 8)")
+    parser.add_argument(
+        "--sampling",
+        nargs="?",
+        const=OWN_SAMPLER,
+        metavar="SAMPLER",
+        help="the collectives of drawing instead of those of a training step: by this sampler, as YAML, or by the "
+        "run's own sample.sampler",
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        metavar="N",
+        help="with --sampling: examples that each data rank draws (default: as many as in a training step's pass)",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="with --sampling: scale of classifier-free guidance; any but 0 and 1 doubles the rows of each call "
+        "(default: the run's sample.guidance)",
+    )
     gaps = parser.add_mutually_exclusive_group()
     gaps.add_argument("--gap-ns", type=int, metavar="N", help="compute before each collective in ns (default: unknown)")
     gaps.add_argument(
@@ -30,8 +54,10 @@ def _run(options: argparse.Namespace) -> int:
 
 TRACE = Verb(
     "trace",
-    "write the collectives that one step of a run would issue, by formula, for netsim to simulate",
+    "write the collectives that one step of a run, or a drawing, would issue, by formula, for netsim to simulate",
     "python -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out trace.jsonl",
     _add_arguments,
     _run,
+    "With --sampling '{kind: euler, steps: 20}' they are those of drawing: a call of the network is a micro step, and "
+    "the samples of all ranks are collected after the last one. Averaged weights and tokens are float32 then.",
 )

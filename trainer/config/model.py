@@ -7,6 +7,7 @@ from pydantic import ValidatorFunctionWrapHandler
 from moe.validation.section import kind_of, sections_in
 from trainer.config.network.autoencoder import AutoencoderConfig
 from trainer.config.network.blockwise import BlockwiseConfig, BlockwiseMLPConfig, SegmentNetworkConfig
+from trainer.config.network.causal_transition import CausalTransitionConfig
 from trainer.config.network.dit import DiTConfig
 from trainer.config.network.gpt import GPTConfig
 from trainer.config.network.mlp import MLPConfig
@@ -21,6 +22,7 @@ AnyNetworkConfig = (
     | AutoencoderConfig
     | BlockwiseConfig
     | BlockwiseMLPConfig
+    | CausalTransitionConfig
     | TransitionDiTConfig
     | TransitionMLPConfig
 )
@@ -77,6 +79,7 @@ __all__ = [
     "AutoencoderConfig",
     "BlockwiseConfig",
     "BlockwiseMLPConfig",
+    "CausalTransitionConfig",
     "DiTConfig",
     "GPTConfig",
     "MLPConfig",

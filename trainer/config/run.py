@@ -20,7 +20,13 @@ from moe.validation.section import Section, kind_of, sections_in
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.config.guard import GuardConfig
-from trainer.config.model import AnyNetworkConfig, NetworkConfig, listed_or_own, network_settings
+from trainer.config.model import (
+    AnyNetworkConfig,
+    CausalTransitionConfig,
+    NetworkConfig,
+    listed_or_own,
+    network_settings,
+)
 from trainer.config.observe import ObserveConfig
 from trainer.config.optim import OptimConfig
 from trainer.config.task import TaskConfig
@@ -195,6 +201,17 @@ class RunConfig(Section):
         if self.model.no_mixture is not None and self.moe is not None:
             raise ValueError(f"moe: {self.model.no_mixture}; remove the section")
         return self
+
+    @model_validator(mode="after")
+    def _the_sampler_knows_the_tokens(self) -> "RunConfig":
+        """With its number of calls, a sampler can be priced and compared without the network."""
+        chosen = getattr(self.sample, "sampler", None)
+        causal = isinstance(chosen, trainer.flow.sampler.CausalTransitionConfig) and chosen.tokens is None
+        if not causal or not isinstance(self.model, CausalTransitionConfig) or len(self.state_shape) not in (1, 3):
+            return self
+        calls = self.model.transitions * self.model.state_tokens(self.state_shape)
+        known = chosen.model_copy(update={"tokens": calls})
+        return self.model_copy(update={"sample": self.sample.model_copy(update={"sampler": known})})
 
     @property
     def state_shape(self) -> tuple[int, ...]:

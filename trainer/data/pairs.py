@@ -21,7 +21,7 @@ from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard_rows import ShardRows, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"
-SAID = ("digest", "shape", "num_classes", "segments", "data_scale", "source")
+SAID = ("digest", "shape", "num_classes", "segments", "nodes", "data_scale", "latents", "source")
 """What a configuration repeats of the index."""
 
 
@@ -38,13 +38,31 @@ class PairsConfig(Section):
     num_classes: NonNegativeInt
     """Left out: what the index says."""
     segments: PositiveInt | None
-    """Into how many parts paths were cut; left out: what the index says."""
+    """Into how many equal parts paths were cut; left out: what the index says."""
+    nodes: tuple[float, ...] | None = None
+    """The times at which paths were cut; left out: what the index says."""
     data_scale: PositiveFloat = 1.0
     """What a run has to multiply its data by if paths were cut; left out: what the index says."""
+    latents: str | None = None
+    """Digest of the folder of latents that a run has to name, where the points are latents; left out: what the index
+    says."""
     source: dict[str, JsonValue] | None = None
     """The data set that the paths of the pairs begin at, and so those of samples; left out: what the index says."""
     digest: str
     """Of the index, so that a run goes on with the pairs it began with; left out: taken from it."""
+
+    @property
+    def parts(self) -> str | None:
+        """How paths were cut into the parts whose ends the pairs are, in words; None: the pairs are whole paths."""
+        if self.nodes is not None:
+            return f"between {len(self.nodes)} nodes"
+        return None if self.segments is None else f"{self.segments} segments"
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """Times from 0 to 1 at which paths were cut; those two alone where the pairs are whole paths."""
+        segments = self.segments or 1
+        return self.nodes or tuple(number / segments for number in range(segments + 1))
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ MEDIAN_POINTS = 1_000
 """Points of each set that the median distance is computed from."""
 
 
-def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating], *, paired: bool = False) -> float:
     """Returns the unbiased estimate of 2 E|X - Y| - E|X - X'| - E|Y - Y'|: no point is compared with itself.
 
     Source: Székely and Rizzo, "Energy statistics: a class of statistics based on distances", 2013, equation 2.
@@ -17,6 +17,8 @@ def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
     Args:
         x: [N, ...] points, flattened to [N, F]; N >= 2.
         y: [M, ...] points with the same F; M >= 2.
+        paired: whether point i of both sets is made of the same draw, so that those two are not independent: they are
+            not compared, and M = N.
 
     Returns:
         In units of the points. The expectation is 0 for two sets of one distribution, so the result can be negative.
@@ -25,7 +27,9 @@ def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
         ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
     """
     x, y = as_pair(x, y)
-    return float(2 * _distances(x, y).mean() - _mean_of_pairs(_distances(x, x)) - _mean_of_pairs(_distances(y, y)))
+    between = _distances(x, y)
+    cross = _mean_of_pairs(between) if paired else float(between.mean())
+    return 2 * cross - _mean_of_pairs(_distances(x, x)) - _mean_of_pairs(_distances(y, y))
 
 
 def maximum_mean_discrepancy(

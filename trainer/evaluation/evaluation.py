@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,16 @@ from moe.random.seed import derive_seed
 from trainer.evaluation.accuracy import ClassJudge
 from trainer.evaluation.judgement import distances, parted
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
+from trainer.evaluation.monge_gap import MongeGaps, measure_gaps
 from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
+from trainer.flow.sampler.steps_file import StepsFile
+from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.searched import euler_of
 
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250
@@ -33,6 +39,9 @@ EXACT_UP_TO = 64
 """Values of an example up to which the divergence is exact; above, it is estimated with random signs."""
 PROBES, TOLERANCE = 4, 1e-5
 
+SEARCHED = "euler, searched"
+"""What rows of Euler's method on grids of a file are called."""
+
 Progress = Callable[[str], None]
 """Takes a line of text about the progress, for a person."""
 
@@ -42,16 +51,22 @@ class Measured:
     """Figures of one sampler at one number of function evaluations.
 
     Attributes:
-        sampler: kind of the sampler.
-        evaluations: of the field, for each sample.
+        sampler: kind of the sampler, or :data:`SEARCHED`.
+        evaluations: of the field, for each sample: its calls of the network.
+        calls: how often each part of the network was called for a sample, without guidance: ``network``; ``head``,
+            where it has a head that is called by itself.
+        multiply_adds: of those calls, without the decoding of latents; None: not known.
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
         figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; if the
             data have classes, also ``class_accuracy``: the share of samples drawn with the run's guidance that a
-            classifier fitted to the data assigns to the class that was asked for.
+            classifier fitted to the data assigns to the class that was asked for. Rows of searched grids have it only
+            where that guidance is none, for which the grids were searched.
     """
 
     sampler: str
     evaluations: int
+    calls: Mapping[str, int]
+    multiply_adds: int | None
     seconds_per_sample: float
     figures: dict[str, float]
 
@@ -67,9 +82,12 @@ class Evaluation:
         guidance: scale of the guidance with which the class accuracy was measured.
         floor: the distances between two disjoint sets of real examples of that size, or of half the real examples if
             there are too few.
-        results: of the run's own sampler and then of Euler's method, each by increasing number of evaluations. If the
-            run samples segment by segment, so does Euler's method.
-        paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance.
+        results: of the run's own sampler, of Euler's method and of Euler's method on searched grids, each by increasing
+            number of evaluations. If the run samples segment by segment, so does Euler's method.
+        paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance; None: its samples
+            follow no velocity, such as those of a chain of transitions.
+        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own, or samples
+            follow no velocity.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
     """
@@ -80,7 +98,8 @@ class Evaluation:
     guidance: float
     floor: dict[str, float]
     results: tuple[Measured, ...]
-    paths: dict[str, float]
+    paths: dict[str, float] | None
+    monge_gap: MongeGaps | None
     bits_per_dimension: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,13 +114,15 @@ def evaluate(
     num: int = 1000,
     seed: int = 0,
     likelihood: int = 0,
+    steps: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Measures a flow on this process alone.
 
     Every sampler and number of evaluations starts from the same noise. A number of evaluations that a sampler cannot
     use exactly is left out; a sampler that chooses its own steps is measured once. If a run samples segment by segment,
-    no step crosses an edge between segments, because the velocity may jump there.
+    no step crosses an edge between segments, because the velocity may jump there. Where samples follow no velocity,
+    the run's own sampler alone is measured, and no paths.
 
     Args:
         flow: the run and its network.
@@ -110,6 +131,8 @@ def evaluate(
             reads a context.
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
+        steps: file of grids that were searched for this flow without guidance; they and all samplers are measured at
+            the numbers of evaluations of the file too. None: there is none.
         progress: called with a line of text about the progress.
     """
     conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
@@ -123,20 +146,33 @@ def evaluate(
         return [flow.follow(conditioning.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
 
     runs_own = flow.sample.sampler
-    trajectories(_euler(runs_own, 1), 1.0, 2)  # what a first call costs is no time of a sample
+    along_paths = sampler.follows_velocity(runs_own)
+    first = _euler(runs_own, 1) if along_paths else runs_own
+    trajectories(first, 1.0, 2)  # what a first call costs is no time of a sample
+    searched = {} if steps is None else _searched(runs_own, steps)
+    rows = _chosen(runs_own, sorted({*evaluations, *searched}))
+    rows += [(SEARCHED, chosen) for chosen in searched.values()]
     results = []
-    for name, chosen in _chosen(runs_own, sorted(set(evaluations))):
+    for name, chosen in rows:
         progress(f"drawing {num} by {name}; {len(results)} sets measured")
         begun = time.perf_counter()
-        samples, used = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
+        samples, calls = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
-        if judge is not None:
+        if judge is not None and (guidance == 1 or name != SEARCHED):
             guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
             figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
-        results.append(Measured(name, used, seconds, figures))
-    progress("following paths")
-    paths = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, min(num, PATHS)))
+        multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
+        results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
+    paths = gaps = None
+    if along_paths:
+        progress("following paths")
+        followed = min(num, PATHS)
+        way = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, followed))
+        paths = {measure.__name__: measure(way) for measure in (straightness, path_energy, transport_cost)}
+        gaps = measure_gaps(
+            flow.config, conditioning.labels[:followed], lambda chosen: _together(trajectories(chosen, 1.0, followed))
+        )
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
@@ -144,28 +180,41 @@ def evaluate(
         guidance=guidance,
         floor=_distances(*parted(data, num, seed=seed), seed),
         results=tuple(results),
-        paths={measure.__name__: measure(paths) for measure in (straightness, path_energy, transport_cost)},
+        paths=paths,
+        monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
     )
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
-    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler."""
+    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler; a
+    sampler of one step with written times stays what it is, since the network is not trained for more."""
+    if isinstance(own, EulerConfig) and own.times == (0.0, 1.0):
+        return own
     if not isinstance(own, SegmentedConfig):
         return EulerConfig(steps=steps)
     return own.model_copy(update={"within": EulerConfig(steps=-(-steps // own.segments))})
 
 
 def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
-    """The run's own sampler and then, if that is another, Euler's method: by name, at each number of evaluations that
-    they can use exactly."""
+    """The run's own sampler and then, if that is another and follows a velocity, Euler's method: by name, at each
+    number of evaluations that they can use exactly."""
 
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
         return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]
 
     euler, own_kinds = at_each(_euler(own, 1)), at_each(own) or [own]
-    compared = [] if own_kinds == euler else [("euler", chosen) for chosen in euler]
+    compared = (
+        [] if own_kinds == euler or not sampler.follows_velocity(own) else [("euler", chosen) for chosen in euler]
+    )
     return [*((own.kind, chosen) for chosen in own_kinds), *compared]
+
+
+def _searched(own: sampler.AnyConfig, steps: Path) -> dict[int, sampler.AnyConfig]:
+    """Euler's method on each grid of a file, by its evaluations."""
+    grids = euler_of(own, EulerConfig(times=steps))
+    each = {number: sampler.with_evaluations(grids, number) for number in sorted(StepsFile.read(steps).grids)}
+    return {number: chosen for number, chosen in each.items() if chosen is not None}
 
 
 def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: int) -> dict[str, float]:
@@ -177,10 +226,13 @@ def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: 
 
 def _ends(
     flow: TrainedFlow, conditioning: Conditioning, parts: Sequence[sampler.Trajectory]
-) -> tuple[NDArray[np.float32], int]:
-    """The samples at the ends of trajectories, and the most evaluations that one of them took; waits for the device."""
+) -> tuple[NDArray[np.float32], dict[str, int]]:
+    """The samples at the ends of trajectories, and the most calls that one of them took; waits for the device."""
     states = torch.cat([flow.parts.data_of(part.final).cpu() for part in parts])
-    return flow.decode(states, conditioning).numpy(), max(part.calls["network"] for part in parts)
+    calls = Counter[str]()
+    for part in parts:
+        calls |= Counter(part.calls)
+    return flow.decode(states, conditioning).numpy(), dict(calls)
 
 
 def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:

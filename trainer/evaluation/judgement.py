@@ -132,17 +132,19 @@ def check_features(path: Path, run_dir: Path) -> None:
     check_extractor(path, restored_flow(run_dir)[1].decoded_shape)
 
 
-def write_judgement(drawing: Drawing, examples: Tensor, features: Path | None, out: Path) -> None:
-    """Judges drawn examples against the data of their run, writes the figures as JSON and prints them.
+def write_judgement(drawing: Drawing, examples: Tensor | None, features: Path | None, out: Path) -> None:
+    """Judges drawn examples against the data of their run, writes the figures as JSON and prints them; collective.
 
     Args:
         drawing: where they are from.
-        examples: [N, *shape], drawn with its guidance.
+        examples: [N, *shape], drawn with its guidance; None on ranks that do not write.
         features: file of the network whose features are compared too, or None.
         out: JSON to write.
     """
-    real, real_labels = real_examples(drawing.flow.config, drawing.flow.parts.space)
     unguided = drawing.examples(1.0)
+    if examples is None or unguided is None:
+        return
+    real, real_labels = real_examples(drawing.flow.config, drawing.flow.parts.space)
     figures: dict[str, float | str] = {
         "num": len(examples),
         "guidance": drawing.guidance,

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from trainer.config.run import ImageSample, RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
-from trainer.evaluation.page import COLUMNS, cell, evaluation_page
+from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluation_page
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 
@@ -43,6 +43,7 @@ class FlowMeasurement(Measurement):
             num=spec.num,
             seed=spec.seed,
             likelihood=spec.likelihood,
+            steps=spec.steps,
             progress=progress,
         )
         return cls(evaluation, flow.config)
@@ -61,24 +62,36 @@ class FlowMeasurement(Measurement):
         shown = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
         shown.add_column("sampler", no_wrap=True)
         names = [name for name in COLUMNS if any(name in one.figures for one in results)]
-        for heading in ("NFE", *(COLUMNS[name] for name in names), "ms"):
+        costs = costs_of(results)
+        for heading in (*costs, *(COLUMNS[name] for name in names), "ms"):
             shown.add_column(heading, justify="right", no_wrap=True)
-        shown.add_row("real data", "", *(cell(name, floor.get(name)) for name in names), "", end_section=True)
+        shown.add_row(
+            "real data", *("" for _ in costs), *(cell(name, floor.get(name)) for name in names), "", end_section=True
+        )
         for place, one in enumerate(results, start=1):
-            figures = (cell(name, one.figures[name]) for name in names)
+            figures = (cell(name, one.figures.get(name)) for name in names)
             last = place < len(results) and results[place].sampler != one.sampler
             shown.add_row(
-                one.sampler, f"{one.evaluations}", *figures, f"{1e3 * one.seconds_per_sample:.2g}", end_section=last
+                one.sampler,
+                *(written(one) for written in costs.values()),
+                *figures,
+                f"{1e3 * one.seconds_per_sample:.2g}",
+                end_section=last,
             )
         return shown
 
     def remarks(self) -> list[str]:
         """See `Measurement.remarks`; what holds for every sampler."""
         paths, bits = self.evaluation.paths, self.evaluation.bits_per_dimension
+        if paths is None:
+            return [NO_PATHS]
         lines = [
             f"straightness {paths['straightness']:.4f} (0: straight), path energy {paths['path_energy']:.4g}, "
             f"transport cost {paths['transport_cost']:.4g}"
         ]
+        gaps = self.evaluation.monge_gap
+        if gaps is not None:
+            lines.append(f"Monge gap {gaps.figure} {gaps.explained}")
         return lines if bits is None else [*lines, f"{bits:.3f} bits a dimension of held-out examples"]
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:

@@ -1,6 +1,6 @@
 """The page of one evaluation: quality against function evaluations, how direct the paths are, what is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import matplotlib as mpl
@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from moe.report.figures import INK, STYLE, to_svg
 from moe.report.page import Block, Facts, Figure, Section, Table, page
 from trainer.evaluation.evaluation import Evaluation, Measured
+from trainer.observe.units import scaled
 
 COLUMNS = {
     "frechet_distance": "Fréchet",
@@ -22,8 +23,10 @@ COLUMNS = {
 }
 """Figures in the order of a table, and their headings."""
 PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
-LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))))
+LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))), ("#009e73", "D", (0, (1, 1))))
 FLOOR, GRID = "#5b6875", "#eef1f4"
+NO_PATHS = "samples follow no velocity: there is no straightness, no path energy, no likelihood and no Euler's method"
+"""Said where the tokens of samples are drawn one after the other."""
 LEAST = 1e-6
 """What is drawn of a distance that is 0."""
 
@@ -68,13 +71,19 @@ _DRAWN = "Drawn by the run's own sampler and guidance, from the averaged weights
 
 
 def _facts(found: Evaluation, best: Measured, measure: str) -> list[tuple[str, str, str]]:
-    paths = found.paths
     facts = [
         ("Best", f"{best.figures[measure]:.3g}", f"{best.sampler}, {best.evaluations} evaluations"),
         ("Real examples", f"{found.floor[measure]:.3g}", "two sets against each other"),
+    ]
+    if found.paths is None:
+        return [*facts, ("Paths", "none", NO_PATHS)]
+    paths = found.paths
+    facts += [
         ("Straightness", f"{paths['straightness']:.3g}", "0: one step of Euler's method is exact"),
         ("Path energy", f"{paths['path_energy']:.3g}", f"the ends alone need {paths['transport_cost']:.3g}"),
     ]
+    if found.monge_gap is not None:
+        facts.append(("Monge gap", found.monge_gap.figure, found.monge_gap.explained))
     if found.bits_per_dimension is not None:
         facts.append(("Likelihood", f"{found.bits_per_dimension:.3f}", "bits a dimension of held-out examples"))
     return facts
@@ -83,28 +92,46 @@ def _facts(found: Evaluation, best: Measured, measure: str) -> list[tuple[str, s
 def table(found: Evaluation) -> Block:
     """All figures of all sets; the best of each distance stands out."""
     names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
-    rows = [("real examples", "", *(cell(name, found.floor.get(name)) for name in names), "")]
+    costs = costs_of(found.results)
+    rows = [("real examples", *("" for _ in costs), *(cell(name, found.floor.get(name)) for name in names), "")]
     rows += [
         (
             one.sampler,
-            str(one.evaluations),
-            *(cell(name, one.figures[name]) for name in names),
+            *(written(one) for written in costs.values()),
+            *(cell(name, one.figures.get(name)) for name in names),
             f"{1e3 * one.seconds_per_sample:.2g}",
         )
         for one in found.results
     ]
     stands_out = set()
-    for column, name in enumerate(names, start=2):
+    for column, name in enumerate(names, start=1 + len(costs)):
         chosen = max if name == "class_accuracy" else min
-        values = [one.figures[name] for one in found.results]
-        stands_out.add((1 + values.index(chosen(values)), column))
+        values = [one.figures.get(name) for one in found.results]
+        stands_out.add((1 + values.index(chosen(value for value in values if value is not None)), column))
     caption = (
-        "NFE: function evaluations of a sample. W2 and the Fréchet distance are drawn below; sliced: the sliced "
-        "2-Wasserstein distance; energy and MMD (squared): without bias, they may be below 0; ms: wall time each."
+        "NFE: function evaluations of a sample, each a call of the network; multiply-adds are those of all calls. W2 "
+        "and the Fréchet distance are drawn below; sliced: the sliced 2-Wasserstein distance; energy and MMD "
+        "(squared): without bias, they may be below 0; ms: wall time each."
     )
     if "class_accuracy" in names:
         caption += f" Accuracy is that of samples with guidance {found.guidance:g}; all else is without."
-    return Table(("sampler", "NFE", *(COLUMNS[name] for name in names), "ms"), rows, caption, best=stands_out)
+    return Table(("sampler", *costs, *(COLUMNS[name] for name in names), "ms"), rows, caption, best=stands_out)
+
+
+def costs_of(results: Sequence[Measured]) -> dict[str, Callable[[Measured], str]]:
+    """What a sample costs: headings, and what stands below them; without what no result has.
+
+    Args:
+        results: of one evaluation.
+    """
+    columns: dict[str, Callable[[Measured], str]] = {"NFE": lambda one: str(one.evaluations)}
+    if any("head" in one.calls for one in results):
+        columns["head calls"] = lambda one: str(one.calls.get("head", 0))
+    if any(one.multiply_adds is not None for one in results):
+        columns["multiply-adds"] = lambda one: (
+            "" if one.multiply_adds is None else scaled(one.multiply_adds, "").strip()
+        )
+    return columns
 
 
 def cell(name: str, value: float | None) -> str:

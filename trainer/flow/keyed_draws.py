@@ -7,6 +7,9 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in, normal, uniform
 
+UNIFORM = 1
+"""Keeps uniform draws of a number independent of the normal draws of that number."""
+
 
 def random_keys(num: int, generator: torch.Generator) -> Tensor:
     """Draws a key for each of some examples.
@@ -48,5 +51,5 @@ def keyed_uniform(keys: Tensor, count: int, number: int) -> Tensor:
     Returns:
         float32 [B, count], on the device of the keys.
     """
-    own = fold_in(keys, number)[:, None]
+    own = fold_in(fold_in(keys, number), UNIFORM)[:, None]
     return uniform(fold_in(own, torch.arange(count, device=keys.device))).float().clamp(max=1 - 2.0**-24)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from trainer.flow.past import Past
+
 
 @dataclass(frozen=True)
 class WithFeatures:
@@ -73,4 +75,54 @@ class HeadVelocities:
     s: Tensor
 
 
-Question = WithFeatures | WithProjection | Onward | Approximation | Tokens | FromTokens | HeadVelocities
+@dataclass(frozen=True)
+class NextStates:
+    """Requests the velocities of a head, [M, K, B, *D], for each token of K states that follow one state of a chain.
+
+    The states themselves are given, and the features of a token see those before it alone: one causal pass.
+
+    Attributes:
+        following: [K, B, *D] the states that follow.
+        y: [M, K, B, *D] states of the head, M for each token.
+        s: [M, K, B, N] their times, in [0, 1].
+    """
+
+    following: Tensor
+    y: Tensor
+    s: Tensor
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Requests the features of the token that comes next, [B, H]; tokens [B, N, P] stand in place of the states.
+
+    Attributes:
+        past: what the network has read before these tokens, to which they are added.
+    """
+
+    past: Past
+
+
+@dataclass(frozen=True)
+class OfToken:
+    """Requests the velocities of a head, [B, P], at states [B, P] and times [B] of a single token of each example.
+
+    Attributes:
+        features: [B, H] of the token, as `NextToken` returned them.
+    """
+
+    features: Tensor
+
+
+Question = (
+    WithFeatures
+    | WithProjection
+    | Onward
+    | Approximation
+    | Tokens
+    | FromTokens
+    | HeadVelocities
+    | NextStates
+    | NextToken
+    | OfToken
+)

@@ -14,6 +14,7 @@ from trainer.config.model import (
     AutoencoderConfig,
     BlockwiseConfig,
     BlockwiseMLPConfig,
+    CausalTransitionConfig,
     DiTConfig,
     GPTConfig,
     MLPConfig,
@@ -27,6 +28,7 @@ from trainer.flow.context import SemanticMapConfig
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
+from trainer.model.causal_transition import CausalTransition
 from trainer.model.dit import DiT
 from trainer.model.gpt import GPT
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
@@ -43,6 +45,7 @@ NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     AutoencoderConfig: Autoencoder.build,
     BlockwiseConfig: Blockwise.build,
     BlockwiseMLPConfig: BlockwiseMLP.build,
+    CausalTransitionConfig: CausalTransition.build,
     TransitionDiTConfig: TransitionDiT.build,
     TransitionMLPConfig: TransitionMLP.build,
 }

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.config.model import BlockwiseConfig, DiTConfig
+from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTConfig
 from trainer.flow.condition import Condition
+from trainer.flow.past import KeysAndValues
 from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
 from trainer.model.layer.patches import PatchGrid, beside_context
 from trainer.model.network import Network, NetworkSpec
@@ -114,7 +115,7 @@ class DiT(Network):
 class Block(nn.Module):
     """Attention and a feed-forward layer, each shifted, scaled and gated by the steering vector."""
 
-    def __init__(self, config: DiTConfig | BlockwiseConfig, feed_forward: nn.Module) -> None:
+    def __init__(self, config: DiTConfig | BlockwiseConfig | CausalTransitionConfig, feed_forward: nn.Module) -> None:
         """Builds one block.
 
         Args:
@@ -128,18 +129,36 @@ class Block(nn.Module):
         self.modulation = nn.Linear(config.hidden, 6 * config.hidden)
         self.feed_forward = feed_forward
 
-    def forward(self, tokens_BND: Tensor, steering_BD: Tensor) -> Tensor:
-        """Returns the tokens [B, N, D] after the block, given the steering vector [B, D]."""
+    def forward(
+        self,
+        tokens_BND: Tensor,
+        steering_BD: Tensor,
+        mask: Tensor | None = None,
+        past: KeysAndValues | None = None,
+    ) -> Tensor:
+        """Computes the tokens after the block.
+
+        Args:
+            tokens_BND: the tokens before it.
+            steering_BD: steers it.
+            mask: bool [N, M], which of all M tokens each attends to; None: all of them.
+            past: keys and values of tokens read before, which these are added to; None: there are no others.
+
+        Returns:
+            [B, N, D].
+        """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(steering_BD)[:, None].chunk(6, dim=-1)
-        attended = self._attention(modulate(tokens_BND, shift_1, scale_1))
+        attended = self._attention(modulate(tokens_BND, shift_1, scale_1), mask, past)
         tokens_BND = tokens_BND + gate_1 * functional.dropout(attended, self.dropout, self.training)
         fed = self.feed_forward(modulate(tokens_BND, shift_2, scale_2))
         return tokens_BND + gate_2 * functional.dropout(fed, self.dropout, self.training)
 
-    def _attention(self, tokens_BND: Tensor) -> Tensor:
+    def _attention(self, tokens_BND: Tensor, mask: Tensor | None, past: KeysAndValues | None) -> Tensor:
         heads = self.qkv(tokens_BND).unflatten(2, (3, -1, self.head_width))
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value)
+        if past is not None:
+            key, value = past.extended(key, value)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.projection(attended.transpose(1, 2).flatten(2))
 
     def divide(self, columns: Columns, rows: Rows) -> None:

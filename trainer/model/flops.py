@@ -5,10 +5,13 @@ checkpointing), share (tensor and expert parallelism) or pad. Attention counts e
 """
 
 import math
+from collections.abc import Mapping
 
+from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
+from trainer.flow import objective
 from trainer.flow.context import SemanticMapConfig
-from trainer.flow.objective import TransitionConfig
+from trainer.flow.sampler import AnyConfig, SegmentedConfig
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
 PASSES = 3
@@ -43,12 +46,36 @@ def forward_multiply_adds(config: RunConfig) -> int | None:
     return None if network is None else network + _context_reader(config)
 
 
+def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[str, int]) -> int | None:
+    """Multiply-adds that draw one example without guidance; of a mixture, those of the experts that a token visits.
+
+    Args:
+        config: the run.
+        sampler: that draws.
+        calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
+
+    Returns:
+        Those of all calls, without the decoding of latents; None: those of the network are not known.
+    """
+    network = config.model.sample_multiply_adds(
+        config.state_shape,
+        calls,
+        segments=sampler.segments if isinstance(sampler, SegmentedConfig) else 1,
+        context_channels=config.context_channels,
+        mixture=_mixture(config),
+    )
+    return None if network is None else network + calls["network"] * _context_reader(config)
+
+
 def _head(config: RunConfig) -> int:
     """Multiply-adds of the call of a head that learning from one example takes."""
-    match config.flow and config.flow.objective:
-        case TransitionConfig(draws=draws):
-            return config.model.head_multiply_adds(config.state_shape, draws=draws) or 0
-    return 0
+    chosen = None if config.flow is None else config.flow.objective
+    if not isinstance(chosen, objective.TransitionConfig | objective.CausalTransitionConfig):
+        return 0
+    of_a_call = config.model.head_multiply_adds(config.state_shape, draws=chosen.draws)
+    if isinstance(config.model, CausalTransitionConfig):  # whose calls are for one token
+        return config.model.drawn_tokens(config.state_shape) * of_a_call
+    return of_a_call
 
 
 def _mixture(config: RunConfig) -> int | None:

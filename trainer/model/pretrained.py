@@ -37,6 +37,24 @@ def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
     )
 
 
+def check_sharing(config: RunConfig, world_size: int) -> None:
+    """Refuses ranks that cannot share a trained network as the run's ranks did.
+
+    Args:
+        config: of the checkpoint.
+        world_size: ranks that would use it.
+
+    Raises:
+        ValueError: they are several, and no multiple of the ranks that share the network.
+    """
+    together = config.parallel.expert * config.parallel.tensor
+    if world_size > 1 and world_size % together:
+        raise ValueError(
+            f"ranks: {world_size} do not share the network as the run's {together} did; "
+            f"start one, or a multiple of {together}"
+        )
+
+
 def check_restorable(config: RunConfig, folder: Path) -> None:
     """Refuses a checkpoint that :func:`restore` cannot use.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import Split
 from trainer.flow import Condition, sampler
 from trainer.flow.coupling.gather import gathered
-from trainer.flow.question import FromTokens, Question
+from trainer.flow.question import FromTokens, OfToken, Question
 from trainer.model.network import Network
 from trainer.sampling.conditioning import Conditioning, conditioning_for
 from trainer.sampling.flow import FlowParts
@@ -48,6 +48,15 @@ class TrainedFlow:
     def device(self) -> torch.device:
         """Where the network computes."""
         return next(self.model.parameters()).device
+
+    def drawn_by(self, chosen: sampler.AnyConfig) -> TrainedFlow:
+        """The same flow with another sampler as its own.
+
+        Args:
+            chosen: a sampler that the flow can be followed by.
+        """
+        sample = self.sample.model_copy(update={"sampler": chosen})
+        return replace(self, config=self.config.model_copy(update={"sample": sample}))
 
     def conditioning(self, num: int, *, seed: int) -> Conditioning:
         """Conditions of examples: the classes in turn, or the contexts of held-out images; see `conditioning_for`."""
@@ -115,7 +124,7 @@ class TrainedFlow:
 
         def counted(x: Tensor, t: Tensor, condition: Condition, *questions: Question) -> Tensor:
             nonlocal evaluations
-            if not any(isinstance(one, FromTokens) for one in questions):
+            if not any(isinstance(one, FromTokens | OfToken) for one in questions):
                 evaluations += 1
                 if progress is not None:
                     progress(evaluations)

@@ -8,10 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig
+from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig, CausalTransitionConfig
 from trainer.config.run import RunConfig
 from trainer.flow import Condition, context, path, target
-from trainer.flow.field import NetworkField, Predict, SegmentField, TransitionField, guided
+from trainer.flow.field import CausalField, NetworkField, Predict, SegmentField, TransitionField, guided
+from trainer.flow.sampler import Field
+from trainer.model.causal_transition import chain_of
 from trainer.sampling.latent_space import build as build_space
 
 
@@ -24,6 +26,7 @@ class FlowParts:
         data_scale: the factor between the data and the states at the ends of paths.
         path: where states lie between source and data.
         target: what the network predicts.
+        chain: the states that a causal network draws; None: the network predicts a quantity at a state.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -40,8 +43,10 @@ class FlowParts:
         self.target = target.build(config.flow.target, path=self.path)
         self.null_label = config.data.num_classes
         self._network = config.model
+        causal = isinstance(config.model, CausalTransitionConfig)
+        self.chain = chain_of(config.model, config.state_shape) if causal else None
 
-    def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> NetworkField:
+    def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
         """The field that a sampler follows to draw examples of a condition.
 
         Args:
@@ -52,6 +57,9 @@ class FlowParts:
         unlabelled = condition
         if condition.label is not None:
             unlabelled = replace(condition, label=torch.full_like(condition.label, self.null_label))
+
+        if self.chain is not None:
+            return CausalField(model, condition, unlabelled, guidance, self.chain)
 
         def bind(network: Callable[[Tensor, Tensor, Condition], Tensor]) -> Predict:
             return guided(network, condition, unlabelled, guidance)

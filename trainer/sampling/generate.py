@@ -18,7 +18,7 @@ from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig, TextSample
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
-from trainer.model.pretrained import check_restorable, restore, restored_layout
+from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.sampling.text import RULE, continue_texts, readable
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
@@ -86,12 +86,7 @@ def run(request: GenerateRequest) -> int:
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest bytes, 1 for all")
-    together = config.parallel.expert * config.parallel.tensor
-    if launch.world_size > 1 and launch.world_size % together:
-        raise ValueError(
-            f"ranks: {launch.world_size} do not share the network as the run's {together} did; "
-            f"start one, or a multiple of {together}"
-        )
+    check_sharing(config, launch.world_size)
     if request.record is not None and launch.world_size == 1:
         raise ValueError("--record: one rank sends nothing; start the ranks that share the experts with torchrun")
     layout = restored_layout(config, folder, launch.world_size)

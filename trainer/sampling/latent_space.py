@@ -12,6 +12,7 @@ from moe.files import FileError
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.data import PairsConfig
 from trainer.data.latents import LatentsConfig, read_latents
 from trainer.data.shard.index import LatentsEntry
 from trainer.flow.space import Identity, Space
@@ -80,6 +81,18 @@ class Latents(Space):
         return self._shift.to(device), self._scale.to(device)
 
 
+class PairedLatents(Latents):
+    """The same where the examples are states already, [B, Z, h, w], as in pairs that a teacher has drawn."""
+
+    def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """See `Space.encode`; nothing is drawn."""
+        return examples
+
+    def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """See `Space.shown`; what the autoencoder makes of them."""
+        return self.decode(examples)
+
+
 class StoredLatents(Latents):
     """The same where the examples are the Gaussians, [B, 2 Z, h, w], so that no image is encoded twice."""
 
@@ -105,6 +118,7 @@ def build(config: RunConfig) -> Space:
     coder = restore(autoencoder_config, Layout.single(autoencoder_config), latent.path / entry.autoencoder)
     assert isinstance(coder, Autoencoder)
     kind = StoredLatents if config.data_are_latents else Latents
+    kind = PairedLatents if isinstance(config.data, PairsConfig) else kind
     return kind(coder.requires_grad_(False), entry.shift, entry.scale)
 
 

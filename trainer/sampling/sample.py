@@ -2,52 +2,71 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
 
 from trainer.config.constraints.drawing import drawable
-from trainer.config.run import PointSample
+from trainer.config.run import ImageSample, PointSample
+from trainer.flow.reference import ReferenceConfig
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.preview import plot_points
-from trainer.sampling.trained import opened, restored_flow
+from trainer.sampling.reference import Reference
+from trainer.sampling.searched import check_made_of, sampler_of
+from trainer.sampling.trained import SharedFlow, restored_flow, shared
+from trainer.trace.drawing import DrawingTrace
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Examples that a run draws for given conditions.
+    """Examples that a run draws for given conditions, on every rank that shares its network.
 
     Attributes:
-        flow: the run.
+        ranks: the run, on the ranks of this launch.
         conditioning: the conditions, the classes in turn.
         guidance: scale of classifier-free guidance.
         seed: of the starting noise.
     """
 
-    flow: TrainedFlow
+    ranks: SharedFlow
     conditioning: Conditioning
     guidance: float
     seed: int
 
-    def examples(self, guidance: float) -> Tensor:
-        """Draws images or points [N, *shape], and shows a terminal how far it is.
+    @property
+    def flow(self) -> TrainedFlow:
+        """The run."""
+        return self.ranks.flow
+
+    def examples(self, guidance: float, trace: Path | None = None) -> Tensor | None:
+        """Draws images or points, and shows a terminal how far it is; collective.
 
         Args:
             guidance: scale of classifier-free guidance.
+            trace: folder for what the ranks send meanwhile, and for the experts that their tokens visit.
+
+        Returns:
+            [N, *shape] on the first rank, None on the others.
         """
-        num = len(self.conditioning.labels)
-        with Console(stderr=True).status(f"drawing {num}") as status:
+        num, launch = len(self.conditioning.labels), self.ranks.launch
+        recorder = None
+        if trace is not None:
+            recorder = DrawingTrace(trace, self.flow.config, self.ranks.layout, launch, self.flow.model)
+        with Console(stderr=True, quiet=launch.rank > 0).status(f"drawing {num}") as status:
 
             def show(evaluations: int) -> None:
                 status.update(f"drawing {num}, guidance {guidance:g}: {evaluations} evaluations of the field")
 
-            states = self.flow.draw(self.conditioning.condition, guidance=guidance, seed=self.seed, progress=show)
-            return self.flow.decode(states, self.conditioning)
+            with nullcontext() if recorder is None else recorder.recording():
+                states = self.flow.draw(self.conditioning.condition, guidance=guidance, seed=self.seed, progress=show)
+            if recorder is not None:
+                recorder.write()
+            return self.flow.decode(states, self.conditioning) if launch.rank == 0 else None
 
     def write(self, examples: Tensor, out: Path) -> None:
         """Writes drawn examples [N, *shape] as a PNG, and prints a line about it."""
@@ -62,21 +81,31 @@ class Drawing:
 
 
 @contextmanager
-def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Iterator[Drawing]:
-    """Opens a run on one process for drawing.
+def drawing(
+    run_dir: Path,
+    num: int,
+    guidance: float | None,
+    seed: int,
+    *,
+    steps: Path | None = None,
+    evaluations: int | None = None,
+) -> Iterator[Drawing]:
+    """Opens a run for drawing, on one process or on ranks that share its network as its own ranks did.
 
     Args:
         run_dir: folder of the run.
         num: images or points, a multiple of the number of classes.
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
+        steps: file of searched grids, which Euler's method takes in place of the run's own sampler; None: that one.
+        evaluations: of the field, for which the file has a grid; None: the most.
 
     Yields:
         The drawing; inside, process groups are joined.
 
     Raises:
-        ValueError: the run has no complete checkpoint or draws no picture, or `num`, `guidance` or `seed` is out of
-            range.
+        ValueError: the run has no complete checkpoint or draws no picture, the ranks cannot share its network, `num`,
+            `guidance` or `seed` is out of range, or the grids are not those of the run and the guidance.
     """
     _, config = restored_flow(run_dir)
     if not isinstance(config.sample, PointSample) and not drawable(config):
@@ -94,6 +123,12 @@ def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Itera
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
     if seed < 0:
         raise ValueError(f"--seed: {seed} is below 0; use 0 or more")
-    with opened(run_dir) as flow:
-        scale = flow.sample.guidance if guidance is None else guidance
-        yield Drawing(flow, flow.conditioning(num, seed=seed), scale, seed)
+    assert isinstance(config.sample, ImageSample | PointSample)
+    scale = config.sample.guidance if guidance is None else guidance
+    chosen = config.sample.sampler
+    if steps is not None:
+        chosen = sampler_of(config, steps, evaluations, guidance=scale)
+        check_made_of(steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
+    with shared(run_dir) as ranks:
+        ranks = replace(ranks, flow=ranks.flow.drawn_by(chosen))
+        yield Drawing(ranks, ranks.flow.conditioning(num, seed=seed), scale, seed)

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import trainer.data
 from trainer.checkpoint.intact import newest_checkpoint
+from trainer.config.constraints.context import check_context
+from trainer.config.constraints.drawing import check_drawn_together
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
+from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
-from trainer.model.pretrained import check_restorable, restore
+from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.latent_space import check_latents
@@ -48,14 +52,68 @@ def compared_with(config: RunConfig, data: trainer.data.AnyConfig | None) -> Run
     """
     if data is None or config.flow is None:
         return config
-    for name in ("shape", "num_classes"):
+    of_latents = isinstance(config.data, PairsConfig) and config.data.latents is not None
+    for name in ("num_classes",) if of_latents else ("shape", "num_classes"):
         drawn, real = getattr(config.data, name), getattr(data, name)
         if drawn != real:
             raise ValueError(
                 f"data.{name}: {config.run.dir} draws {drawn}, and the data have {real}; give its own data"
             )
     flow = config.flow.model_copy(update={"source": config.source_data})
-    return config.model_copy(update={"data": data, "flow": flow})
+    compared = config.model_copy(update={"data": data, "flow": flow})
+    if of_latents:
+        check_context(compared)
+    return compared
+
+
+@dataclass(frozen=True)
+class SharedFlow:
+    """A trained flow that the ranks of a launch draw from together.
+
+    Attributes:
+        flow: the flow, with this rank's part of the network.
+        layout: how the ranks share the network.
+        launch: what the launcher said.
+    """
+
+    flow: TrainedFlow
+    layout: Layout
+    launch: Launch
+
+
+@contextmanager
+def shared(run_dir: Path) -> Iterator[SharedFlow]:
+    """Restores the averaged weights of a run's newest intact checkpoint on the ranks of this launch.
+
+    One process holds the whole network. Several share it as the ranks of the run did, experts under its placement.
+
+    Args:
+        run_dir: folder of the run.
+
+    Yields:
+        The flow; inside, process groups are joined.
+
+    Raises:
+        ValueError: the run has no complete checkpoint or follows no flow, its network does not divide among the ranks,
+            or they cannot take the steps of its sampler together.
+    """
+    launch = Launch.from_environment()
+    folder, config = restored_flow(run_dir)
+    check_sharing(config, launch.world_size)
+    assert isinstance(config.sample, ImageSample | PointSample)
+    if launch.world_size > 1:
+        check_drawn_together(config, config.sample.sampler)
+    check_restorable(config, folder)
+    check_latents(config)
+    layout = restored_layout(config, folder, launch.world_size)
+    with joined(
+        launch,
+        expert_parallel=layout.expert_parallel,
+        tensor_parallel=layout.tensor_parallel,
+        relay_ranks=layout.relay_ranks,
+    ):
+        model = restore(config, layout, folder).to(launch.device)
+        yield SharedFlow(TrainedFlow(config, FlowParts(config), model, folder.name), layout, launch)
 
 
 @contextmanager
@@ -79,4 +137,4 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
     check_latents(config)
     with joined(Launch.from_environment()):
         model = restore(config, Layout.single(config), folder)
-        yield TrainedFlow(compared, FlowParts(config), model, folder.name)
+        yield TrainedFlow(compared, FlowParts(compared), model, folder.name)

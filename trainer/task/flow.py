@@ -67,6 +67,7 @@ class FlowTask(Task[DrawnPoints]):
             path=parts.path,
             teacher=teacher,
             reference=named[0] if named else None,
+            chain=parts.chain,
             tokens=config.model.tokens(config.state_shape),
         )
         self.label_dropout = config.model.label_dropout
@@ -100,7 +101,9 @@ class FlowTask(Task[DrawnPoints]):
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:
-            flow = TrainedFlow(compared_with(self.config, spec.data), self.parts, model, spec.checkpoint)
+            compared = compared_with(self.config, spec.data)
+            parts = self.parts if spec.data is None else FlowParts(compared)
+            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
             return FlowMeasurement.of(flow, spec, progress)
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:

@@ -48,22 +48,7 @@ class TraceSession:
         )
         self._routing = None
         if config.moe is not None:
-            header = RoutingHeader(
-                num_experts=config.moe.num_experts,
-                num_layers=config.model.num_layers,
-                top_k=config.moe.most_choices,
-                world_size=layout.world_size,
-                model=config.model.kind,
-                hidden=config.model.hidden,
-                element_bytes=2 if config.engine.precision == "bf16" else 4,
-                key_value_width=config.model.key_value_width or None,
-                moe_layers=tuple(range(config.model.num_layers)),
-                expert_parallel=layout.expert_parallel,
-                dispatch=config.moe.dispatch,
-                expert_parameters=expert_parameters(config),
-                replicas=config.moe.replicas,
-                config_sha256=config_digest(config),
-            )
+            header = routing_header(config, layout, element_bytes=2 if config.engine.precision == "bf16" else 4)
             layers = [module for module in engine.module.modules() if isinstance(module, HoldsExperts)]
             self._routing = RoutingRecorder(
                 self._folder, layers, header, steps=self._steps, micro_batch=layout.micro_batch
@@ -148,6 +133,33 @@ class TraceSession:
                 )
             if self._routing is not None:
                 merge_routing(self._folder, self._launch.world_size)
+
+
+def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int) -> RoutingHeader:
+    """What a routing trace says of the network with experts whose tokens it follows.
+
+    Args:
+        config: the run.
+        layout: how its ranks share the experts.
+        element_bytes: bytes of one element of a token.
+    """
+    assert config.moe is not None
+    return RoutingHeader(
+        num_experts=config.moe.num_experts,
+        num_layers=config.model.num_layers,
+        top_k=config.moe.most_choices,
+        world_size=layout.world_size,
+        model=config.model.kind,
+        hidden=config.model.hidden,
+        element_bytes=element_bytes,
+        key_value_width=config.model.key_value_width or None,
+        moe_layers=tuple(range(config.model.num_layers)),
+        expert_parallel=layout.expert_parallel,
+        dispatch=config.moe.dispatch,
+        expert_parameters=expert_parameters(config),
+        replicas=config.moe.replicas,
+        config_sha256=config_digest(config),
+    )
 
 
 def config_digest(config: RunConfig) -> str:

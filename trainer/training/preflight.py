@@ -5,15 +5,17 @@ from pathlib import Path
 
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.origin import origin
+from trainer.config.constraints.distillation import check_taught_by
 from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.build import inherited_shapes
 from trainer.model.feature_extractor.teacher import check_teacher
 from trainer.model.weights import check_weights
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
-from trainer.sampling.reference import pinned
+from trainer.sampling.reference import Reference, pinned
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ def preflight(
     """
     layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
     config = pinned(config)
+    match config.flow and config.flow.objective:
+        case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
+            check_taught_by(config, Reference.of_run(teacher).config, world_size)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         check_weights(weights_file(config.model.init_from), inherited_shapes(config))

@@ -3,9 +3,11 @@
 from typing import Any, Literal
 
 from trainer.trace.formula import TraceSpec
+from trainer.trace.formula.passes import Passage
 from trainer.trace.formula.reduction import optimizer_groups
 from trainer.trace.formula.tokens import TokenTraffic
 from trainer.trace.formula.trace import RankGroups
+from trainer.trace.formula.training import TrainingStep
 from trainer.trace.formula.zero import ZeroTraffic
 
 DENSE, EXPERT = (100, 7, 1000, 30), (64, 64, 64)
@@ -38,14 +40,13 @@ def zero_spec(
     return TraceSpec(
         world_size=world_size,
         ranks_per_node=2,
-        num_blocks=4,
         groups={
             "data": RankGroups(world_size),
             "expert": RankGroups(expert_parallel),
             "expert_data": RankGroups(copies, stride=expert_parallel),
         },
-        engine=engine,
-        layers=(travelling,) if moe_layers else (),
-        accumulation=accumulation,
+        program=TrainingStep(
+            passage=Passage(4, (travelling,) if moe_layers else ()), engine=engine, accumulation=accumulation
+        ),
         steps=steps,
     )

@@ -12,9 +12,8 @@ import pytest
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
-from trainer.flow import Condition
-from trainer.flow.objective import Transition
-from trainer.flow.path import PathSample
+from trainer.flow import Condition, path
+from trainer.flow.coupling import Pairs
 from trainer.flow.question import WithProjection
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
@@ -69,6 +68,9 @@ CASES: dict[int, dict[str, Case]] = {
             "dit",
         ),
         "global potentials": ({}, 1, GLOBAL, "dit"),
+        "copies, every rank, Monge gap": ({}, 1, {"dispatch": "copies", "top_k": 4}, "dit with its Monge gap"),
+        "FSDP2, Monge gap": ({"kind": "fsdp"}, 1, None, "dit with its Monge gap"),
+        "ZeRO 3, Monge gap": (SMALL_ZERO_3, 1, None, "dit with its Monge gap"),
         "copies, computed twice": ({"activation_checkpointing": True}, 2, {"dispatch": "copies", "top_k": 3}, "dit"),
         "gpt, copies, computed twice": (
             {"activation_checkpointing": True},
@@ -84,6 +86,10 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 3, segments": (SMALL_ZERO_3, 1, None, "blockwise"),
         "ZeRO 3, aligned segments": (SMALL_ZERO_3, 1, None, "blockwise, aligned"),
         "ZeRO 1, transitions": ({}, 1, {"dispatch": "copies"}, "transition_dit"),
+        "ZeRO 2, causal transitions, accumulation": ({"zero_stage": 2}, 2, None, "causal_transition, last"),
+        "ZeRO 3, causal transitions": (SMALL_ZERO_3, 1, None, "causal_transition, last"),
+        "ZeRO 3, causal transitions of all states": (SMALL_ZERO_3, 1, None, "causal_transition, full"),
+        "FSDP2, causal transitions of all states": ({"kind": "fsdp"}, 1, None, "causal_transition, full"),
         "ZeRO 3, transitions": (SMALL_ZERO_3, 1, None, "transition_dit"),
         "ZeRO 3, transitions, computed twice": (
             {**SMALL_ZERO_3, "activation_checkpointing": True},
@@ -151,6 +157,8 @@ def configuration(world_size: int, case: Case) -> RunConfig:
             {"trunk_layers": LAYERS, "teacher_features": 8} if kind == "blockwise, aligned" else {"trunk_layers": 0}
         )
         layers = {"segments": 3, "segment_layers": LAYERS, **features}
+    if kind.startswith("causal_transition"):
+        layers |= {"history": kind.rpartition(" ")[2], "head": {"hidden": 8}}
     settings: dict[str, Any] = {
         "run": {"dir": "unused"},
         "model": {"kind": re.split("[ ,]", kind)[0], "hidden": HIDDEN, **heads, **layers, **model},
@@ -162,8 +170,12 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         settings["parallel"] = {"expert": moe.pop("ranks", 2)}
         settings["moe"] = {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN, **moe}
         settings["trace"] = {"ranks_per_node": 2}
+    if kind.startswith("causal_transition"):
+        settings["sample"] = {"sampler": {"kind": "causal_transition"}}
     if kind == "dit told of maps":
         settings["flow"] = {"context": {"kind": "semantic_map"}}
+    if kind == "dit with its Monge gap":
+        settings["flow"] = {"objective": {"monge_gap": {"weight": 0.1}}}
     if kind.startswith("blockwise"):
         settings["sample"] = {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": "euler", "steps": 2}}}
     if kind == "blockwise, aligned":
@@ -235,10 +247,12 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
     if config.flow is not None and config.flow.objective.kind == "aligned":
         predicted, projected = model(x_t, t, condition, WithProjection())
         return (predicted - x_t).square().mean() + projected.square().mean()
-    if config.flow is not None and config.flow.objective.kind == "transition":
+    if config.flow is not None:
+        from trainer.task import FlowTask
+
+        objective, drawn = FlowTask(config).objective, Pairs(x_t, x_t)
         keys = torch.randint(2**40, (micro_batch,), generator=generator)
-        sample = PathSample(x_t, x_t, t, x_t, x_t, x_t, keys=keys)
-        objective = Transition(tokens=config.model.tokens(config.state_shape))
+        sample = path.Linear().sample(drawn, t, generator=generator)._replace(keys=keys)
         return objective.loss(model, sample, condition).mean()
     return (model(x_t, t, condition) - x_t).square().mean()
 

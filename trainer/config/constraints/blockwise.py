@@ -1,9 +1,14 @@
 """What networks whose blocks belong to segments of time cannot be given."""
 
+import math
+from itertools import pairwise
+
 from trainer.config.model import BlockwiseConfig, SegmentNetworkConfig
 from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.data import PairsConfig
 from trainer.flow.objective import AlignedConfig, FeatureResidualConfig
 from trainer.flow.sampler import OwnSampler, SegmentedConfig
+from trainer.flow.sampler.steps_file import SAME_TIME
 from trainer.flow.time import GridConfig, StratifiedConfig
 
 
@@ -27,13 +32,14 @@ def check_blockwise(config: RunConfig, micro_batch: int) -> None:
             f"model.segments: {segments} segments exceed the micro batch of {micro_batch}, so that in each step the "
             "blocks of some learn nothing; use fewer segments, or a larger optim.micro_batch"
         )
+    _check_nodes(config, segments)
     match config.flow.time:
         case StratifiedConfig(segments=intervals) if intervals % segments:
             raise ValueError(
                 f"flow.time.segments: {intervals} are shared out among model.segments {segments} unevenly; "
                 f"use {segments}"
             )
-        case GridConfig(steps=steps) if steps < segments:
+        case GridConfig(steps=steps) if len(_trained(config, segments, steps)) < segments:
             raise ValueError(
                 f"flow.time.steps: {steps} times do not reach each of model.segments {segments}; "
                 f"use {segments} or a multiple"
@@ -46,6 +52,26 @@ def check_blockwise(config: RunConfig, micro_batch: int) -> None:
                 f"sample.sampler.kind: {used} steps across the edges of model.segments {segments}, where the field "
                 f"may jump; use sample.sampler={{kind: segmented, segments: {segments}, within: {{kind: euler, "
                 "steps: 8}}"
+            )
+
+
+def _trained(config: RunConfig, segments: int, steps: int) -> set[int]:
+    """The segments that hold a time of a grid, which is divided anew between the edges of the pairs."""
+    edges = config.data.edges if isinstance(config.data, PairsConfig) else (0.0, 1.0)
+    times = [start + (end - start) * step / steps for start, end in pairwise(edges) for step in range(steps)]
+    return {math.floor((time + SAME_TIME) * segments) for time in times}
+
+
+def _check_nodes(config: RunConfig, segments: int) -> None:
+    """Refuses pairs whose chords cross the edges of segments."""
+    if not isinstance(config.data, PairsConfig) or config.data.nodes is None:
+        return
+    for number in range(1, segments):
+        if min(abs(node - number / segments) for node in config.data.nodes) > SAME_TIME:
+            raise ValueError(
+                f"model.segments: {segments} segments meet at {number / segments:.4g}, which is none of the nodes of "
+                f"the pairs in data.path ({', '.join(f'{node:.4g}' for node in config.data.nodes)}), and the field may "
+                "jump there; draw pairs at nodes that were searched with this teacher's own sampler"
             )
 
 

@@ -21,12 +21,13 @@ def check_context(config: RunConfig) -> None:
         return
     latent, context = config.flow.latent, config.flow.context
     shape: tuple[int, ...] = tuple(config.data.shape)
-    if latent is not None and isinstance(config.data, PairsConfig):
-        raise ValueError(
-            f"flow.latent.path: {latent.path} makes latents of data points, and in data of kind pairs a source point "
-            "has the shape of its data point; remove flow.latent"
-        )
-    if latent is not None and not config.data_are_latents and shape != latent.image_shape:
+    pairs = config.data if isinstance(config.data, PairsConfig) else None
+    if pairs is not None and pairs.latents != (latent and latent.digest):
+        drawn = "no latents" if pairs.latents is None else f"latents of a folder whose index is {pairs.latents}"
+        named = "is null" if latent is None else f"is {latent.path}, whose index is {latent.digest}"
+        remedy = "leave it out" if pairs.latents is None else "give it the path that it has in the teacher's run"
+        raise ValueError(f"flow.latent: {named}, and the pairs in data.path hold {drawn}; {remedy}")
+    if latent is not None and pairs is None and not config.data_are_latents and shape != latent.image_shape:
         raise ValueError(
             f"flow.latent.path: {latent.path} holds latents of images of shape {list(latent.image_shape)}, and the "
             f"data have {list(shape)}; give such images, or encode these (python -m trainer encode)"
@@ -35,16 +36,16 @@ def check_context(config: RunConfig) -> None:
         raise ValueError(f"flow.latent: latents are images, which an {config.model.kind} does not take; use a dit")
     if context is None:
         return
-    if isinstance(config.data, PairsConfig) and config.data.segments is not None:
+    if isinstance(config.data, PairsConfig) and config.data.parts is not None:
         raise ValueError(
             f"flow.context.kind: {context.kind} is made of images, and the pairs in data.path are parts of paths "
-            f"({config.data.segments} segments), most of which end at noisy ones; use pairs of whole paths"
+            f"({config.data.parts}), most of which end at noisy ones; use pairs of whole paths"
         )
     if not config.model.reads_context:
         raise ValueError(
             f"flow.context.kind: {context.kind} tells of images, which an {config.model.kind} does not take; use a dit"
         )
-    if config.data_are_latents:
+    if config.data_are_latents or (pairs is not None and latent is not None):
         raise ValueError(
             f"flow.context.kind: {context.kind} is made of images, and the data are latents; give the images as data, "
             "and flow.latent.path to encode them at each step"

@@ -1,12 +1,17 @@
 """What cannot be drawn, and what cannot be drawn while a run trains."""
 
+from moe.files import FileError
 from trainer.config.constraints.blockwise import check_blockwise
+from trainer.config.constraints.causal import check_causal
+from trainer.config.constraints.distillation import check_distillation
 from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_source
 from trainer.config.model import GPTConfig
 from trainer.config.run import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.data import PairsConfig
 from trainer.flow import sampler
 from trainer.flow.composition import STEEP_END
+from trainer.flow.sampler.steps_file import StepsFile
 
 
 def check_drawing(config: RunConfig, world_size: int) -> None:
@@ -22,6 +27,7 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
     shared = config.parallel.expert * config.parallel.tensor > 1
     shared |= config.engine.shards_parameters and world_size > 1
     _check_guidance(config)
+    _check_grids(config)
     match config.sample, config.model:
         case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
             raise ValueError(
@@ -58,13 +64,51 @@ def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float
     assert isinstance(config.sample, ImageSample | PointSample)
     sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
     changed = config.model_copy(update={"sample": sample})
+    check_causal(changed)
     check_composition(changed)
     check_source(changed)
+    check_distillation(changed)
     check_blockwise(changed, changed.optim.global_batch)
     _check_guidance(changed)
+    _check_grids(changed)
     spoilt = caution(changed, (STEEP_END,))
     if spoilt is not None:
         raise ValueError(spoilt)
+
+
+def stale_grids(config: RunConfig) -> str | None:
+    """A line about grids that were searched for the weights of another run, or for earlier ones; None: there are none.
+
+    Args:
+        config: a run that trains, and whose sampler is legal.
+    """
+    match config.sample:
+        case ImageSample(sampler=chosen) | PointSample(sampler=chosen):
+            path = sampler.steps_file(chosen)
+            if path is not None and not _straightened(config):
+                made_by = StepsFile.read(path).made_by.get("run", "another run")
+                return (
+                    f"sample.sampler.times: {path} was searched for the weights that {made_by} had, and this run "
+                    "trains others; search again when it is trained, unless it is meant to learn these steps"
+                )
+    return None
+
+
+def check_drawn_together(config: RunConfig, chosen: sampler.AnyConfig) -> None:
+    """Refuses a sampler whose steps ranks that share experts cannot take together.
+
+    Args:
+        config: the run.
+        chosen: how its field is followed.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    if config.parallel.expert > 1 and _chooses_steps(chosen):
+        raise ValueError(
+            "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share experts must "
+            "take them together; start one process"
+        )
 
 
 def _check_guidance(config: RunConfig) -> None:
@@ -76,6 +120,27 @@ def _check_guidance(config: RunConfig) -> None:
                     f"sample.guidance: {scale} asks the network about no class, which it never sees with "
                     "model.label_dropout 0; use 1, or a model.label_dropout such as 0.1"
                 )
+
+
+def _check_grids(config: RunConfig) -> None:
+    """Refuses a file of searched grids that is missing, or that was searched for other samples than are drawn."""
+    match config.sample:
+        case ImageSample(sampler=chosen, guidance=scale) | PointSample(sampler=chosen, guidance=scale):
+            path = sampler.steps_file(chosen)
+            if path is None:
+                return
+            sampler.times(chosen)
+            made_for = StepsFile.read(path).guidance
+            if made_for != scale and not _straightened(config):
+                problem = f"is {made_for:g}, and the samples are drawn with {scale:g}"
+                raise FileError(
+                    path, "guidance", problem, f"search with --guidance {scale:g}, or draw with {made_for:g}"
+                )
+
+
+def _straightened(config: RunConfig) -> bool:
+    """Whether a run learns the steps between nodes, in which the guidance of its teacher is."""
+    return isinstance(config.data, PairsConfig) and config.data.nodes is not None
 
 
 def _chooses_steps(chosen: sampler.AnyConfig) -> bool:

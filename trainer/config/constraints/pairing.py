@@ -28,7 +28,7 @@ def check_pairing(config: RunConfig) -> None:
         raise ValueError(
             f"flow.coupling.kind: {chosen.kind} would tear apart what data.kind pairs has paired; use paired"
         )
-    if not isinstance(config.data, PairsConfig) or config.data.segments is None:
+    if not isinstance(config.data, PairsConfig) or config.data.parts is None:
         return
     if config.flow.data_scale != config.data.data_scale:
         raise ValueError(
@@ -38,7 +38,7 @@ def check_pairing(config: RunConfig) -> None:
     if has_own_noise(config.flow.path):
         raise ValueError(
             f"flow.path.kind: {config.flow.path.kind} adds noise of its own, and the pairs in data.path are parts of "
-            f"paths ({config.data.segments} segments), which lie on one curve each; use {listed(kinds_without_noise())}"
+            f"paths ({config.data.parts}), which lie on one curve each; use {listed(kinds_without_noise())}"
         )
 
 

@@ -3,15 +3,18 @@
 from moe.files import FileError
 from moe.placement.placement import Placement
 from trainer.config.constraints.blockwise import check_blockwise
+from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.dispatch import check_dispatch
+from trainer.config.constraints.distillation import check_distillation
 from trainer.config.constraints.division import check_experts, check_tensor, expert_nodes
-from trainer.config.constraints.drawing import check_drawing
+from trainer.config.constraints.drawing import check_drawing, stale_grids
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.objective import check_objective
+from trainer.config.constraints.one_step import check_one_step
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
 from trainer.config.constraints.profile import check_profile
 from trainer.config.constraints.replicas import with_homes_first
@@ -42,6 +45,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_experts(config, world_size)
     check_engine(config)
     check_objective(config)
+    check_causal(config)
     check_composition(config)
     check_context(config)
     check_examples(config)
@@ -50,12 +54,14 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_profile(config)
     check_pairing(config)
     check_source(config)
+    check_distillation(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch
     if micro_batch is None:
         micro_batch = accumulation_steps(config.optim.global_batch, 1, data_parallel)
     check_times(config, micro_batch)
+    check_one_step(config, micro_batch)
     check_blockwise(config, micro_batch)
     placement = _placement(config, config.trace.ranks_per_node or ranks_per_node or world_size)
     return Layout(
@@ -65,6 +71,40 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
         tensor_parallel=config.parallel.tensor,
         micro_batch=micro_batch,
         accumulation=accumulation_steps(config.optim.global_batch, micro_batch, data_parallel),
+        placement=placement,
+        relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
+    )
+
+
+def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) -> Layout:
+    """Shares a network among ranks that draw from it; batches and engines of training are of no effect.
+
+    Args:
+        config: the run that trains the network.
+        world_size: ranks, at least 1.
+        ranks_per_node: ranks on one node, for runs that set neither `trace.ranks_per_node` nor a placement.
+
+    Returns:
+        The layout, for one example a pass.
+
+    Raises:
+        ValueError: the ranks or the experts do not divide, or parts of the run exclude each other.
+        FileError: the placement file is malformed or made for another model or group.
+    """
+    check_tensor(config, world_size)
+    check_experts(config, world_size)
+    check_composition(config)
+    check_context(config)
+    check_dispatch(config)
+    check_source(config)
+    placement = _placement(config, config.trace.ranks_per_node or ranks_per_node)
+    return Layout(
+        world_size=world_size,
+        expert_parallel=config.parallel.expert,
+        expert_data_parallel=world_size // config.parallel.tensor // config.parallel.expert,
+        tensor_parallel=config.parallel.tensor,
+        micro_batch=1,
+        accumulation=1,
         placement=placement,
         relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
     )
@@ -103,8 +143,7 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     Returns:
         At most one line for each such thing.
     """
-    badly = caution(config)
-    lines = [] if badly is None else [badly]
+    lines = [line for line in (caution(config), stale_grids(config)) if line is not None]
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None:
         return lines

@@ -1,5 +1,6 @@
 """Settings of networks whose blocks belong to segments of the time."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -119,22 +120,56 @@ class BlockwiseConfig(SegmentNetworkConfig):
         learning them.
         """
         del mixture
+        trunk = self.trunk_layers * self._block_multiply_adds(state_shape)
+        return self._other_multiply_adds(state_shape, context_channels) + trunk + self._projection(state_shape)
+
+    def sample_multiply_adds(
+        self,
+        state_shape: tuple[int, ...],
+        calls: Mapping[str, int],
+        *,
+        segments: int = 1,
+        context_channels: int = 0,
+        mixture: int | None = None,
+    ) -> int:
+        """See `NetworkConfig.sample_multiply_adds`.
+
+        With a residual network the trunk runs at the first call of each segment alone. The projection to a teacher's
+        features takes no part.
+        """
+        del mixture
+        block, tokens = self._block_multiply_adds(state_shape), self.tokens(state_shape)
+        trunk = calls["network"] * self.trunk_layers * block
+        if self.residual_layers:
+            onward = self.residual_layers * block + tokens * self.hidden**2
+            trunk = segments * self.trunk_layers * block + (calls["network"] - segments) * onward
+        return calls["network"] * self._other_multiply_adds(state_shape, context_channels) + trunk
+
+    def _block_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+        """Multiply-adds of a block of the trunk or of the residual network."""
+        return self._inside_multiply_adds(state_shape) + 6 * self.hidden**2
+
+    def _inside_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+        """Multiply-adds of attention and feed-forward layers of a block, without what steers it."""
+        tokens, width = self.tokens(state_shape), self.hidden
+        return 4 * tokens * width**2 + 2 * tokens**2 * width + tokens * 2 * width * self.inner
+
+    def _other_multiply_adds(self, state_shape: tuple[int, ...], context_channels: int) -> int:
+        """Multiply-adds of a call outside the blocks that make features, and outside the projection."""
         tokens, width, area = self.tokens(state_shape), self.hidden, self.patch_size**2
         patch_values = state_shape[0] * area
         steering, steered_by = (tokens, 2 * width) if self.trunk_layers else (1, width)
         embeddings = 2 if self.trunk_layers else 1
         embedding = 2 * width**2 + embeddings * tokens * width * (patch_values + context_channels * area)
-        block = 4 * tokens * width**2 + 2 * tokens**2 * width + tokens * 2 * width * self.inner
-        trunk = self.trunk_layers * (block + 6 * width**2)
-        own = self.segment_layers * (block + steering * 6 * steered_by * width)
-        unembedding = steering * 2 * steered_by * width + tokens * width * patch_values
-        return embedding + trunk + own + unembedding + tokens * self._projection_multiply_adds()
+        own = self.segment_layers * (self._inside_multiply_adds(state_shape) + steering * 6 * steered_by * width)
+        return embedding + own + steering * 2 * steered_by * width + tokens * width * patch_values
 
-    def _projection_multiply_adds(self) -> int:
-        """Multiply-adds of one token on its way to a teacher's features."""
+    def _projection(self, state_shape: tuple[int, ...]) -> int:
+        """Multiply-adds on the way to a teacher's features."""
         if self.teacher_features is None:
             return 0
-        return self.projection_inner * (self.hidden + self.projection_inner + self.teacher_features)
+        a_token = self.projection_inner * (self.hidden + self.projection_inner + self.teacher_features)
+        return self.tokens(state_shape) * a_token
 
 
 class BlockwiseMLPConfig(SegmentNetworkConfig):

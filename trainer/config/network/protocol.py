@@ -151,12 +151,35 @@ class NetworkConfig(Section):
         del state_shape, context_channels, mixture
         return None
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int | None:
-        """Multiply-adds of one call of the head for one example, which `multiply_adds` leaves out; None: it has none.
+    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
+        """Multiply-adds of one call of the head for one example, which `multiply_adds` leaves out; 0: there is none.
 
         Args:
             state_shape: shape that `check_states` accepts.
             draws: states of the head that it is called with at once.
         """
         del state_shape, draws
-        return None
+        return 0
+
+    def sample_multiply_adds(
+        self,
+        state_shape: tuple[int, ...],
+        calls: Mapping[str, int],
+        *,
+        segments: int = 1,
+        context_channels: int = 0,
+        mixture: int | None = None,
+    ) -> int | None:
+        """Multiply-adds of all calls that draw one example without guidance; None: they are not known.
+
+        Args:
+            state_shape: shape that `check_states` accepts.
+            calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
+            segments: parts of the time that the sampler enters one after the other.
+            context_channels, mixture: see `multiply_adds`.
+        """
+        del segments
+        a_call = self.multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
+        if a_call is None:
+            return None
+        return calls["network"] * a_call + calls.get("head", 0) * self.head_multiply_adds(state_shape)

@@ -28,10 +28,14 @@ class PairIndex(Section):
     num_classes: NonNegativeInt
     """Labels are 0 to num_classes - 1; 0: there are none."""
     segments: PositiveInt | None = None
-    """Into how many parts paths were cut, of which each pair holds the ends of one; null: pairs are whole paths."""
+    """Into how many equal parts paths were cut, of which each pair holds the ends of one; null: into none."""
+    nodes: tuple[float, ...] | None = None
+    """Times from 0 to 1 at which paths were cut, each pair holding two neighbouring states; null: at none."""
     data_scale: PositiveFloat = 1.0
     """What states on the way of the teacher are multiplied by, where pairs are parts of paths: the `x_0` are such
     states, and the `x_1` are divided by it."""
+    latents: str | None = None
+    """Digest of the folder of latents whose autoencoder makes images of both points; null: they are no latents."""
     made_by: dict[str, JsonValue]
     """What decides every value: the digest of the teacher's weights, its sampler and guidance, the seed; `source`: the
     configuration of the data set that paths begin at, where they do not begin at noise."""
@@ -49,8 +53,9 @@ class PairIndex(Section):
 
     @property
     def digest(self) -> str:
-        """Of everything that the index says, as it said it before there was a `data_scale` where that is 1."""
-        said = self.model_dump_json(exclude={"data_scale"} if self.data_scale == 1 else None)
+        """Of everything that the index says, without a `data_scale` of 1, and `nodes` and `latents` that are null."""
+        unsaid = {"data_scale": self.data_scale == 1, "nodes": self.nodes is None, "latents": self.latents is None}
+        said = self.model_dump_json(exclude={name for name, left_out in unsaid.items() if left_out})
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
     @property
@@ -59,7 +64,7 @@ class PairIndex(Section):
         found: dict[str, tuple[tuple[int, ...], str]] = dict.fromkeys(("x_0", "x_1"), (self.shape, self.dtype))
         if self.num_classes:
             found["labels"] = ((), "int64")
-        if self.segments is not None:
+        if self.segments is not None or self.nodes is not None:
             found["interval"] = ((2,), "float32")
         return found
 

@@ -13,12 +13,14 @@ import yaml
 from moe.files import FileError
 from moe.validation.section import kind_of, sections_in
 from trainer.config.file import apply_override, read_document, validated
-from trainer.config.model import AnyNetworkConfig, network_settings
+from trainer.config.model import AnyNetworkConfig, NetworkConfig, network_settings
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of
 
 ODE_SOLVERS = ("euler", "heun", "dopri5")
-"""Samplers that follow any flow; another one belongs to its method."""
+"""Samplers that follow any flow; another one belongs to its method, and so does one with times of its own."""
+ONE_STEP = ("monge_map",)
+"""Objectives whose sampler belongs to the method too, since they train a map of one step."""
 TASK = ("latent", "context", "source")
 """Settings of a flow that belong to the data: the latent space, the condition of the network, the source of paths."""
 
@@ -148,7 +150,9 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     document["run"]["dir"] = str(folder / path.stem)
     document["model"] = _model(own.get("model"), base)
     sampler = (own.get("sample") or {}).get("sampler") or {}
-    if "class" in sampler or sampler.get("kind", "euler") not in ODE_SOLVERS:
+    objective = (own.get("flow") or {}).get("objective") or {}
+    solves = "class" not in sampler and sampler.get("kind", "euler") in ODE_SOLVERS
+    if not solves or sampler.get("times") is not None or objective.get("kind") in ONE_STEP:
         document["sample"]["sampler"] = sampler
     document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
     if "stages" in own:
@@ -174,6 +178,8 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
 def _model(own: Any, base: Base) -> dict[str, Any]:
     """The model of the comparison; of an objective that trains no such network, the one of the same sizes that it does.
 
+    A network that is a variant of no other has no such counterpart, and comes with its method as it is.
+
     Raises:
         ValueError: there is none.
     """
@@ -181,6 +187,8 @@ def _model(own: Any, base: Base) -> dict[str, Any]:
     settings = network_settings(own)
     if not settings.objective_kinds or settings.objective_kinds == like.objective_kinds:
         return deepcopy(shared)
+    if NetworkConfig in settings.__bases__:
+        return deepcopy(own)
     listed = [one for one in sections_in(AnyNetworkConfig) if issubclass(one, like)]
     fitting = [one for one in listed if one.objective_kinds == settings.objective_kinds]
     if not fitting:

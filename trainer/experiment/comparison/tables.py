@@ -59,7 +59,7 @@ def _with(*numbers: int) -> str:
 def facts(comparison: Comparison) -> Facts:
     """The best of few and of many evaluations, the floor and the budget."""
     large = []
-    for number in (_shown(comparison)[0], _shown(comparison)[-1]):
+    for number in (shown_numbers(comparison)[0], shown_numbers(comparison)[-1]):
         for entry, value in _ranked(comparison, number)[:1]:
             large.append((f"Best at {number}", f"{value:.3g}", entry.name))
     large.append(("Real samples", f"{fmean(comparison.floor):.3g}", "two sets against each other"))
@@ -71,17 +71,17 @@ def glance(comparison: Comparison) -> Table:
     """The figures that a choice is made by: means over the seeds, or medians of times."""
     columns = [
         Column(f"at {number}", _quality(comparison, number), _distance, fmean(comparison.floor))
-        for number in _shown(comparison)
+        for number in shown_numbers(comparison)
     ]
     columns += [
         Column("wrong class", _wrong_class, "{:.1%}".format),
-        Column("straightness", lambda entry: fmean(entry.path_figure("straightness")), "{:.3f}".format),
-        Column("path energy", lambda entry: fmean(entry.path_figure("path_energy")), "{:.2f}".format),
+        Column("straightness", _of_paths("straightness"), "{:.3f}".format),
+        Column("path energy", _of_paths("path_energy"), "{:.2f}".format),
         Column("step, ms", lambda entry: median(entry.times()), "{:.1f}".format),
     ]
     floor = f"{fmean(comparison.floor):.3f}"
     columns = [column for column in columns if any(column.figure(entry) is not None for entry in comparison.entries)]
-    empty = [NOTHING] * (len(columns) - len(_shown(comparison)))
+    empty = [NOTHING] * (len(columns) - len(shown_numbers(comparison)))
     rows, best = _rows(comparison, columns)
     judged = (
         " Wrong class: share of the samples, drawn with guidance and the most evaluations, that a classifier of the "
@@ -90,11 +90,17 @@ def glance(comparison: Comparison) -> Table:
     classes = judged if any(column.heading == "wrong class" for column in columns) else ""
     return Table(
         ("method", *(column.heading for column in columns)),
-        [(FLOOR, *(floor for _ in _shown(comparison)), *empty), *rows],
+        [(FLOOR, *(floor for _ in shown_numbers(comparison)), *empty), *rows],
         f"At N: {QUALITY[comparison.measure]} of samples drawn in N function evaluations, means over the seeds; "
-        f"medians of times. {_MARKED}{classes}",
+        f"medians of times. {_MARKED}{classes}{_unmoved(comparison)}",
         best={(row + 1, column) for row, column in best},
     )
+
+
+def _unmoved(comparison: Comparison) -> str:
+    """Which networks have no paths, in a sentence; empty if all have."""
+    names = [entry.name for entry in comparison.entries if not entry.path_figure("straightness")]
+    return f" {', '.join(names)}: tokens are drawn one after the other, which are no paths." if names else ""
 
 
 def budget(comparison: Comparison) -> Table:
@@ -121,6 +127,13 @@ def _quality(comparison: Comparison, evaluations: int) -> Callable[[Entry], floa
     def figure(entry: Entry) -> float | None:
         distances = entry.quality(comparison.measure).get(evaluations)
         return fmean(distances) if distances else None
+
+    return figure
+
+
+def _of_paths(name: str) -> Callable[[Entry], float | None]:
+    def figure(entry: Entry) -> float | None:
+        return fmean(values) if (values := entry.path_figure(name)) else None
 
     return figure
 
@@ -196,7 +209,7 @@ def _ranked(comparison: Comparison, evaluations: int) -> list[tuple[Entry, float
     return sorted(ranked, key=lambda one: one[1])
 
 
-def _shown(comparison: Comparison) -> list[int]:
-    """Numbers of evaluations of the table at a glance: the least, a middle one and the largest."""
+def shown_numbers(comparison: Comparison) -> list[int]:
+    """Numbers of evaluations of the tables that show some: the two least, a middle one and the largest."""
     numbers = comparison.evaluations
     return sorted({numbers[0], numbers[min(1, len(numbers) - 1)], numbers[len(numbers) // 2], numbers[-1]})

@@ -3,7 +3,8 @@
 from trainer.experiment.stage.fit_path import FitPathStage
 from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Stage
+from trainer.experiment.stage.steps import StepsStage
 from trainer.experiment.stage.train import TrainStage
 
-KINDS: dict[str, type[Stage]] = {kind.verb: kind for kind in (TrainStage, PairsStage, FitPathStage)}
+KINDS: dict[str, type[Stage]] = {kind.verb: kind for kind in (TrainStage, PairsStage, FitPathStage, StepsStage)}
 """By what a file calls them."""

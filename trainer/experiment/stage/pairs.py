@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from moe.files import FileError
-from trainer.checkpoint.directory import check_possible, complete_steps
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.drawing import check_drawn_by
@@ -14,14 +13,15 @@ from trainer.config.file import load_config
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch
-from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage
+from trainer.experiment.stage.protocol import Cost, Provenance, Stage, awaits
 from trainer.experiment.stage.sections import filled
+from trainer.experiment.stage.taught import TaughtStage
 from trainer.model.weights import WEIGHTS
 from trainer.sampling.pairs.request import PairsRequest
 
 
 @dataclass(frozen=True)
-class PairsStage(Stage):
+class PairsStage(TaughtStage):
     """Pairs of source and data points that a teacher draws; its document is what is asked of the teacher."""
 
     verb = "pairs"
@@ -42,7 +42,7 @@ class PairsStage(Stage):
         return Cost(pairs=self.request().num)
 
     @property
-    def teacher(self) -> Path | None:
+    def teacher(self) -> Path:
         """See the base class."""
         return self.request().run
 
@@ -56,21 +56,16 @@ class PairsStage(Stage):
 
     def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks draws pairs
         """See the base class."""
-        request, teacher = self.request(), self.request().run
-        check_possible(teacher / "checkpoints")
-        earlier = [
-            stage for stage in stages[: stages.index(self)] if isinstance(stage, ConfiguredStage) and stage.trains
-        ]
-        for stage in earlier:
-            if stage.folder == teacher and not stage.awaited(stages):
-                with self._blamed():
-                    check_drawn_by(stage.config(), request.sampler, request.guidance)
+        request, teacher = self.request(), self._check_teacher(stages)
+        with self._blamed():
+            if teacher is not None:
+                check_drawn_by(teacher, request.sampler, request.guidance)
+            try:
+                request.resolved()
+            except ValueError as error:
+                if awaits(error, self.awaited(stages)) is None:
+                    raise
         self._check_held_out(request.num, stages)
-        if any(stage.folder == teacher for stage in earlier) or complete_steps(teacher / "checkpoints"):
-            return
-        named = ", ".join(str(stage.folder) for stage in earlier) or "there is none"
-        remedy = f"give the folder of an earlier stage that trains ({named}), or that of a run"
-        raise FileError(self.path, f"stages.{self.name}.run", f"there is no run in {teacher}", remedy)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
         """See the base class."""
@@ -84,7 +79,7 @@ class PairsStage(Stage):
 
     def provenance(self) -> Provenance:
         """See the base class; the index of the pairs is the record, the teacher's weights decide too."""
-        request = self.request()
+        request = self.request().resolved()
         folder = newest_checkpoint(request.run)
         source = load_config(folder / "config.yaml").source_data
         weights = Manifest.read(folder).files[WEIGHTS].sha256

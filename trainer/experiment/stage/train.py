@@ -74,10 +74,12 @@ class TrainStage(ConfiguredStage):
             print(f"cannot be checked further before stage {missed.name} is finished")
 
     def provenance(self) -> Provenance:
-        """See the base class; the configuration of its last checkpoint is the record."""
+        """See the base class; the configuration of its last checkpoint is the record, the weights of teachers decide too."""
+        from trainer.sampling.reference import pinned  # brings the networks, which only a finished stage needs
+
         root = self.folder / "checkpoints"
         path = step_folder(root, complete_steps(root)[-1]) / "config.yaml"
-        return Provenance(path, _what_decides(load_config(path)), _what_decides(self.config()))
+        return Provenance(path, _what_decides(load_config(path)), _what_decides(pinned(self.config())))
 
 
 def _what_decides(config: RunConfig) -> dict[str, Any]:

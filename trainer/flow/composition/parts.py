@@ -15,6 +15,7 @@ QUANTITIES: dict[type, tuple[Quantity, ...]] = {
     sampler.FirstOrderConfig: ("data", "noise"),
     sampler.EulerMaruyamaConfig: ("velocity", "score"),
     sampler.StochasticHeunConfig: ("velocity", "score"),
+    sampler.RenoiseConfig: ("data",),
 }
 """The quantities that samplers need from a field, where the velocity alone is not enough."""
 
@@ -81,6 +82,11 @@ def is_independent(config: coupling.Config) -> bool:
         case coupling.GibbsWeightedConfig(epsilon=epsilon):
             return epsilon == float("inf")
     return False
+
+
+def has_one_step_map(along: path.Config, predicted: target.Config) -> bool:
+    """Whether one step of Euler's method, x_0 + v(x_0, 0), leads from the source to an estimate of the data."""
+    return isinstance(along, path.LinearConfig) and target.class_of(predicted).end != built(along).starts_as
 
 
 def innermost(config: sampler.AnyConfig) -> sampler.AnyConfig:

@@ -12,6 +12,7 @@ from trainer.flow.composition.parts import (
     built,
     evaluates_at_the_data,
     follows_score,
+    has_one_step_map,
     innermost,
     is_independent,
     quantities_of,
@@ -67,6 +68,23 @@ def _states_of_a_pair(composition: Composition) -> str | None:
     return None
 
 
+def _map_of_one_step(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.MongeMapConfig() | objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
+            if not has_one_step_map(composition.path, composition.target):
+                return "it is about the map of one step, x_0 + v(x_0, 0), which is none to the data here"
+    return None
+
+
+def _sets_in_place_of_pairs(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.MongeMapConfig() if not isinstance(
+            composition.coupling, coupling.IndependentConfig | coupling.OwnCoupling
+        ):
+            return "it compares source points and data as two sets, so that pairs and their weights have no meaning"
+    return None
+
+
 def _compared_space(composition: Composition) -> str | None:
     match composition.objective:
         case objective.RegressionConfig(space=("data" | "velocity") as space):
@@ -86,9 +104,9 @@ def _straight_path(composition: Composition) -> str | None:
 
 def _drawn_velocity(composition: Composition) -> str | None:
     match composition.objective, composition.target:
-        case objective.TransitionConfig(), target.VelocityConfig():
+        case objective.TransitionConfig() | objective.CausalTransitionConfig(), target.VelocityConfig():
             return None
-        case objective.TransitionConfig(), _:
+        case objective.TransitionConfig() | objective.CausalTransitionConfig(), _:
             return "the head draws velocities"
     return None
 
@@ -120,17 +138,75 @@ def _score_as_drift(composition: Composition) -> str | None:
     return "it follows the score, which is known only where the source is normal and independent of the data"
 
 
+DISTILLED = (objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig)
+"""Objectives that learn the mean velocity up to the data."""
+
+
+def _straight_to_the_data(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.path, path.LinearConfig):
+        return None
+    return "it learns a mean velocity that leads to the data in one straight step"
+
+
+def _mean_velocity(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, DISTILLED) or isinstance(composition.target, target.VelocityConfig):
+        return None
+    return "the network itself is the mean velocity that it learns"
+
+
+def _fresh_noise(composition: Composition) -> str | None:
+    if not isinstance(composition.sampler, sampler.RenoiseConfig) or is_independent(composition.coupling):
+        return None
+    return "it draws fresh noise on the way, and this coupling does not pair noise and data at random"
+
+
+def _drawn_in_turn(composition: Composition) -> str | None:
+    if isinstance(composition.objective, objective.OwnObjective):
+        return None
+    learns_tokens = isinstance(composition.objective, objective.CausalTransitionConfig)
+    if learns_tokens == isinstance(composition.sampler, sampler.CausalTransitionConfig | sampler.OwnSampler):
+        return None
+    if learns_tokens:
+        return "it needs a quantity at a state, and what is learned are tokens that are drawn one after the other"
+    if isinstance(composition.sampler, sampler.OwnSampler):
+        return None
+    return "it draws tokens one after the other, and what is learned is a quantity at a state"
+
+
+def _chain_of_states(composition: Composition) -> str | None:
+    if not isinstance(composition.objective, objective.CausalTransitionConfig):
+        return None
+    if composition.path == path.LinearConfig():
+        return None
+    return "the states of its chain lie on straight lines between noise and data"
+
+
+def _noise_for_every_state(composition: Composition) -> str | None:
+    match composition.objective:
+        case objective.CausalTransitionConfig(process="independent") if not is_independent(composition.coupling):
+            return "each state has noise of its own, which is paired with nothing; process linear keeps the pairs"
+    return None
+
+
 RULES = (
+    Rule(("objective", "path"), _chain_of_states),
+    Rule(("objective", "coupling"), _noise_for_every_state),
+    Rule(("sampler", "objective"), _drawn_in_turn),
     Rule(("coupling", "path"), _coupling_unused),
     Rule(("target", "path"), _target_on_path),
     Rule(("objective", "path"), _mirror_image),
     Rule(("objective", "path"), _states_of_a_pair),
     Rule(("objective", "target", "path"), _compared_space),
+    Rule(("objective", "target", "path"), _map_of_one_step),
+    Rule(("objective", "coupling"), _sets_in_place_of_pairs),
     Rule(("objective", "path"), _straight_path),
     Rule(("objective", "target"), _drawn_velocity),
     Rule(("sampler", "objective"), _trained_head),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
+    Rule(("objective", "path"), _straight_to_the_data),
+    Rule(("objective", "target"), _mean_velocity),
+    Rule(("sampler", "coupling"), _fresh_noise),
 )
 """In the order of complaints; a rule is checked only if the rules before it hold."""
 

@@ -29,6 +29,10 @@ class Seen:
         """Images [B, C, H, W] that were drawn, with the known pixels in their places."""
         return torch.where(self.hole.to(drawn.device), drawn, self.picture.to(drawn.device))
 
+    def rows(self, index: Tensor) -> Seen:
+        """The contexts at the rows `index`, int64 [N]."""
+        return Seen(self.context[index], self.picture[index], self.hole[index])
+
 
 class Context(Protocol):
     """Makes contexts of images."""

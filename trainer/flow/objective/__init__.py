@@ -5,17 +5,33 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.chain import Chain
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
+from trainer.flow.objective.causal_transition import CausalTransition, CausalTransitionConfig
+from trainer.flow.objective.consistency_distillation import ConsistencyDistillation, ConsistencyDistillationConfig
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
+from trainer.flow.objective.monge_gap import MongeGapConfig, Regularised
+from trainer.flow.objective.monge_map import MongeMap, MongeMapConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
 from trainer.flow.objective.transition import Transition, TransitionConfig
+from trainer.flow.objective.velocity_distillation import VelocityDistillation, VelocityDistillationConfig
 from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
 
-AnyConfig = RegressionConfig | AlignedConfig | FeatureResidualConfig | TransitionConfig | OwnObjective
+AnyConfig = (
+    RegressionConfig
+    | AlignedConfig
+    | FeatureResidualConfig
+    | MongeMapConfig
+    | VelocityDistillationConfig
+    | ConsistencyDistillationConfig
+    | TransitionConfig
+    | CausalTransitionConfig
+    | OwnObjective
+)
 
 
 def _regression_by_default(document: Any) -> Any:
@@ -32,7 +48,8 @@ def build(
     target: Target,
     path: Path | None = None,
     teacher: Teacher | None = None,
-    reference: FrozenFlow | None = None,  # noqa: ARG001
+    reference: FrozenFlow | None = None,
+    chain: Chain | None = None,
     tokens: int = 1,
 ) -> Objective:
     """Returns the objective that `config.kind` or `config.class` names.
@@ -43,9 +60,12 @@ def build(
         path: of the pairs; a `FeatureResidual` needs it.
         teacher: computes features of the data; an `Aligned` objective needs it.
         reference: the flow of another run; an objective whose settings name one needs it.
+        chain: the states that the network draws; a `CausalTransition` needs it.
         tokens: of a state, for an objective that draws by token.
     """
     match config:
+        case RegressionConfig(monge_gap=MongeGapConfig() as gap):
+            return Regularised(Regression(target, config), target, gap)
         case RegressionConfig():
             return Regression(target, config)
         case AlignedConfig():
@@ -54,6 +74,17 @@ def build(
         case FeatureResidualConfig():
             assert path is not None
             return FeatureResidual(path)
+        case MongeMapConfig():
+            return MongeMap(target, config)
+        case VelocityDistillationConfig():
+            assert reference is not None
+            return VelocityDistillation(reference, config)
+        case ConsistencyDistillationConfig():
+            assert reference is not None
+            return ConsistencyDistillation(reference, config)
+        case CausalTransitionConfig():
+            assert chain is not None
+            return CausalTransition(chain, config)
         case TransitionConfig():
             return Transition(config, tokens=tokens)
         case OwnObjective():
@@ -64,20 +95,30 @@ __all__ = [
     "Aligned",
     "AlignedConfig",
     "AnyConfig",
+    "CausalTransition",
+    "CausalTransitionConfig",
     "Config",
+    "ConsistencyDistillation",
+    "ConsistencyDistillationConfig",
     "FeatureResidual",
     "FeatureResidualConfig",
     "FrozenFlow",
     "LossTerms",
     "Model",
+    "MongeGapConfig",
+    "MongeMap",
+    "MongeMapConfig",
     "Objective",
     "OwnObjective",
     "PseudoHuberConfig",
     "Regression",
     "RegressionConfig",
+    "Regularised",
     "SquaredConfig",
     "Teacher",
     "Transition",
     "TransitionConfig",
+    "VelocityDistillation",
+    "VelocityDistillationConfig",
     "build",
 ]

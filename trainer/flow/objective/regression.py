@@ -11,6 +11,7 @@ from trainer.flow.condition import Condition
 from trainer.flow.objective.error import Config as ErrorConfig
 from trainer.flow.objective.error import SquaredConfig
 from trainer.flow.objective.error import build as build_error
+from trainer.flow.objective.monge_gap import MongeGapConfig
 from trainer.flow.objective.protocol import LossTerms, Model, Objective
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.target.protocol import Quantity, Target
@@ -28,6 +29,8 @@ class RegressionConfig(Section):
     antithetic: bool = False
     """Average over every point and its mirror, for less variance. The path must have noise of its own, and the network
     is evaluated on twice as many points."""
+    monge_gap: MongeGapConfig | None = None
+    """Also keep the map of one step from moving points more than it has to."""
 
 
 class Regression(Objective):

@@ -9,10 +9,12 @@ from torch import Tensor
 from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnSampler
 from trainer.flow.path import Path as FlowPath
+from trainer.flow.sampler.causal_transition import CausalTransitionConfig, CausalTransitionSampler, TokenField
 from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first_order_times
 from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
+from trainer.flow.sampler.renoise import Renoise, RenoiseConfig
 from trainer.flow.sampler.sde import (
     EulerMaruyama,
     EulerMaruyamaConfig,
@@ -23,7 +25,7 @@ from trainer.flow.sampler.sde import (
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 from trainer.flow.sampler.transition import Transition, TransitionConfig
 
-AnyConfig = Within | SegmentedConfig | TransitionConfig | OwnSampler
+AnyConfig = Within | RenoiseConfig | SegmentedConfig | TransitionConfig | CausalTransitionConfig | OwnSampler
 Config = Annotated[AnyConfig, KindOrClass()]
 C = TypeVar("C", bound=AnyConfig)
 G = TypeVar("G", bound=GridConfig)
@@ -44,8 +46,12 @@ def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
             return EulerMaruyama(linear_diffusion(*config.diffusion))
         case StochasticHeunConfig():
             return StochasticHeun(linear_diffusion(*config.diffusion))
+        case RenoiseConfig():
+            return Renoise(path)
         case SegmentedConfig():
             return Segmented(build(config.within, path=path), config.segments)
+        case CausalTransitionConfig():
+            return CausalTransitionSampler(build(config.head, path=path), times(config.head))
         case TransitionConfig(head=head):
             solver = build(head, path=path)
             assert isinstance(solver, Euler | Heun | Dopri5)
@@ -61,7 +67,7 @@ def times(config: AnyConfig) -> Tensor:
         FileError: it is in a file that cannot be read, or that has none for this sampler and number of steps.
     """
     match config:
-        case Dopri5Config():
+        case Dopri5Config() | CausalTransitionConfig():
             return _equal(1)
         case FirstOrderConfig(trained_times=int(trained_times)):
             return first_order_times(config.steps, trained_times)
@@ -91,6 +97,9 @@ def calls(config: AnyConfig) -> dict[str, int] | None:
         case SegmentedConfig():
             within = calls(config.within)
             return None if within is None else {part: config.segments * count for part, count in within.items()}
+        case CausalTransitionConfig(head=head, tokens=tokens):
+            of_head = _evaluations_per_step(head) * head.steps
+            return None if tokens is None else {"network": tokens, "head": tokens * of_head}
         case TransitionConfig(steps=steps, head=head):
             of_the_head = calls(head)
             return None if of_the_head is None else {"network": steps, "head": steps * of_the_head["network"]}
@@ -100,6 +109,15 @@ def calls(config: AnyConfig) -> dict[str, int] | None:
             return None if a_step is None or steps is None else {"network": a_step * steps}
         case _:
             return {"network": _evaluations_per_step(config) * config.steps}
+
+
+def follows_velocity(config: AnyConfig) -> bool:
+    """Whether a sampler follows a velocity from source to data, so that solvers of ordinary equations may replace it.
+
+    Args:
+        config: any sampler.
+    """
+    return not isinstance(config, CausalTransitionConfig)
 
 
 def with_evaluations(config: C, evaluations: int) -> C | None:
@@ -122,12 +140,24 @@ def with_evaluations(config: C, evaluations: int) -> C | None:
     return _with_steps_of(config, evaluations)
 
 
+def steps_file(config: AnyConfig) -> Path | None:
+    """The file of searched grids that a sampler takes its times from; None: it takes them from none.
+
+    Args:
+        config: any sampler.
+    """
+    within = config.within if isinstance(config, SegmentedConfig) else config
+    return within.times if isinstance(within, GridConfig) and isinstance(within.times, Path) else None
+
+
 def _with_steps_of(config: C, evaluations: int) -> C | None:
     match config:
         case Dopri5Config():
             return None
         case FirstOrderConfig(trained_times=int(largest)) if evaluations > largest:
             return None
+        case CausalTransitionConfig(tokens=tokens):
+            return config if evaluations == tokens else None
         case SegmentedConfig():
             within = _with_steps_of(config.within, evaluations // config.segments)
             exact = within is not None and evaluations % config.segments == 0
@@ -161,6 +191,8 @@ def _equal(steps: int) -> Tensor:
 
 __all__ = [
     "AnyConfig",
+    "CausalTransitionConfig",
+    "CausalTransitionSampler",
     "Config",
     "Dopri5",
     "Dopri5Config",
@@ -174,18 +206,23 @@ __all__ = [
     "Heun",
     "HeunConfig",
     "OwnSampler",
+    "Renoise",
+    "RenoiseConfig",
     "Sampler",
     "Segmented",
     "SegmentedConfig",
     "StochasticHeun",
     "StochasticHeunConfig",
+    "TokenField",
     "Trajectory",
     "Transition",
     "TransitionConfig",
     "VelocityField",
     "build",
     "calls",
+    "follows_velocity",
     "linear_diffusion",
+    "steps_file",
     "times",
     "with_evaluations",
 ]

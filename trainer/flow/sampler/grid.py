@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
-from trainer.flow.sampler.steps_file import StepsFile, check_grid
+from trainer.flow.sampler.steps_file import SAME_TIME, StepsFile, check_grid
 
 Times = tuple[float, ...] | Path | None
 """Times from 0 to 1, a file that the steps verb wrote, or None for equal steps."""
@@ -86,7 +86,15 @@ def grid_times(config: GridConfig, *, evaluations_per_step: int, segments: int =
         numbers = ", ".join(map(str, sorted(grids)))
         problem, remedy = f"has none for {evaluations} evaluations", f"use one of {numbers}, or search for more"
         raise FileError(config.times, "grids", problem, remedy)
-    return torch.tensor(grids[evaluations])
+    times = torch.tensor(grids[evaluations])
+    if len(times) - 1 != config.steps:
+        problem = f"has {len(times) - 1} steps, and {evaluations} evaluations of {config.kind} are {config.steps}"
+        raise FileError(config.times, f"grids.{evaluations}", problem, "search again")
+    for edge in (number / segments for number in range(1, segments)):
+        if (times - edge).abs().min() > SAME_TIME:
+            problem = f"has no time {edge:.4g}, where a segment ends"
+            raise FileError(config.times, f"grids.{evaluations}", problem, "search again")
+    return times
 
 
 def searched_grids(config: GridConfig, segments: int = 1) -> dict[int, tuple[float, ...]]:

@@ -17,9 +17,7 @@ from trainer.flow.sampler.first_order import FirstOrderConfig
 from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
 from trainer.flow.sampler.sde import EulerMaruyamaConfig, StochasticHeunConfig
-
-SAME_TIME = 1e-6
-"""A time of the grid that is nearer to an edge counts as the edge."""
+from trainer.flow.sampler.steps_file import SAME_TIME
 
 Within = EulerConfig | HeunConfig | Dopri5Config | FirstOrderConfig | EulerMaruyamaConfig | StochasticHeunConfig
 

@@ -16,6 +16,8 @@ from moe.validation.section import Section
 
 FORMAT = "flowfabric.steps/1"
 REMEDY = "write it with python -m trainer steps"
+SAME_TIME = 1e-6
+"""A time that is nearer to an edge of a segment counts as the edge."""
 
 
 class StepsFile(Section):
@@ -46,6 +48,10 @@ class StepsFile(Section):
             if evaluations < 1:
                 raise ValueError(f"{evaluations} evaluations are below 1; give grids by 1 or more")
             check_grid(times)
+            if evaluations % (len(times) - 1):
+                raise ValueError(
+                    f"{evaluations} evaluations do not divide among {len(times) - 1} steps; correct either"
+                )
         return grids
 
     @classmethod

@@ -38,7 +38,7 @@ class PairDrawing:
         """Draws some of the pairs; everything that is drawn for one is a function of the seed and its number.
 
         Args:
-            request: what is asked for.
+            request: what is asked for, resolved.
             numbers: int64 [B], of the pairs.
             progress: called with the number of pairs done, now and then.
 
@@ -46,9 +46,12 @@ class PairDrawing:
             The arrays of a shard of them.
         """
         dtype = torch.float32 if request.dtype == "float32" else torch.float16
+        drawn_by = self._whole if request.nodes is None else self._at_nodes
+        if request.begins_at_data:
+            drawn_by = self._from_data
         parts: list[dict[str, Tensor]] = []
         for own in numbers.split(TOGETHER):
-            parts.append(self._whole(request, own) if request.segments is None else self._segment(request, own))
+            parts.append(drawn_by(request, own))
             progress(sum(len(part["x_0"]) for part in parts))
         arrays = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         for name in ("x_0", "x_1"):
@@ -62,26 +65,38 @@ class PairDrawing:
         arrays = {"x_0": trajectory.x[0].cpu(), "x_1": self.flow.parts.data_of(trajectory.final).cpu()}
         return {**arrays, "labels": labels[own]} if self.flow.config.data.num_classes else arrays
 
+    def _at_nodes(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
+        """Pair i is of interval i mod K: two states of trajectory i div K, which the teacher follows from noise.
+
+        Source: Nguyen et al., "Bellman Optimal Stepsize Straightening of Flow-Matching Models".
+        """
+        places, classes = request.places, self.flow.config.data.num_classes
+        examples, rows = (own // (len(places) - 1)).unique(return_inverse=True)
+        number = own % (len(places) - 1)
+        labels = torch.arange(int(examples[-1]) + 1) % max(1, classes)
+        settings = {"guidance": request.guidance, "seed": request.seed, "split": "train"}
+        x = self.flow.follow(Condition(labels), examples, request.sampler, **settings).x[list(places)]
+        x_0, x_1 = x[number, rows], self.flow.parts.data_of(x[number + 1, rows])
+        interval = torch.stack([torch.stack([times[0], times[-1]]) for times in request.parts()])[number]
+        arrays = {"x_0": x_0.cpu(), "x_1": x_1.cpu(), "interval": interval}
+        return {**arrays, "labels": labels[examples][rows]} if classes else arrays
+
     @torch.no_grad()
-    def _segment(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
-        """Pair i is of segment i mod P: real data, noised to its first time, and where the teacher goes from there.
+    def _from_data(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
+        """Pair i is of part i mod P: real data, noised to its first time, and where the teacher goes from there.
 
         Source: Wang et al., "Rectified Diffusion", arXiv 2410.07303, section 3.4 (phased).
         """
-        assert request.segments is not None
         device, seed, parts = self.flow.device, request.seed, self.flow.parts
         examples, labels = self._examples(own, seed)
         noise = source_samples(self.flow.config, own, seed=seed, split="train")
         keys, path_keys = keys_of(own, "trajectory", seed=seed), keys_of(own, "path", seed=seed)
-        edges = torch.linspace(0.0, 1.0, request.segments + 1)
-        grid = sampler.times(request.sampler)
-        steps = (len(grid) - 1) // request.segments
+        times_of = request.parts()
+        part = own % len(times_of)
         x_s, x_e = torch.empty_like(noise), torch.empty_like(noise)
-        interval = torch.stack([edges[own % request.segments], edges[own % request.segments + 1]], dim=1)
-        for segment in (own % request.segments).unique().tolist():
-            rows = (own % request.segments == segment).nonzero()[:, 0]
-            times = edges[segment : segment + 2] if steps == 0 else grid[segment * steps : (segment + 1) * steps + 1]
-            interval[rows] = torch.stack([times[0], times[-1]])
+        interval = torch.stack([torch.stack([times[0], times[-1]]) for times in times_of])[part]
+        for number in part.unique().tolist():
+            rows, times = (part == number).nonzero()[:, 0], times_of[number]
             condition = Condition(label=None if labels is None else labels[rows].to(device))
             x_0, x_1 = noise[rows].to(device), parts.data_scale * examples[rows].to(device)
             start = self._placed(x_0, x_1, times[:1].to(device), path_keys[rows].to(device))

@@ -1,12 +1,18 @@
 """What is asked of a teacher."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor
 
 import trainer.flow.sampler
+from moe.files import FileError, problem_and_remedy
 from moe.validation.section import Section
+from trainer.flow.sampler.steps_file import SAME_TIME
+from trainer.sampling.pairs.nodes import places_of, searched_nodes
 
 
 class PairsRequest(Section):
@@ -23,7 +29,15 @@ class PairsRequest(Section):
     seed: NonNegativeInt = 0
     segments: PositiveInt | None = None
     """Cut time into so many parts, of which each pair holds the ends of one, from noised examples of the teacher's
-    data; null: pairs are whole paths from noise."""
+    data; null: pairs are whole paths from noise, unless there are nodes."""
+    nodes: tuple[float, ...] | Path | None = None
+    """Cut time at these times from 0 to 1, which are times of the sampler's grid; or a file of the steps verb, whose
+    grid of so many `evaluations` is used. Each pair holds the states at two neighbouring nodes."""
+    evaluations: PositiveInt | None = None
+    """Which grid of the file of nodes."""
+    begin: Literal["noise", "data"] = "noise"
+    """Where the states at nodes come from. noise: the teacher is followed from noise to its last node, and its
+    intervals make pairs in turn; data: the first state of each pair is a noised example of the teacher's data."""
     dtype: Literal["float32", "float16"] = "float32"
     """Of the files; float16 is for images."""
     shard_examples: PositiveInt = 4096
@@ -43,12 +57,105 @@ class PairsRequest(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _nodes_stand_alone(self) -> "PairsRequest":
+        if self.nodes is None:
+            if self.evaluations is not None:
+                raise ValueError(
+                    f"evaluations: {self.evaluations} choose a grid from a file of nodes, and there is none; give nodes"
+                )
+            if self.begin != "noise":
+                raise ValueError(f"begin: {self.begin} is for nodes; give nodes, or leave it out")
+            return self
+        if self.segments is not None:
+            raise ValueError(f"segments: {self.segments} cut time into equal parts, and nodes cut it too; give one")
+        if self.dtype != "float32":
+            raise ValueError(f"dtype: {self.dtype} is too coarse for the difference of near states; use float32")
+        if isinstance(self.nodes, tuple):
+            if self.evaluations is not None:
+                raise ValueError(f"evaluations: {self.evaluations} go with a file of nodes; leave them out")
+            try:
+                self._check_nodes(self.nodes)
+            except ValueError as error:
+                raise ValueError(f"nodes: {error}") from error
+        elif self.evaluations is None:
+            raise ValueError(f"evaluations: must be given to choose one of the grids in {self.nodes}; use 4, say")
+        return self
+
+    def resolved(self) -> "PairsRequest":
+        """The same request with the nodes of its file written out.
+
+        Raises:
+            FileError: the file is missing or malformed, or its nodes do not fit the other settings.
+        """
+        if not isinstance(self.nodes, Path):
+            return self
+        assert self.evaluations is not None
+        nodes = searched_nodes(self.nodes, self.evaluations, self.guidance)
+        try:
+            self._check_nodes(nodes)
+        except ValueError as error:
+            raise FileError(self.nodes, f"grids.{self.evaluations}", *problem_and_remedy(error)) from error
+        return self.model_copy(update={"nodes": nodes, "evaluations": None})
+
+    @property
+    def begins_at_data(self) -> bool:
+        """Whether pairs begin at noised examples of the teacher's data."""
+        return self.segments is not None or self.begin == "data"
+
+    @property
+    def cuts_paths(self) -> bool:
+        """Whether each pair holds the ends of a part of a path."""
+        return self.segments is not None or self.nodes is not None
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where the nodes of a resolved request stand in the grid of its sampler; from 0 to the last time."""
+        assert isinstance(self.nodes, tuple)
+        return places_of(self.nodes, trainer.flow.sampler.times(self.sampler))
+
+    @property
+    def node_times(self) -> list[float] | None:
+        """The times of the sampler's grid that are the nodes of a resolved request; None: there are none."""
+        if self.nodes is None:
+            return None
+        parts = self.parts()
+        return [*(float(times[0]) for times in parts), float(parts[-1][-1])]
+
+    def parts(self) -> list[Tensor]:
+        """The times of the teacher in each part that paths are cut into, both ends included; of a resolved request.
+
+        An edge between segments of a segmented sampler is written as the network knows it, so that a pair which starts
+        there is of the segment behind it.
+        """
+        grid = trainer.flow.sampler.times(self.sampler)
+        if isinstance(self.sampler, trainer.flow.sampler.SegmentedConfig):
+            edges = torch.arange(self.sampler.segments + 1, dtype=grid.dtype) / self.sampler.segments
+            distance, nearest = (grid[:, None] - edges).abs().min(dim=1)
+            grid = torch.where(distance <= SAME_TIME, edges[nearest], grid)
+        if self.nodes is not None:
+            return [grid[first : last + 1] for first, last in pairwise(self.places)]
+        assert self.segments is not None
+        steps = (len(grid) - 1) // self.segments
+        if steps == 0:
+            grid, steps = torch.linspace(0.0, 1.0, self.segments + 1), 1
+        return [grid[number * steps : (number + 1) * steps + 1] for number in range(self.segments)]
+
+    def _check_nodes(self, nodes: tuple[float, ...]) -> None:
+        places_of(nodes, trainer.flow.sampler.times(self.sampler))
+        if self.num < len(nodes) - 1:
+            raise ValueError(f"{self.num} pairs leave some of the {len(nodes) - 1} intervals without one; draw more")
+
     def what_decides(self, weights: str, source: dict[str, Any] | None) -> dict[str, Any]:
-        """Everything that the pairs are a function of.
+        """Everything that the pairs of a resolved request are a function of.
 
         Args:
             weights: digest of the teacher's.
             source: configuration of the data set that its paths begin at; None: they begin at noise.
         """
         begins = {} if source is None else {"source": source}
-        return {"weights": weights, **begins, **self.model_dump(mode="json", exclude={"run"})}
+        if trainer.flow.sampler.steps_file(self.sampler) is not None:
+            begins["times"] = trainer.flow.sampler.times(self.sampler).tolist()
+        asked = self.model_dump(mode="json", exclude={"run", "nodes", "evaluations", "begin"})
+        at_nodes = {} if self.nodes is None else {"nodes": self.node_times, "begin": self.begin}
+        return {"weights": weights, **begins, **asked, **at_nodes}

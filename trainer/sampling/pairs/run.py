@@ -24,10 +24,13 @@ from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.flow.reference import ReferenceConfig
+from trainer.flow.sampler import steps_file
 from trainer.model.pretrained import check_restorable
+from trainer.sampling.latent_space import check_latents
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.reference import Reference
+from trainer.sampling.searched import check_made_of
 
 MARK = "pairs"
 """Under which a shard names what decides its pairs."""
@@ -53,10 +56,19 @@ def run(request: PairsRequest, out: Path) -> int:
     if config.model.kind in FLOWLESS:
         raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
-    for name in ("latent", "context"):
-        if getattr(config.flow, name) is not None:
-            raise ValueError(f"run_dir: {request.run} has a flow.{name}, which no pair holds; give a run without")
+    if config.flow.context is not None:
+        raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
+    if config.flow.latent is not None and request.begins_at_data:
+        raise ValueError(
+            f"run_dir: {request.run} has a flow.latent, and latents of data are drawn anew at each step; begin at "
+            "noise, as whole paths and nodes do"
+        )
+    check_latents(config)
     check_drawn_by(config, request.sampler, request.guidance)
+    grids = steps_file(request.sampler)
+    if grids is not None:
+        check_made_of(grids, teacher.digest)
+    request = request.resolved()
     check_restorable(config, teacher.folder)
     index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():
@@ -96,7 +108,7 @@ def run(request: PairsRequest, out: Path) -> int:
 
 def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
     """What the folder's index will say."""
-    source = config.source_data
+    source, latent = config.source_data, config.flow and config.flow.latent
     ends = [*range(0, request.num, request.shard_examples), request.num]
     shards: list[dict[str, Any]] = [
         {"file": f"shard_{number:05d}.safetensors", "num_examples": end - first}
@@ -104,11 +116,13 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
     ]
     return PairIndex.model_validate(
         {
-            "shape": config.data.shape,
+            "shape": config.state_shape,
             "dtype": request.dtype,
             "num_classes": config.data.num_classes,
             "segments": request.segments,
-            "data_scale": 1.0 if request.segments is None or config.flow is None else config.flow.data_scale,
+            "nodes": request.node_times,
+            "data_scale": config.flow.data_scale if request.cuts_paths and config.flow is not None else 1.0,
+            "latents": latent and latent.digest,
             "made_by": request.what_decides(weights, source and source.model_dump(mode="json")),
             "shards": shards,
         }

@@ -9,21 +9,35 @@ from moe.dispatch.messages import Borrowing
 from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
+from trainer.config.network import causal_transition
 from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling
-from trainer.flow.objective import AlignedConfig, FeatureResidualConfig, OwnObjective, TransitionConfig
-from trainer.flow.question import HeadVelocities, Question, WithProjection
+from trainer.flow.objective import (
+    AlignedConfig,
+    CausalTransitionConfig,
+    ConsistencyDistillationConfig,
+    FeatureResidualConfig,
+    MongeGapConfig,
+    OwnObjective,
+    RegressionConfig,
+    TransitionConfig,
+    VelocityDistillationConfig,
+)
+from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
+from trainer.model.causal_transition import chain_of
 from trainer.trace.formula.drawing import drawing, may_communicate
 from trainer.trace.formula.fsdp import FSDPTraffic
+from trainer.trace.formula.passes import Passage
 from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
 from trainer.trace.formula.reduction import optimizer_groups
 from trainer.trace.formula.tensor import TensorTraffic, tensor_sum
 from trainer.trace.formula.tokens import TokenTraffic
 from trainer.trace.formula.trace import RankGroups, TraceSpec
+from trainer.trace.formula.training import TrainingStep
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
@@ -54,28 +68,35 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     if missing is not None:
         raise ValueError(missing)
     engine = _engine(config, layout)
-    node = layout.relay_ranks or layout.expert_parallel
-    return TraceSpec(
-        world_size=layout.world_size,
-        ranks_per_node=ranks_per_node,
-        num_blocks=config.model.num_layers,
-        groups={
-            "world": RankGroups(layout.world_size),
-            "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
-            "tensor": RankGroups(layout.tensor_parallel),
-            "expert": RankGroups(layout.expert_parallel),
-            "expert_rail": RankGroups(layout.expert_parallel // node, stride=node),
-            "expert_node": RankGroups(node),
-            "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
-        },
+    step = TrainingStep(
+        passage=Passage(config.model.num_layers, tuple(_layers(config, layout, engine))),
         engine=engine,
-        layers=tuple(_layers(config, layout, engine)),
         repeats_forward=config.engine.activation_checkpointing,
         accumulation=layout.accumulation,
         drawing=tuple(drawing(config, layout)),
+    )
+    return TraceSpec(
+        world_size=layout.world_size,
+        ranks_per_node=ranks_per_node,
+        groups=rank_groups(layout),
+        program=step,
         steps=steps,
         config_sha256=config_digest(config),
     )
+
+
+def rank_groups(layout: Layout) -> dict[str, RankGroups]:
+    """The process groups of a layout, by their meaning."""
+    node = layout.relay_ranks or layout.expert_parallel
+    return {
+        "world": RankGroups(layout.world_size),
+        "data": RankGroups(layout.data_parallel, stride=layout.tensor_parallel),
+        "tensor": RankGroups(layout.tensor_parallel),
+        "expert": RankGroups(layout.expert_parallel),
+        "expert_rail": RankGroups(layout.expert_parallel // node, stride=node),
+        "expert_node": RankGroups(node),
+        "expert_data": RankGroups(layout.expert_data_parallel, stride=layout.expert_parallel),
+    }
 
 
 def without_formula(config: RunConfig) -> str | None:
@@ -93,6 +114,11 @@ def without_formula(config: RunConfig) -> str | None:
             return (
                 "flow.objective.kind: feature_residual leaves blocks out and most parameters without gradient, for "
                 f"which there is no formula; {remedy}"
+            )
+        case Flow(objective=(VelocityDistillationConfig() | ConsistencyDistillationConfig()) as distilled):
+            return (
+                f"flow.objective.kind: {distilled.kind} calls the network several times a micro batch, and its teacher, "
+                f"for which there is no formula; {remedy}"
             )
         case Flow(objective=OwnObjective(class_path=path)):
             return f"flow.objective.class: {path} may ask the network more than once a micro batch; {remedy}"
@@ -163,6 +189,11 @@ def questions(config: RunConfig) -> tuple[Question, ...]:
     match config.flow and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)
+        case CausalTransitionConfig(draws=draws) if isinstance(config.model, causal_transition.CausalTransitionConfig):
+            chain = chain_of(config.model, config.state_shape)
+            following = torch.empty(chain.read_at_once, 1, *chain.shape)
+            times = torch.empty(draws, chain.read_at_once, 1, chain.num_tokens)
+            return (NextStates(following, following.expand(draws, *following.shape), times),)
         case TransitionConfig():
             tokens = config.model.tokens(config.state_shape)
             return (HeadVelocities(torch.empty(1, 1, *config.state_shape), torch.empty(1, 1, tokens)),)
@@ -174,22 +205,44 @@ def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     return torch.stack([part.sum() for part in parts]).sum()
 
 
-def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterator[LayerTraffic]:
-    summed = _sum(config, layout)
-    if summed is not None and not isinstance(engine, Zero3Traffic):  # which knows their places among its gathers
-        yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
-    if config.moe is not None:
-        yield _tokens(config, config.moe, layout)
-
-
 def _sum(config: RunConfig, layout: Layout) -> Collective | None:
-    tokens = layout.micro_batch * tokens_per_example(config)
+    """The sum over the parts of a divided layer in a loss; None: no layer is divided."""
     if layout.tensor_parallel == 1:
         return None
+    tokens = _states_of_a_call(config, layout) * tokens_per_example(config)
     return tensor_sum(tokens, config.model.hidden, config.engine.precision)
 
 
-def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
+def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterator[LayerTraffic]:
+    """Sums over divided layers are left to the engine that knows their places among its gathers."""
+    found = layers(config, layout, states=_states_of_a_call(config, layout), precision=config.engine.precision)
+    return (one for one in found if not (isinstance(engine, Zero3Traffic) and isinstance(one, TensorTraffic)))
+
+
+def layers(
+    config: RunConfig, layout: Layout, *, states: int, precision: str, evaluates: bool = False
+) -> Iterator[LayerTraffic]:
+    """What the layers of a network send in its passes.
+
+    Args:
+        config: the run.
+        layout: how its ranks share the network.
+        states: that a rank gives its network in one call.
+        precision: element type of tokens, fp32 or bf16.
+        evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.
+    """
+    tokens = states * tokens_per_example(config)
+    if layout.tensor_parallel > 1:
+        summed = tensor_sum(tokens, config.model.hidden, precision)
+        yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
+    if config.moe is not None:
+        yield _tokens(config, config.moe, layout, tokens, precision, evaluates=evaluates)
+
+
+def _tokens(
+    config: RunConfig, moe: MoEConfig, layout: Layout, tokens: int, precision: str, *, evaluates: bool
+) -> TokenTraffic:
+    balances = layout.world_size > 1 and not evaluates
     return TokenTraffic(
         expert_parallel=layout.expert_parallel,
         num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
@@ -199,14 +252,24 @@ def _tokens(config: RunConfig, moe: MoEConfig, layout: Layout) -> TokenTraffic:
         top_k=moe.top_k,
         most_choices=moe.most_choices,
         key_value_width=config.model.key_value_width,
-        dropout=config.model.keyed_dropout,
-        router_sums=_router_sums(moe) if layout.world_size > 1 else (),
-        tokens=layout.micro_batch * tokens_per_example(config),
+        dropout=config.model.keyed_dropout and not evaluates,
+        router_sums=_router_sums(moe) if balances else (),
+        tokens=tokens,
         hidden=config.model.hidden,
-        precision=config.engine.precision,
+        precision=precision,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
         expert_elements=expert_parameters(config),
     )
+
+
+def _states_of_a_call(config: RunConfig, layout: Layout) -> int:
+    """States that a rank gives its network in the only call of a loss."""
+    match config.flow and config.flow.objective:
+        case RegressionConfig(antithetic=True) | RegressionConfig(monge_gap=MongeGapConfig()):
+            states = 2  # of a pair; no regression has both settings
+        case _:
+            states = 1
+    return states * layout.micro_batch
 
 
 def _router_sums(moe: MoEConfig) -> tuple[tuple[str, int], ...]:

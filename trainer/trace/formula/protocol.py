@@ -61,6 +61,31 @@ def reduce_scatter(group: str, dtype: str, size: int, num_ranks: int) -> Collect
     return Collective(group, "reduce_scatter", dtype, size * num_ranks, size)
 
 
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A collective and where in a step it is issued.
+
+    Attributes:
+        micro: number of the micro step, from 0.
+        phase: forward, backward or optimizer.
+        layer: index of the block; None outside the blocks.
+        collective: what every rank issues.
+    """
+
+    micro: int
+    phase: str
+    layer: int | None
+    collective: Collective
+
+
+class Program(Protocol):
+    """What every rank does in one step of a trace."""
+
+    def operations(self) -> Iterable[Operation]:
+        """Its collectives in program order."""
+        ...
+
+
 class LayerTraffic(Protocol):
     """What layers send while they compute: tokens on the way to their experts, sums over pieces of a matrix."""
 

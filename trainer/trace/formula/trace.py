@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from moe.collective_trace import CollectiveRecord, TraceHeader
 from trainer.trace.formula.gaps import Gaps
-from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic, Phase, Place
+from trainer.trace.formula.protocol import Operation, Program
 from trainer.trace.groups import canonical_names
 
 
@@ -29,31 +29,21 @@ class RankGroups:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSpec:
-    """Everything about a run that decides its collectives.
+    """Everything that decides the collectives of a program.
 
     Args:
         world_size: number of ranks.
         ranks_per_node: ranks on one node.
-        num_blocks: blocks of the model.
         groups: meaning to how the ranks are cut into such groups.
-        engine: what the engine sends.
-        layers: what the layers send themselves, in the order in which they do so inside a block.
-        repeats_forward: whether a block computes its forward pass again when its backward pass is due.
-        accumulation: micro steps of an optimiser step.
-        drawing: what the ranks exchange while they draw a step, before its first micro step.
-        steps: optimiser steps to write, ascending.
+        program: what every rank does in a step.
+        steps: steps to write, ascending.
         config_sha256: hash of the resolved configuration, for the header.
     """
 
     world_size: int
     ranks_per_node: int
-    num_blocks: int
     groups: Mapping[str, RankGroups]
-    engine: EngineTraffic
-    layers: tuple[LayerTraffic, ...] = ()
-    repeats_forward: bool = False
-    accumulation: int = 1
-    drawing: tuple[Collective, ...] = ()
+    program: Program
     steps: tuple[int, ...] = (1,)
     config_sha256: str | None = None
 
@@ -68,7 +58,7 @@ def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Ite
     Returns:
         The header and the records, rank after rank, made while they are read.
     """
-    operations = list(_step(spec))
+    operations = list(spec.program.operations())
     used = {operation.collective.group for operation in operations}
     own = [
         {meaning: groups.of(rank) for meaning, groups in spec.groups.items() if meaning in used}
@@ -87,19 +77,9 @@ def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Ite
     return header, _records(spec, operations, own, names, gaps or (lambda _record: None))
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    """A collective and where in the step it is issued."""
-
-    micro: int
-    phase: str
-    layer: int | None
-    collective: Collective
-
-
 def _records(
     spec: TraceSpec,
-    operations: list[_Operation],
+    operations: list[Operation],
     groups: list[dict[str, tuple[int, ...]]],
     names: dict[tuple[str, tuple[int, ...]], str],
     gaps: Gaps,
@@ -123,33 +103,3 @@ def _records(
                 )
                 yield replace(record, gap_ns=gaps(record))
                 seq += 1
-
-
-def _step(spec: TraceSpec) -> Iterator[_Operation]:
-    """One optimiser step of any rank, in program order."""
-    for collective in spec.drawing:
-        yield _Operation(0, "forward", None, collective)
-    way: list[Place] = ["before", *range(spec.num_blocks), "after"]
-    for micro in range(spec.accumulation):
-        for place in way:
-            yield from _place(spec, "forward", place, micro)
-        for place in reversed(way):
-            yield from _place(spec, "backward", place, micro)
-    for collective in spec.engine.update():
-        yield _Operation(spec.accumulation - 1, "optimizer", None, collective)
-
-
-def _place(spec: TraceSpec, phase: Phase, place: Place, micro: int) -> Iterator[_Operation]:
-    layer = place if isinstance(place, int) else None
-    for collectives in (
-        spec.engine.entering(phase, place, micro),
-        _inside(spec, "forward", place) if spec.repeats_forward and phase == "backward" and layer is not None else (),
-        _inside(spec, phase, place),
-        spec.engine.leaving(phase, place, micro),
-    ):
-        for collective in collectives:
-            yield _Operation(micro, phase, layer, collective)
-
-
-def _inside(spec: TraceSpec, phase: Phase, place: Place) -> Iterator[Collective]:
-    return (collective for part in spec.layers for collective in part.inside(phase, place))

@@ -1,14 +1,19 @@
 """The trace verb: the collectives that a run would issue."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe import collective_trace
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.constraints.plan import plan_layout, plan_sampling
 from trainer.config.file import load_config
-from trainer.trace.formula import constant_gaps, formula, recorded_gaps
+from trainer.config.run import ImageSample, PointSample
+from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.trace.formula.plan import trace_spec
+from trainer.trace.formula.sampling_plan import sampling_spec
+from trainer.trace.formula.sent import SamplingBytes, sampling_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +26,9 @@ class TraceRequest:
         world_size: ranks of the run.
         ranks_per_node: ranks on one node.
         gap_ns: compute before each collective, ns; None: unknown.
+        sampling: sampler in YAML that draws, or empty for the run's own; None: a step of training is written.
+        examples: that each data rank draws; None: as many as in a training step's pass.
+        guidance: scale of classifier-free guidance of a drawing; None: the run's own.
         times: recorded trace whose mean gaps are used instead, or None.
         out: the trace to write.
     """
@@ -29,6 +37,9 @@ class TraceRequest:
     overrides: Sequence[str]
     world_size: int
     ranks_per_node: int
+    sampling: str | None
+    examples: int | None
+    guidance: float | None
     gap_ns: int | None
     times: Path | None
     out: Path
@@ -52,12 +63,60 @@ def run(request: TraceRequest) -> int:
             raise ValueError(f"{name}: {value} is below 1; give the number of ranks")
     if gap_ns is not None and gap_ns < 0:
         raise ValueError(f"--gap-ns: {gap_ns} is negative; give nanoseconds of compute, 0 or more")
-    config = load_config(request.config, request.overrides)
-    layout = plan_layout(config, world_size, ranks_per_node=request.ranks_per_node)
     gaps = None if gap_ns is None else constant_gaps(gap_ns)
     if request.times is not None:
         gaps = recorded_gaps(collective_trace.read(request.times)[1])
-    header, records = formula(trace_spec(config, layout, ranks_per_node=request.ranks_per_node), gaps)
+    spec, about = _training(request) if request.sampling is None else _drawing(request, request.sampling)
+    header, records = formula(spec, gaps)
     collective_trace.write(out, header, records)
-    print(f"{out}: one step of {world_size} ranks, {out.stat().st_size / 1e6:.1f} MB")
+    print(f"{out}: {about}, {out.stat().st_size / 1e6:.1f} MB")
+    if request.sampling is not None:
+        print(_sent(sampling_bytes(spec)))
     return 0
+
+
+def _training(request: TraceRequest) -> tuple[TraceSpec, str]:
+    """A step of training, and what it is in words."""
+    for name, value in (("--examples", request.examples), ("--guidance", request.guidance)):
+        if value is not None:
+            raise ValueError(f"{name}: {value:g} is about drawing, and a step of training is written; add --sampling")
+    config = load_config(request.config, request.overrides)
+    layout = plan_layout(config, request.world_size, ranks_per_node=request.ranks_per_node)
+    spec = trace_spec(config, layout, ranks_per_node=request.ranks_per_node)
+    return spec, f"one step of {request.world_size} ranks"
+
+
+def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
+    """A drawing, and what it is in words."""
+    config = load_config(request.config, request.overrides)
+    if not isinstance(config.sample, ImageSample | PointSample):
+        raise ValueError(
+            f"model.kind: {config.model.kind} follows no flow that a sampler could draw from; leave out --sampling"
+        )
+    if sampling:
+        config = load_config(request.config, [*request.overrides, f"sample.sampler={sampling}"])
+    assert isinstance(config.sample, ImageSample | PointSample)
+    sampler = config.sample.sampler
+    guidance = config.sample.guidance if request.guidance is None else request.guidance
+    if not 0 <= guidance < math.inf:
+        raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
+    check_drawn_by(config, sampler, guidance)
+    layout = plan_sampling(config, request.world_size, ranks_per_node=request.ranks_per_node)
+    examples = request.examples
+    if examples is None:
+        examples = config.optim.micro_batch or max(1, config.optim.global_batch // layout.data_parallel)
+    if examples < 1:
+        raise ValueError(f"--examples: {examples} is below 1; give the examples that a rank draws")
+    spec = sampling_spec(
+        config, layout, sampler=sampler, guidance=guidance, examples=examples, ranks_per_node=request.ranks_per_node
+    )
+    calls = sampling_bytes(spec).calls
+    return spec, (
+        f"{calls} call{'s' * (calls > 1)} of the network on {request.world_size} ranks, "
+        f"{examples} example{'s' * (examples > 1)} on each, guidance {guidance:g}"
+    )
+
+
+def _sent(sent: SamplingBytes) -> str:
+    parts = [f"{part.rank / 1e6:,.4g} MB" for part in (sent.call, sent.whole)]
+    return f"a rank sends {parts[0]} in a call of the network, {parts[1]} in all"

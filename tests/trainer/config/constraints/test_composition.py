@@ -285,7 +285,9 @@ def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
     assert complaint(composition(coupling=coupled, sampler=without)) is None
 
 
-@pytest.mark.parametrize("drawn", ALTERNATIVES["sampler"], ids=lambda one: one.kind)
+@pytest.mark.parametrize(
+    "drawn", [one for one in ALTERNATIVES["sampler"] if one.kind != "causal_transition"], ids=lambda one: one.kind
+)
 def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_with(drawn):
     drawn = drawn.model_copy(update={"steps": 3}) if hasattr(drawn, "steps") else drawn
     drawn = sampler.Dopri5Config(rtol=0.1, atol=0.1) if isinstance(drawn, sampler.Dopri5Config) else drawn
@@ -345,7 +347,10 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         objective.AlignedConfig,
         objective.FeatureResidualConfig,
     }  # what they ask of a network is in blockwise
+    of_maps = {objective.MongeMapConfig}  # replaces no other: sampler and times are its own; in test_one_step.py
+    taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
     of_heads = {"objective": {objective.TransitionConfig}, "sampler": {sampler.TransitionConfig}}
+    of_chains = {objective.CausalTransitionConfig}  # with its sampler in test_causal_settings.py
     for part, union in (
         ("coupling", coupling.Config),
         ("path", path.Config),
@@ -354,14 +359,16 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         ("sampler", sampler.Config),
     ):
         found = {type(one) for one in ALTERNATIVES[part]}
-        elsewhere = (of_features if part == "objective" else set()) | of_heads.get(part, set())
+        elsewhere = of_features | of_maps | taught | of_chains if part == "objective" else set()
+        elsewhere |= of_heads.get(part, set())
         assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
-    assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), sampler.SegmentedConfig}
+    others = {sampler.SegmentedConfig, sampler.RenoiseConfig, sampler.CausalTransitionConfig}  # of no segment
+    assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), *others}
     assert {type(one) for one in compositions.SAMPLERS} == set(get_args(within.annotation)), "the cover lacks some"
 
 
-def test_latents_and_pairs_exclude_each_other(tmp_path: Path) -> None:
+def test_latents_are_learned_from_pairs_of_the_same_latents_alone(tmp_path: Path) -> None:
     parts = composition(coupling=coupling.PairedConfig())
     config = configuration(parts, "latent")
     batch = examples("latent")
@@ -369,9 +376,17 @@ def test_latents_and_pairs_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x_0: shape .* is not that of x_1"):
         task_of(config).draw([pairs], [generator()])
     data = {"kind": "pairs", "path": tmp_path, "held_out": 1, "shape": (1, 8, 8), "num_classes": 0, "segments": None}
-    document = {**config.model_dump(), "data": {**data, "digest": "0"}}
-    with pytest.raises(ValueError, match=r"^flow\.latent\.path: .*; remove flow\.latent$"):
-        check_context(RunConfig.model_validate(document))
+
+    def learning(**changes: Any) -> RunConfig:
+        return RunConfig.model_validate({**config.model_dump(), "data": {**data, "digest": "0", **changes}})
+
+    with pytest.raises(ValueError, match=r"^flow\.latent: is latents, .* hold no latents; leave it out$"):
+        check_context(learning())
+    check_context(learning(shape=(2, 2, 2), latents="0"))
+    with pytest.raises(
+        ValueError, match=r"^flow\.latent: .* hold latents of a folder whose index is 1; give it the path"
+    ):
+        check_context(learning(shape=(2, 2, 2), latents="1"))
 
 
 def test_parts_of_paths_are_refused_on_a_path_with_noise(tmp_path: Path) -> None:

@@ -112,9 +112,24 @@ def test_pairs_of_segments_say_in_which_units_their_starts_are() -> None:
     assert pairs_run._index(request.model_copy(update={"segments": None}), "weights", config).data_scale == 1
 
 
-@pytest.mark.parametrize("part", ["latent", "context"])
+@pytest.mark.parametrize(
+    ("part", "more", "said"),
+    [
+        ("context", (), "which no pair holds; give a run without"),
+        (
+            "latent",
+            ("--segments", "2", "--sampler", "{kind: euler}"),
+            "and latents of data are drawn anew at each step",
+        ),
+    ],
+)
 def test_teachers_of_what_no_pair_holds_are_refused(
-    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    part: str,
+    more: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     parts = {
         "latent": {"path": "latents", "shape": (1, 8, 8), "image_shape": (1, 8, 8), "digest": "0"},
@@ -128,5 +143,5 @@ def test_teachers_of_what_no_pair_holds_are_refused(
     }
     monkeypatch.setattr(reference, "newest_checkpoint", lambda folder: folder)
     monkeypatch.setattr(reference, "load_config", lambda *_: RunConfig.model_validate(document))
-    said = refused(capsys, "pairs", "r", "--num-pairs", "4", "--out", tmp_path / "p")
-    assert said == f"run_dir: r has a flow.{part}, which no pair holds; give a run without"
+    line = refused(capsys, "pairs", "r", "--num-pairs", "4", "--out", tmp_path / "p", *more)
+    assert line.startswith(f"run_dir: r has a flow.{part}, {said}")

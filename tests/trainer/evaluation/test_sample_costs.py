@@ -1,0 +1,90 @@
+"""What a sample costs by formula, against what torch counts while it is drawn."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainer.config.layout import Layout
+from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.distributed.groups import Launch, joined
+from trainer.evaluation.evaluation import evaluate
+from trainer.flow import sampler
+from trainer.model.build import build_model
+from trainer.model.flops import sample_multiply_adds
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+
+NUM = 3
+DIT = {"data": {"kind": "digits"}, "model": {"hidden": 16, "num_layers": 2, "num_heads": 2}}
+POINTS = {"data": {"kind": "toy", "held_out": 20}, "model": {"kind": "mlp", "hidden": 16, "num_layers": 2}}
+BLOCKWISE = {"kind": "blockwise", "segments": 2, "hidden": 16, "num_heads": 2, "trunk_layers": 2, "teacher_features": 6}
+EULER, HEUN = {"kind": "euler", "steps": 3}, {"kind": "heun", "steps": 2}
+
+
+def segmented(within: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "segmented", "segments": 2, "within": within}
+
+
+CAUSAL = {"kind": "causal_transition", "hidden": 16, "num_layers": 2, "num_heads": 2, "patch_size": 4}
+TOKENS = {"kind": "causal_transition", "head": HEUN}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "points": (POINTS, EULER),
+    "points, two calls a step": (POINTS, HEUN),
+    "points, steps of its own": (POINTS, {"kind": "dopri5", "rtol": 1e-2, "atol": 1e-2}),
+    "images": (DIT, EULER),
+    "images by experts": ({**DIT, "moe": {"num_experts": 4, "top_k": 2, "expert_hidden": 24}}, HEUN),
+    "images told of maps": ({**DIT, "flow": {"context": {"kind": "semantic_map"}}}, EULER),
+    "tokens after the last state": ({**DIT, "model": {**CAUSAL, "history": "last", "transitions": 3}}, TOKENS),
+    "tokens after all states": ({**DIT, "model": {**CAUSAL, "history": "full", "transitions": 3}}, TOKENS),
+    "segments without approximation": ({**DIT, "model": BLOCKWISE}, segmented(EULER)),
+    "segments, the trunk once in each": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(EULER)),
+    "segments, two calls a step": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(HEUN)),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    with joined(Launch(0, 0, 1, 1)):
+        yield
+
+
+def flow_of(sections: dict[str, Any], drawn_by: dict[str, Any]) -> TrainedFlow:
+    config = RunConfig.model_validate(
+        {
+            "run": {"dir": "unused"},
+            "optim": {"steps": 1, "global_batch": 4},
+            "sample": {"sampler": drawn_by, "guidance": 1.0},
+            **sections,
+        }
+    )
+    torch.manual_seed(0)
+    return TrainedFlow(config, FlowParts(config), build_model(config, Layout.single(config)).eval(), "step_00000000")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sample_costs_what_torch_counts(case: str) -> None:
+    flow = flow_of(*CASES[case])
+    chosen, conditioning = flow.sample.sampler, flow.conditioning(NUM, seed=0)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        drawn = flow.follow(conditioning.condition, torch.arange(NUM), chosen, guidance=1.0, seed=0)
+    multiply_adds = sample_multiply_adds(flow.config, chosen, drawn.calls)
+    assert multiply_adds is not None
+    assert counted.get_total_flops() == 2 * NUM * multiply_adds
+    by_formula = sampler.calls(chosen)
+    assert by_formula is None or drawn.calls == by_formula
+
+
+def test_evaluate_counts_without_guidance_at_every_number_of_calls() -> None:
+    flow = flow_of({**DIT, "data": {"kind": "digits", "held_out": 20}}, EULER)
+    sample = flow.sample
+    assert isinstance(sample, ImageSample | PointSample)
+    guided = flow.config.model_copy(update={"sample": sample.model_copy(update={"guidance": 2.0})})
+    found = evaluate(replace(flow, config=guided), evaluations=(1, 4), num=20)
+    assert [one.calls for one in found.results] == [{"network": 1}, {"network": 4}]
+    one_call = sample_multiply_adds(flow.config, sample.sampler, {"network": 1})
+    assert [one.multiply_adds for one in found.results] == [one_call, 4 * (one_call or 0)]

@@ -1,0 +1,110 @@
+"""Whether what a flow has learned is optimal: how much further it moves points than it has to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moe.ot import monge_gap as gap_of_points
+from moe.ot import squared_euclidean
+from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.evaluation.transport import transport_cost
+from trainer.flow import sampler
+from trainer.flow.composition import has_one_step_map
+
+Drawn = Callable[[sampler.AnyConfig], sampler.Trajectory]
+"""Draws the same examples by any sampler."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far points are moved.
+
+    Attributes:
+        gap: E |Z_1 - Z_0|^2 less the least that any way to pair the same points needs; 0: it is optimal.
+        transport_cost: E |Z_1 - Z_0|^2 in the same squared units of the states.
+    """
+
+    gap: float
+    transport_cost: float
+
+    @property
+    def share(self) -> float:
+        """The part of the transport cost that is not needed, 0 to 1."""
+        return self.gap / self.transport_cost if self.gap else 0.0
+
+
+@dataclass(frozen=True)
+class MongeGaps:
+    """The Monge gaps of a flow without guidance.
+
+    The gap of a sample is at most that of the flow in expectation: with more points there are more ways to pair them.
+
+    Attributes:
+        num: points of the sample.
+        sampler: from the source points to where the run's own sampler leads them.
+        one_step: by the map x_0 + v(x_0, 0); None: the flow has none.
+    """
+
+    num: int
+    sampler: Moved
+    one_step: Moved | None
+
+    @property
+    def figure(self) -> str:
+        """The share of the run's own sampler, for a person."""
+        return f"{self.sampler.share:.1%}"
+
+    @property
+    def explained(self) -> str:
+        """What the figure is, and that of one step."""
+        one_step = "" if self.one_step is None else f"; in one step {self.one_step.share:.1%}"
+        return f"of the transport cost{one_step} ({self.num} points; 0: no other pairing of them costs less)"
+
+
+def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps | None:
+    """Measures the Monge gaps of a flow.
+
+    Points of different classes are never paired, since each class has a map of its own.
+
+    Args:
+        config: the run.
+        labels: int64 [N] classes of the examples.
+        drawn: draws these examples without guidance.
+
+    Returns:
+        The gaps; None if each example has a context of its own, and with it a map of its own.
+    """
+    assert config.flow is not None
+    assert isinstance(config.sample, ImageSample | PointSample)
+    if config.flow.context is not None:
+        return None
+    own = config.sample.sampler
+    has_map = has_one_step_map(config.flow.path, config.flow.target) and isinstance(own, _ANY_FLOW)
+    return MongeGaps(
+        num=len(labels),
+        sampler=_moved(drawn(own), labels),
+        one_step=_moved(drawn(sampler.EulerConfig(steps=1)), labels) if has_map else None,
+    )
+
+
+_ANY_FLOW = (
+    sampler.EulerConfig
+    | sampler.HeunConfig
+    | sampler.Dopri5Config
+    | sampler.FirstOrderConfig
+    | sampler.EulerMaruyamaConfig
+    | sampler.StochasticHeunConfig
+)
+"""Samplers of flows whose velocity can be asked at the source; others have segments, or a model of another kind."""
+
+
+def _moved(trajectory: sampler.Trajectory, labels: Tensor) -> Moved:
+    start, end = (states.double().flatten(1).cpu() for states in (trajectory.x[0], trajectory.final))
+
+    def within_classes(x: Tensor, y: Tensor) -> Tensor:
+        return squared_euclidean(x, y).masked_fill(labels[:, None] != labels, torch.inf)
+
+    gap = float(gap_of_points(start, end, cost=within_classes))
+    return Moved(max(gap, 0.0), transport_cost(trajectory))

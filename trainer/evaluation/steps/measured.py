@@ -1,0 +1,99 @@
+"""How far the ends of grids of times are from those of the fine grid, on noises that no search has seen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.evaluation.discrepancy import energy_distance
+from trainer.sampling.steps.chord import chord_cost
+from trainer.sampling.steps.fine import fine_times, times_of
+from trainer.sampling.steps.noises import Noises
+from trainer.sampling.steps.search import Progress, Search
+
+COMPARED = 1_000
+"""Ends that the energy distance is computed from."""
+
+
+@dataclass(frozen=True)
+class GridFigures:
+    """What one grid is worth.
+
+    Attributes:
+        times: from 0 to 1; those of the uniform grid are equal, as a sampler without a file has them.
+        error: mean squared distance of the ends from those of the fine grid, from the same noises, which are fresh; the
+            squares are summed over the values of a state.
+        search_error: the same from the noises of the search.
+        energy_distance: between the ends and those of the fine grid, from fresh noises. It is 0 for equal
+            distributions, even if the same noise leads elsewhere, and without bias, so that it may be below 0.
+        cost: sum of the costs of its steps, see `trainer.sampling.steps.cost_matrix`; of the uniform grid at the
+            nearest nodes.
+    """
+
+    times: tuple[float, ...]
+    error: float
+    search_error: float
+    energy_distance: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the grids of a search are worth.
+
+    Attributes:
+        fresh: noises that they were measured with.
+        grids: by number of evaluations, and then by kind.
+    """
+
+    fresh: int
+    grids: dict[int, dict[str, GridFigures]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as they are written to JSON."""
+        grids = {
+            str(evaluations): {kind: asdict(figures) for kind, figures in by_kind.items()}
+            for evaluations, by_kind in self.grids.items()
+        }
+        return {"fresh": self.fresh, "grids": grids}
+
+
+def measured(found: Search, noises: Noises, searched: Tensor, fresh: Tensor, progress: Progress) -> Measured:
+    """Measures all grids of a search.
+
+    Args:
+        found: the grids.
+        noises: of the run.
+        searched: int64 numbers of the noises that they were searched with.
+        fresh: int64 numbers of others.
+        progress: called with what is being done.
+    """
+    progress(f"following {len(fresh)} fresh noises through {found.nodes} steps")
+    fine = [noises.ends(numbers, fine_times(found.nodes)) for numbers in (fresh, searched)]
+    grids: dict[int, dict[str, GridFigures]] = {}
+    for evaluations, by_kind in found.grids.items():
+        progress(f"{evaluations} evaluations: {len(fresh)} fresh noises")
+        grids[evaluations] = {}
+        for kind, grid in by_kind.items():
+            equal = torch.linspace(0.0, 1.0, evaluations + 1)
+            times = equal if kind == "uniform" else torch.tensor(times_of(grid, found.nodes))
+            ends = [noises.ends(numbers, times) for numbers in (fresh, searched)]
+            error, search_error = (_squared(*both) for both in zip(ends, fine, strict=True))
+            compared = [part[:COMPARED].numpy() for part in (ends[0], fine[0])]
+            distance = energy_distance(*compared, paired=True)
+            exact = times_of(tuple(range(evaluations + 1)), evaluations)
+            listed = exact if kind == "uniform" else times_of(grid, found.nodes)
+            grids[evaluations][kind] = GridFigures(listed, error, search_error, distance, chord_cost(found.cost, grid))
+    return Measured(len(fresh), grids)
+
+
+def _squared(ends: Tensor, fine: Tensor) -> float:
+    return float((ends - fine).double().flatten(1).square().sum(1).mean())
+
+
+def ratio(error: float, uniform: float) -> float:
+    """An error in parts of that of the uniform grid; 1 where that one does not err."""
+    return error / uniform if uniform > 0 else 1.0

@@ -1,0 +1,85 @@
+"""The steps verb: grids of times on which few steps of Euler's method come near many."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from moe.files import replacing
+from trainer.distributed.groups import Launch
+from trainer.evaluation.steps.measured import measured
+from trainer.evaluation.steps.page import steps_page
+from trainer.evaluation.steps.table import grids_table
+from trainer.flow.reference import ReferenceConfig
+from trainer.flow.sampler.steps_file import StepsFile
+from trainer.sampling.reference import Reference
+from trainer.sampling.steps.fine import times_of
+from trainer.sampling.steps.noises import Noises
+from trainer.sampling.steps.request import StepsRequest
+from trainer.sampling.steps.search import check_search, search
+from trainer.sampling.trained import opened, restored_flow
+
+WIDTH = 100
+"""Of what is printed into a file, in characters."""
+
+
+def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
+    """Searches grids for the averaged weights of a run's newest intact checkpoint, measures them and writes a file.
+
+    Each rank of a launch does all of it on its own, the first one writes, and the others wait for that.
+
+    Args:
+        request: what is asked for.
+        out: JSON to write, see `trainer.flow.sampler.steps_file.StepsFile`.
+        page: HTML to write, or None.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the run has no complete checkpoint or follows no flow, or does not allow the request.
+    """
+    check_search(restored_flow(request.run)[1], request)
+    weights = Reference.of_run(ReferenceConfig(run=request.run)).digest
+    first = Launch.from_environment().rank == 0
+    with Console(stderr=True, quiet=not first).status("") as status, opened(request.run) as flow:
+        guidance = request.guidance_for(flow.sample)
+        noises = Noises(flow, request.num + request.fresh, guidance=guidance, seed=request.seed)
+        searched, fresh = torch.arange(request.num + request.fresh).split([request.num, request.fresh])
+        nodes = request.nodes_for(noises.segments)
+        status.update(f"following {request.num} noises through {nodes} steps")
+        found = search(noises.solutions(searched, nodes), request, status.update)
+        figures = measured(found, noises, searched, fresh, status.update)
+        file = StepsFile(
+            sampler="euler",
+            segments=noises.segments,
+            guidance=guidance,
+            grids={evaluations: times_of(kinds[request.search], nodes) for evaluations, kinds in found.grids.items()},
+            figures=figures.to_dict(),
+            made_by={
+                "run": str(request.run),
+                "checkpoint": flow.checkpoint,
+                "weights": weights,
+                "search": request.search,
+                "nodes": nodes,
+                "num": request.num,
+                "seed": request.seed,
+            },
+        )
+        document = page and steps_page(file, figures, found, noises, fresh) if first else None
+        if first:
+            file.write(out)
+        dist.barrier()  # whoever reads the file next finds it
+    if not first:
+        return 0
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(grids_table(file, figures))
+    print(f"{out}: grids for {request.run}")
+    if page is not None and document is not None:
+        with replacing(page) as temporary:
+            temporary.write_text(document, encoding="utf-8")
+        print(f"{page}: the same as a page, with the costs of steps and what the run draws")
+    return 0

@@ -1,0 +1,126 @@
+"""A stage that searches grids of times for a trained network."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from moe.files import FileError
+from trainer.checkpoint.intact import newest_checkpoint
+from trainer.checkpoint.manifest import Manifest
+from trainer.config.file import load_config
+from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.distributed.groups import Launch
+from trainer.experiment.stage.protocol import Cost, Provenance, Stage
+from trainer.experiment.stage.sections import filled
+from trainer.experiment.stage.taught import TaughtStage
+from trainer.flow.sampler.steps_file import StepsFile
+from trainer.model.weights import WEIGHTS
+from trainer.sampling.steps.noises import segments_of
+from trainer.sampling.steps.request import StepsRequest
+from trainer.sampling.steps.search import check_search
+
+STEPS = "steps.json"
+"""Name of the file that it writes."""
+
+
+@dataclass(frozen=True)
+class StepsStage(TaughtStage):
+    """Grids of times on which few steps come near many; its document is what is asked of the search."""
+
+    verb = "steps"
+
+    @classmethod
+    def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:  # noqa: ARG003
+        """See the base class; the other sections of the file say nothing about a search."""
+        return cls(name, path, Path(base) / name, filled(settings, base))
+
+    @property
+    def file(self) -> Path:
+        """The file that it writes."""
+        return self.folder / STEPS
+
+    @property
+    def finished(self) -> bool:
+        """Whether the file is there."""
+        return self.file.exists()
+
+    @property
+    def cost(self) -> Cost:
+        """See the base class; a noise that is followed to its end is a pair."""
+        request = self.request()
+        return Cost(pairs=request.num + request.fresh)
+
+    @property
+    def teacher(self) -> Path:
+        """See the base class."""
+        return self.request().run
+
+    def request(self) -> StepsRequest:
+        """What is asked of the search.
+
+        Raises:
+            FileError: it is wrong.
+        """
+        return self._validated(StepsRequest, self.document)
+
+    def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks may wait
+        """See the base class."""
+        request = self.request()
+        for stage, field, evaluations in self._users(stages):
+            if evaluations not in request.evaluations:
+                problem = f"{', '.join(map(str, request.evaluations))} leave out {evaluations}, which stage {stage}"
+                remedy = f"add {evaluations}, or change stages.{stage}.{field}"
+                raise FileError(self.path, f"stages.{self.name}.evaluations", f"{problem} reads", remedy)
+        config = self._check_teacher(stages)
+        if config is not None:
+            with self._blamed():
+                check_search(config, request)
+
+    def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
+        """See the base class."""
+        from trainer.evaluation.steps.run import run as search_steps
+
+        return search_steps(self.request(), self.file)
+
+    def describe(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks may wait
+        """Prints what is asked of the search."""
+        print(self.request().model_dump_json())
+
+    def provenance(self) -> Provenance:
+        """See the base class; the file is the record, the teacher's weights decide too."""
+        request = self.request()
+        folder = newest_checkpoint(request.run)
+        weights = Manifest.read(folder).files[WEIGHTS].sha256
+        file = StepsFile.read(self.file)
+        made = {**file.made_by, "guidance": file.guidance, "evaluations": sorted(file.grids)}
+        now = _what_decides(request, load_config(folder / "config.yaml"), weights)
+        return Provenance(self.file, {name: made.get(name) for name in now}, now)
+
+    def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:
+        """Later stages that read a grid: the name of each, the field that says which grid, and what it says."""
+        for stage in stages[stages.index(self) + 1 :]:
+            match stage.document:
+                case {"nodes": str(path), "evaluations": int(evaluations)} if Path(path) == self.file:
+                    yield stage.name, "evaluations", evaluations
+                case {"sample": {"sampler": dict(sampler)}}:
+                    within, segments = sampler.get("within"), sampler.get("segments")
+                    inner, times = (within, segments) if isinstance(within, dict) else (sampler, 1)
+                    match inner:
+                        case {"kind": "euler", "times": str(path), "steps": int(steps)} if Path(path) == self.file:
+                            if isinstance(times, int):
+                                yield stage.name, "sample.sampler", times * steps
+
+
+def _what_decides(request: StepsRequest, teacher: RunConfig, weights: str) -> dict[str, Any]:
+    """Everything that the grids are a function of, by the names that their file uses."""
+    assert isinstance(teacher.sample, ImageSample | PointSample)
+    return {
+        "weights": weights,
+        "search": request.search,
+        "nodes": request.nodes_for(segments_of(teacher.sample.sampler)),
+        "num": request.num,
+        "seed": request.seed,
+        "guidance": request.guidance_for(teacher.sample),
+        "evaluations": list(request.evaluations),
+    }

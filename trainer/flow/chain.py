@@ -1,0 +1,70 @@
+"""States that follow one another from noise to data, each drawn token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+History = Literal["last", "full"]
+"""What the tokens of a state are drawn from besides the tokens before them: the last state, or all states so far."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The states X_0, ..., X_T of an example, cut into tokens.
+
+    A token is a square patch of an image, row by row, or one value of a vector.
+
+    Attributes:
+        transitions: T.
+        history: the states that a transition reads.
+        shape: of a state, [C, H, W] or [V].
+        patch_size: pixels a side of a patch, which divides H and W; of no effect on vectors.
+    """
+
+    transitions: int
+    history: History
+    shape: tuple[int, ...]
+    patch_size: int = 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a state."""
+        if len(self.shape) == 1:
+            return self.shape[0]
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches of an image."""
+        _, height, width = self.shape
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def token_values(self) -> int:
+        """Values of a token."""
+        return 1 if len(self.shape) == 1 else self.shape[0] * self.patch_size**2
+
+    @property
+    def read_at_once(self) -> int:
+        """States that follow the first one in a pass: 1, or all of them."""
+        return 1 if self.history == "last" else self.transitions
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Cuts states [.., *shape] into tokens [.., tokens, values]."""
+        if len(self.shape) == 1:
+            return x[..., None]
+        size, (rows, columns) = self.patch_size, self.grid
+        patches = x.unflatten(-1, (columns, size)).unflatten(-3, (rows, size))
+        return patches.movedim((-4, -2), (-5, -4)).flatten(-3).flatten(-3, -2)
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """Puts tokens [.., tokens, values] together to states [.., *shape]."""
+        if len(self.shape) == 1:
+            return tokens[..., 0]
+        size, (rows, columns) = self.patch_size, self.grid
+        patches = tokens.unflatten(-1, (self.shape[0], size, size)).unflatten(-4, (rows, columns))
+        return patches.movedim((-5, -4), (-4, -2)).flatten(-2).flatten(-3, -2)

@@ -1,0 +1,124 @@
+"""Distillation of a flow into its mean velocities up to the data, so that it is drawn from in one step."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from moe.validation.section import Section
+from trainer.flow.condition import Condition
+from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.objective.passes import Point, at_points, not_learning
+from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
+from trainer.flow.objective.teacher_step import TeacherStep
+from trainer.flow.path.protocol import PathSample
+from trainer.flow.reference import ReferenceConfig
+
+Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LEAST_NORM = 0.1
+"""Added to the norm that a derivative is divided by."""
+
+
+class VelocityDistillationConfig(Section):
+    """The velocity that a mean velocity implies is matched with a teacher's, on the path and on the student's samples.
+
+    A stage with weight_distribution 0 before one with more takes the place of warm-up steps.
+    """
+
+    kind: Literal["velocity_distillation"] = "velocity_distillation"
+    teacher: ReferenceConfig
+    """The run whose flow is distilled; the student begins with its weights, see model.init_from."""
+    weight_distribution: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of the term on the student's own samples; 0: it is not computed."""
+    step: float = Field(default=0.01, gt=0, lt=1)
+    """Time over which the derivative along the teacher's flow is taken. The rounding of a network that computes in bf16
+    is magnified by up to its inverse."""
+    normalise: bool = False
+    """Divide the derivative by its norm over the values of an example, plus 0.1; for states of many values."""
+    guidance: tuple[Guidance, Guidance] = (1.0, 1.0)
+    """Classifier-free guidance of the teacher on the path and on the student's samples. The student learns it, and is
+    itself drawn from with guidance 1."""
+
+
+class VelocityDistillation(Objective):
+    """Marginal-data transport distillation: velocity matching, and velocity distillation of the distribution.
+
+    A student u(x_t, t) that is the mean velocity from x_t to the data satisfies u - (1 - t) du/dt = v along the flow of
+    the teacher v. With the difference D over a short step of the teacher in place of du/dt, the residual
+
+        r(x_t, t) = u(x_t, t) - (1 - t) D - v(x_t, t)
+
+    is minimised in u alone: D has no gradient. The first term is its square at points of the path. The second takes the
+    gradient of u at t = 0, where samples are drawn in one step, along r at such samples x' = z' + u(z', 0), noised
+    anew to the time of the pair: its value is r^2 there. In the paper's time, 1 - t, velocities have the other sign,
+    and so has r.
+
+    D and x' are of the network in evaluation mode: it is called once or twice without gradients, then once with them.
+
+    Source: "Few-step Flow for 3D Generation via Marginal-Data Transport Distillation", arXiv 2509.04406.
+
+    Args:
+        teacher: the flow that is distilled.
+        config: weight, step, normalisation and guidance.
+    """
+
+    def __init__(self, teacher: FrozenFlow, config: VelocityDistillationConfig) -> None:
+        self.teacher, self.config = teacher, config
+        self.draws = config.weight_distribution > 0
+
+    def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
+        """See `Objective.loss`; the terms are the mean squared residuals."""
+        path = sample.x_t, sample.t
+        if not self.draws:
+            with not_learning(model):
+                _, wanted = self._compared(model, condition, (path, self.config.guidance[0]))[0]
+            residual = at_points(model, condition, path)[0] - wanted
+            return LossTerms(residual.square(), {"velocity_residual": residual.detach().square().mean()})
+        start, noised = self._generated(model, sample, condition)
+        with not_learning(model):
+            on_path, on_samples = zip((path, noised), self.config.guidance, strict=True)
+            (_, wanted), (mean, wanted_there) = self._compared(model, condition, on_path, on_samples)
+            off = mean - wanted_there
+        mean, first = at_points(model, condition, path, start)
+        residual = mean - wanted
+        moved = off + first - first.detach()
+        terms = {"velocity_residual": residual.detach(), "distribution_residual": off}
+        return LossTerms(
+            residual.square() + self.config.weight_distribution * moved.square(),
+            {name: value.square().mean() for name, value in terms.items()},
+        )
+
+    def _generated(self, model: Model, sample: PathSample, condition: Condition) -> tuple[Point, Point]:
+        """Noise at t = 0, and what one step of the student makes of it, noised anew to the times of the pairs."""
+        assert sample.keys is not None
+        z, noise = (keyed_normal(sample.x_t, sample.keys, number) for number in (0, 1))
+        start = z, torch.zeros_like(sample.t)
+        with not_learning(model):
+            (first,) = at_points(model, condition, start)
+        t = sample.t.to(z.dtype).view(-1, *[1] * (z.ndim - 1))
+        return start, (torch.lerp(noise, z + first, t), sample.t)
+
+    def _compared(
+        self, model: Model, condition: Condition, *points: tuple[Point, float]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The student's mean velocity at points, each with the guidance of its teacher, and what it should be."""
+        steps = [
+            TeacherStep.taken(self.teacher, point, condition, guidance=guidance, longest=self.config.step)
+            for point, guidance in points
+        ]
+        places = [place for (point, _), step in zip(points, steps, strict=True) for place in (point, step.end)]
+        means = at_points(model, condition, *places)
+        return [
+            (mean, step.velocity + self._change(step, later - mean))
+            for step, mean, later in zip(steps, means[::2], means[1::2], strict=True)
+        ]
+
+    def _change(self, step: TeacherStep, difference: Tensor) -> Tensor:
+        """(1 - t) D."""
+        if not self.config.normalise:
+            return step.steps_left * difference
+        norm = difference.flatten(1).norm(dim=1).view_as(step.length) + LEAST_NORM * step.length
+        return step.left * difference / norm.clamp(min=torch.finfo(norm.dtype).tiny)

@@ -1,0 +1,175 @@
+"""A causal transformer that draws the next state of a chain token by token.
+
+Shape suffixes: B batch, K states that follow the first, M draws of the head, N tokens of a state, S tokens of a pass,
+P values of a token, D width.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.config.model import CausalTransitionConfig
+from trainer.config.network.mlp import INPUT_WAVES
+from trainer.flow.chain import Chain
+from trainer.flow.condition import Condition
+from trainer.flow.past import Past
+from trainer.flow.question import NextStates, NextToken, OfToken, Question
+from trainer.model.dit import Block, FeedForward
+from trainer.model.layer.conditioning import (
+    initialise,
+    modulate,
+    steering,
+    time_embedding,
+    wave_embedding,
+    with_waves,
+)
+from trainer.model.layer.flow_head import FlowHead
+from trainer.model.layer.patches import PatchGrid
+from trainer.model.network import Network, NetworkSpec
+
+
+class CausalTransition(Network):
+    """A transformer over the tokens of a state and of those that follow it, steered by the class, and a head.
+
+    The features at a place are those of the token that is drawn there, and its input is the token before it: the first
+    place of what is drawn begins with a start token, which holds no value. With history `last` the tokens of the state
+    X_t attend to one another, those of X_(t+1) to X_t and to the tokens before them, and the time steers every block
+    and the features that the head reads. With history `full` all states are one sequence without a time, in which each
+    token attends to those before it.
+
+    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+    """
+
+    def __init__(
+        self,
+        config: CausalTransitionConfig,
+        *,
+        shape: tuple[int, ...],
+        num_classes: int,
+        generator: torch.Generator | None,
+    ) -> None:
+        """Builds and initialises the network.
+
+        Args:
+            config: sizes.
+            shape: of a state that `config.check_states` accepts.
+            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
+            generator: draws the initial weights; None leaves them as they are (meta device).
+        """
+        super().__init__()
+        self.hidden, self.null_label = config.hidden, num_classes
+        self.chain = chain = chain_of(config, shape)
+        tokens, states = chain.num_tokens, 1 + config.read_at_once
+        self.embed_tokens = nn.Linear(chain.token_values * (1 + 2 * INPUT_WAVES), config.hidden)
+        self.embed_state = nn.Embedding(states + 1, config.hidden)
+        if chain.history == "last":
+            self.embed_time = time_embedding(config.hidden)
+        self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
+        self.blocks = nn.ModuleList(
+            Block(config, FeedForward(config.hidden, config.inner)) for _ in range(config.num_layers)
+        )
+        self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
+        places = torch.arange(tokens, dtype=torch.float32)
+        of_tokens = wave_embedding(places, config.hidden)
+        if len(shape) > 1:
+            of_tokens = PatchGrid(*chain.grid, chain.patch_size).positions(config.hidden)
+        self.register_buffer("positions", of_tokens.repeat(states, 1), persistent=False)
+        numbers = torch.arange(states).repeat_interleave(tokens)
+        numbers[self._start] = states
+        self.register_buffer("numbers", numbers, persistent=False)
+        mask = torch.ones(len(numbers), len(numbers), dtype=torch.bool).tril()
+        if chain.history == "last":
+            mask[:tokens, :tokens] = True
+        self.register_buffer("mask", mask, persistent=False)
+        if generator is not None:
+            initialise(self, [self.final_modulation], self.embed_label, generator)
+            nn.init.normal_(self.embed_state.weight, std=0.02, generator=generator)
+        self.head = FlowHead(config.head, values=chain.token_values, features=config.hidden, generator=generator)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[CausalTransitionConfig]) -> Self:
+        """Builds the network of a run."""
+        return cls(spec.config, shape=spec.state_shape, num_classes=spec.num_classes, generator=spec.generator)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
+        """Answers a question about states, or about tokens.
+
+        Args:
+            x_t: [B, *D] states; [B, S, P] tokens for `NextToken`; [B, P] states of the head for `OfToken`.
+            t: [B] their times in [0, 1]; with history `full`, only the head has times.
+            condition: labels, `null_label` for none, or no labels at all.
+            question: `NextStates`, `NextToken` or `OfToken`.
+
+        Returns:
+            What the question asks for; velocities are float32.
+
+        Raises:
+            ValueError: there is no such question, since the network has no prediction at a state alone.
+        """
+        match question:
+            case NextStates():
+                return self._next_states(x_t, t, condition, question)
+            case NextToken(past=past):
+                before = past.length
+                values_BSP = x_t if before else self._started(x_t)
+                past.length += values_BSP.shape[1]
+                return self._features(values_BSP, t, condition, before, past)[:, -1]
+            case OfToken(features=features_BD):
+                return self.head(x_t[:, None], t[:, None], features_BD[:, None])[:, 0]
+            case _:
+                raise ValueError(
+                    "question: a causal_transition network draws tokens and predicts nothing at a state alone; "
+                    "ask for NextStates, NextToken or OfToken"
+                )
+
+    @property
+    def _start(self) -> int:
+        """Place of the start token."""
+        return self.chain.num_tokens if self.chain.history == "last" else 0
+
+    def _started(self, tokens_BNP: Tensor) -> Tensor:
+        """The tokens of the first state with the start token, whose values are 0, in its place."""
+        parts = [tokens_BNP[:, : self._start], torch.zeros_like(tokens_BNP[:, :1]), tokens_BNP[:, self._start :]]
+        return torch.cat(parts, dim=1)
+
+    def _next_states(self, x_t: Tensor, t: Tensor, condition: Condition, question: NextStates) -> Tensor:
+        chain = self.chain
+        following_BSP = chain.tokens(question.following).movedim(0, 1).flatten(1, 2)
+        values_BSP = torch.cat([self._started(chain.tokens(x_t)), following_BSP[:, :-1].to(x_t.dtype)], dim=1)
+        features_BSD = self._features(values_BSP, t, condition)
+        features_KBND = features_BSD[:, chain.num_tokens :].unflatten(1, (-1, chain.num_tokens)).movedim(1, 0)
+        return chain.states(self.head(chain.tokens(question.y), question.s, features_KBND))
+
+    def _features(
+        self, values_BSP: Tensor, t: Tensor, condition: Condition, before: int = 0, past: Past | None = None
+    ) -> Tensor:
+        """Features [B, S, D] of the tokens at the places of some values, of which there are others before."""
+        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
+        steering_BD = self._steering(t, condition.label, dtype)
+        after = before + values_BSP.shape[1]
+        places_SD = self.positions[before:after].to(dtype) + self.embed_state(self.numbers[before:after])
+        tokens_BSD = self.embed_tokens(with_waves(values_BSP.float()).to(dtype)) + places_SD
+        mask = self.mask[before:after, :after]
+        for number, block in enumerate(self.blocks):
+            tokens_BSD = block(tokens_BSD, steering_BD, mask, None if past is None else past.blocks[number])
+        shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
+        return modulate(tokens_BSD, shift, scale)
+
+    def _steering(self, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What steers every block, [B, D]; with history `full` the class alone."""
+        if self.chain.history == "last":
+            return steering(self, t, label, dtype)
+        label = torch.full(t.shape, self.null_label, device=t.device) if label is None else label
+        return functional.silu(self.embed_label(label))
+
+
+def chain_of(config: CausalTransitionConfig, shape: tuple[int, ...]) -> Chain:
+    """The states that a network draws one after the other.
+
+    Args:
+        config: its settings.
+        shape: of a state that `config.check_states` accepts.
+    """
+    return Chain(config.transitions, config.history, shape, config.patch_size)

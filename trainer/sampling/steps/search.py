@@ -1,0 +1,89 @@
+"""The search for the grids of a trained flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.flow.sampler import EulerConfig
+from trainer.sampling.searched import euler_of, segments_of
+from trainer.sampling.steps.chord import chord_grid
+from trainer.sampling.steps.cost_matrix import cost_matrix
+from trainer.sampling.steps.endpoint import endpoint_grid
+from trainer.sampling.steps.fine import FineSolution, Grid, check_evaluations, uniform_grid
+from trainer.sampling.steps.request import StepsRequest
+
+Progress = Callable[[str], None]
+"""Takes a line of text about the progress, for a person."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The grids of a flow.
+
+    Attributes:
+        cost: float64 [T, T], see `cost_matrix`.
+        grids: by number of evaluations and then by kind: ``uniform``, ``chord`` and, where it was searched for,
+            ``endpoint``. Each is of nodes.
+        tried: grids that the search for ``endpoint`` has tried, by number of evaluations.
+    """
+
+    cost: NDArray[np.float64]
+    grids: dict[int, dict[str, Grid]]
+    tried: dict[int, int]
+
+    @property
+    def nodes(self) -> int:
+        """Steps of the fine grid."""
+        return len(self.cost) - 1
+
+
+def check_search(config: RunConfig, request: StepsRequest) -> None:
+    """Refuses a search that the run does not allow.
+
+    Args:
+        config: the run.
+        request: what is asked for.
+
+    Raises:
+        ValueError: names field, value and remedy.
+    """
+    assert isinstance(config.sample, ImageSample | PointSample)
+    own = config.sample.sampler
+    segments = segments_of(own)
+    nodes = request.nodes_for(segments)
+    if nodes % segments:
+        remedy = f"use {-(-nodes // segments) * segments}, or leave it out"
+        raise ValueError(f"nodes: {nodes} is no multiple of the {segments} segments of the run's sampler; {remedy}")
+    for evaluations in request.evaluations:
+        check_evaluations(evaluations, nodes, segments)
+    check_drawn_by(config, euler_of(own, EulerConfig()), request.guidance_for(config.sample))
+
+
+def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: Progress = lambda _: None) -> Search:
+    """Searches a grid for each number of evaluations.
+
+    Args:
+        solutions: from the noises of the search, on one fine grid.
+        request: what is asked for.
+        progress: called with what is being done.
+    """
+    progress("costs of steps")
+    cost, nodes = cost_matrix(solutions), solutions[0].nodes
+    grids, tried = {}, {}
+    for evaluations in request.evaluations:
+        found = {"uniform": uniform_grid(nodes, evaluations), "chord": chord_grid(cost, evaluations)}
+        if request.search == "endpoint":
+
+            def tell(number: int, evaluations: int = evaluations) -> None:
+                progress(f"{evaluations} evaluations: {number} grids tried")
+
+            best = endpoint_grid(solutions, tuple(found.values()), progress=tell)
+            found["endpoint"], tried[evaluations] = best.grid, best.tried
+        grids[evaluations] = found
+    return Search(cost, grids, tried)

@@ -1,0 +1,33 @@
+"""A pass through the layers of a model, of which every program is made."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trainer.trace.formula.protocol import Collective, LayerTraffic, Phase, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What the layers of a model send while a pass computes in them.
+
+    Args:
+        num_blocks: blocks of the model.
+        layers: what the layers send themselves, in the order in which they do so inside a block.
+    """
+
+    num_blocks: int
+    layers: tuple[LayerTraffic, ...] = ()
+
+    @property
+    def places(self) -> list[Place]:
+        """The places that a forward pass goes through, in order; a backward pass takes them from the last one."""
+        return ["before", *range(self.num_blocks), "after"]
+
+    def inside(self, phase: Phase, place: Place) -> Iterator[Collective]:
+        """Collectives of one pass through a place, in order."""
+        return (collective for part in self.layers for collective in part.inside(phase, place))
+
+
+def layer_of(place: Place) -> int | None:
+    """Index of the block that a place is; None outside the blocks."""
+    return place if isinstance(place, int) else None

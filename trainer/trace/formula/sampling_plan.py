@@ -1,0 +1,85 @@
+"""From a configuration to what the collectives of drawing depend on."""
+
+from math import prod
+
+from trainer.config.digest import config_digest
+from trainer.config.layout import Layout
+from trainer.config.model import CausalTransitionConfig
+from trainer.config.run import RunConfig
+from trainer.flow import sampler as samplers
+from trainer.trace.formula.passes import Passage
+from trainer.trace.formula.plan import layers, rank_groups
+from trainer.trace.formula.protocol import all_gather
+from trainer.trace.formula.sampling import Sampling
+from trainer.trace.formula.trace import TraceSpec
+
+PRECISION = "fp32"
+"""Element type of averaged weights, and of all that a network computes with them when samples are drawn."""
+
+
+def sampling_spec(
+    config: RunConfig,
+    layout: Layout,
+    *,
+    sampler: samplers.AnyConfig | int,
+    guidance: float,
+    examples: int,
+    ranks_per_node: int,
+) -> TraceSpec:
+    """Collects what the formula needs for a drawing, as the sample verb draws under torchrun.
+
+    Ranks share the network as the layout says, and each draws examples of its own. The trace has one step, and each
+    call of the network is a micro step of it.
+
+    Args:
+        config: the run that trained the network.
+        layout: how the ranks share it, see :func:`trainer.config.constraints.plan.plan_sampling`.
+        sampler: what draws, or how often it calls the network.
+        guidance: scale of classifier-free guidance. Any but 0 and 1 doubles the rows of each call.
+        examples: that a data rank draws.
+        ranks_per_node: ranks on one node.
+
+    Returns:
+        The specification, whose program is a :class:`Sampling`.
+
+    Raises:
+        ValueError: the run follows no flow, or the number of calls is not known beforehand.
+    """
+    if config.flow is None:
+        raise ValueError(f"flow: a {config.model.kind} model follows none, so that no sampler draws from it")
+    if isinstance(config.model, CausalTransitionConfig) and layout.tensor_parallel > 1:
+        raise ValueError(
+            f"parallel.tensor: {layout.tensor_parallel} ranks add up the tokens of a call, and a causal_transition model "
+            "reads a whole state in its first call and a token in each other one, for which there is no formula; use 1"
+        )
+    rows = examples if guidance in (0.0, 1.0) else 2 * examples
+    collected = all_gather("data", "float32", 4 * examples * prod(config.state_shape), layout.data_parallel)
+    passage = Passage(
+        config.model.num_layers, tuple(layers(config, layout, states=rows, precision=PRECISION, evaluates=True))
+    )
+    return TraceSpec(
+        world_size=layout.world_size,
+        ranks_per_node=ranks_per_node,
+        groups=rank_groups(layout),
+        program=Sampling(passage=passage, calls=_network_calls(sampler), collected=collected),
+        config_sha256=config_digest(config),
+    )
+
+
+def _network_calls(sampler: samplers.AnyConfig | int) -> int:
+    if isinstance(sampler, int):
+        return sampler
+    if isinstance(sampler, samplers.TransitionConfig):
+        return sampler.steps  # whatever the head does, which sends nothing
+    calls = samplers.calls(sampler)
+    if calls is not None:
+        return calls["network"]
+    if isinstance(sampler, samplers.OwnSampler):
+        raise ValueError(
+            f"sampler.class: {sampler.class_path} does not say how often it calls the network; give the class an "
+            "attribute evaluations_per_step, and the setting steps"
+        )
+    raise ValueError(
+        f"sampler.kind: {sampler.kind} chooses its steps as it draws, so that no formula knows its calls of the "
+        "network; use euler or heun"
+    )
