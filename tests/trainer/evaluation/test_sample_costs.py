@@ -24,6 +24,8 @@ DIT = {"data": {"kind": "digits"}, "model": {"hidden": 16, "num_layers": 2, "num
 POINTS = {"data": {"kind": "toy", "held_out": 20}, "model": {"kind": "mlp", "hidden": 16, "num_layers": 2}}
 BLOCKWISE = {"kind": "blockwise", "segments": 2, "hidden": 16, "num_heads": 2, "trunk_layers": 2, "teacher_features": 6}
 EULER, HEUN = {"kind": "euler", "steps": 3}, {"kind": "heun", "steps": 2}
+TRANSITION = {"kind": "transition", "steps": 2, "head": EULER}
+DRAWN = {"flow": {"objective": {"kind": "transition"}}}
 
 
 def segmented(within: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +41,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "images told of maps": ({**DIT, "flow": {"context": {"kind": "semantic_map"}}}, EULER),
     "segments without approximation": ({**DIT, "model": BLOCKWISE}, segmented(EULER)),
     "segments, the trunk once in each": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(EULER)),
+    "images by a head": ({**DIT, **DRAWN, "model": {**DIT["model"], "kind": "transition_dit"}}, TRANSITION),
+    "points by a head": ({**POINTS, **DRAWN, "model": {"kind": "transition_mlp", "hidden": 16}}, TRANSITION),
+    "images by the mean of a head": ({**DIT, **DRAWN, "model": {**DIT["model"], "kind": "transition_dit"}}, EULER),
+    "points by the mean of a head": ({**POINTS, **DRAWN, "model": {"kind": "transition_mlp", "hidden": 16}}, HEUN),
     "segments, two calls a step": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(HEUN)),
 }
 
