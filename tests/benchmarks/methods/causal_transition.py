@@ -23,7 +23,6 @@ from tests.benchmarks.methods.plain_loop import PlainNetwork, eight_gaussians, f
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.evaluation.discrepancy import energy_distance
-from trainer.flow.sampler import EulerConfig
 from trainer.model.build import build_model
 from trainer.task import FlowTask
 

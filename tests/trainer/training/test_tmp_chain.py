@@ -1,0 +1,144 @@
+"""What methods draw and weigh, under each engine: two ranks train as one, a resumed run is the straight one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import trainer.data
+import trainer.task
+from tests.ranks import run_ranks
+from tests.trainer.data.test_pairs import written
+from tests.trainer.parallel_runs import Figures
+from trainer.config.resolution import resolve
+from trainer.config.run import RunConfig
+
+STEPS, SAVED = 5, 2
+INTERPOLANT = {
+    "path": {"kind": "stochastic_interpolant", "gamma": {"kind": "brownian", "factor": 2.0}},
+    "target": {"kind": "velocity_and_noise"},
+    "objective": {"kind": "regression", "antithetic": True},
+}
+SOURCE = {"source": {"name": "rings", "num_examples": 21, "held_out": 5}}
+OWN_SOURCE = {"source": {"kind": "toy", **SOURCE["source"]}}
+CHAIN: dict[str, Any] = {
+    "kind": "causal_transition",
+    "hidden": 16,
+    "num_layers": 1,
+    "head": {"hidden": 8},
+    "dropout": 0.1,
+}
+FLOWS: dict[str, dict[str, Any]] = {
+    "last state of a chain": {"objective": {"kind": "causal_transition", "process": "independent", "draws": 2}},
+    "all states of a chain": {"objective": {"kind": "causal_transition", "process": "linear"}, **OWN_SOURCE},
+}
+"""Each over data of which an epoch ends within a step."""
+ENGINES: dict[str, dict[str, Any]] = {"ZeRO 2": {"zero_stage": 2}, "FSDP2": {"kind": "fsdp"}}
+Found = dict[str, tuple[list[dict[str, float]], dict[str, Tensor]]]
+"""Figures of the steps and the final weights of each run."""
+
+
+def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
+    points: dict[str, Any] = {"kind": "toy", "num_examples": 17, "held_out": 5}
+    sampler: dict[str, Any] = {"kind": "euler_maruyama" if name == "interpolant" else "euler", "steps": 2}
+    if name == "Monge map":
+        sampler = {"kind": "euler", "times": [0, 1]}
+    pairs = FLOWS[name].get("coupling") == {"kind": "paired"}
+    model: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1}
+    if name.endswith("of a chain"):
+        model = {**CHAIN, "history": "last" if name.startswith("last") else "full"}
+        sampler = {"kind": "causal_transition", "head": sampler}
+    document = {
+        "run": {"dir": folder / run},
+        "model": model,
+        "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if pairs else points,
+        "flow": FLOWS[name],
+        "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
+        "engine": ENGINES[engine],
+        "checkpoint": {"every": SAVED, "keep": 9},
+        "observe": {"log_every": 1, "tensorboard": False},
+        "evaluate": {"every": STEPS},
+        "sample": {"kind": "points", "every": STEPS, "num": 6, "sampler": sampler},
+    }
+    return RunConfig.model_validate(resolve(document).document)
+
+
+def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None) -> list[dict[str, float]]:
+    from trainer.config.constraints.plan import plan_layout
+    from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
+    from trainer.training.loop import _Training
+
+    layout = plan_layout(run, world_size)
+    divide_ranks(layout.expert_parallel, layout.tensor_parallel)
+    launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
+    dataset, figures = trainer.data.build(run.data, run.source), Figures()
+    _Training(run, layout, launch, trainer.task.build(run), dataset, [figures], resumes).run()
+    unite_ranks()
+    return figures.values
+
+
+def train_all(rank: int, world_size: int, folder: str) -> Found:
+    """Every method under every engine, straight and then from a checkpoint of that run on."""
+    found = {}
+    for name in FLOWS:
+        for engine in ENGINES:
+            straight = config(Path(folder), name, engine, f"{world_size} {name}, {engine}")
+            runs: dict[str, tuple[RunConfig, Path | None]] = {"": (straight, None)}
+            if world_size > 1:
+                begun = straight.run.dir / "checkpoints" / f"step_{SAVED:08d}"
+                runs["resumed"] = config(Path(folder), name, engine, f"{name}, {engine}, resumed"), begun
+            for which, (run, resumes) in runs.items():
+                figures = train(rank, world_size, run, resumes)
+                weights = load_file(run.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
+                found[f"{name}, {engine}{which}"] = figures, weights
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    written(folder / "pairs")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Found:
+    return run_ranks(train_all, 1, str(folder))[0]
+
+
+@pytest.fixture(scope="module")
+def divided(folder: Path) -> list[Found]:
+    return run_ranks(train_all, 2, str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", FLOWS)
+def test_two_ranks_train_as_one(alone: Found, divided: list[Found], name: str, engine: str) -> None:
+    expected, weights = alone[f"{name}, {engine}"]
+    assert len(expected) == STEPS
+    assert "held_out_loss" in expected[-1]
+    for rank in divided:
+        figures, found = rank[f"{name}, {engine}"]
+        for values, truth in zip(figures, expected, strict=True):
+            assert values == pytest.approx(truth, rel=1e-4)
+        for parameter, value in found.items():
+            torch.testing.assert_close(value, weights[parameter], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_resumed_run_is_the_straight_one_bit_by_bit(
+    divided: list[Found], folder: Path, name: str, engine: str
+) -> None:
+    for rank in divided:
+        (straight, weights), (resumed, found) = (rank[f"{name}, {engine}{which}"] for which in ("", "resumed"))
+        assert resumed == straight[SAVED:]
+        assert all(torch.equal(value, weights[parameter]) for parameter, value in found.items())
+    sample = f"samples/step_{STEPS:08d}.png"
+    one, other = (folder / run / sample for run in (f"2 {name}, {engine}", f"{name}, {engine}, resumed"))
+    assert one.read_bytes() == other.read_bytes()
