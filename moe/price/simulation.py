@@ -43,21 +43,42 @@ def simulate_pair(before: Path, after: Path, scenario: Path, out: Path) -> Simul
         ValueError: netsim refuses its input; the message is netsim's.
         RuntimeError: netsim fails.
     """
-    quoted = "'" + str(before).replace("'", "''") + "'"
-    arguments = [str(scenario), f"workload={{kind: trace, path: {quoted}}}", "--against", str(after), "--out", str(out)]
+    try:
+        said = simulate(before, scenario, out, "--against", str(after))
+    except ValueError as error:
+        raise ValueError(f"scenario: {error}") from error
+    pairs = zip(*(read_simulations(folder / "results.json") for folder in (out, out / "against")), strict=True)
+    times = {first.transport: (first.completion_ms, second.completion_ms) for first, second in pairs}
+    gaps = next((line for line in said.splitlines() if "gaps of computation" in line), "")
+    document = parse_json((out / "results.json").read_text(encoding="utf-8"))
+    return Simulated(times, gaps, rates_of(out / "results.json", document["scenario"]["topology"]))
+
+
+def simulate(trace: Path, scenario: Path, out: Path, *options: str) -> str:
+    """Run `python -m netsim compare` on a trace.
+
+    Args:
+        trace: A collective trace.
+        scenario: The fabric; its own workload is replaced.
+        out: Folder for what netsim writes.
+        options: More words of its command line.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        ValueError: netsim refuses its input; the message is netsim's.
+        RuntimeError: netsim fails.
+    """
+    quoted = "'" + str(trace).replace("'", "''") + "'"
+    arguments = [str(scenario), f"workload={{kind: trace, path: {quoted}}}", "--out", str(out), *options]
     command = [sys.executable, "-m", "netsim", "compare", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["netsim ended without a word"]
         said = lines[-1].removeprefix("netsim compare: ")
-        if done.returncode == 2:
-            raise ValueError(f"scenario: {said}")
-        raise RuntimeError(f"netsim compare failed: {said}")
-    pairs = zip(*(read_simulations(folder / "results.json") for folder in (out, out / "against")), strict=True)
-    times = {first.transport: (first.completion_ms, second.completion_ms) for first, second in pairs}
-    gaps = next((line for line in done.stdout.splitlines() if "gaps of computation" in line), "")
-    document = parse_json((out / "results.json").read_text(encoding="utf-8"))
-    return Simulated(times, gaps, rates_of(out / "results.json", document["scenario"]["topology"]))
+        raise ValueError(said) if done.returncode == 2 else RuntimeError(f"netsim compare failed: {said}")
+    return done.stdout
 
 
 def rates_of(path: Path, topology: dict[str, Any]) -> LinkRates | None:

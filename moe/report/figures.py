@@ -22,17 +22,19 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def to_svg(figure: Figure) -> str:
+def to_svg(figure: Figure, salt: str = "flowfabric") -> str:
     """Render a figure as SVG markup to stand inside a page.
 
     Args:
         figure: A matplotlib figure.
+        salt: Decides the names inside the markup. Pictures of which a page hides one need different ones, because
+            what is hidden defines no name for the others.
 
     Returns:
         Markup without date, the same bytes for the same figure.
     """
     stream = io.StringIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = stream.getvalue()
     return text[text.index("<svg") :]

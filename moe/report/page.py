@@ -43,6 +43,13 @@ table.words th, table.words td { text-align: left; }
 thead th { color: var(--soft); font-weight: 600; font-size: 14px; }
 tbody tr:last-child td { border-bottom: 0; }
 td.best { color: var(--accent); font-weight: 700; }
+.choice > input { position: absolute; opacity: 0; }
+.choice > label { display: inline-block; padding: 5px 14px; margin: 0 6px 10px 0; border: 1px solid var(--line);
+  border-radius: 16px; background: var(--paper); color: var(--soft); font-size: 15px; cursor: pointer; }
+.choice > input:checked + label { background: var(--accent); border-color: var(--accent); color: #fff; }
+.choice > input:focus-visible + label { outline: 2px solid var(--ink); outline-offset: 2px; }
+.choice > .option { display: none; }
+.choice > .option > * { margin: 0; }
 a { color: var(--accent); }
 footer { color: var(--soft); font-size: 13px; padding-bottom: 36px; }
 @media (max-width: 760px) { .blocks > .half { grid-column: 1 / -1; } h1 { font-size: 25px; } }
@@ -51,8 +58,15 @@ footer { color: var(--soft); font-size: 13px; padding-bottom: 36px; }
   header { padding-top: 0; }
   figure, .table, .facts div { break-inside: avoid; }
   h2 { break-after: avoid; }
+  .choice > label { display: none; }
+  .choice > .option { display: block !important; margin-bottom: 16px; }
 }
 """
+_MOST_OPTIONS = 8
+_CHOSEN = "".join(
+    f".choice > input:nth-of-type({number}):checked ~ .option:nth-of-type({number}) {{ display: block; }}\n"
+    for number in range(1, _MOST_OPTIONS + 1)
+)
 
 
 @dataclass(frozen=True)
@@ -190,7 +204,32 @@ class Link:
         return f'<p><a href="{escape(self.href)}">{escape(self.text)}</a></p>'
 
 
-Block = Figure | Table | Facts | Note | Listing | Link
+@dataclass(frozen=True)
+class Choice:
+    """Blocks of which a reader sees one at a time, and on paper all, without a script.
+
+    Attributes:
+        name: Of the choice, a word that no other choice of the page has.
+        options: Label and block of each, the first chosen at the start; 8 at most.
+    """
+
+    name: str
+    options: "Sequence[tuple[str, Figure | Note]]"
+
+    def html(self) -> str:
+        """Markup of the block."""
+        assert len(self.options) <= _MOST_OPTIONS
+        buttons = "".join(
+            f'<input type="radio" name="{escape(self.name)}" id="{escape(self.name)}-{number}"'
+            f"{' checked' if number == 0 else ''}>"
+            f'<label for="{escape(self.name)}-{number}">{escape(label)}</label>'
+            for number, (label, _) in enumerate(self.options)
+        )
+        blocks = "".join(f'<div class="option">{block.html()}</div>' for _, block in self.options)
+        return f'<div class="choice">{buttons}{blocks}</div>'
+
+
+Block = Choice | Figure | Table | Facts | Note | Listing | Link
 
 
 @dataclass(frozen=True)
@@ -233,7 +272,7 @@ def page(title: str, finding: str, sections: Sequence[Section], *, kicker: str =
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{_CHOSEN}</style>\n</head>\n<body>\n"
         f'<header><div>{above}<h1>{escape(title)}</h1><p class="finding">{escape(finding)}</p></div></header>\n'
         f"<main>\n{body}\n</main>\n{below}\n</body>\n</html>\n"
     )

@@ -146,14 +146,19 @@ def comparison() -> str:
         "step_s": 0.01,
         "evaluation": evaluation,
     }
+    cost = {
+        **{"evaluations": 4, "calls": {"network": 4}, "multiply_adds": 100, "sent_bytes": 8.0, "compute_us": 0.1},
+        **{"network_us": {"ecmp": 2.0}},
+    }
     entry = {
         **{"name": "a", "about": "b", "paper": None, "config": "a.yaml", "trained": "b.yaml", "sampler": "euler"},
-        **{"steps": 3, "pairs": 0, "outcomes": [outcome]},
+        **{"steps": 3, "pairs": 0, "outcomes": [outcome], "costs": [cost]},
     }
+    fabric = {"scenario": "fabric.yaml", "ranks": 4, "examples": 2, "teraflops": 400.0}
     document = {
-        **{"format": "flowfabric.comparison/1", "command": "compare", "base": "toy.yaml", "data": {"kind": "toy"}},
+        **{"format": "flowfabric.comparison/2", "command": "compare", "base": "toy.yaml", "data": {"kind": "toy"}},
         **{"budget": {"steps": 3, "global_batch": 8, "examples": 24}, "ranks": 1, "jobs": 1, "num": 10},
-        **{"measure": "sliced_wasserstein", "floor": [0.1], "entries": [entry], "left_out": {}},
+        **{"measure": "sliced_wasserstein", "floor": [0.1], "fabric": fabric, "entries": [entry], "left_out": {}},
     }
     return json.dumps(document)
 

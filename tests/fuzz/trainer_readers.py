@@ -28,8 +28,16 @@ from trainer.observe.metrics import read_metrics
 
 RANKS = {"digits_moe.yaml": 2, "gpt_moe.yaml": 2, "dit_moe_64.yaml": 64}
 RUNS = ("digits_autoencoder", "digits_moe", "dit_moe_64", "gpt_moe", "toy")
-STAGED = ("digits_reflow", "kinetic_optimal", "rectified_diffusion_phased", "rectified_flow")
-METHODS = ("flow_matching", "immiscible", "ot_cfm", "rectified_diffusion", "stochastic_interpolant", "weighted_cfm")
+STAGED = ("boss", "digits_reflow", "kinetic_optimal", "rectified_diffusion_phased", "rectified_flow")
+METHODS = (
+    "flow_matching",
+    "immiscible",
+    "monge_map",
+    "ot_cfm",
+    "rectified_diffusion",
+    "stochastic_interpolant",
+    "weighted_cfm",
+)
 OVERRIDES = """\
 optim.steps=200
 model.hidden=16

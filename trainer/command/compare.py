@@ -48,6 +48,34 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num", type=int, default=1000, help="samples of each set (default: 1000)")
     parser.add_argument(
+        "--fabric",
+        type=Path,
+        metavar="SCENARIO",
+        help="scenario of netsim that prices samples: its fabric, transports and seeds; the collectives of a network "
+        "call take the place of its workload (default: configs/scenarios/sampling_64.yaml)",
+    )
+    parser.add_argument(
+        "--fabric-ranks",
+        type=int,
+        default=64,
+        metavar="W",
+        help="ranks that draw there, the experts spread over as many as divide both (default: 64)",
+    )
+    parser.add_argument(
+        "--fabric-examples",
+        type=int,
+        default=16,
+        metavar="N",
+        help="samples that each of them draws at once (default: 16)",
+    )
+    parser.add_argument(
+        "--teraflops",
+        type=float,
+        default=400.0,
+        metavar="T",
+        help="arithmetic that a rank sustains there, TFLOP/s (default: 400, of one accelerator in bf16)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=Path("runs/compare"),

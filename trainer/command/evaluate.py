@@ -35,6 +35,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run whose data are the real examples, for example the teacher's where this run learned from a teacher's "
         "pairs (default: this run)",
     )
+    parser.add_argument(
+        "--steps",
+        type=Path,
+        metavar="JSON",
+        help="also measure Euler's method at the times of this file of the steps verb, made with --guidance 1, and all "
+        "samplers at its numbers of evaluations",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the figures")
     parser.add_argument(
         "--page",
@@ -52,14 +59,27 @@ def _run(options: argparse.Namespace) -> int:
     from trainer.experiment.evaluate import run
     from trainer.observe.measurement import MeasurementSpec
 
-    spec = MeasurementSpec(evaluations=evaluations, num=options.num, seed=options.seed, likelihood=options.likelihood)
+    spec = MeasurementSpec(
+        evaluations=evaluations,
+        num=options.num,
+        seed=options.seed,
+        likelihood=options.likelihood,
+        steps=options.steps,
+    )
     return run(options.run_dir, spec, options.data_from, options.out, options.page)
 
 
 def _check_likelihood(options: argparse.Namespace) -> None:
-    """Refuses more examples than are held out."""
+    """Refuses more examples than are held out, and flows that are trained at one time."""
+    from trainer.flow.objective import MongeMapConfig
     from trainer.sampling.trained import restored_flow
 
+    flow = restored_flow(options.run_dir)[1].flow
+    if flow is not None and isinstance(flow.objective, MongeMapConfig):
+        raise ValueError(
+            "--likelihood: it follows the velocity through all times, and flow.objective.kind monge_map trains the "
+            "velocity at t = 0 alone; leave it out"
+        )
     held_out = getattr(restored_flow(options.data_from or options.run_dir)[1].data, "held_out", options.likelihood)
     if options.likelihood > held_out:
         raise ValueError(

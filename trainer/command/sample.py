@@ -21,6 +21,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: 0)")
     parser.add_argument(
+        "--steps",
+        type=Path,
+        metavar="JSON",
+        help="draw by Euler's method at the times of this file of the steps verb (default: by the run's own sampler)",
+    )
+    parser.add_argument(
+        "--evaluations",
+        type=int,
+        metavar="N",
+        help="with --steps: evaluations of the field, for which the file has times (default: the most)",
+    )
+    parser.add_argument(
         "--trace",
         type=Path,
         metavar="DIR",
@@ -45,12 +57,22 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.features is not None and options.quality is None:
         raise ValueError(f"--features: {options.features} would be used for nothing; give --quality too")
+    if options.trace is not None and options.trace.exists() and not options.trace.is_dir():
+        raise ValueError(f"--trace: {options.trace} is a file; name a folder")
+    if options.evaluations is not None and options.steps is None:
+        raise ValueError(f"--evaluations: {options.evaluations} chooses among the times of a file; give --steps too")
     from trainer.evaluation.judgement import check_features, write_judgement
     from trainer.sampling.sample import drawing
 
     if options.features is not None:
         check_features(options.features, options.run_dir)
-    with drawing(options.run_dir, options.num, options.guidance, options.seed) as draws:
+    grids = {"steps": options.steps, "evaluations": options.evaluations}
+    with drawing(options.run_dir, options.num, options.guidance, options.seed, **grids) as draws:
+        if options.steps is not None and options.quality is not None and draws.guidance != 1:
+            raise ValueError(
+                f"--quality: it also draws without guidance, and {options.steps} was searched for guidance "
+                f"{draws.guidance:g}; use --guidance 1 and a file for it"
+            )
         examples = draws.examples(draws.guidance, options.trace)
         if examples is not None:
             draws.write(examples, options.out)

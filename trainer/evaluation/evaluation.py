@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
+from trainer.flow.sampler.steps_file import StepsFile
 from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.searched import euler_of
 
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250
@@ -36,6 +39,9 @@ EXACT_UP_TO = 64
 """Values of an example up to which the divergence is exact; above, it is estimated with random signs."""
 PROBES, TOLERANCE = 4, 1e-5
 
+SEARCHED = "euler, searched"
+"""What rows of Euler's method on grids of a file are called."""
+
 Progress = Callable[[str], None]
 """Takes a line of text about the progress, for a person."""
 
@@ -45,7 +51,7 @@ class Measured:
     """Figures of one sampler at one number of function evaluations.
 
     Attributes:
-        sampler: kind of the sampler.
+        sampler: kind of the sampler, or :data:`SEARCHED`.
         evaluations: of the field, for each sample: its calls of the network.
         calls: how often each part of the network was called for a sample, without guidance: ``network``; ``head``,
             where it has a head that is called by itself.
@@ -53,7 +59,8 @@ class Measured:
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
         figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; if the
             data have classes, also ``class_accuracy``: the share of samples drawn with the run's guidance that a
-            classifier fitted to the data assigns to the class that was asked for.
+            classifier fitted to the data assigns to the class that was asked for. Rows of searched grids have it only
+            where that guidance is none, for which the grids were searched.
     """
 
     sampler: str
@@ -75,8 +82,8 @@ class Evaluation:
         guidance: scale of the guidance with which the class accuracy was measured.
         floor: the distances between two disjoint sets of real examples of that size, or of half the real examples if
             there are too few.
-        results: of the run's own sampler and then of Euler's method, each by increasing number of evaluations. If the
-            run samples segment by segment, so does Euler's method.
+        results: of the run's own sampler, of Euler's method and of Euler's method on searched grids, each by increasing
+            number of evaluations. If the run samples segment by segment, so does Euler's method.
         paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance; None: its samples
             follow no velocity, such as those of a chain of transitions.
         monge_gap: how much further the flow moves points than it has to; None: each has a context of its own, or
@@ -107,6 +114,7 @@ def evaluate(
     num: int = 1000,
     seed: int = 0,
     likelihood: int = 0,
+    steps: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Measures a flow on this process alone.
@@ -123,6 +131,8 @@ def evaluate(
             reads a context.
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
+        steps: file of grids that were searched for this flow without guidance; they and all samplers are measured at
+            the numbers of evaluations of the file too. None: there is none.
         progress: called with a line of text about the progress.
     """
     conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
@@ -139,14 +149,17 @@ def evaluate(
     along_paths = sampler.follows_velocity(runs_own)
     first = _euler(runs_own, 1) if along_paths else runs_own
     trajectories(first, 1.0, 2)  # what a first call costs is no time of a sample
+    searched = {} if steps is None else _searched(runs_own, steps)
+    rows = _chosen(runs_own, sorted({*evaluations, *searched}))
+    rows += [(SEARCHED, chosen) for chosen in searched.values()]
     results = []
-    for name, chosen in _chosen(runs_own, sorted(set(evaluations))):
+    for name, chosen in rows:
         progress(f"drawing {num} by {name}; {len(results)} sets measured")
         begun = time.perf_counter()
         samples, calls = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
-        if judge is not None:
+        if judge is not None and (guidance == 1 or name != SEARCHED):
             guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
             figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
         multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
@@ -195,6 +208,13 @@ def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[st
         [] if own_kinds == euler or not sampler.follows_velocity(own) else [("euler", chosen) for chosen in euler]
     )
     return [*((own.kind, chosen) for chosen in own_kinds), *compared]
+
+
+def _searched(own: sampler.AnyConfig, steps: Path) -> dict[int, sampler.AnyConfig]:
+    """Euler's method on each grid of a file, by its evaluations."""
+    grids = euler_of(own, EulerConfig(times=steps))
+    each = {number: sampler.with_evaluations(grids, number) for number in sorted(StepsFile.read(steps).grids)}
+    return {number: chosen for number, chosen in each.items() if chosen is not None}
 
 
 def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: int) -> dict[str, float]:

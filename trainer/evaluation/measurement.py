@@ -43,6 +43,7 @@ class FlowMeasurement(Measurement):
             num=spec.num,
             seed=spec.seed,
             likelihood=spec.likelihood,
+            steps=spec.steps,
             progress=progress,
         )
         return cls(evaluation, flow.config)
@@ -68,7 +69,7 @@ class FlowMeasurement(Measurement):
             "real data", *("" for _ in costs), *(cell(name, floor.get(name)) for name in names), "", end_section=True
         )
         for place, one in enumerate(results, start=1):
-            figures = (cell(name, one.figures[name]) for name in names)
+            figures = (cell(name, one.figures.get(name)) for name in names)
             last = place < len(results) and results[place].sampler != one.sampler
             shown.add_row(
                 one.sampler,

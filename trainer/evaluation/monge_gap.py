@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe.ot import monge_gap as gap_of_points
 from moe.ot import squared_euclidean
-from trainer.config.run import RunConfig
+from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.transport import transport_cost
 from trainer.flow import sampler
 from trainer.flow.composition import has_one_step_map
@@ -77,6 +77,7 @@ def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps |
         The gaps; None if each example has a context of its own, and with it a map of its own.
     """
     assert config.flow is not None
+    assert isinstance(config.sample, ImageSample | PointSample)
     if config.flow.context is not None:
         return None
     own = config.sample.sampler

@@ -23,7 +23,7 @@ COLUMNS = {
 }
 """Figures in the order of a table, and their headings."""
 PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
-LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))))
+LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))), ("#009e73", "D", (0, (1, 1))))
 FLOOR, GRID = "#5b6875", "#eef1f4"
 NO_PATHS = "samples follow no velocity: there is no straightness, no path energy, no likelihood and no Euler's method"
 """Said where the tokens of samples are drawn one after the other."""
@@ -98,7 +98,7 @@ def table(found: Evaluation) -> Block:
         (
             one.sampler,
             *(written(one) for written in costs.values()),
-            *(cell(name, one.figures[name]) for name in names),
+            *(cell(name, one.figures.get(name)) for name in names),
             f"{1e3 * one.seconds_per_sample:.2g}",
         )
         for one in found.results
@@ -106,11 +106,12 @@ def table(found: Evaluation) -> Block:
     stands_out = set()
     for column, name in enumerate(names, start=1 + len(costs)):
         chosen = max if name == "class_accuracy" else min
-        values = [one.figures[name] for one in found.results]
-        stands_out.add((1 + values.index(chosen(values)), column))
+        values = [one.figures.get(name) for one in found.results]
+        stands_out.add((1 + values.index(chosen(value for value in values if value is not None)), column))
     caption = (
-        "NFE: function evaluations of a sample, each a call of the network; multiply-adds are those of all calls. W2 and the Fréchet distance are drawn below; sliced: the sliced "
-        "2-Wasserstein distance; energy and MMD (squared): without bias, they may be below 0; ms: wall time each."
+        "NFE: function evaluations of a sample, each a call of the network; multiply-adds are those of all calls. W2 "
+        "and the Fréchet distance are drawn below; sliced: the sliced 2-Wasserstein distance; energy and MMD "
+        "(squared): without bias, they may be below 0; ms: wall time each."
     )
     if "class_accuracy" in names:
         caption += f" Accuracy is that of samples with guidance {found.guidance:g}; all else is without."

@@ -12,8 +12,11 @@ import trainer.task
 from moe.files import replacing
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.reference import Reference
+from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import compared_with, opened, restored_flow
 from trainer.training.networks import TrainedNetworks
 
@@ -79,6 +82,9 @@ def measure_run(
     if spec.likelihood:
         _check_likelihood(config)
     compared_with(config, spec.data)
+    if spec.steps is not None:
+        sampler_of(config, spec.steps, guidance=1.0)
+        check_made_of(spec.steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
     with opened(run_dir) as flow:
         task, networks = trainer.task.build(flow.config), TrainedNetworks(flow.model)
         if picture is not None:

@@ -23,6 +23,7 @@ class MeasurementSpec:
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none.
         data: the real examples; None: those of the run.
+        steps: file of searched grids, which are measured too; None: there is none.
         checkpoint: name of the checkpoint that is measured.
     """
 
@@ -31,6 +32,7 @@ class MeasurementSpec:
     seed: int = 0
     likelihood: int = 0
     data: AnyConfig | None = None
+    steps: Path | None = None
     checkpoint: str = ""
 
 

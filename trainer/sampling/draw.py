@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -48,6 +48,15 @@ class TrainedFlow:
     def device(self) -> torch.device:
         """Where the network computes."""
         return next(self.model.parameters()).device
+
+    def drawn_by(self, chosen: sampler.AnyConfig) -> TrainedFlow:
+        """The same flow with another sampler as its own.
+
+        Args:
+            chosen: a sampler that the flow can be followed by.
+        """
+        sample = self.sample.model_copy(update={"sampler": chosen})
+        return replace(self, config=self.config.model_copy(update={"sample": sample}))
 
     def conditioning(self, num: int, *, seed: int) -> Conditioning:
         """Conditions of examples: the classes in turn, or the contexts of held-out images; see `conditioning_for`."""

@@ -90,7 +90,8 @@ class Reference:
         """
         if device not in self._models:
             ranks = 1 if self.config.moe is None or not dist.is_initialized() else dist.get_world_size()
-            network = restore(self.config, restored_layout(self.config, self.folder, ranks), self.folder)
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):  # asked first amid dropout's draws
+                network = restore(self.config, restored_layout(self.config, self.folder, ranks), self.folder)
             self._models[device] = network.requires_grad_(False).to(device)
         return self._models[device]
 

@@ -3,19 +3,21 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
 
-from trainer.config.constraints.drawing import check_drawn_together, drawable
-from trainer.config.run import PointSample
-from trainer.distributed.groups import Launch
+from trainer.config.constraints.drawing import drawable
+from trainer.config.run import ImageSample, PointSample
+from trainer.flow.reference import ReferenceConfig
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.preview import plot_points
+from trainer.sampling.reference import Reference
+from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
 from trainer.trace.drawing import DrawingTrace
 
@@ -79,7 +81,15 @@ class Drawing:
 
 
 @contextmanager
-def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Iterator[Drawing]:
+def drawing(
+    run_dir: Path,
+    num: int,
+    guidance: float | None,
+    seed: int,
+    *,
+    steps: Path | None = None,
+    evaluations: int | None = None,
+) -> Iterator[Drawing]:
     """Opens a run for drawing, on one process or on ranks that share its network as its own ranks did.
 
     Args:
@@ -87,21 +97,21 @@ def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Itera
         num: images or points, a multiple of the number of classes.
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
+        steps: file of searched grids, which Euler's method takes in place of the run's own sampler; None: that one.
+        evaluations: of the field, for which the file has a grid; None: the most.
 
     Yields:
         The drawing; inside, process groups are joined.
 
     Raises:
-        ValueError: the run has no complete checkpoint or draws no picture, its network does not divide among the ranks,
-            or `num`, `guidance` or `seed` is out of range.
+        ValueError: the run has no complete checkpoint or draws no picture, the ranks cannot share its network, `num`,
+            `guidance` or `seed` is out of range, or the grids are not those of the run and the guidance.
     """
     _, config = restored_flow(run_dir)
     if not isinstance(config.sample, PointSample) and not drawable(config):
         raise ValueError(
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
         )
-    if Launch.from_environment().world_size > 1:
-        check_drawn_together(config, config.sample.sampler)
     classes = max(1, config.data.num_classes)
     if num < 1 and classes == 1:
         raise ValueError(f"--num: {num} is below 1; use 1 or more")
@@ -113,7 +123,12 @@ def drawing(run_dir: Path, num: int, guidance: float | None, seed: int) -> Itera
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
     if seed < 0:
         raise ValueError(f"--seed: {seed} is below 0; use 0 or more")
+    assert isinstance(config.sample, ImageSample | PointSample)
+    scale = config.sample.guidance if guidance is None else guidance
+    chosen = config.sample.sampler
+    if steps is not None:
+        chosen = sampler_of(config, steps, evaluations, guidance=scale)
+        check_made_of(steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
     with shared(run_dir) as ranks:
-        flow = ranks.flow
-        scale = flow.sample.guidance if guidance is None else guidance
-        yield Drawing(ranks, flow.conditioning(num, seed=seed), scale, seed)
+        ranks = replace(ranks, flow=ranks.flow.drawn_by(chosen))
+        yield Drawing(ranks, ranks.flow.conditioning(num, seed=seed), scale, seed)

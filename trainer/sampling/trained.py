@@ -8,6 +8,7 @@ from pathlib import Path
 import trainer.data
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.constraints.context import check_context
+from trainer.config.constraints.drawing import check_drawn_together
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
@@ -93,12 +94,15 @@ def shared(run_dir: Path) -> Iterator[SharedFlow]:
         The flow; inside, process groups are joined.
 
     Raises:
-        ValueError: the run has no complete checkpoint or follows no flow, or its network does not divide among the
-            ranks.
+        ValueError: the run has no complete checkpoint or follows no flow, its network does not divide among the ranks,
+            or they cannot take the steps of its sampler together.
     """
     launch = Launch.from_environment()
     folder, config = restored_flow(run_dir)
     check_sharing(config, launch.world_size)
+    assert isinstance(config.sample, ImageSample | PointSample)
+    if launch.world_size > 1:
+        check_drawn_together(config, config.sample.sampler)
     check_restorable(config, folder)
     check_latents(config)
     layout = restored_layout(config, folder, launch.world_size)

@@ -81,12 +81,12 @@ class RoutingRecorder:
         chosen: list[tuple[Tensor, Tensor]] = []
         residencies: list[Residency] = []
 
-        def keep(_router: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-            if not repeats():
+        def keep(router: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+            if router.training and not repeats():  # an objective may also ask what the network would draw
                 chosen.append(ordered_choices(*output, self._header.top_k))
 
-        def locate(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if not repeats():
+        def locate(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if layer.training and not repeats():
                 residencies.extend(value for value in inputs if isinstance(value, Residency))
 
         with ExitStack() as hooks:

@@ -19,11 +19,13 @@ from trainer.config.run import RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
 from trainer.evaluation.judgement import distances
 from trainer.evaluation.measurement import FlowMeasurement
+from trainer.evaluation.monge_gap import MongeGaps, Moved
 from trainer.evaluation.real import real_examples
 from trainer.flow import Condition
 from trainer.flow.space import Identity
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.build import build_model
+from trainer.model.mlp import MLP
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.source import source_samples
@@ -66,6 +68,83 @@ def test_what_does_not_move_has_the_figures_of_its_start():
     nats = 0.5 * float(held_out.double().square().mean()) + 0.5 * math.log(math.tau)
     assert found.bits_per_dimension == pytest.approx(nats / math.log(2), abs=1e-4)
     assert found.floor["wasserstein_2"] < found.results[0].figures["wasserstein_2"]
+
+
+def test_what_does_not_move_is_optimal():
+    _, found = measured(TOY, evaluations=(1,))
+    still = MongeGaps(300, Moved(0.0, 0.0), Moved(0.0, 0.0))
+    assert found.monge_gap == still
+    assert still.figure == "0.0%"
+
+
+def mirrored(_: MLP, x: Tensor, t: Tensor, *_condition: Condition) -> Tensor:
+    """Velocities at t = 0 to the mirror image of a point, and no motion from half way on."""
+    return torch.where(t[:, None] < 0.5, -2 * x, torch.zeros_like(x))
+
+
+def test_the_gap_of_a_mirror_image_is_what_a_better_pairing_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MLP, "forward", mirrored)
+    config, found = measured({**TOY, "sample": {"sampler": {"kind": "euler", "steps": 2}}}, evaluations=(1,), seed=3)
+    x = source_samples(config, torch.arange(300), seed=3).double().numpy()
+    least = float(np.asarray(ot.emd2([], [], ot.dist(x, -x))))
+    cost = 4 * (x**2).sum(1).mean()
+    assert found.monge_gap is not None
+    assert found.monge_gap.one_step is not None
+    assert found.monge_gap.one_step.transport_cost == pytest.approx(cost)
+    assert found.monge_gap.one_step.gap == pytest.approx(cost - least)
+    # Two steps of half the length lead to the origin: any pairing with it costs the same.
+    assert found.monge_gap.sampler.transport_cost == pytest.approx((x**2).sum(1).mean())
+    assert found.monge_gap.sampler.gap == pytest.approx(0, abs=1e-9)
+
+
+def test_classes_have_maps_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shift that differs by class is optimal within each, though not over all."""
+
+    def shifted(_self: MLP, x: Tensor, _t: Tensor, condition: Condition) -> Tensor:
+        assert condition.label is not None
+        return torch.where(condition.label[:, None] % 2 == 0, 9.0, -9.0).expand_as(x)
+
+    monkeypatch.setattr(MLP, "forward", shifted)
+    sections = {**TOY, "data": {**TOY["data"], "classes": True}, "sample": {"sampler": {"kind": "euler", "steps": 1}}}
+    _, found = measured(sections, evaluations=(1,))
+    assert found.monge_gap is not None
+    assert found.monge_gap.sampler.gap == pytest.approx(0, abs=1e-9)
+    assert found.monge_gap.sampler.transport_cost == pytest.approx(162, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {**TOY, "flow": {"path": {"kind": "trigonometric"}}},
+        {**TOY, "flow": {"target": {"kind": "noise"}}, "sample": {"sampler": {"kind": "first_order"}}},
+        {
+            **TOY,
+            "optim": {"steps": 1, "global_batch": 3},
+            "model": {"kind": "blockwise_mlp", "segments": 3, "hidden": 16},
+            "sample": {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": "euler", "steps": 1}}},
+        },
+    ],
+    ids=["path", "target", "segments"],
+)
+def test_flows_without_a_map_of_one_step_have_the_gap_of_their_sampler(sections: dict[str, Any]) -> None:
+    _, found = measured(sections, evaluations=(3,))
+    assert found.monge_gap is not None
+    assert found.monge_gap.one_step is None
+    assert "one step" not in found.monge_gap.explained
+
+
+def test_examples_with_contexts_of_their_own_have_no_gap():
+    sections = {**DIGITS, "flow": {"context": {"kind": "inpainting"}}}
+    _, found = measured(sections, evaluations=(1,))
+    assert found.monge_gap is None
+
+
+def test_a_map_of_one_step_is_measured_in_its_only_step():
+    only = {"kind": "euler", "times": [0, 1]}
+    sections = {**TOY, "flow": {"objective": {"kind": "monge_map"}}, "sample": {"sampler": only}}
+    sections["optim"] = {"steps": 1, "global_batch": 8}
+    _, found = measured(sections, evaluations=(1, 2, 4))
+    assert [(one.sampler, one.evaluations) for one in found.results] == [("euler", 1)]
 
 
 def test_scaled_data_are_measured_in_their_own_units():

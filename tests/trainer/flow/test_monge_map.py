@@ -51,7 +51,7 @@ class Affine(torch.nn.Module):
         self.matrix = torch.nn.Parameter(start)
         self.calls: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, *_: Condition) -> Tensor:
         self.calls.append((x_t.detach(), t))
         return x_t @ self.matrix + t[:, None]
 
@@ -82,7 +82,7 @@ def test_the_gap_of_the_mirror_image_is_what_moving_to_it_does_not_need():
 
 
 def test_gap_and_fit_are_half_of_those_of_the_core():
-    """The core's cost is |x - y|^2, here it is half of that: in fit and gap alike, so that the weight between them stays.
+    """The core's cost is |x - y|^2, here it is half of that: in fit and gap alike, so that their weight stays.
 
     With the fit kept at the half and the gap in units of the core, half the weight gives the same loss.
     """
@@ -219,7 +219,7 @@ def test_images_of_any_shape_are_points():
 
 
 def test_a_map_of_thirty_steps_beats_the_identity():
-    """N(0, I) to N(2, diag(1/4, 1, 4)): the best map is x -> 2 + x sqrt(S), which is 2.25 + 12 away from the identity."""
+    """N(0, I) to N(2, diag(1/4, 1, 4)): the best map, 2 + x sqrt(S), is 13.25 away from x."""
     scale = torch.tensor([0.5, 1.0, 2.0])
     network = torch.nn.Linear(DIMENSIONS, DIMENSIONS)
     torch.nn.init.eye_(network.weight)

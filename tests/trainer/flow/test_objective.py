@@ -37,9 +37,10 @@ def model(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
 def test_every_kind_is_tested():
     of_features = {objective.AlignedConfig, objective.FeatureResidualConfig}  # in test_blockwise_sampling.py
     of_maps = {objective.MongeMapConfig}  # in test_monge_map.py
+    taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
     of_heads = {objective.TransitionConfig}  # in test_transition.py
     of_chains = {objective.CausalTransitionConfig}  # in test_causal_transition.py
-    elsewhere = of_features | of_maps | of_heads | of_chains
+    elsewhere = of_features | of_maps | taught | of_heads | of_chains
     assert {type(config) for config in SETTINGS} | elsewhere == set(members(objective.Config))
 
 

@@ -16,8 +16,9 @@ OF_HEADS = {sampler.TransitionConfig, sampler.CausalTransitionConfig}
 samplers = pytest.mark.parametrize(
     "config", [member for member in members(sampler.Config) if member not in OF_HEADS], ids=name
 )
-FOLLOWS_NO_CURVE = {sampler.EulerMaruyamaConfig, sampler.StochasticHeunConfig}
-"""They reach the same distribution over other trajectories, each with noise of its own: see test_random_samplers.py."""
+FOLLOWS_NO_CURVE = {sampler.EulerMaruyamaConfig, sampler.StochasticHeunConfig, sampler.RenoiseConfig}
+"""They reach a distribution over other trajectories, each with noise of its own: see test_random_samplers.py and
+test_renoise.py."""
 followers = pytest.mark.parametrize(
     "config", [member for member in members(sampler.Config) if member not in FOLLOWS_NO_CURVE | OF_HEADS], ids=name
 )

@@ -66,13 +66,11 @@ def test_settings_tell_what_the_network_is(kind: str) -> None:
     assert list(shapes.items()) == list(parameter_shapes(config).items())
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(*arguments(config))
-    head = config.model.head_multiply_adds(config.state_shape) or 0
-    calls = 0
+    mean = getattr(config.model, "mean_velocity", None)  # of a head
+    head = config.model.head_multiply_adds(config.state_shape, draws=mean.draws if mean else 1)
     if isinstance(config.model, CausalTransitionConfig):
-        calls = config.model.drawn_tokens(config.state_shape)
-    elif head:
-        calls = config.model.mean_velocity.draws  # pyright: ignore[reportAttributeAccessIssue]
-    assert counter.get_total_flops() == 2 * ((forward_multiply_adds(config) or math.nan) + calls * head)
+        head *= config.model.drawn_tokens(config.state_shape)
+    assert counter.get_total_flops() == 2 * ((forward_multiply_adds(config) or math.nan) + head)
     if isinstance(config.model, SegmentNetworkConfig):
         by_segment = [network.blocks[place] for place in config.model.segment_blocks]
         assert all(next(block.parameters()).shape[0] == config.model.segments for block in by_segment)

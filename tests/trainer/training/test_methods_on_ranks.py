@@ -38,6 +38,7 @@ FLOWS: dict[str, dict[str, Any]] = {
         "coupling": {"kind": "minibatch_ot", "solver": "unbalanced", "scope": "global_batch"}
     },
     "pairs": {"coupling": {"kind": "paired"}},
+    "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
     "last state of a chain": {"objective": {"kind": "causal_transition", "process": "independent", "draws": 2}},
     "all states of a chain": {"objective": {"kind": "causal_transition", "process": "linear"}, **OWN_SOURCE},
@@ -55,7 +56,8 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     sampler: dict[str, Any] = {"kind": "euler_maruyama" if name == "interpolant" else "euler", "steps": 2}
     if name == "Monge map":
         sampler = {"kind": "euler", "times": [0, 1]}
-    pairs = FLOWS[name].get("coupling") == {"kind": "paired"}
+    paired = FLOWS[name].get("coupling") == {"kind": "paired"}
+    pairs = {"kind": "pairs", "path": folder / ("chords" if name == "chords" else "pairs"), "held_out": 5}
     model: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1}
     if name.endswith("of a chain"):
         model = {**CHAIN, "history": "last" if name.startswith("last") else "full"}
@@ -63,7 +65,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     document = {
         "run": {"dir": folder / run},
         "model": model,
-        "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if pairs else points,
+        "data": pairs if paired else points,
         "flow": FLOWS[name],
         "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
         "engine": ENGINES[engine],
@@ -110,6 +112,7 @@ def train_all(rank: int, world_size: int, folder: str) -> Found:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     written(folder / "pairs")
+    written(folder / "chords", nodes=(0.0, 0.1, 0.45, 1.0))
     return folder
 
 

@@ -88,8 +88,8 @@ def stale_grids(config: RunConfig) -> str | None:
             if path is not None and not _straightened(config):
                 made_by = StepsFile.read(path).made_by.get("run", "another run")
                 return (
-                    f"sample.sampler.times: {path} was searched for the weights that {made_by} had, and this run trains "
-                    "others; search again when it is trained, or let it be where the steps are meant to stay"
+                    f"sample.sampler.times: {path} was searched for the weights that {made_by} had, and this run "
+                    "trains others; search again when it is trained, unless it is meant to learn these steps"
                 )
     return None
 

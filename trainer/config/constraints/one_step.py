@@ -60,8 +60,8 @@ def _check_only_step(config: RunConfig) -> None:
     times, chosen = config.flow.time, config.sample.sampler
     if times not in (UniformConfig(), GridConfig(steps=1)):
         raise ValueError(
-            f"flow.time.kind: {getattr(times, 'kind', 'a class')} has no effect, since flow.objective.kind monge_map asks "
-            "the network at t = 0 alone; remove it"
+            f"flow.time.kind: {getattr(times, 'kind', 'a class')} has no effect, since flow.objective.kind monge_map "
+            "asks the network at t = 0 alone; remove it"
         )
     if isinstance(chosen, OwnSampler) or (isinstance(chosen, EulerConfig) and chosen.times == ONLY_STEP):
         return

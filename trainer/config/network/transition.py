@@ -38,9 +38,10 @@ class TransitionDiTConfig(DiTConfig):
         whole = super().multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
         return whole - self.tokens(state_shape) * self.hidden * self._patch_values(state_shape)
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
         """See `NetworkConfig.head_multiply_adds`."""
-        return self.tokens(state_shape) * self.head.multiply_adds(self._patch_values(state_shape), self.hidden)
+        patch = self.head.multiply_adds(self._patch_values(state_shape), self.hidden, draws=draws)
+        return self.tokens(state_shape) * patch
 
     def _patch_values(self, state_shape: tuple[int, ...]) -> int:
         return state_shape[0] * self.patch_size**2
@@ -65,6 +66,6 @@ class TransitionMLPConfig(MLPConfig):
         whole = super().multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
         return whole - self.hidden * state_shape[0]
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
         """See `NetworkConfig.head_multiply_adds`."""
-        return self.head.multiply_adds(state_shape[0], self.hidden)
+        return self.head.multiply_adds(state_shape[0], self.hidden, draws=draws)

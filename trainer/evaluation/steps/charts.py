@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from moe.report.figures import INK, STYLE, to_svg
-from trainer.evaluation.steps.measured import GridFigures, Measured
+from trainer.evaluation.steps.measured import GridFigures, Measured, ratio
 
 COLOURS = {"uniform": "#5b6875", "chord": "#d55e00", "endpoint": "#0072b2"}
 MARKERS = {"uniform": "o", "chord": "s", "endpoint": "D"}
 NAMES = {"uniform": "equal steps", "chord": "chord", "endpoint": "endpoint"}
-SOFT, GRID = "#5b6875", "#e3e8ec"
+GRID = "#e3e8ec"
 LEAST = 1e-9
 """What is drawn of an error that is 0."""
 
 
 def errors_chart(found: Measured) -> str:
-    """Draws the error at the end and the energy distance against evaluations, a line for each kind of grid."""
-    panels = {
-        "mean squared distance to the end of the fine grid": lambda one: one.error,
-        "energy distance to the ends of the fine grid": lambda one: one.energy_distance,
-    }
+    """Draws the error at the end against evaluations, and beside it the errors in parts of those of equal steps."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11.0, 4.2), layout="constrained")
-        for axes, (title, value) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            lines = {
-                kind: [max(value(kinds[kind]), LEAST) for kinds in found.grids.values()]
-                for kind in next(iter(found.grids.values()))
-            }
-            _lines(axes, list(found.grids), lines)
-            axes.set_title(title, loc="left", fontsize=10.5, color=INK)
-        figure.axes[0].legend(frameon=False, loc="best")
+        figure = Figure(figsize=(11.0, 3.9), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        _lines(left, found, lambda one, _: max(one.error, LEAST))
+        left.set_yscale("log")
+        left.set_title("error", loc="left", fontsize=10.5, color=INK)
+        bottom, top = left.get_ylim()
+        left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if top / bottom < 1e3 else (1.0,)))
+        left.yaxis.set_minor_locator(NullLocator())
+        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        left.legend(frameon=False, loc="best")
+        _lines(middle, found, lambda one, uniform: ratio(one.error, uniform.error))
+        middle.set_title("error, equal steps = 1", loc="left", fontsize=10.5, color=INK)
+        _lines(right, found, lambda one, uniform: ratio(one.energy_distance, uniform.energy_distance))
+        for axes in (middle, right):
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2f}")
+        right.set_title("energy distance, equal steps = 1", loc="left", fontsize=10.5, color=INK)
         return to_svg(figure)
 
 
-def _lines(axes: Axes, evaluations: list[int], lines: Mapping[str, list[float]]) -> None:
-    axes.set(xscale="log", yscale="log", xlabel="evaluations of the field, one a step")
-    for kind, values in lines.items():
-        axes.plot(
-            evaluations, values, color=COLOURS[kind], marker=MARKERS[kind], ms=6, linewidth=1.9, label=NAMES[kind]
-        )
+def _lines(axes: Axes, found: Measured, value: Callable[[GridFigures, GridFigures], float]) -> None:
+    """A line for each kind of grid; a value is of a grid and of the uniform one."""
+    evaluations = list(found.grids)
+    axes.set(xscale="log", xlabel="evaluations of the field, one a step")
+    for kind in next(iter(found.grids.values())):
+        values = [value(kinds[kind], kinds["uniform"]) for kinds in found.grids.values()]
+        style = {"color": COLOURS[kind], "marker": MARKERS[kind], "label": NAMES[kind]}
+        axes.plot(evaluations, values, ms=6, linewidth=1.9, **style)
     axes.set_xticks(evaluations, [str(number) for number in evaluations])
     axes.xaxis.set_minor_locator(NullLocator())
-    bottom, top = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if top / bottom < 1e3 else (1.0,)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
@@ -67,7 +69,7 @@ def cost_chart(cost: NDArray[np.float64], kinds: Mapping[str, GridFigures], eval
         evaluations: of each.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 6.0), layout="constrained")
+        figure = Figure(figsize=(5.2, 4.9), layout="constrained")
         axes = figure.subplots()
         shown = np.where(np.isfinite(cost) & (cost > 0), cost, np.nan)
         half = 0.5 / (len(cost) - 1)
@@ -102,7 +104,7 @@ def ladders_chart(found: Measured) -> str:
     """Draws when the steps of each grid end, a line for each grid."""
     kinds = list(next(iter(found.grids.values())))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 6.0), layout="constrained")
+        figure = Figure(figsize=(5.2, 4.9), layout="constrained")
         axes = figure.subplots()
         places = []
         for number, by_kind in enumerate(found.grids.values()):

@@ -29,8 +29,8 @@ class GridFigures:
         search_error: the same from the noises of the search.
         energy_distance: between the ends and those of the fine grid, from fresh noises. It is 0 for equal
             distributions, even if the same noise leads elsewhere, and without bias, so that it may be below 0.
-        cost: sum of the costs of its steps, see `trainer.sampling.steps.cost_matrix`; of the uniform grid at the nearest
-            nodes.
+        cost: sum of the costs of its steps, see `trainer.sampling.steps.cost_matrix`; of the uniform grid at the
+            nearest nodes.
     """
 
     times: tuple[float, ...]
@@ -92,3 +92,8 @@ def measured(found: Search, noises: Noises, searched: Tensor, fresh: Tensor, pro
 
 def _squared(ends: Tensor, fine: Tensor) -> float:
     return float((ends - fine).double().flatten(1).square().sum(1).mean())
+
+
+def ratio(error: float, uniform: float) -> float:
+    """An error in parts of that of the uniform grid; 1 where that one does not err."""
+    return error / uniform if uniform > 0 else 1.0

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from moe.report.page import Facts, Figure, Section, Table, page
 from trainer.evaluation.steps.charts import cost_chart, errors_chart, ladders_chart
-from trainer.evaluation.steps.measured import Measured
+from trainer.evaluation.steps.measured import Measured, ratio
 from trainer.evaluation.steps.pictures import image_rows, point_panels
-from trainer.evaluation.steps.table import ratio
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.steps.fine import fine_times
 from trainer.sampling.steps.noises import Noises
@@ -17,7 +16,7 @@ from trainer.sampling.steps.search import Search
 
 SHOWN = 4
 """Evaluations of the grids that are drawn, or the nearest number to it."""
-IMAGES, POINTS = 15, 400
+IMAGES, POINTS = 10, 400
 
 
 def steps_page(file: StepsFile, figures: Measured, found: Search, noises: Noises, fresh: Tensor) -> str:
@@ -49,11 +48,10 @@ def steps_page(file: StepsFile, figures: Measured, found: Search, noises: Noises
         ),
         Section(f"The same noises in {shown} evaluations", [Figure(*_drawn(figures, shown, found, noises, fresh))]),
     ]
-    change = f"{1 - share:.0%} nearer" if share <= 1 else f"{share - 1:.0%} further"
     return page(
         f"Steps for {file.made_by['run']}",
-        f"In {shown} evaluations, the grid of the {chosen} search ends {change} to where {found.nodes} equal steps lead "
-        f"than {shown} equal steps do.",
+        f"In {shown} evaluations, the grid of the {chosen} search has {share:.2f} times the error of equal steps: the "
+        f"mean squared distance to where {found.nodes} steps lead.",
         sections,
         kicker=f"{file.made_by['checkpoint']}; guidance {file.guidance:g}, {file.made_by['num']} noises of the search, "
         f"{figures.fresh:,} fresh ones, seed {file.made_by['seed']}"
@@ -64,8 +62,8 @@ def steps_page(file: StepsFile, figures: Measured, found: Search, noises: Noises
 
 
 _ERRORS = (
-    "From {fresh:,} noises that no search has seen, both axes logarithmic; lower is better. Left: how far one noise "
-    "ends from where the fine grid leads it. Right: how much the ends as a whole differ from those of the fine grid; a "
+    "From {fresh:,} noises that no search has seen; lower is better. Error: mean squared distance from where the fine "
+    "grid leads the same noise. Energy distance: how much the ends as a whole differ from those of the fine grid; a "
     "search that improves one need not improve the other."
 )
 _COST = (
@@ -80,7 +78,7 @@ def _facts(figures: Measured, chosen: str) -> list[tuple[str, str, str]]:
         (
             f"{evaluations} evaluation{'s' * (evaluations > 1)}",
             f"{ratio(kinds[chosen].error, kinds['uniform'].error):.2f} x",
-            f"the error of equal steps, {kinds['uniform'].error:.3g}",
+            f"the error of equal steps, {kinds['uniform'].error:#.3g}",
         )
         for evaluations, kinds in figures.grids.items()
     ]
@@ -112,9 +110,9 @@ def _table(figures: Measured) -> Table:
         ("grid", "times between 0 and 1", "error", "of uniform", "on the search", "energy", "cost"),
         rows,
         "Error: mean squared distance to the end of the fine grid from the same noise, summed over the values of a "
-        "state; of uniform: in parts of that of equal steps, on fresh noises and on those of the search; energy: energy "
-        "distance of the ends, 0 for equal distributions; cost: sum of the costs of the steps in parts of that of equal "
-        "steps.",
+        "state; of uniform: in parts of that of equal steps, on fresh noises; on the search: the same on the noises of "
+        "the search; energy: energy distance of the ends, 0 for equal distributions; cost: sum of the costs of the "
+        "steps in parts of that of equal steps.",
         dense=True,
         best=best,
     )
@@ -129,11 +127,17 @@ def _drawn(figures: Measured, shown: int, found: Search, noises: Noises, fresh: 
     fine = f"{found.nodes} steps"
     ends = {name: noises.ends(numbers, times) for name, times in {**grids, fine: fine_times(found.nodes)}.items()}
     drawn = {name: noises.decoded(states, numbers).numpy() for name, states in ends.items()}
-    remarks = {kind: f"error {one.error:.3g}" for kind, one in kinds.items()} | {fine: ""}
+    remarks = {kind: f"error {one.error:#.3g}" for kind, one in kinds.items()} | {fine: ""}
     if images:
-        return image_rows(drawn, remarks), _IMAGES
+        return image_rows(drawn, fine, remarks), _IMAGES
     return point_panels(drawn, drawn[fine], remarks), _POINTS
 
 
-_IMAGES = "Each column begins at one noise that no search has seen. The errors are means over all fresh noises."
-_POINTS = "Points begin at noises that no search has seen; a line leads from each to where the fine grid takes the same noise."
+_IMAGES = (
+    "Each column begins at one noise that no search has seen. Right: how far the images are from those of the fine "
+    "grid, darker is further. The errors are means over all fresh noises."
+)
+_POINTS = (
+    "Where paths from noises that no search has seen end; a line leads from each to where the fine grid takes the "
+    "same noise."
+)

@@ -16,36 +16,57 @@ GAP = 1
 """Pixels between two images."""
 
 
-def image_rows(rows: Mapping[str, NDArray[np.floating]], remarks: Mapping[str, str]) -> str:
-    """Draws rows of images, the same noise below each other.
+def image_rows(rows: Mapping[str, NDArray[np.floating]], fine: str, remarks: Mapping[str, str]) -> str:
+    """Draws rows of images, the same noise below each other, and beside them how far they are from one of the rows.
 
     Args:
         rows: by name, [N, C, H, W] of 1 or 3 channels, -1 black and 1 full.
-        remarks: what stands to the right of a row, by its name.
+        fine: name of the row that the others are compared with.
+        remarks: what stands below the name of a row.
 
     Returns:
         SVG markup.
     """
-    strips = {name: _strip(images) for name, images in rows.items()}
+    missed = {name: np.abs(images - rows[fine]).mean(axis=1, keepdims=True) for name, images in rows.items()}
+    largest = max(float(images.max()) for images in missed.values())
+    strips = {name: _strip((images + 1) / 2) for name, images in rows.items()}
     height, width = next(iter(strips.values())).shape[:2]
-    inches = 11.0
+    inches, left, between = 11.0, 1.1, 0.25
+    each = (inches - left - between) / 2
+    tall = each * height / width
+    whole = len(rows) * (tall + 0.08) + 0.25
     with mpl.rc_context(STYLE):
-        each = (inches - 2.6) * height / width
-        figure = Figure(figsize=(inches, len(rows) * (each + 0.12)), layout="constrained")
-        figure.get_layout_engine().set(hspace=0.02, h_pad=0.02)  # pyright: ignore  constrained layouts take these
-        for axes, (name, strip) in zip(np.ravel(figure.subplots(len(rows), 1)), strips.items(), strict=True):
+        figure = Figure(figsize=(inches, whole))
+        for number, (name, strip) in enumerate(strips.items()):
+            bottom = (whole - 0.25 - number * (tall + 0.08) - tall) / whole
+            size = (each / inches, tall / whole)
+            axes = figure.add_axes((left / inches, bottom, *size))
             axes.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_axis_off()
-            middle = (height - 1) / 2
-            axes.text(-height / 6, middle, name, ha="right", va="center", color=COLOURS.get(name, INK), weight="bold")
-            axes.text(width + height / 6, middle, remarks[name], ha="left", va="center", color=INK)
+            middle = bottom + size[1] / 2
+            colour = COLOURS.get(name, INK)
+            figure.text(0, middle, f"{name}\n", ha="left", va="center", color=colour, weight="bold", fontsize=10.5)
+            figure.text(0, middle, f"\n{remarks[name]}", ha="left", va="center", color=INK, fontsize=9.5)
+            if name != fine:
+                axes = figure.add_axes(((left + each + between) / inches, bottom, *size))
+                axes.imshow(
+                    _strip(missed[name] / (largest or 1.0), empty=0.0),
+                    cmap="Reds",
+                    vmin=0,
+                    vmax=1,
+                    interpolation="nearest",
+                )
+                axes.set_axis_off()
+        top = (whole - 0.12) / whole
+        figure.text(left / inches, top, "what is drawn", va="center", color=INK, fontsize=10)
+        figure.text((left + each + between) / inches, top, f"difference to {fine}", va="center", color=INK, fontsize=10)
         return to_svg(figure)
 
 
-def _strip(images: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Images beside each other, [H, width, C] or [H, width], from 0 to 1, white between them."""
-    values = (np.nan_to_num(images.astype(np.float64)).clip(-1, 1) + 1) / 2
-    padded = np.pad(values, ((0, 0), (0, 0), (0, 0), (0, GAP)), constant_values=1.0)
+def _strip(values: NDArray[np.floating], *, empty: float = 1.0) -> NDArray[np.float64]:
+    """Images [N, C, H, W] of values from 0 to 1 beside each other: [H, width, C], or [H, width] of one channel."""
+    clipped = np.nan_to_num(values.astype(np.float64)).clip(0, 1)
+    padded = np.pad(clipped, ((0, 0), (0, 0), (0, 0), (0, GAP)), constant_values=empty)
     strip = np.concatenate(list(padded.transpose(0, 2, 3, 1)), axis=1)[:, :-GAP]
     return strip[..., 0] if strip.shape[-1] == 1 else strip
 

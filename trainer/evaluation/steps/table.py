@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.box import SIMPLE
 from rich.table import Table
 
-from trainer.evaluation.steps.measured import Measured
+from trainer.evaluation.steps.measured import Measured, ratio
 from trainer.flow.sampler.steps_file import StepsFile
 
 
@@ -38,8 +38,3 @@ def grids_table(file: StepsFile, found: Measured) -> Table:
                 end_section=place == len(kinds),
             )
     return shown
-
-
-def ratio(error: float, uniform: float) -> float:
-    """An error in parts of that of the uniform grid; 1 where neither errs."""
-    return error / uniform if uniform else 1.0

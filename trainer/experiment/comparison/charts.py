@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator
 
 from moe.report.figures import INK, STYLE, to_svg
+from trainer.experiment.comparison.axes import CALLS, CostAxis, figures
 from trainer.experiment.comparison.results import QUALITY, Comparison, spread
+from trainer.observe.units import scaled
 
 COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
@@ -31,13 +33,17 @@ def style(number: int) -> tuple[str, str, object]:
     return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], DASHES[number // len(COLOURS) % len(DASHES)]
 
 
-def quality_chart(comparison: Comparison) -> str:
-    """Draws quality against function evaluations: a line for each network, its spread over the seeds, the floor.
+def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
+    """Draws quality against what a sample costs: a line for each network, its spread over the seeds, the floor.
+
+    Args:
+        comparison: the figures.
+        axis: the measure of costs, some of whose figures are above 0; points without one are left out.
 
     Returns:
         SVG markup.
     """
-    measure, numbers = comparison.measure, comparison.evaluations
+    measure = comparison.measure
     with mpl.rc_context(STYLE):
         height = max(4.8, 1.6 + 0.26 * len(comparison.entries))
         figure = Figure(figsize=(11.0, height))
@@ -50,28 +56,64 @@ def quality_chart(comparison: Comparison) -> str:
         ends = []
         for number, entry in enumerate(comparison.entries):
             colour, marker, dashes = style(number)
-            distances = {
-                at: spread([max(value, LEAST) for value in values]) for at, values in entry.quality(measure).items()
-            }
-            xs = list(distances)
-            means, lows, highs = zip(*distances.values(), strict=True)
+            points = [
+                (x, *spread([max(value, LEAST) for value in values]))
+                for at, values in entry.quality(measure).items()
+                if (x := axis.of(entry, at)) is not None
+            ]
+            if not points:
+                continue
+            xs, means, lows, highs = zip(*points, strict=True)
             axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
-            axes.plot(xs, means, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, markersize=4.5)
+            size = 4.5 if len(xs) > 1 else 8
+            axes.plot(xs, means, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, markersize=size)
             ends.append((xs[-1], means[-1], entry.name, colour))
-        axes.xaxis.set_major_locator(FixedLocator(numbers))
-        axes.xaxis.set_major_formatter(FixedFormatter([str(number) for number in numbers]))
-        axes.xaxis.set_minor_locator(NullLocator())
+        _scale(axes, comparison, axis)
         _plain_decades(axes)
-        axes.set_xlim(numbers[0] / 1.12, numbers[-1] * 1.06)
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom * (bottom / top) ** 0.06, top)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.set_xlabel("function evaluations of a sample")
+        axes.set_xlabel(axis.label)
         axes.set_ylabel(QUALITY[measure])
         ends.append((axes.get_xlim()[1], mean, "two sets of real samples", SOFT))
         _label(axes, ends)
-        return to_svg(figure)
+        return to_svg(figure, salt=axis.name)
+
+
+def _scale(axes: Axes, comparison: Comparison, axis: CostAxis) -> None:
+    """Sets the limits and the numbers of the horizontal axis, which is linear next to a cost of 0."""
+    xs = figures(comparison, axis)
+    least, most = min(x for x in xs if x > 0), max(xs)
+    if min(xs) == 0:
+        axes.set_xscale("symlog", linthresh=least, linscale=0.3)
+    if axis is CALLS:
+        axes.xaxis.set_major_locator(FixedLocator(comparison.evaluations))
+        axes.xaxis.set_major_formatter(FixedFormatter([str(number) for number in comparison.evaluations]))
+    else:
+        axes.xaxis.set_major_locator(FixedLocator([0.0, *_round_numbers(least, most)]))
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.xaxis.set_minor_locator(NullLocator())
+    margin = (most / least) ** 0.03 if most > least else 2.0
+    axes.set_xlim(0.0 if min(xs) == 0 else least / margin**2, most * margin)
+
+
+def _short(value: float) -> str:
+    """A round number with a decimal prefix, such as 3 k."""
+    if value < 1000:
+        return f"{value:g}"
+    digits, prefix = scaled(value, "").split()
+    return f"{float(digits):g} {prefix}"
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """From 3 to 10 round numbers that span a range, as evenly as a logarithmic axis allows."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for leads in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)):
+        numbers = [lead * 10.0**power for power in powers for lead in leads if low <= lead * 10.0**power <= high]
+        if len(numbers) >= 3:
+            break
+    return numbers
 
 
 def _plain_decades(axes: Axes) -> None:

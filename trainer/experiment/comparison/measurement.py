@@ -59,7 +59,13 @@ class MeasurementSpec:
 
     def request(self, checkpoint: str, seed: int) -> dict[str, Any]:
         """What is measured of one network, as JSON keeps it; the data are those of the whole comparison."""
-        return {"checkpoint": checkpoint, "seed": seed, "evaluations": list(self.evaluations), "num": self.num}
+        return {
+            "checkpoint": checkpoint,
+            "seed": seed,
+            "evaluations": list(self.evaluations),
+            "num": self.num,
+            "counted": ["calls", "multiply_adds"],
+        }
 
 
 def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, progress: Callable[[str], None]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of
 
 ODE_SOLVERS = ("euler", "heun", "dopri5")
-"""Samplers that follow any flow; another one belongs to its method."""
+"""Samplers that follow any flow; another one belongs to its method, and so does one with times of its own."""
 ONE_STEP = ("monge_map",)
 """Objectives whose sampler belongs to the method too, since they train a map of one step."""
 TASK = ("latent", "context", "source")
@@ -152,7 +152,7 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     sampler = (own.get("sample") or {}).get("sampler") or {}
     objective = (own.get("flow") or {}).get("objective") or {}
     solves = "class" not in sampler and sampler.get("kind", "euler") in ODE_SOLVERS
-    if not solves or objective.get("kind") in ONE_STEP:
+    if not solves or sampler.get("times") is not None or objective.get("kind") in ONE_STEP:
         document["sample"]["sampler"] = sampler
     document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
     if "stages" in own:

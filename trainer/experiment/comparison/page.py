@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.files import replacing
-from moe.report.page import Block, Figure, Listing, Section, Table, page
+from moe.report.page import Block, Choice, Figure, Listing, Note, Section, Table, page
+from trainer.experiment.comparison.axes import CostAxis, axes, figures
 from trainer.experiment.comparison.charts import bars, quality_chart
+from trainer.experiment.comparison.cost_tables import cheapest, costs
 from trainer.experiment.comparison.pictures import pictures
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry
 from trainer.experiment.comparison.tables import budget, every_number, facts, finding, glance
@@ -29,10 +31,7 @@ def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) ->
         finding(comparison),
         [
             Section("At a glance", [facts(comparison), glance(comparison)]),
-            Section(
-                "Quality against function evaluations",
-                [Figure(quality_chart(comparison), _caption(comparison)), every_number(comparison)],
-            ),
+            Section("Quality against what a sample costs", _quality(comparison)),
             Section(
                 "How direct the paths are, and what a step costs",
                 [Figure(bars(comparison), _BARS), budget(comparison)],
@@ -61,6 +60,26 @@ _BARS = (
 _DRAWN = "Samples of the first seed from the same noise, of few and of many evaluations"
 _POINTS = f"{_DRAWN}, before real ones in grey; paths lead from noise (grey) to samples (black)."
 _IMAGES = f"{_DRAWN}, a column for each class where there are classes; drawn with the guidance of the base."
+
+
+def _quality(comparison: Comparison) -> list[Block]:
+    """The chart, against one measure of costs at a time, and the tables of its figures."""
+    if comparison.fabric is None:
+        return [Figure(quality_chart(comparison), _caption(comparison)), every_number(comparison)]
+    choice = Choice("axis", [(axis.name, _against(comparison, axis)) for axis in axes(comparison)])
+    return [choice, cheapest(comparison), costs(comparison), every_number(comparison)]
+
+
+def _against(comparison: Comparison, axis: CostAxis) -> Figure | Note:
+    found = figures(comparison, axis)
+    if not found:
+        return Note(f"{axis.label}: not known of any network here.")
+    if not any(found):
+        return Note(f"{axis.label}: 0 for every network here. Each is whole on the rank that draws.")
+    missing = [entry.name for entry in comparison.entries if all(axis.figure(cost) is None for cost in entry.costs)]
+    left_out = f" Not known, and left out: {', '.join(missing)}." if missing else ""
+    assumed = " What is assumed stands below the table of costs." if axis.name == "microseconds" else ""
+    return Figure(quality_chart(comparison, axis), _caption(comparison) + assumed + left_out)
 
 
 def _data(comparison: Comparison) -> str:

@@ -9,8 +9,11 @@ from typing import Any
 
 from moe.files import FileError, replacing
 from moe.validation.document import parse_json
+from trainer.experiment.comparison.cost import Fabric, SampleCost
 
-FORMAT = "flowfabric.comparison/1"
+FORMAT = "flowfabric.comparison/2"
+READ = (FORMAT, "flowfabric.comparison/1")
+"""What is read: the first version says nothing of bytes and times."""
 QUALITY = {
     "wasserstein_2": "2-Wasserstein distance to the data",
     "frechet_distance": "Fréchet distance to the data",
@@ -54,6 +57,7 @@ class Entry:
         steps: optimiser steps up to it, those of its teachers included.
         pairs: pairs of points that teachers have drawn for it.
         outcomes: by seed.
+        costs: of a sample, by rising evaluations; empty: not known.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Entry:
     steps: int
     pairs: int
     outcomes: tuple[Outcome, ...]
+    costs: tuple[SampleCost, ...] = ()
 
     def quality(self, measure: str) -> dict[int, list[float]]:
         """A distance of its samples to the data with each seed, by function evaluations."""
@@ -74,6 +79,10 @@ class Entry:
                 if one["sampler"] == self.sampler:
                     distances.setdefault(one["evaluations"], []).append(one["figures"][measure])
         return dict(sorted(distances.items()))
+
+    def cost(self, evaluations: int) -> SampleCost | None:
+        """What a sample of so many evaluations costs; None: not known."""
+        return next((cost for cost in self.costs if cost.evaluations == evaluations), None)
 
     def path_figure(self, name: str) -> list[float]:
         """A figure of its paths with each seed; none where its samples follow no velocity."""
@@ -106,6 +115,7 @@ class Comparison:
         floor: the distances between two sets of real examples, for several such pairs.
         entries: the networks.
         left_out: the other methods, and why.
+        fabric: the ranks that bytes and times are those of; None: neither is known.
     """
 
     command: str
@@ -120,6 +130,7 @@ class Comparison:
     floor: tuple[float, ...]
     entries: tuple[Entry, ...]
     left_out: Mapping[str, str]
+    fabric: Fabric | None = None
 
     @property
     def evaluations(self) -> list[int]:
@@ -145,6 +156,7 @@ class Comparison:
             "num": self.num,
             "measure": self.measure,
             "floor": list(self.floor),
+            "fabric": self.fabric and asdict(self.fabric),
             "entries": [asdict(entry) for entry in self.entries],
             "left_out": dict(self.left_out),
         }
@@ -163,17 +175,22 @@ class Comparison:
             reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
             raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
         version = document.get("format") if isinstance(document, dict) else None
-        if version != FORMAT:
+        if version not in READ:
             raise FileError(path, "format", f"is not {FORMAT} ({version})", remedy)
         try:
             budget = document.pop("budget")
-            entries = [
-                Entry(**{**one, "outcomes": tuple(Outcome(**outcome) for outcome in one["outcomes"])})
-                for one in document.pop("entries")
-            ]
+            entries = [_entry(one) for one in document.pop("entries")]
+            fabric = document.pop("fabric", None)
             del document["format"]
             steps, batch, floor = budget["steps"], budget["global_batch"], tuple(document.pop("floor"))
-            read = cls(entries=tuple(entries), steps=steps, global_batch=batch, floor=floor, **document)
+            read = cls(
+                entries=tuple(entries),
+                steps=steps,
+                global_batch=batch,
+                floor=floor,
+                fabric=fabric and Fabric(**fabric),
+                **document,
+            )
             if not read.floor or not read.evaluations:
                 raise KeyError("outcomes")
         except (KeyError, TypeError, IndexError) as error:
@@ -184,6 +201,12 @@ class Comparison:
         """Writes compare.json."""
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _entry(document: dict[str, Any]) -> Entry:
+    outcomes = tuple(Outcome(**outcome) for outcome in document["outcomes"])
+    costs = tuple(SampleCost(**cost) for cost in document.get("costs", ()))
+    return Entry(**{**document, "outcomes": outcomes, "costs": costs})
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:

@@ -30,6 +30,8 @@ from trainer.experiment.comparison.candidate import (
     step_seconds,
     training_seconds,
 )
+from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost
+from trainer.experiment.comparison.fabric import CallPrices
 from trainer.experiment.comparison.measurement import MeasurementSpec, floor, measure_network
 from trainer.experiment.comparison.method import Base, Method
 from trainer.experiment.comparison.page import write_page
@@ -66,6 +68,8 @@ def run(request: CompareRequest) -> int:
     plan = prepare(request.words, request.base, out, request.ranks)
     for name, reason in plan.left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
+    prices = CallPrices(request.priced_on)
+    prices.of(plan.base.config)  # a fabric that netsim refuses is refused before anything is trained
     _keep(plan.methods, out)
     first = plan.base.config.run.seed
     every_seed = range(first, first + request.seeds)
@@ -77,7 +81,7 @@ def run(request: CompareRequest) -> int:
     if not networks:
         raise RunFailed("; ".join(failed.values()))
     spec = MeasurementSpec(tuple(sorted(request.evaluations)), request.num, plan.base.config.data)
-    entries = _measure(networks, spec, out, every_seed)
+    entries = _measure(networks, spec, out, every_seed, prices)
     measure = "wasserstein_2" if isinstance(plan.base.config.sample, PointSample) else "frechet_distance"
     comparison = Comparison(
         command=shlex.join(request.command),
@@ -92,6 +96,7 @@ def run(request: CompareRequest) -> int:
         floor=tuple(floor(Path(entries[0].outcomes[0].run_dir), spec, measure)),
         entries=tuple(entries),
         left_out={**plan.left_out, **failed},
+        fabric=prices.fabric,
     )
     comparison.write(out / FIGURES)
     write_page(comparison, _real(plan.base), out / PAGE)
@@ -161,7 +166,9 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
     return failed
 
 
-def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int]) -> list[Entry]:
+def _measure(
+    networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int], prices: CallPrices
+) -> list[Entry]:
     entries = []
     with Console(stderr=True).status("") as status:
         for place, network in enumerate(networks, start=1):
@@ -173,7 +180,7 @@ def _measure(networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, se
                 outcomes.append(
                     _outcome(network, folder, spec, seed, lambda said, name=name: status.update(f"{name}: {said}"))
                 )
-            entries.append(_entry(network, out, outcomes))
+            entries.append(_entry(network, out, outcomes, prices))
             print(f"measured {place} of {len(networks)}: {network.name}", file=sys.stderr, flush=True)
     return entries
 
@@ -200,20 +207,34 @@ def _real(base: Base) -> NDArray[np.floating]:
     return dataset.get(dataset.indices("held_out")[:SHOWN]).x_1.numpy()
 
 
-def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome]) -> Entry:
+def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome], prices: CallPrices) -> Entry:
     method, seed = network.method, outcomes[0].seed
     trained = _trained(out, method)
     stages = network.stages(folder_of(trained, seed), seed)
     own = stages[-1]
     assert isinstance(own, ConfiguredStage), "a network is the result of a run"
+    config = own.config()
+    sampler = config.sample.sampler.kind  # pyright: ignore[reportAttributeAccessIssue]  a flow's
     return Entry(
         name=network.name,
         about=method.about,
         paper=method.paper,
         config=str(method.path),
         trained=str(trained),
-        sampler=own.config().sample.sampler.kind,  # pyright: ignore[reportAttributeAccessIssue]  a flow's
+        sampler=sampler,
         steps=sum(stage.cost.steps for stage in stages),
         pairs=sum(stage.cost.pairs for stage in stages),
         outcomes=tuple(outcomes),
+        costs=_costs(outcomes, sampler, prices.of(config), prices.fabric),
     )
+
+
+def _costs(outcomes: Sequence[Outcome], sampler: str, traffic: CallTraffic, fabric: Fabric) -> tuple[SampleCost, ...]:
+    """What a sample costs at every number of evaluations; the seeds need the same."""
+    costs = {}
+    for outcome in outcomes:
+        for one in outcome.evaluation["results"]:
+            if one["sampler"] == sampler:
+                number, calls = one["evaluations"], one["calls"]
+                costs.setdefault(number, SampleCost.of(number, calls, one["multiply_adds"], traffic, fabric))
+    return tuple(costs[number] for number in sorted(costs))

@@ -59,7 +59,7 @@ def _with(*numbers: int) -> str:
 def facts(comparison: Comparison) -> Facts:
     """The best of few and of many evaluations, the floor and the budget."""
     large = []
-    for number in (_shown(comparison)[0], _shown(comparison)[-1]):
+    for number in (shown_numbers(comparison)[0], shown_numbers(comparison)[-1]):
         for entry, value in _ranked(comparison, number)[:1]:
             large.append((f"Best at {number}", f"{value:.3g}", entry.name))
     large.append(("Real samples", f"{fmean(comparison.floor):.3g}", "two sets against each other"))
@@ -71,7 +71,7 @@ def glance(comparison: Comparison) -> Table:
     """The figures that a choice is made by: means over the seeds, or medians of times."""
     columns = [
         Column(f"at {number}", _quality(comparison, number), _distance, fmean(comparison.floor))
-        for number in _shown(comparison)
+        for number in shown_numbers(comparison)
     ]
     columns += [
         Column("wrong class", _wrong_class, "{:.1%}".format),
@@ -81,7 +81,7 @@ def glance(comparison: Comparison) -> Table:
     ]
     floor = f"{fmean(comparison.floor):.3f}"
     columns = [column for column in columns if any(column.figure(entry) is not None for entry in comparison.entries)]
-    empty = [NOTHING] * (len(columns) - len(_shown(comparison)))
+    empty = [NOTHING] * (len(columns) - len(shown_numbers(comparison)))
     rows, best = _rows(comparison, columns)
     judged = (
         " Wrong class: share of the samples, drawn with guidance and the most evaluations, that a classifier of the "
@@ -90,7 +90,7 @@ def glance(comparison: Comparison) -> Table:
     classes = judged if any(column.heading == "wrong class" for column in columns) else ""
     return Table(
         ("method", *(column.heading for column in columns)),
-        [(FLOOR, *(floor for _ in _shown(comparison)), *empty), *rows],
+        [(FLOOR, *(floor for _ in shown_numbers(comparison)), *empty), *rows],
         f"At N: {QUALITY[comparison.measure]} of samples drawn in N function evaluations, means over the seeds; "
         f"medians of times. {_MARKED}{classes}{_unmoved(comparison)}",
         best={(row + 1, column) for row, column in best},
@@ -209,7 +209,7 @@ def _ranked(comparison: Comparison, evaluations: int) -> list[tuple[Entry, float
     return sorted(ranked, key=lambda one: one[1])
 
 
-def _shown(comparison: Comparison) -> list[int]:
-    """Numbers of evaluations of the table at a glance: the least, a middle one and the largest."""
+def shown_numbers(comparison: Comparison) -> list[int]:
+    """Numbers of evaluations of the tables that show some: the two least, a middle one and the largest."""
     numbers = comparison.evaluations
     return sorted({numbers[0], numbers[min(1, len(numbers) - 1)], numbers[len(numbers) // 2], numbers[-1]})

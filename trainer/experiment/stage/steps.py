@@ -103,10 +103,13 @@ class StepsStage(TaughtStage):
             match stage.document:
                 case {"nodes": str(path), "evaluations": int(evaluations)} if Path(path) == self.file:
                     yield stage.name, "evaluations", evaluations
-                case {"sample": {"sampler": {"kind": "euler", "times": str(path), "steps": int(steps)}}} if (
-                    Path(path) == self.file
-                ):
-                    yield stage.name, "sample.sampler.steps", steps
+                case {"sample": {"sampler": dict(sampler)}}:
+                    within, segments = sampler.get("within"), sampler.get("segments")
+                    inner, times = (within, segments) if isinstance(within, dict) else (sampler, 1)
+                    match inner:
+                        case {"kind": "euler", "times": str(path), "steps": int(steps)} if Path(path) == self.file:
+                            if isinstance(times, int):
+                                yield stage.name, "sample.sampler", times * steps
 
 
 def _what_decides(request: StepsRequest, teacher: RunConfig, weights: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -78,8 +79,7 @@ class Transport:
             [B] c(x_i, T(x_i)) - B sum_j P_ij c(x_i, T(x_j)) with the plan P between points and images. The mean is 0 or
             more for exact plans, and 0 if and only if no plan costs less than the map does.
         """
-        parts = _parts(x, mapped, label=label)
-        return torch.cat([self._gap(points, images, labels) for points, images, labels in parts])
+        return torch.cat([self._gap(x[rows], mapped[rows], _of(label, rows)) for rows in _parts(len(x))])
 
     def fit_and_gap(self, x: Tensor, mapped: Tensor, data: Tensor, label: Tensor | None = None) -> Fitted:
         """The distance of images from data, and the Monge gap.
@@ -95,15 +95,16 @@ class Transport:
             squared 2-Wasserstein distance over 2. With entropic plans it is that, less half of the same within the
             images and within the data: it has the gradient of the Sinkhorn divergence, and its value but for entropies.
         """
-        parts = [self._fit_and_gap(*part) for part in _parts(x, mapped, data, label=label)]
+        parts = [self._fit_and_gap(x[rows], mapped[rows], data[rows], _of(label, rows)) for rows in _parts(len(x))]
         return Fitted(torch.cat([part.fit for part in parts]), torch.cat([part.gap for part in parts]))
 
     def _gap(self, x: Tensor, mapped: Tensor, label: Tensor | None) -> Tensor:
-        costs = half_squared(x, mapped)
+        costs = half_squared(x.flatten(1), mapped.flatten(1))
         (plan,) = self._plans(costs[None], label)
         return _moved(costs, plan)
 
     def _fit_and_gap(self, x: Tensor, mapped: Tensor, data: Tensor, label: Tensor | None) -> Fitted:
+        x, mapped, data = x.flatten(1), mapped.flatten(1), data.flatten(1)
         costs = [half_squared(x, mapped), half_squared(mapped, data)]
         if isinstance(self.config, EntropicConfig):
             costs += [half_squared(mapped, mapped), half_squared(data, data)]
@@ -141,9 +142,12 @@ def _moved(costs: Tensor, plan: Tensor) -> Tensor:
     return costs.diagonal() - (plan * costs).sum(1)
 
 
-def _parts(*states: Tensor, label: Tensor | None) -> list[tuple[Tensor | None, ...]]:
-    """States as points, and their labels, in equal parts of at most 512."""
-    num = -(-len(states[0]) // MOST_POINTS)
-    points = [state.flatten(1).tensor_split(num) for state in states]
-    labels = [None] * num if label is None else label.tensor_split(num)
-    return list(zip(*points, labels, strict=True))
+def _parts(num: int) -> list[slice]:
+    """Rows of so many points in parts of at most 512, which are equal but for one point."""
+    count = -(-num // MOST_POINTS)
+    edges = [part * num // count for part in range(count + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
+
+
+def _of(label: Tensor | None, rows: slice) -> Tensor | None:
+    return None if label is None else label[rows]

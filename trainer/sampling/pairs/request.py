@@ -154,6 +154,8 @@ class PairsRequest(Section):
             source: configuration of the data set that its paths begin at; None: they begin at noise.
         """
         begins = {} if source is None else {"source": source}
+        if trainer.flow.sampler.steps_file(self.sampler) is not None:
+            begins["times"] = trainer.flow.sampler.times(self.sampler).tolist()
         asked = self.model_dump(mode="json", exclude={"run", "nodes", "evaluations", "begin"})
         at_nodes = {} if self.nodes is None else {"nodes": self.node_times, "begin": self.begin}
         return {"weights": weights, **begins, **asked, **at_nodes}

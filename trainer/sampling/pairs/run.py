@@ -24,11 +24,13 @@ from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.flow.reference import ReferenceConfig
+from trainer.flow.sampler import steps_file
 from trainer.model.pretrained import check_restorable
 from trainer.sampling.latent_space import check_latents
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.reference import Reference
+from trainer.sampling.searched import check_made_of
 
 MARK = "pairs"
 """Under which a shard names what decides its pairs."""
@@ -63,6 +65,9 @@ def run(request: PairsRequest, out: Path) -> int:
         )
     check_latents(config)
     check_drawn_by(config, request.sampler, request.guidance)
+    grids = steps_file(request.sampler)
+    if grids is not None:
+        check_made_of(grids, teacher.digest)
     request = request.resolved()
     check_restorable(config, teacher.folder)
     index = _index(request, teacher.digest, config)

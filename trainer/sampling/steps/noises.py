@@ -8,29 +8,15 @@ import torch
 from torch import Tensor
 
 from trainer.flow import sampler
-from trainer.flow.sampler import EulerConfig, Field, SegmentedConfig
+from trainer.flow.sampler import EulerConfig, Field
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.searched import euler_of, segments_of
 from trainer.sampling.source import source_samples
 from trainer.sampling.steps.fine import FineSolution, fine_solution
 
 TOGETHER = 250
 """Examples that pass through the network at once."""
-
-
-def segments_of(own: sampler.AnyConfig) -> int:
-    """Segments of time that a sampler steps through; 1: the whole time."""
-    return own.segments if isinstance(own, SegmentedConfig) else 1
-
-
-def euler_of(own: sampler.AnyConfig, euler: EulerConfig) -> EulerConfig | SegmentedConfig:
-    """Euler's method as a run can be followed by it: segment by segment where its own sampler goes so.
-
-    Args:
-        own: the run's sampler.
-        euler: the method; of a segmented sampler, its steps are those of a segment.
-    """
-    return own.model_copy(update={"within": euler}) if isinstance(own, SegmentedConfig) else euler
 
 
 class Noises:

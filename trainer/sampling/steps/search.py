@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import EulerConfig
+from trainer.sampling.searched import euler_of, segments_of
 from trainer.sampling.steps.chord import chord_grid
 from trainer.sampling.steps.cost_matrix import cost_matrix
 from trainer.sampling.steps.endpoint import endpoint_grid
 from trainer.sampling.steps.fine import FineSolution, Grid, check_evaluations, uniform_grid
-from trainer.sampling.steps.noises import euler_of, segments_of
 from trainer.sampling.steps.request import StepsRequest
 
 Progress = Callable[[str], None]

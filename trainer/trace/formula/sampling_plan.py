@@ -50,8 +50,8 @@ def sampling_spec(
     if isinstance(config.model, CausalTransitionConfig) and layout.tensor_parallel > 1:
         raise ValueError(
             f"parallel.tensor: {layout.tensor_parallel} ranks add up the tokens of a call, of which a "
-            "causal_transition model reads a whole state at first and then one after the other; there is no formula for "
-            "that, so use 1"
+            "causal_transition model reads a whole state at first and then one after the other; no formula knows that, "
+            "so use 1"
         )
     rows = examples if guidance in (0.0, 1.0) else 2 * examples
     collected = all_gather("data", "float32", 4 * examples * prod(config.state_shape), layout.data_parallel)
@@ -70,6 +70,8 @@ def sampling_spec(
 def _network_calls(sampler: samplers.AnyConfig | int) -> int:
     if isinstance(sampler, int):
         return sampler
+    if isinstance(sampler, samplers.TransitionConfig):
+        return sampler.steps  # whatever the head does, which sends nothing
     calls = samplers.calls(sampler)
     if calls is not None:
         return calls["network"]

@@ -348,6 +348,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         objective.FeatureResidualConfig,
     }  # what they ask of a network is in blockwise
     of_maps = {objective.MongeMapConfig}  # replaces no other: sampler and times are its own; in test_one_step.py
+    taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
     of_heads = {"objective": {objective.TransitionConfig}, "sampler": {sampler.TransitionConfig}}
     of_chains = {objective.CausalTransitionConfig}  # with its sampler in test_causal_settings.py
     for part, union in (
@@ -358,10 +359,11 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         ("sampler", sampler.Config),
     ):
         found = {type(one) for one in ALTERNATIVES[part]}
-        elsewhere = (of_features | of_maps | of_chains if part == "objective" else set()) | of_heads.get(part, set())
+        elsewhere = of_features | of_maps | taught | of_chains if part == "objective" else set()
+        elsewhere |= of_heads.get(part, set())
         assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
-    others = {sampler.SegmentedConfig, sampler.CausalTransitionConfig}
+    others = {sampler.SegmentedConfig, sampler.RenoiseConfig, sampler.CausalTransitionConfig}  # of no segment
     assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), *others}
     assert {type(one) for one in compositions.SAMPLERS} == set(get_args(within.annotation)), "the cover lacks some"
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from trainer.config.constraints.plan import plan_layout
-from trainer.config.run import RunConfig
 from trainer.config.resolution import resolve
+from trainer.config.run import RunConfig
 
 MAP: dict[str, Any] = {"objective": {"kind": "monge_map"}}
 GAP: dict[str, Any] = {"objective": {"monge_gap": {"weight": 0.5}}}

@@ -116,6 +116,11 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, capsy
     assert "--seeds: 0 is below 1" in line(base, "--seeds", "0")
     assert "--evaluations: '0' is no list" in line(base, "--evaluations", "0")
     assert "--evaluations: 10001 is above 10000; use 10000 or less" in line(base, "--evaluations", "10001")
+    assert "--fabric-ranks: 0 is below 1" in line(base, "--fabric-ranks", "0")
+    assert "--fabric-examples: 0 is below 1" in line(base, "--fabric-examples", "0")
+    assert "--teraflops: 0 is no rate" in line(base, "--teraflops", "0")
+    assert "missing.yaml: file: cannot be read" in line(base, "--fabric", tmp_path / "missing.yaml")
+    assert "base.yaml has no topology; give one of configs/scenarios" in line(base, "--fabric", base)
     assert "no method goes with" in line(written(tmp_path, "paired", flow={"coupling": {"kind": "paired"}}))
     gpt = ROOT / "configs" / "runs" / "gpt_moe.yaml"
     assert "model.kind: a gpt model predicts" in refused(capsys, "compare", base, "--base", gpt, "--out", out)
@@ -198,6 +203,13 @@ def test_the_page_and_the_figures_hold_every_method(compared: Path) -> None:
     assert [one["steps"] for one in found["entries"]] == [6, 6], "the stages share the budget"
     assert [one["pairs"] for one in found["entries"]] == [0, 20]
     assert found["budget"] == {"steps": 6, "global_batch": 8, "examples": 48}
+    for one in found["entries"]:
+        results = [
+            result for result in one["outcomes"][0]["evaluation"]["results"] if result["sampler"] == one["sampler"]
+        ]
+        assert [cost["calls"] for cost in one["costs"]] == [result["calls"] for result in results]
+        assert [cost["multiply_adds"] for cost in one["costs"]] == [result["multiply_adds"] for result in results]
+        assert {cost["sent_bytes"] for cost in one["costs"]} == {0}, "no experts"
     page = (compared / "out" / "index.html").read_text()
     for text in ("plain", "reflowed", "The plain method.", "two sets of real samples", "paths, 2 evaluations"):
         assert text in page
@@ -224,8 +236,9 @@ def test_what_is_written_is_read_back_and_stands_in_the_report(compared: Path, t
     ("text", "problem"),
     [
         ("[", "cannot be read (it is not JSON)"),
-        ("{}", "format: is not flowfabric.comparison/1 (None)"),
+        ("{}", "format: is not flowfabric.comparison/2 (None)"),
         ('{"format": "flowfabric.comparison/1"}', "document: lacks something"),
+        ('{"format": "flowfabric.comparison/2"}', "document: lacks something"),
     ],
 )
 def test_what_is_no_comparison_is_refused(text: str, problem: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A file of searched grids, taken by a verb that draws."""
+"""Euler's method on the grids of times of a file that the steps verb wrote."""
 
 from __future__ import annotations
 
@@ -7,9 +7,23 @@ from pathlib import Path
 from moe.files import FileError
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
-from trainer.flow.sampler import AnyConfig, EulerConfig
+from trainer.flow.sampler import AnyConfig, EulerConfig, SegmentedConfig
 from trainer.flow.sampler.steps_file import StepsFile
-from trainer.sampling.steps.noises import euler_of, segments_of
+
+
+def segments_of(own: AnyConfig) -> int:
+    """Segments of time that a sampler steps through; 1: the whole time."""
+    return own.segments if isinstance(own, SegmentedConfig) else 1
+
+
+def euler_of(own: AnyConfig, euler: EulerConfig) -> EulerConfig | SegmentedConfig:
+    """Euler's method as a run can be followed by it: segment by segment where its own sampler goes so.
+
+    Args:
+        own: the run's sampler.
+        euler: the method; of a segmented sampler, its steps are those of a segment.
+    """
+    return own.model_copy(update={"within": euler}) if isinstance(own, SegmentedConfig) else euler
 
 
 def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *, guidance: float) -> AnyConfig:
