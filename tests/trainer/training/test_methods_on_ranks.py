@@ -23,6 +23,7 @@ INTERPOLANT = {
     "objective": {"kind": "regression", "antithetic": True},
 }
 SOURCE = {"source": {"name": "rings", "num_examples": 21, "held_out": 5}}
+OWN_SOURCE = {"source": {"kind": "toy", **SOURCE["source"]}}
 CHAIN: dict[str, Any] = {
     "kind": "causal_transition",
     "hidden": 16,
@@ -41,7 +42,7 @@ FLOWS: dict[str, dict[str, Any]] = {
     "interpolant": {**INTERPOLANT, **SOURCE},
     "transitions": {"objective": {"kind": "transition", "draws": 2}},
     "last state of a chain": {"objective": {"kind": "causal_transition", "process": "independent", "draws": 2}},
-    "all states of a chain": {"objective": {"kind": "causal_transition", "process": "linear"}, **SOURCE},
+    "all states of a chain": {"objective": {"kind": "causal_transition", "process": "linear"}, **OWN_SOURCE},
     "Monge map": {"objective": {"kind": "monge_map"}, **SOURCE},
     "regularised reflow": {"coupling": {"kind": "paired"}, "objective": {"monge_gap": {"weight": 0.5}}},
 }
