@@ -117,7 +117,7 @@ def without_formula(config: RunConfig) -> str | None:
             )
         case Flow(objective=(VelocityDistillationConfig() | ConsistencyDistillationConfig()) as distilled):
             return (
-                f"flow.objective.kind: {distilled.kind} calls the network several times a micro batch, and its teacher, "
+                f"flow.objective.kind: {distilled.kind} calls the network several times a micro batch, and a teacher, "
                 f"for which there is no formula; {remedy}"
             )
         case Flow(objective=OwnObjective(class_path=path)):
