@@ -214,7 +214,7 @@ def _row(config: str, ranks: int, stage: str, made: Path, arguments: tuple[str, 
 
 
 def _of_tensors(made: Path) -> str:
-    """The digest of the averaged weights of a run's last checkpoint, of all tensors in a file or folder, or of grids."""
+    """The digest of the averaged weights of a run's last checkpoint, of tensors in a file or folder, or of grids."""
     steps = made / "steps.json"
     if steps.exists():
         return hashlib.sha256(json.dumps(json.loads(steps.read_text())["grids"]).encode()).hexdigest()

@@ -28,7 +28,7 @@ from trainer.observe.metrics import read_metrics
 
 RANKS = {"digits_moe.yaml": 2, "gpt_moe.yaml": 2, "dit_moe_64.yaml": 64}
 RUNS = ("digits_autoencoder", "digits_moe", "dit_moe_64", "gpt_moe", "toy")
-STAGED = ("boss", "digits_reflow", "kinetic_optimal", "rectified_diffusion_phased", "rectified_flow")
+STAGED = ("boss", "digits_reflow", "kinetic_optimal", "mdt_dist", "rectified_diffusion_phased", "rectified_flow")
 METHODS = (
     "flow_matching",
     "immiscible",

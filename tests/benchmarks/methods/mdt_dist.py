@@ -1,14 +1,15 @@
 """Marginal-data transport distillation: python -m tests.benchmarks.methods.mdt_dist
 
-Teachers carry N(0, I) to eight Gaussians (radius 3, deviation 0.25) by a perceptron of 3 x 128, and to 8 x 8 digits, 64
-values, by one of 3 x 256. Students begin with a teacher's weights and are trained as long as each other: velocity matching
-(VM), with velocity distillation of the distribution (VM + VD), and consistency distillation (CM); VM and CM each with the
-weight of the other beside its own. The rivals need pairs that the teacher has drawn: reflow, and reflow distilled to one
-step, which is trained as long as a student and then once more.
+Teachers carry N(0, I) to eight Gaussians (radius 3, deviation 0.25) by a perceptron of 3 x 128, and to 8 x 8 digits,
+64 values, by one of 3 x 256. Students begin with a teacher's weights and are trained as long as each other: velocity
+matching (VM), with velocity distillation of the distribution (VM + VD), and consistency distillation (CM); VM and CM
+each with the weight of the other beside its own. The rivals need pairs that the teacher has drawn: reflow, and reflow
+distilled to one step, which is trained as long as a student and then once more.
 
-The energy distance of 2,000 samples is to 2,000 fresh points, or to 297 digits that nothing has learned; it is a mean over
-three such sets. It is unbiased, so that its floor, that of fresh points or of the digits that were learned, is around 0 on
-points. Two steps are Euler's, which takes the mean velocity for a velocity, or noise the first estimate of the data anew.
+The energy distance of 2,000 samples is to 2,000 fresh points, or to 297 digits that nothing has learned; it is a mean
+over three such sets. It is unbiased, so that its floor, that of fresh points or of the digits that were learned, is
+around 0 on points. Two steps are Euler's, which takes the mean velocity for a velocity, or noise the first estimate of
+the data anew.
 
 Source: "Few-step Flow for 3D Generation via Marginal-Data Transport Distillation", arXiv 2509.04406.
 """
@@ -105,7 +106,8 @@ def settings() -> tuple[Setting, ...]:
     def drawn(num: int, generator: torch.Generator) -> Tensor:
         return points(num, generator).x_1
 
-    images = torch.from_numpy(load_digits().data / 8 - 1).float()
+    pixels, _ = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels / 8 - 1).float()
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
     learned, held_out = images[297:], images[:297]
     return (

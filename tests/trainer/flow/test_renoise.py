@@ -28,6 +28,9 @@ class OneStepMap(sampler.Field):
 
     along: path.Path
 
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        raise AssertionError(f"a velocity at {t} of {len(x)} states is of no use")
+
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
         assert quantities == ("data",)
         return (MEAN + STD * (x - self.along.coefficients(t).b[:, None] * MEAN) / deviation(self.along, t),)

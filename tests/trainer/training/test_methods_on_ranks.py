@@ -23,6 +23,7 @@ INTERPOLANT = {
     "objective": {"kind": "regression", "antithetic": True},
 }
 SOURCE = {"source": {"name": "rings", "num_examples": 21, "held_out": 5}}
+OWN_SOURCE = {"source": {"kind": "toy", **SOURCE["source"]}}
 CHAIN: dict[str, Any] = {
     "kind": "causal_transition",
     "hidden": 16,
@@ -39,8 +40,9 @@ FLOWS: dict[str, dict[str, Any]] = {
     "pairs": {"coupling": {"kind": "paired"}},
     "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
+    "transitions": {"objective": {"kind": "transition", "draws": 2}},
     "last state of a chain": {"objective": {"kind": "causal_transition", "process": "independent", "draws": 2}},
-    "all states of a chain": {"objective": {"kind": "causal_transition", "process": "linear"}, **SOURCE},
+    "all states of a chain": {"objective": {"kind": "causal_transition", "process": "linear"}, **OWN_SOURCE},
     "Monge map": {"objective": {"kind": "monge_map"}, **SOURCE},
     "regularised reflow": {"coupling": {"kind": "paired"}, "objective": {"monge_gap": {"weight": 0.5}}},
 }
@@ -58,6 +60,8 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     paired = FLOWS[name].get("coupling") == {"kind": "paired"}
     pairs = {"kind": "pairs", "path": folder / ("chords" if name == "chords" else "pairs"), "held_out": 5}
     model: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1}
+    if name == "transitions":
+        model, sampler = {**model, "kind": "transition_mlp"}, {"kind": "transition", "steps": 2}
     if name.endswith("of a chain"):
         model = {**CHAIN, "history": "last" if name.startswith("last") else "full"}
         sampler = {"kind": "causal_transition", "head": sampler}

@@ -65,8 +65,8 @@ def check_taught_by(config: RunConfig, teacher: RunConfig, world_size: int) -> N
     for name, wanted in own.items():
         if its[name] != wanted:
             raise ValueError(
-                f"flow.objective.teacher.run: {run} has {name} {its[name]}, and this run {wanted}; use a teacher of the "
-                "same states and conditions, or change those of this run"
+                f"flow.objective.teacher.run: {run} has {name} {its[name]}, and this run {wanted}; use a teacher of "
+                "the same states and conditions, or change those of this run"
             )
     guided = any(scale != 1 for scale in _guidance(chosen))
     if guided and teacher.data.num_classes and getattr(teacher.model, "label_dropout", None) == 0:
@@ -82,7 +82,7 @@ def check_taught_by(config: RunConfig, teacher: RunConfig, world_size: int) -> N
 
 
 def _guidance(chosen: Distillation) -> tuple[float, ...]:
-    return (chosen.guidance,) if isinstance(chosen.guidance, float) else chosen.guidance
+    return chosen.guidance if isinstance(chosen, VelocityDistillationConfig) else (chosen.guidance,)
 
 
 def _states(config: RunConfig) -> dict[str, Any]:

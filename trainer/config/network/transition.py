@@ -1,5 +1,6 @@
 """Settings of networks whose head draws where a path goes on, token by token."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import PositiveInt
@@ -19,6 +20,15 @@ class MeanVelocityConfig(Section):
     """Euler steps of a draw. A single step goes by the head's velocity at its time 0, which is the mean itself less
     the noise."""
 
+    def multiply_adds(self, a_call: int, read_once: int) -> int:
+        """Multiply-adds of the head for one velocity.
+
+        Args:
+            a_call: of one call of the head.
+            read_once: of them, those that read the features, which all draws of a step share.
+        """
+        return self.steps * (self.draws * a_call - (self.draws - 1) * read_once)
+
 
 class TransitionDiTConfig(DiTConfig):
     """A diffusion transformer with a head in the place of its last layer; a patch is a token."""
@@ -30,6 +40,24 @@ class TransitionDiTConfig(DiTConfig):
     """Of a sampler that follows a velocity."""
 
     objective_kinds = ("transition",)
+
+    def sample_multiply_adds(
+        self,
+        state_shape: tuple[int, ...],
+        calls: Mapping[str, int],
+        *,
+        segments: int = 1,
+        context_channels: int = 0,
+        mixture: int | None = None,
+    ) -> int:
+        """See `NetworkConfig.sample_multiply_adds`; where a velocity is followed, its mean is made inside a call."""
+        del segments
+        trunk = self.multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
+        a_call = self.head_multiply_adds(state_shape)
+        if "head" in calls:
+            return calls["network"] * trunk + calls["head"] * a_call
+        read_once = self.tokens(state_shape) * self.hidden * self.head.hidden
+        return calls["network"] * (trunk + self.mean_velocity.multiply_adds(a_call, read_once))
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
@@ -58,6 +86,23 @@ class TransitionMLPConfig(MLPConfig):
 
     objective_kinds = ("transition",)
     no_division = "share attention heads, which transition_mlp lacks"
+
+    def sample_multiply_adds(
+        self,
+        state_shape: tuple[int, ...],
+        calls: Mapping[str, int],
+        *,
+        segments: int = 1,
+        context_channels: int = 0,
+        mixture: int | None = None,
+    ) -> int:
+        """See `NetworkConfig.sample_multiply_adds`; where a velocity is followed, its mean is made inside a call."""
+        del segments, context_channels
+        trunk, a_call = self.multiply_adds(state_shape, mixture=mixture), self.head_multiply_adds(state_shape)
+        if "head" in calls:
+            return calls["network"] * trunk + calls["head"] * a_call
+        read_once = self.hidden * self.head.hidden
+        return calls["network"] * (trunk + self.mean_velocity.multiply_adds(a_call, read_once))
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None

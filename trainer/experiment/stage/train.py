@@ -74,7 +74,7 @@ class TrainStage(ConfiguredStage):
             print(f"cannot be checked further before stage {missed.name} is finished")
 
     def provenance(self) -> Provenance:
-        """See the base class; the configuration of its last checkpoint is the record, the weights of teachers decide too."""
+        """See the base class; the configuration of its last checkpoint is the record; a teacher decides, too."""
         from trainer.sampling.reference import pinned  # brings the networks, which only a finished stage needs
 
         root = self.folder / "checkpoints"

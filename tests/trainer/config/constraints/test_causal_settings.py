@@ -115,14 +115,11 @@ def test_a_mixture_would_look_ahead() -> None:
 
 
 def test_searched_times_are_not_for_a_head() -> None:
+    searched = {**TOKENS, "head": {"kind": "euler", "times": "steps.json"}}
     with pytest.raises(ValidationError, match=r"head\.times: steps\.json holds times that were searched for the field"):
-        configuration(
-            sample={"kind": "points", "sampler": {**TOKENS, "head": {"kind": "euler", "times": "steps.json"}}}
-        )
+        configuration(sample={"kind": "points", "sampler": searched})
 
 
 def test_solvers_cannot_draw_from_it_afterwards() -> None:
-    with pytest.raises(
-        ValueError, match=r"^sample\.sampler\.kind: euler .*use sample\.sampler\.kind causal_transition"
-    ):
+    with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: euler .*; use sample\.sampler\.kind causal_"):
         check_drawn_by(configuration(), sampler.EulerConfig(), guidance=1.0)

@@ -150,6 +150,9 @@ def test_who_is_compared_of_a_method_with_stages(tmp_path: Path) -> None:
     reflow, distil = (one.stages(tmp_path, 0) for one in candidates(method))
     assert [stage.name for stage in reflow] == ["teacher", "pairs", "reflow"], "what it learned from is counted"
     assert len(distil) == 4
+    (straightened,) = candidates(plan(tmp_path, METHODS / "boss.yaml").methods[0])
+    assert straightened.name == "boss"
+    assert [stage.verb for stage in straightened.stages(tmp_path, 0)] == ["train", "steps", "pairs", "train"]
 
 
 def entry(name: str, values: dict[int, list[float]]) -> Entry:

@@ -103,6 +103,7 @@ def test_later_stages_wait_for_the_grids(tmp_path: Path, capsys: pytest.CaptureF
         ("stages.steps.evaluations=[2,3,20]", "stages.steps: evaluations: 20 exceed the 10 nodes"),
         ("stages.steps.run='{run.dir}/teachr'", "stages.steps.run: there is no run in"),
         ("stages.steps.num=0", "stages.steps.num: "),
+        ("stages.pairs.guidance=2", "stages.steps.guidance: 1 is not the 2 that stage pairs draws pairs at the nodes"),
         ("stages.pairs.evaluations=null", "stages.pairs.evaluations: must be given"),
     ],
 )
@@ -119,7 +120,7 @@ def test_what_cannot_be_searched_or_read_is_refused_before_the_first_begins(
         ("stages.steps.search=chord", "search", "endpoint", "chord"),
         ("stages.steps.num=5", "num", "4", "5"),
         ("stages.steps.seed=1", "seed", "0", "1"),
-        ("stages.steps.guidance=2", "guidance", r"1\.0", r"2\.0"),
+        ("stages.steps.nodes=20", "nodes", "10", "20"),
         ("stages.steps.evaluations=[2,3,4]", "evaluations", r"\[2, 3\]", r"\[2, 3, 4\]"),
     ],
 )
