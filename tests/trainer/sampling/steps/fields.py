@@ -11,7 +11,7 @@ from trainer.sampling.steps.fine import FineSolution, fine_solution
 class VelocityAlone(Field):
     """A field that nothing but its velocity is asked of."""
 
-    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See `Field.estimate`."""
         raise AssertionError(f"asked for {quantities}")
 
