@@ -53,6 +53,8 @@ UNIFORM, CHORD, ENDPOINT, EDM, HEUN = "equal", "chord", "endpoint", "EDM", "Heun
 RADIUS, DEVIATION = 3.0, 0.25
 CHORDS: dict[str, Any] = {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}}
 Figures = dict[str, float]
+Tables = dict[str, dict[str, dict[str, Figures]]]
+"""Figures by subject, by title of a table and by row."""
 
 
 class ExactVelocity(Field):
@@ -229,10 +231,10 @@ def straightened(subject: Subject, grids: Mapping[str, Grid], seed: int) -> dict
     return found
 
 
-def run(seed: int) -> dict[str, dict[str, dict[str, Figures]]]:
+def run(seed: int) -> Tables:
     """All tables of one seed, by subject and by title."""
     torch.set_num_threads(1)
-    tables: dict[str, dict[str, dict[str, Figures]]] = {}
+    tables: Tables = {}
     for name, subject in subjects(seed).items():
         grids = searched(subject, seed)
         ratios, energies = on_fresh_noises(subject, grids, seed)
@@ -244,13 +246,24 @@ def run(seed: int) -> dict[str, dict[str, dict[str, Figures]]]:
     return tables
 
 
-def bars(of_seeds: Sequence[Mapping[str, Mapping[str, Mapping[str, Figures]]]]) -> list[Bar]:
+def gathered(of_seeds: Sequence[Tables], name: str, title: str) -> dict[str, dict[str, list[float]]]:
+    """One table with the figures of all seeds."""
+    return {
+        way: {figure: [tables[name][title][way][figure] for tables in of_seeds] for figure in figures}
+        for way, figures in of_seeds[0][name][title].items()
+    }
+
+
+def bars(of_seeds: Sequence[Tables]) -> list[Bar]:
     """What has to be shown."""
 
     def over(name: str, way: str, figure: str) -> list[float]:
         return [tables[name]["over equal steps"][way][figure] for tables in of_seeds]
 
-    found = [Bar("chord cost over that of equal steps, 4, digits", fmean(over(DIGITS, CHORD, "cost, 4")), 0.85)]
+    found = [
+        Bar(f"chord cost over that of equal steps, 4, {name}", fmean(over(name, CHORD, "cost, 4")), 0.85)
+        for name in (DIGITS, SMOOTH)
+    ]
     for name in (EXACT, POINTS, DIGITS, SMOOTH):
         ratios = [over(name, ENDPOINT, f"error, {count}") for count in COUNTS]
         largest, mean = max(map(max, ratios)), fmean(map(fmean, ratios))
@@ -275,14 +288,11 @@ def main() -> int:
     options = parser.parse_args()
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         of_seeds = list(pool.map(run, options.seeds))
-    for name, tables in of_seeds[0].items():
-        for title, ways in tables.items():
-            table = {
-                way: {figure: [found[name][title][way][figure] for found in of_seeds] for figure in figures}
-                for way, figures in ways.items()
-            }
-            show(f"{name}: {title}", table, [])
-    return show("bars", {}, bars(of_seeds))
+    titles = [(name, title) for name, tables in of_seeds[0].items() for title in tables]
+    for name, title in titles[:-1]:
+        show(f"{name}: {title}", gathered(of_seeds, name, title), [])
+    name, title = titles[-1]
+    return show(f"{name}: {title}", gathered(of_seeds, name, title), bars(of_seeds))
 
 
 if __name__ == "__main__":
