@@ -40,7 +40,7 @@ SHORT = (
     "observe.log_every=1",
 )
 """Overrides of whatever trains."""
-NUM_PAIRS, HELD_OUT_PAIRS, POINTS_OF_A_FIT = 600, 60, 400
+NUM_PAIRS, HELD_OUT_PAIRS, POINTS_OF_A_FIT, NOISES_OF_A_SEARCH = 600, 60, 400, 20
 RUNS = ROOT / "configs" / "runs"
 AUTOENCODER = RUNS / "digits_autoencoder.yaml"
 OVERRIDES = {"gpt_moe": ("data.held_out=10000",)}
@@ -177,6 +177,8 @@ def _overrides(document: dict[str, Any], ranks: int) -> list[str]:
                 short = [f"num={NUM_PAIRS}"]
             case {"fit-path": _}:
                 short = [f"num_points={POINTS_OF_A_FIT}"]
+            case {"steps": _}:
+                short = [f"num={NOISES_OF_A_SEARCH}", f"fresh={NOISES_OF_A_SEARCH}"]
             case {"train": {"data": {"kind": "pairs"}}}:
                 short = [*SHORT, f"data.held_out={HELD_OUT_PAIRS}"]
             case _:
@@ -212,7 +214,10 @@ def _row(config: str, ranks: int, stage: str, made: Path, arguments: tuple[str, 
 
 
 def _of_tensors(made: Path) -> str:
-    """The digest of the averaged weights of a run's last checkpoint, or of all tensors in a file or folder."""
+    """The digest of the averaged weights of a run's last checkpoint, of tensors in a file or folder, or of grids."""
+    steps = made / "steps.json"
+    if steps.exists():
+        return hashlib.sha256(json.dumps(json.loads(steps.read_text())["grids"]).encode()).hexdigest()
     files = sorted((made / "checkpoints").glob("*/ema.safetensors"))[-1:]
     files = files or (sorted(made.glob("*.safetensors")) if made.is_dir() else [made])
     if not files:

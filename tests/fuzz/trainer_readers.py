@@ -28,7 +28,7 @@ from trainer.observe.metrics import read_metrics
 
 RANKS = {"digits_moe.yaml": 2, "gpt_moe.yaml": 2, "dit_moe_64.yaml": 64}
 RUNS = ("digits_autoencoder", "digits_moe", "dit_moe_64", "gpt_moe", "toy")
-STAGED = ("digits_reflow", "kinetic_optimal", "mdt_dist", "rectified_diffusion_phased", "rectified_flow")
+STAGED = ("boss", "digits_reflow", "kinetic_optimal", "mdt_dist", "rectified_diffusion_phased", "rectified_flow")
 METHODS = (
     "flow_matching",
     "immiscible",
@@ -226,6 +226,12 @@ def readers() -> Iterator[Reader]:
         {"path.safetensors": "safetensors"},
         all_of(copied("tests/files/path.safetensors"), written(toy__yaml=sound_files.TOY)),
         lambda file: _check_toy(f"flow.path={{kind: tabulated, path: {file}}}"),
+    )
+    yield Reader(
+        "searched grids",
+        {"steps.json": "json"},
+        all_of(copied("tests/files/steps.json"), written(toy__yaml=sound_files.TOY)),
+        lambda file: _check_toy(f"sample.sampler={{kind: euler, steps: 4, times: {file}}}"),
     )
     yield Reader(
         "pairs",

@@ -45,6 +45,27 @@ DENSE: dict[str, dict[str, Any]] = {
         "data": {"kind": "toy", "classes": True},
         "sample": {"every": STEPS, "num": 6, "sampler": FEW_STEPS},
     },
+    "transition_dit": {
+        "model": {"kind": "transition_dit", "hidden": 32, "num_layers": 2, "num_heads": 4, "dropout": 0.1},
+        "sample": {"every": STEPS, "per_class": 1, "sampler": {"kind": "transition", "steps": 2}},
+    },
+    "transition_mlp": {
+        "model": {"kind": "transition_mlp", "hidden": 32, "num_layers": 2, "dropout": 0.1},
+        "data": {"kind": "toy", "classes": True},
+        "sample": {"every": STEPS, "num": 6, "sampler": FEW_STEPS},
+    },
+    "causal_transition": {
+        "model": {
+            "kind": "causal_transition",
+            "history": "last",
+            "patch_size": 4,
+            "hidden": 32,
+            "num_layers": 2,
+            "dropout": 0.1,
+            "head": {"hidden": 16},
+        },
+        "sample": {"every": STEPS, "per_class": 1, "sampler": {"kind": "causal_transition", "head": FEW_STEPS}},
+    },
     "autoencoder": {
         "model": {"kind": "autoencoder", "hidden": 16, "num_layers": 2, "latent_channels": 2},
         "sample": {"every": STEPS, "num": 4},

@@ -11,6 +11,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="folder of the run")
     for option, metavar, text in (
         ("--quality", "JSON", "what sample --quality wrote"),
+        ("--steps", "JSON", "what steps wrote for this run"),
+        (
+            "--drawing",
+            "DIR",
+            "collectives.jsonl of sample --trace under torchrun, and formula.jsonl of trace --sampling",
+        ),
         ("--placement", "JSON", "what moe place wrote"),
         ("--routing", "NPZ", "routing trace to measure the placement on (default: the run's own)"),
         (

@@ -64,21 +64,30 @@ def _run(options: argparse.Namespace) -> int:
     from trainer.evaluation.judgement import check_features, write_judgement
     from trainer.sampling.sample import drawing
 
+    if options.steps is not None and options.quality is not None:
+        _check_unguided(options.steps)
     if options.features is not None:
         check_features(options.features, options.run_dir)
     grids = {"steps": options.steps, "evaluations": options.evaluations}
     with drawing(options.run_dir, options.num, options.guidance, options.seed, **grids) as draws:
-        if options.steps is not None and options.quality is not None and draws.guidance != 1:
-            raise ValueError(
-                f"--quality: it also draws without guidance, and {options.steps} was searched for guidance "
-                f"{draws.guidance:g}; use --guidance 1 and a file for it"
-            )
         examples = draws.examples(draws.guidance, options.trace)
         if examples is not None:
             draws.write(examples, options.out)
         if options.quality is not None:
             write_judgement(draws, examples, options.features, options.quality)
     return 0
+
+
+def _check_unguided(steps: Path) -> None:
+    """Refuses grids for guidance, for judged samples are also drawn without any."""
+    from trainer.flow.sampler.steps_file import StepsFile
+
+    guidance = StepsFile.read(steps).guidance
+    if guidance != 1:
+        raise ValueError(
+            f"--quality: it also draws without guidance, and {steps} was searched for guidance {guidance:g}; use "
+            "--guidance 1 and a file for it"
+        )
 
 
 SAMPLE = Verb(

@@ -86,8 +86,8 @@ class Evaluation:
             number of evaluations. If the run samples segment by segment, so does Euler's method.
         paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance; None: its samples
             follow no velocity, such as those of a chain of transitions.
-        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own, or samples
-            follow no velocity.
+        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own, or
+            samples follow no velocity.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
     """

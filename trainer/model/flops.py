@@ -68,14 +68,14 @@ def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[s
 
 
 def _head(config: RunConfig) -> int:
-    """Multiply-adds of the calls of a head that learning from one example takes."""
+    """Multiply-adds of the call of a head that learning from one example takes."""
     chosen = None if config.flow is None else config.flow.objective
     if not isinstance(chosen, objective.TransitionConfig | objective.CausalTransitionConfig):
         return 0
-    calls = chosen.draws
-    if isinstance(config.model, CausalTransitionConfig):  # of which each is for one token
-        calls *= config.model.drawn_tokens(config.state_shape)
-    return calls * config.model.head_multiply_adds(config.state_shape)
+    of_a_call = config.model.head_multiply_adds(config.state_shape, draws=chosen.draws)
+    if isinstance(config.model, CausalTransitionConfig):  # whose calls are for one token
+        return config.model.drawn_tokens(config.state_shape) * of_a_call
+    return of_a_call
 
 
 def _mixture(config: RunConfig) -> int | None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from torch import Tensor
 from trainer.config.constraints.drawing import drawable
 from trainer.config.run import ImageSample, PointSample
 from trainer.flow.reference import ReferenceConfig
+from trainer.flow.sampler import AnyConfig
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
@@ -28,20 +29,22 @@ class Drawing:
 
     Attributes:
         ranks: the run, on the ranks of this launch.
+        sampler: what draws.
         conditioning: the conditions, the classes in turn.
         guidance: scale of classifier-free guidance.
         seed: of the starting noise.
     """
 
     ranks: SharedFlow
+    sampler: AnyConfig
     conditioning: Conditioning
     guidance: float
     seed: int
 
     @property
     def flow(self) -> TrainedFlow:
-        """The run."""
-        return self.ranks.flow
+        """The run, drawn from by the sampler."""
+        return self.ranks.flow.drawn_by(self.sampler)
 
     def examples(self, guidance: float, trace: Path | None = None) -> Tensor | None:
         """Draws images or points, and shows a terminal how far it is; collective.
@@ -56,7 +59,7 @@ class Drawing:
         num, launch = len(self.conditioning.labels), self.ranks.launch
         recorder = None
         if trace is not None:
-            recorder = DrawingTrace(trace, self.flow.config, self.ranks.layout, launch, self.flow.model)
+            recorder = DrawingTrace(trace, self.ranks.flow.config, self.ranks.layout, launch, self.flow.model)
         with Console(stderr=True, quiet=launch.rank > 0).status(f"drawing {num}") as status:
 
             def show(evaluations: int) -> None:
@@ -130,5 +133,4 @@ def drawing(
         chosen = sampler_of(config, steps, evaluations, guidance=scale)
         check_made_of(steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
     with shared(run_dir) as ranks:
-        ranks = replace(ranks, flow=ranks.flow.drawn_by(chosen))
-        yield Drawing(ranks, ranks.flow.conditioning(num, seed=seed), scale, seed)
+        yield Drawing(ranks, chosen, ranks.flow.conditioning(num, seed=seed), scale, seed)

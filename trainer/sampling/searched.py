@@ -44,8 +44,9 @@ def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *,
     own = config.sample.sampler
     segments = segments_of(own)
     number = max(StepsFile.read(path).grids) if evaluations is None else evaluations
-    if number % segments:
-        raise ValueError(f"--evaluations: {number} is no multiple of the {segments} segments of the run's sampler")
+    if number < 1 or number % segments:
+        least = max(1, number // segments) * segments
+        raise ValueError(f"--evaluations: {number} is no positive multiple of {segments} (segments); use {least}")
     chosen = euler_of(own, EulerConfig(steps=number // segments, times=path))
     check_drawn_by(config, chosen, guidance)
     return chosen

@@ -15,7 +15,7 @@ from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, group_names
-from trainer.flow.question import FromTokens
+from trainer.flow.question import FromTokens, OfToken
 from trainer.model.network import Network
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.trace.merge import merge
@@ -79,7 +79,7 @@ class DrawingTrace:
                 merge_routing(self._folder, self._launch.world_size)
 
     def _begin(self, _model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if any(isinstance(value, FromTokens) for value in inputs):
+        if any(isinstance(value, FromTokens | OfToken) for value in inputs):
             return
         self._call.close()
         self._call.enter_context(self._collectives.step(STEP, self._calls))

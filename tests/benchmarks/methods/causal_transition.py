@@ -1,7 +1,7 @@
 """Causal transitions: independent noises beside one: python -m tests.benchmarks.methods.causal_transition
 
-Eight Gaussians (radius 3, deviation 0.25), whose two coordinates are two tokens. A causal transformer of 2 x 64 with a
-head of 2 x 128 draws the states of a chain: ARTM reads the last state, FHTM all of them. In T = 1 transition both are
+Eight Gaussians (radius 3, deviation 0.25), whose two coordinates are two tokens. A causal transformer of 2 x 32 with a
+head of 2 x 64 draws the states of a chain: ARTM reads the last state, FHTM all of them. In T = 1 transition both are
 autoregression of continuous tokens, which is one rival. The other is flow matching, by a perceptron of 3 x 128 with as
 many network calls as T = 2 takes, four. 1,500 steps of Adam of 256 examples each; 16 Euler steps of the head for each
 token. The energy distance is that of 2,000 samples to 2,000 examples, the mean over five such sets; its floor, what
@@ -30,9 +30,9 @@ SEEDS = (0, 1, 2)
 STEPS, BATCH, POINTS, SETS, CALLS = 1500, 256, 2000, 5, 4
 NETWORK: dict[str, Any] = {
     "kind": "causal_transition",
-    "hidden": 64,
+    "hidden": 32,
     "num_layers": 2,
-    "head": {"hidden": 128, "layers": 2},
+    "head": {"hidden": 64, "layers": 2},
     "label_dropout": 0.0,
 }
 VARIANTS = {

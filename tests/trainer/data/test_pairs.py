@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ from trainer.task import FlowTask
 NUM = 30
 
 
-def arrays(dtype: str = "float32", segments: int | None = None, num_classes: int = 5) -> dict[str, np.ndarray]:
+def arrays(
+    dtype: str = "float32",
+    segments: int | None = None,
+    num_classes: int = 5,
+    nodes: tuple[float, ...] | None = None,
+) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     found = {name: generator.standard_normal((NUM, 3)).astype(dtype) for name in ("x_0", "x_1")}
     if num_classes:
@@ -31,6 +37,9 @@ def arrays(dtype: str = "float32", segments: int | None = None, num_classes: int
     if segments is not None:
         first = generator.integers(0, segments, NUM)
         found["interval"] = (np.stack([first, first + 1], 1) / segments).astype(np.float32)
+    if nodes is not None:
+        first = generator.integers(0, len(nodes) - 1, NUM)
+        found["interval"] = np.array([*pairwise(nodes)], np.float32)[first]
     return found
 
 
@@ -47,6 +56,7 @@ def written(folder: Path, lengths: tuple[int, ...] = (12, 12, 6), num_classes: i
             "dtype": settings.get("dtype", "float32"),
             "num_classes": num_classes,
             "segments": settings.get("segments"),
+            "nodes": settings.get("nodes"),
             "made_by": {"seed": 0},
             "shards": shards,
         }

@@ -18,6 +18,7 @@ from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
 from trainer.evaluation.judgement import distances
+from trainer.evaluation.measurement import FlowMeasurement
 from trainer.evaluation.monge_gap import MongeGaps, Moved
 from trainer.evaluation.real import real_examples
 from trainer.flow import Condition
@@ -162,6 +163,22 @@ def test_noise_is_no_class():
     assert [one.sampler for one in found.results] == ["euler"]
     assert found.results[0].figures["class_accuracy"] == pytest.approx(0.1, abs=0.06)
     assert found.bits_per_dimension is None
+
+
+def test_what_follows_no_velocity_is_measured_by_its_own_sampler_and_has_no_paths():
+    """At its start a head predicts no velocity, so that a token stays the noise that it begins at."""
+    chain = {"data": TOY["data"], "model": {"kind": "causal_transition", "hidden": 16, "num_layers": 1}}
+    sampled = {"kind": "points", "sampler": {"kind": "causal_transition", "head": {"kind": "euler", "steps": 2}}}
+    config, found = measured({**chain, "sample": sampled}, evaluations=(1, 2, 8))
+    assert [(one.sampler, one.evaluations, one.calls) for one in found.results] == [
+        ("causal_transition", 4, {"network": 4, "head": 8})
+    ]
+    assert found.paths is found.monge_gap is found.bits_per_dimension is None
+    shown = FlowMeasurement(found, config)
+    (remark,) = shown.remarks()
+    assert remark.startswith("samples follow no velocity")
+    assert remark.partition("Euler")[0] in shown.page(Path("run"), None)
+    assert found.results[0].figures["wasserstein_2"] > 3 * found.floor["wasserstein_2"]
 
 
 def test_equal_evaluations_differ_in_time_alone():

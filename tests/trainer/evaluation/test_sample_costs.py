@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.distributed.groups import Launch, joined
-from trainer.evaluation.evaluation import evaluate
+from trainer.evaluation.evaluation import Measured, evaluate
+from trainer.evaluation.page import costs_of
 from trainer.flow import sampler
 from trainer.model.build import build_model
 from trainer.model.flops import sample_multiply_adds
@@ -24,12 +25,16 @@ DIT = {"data": {"kind": "digits"}, "model": {"hidden": 16, "num_layers": 2, "num
 POINTS = {"data": {"kind": "toy", "held_out": 20}, "model": {"kind": "mlp", "hidden": 16, "num_layers": 2}}
 BLOCKWISE = {"kind": "blockwise", "segments": 2, "hidden": 16, "num_heads": 2, "trunk_layers": 2, "teacher_features": 6}
 EULER, HEUN = {"kind": "euler", "steps": 3}, {"kind": "heun", "steps": 2}
+TRANSITION = {"kind": "transition", "steps": 2, "head": EULER}
+DRAWN = {"flow": {"objective": {"kind": "transition"}}}
 
 
 def segmented(within: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "segmented", "segments": 2, "within": within}
 
 
+CAUSAL = {"kind": "causal_transition", "hidden": 16, "num_layers": 2, "num_heads": 2, "patch_size": 4}
+TOKENS = {"kind": "causal_transition", "head": HEUN}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "points": (POINTS, EULER),
     "points, two calls a step": (POINTS, HEUN),
@@ -37,8 +42,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "images": (DIT, EULER),
     "images by experts": ({**DIT, "moe": {"num_experts": 4, "top_k": 2, "expert_hidden": 24}}, HEUN),
     "images told of maps": ({**DIT, "flow": {"context": {"kind": "semantic_map"}}}, EULER),
+    "tokens after the last state": ({**DIT, "model": {**CAUSAL, "history": "last", "transitions": 3}}, TOKENS),
+    "tokens after all states": ({**DIT, "model": {**CAUSAL, "history": "full", "transitions": 3}}, TOKENS),
     "segments without approximation": ({**DIT, "model": BLOCKWISE}, segmented(EULER)),
     "segments, the trunk once in each": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(EULER)),
+    "images by a head": ({**DIT, **DRAWN, "model": {**DIT["model"], "kind": "transition_dit"}}, TRANSITION),
+    "points by a head": ({**POINTS, **DRAWN, "model": {"kind": "transition_mlp", "hidden": 16}}, TRANSITION),
+    "images by the mean of a head": ({**DIT, **DRAWN, "model": {**DIT["model"], "kind": "transition_dit"}}, EULER),
+    "points by the mean of a head": ({**POINTS, **DRAWN, "model": {"kind": "transition_mlp", "hidden": 16}}, HEUN),
     "segments, two calls a step": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(HEUN)),
 }
 
@@ -73,6 +84,17 @@ def test_a_sample_costs_what_torch_counts(case: str) -> None:
     assert counted.get_total_flops() == 2 * NUM * multiply_adds
     by_formula = sampler.calls(chosen)
     assert by_formula is None or drawn.calls == by_formula
+
+
+def test_calls_of_a_head_have_a_column_where_there_are_any() -> None:
+    plain = Measured("euler", 2, {"network": 2}, 1500, 0.1, {})
+    by_head = Measured("transition", 2, {"network": 2, "head": 32}, None, 0.1, {})
+    assert list(costs_of([plain])) == ["NFE", "multiply-adds"]
+    columns = costs_of([plain, by_head])
+    assert list(columns) == ["NFE", "head calls", "multiply-adds"]
+    assert [written(plain) for written in columns.values()] == ["2", "0", "1.50 k"]
+    assert [written(by_head) for written in columns.values()] == ["2", "32", ""]
+    assert list(costs_of([by_head])) == ["NFE", "head calls"]
 
 
 def test_evaluate_counts_without_guidance_at_every_number_of_calls() -> None:

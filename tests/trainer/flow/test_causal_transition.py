@@ -81,7 +81,7 @@ def causal(history: Any, config: objective.CausalTransitionConfig = INDEPENDENT)
 @histories
 @processes
 def test_a_head_that_knows_the_next_state_has_no_error(history: str, config: Any) -> None:
-    """From y_s = (1 - s) y_0 + s Y the velocity Y - y_0 is (Y - y_s) / (1 - s), with a time of its own for each token."""
+    """From y_s = (1 - s) y_0 + s Y the velocity Y - y_0 is (Y - y_s) / (1 - s); each token has a time of its own."""
     learned, asked = causal(history, config), []
 
     def knowing(_x: Tensor, _t: Tensor, _condition: Condition, question: NextStates) -> Tensor:
@@ -143,9 +143,7 @@ def test_an_autoregression_is_drawn_exactly() -> None:
     powers = torch.tensor([[1.0, 0, 0], [0.5, 1, 0], [0.25, 0.5, 1]], dtype=torch.float64)
     for states in trajectory.x[1:]:
         torch.testing.assert_close(covariance(states, states), 0.09 * powers @ powers.T, rtol=0, atol=5e-3)
-    assert float(covariance(trajectory.x[1], trajectory.x[2]).abs().max()) < 5e-3, (
-        "transitions have noises of their own"
-    )
+    assert float(covariance(trajectory.x[1], trajectory.x[2]).abs().max()) < 5e-3, "each has noise of its own"
     torch.testing.assert_close(trajectory.times, torch.tensor([0.0, 0.5, 1.0]))
 
 

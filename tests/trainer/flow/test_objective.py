@@ -38,8 +38,10 @@ def test_every_kind_is_tested():
     of_features = {objective.AlignedConfig, objective.FeatureResidualConfig}  # in test_blockwise_sampling.py
     of_maps = {objective.MongeMapConfig}  # in test_monge_map.py
     taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
-    tested = {type(config) for config in SETTINGS}
-    assert tested | of_features | of_maps | taught == set(members(objective.Config))
+    of_heads = {objective.TransitionConfig}  # in test_transition.py
+    of_chains = {objective.CausalTransitionConfig}  # in test_causal_transition.py
+    elsewhere = of_features | of_maps | taught | of_heads | of_chains
+    assert {type(config) for config in SETTINGS} | elsewhere == set(members(objective.Config))
 
 
 @objectives

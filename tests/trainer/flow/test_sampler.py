@@ -11,12 +11,16 @@ from tests.trainer.flow.unions import members, name
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
 
-samplers = pytest.mark.parametrize("config", members(sampler.Config), ids=name)
+OF_HEADS = {sampler.TransitionConfig, sampler.CausalTransitionConfig}
+"""They need more than a field: see test_transition.py and test_causal_transition.py."""
+samplers = pytest.mark.parametrize(
+    "config", [member for member in members(sampler.Config) if member not in OF_HEADS], ids=name
+)
 FOLLOWS_NO_CURVE = {sampler.EulerMaruyamaConfig, sampler.StochasticHeunConfig, sampler.RenoiseConfig}
 """They reach a distribution over other trajectories, each with noise of its own: see test_random_samplers.py and
 test_renoise.py."""
 followers = pytest.mark.parametrize(
-    "config", [member for member in members(sampler.Config) if member not in FOLLOWS_NO_CURVE], ids=name
+    "config", [member for member in members(sampler.Config) if member not in FOLLOWS_NO_CURVE | OF_HEADS], ids=name
 )
 FIXED = [(sampler.Euler(), 1), (sampler.Heun(), 2)]
 

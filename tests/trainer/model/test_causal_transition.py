@@ -1,4 +1,4 @@
-"""The causal transformer over the states of a chain: what a token sees, and that keeping keys and values changes nothing."""
+"""The causal transformer over the states of a chain: what a token sees, with and without kept keys and values."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.ranks import run_ranks
 from tests.trainer.parallel_runs import STEPS, Division, train
 
-KINDS = ("mlp", "autoencoder")
+KINDS = ("mlp", "transition_mlp", "causal_transition", "autoencoder")
 ENGINES: dict[str, dict[str, Any]] = {
     "ZeRO 1": {"zero_stage": 1},
     "ZeRO 3": {"zero_stage": 3},

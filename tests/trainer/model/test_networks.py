@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from moe.random.seed import derive_seed
 from moe.validation.section import kind_of, sections_in
 from trainer.config.constraints.plan import plan_layout
-from trainer.config.model import AnyNetworkConfig, NetworkConfig, SegmentNetworkConfig
+from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, NetworkConfig, SegmentNetworkConfig
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.model.build import NETWORKS, build_model, meta_network, parameter_shapes
@@ -22,7 +22,7 @@ from trainer.model.flops import forward_multiply_adds
 from trainer.model.network import NetworkSpec
 from trainer.observe.speed import Speed
 from trainer.trace.formula import formula
-from trainer.trace.formula.plan import trace_spec
+from trainer.trace.formula.plan import questions, trace_spec
 
 KINDS = [kind_of(settings) for settings in sections_in(AnyNetworkConfig)]
 IN_SEGMENTS = {"sampler": {"kind": "segmented", "segments": 6, "within": {"kind": "euler", "steps": 1}}}
@@ -34,7 +34,9 @@ def configuration(model: object, **sections: Any) -> RunConfig:
 
 
 def small(kind: str) -> RunConfig:
-    sections = {"sample": IN_SEGMENTS} if kind.startswith("blockwise") else {}
+    sections: dict[str, Any] = {"sample": IN_SEGMENTS} if kind.startswith("blockwise") else {}
+    if kind == "causal_transition":
+        sections = {"sample": {"sampler": {"kind": kind}}, "flow": {"objective": {"draws": 1}}}
     return configuration({"kind": kind, "hidden": 16}, **sections)
 
 
@@ -44,7 +46,10 @@ def arguments(config: RunConfig) -> list[Any]:
         torch.zeros(1, *one.shape, dtype=torch.int64 if one.integer else torch.float32)
         for one in config.model.inputs(config.state_shape)
     ]
-    return given if config.flow is None else [*given, Condition(segment=0)]
+    if config.flow is None:
+        return given
+    asked = questions(config) if isinstance(config.model, CausalTransitionConfig) else ()
+    return [*given, Condition(segment=0), *asked]
 
 
 def test_each_class_of_settings_has_a_builder() -> None:
@@ -61,7 +66,11 @@ def test_settings_tell_what_the_network_is(kind: str) -> None:
     assert list(shapes.items()) == list(parameter_shapes(config).items())
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(*arguments(config))
-    assert counter.get_total_flops() == 2 * (forward_multiply_adds(config) or math.nan)
+    mean = getattr(config.model, "mean_velocity", None)  # of a head
+    head = config.model.head_multiply_adds(config.state_shape, draws=mean.draws if mean else 1)
+    if isinstance(config.model, CausalTransitionConfig):
+        head *= config.model.drawn_tokens(config.state_shape)
+    assert counter.get_total_flops() == 2 * ((forward_multiply_adds(config) or math.nan) + head)
     if isinstance(config.model, SegmentNetworkConfig):
         by_segment = [network.blocks[place] for place in config.model.segment_blocks]
         assert all(next(block.parameters()).shape[0] == config.model.segments for block in by_segment)

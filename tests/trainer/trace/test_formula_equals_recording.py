@@ -85,6 +85,19 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 2, aligned segments, accumulation": ({"zero_stage": 2}, 2, None, "blockwise, aligned"),
         "ZeRO 3, segments": (SMALL_ZERO_3, 1, None, "blockwise"),
         "ZeRO 3, aligned segments": (SMALL_ZERO_3, 1, None, "blockwise, aligned"),
+        "ZeRO 1, transitions": ({}, 1, {"dispatch": "copies"}, "transition_dit"),
+        "ZeRO 2, causal transitions, accumulation": ({"zero_stage": 2}, 2, None, "causal_transition, last"),
+        "ZeRO 3, causal transitions": (SMALL_ZERO_3, 1, None, "causal_transition, last"),
+        "ZeRO 3, causal transitions of all states": (SMALL_ZERO_3, 1, None, "causal_transition, full"),
+        "FSDP2, causal transitions of all states": ({"kind": "fsdp"}, 1, None, "causal_transition, full"),
+        "ZeRO 3, transitions": (SMALL_ZERO_3, 1, None, "transition_dit"),
+        "ZeRO 3, transitions, computed twice": (
+            {**SMALL_ZERO_3, "activation_checkpointing": True},
+            1,
+            None,
+            "transition_mlp",
+        ),
+        "FSDP2, transitions": ({"kind": "fsdp"}, 2, None, "transition_dit"),
         "FSDP2, segments": ({"kind": "fsdp"}, 1, None, "blockwise"),
         "FSDP2, aligned segments": ({"kind": "fsdp"}, 1, None, "blockwise, aligned"),
     },
@@ -138,14 +151,17 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     dropout = 0.0 if adds else 0.1  # without it a block ends with a sum
     model = {"dropout": dropout, **window} if kind == "gpt" else {}
     layers: dict[str, Any] = {"num_layers": LAYERS}
+    heads = {} if kind == "transition_mlp" else {"num_heads": 4}
     if kind.startswith("blockwise"):
         features = (
             {"trunk_layers": LAYERS, "teacher_features": 8} if kind == "blockwise, aligned" else {"trunk_layers": 0}
         )
         layers = {"segments": 3, "segment_layers": LAYERS, **features}
+    if kind.startswith("causal_transition"):
+        layers |= {"history": kind.rpartition(" ")[2], "head": {"hidden": 8}}
     settings: dict[str, Any] = {
         "run": {"dir": "unused"},
-        "model": {"kind": re.split("[ ,]", kind)[0], "hidden": HIDDEN, "num_heads": 4, **layers, **model},
+        "model": {"kind": re.split("[ ,]", kind)[0], "hidden": HIDDEN, **heads, **layers, **model},
         "optim": {"steps": 4, "global_batch": 3 * world_size * accumulation, "micro_batch": 3},
         "engine": engine,
     }
@@ -154,6 +170,8 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         settings["parallel"] = {"expert": moe.pop("ranks", 2)}
         settings["moe"] = {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": EXPERT_HIDDEN, **moe}
         settings["trace"] = {"ranks_per_node": 2}
+    if kind.startswith("causal_transition"):
+        settings["sample"] = {"sampler": {"kind": "causal_transition"}}
     if kind == "dit told of maps":
         settings["flow"] = {"context": {"kind": "semantic_map"}}
     if kind == "dit with its Monge gap":
@@ -233,7 +251,8 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
         from trainer.task import FlowTask
 
         objective, drawn = FlowTask(config).objective, Pairs(x_t, x_t)
-        sample = path.Linear().sample(drawn, t, generator=generator)
+        keys = torch.randint(2**40, (micro_batch,), generator=generator)
+        sample = path.Linear().sample(drawn, t, generator=generator)._replace(keys=keys)
         return objective.loss(model, sample, condition).mean()
     return (model(x_t, t, condition) - x_t).square().mean()
 

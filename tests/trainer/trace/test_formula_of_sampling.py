@@ -32,6 +32,15 @@ HEAD = {
 DRAWN = {"kind": "transition", "steps": 2, "head": {"kind": "dopri5"}}
 """Ranks take other numbers of steps with the head, which sends nothing."""
 
+CAUSAL = {
+    "model": {"kind": "causal_transition", "hidden": 16, "num_layers": 2, "num_heads": 2},
+    "data": {"kind": "toy", "classes": True},
+    "flow": {"objective": {"kind": "causal_transition"}},
+    "parallel": {"tensor": 2},
+}
+LAST = {"model": {**CAUSAL["model"], "history": "last"}}
+ONE_BY_ONE = {"kind": "causal_transition", "tokens": 4, "head": {"kind": "euler", "steps": 3}}
+
 CASES: dict[int, dict[str, tuple[dict[str, Any], dict[str, Any], float, int]]] = {
     2: {
         "home": ({"moe": EXPERTS}, HEUN, 1.0, 5),
@@ -46,6 +55,8 @@ CASES: dict[int, dict[str, tuple[dict[str, Any], dict[str, Any], float, int]]] =
         "copies, mean of a head": ({"moe": EXPERTS | {"dispatch": "copies", "top_k": 4}, **HEAD}, EULER, 1.5, 4),
         "dense, fewer examples than ranks": ({}, HEUN, 1.5, 1),
         "tensor": ({"parallel": {"tensor": 2}}, EULER, 1.5, 3),
+        "tensor, token by token from the last state": (CAUSAL | LAST, ONE_BY_ONE, 1.5, 2),
+        "tensor, token by token from all states": (CAUSAL, ONE_BY_ONE, 1.0, 2),
     },
     4: {
         "home, two groups": ({"moe": EXPERTS}, HEUN, 1.5, 7),
@@ -204,7 +215,7 @@ def test_formula_and_recording_are_the_same_record_by_record(
     computed_header, records = computed(world_size, name)
     assert replace(header, source="formula", torch=None) == computed_header
     assert list(without_rows(recorded)) == list(without_rows(records))
-    calls = {"euler": 3, "heun": 4, "transition": 2}[CASES[world_size][name][1]["kind"]]
+    calls = {"euler": 3, "heun": 4, "transition": 2, "causal_transition": 4}[CASES[world_size][name][1]["kind"]]
     assert {record.micro for record in recorded if record.op != "all_gather"} <= set(range(calls))
     assert recorded[-1].micro == calls - 1
 

@@ -23,6 +23,14 @@ INTERPOLANT = {
     "objective": {"kind": "regression", "antithetic": True},
 }
 SOURCE = {"source": {"name": "rings", "num_examples": 21, "held_out": 5}}
+OWN_SOURCE = {"source": {"kind": "toy", **SOURCE["source"]}}
+CHAIN: dict[str, Any] = {
+    "kind": "causal_transition",
+    "hidden": 16,
+    "num_layers": 1,
+    "head": {"hidden": 8},
+    "dropout": 0.1,
+}
 FLOWS: dict[str, dict[str, Any]] = {
     "weights": {"coupling": {"kind": "gibbs_weighted", "epsilon": 1.0}},
     "assignment over ranks": {"coupling": {"kind": "assignment", "scope": "global_batch"}, **SOURCE},
@@ -30,7 +38,11 @@ FLOWS: dict[str, dict[str, Any]] = {
         "coupling": {"kind": "minibatch_ot", "solver": "unbalanced", "scope": "global_batch"}
     },
     "pairs": {"coupling": {"kind": "paired"}},
+    "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
+    "transitions": {"objective": {"kind": "transition", "draws": 2}},
+    "last state of a chain": {"objective": {"kind": "causal_transition", "process": "independent", "draws": 2}},
+    "all states of a chain": {"objective": {"kind": "causal_transition", "process": "linear"}, **OWN_SOURCE},
     "Monge map": {"objective": {"kind": "monge_map"}, **SOURCE},
     "regularised reflow": {"coupling": {"kind": "paired"}, "objective": {"monge_gap": {"weight": 0.5}}},
 }
@@ -45,18 +57,25 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     sampler: dict[str, Any] = {"kind": "euler_maruyama" if name == "interpolant" else "euler", "steps": 2}
     if name == "Monge map":
         sampler = {"kind": "euler", "times": [0, 1]}
-    pairs = FLOWS[name].get("coupling") == {"kind": "paired"}
+    paired = FLOWS[name].get("coupling") == {"kind": "paired"}
+    pairs = {"kind": "pairs", "path": folder / ("chords" if name == "chords" else "pairs"), "held_out": 5}
+    model: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1}
+    if name == "transitions":
+        model, sampler = {**model, "kind": "transition_mlp"}, {"kind": "transition", "steps": 2}
+    if name.endswith("of a chain"):
+        model = {**CHAIN, "history": "last" if name.startswith("last") else "full"}
+        sampler = {"kind": "causal_transition", "head": sampler}
     document = {
         "run": {"dir": folder / run},
-        "model": {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1},
-        "data": {"kind": "pairs", "path": folder / "pairs", "held_out": 5} if pairs else points,
+        "model": model,
+        "data": pairs if paired else points,
         "flow": FLOWS[name],
         "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
         "engine": ENGINES[engine],
         "checkpoint": {"every": SAVED, "keep": 9},
         "observe": {"log_every": 1, "tensorboard": False},
         "evaluate": {"every": STEPS},
-        "sample": {"every": STEPS, "num": 6, "sampler": sampler},
+        "sample": {"kind": "points", "every": STEPS, "num": 6, "sampler": sampler},
     }
     return RunConfig.model_validate(resolve(document).document)
 
@@ -96,6 +115,7 @@ def train_all(rank: int, world_size: int, folder: str) -> Found:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     written(folder / "pairs")
+    written(folder / "chords", nodes=(0.0, 0.1, 0.45, 1.0))
     return folder
 
 

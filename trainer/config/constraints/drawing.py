@@ -144,8 +144,10 @@ def _straightened(config: RunConfig) -> bool:
 
 
 def _chooses_steps(chosen: sampler.AnyConfig) -> bool:
-    inner = chosen.within if isinstance(chosen, sampler.SegmentedConfig) else chosen
-    return isinstance(inner, sampler.Dopri5Config)
+    match chosen:
+        case sampler.SegmentedConfig(within=inner) | sampler.TransitionConfig(head=inner):
+            return isinstance(inner, sampler.Dopri5Config)
+    return isinstance(chosen, sampler.Dopri5Config)
 
 
 def drawable(config: RunConfig) -> bool:

@@ -124,9 +124,9 @@ class CausalTransitionConfig(NetworkConfig):
         """
         return self.read_at_once * self.state_tokens(state_shape)
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
         """See `NetworkConfig.head_multiply_adds`; a call is for one token."""
-        return self.head.multiply_adds(self._token_values(state_shape), self.hidden)
+        return self.head.multiply_adds(self._token_values(state_shape), self.hidden, draws=draws)
 
     def _steering(self) -> int:
         """Multiply-adds of what steers a call."""

@@ -14,12 +14,14 @@ class HeadConfig(Section):
     layers: PositiveInt = 2
     """Hidden layers."""
 
-    def multiply_adds(self, values: int, features: int) -> int:
+    def multiply_adds(self, values: int, features: int, *, draws: int = 1) -> int:
         """Multiply-adds of one call for one token.
 
         Args:
             values: of a token's state.
             features: of a token.
+            draws: states that are given at once; the features are read once for all of them.
         """
-        read = (values + 1) * (1 + 2 * INPUT_WAVES) + features
-        return read * self.hidden + (self.layers - 1) * self.hidden**2 + self.hidden * values
+        state = (values + 1) * (1 + 2 * INPUT_WAVES) * self.hidden
+        behind = (self.layers - 1) * self.hidden**2 + self.hidden * values
+        return features * self.hidden + draws * (state + behind)

@@ -151,13 +151,14 @@ class NetworkConfig(Section):
         del state_shape, context_channels, mixture
         return None
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
         """Multiply-adds of one call of the head for one example, which `multiply_adds` leaves out; 0: there is none.
 
         Args:
             state_shape: shape that `check_states` accepts.
+            draws: states of the head that it is called with at once.
         """
-        del state_shape
+        del state_shape, draws
         return 0
 
     def sample_multiply_adds(

@@ -1,5 +1,6 @@
 """Settings of networks whose head draws where a path goes on, token by token."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import PositiveInt
@@ -19,6 +20,15 @@ class MeanVelocityConfig(Section):
     """Euler steps of a draw. A single step goes by the head's velocity at its time 0, which is the mean itself less
     the noise."""
 
+    def multiply_adds(self, a_call: int, read_once: int) -> int:
+        """Multiply-adds of the head for one velocity.
+
+        Args:
+            a_call: of one call of the head.
+            read_once: of them, those that read the features, which all draws of a step share.
+        """
+        return self.steps * (self.draws * a_call - (self.draws - 1) * read_once)
+
 
 class TransitionDiTConfig(DiTConfig):
     """A diffusion transformer with a head in the place of its last layer; a patch is a token."""
@@ -31,6 +41,24 @@ class TransitionDiTConfig(DiTConfig):
 
     objective_kinds = ("transition",)
 
+    def sample_multiply_adds(
+        self,
+        state_shape: tuple[int, ...],
+        calls: Mapping[str, int],
+        *,
+        segments: int = 1,
+        context_channels: int = 0,
+        mixture: int | None = None,
+    ) -> int:
+        """See `NetworkConfig.sample_multiply_adds`; where a velocity is followed, its mean is made inside a call."""
+        del segments
+        trunk = self.multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
+        a_call = self.head_multiply_adds(state_shape)
+        if "head" in calls:
+            return calls["network"] * trunk + calls["head"] * a_call
+        read_once = self.tokens(state_shape) * self.hidden * self.head.hidden
+        return calls["network"] * (trunk + self.mean_velocity.multiply_adds(a_call, read_once))
+
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
@@ -38,9 +66,10 @@ class TransitionDiTConfig(DiTConfig):
         whole = super().multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
         return whole - self.tokens(state_shape) * self.hidden * self._patch_values(state_shape)
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
         """See `NetworkConfig.head_multiply_adds`."""
-        return self.tokens(state_shape) * self.head.multiply_adds(self._patch_values(state_shape), self.hidden)
+        patch = self.head.multiply_adds(self._patch_values(state_shape), self.hidden, draws=draws)
+        return self.tokens(state_shape) * patch
 
     def _patch_values(self, state_shape: tuple[int, ...]) -> int:
         return state_shape[0] * self.patch_size**2
@@ -58,6 +87,23 @@ class TransitionMLPConfig(MLPConfig):
     objective_kinds = ("transition",)
     no_division = "share attention heads, which transition_mlp lacks"
 
+    def sample_multiply_adds(
+        self,
+        state_shape: tuple[int, ...],
+        calls: Mapping[str, int],
+        *,
+        segments: int = 1,
+        context_channels: int = 0,
+        mixture: int | None = None,
+    ) -> int:
+        """See `NetworkConfig.sample_multiply_adds`; where a velocity is followed, its mean is made inside a call."""
+        del segments, context_channels
+        trunk, a_call = self.multiply_adds(state_shape, mixture=mixture), self.head_multiply_adds(state_shape)
+        if "head" in calls:
+            return calls["network"] * trunk + calls["head"] * a_call
+        read_once = self.hidden * self.head.hidden
+        return calls["network"] * (trunk + self.mean_velocity.multiply_adds(a_call, read_once))
+
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
@@ -65,6 +111,6 @@ class TransitionMLPConfig(MLPConfig):
         whole = super().multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
         return whole - self.hidden * state_shape[0]
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
         """See `NetworkConfig.head_multiply_adds`."""
-        return self.head.multiply_adds(state_shape[0], self.hidden)
+        return self.head.multiply_adds(state_shape[0], self.hidden, draws=draws)

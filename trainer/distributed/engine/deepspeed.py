@@ -130,6 +130,8 @@ class DeepSpeedEngine:
         try:
             yield
         finally:
+            if self._stage == 3:  # it keeps some gathered weights for the next pass, which may have others by then
+                self._optimizer.empty_partition_cache()
             self.module.train()
 
     def state(self) -> list[StatePiece]:

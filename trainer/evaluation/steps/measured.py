@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from moe.files import FileError
 from trainer.evaluation.discrepancy import energy_distance
+from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.steps.chord import chord_cost
 from trainer.sampling.steps.fine import fine_times, times_of
 from trainer.sampling.steps.noises import Noises
@@ -51,6 +54,27 @@ class Measured:
 
     fresh: int
     grids: dict[int, dict[str, GridFigures]]
+
+    @classmethod
+    def of(cls, path: Path, file: StepsFile) -> Measured:
+        """Reads the figures in a file of grids.
+
+        Args:
+            path: its place.
+            file: the file.
+
+        Raises:
+            FileError: it holds no such figures.
+        """
+        try:
+            grids = {
+                int(evaluations): {kind: GridFigures(**figures) for kind, figures in kinds.items()}
+                for evaluations, kinds in file.figures["grids"].items()
+            }
+            return cls(file.figures["fresh"], grids)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            remedy = "write it with python -m trainer steps"
+            raise FileError(path, "figures", f"lacks something ({error})", remedy) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as they are written to JSON."""

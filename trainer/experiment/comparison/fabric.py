@@ -7,10 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from moe import collective_trace
+from moe.files import FileError
+from moe.placement.placement import Placement
 from moe.price.simulation import simulate
 from moe.report.context import read_simulations
-from trainer.config.constraints.plan import plan_sampling
+from trainer.config.constraints.division import expert_nodes
 from trainer.config.file import read_document
+from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.experiment.comparison.cost import CallTraffic, Fabric
 from trainer.trace.formula import TraceSpec, formula
@@ -60,20 +63,38 @@ def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
         ValueError: no formula covers the network.
     """
     spread = 1 if config.moe is None else math.gcd(config.moe.num_experts, fabric.ranks)
-    config = config.model_copy(
-        update={
-            "parallel": config.parallel.model_copy(update={"expert": spread, "tensor": 1}),
-            "moe": None if config.moe is None else config.moe.model_copy(update={"placement": None}),
-            "trace": config.trace.model_copy(update={"ranks_per_node": None}),
-        }
-    )
+    config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"expert": spread, "tensor": 1})})
     ranks_per_node = _ranks_per_host(Path(fabric.scenario)) if spread > 1 else 1
-    layout = plan_sampling(config, fabric.ranks, ranks_per_node=ranks_per_node)
+    layout = _layout(config, fabric.ranks, ranks_per_node)
     spec = sampling_spec(
         config, layout, sampler=1, guidance=1.0, examples=fabric.examples, ranks_per_node=ranks_per_node
     )
     assert isinstance(spec.program, Sampling)
-    return replace(spec, program=NetworkCalls(spec.program, calls))
+    of_any_run = None  # so that runs whose networks send the same have one trace
+    return replace(spec, program=NetworkCalls(spec.program, calls), config_sha256=of_any_run)
+
+
+def _layout(config: RunConfig, ranks: int, ranks_per_node: int) -> Layout:
+    """How ranks share a network to draw, the experts in order.
+
+    That the parts of the run go together is not checked: a base of a comparison may lack the flow of its network.
+    """
+    moe, spread = config.moe, config.parallel.expert
+    placement = None
+    if moe is not None:
+        nodes = expert_nodes(config, ranks_per_node)
+        sizes = config.model.num_layers, moe.num_experts, nodes, spread // nodes
+        placement = Placement.contiguous(*sizes, dispatch=moe.dispatch)
+    return Layout(
+        world_size=ranks,
+        expert_parallel=spread,
+        expert_data_parallel=ranks // spread,
+        tensor_parallel=1,
+        micro_batch=1,
+        accumulation=1,
+        placement=placement,
+        relay_ranks=None if moe is None or placement is None else placement.relay_ranks(moe.dispatch),
+    )
 
 
 class CallPrices:
@@ -131,6 +152,8 @@ class CallPrices:
 
 def _ranks_per_host(scenario: Path) -> int:
     """Ranks on one host of a fabric; 1 where its topology says nothing, or anything that netsim refuses."""
+    if not scenario.exists():
+        raise FileError(scenario, "file", "is not there", "name a scenario of netsim with --fabric")
     topology = read_document(scenario).get("topology")
     ranks = topology.get("ranks_per_host", 1) if isinstance(topology, dict) else 1
     return ranks if isinstance(ranks, int) and ranks > 0 else 1

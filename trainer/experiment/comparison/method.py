@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from moe.files import FileError
+from moe.validation.section import kind_of, sections_in
 from trainer.config.file import apply_override, read_document, validated
-from trainer.config.model import network_settings
+from trainer.config.model import AnyNetworkConfig, NetworkConfig, network_settings
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of
 
@@ -147,14 +148,13 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     _check_task(own, base)
     document = deepcopy(base.document)
     document["run"]["dir"] = str(folder / path.stem)
+    document["model"] = _model(own.get("model"), base)
     sampler = (own.get("sample") or {}).get("sampler") or {}
     objective = (own.get("flow") or {}).get("objective") or {}
     solves = "class" not in sampler and sampler.get("kind", "euler") in ODE_SOLVERS
     if not solves or sampler.get("times") is not None or objective.get("kind") in ONE_STEP:
         document["sample"]["sampler"] = sampler
     document["flow"] = {key: value for key, value in (own.get("flow") or {}).items() if key not in TASK} | base.task
-    if network_settings(own.get("model")).objective_kinds:
-        document["model"] = own["model"]
     if "stages" in own:
         stages = deepcopy(own["stages"])
         _override(path, stages, overrides)
@@ -173,6 +173,31 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
     for name in ("latent", "context"):
         if flow.get(name) is not None and flow[name] != base.task.get(name):
             raise ValueError(f"flow.{name}: it solves another task than the comparison; give it to --base too")
+
+
+def _model(own: Any, base: Base) -> dict[str, Any]:
+    """The model of the comparison; of an objective that trains no such network, the one of the same sizes that it does.
+
+    A network that is a variant of no other has no such counterpart, and comes with its method as it is.
+
+    Raises:
+        ValueError: there is none.
+    """
+    shared, like = base.document.get("model") or {}, type(base.config.model)
+    settings = network_settings(own)
+    if not settings.objective_kinds or settings.objective_kinds == like.objective_kinds:
+        return deepcopy(shared)
+    if NetworkConfig in settings.__bases__:
+        return deepcopy(own)
+    listed = [one for one in sections_in(AnyNetworkConfig) if issubclass(one, like)]
+    fitting = [one for one in listed if one.objective_kinds == settings.objective_kinds]
+    if not fitting:
+        raise ValueError(
+            f"model.kind: {kind_of(settings)} has no counterpart of the sizes of a {base.config.model.kind}; "
+            "compare it with --base of another model"
+        )
+    added = {key: value for key, value in own.items() if key not in like.model_fields}
+    return deepcopy({**shared, **added, "kind": kind_of(fitting[0])})
 
 
 def _override(path: Path, stages: list[dict[str, Any]], overrides: Sequence[str]) -> None:

@@ -145,7 +145,8 @@ def _reproduce(comparison: Comparison) -> Section:
     data = _data(comparison)
     text = (
         f"Data, model, optimiser and budget are those of {comparison.base} ({data}); of each method come its flow and "
-        "its stages, and its network where no other can learn by it. Runs with one seed see the same examples in the same order and begin with the same weights."
+        "its stages, and its network where no other can learn by it. Runs with one seed see the same examples in the "
+        "same order, and those of one network begin with the same weights."
     )
     return Section("How to reproduce it", [Listing("\n".join(lines), "What is finished is not trained again.")], text)
 

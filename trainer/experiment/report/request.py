@@ -11,6 +11,8 @@ class ReportRequest:
     Attributes:
         run_dir: folder of the run.
         quality: judgement that ``sample --quality`` wrote.
+        steps: grids of times that ``steps`` wrote for the run.
+        drawing: folder with collectives.jsonl of ``sample --trace`` and formula.jsonl of ``trace --sampling``.
         placement: placement file.
         routing: routing trace that the placement is measured on; None: the run's own.
         unplaced_run: a continuation of the run without the placement; None: the run itself.
@@ -26,6 +28,8 @@ class ReportRequest:
 
     run_dir: Path
     quality: Path | None = None
+    steps: Path | None = None
+    drawing: Path | None = None
     placement: Path | None = None
     routing: Path | None = None
     unplaced_run: Path | None = None

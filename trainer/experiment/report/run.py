@@ -14,6 +14,7 @@ from trainer.experiment.comparison.tables import finding, glance
 from trainer.experiment.report.continuing import Continuations
 from trainer.experiment.report.decoding import decoding_part
 from trainer.experiment.report.fabric import fabric_part
+from trainer.experiment.report.few_calls import drawing_part, steps_part
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.placing import placement_part
 from trainer.experiment.report.request import ReportRequest
@@ -61,6 +62,10 @@ def run(request: ReportRequest) -> int:
 def _parts(request: ReportRequest) -> list[Part]:
     files = RunFiles(request.run_dir)
     parts = [training_part(files, request.quality), migration_part(files)]
+    if request.steps is not None:
+        parts.append(steps_part(files, request.steps))
+    if request.drawing is not None:
+        parts.append(drawing_part(files, request.drawing))
     continued = None
     if request.placed_run is not None:
         plain = files if request.unplaced_run is None else RunFiles(request.unplaced_run)

@@ -11,12 +11,13 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config.file import load_config
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.distributed.groups import Launch
+from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage
 from trainer.experiment.stage.sections import filled
 from trainer.experiment.stage.taught import TaughtStage
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.model.weights import WEIGHTS
-from trainer.sampling.steps.noises import segments_of
+from trainer.sampling.searched import segments_of
 from trainer.sampling.steps.request import StepsRequest
 from trainer.sampling.steps.search import check_search
 
@@ -76,6 +77,7 @@ class StepsStage(TaughtStage):
         if config is not None:
             with self._blamed():
                 check_search(config, request)
+            self._check_guidance(request, config, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
         """See the base class."""
@@ -97,16 +99,39 @@ class StepsStage(TaughtStage):
         now = _what_decides(request, load_config(folder / "config.yaml"), weights)
         return Provenance(self.file, {name: made.get(name) for name in now}, now)
 
+    def _check_guidance(self, request: StepsRequest, teacher: RunConfig, stages: Sequence[Stage]) -> None:
+        """Refuses pairs at the nodes of this search that are drawn with another guidance."""
+        assert isinstance(teacher.sample, ImageSample | PointSample)
+        own = request.guidance_for(teacher.sample)
+        for stage in stages[stages.index(self) + 1 :]:
+            if not isinstance(stage, PairsStage) or stage.request().nodes != self.file:
+                continue
+            asked = stage.request().guidance
+            if asked != own:
+                problem = f"{own:g} is not the {asked:g} that stage {stage.name} draws pairs at the nodes with"
+                raise FileError(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
+
     def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:
         """Later stages that read a grid: the name of each, the field that says which grid, and what it says."""
         for stage in stages[stages.index(self) + 1 :]:
             match stage.document:
                 case {"nodes": str(path), "evaluations": int(evaluations)} if Path(path) == self.file:
                     yield stage.name, "evaluations", evaluations
-                case {"sample": {"sampler": {"kind": "euler", "times": str(path), "steps": int(steps)}}} if (
-                    Path(path) == self.file
-                ):
-                    yield stage.name, "sample.sampler.steps", steps
+                case {"sample": {"sampler": sampler}}:
+                    evaluations = _evaluations(sampler, self.file)
+                    if evaluations is not None:
+                        yield stage.name, "sample.sampler", evaluations
+
+
+def _evaluations(sampler: Any, file: Path) -> int | None:
+    """Which grid of a file a section ``sampler`` asks for; None: none, or it is left for its validation to say."""
+    match sampler:
+        case {"kind": "euler", "times": str(path), "steps": int(steps)} if Path(path) == file:
+            return steps
+        case {"kind": "segmented", "segments": int(segments), "within": within}:
+            inner = _evaluations(within, file)
+            return None if inner is None else segments * inner
+    return None
 
 
 def _what_decides(request: StepsRequest, teacher: RunConfig, weights: str) -> dict[str, Any]:

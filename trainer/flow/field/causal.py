@@ -51,7 +51,7 @@ class CausalField(TokenField):
 
         return guided(velocity, self.condition, self.nothing, self.guidance)
 
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
         """Refuses: a causal network draws tokens, and has no velocity at a state.
 
         Raises:
@@ -69,6 +69,6 @@ class CausalField(TokenField):
 
     def _refuse(self, quantity: str) -> NoReturn:
         raise ValueError(
-            f"sampler: it asks for the {quantity} at a state, and a causal_transition network draws tokens and has none; "
-            "use sampler causal_transition"
+            f"sampler: it asks for the {quantity} at a state, and a causal_transition network draws tokens and has "
+            "none; use sampler causal_transition"
         )

@@ -34,9 +34,9 @@ class CausalTransitionConfig(Section):
 class CausalTransition(Objective):
     """Mean over draws, next states and values of (g(y_s, s, h) - (X_(t+1) - y_0))^2, y_s = (1 - s) y_0 + s X_(t+1).
 
-    X_t = (1 - t / T) noise_t + t / T x_1 for t = 0, ..., T; h are the network's features of a token, and every token has
-    a time s of its own. A network that reads the last state learns one transition of each example, and one that reads
-    all of them every transition.
+    X_t = (1 - t / T) noise_t + t / T x_1 for t = 0, ..., T; h are the network's features of a token, and every token
+    has a time s of its own. A network that reads the last state learns one transition of each example, and one that
+    reads all of them every transition.
 
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
 

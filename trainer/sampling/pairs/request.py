@@ -153,7 +153,7 @@ class PairsRequest(Section):
             weights: digest of the teacher's.
             source: configuration of the data set that its paths begin at; None: they begin at noise.
         """
-        begins = {} if source is None else {"source": source}
+        begins: dict[str, Any] = {} if source is None else {"source": source}
         if trainer.flow.sampler.steps_file(self.sampler) is not None:
             begins["times"] = trainer.flow.sampler.times(self.sampler).tolist()
         asked = self.model_dump(mode="json", exclude={"run", "nodes", "evaluations", "begin"})

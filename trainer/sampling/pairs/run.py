@@ -65,10 +65,10 @@ def run(request: PairsRequest, out: Path) -> int:
         )
     check_latents(config)
     check_drawn_by(config, request.sampler, request.guidance)
-    request = request.resolved()
     grids = steps_file(request.sampler)
     if grids is not None:
         check_made_of(grids, teacher.digest)
+    request = request.resolved()
     check_restorable(config, teacher.folder)
     index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():

@@ -27,6 +27,11 @@ class Passage:
         """Collectives of one pass through a place, in order."""
         return (collective for part in self.layers for collective in part.inside(phase, place))
 
+    def forward(self) -> Iterator[tuple[int | None, Collective]]:
+        """Collectives of a forward pass in order, each with its block."""
+        for place in self.places:
+            yield from ((layer_of(place), collective) for collective in self.inside("forward", place))
+
 
 def layer_of(place: Place) -> int | None:
     """Index of the block that a place is; None outside the blocks."""

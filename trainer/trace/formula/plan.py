@@ -209,29 +209,27 @@ def _sum(config: RunConfig, layout: Layout) -> Collective | None:
     """The sum over the parts of a divided layer in a loss; None: no layer is divided."""
     if layout.tensor_parallel == 1:
         return None
-    tokens = _states_of_a_call(config, layout) * tokens_per_example(config)
-    return tensor_sum(tokens, config.model.hidden, config.engine.precision)
+    return tensor_sum(_tokens_of_a_loss(config, layout), config.model.hidden, config.engine.precision)
 
 
 def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterator[LayerTraffic]:
     """Sums over divided layers are left to the engine that knows their places among its gathers."""
-    found = layers(config, layout, states=_states_of_a_call(config, layout), precision=config.engine.precision)
+    found = layers(config, layout, tokens=_tokens_of_a_loss(config, layout), precision=config.engine.precision)
     return (one for one in found if not (isinstance(engine, Zero3Traffic) and isinstance(one, TensorTraffic)))
 
 
 def layers(
-    config: RunConfig, layout: Layout, *, states: int, precision: str, evaluates: bool = False
+    config: RunConfig, layout: Layout, *, tokens: int, precision: str, evaluates: bool = False
 ) -> Iterator[LayerTraffic]:
     """What the layers of a network send in its passes.
 
     Args:
         config: the run.
         layout: how its ranks share the network.
-        states: that a rank gives its network in one call.
+        tokens: that a rank gives its network in one call.
         precision: element type of tokens, fp32 or bf16.
         evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.
     """
-    tokens = states * tokens_per_example(config)
     if layout.tensor_parallel > 1:
         summed = tensor_sum(tokens, config.model.hidden, precision)
         yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
@@ -262,14 +260,14 @@ def _tokens(
     )
 
 
-def _states_of_a_call(config: RunConfig, layout: Layout) -> int:
-    """States that a rank gives its network in the only call of a loss."""
+def _tokens_of_a_loss(config: RunConfig, layout: Layout) -> int:
+    """Tokens that a rank gives its network in the only call of a loss."""
     match config.flow and config.flow.objective:
         case RegressionConfig(antithetic=True) | RegressionConfig(monge_gap=MongeGapConfig()):
             states = 2  # of a pair; no regression has both settings
         case _:
             states = 1
-    return states * layout.micro_batch
+    return states * layout.micro_batch * tokens_per_example(config)
 
 
 def _router_sums(moe: MoEConfig) -> tuple[tuple[str, int], ...]:

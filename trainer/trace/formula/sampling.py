@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trainer.trace.formula.passes import Passage, layer_of
+from trainer.trace.formula.passes import Passage
 from trainer.trace.formula.protocol import Collective, Operation
 
 
@@ -16,24 +16,26 @@ class Sampling:
     by itself sends nothing.
 
     Args:
-        passage: what the layers send in a call.
-        calls: of the network, one or more.
+        passages: what the layers send in each call of the network, one or more.
         collected: what puts together the samples of all ranks after the last call.
     """
 
-    passage: Passage
-    calls: int
+    passages: tuple[Passage, ...]
     collected: Collective
 
+    @property
+    def calls(self) -> int:
+        """Calls of the network."""
+        return len(self.passages)
+
     def call(self) -> Iterator[tuple[int | None, Collective]]:
-        """The collectives of one call in order, each with its block."""
-        for place in self.passage.places:
-            yield from ((layer_of(place), collective) for collective in self.passage.inside("forward", place))
+        """The collectives of the first call in order, each with its block; no call sends more."""
+        return self.passages[0].forward()
 
     def operations(self) -> Iterator[Operation]:
-        """See the protocol; the calls share their collectives, whose sizes fill much memory on many ranks."""
-        of_a_call = list(self.call())
-        for number in range(self.calls):
-            for layer, collective in of_a_call:
+        """See the protocol; calls that are alike share their collectives, which fill much memory on many ranks."""
+        made = {passage: list(passage.forward()) for passage in dict.fromkeys(self.passages)}
+        for number, passage in enumerate(self.passages):
+            for layer, collective in made[passage]:
                 yield Operation(number, "forward", layer, collective)
         yield Operation(self.calls - 1, "forward", None, self.collected)

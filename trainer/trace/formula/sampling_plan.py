@@ -4,8 +4,10 @@ from math import prod
 
 from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
+from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
 from trainer.flow import sampler as samplers
+from trainer.model.build import tokens_per_example
 from trainer.trace.formula.passes import Passage
 from trainer.trace.formula.plan import layers, rank_groups
 from trainer.trace.formula.protocol import all_gather
@@ -46,18 +48,37 @@ def sampling_spec(
     """
     if config.flow is None:
         raise ValueError(f"flow: a {config.model.kind} model follows none, so that no sampler draws from it")
+    if isinstance(config.model, CausalTransitionConfig) and layout.tensor_parallel > 1:
+        raise ValueError(
+            f"parallel.tensor: {layout.tensor_parallel} ranks add up the tokens of a call, of which a "
+            "causal_transition model reads a whole state at first and then one after the other; no formula knows that, "
+            "so use 1"
+        )
     rows = examples if guidance in (0.0, 1.0) else 2 * examples
     collected = all_gather("data", "float32", 4 * examples * prod(config.state_shape), layout.data_parallel)
-    passage = Passage(
-        config.model.num_layers, tuple(layers(config, layout, states=rows, precision=PRECISION, evaluates=True))
-    )
+    read = _read_in_each_call(config, _network_calls(sampler))
+    made = {
+        tokens: tuple(layers(config, layout, tokens=rows * tokens, precision=PRECISION, evaluates=True))
+        for tokens in set(read)
+    }
+    passages = {tokens: Passage(config.model.num_layers, traffic) for tokens, traffic in made.items()}
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
         groups=rank_groups(layout),
-        program=Sampling(passage=passage, calls=_network_calls(sampler), collected=collected),
+        program=Sampling(passages=tuple(passages[tokens] for tokens in read), collected=collected),
         config_sha256=config_digest(config),
     )
+
+
+def _read_in_each_call(config: RunConfig, calls: int) -> list[int]:
+    """Tokens of an example that a network reads in each call; a causal one has read those of earlier calls."""
+    model = config.model
+    if not isinstance(model, CausalTransitionConfig):
+        return [tokens_per_example(config)] * calls
+    state = model.state_tokens(config.state_shape)
+    of_a_past = state if model.history == "last" else calls
+    return [1 if number % of_a_past else state + 1 for number in range(calls)]
 
 
 def _network_calls(sampler: samplers.AnyConfig | int) -> int:

@@ -3,6 +3,7 @@
 Shape legend: W all ranks, N ranks of a group, G groups of one meaning.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -40,7 +41,7 @@ class SamplingBytes:
     """What a drawing sends.
 
     Attributes:
-        call: one call of the network.
+        call: the first call of the network; no other sends more.
         whole: all calls, and the collection of what was drawn.
         calls: of the network.
     """
@@ -59,14 +60,13 @@ def sampling_bytes(spec: TraceSpec) -> SamplingBytes:
     program = spec.program
     assert isinstance(program, Sampling)
     count = _Count(spec)
-    by_rank_W, crossnode = count.sum(collective for _, collective in program.call())
-    collected_W, collected_crossnode = count.sum([program.collected])
-    whole_W = program.calls * by_rank_W + collected_W
-    return SamplingBytes(
-        call=_sent(by_rank_W, crossnode),
-        whole=_sent(whole_W, program.calls * crossnode + collected_crossnode),
-        calls=program.calls,
-    )
+    alike = Counter(program.passages)
+    sums = {passage: count.sum(collective for _, collective in passage.forward()) for passage in alike}
+    whole_W, whole_crossnode = count.sum([program.collected])
+    for passage, (by_rank_W, crossnode) in sums.items():
+        whole_W, whole_crossnode = whole_W + alike[passage] * by_rank_W, whole_crossnode + alike[passage] * crossnode
+    call = sums[program.passages[0]]
+    return SamplingBytes(call=_sent(*call), whole=_sent(whole_W, whole_crossnode), calls=program.calls)
 
 
 def _sent(by_rank_W: Bytes, crossnode: int) -> SentBytes:

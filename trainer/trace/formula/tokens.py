@@ -1,6 +1,6 @@
 """What routers and tokens send on the way to their experts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from moe.dispatch.expected import MODES, expected_exchanges
@@ -65,14 +65,21 @@ class TokenTraffic:
             yield from self._router_sums()
         layer = None if place == "after" else place
         tells_counts = phase == "forward" and layer is not None
-        for of_layer, exchange in self._exchanges(phase):
+        for of_layer, exchange in self._exchanges(phase, layer):
             if of_layer == layer:
                 if tells_counts and "int" in exchange.dtype:  # counts follow the choices
                     yield from self._router_sums()
                     tells_counts = False
                 yield Collective(exchange.group, exchange=exchange)
 
-    def _exchanges(self, phase: Phase) -> Iterator[tuple[int | None, Exchange]]:
+    def _exchanges(self, phase: Phase, layer: Place | None) -> Iterator[tuple[int | None, Exchange]]:
+        """Exchanges of a pass, at least those of a layer, each with its block."""
+        layers: Sequence[int] = self.moe_layers
+        borrowings: Sequence[Borrowing | None] = self.borrowings
+        if self.dispatch != "coherent":  # where layers follow from one another
+            own = [number for number, one in enumerate(layers) if one == layer]
+            layers = [layers[number] for number in own]
+            borrowings = [borrowings[number] for number in own if borrowings]
         element_bytes, dtype = ELEMENT_BYTES[self.precision], DTYPES[self.precision]
         keys_and_values = self.key_value_width * element_bytes
         sizes = Sizes(
@@ -87,13 +94,13 @@ class TokenTraffic:
             self.dispatch,
             phase,
             sizes,
-            self.moe_layers,
+            layers,
             num_ranks=self.expert_parallel,
             num_nodes=self.num_nodes,
             tokens=self.tokens,
             top_k=self.top_k,
             most_choices=self.most_choices,
-            borrowings=self.borrowings,
+            borrowings=borrowings,
         )
 
     def _router_sums(self) -> Iterator[Collective]:

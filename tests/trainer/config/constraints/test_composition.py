@@ -285,7 +285,9 @@ def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
     assert complaint(composition(coupling=coupled, sampler=without)) is None
 
 
-@pytest.mark.parametrize("drawn", ALTERNATIVES["sampler"], ids=lambda one: one.kind)
+@pytest.mark.parametrize(
+    "drawn", [one for one in ALTERNATIVES["sampler"] if one.kind != "causal_transition"], ids=lambda one: one.kind
+)
 def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_with(drawn):
     drawn = drawn.model_copy(update={"steps": 3}) if hasattr(drawn, "steps") else drawn
     drawn = sampler.Dopri5Config(rtol=0.1, atol=0.1) if isinstance(drawn, sampler.Dopri5Config) else drawn
@@ -347,6 +349,8 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
     }  # what they ask of a network is in blockwise
     of_maps = {objective.MongeMapConfig}  # replaces no other: sampler and times are its own; in test_one_step.py
     taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
+    of_heads = {"objective": {objective.TransitionConfig}, "sampler": {sampler.TransitionConfig}}
+    of_chains = {objective.CausalTransitionConfig}  # with its sampler in test_causal_settings.py
     for part, union in (
         ("coupling", coupling.Config),
         ("path", path.Config),
@@ -355,11 +359,12 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         ("sampler", sampler.Config),
     ):
         found = {type(one) for one in ALTERNATIVES[part]}
-        elsewhere = of_features | of_maps | taught if part == "objective" else set()
+        elsewhere = of_features | of_maps | taught | of_chains if part == "objective" else set()
+        elsewhere |= of_heads.get(part, set())
         assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
-    whole = {sampler.SegmentedConfig, sampler.RenoiseConfig}  # their steps lead out of a segment
-    assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), *whole}
+    others = {sampler.SegmentedConfig, sampler.RenoiseConfig, sampler.CausalTransitionConfig}  # of no segment
+    assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), *others}
     assert {type(one) for one in compositions.SAMPLERS} == set(get_args(within.annotation)), "the cover lacks some"
 
 

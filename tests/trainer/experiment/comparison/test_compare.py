@@ -72,6 +72,12 @@ def test_a_method_keeps_its_flow_and_a_sampler_of_its_own(tmp_path: Path) -> Non
     assert one.paper == "arXiv 1234.56789"
 
 
+def test_a_method_keeps_a_solver_with_times_of_its_own(tmp_path: Path) -> None:
+    sampler = {"kind": "euler", "times": [0, 0.3, 1]}
+    (method,) = plan(tmp_path, written(tmp_path, "searched", sample={"sampler": sampler})).methods
+    assert method.document["sample"]["sampler"] == sampler
+
+
 def test_what_does_not_go_with_the_base_is_left_out(tmp_path: Path) -> None:
     latent = {"kind": "shards", "path": "nowhere", "held_out": 1}
     found = plan(
@@ -144,6 +150,9 @@ def test_who_is_compared_of_a_method_with_stages(tmp_path: Path) -> None:
     reflow, distil = (one.stages(tmp_path, 0) for one in candidates(method))
     assert [stage.name for stage in reflow] == ["teacher", "pairs", "reflow"], "what it learned from is counted"
     assert len(distil) == 4
+    (straightened,) = candidates(plan(tmp_path, METHODS / "boss.yaml").methods[0])
+    assert straightened.name == "boss"
+    assert [stage.verb for stage in straightened.stages(tmp_path, 0)] == ["train", "steps", "pairs", "train"]
 
 
 def entry(name: str, values: dict[int, list[float]]) -> Entry:

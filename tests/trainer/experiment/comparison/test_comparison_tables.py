@@ -2,18 +2,21 @@
 
 import pytest
 
+from trainer.experiment.comparison.charts import bars
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
 from trainer.experiment.comparison.tables import budget, finding, glance
 
 PATHS = {"straightness": 0.5, "path_energy": 2.0, "transport_cost": 1.0}
 
 
-def entry(name: str, few: float, many: float, times_s: tuple[float, ...] = (0.1,)) -> Entry:
+def entry(
+    name: str, few: float, many: float, times_s: tuple[float, ...] = (0.1,), paths: dict[str, float] | None = PATHS
+) -> Entry:
     results = [
         {"sampler": "euler", "evaluations": number, "figures": {"wasserstein_2": distance}}
         for number, distance in ((1, few), (100, many))
     ]
-    evaluation = {"results": results, "paths": PATHS}
+    evaluation = {"results": results, "paths": paths}
     outcomes = (Outcome(seed, "run", 100 * time, 0.0, time, evaluation) for seed, time in enumerate(times_s))
     return Entry(name, "", None, f"{name}.yaml", "", "euler", 1000, 0, tuple(outcomes))
 
@@ -58,3 +61,13 @@ def test_a_run_that_was_disturbed_does_not_move_the_times():
     columns, rows = glance(found).columns, glance(found).rows
     assert [row[columns.index("step, ms")] for row in rows[1:]] == ["110.0", "200.0"]
     assert [row[budget(found).columns.index("training, s")] for row in budget(found).rows] == ["11", "20"]
+
+
+def test_a_method_without_paths_has_a_dash_in_their_columns_and_no_bar():
+    found = comparison(entry("a", 1.0, 1.0), entry("artm", 1.0, 1.0, paths=None))
+    table = glance(found)
+    cells = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert (cells["a"]["straightness"], cells["a"]["path energy"]) == ("0.500", "2.00")
+    assert cells["artm"]["straightness"] == cells["artm"]["path energy"] == "–"
+    assert "artm: tokens are drawn one after the other" in table.caption
+    assert bars(found).count("–") >= 2

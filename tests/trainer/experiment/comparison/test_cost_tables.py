@@ -54,7 +54,7 @@ def test_each_of_the_four_axes_has_a_chart_that_says_its_unit() -> None:
         "network calls": "network calls of a sample",
         "multiply-adds": "multiply-adds of a sample",
         "bytes": "bytes that ranks send each other, for a sample",
-        "microseconds": "microseconds until a sample is drawn, by single",
+        "microseconds": "microseconds until a sample is drawn, with single",
     }
     assert list(found) == list(says)
     for name, label in says.items():

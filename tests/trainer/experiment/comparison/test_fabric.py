@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from moe.files import FileError
 from trainer.config.run import RunConfig
 from trainer.experiment.comparison import fabric as priced
 from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost
@@ -91,6 +92,24 @@ def test_networks_that_are_whole_on_every_rank_send_nothing(
 ) -> None:
     assert CallPrices(fabric_of(tmp_path, ranks)).of(config(moe=moe)) == CallTraffic(0.0, {})
     assert simulations == []
+
+
+def test_a_base_may_lack_the_flow_of_its_network(tmp_path: Path, simulations: list[str]) -> None:
+    model = {"kind": "transition_dit", "hidden": 16, "num_layers": 2, "num_heads": 2}
+    prices = CallPrices(fabric_of(tmp_path, ranks=4))
+    assert prices.of(config(model=model, moe=EXPERTS)) == prices.of(config(moe=EXPERTS)), "the head sends nothing"
+    assert len(simulations) == 1
+
+
+def test_experts_on_nodes_of_several_ranks_send_through_one_of_them(tmp_path: Path, simulations: list[str]) -> None:
+    fabric, run = fabric_of(tmp_path, ranks=6), config(moe={**EXPERTS, "dispatch": "hierarchical"})
+    scenario = Path(fabric.scenario)
+    scenario.write_text(SCENARIO.replace("hosts_per_leaf: 1", "hosts_per_leaf: 2, ranks_per_host: 3"))
+    assert CallPrices(fabric).of(run).sent_bytes > 0
+    assert '"ranks_per_node":3' in simulations[0]
+    scenario.unlink()
+    with pytest.raises(FileError, match="is not there; name a scenario of netsim with --fabric"):
+        CallPrices(fabric).of(run)
 
 
 def test_a_sample_costs_all_its_calls() -> None:

@@ -22,6 +22,7 @@ DIVISIONS = {
     "dit, tensor 2 x data 2, ZeRO 3": Division("dit", tensor=2, engine={"zero_stage": 3}),
     "maps, tensor 2 x data 2, ZeRO 3": Division("dit told of maps", tensor=2, engine={"zero_stage": 3}),
     "maps, tensor 2 x data 2, FSDP2": Division("dit told of maps", tensor=2, engine={"kind": "fsdp"}),
+    "transitions, tensor 2 x data 2, ZeRO 1": Division("transition_dit", tensor=2, engine={"zero_stage": 1}),
     "dit, tensor 4, ZeRO 2": Division("dit", tensor=4, engine={"zero_stage": 2}),
     "gpt, tensor 2 x data 2, ZeRO 2": Division("gpt", tensor=2, engine={"zero_stage": 2}),
     "dit, tensor 2 x data 2, FSDP2": Division("dit", tensor=2, engine={"kind": "fsdp"}),
@@ -37,6 +38,7 @@ DIVISIONS = {
 ALONE = {
     "dit": Division("dit"),
     "dit told of maps": Division("dit told of maps"),
+    "transition_dit": Division("transition_dit"),
     "gpt": Division("gpt"),
     "dit, bf16": Division("dit", engine=HALVES),
     "gpt, bf16": Division("gpt", engine=HALVES),

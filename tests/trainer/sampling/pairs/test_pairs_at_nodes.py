@@ -93,6 +93,8 @@ def test_a_student_learns_the_chords_at_their_starts(folder: Path) -> None:
     plan_layout(config, 1)
     batch = data.build(config.data).get(torch.arange(NUM))
     (learned,) = FlowTask(config).draw([batch], [torch.Generator().manual_seed(0)])
+    assert batch.interval is not None
+    assert batch.x_0 is not None
     start, end = batch.interval.unbind(1)
     assert torch.equal(learned.sample.t, start)
     torch.testing.assert_close(learned.sample.x_t, batch.x_0, rtol=1e-6, atol=1e-6)
