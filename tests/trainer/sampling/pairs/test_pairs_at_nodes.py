@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from moe.files import FileError
 from tests.ranks import run_ranks
 from tests.trainer.commands import contents, refused, trained
+from tests.trainer.data.test_pairs import written
 from tests.trainer.sampling.pairs import test_pairs
 from tests.trainer.sampling.pairs.test_pairs import TINY, TOY, read
 from tests.trainer.sampling.pairs.test_pairs_drawing import configuration, drawn
@@ -88,10 +89,11 @@ def student(folder: Path, **sections: Any) -> RunConfig:
     return RunConfig.model_validate(resolve(document).document)
 
 
-def test_a_student_learns_the_chords_at_their_starts(folder: Path) -> None:
-    config = student(folder)
+def test_a_student_learns_the_chords_at_their_starts(tmp_path: Path) -> None:
+    written(tmp_path / "p", nodes=NODES)
+    config = student(tmp_path / "p")
     plan_layout(config, 1)
-    batch = data.build(config.data).get(torch.arange(NUM))
+    batch = data.build(config.data).get(torch.arange(30))
     (learned,) = FlowTask(config).draw([batch], [torch.Generator().manual_seed(0)])
     assert batch.interval is not None
     assert batch.x_0 is not None
