@@ -206,8 +206,9 @@ class RunConfig(Section):
     def _the_sampler_knows_the_tokens(self) -> "RunConfig":
         """With its number of calls, a sampler can be priced and compared without the network."""
         chosen = getattr(self.sample, "sampler", None)
-        causal = isinstance(chosen, trainer.flow.sampler.CausalTransitionConfig) and chosen.tokens is None
-        if not causal or not isinstance(self.model, CausalTransitionConfig) or len(self.state_shape) not in (1, 3):
+        if not isinstance(chosen, trainer.flow.sampler.CausalTransitionConfig) or chosen.tokens is not None:
+            return self
+        if not isinstance(self.model, CausalTransitionConfig) or len(self.state_shape) not in (1, 3):
             return self
         calls = self.model.transitions * self.model.state_tokens(self.state_shape)
         known = chosen.model_copy(update={"tokens": calls})

@@ -42,6 +42,10 @@ class CausalTransition(Network):
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
     """
 
+    positions: Tensor
+    numbers: Tensor
+    mask: Tensor
+
     def __init__(
         self,
         config: CausalTransitionConfig,

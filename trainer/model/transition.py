@@ -27,7 +27,7 @@ class WithHead(Protocol):
         """The features [B, N, D] of states [B, *D] at times [B]."""
         ...
 
-    def velocities(self, tokens_BND: Tensor, y: Tensor, s: Tensor) -> Tensor:
+    def velocities(self, tokens_BND: Tensor, y: Tensor, s: Tensor, /) -> Tensor:
         """The head's velocities [.., B, *D] at its states [.., B, *D] and times [.., B, N]."""
         ...
 

@@ -43,8 +43,8 @@ class FlowParts:
         self.target = target.build(config.flow.target, path=self.path)
         self.null_label = config.data.num_classes
         self._network = config.model
-        causal = isinstance(config.model, CausalTransitionConfig)
-        self.chain = chain_of(config.model, config.state_shape) if causal else None
+        model = config.model
+        self.chain = chain_of(model, config.state_shape) if isinstance(model, CausalTransitionConfig) else None
 
     def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
         """The field that a sampler follows to draw examples of a condition.

@@ -132,5 +132,5 @@ def drawing(
     if steps is not None:
         chosen = sampler_of(config, steps, evaluations, guidance=scale)
         check_made_of(steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
-    with shared(run_dir) as ranks:
+    with shared(run_dir, chosen) as ranks:
         yield Drawing(ranks, chosen, ranks.flow.conditioning(num, seed=seed), scale, seed)

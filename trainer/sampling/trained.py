@@ -14,6 +14,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
 from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
+from trainer.flow import sampler
 from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -82,27 +83,27 @@ class SharedFlow:
 
 
 @contextmanager
-def shared(run_dir: Path) -> Iterator[SharedFlow]:
+def shared(run_dir: Path, chosen: sampler.AnyConfig) -> Iterator[SharedFlow]:
     """Restores the averaged weights of a run's newest intact checkpoint on the ranks of this launch.
 
     One process holds the whole network. Several share it as the ranks of the run did, experts under its placement.
 
     Args:
         run_dir: folder of the run.
+        chosen: how its field is followed.
 
     Yields:
         The flow; inside, process groups are joined.
 
     Raises:
         ValueError: the run has no complete checkpoint or follows no flow, its network does not divide among the ranks,
-            or they cannot take the steps of its sampler together.
+            or they cannot take the steps of the sampler together.
     """
     launch = Launch.from_environment()
     folder, config = restored_flow(run_dir)
     check_sharing(config, launch.world_size)
-    assert isinstance(config.sample, ImageSample | PointSample)
     if launch.world_size > 1:
-        check_drawn_together(config, config.sample.sampler)
+        check_drawn_together(config, chosen)
     check_restorable(config, folder)
     check_latents(config)
     layout = restored_layout(config, folder, launch.world_size)

@@ -94,5 +94,7 @@ class DrawingTrace:
         if self._routing is None:
             layers = [module for module in self._model.modules() if isinstance(module, HoldsExperts)]
             header = routing_header(self._config, self._layout, element_bytes=4)
-            self._routing = RoutingRecorder(self._folder, layers, header, steps=[STEP], micro_batch=rows)
+            self._routing = RoutingRecorder(
+                self._folder, layers, header, steps=[STEP], micro_batch=rows, training=False
+            )
         return self._routing

@@ -32,6 +32,7 @@ class RoutingRecorder:
         *,
         steps: Collection[int],
         micro_batch: int,
+        training: bool = True,
     ) -> None:
         """Prepares to record.
 
@@ -41,10 +42,13 @@ class RoutingRecorder:
             header: sizes and names of the trace.
             steps: optimiser steps to record.
             micro_batch: sequences of a micro batch.
+            training: the mode of the passes that are recorded. In a loss an objective may also ask, in evaluation mode,
+                what the network would draw.
         """
         self._path = rank_path(folder, dist.get_rank())
         self._layers, self._header = layers, header
         self._steps, self._micro_batch = frozenset(steps), micro_batch
+        self._training = training
         self._parts: list[RoutingTrace] = []
 
     def resume(self, step: int) -> None:
@@ -82,11 +86,11 @@ class RoutingRecorder:
         residencies: list[Residency] = []
 
         def keep(router: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-            if router.training and not repeats():  # an objective may also ask what the network would draw
+            if router.training == self._training and not repeats():
                 chosen.append(ordered_choices(*output, self._header.top_k))
 
         def locate(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if layer.training and not repeats():
+            if layer.training == self._training and not repeats():
                 residencies.extend(value for value in inputs if isinstance(value, Residency))
 
         with ExitStack() as hooks:

@@ -152,7 +152,8 @@ def digits(found: Rows, seed: int, steps: int) -> None:
         trunk, head = settings.multiply_adds((1, 8, 8)) or 0, settings.head_multiply_adds((1, 8, 8)) or 0
         if name == "DTM":
             note(found, "head over trunk, a call", arithmetic=head / trunk)
-            chosen = {f"DTM, 4 calls, {n} head steps": transition(4, n) for n in DIGIT_HEAD_STEPS}
+            chosen: dict[str, sampler.AnyConfig] = {}
+            chosen |= {f"DTM, 4 calls, {n} head steps": transition(4, n) for n in DIGIT_HEAD_STEPS}
             chosen["DTM, 2 calls, 16 head steps"] = transition(2, 16)
             chosen["DTM, 8 calls, 16 head steps"] = transition(8, 16)
             chosen["DTM, Euler on the mean velocity, 4 calls"] = EulerConfig(steps=4)

@@ -10,9 +10,10 @@ from torch import Tensor
 from moe.random.keyed import fold_in
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.flow import UNCONDITIONAL, Condition, objective, path, sampler
+from trainer.flow import UNCONDITIONAL, Condition, objective, path, sampler, target
 from trainer.flow.chain import Chain
 from trainer.flow.coupling import Pairs
+from trainer.flow.field import NetworkField
 from trainer.flow.past import Past
 from trainer.flow.path import PathSample
 from trainer.flow.question import NextStates
@@ -220,5 +221,6 @@ def test_what_follows_a_velocity_is_refused_by_name() -> None:
         drawn_by.sample(field, x, torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match=r"^times: a chain leads from source \(0\) to data \(1\), and these from 0.5"):
         drawn_by.sample(field, x, torch.tensor([0.5, 1.0]), keys=keys(2))
+    velocity = NetworkField(lambda x, _: x, target.Velocity(path.Affine(path.linear)))
     with pytest.raises(ValueError, match=r"^field: it draws no tokens"):
-        drawn_by.sample(lambda x, _: x, x, torch.tensor([0.0, 1.0]), keys=keys(2))
+        drawn_by.sample(velocity, x, torch.tensor([0.0, 1.0]), keys=keys(2))

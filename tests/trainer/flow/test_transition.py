@@ -183,7 +183,8 @@ def test_the_loss_is_a_function_of_its_keys() -> None:
     assert not (first == other).any()
     assert len(first.flatten().unique()) == first.numel()
     order = torch.tensor([3, 0, 5])
-    fewer = PathSample(*(None if part is None else part[order] for part in sample))
+    given = {name: part for name, part in sample._asdict().items() if part is not None}
+    fewer = PathSample(**{name: part[order] for name, part in given.items()})
     torch.testing.assert_close(objective.loss(Gaussian(), fewer, UNCONDITIONAL).values, first[order])
 
 

@@ -12,8 +12,9 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.question import FromTokens, HeadVelocities, Tokens
+from trainer.flow.sampler import EulerConfig, TransitionConfig
 from trainer.model.build import build_model
-from trainer.model.flops import forward_multiply_adds, training_flops
+from trainer.model.flops import forward_multiply_adds, sample_multiply_adds, training_flops
 
 SIZES: dict[str, dict[str, Any]] = {
     "dit": {"hidden": 16, "num_layers": 2, "num_heads": 2},
@@ -141,12 +142,23 @@ def test_the_formula_counts_trunk_and_head_apart(trunk: str) -> None:
         found.append(counter.get_total_flops() // 6)
     head = config.model.head_multiply_adds(SHAPES[trunk])
     assert found == [forward_multiply_adds(config), head]
-    assert head is not None
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(*asked, HeadVelocities(*states(trunk, 4, 3)))
     assert training_flops(config) == counter.get_total_flops()
     plain = configuration(trunk, trunk)
-    assert plain.model.head_multiply_adds(SHAPES[trunk]) is None
+    assert plain.model.head_multiply_adds(SHAPES[trunk]) == 0
+
+
+@trunks
+def test_the_mean_velocity_costs_a_call_of_the_head_with_all_its_draws(trunk: str) -> None:
+    config, network = configuration(f"transition_{trunk}", trunk), network_of(f"transition_{trunk}", trunk)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(*arguments(trunk))
+    followed = sample_multiply_adds(config, EulerConfig(steps=5), {"network": 5})
+    assert followed == 5 * counter.get_total_flops() // 6
+    transitions = sample_multiply_adds(config, TransitionConfig(steps=5), {"network": 5, "head": 80})
+    trunk_alone, head = forward_multiply_adds(config), config.model.head_multiply_adds(SHAPES[trunk])
+    assert transitions == 5 * (trunk_alone or 0) + 80 * head
 
 
 def test_an_objective_and_a_network_that_do_not_fit_are_refused() -> None:

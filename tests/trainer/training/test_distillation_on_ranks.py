@@ -30,8 +30,8 @@ EXPERTS: dict[str, Any] = {
 }
 RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{f"ZeRO {stage}": (MLP, {"zero_stage": stage}) for stage in (0, 2, 3)},
-    "FSDP2": (MLP, {"kind": "fsdp"}),
-    "experts": (EXPERTS, {"zero_stage": 1}),
+    "FSDP2": (MLP, {"kind": "fsdp", "activation_checkpointing": True}),
+    "experts": (EXPERTS, {"zero_stage": 1, "activation_checkpointing": True}),
 }
 """What each run trains, and its engine; ZeRO 1 is that of the experts."""
 OBJECTIVE: dict[str, Any] = {"kind": "velocity_distillation", "step": 0.1, "guidance": [2.0, 1.0]}

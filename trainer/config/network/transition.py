@@ -9,6 +9,7 @@ from moe.validation.section import Section
 from trainer.config.network.dit import DiTConfig
 from trainer.config.network.head import HeadConfig
 from trainer.config.network.mlp import MLPConfig
+from trainer.config.network.protocol import NetworkConfig
 
 
 class MeanVelocityConfig(Section):
@@ -20,22 +21,12 @@ class MeanVelocityConfig(Section):
     """Euler steps of a draw. A single step goes by the head's velocity at its time 0, which is the mean itself less
     the noise."""
 
-    def multiply_adds(self, a_call: int, read_once: int) -> int:
-        """Multiply-adds of the head for one velocity.
 
-        Args:
-            a_call: of one call of the head.
-            read_once: of them, those that read the features, which all draws of a step share.
-        """
-        return self.steps * (self.draws * a_call - (self.draws - 1) * read_once)
+class TransitionNetworkConfig(NetworkConfig):
+    """Settings of a network with a head in the place of its last layer."""
 
-
-class TransitionDiTConfig(DiTConfig):
-    """A diffusion transformer with a head in the place of its last layer; a patch is a token."""
-
-    kind: Literal["transition_dit"] = "transition_dit"  # pyright: ignore[reportIncompatibleVariableOverride]
     head: HeadConfig = HeadConfig()
-    """The network that draws a patch from its features."""
+    """The network that draws the values of a token from its features."""
     mean_velocity: MeanVelocityConfig = MeanVelocityConfig()
     """Of a sampler that follows a velocity."""
 
@@ -49,21 +40,27 @@ class TransitionDiTConfig(DiTConfig):
         segments: int = 1,
         context_channels: int = 0,
         mixture: int | None = None,
-    ) -> int:
-        """See `NetworkConfig.sample_multiply_adds`; where a velocity is followed, its mean is made inside a call."""
-        del segments
-        trunk = self.multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
-        a_call = self.head_multiply_adds(state_shape)
-        if "head" in calls:
-            return calls["network"] * trunk + calls["head"] * a_call
-        read_once = self.tokens(state_shape) * self.hidden * self.head.hidden
-        return calls["network"] * (trunk + self.mean_velocity.multiply_adds(a_call, read_once))
+    ) -> int | None:
+        """See `NetworkConfig.sample_multiply_adds`; where no head is called by itself, each call computes a mean."""
+        drawn = super().sample_multiply_adds(
+            state_shape, calls, segments=segments, context_channels=context_channels, mixture=mixture
+        )
+        if drawn is None or "head" in calls:
+            return drawn
+        a_step = self.head_multiply_adds(state_shape, draws=self.mean_velocity.draws)
+        return drawn + calls["network"] * self.mean_velocity.steps * a_step
+
+
+class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
+    """A diffusion transformer with a head in the place of its last layer; a patch is a token."""
+
+    kind: Literal["transition_dit"] = "transition_dit"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
         """See `NetworkConfig.multiply_adds`; of the trunk."""
-        whole = super().multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
+        whole = DiTConfig.multiply_adds(self, state_shape, context_channels=context_channels, mixture=mixture)
         return whole - self.tokens(state_shape) * self.hidden * self._patch_values(state_shape)
 
     def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
@@ -75,40 +72,20 @@ class TransitionDiTConfig(DiTConfig):
         return state_shape[0] * self.patch_size**2
 
 
-class TransitionMLPConfig(MLPConfig):
+class TransitionMLPConfig(TransitionNetworkConfig, MLPConfig):
     """A network for vectors with a head in the place of its last layer; a vector is the only token of an example."""
 
     kind: Literal["transition_mlp"] = "transition_mlp"  # pyright: ignore[reportIncompatibleVariableOverride]
     head: HeadConfig = HeadConfig(hidden=128)
     """The network that draws a vector from its features."""
-    mean_velocity: MeanVelocityConfig = MeanVelocityConfig()
-    """Of a sampler that follows a velocity."""
 
-    objective_kinds = ("transition",)
     no_division = "share attention heads, which transition_mlp lacks"
-
-    def sample_multiply_adds(
-        self,
-        state_shape: tuple[int, ...],
-        calls: Mapping[str, int],
-        *,
-        segments: int = 1,
-        context_channels: int = 0,
-        mixture: int | None = None,
-    ) -> int:
-        """See `NetworkConfig.sample_multiply_adds`; where a velocity is followed, its mean is made inside a call."""
-        del segments, context_channels
-        trunk, a_call = self.multiply_adds(state_shape, mixture=mixture), self.head_multiply_adds(state_shape)
-        if "head" in calls:
-            return calls["network"] * trunk + calls["head"] * a_call
-        read_once = self.hidden * self.head.hidden
-        return calls["network"] * (trunk + self.mean_velocity.multiply_adds(a_call, read_once))
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
         """See `NetworkConfig.multiply_adds`; of the trunk."""
-        whole = super().multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
+        whole = MLPConfig.multiply_adds(self, state_shape, context_channels=context_channels, mixture=mixture)
         return whole - self.hidden * state_shape[0]
 
     def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:

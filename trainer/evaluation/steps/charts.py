@@ -52,8 +52,9 @@ def _lines(axes: Axes, found: Measured, value: Callable[[GridFigures, GridFigure
     axes.set(xscale="log", xlabel="evaluations of the field, one a step")
     for kind in next(iter(found.grids.values())):
         values = [value(kinds[kind], kinds["uniform"]) for kinds in found.grids.values()]
-        style = {"color": COLOURS[kind], "marker": MARKERS[kind], "label": NAMES[kind]}
-        axes.plot(evaluations, values, ms=6, linewidth=1.9, **style)
+        axes.plot(
+            evaluations, values, color=COLOURS[kind], marker=MARKERS[kind], ms=6, linewidth=1.9, label=NAMES[kind]
+        )
     axes.set_xticks(evaluations, [str(number) for number in evaluations])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(color=GRID, linewidth=0.8)

@@ -74,7 +74,7 @@ def _strip(values: NDArray[np.floating], *, empty: float = 1.0) -> NDArray[np.fl
 def point_panels(
     panels: Mapping[str, NDArray[np.floating]], fine: NDArray[np.floating], remarks: Mapping[str, str]
 ) -> str:
-    """Draws sets of points beside each other, each with lines to where the fine grid leads.
+    """Draws sets of points beside each other, each with lines to where the fine grid leads; a few may lie outside.
 
     Args:
         panels: by name, [N, D] points, of which the first two coordinates are shown.
@@ -84,14 +84,14 @@ def point_panels(
     Returns:
         SVG markup.
     """
-    reach = 1.1 * float(np.abs(fine[:, :2]).max())
+    reach = 1.2 * float(np.quantile(np.abs(fine[:, :2]).max(axis=1), 0.99))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 11.0 / len(panels) + 0.5), layout="constrained")
         for axes, (name, points) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True):
             colour = COLOURS.get(name, INK)
             ways = np.stack([fine[:, :2], points[:, :2]], axis=1)
-            axes.plot(*ways.transpose(2, 1, 0), color=colour, linewidth=0.5, alpha=0.35)
-            axes.plot(points[:, 0], points[:, 1], "o", color=colour, ms=1.8, mew=0)
+            axes.plot(*ways.transpose(2, 1, 0), color=colour, linewidth=0.6, alpha=0.4)
+            axes.plot(points[:, 0], points[:, 1], "o", color=colour, ms=2.2, mew=0)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
             axes.spines[["left", "bottom"]].set_visible(False)
             axes.set_title(f"{name}\n{remarks[name]}", fontsize=10, color=colour)

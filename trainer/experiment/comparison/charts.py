@@ -63,7 +63,7 @@ def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
             ]
             if not points:
                 continue
-            xs, means, lows, highs = zip(*points, strict=True)
+            xs, means, lows, highs = (list(values) for values in zip(*points, strict=True))
             axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
             size = 4.5 if len(xs) > 1 else 8
             axes.plot(xs, means, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, markersize=size)

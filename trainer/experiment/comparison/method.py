@@ -149,6 +149,10 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
     document = deepcopy(base.document)
     document["run"]["dir"] = str(folder / path.stem)
     document["model"] = _model(own.get("model"), base)
+    if network_settings(document["model"]) is not type(base.config.model):  # whose defaults are of other kinds
+        for name, section in (("data", base.config.data), ("sample", base.config.sample)):
+            if "class" not in (document.get(name) or {}):
+                document[name] = {"kind": section.kind, **(document.get(name) or {})}
     sampler = (own.get("sample") or {}).get("sampler") or {}
     objective = (own.get("flow") or {}).get("objective") or {}
     solves = "class" not in sampler and sampler.get("kind", "euler") in ODE_SOLVERS

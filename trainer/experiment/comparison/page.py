@@ -73,13 +73,14 @@ def _quality(comparison: Comparison) -> list[Block]:
 def _against(comparison: Comparison, axis: CostAxis) -> Figure | Note:
     found = figures(comparison, axis)
     if not found:
-        return Note(f"{axis.label}: not known of any network here.")
+        return Note(f"{axis.label.capitalize()}: not known of any network here.")
     if not any(found):
-        return Note(f"{axis.label}: 0 for every network here. Each is whole on the rank that draws.")
+        return Note(f"{axis.label.capitalize()}: 0 for every network here. Each is whole on the rank that draws.")
     missing = [entry.name for entry in comparison.entries if all(axis.figure(cost) is None for cost in entry.costs)]
     left_out = f" Not known, and left out: {', '.join(missing)}." if missing else ""
+    at_zero = " What costs nothing stands at the left edge." if min(found) == 0 else ""
     assumed = " What is assumed stands below the table of costs." if axis.name == "microseconds" else ""
-    return Figure(quality_chart(comparison, axis), _caption(comparison) + assumed + left_out)
+    return Figure(quality_chart(comparison, axis), _caption(comparison) + at_zero + assumed + left_out)
 
 
 def _data(comparison: Comparison) -> str:

@@ -46,7 +46,8 @@ def steps_part(files: RunFiles, path: Path) -> Part:
     text = (
         "A sampler of few steps gains by taking them where the paths bend. The steps verb searched the times at which "
         f"Euler's method ends nearest to {file.made_by.get('nodes', 100)} steps, without any training. On "
-        f"{found.fresh:,} noises that the search had not seen, the error is that of equal steps times {listed} evaluations."
+        f"{found.fresh:,} noises that the search had not seen, the error is that of equal steps times {listed} "
+        "evaluations."
     )
     caption = "Lower is better. Error: mean squared distance from where the fine grid leads the same noise."
     return Part(

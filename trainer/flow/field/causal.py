@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from trainer.flow.field.guidance import Predict, guided
 from trainer.flow.past import Past
 from trainer.flow.question import NextToken, OfToken
 from trainer.flow.sampler import TokenField
-from trainer.flow.target import Quantity
 
 
 @dataclass(frozen=True)
@@ -50,25 +48,3 @@ class CausalField(TokenField):
             return self.network(y, s, condition, OfToken(features))
 
         return guided(velocity, self.condition, self.nothing, self.guidance)
-
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
-        """Refuses: a causal network draws tokens, and has no velocity at a state.
-
-        Raises:
-            ValueError: always.
-        """
-        self._refuse("velocity")
-
-    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:  # noqa: ARG002
-        """Refuses like a call.
-
-        Raises:
-            ValueError: always.
-        """
-        self._refuse(" or ".join(quantities))
-
-    def _refuse(self, quantity: str) -> NoReturn:
-        raise ValueError(
-            f"sampler: it asks for the {quantity} at a state, and a causal_transition network draws tokens and has "
-            "none; use sampler causal_transition"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import torch
 from pydantic import Field as Setting
@@ -16,6 +16,7 @@ from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.past import Past
 from trainer.flow.sampler.ode import EulerConfig, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField, check_times
+from trainer.flow.target import Quantity
 
 
 class CausalTransitionConfig(Section):
@@ -43,11 +44,35 @@ class CausalTransitionConfig(Section):
 class TokenField(Field):
     """A field that tells how the next token of a chain is distributed, with condition and guidance already bound.
 
+    It has no quantity at a state, and refuses a sampler that asks for one.
+
     Attributes:
         chain: the states that are drawn.
     """
 
     chain: Chain
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
+        """Refuses.
+
+        Raises:
+            ValueError: always.
+        """
+        self._refuse("velocity")
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Refuses.
+
+        Raises:
+            ValueError: always.
+        """
+        self._refuse(" or ".join(quantities))
+
+    def _refuse(self, quantity: str) -> NoReturn:
+        raise ValueError(
+            f"sampler: it asks for the {quantity} at a state, and a causal_transition network draws tokens and has "
+            "none; use sampler causal_transition"
+        )
 
     @abstractmethod
     def next_features(self, tokens: Tensor, t: Tensor, past: Past) -> Tensor:

@@ -48,12 +48,6 @@ def sampling_spec(
     """
     if config.flow is None:
         raise ValueError(f"flow: a {config.model.kind} model follows none, so that no sampler draws from it")
-    if isinstance(config.model, CausalTransitionConfig) and layout.tensor_parallel > 1:
-        raise ValueError(
-            f"parallel.tensor: {layout.tensor_parallel} ranks add up the tokens of a call, of which a "
-            "causal_transition model reads a whole state at first and then one after the other; no formula knows that, "
-            "so use 1"
-        )
     rows = examples if guidance in (0.0, 1.0) else 2 * examples
     collected = all_gather("data", "float32", 4 * examples * prod(config.state_shape), layout.data_parallel)
     read = _read_in_each_call(config, _network_calls(sampler))

@@ -66,6 +66,7 @@ def configuration(**sections: Any) -> RunConfig:
             r"causal_transition does not go with flow\.coupling\.kind minibatch_ot .*process linear keeps the pairs.*"
             r"flow\.coupling\.kind independent",
         ),
+        ({"engine": {"compile": True}}, r"engine\.compile: .*kept tokens at each call that draws; use false"),
         ({"flow": {"time": {"kind": "grid", "steps": 2}}}, r"flow\.time\.kind: grid .*; use uniform"),
         ({"flow": RINGS}, r"flow\.source\.kind: toy .*; use flow\.objective\.process=linear, or remove flow\.source"),
         (

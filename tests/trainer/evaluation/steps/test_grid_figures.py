@@ -84,7 +84,7 @@ def test_the_energy_distance_of_paired_sets_is_without_bias() -> None:
     apart = energy_distance(x, y, paired=True)
     assert abs(apart) < 1e-3, "noise of 0.05 changes a normal distribution by next to nothing"
     assert abs(independent) < 0.02
-    assert np.mean(paired) == pytest.approx(apart, abs=3 * np.std(paired) / 10)
+    assert np.mean(paired) == pytest.approx(apart, abs=float(3 * np.std(paired) / 10))
     assert energy_distance(x, x, paired=True) == pytest.approx(0, abs=1e-12)
 
 

@@ -46,7 +46,8 @@ def plan(tmp_path: Path, *words: Any, base: Path | None = None) -> Any:
 
 def test_every_method_has_the_data_the_model_and_the_budget_of_the_base(tmp_path: Path) -> None:
     found = plan(tmp_path, *sorted(METHODS.glob("*.yaml")), "optim.steps=60", "data.name=rings")
-    assert {"flow_matching", "ot_cfm", "weighted_cfm", "rectified_flow"} <= {method.name for method in found.methods}
+    names = {method.name for method in found.methods}
+    assert {"flow_matching", "ot_cfm", "weighted_cfm", "rectified_flow", "artm", "fhtm"} <= names
     for method in found.methods:
         stages = method.stages(tmp_path / "run", seed=5)
         trained = [stage for stage in stages if isinstance(stage, TrainStage)]

@@ -4,10 +4,19 @@ import torch
 from torch import Tensor
 
 from trainer.flow.sampler import Field
+from trainer.flow.target import Quantity
 from trainer.sampling.steps.fine import FineSolution, fine_solution
 
 
-class Bent(Field):
+class VelocityAlone(Field):
+    """A field that nothing but its velocity is asked of."""
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """See `Field.estimate`."""
+        raise AssertionError(f"asked for {quantities}")
+
+
+class Bent(VelocityAlone):
     """v = a x + b t^2, componentwise, for a number of dimensions: paths bend, so that grids differ."""
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
@@ -16,7 +25,7 @@ class Bent(Field):
         return rates * x + 6.0 * t[:, None] ** 2
 
 
-class Constant(Field):
+class Constant(VelocityAlone):
     """One velocity everywhere."""
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
@@ -24,7 +33,7 @@ class Constant(Field):
         return torch.tensor([2.0, -0.5]).expand_as(x)
 
 
-class Jumping(Field):
+class Jumping(VelocityAlone):
     """A velocity that is another in each of several segments of time; it must be asked within one."""
 
     def __init__(self, segments: int) -> None:
@@ -41,7 +50,7 @@ class Jumping(Field):
         return _Part(segment, self.segments)
 
 
-class _Part(Field):
+class _Part(VelocityAlone):
     def __init__(self, number: int, segments: int) -> None:
         self.number, self.segments = number, segments
 
