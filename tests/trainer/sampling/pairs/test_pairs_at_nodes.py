@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from moe.files import FileError
 from tests.ranks import run_ranks
 from tests.trainer.commands import contents, refused, trained
+from tests.trainer.data.test_pairs import written
 from tests.trainer.sampling.pairs import test_pairs
 from tests.trainer.sampling.pairs.test_pairs import TINY, TOY, read
 from tests.trainer.sampling.pairs.test_pairs_drawing import configuration, drawn
 from trainer import data
 from trainer.__main__ import main
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
@@ -88,10 +89,11 @@ def student(folder: Path, **sections: Any) -> RunConfig:
     return RunConfig.model_validate(resolve(document).document)
 
 
-def test_a_student_learns_the_chords_at_their_starts(folder: Path) -> None:
-    config = student(folder)
+def test_a_student_learns_the_chords_at_their_starts(tmp_path: Path) -> None:
+    written(tmp_path / "p", nodes=NODES)
+    config = student(tmp_path / "p")
     plan_layout(config, 1)
-    batch = data.build(config.data).get(torch.arange(NUM))
+    batch = data.build(config.data).get(torch.arange(30))
     (learned,) = FlowTask(config).draw([batch], [torch.Generator().manual_seed(0)])
     assert batch.interval is not None
     assert batch.x_0 is not None
@@ -234,3 +236,18 @@ def test_blocks_of_a_segment_learn_chords_within_it(teacher: Path, tmp_path: Pat
         ValueError, match=r"model\.segments: 2 segments meet at 0\.5, which is none of the nodes .*0\.55"
     ):
         plan_layout(blockwise(tmp_path / "none", 2), 1)
+
+
+def test_a_student_samples_with_its_teachers_grid_whatever_guidance_that_was_searched_with(tmp_path: Path) -> None:
+    """The guidance of the teacher is in the pairs, and the steps are meant to stay."""
+    file = tmp_path / "steps.json"
+    StepsFile(sampler="euler", guidance=2.0, grids={3: NODES}).write(file)
+    sample = {"sampler": {"kind": "euler", "steps": 3, "times": str(file)}}
+    for name, nodes in (("parts", NODES), ("whole", None)):
+        written(tmp_path / name, nodes=nodes)
+        config = student(tmp_path / name, sample=sample)
+        if nodes is not None:
+            assert cautions(config, plan_layout(config, 1)) == []
+            continue
+        with pytest.raises(FileError, match=r"guidance: is 2, and the samples are drawn with 1"):
+            plan_layout(config, 1)
