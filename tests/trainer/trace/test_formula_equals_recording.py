@@ -85,7 +85,7 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 2, aligned segments, accumulation": ({"zero_stage": 2}, 2, None, "blockwise, aligned"),
         "ZeRO 3, segments": (SMALL_ZERO_3, 1, None, "blockwise"),
         "ZeRO 3, aligned segments": (SMALL_ZERO_3, 1, None, "blockwise, aligned"),
-        "ZeRO 1, transitions": ({}, 1, {"dispatch": "copies"}, "transition_dit"),
+        "ZeRO 1, transitions": ({}, 1, {"dispatch": "copies", "top_k": 3}, "transition_dit"),
         "ZeRO 2, causal transitions, accumulation": ({"zero_stage": 2}, 2, None, "causal_transition, last"),
         "ZeRO 3, causal transitions": (SMALL_ZERO_3, 1, None, "causal_transition, last"),
         "ZeRO 3, causal transitions of all states": (SMALL_ZERO_3, 1, None, "causal_transition, full"),
