@@ -9,7 +9,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from moe.files import FileError
-from trainer.flow import path, sampler
+from trainer.flow import path, sampler, target
+from trainer.flow.field import NetworkField
 from trainer.flow.keyed_draws import keyed_normal, keyed_uniform, random_keys
 from trainer.flow.sampler.steps_file import StepsFile
 
@@ -34,8 +35,9 @@ def test_written_times_are_the_grid_and_decide_the_number_of_steps() -> None:
 
 def test_a_step_along_written_times_is_eulers(tmp_path: Path) -> None:
     config = READ.validate_python({"kind": "euler", "steps": 4, "times": str(searched(tmp_path))})
-    follows = sampler.build(config, path=path.Linear())
-    drawn = follows.sample(lambda x, t: x + t[:, None], torch.ones(1, 1), sampler.times(config))
+    linear = path.Linear()
+    field = NetworkField(lambda x, t: x + t[:, None], target.build(target.VelocityConfig(), path=linear))
+    drawn = sampler.build(config, path=linear).sample(field, torch.ones(1, 1), sampler.times(config))
     x = 1.0
     for t, t_next in zip(GRIDS[4], GRIDS[4][1:], strict=False):
         x += (t_next - t) * (x + t)
