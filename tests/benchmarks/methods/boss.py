@@ -14,7 +14,7 @@ noises. Each figure but the energy distance is over that of equal steps:
 Then the first two networks are straightened at 4 steps: 1,000 steps of Adam on the chords of 5,000 trajectories, by the
 parts of a run. The error is over that of the teacher itself on the same grid.
 
-Source: Nguyen, Nguyen and Nguyen, "Bellman Optimal Stepsize Straightening of Flow-Matching Models", arXiv 2312.16414;
+Source: Nguyen, Nguyen and Nguyen, "Bellman Optimal Step-size Straightening of Flow-Matching Models", arXiv 2312.16414;
 the times: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv 2206.00364,
 equation 5.
 """

@@ -68,7 +68,7 @@ class PairDrawing:
     def _at_nodes(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
         """Pair i is of interval i mod K: two states of trajectory i div K, which the teacher follows from noise.
 
-        Source: Nguyen et al., "Bellman Optimal Stepsize Straightening of Flow-Matching Models".
+        Source: Nguyen et al., "Bellman Optimal Step-size Straightening of Flow-Matching Models".
         """
         places, classes = request.places, self.flow.config.data.num_classes
         examples, rows = (own // (len(places) - 1)).unique(return_inverse=True)
