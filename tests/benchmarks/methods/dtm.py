@@ -39,6 +39,7 @@ from trainer.evaluation.discrepancy import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import EulerConfig, TransitionConfig
 from trainer.model.build import build_model
+from trainer.model.flops import sample_multiply_adds
 from trainer.task import FlowTask
 
 SEEDS = (0, 1, 2)
@@ -162,7 +163,7 @@ def digits(found: Rows, seed: int, steps: int) -> None:
         for row, config in chosen.items():
             drawn = follow(task, network, x_0, condition=condition, config=config, seed=seed).final
             calls = sampler.calls(config) or {}
-            used = calls["network"] * trunk + calls.get("head", 0) * head
+            used = sample_multiply_adds(task.config, config, calls) or 0
             note(found, row, calls=calls["network"], arithmetic=used / arithmetic, **figures(drawn))
 
 
