@@ -15,6 +15,8 @@ from trainer.data import Batch, Dataset, Split
 from trainer.observe.protocol import Sink
 
 STEPS, GLOBAL_BATCH, MICRO_BATCH = 4, 8, 2
+CLIP_NORM = 0.3
+"""Below the norm of every gradient of these runs."""
 EXAMPLES = 24
 
 FEW_STEPS = {"kind": "euler", "steps": 2}
@@ -103,7 +105,7 @@ class Division:
                     "global_batch": GLOBAL_BATCH,
                     "micro_batch": MICRO_BATCH,
                     "lr": 1e-2,
-                    "clip_norm": 0.5,
+                    "clip_norm": CLIP_NORM,
                     "weight_decay": 0.01,
                     "ema_decay": 0.0,
                 },

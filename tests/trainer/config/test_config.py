@@ -201,7 +201,10 @@ def test_an_image_model_takes_nothing_of_a_language_model(
     assert remedy in message
 
 
-SAMPLERS = "euler, heun, dopri5, first_order, euler_maruyama, stochastic_heun, renoise, segmented"
+SAMPLERS = (
+    "euler, heun, dopri5, first_order, euler_maruyama, stochastic_heun, renoise, segmented, transition, "
+    "causal_transition"
+)
 MISTAKES = {
     "sample.sampler.kind=eulr": f"sample.sampler.kind: 'eulr' is none of {SAMPLERS}; use euler",
     "sample.sampler.kind=9": f"sample.sampler.kind: '9' is none of {SAMPLERS}; use one of them",

@@ -48,7 +48,8 @@ def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
         height = max(4.8, 1.6 + 0.26 * len(comparison.entries))
         figure = Figure(figsize=(11.0, height))
         axes = figure.add_axes((0.065, 0.62 / height, 0.71, 1 - 0.9 / height))
-        axes.set(xscale="log", yscale="log")
+        axes.set_yscale("log")
+        _scale(axes, comparison, axis)
         mean, low, high = (max(value, LEAST) for value in spread(comparison.floor))
         if high > low:
             axes.axhspan(low, high, color=FLOOR, linewidth=0, zorder=0)
@@ -68,7 +69,7 @@ def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
             size = 4.5 if len(xs) > 1 else 8
             axes.plot(xs, means, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, markersize=size)
             ends.append((xs[-1], means[-1], entry.name, colour))
-        _scale(axes, comparison, axis)
+        _numbers(axes, comparison, axis)
         _plain_decades(axes)
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom * (bottom / top) ** 0.06, top)
@@ -82,11 +83,18 @@ def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
 
 
 def _scale(axes: Axes, comparison: Comparison, axis: CostAxis) -> None:
-    """Sets the limits and the numbers of the horizontal axis, which is linear next to a cost of 0."""
+    """Makes the horizontal axis logarithmic, and linear next to a cost of 0."""
+    xs = figures(comparison, axis)
+    if min(xs) == 0:
+        axes.set_xscale("symlog", linthresh=min(x for x in xs if x > 0), linscale=0.3)
+    else:
+        axes.set_xscale("log")
+
+
+def _numbers(axes: Axes, comparison: Comparison, axis: CostAxis) -> None:
+    """Sets the limits and the numbers of the horizontal axis."""
     xs = figures(comparison, axis)
     least, most = min(x for x in xs if x > 0), max(xs)
-    if min(xs) == 0:
-        axes.set_xscale("symlog", linthresh=least, linscale=0.3)
     if axis is CALLS:
         axes.xaxis.set_major_locator(FixedLocator(comparison.evaluations))
         axes.xaxis.set_major_formatter(FixedFormatter([str(number) for number in comparison.evaluations]))
