@@ -69,8 +69,8 @@ def times(config: AnyConfig) -> Tensor:
     match config:
         case Dopri5Config() | CausalTransitionConfig():
             return _equal(1)
-        case FirstOrderConfig(trained_times=int(trained_times)):
-            return first_order_times(config.steps, trained_times)
+        case FirstOrderConfig(times=None):
+            return first_order_times(config.steps, config.trained_times)
         case SegmentedConfig(segments=segments, within=within):
             if isinstance(within, Dopri5Config) or within.times is None:
                 return _equal(segments * (len(times(within)) - 1))
