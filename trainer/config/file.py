@@ -39,11 +39,12 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     return validated(path, document)
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
     """Reads a YAML file of sections.
 
     Args:
         path: YAML file.
+        examples: folder that a refusal names.
 
     Raises:
         FileError: the file is missing or malformed.
@@ -52,7 +53,7 @@ def read_document(path: Path) -> dict[str, Any]:
         document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        remedy = "give a YAML file such as those in configs/runs"
+        remedy = f"give a YAML file such as those in {examples}"
         raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -61,7 +61,7 @@ class CompareRequest:
         for name, (value, least) in options.items():
             if value < least:
                 raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
-        if self.fabric is not None and "topology" not in read_document(self.fabric):
+        if self.fabric is not None and "topology" not in read_document(self.fabric, "configs/scenarios"):
             raise ValueError(f"--fabric: {self.fabric} has no topology; give one of configs/scenarios")
         if not 0 < self.teraflops < math.inf:
             raise ValueError(f"--teraflops: {self.teraflops:g} is no rate; use what a rank sustains, such as 400")
