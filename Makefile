@@ -45,8 +45,8 @@ demo: $(VENV)/.runtime
 	@echo "3/10  search times for few steps, draw with four of them on two ranks, and record what drawing sends"
 	@$(PY) -m trainer steps $(RUN) --evaluations 2,4,6 --out $(RUN)/steps.json --page $(RUN)/report/steps.html
 	@$(TORCHRUN) sample $(RUN) --num-samples 160 --steps $(RUN)/steps.json --evaluations 4 --out $(RUN)/samples/four_calls.png --trace $(RUN)/drawing
-	@$(PY) -m trainer trace $(MIXTURE) run.dir=$(RUN) --world-size 2 --ranks-per-node 1 --sampling '{kind: euler, steps: 4}' --examples 80 \
-	  --guidance 1.5 --out $(RUN)/drawing/formula.jsonl
+	@$(PY) -m trainer trace $(RUN)/config.yaml --world-size 2 --ranks-per-node 1 --sampling '{kind: euler, steps: 4}' \
+	  --examples 80 --guidance 1.5 --out $(RUN)/drawing/formula.jsonl
 	@echo "4/10  place the experts by where the tokens went, for 2 nodes x 1 rank and the run's own dispatch, under a cap on the load"
 	@$(PLACE) $(RUN)/traces/routing.npz --out $(RUN)/placement.json --report $(RUN)/report/placement.html
 	@echo "5/10  train on from the checkpoint, with the experts where they were and under the placement, and record both"

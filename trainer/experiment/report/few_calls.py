@@ -91,11 +91,11 @@ def drawing_part(files: RunFiles, folder: Path) -> Part:
     ]
     text = (
         "With experts on several ranks, each call of the network is all-to-alls: fewer calls are fewer bytes and less "
-        f"time on the wire. The ranks drew together in {calls['recorded']} calls; what they sent is {difference} of "
-        "what the formula expects, which writes the same for any number of ranks, for netsim to time."
+        f"time on the wire. The ranks drew together in {calls['recorded']} calls and sent {megabytes(recorded)}, "
+        f"{difference} against the formula, which writes a drawing for any number of ranks, for netsim to time."
     )
     return Part(
-        [("drawing, bytes between ranks", f"{megabytes(recorded)}, {difference} of the formula")],
+        [("drawing, bytes between ranks", f"{megabytes(recorded)}, {difference} against even routing")],
         [],
         [Section("What a drawing sends", table, text)],
     )

@@ -93,10 +93,11 @@ def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
         raise ValueError(
             f"model.kind: {config.model.kind} follows no flow that a sampler could draw from; leave out --sampling"
         )
-    if sampling:
-        config = load_config(request.config, [*request.overrides, f"sample.sampler={sampling}"])
-    assert isinstance(config.sample, ImageSample | PointSample)
     sampler = config.sample.sampler
+    if sampling:
+        other = load_config(request.config, [*request.overrides, f"sample.sampler={sampling}"]).sample
+        assert isinstance(other, ImageSample | PointSample)
+        sampler = other.sampler
     guidance = config.sample.guidance if request.guidance is None else request.guidance
     if not 0 <= guidance < math.inf:
         raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
