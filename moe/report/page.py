@@ -18,7 +18,8 @@ section { margin: 36px 0; }
 h2 { font-size: 21px; margin: 0 0 6px; }
 section > p { max-width: 68em; margin: 0 0 14px; color: var(--soft); }
 .note { border-left: 4px solid var(--accent); background: var(--paper); color: var(--ink); padding: 10px 16px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 14px 0; }
+.facts { display: grid; gap: 12px; margin: 14px 0; grid-template-columns:
+  repeat(auto-fit, minmax(max(165px, (100% - (var(--columns) - 1) * 12px) / var(--columns)), 1fr)); }
 .facts div, figure, .table { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; }
 .facts div { padding: 12px 16px; }
 .facts dt { color: var(--soft); font-size: 14px; }
@@ -62,6 +63,8 @@ footer { color: var(--soft); font-size: 13px; padding-bottom: 36px; }
   .choice > .option { display: block !important; margin-bottom: 16px; }
 }
 """
+MOST_COLUMNS = 6
+"""Large numbers beside each other; more of them stand in rows that are as full as each other."""
 _MOST_OPTIONS = 8
 _CHOSEN = "".join(
     f".choice > input:nth-of-type({number}):checked ~ .option:nth-of-type({number}) {{ display: block; }}\n"
@@ -149,7 +152,9 @@ class Facts:
             f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
             for name, value, remark in self.facts
         )
-        return f'<dl class="facts">{"".join(cells)}</dl>'
+        rows = -(-len(self.facts) // MOST_COLUMNS) or 1
+        columns = -(-len(self.facts) // rows) or 1
+        return f'<dl class="facts" style="--columns: {columns}">{"".join(cells)}</dl>'
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,11 @@ def steps_part(files: RunFiles, path: Path) -> Part:
         f"{found.fresh:,} noises that the search had not seen, the error is that of equal steps times {listed} "
         "evaluations."
     )
-    caption = "Lower is better. Error: mean squared distance from where the fine grid leads the same noise."
+    caption = (
+        "Lower is better. Error: mean squared distance from where the fine grid leads the same noise, which the "
+        "endpoint search lowers. Energy distance: how much the ends as a whole differ from those of the fine grid, at "
+        "which no search looks."
+    )
     return Part(
         [(f"searched times, error in {few} evaluations", f"{shares[few]:.2f} x that of equal steps")],
         [(f"Error in {few} calls", f"{shares[few]:.2f} x", "of equal steps, with searched times; no training")],
