@@ -161,15 +161,13 @@ def _fresh_noise(composition: Composition) -> str | None:
 
 
 def _drawn_in_turn(composition: Composition) -> str | None:
-    if isinstance(composition.objective, objective.OwnObjective):
+    if isinstance(composition.objective, objective.OwnObjective) or isinstance(composition.sampler, sampler.OwnSampler):
         return None
     learns_tokens = isinstance(composition.objective, objective.CausalTransitionConfig)
-    if learns_tokens == isinstance(composition.sampler, sampler.CausalTransitionConfig | sampler.OwnSampler):
+    if learns_tokens == isinstance(composition.sampler, sampler.CausalTransitionConfig):
         return None
     if learns_tokens:
         return "it needs a quantity at a state, and what is learned are tokens that are drawn one after the other"
-    if isinstance(composition.sampler, sampler.OwnSampler):
-        return None
     return "it draws tokens one after the other, and what is learned is a quantity at a state"
 
 
