@@ -90,6 +90,10 @@ def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> 
         for named in named_parameters(model):
             if named.name.startswith(new):
                 continue
+            if named.stack is not None:
+                for row, name in enumerate(named.stack.names):
+                    named.parameter[row].copy_(file.get_tensor(name))
+                continue
             whole = file.get_tensor(named.name)
             named.parameter.copy_(whole if named.part is None else named.part.cut(whole))
     load_routers(model, path.parent)

@@ -1,5 +1,6 @@
 """The network, its guidance, its moving average, its learning rate, and the images drawn from it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -80,14 +81,17 @@ def counted(_rank: int, _world_size: int, moe: dict[str, Any] | None) -> dict[st
 
         parallel_state.initialize_model_parallel(expert_model_parallel_size=1)
     named = named_parameters(build_model(config, plan_layout(config, 1)))
-    return {
-        "dense": [entry.parameter.numel() for entry in named if entry.expert is None],
-        "experts": {
-            key: sum(entry.parameter.numel() for entry in named if entry.expert == key)
-            for key in {entry.expert for entry in named if entry.expert is not None}
-        },
-        "shapes": {entry.name: tuple(entry.parameter.shape) for entry in named},
+    dense = [entry for entry in named if entry.stack is None]
+    found: dict[str, Any] = {
+        "dense": [entry.parameter.numel() for entry in dense],
+        "experts": Counter(),
+        "shapes": {entry.name: tuple(entry.parameter.shape) for entry in dense},
     }
+    for stack, parameter in ((entry.stack, entry.parameter) for entry in named if entry.stack is not None):
+        for name, expert, row in zip(stack.names, stack.experts, parameter, strict=True):
+            found["experts"][stack.layer, expert] += row.numel()
+            found["shapes"][name] = tuple(row.shape)
+    return found
 
 
 @pytest.mark.parametrize("moe", [None, MOE], ids=["dense", "experts"])

@@ -15,13 +15,7 @@ import deepspeed
 import numpy as np
 import torch.distributed as dist
 from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
-from deepspeed.utils import (
-    groups,
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
+from deepspeed.utils import groups
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,12 +25,19 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
 from trainer.distributed.engine.deepspeed_settings import settings_of, zero_optimizer_in_every_stage
-from trainer.distributed.engine.deepspeed_state import MOMENTS, go_on, region_of, state_pieces, updates_taken
+from trainer.distributed.engine.deepspeed_state import (
+    expert_state,
+    go_on,
+    network_shards,
+    set_expert_state,
+    state_pieces,
+    updates_taken,
+)
 from trainer.distributed.engine.deepspeed_step import take_zero_step
 from trainer.distributed.engine.protocol import StepOutcome
 from trainer.distributed.groups import group_names
 from trainer.model.network import Network
-from trainer.model.parallel.parameters import named_parameters
+from trainer.model.parallel.parameters import NamedParameter, named_parameters
 from trainer.model.parallel.state import Shard, StatePiece
 
 
@@ -113,15 +114,7 @@ class DeepSpeedEngine:
 
     def shards(self) -> list[Shard]:
         """See the protocol."""
-        return [
-            Shard(
-                named.name,
-                getattr(named.parameter, "ds_tensor", named.parameter).data,
-                named.expert,
-                region_of(named),
-            )
-            for named in self._named
-        ]
+        return network_shards(self._named)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -149,27 +142,11 @@ class DeepSpeedEngine:
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
         """See the protocol."""
-        parameter = self._parameter(shard)
-        if self._stage == 0:
-            moments = self._optimizer.state[parameter]
-            return {"weight": parameter.detach(), **{name: moments[name] for name in MOMENTS}}
-        self._link_optimizer_state(parameter)
-        weight: Any = safe_get_full_fp32_param(parameter)
-        moments: dict[str, Any] = {name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS}
-        return {"weight": weight, **moments}
+        return expert_state(self._stack_of(shard), shard.name, self._optimizer, self._stage)
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
         """See the protocol."""
-        parameter = self._parameter(shard)
-        parameter.data.copy_(state["weight"])
-        if self._stage == 0:
-            for name in MOMENTS:
-                self._optimizer.state[parameter][name].copy_(state[name])
-            return
-        self._link_optimizer_state(parameter)
-        safe_set_full_fp32_param(parameter, state["weight"].to(parameter.device))
-        for name in MOMENTS:
-            safe_set_full_optimizer_state(parameter, state[name].to(parameter.device), name)
+        set_expert_state(self._stack_of(shard), shard.name, state, self._optimizer, self._stage)
 
     def slot_to_expert(self) -> NDArray[np.int64]:
         """See the protocol."""
@@ -181,14 +158,15 @@ class DeepSpeedEngine:
             layer.place(slots)
         self._named = named_parameters(self.module)
 
-    def _parameter(self, shard: Shard) -> Any:
-        return next(named.parameter for named in self._named if named.name == shard.name)
+    def _stack_of(self, shard: Shard) -> NamedParameter:
+        return next(named for named in self._named if named.stack is not None and shard.name in named.stack.names)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         if not self._has_experts:
             return [{"params": [named.parameter for named in self._named]}]
         everything = {"params": [named.parameter for named in self._named], "name": "parameters"}
-        return split_params_into_different_moe_groups_for_optimizer(everything)
+        found = split_params_into_different_moe_groups_for_optimizer(everything)
+        return [group for group in found if group["params"]]  # one is empty if the first stack exceeds DeepSpeed's size
 
     def _own_group_names(self, layout: Layout) -> dict[str, str]:
         names: dict[str, str] = {_data_group().group_name: "data"}
@@ -210,19 +188,13 @@ class DeepSpeedEngine:
         for named in self._named:
             if named.parameter.grad is not None:
                 gradients.append(named.parameter.grad)
-                kind = experts if named.expert is not None else whole if named.part is None else parts
+                kind = experts if named.stack is not None else whole if named.part is None else parts
                 kind += named.parameter.grad.float().square().sum()
         if self._has_experts:
             dist.all_reduce(experts, group=parallel_state.get_expert_model_parallel_group())
         if self._tensor_parallel > 1:
             dist.all_reduce(parts, group=_tensor_group())
         return gradients, float((whole + experts + parts).sqrt())
-
-    def _link_optimizer_state(self, parameter: Any) -> None:
-        """Links all parameters to their moments, if this one is not; DeepSpeed does so when only one group has any."""
-        if parameter._hp_mapping is not None and not parameter._hp_mapping.optim_fragment:
-            self._optimizer._hp_optimizer_states_linked = False
-            self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _data_group() -> dist.ProcessGroup:

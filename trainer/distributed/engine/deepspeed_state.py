@@ -4,7 +4,8 @@ Without ZeRO they are the network's own parameters. ZeRO 1 and 2 lay the paramet
 and give each rank one run of the elements, in float32; ZeRO 3 gives each rank its run of every parameter.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,26 +13,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.model.parallel.parameters import NamedParameter
+from trainer.model.parallel.parameters import ExpertStack, NamedParameter
 from trainer.model.parallel.region import Region
-from trainer.model.parallel.state import StatePiece
+from trainer.model.parallel.state import Shard, StatePiece
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = ("weight", *MOMENTS)
 
 
 @dataclass(frozen=True)
 class _Held:
-    """This rank's run of one parameter.
+    """This rank's run of one parameter, or of one expert's row of it.
 
     Attributes:
-        parameter: whose.
+        name: logical name.
         region: where the run lies in it.
         owner: the tensor that the optimiser updates.
         first: number of the run's first element in the owner.
         count: its elements.
     """
 
-    parameter: NamedParameter
+    name: str
     region: Region
     owner: Tensor
     first: int
@@ -40,6 +42,11 @@ class _Held:
     def view(self, like_owner: Tensor) -> Tensor:
         """The run's part of a tensor that is laid out like the owner."""
         return like_owner.detach().view(-1).narrow(0, self.first, self.count)
+
+    def values(self, states: Any) -> dict[str, Tensor]:
+        """The run of the weight and of each of its moments, as views of the optimiser's."""
+        _with_moments(states, self.owner)
+        return {kind: self.view(self.owner if kind == "weight" else states[self.owner][kind]) for kind in KINDS}
 
 
 def state_pieces(named: Iterable[NamedParameter], optimizer: Any, stage: int) -> list[StatePiece]:
@@ -53,12 +60,71 @@ def state_pieces(named: Iterable[NamedParameter], optimizer: Any, stage: int) ->
     pieces = []
     states = _adam(optimizer, stage).state
     for held in _held(named, optimizer, stage):
-        _with_moments(states, held.owner)
-        tensors = {"weight": held.owner, **{kind: states[held.owner][kind] for kind in MOMENTS}}
-        for kind, tensor in tensors.items():
-            for offset, values in held.region.rectangles(held.view(tensor)):
-                pieces.append(StatePiece(held.parameter.name, kind, held.region.shape, offset, values))
+        for kind, run in held.values(states).items():
+            for offset, values in held.region.rectangles(run):
+                pieces.append(StatePiece(held.name, kind, held.region.shape, offset, values))
     return pieces
+
+
+def network_shards(named: Iterable[NamedParameter]) -> list[Shard]:
+    """What this rank's network computes with: one shard for each dense parameter and each row of a stack of experts.
+
+    Args:
+        named: parameters of the network.
+    """
+    shards = []
+    for one in named:
+        stored: Any = getattr(one.parameter, "ds_tensor", one.parameter).data
+        if one.stack is None:
+            shards.append(Shard(one.name, stored, None, region_of(one)))
+            continue
+        region = Region.whole(tuple(stored.shape[1:]))
+        for name, expert, row in zip(one.stack.names, one.stack.experts, stored, strict=True):
+            shards.append(Shard(name, row, (one.stack.layer, expert), region))
+    return shards
+
+
+def expert_state(named: NamedParameter, name: str, optimizer: Any, stage: int) -> dict[str, Tensor]:
+    """Weight and moments of one row of a stack of experts, whole; collective over the ranks that divide the stack.
+
+    Args:
+        named: the stack.
+        name: logical name of the row.
+        optimizer: what DeepSpeed made of it.
+        stage: of ZeRO, 0 to 2.
+
+    Returns:
+        Tensors in the row's shape by kind; without ZeRO views.
+    """
+    shape, states = named.parameter.shape[1:], _adam(optimizer, stage).state
+    held = _held_of_row(named, name, optimizer, stage)
+    if stage == 0:
+        assert held is not None
+        return {kind: run.view(shape) for kind, run in held.values(states).items()}
+    whole = torch.zeros(len(KINDS), math.prod(shape), device=named.parameter.device)
+    if held is not None:
+        for values, run in zip(whole, held.values(states).values(), strict=True):
+            values.narrow(0, held.region.start, held.count).copy_(run)
+    dist.all_reduce(whole, group=vars(named.parameter)["_dp_group"])
+    return {kind: values.view(shape) for kind, values in zip(KINDS, whole, strict=True)}
+
+
+def set_expert_state(named: NamedParameter, name: str, state: Mapping[str, Tensor], optimizer: Any, stage: int) -> None:
+    """Sets what :func:`expert_state` gave, in the optimiser and in the network.
+
+    Args:
+        named: the stack.
+        name: logical name of the row.
+        state: tensors in the row's shape by kind.
+        optimizer: what DeepSpeed made of the network.
+        stage: of ZeRO, 0 to 2.
+    """
+    assert named.stack is not None
+    named.parameter.data[named.stack.names.index(name)].copy_(state["weight"])
+    held = _held_of_row(named, name, optimizer, stage)
+    if held is not None:
+        for kind, run in held.values(_adam(optimizer, stage).state).items():
+            run.copy_(state[kind].reshape(-1).narrow(0, held.region.start, held.count))
 
 
 def updates_taken(optimizer: Any, stage: int) -> int:
@@ -109,15 +175,38 @@ def _held(named: Iterable[NamedParameter], optimizer: Any, stage: int) -> Iterat
         yield from _held_by_parameter(named, optimizer)
         return
     for parameter in named:
-        region = region_of(parameter)
-        if stage == 0:
-            yield _Held(parameter, region, parameter.parameter, 0, parameter.parameter.numel())
-            continue
-        fragment: Any = vars(parameter.parameter)["_hp_mapping"]
-        if fragment is not None:  # it lies in this rank's run, wholly or in part
-            owner = optimizer.single_partition_of_fp32_groups[fragment.param_group_index]
-            source, target = fragment.lp_fragment_address, fragment.hp_fragment_address
-            yield _Held(parameter, replace(region, start=source.start), owner, target.start, target.numel)
+        held = _held_of(parameter, optimizer, stage)
+        if held is not None:
+            yield from (held,) if parameter.stack is None else _rows(held, parameter.stack)
+
+
+def _held_of(named: NamedParameter, optimizer: Any, stage: int) -> _Held | None:
+    region = region_of(named)
+    if stage == 0:
+        return _Held(named.name, region, named.parameter, 0, named.parameter.numel())
+    fragment: Any = vars(named.parameter)["_hp_mapping"]
+    if fragment is None:  # no element lies in this rank's run
+        return None
+    owner = optimizer.single_partition_of_fp32_groups[fragment.param_group_index]
+    source, target = fragment.lp_fragment_address, fragment.hp_fragment_address
+    return _Held(named.name, replace(region, start=source.start), owner, target.start, target.numel)
+
+
+def _held_of_row(named: NamedParameter, name: str, optimizer: Any, stage: int) -> _Held | None:
+    held = _held_of(named, optimizer, stage)
+    assert named.stack is not None
+    rows = () if held is None else _rows(held, named.stack)
+    return next((row for row in rows if row.name == name), None)
+
+
+def _rows(held: _Held, stack: ExpertStack) -> Iterator[_Held]:
+    """Cuts a run of a stack at the borders of its rows."""
+    start, shape = held.region.start, held.region.shape[1:]
+    size = math.prod(shape)
+    for row in range(start // size, -(-(start + held.count) // size)):
+        begin, end = max(start, row * size), min(start + held.count, (row + 1) * size)
+        region = Region.whole(shape, begin - row * size)
+        yield _Held(stack.names[row], region, held.owner, held.first + begin - start, end - begin)
 
 
 def _held_by_parameter(named: Iterable[NamedParameter], optimizer: Any) -> Iterator[_Held]:
@@ -127,5 +216,5 @@ def _held_by_parameter(named: Iterable[NamedParameter], optimizer: Any) -> Itera
         for parameter in parameters:
             count = parameter.partition_numel()
             held_of = by_id[id(parameter)]
-            yield _Held(held_of, region_of(held_of), owner, first, count)
+            yield _Held(held_of.name, region_of(held_of), owner, first, count)
             first += count
