@@ -3,7 +3,7 @@
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,9 +30,9 @@ from trainer.config.engine import DeepSpeedConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
-from trainer.distributed.engine.deepspeed_state import MOMENTS, go_on, region_of, state_pieces, updates_taken
+from trainer.distributed.engine.deepspeed_state import go_on, region_of, state_pieces, updates_taken, use_weights
 from trainer.distributed.engine.deepspeed_step import take_zero_step
-from trainer.distributed.engine.protocol import StepOutcome
+from trainer.distributed.engine.protocol import MOMENTS, STATE, StepOutcome
 from trainer.distributed.groups import group_names
 from trainer.model.network import Network
 from trainer.model.parallel.parameters import named_parameters
@@ -134,9 +134,9 @@ class DeepSpeedEngine:
                 self._optimizer.empty_partition_cache()
             self.module.train()
 
-    def state(self) -> list[StatePiece]:
+    def state(self, kinds: Collection[str] = STATE) -> list[StatePiece]:
         """See the protocol."""
-        return state_pieces(self._named, self._optimizer, self._stage)
+        return state_pieces(self._named, self._optimizer, self._stage, kinds)
 
     @property
     def updates(self) -> int:
@@ -146,6 +146,20 @@ class DeepSpeedEngine:
     def state_loaded(self, updates: int) -> None:
         """See the protocol."""
         go_on(self._optimizer, self._stage, updates)
+
+    def weights_written(self) -> None:
+        """See the protocol."""
+        use_weights(self._optimizer, self._stage)
+
+    def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:
+        """See the protocol."""
+        whole = torch.zeros(shard.shape, device=shard.tensor.device)
+        for piece in pieces:
+            piece.of(whole).copy_(piece.tensor)
+        if self._stage > 0:  # each element is on one rank; as integers, for the sum of -0 and 0 is another number
+            name = vars(self._parameter(shard))["group_name"]
+            dist.all_reduce(whole.view(torch.int32), group=groups._get_expert_data_parallel_group(name))
+        return whole
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
         """See the protocol."""

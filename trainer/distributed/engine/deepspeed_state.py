@@ -4,7 +4,7 @@ Without ZeRO they are the network's own parameters. ZeRO 1 and 2 lay the paramet
 and give each rank one run of the elements, in float32; ZeRO 3 gives each rank its run of every parameter.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.distributed.engine.protocol import MOMENTS
 from trainer.model.parallel.parameters import NamedParameter
 from trainer.model.parallel.region import Region
 from trainer.model.parallel.state import StatePiece
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -42,20 +41,24 @@ class _Held:
         return like_owner.detach().view(-1).narrow(0, self.first, self.count)
 
 
-def state_pieces(named: Iterable[NamedParameter], optimizer: Any, stage: int) -> list[StatePiece]:
+def state_pieces(
+    named: Iterable[NamedParameter], optimizer: Any, stage: int, kinds: Collection[str]
+) -> list[StatePiece]:
     """Weights and moments of this rank as rectangles, views of DeepSpeed's memory.
 
     Args:
         named: parameters of the network.
         optimizer: what DeepSpeed made of it.
         stage: of ZeRO.
+        kinds: which are wanted; moments that are not are not made, either.
     """
     pieces = []
     states = _adam(optimizer, stage).state
     for held in _held(named, optimizer, stage):
-        _with_moments(states, held.owner)
-        tensors = {"weight": held.owner, **{kind: states[held.owner][kind] for kind in MOMENTS}}
-        for kind, tensor in tensors.items():
+        if not {*kinds}.isdisjoint(MOMENTS):
+            _with_moments(states, held.owner)
+        for kind in kinds:
+            tensor = held.owner if kind == "weight" else states[held.owner][kind]
             for offset, values in held.region.rectangles(held.view(tensor)):
                 pieces.append(StatePiece(held.parameter.name, kind, held.region.shape, offset, values))
     return pieces
@@ -76,6 +79,16 @@ def go_on(optimizer: Any, stage: int, updates: int) -> None:
     """
     for state in _adam(optimizer, stage).state.values():
         state["step"].fill_(updates)
+    use_weights(optimizer, stage)
+
+
+def use_weights(optimizer: Any, stage: int) -> None:
+    """Makes the network compute with the float32 weights that were written; collective.
+
+    Args:
+        optimizer: what DeepSpeed made of it.
+        stage: of ZeRO.
+    """
     if stage in (1, 2):
         optimizer.update_lp_params()
     elif stage == 3:
