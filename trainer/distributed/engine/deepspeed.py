@@ -3,7 +3,7 @@
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,15 +26,15 @@ from trainer.config.run import RunConfig
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
 from trainer.distributed.engine.deepspeed_settings import settings_of, zero_optimizer_in_every_stage
 from trainer.distributed.engine.deepspeed_state import (
-    expert_state,
     go_on,
     network_shards,
     set_expert_state,
     state_pieces,
     updates_taken,
+    use_weights,
 )
 from trainer.distributed.engine.deepspeed_step import take_zero_step
-from trainer.distributed.engine.protocol import StepOutcome
+from trainer.distributed.engine.protocol import STATE, StepOutcome
 from trainer.distributed.groups import group_names
 from trainer.model.network import Network
 from trainer.model.parallel.parameters import NamedParameter, named_parameters
@@ -127,9 +127,9 @@ class DeepSpeedEngine:
                 self._optimizer.empty_partition_cache()
             self.module.train()
 
-    def state(self) -> list[StatePiece]:
+    def state(self, kinds: Collection[str] = STATE) -> list[StatePiece]:
         """See the protocol."""
-        return state_pieces(self._named, self._optimizer, self._stage)
+        return state_pieces(self._named, self._optimizer, self._stage, kinds)
 
     @property
     def updates(self) -> int:
@@ -140,9 +140,25 @@ class DeepSpeedEngine:
         """See the protocol."""
         go_on(self._optimizer, self._stage, updates)
 
+    def weights_written(self) -> None:
+        """See the protocol."""
+        use_weights(self._optimizer, self._stage)
+
+    def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:
+        """See the protocol."""
+        whole = torch.zeros(shard.shape, device=shard.tensor.device)
+        for piece in pieces:
+            piece.of(whole).copy_(piece.tensor)
+        if self._stage > 0:  # each element is on one rank; as integers, for the sum of -0 and 0 is another number
+            name = vars(self._stack_of(shard).parameter)["group_name"]
+            dist.all_reduce(whole.view(torch.int32), group=groups._get_expert_data_parallel_group(name))
+        return whole
+
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
         """See the protocol."""
-        return expert_state(self._stack_of(shard), shard.name, self._optimizer, self._stage)
+        found = state_pieces([self._stack_of(shard)], self._optimizer, self._stage, STATE)
+        own = [piece for piece in found if piece.name == shard.name]
+        return {kind: self.gathered(shard, [piece for piece in own if piece.kind == kind]) for kind in STATE}
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
         """See the protocol."""

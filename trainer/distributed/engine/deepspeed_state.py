@@ -4,8 +4,7 @@ Without ZeRO they are the network's own parameters. ZeRO 1 and 2 lay the paramet
 and give each rank one run of the elements, in float32; ZeRO 3 gives each rank its run of every parameter.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.distributed.engine.protocol import MOMENTS, STATE
 from trainer.model.parallel.parameters import ExpertStack, NamedParameter
 from trainer.model.parallel.region import Region
 from trainer.model.parallel.state import Shard, StatePiece
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-KINDS = ("weight", *MOMENTS)
 
 
 @dataclass(frozen=True)
@@ -43,24 +40,28 @@ class _Held:
         """The run's part of a tensor that is laid out like the owner."""
         return like_owner.detach().view(-1).narrow(0, self.first, self.count)
 
-    def values(self, states: Any) -> dict[str, Tensor]:
-        """The run of the weight and of each of its moments, as views of the optimiser's."""
-        _with_moments(states, self.owner)
-        return {kind: self.view(self.owner if kind == "weight" else states[self.owner][kind]) for kind in KINDS}
+    def values(self, states: Any, kinds: Collection[str] = STATE) -> dict[str, Tensor]:
+        """The run of the weight, or of one of its moments, for each kind that is asked for: views of the optimiser's."""
+        if not {*kinds}.isdisjoint(MOMENTS):
+            _with_moments(states, self.owner)
+        return {kind: self.view(self.owner if kind == "weight" else states[self.owner][kind]) for kind in kinds}
 
 
-def state_pieces(named: Iterable[NamedParameter], optimizer: Any, stage: int) -> list[StatePiece]:
+def state_pieces(
+    named: Iterable[NamedParameter], optimizer: Any, stage: int, kinds: Collection[str]
+) -> list[StatePiece]:
     """Weights and moments of this rank as rectangles, views of DeepSpeed's memory.
 
     Args:
         named: parameters of the network.
         optimizer: what DeepSpeed made of it.
         stage: of ZeRO.
+        kinds: which are wanted; moments that are not are not made, either.
     """
     pieces = []
     states = _adam(optimizer, stage).state
     for held in _held(named, optimizer, stage):
-        for kind, run in held.values(states).items():
+        for kind, run in held.values(states, kinds).items():
             for offset, values in held.region.rectangles(run):
                 pieces.append(StatePiece(held.name, kind, held.region.shape, offset, values))
     return pieces
@@ -84,33 +85,8 @@ def network_shards(named: Iterable[NamedParameter]) -> list[Shard]:
     return shards
 
 
-def expert_state(named: NamedParameter, name: str, optimizer: Any, stage: int) -> dict[str, Tensor]:
-    """Weight and moments of one row of a stack of experts, whole; collective over the ranks that divide the stack.
-
-    Args:
-        named: the stack.
-        name: logical name of the row.
-        optimizer: what DeepSpeed made of it.
-        stage: of ZeRO, 0 to 2.
-
-    Returns:
-        Tensors in the row's shape by kind; without ZeRO views.
-    """
-    shape, states = named.parameter.shape[1:], _adam(optimizer, stage).state
-    held = _held_of_row(named, name, optimizer, stage)
-    if stage == 0:
-        assert held is not None
-        return {kind: run.view(shape) for kind, run in held.values(states).items()}
-    whole = torch.zeros(len(KINDS), math.prod(shape), device=named.parameter.device)
-    if held is not None:
-        for values, run in zip(whole, held.values(states).values(), strict=True):
-            values.narrow(0, held.region.start, held.count).copy_(run)
-    dist.all_reduce(whole, group=vars(named.parameter)["_dp_group"])
-    return {kind: values.view(shape) for kind, values in zip(KINDS, whole, strict=True)}
-
-
 def set_expert_state(named: NamedParameter, name: str, state: Mapping[str, Tensor], optimizer: Any, stage: int) -> None:
-    """Sets what :func:`expert_state` gave, in the optimiser and in the network.
+    """Sets weight and moments of one row of a stack of experts, in the optimiser and in the network.
 
     Args:
         named: the stack.
@@ -142,6 +118,16 @@ def go_on(optimizer: Any, stage: int, updates: int) -> None:
     """
     for state in _adam(optimizer, stage).state.values():
         state["step"].fill_(updates)
+    use_weights(optimizer, stage)
+
+
+def use_weights(optimizer: Any, stage: int) -> None:
+    """Makes the network compute with the float32 weights that were written; collective.
+
+    Args:
+        optimizer: what DeepSpeed made of it.
+        stage: of ZeRO.
+    """
     if stage in (1, 2):
         optimizer.update_lp_params()
     elif stage == 3:
