@@ -3,6 +3,8 @@
 Shape suffixes: T tokens of this rank, E experts, P slots of the expert-parallel group, N ranks of the group.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -13,6 +15,19 @@ from moe.dispatch.exchange import gather_counts
 from moe.replica.dealing import deal
 from moe.replica.quotas import even_quotas, least_loaded_quotas
 from moe.replica.slots import Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Choices that each rank of the group sends to each slot.
+
+    Attributes:
+        device_NP: int64 [N, P] where the tokens are.
+        host_NP: the same on the host.
+    """
+
+    device_NP: Tensor
+    host_NP: Tensor
 
 
 class Serving:
@@ -64,7 +79,7 @@ class Serving:
         """
         if self.slots.has_replicas and self._rule == "least_loaded":
             return self.agreed(map_TE)[0]
-        map_TP = map_TE[:, self.columns(map_TE.device)]
+        map_TP = self._of_slots(map_TE)
         if self.slots.has_replicas:
             counts_1E = map_TE.sum(dim=0, keepdim=True).cpu().numpy()
             own = even_quotas(counts_1E, self.slots.holders, self._layer, first_source=self.group.rank())
@@ -72,23 +87,29 @@ class Serving:
             self.served = map_TP
         return map_TP
 
-    def agreed(self, map_TE: Tensor) -> tuple[Tensor, Tensor]:
-        """Chooses a slot for every choice, and tells what all ranks send: one all-gather.
+    def agreed(self, map_TE: Tensor) -> tuple[Tensor, Counts]:
+        """Chooses a slot for every choice, and tells what all ranks send: one all-gather, for which the host waits.
 
         Args:
             map_TE: whether a token chose an expert, bool.
 
         Returns:
-            Whether a slot serves a token, bool [T, P], and the choices of each rank by slot, int64 [N, P] on the host.
+            Whether a slot serves a token, bool [T, P], and the choices of each rank by slot.
         """
-        map_TP = map_TE[:, self.columns(map_TE.device)]
+        map_TP = self._of_slots(map_TE)
         if not self.slots.has_replicas:
-            return map_TP, gather_counts(map_TP.sum(dim=0, dtype=torch.long), self.group).cpu()
+            counts_NP = gather_counts(map_TP.sum(dim=0, dtype=torch.long), self.group)
+            return map_TP, Counts(counts_NP, counts_NP.cpu())
         counts_NE = gather_counts(map_TE.sum(dim=0, dtype=torch.long), self.group).cpu().numpy()
         quotas_NEG = self._quotas(counts_NE)
         deal(map_TP, quotas_NEG[self.group.rank()], self.slots)
         self.served = map_TP
-        return map_TP, torch.from_numpy(self.slots.of_quotas(quotas_NEG))
+        counts_NP = torch.from_numpy(self.slots.of_quotas(quotas_NEG))
+        return map_TP, Counts(counts_NP.to(map_TE.device), counts_NP)
+
+    def _of_slots(self, map_TE: Tensor) -> Tensor:
+        """Columns of slots in place of those of experts, in the memory column by column."""
+        return map_TE.T.index_select(0, self.columns(map_TE.device)).T
 
     def _quotas(self, counts_NE: NDArray[np.int64]) -> NDArray[np.int64]:
         quotas = least_loaded_quotas if self._rule == "least_loaded" else even_quotas
