@@ -130,8 +130,10 @@ class MoEConfig(Section):
     shared_expert_hidden: PositiveInt | None = None
     """Width of a shared expert that every token visits too; null: none."""
     router: RouterConfig = TopKRouterConfig()
-    dispatch: Literal["home", "copies", "hierarchical", "coherent"] = "home"
-    """home: a token returns to its rank after each layer; copies: likewise, but one copy for each rank however many of
+    dispatch: Literal["home", "capped", "copies", "hierarchical", "coherent"] = "home"
+    """home: a token returns to its rank after each layer; capped: likewise, in messages of one size that has room for
+    as many tokens as the router lets an expert take, so that no rank counts or waits in training (at inference as
+    home); copies: likewise, but one copy for each rank however many of
     its experts are there; hierarchical: likewise, but one copy for each node, which a rank there passes on inside the
     node; coherent: a token stays on the rank of its expert (ExFlow)."""
     placement: Path | None = None
@@ -143,6 +145,18 @@ class MoEConfig(Section):
     planned anew for every layer and micro batch."""
     migration: MigrationConfig | None = None
     """Experts that move in the run; null: they stay where they are."""
+
+    @property
+    def cap(self) -> float | None:
+        """Most that an expert takes of a rank's choices in training, as a multiple of its even share; None: no limit."""
+        match self.router:
+            case TopKRouterConfig():
+                return self.router.capacity_factor
+            case SparseOTRouterConfig(potentials="rank"):
+                return self.router.capacity_factor
+            case BaseAssignmentRouterConfig() | ExpertChoiceRouterConfig():
+                return 1.0
+        return None
 
     @property
     def most_choices(self) -> int:

@@ -3,6 +3,7 @@
 Shape suffixes: T tokens of this rank, E experts, P slots of the expert-parallel group, N ranks of the group.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +39,21 @@ class Serving:
     Attributes:
         slots: the slots; they may be replaced between passes.
         group: the expert-parallel group.
+        most_choices: experts that a token can visit.
+        seats: choices that an expert takes at most of so many tokens of a rank in this pass; None: no limit.
         served: whether a slot served a token in the last pass, bool [T, P]; None without replicas.
     """
 
-    def __init__(self, slots: Slots, group: dist.ProcessGroup, rule: str, layer: int) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        group: dist.ProcessGroup,
+        rule: str,
+        layer: int,
+        *,
+        most_choices: int = 0,
+        seats: Callable[[int], int | None] = lambda _tokens: None,
+    ) -> None:
         """Begins with a placement.
 
         Args:
@@ -49,21 +61,33 @@ class Serving:
             group: the expert-parallel group.
             rule: how the choices of an expert are split over its replicas, even or least_loaded.
             layer: index of the block.
+            most_choices: experts that a token can visit.
+            seats: gives the choices that an expert takes at most of so many tokens of a rank in this pass; None: no
+                limit.
         """
         self.slots, self.group = slots, group
+        self.most_choices, self.seats = most_choices, seats
         self._rule, self._layer = rule, layer
         self._columns_P: Tensor | None = None
+        self._slots_E: Tensor | None = None
         self.served: Tensor | None = None
 
     def place(self, slots: Slots) -> None:
         """Replaces the slots."""
-        self.slots, self._columns_P, self.served = slots, None, None
+        self.slots, self.served = slots, None
+        self._columns_P = self._slots_E = None
 
     def columns(self, device: torch.device) -> Tensor:
         """Logical expert of each slot, int64 [P]."""
         if self._columns_P is None or self._columns_P.device != device:
             self._columns_P = torch.as_tensor(self.slots.experts.reshape(-1), device=device)
         return self._columns_P
+
+    def slot_of_experts(self, device: torch.device) -> Tensor:
+        """Slot of each logical expert where none has replicas, int64 [E]."""
+        if self._slots_E is None or self._slots_E.device != device:
+            self._slots_E = torch.as_tensor(self.slots.experts.reshape(-1).argsort(), device=device)
+        return self._slots_E
 
     def own(self, map_TE: Tensor) -> Tensor:
         """Chooses a slot for every choice of this rank's tokens.
