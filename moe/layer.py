@@ -76,6 +76,7 @@ class PlacedMoELayer(MoELayer):
         self.set_layer_number(layer + 1)
         self.layer = layer
         self._groups, self._dispatch, self._rule = groups, config.dispatch, config.replicas
+        self._most_choices = config.most_choices
         self.slots = Slots.of(slot_to_expert, config.num_experts, self.ep_group.size())
         self._follow(self.slots)
         self._hops = 1.0 - np.eye(self.ep_group.size()) if hops is None else hops
@@ -149,12 +150,17 @@ class PlacedMoELayer(MoELayer):
         if serving is not None and serving.slots.slots_per_rank == slots.slots_per_rank:
             serving.place(slots)
         else:
-            serving = Serving(slots, self.ep_group, self._rule, self.layer)
+            limits: Any = {"most_choices": self._most_choices, "seats": self._seats}
+            serving = Serving(slots, self.ep_group, self._rule, self.layer, **limits)
             own = slots.slots_per_rank
             first = self.ep_group.rank() * own
             build = moe.dispatch.DISPATCHERS[self._dispatch]
             self.token_dispatcher = build(own, [*range(first, first + own)], self.config, self._groups, serving)
         self.experts.loans = Loans.of(slots, self.ep_group) if slots.has_replicas else None
+
+    def _seats(self, tokens: int) -> int | None:
+        """Choices that an expert takes at most of so many tokens of a rank; None: no limit, as at inference."""
+        return self.router.seats(tokens) if self.router.training else None
 
     def _tell_distances(self) -> None:
         """Passes the distance of each expert's nearest holder from this rank to the router."""

@@ -40,6 +40,9 @@ class RoutingHeader(BaseModel):
         moe_layers: Block index of each MoE layer, for replay.
         expert_parallel: Ranks of one expert-parallel group while recording.
         dispatch: Dispatch mode of the run that recorded the trace; None if it is unknown.
+        cap: Most that an expert takes of a rank's choices, as a multiple of its even share, for replay in capped
+            dispatch; None: the router has no limit, or it is unknown.
+        due_choices: Experts that a token visits on average, of which `cap` is a multiple.
         expert_parameters: Parameters of an expert, for replay with replicas.
         replicas: How the run chose among the replicas of an expert, had there been any; None if it is unknown.
         config_sha256: Hash of the run's configuration, the same as in its collective trace; None if it is unknown.
@@ -58,7 +61,9 @@ class RoutingHeader(BaseModel):
     key_value_width: _Positive | None = None
     moe_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     expert_parallel: _Positive | None = None
-    dispatch: Literal["coherent", "home", "copies", "hierarchical"] | None = None
+    dispatch: Literal["coherent", "home", "copies", "hierarchical", "capped"] | None = None
+    cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    due_choices: _Positive | None = None
     expert_parameters: _Positive | None = None
     replicas: Literal["even", "least_loaded"] | None = None
     config_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

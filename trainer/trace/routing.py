@@ -57,7 +57,7 @@ class RoutingRecorder:
             earlier = RoutingTrace.read(self._path)
             assert earlier.step is not None
             kept = earlier.step <= step
-            later = ("dispatch", "expert_parameters", "replicas")  # earlier versions lack them
+            later = ("dispatch", "expert_parameters", "replicas", "cap", "due_choices")  # earlier versions lack them
             absent = {name: getattr(self._header, name) for name in later if getattr(earlier.header, name) is None}
             # A run may go on with other settings, such as more steps.
             known = earlier.header.model_copy(update={**absent, "config_sha256": self._header.config_sha256})

@@ -135,13 +135,16 @@ class TraceSession:
                 merge_routing(self._folder, self._launch.world_size)
 
 
-def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int) -> RoutingHeader:
+def routing_header(
+    config: RunConfig, layout: Layout, *, element_bytes: int, evaluates: bool = False
+) -> RoutingHeader:
     """What a routing trace says of the network with experts whose tokens it follows.
 
     Args:
         config: the run.
         layout: how its ranks share the experts.
         element_bytes: bytes of one element of a token.
+        evaluates: whether it follows passes in evaluation mode, where no router has a limit that dispatch could use.
     """
     assert config.moe is not None
     return RoutingHeader(
@@ -155,7 +158,9 @@ def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int) -> 
         key_value_width=config.model.key_value_width or None,
         moe_layers=tuple(range(config.model.num_layers)),
         expert_parallel=layout.expert_parallel,
-        dispatch=config.moe.dispatch,
+        dispatch="home" if evaluates and config.moe.dispatch == "capped" else config.moe.dispatch,
+        cap=None if evaluates else config.moe.cap,
+        due_choices=config.moe.top_k,
         expert_parameters=expert_parameters(config),
         replicas=config.moe.replicas,
         config_sha256=config_digest(config),

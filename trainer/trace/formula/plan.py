@@ -246,7 +246,7 @@ def _tokens(
         expert_parallel=layout.expert_parallel,
         num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
         moe_layers=tuple(range(config.model.num_layers)),
-        dispatch=moe.dispatch,
+        dispatch="home" if evaluates and moe.dispatch == "capped" else moe.dispatch,
         num_experts=moe.num_experts,
         top_k=moe.top_k,
         most_choices=moe.most_choices,
@@ -258,6 +258,7 @@ def _tokens(
         precision=precision,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
         expert_elements=expert_parameters(config),
+        seats=moe.seats(tokens),
     )
 
 
