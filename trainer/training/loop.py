@@ -108,6 +108,7 @@ def train(
             if isinstance(error, TooManyBadExamples):
                 raise RunFailed(str(error)) from error
             raise
+    training.trace.finish(stopped=stopped or training.guard.failure is not None)
     if training.guard.failure is not None:
         raise RunFailed(training.guard.failure)
     return EX_TEMPFAIL if stopped else 0
