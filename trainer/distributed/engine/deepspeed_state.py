@@ -4,6 +4,7 @@ Without ZeRO they are the network's own parameters. ZeRO 1 and 2 lay the paramet
 and give each rank one run of the elements, in float32; ZeRO 3 gives each rank its run of every parameter.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,7 +42,7 @@ class _Held:
         return like_owner.detach().view(-1).narrow(0, self.first, self.count)
 
     def values(self, states: Any, kinds: Collection[str] = STATE) -> dict[str, Tensor]:
-        """The run of the weight, or of one of its moments, for each kind that is asked for: views of the optimiser's."""
+        """The run of each kind that is asked for, weight or moment, as a view of the optimiser's."""
         if not {*kinds}.isdisjoint(MOMENTS):
             _with_moments(states, self.owner)
         return {kind: self.view(self.owner if kind == "weight" else states[self.owner][kind]) for kind in kinds}
