@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.model.parallel.division import HoldsParts, Part
+from trainer.model.parallel.region import Region
+from trainer.model.parallel.state import StatePiece
 
 
 @runtime_checkable
@@ -82,3 +84,18 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
         logical, expert = experts.get(id(parameter), (name, None))
         listed.append(NamedParameter(logical, parameter, expert, parts.get(id(parameter))))
     return listed
+
+
+def held_pieces(model: nn.Module) -> list[StatePiece]:
+    """What a rank's network holds of each parameter, as rectangles of the whole, of kind ``weight``.
+
+    Args:
+        model: a network whose parameters no engine has divided; writing to a rectangle changes them.
+    """
+    pieces = []
+    for named in named_parameters(model):
+        shape = tuple(named.parameter.shape)
+        region = Region.whole(shape) if named.part is None else Region.of_part(named.part, shape)
+        for offset, values in region.rectangles(named.parameter.detach()):
+            pieces.append(StatePiece(named.name, "weight", region.shape, offset, values))
+    return pieces
