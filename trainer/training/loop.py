@@ -33,9 +33,10 @@ from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.distributed.process.watchdog import watchdog
 from trainer.flow.coupling.gather import gathered
-from trainer.model.build import build_model, new_parameters
+from trainer.model.build import bare_network, new_parameters
 from trainer.model.parallel.parameters import HoldsExperts
-from trainer.model.weights import initialise_from
+from trainer.model.values import DrawnValues, SavedValues, Values, fill
+from trainer.model.weights import load_routers
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.memory import peak_memory
 from trainer.observe.profile import ProfileWindow
@@ -142,13 +143,13 @@ class _Training:
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         self.task = task
         check_cycle(config, task.cycle)
-        self.module = build_model(config, layout)
+        self.module = bare_network(config, layout)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
-        if config.model.init_from is not None and resumes is None:
-            initialise_from(self.module, weights_file(config.model.init_from), new_parameters(config))
         losses = replace(layout, accumulation=layout.accumulation * task.passes)
         self.engine = build_engine(self.module, config, losses, launch.device)
+        if resumes is None:
+            self._start()
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.networks = TrainingNetworks(self.engine, self.average)
         self.loader = self._train_loader()
@@ -234,6 +235,17 @@ class _Training:
             beat()
         self.checkpointer.wait()
         return False
+
+    def _start(self) -> None:
+        """Writes the weights that the run starts with."""
+        config = self.config
+        values: Values = DrawnValues(self.module, config.run.seed)
+        path = None if config.model.init_from is None else weights_file(config.model.init_from)
+        if path is not None:
+            values = SavedValues(path, otherwise=values, new=new_parameters(config))
+        fill(self.engine.weights(), values)
+        if path is not None:
+            load_routers(self.module, path.parent)
 
     def _step(self, step: int) -> _StepFigures:
         """Takes one optimiser step, unless the guard objects."""

@@ -61,6 +61,18 @@ def state_pieces(named: Iterable[NamedParameter], optimizer: Any, stage: int) ->
     return pieces
 
 
+def master_pieces(named: Iterable[NamedParameter], optimizer: Any, stage: int) -> list[StatePiece]:
+    """The float32 weights of this rank as rectangles, views of DeepSpeed's memory; see :func:`state_pieces`.
+
+    Without ZeRO there are none besides those that the network computes with.
+    """
+    return [
+        StatePiece(held.parameter.name, "weight", held.region.shape, offset, values)
+        for held in (_held(named, optimizer, stage) if stage > 0 else ())
+        for offset, values in held.region.rectangles(held.view(held.owner))
+    ]
+
+
 def updates_taken(optimizer: Any, stage: int) -> int:
     """Steps that AdamW has counted; 0 before its first."""
     return max((int(state["step"]) for state in _adam(optimizer, stage).state.values() if state), default=0)

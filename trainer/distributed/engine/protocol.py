@@ -90,6 +90,14 @@ class Engine(Protocol):
         """What this rank stores of each parameter, in the order of the network."""
         ...
 
+    def weights(self) -> list[StatePiece]:
+        """Every place where this rank keeps a weight: what it computes with, and the master copy if that is another.
+
+        They are all to be written to, each as the rectangle of a whole parameter, where the network was built without
+        weights.
+        """
+        ...
+
     def evaluating(self) -> AbstractContextManager[None]:
         """While entered, the network is in evaluation mode and computes with what :meth:`shards` holds; collective.
 
