@@ -1,7 +1,7 @@
 """DeepSpeed's start with a network that has no memory yet, so that no rank ever holds more than what it keeps.
 
 Left to itself DeepSpeed takes a whole network, sends rank 0's values to all others, copies them into one buffer (ZeRO 1
-and 2) or cuts them up (ZeRO 3), rounds a copy of its part of them, and makes gradients of zero that it throws away.
+and 2) or cuts them up (ZeRO 3), copies its part of them twice, and makes gradients of zero that it throws away.
 Here the parameters are views of a single element until the buffer exists that holds them, and nothing is sent: the
 values that are written to that memory afterwards are equal on all ranks by construction.
 """
@@ -13,8 +13,8 @@ from unittest.mock import patch
 
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero import stage3
 from deepspeed.runtime.zero.partition_parameters import Init
-from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
@@ -47,7 +47,8 @@ def without_copies() -> Iterator[None]:
         (DeepSpeedZeroOptimizer, "flatten_dense_tensors_aligned", _placeholder_of_all),
         (DeepSpeedZeroOptimizer, "initialize_optimizer_states", _give_flat_memory),
         (Init, "_zero_init_param", _partition),
-        (DeepSpeedZeroOptimizer_Stage3, "initialize_optimizer_states", lambda _: None),
+        (stage3, "defragment", _placeholder_of_partitions),
+        (stage3.DeepSpeedZeroOptimizer_Stage3, "initialize_optimizer_states", _give_partitions_memory),
     ]
     with ExitStack() as stack:
         for owner, name, value in replaced:
@@ -85,3 +86,26 @@ def _partition(initialisation: Any, parameter: Any) -> None:
     """Cuts a parameter up for ZeRO 3."""
     initialisation._convert_to_deepspeed_param(parameter)
     parameter.partition()
+
+
+def _placeholder_of_partitions(tensors: Sequence[Tensor]) -> Tensor:
+    """Stands for the buffer of this rank's parts under ZeRO 3 while DeepSpeed makes the float32 ones."""
+    count, first = sum(tensor.numel() for tensor in tensors), tensors[0]
+    buffer = _placeholder([count], first.dtype, first.device)
+    _divide(buffer, tensors)
+    return buffer
+
+
+def _give_partitions_memory(optimizer: Any) -> None:
+    """Puts the buffer of this rank's parts in the place of what stood for it."""
+    stands_in = optimizer.lp_param_buffer
+    optimizer.lp_param_buffer = torch.zeros(stands_in.shape, dtype=stands_in.dtype, device=stands_in.device)
+    _divide(optimizer.lp_param_buffer, optimizer._get_parameter_partitions())
+    optimizer.fp16_partitioned_groups_flat.clear()
+    optimizer._set_fp16_partitioned_groups_flat()
+
+
+def _divide(buffer: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Makes tensors neighbouring stretches of a buffer."""
+    for tensor, stretch in zip(tensors, buffer.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.data = stretch
