@@ -10,7 +10,8 @@ from trainer.config.run import RunConfig
 from trainer.model.bare import give_memory
 from trainer.model.build import bare_network, parameter_shapes
 from trainer.model.network import Network
-from trainer.model.weights import WEIGHTS, check_weights, initialise_from
+from trainer.model.weight_files import WEIGHTS
+from trainer.model.weights import check_weights, initialise_from
 
 
 def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:

@@ -2,17 +2,16 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from moe.random.seed import derive_seed
 from trainer.model.initial import StatesInitial
 from trainer.model.parallel.parameters import held_pieces
-from trainer.model.parallel.state import StatePiece
+from trainer.model.parallel.state import Shard, StatePiece
+from trainer.model.weight_files import Weights
 
 N = TypeVar("N", bound=nn.Module)
 _DRAWN_AT_ONCE = re.compile(r"((?:^|.*\.)(?:experts\.\d+|shared_experts|router))\.(.+)")
@@ -72,7 +71,7 @@ class DrawnValues:
             self._last = ("", {})  # two parameters are never there at once
             self._last = (origin, self._draw(origin, piece))
         whole = self._last[1].get(own_name)
-        return None if whole is None else _rectangle(whole, piece)
+        return None if whole is None else piece.of(whole)
 
     def _draw(self, origin: str, piece: StatePiece) -> Mapping[str, Tensor]:
         for path in _paths_around(piece.name):
@@ -90,26 +89,23 @@ class DrawnValues:
 
 
 class SavedValues:
-    """Those of a safetensors file with every parameter by its logical name, of which only what is asked for is read."""
+    """Those of saved weights, of which only what is asked for is read."""
 
-    def __init__(self, path: Path, otherwise: Values | None = None, new: tuple[str, ...] = ()) -> None:
-        """Opens the file.
+    def __init__(self, weights: Weights, otherwise: Values | None = None, new: tuple[str, ...] = ()) -> None:
+        """Reads nothing yet.
 
         Args:
-            path: the file, accepted by :func:`trainer.model.weights.check_weights`.
+            weights: opened, accepted by :func:`trainer.model.weights.check_weights`.
             otherwise: gives the values of new parameters; None: they keep theirs.
             new: what the names of parameters begin with that are not read.
         """
-        self._file, self._otherwise, self._new = safe_open(path, framework="pt"), otherwise, new
+        self._weights, self._otherwise, self._new = weights, otherwise, new
 
     def of(self, piece: StatePiece) -> Tensor | None:
         """See :class:`Values`."""
         if piece.name.startswith(self._new):
             return None if self._otherwise is None else self._otherwise.of(piece)
-        found = self._file.get_slice(piece.name)
-        if not piece.shape:
-            return found[...]
-        return found[tuple(slice(at, at + size) for at, size in zip(piece.offset, piece.tensor.shape, strict=True))]
+        return self._weights.rectangle(piece.name, piece.offset, piece.tensor.shape)
 
 
 @torch.no_grad()
@@ -128,6 +124,22 @@ def fill(pieces: Iterable[StatePiece], values: Values) -> None:
             found = values.of(piece)
             if found is not None:
                 piece.tensor.copy_(found)
+
+
+def kept_weights(shards: Iterable[Shard], masters: Iterable[StatePiece]) -> list[StatePiece]:
+    """Every place where an engine keeps a weight, once.
+
+    Args:
+        shards: what this rank computes with.
+        masters: what its optimiser updates: the same memory, or other.
+    """
+    computed_with = [
+        StatePiece(shard.name, "weight", shard.shape, offset, values)
+        for shard in shards
+        for offset, values in shard.rectangles(shard.tensor)
+    ]
+    places = {piece.tensor.data_ptr(): piece for piece in (*computed_with, *masters)}
+    return [*places.values()]
 
 
 def initialised(network: N, seed: int) -> N:
@@ -155,9 +167,3 @@ def _paths_around(name: str) -> Iterator[str]:
     while name:
         name = name.rpartition(".")[0]
         yield name
-
-
-def _rectangle(whole: Tensor, piece: StatePiece) -> Tensor:
-    for dimension, (at, size) in enumerate(zip(piece.offset, piece.tensor.shape, strict=True)):
-        whole = whole.narrow(dimension, at, size)
-    return whole

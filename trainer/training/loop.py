@@ -14,7 +14,7 @@ from torch import Tensor
 from moe.router.protocol import Router
 from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import step_folder, step_of
-from trainer.checkpoint.intact import newest_intact_collective, weights_file
+from trainer.checkpoint.intact import newest_intact_collective
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.resuming import load_checkpoint
@@ -33,10 +33,8 @@ from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.distributed.process.watchdog import watchdog
 from trainer.flow.coupling.gather import gathered
-from trainer.model.build import bare_network, new_parameters
+from trainer.model.build import bare_network
 from trainer.model.parallel.parameters import HoldsExperts
-from trainer.model.values import DrawnValues, SavedValues, Values, fill
-from trainer.model.weights import load_routers
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.memory import peak_memory
 from trainer.observe.profile import ProfileWindow
@@ -47,12 +45,13 @@ from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 from trainer.training import tilt
 from trainer.training.failure import RunFailed
-from trainer.training.generators import seed_dropout
+from trainer.training.generators import deterministic_operations, seed_dropout
 from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
 from trainer.training.reduction import agree, mean_terms
 from trainer.training.schedule import learning_rate
 from trainer.training.shares import Shares
+from trainer.training.start import write_initial_weights
 from trainer.training.task import Task, Weighted
 from trainer.training.validation import HeldOut
 from trainer.training.weighting import effective_share
@@ -102,13 +101,14 @@ def train(
                     layout = resumed_layout(config, layout, resumes)
                 training = _Training(config, layout, launch, task(), dataset, sinks(step_of(resumes)), resumes)
                 limit_collectives(limits.collective_timeout_s)
-                with training.stop.listening():
+                with training.stop.listening(), deterministic_operations(config.run.deterministic):
                     stopped = training.run(watch.beat)
         except Exception as error:
             dump_failure(folder, launch.rank, launch.world_size, error)
             if isinstance(error, TooManyBadExamples):
                 raise RunFailed(str(error)) from error
             raise
+    training.trace.finish(stopped=stopped or training.guard.failure is not None)
     if training.guard.failure is not None:
         raise RunFailed(training.guard.failure)
     return EX_TEMPFAIL if stopped else 0
@@ -149,7 +149,7 @@ class _Training:
         losses = replace(layout, accumulation=layout.accumulation * task.passes)
         self.engine = build_engine(self.module, config, losses, launch.device)
         if resumes is None:
-            self._start()
+            write_initial_weights(self.engine, config)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.networks = TrainingNetworks(self.engine, self.average)
         self.loader = self._train_loader()
@@ -235,17 +235,6 @@ class _Training:
             beat()
         self.checkpointer.wait()
         return False
-
-    def _start(self) -> None:
-        """Writes the weights that the run starts with."""
-        config = self.config
-        values: Values = DrawnValues(self.module, config.run.seed)
-        path = None if config.model.init_from is None else weights_file(config.model.init_from)
-        if path is not None:
-            values = SavedValues(path, otherwise=values, new=new_parameters(config))
-        fill(self.engine.weights(), values)
-        if path is not None:
-            load_routers(self.module, path.parent)
 
     def _step(self, step: int) -> _StepFigures:
         """Takes one optimiser step, unless the guard objects."""
