@@ -94,6 +94,9 @@ class PretendTensor(torch.Tensor):
             raise TypeError(f"can't convert {self.device} device type tensor to numpy; use Tensor.cpu() first")
         return self.detach().cpu().numpy()
 
+    def record_stream(self, stream: Any) -> None:
+        """Tells the allocator that a stream uses the memory; there is no allocator."""
+
     def tolist(self) -> Any:
         """The values on the host."""
         return self.detach().cpu().tolist()
@@ -172,12 +175,7 @@ def register() -> torch.device:
                     _implement(operations, schema, overload, "PrivateUse1")
         operations.impl("_pin_memory", _pin, "CPU")
         operations.impl("is_pinned", _is_pinned, "CPU")
-        for name in (
-            "copy_",
-            "_to_copy",
-            "detach",
-            "lift_fresh",
-        ):  # torch.tensor calls them beside PretendTensor's own way
+        for name in ("copy_", "_to_copy"):  # torch.tensor calls them without PretendTensor's own way
             overload = getattr(torch.ops.aten, name).default
             operations.impl(name, partial(_from_torch, overload), "PrivateUse1")
         _library.append(operations)
