@@ -30,6 +30,7 @@ from trainer.config.engine import DeepSpeedConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
+from trainer.distributed.engine.deepspeed_settings import settings_of, zero_optimizer_in_every_stage
 from trainer.distributed.engine.deepspeed_state import MOMENTS, go_on, region_of, state_pieces, updates_taken
 from trainer.distributed.engine.deepspeed_step import take_zero_step
 from trainer.distributed.engine.protocol import StepOutcome
@@ -37,8 +38,6 @@ from trainer.distributed.groups import group_names
 from trainer.model.network import Network
 from trainer.model.parallel.parameters import named_parameters
 from trainer.model.parallel.state import Shard, StatePiece
-
-NO_LIMIT = 10**15
 
 
 class DeepSpeedEngine:
@@ -78,13 +77,14 @@ class DeepSpeedEngine:
         # The optimiser is torch's own without ZeRO, else DeepSpeed's; neither type says what it holds.
         self._engine: Any
         self._optimizer: Any
-        self._engine, self._optimizer, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            config=self._deepspeed_config(config, config.engine, layout),
-            dist_init_required=False,
-            mpu=MegatronGroups(),
-        )
+        with zero_optimizer_in_every_stage():
+            self._engine, self._optimizer, *_ = deepspeed.initialize(
+                model=module,
+                optimizer=optimizer,
+                config=settings_of(config, config.engine, layout, sum(n.parameter.numel() for n in self._named)),
+                dist_init_required=False,
+                mpu=MegatronGroups(),
+            )
         self.model = self._engine
         self.group_names = {**group_names(), **self._own_group_names(layout)}
 
@@ -189,26 +189,6 @@ class DeepSpeedEngine:
             return [{"params": [named.parameter for named in self._named]}]
         everything = {"params": [named.parameter for named in self._named], "name": "parameters"}
         return split_params_into_different_moe_groups_for_optimizer(everything)
-
-    def _deepspeed_config(self, config: RunConfig, engine: DeepSpeedConfig, layout: Layout) -> dict[str, Any]:
-        bucket = engine.bucket_elements
-        return {
-            "train_micro_batch_size_per_gpu": layout.micro_batch,
-            "gradient_accumulation_steps": layout.accumulation,
-            "gradient_clipping": 0.0 if self._stage == 0 else config.optim.clip_norm or 0.0,
-            "bf16": {"enabled": engine.precision == "bf16"},
-            "zero_optimization": {
-                "stage": self._stage,
-                "reduce_bucket_size": bucket,
-                "allgather_bucket_size": bucket,
-                "stage3_param_persistence_threshold": 0,
-                "stage3_prefetch_bucket_size": bucket,
-                "stage3_max_reuse_distance": bucket,
-                "stage3_max_live_parameters": NO_LIMIT,  # what is fetched ahead and kept is limited by the bucket
-            },
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-        }
 
     def _own_group_names(self, layout: Layout) -> dict[str, str]:
         names: dict[str, str] = {_data_group().group_name: "data"}
