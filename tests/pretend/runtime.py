@@ -8,32 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.pretend.synchronisation import note
+from tests.pretend.synchronisation import note, waits
 
 
 class Event:
-    """A point in the device's queue; what was queued before is done at once."""
+    """A point in the device's queue. The host has passed it once it has waited for anything that was queued later."""
 
     def __init__(self, **_: Any) -> None:
-        self._at = time.perf_counter()
+        self.record()
 
     def record(self, stream: Any = None) -> None:  # noqa: ARG002
         """Puts it into the queue."""
-        self._at = time.perf_counter()
+        self._at, self._waits = time.perf_counter(), waits()
 
     def wait(self, stream: Any = None) -> None:
         """Makes a stream wait for it; the host goes on."""
 
     def query(self) -> bool:
-        """Whether the device has come to it."""
-        return True
+        """Whether the host knows that the device has come to it."""
+        return waits() > self._waits
 
     def synchronize(self) -> None:
-        """Makes the host wait for it."""
-        note("event")
+        """Makes the host wait for it, unless it has passed it."""
+        if not self.query():
+            note("event")
 
     def elapsed_time(self, end: "Event") -> float:
-        """Milliseconds from this event to another."""
+        """Milliseconds from this event to another; as on a GPU, both must be done."""
+        if not (self.query() and end.query()):
+            raise RuntimeError("an event is not done whose time is asked for")
         return 1000 * (end._at - self._at)
 
 

@@ -88,10 +88,18 @@ class Watch:
 
 
 _watching: list[Watch] = []
+_waits = 0
+
+
+def waits() -> int:
+    """How often the host has waited since the process began. After a wait all that was queued before is done."""
+    return _waits
 
 
 def note(kind: str) -> None:
     """Counts a synchronisation that the running line causes."""
+    global _waits
+    _waits += 1
     if _watching:
         line, own = _lines()
         for watch in _watching:

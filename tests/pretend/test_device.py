@@ -145,7 +145,7 @@ def waiting() -> None:
         "unique": [counts.unique, counts.unique_consecutive],
         "equal": [lambda: torch.equal(rows, rows)],
         "repeat_interleave": [lambda: counts.repeat_interleave(counts)],
-        "event": [torch.get_device_module(DEVICE).Event().synchronize],
+        "event": [lambda: torch.get_device_module(DEVICE).Event().synchronize()],
         "device": [torch.get_device_module(DEVICE).synchronize],
     }
     for kind, calls in ways.items():
@@ -168,6 +168,11 @@ def waiting() -> None:
     with Watch() as watch:
         quiet()
     assert not watch.waits
+    passed = torch.get_device_module(DEVICE).Event()
+    rows.sum().item()
+    with Watch() as watch:
+        passed.synchronize()
+    assert not watch.waits  # the host has waited for what was queued later
     with Watch() as watch:
         foreign.to(DEVICE, non_blocking=True)
     assert not watch.waits

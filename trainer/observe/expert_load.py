@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from moe.host_copies import to_device
 from moe.repetition import repeats
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.observe.crossings import Mode, crossing_rows
@@ -43,6 +44,7 @@ class ExpertLoad:
         self._earlier: list[Tensor | None] = [None] * len(holders)
         self._total_LC: Tensor | None = None
         self._rows: list[Tensor | int] = [0] * len(holders)
+        self._places: list[tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None] = [None] * len(holders)
         for index, holder in enumerate(holders):
             holder.router.register_forward_hook(self._listener(index, holder))
             holder.experts.register_forward_pre_hook(self._counter(index, holder))
@@ -74,7 +76,7 @@ class ExpertLoad:
         total = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
         both_LC = torch.stack([*step, *[tally for tally in total if tally is not None]])
         rows_LN = both_LC.new_zeros(len(step), dist.get_world_size())
-        rows_LN[:, dist.get_rank()] = torch.tensor([float(rows) for rows in self._rows])
+        rows_LN[:, dist.get_rank()] = torch.stack([torch.as_tensor(rows) for rows in self._rows]).to(rows_LN)
         sums = torch.cat([both_LC.flatten(), rows_LN.flatten()])
         dist.all_reduce(sums)
         both_LC, rows_LN = sums[: both_LC.numel()].view_as(both_LC), sums[both_LC.numel() :].view_as(rows_LN)
@@ -123,7 +125,7 @@ class ExpertLoad:
             if router.training and not repeats():
                 crossing = most = output[0].new_zeros([], dtype=torch.float64)
                 if len(holder.slot_to_expert) == output[1].shape[1]:  # with replicas only the dispatcher knows
-                    crossing, most = self._crossing(holder, *output)
+                    crossing, most = self._crossing(index, holder, *output)
                 self._step[index] = _sum(self._step[index], _tally(router.report(), crossing, most))
 
         return listen
@@ -135,14 +137,20 @@ class ExpertLoad:
                 if holder.served is not None:
                     tally = self._step[index]
                     assert tally is not None
-                    tally[-2:] += torch.stack(self._crossing(holder, holder.served, holder.served))
+                    tally[-2:] += torch.stack(self._crossing(index, holder, holder.served, holder.served))
 
         return count
 
-    def _crossing(self, holder: HoldsExperts, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def _crossing(self, index: int, holder: HoldsExperts, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Rows that cross to other nodes, from the choices of experts or, where they have replicas, of slots."""
-        ranks, nodes_N = (part.to(chosen.device) for part in _places(holder, self._ranks_per_node, chosen.shape[1]))
-        return crossing_rows(probs, chosen, ranks, nodes_N, dist.get_rank(holder.ep_group), self._dispatch)
+        slots, columns = holder.slot_to_expert, chosen.shape[1]
+        key = slots.tobytes(), columns, chosen.device
+        kept = self._places[index]
+        if kept is None or kept[0] != key:
+            ranks, nodes_N = _places(holder, self._ranks_per_node, columns)
+            kept = key, (to_device(ranks, chosen.device), to_device(nodes_N, chosen.device))
+            self._places[index] = kept
+        return crossing_rows(probs, chosen, *kept[1], dist.get_rank(holder.ep_group), self._dispatch)
 
 
 def _places(holder: HoldsExperts, ranks_per_node: int, columns: int) -> tuple[Tensor, Tensor]:
