@@ -3,12 +3,10 @@
 Shape suffixes: T tokens on this rank, E experts of a layer, N ranks that share them.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Mode = Literal["home", "copies", "hierarchical", "coherent"]
+from moe.placement.placement import Mode
 
 
 def crossing_rows(
@@ -16,7 +14,7 @@ def crossing_rows(
 ) -> tuple[Tensor, Tensor]:
     """Counts the rows that one rank's tokens send to other nodes on their way to the experts of a layer.
 
-    home: a row a choice; copies: a row a rank that holds any of the token's experts; hierarchical: a row a node that
+    home: a row a choice; capped: likewise, since empty seats carry nothing; copies: a row a rank that holds any of the token's experts; hierarchical: a row a node that
     does; coherent: a row a rank, and the output of each of them but the anchor's, sent on to the anchor's rank.
 
     Args:
@@ -34,14 +32,13 @@ def crossing_rows(
     """
     choices = map_TE.sum().double()
     away_N = nodes_N != nodes_N[here]
-    if mode == "home":
+    if mode in ("home", "capped"):
         return (map_TE & away_N[ranks_E]).sum().double(), choices
+    place_E = ranks_E
+    if mode == "hierarchical":  # the first rank of a node stands for all of it
+        place_E = (nodes_N[:, None] == nodes_N).long().argmax(dim=1)[ranks_E]
     visits_TN = map_TE.new_zeros([len(map_TE), len(nodes_N)], dtype=torch.int64)
-    visits_TN = visits_TN.index_add(1, ranks_E, map_TE.long()) > 0
-    if mode == "hierarchical":  # the first rank of a node stands for all of them
-        together_NN = nodes_N[:, None] == nodes_N
-        visits_TN = visits_TN.float() @ together_NN.float() > 0
-        away_N = away_N & (together_NN.long().argmax(dim=1) == torch.arange(len(nodes_N), device=nodes_N.device))
+    visits_TN = visits_TN.index_add(1, place_E, map_TE.long()) > 0
     sent = (visits_TN & away_N).sum().double()
     if mode != "coherent":
         return sent, choices
