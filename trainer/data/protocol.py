@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from moe.host_copies import to_device
+
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
@@ -34,9 +36,9 @@ class Batch:
     replaced: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        """Returns the same batch with what a network reads on `device`."""
+        """Returns the same batch with what a network reads on `device`; the host does not wait for its copies."""
         read = {"x_1": self.x_1, "labels": self.labels, "x_0": self.x_0, "interval": self.interval}
-        return replace(self, **{name: value.to(device) for name, value in read.items() if value is not None})
+        return replace(self, **{name: to_device(value, device) for name, value in read.items() if value is not None})
 
 
 class TooManyBadExamples(RuntimeError):  # noqa: N818  it is what was found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
+from moe.host_copies import to_device
 from moe.random.keyed import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
 from trainer.config.network.gpt import BYTE_VALUES
@@ -145,7 +146,7 @@ class GPT(Network):
         """A seed of each home rank; this one's comes from torch's own generator, as that of any dropout."""
         if not (self.training and self.dropout):
             return None
-        seed = torch.randint(2**63 - 1, (1,)).to(device)
+        seed = to_device(torch.randint(2**63 - 1, (1,)), device)
         return seed if group is None else gather_equal(seed, group)
 
 

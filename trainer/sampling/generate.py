@@ -97,7 +97,7 @@ def run(request: GenerateRequest) -> int:
     check_restorable(config, folder)
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
-        model = restore(config, layout, folder)
+        model = restore(config, layout, folder).to(launch.device)
         recorder = None if request.record is None else _recorder(request.record, config, model, launch)
         with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
             texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from moe.host_copies import to_device
 from trainer.config.constraints.drawing import drawable
 from trainer.config.model import AutoencoderConfig, GPTConfig
 from trainer.config.run import PointSample, RunConfig
@@ -122,11 +123,11 @@ class FlowTask(Task[DrawnPoints]):
             t = start + (end - start) * t
         sample = self.parts.path.sample(pairs, t, generator=generator)
         if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
-            sample = sample._replace(keys=random_keys(len(t), generator).to(t.device))
+            sample = sample._replace(keys=to_device(random_keys(len(t), generator), t.device))
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
 
     def _hide_labels(self, labels: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if labels is None:
             return None
         hidden = torch.rand(labels.shape, generator=generator) < self.label_dropout
-        return labels.masked_fill(hidden.to(labels.device), self.parts.null_label)
+        return labels.masked_fill(to_device(hidden, labels.device), self.parts.null_label)

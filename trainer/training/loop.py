@@ -48,7 +48,7 @@ from trainer.training.failure import RunFailed
 from trainer.training.generators import deterministic_operations, seed_dropout
 from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
-from trainer.training.reduction import agree, mean_terms
+from trainer.training.reduction import Exchange, mean_terms
 from trainer.training.schedule import learning_rate
 from trainer.training.shares import Shares
 from trainer.training.start import write_initial_weights
@@ -253,11 +253,13 @@ class _Training:
                     self.engine.backward(loss)
             losses.append(loss.detach())
             terms.append(computed.terms)
-        agreed = agree(losses, own_s=self.own_work.take(), stop=self.stop.made)
+        exchange = Exchange(losses, own_s=self.own_work.take(), stop=self.stop.made)
         with self.trace.update(step, self.layout.accumulation * self.task.passes - 1), phase("optimizer"):
             outcome = self.engine.step(
-                learning_rate(self.config.optim, step), lambda norm: self.guard.objection(agreed.losses, norm)
+                learning_rate(self.config.optim, step),
+                lambda norm: self.guard.objection(exchange.result().losses, norm),
             )
+        agreed = exchange.result()
         if outcome.reason is None:
             self.guard.taken(agreed.losses, outcome.norm)
             self.average.update(step)

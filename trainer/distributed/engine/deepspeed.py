@@ -35,6 +35,7 @@ from trainer.distributed.engine.deepspeed_state import (
     use_weights,
 )
 from trainer.distributed.engine.deepspeed_step import take_zero_step
+from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import STATE, StepOutcome
 from trainer.distributed.groups import group_names
 from trainer.model.bare import is_bare
@@ -205,18 +206,19 @@ class DeepSpeedEngine:
         """
         from megatron.core import parallel_state
 
-        whole, experts, parts = torch.zeros(3, device=self._engine.device)
-        gradients = []
+        whole, experts, parts = [], [], []
         for named in self._named:
             if named.parameter.grad is not None:
-                gradients.append(named.parameter.grad)
                 kind = experts if named.stack is not None else whole if named.part is None else parts
-                kind += named.parameter.grad.float().square().sum()
+                kind.append(named.parameter.grad)
+        gradients = [*whole, *experts, *parts]
+        none = torch.zeros((), device=self._engine.device)
+        of_whole, of_experts, of_parts = (sum_of_squares(kind, none) for kind in (whole, experts, parts))
         if self._has_experts:
-            dist.all_reduce(experts, group=parallel_state.get_expert_model_parallel_group())
+            dist.all_reduce(of_experts, group=parallel_state.get_expert_model_parallel_group())
         if self._tensor_parallel > 1:
-            dist.all_reduce(parts, group=_tensor_group())
-        return gradients, float((whole + experts + parts).sqrt())
+            dist.all_reduce(of_parts, group=_tensor_group())
+        return gradients, float((of_whole + of_experts + of_parts).sqrt())
 
 
 def _data_group() -> dist.ProcessGroup:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import MOMENTS, STATE, StepOutcome
 from trainer.distributed.groups import group_names
 from trainer.model.bare import is_bare
@@ -174,18 +175,17 @@ class FSDPEngine:
 
     def _gradients(self) -> tuple[list[Tensor], float]:
         """This rank's rows of the averaged gradients, and the norm of the whole ones, each element counted once."""
-        whole, parts = torch.zeros(2, device=self._mesh.device_type)
-        gradients = []
+        whole, parts = [], []
         for named in self._named:
             if named.parameter.grad is not None:
-                gradients.append(_rows(named.parameter.grad))
-                squares = whole if named.part is None else parts
-                squares += gradients[-1].square().sum()
+                (whole if named.part is None else parts).append(_rows(named.parameter.grad))
+        none = torch.zeros((), device=self._mesh.device_type)
+        of_whole, of_parts = sum_of_squares(whole, none), sum_of_squares(parts, none)
         if self._parts_group is not None:
-            dist.all_reduce(parts, group=self._parts_group)
-        squares = whole + parts
+            dist.all_reduce(of_parts, group=self._parts_group)
+        squares = of_whole + of_parts
         dist.all_reduce(squares, group=self._group)
-        return gradients, float(squares.sqrt())
+        return [*whole, *parts], float(squares.sqrt())
 
     def _region(self, named: NamedParameter) -> Region:
         """This rank's rows: as many on every rank, but for the last ranks that get any."""
