@@ -20,7 +20,8 @@ from trainer.model.network import Network
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
-from trainer.trace.routing import RoutingRecorder, merge_routing
+from trainer.trace.routing import RoutingRecorder
+from trainer.trace.routing_files import merge_routing
 from trainer.trace.session import routing_header
 
 STEP = 1

@@ -155,8 +155,9 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
         )
     experts: list[int] = []
     if config.moe is not None:
-        matrices = 2 * config.model.num_layers * config.moe.num_experts // layout.expert_parallel
-        experts = [config.model.hidden * config.moe.expert_hidden] * matrices
+        homes = config.moe.num_experts // layout.expert_parallel
+        stack = homes * config.model.hidden * config.moe.expert_hidden
+        experts = [stack] * 2 * config.model.num_layers  # both matrices of all experts at home, layer by layer
     return ZeroTraffic(
         stage=stage,
         parameters=optimizer_groups(dense_parameters(config, layout.tensor_parallel), experts),
