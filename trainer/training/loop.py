@@ -25,7 +25,6 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples
 from trainer.data.bad_examples import BadExampleList
-from trainer.data.prefetcher import Prefetcher
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
@@ -50,7 +49,7 @@ from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
 from trainer.training.reduction import Exchange, mean_terms
 from trainer.training.schedule import learning_rate
-from trainer.training.shares import Shares
+from trainer.training.shares import Shares, reading_ahead
 from trainer.training.start import write_initial_weights
 from trainer.training.task import Task, Weighted
 from trainer.training.validation import HeldOut
@@ -153,7 +152,9 @@ class _Training:
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.networks = TrainingNetworks(self.engine, self.average)
         self.loader = self._train_loader()
-        self.prefetcher = Prefetcher(self.loader, config.data_loading)
+        self.prefetcher = reading_ahead(
+            task, self.loader, config.data_loading, seed=config.run.seed, device=launch.device
+        )
         self.data_ranks = data_ranks()
         ranks_per_node = config.trace.ranks_per_node or launch.local_world_size
         self.expert_load = ExpertLoad(self.module, ranks_per_node, config.moe.dispatch if config.moe else "home")
