@@ -57,7 +57,8 @@ def balancing_potentials(
         start_M: potentials to begin with, such as those of the step before.
         mass: of each row, positive.
         gamma: strength of the quadratic term, positive, in units of score over mass.
-        evaluations: plans that are computed, at least 1. Of 3 or more the last is quadratic, of 5 or more the last two; fewer than 4 need a good start.
+        evaluations: plans that are computed, at least 1. Of 3 or more the last is quadratic, of 5 or more the last two;
+            fewer than 4 need a good start.
         rows: number of rows that count (of all ranks), on the scores' device, []; None: all.
         counted_N: 1 for rows that count and 0 for padding; None: all count. Needs `rows`.
         reduce: sums a tensor over ranks, so that the loads of all ranks together are balanced. Called once per

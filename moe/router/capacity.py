@@ -8,7 +8,6 @@ import math
 import torch
 from torch import Tensor
 
-
 _APART = 1.0
 """What keeps the keys of experts that a token did not choose below those of its choices, whatever the ties."""
 
@@ -169,8 +168,7 @@ def map_of(indices_TK: Tensor, num_experts: int) -> Tensor:
 def _largest(keys_TE: Tensor, slots_E: Tensor | int) -> Tensor:
     """The largest of each column, the earlier among equals; minus infinity elsewhere."""
     ordered = keys_TE.sort(dim=0, descending=True, stable=True)
-    lowest_TE = torch.full_like(keys_TE, -torch.inf)
     if isinstance(slots_E, int):
-        return lowest_TE.scatter_(0, ordered.indices[:slots_E], ordered.values[:slots_E])
+        return keys_TE.scatter(0, ordered.indices[slots_E:], -torch.inf)
     places_T1 = torch.arange(len(keys_TE), device=keys_TE.device)[:, None]
-    return lowest_TE.scatter_(0, ordered.indices, ordered.values.masked_fill(places_T1 >= slots_E, -torch.inf))
+    return keys_TE.scatter(0, ordered.indices, ordered.values.masked_fill(places_T1 >= slots_E, -torch.inf))

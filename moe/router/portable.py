@@ -110,7 +110,7 @@ class PortableRouter(TopKRouter):
             selection = self._select(logits, None)
             return selection.probs, selection.map
         counted_T = ~padding_mask.reshape(-1).bool()
-        # What stands in padding reaches no sum and no gradient, not even as a NaN.
+        # So padding reaches no sum and no gradient.
         selection = self._select(logits.where(counted_T[:, None], 0.0), counted_T)
         return selection.probs, selection.map
 
