@@ -73,6 +73,12 @@ class FlowTask(Task[DrawnPoints]):
         )
         self.label_dropout = config.model.label_dropout
 
+    def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """See `Task.source`; standard normal source points, where the coupling would draw them."""
+        if batch.x_0 is not None or not getattr(self.coupling, "normal_source", False):
+            return None
+        return torch.randn(len(batch.x_1), *self.config.state_shape, generator=generator)
+
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> list[DrawnPoints]:

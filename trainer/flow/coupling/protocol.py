@@ -32,7 +32,14 @@ class Pairs(NamedTuple):
 
 
 class Coupling(Protocol):
-    """Draws source points for data points and decides which of them form pairs."""
+    """Draws source points for data points and decides which of them form pairs.
+
+    Attributes:
+        normal_source: a standard normal draw for each data point, given as `x_0`, is what it would draw itself, so that
+            it may be drawn while the data are read.
+    """
+
+    normal_source: bool = False
 
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator

@@ -62,6 +62,9 @@ class SegmentLinear(nn.Module):
     """A linear layer for each segment, their weights in one tensor: all are multiplied by at once.
 
     A mixture of M experts whose router is the time.
+
+    Attributes:
+        num_read: width of the input.
     """
 
     def __init__(self, segments: int, num_read: int, num_written: int) -> None:
@@ -73,6 +76,7 @@ class SegmentLinear(nn.Module):
             num_written: width of the output.
         """
         super().__init__()
+        self.num_read = num_read
         self.weight = nn.Parameter(torch.empty(segments, num_written, num_read))
         self.bias = nn.Parameter(torch.empty(segments, num_written))
 
