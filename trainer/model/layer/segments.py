@@ -39,7 +39,7 @@ class Groups:
         if segments == 1:
             return cls(0)
         segment = segment_of(t, segments)
-        counts = torch.bincount(segment, minlength=segments)
+        counts = torch.zeros_like(segment[:1]).repeat(segments).scatter_add(0, segment, torch.ones_like(segment))
         places = int(counts.max())
         order = segment.argsort(stable=True)
         first = (counts.cumsum(0) - counts)[segment[order]]

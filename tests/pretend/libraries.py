@@ -1,12 +1,13 @@
-"""The pretend device as DeepSpeed sees it."""
+"""What DeepSpeed and FSDP2 must be told to compute on the pretend device."""
 
 from typing import Any
 
 import torch
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
-from tests.pretend.device import NAME, register
+from tests.pretend.device import NAME, PretendTensor, register
 
 
 class PretendAccelerator(CPU_Accelerator):
@@ -73,6 +74,20 @@ class PretendAccelerator(CPU_Accelerator):
 
 
 def use() -> None:
-    """Has DeepSpeed compute on the pretend device in this process."""
+    """Has DeepSpeed and FSDP2 compute on the pretend device in this process."""
     register()
     set_accelerator(PretendAccelerator())
+    FSDPParam.reset_sharded_param = _reset_sharded_param
+
+
+_of_torch = FSDPParam.reset_sharded_param
+
+
+def _reset_sharded_param(parameter: Any) -> None:
+    """FSDP2 pads a rank's rows again at its first pass if they are of a subclass of Tensor, in new memory."""
+    own = parameter._sharded_param_data
+    current = getattr(parameter._module_info.module, parameter._module_info.param_name)._local_tensor
+    if isinstance(own, PretendTensor) and 0 < own.data_ptr() == current.untyped_storage().data_ptr():
+        parameter._sharding_spec = parameter.sharded_param._spec
+    else:
+        _of_torch(parameter)
