@@ -10,10 +10,10 @@ import torch.distributed as dist
 RECORDS = "2000"
 NAMED_RANKS = 8
 """Ranks of a group that are listed one by one."""
-_DEFAULTS = {
-    "TORCH_FR_BUFFER_SIZE": RECORDS,
-    "TORCH_NCCL_TRACE_BUFFER_SIZE": RECORDS,  # its name before torch 2.9
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # NCCL ends a process whose collective has failed
+_BUFFERS = "TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"
+"""Variables for the number of records: since torch has a recorder for all backends, and before."""
+_OF_NCCL = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # a process whose collective has failed ends
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",  # where TORCH_NCCL_DEBUG_INFO_TEMP_FILE says
 }
 _DUMPS = ("_dump_nccl_trace_json", "_dump_fr_trace_json")
@@ -22,7 +22,9 @@ _DUMPS = ("_dump_nccl_trace_json", "_dump_fr_trace_json")
 
 def record_flights() -> None:
     """Lets torch remember the last collectives of this process; before any process group exists."""
-    for name, value in _DEFAULTS.items():
+    if os.environ.keys().isdisjoint(_BUFFERS):
+        os.environ[_BUFFERS[0] if hasattr(_native(), _DUMPS[1]) else _BUFFERS[1]] = RECORDS
+    for name, value in _OF_NCCL.items():
         os.environ.setdefault(name, value)
 
 
@@ -32,11 +34,10 @@ def flights(*, collectives: bool = True) -> bytes | None:
     Args:
         collectives: each of them; False: how far each process group has come alone.
     """
-    native: Any = getattr(torch._C, "_distributed_c10d")  # noqa: B009  not in torch's stubs
     recorded = None
     for name in _DUMPS:
-        if hasattr(native, name):
-            recorded = getattr(native, name)(includeCollectives=collectives)
+        if hasattr(_native(), name):
+            recorded = getattr(_native(), name)(includeCollectives=collectives)
             if json.loads(recorded).get("pg_status"):
                 break
     return recorded
@@ -72,6 +73,10 @@ def ranks_of(group: str) -> list[int]:
     """
     names = dist.distributed_c10d._world.pg_names  # torch has no public list of them
     return next((dist.get_process_group_ranks(known) for known, name in list(names.items()) if name == group), [])
+
+
+def _native() -> Any:
+    return getattr(torch._C, "_distributed_c10d")  # noqa: B009  not in torch's stubs
 
 
 def _entries() -> list[dict[str, Any]]:
