@@ -1,0 +1,1 @@
+"""What engines hold besides what a network computes. The protocol is in ``protocol``."""

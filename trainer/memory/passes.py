@@ -1,0 +1,68 @@
+"""From a run to the memory of its passes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+import trainer.task
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.data import Batch
+from trainer.flow.coupling import IndependentConfig
+from trainer.memory.recording import Recorder, Recording
+from trainer.model.block_transforms import prepare_blocks
+from trainer.model.build import meta_network
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def record(config: RunConfig, layout: Layout) -> Recording:
+    """Runs a micro batch forward and backward without values."""
+    task = trainer.task.build(_alone(config))
+    network = meta_network(config, layout.tensor_parallel)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _allocate(network, DTYPES[config.engine.precision])
+        if config.engine.activation_checkpointing:
+            prepare_blocks(network.blocks, config.engine)
+        recorder = Recorder(network, network.blocks)
+        recorder.storages.see([*network.parameters(), *network.buffers()])
+        recorder.take()
+        with recorder.recording():
+            (drawn,) = task.draw([_batch(config, layout.micro_batch)], [torch.Generator().manual_seed(0)])
+            (drawn,) = task.collect([drawn], None)
+            size = recorder.storages.held(leaf for leaf in tree_leaves(drawn) if isinstance(leaf, Tensor))
+            recorder.take()
+            computed = task.loss(network, drawn)
+            loss = computed.mean(None)
+            forward = recorder.take()
+            (loss / layout.accumulation).backward()
+            backward = recorder.take()
+    return Recording(size, forward, backward, recorder.kinds)
+
+
+def _allocate(network: nn.Module, dtype: torch.dtype) -> None:
+    """Replaces the tensors of a network on the meta device by such as a CPU would hold."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=dtype)))
+        for name, buffer in module.named_buffers(recurse=False):
+            floating = buffer.is_floating_point()
+            setattr(module, name, torch.empty(buffer.shape, dtype=dtype if floating else buffer.dtype))
+
+
+def _alone(config: RunConfig) -> RunConfig:
+    """The same run with pairs that need no values to be found; what is drawn has the same sizes."""
+    if config.flow is None:
+        return config
+    flow = config.flow.model_copy(update={"coupling": IndependentConfig()})
+    return config.model_copy(update={"flow": flow})
+
+
+def _batch(config: RunConfig, size: int) -> Batch:
+    integer = any(one.integer for one in config.model.inputs(config.state_shape))
+    x_1 = torch.zeros(size, *config.data.shape, dtype=torch.int64 if integer else torch.float32)
+    labels = torch.zeros(size, dtype=torch.int64) if config.data.num_classes else None
+    return Batch(x_1, labels, torch.zeros(size, dtype=torch.int64))

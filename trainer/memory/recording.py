@@ -1,0 +1,166 @@
+"""The memory of one forward and backward pass, found by running it on tensors that hold no values."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from trainer.memory.storages import Storages
+
+Place = int | Literal["before", "after"]
+"""A block of the network by its index, or what a pass computes before the first or behind the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A storage grows, or is given back.
+
+    Attributes:
+        storage: number of the storage.
+        size: bytes by which it grows; below zero where it is given back.
+    """
+
+    storage: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that engines act upon.
+
+    Attributes:
+        kind: a module starts ("enter") or ends ("leave") its part of a pass, or the gradient of a parameter is there
+            ("gradient").
+        place: block that the module or the parameter belongs to.
+        parameters: numbers of the module's own parameters in the order of the network, or of the one with a gradient.
+        storage: of that gradient; 0 otherwise.
+        whole: whether the module is a whole block, or the network.
+    """
+
+    kind: Literal["enter", "leave", "gradient"]
+    place: Place
+    parameters: tuple[int, ...]
+    storage: int = 0
+    whole: bool = False
+
+
+Event = Change | Moment
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What happens in a micro batch, in order.
+
+    Attributes:
+        drawn: bytes of what the loss is computed from, which are held before the pass and after it.
+        forward: until the loss is there.
+        backward: until the last gradient.
+        kinds: of the storages that are no activations, by number.
+    """
+
+    drawn: int
+    forward: tuple[Event, ...]
+    backward: tuple[Event, ...]
+    kinds: dict[int, str]
+
+
+class Recorder:
+    """Records a pass while it is entered; see :func:`trainer.memory.passes.record`."""
+
+    def __init__(self, network: nn.Module, blocks: nn.ModuleList) -> None:
+        """Prepares the hooks.
+
+        Args:
+            network: of tensors without values.
+            blocks: its blocks in order.
+        """
+        self.events: list[Event] = []
+        self.kinds: dict[int, str] = {}
+        self.kind: str | None = None
+        self.storages = Storages(self._changed)
+        self._network, self._blocks = network, blocks
+        self._numbers = {id(parameter): number for number, parameter in enumerate(network.parameters())}
+        self._places: dict[int, Place] = {id(part): i for i, block in enumerate(blocks) for part in block.modules()}
+        self._places[id(network)] = "before"
+        self._owners: dict[int, Place] = {
+            self._numbers[id(parameter)]: i for i, block in enumerate(blocks) for parameter in block.parameters()
+        }
+        self._place: Place = "before"
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """While entered, events are noted."""
+        with ExitStack() as stack:
+            for module in self._network.modules():
+                stack.callback(module.register_forward_pre_hook(self._before).remove)
+                stack.callback(module.register_forward_hook(self._after).remove)
+            for parameter in self._network.parameters():
+                stack.callback(parameter.register_post_accumulate_grad_hook(self._gradient).remove)
+            stack.enter_context(self.storages)
+            yield
+
+    def take(self) -> tuple[Event, ...]:
+        """The events since the last call."""
+        events = tuple(self.events)
+        self.events.clear()
+        return events
+
+    def _changed(self, storage: int, size: int) -> None:
+        if size > 0 and self.kind is not None:
+            self.kinds[storage] = self.kind
+        self.events.append(Change(storage, size))
+
+    def _note(self, kind: Any, module: nn.Module) -> None:
+        after = isinstance(self._place, int) or self._place == "after"
+        self._place = self._places.setdefault(id(module), "after" if after else "before")
+        own = tuple(self._numbers[id(parameter)] for parameter in module.parameters(recurse=False))
+        whole = module is (self._blocks[self._place] if isinstance(self._place, int) else self._network)
+        self.events.append(Moment(kind, self._place, own, whole=whole))
+
+    def _before(self, module: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        self._note("enter", module)
+        return _marked(values, self, "leave", module)
+
+    def _after(self, module: nn.Module, _values: tuple[Any, ...], output: Any) -> Any:
+        self._note("leave", module)
+        return _marked(output, self, "enter", module)
+
+    def _gradient(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        storage = self.storages.number(parameter.grad)
+        number = self._numbers[id(parameter)]
+        self.events.append(Moment("gradient", self._owners.get(number, "before"), (number,), storage))
+        parameter.grad = None
+
+
+class _Mark(torch.autograd.Function):
+    """The identity; its backward pass tells that it was reached."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, recorder: Recorder, kind: str, module: nn.Module) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.told = recorder, kind, module
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        recorder, kind, module = ctx.told
+        recorder._note(kind, module)
+        return *gradients, None, None, None
+
+
+def _marked(values: Any, recorder: Recorder, kind: str, module: nn.Module) -> Any:
+    """Marks the first tensor that has a gradient; a module is reached when that is."""
+    if isinstance(values, Tensor):
+        return _Mark.apply(values, recorder, kind, module) if values.requires_grad else values
+    if not isinstance(values, tuple):
+        return values
+    marked = list(values)
+    for index, value in enumerate(values):
+        if isinstance(value, Tensor) and value.requires_grad:
+            marked[index] = _Mark.apply(value, recorder, kind, module)
+            break
+    return tuple(marked)
