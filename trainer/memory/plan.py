@@ -6,12 +6,14 @@ from trainer.config.run import RunConfig
 from trainer.memory.engine.fsdp import FSDPMemory, Unit
 from trainer.memory.engine.protocol import EngineMemory
 from trainer.memory.engine.zero import Partition, ZeroMemory
+from trainer.memory.engine.zero3 import Zero3Memory
+from trainer.memory.recording import Recording
 from trainer.model.build import dense_parameters, meta_network
 from trainer.trace.formula.protocol import ELEMENT_BYTES
 from trainer.trace.formula.reduction import optimizer_groups
 
 
-def engine_memory(config: RunConfig, layout: Layout) -> EngineMemory:
+def engine_memory(config: RunConfig, layout: Layout, recording: Recording) -> EngineMemory:
     dense = dense_parameters(config, layout.tensor_parallel)
     if isinstance(config.engine, FSDPConfig):
         network = meta_network(config, layout.tensor_parallel)
@@ -24,6 +26,14 @@ def engine_memory(config: RunConfig, layout: Layout) -> EngineMemory:
             root=Unit([tuple(p.shape) for p in network.parameters() if id(p) not in inside], ranks),
             element_bytes=ELEMENT_BYTES[config.engine.precision],
             reshard_after_forward=config.engine.reshard_after_forward,
+        )
+    if config.engine.zero_stage == 3:
+        return Zero3Memory(
+            sizes=tuple(dense),
+            events=(*recording.forward, *recording.backward),
+            num_ranks=layout.data_parallel,
+            element_bytes=ELEMENT_BYTES[config.engine.precision],
+            bucket_elements=config.engine.bucket_elements,
         )
     groups = optimizer_groups(dense, [])
     partitions = tuple(Partition(group=group, num_ranks=layout.data_parallel) for group in groups)
