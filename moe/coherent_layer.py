@@ -13,7 +13,6 @@ import torch.distributed as dist
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
-from torch.nn import functional
 
 from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from moe.dispatch.context_coherent import Arrivals, CoherentDispatcher
@@ -111,23 +110,8 @@ class CoherentMoELayer(PlacedMoELayer):
     def _feed(self, normal_RD: Tensor, arrivals: Arrivals) -> Tensor:
         """Sum over the experts of this rank for each row."""
         row_P, gate_P, counts = self.token_dispatcher.pairs(arrivals)
-        if torch.is_grad_enabled():
-            output_PD, _ = self.experts(normal_RD[row_P], counts, gate_P)
-        else:
-            output_PD = self._busy_experts(normal_RD[row_P], counts.tolist(), gate_P)
+        output_PD, _ = self.experts(normal_RD[row_P], counts, gate_P)
         return torch.zeros_like(normal_RD).index_add_(0, row_P, output_PD)
-
-    def _busy_experts(self, normal_PD: Tensor, counts: list[int], gate_P: Tensor) -> Tensor:
-        """The experts that have rows. In a step of generation most have none, and Megatron-Core spends more time around
-        an expert's two products than in them."""
-        outputs = [normal_PD[:0]]
-        for expert, rows, gates in zip(
-            self.experts.local_experts, normal_PD.split(counts), gate_P.split(counts), strict=True
-        ):
-            if len(rows):
-                inner = self.config.activation_func(functional.linear(rows, expert.linear_fc1.weight))
-                outputs.append(functional.linear((inner * gates[:, None]).to(rows.dtype), expert.linear_fc2.weight))
-        return torch.cat(outputs)
 
     def _balance(self, normal_TD: Tensor, arrivals: Arrivals) -> Tensor:
         """This rank's share of the loss of the Switch Transformer (its equation 4) over all tokens of the group.

@@ -10,7 +10,7 @@ whole file, so a `wait_seq` one past the last record of a step means "waited for
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,23 +121,33 @@ def read(path: Path) -> tuple[TraceHeader, list[CollectiveRecord]]:
     Raises:
         FileError: the file is missing, truncated or breaks the format; the message names line, field and remedy.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from error
-    except UnicodeDecodeError as error:
-        raise FileError(path, "file", "is not UTF-8 text", "give a collective trace in JSON lines") from error
-    if not text.endswith("\n"):
-        raise FileError(path, "file", "is empty or its last line has no end (truncated)", "write the trace again")
-    lines = _Lines(path, text)
+    lines = _Lines(path)
     header = lines.header()
     return header, list(lines.records(header))
 
 
-class _Lines:
-    """The lines of one trace file, checked against the format."""
+def read_header(path: Path) -> TraceHeader:
+    """Read and check the first line of a trace, and nothing behind it.
 
-    def __init__(self, path: Path, text: str) -> None:
+    Raises:
+        FileError: as :func:`read`.
+    """
+    return _Lines(path, 1).header()
+
+
+class _Lines:
+    """The first lines of one trace file, or all of them, checked against the format."""
+
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        try:
+            with path.open(encoding="utf-8") as file:
+                text = file.read() if most is None else "".join(islice(file, most))
+        except OSError as error:
+            raise FileError(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from error
+        except UnicodeDecodeError as error:
+            raise FileError(path, "file", "is not UTF-8 text", "give a collective trace in JSON lines") from error
+        if not text.endswith("\n"):
+            raise FileError(path, "file", "is empty or its last line has no end (truncated)", "write the trace again")
         self.path, self.lines = path, text.split("\n")[:-1]
 
     def fail(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from moe.dispatch.seats import seats_of
 from moe.validation.section import Section
 
 
@@ -130,10 +131,12 @@ class MoEConfig(Section):
     shared_expert_hidden: PositiveInt | None = None
     """Width of a shared expert that every token visits too; null: none."""
     router: RouterConfig = TopKRouterConfig()
-    dispatch: Literal["home", "copies", "hierarchical", "coherent"] = "home"
-    """home: a token returns to its rank after each layer; copies: likewise, but one copy for each rank however many of
-    its experts are there; hierarchical: likewise, but one copy for each node, which a rank there passes on inside the
-    node; coherent: a token stays on the rank of its expert (ExFlow)."""
+    dispatch: Literal["home", "capped", "copies", "hierarchical", "coherent"] = "home"
+    """home: a token returns to its rank after each layer; capped: likewise, in messages of one size that has room for
+    as many tokens as the router lets an expert take, so that no rank counts or waits in training (at inference as
+    home); copies: as home, but one copy for each rank however many of its experts are there; hierarchical: likewise,
+    but one copy for each node, which a rank there passes on inside the node; coherent: a token stays on the rank of its
+    expert (ExFlow)."""
     placement: Path | None = None
     """Placement file (``python -m moe place``); null: experts in order of their ids. With migration it is the placement
     at the start; a resumed run continues with that of its checkpoint."""
@@ -143,6 +146,24 @@ class MoEConfig(Section):
     planned anew for every layer and micro batch."""
     migration: MigrationConfig | None = None
     """Experts that move in the run; null: they stay where they are."""
+
+    @property
+    def cap(self) -> float | None:
+        """Most that an expert takes of a rank's choices in training, as a multiple of its even share; None: no limit."""
+        match self.router:
+            case TopKRouterConfig():
+                return self.router.capacity_factor
+            case SparseOTRouterConfig(potentials="rank"):
+                return self.router.capacity_factor
+            case BaseAssignmentRouterConfig() | ExpertChoiceRouterConfig():
+                return 1.0
+        return None
+
+    def seats(self, tokens: int) -> int | None:
+        """Most choices that an expert takes of so many tokens of a rank in training; None: there is no limit."""
+        if self.cap is None:
+            return None
+        return seats_of(tokens, top_k=self.top_k, num_experts=self.num_experts, cap=self.cap)
 
     @property
     def most_choices(self) -> int:

@@ -13,7 +13,6 @@ import torch
 from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
-from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ import moe.router
 from moe.config import MoEConfig, TopKRouterConfig
 from moe.dispatch.borrowing import Loans
 from moe.dispatch.serving import Serving
-from moe.experts import ContiguousExperts
+from moe.experts import StackedExperts
 from moe.random.seed import derive_seed
 from moe.replica.slots import Slots
 from moe.router.protocol import Router
@@ -66,9 +65,8 @@ class PlacedMoELayer(MoELayer):
         """
         specification = get_moe_module_spec(use_te=False, num_experts=config.num_experts)
         assert isinstance(specification.submodules, MoESubmodules)
-        assert isinstance(specification.submodules.experts, ModuleSpec)
-        experts = replace(specification.submodules.experts, module=ContiguousExperts)
-        submodules = replace(specification.submodules, router=partial(moe.router.build, config), experts=experts)
+        router = partial(moe.router.build, config)
+        submodules = replace(specification.submodules, router=router, experts=StackedExperts)
         groups = get_default_pg_collection()
         # Megatron chooses the dispatcher itself, and its all-to-all needs CUDA to be built at all.
         portable = copy.copy(megatron)
@@ -78,6 +76,7 @@ class PlacedMoELayer(MoELayer):
         self.set_layer_number(layer + 1)
         self.layer = layer
         self._groups, self._dispatch, self._rule = groups, config.dispatch, config.replicas
+        self._most_choices = config.most_choices
         self.slots = Slots.of(slot_to_expert, config.num_experts, self.ep_group.size())
         self._follow(self.slots)
         self._hops = 1.0 - np.eye(self.ep_group.size()) if hops is None else hops
@@ -105,7 +104,7 @@ class PlacedMoELayer(MoELayer):
 
     @property
     def local_experts(self) -> list[int]:
-        """Logical experts at home on this rank, in the order of its parameters."""
+        """Logical experts at home on this rank, in the order of the rows of its parameters."""
         return self.slots.homes[self.ep_group.rank()].tolist()
 
     @property
@@ -114,15 +113,23 @@ class PlacedMoELayer(MoELayer):
         serving: Serving | None = getattr(self.token_dispatcher, "serving", None)
         return None if serving is None else serving.served
 
-    def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
-        """The parameters of the experts at home on this rank.
+    def expert_stacks(self) -> dict[str, nn.Parameter]:
+        """The parameters of the experts at home on this rank, whose rows are those of :attr:`local_experts`.
 
         Returns:
-            For each logical expert id, its parameters by name (``linear_fc1.weight``, ``linear_fc2.weight``).
+            ``linear_fc1.weight`` [C, F, D] and ``linear_fc2.weight`` [C, D, F] of C experts of inner width F.
+        """
+        return dict(self.experts.named_parameters())
+
+    def expert_parameters(self) -> dict[int, dict[str, Tensor]]:
+        """The same row by row.
+
+        Returns:
+            For each logical expert id, views of its rows by name (``linear_fc1.weight``, ``linear_fc2.weight``).
         """
         return {
-            expert: dict(module.named_parameters())
-            for expert, module in zip(self.local_experts, self.experts.local_experts, strict=True)
+            expert: {name: stack[row] for name, stack in self.expert_stacks().items()}
+            for row, expert in enumerate(self.local_experts)
         }
 
     def forward(self, hidden_states: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -143,12 +150,17 @@ class PlacedMoELayer(MoELayer):
         if serving is not None and serving.slots.slots_per_rank == slots.slots_per_rank:
             serving.place(slots)
         else:
-            serving = Serving(slots, self.ep_group, self._rule, self.layer)
+            limits: Any = {"most_choices": self._most_choices, "seats": self._seats}
+            serving = Serving(slots, self.ep_group, self._rule, self.layer, **limits)
             own = slots.slots_per_rank
             first = self.ep_group.rank() * own
             build = moe.dispatch.DISPATCHERS[self._dispatch]
             self.token_dispatcher = build(own, [*range(first, first + own)], self.config, self._groups, serving)
         self.experts.loans = Loans.of(slots, self.ep_group) if slots.has_replicas else None
+
+    def _seats(self, tokens: int) -> int | None:
+        """Choices that an expert takes at most of so many tokens of a rank; None: no limit, as at inference."""
+        return self.router.seats(tokens) if self.router.training else None
 
     def _tell_distances(self) -> None:
         """Passes the distance of each expert's nearest holder from this rank to the router."""
@@ -162,7 +174,7 @@ class PlacedMoELayer(MoELayer):
             for expert, parameters in self.expert_parameters().items():
                 generator = torch.Generator().manual_seed(derive_seed(seed, "expert", self.layer, expert))
                 for weight in parameters.values():
-                    nn.init.xavier_uniform_(weight, generator=generator)
+                    weight.copy_(nn.init.xavier_uniform_(torch.empty_like(weight, device="cpu"), generator=generator))
             if self.shared_experts is not None:
                 generator = torch.Generator().manual_seed(derive_seed(seed, "shared expert", self.layer))
                 for weight in self.shared_experts.parameters():
@@ -210,7 +222,7 @@ def transformer_config(
         moe_token_dispatcher_type="alltoall",
         add_bias_linear=False,
         params_dtype=dtype,
-        use_cpu_initialization=not torch.cuda.is_available(),
+        use_cpu_initialization=True,
         perform_initialization=False,
         hidden_dropout=0.0,
         attention_dropout=0.0,

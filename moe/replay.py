@@ -19,7 +19,8 @@ from moe.collective_trace import CollectiveRecord, TraceHeader
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
 from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
 from moe.expert_groups import EXPERT, PARTS, ExpertGroups, meaning
-from moe.placement.placement import Dispatch, Placement
+from moe.dispatch.seats import seats_of
+from moe.placement.placement import Mode, Placement
 from moe.replica.dealing import served_choices
 from moe.replica.slots import Slots
 from moe.routing_trace import RoutingTrace
@@ -36,7 +37,7 @@ def replay(
     records: Sequence[CollectiveRecord],
     routing: RoutingTrace,
     placement: Placement,
-    dispatch: Dispatch | None = None,
+    dispatch: Mode | None = None,
     replicas: str | None = None,
 ) -> tuple[TraceHeader, list[CollectiveRecord]]:
     """Rewrites a recorded trace.
@@ -75,7 +76,7 @@ def _rewrite(
     groups: ExpertGroups,
     passes: Passes,
     sizes: Sizes,
-    mode: Dispatch,
+    mode: Mode,
 ) -> Iterator[CollectiveRecord]:
     """One rank's records, with those of each pass through an expert layer replaced by those of the mode."""
     entries: list[tuple[int | None, CollectiveRecord]] = []
@@ -109,7 +110,7 @@ def _rewrite(
 
 
 def _exchanges(
-    traffic: Traffic, sizes: Sizes, phase: str, layer: int, mode: Dispatch
+    traffic: Traffic, sizes: Sizes, phase: str, layer: int, mode: Mode
 ) -> list[tuple[int | None, Exchange]]:
     """The collectives of one layer's pass, each with the block that it belongs to."""
     if isinstance(traffic, Visits):
@@ -162,7 +163,7 @@ def _by_rank(records: Sequence[CollectiveRecord]) -> list[list[CollectiveRecord]
     return [ranks[rank] for rank in sorted(ranks)]
 
 
-def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Dispatch, replicas: str) -> Passes:
+def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Mode, replicas: str) -> Passes:
     """Where the tokens of every micro batch go, from the routing trace."""
     assert routing.step is not None
     assert routing.micro is not None
@@ -180,15 +181,25 @@ def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, m
     if mode == "coherent":
         return {key: Moves.of(of_ranks, expert_ranks_LE, width) for key, of_ranks in parts.items()}
     num_nodes = placement.num_nodes
-    return {
-        key: [
+    passes: Passes = {}
+    for key, of_ranks in parts.items():
+        seats = _seats(routing, max(len(ids_TLK) for _, ids_TLK in of_ranks))
+        visits = (
             Visits.of(
                 [(home, ids_TLK[:, layer]) for home, ids_TLK in of_ranks], expert_ranks_LE[layer], width, num_nodes
             )
             for layer in range(routing.header.num_layers)
-        ]
-        for key, of_ranks in parts.items()
-    }
+        )
+        passes[key] = [replace(of_layer, seats=seats) for of_layer in visits]
+    return passes
+
+
+def _seats(routing: RoutingTrace, tokens: int) -> int | None:
+    """Seats of a rank's tokens at every expert; None: the router has no limit, or it is unknown."""
+    own = routing.header
+    if own.cap is None or own.due_choices is None:
+        return None
+    return seats_of(tokens, top_k=own.due_choices, num_experts=own.num_experts, cap=own.cap)
 
 
 def _traffic_with_replicas(
@@ -221,7 +232,7 @@ def _sizes(
     header: TraceHeader,
     routing: RoutingTrace,
     placement: Placement,
-    mode: Dispatch,
+    mode: Mode,
 ) -> Sizes:
     """Checks that everything belongs together.
 
@@ -239,7 +250,16 @@ def _sizes(
         _Requirement(
             mode != "coherent" or own.key_value_width is not None,
             "routing: header.key_value_width is missing, so its model gathers no keys and values as coherent dispatch "
-            "must; choose home, copies or hierarchical",
+            "must; choose home, capped, copies or hierarchical",
+        ),
+        _Requirement(
+            mode != "capped" or None not in (own.cap, own.due_choices),
+            "routing: header.cap is missing, and capped dispatch sends as many rows as the router lets an expert take; "
+            "record a run whose router has a limit, or choose home",
+        ),
+        _Requirement(
+            mode != "capped" or not placement.has_replicas,
+            "placement: has replicas, which capped dispatch does not serve; place without replicas, or choose home",
         ),
         _Requirement(
             own.element_bytes in (None, *_DTYPES),

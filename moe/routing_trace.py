@@ -40,6 +40,9 @@ class RoutingHeader(BaseModel):
         moe_layers: Block index of each MoE layer, for replay.
         expert_parallel: Ranks of one expert-parallel group while recording.
         dispatch: Dispatch mode of the run that recorded the trace; None if it is unknown.
+        cap: Most that an expert takes of a rank's choices, as a multiple of its even share, for replay in capped
+            dispatch; None: the router has no limit, or it is unknown.
+        due_choices: Experts that a token visits on average, of which `cap` is a multiple.
         expert_parameters: Parameters of an expert, for replay with replicas.
         replicas: How the run chose among the replicas of an expert, had there been any; None if it is unknown.
         config_sha256: Hash of the run's configuration, the same as in its collective trace; None if it is unknown.
@@ -58,7 +61,9 @@ class RoutingHeader(BaseModel):
     key_value_width: _Positive | None = None
     moe_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     expert_parallel: _Positive | None = None
-    dispatch: Literal["coherent", "home", "copies", "hierarchical"] | None = None
+    dispatch: Literal["coherent", "home", "copies", "hierarchical", "capped"] | None = None
+    cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    due_choices: _Positive | None = None
     expert_parameters: _Positive | None = None
     replicas: Literal["even", "least_loaded"] | None = None
     config_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
@@ -153,11 +158,11 @@ class RoutingTrace:
         if not traces:
             raise ValueError("traces: none were given; pass at least one")
         first = traces[0]
-        names = [name for name in _ARRAYS if getattr(first, name) is not None]
+        names = [name for name in ARRAYS if getattr(first, name) is not None]
         for trace in traces[1:]:
             if trace.header != first.header:
                 raise ValueError("header: the traces have different headers; join traces of one run only")
-            if names != [name for name in _ARRAYS if getattr(trace, name) is not None]:
+            if names != [name for name in ARRAYS if getattr(trace, name) is not None]:
                 raise ValueError("traces: some lack arrays that others have; record all ranks with the same settings")
         return replace(first, **{name: np.concatenate([getattr(trace, name) for trace in traces]) for name in names})
 
@@ -167,7 +172,7 @@ class RoutingTrace:
         Args:
             path: The `.npz` file to write.
         """
-        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
         header = self.header.model_dump(mode="json", exclude_none=True)
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, header=np.array(json.dumps(header)), **arrays)
@@ -227,7 +232,8 @@ class RoutingTrace:
             raise _blame(path, error) from error
 
 
-_ARRAYS = ("expert_ids", "source_rank", "weights", *_PER_TOKEN)
+ARRAYS = ("expert_ids", "source_rank", "weights", *_PER_TOKEN)
+"""Names of the arrays that a trace may have, in the order of its file."""
 
 
 def _require_integers(name: str, array: NDArray) -> None:
@@ -265,8 +271,8 @@ def _load_members(path: Path) -> dict[str, NDArray]:
             if name not in archive.files:
                 raise FileError(path, name, "is missing", record_again)
         for name in archive.files:
-            if name not in ("header", *_ARRAYS):
-                raise FileError(path, name, "is no array of this format", f"keep only header, {', '.join(_ARRAYS)}")
+            if name not in ("header", *ARRAYS):
+                raise FileError(path, name, "is no array of this format", f"keep only header, {', '.join(ARRAYS)}")
         return {name: _load_member(path, archive, name) for name in archive.files}
 
 

@@ -38,6 +38,8 @@ def choose_objective(given: str, trace: RoutingTrace, num_ranks: int) -> tuple[D
                 return mode, ""
         raise ValueError(f"objective: unknown ({given}); choose from auto, {', '.join(modes)}")
     header = trace.header
+    if header.dispatch == "capped":
+        return "home", "the run used capped dispatch, which sends the same under any placement"
     if header.dispatch is not None:
         return header.dispatch, "the dispatch mode of the run that recorded the trace"
     if header.world_size % num_ranks:

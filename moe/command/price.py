@@ -33,7 +33,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--current", type=Path, metavar="FILE", help="placement of the run (default: contiguous)")
     command.add_argument(
         "--dispatch",
-        choices=("coherent", "home", "copies", "hierarchical"),
+        choices=("coherent", "home", "capped", "copies", "hierarchical"),
         help="mode under the placement (default: the placement's own)",
     )
     command.add_argument(

@@ -24,7 +24,7 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--placement", type=Path, required=True, metavar="FILE", help="placement to rewrite the trace for"
     )
-    modes = ("coherent", "home", "copies", "hierarchical")
+    modes = ("coherent", "home", "capped", "copies", "hierarchical")
     command.add_argument("--dispatch", choices=modes, help="default: the placement's own")
     command.add_argument(
         "--replicas", choices=("even", "least_loaded"), help="choice among replicas (default: that of the run)"

@@ -14,6 +14,12 @@ def _home(*arguments: Any) -> "HomeReturnDispatcher":
     return HomeReturnDispatcher(*arguments)
 
 
+def _capped(*arguments: Any) -> "HomeReturnDispatcher":
+    from moe.dispatch.capped import CappedDispatcher
+
+    return CappedDispatcher(*arguments)
+
+
 def _copies(*arguments: Any) -> "DeduplicatedDispatcher":
     from moe.dispatch.deduplicated import DeduplicatedDispatcher
 
@@ -32,6 +38,7 @@ def _hierarchical(*arguments: Any) -> "DeduplicatedDispatcher":
 
 DISPATCHERS: dict[str, "Callable[..., HomeReturnDispatcher | DeduplicatedDispatcher]"] = {
     "home": _home,
+    "capped": _capped,
     "copies": _copies,
     "hierarchical": _hierarchical,
 }

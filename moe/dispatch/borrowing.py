@@ -59,76 +59,71 @@ class Loans:
             borrowed_from=np.bincount(owners, minlength=slots.num_ranks).tolist(),
         )
 
-    def weights(self, first: list[Tensor], second: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def weights(self, first_CFD: Tensor, second_CDF: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of all slots of this rank: one all-to-all, and one of their gradients in the backward pass.
 
         Args:
-            first: first matrix of each expert at home here, C of them.
-            second: second matrix of each.
+            first_CFD: first matrix of each expert at home here.
+            second_CDF: second matrix of each.
 
         Returns:
-            First and second matrix of each slot, S of each; the homes' own come first. The gradient of a home's matrix
-            is the sum over all its holders in the order of ranks, whichever of them is the home.
+            First and second matrix of each slot, [S, F, D] and [S, D, F]; the homes' own come first. The gradient of a
+            home's matrix is the sum over all its holders in the order of ranks, whichever of them is the home.
         """
-        matrices = _Borrow.apply(self, *first, *second)
-        return list(matrices[: len(matrices) // 2]), list(matrices[len(matrices) // 2 :])
+        return _Borrow.apply(self, first_CFD, second_CDF)
 
 
 class _Borrow(Function):
     @staticmethod
-    def forward(ctx: Any, loans: Loans, *matrices: Tensor) -> tuple[Tensor, ...]:
-        ctx.loans, ctx.shapes = loans, (matrices[0].shape, matrices[-1].shape)
-        homes = len(matrices) // 2
-        first, second = list(matrices[:homes]), list(matrices[homes:])
-        rows_W = _rows([(first[place], second[place]) for place in loans.lent], matrices)
-        arrived_W = exchange_rows(rows_W, loans.group, loans.borrowed_from, loans.lent_to)
-        borrowed = dict(zip(loans.borrowed, arrived_W, strict=True))
-        for slot in sorted(borrowed):
-            for of_slots, part in zip((first, second), _matrices(borrowed[slot], ctx.shapes), strict=True):
-                of_slots.append(part)
-        return *first, *second
+    def forward(ctx: Any, loans: Loans, first_CFD: Tensor, second_CDF: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.loans = loans
+        message = _message(loans.lent, first_CFD, second_CDF)
+        arrived_W = exchange_rows(message, loans.group, loans.borrowed_from, loans.lent_to)
+        slots_SFD, slots_SDF = (
+            torch.cat([stack, stack.new_empty(len(loans.borrowed), *stack.shape[1:])])
+            for stack in (first_CFD, second_CDF)
+        )
+        for row_W, slot in zip(arrived_W, loans.borrowed, strict=True):
+            _fill(slots_SFD[slot], slots_SDF[slot], row_W)
+        return slots_SFD, slots_SDF
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        loans, shapes = ctx.loans, ctx.shapes
-        slots, homes = len(gradients) // 2, len(gradients) // 2 - len(loans.borrowed)
-        first, second = gradients[:slots], gradients[slots:]
-        rows_W = _rows([(first[slot], second[slot]) for slot in loans.borrowed], gradients)
-        arrived_W = exchange_rows(rows_W, loans.group, loans.lent_to, loans.borrowed_from)
-        lenders = np.repeat(np.arange(len(loans.lent_to)), loans.lent_to)
-        parts: list[list[tuple[int, tuple[Tensor, ...]]]] = [
-            [(loans.group.rank(), (first[home], second[home]))] for home in range(homes)
-        ]
-        for row_W, place, rank in zip(arrived_W, loans.lent, lenders.tolist(), strict=True):
-            parts[place].append((rank, _matrices(row_W, shapes)))
-        sums = [_sum([part for _, part in sorted(of_home, key=lambda one: one[0])]) for of_home in parts]
-        return None, *(of_home[0] for of_home in sums), *(of_home[1] for of_home in sums)
+        loans = ctx.loans
+        message = _message(loans.borrowed, *gradients)
+        arrived_W = exchange_rows(message, loans.group, loans.lent_to, loans.borrowed_from)
+        lenders = np.repeat(np.arange(len(loans.lent_to)), loans.lent_to).tolist()
+        homes = len(gradients[0]) - len(loans.borrowed)
+        first_CFD, second_CDF = (stack[:homes].clone() for stack in gradients)
+        for place in sorted(set(loans.lent)):
+            own_W = torch.cat([first_CFD[place].reshape(-1), second_CDF[place].reshape(-1)])
+            parts = {loans.group.rank(): own_W} | {
+                rank: row_W for row_W, of, rank in zip(arrived_W, loans.lent, lenders, strict=True) if of == place
+            }
+            _fill(first_CFD[place], second_CDF[place], _sum([parts[rank] for rank in sorted(parts)]))
+        return None, first_CFD, second_CDF
 
 
-def _rows(experts: list[tuple[Tensor, Tensor]], like: tuple[Tensor, ...]) -> Tensor:
-    """One row of W elements for each expert."""
-    width = like[0].numel() + like[-1].numel()
-    rows_W = like[0].new_empty(len(experts), width)
-    for row_W, (first, second) in zip(rows_W, experts, strict=True):
-        torch.cat([first.reshape(-1), second.reshape(-1)], out=row_W)
+def _message(places: list[int], first: Tensor, second: Tensor) -> Tensor:
+    """One row of W elements for each of some experts of two stacks."""
+    size = first[0].numel()
+    rows_W = first.new_empty(len(places), size + second[0].numel())
+    for row_W, place in zip(rows_W, places, strict=True):
+        row_W[:size].view(first.shape[1:]).copy_(first[place])
+        row_W[size:].view(second.shape[1:]).copy_(second[place])
     return rows_W
 
 
-def _matrices(row_W: Tensor, shapes: tuple[torch.Size, torch.Size]) -> tuple[Tensor, Tensor]:
-    first, second = row_W.split([shape.numel() for shape in shapes])
-    return first.view(shapes[0]), second.view(shapes[1])
+def _fill(first: Tensor, second: Tensor, row_W: Tensor) -> None:
+    """Writes an expert's matrices out of a row of a message."""
+    first.copy_(row_W[: first.numel()].view_as(first))
+    second.copy_(row_W[first.numel() :].view_as(second))
 
 
-def _sum(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def _sum(parts: list[Tensor]) -> Tensor:
     """Sums in the order given; in float32 where the parts are narrower, rounded once."""
-    if len(parts) == 1:
-        return parts[0]
-    wide = torch.promote_types(parts[0][0].dtype, torch.float32)
-    sums = []
-    for matrices in zip(*parts, strict=True):
-        total = matrices[0].to(wide, copy=True)
-        for matrix in matrices[1:]:
-            total += matrix
-        sums.append(total.to(matrices[0].dtype))
-    return tuple(sums)
+    total = parts[0].to(torch.promote_types(parts[0].dtype, torch.float32), copy=True)
+    for part in parts[1:]:
+        total += part
+    return total.to(parts[0].dtype)

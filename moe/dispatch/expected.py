@@ -21,6 +21,7 @@ def expected_exchanges(
     top_k: int,
     most_choices: int,
     borrowings: Sequence[Borrowing | None] = (),
+    seats: int | None = None,
 ) -> Iterator[tuple[int | None, Exchange]]:
     """Exchanges of a micro batch in one pass, in program order.
 
@@ -35,6 +36,7 @@ def expected_exchanges(
         top_k: experts of a token.
         most_choices: choices that a message of coherent dispatch has room for.
         borrowings: replicas of each layer; empty: there are none.
+        seats: choices that each expert has room for from each rank, for capped dispatch.
 
     Yields:
         The block (None outside the blocks) and the exchange.
@@ -47,7 +49,7 @@ def expected_exchanges(
     order = slice(None, None, 1 if phase == "forward" else -1)
     if dispatch != "coherent":
         for layer, borrowing in list(zip(layers, borrowings or [None] * len(layers), strict=True))[order]:
-            exchanges = PATTERNS[dispatch](replace(visits, borrowing=borrowing), sizes, phase)
+            exchanges = PATTERNS[dispatch](replace(visits, borrowing=borrowing, seats=seats), sizes, phase)
             yield from ((layer, exchange) for exchange in exchanges)
         return
     moves = Moves.even(visits, tokens=tokens, top_k=most_choices, num_layers=len(layers))

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from moe.dispatch.seats import Message
 from moe.replica.slots import Slots
 
 Counts = NDArray[np.int64]
@@ -86,12 +87,14 @@ class Visits:
         tokens: tokens with at least one kept choice there.
         nodes: tokens with at least one kept choice on each node, [N, M].
         borrowing: replicas of the layer; None: there are none.
+        seats: choices that each expert has room for from each rank; needed in capped dispatch alone.
     """
 
     choices: Counts
     tokens: Counts
     nodes: Counts
     borrowing: Borrowing | None = None
+    seats: int | None = None
 
     @classmethod
     def of(
@@ -267,6 +270,24 @@ def home_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
     ]
 
 
+def capped_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:  # noqa: ARG001
+    """Capped dispatch: all seats with their gate values, all seats home; backward the same.
+
+    Raises:
+        ValueError: the number of seats is unknown.
+    """
+    if visits.seats is None:
+        raise ValueError("seats: are unknown, and capped dispatch sends all of them; give a router with a limit")
+    num_ranks = len(visits.choices)
+    message = Message.of(
+        slots=sizes.num_experts // num_ranks,
+        seats=visits.seats,
+        row_bytes=sizes.row_bytes,
+        gate_bytes=sizes.gate_bytes,
+    )
+    return [Exchange("all_to_all", sizes.dtype, np.full_like(visits.choices, message.rows * sizes.row_bytes))] * 2
+
+
 def copies_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
     """De-duplicated dispatch: two counts for each rank, a row a rank, a label and a gate a choice, rows home."""
     rows = visits.tokens * sizes.row_bytes
@@ -331,6 +352,7 @@ def hierarchical_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exc
 
 PATTERNS: dict[str, Callable[[Visits, Sizes, str], list[Exchange]]] = {
     "home": home_exchanges,
+    "capped": capped_exchanges,
     "copies": copies_exchanges,
     "hierarchical": hierarchical_exchanges,
 }

@@ -1,6 +1,8 @@
-"""Rows that are copied, and copies that are added up again, in an order that does not depend on the device.
+"""Rows that are copied, added up again and put in another order, in a way that does not depend on the device.
 
-Shape suffixes: R rows, C copies, D width.
+Nothing here makes the host wait for a device: every number of rows is known before.
+
+Shape suffixes: R rows, C copies, D width, X and Y rows and columns of a table of chunks.
 """
 
 from dataclasses import dataclass
@@ -9,6 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+
+def places_of(flags: Tensor, number: int) -> Tensor:
+    """Places of the true flags, in ascending order.
+
+    It is ``flags.nonzero()`` for a number that is known.
+
+    Args:
+        flags: bool, of one dimension.
+        number: how many of them are true.
+
+    Returns:
+        int64 [number].
+    """
+    turns = flags.cumsum(0) * flags
+    places = turns.new_empty(number + 1)  # the first one takes all that are false
+    return places.scatter_(0, turns, torch.arange(len(flags), device=flags.device))[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +52,8 @@ class RowCopies:
             source_C: row of each copy, int64.
             num_rows: number of rows R; rows without a copy are allowed.
         """
-        counts_R = torch.bincount(source_C, minlength=num_rows)
-        return cls(source_C, source_C.argsort(stable=True), counts_R.cumsum(0) - counts_R)
+        by_row_C, order_C = source_C.sort(stable=True)
+        return cls(source_C, order_C, torch.searchsorted(by_row_C, torch.arange(num_rows, device=source_C.device)))
 
     def spread(self, rows_RD: Tensor) -> Tensor:
         """Copies rows.
@@ -57,6 +76,50 @@ class RowCopies:
             The sums, [R, D]; zero for a row without copies.
         """
         return _Add.apply(copies_CD, self)
+
+
+@dataclass(frozen=True, slots=True)
+class RowOrder:
+    """Another order of rows.
+
+    Attributes:
+        source: where each row comes from, int64 [R].
+        target: where each row goes to, int64 [R].
+    """
+
+    source: Tensor
+    target: Tensor
+
+    @classmethod
+    def by_column(cls, counts_XY: Tensor, num_rows: int) -> "RowOrder":
+        """From chunks that follow one another row by row of a table to chunks column by column.
+
+        Args:
+            counts_XY: rows of each chunk, int64, on the rows' device.
+            num_rows: their sum R.
+        """
+        ends_XY = counts_XY.reshape(-1).cumsum(0).view(counts_XY.shape)
+        ends_YX = counts_XY.T.reshape(-1).cumsum(0)
+        moved_YX = ends_XY.T.reshape(-1) - ends_YX
+        place_R = torch.arange(num_rows, device=counts_XY.device)
+        source_R = place_R + moved_YX.index_select(0, torch.searchsorted(ends_YX, place_R, right=True))
+        return cls(source_R, torch.empty_like(source_R).scatter_(0, source_R, place_R))
+
+    @property
+    def inverse(self) -> "RowOrder":
+        """The way back."""
+        return RowOrder(self.target, self.source)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Rows in this order.
+
+        Args:
+            rows: [R, ...], in whatever memory layout.
+
+        Returns:
+            The rows, contiguous.
+        """
+        return _Reorder.apply(rows, self)
 
 
 def _spread(rows_RD: Tensor, copies: RowCopies) -> Tensor:
@@ -87,3 +150,14 @@ class _Add(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return _spread(gradients[0], ctx.copies), None
+
+
+class _Reorder(Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: RowOrder) -> Tensor:
+        ctx.order = order
+        return rows.index_select(0, order.source)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].index_select(0, ctx.order.target), None

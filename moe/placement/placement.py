@@ -16,6 +16,9 @@ from moe.validation.complaint import first_complaint
 from moe.validation.document import parse_json
 
 Dispatch = Literal["coherent", "home", "copies", "hierarchical"]
+"""Dispatch modes whose traffic a placement can save."""
+Mode = Dispatch | Literal["capped"]
+"""Dispatch modes of a run."""
 _Count = Annotated[int, Field(gt=0, strict=True)]
 _Index = Annotated[int, Field(ge=0, strict=True)]
 _Cost = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
@@ -156,7 +159,7 @@ class Placement(_Record):
         """Whether any expert is on several ranks."""
         return self.slots_per_rank * self.num_ranks > self.num_experts
 
-    def relay_ranks(self, dispatch: Dispatch) -> int | None:
+    def relay_ranks(self, dispatch: Mode) -> int | None:
         """Ranks of a node, where nodes make a difference to the dispatch.
 
         Args:
@@ -285,6 +288,18 @@ class Placement(_Record):
         except ValidationError as error:
             found = first_complaint(error)
             raise FileError(path, found.field, found.problem, found.remedy or remedy) from error
+
+
+def objective_of(mode: Mode) -> Dispatch:
+    """Name the dispatch mode that a placement is made for.
+
+    Args:
+        mode: Dispatch mode of a run.
+
+    Returns:
+        The same; home for capped dispatch, which sends as much under any placement and in which no placement is better.
+    """
+    return "home" if mode == "capped" else mode
 
 
 def slots_per_rank(num_experts: int, num_ranks: int) -> int:

@@ -13,7 +13,7 @@ from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
 from moe.files import FileError, replacing
 from moe.placement.cost.evaluation import evaluate_placement
 from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.placement import Dispatch, Placement
+from moe.placement.placement import Mode, Placement, objective_of
 from moe.placement.topology import LinkRates, Topology
 from moe.price.simulation import simulate_pair
 from moe.price.traffic import Traffic
@@ -41,7 +41,7 @@ class Side(_Record):
         predicted_ms: Time of the exchanges by the alpha-beta model; None without rates.
     """
 
-    dispatch: Dispatch
+    dispatch: Mode
     bytes_between_ranks: float = _Figure
     bytes_between_nodes: float = _Figure
     busiest_rank: float = _Figure
@@ -120,7 +120,7 @@ class PriceRequest:
     placement: Path
     current: Path | None
     scenario: Path
-    dispatch: Dispatch | None
+    dispatch: Mode | None
     rates: LinkRates | None
     out: Path
 
@@ -152,9 +152,9 @@ def price(request: PriceRequest) -> Price:
     topology = Topology.hops(placement.num_nodes, placement.ranks_per_node)
     statistics = RoutingStatistics.collect(routing, topology.num_ranks)
 
-    def side(traced: tuple[TraceHeader, Sequence[CollectiveRecord]], placed: Placement, dispatch: Dispatch) -> Side:
+    def side(traced: tuple[TraceHeader, Sequence[CollectiveRecord]], placed: Placement, dispatch: Mode) -> Side:
         traffic = Traffic.of(*traced, placement.ranks_per_node, rates)
-        busiest = evaluate_placement(statistics, topology, placed, dispatch).imbalance.mean()
+        busiest = evaluate_placement(statistics, topology, placed, objective_of(dispatch)).imbalance.mean()
         predicted = None if traffic.predicted_s is None else 1e3 * traffic.predicted_s
         return Side(
             dispatch=dispatch,
@@ -201,7 +201,7 @@ def recorded_under(
     records: Sequence[CollectiveRecord],
     routing: RoutingTrace,
     placement: Placement,
-    dispatch: Dispatch,
+    dispatch: Mode,
 ) -> bool:
     """Whether a trace is what its run sends under a placement, to the byte."""
     _, replayed = replay(header, records, routing, placement, dispatch)

@@ -23,6 +23,7 @@ LINKS = ("same_rank", "same_node", "other_node")
 DISPATCH_NAMES = {
     "coherent": "context-coherent dispatch",
     "home": "home-return dispatch",
+    "capped": "capped home-return dispatch",
     "copies": "home-return dispatch with one copy a rank",
     "hierarchical": "hierarchical dispatch with one copy a node",
 }

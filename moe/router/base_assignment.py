@@ -22,6 +22,8 @@ class BaseAssignmentRouter(PortableRouter):
     Source: Lewis et al., "BASE Layers: Simplifying Training of Large, Sparse Models", 2021, equation 2.
     """
 
+    cap = 1.0
+
     def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
         """Builds the gate.
 

@@ -18,6 +18,8 @@ class ExpertChoiceRouter(PortableRouter):
     Source: Zhou et al., "Mixture-of-Experts with Expert Choice Routing", 2022, section 3.2.
     """
 
+    cap = 1.0
+
     def select(self, logits_TE: torch.Tensor) -> Selection:
         """See :class:`PortableRouter`."""
         probs_TE = logits_TE.softmax(dim=1)

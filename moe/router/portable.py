@@ -14,6 +14,7 @@ from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from moe.dispatch.seats import seats_of
 from moe.repetition import repeats
 
 
@@ -41,7 +42,12 @@ class PortableRouter(TopKRouter):
     weight to the current CUDA device). Buffers keep their type when the network is cast to a lower precision. The
     auxiliary losses enter the gradient as in Megatron, but not its table of logged losses, which belongs to the process
     and is as long as the first model.
+
+    Attributes:
+        cap: most that an expert takes of a rank's choices in training, as a multiple of its even share; None: no limit.
     """
+
+    cap: float | None = None
 
     def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
         """Builds the gate.
@@ -68,6 +74,19 @@ class PortableRouter(TopKRouter):
             The choices.
         """
         raise NotImplementedError
+
+    def seats(self, tokens: int) -> int | None:
+        """Most choices that an expert takes of a rank's tokens in training; fewer tokens never make more of them.
+
+        Args:
+            tokens: tokens of the rank, padding included.
+
+        Returns:
+            The number; None: there is no limit.
+        """
+        if self.cap is None:
+            return None
+        return seats_of(tokens, top_k=self.topk, num_experts=self.num_experts, cap=self.cap)
 
     def distribution(self, logits_TE: Tensor) -> Tensor:
         """Probabilities of the experts by the gate alone, [T, E], the rows summing to 1."""

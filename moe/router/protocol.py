@@ -31,6 +31,10 @@ class Router(Protocol):
         """
         ...
 
+    def seats(self, tokens: int) -> int | None:
+        """Most choices that an expert takes of so many tokens of a rank in training; None: no limit."""
+        ...
+
     def update_bias(self) -> None:
         """Learns from the micro batches of an optimiser step, after it; collective over the data ranks."""
         ...

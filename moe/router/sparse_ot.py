@@ -68,6 +68,7 @@ class SparseOTRouter(PortableRouter):
         """
         super().__init__(config, pg_collection)
         self._router = router
+        self.cap = router.capacity_factor if router.potentials == "rank" else None
         self._most_choices = min(max(router.candidates, self.topk), self.num_experts)
         zeros_E = torch.zeros(self.num_experts, dtype=torch.float32)
         self.register_buffer("potentials", zeros_E)

@@ -48,6 +48,7 @@ class PortableTopKRouter(PortableRouter):
         """
         super().__init__(config, pg_collection)
         self._router = router
+        self.cap = router.capacity_factor
         if router.bias_rate:
             del self.expert_bias
             self.register_buffer("expert_bias", torch.zeros(self.num_experts, dtype=torch.float32))

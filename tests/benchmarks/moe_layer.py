@@ -167,9 +167,10 @@ def build_layers(world_size: int, experts: int, hidden: int) -> tuple[dict[str, 
         Modules and, by the same names, functions from tokens [S, 1, D] to outputs.
     """
     from deepspeed.moe.layer import MoE
-    from megatron.core.transformer.moe.experts import SequentialMLP
+    from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
     from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
     from megatron.core.transformer.moe.token_dispatcher import MoEAllGatherTokenDispatcher
+    from megatron.core.transformer.spec_utils import build_module
 
     from moe.config import MoEConfig, TopKRouterConfig
     from moe.layer import PlacedMoELayer, transformer_config
@@ -192,7 +193,16 @@ def build_layers(world_size: int, experts: int, hidden: int) -> tuple[dict[str, 
     gathering.token_dispatcher = MoEAllGatherTokenDispatcher(
         gathering.num_local_experts, gathering.local_expert_indices, gathering.config, get_default_pg_collection()
     )
-    gathering.experts.__class__ = SequentialMLP
+    layout: Any = get_moe_module_spec(use_te=False, num_experts=experts).submodules
+    sequential = build_module(
+        layout.experts, gathering.num_local_experts, gathering.config, pg_collection=get_default_pg_collection()
+    )
+    stacks = gathering.expert_stacks()
+    with torch.no_grad():
+        for row, expert in enumerate(sequential.local_experts):
+            for name, weight in expert.named_parameters():
+                weight.copy_(stacks[name][row])
+    gathering.experts = sequential
     modules["megatron all-gather"] = gathering
 
     expert = nn.Sequential(
@@ -204,9 +214,7 @@ def build_layers(world_size: int, experts: int, hidden: int) -> tuple[dict[str, 
     deep.set_deepspeed_parallelism()
     with torch.no_grad():
         deep.deepspeed_moe.gate.wg.weight.copy_(gathering.router.weight)
-        for own, theirs in zip(
-            gathering.experts.local_experts, deep.deepspeed_moe.experts.deepspeed_experts, strict=True
-        ):
+        for own, theirs in zip(sequential.local_experts, deep.deepspeed_moe.experts.deepspeed_experts, strict=True):
             theirs[0].weight.copy_(own.linear_fc1.weight)
             theirs[2].weight.copy_(own.linear_fc2.weight)
     modules["deepspeed"] = deep

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from moe.config import MoEConfig, TopKRouterConfig
+from tests.moe.expert_values import expert_values
 from tests.ranks import run_ranks
 
 TOKENS, WIDTH, HIDDEN, EXPERTS, LAYERS = 13, 12, 20, 8, 3
@@ -118,8 +119,8 @@ def run_stack(rank: int, world_size: int, case: dict[str, Any]) -> dict[str, Any
         "routers": averaged,
         "experts": [
             {
-                expert: {name: (p.detach(), p.grad / world_size) for name, p in parameters.items()}
-                for expert, parameters in layer.expert_parameters().items()
+                expert: {name: (value, gradient / world_size) for name, (value, gradient) in matrices.items()}
+                for expert, matrices in expert_values(layer).items()
             }
             for layer in layers
         ],

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moe.config import MoEConfig, TopKRouterConfig
+from tests.moe.expert_values import expert_values
 from tests.ranks import run_ranks
 
 SEQUENCE, BATCH, WIDTH, HIDDEN, EXPERTS = 5, 3, 16, 24, 8
@@ -63,17 +64,11 @@ def run_layer(rank: int, world_size: int, config: MoEConfig, slot_to_expert: np.
     router = layer.router.weight
     assert router.grad is not None
     dist.all_reduce(router.grad)
-    experts = {
-        expert: {
-            name: (p.detach(), torch.zeros_like(p) if p.grad is None else p.grad) for name, p in parameters.items()
-        }
-        for expert, parameters in layer.expert_parameters().items()
-    }
     return {
         "output": output.detach(),
         "input_gradient": tokens.grad,
         "router": (router.detach(), router.grad),
-        "experts": experts,
+        "experts": expert_values(layer),
     }
 
 

@@ -4,10 +4,11 @@ checkpoints/step_00000300/
     state/                   weights, moments and averages of every parameter as rectangles of whole tensors
     ranks/rank_00000.pt ...  what only that rank knows: tensors and plain values
     shared.pt                what every rank knows alike, such as what the guard judges steps by
-    ema.safetensors          moving average of every parameter by its logical name
+    ema.safetensors          moving average of every parameter by its logical name; where that is large, in parts
+                             ema-00001-of-00008.safetensors ... beside ema.safetensors.index.json
     routers.safetensors      what routers have learned besides their weights
     config.yaml, placement.json
-    README.md                what ema.safetensors is, and how to load it
+    README.md                what the averages are, and how to load them
     COMPLETE                 written last: what a resuming run must have in common, and a checksum of every file
 """
 

@@ -1,9 +1,8 @@
 """The export verb."""
 
+import math
 import shutil
 from pathlib import Path
-
-from safetensors import safe_open
 
 from moe.files import replacing
 from trainer.checkpoint.directory import step_of
@@ -11,7 +10,8 @@ from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card
 from trainer.config.file import load_config
 from trainer.model.pretrained import check_restorable
-from trainer.model.weights import ROUTERS, WEIGHTS
+from trainer.model.weight_files import WEIGHTS, copied, open_weights
+from trainer.model.weights import ROUTERS
 
 EXPORTED = "model.safetensors"
 
@@ -32,13 +32,14 @@ def run(run_dir: Path, out: Path) -> int:
     folder = newest_checkpoint(run_dir)
     config = load_config(folder / "config.yaml")
     check_restorable(config, folder)
-    with safe_open(folder / WEIGHTS, framework="pt") as weights:
-        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-    card = model_card(config, step_of(folder), shapes, routers=config.moe is not None, weights=EXPORTED)
-    copies = {EXPORTED: WEIGHTS, "config.yaml": "config.yaml", **({ROUTERS: ROUTERS} if config.moe else {})}
-    for target, source in copies.items():
-        with replacing(out / target) as temporary:
-            shutil.copyfile(folder / source, temporary)
+    with open_weights(folder / WEIGHTS) as weights:
+        elements = sum(math.prod(weights.shape(name)) for name in weights.names)
+    first, *parts = copied(folder / WEIGHTS, out / EXPORTED)
+    for name in ("config.yaml", *([ROUTERS] if config.moe else [])):
+        with replacing(out / name) as temporary:
+            shutil.copyfile(folder / name, temporary)
+    routers = config.moe is not None
+    card = model_card(config, step_of(folder), elements, routers=routers, weights=first.name, parts=len(parts))
     with replacing(out / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     print(f"{out}: the averaged weights of step {step_of(folder)}")

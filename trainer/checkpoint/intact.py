@@ -6,6 +6,7 @@ Each rank of a run verifies the checksums of the files that bear its number, and
 together they read a checkpoint once. Whoever uses the averaged weights alone verifies only their files.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch.distributed as dist
 from moe.files import FileError
 from trainer.checkpoint.directory import begun_steps, check_possible, complete_steps, step_folder
 from trainer.checkpoint.manifest import REMEDY, Manifest
-from trainer.model.weights import ROUTERS, WEIGHTS
+from trainer.model.weight_files import WEIGHTS, belongs_to
+from trainer.model.weights import ROUTERS
 
 
 def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
@@ -79,13 +81,17 @@ def newest_intact(root: Path, names: Iterable[str]) -> Path:
 
     Args:
         root: folder of the checkpoints.
-        names: those files, where the checkpoint has them.
+        names: those files, where the checkpoint has them; a file that may be in parts stands for them, too.
 
     Raises:
         FileError: there is none.
     """
-    wanted = set(names)
-    folder, skipped = _newest(root, begun_steps(root), lambda folder: _fault(folder, wanted.__contains__, content=True))
+    wanted = [*names]
+
+    def fault(folder: Path) -> str | None:
+        return _fault(folder, lambda name: any(belongs_to(name, whole) for whole in wanted), content=True)
+
+    folder, skipped = _newest(root, begun_steps(root), fault)
     if folder is None:
         raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
     _say(skipped)
@@ -124,8 +130,8 @@ def _needed(allow_rng_loss: bool) -> Callable[[str], bool]:
 
 def _reader(name: str, world_size: int) -> int:
     """The rank that verifies a file."""
-    number = Path(name).stem.removeprefix("rank_")
-    return int(number) % world_size if "/" in name and number.isdecimal() else 0
+    number = re.fullmatch(r"(?:\w+/rank_|ema-)(\d+)(?:-of-\d+)?\.\w+", name)
+    return int(number[1]) % world_size if number else 0
 
 
 def _say(skipped: Iterable[str]) -> None:
@@ -154,7 +160,8 @@ def weights_file(path: Path) -> Path:
     """The averaged weights that `model.init_from` names.
 
     Args:
-        path: an ``ema.safetensors``, or the folder of a run, which stands for its newest intact checkpoint.
+        path: an ``ema.safetensors``, its index where it is in parts, or the folder of a run, which stands for its
+            newest intact checkpoint.
 
     Raises:
         FileError: the run has no intact checkpoint, or no file system can hold the path.

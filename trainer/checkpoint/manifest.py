@@ -9,6 +9,7 @@ from typing import Any
 
 from moe.files import FileError, replacing
 from moe.validation.document import parse_json
+from trainer.model.weight_files import WEIGHTS, belongs_to
 
 FORMAT = "flowfabric.checkpoint/2"
 NAME = "COMPLETE"
@@ -76,6 +77,11 @@ class Manifest:
             raise FileError(path, "marker", "is missing: the save did not end", REMEDY) from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileError(path, "marker", f"is malformed ({error})", REMEDY) from error
+
+    def weights_sha256(self) -> str:
+        """Hash of the averaged weights: that of their file, or of the hashes of their index and parts."""
+        own = [record.sha256 for name, record in sorted(self.files.items()) if belongs_to(name, WEIGHTS)]
+        return own[0] if len(own) == 1 else hashlib.sha256("".join(own).encode()).hexdigest()
 
     def smallest(self, limit_bytes: int) -> set[str]:
         """The smallest files that together hold no more than a number of bytes."""

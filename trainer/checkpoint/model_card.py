@@ -1,20 +1,18 @@
 """The page beside averaged weights that says what they are."""
 
-import math
-from collections.abc import Iterable, Sequence
-
 from trainer.config.run import RunConfig
 
 
-def model_card(config: RunConfig, step: int, shapes: Iterable[Sequence[int]], *, routers: bool, weights: str) -> str:
+def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, weights: str, parts: int = 0) -> str:
     """Describes averaged weights to whoever finds them.
 
     Args:
         config: the run.
         step: optimiser steps done.
-        shapes: of all parameters.
+        parameters: elements of all of them.
         routers: whether ``routers.safetensors`` lies beside the weights.
-        weights: name of their file.
+        weights: name of their file, or of their index.
+        parts: files that the index names; 0: there is one file and no index.
 
     Returns:
         Markdown: the same for the same run, wherever and whenever it is written.
@@ -38,7 +36,13 @@ def model_card(config: RunConfig, step: int, shapes: Iterable[Sequence[int]], *,
         if routers
         else ""
     )
-    parameters = sum(map(math.prod, shapes))
+    inside = f"`{weights}`" if not parts else f"the {parts} files that `{weights}` names,"
+    load = f'weights = load_file("{weights}")'
+    imports = ""
+    if parts:
+        imports = "import json\nfrom pathlib import Path\n\n"
+        load = f"""names = json.loads(Path("{weights}").read_text())["weight_map"].values()
+weights = {{name: tensor for file in set(names) for name, tensor in load_file(file).items()}}"""
     return f"""# {model.kind}, {parameters:,} parameters
 
 The moving average (largest decay {config.optim.ema_decay:g}) of the weights of a training run after {step} of
@@ -50,16 +54,16 @@ The moving average (largest decay {config.optim.ema_decay:g}) of the weights of 
 | learned | {method} |
 | data | {config.data.kind} |
 | batch | {config.optim.global_batch} examples a step |
-| weights | float32, {parameters:,} elements, in `{weights}` by the names of the parameters; expert ids are logical |
+| weights | float32, {parameters:,} elements, in {inside} by the names of the parameters; expert ids are logical |
 
 `config.yaml` holds the whole configuration.
 {beside}
 ## Loading
 
 ```python
-from safetensors.torch import load_file
+{imports}from safetensors.torch import load_file
 
-weights = load_file("{weights}")
+{load}
 ```
 
 A run whose network has the same sizes starts from them with `model.init_from={weights}` and the folder before it.

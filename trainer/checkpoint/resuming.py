@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
 
 from moe.files import FileError
 from trainer.checkpoint.contents import (
@@ -20,8 +18,8 @@ from trainer.checkpoint.contents import (
     unpacked,
 )
 from trainer.checkpoint.manifest import REMEDY, Manifest
-from trainer.checkpoint.pieces import PieceLoadPlanner, pieced
-from trainer.checkpoint.storage import SafetensorsReader
+from trainer.checkpoint.redivision import fill
+from trainer.checkpoint.together import RankError, together
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.weights import load_routers
@@ -59,14 +57,9 @@ def load_checkpoint(
     if saved != wanted and rank == 0:
         print(f"{folder}: {_redivided(saved, wanted)}", file=sys.stderr, flush=True)
     try:
-        dcp.load(
-            pieced([*engine.state(), *average.state()]),
-            storage_reader=SafetensorsReader(folder / "state"),
-            planner=PieceLoadPlanner(),
-        )
-    except CheckpointException as error:
-        causes = "; ".join(str(cause[0]) for _, cause in sorted(error.failures.items()))
-        raise FileError(folder / "state", "state", f"does not fit the run ({causes})", REMEDY) from error
+        together(lambda: fill(folder / "state", rank, [*engine.state(), *average.state()]))
+    except RankError as error:
+        raise FileError(folder / "state", "state", f"does not fit the run ({error})", REMEDY) from error
     engine.state_loaded(manifest.updates)
     load_routers(engine.module, folder)
     if shared:

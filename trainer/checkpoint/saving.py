@@ -5,16 +5,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from moe.files import replacing
 from moe.placement.placement import Placement
+from trainer.checkpoint.averages import write_averages
 from trainer.checkpoint.contents import (
     Migrating,
     Resumable,
@@ -30,14 +28,14 @@ from trainer.checkpoint.contents import (
 from trainer.checkpoint.directory import complete_steps, prune, step_folder
 from trainer.checkpoint.manifest import FileRecord, Manifest, records
 from trainer.checkpoint.model_card import model_card
-from trainer.checkpoint.pieces import PieceSavePlanner, pieced
 from trainer.checkpoint.placement import placement_now
-from trainer.checkpoint.storage import SafetensorsWriter, whole_tensors
+from trainer.checkpoint.storage import rank_path, write_index, write_pieces
+from trainer.checkpoint.together import RankError, Result, together
+from trainer.checkpoint.writers import share
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.parallel.state import StatePiece
-
-_Result = TypeVar("_Result")
+from trainer.model.weight_files import WEIGHTS, belongs_to, index_of
 
 
 class SaveError(RuntimeError):
@@ -51,7 +49,8 @@ class _Snapshot:
     Attributes:
         step: optimiser steps done.
         updates: those that changed the weights.
-        pieces: of the state of the parameters on this rank.
+        pieces: of the state of the parameters that this rank writes.
+        average_elements: of the moving averages of all parameters.
         own: this rank's own file.
         shared: what every rank knows alike; empty: nothing.
         routers: what they have learned besides their weights.
@@ -61,6 +60,7 @@ class _Snapshot:
     step: int
     updates: int
     pieces: list[StatePiece]
+    average_elements: int
     own: bytes
     shared: bytes
     routers: dict[str, Tensor]
@@ -130,7 +130,8 @@ class Checkpointer:
             writing.result()
 
     def _snapshot(self, step: int) -> _Snapshot:
-        pieces = [*self._engine.state(), *self._average.state()]
+        own = share([*self._engine.state(), *self._average.state()], self._group)
+        pieces = own.pieces
         if self._background is not None:
             pieces = [replace(piece, tensor=piece.tensor.to("cpu", copy=True)) for piece in pieces]
         shared = {name: part.state() for name, part in self._shared.items()}
@@ -142,6 +143,7 @@ class Checkpointer:
             step=step,
             updates=self._engine.updates,
             pieces=pieces,
+            average_elements=own.average_elements,
             own=packed(rank_state(step, self._migration)),
             shared=packed(shared) if shared else b"",
             routers=router_state(self._engine.module),
@@ -150,34 +152,32 @@ class Checkpointer:
 
     def _write(self, snapshot: _Snapshot) -> None:
         folder, rank = step_folder(self._root, snapshot.step), self._group.rank()
+        step, elements, num_ranks = snapshot.step, snapshot.average_elements, self._group.size()
         try:
             self._together(lambda: _emptied(folder) if rank == 0 else None)
-            writer = SafetensorsWriter(folder / "state", rank)
-            dcp.save(
-                pieced(snapshot.pieces),
-                storage_writer=writer,
-                planner=PieceSavePlanner(),
-                process_group=self._group,
-            )
-            by_rank = self._together(lambda: _write_own(folder, writer.path, snapshot.own, rank))
-            written = {name: record for of_rank in by_rank for name, record in of_rank.items()}
+            own = self._together(lambda: _write_own(folder, snapshot, rank, num_ranks))
+            averages = self._together(lambda: write_averages(folder, elements, step, rank, num_ranks))
+            written = {name: record for of_rank in (*own, *averages) for name, record in of_rank.items()}
             self._together(lambda: self._complete(folder, snapshot, written) if rank == 0 else None)
-        except (CheckpointException, SaveError) as error:
+        except RankError as error:
             if rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
             dist.barrier(self._group)
-            raise SaveError(f"{folder}: cannot be saved: {_cause(error)}; {self._remedy(snapshot.step)}") from error
+            raise SaveError(f"{folder}: cannot be saved: {error}; {self._remedy(snapshot.step)}") from error
 
     def _complete(self, folder: Path, snapshot: _Snapshot, written: dict[str, FileRecord]) -> None:
-        """Writes what the first rank writes alone, from the files that all have written."""
-        average = whole_tensors(folder / "state", "ema")
-        with replacing(folder / "ema.safetensors") as temporary:
-            save_file(average, temporary, metadata={"step": str(snapshot.step)})
+        """Writes the small files that the first rank writes alone, and declares the checkpoint complete."""
+        parts = [name for name in written if belongs_to(name, WEIGHTS)]
+        card = model_card(
+            self._config,
+            snapshot.step,
+            snapshot.average_elements,
+            routers=self._config.moe is not None,
+            weights=WEIGHTS if len(parts) == 1 else index_of(Path(WEIGHTS)).name,
+            parts=len(parts) - 1,
+        )
         _write_bytes(folder / "routers.safetensors", save(snapshot.routers))
         _write_bytes(folder / "config.yaml", self._config.to_yaml().encode())
-        shapes = [tensor.shape for tensor in average.values()]
-        has_routers = self._config.moe is not None
-        card = model_card(self._config, snapshot.step, shapes, routers=has_routers, weights="ema.safetensors")
         _write_bytes(folder / "README.md", card.encode())
         if snapshot.shared:
             _write_bytes(folder / "shared.pt", snapshot.shared)
@@ -194,19 +194,8 @@ class Checkpointer:
         ).write(folder)
         prune(self._root, self._config.checkpoint.keep, snapshot.step)
 
-    def _together(self, act: Callable[[], _Result]) -> list[_Result]:
-        """Does something on every rank and returns what came of it, by rank; fails on all if it fails on one."""
-        result, complaint = None, None
-        try:
-            result = act()
-        except Exception as error:  # whatever it is, the other ranks must not wait for this one
-            complaint = f"rank {self._group.rank()}: {error}"
-        answers: list[Any] = [None] * self._group.size()
-        dist.all_gather_object(answers, (result, complaint), group=self._group)
-        complaints = [complaint for _, complaint in answers if complaint is not None]
-        if complaints:
-            raise SaveError("; ".join(complaints))
-        return [result for result, _ in answers]
+    def _together(self, act: Callable[[], Result]) -> list[Result]:
+        return together(act, self._group)
 
     def _remedy(self, step: int) -> str:
         older = [saved for saved in complete_steps(self._root) if saved != step]
@@ -219,19 +208,16 @@ def _emptied(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _write_own(folder: Path, state: Path, own: bytes, rank: int) -> dict[str, FileRecord]:
-    """Writes a rank's own file, and says what it and its file of the state are."""
-    path = folder / rank_file(rank)
-    _write_bytes(path, own)
-    return records(folder, (written for written in (path, state) if written.exists()))
+def _write_own(folder: Path, snapshot: _Snapshot, rank: int, num_ranks: int) -> dict[str, FileRecord]:
+    """Writes this rank's files, and says what they are."""
+    state, own = folder / "state", folder / rank_file(rank)
+    _write_bytes(own, snapshot.own)
+    written = {rank_path(state, rank): write_pieces(state, rank, snapshot.pieces)}
+    if rank == 0:
+        write_index(state, num_ranks)
+    return records(folder, [own]) | {path.relative_to(folder).as_posix(): record for path, record in written.items()}
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _cause(error: CheckpointException | SaveError) -> str:
-    if isinstance(error, SaveError):
-        return str(error)
-    return "; ".join(f"rank {rank}: {cause[0]}" for rank, cause in sorted(error.failures.items()))

@@ -1,231 +1,230 @@
-"""Rectangles on disk: safetensors files, one a rank, and a JSON index; nothing in them is ever unpickled.
+"""The state of the parameters on disk: safetensors files, one a rank; nothing in them is ever unpickled.
 
 state/
-    index.json                   the shape of every tensor, and where its rectangles are
-    rank_00000.safetensors ...   the rectangles that a rank wrote, by ``name[offset]``
+    index.json                   the format, and how many ranks have written
+    rank_00000.safetensors ...   the rectangles that a rank wrote, by ``name:kind[offset]``; the shapes of the whole
+                                 tensors are in its header
+
+The first format, ``flowfabric.state/1``, listed the shape and the rectangles of every tensor in ``index.json``. It is
+read as well.
 """
 
 import json
-import math
-from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
-from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
-from torch.futures import Future
 
 from moe.files import FileError, replacing
 from moe.validation.document import parse_json
-from trainer.checkpoint.manifest import REMEDY
+from trainer.checkpoint.manifest import REMEDY, FileRecord
+from trainer.checkpoint.tensor_file import StoredTensor, read_header, read_values, write_tensors
+from trainer.model.parallel.state import StatePiece
 
-FORMAT = "flowfabric.state/1"
+FORMAT, FIRST_FORMAT = "flowfabric.state/2", "flowfabric.state/1"
 INDEX = "index.json"
+_SHAPES = "shapes"
+READING_THREADS = 16
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
-class SafetensorsWriter(StorageWriter):
-    """Writes the rectangles that DCP's plan gives to this rank.
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """A part of a tensor in a file.
 
     Attributes:
-        path: of this rank's file, which is not written where the plan gives it nothing.
+        tensor: ``name:kind``.
+        offset: of its first element in the tensor.
+        file: that has it.
+        stored: where it is in the file.
     """
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        """Writes nothing yet.
+    tensor: str
+    offset: tuple[int, ...]
+    file: Path
+    stored: StoredTensor
+
+    def copy_to(self, offset: Sequence[int], values: Tensor) -> int:
+        """Copies what it has in common with another rectangle of the same tensor.
 
         Args:
-            folder: an empty one, which all ranks share.
-            rank: of this process, in its file's name.
+            offset: of the other one.
+            values: of the other one, which are overwritten.
+
+        Returns:
+            How many elements that is.
         """
-        self._folder, self.path = folder, folder / f"rank_{rank:05d}.safetensors"
-
-    def reset(self, checkpoint_id: Any = None) -> None:
-        """The folder is that of the constructor."""
-
-    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Needs nothing."""
-
-    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As it is."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """As they are."""
-        return plans
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Writes this rank's file, if it has anything to write."""
-        tensors, results = {}, []
-        for item in plan.items:
-            values = planner.resolve_data(item)
-            assert isinstance(values, Tensor)
-            tensors[_key(item.index)] = values.detach().cpu().contiguous()
-            results.append(WriteResult(item.index, values.nbytes, self.path.name))
-        if tensors:
-            with replacing(self.path) as temporary:
-                save_file(tensors, temporary)
-        written: Future[list[WriteResult]] = Future()
-        written.set_result(results)
-        return written
-
-    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Writes the index, on the coordinator."""
-        files = {result.index: result.storage_data for of_rank in results for result in of_rank}
-        tensors = {}
-        for name, tensor in sorted(metadata.state_dict_metadata.items()):
-            assert isinstance(tensor, TensorStorageMetadata)
-            chunks = [
-                {
-                    "offset": list(chunk.offsets),
-                    "sizes": list(chunk.sizes),
-                    "file": files[MetadataIndex(name, chunk.offsets)],
-                }
-                for chunk in tensor.chunks
-            ]
-            tensors[name] = {"shape": list(tensor.size), "chunks": sorted(chunks, key=lambda chunk: chunk["offset"])}
-        with replacing(self._folder / INDEX) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, "tensors": tensors}) + "\n")
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:  # noqa: ARG003
-        """Only the constructor names a folder."""
-        return False
+        source, target = [], []
+        for own, own_size, other, size in zip(self.offset, self.stored.shape, offset, values.shape, strict=True):
+            first, end = max(own, other), min(own + own_size, other + size)
+            if first >= end:
+                return 0
+            source.append(slice(first - own, end - own))
+            target.append(slice(first - other, end - other))
+        window = values[tuple(target)]
+        window.copy_(read_values(self.file, self.stored)[tuple(source)])
+        return window.numel()
 
 
-class SafetensorsReader(StorageReader):
-    """Reads rectangles, or parts of them."""
-
-    def __init__(self, folder: Path) -> None:
-        """Reads nothing yet.
-
-        Args:
-            folder: what :class:`SafetensorsWriter` filled.
-        """
-        self._folder = folder
-        self._files: dict[MetadataIndex, str] = {}
-
-    def reset(self, checkpoint_id: Any = None) -> None:
-        """The folder is that of the constructor."""
-
-    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """Reads the index.
-
-        Raises:
-            FileError: it is missing or malformed.
-        """
-        tensors = {}
-        for name, (shape, chunks) in read_index(self._folder).items():
-            listed = [ChunkStorageMetadata(torch.Size(offset), torch.Size(sizes)) for offset, sizes, _ in chunks]
-            tensors[name] = TensorStorageMetadata(TensorProperties(torch.float32), torch.Size(shape), listed)
-            self._files |= {MetadataIndex(name, offset): file for offset, _, file in chunks}
-        return Metadata(tensors)
-
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Needs nothing."""
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """As it is."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """As they are."""
-        return plans
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Fills the rectangles of the plan, file by file."""
-        by_file: dict[str, list[ReadItem]] = defaultdict(list)
-        for item in plan.items:
-            by_file[self._files[item.storage_index]].append(item)
-        for file, items in by_file.items():
-            with safe_open(self._folder / file, framework="pt") as saved:
-                for item in items:
-                    values = _part(saved, item)
-                    planner.resolve_tensor(item).detach().copy_(values)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:  # noqa: ARG003
-        """Only the constructor names a folder."""
-        return False
+def rank_path(folder: Path, rank: int) -> Path:
+    """The file of one rank."""
+    return folder / f"rank_{rank:05d}.safetensors"
 
 
-Chunk = tuple[tuple[int, ...], tuple[int, ...], str]
-"""Offset and sizes of a rectangle, and the file that has it."""
-
-
-def read_index(folder: Path) -> dict[str, tuple[tuple[int, ...], list[Chunk]]]:
-    """Shape and rectangles of every tensor of a folder, by ``name:kind``.
-
-    Raises:
-        FileError: the index is missing or malformed.
-    """
-    path = folder / INDEX
-    try:
-        document = parse_json(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT:
-            raise ValueError(f"its format is {document['format']}, not {FORMAT}")
-        return {
-            name: (
-                tuple(tensor["shape"]),
-                [
-                    (tuple(chunk["offset"]), tuple(chunk["sizes"]), Path(chunk["file"]).name)
-                    for chunk in tensor["chunks"]
-                ],
-            )
-            for name, tensor in document["tensors"].items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileError(path, "index", f"cannot be read ({error})", REMEDY) from error
-
-
-def whole_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
-    """Puts the tensors of one kind together, on the CPU, from the files of all ranks.
+def write_pieces(folder: Path, rank: int, pieces: Sequence[StatePiece]) -> FileRecord:
+    """Writes the file of one rank, one piece after the other.
 
     Args:
-        folder: what :class:`SafetensorsWriter` filled.
-        kind: such as ``ema``.
-
-    Returns:
-        By the name of the parameter.
+        folder: which all ranks share.
+        rank: that writes.
+        pieces: which no other rank writes; may be none.
     """
-    whole: dict[str, Tensor] = {}
-    by_file: dict[str, list[tuple[str, Chunk]]] = defaultdict(list)
-    for name, (shape, chunks) in read_index(folder).items():
-        parameter, _, own_kind = name.rpartition(":")
-        if own_kind == kind:
-            whole[parameter] = torch.empty(shape)
-            for chunk in chunks:
-                by_file[chunk[2]].append((parameter, chunk))
-    for file, wanted in by_file.items():
-        with safe_open(folder / file, framework="pt") as saved:
-            for parameter, (offset, sizes, _) in wanted:
-                window = tuple(slice(start, start + size) for start, size in zip(offset, sizes, strict=True))
-                whole[parameter][window] = saved.get_tensor(_key(MetadataIndex(f"{parameter}:{kind}", offset)))
-    return whole
+    shapes = {piece.name: piece.shape for piece in pieces}
+    return write_tensors(
+        rank_path(folder, rank),
+        {f"{tensor_of(piece)}[{','.join(map(str, piece.offset))}]": tuple(piece.tensor.shape) for piece in pieces},
+        (piece.tensor for piece in pieces),
+        {_SHAPES: json.dumps(shapes, separators=(",", ":"))},
+    )
 
 
-def _part(saved: Any, item: ReadItem) -> Tensor:
-    key = _key(item.storage_index)
-    if not item.lengths:
-        return saved.get_tensor(key)
-    window = tuple(slice(o, o + n) for o, n in zip(item.storage_offsets, item.lengths, strict=True))
-    assert math.prod(item.lengths) > 0
-    return saved.get_slice(key)[window]
+def write_index(folder: Path, num_ranks: int) -> None:
+    """Says that a number of ranks have written all there is."""
+    with replacing(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps({"format": FORMAT, "ranks": num_ranks}) + "\n")
 
 
-def _key(index: MetadataIndex) -> str:
-    assert index.offset is not None
-    return f"{index.fqn}[{','.join(map(str, index.offset))}]"
+@dataclass
+class SavedTensor:
+    """A tensor whose values are in several files.
+
+    Attributes:
+        name: of the parameter.
+        shape: of the tensor.
+        folder: that has the files.
+        rectangles: that make it up.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    folder: Path
+    rectangles: list[Rectangle] = field(default_factory=list)
+
+    def values(self) -> Tensor:
+        """Puts it together, on the CPU.
+
+        Raises:
+            FileError: a part of it is missing.
+        """
+        whole = torch.empty(self.shape)
+        found = sum(rectangle.copy_to((0,) * len(self.shape), whole) for rectangle in self.rectangles)
+        if found != whole.numel():
+            raise FileError(self.folder, self.name, "is not whole", REMEDY)
+        return whole
+
+
+class SavedState:
+    """What :func:`write_pieces` and :func:`write_index` wrote, or a program that knew the first format.
+
+    Attributes:
+        files: with the rectangles.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the index.
+
+        Args:
+            folder: that has it.
+
+        Raises:
+            FileError: the index is missing or malformed.
+        """
+        self._folder = folder
+        path = folder / INDEX
+        try:
+            document = parse_json(path.read_text(encoding="utf-8"))
+            self._shapes: dict[str, tuple[int, ...]] | None = None
+            if document["format"] == FIRST_FORMAT:
+                tensors: Mapping[str, Any] = document["tensors"]
+                self._shapes = {parameter_of(name): _sizes(tensor["shape"]) for name, tensor in tensors.items()}
+                named = {Path(chunk["file"]).name for tensor in tensors.values() for chunk in tensor["chunks"]}
+                self.files = [folder / name for name in sorted(named)]
+            elif document["format"] == FORMAT:
+                self.files = [rank_path(folder, rank) for rank in range(int(document["ranks"]))]
+            else:
+                raise ValueError(f"its format is {document['format']}, not {FORMAT} or {FIRST_FORMAT}")
+        except (OSError, *_MALFORMED) as error:
+            raise FileError(path, "index", f"cannot be read ({error})", REMEDY) from error
+
+    def read(self, file: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, tuple[int, ...]], list[Rectangle]]:
+        """What one of the files holds.
+
+        Args:
+            file: one of :attr:`files`.
+            wanted: which tensors matter, by ``name:kind``.
+
+        Returns:
+            The shapes of the whole parameters by name, and the rectangles of the tensors that matter.
+
+        Raises:
+            FileError: the file is missing or malformed.
+        """
+        header = read_header(file)
+        try:
+            shapes = self._shapes
+            if shapes is None:
+                shapes = {name: _sizes(shape) for name, shape in json.loads(header.metadata[_SHAPES]).items()}
+            rectangles = []
+            for key, stored in header.tensors.items():
+                tensor, _, offset = key.removesuffix("]").rpartition("[")
+                if wanted(tensor):
+                    rectangle = Rectangle(tensor, _sizes(offset.split(",") if offset else ()), file, stored)
+                    _check_inside(rectangle, shapes[parameter_of(tensor)])
+                    rectangles.append(rectangle)
+        except _MALFORMED as error:
+            raise FileError(file, "header", f"cannot be read ({error})", REMEDY) from error
+        return shapes, rectangles
+
+    def of_kind(self, kind: str) -> dict[str, SavedTensor]:
+        """The tensors of a kind by the names of their parameters; no values are read yet.
+
+        Raises:
+            FileError: a file is missing or malformed.
+        """
+        found: dict[str, SavedTensor] = {}
+        with ThreadPoolExecutor(READING_THREADS) as threads:
+            for shapes, rectangles in threads.map(lambda file: self.read(file, of_kind(kind)), self.files):
+                for rectangle in rectangles:
+                    name = parameter_of(rectangle.tensor)
+                    found.setdefault(name, SavedTensor(name, shapes[name], self._folder)).rectangles.append(rectangle)
+        return dict(sorted(found.items()))
+
+
+def of_kind(kind: str) -> Callable[[str], bool]:
+    """Whether a ``name:kind`` is of a kind."""
+    ending = f":{kind}"
+    return lambda tensor: tensor.endswith(ending)
+
+
+def parameter_of(tensor: str) -> str:
+    """The name in a ``name:kind``."""
+    return tensor.rpartition(":")[0]
+
+
+def tensor_of(piece: StatePiece) -> str:
+    """The ``name:kind`` of a piece's tensor."""
+    return f"{piece.name}:{piece.kind}"
+
+
+def _sizes(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(map(int, values))
+
+
+def _check_inside(rectangle: Rectangle, shape: tuple[int, ...]) -> None:
+    edges = zip(rectangle.offset, rectangle.stored.shape, shape, strict=True)
+    if any(first < 0 or first + size > whole for first, size, whole in edges):
+        raise ValueError(f"a rectangle lies outside {rectangle.tensor}")

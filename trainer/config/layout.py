@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe.placement.placement import Placement
+from moe.placement.placement import Placement, objective_of
 from moe.replica.slots import Slots
 from trainer.config.run import RunConfig
 
@@ -44,7 +44,7 @@ class Layout:
         """
         moe, placement = config.moe, None
         if moe is not None:
-            placement = Placement.contiguous(config.model.num_layers, moe.num_experts, 1, 1, dispatch=moe.dispatch)
+            placement = Placement.contiguous(config.model.num_layers, moe.num_experts, 1, 1, dispatch=objective_of(moe.dispatch))
         return cls(
             world_size=1,
             expert_parallel=1,

@@ -45,6 +45,9 @@ class Run(Section):
     """never: refuse a folder that already holds checkpoints."""
     allow_rng_loss: bool = False
     """Resume although a rank's own state file is missing; the run is then another one."""
+    deterministic: bool = False
+    """The same run gives the same bytes on a GPU too: operations whose result depends on the order in which threads add
+    are replaced by slower ones, and one that has no such form ends the run. On a CPU this holds in any case."""
 
 
 class Flow(Section):

@@ -7,7 +7,8 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.build import build_model, parameter_shapes
 from trainer.model.network import Network
-from trainer.model.weights import WEIGHTS, check_weights, initialise_from
+from trainer.model.weight_files import WEIGHTS
+from trainer.model.weights import check_weights, initialise_from
 
 
 def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:

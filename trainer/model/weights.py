@@ -1,35 +1,35 @@
-"""Weights for exchange: one safetensors file with every parameter by its logical name."""
+"""Weights for exchange: every parameter by its logical name, in one safetensors file or in parts of it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moe.files import FileError
 from trainer.model.parallel.parameters import named_parameters
+from trainer.model.weight_files import open_weights
 
-WEIGHTS = "ema.safetensors"
 ROUTERS = "routers.safetensors"
 _REMEDY = "give the ema.safetensors of a run with the same model"
 _DAMAGED = "restore it from a copy, or delete the folder"
 
 
 def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses a file that :func:`initialise_from` could not use, without reading its tensors.
+    """Refuses weights that :func:`initialise_from` could not use, without reading their values.
 
     Args:
-        path: an ``ema.safetensors``.
+        path: an ``ema.safetensors``, or the index of one that is in parts.
         shapes: of every parameter of the network by its logical name.
 
     Raises:
         FileError: the file is missing or malformed, or a parameter is missing or has another shape.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        with open_weights(path) as weights:
+            found = {name: weights.shape(name) for name in weights.names}
     except (OSError, SafetensorError) as error:
         raise FileError(path, "weights", f"cannot be read ({error})", _REMEDY) from error
     for name, shape in shapes.items():
@@ -82,14 +82,19 @@ def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> 
 
     Args:
         model: the network.
-        path: the file, accepted by :func:`check_weights`; experts are found by logical id, wherever they live now.
-            What its routers had learned besides their weights is taken from the file beside it, if there is one.
+        path: the file or the index, accepted by :func:`check_weights`; experts are found by logical id, wherever they
+            live now. What its routers had learned besides their weights is taken from the file beside it, if there is
+            one.
         new: what the names of parameters begin with that keep their values.
     """
-    with safe_open(path, framework="pt") as file:
+    with open_weights(path) as weights:
         for named in named_parameters(model):
             if named.name.startswith(new):
                 continue
-            whole = file.get_tensor(named.name)
+            if named.stack is not None:
+                for row, name in enumerate(named.stack.names):
+                    named.parameter[row].copy_(weights.tensor(name))
+                continue
+            whole = weights.tensor(named.name)
             named.parameter.copy_(whole if named.part is None else named.part.cut(whole))
     load_routers(model, path.parent)

@@ -1,14 +1,12 @@
 """How many rows of a dispatch cross to another node, counted as the run's dispatch mode sends them.
 
-Shape suffixes: T tokens on this rank, E experts of a layer, N ranks that share them, M nodes.
+Shape suffixes: T tokens on this rank, E experts of a layer, N ranks that share them.
 """
-
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Mode = Literal["home", "copies", "hierarchical", "coherent"]
+from moe.placement.placement import Mode
 
 
 def crossing_rows(
@@ -16,7 +14,7 @@ def crossing_rows(
 ) -> tuple[Tensor, Tensor]:
     """Counts the rows that one rank's tokens send to other nodes on their way to the experts of a layer.
 
-    home: a row a choice; copies: a row a rank that holds any of the token's experts; hierarchical: a row a node that
+    home: a row a choice; capped: likewise, since empty seats carry nothing; copies: a row a rank that holds any of the token's experts; hierarchical: a row a node that
     does; coherent: a row a rank, and the output of each of them but the anchor's, sent on to the anchor's rank.
 
     Args:
@@ -33,16 +31,17 @@ def crossing_rows(
         for every choice of a token but its anchor.
     """
     choices = map_TE.sum().double()
-    if mode == "home":
-        return map_TE[:, nodes_N[ranks_E] != nodes_N[here]].sum().double(), choices
-    place_E = nodes_N[ranks_E] if mode == "hierarchical" else ranks_E
-    places = int(nodes_N.max()) + 1 if mode == "hierarchical" else len(nodes_N)
-    visits_TP = map_TE.new_zeros([len(map_TE), places], dtype=torch.int64)
-    visits_TP = visits_TP.index_add(1, place_E, map_TE.long()) > 0
-    node_P = torch.arange(places, device=nodes_N.device) if mode == "hierarchical" else nodes_N
-    sent = visits_TP[:, node_P != nodes_N[here]].sum().double()
+    away_N = nodes_N != nodes_N[here]
+    if mode in ("home", "capped"):
+        return (map_TE & away_N[ranks_E]).sum().double(), choices
+    place_E = ranks_E
+    if mode == "hierarchical":  # the first rank of a node stands for all of it
+        place_E = (nodes_N[:, None] == nodes_N).long().argmax(dim=1)[ranks_E]
+    visits_TN = map_TE.new_zeros([len(map_TE), len(nodes_N)], dtype=torch.int64)
+    visits_TN = visits_TN.index_add(1, place_E, map_TE.long()) > 0
+    sent = (visits_TN & away_N).sum().double()
     if mode != "coherent":
         return sent, choices
     anchor_T = ranks_E[probs_TE.detach().masked_fill(~map_TE, -1.0).argmax(dim=1)]
-    returned = (visits_TP & (nodes_N != nodes_N[anchor_T][:, None])).sum().double()
+    returned = (visits_TN & (nodes_N != nodes_N[anchor_T][:, None])).sum().double()
     return sent + returned, 2 * choices - map_TE.any(dim=1).sum().double()

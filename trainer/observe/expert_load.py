@@ -4,10 +4,13 @@ Shape suffixes: L MoE layers, E experts of a layer, C columns of a layer's tally
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moe.repetition import repeats
@@ -42,7 +45,9 @@ class ExpertLoad:
         self._step: list[Tensor | None] = [None] * len(holders)
         self._earlier: list[Tensor | None] = [None] * len(holders)
         self._total_LC: Tensor | None = None
-        self._rows: list[Tensor | int] = [0] * len(holders)
+        self._rows: list[Tensor | None] = [None] * len(holders)
+        self._places: list[_Places | None] = [None] * len(holders)
+        self._groups = [dist.get_process_group_ranks(holder.ep_group) for holder in holders]
         for index, holder in enumerate(holders):
             holder.router.register_forward_hook(self._listener(index, holder))
             holder.experts.register_forward_pre_hook(self._counter(index, holder))
@@ -51,7 +56,7 @@ class ExpertLoad:
         """Begins a step."""
         self._earlier = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
         self._step = [None] * len(self._step)
-        self._rows = [0] * len(self._rows)
+        self._rows = [None] * len(self._rows)
 
     def reduced(self) -> dict[str, float]:
         """Sums over the ranks, in one all-reduce; collective.
@@ -59,7 +64,7 @@ class ExpertLoad:
         Returns:
             ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
             balanced, the number of experts is collapse. ``rank_load_max_over_mean``: the same of the rows that ranks
-            computed, which replicas level. ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and
+            computed, which replicas level; empty seats of capped dispatch are left out. ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and
             ``.max``: percentiles of the experts of one layer, over their mean. ``dropped_fraction``: due choices that
             no expert took. ``crossnode_token_fraction``: rows that dispatch sends to another node, as a share of those
             that it would send there if every expert of a token were alone on a node other than its own
@@ -74,7 +79,9 @@ class ExpertLoad:
         total = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
         both_LC = torch.stack([*step, *[tally for tally in total if tally is not None]])
         rows_LN = both_LC.new_zeros(len(step), dist.get_world_size())
-        rows_LN[:, dist.get_rank()] = torch.tensor([float(rows) for rows in self._rows])
+        rows = [rows for rows in self._rows if rows is not None]
+        if len(rows) == len(step):
+            rows_LN[:, self._row_ranks] = torch.stack(rows).to(rows_LN)
         sums = torch.cat([both_LC.flatten(), rows_LN.flatten()])
         dist.all_reduce(sums)
         both_LC, rows_LN = sums[: both_LC.numel()].view_as(both_LC), sums[both_LC.numel() :].view_as(rows_LN)
@@ -122,35 +129,72 @@ class ExpertLoad:
         def listen(router: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
             if router.training and not repeats():
                 crossing = most = output[0].new_zeros([], dtype=torch.float64)
+                report = router.report()
                 if len(holder.slot_to_expert) == output[1].shape[1]:  # with replicas only the dispatcher knows
-                    crossing, most = self._crossing(holder, *output)
-                self._step[index] = _sum(self._step[index], _tally(router.report(), crossing, most))
+                    crossing, most = self._crossing(index, holder, *output)
+                if self._dispatch == "capped":  # experts compute empty seats, too, and cannot tell them from others
+                    ranks = self._places_of(index, holder, output[1]).ranks
+                    rows_N = ranks.new_zeros(holder.ep_group.size()).index_add(0, ranks, report["expert_tokens"])
+                    self._rows[index] = _sum(self._rows[index], rows_N)
+                self._step[index] = _sum(self._step[index], _tally(report, crossing, most))
 
         return listen
 
     def _counter(self, index: int, holder: HoldsExperts) -> Any:
         def count(experts: nn.Module, inputs: tuple[Any, ...]) -> None:
             if experts.training and not repeats():
-                self._rows[index] = self._rows[index] + inputs[1].sum()
+                if self._dispatch != "capped":
+                    self._rows[index] = _sum(self._rows[index], inputs[1].sum()[None])
                 if holder.served is not None:
                     tally = self._step[index]
                     assert tally is not None
-                    tally[-2:] += torch.stack(self._crossing(holder, holder.served, holder.served))
+                    tally[-2:] += torch.stack(self._crossing(index, holder, holder.served, holder.served))
 
         return count
 
-    def _crossing(self, holder: HoldsExperts, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def _crossing(self, index: int, holder: HoldsExperts, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Rows that cross to other nodes, from the choices of experts or, where they have replicas, of slots."""
-        ranks, nodes_N = (part.to(chosen.device) for part in _places(holder, self._ranks_per_node, chosen.shape[1]))
-        return crossing_rows(probs, chosen, ranks, nodes_N, dist.get_rank(holder.ep_group), self._dispatch)
+        places = self._places_of(index, holder, chosen)
+        here = dist.get_rank(holder.ep_group)
+        return crossing_rows(probs, chosen, places.ranks, places.nodes_N, here, self._dispatch)
+
+    def _places_of(self, index: int, holder: HoldsExperts, chosen: Tensor) -> "_Places":
+        """Copied to the device once a placement."""
+        known, slots = self._places[index], holder.slot_to_expert
+        by_slot = holder.served is not None
+        if known is None or known.by_slot != by_slot or not np.array_equal(known.slot_to_expert, slots):
+            known = _Places.of(slots, by_slot, dist.get_process_group_ranks(holder.ep_group), self._ranks_per_node)
+            known = replace(known, ranks=known.ranks.to(chosen.device), nodes_N=known.nodes_N.to(chosen.device))
+            self._places[index] = known
+        return known
+
+    @property
+    def _row_ranks(self) -> list[int]:
+        """Ranks whose rows this one counts: in capped dispatch those to which it sends, else its own."""
+        own = dist.get_rank()
+        return self._groups[0] if self._dispatch == "capped" else [own]
 
 
-def _places(holder: HoldsExperts, ranks_per_node: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Rank of each logical expert, or of each slot where there are more, and node of each rank of the group [N]."""
-    ranks = dist.get_process_group_ranks(holder.ep_group)
-    slots = torch.as_tensor(holder.slot_to_expert)
-    slots = slots.argsort() if holder.served is None else torch.arange(columns)
-    return slots // (len(slots) // len(ranks)), torch.tensor(ranks) // ranks_per_node
+@dataclass(frozen=True, eq=False, slots=True)
+class _Places:
+    """Where the experts of a layer are.
+
+    Attributes:
+        slot_to_expert: the placement.
+        by_slot: whether ranks are those of slots, where experts have replicas, or those of logical experts.
+        ranks: place of the rank of each of them among the ranks that share the experts.
+        nodes_N: node of each of those ranks.
+    """
+
+    slot_to_expert: NDArray[np.int64]
+    by_slot: bool
+    ranks: Tensor
+    nodes_N: Tensor
+
+    @classmethod
+    def of(cls, slots: NDArray[np.int64], by_slot: bool, group: list[int], ranks_per_node: int) -> "_Places":
+        numbers = torch.arange(len(slots)) if by_slot else torch.as_tensor(slots).argsort()
+        return cls(slots, by_slot, numbers // (len(slots) // len(group)), torch.tensor(group) // ranks_per_node)
 
 
 def _tally(report: Mapping[str, Tensor], crossing: Tensor, most_crossing: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from trainer.data.shard.writer import Examples
 from trainer.distributed.groups import Launch, joined
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.pretrained import check_restorable, restore
-from trainer.model.weights import WEIGHTS
+from trainer.model.weight_files import WEIGHTS, files_of
 
 FOLDER = "autoencoder"
 CHUNK = 256
@@ -60,9 +60,9 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
     with joined(Launch.from_environment(), expert_parallel=1):
         model = restore(config, Layout.single(config), folder)
         assert isinstance(model, Autoencoder)
-        for name in (WEIGHTS, "config.yaml"):
-            with replacing(out / FOLDER / name) as temporary:
-                shutil.copyfile(folder / name, temporary)
+        for file in (*files_of(folder / WEIGHTS), folder / "config.yaml"):
+            with replacing(out / FOLDER / file.name) as temporary:
+                shutil.copyfile(file, temporary)
         statistics = _Statistics(model.latent_shape[0])
         index = write_shards(
             out,

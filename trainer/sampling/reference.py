@@ -23,7 +23,7 @@ from trainer.flow.sampler import Field
 from trainer.model.build import dense_parameters, expert_parameters
 from trainer.model.network import Network
 from trainer.model.pretrained import restore, restored_layout
-from trainer.model.weights import WEIGHTS
+from trainer.model.weight_files import WEIGHTS
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 
@@ -70,7 +70,7 @@ class Reference:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the averaged weights."""
-        return Manifest.read(self.folder).files[WEIGHTS].sha256
+        return Manifest.read(self.folder).weights_sha256()
 
     @cached_property
     def config(self) -> RunConfig:

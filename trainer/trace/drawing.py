@@ -20,7 +20,8 @@ from trainer.model.network import Network
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
-from trainer.trace.routing import RoutingRecorder, merge_routing
+from trainer.trace.routing import RoutingRecorder
+from trainer.trace.routing_files import merge_routing
 from trainer.trace.session import routing_header
 
 STEP = 1
@@ -93,7 +94,7 @@ class DrawingTrace:
         """The recorder of routes, made in the first call, which shows how many rows a call has."""
         if self._routing is None:
             layers = [module for module in self._model.modules() if isinstance(module, HoldsExperts)]
-            header = routing_header(self._config, self._layout, element_bytes=4)
+            header = routing_header(self._config, self._layout, element_bytes=4, evaluates=True)
             self._routing = RoutingRecorder(
                 self._folder, layers, header, steps=[STEP], micro_batch=rows, training=False
             )

@@ -19,6 +19,7 @@ from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.flow.time.segments import segment_of
 from trainer.model.parallel.parameters import HoldsExperts
+from trainer.trace.routing_files import rank_path
 
 
 class RoutingRecorder:
@@ -57,7 +58,7 @@ class RoutingRecorder:
             earlier = RoutingTrace.read(self._path)
             assert earlier.step is not None
             kept = earlier.step <= step
-            later = ("dispatch", "expert_parameters", "replicas")  # earlier versions lack them
+            later = ("dispatch", "expert_parameters", "replicas", "cap", "due_choices")  # earlier versions lack them
             absent = {name: getattr(self._header, name) for name in later if getattr(earlier.header, name) is None}
             # A run may go on with other settings, such as more steps.
             known = earlier.header.model_copy(update={**absent, "config_sha256": self._header.config_sha256})
@@ -200,14 +201,3 @@ def at_home(ids_TK: Tensor, gates_TK: Tensor, residency: Residency) -> tuple[Ten
     order = numbers.argsort()
     own = order[numbers[order] // residency.per_rank == dist.get_rank(residency.group)]
     return ids[own], gates[own]
-
-
-def rank_path(folder: Path, rank: int) -> Path:
-    """Where a rank's own routing lies until it is merged."""
-    return folder / f"routing.rank_{rank:05d}.npz"
-
-
-def merge_routing(folder: Path, world_size: int) -> None:
-    """Joins the ranks' files to ``folder/routing.npz``, in the order of ranks."""
-    traces = [RoutingTrace.read(rank_path(folder, rank)) for rank in range(world_size)]
-    RoutingTrace.concatenate(traces).write(folder / "routing.npz")

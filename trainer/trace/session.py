@@ -1,7 +1,6 @@
-"""The traces of a run: what is recorded when, and the files that come of it."""
+"""Records the sampled steps of a run on every rank; after the last one, rank 0 merges them beside the run."""
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -16,13 +15,13 @@ from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch
 from trainer.model.build import expert_parameters, tokens_per_example
 from trainer.model.parallel.parameters import HoldsExperts
-from trainer.trace.merge import merge
+from trainer.trace.merging import Merging
 from trainer.trace.recorder import Recorder
-from trainer.trace.routing import RoutingRecorder, SegmentRecorder, merge_routing
+from trainer.trace.routing import RoutingRecorder, SegmentRecorder
 
 
 class TraceSession:
-    """Records the sampled steps of a run on every rank and merges them on rank 0 after the last one."""
+    """The recorders of a rank, and on rank 0 the merge of what all ranks recorded."""
 
     def __init__(self, config: RunConfig, layout: Layout, launch: Launch, engine: Engine, started: int) -> None:
         """Prepares the recorders.
@@ -59,6 +58,9 @@ class TraceSession:
             self._collectives.resume(started)
             if self._routing is not None:
                 self._routing.resume(started)
+        self._merging: Merging | None = None
+        if launch.rank == 0 and self._steps and started >= self._steps[-1]:
+            self._merging = Merging.outstanding(self._folder, routing=self._routing is not None)
 
     def _of_segments(
         self, config: RunConfig, model: SegmentNetworkConfig, layout: Layout, engine: Engine
@@ -115,7 +117,7 @@ class TraceSession:
         return self._collectives.step(step, local)
 
     def after(self, step: int) -> None:
-        """Writes what a sampled step left, and merges after the last one; collective then."""
+        """Writes what a sampled step left, and begins to merge after the last one; collective then."""
         if step not in self._steps:
             return
         self._collectives.write()
@@ -125,23 +127,31 @@ class TraceSession:
             return
         dist.barrier()
         if self._launch.rank == 0:
-            if not merge(self._folder, self._launch.world_size):
-                print(
-                    f"{self._folder}: the recorded steps are not alike, so none may be typical; "
-                    "give two or more steps in a row (trace.steps), not the first two",
-                    file=sys.stderr,
-                )
-            if self._routing is not None:
-                merge_routing(self._folder, self._launch.world_size)
+            self._merging = Merging(self._folder, routing=self._routing is not None)
+
+    def finish(self, *, stopped: bool = False) -> None:
+        """Waits at the end of the run until its traces are merged; on rank 0, the others have nothing to do.
+
+        Args:
+            stopped: the run was told to stop, and what takes longer is left to its next start.
+
+        Raises:
+            FileError: the ranks' files cannot be merged.
+        """
+        if self._merging is not None:
+            self._merging.finish(stopped=stopped)
 
 
-def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int) -> RoutingHeader:
+def routing_header(
+    config: RunConfig, layout: Layout, *, element_bytes: int, evaluates: bool = False
+) -> RoutingHeader:
     """What a routing trace says of the network with experts whose tokens it follows.
 
     Args:
         config: the run.
         layout: how its ranks share the experts.
         element_bytes: bytes of one element of a token.
+        evaluates: whether it follows passes in evaluation mode, where no router has a limit that dispatch could use.
     """
     assert config.moe is not None
     return RoutingHeader(
@@ -155,7 +165,9 @@ def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int) -> 
         key_value_width=config.model.key_value_width or None,
         moe_layers=tuple(range(config.model.num_layers)),
         expert_parallel=layout.expert_parallel,
-        dispatch=config.moe.dispatch,
+        dispatch="home" if evaluates and config.moe.dispatch == "capped" else config.moe.dispatch,
+        cap=None if evaluates else config.moe.cap,
+        due_choices=config.moe.top_k,
         expert_parameters=expert_parameters(config),
         replicas=config.moe.replicas,
         config_sha256=config_digest(config),

@@ -1,4 +1,8 @@
-"""What a run draws: a function of (seed, purpose, step, micro batch), whichever rank has the batch."""
+"""What makes a run repeatable: draws that are a function of (seed, purpose, step, micro batch), and sums in order."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,3 +24,24 @@ def micro_batch_generator(run_seed: int, purpose: str, step: int, micro: int) ->
 def seed_dropout(run_seed: int, purpose: str, step: int, micro: int) -> None:
     """Seeds torch's own generators, which dropout uses, for a micro batch; see :func:`micro_batch_generator`."""
     torch.manual_seed(derive_seed(derive_seed(run_seed, purpose, step, micro), "dropout"))
+
+
+@contextmanager
+def deterministic_operations(wanted: bool) -> Iterator[None]:
+    """While entered, operations of a GPU add in an order that never changes, and those that cannot raise an error.
+
+    Args:
+        wanted: false: operations stay as fast as they are.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, matrix products raise
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # all of it is written before it is read
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]

@@ -46,7 +46,7 @@ from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 from trainer.training import tilt
 from trainer.training.failure import RunFailed
-from trainer.training.generators import seed_dropout
+from trainer.training.generators import deterministic_operations, seed_dropout
 from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
 from trainer.training.reduction import agree, mean_terms
@@ -101,13 +101,14 @@ def train(
                     layout = resumed_layout(config, layout, resumes)
                 training = _Training(config, layout, launch, task(), dataset, sinks(step_of(resumes)), resumes)
                 limit_collectives(limits.collective_timeout_s)
-                with training.stop.listening():
+                with training.stop.listening(), deterministic_operations(config.run.deterministic):
                     stopped = training.run(watch.beat)
         except Exception as error:
             dump_failure(folder, launch.rank, launch.world_size, error)
             if isinstance(error, TooManyBadExamples):
                 raise RunFailed(str(error)) from error
             raise
+    training.trace.finish(stopped=stopped or training.guard.failure is not None)
     if training.guard.failure is not None:
         raise RunFailed(training.guard.failure)
     return EX_TEMPFAIL if stopped else 0

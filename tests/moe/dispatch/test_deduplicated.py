@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe.config import MoEConfig
+from tests.moe.expert_values import expert_values
 from tests.ranks import run_ranks
 
 WIDTH, HIDDEN, EXPERTS, BATCH = 6, 10, 8, 2
@@ -114,10 +115,7 @@ def run_layer(rank: int, world_size: int, name: str, dispatch: Any) -> dict[str,
         "output": output.detach(),
         "tokens": tokens_SBD.grad,
         "gates": layer.router.gates_TE.grad,  # pyright: ignore[reportAttributeAccessIssue]
-        "experts": {
-            expert: {key: (value.detach(), value.grad) for key, value in parameters.items()}
-            for expert, parameters in layer.expert_parameters().items()
-        },
+        "experts": expert_values(layer),
     }
 
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe.config import MoEConfig
 from moe.dispatch.messages import PATTERNS, Sizes, Visits
+from tests.moe.expert_values import expert_values
 from tests.ranks import run_ranks
 
 WIDTH, HIDDEN, EXPERTS, BATCH = 6, 10, 8, 2
@@ -115,13 +116,7 @@ def run_layer(rank: int, world_size: int, name: str, dispatch: Any, dtype: torch
         "output": output.detach(),
         "tokens": tokens_SBD.grad,
         "gates": layer.router.gates_TE.grad,  # pyright: ignore[reportAttributeAccessIssue]
-        "experts": {
-            expert: {
-                key: (value.detach(), torch.zeros_like(value) if value.grad is None else value.grad)
-                for key, value in parameters.items()
-            }
-            for expert, parameters in layer.expert_parameters().items()
-        },
+        "experts": expert_values(layer),
     }
 
 

@@ -57,7 +57,7 @@ def replaced(rank: int, world_size: int) -> dict[str, Any]:
         output = layer(tokens_of(rank))
         output.sin().sum().backward()
         found["outputs"].append(output.detach())
-        found["gradients"].append([p.grad for named in layer.expert_parameters().values() for p in named.values()])
+        found["gradients"].append([stack.grad for stack in layer.expert_stacks().values()])
     return found
 
 

@@ -15,7 +15,7 @@ from tests.trainer.runs import assert_equal_folders
 from tests.trainer.training.migration.migrated import Run
 from tests.trainer.training.migration.migrated import configuration as with_experts
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.storage import whole_tensors
+from trainer.checkpoint.storage import SavedState
 from trainer.config.run import RunConfig
 
 LAST, FIRST_CUT, SECOND_CUT, FAILS = 6, 2, 4, 7
@@ -144,6 +144,10 @@ def go_on(case: str, part: int, world_size: int, root: Path, done: int, last: in
     return losses
 
 
+def whole_tensors(checkpoint: Path, kind: str) -> dict[str, torch.Tensor]:
+    return {name: saved.values() for name, saved in SavedState(checkpoint / "state").of_kind(kind).items()}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("divided")
@@ -172,7 +176,7 @@ def test_dividing_anew_changes_nothing(root: Path, case: str, step: int) -> None
     assert Manifest.read(saved).updates == Manifest.read(again).updates == step
     assert Manifest.read(saved).division != Manifest.read(again).division
     for kind in KINDS:
-        before, after = (whole_tensors(folder / "state", kind) for folder in (saved, again))
+        before, after = (whole_tensors(folder, kind) for folder in (saved, again))
         assert before.keys() == after.keys()
         for parameter, values in before.items():
             assert torch.equal(values, after[parameter]), (parameter, kind)
@@ -182,9 +186,7 @@ def test_dividing_anew_changes_nothing(root: Path, case: str, step: int) -> None
 @pytest.mark.parametrize("case", DIVISIONS)
 def test_a_run_that_is_divided_anew_ends_with_the_weights_of_the_straight_one(root: Path, case: str) -> None:
     name = f"step_{LAST:08d}"
-    straight, divided = (
-        whole_tensors(folder / name / "state", "weight") for folder in (root / case / "straight", root / case)
-    )
+    straight, divided = (whole_tensors(folder / name, "weight") for folder in (root / case / "straight", root / case))
     assert straight.keys() == divided.keys()
     for parameter, values in straight.items():
         torch.testing.assert_close(divided[parameter], values, rtol=0, atol=1e-4, msg=parameter)

@@ -92,6 +92,7 @@ def train(folder: Path, name: str, world_size: int, *, checkpointing: bool) -> d
             router.update_bias()
         found["load"].append(load.reduced())
         trace.after(step)
+    trace.finish()
     found["weights"] = {shard.name: shard.tensor.clone() for shard in engine.shards()}
     found["buffers"] = [buffer.clone() for router in routers for buffer in router.buffers()]
     if migration is not None:

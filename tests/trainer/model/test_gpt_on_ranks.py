@@ -59,9 +59,11 @@ def trained(rank: int, world_size: int, mode: str, top_k: int, dropout: float) -
     for named in named_parameters(model):
         gradient = named.parameter.grad
         assert gradient is not None
-        if named.expert is None:
+        if named.stack is None:
             dist.all_reduce(gradient)
-        gradients[named.name] = gradient / world_size
+            gradients[named.name] = gradient / world_size
+        else:
+            gradients |= zip(named.stack.names, gradient / world_size, strict=True)
     model.eval()
     with torch.no_grad():
         logits = model(tokens_BN[own])

@@ -1,5 +1,6 @@
 """The network, its guidance, its moving average, its learning rate, and the images drawn from it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -23,8 +24,7 @@ from trainer.flow.field import guided
 from trainer.model.build import build_model, dense_parameters, expert_parameters, parameter_shapes
 from trainer.model.dit import DiT
 from trainer.model.parallel.parameters import named_parameters
-from trainer.model.parallel.region import Region
-from trainer.model.parallel.state import Shard
+from trainer.model.parallel.state import StatePiece
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.task import FlowTask
@@ -80,14 +80,17 @@ def counted(_rank: int, _world_size: int, moe: dict[str, Any] | None) -> dict[st
 
         parallel_state.initialize_model_parallel(expert_model_parallel_size=1)
     named = named_parameters(build_model(config, plan_layout(config, 1)))
-    return {
-        "dense": [entry.parameter.numel() for entry in named if entry.expert is None],
-        "experts": {
-            key: sum(entry.parameter.numel() for entry in named if entry.expert == key)
-            for key in {entry.expert for entry in named if entry.expert is not None}
-        },
-        "shapes": {entry.name: tuple(entry.parameter.shape) for entry in named},
+    dense = [entry for entry in named if entry.stack is None]
+    found: dict[str, Any] = {
+        "dense": [entry.parameter.numel() for entry in dense],
+        "experts": Counter(),
+        "shapes": {entry.name: tuple(entry.parameter.shape) for entry in dense},
     }
+    for stack, parameter in ((entry.stack, entry.parameter) for entry in named if entry.stack is not None):
+        for name, expert, row in zip(stack.names, stack.experts, parameter, strict=True):
+            found["experts"][stack.layer, expert] += row.numel()
+            found["shapes"][name] = tuple(row.shape)
+    return found
 
 
 @pytest.mark.parametrize("moe", [None, MOE], ids=["dense", "experts"])
@@ -256,8 +259,10 @@ def test_guidance_is_linear_in_its_scale() -> None:
 
 def scripted_average(decay: float, steps: int) -> tuple[list[float], list[float]]:
     """The average after each step of a scripted weight, and the weights, the start first."""
-    module = nn.Linear(1, 1, bias=False).double()
-    shard = Shard("weight", module.weight.data, None, Region.whole(tuple(module.weight.shape)))
+    module = nn.Linear(1, 1, bias=False)
+    learned = module.weight.data
+    piece = StatePiece("weight", "weight", (1, 1), (0, 0), learned)
+    written = []
 
     @contextmanager
     def evaluating() -> Iterator[None]:
@@ -265,21 +270,25 @@ def scripted_average(decay: float, steps: int) -> tuple[list[float], list[float]
         yield
         module.train()
 
-    engine: Any = SimpleNamespace(module=module, shards=lambda: [shard], evaluating=evaluating)
+    def weights_written() -> None:
+        written.append(float(learned))
+
+    engine: Any = SimpleNamespace(state=lambda _kinds: [piece], evaluating=evaluating, weights_written=weights_written)
     weights = [float(w) for w in np.random.default_rng(0).normal(size=steps + 1)]
-    shard.tensor.fill_(weights[0])
+    learned.fill_(weights[0])
     average = MovingAverage(engine, decay)
     found = []
     for step, weight in enumerate(weights[1:], start=1):
-        shard.tensor.fill_(weight)
+        learned.fill_(weight)
         average.update(step)
-        found.append(float(average.averages["weight"]))
-    before = float(shard.tensor)
+        found.append(float(average.state()[0].tensor))
+    before = float(learned)
     with average.in_place():
-        assert float(shard.tensor) == found[-1]
+        assert float(learned) == found[-1]
         assert not module.training
-    assert float(shard.tensor) == before
+    assert float(learned) == before
     assert module.training
+    assert written == [found[-1], before]
     return found, weights
 
 

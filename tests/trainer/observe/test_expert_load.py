@@ -52,9 +52,9 @@ class Layer(nn.Module):
         self.layer, self.router, self.experts = layer, ScriptedRouter(), ScriptedExperts()
         self.ep_group = dist.group.WORLD
         self.slot_to_expert = np.arange(EXPERTS)[::-1].copy()
-        self.served = None
+        self.local_experts, self.served = [], None
 
-    def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
+    def expert_stacks(self) -> dict[str, nn.Parameter]:
         return {}
 
 

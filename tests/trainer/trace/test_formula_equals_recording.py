@@ -40,6 +40,7 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 2, accumulation": ({"zero_stage": 2}, 2, {}, "dit"),
         "ZeRO 1, bf16, accumulation": ({"precision": "bf16"}, 2, {}, "dit"),
         "ZeRO 1, small buckets": ({"bucket_elements": 1000}, 1, {}, "dit"),
+        "ZeRO 3, bf16": ({"zero_stage": 3, "precision": "bf16"}, 1, None, "dit"),
         "copies, top-1": ({}, 1, {"dispatch": "copies", "top_k": 1}, "dit"),
         "copies, every rank": ({"precision": "bf16"}, 1, {"dispatch": "copies", "top_k": 3}, "dit"),
         "home, replicas": ({"zero_stage": 2}, 2, {"placement": REPLICAS}, "dit"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read, write
+from trainer.trace import merge as merging
 from trainer.trace.merge import merge
 
 GOLDEN = Path("tests/files/collectives.jsonl")
@@ -74,6 +75,33 @@ def test_one_step_of_the_golden_trace_comes_back(tmp_path: Path) -> None:
     one = [replace(header, steps=(3,)) for header in headers], [program[:9] for program in programs]
     assert merged(tmp_path, one) is False
     assert (tmp_path / "collectives.jsonl").read_bytes() == GOLDEN.read_bytes()
+
+
+def test_lines_are_those_of_the_records_however_they_were_laid_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small blocks, a name with a quotation mark, and one rank's file with blanks between its values."""
+    monkeypatch.setattr(merging, "BLOCK_BYTES", 1000)
+    headers, programs = story()
+    odd = 'data "all"'
+    headers = [replace(header, groups={odd: (0, 1), "expert_data": (rank,)}) for rank, header in enumerate(headers)]
+    programs = [
+        [replace(record, group=odd if record.group == "data" else record.group) for record in program]
+        for program in programs
+    ]
+    for rank in range(WORLD):
+        write(rank_path(tmp_path, rank), headers[rank], programs[rank])
+    head, *lines = rank_path(tmp_path, 1).read_text().splitlines()
+    lines[3:] = [line.replace(":", ": ") for line in lines[3:]]
+    rank_path(tmp_path, 1).write_text("\n".join([head, *lines, ""]))
+    assert merge(tmp_path, WORLD) is True
+    renamed = [
+        replace(record, group=f"expert_data_{record.rank}" if record.size1 else odd)
+        for program in programs
+        for record in program
+    ]
+    written = (tmp_path / "collectives.jsonl").read_text().splitlines()
+    assert written[1:] == [record.to_json() for record in renamed]
 
 
 def test_groups_of_one_meaning_are_numbered_in_the_order_of_their_ranks(tmp_path: Path) -> None:

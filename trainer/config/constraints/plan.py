@@ -1,7 +1,7 @@
 """The layout of a run over its ranks, decided and checked before any process group exists."""
 
 from moe.files import FileError
-from moe.placement.placement import Placement
+from moe.placement.placement import Placement, objective_of
 from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.context import check_context
@@ -152,7 +152,12 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
             f"moe.replicas: {moe.replicas} chooses among replicas, and the placement has none; place with more "
             "--slots-per-rank than experts / ranks, or leave it out"
         )
-    if placement.dispatch == moe.dispatch:
+    if moe.dispatch == "capped" and moe.placement is not None:
+        lines.append(
+            f"moe.placement: {moe.placement} changes nothing in what capped dispatch sends, as much from every rank to "
+            "every rank under any placement; leave it out, or set moe.dispatch=home"
+        )
+    if moe.dispatch == "capped" or placement.dispatch == moe.dispatch:
         return lines
     return [
         *lines,
@@ -169,7 +174,7 @@ def _placement(config: RunConfig, ranks_per_node: int) -> Placement | None:
     path = config.moe.placement
     if path is None:
         nodes = expert_nodes(config, ranks_per_node)
-        return Placement.contiguous(num_layers, num_experts, nodes, ranks // nodes, dispatch=config.moe.dispatch)
+        return Placement.contiguous(num_layers, num_experts, nodes, ranks // nodes, dispatch=objective_of(config.moe.dispatch))
     placement = Placement.read(path)
     for field, value, wanted in (
         ("num_layers", placement.num_layers, num_layers),

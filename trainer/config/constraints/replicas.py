@@ -25,12 +25,15 @@ def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placeme
     if not placement.has_replicas:
         return placement
     slots_of_group = placement.slots_per_rank * placement.num_ranks
-    if dispatch == "coherent":
+    refuses = {
+        "coherent": "in coherent dispatch a token is where its one expert is",
+        "capped": "capped dispatch would send empty seats to each of them",
+    }
+    if dispatch in refuses:
         raise FileError(
             path,
             "rank_experts",
-            f"has replicas ({slots_of_group} slots for {placement.num_experts} experts), and in coherent dispatch a "
-            "token is where its one expert is",
+            f"has replicas ({slots_of_group} slots for {placement.num_experts} experts), and {refuses[dispatch]}",
             "place without replicas, or set moe.dispatch to home, copies or hierarchical",
         )
     layers = []

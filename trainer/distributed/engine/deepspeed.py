@@ -3,7 +3,7 @@
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,7 @@ import deepspeed
 import numpy as np
 import torch.distributed as dist
 from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
-from deepspeed.utils import (
-    groups,
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
+from deepspeed.utils import groups
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,15 +24,21 @@ from trainer.config.engine import DeepSpeedConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
-from trainer.distributed.engine.deepspeed_state import MOMENTS, go_on, region_of, state_pieces, updates_taken
+from trainer.distributed.engine.deepspeed_settings import settings_of, zero_optimizer_in_every_stage
+from trainer.distributed.engine.deepspeed_state import (
+    go_on,
+    network_shards,
+    set_expert_state,
+    state_pieces,
+    updates_taken,
+    use_weights,
+)
 from trainer.distributed.engine.deepspeed_step import take_zero_step
-from trainer.distributed.engine.protocol import StepOutcome
+from trainer.distributed.engine.protocol import STATE, StepOutcome
 from trainer.distributed.groups import group_names
 from trainer.model.network import Network
-from trainer.model.parallel.parameters import named_parameters
+from trainer.model.parallel.parameters import NamedParameter, named_parameters
 from trainer.model.parallel.state import Shard, StatePiece
-
-NO_LIMIT = 10**15
 
 
 class DeepSpeedEngine:
@@ -78,13 +78,14 @@ class DeepSpeedEngine:
         # The optimiser is torch's own without ZeRO, else DeepSpeed's; neither type says what it holds.
         self._engine: Any
         self._optimizer: Any
-        self._engine, self._optimizer, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            config=self._deepspeed_config(config, config.engine, layout),
-            dist_init_required=False,
-            mpu=MegatronGroups(),
-        )
+        with zero_optimizer_in_every_stage():
+            self._engine, self._optimizer, *_ = deepspeed.initialize(
+                model=module,
+                optimizer=optimizer,
+                config=settings_of(config, config.engine, layout, sum(n.parameter.numel() for n in self._named)),
+                dist_init_required=False,
+                mpu=MegatronGroups(),
+            )
         self.model = self._engine
         self.group_names = {**group_names(), **self._own_group_names(layout)}
 
@@ -113,15 +114,7 @@ class DeepSpeedEngine:
 
     def shards(self) -> list[Shard]:
         """See the protocol."""
-        return [
-            Shard(
-                named.name,
-                getattr(named.parameter, "ds_tensor", named.parameter).data,
-                named.expert,
-                region_of(named),
-            )
-            for named in self._named
-        ]
+        return network_shards(self._named)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -134,9 +127,9 @@ class DeepSpeedEngine:
                 self._optimizer.empty_partition_cache()
             self.module.train()
 
-    def state(self) -> list[StatePiece]:
+    def state(self, kinds: Collection[str] = STATE) -> list[StatePiece]:
         """See the protocol."""
-        return state_pieces(self._named, self._optimizer, self._stage)
+        return state_pieces(self._named, self._optimizer, self._stage, kinds)
 
     @property
     def updates(self) -> int:
@@ -147,29 +140,29 @@ class DeepSpeedEngine:
         """See the protocol."""
         go_on(self._optimizer, self._stage, updates)
 
+    def weights_written(self) -> None:
+        """See the protocol."""
+        use_weights(self._optimizer, self._stage)
+
+    def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:
+        """See the protocol."""
+        whole = torch.zeros(shard.shape, device=shard.tensor.device)
+        for piece in pieces:
+            piece.of(whole).copy_(piece.tensor)
+        if self._stage > 0:  # each element is on one rank; as integers, for the sum of -0 and 0 is another number
+            name = vars(self._stack_of(shard).parameter)["group_name"]
+            dist.all_reduce(whole.view(torch.int32), group=groups._get_expert_data_parallel_group(name))
+        return whole
+
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
         """See the protocol."""
-        parameter = self._parameter(shard)
-        if self._stage == 0:
-            moments = self._optimizer.state[parameter]
-            return {"weight": parameter.detach(), **{name: moments[name] for name in MOMENTS}}
-        self._link_optimizer_state(parameter)
-        weight: Any = safe_get_full_fp32_param(parameter)
-        moments: dict[str, Any] = {name: safe_get_full_optimizer_state(parameter, name) for name in MOMENTS}
-        return {"weight": weight, **moments}
+        found = state_pieces([self._stack_of(shard)], self._optimizer, self._stage, STATE)
+        own = [piece for piece in found if piece.name == shard.name]
+        return {kind: self.gathered(shard, [piece for piece in own if piece.kind == kind]) for kind in STATE}
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
         """See the protocol."""
-        parameter = self._parameter(shard)
-        parameter.data.copy_(state["weight"])
-        if self._stage == 0:
-            for name in MOMENTS:
-                self._optimizer.state[parameter][name].copy_(state[name])
-            return
-        self._link_optimizer_state(parameter)
-        safe_set_full_fp32_param(parameter, state["weight"].to(parameter.device))
-        for name in MOMENTS:
-            safe_set_full_optimizer_state(parameter, state[name].to(parameter.device), name)
+        set_expert_state(self._stack_of(shard), shard.name, state, self._optimizer, self._stage)
 
     def slot_to_expert(self) -> NDArray[np.int64]:
         """See the protocol."""
@@ -181,34 +174,15 @@ class DeepSpeedEngine:
             layer.place(slots)
         self._named = named_parameters(self.module)
 
-    def _parameter(self, shard: Shard) -> Any:
-        return next(named.parameter for named in self._named if named.name == shard.name)
+    def _stack_of(self, shard: Shard) -> NamedParameter:
+        return next(named for named in self._named if named.stack is not None and shard.name in named.stack.names)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         if not self._has_experts:
             return [{"params": [named.parameter for named in self._named]}]
         everything = {"params": [named.parameter for named in self._named], "name": "parameters"}
-        return split_params_into_different_moe_groups_for_optimizer(everything)
-
-    def _deepspeed_config(self, config: RunConfig, engine: DeepSpeedConfig, layout: Layout) -> dict[str, Any]:
-        bucket = engine.bucket_elements
-        return {
-            "train_micro_batch_size_per_gpu": layout.micro_batch,
-            "gradient_accumulation_steps": layout.accumulation,
-            "gradient_clipping": 0.0 if self._stage == 0 else config.optim.clip_norm or 0.0,
-            "bf16": {"enabled": engine.precision == "bf16"},
-            "zero_optimization": {
-                "stage": self._stage,
-                "reduce_bucket_size": bucket,
-                "allgather_bucket_size": bucket,
-                "stage3_param_persistence_threshold": 0,
-                "stage3_prefetch_bucket_size": bucket,
-                "stage3_max_reuse_distance": bucket,
-                "stage3_max_live_parameters": NO_LIMIT,  # what is fetched ahead and kept is limited by the bucket
-            },
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-        }
+        found = split_params_into_different_moe_groups_for_optimizer(everything)
+        return [group for group in found if group["params"]]  # one is empty if the first stack exceeds DeepSpeed's size
 
     def _own_group_names(self, layout: Layout) -> dict[str, str]:
         names: dict[str, str] = {_data_group().group_name: "data"}
@@ -230,19 +204,13 @@ class DeepSpeedEngine:
         for named in self._named:
             if named.parameter.grad is not None:
                 gradients.append(named.parameter.grad)
-                kind = experts if named.expert is not None else whole if named.part is None else parts
+                kind = experts if named.stack is not None else whole if named.part is None else parts
                 kind += named.parameter.grad.float().square().sum()
         if self._has_experts:
             dist.all_reduce(experts, group=parallel_state.get_expert_model_parallel_group())
         if self._tensor_parallel > 1:
             dist.all_reduce(parts, group=_tensor_group())
         return gradients, float((whole + experts + parts).sqrt())
-
-    def _link_optimizer_state(self, parameter: Any) -> None:
-        """Links all parameters to their moments, if this one is not; DeepSpeed does so when only one group has any."""
-        if parameter._hp_mapping is not None and not parameter._hp_mapping.optim_fragment:
-            self._optimizer._hp_optimizer_states_linked = False
-            self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _data_group() -> dist.ProcessGroup:

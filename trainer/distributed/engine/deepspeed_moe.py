@@ -55,8 +55,7 @@ def mark_moe_layers(model: nn.Module, expert_parallel: int, accumulation: int) -
             module.num_experts = module.slots.num_experts
             module.expert_group_name = expert_group_name(expert_parallel)
             module.enable_expert_tensor_parallelism = False
-            for parameter in (p for named in module.expert_parameters().values() for p in named.values()):
-                # Megatron marks experts so only where they are shared among ranks.
+            for parameter in module.expert_stacks().values():
                 vars(parameter).update(allreduce=False, group_name=module.expert_group_name)
 
 

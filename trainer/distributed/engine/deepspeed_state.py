@@ -4,7 +4,8 @@ Without ZeRO they are the network's own parameters. ZeRO 1 and 2 lay the paramet
 and give each rank one run of the elements, in float32; ZeRO 3 gives each rank its run of every parameter.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,26 +13,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.model.parallel.parameters import NamedParameter
+from trainer.distributed.engine.protocol import MOMENTS, STATE
+from trainer.model.parallel.parameters import ExpertStack, NamedParameter
 from trainer.model.parallel.region import Region
-from trainer.model.parallel.state import StatePiece
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from trainer.model.parallel.state import Shard, StatePiece
 
 
 @dataclass(frozen=True)
 class _Held:
-    """This rank's run of one parameter.
+    """This rank's run of one parameter, or of one expert's row of it.
 
     Attributes:
-        parameter: whose.
+        name: logical name.
         region: where the run lies in it.
         owner: the tensor that the optimiser updates.
         first: number of the run's first element in the owner.
         count: its elements.
     """
 
-    parameter: NamedParameter
+    name: str
     region: Region
     owner: Tensor
     first: int
@@ -41,24 +41,67 @@ class _Held:
         """The run's part of a tensor that is laid out like the owner."""
         return like_owner.detach().view(-1).narrow(0, self.first, self.count)
 
+    def values(self, states: Any, kinds: Collection[str] = STATE) -> dict[str, Tensor]:
+        """The run of each kind that is asked for, weight or moment, as a view of the optimiser's."""
+        if not {*kinds}.isdisjoint(MOMENTS):
+            _with_moments(states, self.owner)
+        return {kind: self.view(self.owner if kind == "weight" else states[self.owner][kind]) for kind in kinds}
 
-def state_pieces(named: Iterable[NamedParameter], optimizer: Any, stage: int) -> list[StatePiece]:
+
+def state_pieces(
+    named: Iterable[NamedParameter], optimizer: Any, stage: int, kinds: Collection[str]
+) -> list[StatePiece]:
     """Weights and moments of this rank as rectangles, views of DeepSpeed's memory.
 
     Args:
         named: parameters of the network.
         optimizer: what DeepSpeed made of it.
         stage: of ZeRO.
+        kinds: which are wanted; moments that are not are not made, either.
     """
     pieces = []
     states = _adam(optimizer, stage).state
     for held in _held(named, optimizer, stage):
-        _with_moments(states, held.owner)
-        tensors = {"weight": held.owner, **{kind: states[held.owner][kind] for kind in MOMENTS}}
-        for kind, tensor in tensors.items():
-            for offset, values in held.region.rectangles(held.view(tensor)):
-                pieces.append(StatePiece(held.parameter.name, kind, held.region.shape, offset, values))
+        for kind, run in held.values(states, kinds).items():
+            for offset, values in held.region.rectangles(run):
+                pieces.append(StatePiece(held.name, kind, held.region.shape, offset, values))
     return pieces
+
+
+def network_shards(named: Iterable[NamedParameter]) -> list[Shard]:
+    """What this rank's network computes with: one shard for each dense parameter and each row of a stack of experts.
+
+    Args:
+        named: parameters of the network.
+    """
+    shards = []
+    for one in named:
+        stored: Any = getattr(one.parameter, "ds_tensor", one.parameter).data
+        if one.stack is None:
+            shards.append(Shard(one.name, stored, None, region_of(one)))
+            continue
+        region = Region.whole(tuple(stored.shape[1:]))
+        for name, expert, row in zip(one.stack.names, one.stack.experts, stored, strict=True):
+            shards.append(Shard(name, row, (one.stack.layer, expert), region))
+    return shards
+
+
+def set_expert_state(named: NamedParameter, name: str, state: Mapping[str, Tensor], optimizer: Any, stage: int) -> None:
+    """Sets weight and moments of one row of a stack of experts, in the optimiser and in the network.
+
+    Args:
+        named: the stack.
+        name: logical name of the row.
+        state: tensors in the row's shape by kind.
+        optimizer: what DeepSpeed made of the network.
+        stage: of ZeRO, 0 to 2.
+    """
+    assert named.stack is not None
+    named.parameter.data[named.stack.names.index(name)].copy_(state["weight"])
+    held = _held_of_row(named, name, optimizer, stage)
+    if held is not None:
+        for kind, run in held.values(_adam(optimizer, stage).state).items():
+            run.copy_(state[kind].reshape(-1).narrow(0, held.region.start, held.count))
 
 
 def updates_taken(optimizer: Any, stage: int) -> int:
@@ -76,6 +119,16 @@ def go_on(optimizer: Any, stage: int, updates: int) -> None:
     """
     for state in _adam(optimizer, stage).state.values():
         state["step"].fill_(updates)
+    use_weights(optimizer, stage)
+
+
+def use_weights(optimizer: Any, stage: int) -> None:
+    """Makes the network compute with the float32 weights that were written; collective.
+
+    Args:
+        optimizer: what DeepSpeed made of it.
+        stage: of ZeRO.
+    """
     if stage in (1, 2):
         optimizer.update_lp_params()
     elif stage == 3:
@@ -109,15 +162,38 @@ def _held(named: Iterable[NamedParameter], optimizer: Any, stage: int) -> Iterat
         yield from _held_by_parameter(named, optimizer)
         return
     for parameter in named:
-        region = region_of(parameter)
-        if stage == 0:
-            yield _Held(parameter, region, parameter.parameter, 0, parameter.parameter.numel())
-            continue
-        fragment: Any = vars(parameter.parameter)["_hp_mapping"]
-        if fragment is not None:  # it lies in this rank's run, wholly or in part
-            owner = optimizer.single_partition_of_fp32_groups[fragment.param_group_index]
-            source, target = fragment.lp_fragment_address, fragment.hp_fragment_address
-            yield _Held(parameter, replace(region, start=source.start), owner, target.start, target.numel)
+        held = _held_of(parameter, optimizer, stage)
+        if held is not None:
+            yield from (held,) if parameter.stack is None else _rows(held, parameter.stack)
+
+
+def _held_of(named: NamedParameter, optimizer: Any, stage: int) -> _Held | None:
+    region = region_of(named)
+    if stage == 0:
+        return _Held(named.name, region, named.parameter, 0, named.parameter.numel())
+    fragment: Any = vars(named.parameter)["_hp_mapping"]
+    if fragment is None:  # no element lies in this rank's run
+        return None
+    owner = optimizer.single_partition_of_fp32_groups[fragment.param_group_index]
+    source, target = fragment.lp_fragment_address, fragment.hp_fragment_address
+    return _Held(named.name, replace(region, start=source.start), owner, target.start, target.numel)
+
+
+def _held_of_row(named: NamedParameter, name: str, optimizer: Any, stage: int) -> _Held | None:
+    held = _held_of(named, optimizer, stage)
+    assert named.stack is not None
+    rows = () if held is None else _rows(held, named.stack)
+    return next((row for row in rows if row.name == name), None)
+
+
+def _rows(held: _Held, stack: ExpertStack) -> Iterator[_Held]:
+    """Cuts a run of a stack at the borders of its rows."""
+    start, shape = held.region.start, held.region.shape[1:]
+    size = math.prod(shape)
+    for row in range(start // size, -(-(start + held.count) // size)):
+        begin, end = max(start, row * size), min(start + held.count, (row + 1) * size)
+        region = Region.whole(shape, begin - row * size)
+        yield _Held(stack.names[row], region, held.owner, held.first + begin - start, end - begin)
 
 
 def _held_by_parameter(named: Iterable[NamedParameter], optimizer: Any) -> Iterator[_Held]:
@@ -127,5 +203,5 @@ def _held_by_parameter(named: Iterable[NamedParameter], optimizer: Any) -> Itera
         for parameter in parameters:
             count = parameter.partition_numel()
             held_of = by_id[id(parameter)]
-            yield _Held(held_of, region_of(held_of), owner, first, count)
+            yield _Held(held_of.name, region_of(held_of), owner, first, count)
             first += count

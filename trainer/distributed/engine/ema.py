@@ -1,7 +1,8 @@
-"""The exponential moving average of the weights, kept in the pieces in which the engine keeps the weights."""
+"""The exponential moving average of the weights, kept in the pieces in which the optimiser keeps the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,11 +10,17 @@ from torch import Tensor
 from trainer.distributed.engine.protocol import Engine
 from trainer.model.parallel.state import StatePiece
 
+_WEIGHTS = ("weight",)
+_EXCHANGED_ELEMENTS = 2**24
+"""Elements of which a copy exists while weights and averages change places: 64 MiB."""
+
 
 class MovingAverage:
     """average <- d average + (1 - d) weight after each optimiser step s, d = min(decay, (1 + s) / (10 + s)).
 
-    Kept in float32 of what the network computes with: bf16 weights under bf16.
+    It is the average of the float32 master weights, under bf16, too: what is too small to change a rounded weight is
+    not lost. A rank averages the weights that its own optimiser updates: 4 bytes an element of its share, whatever the
+    size of the network.
     """
 
     def __init__(self, engine: Engine, decay: float) -> None:
@@ -24,44 +31,72 @@ class MovingAverage:
             decay: largest decay, in [0, 1).
         """
         self._engine, self._decay = engine, decay
-        self._averages = [shard.tensor.detach().float().clone() for shard in engine.shards()]
-
-    @property
-    def averages(self) -> dict[str, Tensor]:
-        """This rank's pieces by logical name; an expert that has moved is found where it is now."""
-        return {shard.name: average for shard, average in zip(self._engine.shards(), self._averages, strict=True)}
+        self._weights = _stretches(piece.tensor for piece in engine.state(_WEIGHTS))
+        self._averages = {memory: weights.clone() for memory, weights in self._weights.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights after an optimiser step.
+        """Takes in the weights after an optimiser step, without a copy of them.
 
         Args:
             step: optimiser steps done, from 1.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
-        weights = [shard.tensor.float() for shard in self._engine.shards()]
-        torch._foreach_lerp_(self._averages, weights, 1 - decay)
+        torch._foreach_lerp_([*self._averages.values()], [*self._weights.values()], 1 - decay)
 
     def state(self) -> list[StatePiece]:
-        """This rank's averages as rectangles of the whole parameters, of kind ``ema``; writing to them changes them."""
-        return [
-            StatePiece(shard.name, "ema", shard.shape, offset, values)
-            for shard, average in zip(self._engine.shards(), self._averages, strict=True)
-            for offset, values in shard.rectangles(average)
-        ]
+        """This rank's averages as rectangles of the whole parameters, of kind ``ema``; writing to them changes them.
+
+        They are divided as the weights in the engine's state are, and an expert that has moved is found where it is.
+        """
+        weights = self._engine.state(_WEIGHTS)
+        return [replace(piece, kind="ema", tensor=self._average_of(piece.tensor)) for piece in weights]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While entered, the network computes with the averages, in evaluation mode; collective."""
-        shards = self._engine.shards()
-        kept = [shard.tensor.clone() for shard in shards]
-        with torch.no_grad():
-            for shard, average in zip(shards, self._averages, strict=True):
-                shard.tensor.copy_(average)
+        """While entered, the network computes with the averages, in evaluation mode; collective.
+
+        Averages and master weights change places, and back at the end, bit for bit. Never entered between the micro
+        batches of a step.
+        """
+        self._exchange()
         try:
+            self._engine.weights_written()
             with self._engine.evaluating():
                 yield
         finally:
-            with torch.no_grad():
-                for shard, weights in zip(shards, kept, strict=True):
-                    shard.tensor.copy_(weights)
+            self._exchange()
+            self._engine.weights_written()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for memory, weights in self._weights.items():
+            for weight, average in zip(
+                weights.split(_EXCHANGED_ELEMENTS), self._averages[memory].split(_EXCHANGED_ELEMENTS), strict=True
+            ):
+                kept = weight.clone()
+                weight.copy_(average)
+                average.copy_(kept)
+
+    def _average_of(self, weight: Tensor) -> Tensor:
+        """The averages of some master weights, a view."""
+        memory = _memory(weight)
+        first = self._weights[memory].storage_offset()
+        return self._averages[memory].as_strided(weight.size(), weight.stride(), weight.storage_offset() - first)
+
+
+def _stretches(views: Iterable[Tensor]) -> dict[int, Tensor]:
+    """What lies from the first to the last element of the views of each memory: one flat view each, not one a view."""
+    stretches: dict[int, Tensor] = {}
+    for view in views:
+        first = view.storage_offset()
+        end = first + sum((size - 1) * stride for size, stride in zip(view.size(), view.stride(), strict=True)) + 1
+        known = stretches.get(_memory(view))
+        if known is not None:
+            first, end = min(first, known.storage_offset()), max(end, known.storage_offset() + known.numel())
+        stretches[_memory(view)] = view.detach().as_strided((end - first,), (1,), first)
+    return stretches
+
+
+def _memory(view: Tensor) -> int:
+    return view.untyped_storage().data_ptr()

@@ -1,6 +1,6 @@
 """Training through torch's fully sharded data parallelism (FSDP2): every rank keeps some rows of every parameter."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,12 @@ from torch.distributed.tensor import DTensor
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.distributed.engine.protocol import StepOutcome
+from trainer.distributed.engine.protocol import MOMENTS, STATE, StepOutcome
 from trainer.distributed.groups import group_names
 from trainer.model.network import Network
 from trainer.model.parallel.parameters import NamedParameter, named_parameters
 from trainer.model.parallel.region import Region
 from trainer.model.parallel.state import Shard, StatePiece
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class FSDPEngine:
@@ -109,12 +107,13 @@ class FSDPEngine:
             for unit in self._units:
                 unit.reshard()
 
-    def state(self) -> list[StatePiece]:
+    def state(self, kinds: Collection[str] = STATE) -> list[StatePiece]:
         """See the protocol."""
         pieces = []
         for named in self._named:
-            region, moments = self._region(named), self._moments(named.parameter)
-            for kind, tensor in {"weight": named.parameter.data, **{kind: moments[kind] for kind in MOMENTS}}.items():
+            region = self._region(named)
+            for kind in kinds:
+                tensor = named.parameter.data if kind == "weight" else self._moments(named.parameter)[kind]
                 for offset, values in region.rectangles(_rows(tensor)):
                     pieces.append(StatePiece(named.name, kind, region.shape, offset, values))
         return pieces
@@ -128,6 +127,13 @@ class FSDPEngine:
         """See the protocol; the parameters themselves were written to."""
         for named in self._named:
             self._moments(named.parameter)["step"].fill_(updates)
+
+    def weights_written(self) -> None:
+        """See the protocol; the parameters themselves were written to."""
+
+    def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:  # noqa: ARG002
+        """See the protocol."""
+        raise AssertionError(f"{shard.name}: the network has no experts")
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
         """See the protocol."""

@@ -1,7 +1,7 @@
 """What the training loop asks of an engine."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -12,6 +12,10 @@ from torch import Tensor
 
 from trainer.model.network import Network
 from trainer.model.parallel.state import Shard, StatePiece
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STATE = ("weight", *MOMENTS)
+"""What an optimiser keeps of every parameter: the float32 master weight, and AdamW's moments."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,13 @@ class Engine(Protocol):
         """
         ...
 
-    def state(self) -> list[StatePiece]:
+    def state(self, kinds: Collection[str] = STATE) -> list[StatePiece]:
         """Weights and optimiser state of this rank, with zeros for what the first step would make.
 
         Ranks that hold a copy of a parameter all give it; together they cover every parameter.
+
+        Args:
+            kinds: which are wanted; moments that are not are not made, either.
         """
         ...
 
@@ -114,6 +121,25 @@ class Engine(Protocol):
 
         Args:
             updates: that the optimiser had taken when the state was saved.
+        """
+        ...
+
+    def weights_written(self) -> None:
+        """Makes the network compute with the master weights, which were written to through :meth:`state`.
+
+        Collective, and never between the micro batches of a step. Optimiser state and its count stay as they are.
+        """
+        ...
+
+    def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:
+        """Puts what the replicas of an expert parameter keep of one kind of its state together; collective over them.
+
+        Args:
+            shard: of the expert parameter.
+            pieces: what this rank has of it, divided as in :meth:`state`; not all kinds need to be the engine's own.
+
+        Returns:
+            float32, in the parameter's shape.
         """
         ...
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from moe import collective_trace
 from moe.files import FileError
-from moe.placement.placement import Placement
+from moe.placement.placement import Placement, objective_of
 from moe.price.simulation import simulate
 from moe.report.context import read_simulations
 from trainer.config.constraints.division import expert_nodes
@@ -84,7 +84,7 @@ def _layout(config: RunConfig, ranks: int, ranks_per_node: int) -> Layout:
     if moe is not None:
         nodes = expert_nodes(config, ranks_per_node)
         sizes = config.model.num_layers, moe.num_experts, nodes, spread // nodes
-        placement = Placement.contiguous(*sizes, dispatch=moe.dispatch)
+        placement = Placement.contiguous(*sizes, dispatch=objective_of(moe.dispatch))
     return Layout(
         world_size=ranks,
         expert_parallel=spread,

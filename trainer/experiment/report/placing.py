@@ -95,7 +95,7 @@ def _unused(placement: Placement, used: str) -> Part:
     text = (
         f"The placement is made for {DISPATCH_NAMES[placement.dispatch]}, and the run used "
         f"{DISPATCH_NAMES.get(used, used)}: what the search saved there is not saved here. "
-        f"Place again with `--objective {used}`."
+        + ("No placement changes what it sends." if used == "capped" else f"Place again with `--objective {used}`.")
     )
     return Part(
         [("placement", f"for {placement.dispatch} dispatch, which the run does not use")],

@@ -58,7 +58,7 @@ class Experiment(_Record):
 
     name: _Name
     config: _Name
-    dispatch: Literal["home", "copies", "coherent", "hierarchical"]
+    dispatch: Literal["home", "capped", "copies", "coherent", "hierarchical"]
     steps: _Count
     ranks: _Count
     rival: _Name

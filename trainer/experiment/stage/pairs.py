@@ -16,7 +16,6 @@ from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage, awaits
 from trainer.experiment.stage.sections import filled
 from trainer.experiment.stage.taught import TaughtStage
-from trainer.model.weights import WEIGHTS
 from trainer.sampling.pairs.request import PairsRequest
 
 
@@ -82,7 +81,7 @@ class PairsStage(TaughtStage):
         request = self.request().resolved()
         folder = newest_checkpoint(request.run)
         source = load_config(folder / "config.yaml").source_data
-        weights = Manifest.read(folder).files[WEIGHTS].sha256
+        weights = Manifest.read(folder).weights_sha256()
         made = read_index(self.folder, PairIndex).made_by
         now = request.what_decides(weights, source and source.model_dump(mode="json"))
         return Provenance(self.folder / INDEX, dict(made), now)

@@ -16,7 +16,6 @@ from trainer.experiment.stage.protocol import Cost, Provenance, Stage
 from trainer.experiment.stage.sections import filled
 from trainer.experiment.stage.taught import TaughtStage
 from trainer.flow.sampler.steps_file import StepsFile
-from trainer.model.weights import WEIGHTS
 from trainer.sampling.searched import segments_of
 from trainer.sampling.steps.request import StepsRequest
 from trainer.sampling.steps.search import check_search
@@ -93,7 +92,7 @@ class StepsStage(TaughtStage):
         """See the base class; the file is the record, the teacher's weights decide too."""
         request = self.request()
         folder = newest_checkpoint(request.run)
-        weights = Manifest.read(folder).files[WEIGHTS].sha256
+        weights = Manifest.read(folder).weights_sha256()
         file = StepsFile.read(self.file)
         made = {**file.made_by, "guidance": file.guidance, "evaluations": sorted(file.grids)}
         now = _what_decides(request, load_config(folder / "config.yaml"), weights)

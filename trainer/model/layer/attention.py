@@ -148,16 +148,15 @@ def attend_scattered(query_THW: Tensor, key_value_SN2GW: Tensor, sequences_T: Te
     place_T = sequences_T * most + torch.arange(len(query_THW), device=query_THW.device) - first_S[sequences_T]
     rows = num_sequences * most
     query = query_THW.new_zeros(rows, *query_THW.shape[1:]).index_copy(0, place_T, query_THW)
-    last = positions_T.new_zeros(rows).index_copy(0, place_T, positions_T).view(num_sequences, 1, most, 1)
+    last = positions_T.new_zeros(rows).index_copy(0, place_T, positions_T).view(num_sequences, most)
     key, value = key_value_SN2GW.permute(2, 0, 3, 1, 4)
-    attended = functional.scaled_dot_product_attention(
-        query.unflatten(0, (num_sequences, most)).transpose(1, 2),
-        key,
-        value,
-        attn_mask=torch.arange(length, device=query.device) <= last,
-        enable_gqa=True,
-    )
-    return attended.transpose(1, 2).flatten(0, 1)[place_T]
+    # The query heads that share a key-value head are rows of one product. No fused kernel of a GPU takes a mask and
+    # heads in groups at once; the plain one would write out a score for every head, query and key.
+    grouped = query.unflatten(0, (num_sequences, most)).unflatten(2, (key.shape[1], -1)).permute(0, 2, 3, 1, 4)
+    visible = torch.arange(length, device=query.device) <= last[:, None, :, None]
+    visible = visible[:, None].expand(-1, -1, grouped.shape[2], -1, -1).flatten(2, 3)
+    attended = functional.scaled_dot_product_attention(grouped.flatten(2, 3), key, value, attn_mask=visible)
+    return attended.unflatten(2, grouped.shape[2:4]).permute(0, 3, 1, 2, 4).reshape(rows, *query.shape[1:])[place_T]
 
 
 def attend_last(query_THW: Tensor, key_value_TN2GW: Tensor, visible_TN: Tensor) -> Tensor:

@@ -33,13 +33,33 @@ class HoldsExperts(Protocol):
         ...
 
     @property
+    def local_experts(self) -> list[int]:
+        """Logical experts at home on this rank, in the order of the rows of its parameters."""
+        ...
+
+    @property
     def served(self) -> Tensor | None:
         """Whether a slot serves a token of this rank in the last pass, bool [tokens, slots]; None without replicas."""
         ...
 
-    def expert_parameters(self) -> dict[int, dict[str, nn.Parameter]]:
-        """Parameters of the experts at home on this rank by logical id and name."""
+    def expert_stacks(self) -> dict[str, nn.Parameter]:
+        """Parameters of the experts at home on this rank by name, [experts, ...]: one row for each."""
         ...
+
+
+@dataclass(frozen=True)
+class ExpertStack:
+    """What the rows of a parameter of experts are. Outside the network only they have names: experts move.
+
+    Attributes:
+        layer: index of the MoE layer's block.
+        experts: logical expert id of each row.
+        names: logical name of each row, such as ``blocks.3.feed_forward.experts.17.linear_fc1.weight``.
+    """
+
+    layer: int
+    experts: tuple[int, ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,20 +67,20 @@ class NamedParameter:
     """A parameter of this rank's network.
 
     Attributes:
-        name: its name; an expert's carries the logical expert id in place of Megatron's slot.
+        name: its name in the network.
         parameter: the parameter.
-        expert: (MoE layer, logical expert id), None for the dense parameters.
+        stack: what its rows are, if it holds a matrix of several experts; None for the dense parameters.
         part: where it lies in the whole, None for a whole parameter.
     """
 
     name: str
     parameter: nn.Parameter
-    expert: tuple[int, int] | None
+    stack: ExpertStack | None
     part: Part | None
 
 
 def named_parameters(model: nn.Module) -> list[NamedParameter]:
-    """Lists a network's parameters by their logical names.
+    """Lists a network's parameters, with what they are beyond their names.
 
     Args:
         model: a network whose MoE layers are :class:`moe.layer.PlacedMoELayer`.
@@ -68,17 +88,17 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
     Returns:
         Every parameter once, in the order of ``model.named_parameters()``.
     """
-    experts: dict[int, tuple[str, tuple[int, int]]] = {}
+    stacks: dict[int, ExpertStack] = {}
     parts: dict[int, Part] = {}
     for path, module in model.named_modules():
         if isinstance(module, HoldsParts):
             parts |= {id(module.get_parameter(name)): part for name, part in module.parts.items()}
         if isinstance(module, HoldsExperts):
-            for expert, parameters in module.expert_parameters().items():
-                for name, parameter in parameters.items():
-                    experts[id(parameter)] = f"{path}.experts.{expert}.{name}", (module.layer, expert)
-    listed = []
-    for name, parameter in model.named_parameters():
-        logical, expert = experts.get(id(parameter), (name, None))
-        listed.append(NamedParameter(logical, parameter, expert, parts.get(id(parameter))))
-    return listed
+            experts = tuple(module.local_experts)
+            for name, parameter in module.expert_stacks().items():
+                names = tuple(f"{path}.experts.{expert}.{name}" for expert in experts)
+                stacks[id(parameter)] = ExpertStack(module.layer, experts, names)
+    return [
+        NamedParameter(name, parameter, stacks.get(id(parameter)), parts.get(id(parameter)))
+        for name, parameter in model.named_parameters()
+    ]

@@ -155,8 +155,9 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
         )
     experts: list[int] = []
     if config.moe is not None:
-        matrices = 2 * config.model.num_layers * config.moe.num_experts // layout.expert_parallel
-        experts = [config.model.hidden * config.moe.expert_hidden] * matrices
+        homes = config.moe.num_experts // layout.expert_parallel
+        stack = homes * config.model.hidden * config.moe.expert_hidden
+        experts = [stack] * 2 * config.model.num_layers  # both matrices of all experts at home, layer by layer
     return ZeroTraffic(
         stage=stage,
         parameters=optimizer_groups(dense_parameters(config, layout.tensor_parallel), experts),
@@ -245,7 +246,7 @@ def _tokens(
         expert_parallel=layout.expert_parallel,
         num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
         moe_layers=tuple(range(config.model.num_layers)),
-        dispatch=moe.dispatch,
+        dispatch="home" if evaluates and moe.dispatch == "capped" else moe.dispatch,
         num_experts=moe.num_experts,
         top_k=moe.top_k,
         most_choices=moe.most_choices,
@@ -257,6 +258,7 @@ def _tokens(
         precision=precision,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
         expert_elements=expert_parameters(config),
+        seats=moe.seats(tokens),
     )
 
 

@@ -52,19 +52,25 @@ def optimizer_groups(dense: Sequence[int], expert: Sequence[int]) -> tuple[Param
 
 
 def gradient_reductions(
-    parameters: Sequence[ParameterGroup], num_ranks: Mapping[str, int], *, zero_stage: int, bucket_elements: int
+    parameters: Sequence[ParameterGroup],
+    num_ranks: Mapping[str, int],
+    *,
+    zero_stage: int,
+    bucket_elements: int,
+    overlaps: bool = False,
 ) -> list[tuple[str, int]]:
     """The all-reduces of one gradient reduction, in order.
 
-    Exact for stages 0 and 1, and for stage 2 while everything fits one bucket. Stage 2 fills its buckets as autograd
-    delivers the gradients, dense and expert ones mixed; here each group comes in the reverse order of its parameters,
-    so the pieces may differ while their sum does not.
+    Exact while everything fits one bucket, and where reductions wait for the end of the backward pass. Otherwise
+    buckets are filled as autograd delivers the gradients, dense and expert ones mixed; here each group comes in the
+    reverse order of its parameters, so the pieces may differ while their sum does not.
 
     Args:
         parameters: the optimiser's parameter groups in order.
         num_ranks: ranks of each process group.
         zero_stage: 0, 1 or 2.
         bucket_elements: DeepSpeed's reduce_bucket_size.
+        overlaps: gradients are reduced during the backward pass, which stage 2 always does.
 
     Returns:
         Process group and number of elements of each all-reduce.
@@ -77,7 +83,7 @@ def gradient_reductions(
         partition = owner.padded_elements(ranks) // ranks
         stretches = zip(owner.sizes, accumulate(owner.sizes), strict=True)
         of_group = [_Gradient(owner.group, size, end - size, partition) for size, end in stretches]
-        gradients += reversed(of_group) if zero_stage == 2 else of_group
+        gradients += reversed(of_group) if overlaps or zero_stage == 2 else of_group
     pieces: list[tuple[str, int]] = []
     bucket: list[_Gradient] = []
     for gradient in gradients:

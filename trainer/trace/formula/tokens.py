@@ -14,14 +14,14 @@ class TokenTraffic:
 
     Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
     uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, elsewhere
-    where `Visits.even` is exact. A router that decides itself how many experts a token visits, or that drops choices,
+    where `Visits.even` is exact. Capped dispatch sends the same whatever the routing, to the last split. A router that decides itself how many experts a token visits, or that drops choices,
     is taken at its top_k; in coherent dispatch tokens are taken to remain as many on each rank.
 
     Args:
         expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
         moe_layers: indices of the model blocks that hold experts.
         num_nodes: nodes that they are on.
-        dispatch: how tokens travel: home, copies, hierarchical or coherent.
+        dispatch: how tokens travel: home, capped, copies, hierarchical or coherent.
         num_experts, top_k: experts of a layer and how many of them a token visits.
         most_choices: choices that a message of coherent dispatch has room for.
         key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
@@ -33,6 +33,7 @@ class TokenTraffic:
         precision: element type of tokens, fp32 or bf16.
         borrowings: replicas of each layer with experts; empty: there are none.
         expert_elements: elements of an expert's weights.
+        seats: choices that each expert has room for from each rank, for capped dispatch.
     """
 
     expert_parallel: int
@@ -50,6 +51,7 @@ class TokenTraffic:
     precision: str
     borrowings: tuple[Borrowing | None, ...] = ()
     expert_elements: int = 0
+    seats: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse modes that no formula covers."""
@@ -101,6 +103,7 @@ class TokenTraffic:
             top_k=self.top_k,
             most_choices=self.most_choices,
             borrowings=borrowings,
+            seats=self.seats,
         )
 
     def _router_sums(self) -> Iterator[Collective]:

@@ -16,7 +16,7 @@ class ZeroTraffic:
         stage: 0, 1 or 2.
         parameters: the optimiser's parameter groups; expert parameters are those of one rank.
         num_ranks: ranks of the groups data and expert_data.
-        precision: element type of parameters and gradients; bf16 adds an overflow check.
+        precision: element type of parameters; gradients are reduced in float32, and bf16 adds an overflow check.
         bucket_elements: DeepSpeed's reduce_bucket_size.
         accumulation: micro steps of an optimiser step.
         tensor_parallel: ranks that share the dense parameters, whose parts of the norm are added up.
@@ -40,9 +40,13 @@ class ZeroTraffic:
         if not ends or (self.stage < 2 and micro < self.accumulation - 1):
             return
         for group, elements in gradient_reductions(
-            self.parameters, self.num_ranks, zero_stage=self.stage, bucket_elements=self.bucket_elements
+            self.parameters,
+            self.num_ranks,
+            zero_stage=self.stage,
+            bucket_elements=self.bucket_elements,
+            overlaps=self.precision == "bf16",
         ):
-            yield all_reduce(group, self._dtype, elements * self._element_bytes)
+            yield all_reduce(group, "float32", elements * ELEMENT_BYTES["fp32"])
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: overflow check, gradient norm and, where the optimiser is sharded, the new parameters.

@@ -30,7 +30,7 @@ class Zero3Traffic:
         sizes: elements of each parameter in the order of the network.
         walk: order in which a pass uses them.
         num_ranks: ranks of the group data.
-        precision: element type of parameters and gradients, fp32 or bf16.
+        precision: element type of parameters, fp32 or bf16; gradients are reduced in float32.
         bucket_elements: elements of one gradient reduction and of one gathering ahead.
         summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums
             lie in the midst of a block, between the gathers of its layers.
@@ -86,14 +86,15 @@ class Zero3Traffic:
         return sent
 
     def _gathered(self, numbers: list[int]) -> Collective:
-        return all_gather("data", DTYPES[self.precision], self._part_bytes(numbers), self.num_ranks)
+        part_bytes = self._part_elements(numbers) * ELEMENT_BYTES[self.precision]
+        return all_gather("data", DTYPES[self.precision], part_bytes, self.num_ranks)
 
     def _reduced(self, numbers: list[int]) -> Collective:
-        return reduce_scatter("data", DTYPES[self.precision], self._part_bytes(numbers), self.num_ranks)
+        return reduce_scatter("data", "float32", self._part_elements(numbers) * ELEMENT_BYTES["fp32"], self.num_ranks)
 
-    def _part_bytes(self, numbers: list[int]) -> int:
-        """Bytes of a rank's parts of some parameters, each cut evenly and the last part filled up."""
-        return sum(-(-self.sizes[number] // self.num_ranks) for number in numbers) * ELEMENT_BYTES[self.precision]
+    def _part_elements(self, numbers: list[int]) -> int:
+        """Elements of a rank's parts of some parameters, each cut evenly and the last part filled up."""
+        return sum(-(-self.sizes[number] // self.num_ranks) for number in numbers)
 
 
 class GatheredParameters:

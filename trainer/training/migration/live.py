@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from moe.layer import PlacedMoELayer
 from moe.migration import MigrationPlan, MigrationTrigger
+from moe.placement.placement import objective_of
 from moe.placement.topology import Topology
 from moe.replica.slots import Slots
 from trainer.config.layout import Layout
@@ -48,7 +49,7 @@ class LiveMigration:
         assert config.moe.migration is not None
         assert layout.placement is not None
         self._config, self._engine, self._average = config.moe.migration, engine, average
-        self._folder, self._dispatch = config.run.dir, config.moe.dispatch
+        self._folder, self._dispatch = config.run.dir, objective_of(config.moe.dispatch)
         group = parallel_state.get_expert_model_parallel_group()
         assert isinstance(group, dist.ProcessGroup)
         self._group, self._num_experts = group, config.moe.num_experts

@@ -19,7 +19,7 @@ from moe.migration import Move, moves_between
 from moe.replica.slots import home_slots
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine
-from trainer.model.parallel.state import Shard
+from trainer.model.parallel.state import Shard, StatePiece
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "average")
 """What travels of each parameter, in the order of the message."""
@@ -87,7 +87,7 @@ class _Shards:
     """
 
     def __init__(self, engine: Engine, average: MovingAverage, group: dist.ProcessGroup) -> None:
-        self._engine, self._averages, slots = engine, average.averages, engine.slot_to_expert()
+        self._engine, slots = engine, engine.slot_to_expert()
         self.num_experts = int(slots.max()) + 1
         self.slots = home_slots(slots, self.num_experts, group.size())
         self._rank, self._slots_per_rank = group.rank(), self.num_experts // group.size()
@@ -95,6 +95,9 @@ class _Shards:
         for shard in engine.shards():
             if shard.expert is not None:
                 self._shards[shard.expert].append(shard)
+        self._averages: dict[str, list[StatePiece]] = defaultdict(list)
+        for piece in average.state():
+            self._averages[piece.name].append(piece)
         self.device = next(iter(self._shards.values()))[0].tensor.device
 
     def rank_of(self, slot: int) -> int:
@@ -114,7 +117,8 @@ class _Shards:
         """The expert that a move takes away; collective over the ranks that hold a copy."""
         values = []
         for shard in self._at(move.layer, move.source):
-            state = {**self._engine.expert_state(shard), "average": self._averages[shard.name]}
+            gathered = self._engine.gathered(shard, self._averages[shard.name])
+            state = {**self._engine.expert_state(shard), "average": gathered}
             values += [state[kind].float().flatten() for kind in KINDS]
         words = torch.cat(values).view(torch.int32)
         return torch.cat([words, checksum(words)])
@@ -126,7 +130,9 @@ class _Shards:
         values = iter(_words(message).view(torch.float32).split(sizes))
         for shard in shards:
             state = {kind: next(values).view(shard.tensor.shape) for kind in KINDS}
-            self._averages[shard.name].copy_(state.pop("average"))
+            whole = state.pop("average")
+            for piece in self._averages[shard.name]:
+                piece.tensor.copy_(piece.of(whole))
             self._engine.set_expert_state(shard, state)
 
     def _at(self, layer: int, slot: int) -> Sequence[Shard]:

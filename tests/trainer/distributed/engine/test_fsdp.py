@@ -84,11 +84,7 @@ class Run:
         return [(p.name, p.kind, p.shape, p.offset, p.tensor.clone()) for p in self.engine.state()]
 
     def averages(self) -> list[tuple[Any, ...]]:
-        return [
-            (shard.name, "ema", shard.shape, offset, values.clone())
-            for shard in self.engine.shards()
-            for offset, values in shard.rectangles(self.average.averages[shard.name])
-        ]
+        return [(p.name, p.kind, p.shape, p.offset, p.tensor.clone()) for p in self.average.state()]
 
 
 def trajectory(config: RunConfig, world_size: int) -> dict[str, Any]:

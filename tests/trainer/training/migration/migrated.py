@@ -132,10 +132,11 @@ class Run:
     def experts(self) -> dict[tuple[str, str], bytes]:
         """Everything that this rank holds of its experts, by parameter and kind."""
         held = {}
-        averages = self.average.averages
+        averages = self.average.state()
         for shard in self.engine.shards():
             if shard.expert is not None:
-                state = {**self.engine.expert_state(shard), "average": averages[shard.name], "used": shard.tensor}
+                average = self.engine.gathered(shard, [piece for piece in averages if piece.name == shard.name])
+                state = {**self.engine.expert_state(shard), "average": average, "used": shard.tensor}
                 for kind, value in state.items():
                     held[shard.name, kind] = value.detach().contiguous().view(torch.uint8).numpy().tobytes()
         return held

@@ -1,0 +1,317 @@
+"""Capped dispatch: every rank has the same number of seats at every expert, so that all messages have one known size.
+
+A router that never gives an expert more than so many of a rank's tokens makes the sizes of all messages known before
+it has chosen. Nobody has to count or wait; the price is rows for seats that stay empty.
+
+Shape suffixes: T tokens of this rank, K choices of a token, E experts, N ranks of the expert-parallel group, S slots of
+a rank, Q seats of a rank at a slot, R = S * N * Q rows at the experts of this rank, M rows of the messages to all
+ranks, D model width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+from torch.autograd import Function
+
+from moe.dispatch.all_to_all import HomeReturnDispatcher
+from moe.dispatch.seats import Message
+from moe.dispatch.serving import Serving
+
+
+class CappedDispatcher(HomeReturnDispatcher):
+    """A token takes a seat at each of its experts; all seats travel, taken or not, and come home.
+
+    An empty seat holds a row of zeros with gate value 0. What comes back from it is read by nobody, so that it changes
+    neither outputs nor gradients of tokens, whatever an expert makes of zeros.
+
+    All ranks of the group must have the same number of tokens; it may differ from pass to pass. Where the router has no
+    limit, as at inference, tokens travel as :class:`HomeReturnDispatcher` has them.
+
+    Collectives of a layer and micro batch: two all-to-alls forward, two backward, each of as many bytes from every rank
+    to every rank, whatever the routing. The host never waits.
+    """
+
+    def __init__(
+        self,
+        num_local_experts: int,
+        local_expert_indices: list[int],
+        config: TransformerConfig,
+        pg_collection: ProcessGroupCollection,
+        serving: Serving,
+    ) -> None:
+        """Sets up the dispatcher of one layer; see :class:`HomeReturnDispatcher`.
+
+        Args:
+            num_local_experts: slots of this rank, S.
+            local_expert_indices: global numbers of those slots.
+            config: Megatron's configuration of the layer.
+            pg_collection: process groups (ep, expt_tp, tp_ep are used).
+            serving: knows the slot of every expert and its seats.
+
+        Raises:
+            ValueError: an expert has replicas.
+        """
+        super().__init__(num_local_experts, local_expert_indices, config, pg_collection, serving)
+        if serving.slots.has_replicas:
+            raise ValueError(
+                f"slot_to_expert: {serving.slots.experts.size} slots hold replicas of {serving.slots.num_experts} "
+                "experts, and capped dispatch would send empty seats to each of them; place without replicas, or use "
+                "dispatch home or copies"
+            )
+        self._plan: _Plan | None = None
+
+    def dispatch_preprocess(
+        self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gives every choice a seat.
+
+        Args:
+            hidden_states: tokens [sequence, batch, D].
+            routing_map: bool [T, E], logical experts.
+            probs: gate values [T, E], logical experts.
+
+        Returns:
+            The tokens [T, D] and their gate values [T, E].
+        """
+        self._plan = None
+        seats = self.serving.seats(len(routing_map))
+        if seats is None:
+            return super().dispatch_preprocess(hidden_states, routing_map, probs)
+        self.hidden_shape = hidden_states.shape
+        tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
+        message = Message.of(
+            slots=self.num_local_experts,
+            seats=seats,
+            row_bytes=tokens_TD.shape[1] * tokens_TD.element_size(),
+            gate_bytes=probs.element_size(),
+        )
+        slots_E = self.serving.slot_of_experts(routing_map.device)
+        self._plan = _Plan.of(routing_map, slots_E, message, self.num_local_experts, self.serving.most_choices)
+        return tokens_TD, probs
+
+    def token_dispatch(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Sends all seats to their experts.
+
+        Args:
+            hidden_states: [T, D].
+            probs: [T, E].
+
+        Returns:
+            Rows [R, D] and gate values [R], by slot, source and seat.
+        """
+        if self._plan is None:
+            return super().token_dispatch(hidden_states, probs)
+        return _ToExperts.apply(hidden_states, probs, self._plan, self.ep_group)
+
+    def dispatch_postprocess(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tells the rows of each slot, which are as many everywhere.
+
+        Args:
+            hidden_states: [R, D].
+            probs: [R].
+
+        Returns:
+            The rows, rows of each slot int64 [S], the gate values.
+        """
+        if self._plan is None:
+            return super().dispatch_postprocess(hidden_states, probs)
+        slots = self.num_local_experts
+        rows_S = torch.full([slots], len(hidden_states) // slots, dtype=torch.long, device=hidden_states.device)
+        return hidden_states, rows_S, probs
+
+    def combine_preprocess(self, hidden_states: Tensor) -> Tensor:
+        """Leaves the outputs as they are.
+
+        Args:
+            hidden_states: gated outputs, [R, D].
+
+        Returns:
+            The same.
+        """
+        return super().combine_preprocess(hidden_states) if self._plan is None else hidden_states
+
+    def token_combine(self, hidden_states: Tensor) -> Tensor:
+        """Sends all seats home and adds up those of each token.
+
+        Args:
+            hidden_states: [R, D].
+
+        Returns:
+            Outputs [T, D].
+        """
+        if self._plan is None:
+            return super().token_combine(hidden_states)
+        return _ToTokens.apply(hidden_states, self._plan, self.ep_group)
+
+    def combine_postprocess(self, hidden_states: Tensor) -> Tensor:
+        """Gives the outputs the shape of the tokens.
+
+        Args:
+            hidden_states: [T, D].
+
+        Returns:
+            [sequence, batch, D]; zero for a token without a choice.
+        """
+        if self._plan is None:
+            return super().combine_postprocess(hidden_states)
+        return hidden_states.view(self.hidden_shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Who sits where in one pass.
+
+    Attributes:
+        message: what goes to one rank.
+        num_ranks: N.
+        slots: slots of a rank, S.
+        choice_M: the choice token * E + expert in each row of the messages; T * E where there is none.
+        token_M: its token; T where there is none.
+        row_TK: rows of the choices of each token in the order of their slots; M where there are fewer than K.
+    """
+
+    message: Message
+    num_ranks: int
+    slots: int
+    choice_M: Tensor
+    token_M: Tensor
+    row_TK: Tensor
+
+    @classmethod
+    def of(cls, map_TE: Tensor, slots_E: Tensor, message: Message, slots: int, most_choices: int) -> "_Plan":
+        """Seats the tokens of each expert in their order, from its first seat on.
+
+        Args:
+            map_TE: the choices, no more in a column than a slot has seats, and no more in a row than most_choices.
+            slots_E: slot of each expert.
+            message: what goes to one rank.
+            slots: slots of a rank.
+            most_choices: K.
+        """
+        num_tokens, num_experts = map_TE.shape
+        num_ranks = num_experts // slots
+        num_rows = num_ranks * message.rows
+        first_E = slots_E * (message.seats // slots) + slots_E // slots * message.gate_rows
+        row_TE = (map_TE.cumsum(0) + (first_E - 1)).masked_fill_(~map_TE, num_rows)
+        choices = torch.arange(num_tokens * num_experts, device=map_TE.device)
+        choice = choices.new_full([num_rows + 1], num_tokens * num_experts)  # the last one takes what is no choice
+        choice_M = choice.scatter_(0, row_TE.view(-1), choices)[:-1]
+        row_TK = row_TE.topk(min(most_choices, num_experts), dim=1, largest=False).values
+        return cls(message, num_ranks, slots, choice_M, choice_M // num_experts, row_TK)
+
+
+class _ToExperts(Function):
+    """Rows of tokens and their gate values to the seats; their gradients back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens_TD: Tensor, gates_TE: Tensor, plan: _Plan, group: dist.ProcessGroup
+    ) -> tuple[Tensor, Tensor]:
+        ctx.route, ctx.shape = (plan, group), gates_TE.shape
+        gates_M = torch.cat([gates_TE.reshape(-1), gates_TE.new_zeros(1)]).index_select(0, plan.choice_M)
+        message = _spread(tokens_TD, plan)
+        _gate_places(message, plan, gates_TE.dtype).copy_(_bits(_seats(gates_M, plan), tokens_TD.dtype))
+        arrived = _exchange(message, group)
+        gates_NQ = _gate_places(arrived, plan, gates_TE.dtype).clone(memory_format=torch.contiguous_format)
+        return _by_slot(_seats(arrived, plan), plan), _by_slot(gates_NQ.view(gates_TE.dtype), plan)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        plan, group = ctx.route
+        rows_RD, gates_R = gradients
+        message = _packed(rows_RD, plan)
+        places = _gate_places(message[:-1], plan, gates_R.dtype)
+        places.copy_(_bits(_by_rank(gates_R, plan).reshape(plan.num_ranks, plan.message.seats), rows_RD.dtype))
+        arrived = _exchange_with_zeros(message, group)
+        gates_NQ = _gate_places(arrived[:-1], plan, gates_R.dtype).clone(memory_format=torch.contiguous_format)
+        gates = gates_R.new_zeros(ctx.shape.numel() + 1)  # the last one takes those of empty seats
+        gates.scatter_(0, _seats(plan.choice_M, plan).reshape(-1), gates_NQ.view(gates_R.dtype).view(-1))
+        return _added(arrived, plan), gates[:-1].view(ctx.shape), None, None
+
+
+class _ToTokens(Function):
+    """Outputs from the seats to their tokens, added up; their gradients back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_RD: Tensor, plan: _Plan, group: dist.ProcessGroup) -> Tensor:
+        ctx.route = (plan, group)
+        return _added(_exchange_with_zeros(_packed(rows_RD, plan), group), plan)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        plan, group = ctx.route
+        arrived = _exchange(_spread(gradients[0], plan), group)
+        return _by_slot(_seats(arrived, plan), plan), None, None
+
+
+def _spread(rows_TD: Tensor, plan: _Plan) -> Tensor:
+    """Messages [M, D] with the rows of the tokens in their seats, zeros elsewhere."""
+    return torch.cat([rows_TD, rows_TD.new_zeros(1, rows_TD.shape[1])]).index_select(0, plan.token_M)
+
+
+def _added(rows: Tensor, plan: _Plan) -> Tensor:
+    """Sum of the rows of each token, [T, D], out of messages and a row of zeros, [M + 1, D]."""
+    return torch.nn.functional.embedding_bag(plan.row_TK, rows, mode="sum")
+
+
+def _packed(rows_RD: Tensor, plan: _Plan) -> Tensor:
+    """Messages out of rows by slot, zeros in place of gate values, and one row of zeros: [M + 1, D]."""
+    packed = rows_RD.new_empty(len(plan.choice_M) + 1, rows_RD.shape[1])
+    messages = packed[:-1].view(plan.num_ranks, plan.message.rows, rows_RD.shape[1])
+    by_rank = _by_rank(rows_RD, plan)
+    messages[:, : plan.message.seats].view(by_rank.shape).copy_(by_rank)
+    messages[:, plan.message.seats :].zero_()
+    packed[-1].zero_()
+    return packed
+
+
+def _exchange(message: Tensor, group: dist.ProcessGroup) -> Tensor:
+    if group.size() == 1:
+        return message
+    arrived = torch.empty_like(message)
+    dist.all_to_all_single(arrived, message, group=group)
+    return arrived
+
+
+def _exchange_with_zeros(message: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Exchanges all but the last row, which stays zero."""
+    if group.size() == 1:
+        return message
+    arrived = torch.empty_like(message)
+    dist.all_to_all_single(arrived[:-1], message[:-1], group=group)
+    arrived[-1].zero_()
+    return arrived
+
+
+def _seats(values: Tensor, plan: _Plan) -> Tensor:
+    """The seats in values of all rows of messages: [M, ...] -> [N, S * Q, ...]."""
+    return values.view(plan.num_ranks, plan.message.rows, *values.shape[1:])[:, : plan.message.seats]
+
+
+def _gate_places(message: Tensor, plan: _Plan, dtype: torch.dtype) -> Tensor:
+    """Where the gate values of the seats are in messages [M, D]: [N, S * Q * values of the rows' type in one gate]."""
+    first = plan.message.seats * message.shape[1]
+    elements = plan.message.seats * dtype.itemsize // message.element_size()
+    of_rank = plan.message.rows * message.shape[1]
+    return message.view(plan.num_ranks, of_rank)[:, first : first + elements]
+
+
+def _bits(gates_NQ: Tensor, dtype: torch.dtype) -> Tensor:
+    return gates_NQ.contiguous().view(dtype)
+
+
+def _by_slot(values_NQ: Tensor, plan: _Plan) -> Tensor:
+    """From seats by source, slot and seat, [N, S * Q, ...], to one row each by slot, source and seat, [R, ...]."""
+    by_source = values_NQ.unflatten(1, (plan.slots, plan.message.seats // plan.slots))
+    return by_source.transpose(0, 1).reshape(plan.num_ranks * plan.message.seats, *values_NQ.shape[2:])
+
+
+def _by_rank(values_R: Tensor, plan: _Plan) -> Tensor:
+    """The inverse of :func:`_by_slot` as a view: [R, ...] -> [N, S, Q, ...]."""
+    seats = plan.message.seats // plan.slots
+    return values_R.view(plan.slots, plan.num_ranks, seats, *values_R.shape[1:]).transpose(0, 1)

@@ -1,0 +1,71 @@
+"""Filling a run's pieces of the state of its parameters from what was saved, which may be divided in another way."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe.files import FileError
+from trainer.checkpoint.manifest import REMEDY
+from trainer.checkpoint.storage import READING_THREADS, SavedState, rank_path, tensor_of
+from trainer.model.parallel.state import StatePiece
+
+
+def fill(folder: Path, rank: int, pieces: Iterable[StatePiece]) -> None:
+    """Overwrites the pieces of a state with what was saved.
+
+    A rank whose own file has all of it, as that of a run that is divided as before, reads no other. Else it reads what
+    the other files hold, and of their values only those that it needs.
+
+    Args:
+        folder: of the saved state.
+        rank: of this process.
+        pieces: of this rank.
+
+    Raises:
+        FileError: a file is missing or malformed, or has other tensors than those of the pieces.
+    """
+    saved = SavedState(folder)
+    wanted: dict[str, list[_Wanted]] = defaultdict(list)
+    for piece in pieces:
+        wanted[tensor_of(piece)].append(_Wanted(piece, piece.tensor.numel()))
+    everything = [one for of_tensor in wanted.values() for one in of_tensor]
+    own = rank_path(folder, rank)
+    if own in saved.files:
+        _count(_copied(saved, own, wanted))
+    if any(one.left for one in everything):
+        others = [file for file in saved.files if file != own]
+        with ThreadPoolExecutor(READING_THREADS) as threads:
+            for copied in threads.map(lambda file: _copied(saved, file, wanted), others):
+                _count(copied)
+    for one in everything:
+        if one.left:
+            raise FileError(folder, tensor_of(one.piece), "is missing, or is not whole", REMEDY)
+
+
+@dataclass
+class _Wanted:
+    """A piece, and how many of its elements have not been found yet."""
+
+    piece: StatePiece
+    left: int
+
+
+def _copied(saved: SavedState, file: Path, wanted: Mapping[str, list[_Wanted]]) -> list[tuple[_Wanted, int]]:
+    """Copies what a file has of the pieces that are not complete, and says how many elements of each that is."""
+    copied = []
+    shapes, rectangles = saved.read(file, wanted.__contains__)
+    for rectangle in rectangles:
+        for one in wanted[rectangle.tensor]:
+            saved_shape, shape = shapes[one.piece.name], one.piece.shape
+            if saved_shape != shape:
+                raise FileError(file, rectangle.tensor, f"has shape {saved_shape}, not {shape}", REMEDY)
+            if one.left:
+                copied.append((one, rectangle.copy_to(one.piece.offset, one.piece.tensor)))
+    return copied
+
+
+def _count(copied: Iterable[tuple[_Wanted, int]]) -> None:
+    for one, elements in copied:
+        one.left -= elements

@@ -1,0 +1,239 @@
+"""Whether the ranks of a trace tell one story, judged rank after rank.
+
+Of every process group only what its first rank told is kept, 16 bytes an operation, and only until the last rank of
+the group has been heard. What does not agree is named afterwards, from the records themselves.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.collective_trace import CollectiveRecord
+from moe.files import FileError
+from trainer.trace.columns import Codes, Columns, mixed, word_code
+from trainer.trace.groups import Ranks
+
+REMEDY = "record the step again on every rank"
+_OPS = {
+    op: word_code(op.encode())
+    for op in ("all_reduce", "all_gather", "broadcast", "reduce_scatter", "all_to_all", "send", "recv")
+}
+_ZERO = np.uint64(0)
+Channel = tuple[str, int, int, int]
+"""Group, sender, receiver and tag."""
+
+
+@dataclass
+class _Group:
+    """What the ranks of a group told so far.
+
+    Attributes:
+        ranks: its members.
+        counts: operations of each member that was heard.
+        story: a number for what all members must tell alike of each operation; empty once all were heard.
+        balance: of each operation, what members gave minus what others say they got; 0 in the end.
+        differs: first operation that cannot be.
+    """
+
+    ranks: Ranks
+    counts: dict[int, int] = field(default_factory=dict)
+    story: Codes = field(default_factory=lambda: np.zeros(0, np.uint64))
+    balance: Codes = field(default_factory=lambda: np.zeros(0, np.uint64))
+    differs: int | None = None
+
+    def hear(self, rank: int, story: Codes, balance: Codes) -> None:
+        if not self.counts:
+            self.story, self.balance = story, balance
+        else:
+            common = min(len(story), len(self.story))
+            self._note(np.nonzero(story[:common] != self.story[:common])[0])
+            self.balance = self.balance[:common] + balance[:common]
+            self.story = self.story[:common]
+        self.counts[rank] = len(story)
+        if len(self.counts) == len(self.ranks):
+            self._note(np.nonzero(self.balance)[0])
+            self.story = self.balance = np.zeros(0, np.uint64)
+
+    def _note(self, places: NDArray[np.int64]) -> None:
+        if len(places):
+            self.differs = int(places[0]) if self.differs is None else min(self.differs, int(places[0]))
+
+
+class Agreement:
+    """Hears the ranks one after the other, and refuses what cannot have come from one run.
+
+    A group's members must have issued the same operations with sizes that fit, and every send needs its recv.
+    """
+
+    def __init__(self, groups: Mapping[str, Ranks]) -> None:
+        """Has heard nothing.
+
+        Args:
+            groups: name to global ranks; the records name the same groups.
+        """
+        self._groups = {name: _Group(ranks) for name, ranks in groups.items()}
+        self._foreign: tuple[int, int] | None = None
+        self._one_sided: dict[Channel, Codes] = {}
+        self._at_odds: list[Channel] = []
+
+    def hear(self, rank: int, columns: Columns) -> None:
+        """Takes note of all that a rank recorded.
+
+        Args:
+            rank: which; ranks come in ascending order.
+            columns: its records.
+        """
+        (foreign,) = np.nonzero(columns.rank != np.uint64(rank))
+        if len(foreign) and self._foreign is None:
+            self._foreign = rank, int(foreign[0])
+        to_one = (columns.op == _OPS["send"]) | (columns.op == _OPS["recv"])
+        for name, group in self._groups.items():
+            if rank not in group.ranks:
+                continue
+            of_group = columns.group == word_code(name.encode())
+            (rows,) = np.nonzero(of_group & ~to_one)
+            first = not group.counts
+            group.hear(rank, _story(columns, rows), _balance(columns, rows, group.ranks, rank, first))
+            (rows,) = np.nonzero(of_group & to_one)
+            if len(rows):
+                self._hear_channels(name, rank, columns, rows)
+
+    def _hear_channels(self, group: str, rank: int, columns: Columns, rows: NDArray[np.int64]) -> None:
+        """Compares what a rank sent and received with what its peers did; keeps what they have not told yet."""
+        sends = columns.op[rows] == _OPS["send"]
+        ends = np.stack([sends.astype(np.uint64), columns.peer[rows], columns.tag[rows]])
+        channels, which = np.unique(ends, axis=1, return_inverse=True)
+        sizes = np.where(sends, columns.bytes_in[rows], columns.bytes_out[rows])
+        story = mixed(columns.step[rows], sizes)
+        for index, (is_send, peer, tag) in enumerate(channels.T.tolist()):
+            channel = (group, rank, peer, tag) if is_send else (group, peer, rank, tag)
+            own = story[which.reshape(-1) == index]
+            if channel not in self._one_sided:
+                self._one_sided[channel] = own
+            elif not np.array_equal(self._one_sided.pop(channel), own):
+                self._at_odds.append(channel)
+
+    def refuse(self, paths: Sequence[Path], records_of: Callable[[int], Iterable[CollectiveRecord]]) -> None:
+        """Once every rank was heard, refuses what does not agree.
+
+        Args:
+            paths: file of each rank, for the message.
+            records_of: all records of a rank again, in its order and with the names of `groups`.
+
+        Raises:
+            FileError: ranks disagree in number, kind or size of their operations.
+        """
+        if self._foreign is not None:
+            rank, place = self._foreign
+            record = next(islice(records_of(rank), place, None))
+            raise FileError(paths[rank], place_of(record, "rank"), f"must be {rank} ({record.rank})", REMEDY)
+        for name, group in self._groups.items():
+            if len(set(group.counts.values())) > 1:
+                _refuse_extra(paths, name, group, records_of)
+            if group.differs is not None:
+                _refuse_misfit(paths, [_nth(records_of(rank), name, group.differs) for rank in group.ranks])
+        for channel in (*self._at_odds, *self._one_sided):
+            _refuse_channel(paths, channel, records_of)
+
+
+def _story(columns: Columns, rows: NDArray[np.int64]) -> Codes:
+    """A number for what every member of a group must tell alike of an operation."""
+    op = columns.op[rows]
+    agreed = np.where((op == _OPS["all_reduce"]) | (op == _OPS["reduce_scatter"]), columns.bytes_in[rows], _ZERO)
+    agreed = np.where((op == _OPS["all_gather"]) | (op == _OPS["broadcast"]), columns.bytes_out[rows], agreed)
+    return mixed(op, *(getattr(columns, name)[rows] for name in ("step", "micro", "phase", "dtype", "root")), agreed)
+
+
+def _balance(columns: Columns, rows: NDArray[np.int64], ranks: Ranks, rank: int, first: bool) -> Codes:
+    """What a member gave to each operation minus what it says that it got, modulo 2^64.
+
+    Of an all-to-all, each block counts times a number that belongs to its two ends, so that blocks cannot stand in for
+    each other. Of the other operations the members got the same, which counts once.
+    """
+    op, given, got = columns.op[rows], columns.bytes_in[rows], columns.bytes_out[rows]
+    gathers = (op == _OPS["all_gather"]) | (op == _OPS["broadcast"])
+    balance = np.where(gathers, given - got if first else given, _ZERO)
+    scatters = op == _OPS["reduce_scatter"]
+    balance = np.where(scatters, got - given if first else got, balance)
+    (to_all,) = np.nonzero(op == _OPS["all_to_all"])
+    if len(to_all):
+        own = np.full(len(ranks), ranks.index(rank), np.uint64)
+        others = np.arange(len(ranks), dtype=np.uint64)
+        sent = columns.in_splits.of_rows(rows[to_all], len(ranks)) @ mixed(own, others)
+        balance[to_all] = sent - columns.out_splits.of_rows(rows[to_all], len(ranks)) @ mixed(others, own)
+    return balance
+
+
+def _nth(records: Iterable[CollectiveRecord], group: str, place: int) -> CollectiveRecord:
+    """An operation of a group by its number among those of a rank."""
+    return next(islice((item for item in records if item.group == group and item.peer is None), place, None))
+
+
+def place_of(record: CollectiveRecord, name: str) -> str:
+    """Where a record's field stands, for a message."""
+    return f"rank {record.rank} seq {record.seq}, {name}"
+
+
+def _refuse_extra(
+    paths: Sequence[Path], name: str, group: _Group, records_of: Callable[[int], Iterable[CollectiveRecord]]
+) -> None:
+    """Names the first operation that has no partner on the rank that issued the fewest."""
+    counts = {rank: group.counts[rank] for rank in group.ranks}
+    fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    extra = _nth(records_of(most), name, counts[fewest])
+    problem = f"{extra.op} on group {name} is missing on rank {fewest} ({counts[most]} against {counts[fewest]})"
+    raise FileError(paths[most], place_of(extra, "op"), problem, REMEDY)
+
+
+def _refuse_misfit(paths: Sequence[Path], together: Sequence[CollectiveRecord]) -> None:
+    """Names the first field that does not fit in one operation as its members issued it, in the order of the group."""
+
+    def require(name: str, expected: Callable[[int, CollectiveRecord], object], meaning: str) -> None:
+        for index, record in enumerate(together):
+            value, wanted = getattr(record, name), expected(index, record)
+            if value != wanted:
+                raise FileError(
+                    paths[record.rank], place_of(record, name), f"must be {wanted}, {meaning} ({value})", REMEDY
+                )
+
+    first = together[0]
+    for name in ("op", "step", "micro", "phase", "dtype", "root"):
+        require(name, lambda _index, _record, name=name: getattr(first, name), f"as on rank {first.rank}")
+    if first.op in ("all_reduce", "reduce_scatter"):
+        require("bytes_in", lambda *_: first.bytes_in, f"as on rank {first.rank}")
+    if first.op in ("all_gather", "broadcast"):
+        total = sum(record.bytes_in for record in together)
+        require("bytes_out", lambda *_: total, "what all members contribute")
+    if first.op == "reduce_scatter":
+        total = sum(record.bytes_out for record in together)
+        require("bytes_in", lambda *_: total, "what all members hold afterwards")
+    if first.op == "all_to_all":
+        sent = [record.in_splits or () for record in together]
+        require("out_splits", lambda index, _: tuple(row[index] for row in sent), "what the members send to this rank")
+    raise AssertionError("an operation was found not to fit, and fits")
+
+
+def _refuse_channel(
+    paths: Sequence[Path], channel: Channel, records_of: Callable[[int], Iterable[CollectiveRecord]]
+) -> None:
+    """Names the first send or recv of a channel that lacks a partner, or that tells another step or size."""
+    group, sender, receiver, tag = channel
+
+    def of(rank: int, op: str, peer: int) -> list[CollectiveRecord]:
+        wanted = (group, op, peer, tag)
+        return [item for item in records_of(rank) if (item.group, item.op, item.peer, item.tag) == wanted]
+
+    out, into = of(sender, "send", receiver), of(receiver, "recv", sender)
+    if len(out) != len(into):
+        alone = max(out, into, key=len)[min(len(out), len(into))]
+        raise FileError(
+            paths[alone.rank], place_of(alone, "peer"), f"{alone.op} has no partner on rank {alone.peer}", REMEDY
+        )
+    for send, recv in zip(out, into, strict=True):
+        for name, value, wanted in (("step", recv.step, send.step), ("bytes_out", recv.bytes_out, send.bytes_in)):
+            if value != wanted:
+                raise FileError(paths[recv.rank], place_of(recv, name), f"must be {wanted}, as sent ({value})", REMEDY)

@@ -1,0 +1,99 @@
+"""Merging the traces of a run in a process beside it: python -m trainer.trace.merging FOLDER [routing]"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from moe.collective_trace import rank_path, read_header
+from moe.files import FileError
+from trainer.distributed.process.tether import tethered
+from trainer.trace.merge import merge
+from trainer.trace.routing_files import merge_routing
+
+PATIENCE_S = 5.0
+"""For a merge when the run was told to stop."""
+NICENESS = 10
+
+
+class Merging:
+    """Merges what the ranks recorded, in a process that ends with this one.
+
+    ``collectives.jsonl`` is the last file that it writes. So long as it is missing, the traces are not merged, and the
+    next start of the run merges them.
+    """
+
+    def __init__(self, folder: Path, *, routing: bool) -> None:
+        """Starts, and returns at once.
+
+        Args:
+            folder: where the ranks wrote their files.
+            routing: whether they recorded the routing as well.
+        """
+        self._folder = folder
+        (folder / "collectives.jsonl").unlink(missing_ok=True)
+        command = tethered([sys.executable, "-m", "trainer.trace.merging", str(folder), *["routing"] * routing])
+        # Its own session: a signal to the run's ranks does not end it.
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+    @classmethod
+    def outstanding(cls, folder: Path, *, routing: bool) -> "Merging | None":
+        """Starts if an earlier process of the run left traces that are not merged; the arguments are the same."""
+        begun = rank_path(folder, 0).exists() and not (folder / "collectives.jsonl").exists()
+        return cls(folder, routing=routing) if begun else None
+
+    def finish(self, *, stopped: bool) -> None:
+        """Waits until it is done, and says what came of it.
+
+        Args:
+            stopped: the run was told to stop: a merge that is not done within :data:`PATIENCE_S` is left to the next
+                start of the run.
+
+        Raises:
+            FileError: a file is missing or malformed, or the ranks disagree.
+            RuntimeError: the process ended early.
+        """
+        try:
+            told, _ = self._process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            if stopped:
+                self._process.kill()
+                self._process.communicate()
+                print(f"{self._folder}: not yet merged; the next start merges it", file=sys.stderr, flush=True)
+                return
+            print(f"{self._folder}: waits for the merge of what was recorded", file=sys.stderr, flush=True)
+            told, _ = self._process.communicate()
+        if not told:
+            raise RuntimeError(f"{self._folder}: the process that merges ended with {self._process.returncode}")
+        answer = json.loads(told)
+        if "refused" in answer:
+            raise FileError(*answer["refused"])
+        if not answer["steady"]:
+            print(
+                f"{self._folder}: the recorded steps are not alike, so none may be typical; "
+                "give two or more steps in a row (trace.steps), not the first two",
+                file=sys.stderr,
+            )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Merges, and prints as JSON whether the trace is steady or why it was refused.
+
+    Args:
+        arguments: the folder, and the word routing if routing was recorded.
+    """
+    os.nice(NICENESS)  # the ranks compute meanwhile
+    folder = Path(arguments[0])
+    try:
+        world_size = read_header(rank_path(folder, 0)).world_size
+        if "routing" in arguments[1:]:
+            merge_routing(folder, world_size)
+        print(json.dumps({"steady": merge(folder, world_size)}))
+    except FileError as error:
+        print(json.dumps({"refused": [error.file, error.field, error.problem, error.remedy]}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
