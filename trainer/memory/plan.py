@@ -13,7 +13,7 @@ from trainer.trace.formula.protocol import ELEMENT_BYTES
 from trainer.trace.formula.reduction import optimizer_groups
 
 
-def engine_memory(config: RunConfig, layout: Layout, recording: Recording) -> EngineMemory:
+def engine_memory(config: RunConfig, layout: Layout, recording: Recording, *, copies_output: bool = False) -> EngineMemory:
     dense = dense_parameters(config, layout.tensor_parallel)
     if isinstance(config.engine, FSDPConfig):
         network = meta_network(config, layout.tensor_parallel)
@@ -27,13 +27,17 @@ def engine_memory(config: RunConfig, layout: Layout, recording: Recording) -> En
             element_bytes=ELEMENT_BYTES[config.engine.precision],
             reshard_after_forward=config.engine.reshard_after_forward,
         )
+    element_bytes = ELEMENT_BYTES[config.engine.precision]
+    sum_bytes = ELEMENT_BYTES["fp32"] if layout.accumulation > 1 else element_bytes
     if config.engine.zero_stage == 3:
         return Zero3Memory(
             sizes=tuple(dense),
             events=(*recording.forward, *recording.backward),
             num_ranks=layout.data_parallel,
-            element_bytes=ELEMENT_BYTES[config.engine.precision],
+            element_bytes=element_bytes,
+            sum_bytes=sum_bytes,
             bucket_elements=config.engine.bucket_elements,
+            copies_output=copies_output,
         )
     groups = optimizer_groups(dense, [])
     partitions = tuple(Partition(group=group, num_ranks=layout.data_parallel) for group in groups)
@@ -43,6 +47,8 @@ def engine_memory(config: RunConfig, layout: Layout, recording: Recording) -> En
         partitions=partitions,
         ranks=ranks,
         owner=tuple((0, place) for place in range(len(dense))),
-        element_bytes=ELEMENT_BYTES[config.engine.precision],
+        element_bytes=element_bytes,
+        sum_bytes=sum_bytes,
         bucket_elements=config.engine.bucket_elements,
+        overlaps=config.engine.precision == "bf16",
     )

@@ -42,14 +42,18 @@ class Zero3Memory:
         events: of a pass forward and back, which the order of the modules is taken from.
         num_ranks: that share each parameter.
         element_bytes: of a parameter and its gradient.
-        bucket_elements: of one gradient reduction and of one gathering ahead.
+        sum_bytes: of an element of the gradients of several micro batches.
+        bucket_elements: of one gradient reduction, in float32, and of one gathering ahead.
+        copies_output: whether a reduction makes a copy of its result, as gloo does.
     """
 
     sizes: tuple[int, ...]
     events: Sequence[Event]
     num_ranks: int
     element_bytes: int
+    sum_bytes: int
     bucket_elements: int
+    copies_output: bool = False
     _gatherings: dict[int, _Gathering] = field(default_factory=dict, init=False)
     _whole: dict[int, int] = field(default_factory=dict, init=False)
     _bucket: list[int] = field(default_factory=list, init=False)
@@ -59,9 +63,9 @@ class Zero3Memory:
         """See the protocol; gradients and their bucket are there all the time."""
         return {
             "parameters": self._own * self.element_bytes,
-            "gradients": self._own * self.element_bytes,
+            "gradients": self._own * self.sum_bytes,
             "optimizer": 3 * self._own * FLOAT32,
-            "buffers": self.bucket_elements * self.element_bytes,
+            "buffers": self._bucket_size * FLOAT32,
         }
 
     def average(self) -> int:
@@ -111,9 +115,9 @@ class Zero3Memory:
         yield Growth("buffers", -largest)
         for parts in self._sub_groups():
             flat = sum(parts)
-            copied = flat * self.element_bytes * (len(parts) > 1)
+            copied = flat * self.sum_bytes * (len(parts) > 1)
             yield Growth("gradients", copied)
-            if self.element_bytes < FLOAT32:
+            if self.sum_bytes < FLOAT32:
                 yield Growth("gradients", flat * FLOAT32)
                 yield Growth("gradients", -copied)
                 copied = flat * FLOAT32
@@ -121,9 +125,7 @@ class Zero3Memory:
 
     def averaging(self) -> Iterator[Growth]:
         """See the protocol."""
-        if self.element_bytes < FLOAT32:
-            yield Growth("buffers", self.average())
-            yield Growth("buffers", -self.average())
+        yield from ()
 
     @property
     def _own(self) -> int:
@@ -168,9 +170,9 @@ class Zero3Memory:
 
     def _collect(self, number: int, size: int) -> Iterator[Growth]:
         yield Growth("gradients", size)
-        if self._bucket and self._filled + self.sizes[number] > self.bucket_elements:
+        if self._bucket and self._filled + self.sizes[number] > self._bucket_size:
             yield from self._reduce()
-        if self._filled + self.sizes[number] <= self.bucket_elements:
+        if self._filled + self.sizes[number] <= self._bucket_size:
             yield Growth("gradients", -size)  # copied into the bucket
         else:
             self._large[number] = size
@@ -181,14 +183,25 @@ class Zero3Memory:
         return sum(self.sizes[number] for number in self._bucket)
 
     def _reduce(self) -> Iterator[Growth]:
-        copied = sum(map(self._part, self._bucket)) * self.num_ranks * self.element_bytes
+        parts = sum(map(self._part, self._bucket))
+        wide = sum(self.sizes[number] for number in self._large) * FLOAT32 * (self.element_bytes < FLOAT32)
+        joined = parts * self.num_ranks * FLOAT32
         if len(self._bucket) == 1 and self.sizes[self._bucket[0]] % self.num_ranks == 0:
-            copied = 0
-        yield Growth("buffers", copied)
-        yield Growth("buffers", -copied)
+            joined = 0
+        rounded = parts * self.sum_bytes * (self.sum_bytes < FLOAT32)
+        output = parts * FLOAT32 * self.copies_output
+        yield Growth("buffers", wide + joined)
+        yield Growth("buffers", output)
+        yield Growth("buffers", -output)
+        yield Growth("buffers", rounded)
+        yield Growth("buffers", -wide - joined - rounded)
         yield Growth("gradients", -sum(self._large.values()))
         self._large.clear()
         self._bucket.clear()
+
+    @property
+    def _bucket_size(self) -> int:
+        return min(self.bucket_elements, sum(self.sizes))
 
 
 def _starts(events: Sequence[Event]) -> Iterator[Moment]:
