@@ -19,8 +19,14 @@ from trainer.model.build import meta_network
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def record(config: RunConfig, layout: Layout) -> Recording:
-    """Runs a micro batch forward and backward without values."""
+def record(config: RunConfig, layout: Layout, micro_batch: int) -> Recording:
+    """Runs a micro batch forward and backward without values.
+
+    Args:
+        config: the run.
+        layout: how its ranks share the network.
+        micro_batch: examples.
+    """
     task = trainer.task.build(_alone(config))
     network = meta_network(config, layout.tensor_parallel)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -31,14 +37,14 @@ def record(config: RunConfig, layout: Layout) -> Recording:
         recorder.storages.see([*network.parameters(), *network.buffers()])
         recorder.take()
         with recorder.recording():
-            (drawn,) = task.draw([_batch(config, layout.micro_batch)], [torch.Generator().manual_seed(0)])
+            (drawn,) = task.draw([_batch(config, micro_batch)], [torch.Generator().manual_seed(0)])
             (drawn,) = task.collect([drawn], None)
             size = recorder.storages.held(leaf for leaf in tree_leaves(drawn) if isinstance(leaf, Tensor))
             recorder.take()
             computed = task.loss(network, drawn)
             loss = computed.mean(None)
             forward = recorder.take()
-            (loss / layout.accumulation).backward()
+            (loss / 1).backward()
             backward = recorder.take()
     return Recording(size, forward, backward, recorder.kinds)
 

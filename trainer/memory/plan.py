@@ -13,7 +13,7 @@ from trainer.trace.formula.protocol import ELEMENT_BYTES
 from trainer.trace.formula.reduction import optimizer_groups
 
 
-def engine_memory(config: RunConfig, layout: Layout, recording: Recording, *, copies_output: bool = False) -> EngineMemory:
+def engine_memory(config: RunConfig, layout: Layout, recording: Recording, *, copies_input: bool = False) -> EngineMemory:
     dense = dense_parameters(config, layout.tensor_parallel)
     if isinstance(config.engine, FSDPConfig):
         network = meta_network(config, layout.tensor_parallel)
@@ -37,7 +37,7 @@ def engine_memory(config: RunConfig, layout: Layout, recording: Recording, *, co
             element_bytes=element_bytes,
             sum_bytes=sum_bytes,
             bucket_elements=config.engine.bucket_elements,
-            copies_output=copies_output,
+            copies_input=copies_input,
         )
     groups = optimizer_groups(dense, [])
     partitions = tuple(Partition(group=group, num_ranks=layout.data_parallel) for group in groups)

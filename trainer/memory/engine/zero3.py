@@ -44,7 +44,7 @@ class Zero3Memory:
         element_bytes: of a parameter and its gradient.
         sum_bytes: of an element of the gradients of several micro batches.
         bucket_elements: of one gradient reduction, in float32, and of one gathering ahead.
-        copies_output: whether a reduction makes a copy of its result, as gloo does.
+        copies_input: whether a reduction makes a copy of what it sums up, as gloo does.
     """
 
     sizes: tuple[int, ...]
@@ -53,7 +53,7 @@ class Zero3Memory:
     element_bytes: int
     sum_bytes: int
     bucket_elements: int
-    copies_output: bool = False
+    copies_input: bool = False
     _gatherings: dict[int, _Gathering] = field(default_factory=dict, init=False)
     _whole: dict[int, int] = field(default_factory=dict, init=False)
     _bucket: list[int] = field(default_factory=list, init=False)
@@ -189,10 +189,10 @@ class Zero3Memory:
         if len(self._bucket) == 1 and self.sizes[self._bucket[0]] % self.num_ranks == 0:
             joined = 0
         rounded = parts * self.sum_bytes * (self.sum_bytes < FLOAT32)
-        output = parts * FLOAT32 * self.copies_output
+        copied = parts * self.num_ranks * FLOAT32 * self.copies_input
         yield Growth("buffers", wide + joined)
-        yield Growth("buffers", output)
-        yield Growth("buffers", -output)
+        yield Growth("buffers", copied)
+        yield Growth("buffers", -copied)
         yield Growth("buffers", rounded)
         yield Growth("buffers", -wide - joined - rounded)
         yield Growth("gradients", -sum(self._large.values()))
