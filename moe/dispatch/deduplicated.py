@@ -2,6 +2,9 @@
 
 Shape suffixes: T tokens of this rank, C copies that leave, P choices that leave, R copies that arrive, Q choices that
 arrive, D model width, E experts, S slots of a rank, N ranks of the expert-parallel group.
+
+The host waits once a layer, for the sizes of the messages; where experts have replicas, once more for the choices of
+each expert.
 """
 
 from collections.abc import Sequence
@@ -13,7 +16,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from moe.dispatch.exchange import ExchangeLabelledRows, ExchangeRows, exchange_counts
-from moe.dispatch.row_copies import RowCopies
+from moe.dispatch.row_copies import RowCopies, counts_of, places_of
 from moe.dispatch.serving import Serving
 
 
@@ -67,19 +70,17 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
         """
         self.hidden_shape = hidden_states.shape
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
-        served_TP = self.serving.own(routing_map)
-        choices_NTS = served_TP.view(len(tokens_TD), self.ep_size, self.num_local_experts).transpose(0, 1)
-        rank_P, token_P, slot_P = choices_NTS.nonzero(as_tuple=True)
-        visit_P = rank_P * len(tokens_TD) + token_P
-        is_first_P = visit_P.diff(prepend=visit_P.new_tensor([-1])) != 0
-
-        counts_2N = torch.stack([torch.bincount(of_P, minlength=self.ep_size) for of_P in (rank_P[is_first_P], rank_P)])
+        choices_NTS = by_part(self.serving.own(routing_map), self.ep_size)
+        visits_NT = choices_NTS.any(dim=2)
+        counts_2N = torch.stack([visits_NT.sum(dim=1), choices_NTS.sum(dim=(1, 2))])
         self._sent, self._received = exchange_counts(counts_2N, self.ep_group)
-        self._labels_P = 2 * slot_P + is_first_P
-        self._departure = RowCopies.of(token_P[is_first_P], len(tokens_TD))
-        expert_P = self.serving.columns(probs.device)[rank_P * self.num_local_experts + slot_P]
-        gates_P = probs.reshape(-1).index_select(0, token_P * probs.shape[1] + expert_P)
-        return self._departure.spread(tokens_TD), gates_P
+
+        choice_P = places_of(choices_NTS.reshape(-1), sum(self._sent.labels))
+        is_first_P = differs(choice_P // self.num_local_experts)
+        self._labels_P = 2 * (choice_P % self.num_local_experts) + is_first_P
+        visit_C = places_of(visits_NT.reshape(-1), sum(self._sent.rows))
+        self._departure = RowCopies.of(visit_C % max(len(tokens_TD), 1), len(tokens_TD))
+        return self._departure.spread(tokens_TD), self._gates(probs, choice_P, self.ep_size)
 
     def token_dispatch(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Sends copies, slots and gate values to the ranks of the experts.
@@ -104,12 +105,12 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
             probs: gate values [Q].
 
         Returns:
-            Rows [Q, D] by slot, rows of each slot int64 [S] on the host, gate values [Q] by slot.
+            Rows [Q, D] by slot, rows of each slot int64 [S] on their device, gate values [Q] by slot.
         """
-        slot_Q, row_Q = self._labels_Q >> 1, (self._labels_Q & 1).cumsum(0) - 1
-        order_Q = slot_Q.argsort(stable=True)
-        self._arrival = RowCopies.of(row_Q[order_Q], len(hidden_states))
-        tokens_per_slot_S = torch.bincount(slot_Q, minlength=self.num_local_experts).cpu()
+        row_Q = (self._labels_Q & 1).cumsum(0) - 1
+        slot_Q, order_Q = (self._labels_Q >> 1).sort(stable=True)
+        self._arrival = RowCopies.of(row_Q.index_select(0, order_Q), len(hidden_states))
+        tokens_per_slot_S = counts_of(slot_Q, self.num_local_experts)
         return self._arrival.spread(hidden_states), tokens_per_slot_S, probs.index_select(0, order_Q)
 
     def combine_preprocess(self, hidden_states: Tensor) -> Tensor:
@@ -144,3 +145,18 @@ class DeduplicatedDispatcher(MoETokenDispatcher):
             Outputs [sequence, batch, D]; zero for a token without a choice.
         """
         return self._departure.add(hidden_states).view(self.hidden_shape)
+
+    def _gates(self, probs: Tensor, choice_P: Tensor, parts: int) -> Tensor:
+        """Gate values of choices by part of the group, token and slot of the part."""
+        probs_TP = probs.T.index_select(0, self.serving.columns(probs.device)).T
+        return by_part(probs_TP, parts).reshape(-1).index_select(0, choice_P)
+
+
+def by_part(of_slots_TP: Tensor, parts: int) -> Tensor:
+    """Parts of the group, such as its ranks, before tokens: [parts, T, slots of a part]."""
+    return of_slots_TP.unflatten(1, (parts, -1)).transpose(0, 1)
+
+
+def differs(keys: Tensor) -> Tensor:
+    """Whether each key, at least 0, differs from the one before it."""
+    return keys.diff(prepend=keys.new_full([1], -1)) != 0

@@ -13,10 +13,10 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from moe.dispatch.deduplicated import DeduplicatedDispatcher
+from moe.dispatch.deduplicated import DeduplicatedDispatcher, by_part, differs
 from moe.dispatch.exchange import ExchangeLabelledRows, ExchangeRows, Splits, exchange_table
 from moe.dispatch.node_groups import NodeGroups
-from moe.dispatch.row_copies import RowCopies
+from moe.dispatch.row_copies import RowCopies, places_of
 from moe.dispatch.serving import Serving
 
 
@@ -76,22 +76,17 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
         node_slots = self._node_size * self.num_local_experts
         served_TP = self.serving.own(routing_map)
-        choices_MTS = served_TP.view(len(tokens_TD), self._num_nodes, node_slots).transpose(0, 1)
-        node_P, token_P, slot_P = choices_MTS.nonzero(as_tuple=True)
-        node_visit_P = node_P * len(tokens_TD) + token_P
-        place_P = slot_P // self.num_local_experts
-        is_first_P = _differs(node_visit_P)
-        is_first_of_rank_P = _differs(node_visit_P * self._node_size + place_P)
+        choices_MTS = by_part(served_TP, self._num_nodes)
+        visits_MT = choices_MTS.any(dim=2)
+        of_ranks_NTS = by_part(served_TP, self.ep_size)
+        of_ranks = of_ranks_NTS.any(dim=2).sum(dim=1), of_ranks_NTS.sum(dim=(1, 2))
+        self._agree(visits_MT.sum(dim=1), *(counts_N.view(self._num_nodes, -1) for counts_N in of_ranks))
 
-        rank_P = node_P * self._node_size + place_P
-        of_ranks = [torch.bincount(of_P, minlength=self.ep_size) for of_P in (rank_P[is_first_of_rank_P], rank_P)]
-        of_nodes_M = torch.bincount(node_P[is_first_P], minlength=self._num_nodes)
-        self._agree(of_nodes_M, *(counts_N.view(self._num_nodes, -1) for counts_N in of_ranks))
-        self._labels_P = 2 * slot_P + is_first_P
-        self._departure = RowCopies.of(token_P[is_first_P], len(tokens_TD))
-        expert_P = self.serving.columns(probs.device)[node_P * node_slots + slot_P]
-        gates_P = probs.reshape(-1).index_select(0, token_P * probs.shape[1] + expert_P)
-        return self._departure.spread(tokens_TD), gates_P
+        choice_P = places_of(choices_MTS.reshape(-1), sum(self._rail_sent.labels))
+        self._labels_P = 2 * (choice_P % node_slots) + differs(choice_P // node_slots)
+        visit_C = places_of(visits_MT.reshape(-1), sum(self._rail_sent.rows))
+        self._departure = RowCopies.of(visit_C % max(len(tokens_TD), 1), len(tokens_TD))
+        return self._departure.spread(tokens_TD), self._gates(probs, choice_P, self._num_nodes)
 
     def token_dispatch(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Sends copies, slots and gate values to the nodes of the experts, and from the relays to their ranks.
@@ -109,8 +104,9 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
         slot_Q, row_Q = labels_Q >> 1, (labels_Q & 1).cumsum(0) - 1
         order_Q = (slot_Q // self.num_local_experts).argsort(stable=True)
         slot_Q, row_Q = slot_Q[order_Q], row_Q[order_Q]
-        is_first_Q = _differs(slot_Q // self.num_local_experts * len(rows_VD) + row_Q)
-        self._relay = RowCopies.of(row_Q[is_first_Q], len(rows_VD))
+        is_first_Q = differs(slot_Q // self.num_local_experts * len(rows_VD) + row_Q)
+        first_W = places_of(is_first_Q, sum(self._node_sent.rows))
+        self._relay = RowCopies.of(row_Q.index_select(0, first_W), len(rows_VD))
         rows_RD, gates, self._labels_Q = ExchangeLabelledRows.apply(
             self._relay.spread(rows_VD),
             gates_Q.index_select(0, order_Q),
@@ -153,11 +149,6 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
         self._node_sent = _splits(relayed[:, rows].sum(dim=0), relayed[:, choices].sum(dim=0))
         to_own = arriving.sum(dim=0)
         self._node_received = _splits(to_own[:, 1 + own], to_own[:, 1 + self._node_size + own])
-
-
-def _differs(keys: Tensor) -> Tensor:
-    """Whether each key differs from the one before it."""
-    return keys.diff(prepend=keys.new_tensor([-1])) != 0
 
 
 def _splits(rows: Tensor, labels: Tensor) -> Splits:

@@ -30,6 +30,20 @@ def places_of(flags: Tensor, number: int) -> Tensor:
     return places.scatter_(0, turns, torch.arange(len(flags), device=flags.device))[1:]
 
 
+def counts_of(sorted_keys: Tensor, number: int) -> Tensor:
+    """How often each key occurs.
+
+    Args:
+        sorted_keys: int64, ascending, at least 0.
+        number: keys that are counted, from 0 on.
+
+    Returns:
+        int64 [number].
+    """
+    keys = torch.arange(number, device=sorted_keys.device)
+    return torch.searchsorted(sorted_keys, keys, right=True) - torch.searchsorted(sorted_keys, keys)
+
+
 @dataclass(frozen=True, slots=True)
 class RowCopies:
     """Which row each copy is of. Spreading rows over their copies and adding copies to their rows are adjoint maps.
