@@ -70,7 +70,7 @@ def _grown(one: Recording, two: Recording, times: int) -> Recording | None:
     backward = _grown_events(one.backward, two.backward, times)
     if forward is None or backward is None:
         return None
-    return Recording(one.drawn + times * (two.drawn - one.drawn), forward, backward, one.kinds)
+    return Recording(one.parameters, one.drawn + times * (two.drawn - one.drawn), forward, backward, one.kinds)
 
 
 def _grown_events(one: tuple[Event, ...], two: tuple[Event, ...], times: int) -> tuple[Event, ...] | None:
