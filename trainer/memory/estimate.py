@@ -3,23 +3,41 @@
 from dataclasses import dataclass, field
 
 from trainer.config.layout import Layout
-from trainer.config.run import RunConfig
+from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
+from trainer.flow.objective import ConsistencyDistillationConfig, OwnObjective, VelocityDistillationConfig
 from trainer.memory.passes import record
 from trainer.memory.peak import StepMemory, step_memory
 from trainer.memory.plan import engine_memory
 from trainer.memory.recording import Change, Event, Recording
 
+DISPATCHES = ("home", "capped", "copies")
+"""Dispatch modes in which the rows of a rank are known where tokens are spread evenly."""
+
 _FIRST, _SECOND = 2, 3
 """Sizes of micro batches that are recorded: from 2 examples on, a pass does the same with each."""
 
 
-def without_estimate(config: RunConfig) -> str | None:
-    """Why the memory of a run is not known before it runs; None: it is."""
+def without_estimate(config: RunConfig, layout: Layout) -> str | None:
+    """Why the memory of a run is not known before it runs; None: it is.
+
+    Args:
+        config: the run.
+        layout: how it is laid out.
+    """
     if config.engine.compile:
         return "engine.compile: true leaves to the compiler what a block keeps"
     if isinstance(config.task, OwnTask):
         return f"task.class: {config.task.class_path} may call the network in other ways than training does"
+    if config.moe is not None and config.moe.dispatch not in DISPATCHES:
+        return f"moe.dispatch: {config.moe.dispatch} has as many rows on a rank as the tokens decide"
+    if layout.placement is not None and layout.placement.has_replicas:
+        return "moe.placement: the tokens decide how many of them a replica serves"
+    match config.flow:
+        case Flow(objective=(VelocityDistillationConfig() | ConsistencyDistillationConfig()) as chosen):
+            return f"flow.objective.kind: {chosen.kind} calls a teacher besides the network that learns"
+        case Flow(objective=OwnObjective(class_path=path)):
+            return f"flow.objective.class: {path} may call the network in other ways than a built-in one"
     return None
 
 
@@ -40,7 +58,7 @@ class Estimator:
         Raises:
             ValueError: it is not known.
         """
-        missing = without_estimate(config)
+        missing = without_estimate(config, layout)
         if missing is not None:
             raise ValueError(missing)
         recording = self._scaled(config, layout) if scaled else self._recorded(config, layout, layout.micro_batch)

@@ -54,31 +54,25 @@ def even_routing(choices: int, copies: int) -> Iterator[None]:
         rows, labels = (_even(int(total), counts_2N.shape[1]) for total in (copies, choices))
         return Splits(rows, labels), Splits(rows, labels)
 
+    def counted(sorted_keys: Tensor, number: int) -> Tensor:
+        return torch.tensor(_even(len(sorted_keys), number))
+
     with ExitStack() as stack:
         stack.enter_context(patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", _MOST_KNOWN))
         stack.enter_context(patch("moe.dispatch.serving.gather_counts", gathered))
         stack.enter_context(patch("moe.dispatch.deduplicated.exchange_counts", exchanged))
-        stack.enter_context(_KnownNumbers(choices, copies))
+        stack.enter_context(patch("moe.dispatch.deduplicated.counts_of", counted))
+        stack.enter_context(_KnownNumbers())
         yield
 
 
 class _KnownNumbers(TorchFunctionMode):
-    """Answers where the size or the value of a result depends on values."""
-
-    def __init__(self, choices: int, copies: int) -> None:
-        super().__init__()
-        self._choices, self._copies = choices, copies
+    """Keeps the values of whole numbers that a tensor is filled with."""
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.full and isinstance(args[1], int) and len(args[0]) == 1:
             return torch.tensor([args[1]] * args[0][0], dtype=kwargs.get("dtype"))
-        if func is torch.bincount:
-            return torch.tensor(_even(len(args[0]), kwargs["minlength"]))
-        if func is Tensor.nonzero:
-            return tuple(args[0].new_empty(self._choices, dtype=torch.int64) for _ in range(args[0].ndim))
-        if func is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype == torch.bool:
-            return args[0].new_empty(self._copies, *args[0].shape[args[1].ndim :])
         return func(*args, **kwargs)
 
 

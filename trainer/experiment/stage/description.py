@@ -54,9 +54,11 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     console.print(_origin(checked.newest), soft_wrap=True)
     for line in [*checked.cautions, *(f"will be skipped: {fault}" for fault in checked.damaged)]:
         print(line, file=sys.stderr)
-    unknown = without_estimate(config)
+    unknown = without_estimate(config, layout)
     if unknown is None:
-        console.print(memory_table(Estimator().memory(config, layout)))
+        memory = Estimator().memory(config, layout)
+        console.print(memory_table(memory))
+        console.print(f"a checkpoint copies {scaled(memory.snapshot, 'B')} of a rank to the host")
     else:
         console.print(f"memory: not known ({unknown})", soft_wrap=True)
     missing = without_formula(config)

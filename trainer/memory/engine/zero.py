@@ -102,6 +102,10 @@ class ZeroMemory:
         own = self._elements if self.stage == 0 else sum(partition.own for partition in self.partitions)
         return own * FLOAT32
 
+    def snapshot(self) -> int:
+        """See the protocol."""
+        return 4 * self.average()
+
     def before(self, _micro: Micro, /) -> Iterator[Growth]:
         """See the protocol."""
         yield from ()

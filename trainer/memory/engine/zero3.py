@@ -72,6 +72,10 @@ class Zero3Memory:
         """See the protocol."""
         return self._own * FLOAT32
 
+    def snapshot(self) -> int:
+        """See the protocol."""
+        return 4 * self.average()
+
     def before(self, _micro: Micro, /) -> Iterator[Growth]:
         """See the protocol."""
         uses = [Use("enter", moment.place, moment.parameters) for moment in _starts(self.events)]
