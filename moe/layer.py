@@ -80,7 +80,8 @@ class PlacedMoELayer(MoELayer):
         self.slots = Slots.of(slot_to_expert, config.num_experts, self.ep_group.size())
         self._follow(self.slots)
         self._hops = 1.0 - np.eye(self.ep_group.size()) if hops is None else hops
-        self._initialise(seed)
+        self._seed = seed
+        self._initialise()
         self._tell_distances()
 
     @property
@@ -132,6 +133,33 @@ class PlacedMoELayer(MoELayer):
             for row, expert in enumerate(self.local_experts)
         }
 
+    def initial_values(self, part: str) -> dict[str, Tensor]:
+        """What parameters begin with, drawn whole by a generator of their own.
+
+        Args:
+            part: ``router``, ``shared_experts``, or ``experts.`` with a logical id, wherever that expert lives.
+
+        Returns:
+            By their names in the part, on the CPU.
+        """
+        config, (kind, _, expert) = self.config, part.partition(".")
+        if kind == "router":
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, "router", self.layer))
+            weight = torch.empty(config.num_moe_experts or 0, config.hidden_size)
+            return {"weight": nn.init.normal_(weight, std=0.02, generator=generator)}
+        if kind == "experts":
+            inner, seed = config.moe_ffn_hidden_size, derive_seed(self._seed, "expert", self.layer, int(expert))
+        else:
+            inner = config.moe_shared_expert_intermediate_size
+            seed = derive_seed(self._seed, "shared expert", self.layer)
+        assert inner is not None
+        generator = torch.Generator().manual_seed(seed)
+        shapes = {"linear_fc1.weight": (inner, config.hidden_size), "linear_fc2.weight": (config.hidden_size, inner)}
+        return {
+            name: nn.init.xavier_uniform_(torch.empty(shape, dtype=config.params_dtype), generator=generator)
+            for name, shape in shapes.items()
+        }
+
     def forward(self, hidden_states: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Routes, dispatches, computes and combines.
 
@@ -167,18 +195,20 @@ class PlacedMoELayer(MoELayer):
         hops_EN = np.where(self.slots.holders, self._hops[self.ep_group.rank()], np.inf)
         self.router.set_hops(torch.from_numpy(hops_EN.min(axis=1)).float())
 
-    def _initialise(self, seed: int) -> None:
-        with torch.no_grad():
-            generator = torch.Generator().manual_seed(derive_seed(seed, "router", self.layer))
-            nn.init.normal_(self.router.weight, std=0.02, generator=generator)
-            for expert, parameters in self.expert_parameters().items():
-                generator = torch.Generator().manual_seed(derive_seed(seed, "expert", self.layer, expert))
-                for weight in parameters.values():
-                    weight.copy_(nn.init.xavier_uniform_(torch.empty_like(weight, device="cpu"), generator=generator))
-            if self.shared_experts is not None:
-                generator = torch.Generator().manual_seed(derive_seed(seed, "shared expert", self.layer))
-                for weight in self.shared_experts.parameters():
-                    nn.init.xavier_uniform_(weight, generator=generator)
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Gives parameters their initial values, unless they have no memory yet."""
+        if self.router.weight.is_meta:
+            return
+        self.router.weight.copy_(self.initial_values("router")["weight"])
+        for expert, parameters in self.expert_parameters().items():
+            values = self.initial_values(f"experts.{expert}")
+            for name, parameter in parameters.items():
+                parameter.copy_(values[name])
+        if self.shared_experts is not None:
+            values = self.initial_values("shared_experts")
+            for name, parameter in self.shared_experts.named_parameters():
+                parameter.copy_(values[name])
 
 
 def transformer_config(

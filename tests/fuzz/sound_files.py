@@ -15,7 +15,7 @@ from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.checkpoint.contents import packed
 from trainer.checkpoint.directory import step_folder
 from trainer.checkpoint.manifest import Manifest, records
-from trainer.checkpoint.storage import FORMAT as STATE_FORMAT
+from trainer.checkpoint.storage import FIRST_FORMAT
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.data import PairIndex, write_shards
@@ -181,11 +181,17 @@ CHAKRA = json.dumps(
 
 STATE_INDEX = json.dumps(
     {
-        "format": STATE_FORMAT,
-        "tensors": {"w:weight": {"shape": [3, 2], "chunks": [{"offset": [0, 0], "sizes": [3, 2], "file": "0"}]}},
+        "format": FIRST_FORMAT,
+        "tensors": {
+            f"w:{kind}": {
+                "shape": [3, 2],
+                "chunks": [{"offset": [0, 0], "sizes": [3, 2], "file": "rank_00000.safetensors"}],
+            }
+            for kind in ("weight", "ema")
+        },
     }
 )
-"""The index of the state of a parameter in one piece."""
+"""The index of the state of a parameter in one piece, as the first format has it."""
 
 JUDGEMENT = json.dumps(
     {

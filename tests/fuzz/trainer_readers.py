@@ -1,11 +1,13 @@
 """Readers of the trainer: configurations, data sets, networks, checkpoints and what runs leave behind."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
 
 import trainer.data
 from moe.placement.placement import Placement
@@ -14,7 +16,8 @@ from tests.fuzz.mutations import Format
 from tests.fuzz.reader import Reader, all_of, copied, reading, words, written
 from trainer.__main__ import main
 from trainer.checkpoint.contents import packed, unpacked
-from trainer.checkpoint.storage import read_index
+from trainer.checkpoint.redivision import fill
+from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.resolution import resolve
@@ -23,6 +26,8 @@ from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.report.simulation import Simulation
 from trainer.model.build import build_model
 from trainer.model.feature_extractor.file import check_extractor, read_extractor
+from trainer.model.parallel.state import StatePiece
+from trainer.model.weight_files import part_of
 from trainer.model.weights import initialise_from
 from trainer.observe.metrics import read_metrics
 
@@ -140,15 +145,48 @@ def _read_resealed(file: Path) -> int:
     return _read_checkpoint(file)
 
 
+def _piece(kind: str, row: int) -> StatePiece:
+    return StatePiece("w", kind, (3, 2), (row, 0), torch.ones(3 - row, 2))
+
+
 def _write_state() -> None:
+    write_pieces(Path("state"), 0, [_piece("weight", 0), _piece("ema", 0)])
+    write_index(Path("state"), 1)
+    Path("rank.pt").write_bytes(packed({"step": 3, "rng": torch.arange(5)}))
+
+
+def _write_first_state() -> None:
     Path("state").mkdir()
     Path("state", "index.json").write_text(sound_files.STATE_INDEX, encoding="utf-8")
+    save_file(
+        {"w:weight[0,0]": torch.ones(3, 2), "w:ema[0,0]": torch.ones(3, 2)}, Path("state", "rank_00000.safetensors")
+    )
     Path("rank.pt").write_bytes(packed({"step": 3, "rng": torch.arange(5)}))
 
 
 def _read_state(_: Path) -> None:
-    read_index(Path("state"))
+    for rank in (0, 1):
+        fill(Path("state"), rank, [_piece("weight", 1)])
+    for tensor in SavedState(Path("state")).of_kind("ema").values():
+        tensor.values()
     unpacked(Path("rank.pt"))
+
+
+def _write_weights_in_parts() -> None:
+    _write_weights()
+    whole = load_file("w.safetensors")
+    parts = {part_of("w.safetensors", number, 2): list(whole)[number::2] for number in range(2)}
+    for file, names in parts.items():
+        save_file({name: whole[name] for name in names}, file)
+    weight_map = {name: file for file, names in parts.items() for name in names}
+    Path("w.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8"
+    )
+    Path("w.safetensors").unlink()
+
+
+def _read_weights_in_parts(_: Path) -> int:
+    return _read_weights(Path("w.safetensors.index.json"))
 
 
 def _write_weights() -> None:
@@ -258,6 +296,12 @@ def readers() -> Iterator[Reader]:
     yield Reader("features", {"features.safetensors": "safetensors"}, _write_features, reading(_read_features))
     yield Reader("weights", {"w.safetensors": "safetensors"}, _write_weights, _read_weights)
     yield Reader(
+        "weights in parts",
+        {"w.safetensors.index.json": "json", "w-00002-of-00002.safetensors": "safetensors"},
+        _write_weights_in_parts,
+        _read_weights_in_parts,
+    )
+    yield Reader(
         "checkpoint",
         {f"{CHECKPOINT}/COMPLETE": "json", f"{CHECKPOINT}/ema.safetensors": "safetensors"},
         _write_checkpoint,
@@ -271,8 +315,14 @@ def readers() -> Iterator[Reader]:
     )
     yield Reader(
         "checkpoint state",
-        {"state/index.json": "json", "rank.pt": "bytes"},
+        {"state/index.json": "json", "state/rank_00000.safetensors": "safetensors", "rank.pt": "bytes"},
         _write_state,
+        reading(_read_state),
+    )
+    yield Reader(
+        "checkpoint state, first format",
+        {"state/index.json": "json", "state/rank_00000.safetensors": "safetensors"},
+        _write_first_state,
         reading(_read_state),
     )
     yield Reader("placement of a run", {"placement.json": "json"}, _write_placed, _read_placed)

@@ -14,6 +14,7 @@ from moe.placement.placement import Placement
 from moe.replay import replay
 from moe.routing_trace import RoutingTrace
 from tests.ranks import run_ranks
+from trainer.model.values import initialised
 from trainer.trace.merge import merge
 
 WORLD, GROUP, EXPERTS, LAYERS, WIDTH, TOP_K = 4, 2, 8, 3, 8, 2
@@ -120,7 +121,7 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
     layer_type = CoherentMoELayer if placed.dispatch == "coherent" else PlacedMoELayer
     layers = [layer_type(config, megatron, layer, 5, placed.slot_to_expert(layer)) for layer in range(LAYERS)]
     sizes = GPTConfig(hidden=WIDTH, num_layers=LAYERS, num_heads=2, num_kv_heads=1)
-    model = GPT(sizes, feed_forward=layers.__getitem__, generator=torch.Generator().manual_seed(5))
+    model = initialised(GPT(sizes, feed_forward=layers.__getitem__), 5)
     blocks = layers if kind == "stack" else list(model.blocks)
 
     def loss(draw: torch.Generator) -> Tensor:

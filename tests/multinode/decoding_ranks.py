@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.model.values import initialised
+
 SEED = 7
 MAX_LOAD = 1.1
 """Cap on the busiest rank when placing, in means of a layer: where tokens gather, the others wait."""
@@ -109,7 +111,7 @@ def main(folder: Path, case: Case) -> None:
         return model
 
     def network(feed_forward: Callable[[int], nn.Module]) -> GPT:
-        return GPT(sizes, feed_forward=feed_forward, generator=torch.Generator().manual_seed(SEED)).eval()
+        return initialised(GPT(sizes, feed_forward=feed_forward), SEED).eval()
 
     contiguous = np.tile(np.arange(case.num_experts), (case.num_layers, 1))
     home = ours("home", contiguous)

@@ -154,7 +154,10 @@ class SavedState:
                 named = {Path(chunk["file"]).name for tensor in tensors.values() for chunk in tensor["chunks"]}
                 self.files = [folder / name for name in sorted(named)]
             elif document["format"] == FORMAT:
-                self.files = [rank_path(folder, rank) for rank in range(int(document["ranks"]))]
+                num_ranks = int(document["ranks"])
+                if num_ranks < 1 or not rank_path(folder, num_ranks - 1).exists():
+                    raise ValueError(f"the last of {num_ranks} files is not there")
+                self.files = [rank_path(folder, rank) for rank in range(num_ranks)]
             else:
                 raise ValueError(f"its format is {document['format']}, not {FORMAT} or {FIRST_FORMAT}")
         except (OSError, *_MALFORMED) as error:
@@ -200,7 +203,11 @@ class SavedState:
             for shapes, rectangles in threads.map(lambda file: self.read(file, of_kind(kind)), self.files):
                 for rectangle in rectangles:
                     name = parameter_of(rectangle.tensor)
-                    found.setdefault(name, SavedTensor(name, shapes[name], self._folder)).rectangles.append(rectangle)
+                    tensor = found.setdefault(name, SavedTensor(name, shapes[name], self._folder))
+                    if tensor.shape != shapes[name]:
+                        problem = f"has shape {shapes[name]} in {rectangle.file.name}, and {tensor.shape} elsewhere"
+                        raise FileError(self._folder, name, problem, REMEDY)
+                    tensor.rectangles.append(rectangle)
         return dict(sorted(found.items()))
 
 

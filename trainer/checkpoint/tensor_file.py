@@ -76,17 +76,17 @@ def write_tensors(
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [first, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    digest = hashlib.sha256()
+    digest, coming = hashlib.sha256(), iter(tensors)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        for part in (_LENGTH.pack(len(text)), text):
-            digest.update(part)
-            file.write(part)
-        for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
-            assert tensor.shape == shape, name
-            assert tensor.dtype == torch.float32, name
-            values = tensor.detach().cpu().contiguous().numpy().reshape(-1).data
-            digest.update(values)
-            file.write(values)
+
+        def write(content: bytes | memoryview) -> None:
+            digest.update(content)
+            file.write(content)
+
+        write(_LENGTH.pack(len(text)))
+        write(text)
+        for shape in shapes.values():
+            write(_values(next(coming), shape))
     return FileRecord(_LENGTH.size + len(text) + end, digest.hexdigest())
 
 
@@ -122,6 +122,12 @@ def read_values(path: Path, stored: StoredTensor) -> Tensor:
     except (OSError, ValueError) as error:
         raise FileError(path, "values", f"cannot be read ({error})", REMEDY) from error
     return torch.from_numpy(values)
+
+
+def _values(tensor: Tensor, shape: tuple[int, ...]) -> memoryview:
+    assert tensor.shape == shape
+    assert tensor.dtype == torch.float32
+    return tensor.detach().cpu().contiguous().numpy().reshape(-1).data
 
 
 def _stored(name: str, entry: Mapping[str, Any], first: int, size: int) -> StoredTensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from moe.files import FileError
 from moe.random.seed import derive_seed
 from moe.validation.section import Section
+from trainer.data.found_once import found_once
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -61,7 +64,7 @@ class ImageFolderConfig(Section):
             return document
         path, classes = Path(document["path"]), document.get("classes")
         if classes is None:
-            classes = _sub_folders(path)
+            classes = found_once(f"{path}: classes", lambda: _sub_folders(path))
         if document.get("digest") is not None or not isinstance(classes, list | tuple):
             return {**document, "classes": classes}
         names = _pictures(path, [str(name) for name in classes])
@@ -173,24 +176,36 @@ def _sub_folders(path: Path) -> tuple[str, ...]:
 
 def _pictures(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]:
     """Paths of the pictures below a folder, or below its classes, in the order of their names."""
-    names: list[str] = []
     if len(set(classes)) < len(classes):
         raise ValueError(f"classes: {', '.join(classes)} name a folder twice; give each once")
     for name in classes or ("",):
         if len(Path(name).parts) != bool(name) or name in ("..", "/"):
             raise ValueError(f"classes: {name} is no name of a sub-folder; give names without slashes")
+    return found_once(f"{path}: pictures of {'/'.join(classes)}", lambda: _listed(path, classes or ("",)))
+
+
+def _listed(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]:
+    names: list[str] = []
+    for name in classes:
         if not (path / name).is_dir():
             raise ValueError(f"classes: {path / name} is no folder; correct data.path or data.classes")
-        found = [
-            picture.relative_to(path).as_posix()
-            for picture in (path / name).rglob("*")
-            if picture.suffix.lower() in ENDINGS and picture.name[0] != "." and picture.is_file()
-        ]
+        found = sorted(_below(path / name, f"{name}/" if name else ""))
         if not found:
             kinds = ", ".join(sorted(ENDINGS))
             raise ValueError(f"path: {path / name} holds no pictures; give a folder of files that end in {kinds}")
-        names += sorted(found)
+        names += found
     return names
+
+
+def _below(folder: Path | str, prefix: str) -> Iterator[str]:
+    """Pictures in a folder and below it, by their paths from `prefix` on; a listing tells files from folders."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(entry.path, f"{name}/")
+            elif f".{entry.name.rpartition('.')[2].lower()}" in ENDINGS and entry.name[0] != "." and entry.is_file():
+                yield name
 
 
 def _digest(names: list[str]) -> str:

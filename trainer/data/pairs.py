@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
+from trainer.data.found_once import found_once
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import read_index
@@ -102,8 +103,7 @@ class PairsOfPoints(Dataset):
     def __init__(self, config: PairsConfig) -> None:
         index = read_index(config.path, PairIndex)
         check_same(config.path, index, config, SAID)
-        for entry in index.shards:
-            _check(config.path / entry.file, entry.num_examples, index)
+        found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index))
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._arrays = index.arrays
@@ -138,6 +138,11 @@ class PairsOfPoints(Dataset):
         if "interval" in row and not 0 <= row["interval"][0] < row["interval"][1] <= 1:
             raise ValueError(f"interval: {row['interval'].tolist()} is no part of [0, 1]")
         return row
+
+
+def _check_shards(folder: Path, index: PairIndex) -> None:
+    for entry in index.shards:
+        _check(folder / entry.file, entry.num_examples, index)
 
 
 def _check(path: Path, num_examples: int, index: PairIndex) -> None:

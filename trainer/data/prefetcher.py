@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from statistics import fmean
 
@@ -13,26 +14,30 @@ from trainer.data.protocol import Batch
 
 
 class Prefetcher:
-    """Hands out the loader's micro batches, read ahead by threads.
+    """Hands out the loader's micro batches, read and completed ahead by threads.
 
     A batch is a function of its place alone, so reading ahead changes nothing but the time. What goes wrong while a
     batch is read is raised when it is its turn.
     """
 
-    def __init__(self, loader: Loader, config: DataLoadingConfig) -> None:
+    def __init__(
+        self, loader: Loader, config: DataLoadingConfig, complete: Callable[[int, int, Batch], Batch] | None = None
+    ) -> None:
         """Prepares to read; nothing is read yet.
 
         Args:
             loader: deals the batches.
             config: how far ahead, and by how many threads.
+            complete: adds to a batch what only its place decides, from the arguments of :meth:`batch` and what was
+                read; called by the threads. None: nothing is added.
         """
-        self._loader, self._ahead = loader, config.prefetch
+        self._loader, self._ahead, self._complete = loader, config.prefetch, complete
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="data") if config.prefetch else None
         self._coming: deque[tuple[int, Future[Batch]]] = deque()
         self._waits_s: list[float] = []
 
     def batch(self, step: int, local: int) -> Batch:
-        """Returns what `Loader.batch` returns for the same arguments."""
+        """Returns what `Loader.batch` returns for the same arguments, completed."""
         begun = time.perf_counter()
         place = step * self._loader.accumulation + local
         batch = self._read(place) if self._threads is None else self._next(place, self._threads)
@@ -45,7 +50,9 @@ class Prefetcher:
         return self._loader.accumulation * fmean(waits) if waits else 0.0
 
     def _read(self, place: int) -> Batch:
-        return self._loader.batch(*divmod(place, self._loader.accumulation))
+        step, local = divmod(place, self._loader.accumulation)
+        batch = self._loader.batch(step, local)
+        return batch if self._complete is None else self._complete(step, local, batch)
 
     def _next(self, place: int, threads: ThreadPoolExecutor) -> Batch:
         while self._coming and self._coming[0][0] != place:

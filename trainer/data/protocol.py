@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from moe.host_copies import to_device
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -34,9 +36,16 @@ class Batch:
     replaced: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        """Returns the same batch with what a network reads on `device`."""
+        """Returns the same batch with what a network reads on `device`; the host does not wait for its copies."""
+        return self._with(lambda values: to_device(values, device))
+
+    def pinned(self) -> Batch:
+        """Returns the same batch in memory that a GPU reads by itself."""
+        return self._with(torch.Tensor.pin_memory)
+
+    def _with(self, copied: Callable[[Tensor], Tensor]) -> Batch:
         read = {"x_1": self.x_1, "labels": self.labels, "x_0": self.x_0, "interval": self.interval}
-        return replace(self, **{name: value.to(device) for name, value in read.items() if value is not None})
+        return replace(self, **{name: copied(values) for name, values in read.items() if values is not None})
 
 
 class TooManyBadExamples(RuntimeError):  # noqa: N818  it is what was found

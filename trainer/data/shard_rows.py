@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -17,7 +18,6 @@ from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import ShardEntry
 
 SPLIT_SEED = 1797
-OPEN_SHARDS = 64
 
 Row = TypeVar("Row")
 
@@ -56,7 +56,9 @@ class ShardRows:
             raise FileError(folder, "data.held_out", problem, "hold out fewer")
         self._files = [folder / entry.file for entry in index.shards]
         self._ends = np.cumsum([entry.num_examples for entry in index.shards])
-        self._open = functools.lru_cache(maxsize=OPEN_SHARDS)(open_shard)
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A global shuffle asks any shard for each row: those that are open are kept, as far as half of the limit goes.
+        self._open = functools.lru_cache(maxsize=max(most // 2, 1))(open_shard)
         shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
         self.splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
 

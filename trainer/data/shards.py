@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
+from trainer.data.found_once import found_once
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.file import Array, check_shard
 from trainer.data.shard.index import ShardIndex, read_index
@@ -74,8 +75,7 @@ class Shards(Dataset):
     def __init__(self, config: ShardsConfig) -> None:
         index = read_index(config.path)
         check_same(config.path, index, config, ("digest", "shape", "num_classes"))
-        for number in range(len(index.shards)):
-            check_shard(config.path, number, index)
+        found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index))
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._dtype = index.dtype
@@ -105,6 +105,11 @@ class Shards(Dataset):
         if label not in range(max(1, self.num_classes)):
             raise ValueError(f"labels: {label} is none of the {self.num_classes} classes")
         return values, label
+
+
+def _check_shards(folder: Path, index: ShardIndex) -> None:
+    for number in range(len(index.shards)):
+        check_shard(folder, number, index)
 
 
 def _by_channel(values: tuple[float, ...] | None, index: ShardIndex) -> Tensor | None:

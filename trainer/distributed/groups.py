@@ -90,7 +90,7 @@ def joined(
     if launch.device.type == "cuda":
         torch.cuda.set_device(launch.device)
     timeout = timedelta(seconds=timeout_s)
-    store = _store(launch, timeout)
+    store = launch_store(launch, timeout)
     record_flights()
     dist.init_process_group(backend, rank=launch.rank, world_size=launch.world_size, timeout=timeout, store=store)
     divide_ranks(expert_parallel, tensor_parallel, relay_ranks)
@@ -101,12 +101,16 @@ def joined(
     dist.destroy_process_group()
 
 
-def _store(launch: Launch, timeout: timedelta) -> dist.Store:
-    """Where the ranks find each other's addresses.
+def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
+    """Where the ranks find each other's addresses; where rank 0 serves it, as long as a store of it is kept.
 
     torchrun's store outlives the ranks that it starts again, which would call those that have died. One agent counts
     its starts; those of several differ, so on several nodes the store must not be torchrun's
     (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+
+    Args:
+        launch: what the launcher said.
+        timeout: of everything that waits for another rank.
     """
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.distributed.first_rank import first_rank_looks
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.experiment.stage import check_read, chosen, load_stages, run_stages
@@ -29,5 +30,6 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
     if stages[0].name and only is None:
         return run_stages(stages, path, overrides, launch)
     stage = chosen(stages, only)
-    check_read(stage, stages)
-    return stage.run(launch)
+    with first_rank_looks(launch):
+        check_read(stage, stages)
+        return stage.run(launch)

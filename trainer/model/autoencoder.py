@@ -6,11 +6,11 @@ Shape suffixes: B batch, C channels of an image, H W its pixels, Z latent channe
 import math
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import AutoencoderConfig
+from trainer.model.initial import Constant, Initial, by_inputs
 from trainer.model.network import Network, NetworkSpec
 
 NORM_GROUPS = 8
@@ -27,15 +27,12 @@ class Autoencoder(Network):
     Synthesis with Latent Diffusion Models", 2022, section 3.1, for what it is used for here.
     """
 
-    def __init__(
-        self, config: AutoencoderConfig, *, shape: tuple[int, int, int], generator: torch.Generator | None
-    ) -> None:
-        """Builds and initialises the network.
+    def __init__(self, config: AutoencoderConfig, *, shape: tuple[int, int, int]) -> None:
+        """Builds the network; see :meth:`initial` for its values.
 
         Args:
             config: sizes.
             shape: (C, H, W) of an image; H and W are multiples of the factor.
-            generator: draws the initial weights; None leaves them as they are (meta device).
         """
         super().__init__()
         self.factor = config.factor
@@ -46,13 +43,18 @@ class Autoencoder(Network):
         self.from_latents = nn.Conv2d(config.latent_channels, config.hidden, 3, padding=1)
         self.leave = nn.Conv2d(config.hidden, folded, 3, padding=1)
         self.blocks = nn.ModuleList(Block(config.hidden) for _ in range(config.num_layers))
-        if generator is not None:
-            self._initialise(generator)
 
     @classmethod
     def build(cls, spec: NetworkSpec[AutoencoderConfig]) -> Self:
         """Builds the network of a run."""
-        return cls(spec.config, shape=spec.image_shape, generator=spec.generator)
+        return cls(spec.config, shape=spec.image_shape)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`: every block starts as the identity."""
+        layer, _, kind = name.rpartition(".")
+        if kind == "bias" or layer.endswith(".second"):
+            return Constant(0.0)
+        return Constant(1.0) if layer.endswith("norm") else by_inputs(math.prod(shape[1:]))
 
     def forward(self, x_BCHW: Tensor, noise_BZhw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encodes, draws latents and decodes them.
@@ -82,16 +84,6 @@ class Autoencoder(Network):
         for block in self.blocks[len(self.blocks) // 2 :]:
             values = block(values)
         return functional.pixel_shuffle(self.leave(values), self.factor).float()
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        closing = [block.second for block in self.blocks if isinstance(block, Block)]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
-                if any(module is one for one in closing):
-                    nn.init.zeros_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
 
 
 class Block(nn.Module):

@@ -15,7 +15,8 @@ from trainer.flow.condition import Condition
 from trainer.flow.question import Approximation, Onward, Question, WithFeatures, WithProjection
 from trainer.flow.time.segments import segment_of, share_behind, start_of
 from trainer.model.dit import Block, FeedForward
-from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
+from trainer.model.initial import Initial, steered
+from trainer.model.layer.conditioning import modulate, steering, time_embedding
 from trainer.model.layer.patches import PatchGrid, beside_context
 from trainer.model.layer.segments import Groups, SegmentLinear
 from trainer.model.network import Network, NetworkSpec
@@ -40,18 +41,16 @@ class Blockwise(Network):
         *,
         shape: tuple[int, int, int],
         num_classes: int,
-        generator: torch.Generator | None,
         num_fields: int = 1,
         context_channels: int = 0,
         read_context: nn.Module | None = None,
     ) -> None:
-        """Builds and initialises the network.
+        """Builds the network; see :meth:`initial` for its values.
 
         Args:
             config: sizes.
             shape: (C, H, W) of an image; H and W are multiples of the patch size.
             num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
-            generator: draws the initial weights; None leaves them as they are (meta device).
             num_fields: states that a prediction holds one behind the other.
             context_channels: channels of the condition's context, read beside those of the state.
             read_context: what the context goes through first, to those channels at the resolution of the state.
@@ -77,9 +76,6 @@ class Blockwise(Network):
         self.projection = _projection(config, config.teacher_features) if config.teacher_features else None
         self.residual_output = nn.Linear(config.hidden, config.hidden) if config.residual_layers else None
         self.register_buffer("positions", self.grid.positions(config.hidden), persistent=False)
-        if generator is not None:
-            zeroed = [self.final_modulation, self.unembed_patches, *filter(None, [self.residual_output])]
-            initialise(self, zeroed, self.embed_label, generator)
 
     @classmethod
     def build(cls, spec: NetworkSpec[BlockwiseConfig]) -> Self:
@@ -88,7 +84,6 @@ class Blockwise(Network):
             spec.config,
             shape=spec.image_shape,
             num_classes=spec.num_classes,
-            generator=spec.generator,
             num_fields=spec.num_fields,
             context_channels=spec.context_channels,
             read_context=spec.read_context,
@@ -98,6 +93,10 @@ class Blockwise(Network):
     def blocks(self) -> nn.ModuleList:
         """Every block, in the order in which a forward pass comes to them; those of the residual network last."""
         return nn.ModuleList([*self.trunk, *self.own_blocks, *self.residual])
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`."""
+        return steered(name, shape, at_zero=("unembed_patches", "residual_output"))
 
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None

@@ -3,7 +3,6 @@
 Shape suffixes: B batch, P values of a vector.
 """
 
-import math
 from itertools import pairwise
 from typing import Self
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 
 from trainer.config.model import BlockwiseMLPConfig
 from trainer.flow.condition import Condition
+from trainer.model.initial import Initial, Normal, by_inputs
 from trainer.model.layer.segments import Groups, SegmentLinear
 from trainer.model.network import Network, NetworkSpec
 
@@ -29,16 +29,14 @@ class BlockwiseMLP(Network):
         *,
         num_values: int,
         num_classes: int,
-        generator: torch.Generator | None,
         num_fields: int = 1,
     ) -> None:
-        """Builds and initialises the network.
+        """Builds the network; see :meth:`initial` for its values.
 
         Args:
             config: sizes.
             num_values: of a vector.
             num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label; 0: none are read.
-            generator: draws the initial weights; None leaves them as they are (meta device).
             num_fields: states that a prediction holds one behind the other.
         """
         super().__init__()
@@ -47,8 +45,6 @@ class BlockwiseMLP(Network):
         widths = [num_values + 1, *[config.hidden] * config.num_layers]
         self.blocks = nn.ModuleList(SegmentLinear(config.segments, *pair) for pair in pairwise(widths))
         self.output = SegmentLinear(config.segments, config.hidden, num_fields * num_values)
-        if generator is not None:
-            self._initialise(generator)
 
     @classmethod
     def build(cls, spec: NetworkSpec[BlockwiseMLPConfig]) -> Self:
@@ -57,9 +53,14 @@ class BlockwiseMLP(Network):
             spec.config,
             num_values=spec.num_values,
             num_classes=spec.num_classes,
-            generator=spec.generator,
             num_fields=spec.num_fields,
         )
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`: weights and biases as in a linear layer of torch."""
+        del shape
+        layer = self.get_submodule(name.rpartition(".")[0])
+        return by_inputs(layer.num_read) if isinstance(layer, SegmentLinear) else Normal(0.02)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.
@@ -89,13 +90,3 @@ class BlockwiseMLP(Network):
         if label is None:
             label = torch.full(t.shape, self.null_label, device=t.device)
         return self.embed_label(label)
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        """Draws weights and biases uniformly within 1 / sqrt(inputs), as a linear layer of torch does."""
-        for layer in [*self.blocks, self.output]:
-            assert isinstance(layer, SegmentLinear)
-            bound = 1 / math.sqrt(layer.weight.shape[2])
-            for values in (layer.weight, layer.bias):
-                nn.init.uniform_(values, -bound, bound, generator=generator)
-        if self.embed_label is not None:
-            nn.init.normal_(self.embed_label.weight, std=0.02, generator=generator)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import target
 from trainer.flow.context import SemanticMapConfig
 from trainer.model.autoencoder import Autoencoder
+from trainer.model.bare import bare_parameters, give_memory
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.causal_transition import CausalTransition
@@ -37,6 +39,7 @@ from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import LinearShare, divide_blocks
 from trainer.model.transition_dit import TransitionDiT
 from trainer.model.transition_mlp import TransitionMLP
+from trainer.model.values import initialised
 
 NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     DiTConfig: DiT.build,
@@ -53,40 +56,39 @@ NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
 
 
 def build_model(config: RunConfig, layout: Layout) -> Network:
-    """Builds this rank's network on the process groups of ``megatron.core.parallel_state``.
+    """Builds this rank's network with its initial weights, on the process groups of ``megatron.core.parallel_state``.
 
-    The initial weights are a function of ``run.seed`` alone: equal on every rank for the dense part, and for each
-    expert wherever it lives.
+    Args:
+        config: the run.
+        layout: where the experts are, and how many ranks share a block.
+
+    Returns:
+        The network in float32 on the CPU, as large as a rank's part of it is without an engine.
+    """
+    network = bare_network(config, layout)
+    give_memory(network, lambda parameter: torch.empty(parameter.shape, dtype=parameter.dtype))
+    return initialised(network, config.run.seed)
+
+
+def bare_network(config: RunConfig, layout: Layout) -> Network:
+    """Builds this rank's network without weights, on the process groups of ``megatron.core.parallel_state``.
+
+    The initial weights are :class:`trainer.model.values.DrawnValues`, a function of ``run.seed`` and of their names:
+    equal on every rank that holds them, however the ranks share the network.
 
     Args:
         config: the run.
         layout: where the experts are, and how many ranks share a block; they cut their parts out of whole blocks.
 
     Returns:
-        The network in float32 on the CPU; the engine moves and casts it.
+        The network with its parameters on the meta device and its buffers on the CPU. A network of a user's that draws
+        its own weights has them, in float32 on the CPU.
     """
-    generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model"))
-    if config.moe is None:
-        return _divided(_network(config, None, generator), layout)
-
-    from moe.coherent_layer import CoherentMoELayer  # Megatron takes seconds to import
-    from moe.layer import PlacedMoELayer, transformer_config
-
-    mixture_config = config.moe
-    layer_type = CoherentMoELayer if mixture_config.dispatch == "coherent" else PlacedMoELayer
-    megatron = transformer_config(
-        mixture_config,
-        hidden=config.model.hidden,
-        num_layers=config.model.num_layers,
-        num_heads=config.model.heads or 1,  # of no effect on mixture layers, and above 0
-        expert_parallel=layout.expert_parallel,
-        dtype=torch.float32,
-    )
-
-    def mixture(layer: int) -> nn.Module:
-        return layer_type(mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer), layout.hops)
-
-    return _divided(_network(config, mixture, generator), layout)
+    draws_itself = not hasattr(getattr(_builder(config), "__self__", _builder(config)), "initial")
+    generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model")) if draws_itself else None
+    with nullcontext() if draws_itself else bare_parameters():
+        network = _divided(_network(config, _mixture(config, layout), generator), layout)
+    return initialised(network, config.run.seed) if draws_itself else network  # layers that it was given say theirs
 
 
 def tokens_per_example(config: RunConfig) -> int:
@@ -187,6 +189,29 @@ def _divided(network: Network, layout: Layout) -> Network:
     return network
 
 
+def _mixture(config: RunConfig, layout: Layout) -> Callable[[int], nn.Module] | None:
+    """Builds the mixture of a block; None: the feed-forward layers are dense."""
+    if config.moe is None:
+        return None
+
+    from moe.coherent_layer import CoherentMoELayer  # Megatron takes seconds to import
+    from moe.layer import PlacedMoELayer, transformer_config
+
+    mixture_config = config.moe
+    layer_type = CoherentMoELayer if mixture_config.dispatch == "coherent" else PlacedMoELayer
+    megatron = transformer_config(
+        mixture_config,
+        hidden=config.model.hidden,
+        num_layers=config.model.num_layers,
+        num_heads=config.model.heads or 1,  # of no effect on mixture layers, and above 0
+        expert_parallel=layout.expert_parallel,
+        dtype=torch.float32,
+    )
+    return lambda layer: layer_type(
+        mixture_config, megatron, layer, config.run.seed, layout.slot_to_expert(layer), layout.hops
+    )
+
+
 def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
     """The parameters of a mixture that every rank holds, in the order and under the names of the layer itself."""
     parts: dict[str, nn.Module] = {"router": nn.Linear(hidden, moe.num_experts, bias=False)}
@@ -197,13 +222,17 @@ def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
     return nn.ModuleDict(parts)
 
 
-def _network(
-    config: RunConfig, mixture: Callable[[int], nn.Module] | None, generator: torch.Generator | None
-) -> Network:
+def _builder(config: RunConfig) -> Callable[[NetworkSpec[Any]], Network]:
     settings = type(config.model)
     build = NETWORKS.get(settings, settings.network)
     assert build is not None, "settings without a builder are refused when they are read"
-    network = build(
+    return build
+
+
+def _network(
+    config: RunConfig, mixture: Callable[[int], nn.Module] | None, generator: torch.Generator | None
+) -> Network:
+    network = _builder(config)(
         NetworkSpec(
             config=config.model,
             state_shape=config.state_shape,
@@ -211,7 +240,7 @@ def _network(
             num_fields=1 if config.flow is None else target.num_fields(config.flow.target),
             mixture=mixture,
             context_channels=config.context_channels,
-            read_context=_context_reader(config, generator),
+            read_context=_context_reader(config),
             generator=generator,
         )
     )
@@ -223,11 +252,11 @@ def _network(
     return network
 
 
-def _context_reader(config: RunConfig, generator: torch.Generator | None) -> nn.Module | None:
+def _context_reader(config: RunConfig) -> nn.Module | None:
     """What makes a context ready to be read beside the state; None: it is read as it is, or there is none."""
     if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMapConfig):
         return None
     channels, height, _ = config.context_shape
     _, state_height, _ = config.state_shape
     halvings = (height // state_height).bit_length() - 1
-    return SpatialRescaler(channels, config.context_channels, halvings, generator)
+    return SpatialRescaler(channels, config.context_channels, halvings)

@@ -17,8 +17,8 @@ from trainer.flow.condition import Condition
 from trainer.flow.past import Past
 from trainer.flow.question import NextStates, NextToken, OfToken, Question
 from trainer.model.dit import Block, FeedForward
+from trainer.model.initial import Initial, steered
 from trainer.model.layer.conditioning import (
-    initialise,
     modulate,
     steering,
     time_embedding,
@@ -52,15 +52,13 @@ class CausalTransition(Network):
         *,
         shape: tuple[int, ...],
         num_classes: int,
-        generator: torch.Generator | None,
     ) -> None:
-        """Builds and initialises the network.
+        """Builds the network; see :meth:`initial` for its values.
 
         Args:
             config: sizes.
             shape: of a state that `config.check_states` accepts.
             num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
-            generator: draws the initial weights; None leaves them as they are (meta device).
         """
         super().__init__()
         self.hidden, self.null_label = config.hidden, num_classes
@@ -87,15 +85,16 @@ class CausalTransition(Network):
         if chain.history == "last":
             mask[:tokens, :tokens] = True
         self.register_buffer("mask", mask, persistent=False)
-        if generator is not None:
-            initialise(self, [self.final_modulation], self.embed_label, generator)
-            nn.init.normal_(self.embed_state.weight, std=0.02, generator=generator)
-        self.head = FlowHead(config.head, values=chain.token_values, features=config.hidden, generator=generator)
+        self.head = FlowHead(config.head, values=chain.token_values, features=config.hidden)
 
     @classmethod
     def build(cls, spec: NetworkSpec[CausalTransitionConfig]) -> Self:
         """Builds the network of a run."""
-        return cls(spec.config, shape=spec.state_shape, num_classes=spec.num_classes, generator=spec.generator)
+        return cls(spec.config, shape=spec.state_shape, num_classes=spec.num_classes)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`."""
+        return steered(name, shape, embeddings=("embed_label", "embed_state"))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
         """Answers a question about states, or about tokens.

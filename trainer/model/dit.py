@@ -6,14 +6,14 @@ Shape suffixes: B batch, N tokens (patches), D width.
 from collections.abc import Callable
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTConfig
 from trainer.flow.condition import Condition
 from trainer.flow.past import KeysAndValues
-from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding
+from trainer.model.initial import Initial, steered
+from trainer.model.layer.conditioning import modulate, steering, time_embedding
 from trainer.model.layer.patches import PatchGrid, beside_context
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
@@ -35,19 +35,17 @@ class DiT(Network):
         shape: tuple[int, int, int],
         num_classes: int,
         feed_forward: Callable[[int], nn.Module],
-        generator: torch.Generator | None,
         num_fields: int = 1,
         context_channels: int = 0,
         read_context: nn.Module | None = None,
     ) -> None:
-        """Builds and initialises the network.
+        """Builds the network; see :meth:`initial` for its values.
 
         Args:
             config: sizes.
             shape: (C, H, W) of an image; H and W are multiples of the patch size.
             num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
             feed_forward: from a block's index to a module [B, N, D] -> [B, N, D].
-            generator: draws the initial weights; None leaves them as they are (meta device).
             num_fields: states that a prediction holds one behind the other.
             context_channels: channels of the condition's context, read beside those of the state.
             read_context: what the context goes through first, to those channels at the resolution of the state.
@@ -65,8 +63,6 @@ class DiT(Network):
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
         self.unembed_patches = nn.Linear(config.hidden, num_fields * channels * area)
         self.register_buffer("positions", self.grid.positions(config.hidden), persistent=False)
-        if generator is not None:
-            initialise(self, [self.final_modulation, self.unembed_patches], self.embed_label, generator)
 
     @classmethod
     def build(cls, spec: NetworkSpec[DiTConfig]) -> Self:
@@ -77,11 +73,14 @@ class DiT(Network):
             shape=spec.image_shape,
             num_classes=spec.num_classes,
             feed_forward=spec.mixture or (lambda _: FeedForward(config.hidden, config.inner)),
-            generator=spec.generator,
             num_fields=spec.num_fields,
             context_channels=spec.context_channels,
             read_context=spec.read_context,
         )
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`."""
+        return steered(name, shape, at_zero=("unembed_patches",))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.

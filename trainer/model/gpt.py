@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
+from moe.host_copies import to_device
 from moe.random.keyed import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
 from trainer.config.network.gpt import BYTE_VALUES
+from trainer.model.initial import Constant, Initial, Normal
 from trainer.model.layer.attention import Attention, Context
 from trainer.model.layer.kv_cache import Window
 from trainer.model.network import Network, NetworkSpec
@@ -55,20 +57,13 @@ class GPT(Network):
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
     """
 
-    def __init__(
-        self,
-        config: GPTConfig,
-        *,
-        feed_forward: Callable[[int], nn.Module],
-        generator: torch.Generator | None,
-    ) -> None:
-        """Builds and initialises the network.
+    def __init__(self, config: GPTConfig, *, feed_forward: Callable[[int], nn.Module]) -> None:
+        """Builds the network; see :meth:`initial` for its values.
 
         Args:
             config: sizes.
             feed_forward: from a block's index to a module [B, N, D] -> [B, N, D], whatever B and N, or to one that
                 moves tokens.
-            generator: draws the initial weights; None leaves them as they are (meta device).
         """
         super().__init__()
         self.context, self.dropout = config.context, config.dropout
@@ -76,21 +71,27 @@ class GPT(Network):
         self.blocks = nn.ModuleList(Block(config, layer, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_norm = nn.RMSNorm(config.hidden, eps=EPSILON)
         self.unembed = nn.Linear(config.hidden, BYTE_VALUES, bias=False)
-        if generator is not None:
-            self._initialise(generator)
 
     @classmethod
     def build(cls, spec: NetworkSpec[GPTConfig]) -> Self:
         """Builds the network of a run; without a mixture its feed-forward layers are dense."""
         config = spec.config
         feed_forward = spec.mixture or (lambda _: FeedForward(config.hidden, config.inner))
-        return cls(config, feed_forward=feed_forward, generator=spec.generator)
+        return cls(config, feed_forward=feed_forward)
 
     @property
     def group(self) -> dist.ProcessGroup | None:
         """The ranks that tokens move among; None if they stay at home."""
         layers = (block.feed_forward for block in self.blocks)
         return next((layer.ep_group for layer in layers if isinstance(layer, MovesTokens)), None)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`: the more layers, the less each adds to the stream."""
+        del shape
+        if name.endswith("norm.weight"):
+            return Constant(1.0)
+        into_the_stream = name.endswith(("attention.projection.weight", "feed_forward.2.weight"))
+        return Normal(0.02 / math.sqrt(2 * len(self.blocks)) if into_the_stream else 0.02)
 
     def forward(self, tokens_BN: Tensor, targets_BN: Tensor | None = None) -> Tensor:
         """Predicts the byte behind each byte.
@@ -145,19 +146,8 @@ class GPT(Network):
         """A seed of each home rank; this one's comes from torch's own generator, as that of any dropout."""
         if not (self.training and self.dropout):
             return None
-        seed = torch.randint(2**63 - 1, (1,)).to(device)
+        seed = to_device(torch.randint(2**63 - 1, (1,)), device)
         return seed if group is None else gather_equal(seed, group)
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        into_the_stream = 0.02 / math.sqrt(2 * len(self.blocks))
-        nn.init.normal_(self.embed.weight, std=0.02, generator=generator)
-        for block in self.blocks:
-            names = {"attention.query_key_value": 0.02, "attention.projection": into_the_stream}
-            if isinstance(block.feed_forward, FeedForward):
-                names |= {"feed_forward.0": 0.02, "feed_forward.2": into_the_stream}
-            for name, std in names.items():
-                nn.init.normal_(block.get_parameter(f"{name}.weight"), std=std, generator=generator)
-        nn.init.normal_(self.unembed.weight, std=0.02, generator=generator)
 
 
 class Block(nn.Module):

@@ -14,7 +14,8 @@ from trainer.config.model import MLPConfig
 from trainer.config.network.mlp import INPUT_WAVES
 from trainer.flow.condition import Condition
 from trainer.model.dit import FeedForward
-from trainer.model.layer.conditioning import initialise, modulate, steering, time_embedding, with_waves
+from trainer.model.initial import Initial, steered
+from trainer.model.layer.conditioning import modulate, steering, time_embedding, with_waves
 from trainer.model.network import Network, NetworkSpec
 
 
@@ -35,18 +36,16 @@ class MLP(Network):
         num_values: int,
         num_classes: int,
         feed_forward: Callable[[int], nn.Module],
-        generator: torch.Generator | None,
         num_fields: int = 1,
         num_context_values: int = 0,
     ) -> None:
-        """Builds and initialises the network.
+        """Builds the network; see :meth:`initial` for its values.
 
         Args:
             config: sizes.
             num_values: of a vector.
             num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
             feed_forward: from a block's index to a module [B, 1, D] -> [B, 1, D].
-            generator: draws the initial weights; None leaves them as they are (meta device).
             num_fields: states that a prediction holds one behind the other.
             num_context_values: values of the condition's context, read beside those of the state.
         """
@@ -59,8 +58,6 @@ class MLP(Network):
         self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
         self.unembed_values = nn.Linear(config.hidden, num_fields * num_values)
-        if generator is not None:
-            initialise(self, [self.final_modulation, self.unembed_values], self.embed_label, generator)
 
     @classmethod
     def build(cls, spec: NetworkSpec[MLPConfig]) -> Self:
@@ -71,9 +68,12 @@ class MLP(Network):
             num_values=spec.num_values,
             num_classes=spec.num_classes,
             feed_forward=spec.mixture or (lambda _: FeedForward(config.hidden, config.inner)),
-            generator=spec.generator,
             num_fields=spec.num_fields,
         )
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`."""
+        return steered(name, shape, at_zero=("unembed_values",))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.

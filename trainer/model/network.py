@@ -16,7 +16,10 @@ class Network(nn.Module):
     """What a run trains: a module with blocks. What it is called with is a matter of its task.
 
     Any module of torch with `blocks` will do, derived from this class or not. It is no protocol, since engines take
-    modules alone, and a protocol cannot derive from one.
+    modules alone, and a protocol cannot derive from one. One that also is a
+    :class:`trainer.model.initial.StatesInitial` is never whole in the memory of a rank that trains a part of it: its
+    constructor then sees parameters without memory, and its values are drawn one parameter at a time. Any other draws
+    its values itself.
 
     Attributes:
         blocks: the layers of its traces, which engines compile, repeat and gather one by one.
@@ -38,7 +41,8 @@ class NetworkSpec(Generic[C]):
             None: the feed-forward layers are dense.
         context_channels: channels of the condition's context, read beside those of the state.
         read_context: what the context goes through first, to those channels at the resolution of the state.
-        generator: draws the initial weights; None leaves them as they are (meta device).
+        generator: for a network that draws its initial weights itself; None: there is nothing to draw, since it says
+            what its parameters begin with, or is built for their shapes alone.
     """
 
     config: C

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import torch
+
 from moe.placement.placement import Placement
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.model.build import build_model, parameter_shapes
+from trainer.model.bare import give_memory
+from trainer.model.build import bare_network, parameter_shapes
 from trainer.model.network import Network
 from trainer.model.weight_files import WEIGHTS
 from trainer.model.weights import check_weights, initialise_from
@@ -77,6 +80,7 @@ def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
         layout: how the ranks that use it share it.
         folder: the checkpoint.
     """
-    model = build_model(config, layout).eval()
+    model = bare_network(config, layout).eval()
+    give_memory(model, lambda parameter: torch.empty(parameter.shape, dtype=parameter.dtype))
     initialise_from(model, folder / WEIGHTS)
     return model

@@ -5,7 +5,6 @@ Shape suffixes: B batch, N tokens (patches), D width.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainer.config.network.transition import TransitionDiTConfig
@@ -27,22 +26,20 @@ class TransitionDiT(DiT):
         config: TransitionDiTConfig,
         *,
         shape: tuple[int, int, int],
-        generator: torch.Generator | None,
         **trunk: Any,
     ) -> None:
-        """Builds and initialises the network.
+        """Builds the network.
 
         Args:
             config: sizes.
             shape: (C, H, W) of an image; H and W are multiples of the patch size.
-            generator: draws the initial weights; None leaves them as they are (meta device).
             **trunk: what else a `DiT` is built from.
         """
-        super().__init__(config, shape=shape, generator=generator, **trunk)
+        super().__init__(config, shape=shape, **trunk)
         del self.unembed_patches  # the head is in its place
         values = shape[0] * config.patch_size**2
         self.mean = config.mean_velocity
-        self.head = FlowHead(config.head, values=values, features=config.hidden, generator=generator)
+        self.head = FlowHead(config.head, values=values, features=config.hidden)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
         """Computes the velocity of the flow, or what else is asked for; see :func:`trainer.model.transition.answer`."""

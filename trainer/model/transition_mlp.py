@@ -5,7 +5,6 @@ Shape suffixes: B batch, D width, 1 the only token of an example.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainer.config.network.transition import TransitionMLPConfig
@@ -22,21 +21,18 @@ class TransitionMLP(MLP):
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
     """
 
-    def __init__(
-        self, config: TransitionMLPConfig, *, num_values: int, generator: torch.Generator | None, **trunk: Any
-    ) -> None:
-        """Builds and initialises the network.
+    def __init__(self, config: TransitionMLPConfig, *, num_values: int, **trunk: Any) -> None:
+        """Builds the network.
 
         Args:
             config: sizes.
             num_values: of a vector.
-            generator: draws the initial weights; None leaves them as they are (meta device).
             **trunk: what else an `MLP` is built from.
         """
-        super().__init__(config, num_values=num_values, generator=generator, **trunk)
+        super().__init__(config, num_values=num_values, **trunk)
         del self.unembed_values  # the head is in its place
         self.mean = config.mean_velocity
-        self.head = FlowHead(config.head, values=num_values, features=config.hidden, generator=generator)
+        self.head = FlowHead(config.head, values=num_values, features=config.hidden)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
         """Computes the velocity of the flow, or what else is asked for; see :func:`trainer.model.transition.answer`."""

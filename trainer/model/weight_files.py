@@ -9,7 +9,7 @@ Either is meant by the path of the one file, and the second also by that of its 
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,18 @@ class Weights:
     def tensor(self, name: str) -> Tensor:
         """A tensor, on the CPU."""
         return self._file_of[name].get_tensor(name)
+
+    def rectangle(self, name: str, offset: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        """A rectangle of a tensor, on the CPU; only its rows are read.
+
+        Args:
+            name: of the tensor.
+            offset: index of the rectangle's first element.
+            sizes: of the rectangle.
+        """
+        if not sizes:
+            return self.tensor(name)
+        return self._file_of[name].get_slice(name)[tuple(slice(o, o + n) for o, n in zip(offset, sizes, strict=True))]
 
 
 @contextmanager

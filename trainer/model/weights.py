@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moe.files import FileError
-from trainer.model.parallel.parameters import named_parameters
+from trainer.model.parallel.parameters import held_pieces
+from trainer.model.values import SavedValues, fill
 from trainer.model.weight_files import open_weights
 
 ROUTERS = "routers.safetensors"
@@ -76,7 +76,6 @@ def load_routers(model: nn.Module, folder: Path) -> None:
         model.load_state_dict(learned, strict=False)
 
 
-@torch.no_grad()
 def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> None:
     """Fills a network, or this rank's part of it, from an ``ema.safetensors``.
 
@@ -88,13 +87,5 @@ def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> 
         new: what the names of parameters begin with that keep their values.
     """
     with open_weights(path) as weights:
-        for named in named_parameters(model):
-            if named.name.startswith(new):
-                continue
-            if named.stack is not None:
-                for row, name in enumerate(named.stack.names):
-                    named.parameter[row].copy_(weights.tensor(name))
-                continue
-            whole = weights.tensor(named.name)
-            named.parameter.copy_(whole if named.part is None else named.part.cut(whole))
+        fill(held_pieces(model), SavedValues(weights, new=new))
     load_routers(model, path.parent)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -16,22 +17,24 @@ class OwnWork:
 
     The backward pass is left out: there the ranks wait for each other, so that a slow one makes all of them late. With
     experts, ZeRO 3 or couplings over a whole step they wait for each other in the forward pass too, and the measured
-    spread is too small. On a GPU the time is the device's.
+    spread is too small. On a device the time is the device's, and that of the step before: the host need not wait for
+    it, since it has waited for the norm of that step's gradient.
 
     Args:
         device: where the rank computes.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._runtime: Any = None if device.type == "cpu" else torch.get_device_module(device)
         self._seconds = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: list[tuple[Any, Any]] = []
+        self._earlier: list[tuple[Any, Any]] = []
 
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Adds the time inside to the step's."""
-        if self._on_gpu:
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        if self._runtime is not None:
+            begin, end = (self._runtime.Event(enable_timing=True) for _ in range(2))
             begin.record()
             yield
             end.record()
@@ -42,11 +45,16 @@ class OwnWork:
             self._seconds += time.perf_counter() - begun
 
     def take(self) -> float:
-        """Seconds since the last call."""
-        for begin, end in self._events:
+        """Ends a step.
+
+        Returns:
+            Seconds since the last call; on a device those before it, 0 at first.
+        """
+        for begin, end in self._earlier:
             end.synchronize()
             self._seconds += begin.elapsed_time(end) / 1000
-        seconds, self._seconds, self._events = self._seconds, 0.0, []
+        seconds, self._seconds = self._seconds, 0.0
+        self._earlier, self._events = self._events, []
         return seconds
 
 
@@ -79,11 +87,12 @@ class Stragglers:
             step: the last of them.
 
         Returns:
-            ``time.step_spread``: the slowest rank's own work over the mean of all; 1 where all are alike.
+            ``time.step_spread``: the slowest rank's own work over the mean of all; 1 where all are alike, or where
+            nothing is known yet.
         """
         mean = sum(self._seconds) / len(self._seconds)
         slowest = max(range(len(self._seconds)), key=self._seconds.__getitem__)
-        spread = self._seconds[slowest] / mean
+        spread = self._seconds[slowest] / mean if mean else 1.0
         if self._factor is not None and spread > self._factor and time.monotonic() > self._said + QUIET_S:
             self._said = time.monotonic()
             print(

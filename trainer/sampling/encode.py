@@ -57,8 +57,9 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
     if (out / INDEX).exists():
         raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
     dataset = trainer.data.build(source)
-    with joined(Launch.from_environment(), expert_parallel=1):
-        model = restore(config, Layout.single(config), folder)
+    launch = Launch.from_environment()
+    with joined(launch, expert_parallel=1):
+        model = restore(config, Layout.single(config), folder).to(launch.device)
         assert isinstance(model, Autoencoder)
         for file in (*files_of(folder / WEIGHTS), folder / "config.yaml"):
             with replacing(out / FOLDER / file.name) as temporary:

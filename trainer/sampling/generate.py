@@ -20,6 +20,7 @@ from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
 from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.sampling.text import RULE, continue_texts, readable
+from trainer.trace.clock import clock_of
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
 
@@ -97,7 +98,7 @@ def run(request: GenerateRequest) -> int:
     check_restorable(config, folder)
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
-        model = restore(config, layout, folder)
+        model = restore(config, layout, folder).to(launch.device)
         recorder = None if request.record is None else _recorder(request.record, config, model, launch)
         with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
             texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
@@ -149,6 +150,7 @@ def _recorder(folder: Path, config: RunConfig, model: Network, launch: Launch) -
         config_sha256=config_digest(config),
         group_names=group_names(),
         blocks=list(model.blocks),
+        clock=clock_of(launch.device),
     )
 
 

@@ -136,6 +136,7 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
     check_restorable(config, folder)
     compared = compared_with(config, data)
     check_latents(config)
-    with joined(Launch.from_environment()):
-        model = restore(config, Layout.single(config), folder)
+    launch = Launch.from_environment()
+    with joined(launch):
+        model = restore(config, Layout.single(config), folder).to(launch.device)
         yield TrainedFlow(compared, FlowParts(compared), model, folder.name)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from moe.host_copies import to_device
 from trainer.config.constraints.drawing import drawable
 from trainer.config.model import AutoencoderConfig, GPTConfig
 from trainer.config.run import PointSample, RunConfig
@@ -72,6 +73,12 @@ class FlowTask(Task[DrawnPoints]):
         )
         self.label_dropout = config.model.label_dropout
 
+    def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """See `Task.source`; standard normal source points, where the coupling would draw them."""
+        if batch.x_0 is not None or not getattr(self.coupling, "normal_source", False):
+            return None
+        return torch.randn(len(batch.x_1), *self.config.state_shape, generator=generator)
+
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> list[DrawnPoints]:
@@ -122,11 +129,11 @@ class FlowTask(Task[DrawnPoints]):
             t = start + (end - start) * t
         sample = self.parts.path.sample(pairs, t, generator=generator)
         if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
-            sample = sample._replace(keys=random_keys(len(t), generator).to(t.device))
+            sample = sample._replace(keys=to_device(random_keys(len(t), generator), t.device))
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
 
     def _hide_labels(self, labels: Tensor | None, generator: torch.Generator) -> Tensor | None:
         if labels is None:
             return None
         hidden = torch.rand(labels.shape, generator=generator) < self.label_dropout
-        return labels.masked_fill(hidden.to(labels.device), self.parts.null_label)
+        return labels.masked_fill(to_device(hidden, labels.device), self.parts.null_label)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from moe.host_copies import to_device
 from trainer.config.model import AutoencoderConfig
 from trainer.config.run import RunConfig
 from trainer.data import Batch
@@ -68,4 +69,4 @@ class ReconstructionTask(Task[DrawnImages]):
     def _draw(self, images: Tensor, generator: torch.Generator) -> DrawnImages:
         height, width = (length // self._model.factor for length in images.shape[2:])
         shape = len(images), self._model.latent_channels, height, width
-        return DrawnImages(None, images, torch.randn(shape, generator=generator).to(images.device))
+        return DrawnImages(None, images, to_device(torch.randn(shape, generator=generator), images.device))

@@ -14,7 +14,7 @@ from torch import Tensor
 from moe.router.protocol import Router
 from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import step_folder, step_of
-from trainer.checkpoint.intact import newest_intact_collective, weights_file
+from trainer.checkpoint.intact import newest_intact_collective
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.resuming import load_checkpoint
@@ -25,17 +25,16 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples
 from trainer.data.bad_examples import BadExampleList
-from trainer.data.prefetcher import Prefetcher
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
 from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.distributed.process.vigil import vigil_over_run
 from trainer.distributed.process.watchdog import watchdog
 from trainer.flow.coupling.gather import gathered
-from trainer.model.build import build_model, new_parameters
+from trainer.model.build import bare_network
 from trainer.model.parallel.parameters import HoldsExperts
-from trainer.model.weights import initialise_from
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.memory import peak_memory
 from trainer.observe.profile import ProfileWindow
@@ -49,9 +48,10 @@ from trainer.training.failure import RunFailed
 from trainer.training.generators import deterministic_operations, seed_dropout
 from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
-from trainer.training.reduction import agree, mean_terms
+from trainer.training.reduction import Exchange, mean_terms
 from trainer.training.schedule import learning_rate
-from trainer.training.shares import Shares
+from trainer.training.shares import Shares, reading_ahead
+from trainer.training.start import write_initial_weights
 from trainer.training.task import Task, Weighted
 from trainer.training.validation import HeldOut
 from trainer.training.weighting import effective_share
@@ -88,12 +88,15 @@ def train(
     folder, limits = config.run.dir, config.guard
     with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
         try:
-            with joined(
-                launch,
-                expert_parallel=layout.expert_parallel,
-                tensor_parallel=layout.tensor_parallel,
-                relay_ranks=layout.relay_ranks,
-                timeout_s=limits.collective_timeout_s,
+            with (
+                joined(
+                    launch,
+                    expert_parallel=layout.expert_parallel,
+                    tensor_parallel=layout.tensor_parallel,
+                    relay_ranks=layout.relay_ranks,
+                    timeout_s=limits.collective_timeout_s,
+                ),
+                vigil_over_run(folder, launch.rank, limits.collective_timeout_s),
             ):
                 resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
                 if resumes is not None:
@@ -143,17 +146,19 @@ class _Training:
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         self.task = task
         check_cycle(config, task.cycle)
-        self.module = build_model(config, layout)
+        self.module = bare_network(config, layout)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
-        if config.model.init_from is not None and resumes is None:
-            initialise_from(self.module, weights_file(config.model.init_from), new_parameters(config))
         losses = replace(layout, accumulation=layout.accumulation * task.passes)
         self.engine = build_engine(self.module, config, losses, launch.device)
+        if resumes is None:
+            write_initial_weights(self.engine, config)
         self.average = MovingAverage(self.engine, config.optim.ema_decay)
         self.networks = TrainingNetworks(self.engine, self.average)
         self.loader = self._train_loader()
-        self.prefetcher = Prefetcher(self.loader, config.data_loading)
+        self.prefetcher = reading_ahead(
+            task, self.loader, config.data_loading, seed=config.run.seed, device=launch.device
+        )
         self.data_ranks = data_ranks()
         ranks_per_node = config.trace.ranks_per_node or launch.local_world_size
         self.expert_load = ExpertLoad(self.module, ranks_per_node, config.moe.dispatch if config.moe else "home")
@@ -253,11 +258,13 @@ class _Training:
                     self.engine.backward(loss)
             losses.append(loss.detach())
             terms.append(computed.terms)
-        agreed = agree(losses, own_s=self.own_work.take(), stop=self.stop.made)
+        exchange = Exchange(losses, own_s=self.own_work.take(), stop=self.stop.made)
         with self.trace.update(step, self.layout.accumulation * self.task.passes - 1), phase("optimizer"):
             outcome = self.engine.step(
-                learning_rate(self.config.optim, step), lambda norm: self.guard.objection(agreed.losses, norm)
+                learning_rate(self.config.optim, step),
+                lambda norm: self.guard.objection(exchange.result().losses, norm),
             )
+        agreed = exchange.result()
         if outcome.reason is None:
             self.guard.taken(agreed.losses, outcome.norm)
             self.average.update(step)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,24 +24,44 @@ class Agreement:
     stop: bool
 
 
-def agree(losses: Sequence[Tensor], own_s: float, stop: bool) -> Agreement:
-    """Exchanges what the ranks must decide alike; collective: one all-reduce of 24 bytes for each rank.
+class Exchange:
+    """What the ranks must decide alike, on its way to all of them; collective: one all-reduce of 24 bytes a rank.
 
-    Args:
-        losses: of this rank's micro batches.
-        own_s: seconds of its own work.
-        stop: it was told to stop.
+    On a device it is queued like any other work. A step therefore goes on until it needs a value anyway, the norm of
+    its gradient, and by then the exchange is done.
     """
-    loss = torch.stack(list(losses)).double().mean()
-    rows = torch.zeros(dist.get_world_size(), 3, dtype=torch.float64, device=loss.device)
-    rows[dist.get_rank()] = torch.stack([loss, loss.new_tensor(own_s), loss.new_tensor(float(stop))])
-    dist.all_reduce(rows)
-    by_rank = rows.tolist()
-    return Agreement(
-        losses=tuple(row[0] for row in by_rank),
-        own_s=tuple(row[1] for row in by_rank),
-        stop=any(row[2] for row in by_rank),
-    )
+
+    def __init__(self, losses: Sequence[Tensor], own_s: float, stop: bool) -> None:
+        """Sends this rank's part.
+
+        Args:
+            losses: of this rank's micro batches.
+            own_s: seconds of its own work.
+            stop: it was told to stop.
+        """
+        loss = torch.stack(list(losses)).double().mean()
+        rows = torch.zeros(dist.get_world_size(), 3, dtype=torch.float64, device=loss.device)
+        own = rows[dist.get_rank()]
+        own[0] = loss
+        own[1].fill_(own_s)
+        own[2].fill_(float(stop))
+        dist.all_reduce(rows)
+        self._rows = rows.to("cpu", non_blocking=True)
+        self._arrived: Any = None
+        if rows.device.type != "cpu":
+            self._arrived = torch.get_device_module(rows.device).Event()
+            self._arrived.record()
+
+    def result(self) -> Agreement:
+        """What all ranks said; waits for the exchange unless the host has waited for something queued after it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        by_rank = self._rows.tolist()
+        return Agreement(
+            losses=tuple(row[0] for row in by_rank),
+            own_s=tuple(row[1] for row in by_rank),
+            stop=any(row[2] for row in by_rank),
+        )
 
 
 def mean_terms(terms: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

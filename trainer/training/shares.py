@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainer.data import Batch, Loader
 from trainer.data.bad_examples import BadExampleList
+from trainer.data.loading import DataLoadingConfig
 from trainer.data.prefetcher import Prefetcher
 from trainer.observe.stragglers import OwnWork
 from trainer.trace.context import phase
@@ -18,6 +19,28 @@ from trainer.trace.session import TraceSession
 from trainer.training.generators import micro_batch_generator
 from trainer.training.task import Drawn, Networks, Task
 from trainer.training.weighting import relative_weights
+
+
+def reading_ahead(
+    task: Task[Any], loader: Loader, config: DataLoadingConfig, *, seed: int, device: torch.device
+) -> Prefetcher:
+    """Reads the batches of a run ahead, with what their task draws for them alone, from where the device copies them.
+
+    Args:
+        task: what the run learns.
+        loader: deals the examples.
+        config: how far ahead, and by how many threads.
+        seed: of the run.
+        device: where this rank computes.
+    """
+
+    def complete(step: int, local: int, batch: Batch) -> Batch:
+        generator = micro_batch_generator(seed, "train source", step + 1, loader.global_micro(local))
+        source = task.source(batch, generator)
+        completed = batch if source is None else replace(batch, x_0=source)
+        return completed if device.type == "cpu" else completed.pinned()
+
+    return Prefetcher(loader, config, complete)
 
 
 @dataclass(frozen=True)

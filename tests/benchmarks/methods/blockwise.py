@@ -36,6 +36,7 @@ from trainer.flow.sampler import EulerConfig, SegmentedConfig
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.feature_extractor.file import write_extractor
+from trainer.model.values import initialised
 from trainer.task import FlowTask
 
 SEEDS = (0, 1, 2)
@@ -58,7 +59,7 @@ def points(found: Rows, seed: int, steps: int) -> None:
         config = BlockwiseMLPConfig(segments=segments, hidden=hidden)
         time = {"time": {"kind": "stratified", "segments": segments}} if segments > 1 else {}
         task = flow_task(time, model=config.model_dump())
-        network = BlockwiseMLP(config, num_values=2, num_classes=0, generator=torch.Generator().manual_seed(seed))
+        network = initialised(BlockwiseMLP(config, num_values=2, num_classes=0), seed)
         trained = train(task, data, network, steps=steps, batch=768, lr=3e-3, seed=seed)
         drawn[name] = followed(task, trained, x_0, UNCONDITIONAL, 48 // segments, segments)
     for name, x in drawn.items():
@@ -126,8 +127,7 @@ class DigitsOfASeed:
 
     def _network(self, **settings: Any) -> Blockwise:
         config = BlockwiseConfig(**DIGITS, **settings)
-        generator = torch.Generator().manual_seed(self.seed)
-        return Blockwise(config, shape=(1, 8, 8), num_classes=10, generator=generator)
+        return initialised(Blockwise(config, shape=(1, 8, 8), num_classes=10), self.seed)
 
     def _task(self, objective: dict[str, Any]) -> FlowTask:
         flow = {"time": {"kind": "stratified", "segments": 4}, "objective": objective}

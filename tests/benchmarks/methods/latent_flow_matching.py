@@ -30,6 +30,7 @@ from trainer.flow.context import SemanticMapConfig, block_levels
 from trainer.flow.space import Space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
+from trainer.model.values import initialised
 from trainer.sampling.latent_space import Coder, Latents
 from trainer.task import FlowTask, ReconstructionTask
 
@@ -71,7 +72,7 @@ class ToldOfMaps(nn.Module):
         super().__init__()
         channels, height, width = state
         halvings = (8 // height).bit_length() - 1
-        self.read = SpatialRescaler(MAP.levels, channels, halvings, torch.Generator().manual_seed(seed))
+        self.read = initialised(SpatialRescaler(MAP.levels, channels, halvings), seed)
         values = channels * height * width
         self.network = PlainNetwork(
             values, hidden=256, layers=3, seed=seed, num_classes=CLASSES, num_context_values=values
@@ -173,7 +174,7 @@ class Measurement:
         self._note(OF_MAPS, gradient=gradient)
 
     def _trained(self, config: AutoencoderConfig) -> Autoencoder:
-        coder = Autoencoder(config, shape=(1, 8, 8), generator=self._generator())
+        coder = initialised(Autoencoder(config, shape=(1, 8, 8)), self.seed)
         data = rows(self.images)
         document = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, "model": config.model_dump()}
         task = ReconstructionTask(RunConfig.model_validate(document))

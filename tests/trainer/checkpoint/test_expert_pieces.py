@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from tests.ranks import run_ranks
 from tests.trainer.training.migration.migrated import EXPERTS, LAYERS, Run, configuration
-from trainer.checkpoint.pieces import PieceLoadPlanner, PieceSavePlanner, pieced
-from trainer.checkpoint.storage import SafetensorsReader, SafetensorsWriter, whole_tensors
+from trainer.checkpoint.redivision import fill
+from trainer.checkpoint.storage import SavedState, write_index, write_pieces
+from trainer.checkpoint.writers import share
 from trainer.model.parallel.region import Region
 from trainer.model.parallel.state import StatePiece
 
@@ -49,26 +49,30 @@ def pieces_of_single_parameters(rank: int, num_ranks: int) -> list[StatePiece]:
     return pieces
 
 
+def write(folder: Path, rank: int, pieces: list[StatePiece]) -> None:
+    """Saves the pieces of all ranks."""
+    assert dist.group.WORLD is not None
+    folder.mkdir(exist_ok=True)
+    write_pieces(folder, rank, share(pieces, dist.group.WORLD).pieces)
+    write_index(folder, dist.get_world_size())
+    dist.barrier()
+
+
 def read_and_written(rank: int, world_size: int, folder: Path) -> dict[str, int]:
     """Reads pieces of single parameters with engines of stacks and writes theirs; returns the pieces of each."""
     from trainer.distributed.groups import divide_ranks, unite_ranks
 
     old = pieces_of_single_parameters(rank, world_size)
-    writer = SafetensorsWriter(folder / "old", rank)
-    dcp.save(pieced(old), storage_writer=writer, planner=PieceSavePlanner())
+    write(folder / "old", rank, old)
     found = {"old": len(old)}
     for name, (stage, expert) in DIVISIONS.items():
         divide_ranks(expert, 1)
         run = Run(configuration(zero_stage=stage, expert_parallel=expert), world_size)
         pieces = [piece for piece in run.engine.state() if piece.name in MATRICES]
         assert len(pieces) == sum(".experts." in piece.name for piece in run.engine.state())
-        dcp.load(pieced(pieces), storage_reader=SafetensorsReader(folder / "old"), planner=PieceLoadPlanner())
+        fill(folder / "old", rank, pieces)
         run.engine.state_loaded(3)
-        dcp.save(
-            pieced(pieces),
-            storage_writer=SafetensorsWriter(folder / name, rank),
-            planner=PieceSavePlanner(),
-        )
+        write(folder / name, rank, pieces)
         for shard in run.engine.shards():
             assert shard.expert is None or torch.equal(shard.tensor, value(shard.name, "weight"))
         found[name] = len(pieces)
@@ -90,7 +94,8 @@ def found(folder: Path) -> list[dict[str, int]]:
 def test_engines_of_stacks_read_them_and_write_the_same(folder: Path, found: list[dict[str, int]]) -> None:
     assert set(found[0]) == {"old", *DIVISIONS}
     for written, kind in itertools.product(found[0], KINDS):
-        tensors = whole_tensors(folder / written, kind)
+        saved = SavedState(folder / written).of_kind(kind)
+        tensors = {name: tensor.values() for name, tensor in saved.items()}
         assert tensors.keys() == MATRICES.keys(), written
         for name, tensor in tensors.items():
             assert torch.equal(tensor, value(name, kind)), (written, name)

@@ -19,6 +19,7 @@ from trainer.flow.space import Identity
 from trainer.model.build import build_model
 from trainer.model.dit import DiT
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
+from trainer.model.values import initialised
 from trainer.task import FlowTask
 
 KINDS = [pytest.param(member, id=name(member)) for member in members(context.Config)]
@@ -118,7 +119,7 @@ def test_a_map_says_how_bright_each_block_is() -> None:
 
 
 def test_the_rescaler_takes_means_of_blocks_and_then_a_matrix() -> None:
-    layer = SpatialRescaler(3, 2, 2, generator())
+    layer = initialised(SpatialRescaler(3, 2, 2), 0)
     told = torch.randn(5, 3, 8, 8, generator=generator(1))
     means = told.reshape(5, 3, 2, 4, 2, 4).mean((3, 5))
     expected = torch.einsum("ok,bkhw->bohw", layer.weight[:, :, 0, 0], means)

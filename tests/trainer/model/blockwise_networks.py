@@ -9,6 +9,7 @@ from tests.benchmarks.methods.plain_loop import flow_task
 from trainer.config.model import BlockwiseConfig
 from trainer.flow import Condition, path
 from trainer.model.blockwise import Blockwise
+from trainer.model.values import initialised
 from trainer.task import FlowTask
 
 SIZES: dict[str, Any] = {"segments": 3, "hidden": 16, "num_heads": 2, "trunk_layers": 2, "segment_layers": 1}
@@ -19,7 +20,7 @@ STRAIGHT = path.build(path.LinearConfig())
 def network(**settings: Any) -> Blockwise:
     """A network on images 1 x 4 x 4, all of whose weights differ from 0."""
     config = BlockwiseConfig(**{**SIZES, **settings})
-    made = Blockwise(config, shape=(1, 4, 4), num_classes=CLASSES, generator=torch.Generator().manual_seed(0))
+    made = initialised(Blockwise(config, shape=(1, 4, 4), num_classes=CLASSES), 0)
     return stirred(made).eval()
 
 

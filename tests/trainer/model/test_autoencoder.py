@@ -20,6 +20,7 @@ from trainer.data import Batch, ShardsConfig, read_index
 from trainer.evaluation.judgement import judge_features
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.feature_extractor.file import write_extractor
+from trainer.model.values import initialised
 from trainer.sampling.latent_space import build as build_space
 from trainer.task import ReconstructionTask
 
@@ -27,7 +28,7 @@ SIZES = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=3, factor=4)
 
 
 def network(seed: int = 0) -> Autoencoder:
-    return Autoencoder(SIZES, shape=(1, 8, 12), generator=torch.Generator().manual_seed(seed))
+    return initialised(Autoencoder(SIZES, shape=(1, 8, 12)), seed)
 
 
 def images(num: int = 5) -> torch.Tensor:

@@ -12,6 +12,7 @@ from trainer.flow.past import Past
 from trainer.flow.question import NextStates, NextToken, OfToken
 from trainer.model.causal_transition import CausalTransition
 from trainer.model.layer.patches import PatchGrid
+from trainer.model.values import initialised
 
 NUM, CLASSES = 3, 4
 SHAPES = {"vector": (3,), "image": (2, 4, 6)}
@@ -32,7 +33,7 @@ def network(history: str, shape: tuple[int, ...] = (3,), transitions: int = 2) -
         }
     )
     generator = torch.Generator().manual_seed(0)
-    built = CausalTransition(config, shape=shape, num_classes=CLASSES, generator=generator)
+    built = initialised(CausalTransition(config, shape=shape, num_classes=CLASSES), 0)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))

@@ -18,6 +18,7 @@ from tests.trainer.model.language_models import SIZES, dense, window
 from trainer.config.model import GPTConfig
 from trainer.model.gpt import GPT, FeedForward
 from trainer.model.layer.attention import attend_last, attend_scattered, attend_whole, rotated
+from trainer.model.values import initialised
 
 exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
 
@@ -157,7 +158,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
         assert float(gradient[row, column]) == pytest.approx((steps[0] - steps[1]) / 2e-5, rel=1e-6, abs=1e-9)
 
 
-def test_initial_weights_come_from_the_generator_alone() -> None:
+def test_initial_weights_come_from_the_seed_alone() -> None:
     torch.manual_seed(1)
     one = dense(3).state_dict()
     torch.manual_seed(2)
@@ -169,8 +170,7 @@ def test_initial_weights_come_from_the_generator_alone() -> None:
 
 def test_a_fresh_model_predicts_every_byte_alike() -> None:
     config = GPTConfig(hidden=64, num_layers=4)
-    generator = torch.Generator().manual_seed(0)
-    model = GPT(config, feed_forward=lambda _: FeedForward(64, 256), generator=generator)
+    model = initialised(GPT(config, feed_forward=lambda _: FeedForward(64, 256)), 0)
     losses = model(*window(batch=8, length=64))
     assert float(losses.detach().mean()) == pytest.approx(np.log(256), abs=0.05)
 

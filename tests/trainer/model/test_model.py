@@ -156,7 +156,7 @@ def test_patches_and_image_are_inverse(patch_size: int) -> None:
 def test_patches_keep_channels_apart() -> None:
     sizes = configuration().model
     assert isinstance(sizes, DiTConfig)
-    model = DiT(sizes, shape=(3, 4, 8), num_classes=10, feed_forward=lambda _: nn.Identity(), generator=None)
+    model = DiT(sizes, shape=(3, 4, 8), num_classes=10, feed_forward=lambda _: nn.Identity())
     images = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
     assert model.grid.patches(images).shape == (2, 8, 12)
     assert torch.equal(model.grid.images(model.grid.patches(images)), images)

@@ -14,7 +14,8 @@ def build_engine(module: Network, config: RunConfig, layout: Layout, device: tor
     """Hands a network to the engine that `engine.kind` names; collective.
 
     Args:
-        module: the network, float32 on the CPU.
+        module: the network, float32 on the CPU, or with its parameters on the meta device; then its weights are
+            to be written before it is used.
         config: the run.
         layout: how it is laid out.
         device: where this rank computes.

@@ -4,7 +4,7 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from moe.layer import PlacedMoELayer
 from trainer.config.engine import DeepSpeedConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.distributed.engine.deepspeed_memory import prepare, without_copies
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
 from trainer.distributed.engine.deepspeed_settings import settings_of, zero_optimizer_in_every_stage
 from trainer.distributed.engine.deepspeed_state import (
@@ -34,8 +35,10 @@ from trainer.distributed.engine.deepspeed_state import (
     use_weights,
 )
 from trainer.distributed.engine.deepspeed_step import take_zero_step
+from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import STATE, StepOutcome
 from trainer.distributed.groups import group_names
+from trainer.model.bare import is_bare
 from trainer.model.network import Network
 from trainer.model.parallel.parameters import NamedParameter, named_parameters
 from trainer.model.parallel.state import Shard, StatePiece
@@ -48,14 +51,18 @@ class DeepSpeedEngine:
         """Hands the network to DeepSpeed.
 
         Args:
-            module: the network, float32 on the CPU.
+            module: the network, float32 on the CPU, or with its parameters on the meta device.
             config: the run.
             layout: how it is laid out.
             device: where this rank computes.
         """
         assert isinstance(config.engine, DeepSpeedConfig)
-        self.module = module.to(device)
         self._stage = config.engine.zero_stage
+        bare = is_bare(module)
+        if bare:
+            computes_in = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+            prepare(module, self._stage, computes_in, device)
+        self.module = module.to(device)
         self._has_experts = config.moe is not None
         self._tensor_parallel = layout.tensor_parallel
         self._clip_norm = config.optim.clip_norm
@@ -78,7 +85,7 @@ class DeepSpeedEngine:
         # The optimiser is torch's own without ZeRO, else DeepSpeed's; neither type says what it holds.
         self._engine: Any
         self._optimizer: Any
-        with zero_optimizer_in_every_stage():
+        with zero_optimizer_in_every_stage(), without_copies() if bare else nullcontext():
             self._engine, self._optimizer, *_ = deepspeed.initialize(
                 model=module,
                 optimizer=optimizer,
@@ -199,18 +206,19 @@ class DeepSpeedEngine:
         """
         from megatron.core import parallel_state
 
-        whole, experts, parts = torch.zeros(3, device=self._engine.device)
-        gradients = []
+        whole, experts, parts = [], [], []
         for named in self._named:
             if named.parameter.grad is not None:
-                gradients.append(named.parameter.grad)
                 kind = experts if named.stack is not None else whole if named.part is None else parts
-                kind += named.parameter.grad.float().square().sum()
+                kind.append(named.parameter.grad)
+        gradients = [*whole, *experts, *parts]
+        none = torch.zeros((), device=self._engine.device)
+        of_whole, of_experts, of_parts = (sum_of_squares(kind, none) for kind in (whole, experts, parts))
         if self._has_experts:
-            dist.all_reduce(experts, group=parallel_state.get_expert_model_parallel_group())
+            dist.all_reduce(of_experts, group=parallel_state.get_expert_model_parallel_group())
         if self._tensor_parallel > 1:
-            dist.all_reduce(parts, group=_tensor_group())
-        return gradients, float((whole + experts + parts).sqrt())
+            dist.all_reduce(of_parts, group=_tensor_group())
+        return gradients, float((of_whole + of_experts + of_parts).sqrt())
 
 
 def _data_group() -> dist.ProcessGroup:

@@ -47,6 +47,7 @@ def settings_of(config: RunConfig, engine: DeepSpeedConfig, layout: Layout, elem
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "timers": {"throughput": {"enabled": False}},  # they would wait for the device in every micro batch
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch.distributed.tensor import DTensor
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import MOMENTS, STATE, StepOutcome
 from trainer.distributed.groups import group_names
+from trainer.model.bare import is_bare
 from trainer.model.network import Network
 from trainer.model.parallel.parameters import NamedParameter, named_parameters
 from trainer.model.parallel.region import Region
@@ -40,7 +43,7 @@ class FSDPEngine:
         """Divides the network over the ranks.
 
         Args:
-            module: the network, float32 on the CPU, without experts.
+            module: the network without experts, float32 on the CPU, or with its parameters on the meta device.
             config: the run.
             layout: how it is laid out.
             device: where this rank computes.
@@ -53,8 +56,13 @@ class FSDPEngine:
         self._group, self._accumulation, self._clip_norm = group, layout.accumulation, config.optim.clip_norm
         self._mesh = DeviceMesh.from_group(group, device.type)
         self._micro = 0
-        self.module = module.to(device)
+        self.module = module
+        bare = is_bare(module)
+        if not bare:
+            module.to(device)
         self._units = self._divided(config.engine)
+        if bare:
+            module._apply(partial(_on, device))
         self._named = named_parameters(module)
         self._parts_group = parallel_state.get_tensor_model_parallel_group() if layout.tensor_parallel > 1 else None
         self._optimizer = torch.optim.AdamW(
@@ -167,18 +175,17 @@ class FSDPEngine:
 
     def _gradients(self) -> tuple[list[Tensor], float]:
         """This rank's rows of the averaged gradients, and the norm of the whole ones, each element counted once."""
-        whole, parts = torch.zeros(2, device=self._mesh.device_type)
-        gradients = []
+        whole, parts = [], []
         for named in self._named:
             if named.parameter.grad is not None:
-                gradients.append(_rows(named.parameter.grad))
-                squares = whole if named.part is None else parts
-                squares += gradients[-1].square().sum()
+                (whole if named.part is None else parts).append(_rows(named.parameter.grad))
+        none = torch.zeros((), device=self._mesh.device_type)
+        of_whole, of_parts = sum_of_squares(whole, none), sum_of_squares(parts, none)
         if self._parts_group is not None:
-            dist.all_reduce(parts, group=self._parts_group)
-        squares = whole + parts
+            dist.all_reduce(of_parts, group=self._parts_group)
+        squares = of_whole + of_parts
         dist.all_reduce(squares, group=self._group)
-        return gradients, float(squares.sqrt())
+        return [*whole, *parts], float(squares.sqrt())
 
     def _region(self, named: NamedParameter) -> Region:
         """This rank's rows: as many on every rank, but for the last ranks that get any."""
@@ -196,6 +203,11 @@ class FSDPEngine:
             state["step"] = torch.zeros((), device=parameter.device)
             state.update({kind: torch.zeros_like(parameter, requires_grad=False) for kind in MOMENTS})
         return state
+
+
+def _on(device: torch.device, tensor: Tensor) -> Tensor:
+    """Memory for a tensor that has none, of this rank's rows alone; any other tensor moved."""
+    return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
 
 
 def _rows(tensor: Tensor) -> Tensor:

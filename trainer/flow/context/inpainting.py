@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moe.host_copies import to_device
 from moe.validation.section import Section
 from trainer.flow.context.mask import BoxesConfig, MaskConfig, draw_holes
 from trainer.flow.context.protocol import Context, Seen
@@ -38,7 +39,7 @@ class Inpainting(Context):
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
         """See `Context.draw`; the context has one channel more than a state."""
         num, _, height, width = images.shape
-        hole = draw_holes(self._mask, num, height, width, generator=generator).to(images.device)
+        hole = to_device(draw_holes(self._mask, num, height, width, generator=generator), images.device)
         picture = images.masked_fill(hole, 0)
         known = space.encode(picture, generator=generator)
         rows, columns = known.shape[2:]

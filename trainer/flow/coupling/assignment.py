@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from moe.host_copies import to_device
 from moe.validation.section import Section
 from trainer.flow.coupling.cost import Cost, cost_matrix
 from trainer.flow.coupling.matched import Match, Matching, Scope
@@ -45,4 +46,4 @@ class Assignment(Matching):
         # |x_0 - x_1|^2 summed over a permutation is a constant less twice the sum of the products.
         costs = cost_matrix(x_1, x_0, "l2") if self.cost == "l2" else -(x_1.float() @ x_0.float().mT)
         _, source = linear_sum_assignment(costs.cpu().numpy())
-        return Match(torch.from_numpy(source).to(x_1.device))
+        return Match(to_device(torch.from_numpy(source), x_1.device))

@@ -58,6 +58,8 @@ class GibbsWeighted(Coupling):
         ValueError: a setting out of its range.
     """
 
+    normal_source = True
+
     def __init__(self, cost: Cost = "l2", epsilon: float | None = None, share: float = 0.5, kappa: float = 1.0) -> None:
         if epsilon is not None and not epsilon > 0:
             raise ValueError(f"epsilon: not positive ({epsilon}); give a number above 0, or None for one by the share")

@@ -24,6 +24,8 @@ class Independent(Coupling):
     Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, section 4.
     """
 
+    normal_source = True
+
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:

@@ -54,6 +54,8 @@ class Matched(Coupling):
         scope: the points that are matched together in training: those of a micro batch, or of a whole step.
     """
 
+    normal_source = True
+
     def __init__(self, matching: Matching, scope: Scope) -> None:
         self.matching = matching
         self.scope: Scope = scope

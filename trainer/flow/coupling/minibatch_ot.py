@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from moe.host_copies import to_device
 from moe.ot.costs import spread
 from moe.ot.sinkhorn import sinkhorn
 from moe.validation.section import Section
@@ -84,7 +85,7 @@ class Entropic(Matching):
         """See `Matching`."""
         log_plan = self.log_plan(x_0, x_1)
         drawn = torch.multinomial(log_plan.softmax(0).mT.to(generator.device), 1, generator=generator)[:, 0]
-        return Match(drawn.to(x_1.device), log_plan.logsumexp(0) if self.weighs else None)
+        return Match(to_device(drawn, x_1.device), log_plan.logsumexp(0) if self.weighs else None)
 
     def log_plan(self, x_0: Tensor, x_1: Tensor) -> Tensor:
         """Logarithms of the plan between source points [N, F] and data points [M, F] of mass 1 each, [N, M]."""

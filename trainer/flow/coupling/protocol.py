@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from moe.host_copies import to_device
 from trainer.flow.condition import UNCONDITIONAL, Condition
 
 
@@ -31,7 +32,14 @@ class Pairs(NamedTuple):
 
 
 class Coupling(Protocol):
-    """Draws source points for data points and decides which of them form pairs."""
+    """Draws source points for data points and decides which of them form pairs.
+
+    Attributes:
+        normal_source: a standard normal draw for each data point, given as `x_0`, is what it would draw itself, so that
+            it may be drawn while the data are read.
+    """
+
+    normal_source: bool = False
 
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
@@ -97,7 +105,8 @@ def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator)
         ValueError: `x_0` has another shape than `x_1`.
     """
     if x_0 is None:
-        return torch.empty_like(x_1, device=generator.device).normal_(generator=generator).to(x_1.device)
+        drawn = torch.empty_like(x_1, device=generator.device).normal_(generator=generator)
+        return to_device(drawn, x_1.device)
     if x_0.shape != x_1.shape:
         raise ValueError(f"x_0: shape {tuple(x_0.shape)} is not that of x_1, {tuple(x_1.shape)}; give one per row")
     return x_0

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moe.host_copies import to_device
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.coupling import Coupling, Independent
 from trainer.flow.field import NetworkField
@@ -133,5 +134,5 @@ class FlowMatching:
         weight = None if pairs.log_weight is None else len(x_1) * pairs.log_weight.softmax(0)
         sample = self.path.sample(pairs, t, generator=generator)
         if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
-            sample = sample._replace(keys=random_keys(len(t), generator).to(t.device))
+            sample = sample._replace(keys=to_device(random_keys(len(t), generator), t.device))
         return sample, weight, pairs.condition

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moe.host_copies import to_device
+
 
 class UniformSpline:
     """Cubic polynomials between knots that divide [0, 1] evenly; value and slope are continuous.
@@ -40,7 +42,7 @@ class UniformSpline:
         Returns:
             Values and derivatives [B, F] in the type and on the device of `t`, computed in float64.
         """
-        values, slopes = self.values.to(t.device), self.slopes.to(t.device)
+        values, slopes = to_device(self.values, t.device), to_device(self.slopes, t.device)
         pieces = len(values) - 1
         place = t.double() * pieces
         left = place.floor().clamp(0, pieces - 1).long()

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from moe.host_copies import to_device
 from moe.validation.section import Section
 from trainer.flow.time.protocol import TimeSampler
 
@@ -45,4 +46,4 @@ class Grid(TimeSampler):
     ) -> Tensor:
         """See `TimeSampler.sample`."""
         drawn = torch.randint(self.steps, (batch_size,), generator=generator, device=generator.device)
-        return (drawn.to(dtype) / self.steps).to(device)
+        return to_device(drawn.to(dtype) / self.steps, device)

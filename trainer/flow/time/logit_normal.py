@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from moe.host_copies import to_device
 from moe.validation.section import Section
 from trainer.flow.time.protocol import TimeSampler
 
@@ -49,4 +50,4 @@ class LogitNormal(TimeSampler):
     ) -> Tensor:
         """See `TimeSampler.sample`."""
         z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=dtype)
-        return torch.sigmoid(self.mean + self.std * z).to(device)
+        return to_device(torch.sigmoid(self.mean + self.std * z), device)

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from moe.host_copies import to_device
 from moe.validation.section import Section
 from trainer.flow.time.protocol import TimeSampler
 
@@ -46,7 +47,7 @@ class Stratified(TimeSampler):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """See `TimeSampler.sample`."""
-        u = torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype).to(device)
+        u = to_device(torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype), device)
         u = u.clamp_max(1 - self.segments * torch.finfo(dtype).eps)  # rounding up would move it to the next segment
         segment = (torch.arange(batch_size, device=device) % self.segments).sort().values
         return (segment + u) / self.segments

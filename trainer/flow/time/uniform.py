@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from moe.host_copies import to_device
 from moe.validation.section import Section
 from trainer.flow.time.protocol import TimeSampler
 
@@ -32,4 +33,4 @@ class Uniform(TimeSampler):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """See `TimeSampler.sample`."""
-        return torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype).to(device)
+        return to_device(torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype), device)

@@ -4,15 +4,13 @@ Shape suffixes: B batch, N tokens, D width.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.network.mlp import INPUT_WAVES
-from trainer.model.layer.segments import SegmentLinear
 
 LARGEST_PERIOD = 10_000.0
 TIME_SCALE = 1_000.0
@@ -55,30 +53,6 @@ def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dty
 def time_embedding(width: int) -> nn.Sequential:
     """What waves of the time go through."""
     return nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-
-
-def initialise(
-    network: nn.Module, output: Sequence[nn.Module], embed_label: nn.Embedding, generator: torch.Generator
-) -> None:
-    """Draws the weights of a network whose blocks are steered: they start as the identity, and its output at zero.
-
-    Args:
-        network: with its blocks in ``blocks``.
-        output: layers behind the blocks that start at zero.
-        embed_label: of the network.
-        generator: of the draws.
-    """
-    blocks: Any = network.blocks
-    zeroed = [*output, *(block.modulation for block in blocks)]
-    for module in network.modules():
-        if isinstance(module, nn.Linear | SegmentLinear):
-            nn.init.zeros_(module.bias)
-            if any(module is zero for zero in zeroed):
-                nn.init.zeros_(module.weight)
-                continue
-            for weight in module.weight if isinstance(module, SegmentLinear) else [module.weight]:
-                nn.init.xavier_uniform_(weight, generator=generator)
-    nn.init.normal_(embed_label.weight, std=0.02, generator=generator)
 
 
 def modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from trainer.config.network.head import HeadConfig
 from trainer.config.network.mlp import INPUT_WAVES
+from trainer.model.initial import Constant, Initial, xavier
 from trainer.model.layer.conditioning import with_waves
 
 
@@ -21,22 +22,23 @@ class FlowHead(nn.Module):
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (a head that samples each token).
     """
 
-    def __init__(self, config: HeadConfig, *, values: int, features: int, generator: torch.Generator | None) -> None:
-        """Builds and initialises the head.
+    def __init__(self, config: HeadConfig, *, values: int, features: int) -> None:
+        """Builds the head.
 
         Args:
             config: sizes.
             values: P.
             features: H.
-            generator: draws the initial weights; None leaves them as they are (meta device).
         """
         super().__init__()
         self.read_state = nn.Linear((values + 1) * (1 + 2 * INPUT_WAVES), config.hidden)
         self.read_features = nn.Linear(features, config.hidden, bias=False)
         self.layers = nn.ModuleList(nn.Linear(config.hidden, config.hidden) for _ in range(config.layers - 1))
         self.output = nn.Linear(config.hidden, values)
-        if generator is not None:
-            self._initialise(generator)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`: linear layers, the last of them zero."""
+        return Constant(0.0) if name.endswith("bias") or name.startswith("output") else xavier(shape)
 
     def forward(self, y: Tensor, s: Tensor, features: Tensor) -> Tensor:
         """Computes velocities.
@@ -54,12 +56,3 @@ class FlowHead(nn.Module):
         for layer in self.layers:
             hidden = layer(functional.silu(hidden))
         return self.output(functional.silu(hidden)).float()
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        for layer in (self.read_state, self.read_features, *self.layers):
-            assert isinstance(layer, nn.Linear)
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)

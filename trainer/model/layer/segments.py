@@ -39,7 +39,7 @@ class Groups:
         if segments == 1:
             return cls(0)
         segment = segment_of(t, segments)
-        counts = torch.bincount(segment, minlength=segments)
+        counts = torch.zeros_like(segment[:1]).repeat(segments).scatter_add(0, segment, torch.ones_like(segment))
         places = int(counts.max())
         order = segment.argsort(stable=True)
         first = (counts.cumsum(0) - counts)[segment[order]]
@@ -62,6 +62,9 @@ class SegmentLinear(nn.Module):
     """A linear layer for each segment, their weights in one tensor: all are multiplied by at once.
 
     A mixture of M experts whose router is the time.
+
+    Attributes:
+        num_read: width of the input.
     """
 
     def __init__(self, segments: int, num_read: int, num_written: int) -> None:
@@ -73,6 +76,7 @@ class SegmentLinear(nn.Module):
             num_written: width of the output.
         """
         super().__init__()
+        self.num_read = num_read
         self.weight = nn.Parameter(torch.empty(segments, num_written, num_read))
         self.bias = nn.Parameter(torch.empty(segments, num_written))
 

@@ -2,9 +2,10 @@
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from trainer.model.initial import Constant, Initial, by_inputs
 
 
 class SpatialRescaler(nn.Conv2d):
@@ -14,21 +15,20 @@ class SpatialRescaler(nn.Conv2d):
     Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
     """
 
-    def __init__(self, num_read: int, num_written: int, halvings: int, generator: torch.Generator | None) -> None:
-        """Builds and initialises the layer.
+    def __init__(self, num_read: int, num_written: int, halvings: int) -> None:
+        """Builds the layer.
 
         Args:
             num_read: channels of the map.
             num_written: channels of the result.
             halvings: how many times each side of the map becomes half as long.
-            generator: draws the initial weights; None leaves them as they are (meta device).
         """
         super().__init__(num_read, num_written, 1)
         self.halvings = halvings
-        if generator is not None:
-            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5), generator=generator)
-            assert self.bias is not None
-            nn.init.zeros_(self.bias)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.initial.StatesInitial`."""
+        return Constant(0.0) if name == "bias" else by_inputs(math.prod(shape[1:]))
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps [B, num_read, H, W] to [B, num_written, H / 2^halvings, W / 2^halvings]."""

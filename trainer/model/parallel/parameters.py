@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.model.parallel.division import HoldsParts, Part
+from trainer.model.parallel.region import Region
+from trainer.model.parallel.state import StatePiece
 
 
 @runtime_checkable
@@ -102,3 +104,23 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
         NamedParameter(name, parameter, stacks.get(id(parameter)), parts.get(id(parameter)))
         for name, parameter in model.named_parameters()
     ]
+
+
+def held_pieces(model: nn.Module) -> list[StatePiece]:
+    """What a rank's network holds of each parameter, as rectangles of the whole, of kind ``weight``.
+
+    Args:
+        model: a network whose parameters no engine has divided; writing to a rectangle changes them.
+    """
+    pieces = []
+    for named in named_parameters(model):
+        values = named.parameter.detach()
+        if named.stack is not None:
+            for name, row in zip(named.stack.names, values, strict=True):
+                pieces.append(StatePiece(name, "weight", tuple(row.shape), (0,) * row.ndim, row))
+            continue
+        shape = tuple(values.shape)
+        region = Region.whole(shape) if named.part is None else Region.of_part(named.part, shape)
+        for offset, rectangle in region.rectangles(values):
+            pieces.append(StatePiece(named.name, "weight", region.shape, offset, rectangle))
+    return pieces

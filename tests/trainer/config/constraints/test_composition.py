@@ -26,6 +26,7 @@ from trainer.flow import UNCONDITIONAL, Condition, coupling, objective, path, sa
 from trainer.flow.composition import ADVICE, ALTERNATIVES, RULES, Composition, complaint, name, partners, rules
 from trainer.flow.coupling import Pairs
 from trainer.model.autoencoder import Autoencoder
+from trainer.model.values import initialised
 from trainer.sampling.latent_space import Latents
 from trainer.task import FlowTask
 
@@ -107,7 +108,7 @@ def generator(seed: int = 0) -> torch.Generator:
 @cache
 def latents() -> Latents:
     config = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=2, factor=4)
-    return Latents(Autoencoder(config, shape=(1, 8, 8), generator=generator()).eval(), (0.0, 0.0), (1.0, 1.0))
+    return Latents(initialised(Autoencoder(config, shape=(1, 8, 8)), 0).eval(), (0.0, 0.0), (1.0, 1.0))
 
 
 def task_of(config: RunConfig) -> FlowTask:

@@ -1,0 +1,51 @@
+"""What the files of a data set say, looked up once for all the ranks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+
+class Lookup(Protocol):
+    """Looks something up, or takes it from whoever has."""
+
+    def __call__(self, key: str, find: Callable[[], Any], /) -> Any:
+        """Returns what `find` returns somewhere, a value that JSON can hold; raises ValueError where it did.
+
+        Args:
+            key: what is looked up, the same on every rank.
+            find: looks at the files.
+        """
+        ...
+
+
+def _alone(_key: str, find: Callable[[], Any], /) -> Any:
+    return find()
+
+
+_lookup: ContextVar[Lookup] = ContextVar("lookup", default=_alone)
+
+
+def found_once(key: str, find: Callable[[], Any]) -> Any:
+    """Looks something up in the way that :func:`looking_up_by` has set; by default here and every time.
+
+    Args:
+        key: what is looked up, the same on every rank.
+        find: looks at the files; a value that JSON can hold.
+
+    Raises:
+        ValueError: the files are not as they must be.
+    """
+    return _lookup.get()(key, find)
+
+
+@contextmanager
+def looking_up_by(lookup: Lookup) -> Iterator[None]:
+    """While entered, data sets look at their files through `lookup`."""
+    token = _lookup.set(lookup)
+    try:
+        yield
+    finally:
+        _lookup.reset(token)

@@ -1,0 +1,113 @@
+"""DeepSpeed's start with a network that has no memory yet, so that no rank ever holds more than what it keeps.
+
+Left to itself DeepSpeed takes a whole network, sends rank 0's values to all others, copies them into one buffer (ZeRO 1
+and 2) or cuts them up (ZeRO 3), copies its part of them twice, and makes gradients of zero that it throws away.
+Here the parameters are views of a single element until the buffer exists that holds them, and nothing is sent: the
+values that are written to that memory afterwards are equal on all ranks by construction.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from deepspeed.runtime.zero import stage3
+from deepspeed.runtime.zero.partition_parameters import Init
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor, nn
+
+from trainer.model.bare import give_memory
+
+
+def prepare(module: nn.Module, stage: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Gives the parameters of a network memory without ZeRO, and with it a type and a device.
+
+    Args:
+        module: its parameters are on the meta device.
+        stage: of ZeRO.
+        dtype: that the rank computes in.
+        device: where it computes.
+    """
+
+    def memory(parameter: Tensor) -> Tensor:
+        if stage == 0:
+            return torch.empty(parameter.shape, dtype=dtype, device=device)
+        return _placeholder(parameter.shape, dtype, device)
+
+    give_memory(module, memory)
+
+
+@contextmanager
+def without_copies() -> Iterator[None]:
+    """While entered, DeepSpeed takes a network that was prepared; what its weights are is left open."""
+    replaced: list[tuple[Any, str, Any]] = [
+        (DeepSpeedEngine, "_broadcast_model", lambda _: None),
+        (DeepSpeedZeroOptimizer, "flatten_dense_tensors_aligned", _placeholder_of_all),
+        (DeepSpeedZeroOptimizer, "initialize_optimizer_states", _give_flat_memory),
+        (Init, "_zero_init_param", _partition),
+        (stage3, "defragment", _placeholder_of_partitions),
+        (stage3.DeepSpeedZeroOptimizer_Stage3, "initialize_optimizer_states", _give_partitions_memory),
+    ]
+    with ExitStack() as stack:
+        for owner, name, value in replaced:
+            stack.enter_context(patch.object(owner, name, value))
+        yield
+
+
+def _placeholder(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take the memory of one."""
+    return torch.zeros((), dtype=dtype, device=device).expand(*shape)
+
+
+def _placeholder_of_all(
+    optimizer: Any,  # noqa: ARG001
+    tensor_list: Sequence[Tensor],
+    alignment: int,
+    use_cpu_data: bool = False,
+    param_padding: Sequence[int] | None = None,
+) -> Tensor:
+    """Stands for the buffer of an optimiser group of ZeRO 1 or 2 while DeepSpeed makes its float32 part."""
+    if use_cpu_data:  # where DeepSpeed finds too little memory for the buffer on the device
+        tensor_list = [vars(tensor)["cpu_data"] for tensor in tensor_list]
+    count = sum(tensor.numel() for tensor in tensor_list) + sum(param_padding or ())
+    return _placeholder([-(-count // alignment) * alignment], tensor_list[0].dtype, tensor_list[0].device)
+
+
+def _give_flat_memory(optimizer: Any) -> None:
+    """Puts the buffers of the optimiser groups in the place of what stood for them."""
+    for group, stands_in in enumerate(optimizer.bit16_groups_flat):
+        flat = torch.zeros(stands_in.shape, dtype=stands_in.dtype, device=stands_in.device)
+        optimizer.bit16_groups_flat[group] = flat
+        optimizer._update_model_bit16_weights(group)
+        optimizer.parallel_partitioned_bit16_groups[group] = optimizer.get_data_parallel_partitions(flat, group)
+
+
+def _partition(initialisation: Any, parameter: Any) -> None:
+    """Cuts a parameter up for ZeRO 3."""
+    initialisation._convert_to_deepspeed_param(parameter)
+    parameter.partition()
+
+
+def _placeholder_of_partitions(tensors: Sequence[Tensor]) -> Tensor:
+    """Stands for the buffer of this rank's parts under ZeRO 3 while DeepSpeed makes the float32 ones."""
+    count, first = sum(tensor.numel() for tensor in tensors), tensors[0]
+    buffer = _placeholder([count], first.dtype, first.device)
+    _divide(buffer, tensors)
+    return buffer
+
+
+def _give_partitions_memory(optimizer: Any) -> None:
+    """Puts the buffer of this rank's parts in the place of what stood for it."""
+    stands_in = optimizer.lp_param_buffer
+    optimizer.lp_param_buffer = torch.zeros(stands_in.shape, dtype=stands_in.dtype, device=stands_in.device)
+    _divide(optimizer.lp_param_buffer, optimizer._get_parameter_partitions())
+    optimizer.fp16_partitioned_groups_flat.clear()
+    optimizer._set_fp16_partitioned_groups_flat()
+
+
+def _divide(buffer: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Makes tensors neighbouring stretches of a buffer."""
+    for tensor, stretch in zip(tensors, buffer.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.data = stretch

@@ -1,0 +1,29 @@
+"""The weights that a run starts with."""
+
+from trainer.checkpoint.intact import weights_file
+from trainer.config.run import RunConfig
+from trainer.distributed.engine.protocol import Engine
+from trainer.model.build import new_parameters
+from trainer.model.values import DrawnValues, SavedValues, fill, kept_weights
+from trainer.model.weight_files import open_weights
+from trainer.model.weights import load_routers
+
+
+def write_initial_weights(engine: Engine, config: RunConfig) -> None:
+    """Writes this rank's weights one parameter after the other; nothing is sent.
+
+    They are drawn, or what the rank keeps of those in `model.init_from` is read.
+
+    Args:
+        engine: built from :func:`trainer.model.build.bare_network`.
+        config: the run.
+    """
+    kept = kept_weights(engine.shards(), engine.state(("weight",)))
+    drawn = DrawnValues(engine.module, config.run.seed)
+    if config.model.init_from is None:
+        fill(kept, drawn)
+        return
+    path = weights_file(config.model.init_from)
+    with open_weights(path) as weights:
+        fill(kept, SavedValues(weights, otherwise=drawn, new=new_parameters(config)))
+    load_routers(engine.module, path.parent)
