@@ -33,7 +33,7 @@ SIZES = (*SIZES, (16384, 256, 1), (16384, 256, 2), (16384, 256, 8))
 TRAINED = ((8, 1), (64, 2))
 """Experts and experts a token of networks that are trained."""
 GAMMA, CAPACITY, EVALUATIONS, WIDTH = 0.1, 1.25, (4, 5, 6, 8), 64
-CONFIG = "configs/runs/digits_moe.yaml"
+CONFIG = Path("configs/runs/digits_moe.yaml")
 
 Batches = tuple[Tensor, Tensor]
 
