@@ -8,7 +8,7 @@ whole file, so a `wait_seq` one past the last record of a step means "waited for
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from moe.validation.document import parse_json
 
 FORMAT = "flowfabric.collectives/1"
 SOURCES = ("recorded", "formula", "replayed")
+CLOCKS = ("host", "device")
 PHASES = ("forward", "backward", "optimizer")
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier")
 
@@ -35,6 +36,7 @@ class TraceHeader:
         steps: optimiser steps that the trace holds, ascending.
         config_sha256: hash of the resolved configuration; None where there was none.
         torch: version of torch that issued the collectives; None for a formula.
+        clock: whose time the records tell: of the host, or of the device that computed. A header without it says host.
     """
 
     source: str
@@ -44,10 +46,13 @@ class TraceHeader:
     steps: tuple[int, ...]
     config_sha256: str | None
     torch: str | None
+    clock: str = "host"
 
     def to_json(self) -> str:
         """The header line, without its line end."""
         values = {"format": FORMAT} | {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.clock == "host":
+            del values["clock"]  # as it was before devices had one
         return json.dumps(values, separators=(",", ":"))
 
 
@@ -110,9 +115,14 @@ def rank_path(folder: Path, rank: int) -> Path:
 
 def write(path: Path, header: TraceHeader, records: Iterable[CollectiveRecord]) -> None:
     """Write a trace to a temporary name beside `path`, then rename it; records may be a generator."""
+    write_lines(path, header, (f"{record.to_json()}\n" for record in records))
+
+
+def write_lines(path: Path, header: TraceHeader, lines: Iterable[str]) -> None:
+    """The same with records that are lines already, line ends included."""
     with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
         file.write(header.to_json() + "\n")
-        file.writelines(record.to_json() + "\n" for record in records)
+        file.writelines(lines)
 
 
 def read(path: Path) -> tuple[TraceHeader, list[CollectiveRecord]]:
@@ -155,7 +165,7 @@ class _Lines:
     ) -> NoReturn:
         raise FileError(self.path, f"line {number}, {field}", problem, remedy)
 
-    def values(self, number: int, checks: Mapping[str, "_Check"]) -> dict:
+    def values(self, number: int, checks: Mapping[str, "_Check"], optional: Collection[str] = ()) -> dict:
         """The JSON object on a line, its keys and types checked."""
         try:
             values = parse_json(self.lines[number - 1], parse_constant=float)
@@ -168,6 +178,8 @@ class _Lines:
                 self.fail(number, key, f"is no field of {FORMAT}", "remove it")
         for key, check in checks.items():
             if key not in values:
+                if key in optional:
+                    continue
                 self.fail(number, key, "is missing")
             if not check.holds(values[key]):
                 self.fail(number, key, f"must be {check.wording} ({values[key]!r:.40})")
@@ -175,7 +187,7 @@ class _Lines:
 
     def header(self) -> TraceHeader:
         """The first line."""
-        values = self.values(1, _HEADER)
+        values = self.values(1, _HEADER, optional=("clock",))
         world_size = values["world_size"]
         for name, ranks in values["groups"].items():
             if not _ascending(ranks) or not ranks or ranks[-1] >= world_size:
@@ -188,6 +200,7 @@ class _Lines:
             steps=tuple(values["steps"]),
             config_sha256=values["config_sha256"],
             torch=values["torch"],
+            clock=values.get("clock", "host"),
         )
 
     def records(self, header: TraceHeader) -> Iterator[CollectiveRecord]:
@@ -292,6 +305,7 @@ _HEADER = {
     "steps": _Check(_ascending, "ascending step numbers"),
     "config_sha256": _TEXT.or_null(),
     "torch": _TEXT.or_null(),
+    "clock": _one_of(CLOCKS),
 }
 _RECORD = (
     dict.fromkeys(("rank", "seq", "step", "micro", "bytes_in", "bytes_out"), _COUNT)

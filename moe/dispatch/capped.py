@@ -30,7 +30,7 @@ class CappedDispatcher(HomeReturnDispatcher):
     neither outputs nor gradients of tokens, whatever an expert makes of zeros.
 
     All ranks of the group must have the same number of tokens; it may differ from pass to pass. Where the router has no
-    limit, as at inference, tokens travel as :class:`HomeReturnDispatcher` has them.
+    limit, as at inference, or no rank has a token, tokens travel as :class:`HomeReturnDispatcher` has them.
 
     Collectives of a layer and micro batch: two all-to-alls forward, two backward, each of as many bytes from every rank
     to every rank, whatever the routing. The host never waits.
@@ -80,7 +80,7 @@ class CappedDispatcher(HomeReturnDispatcher):
         """
         self._plan = None
         seats = self.serving.seats(len(routing_map))
-        if seats is None:
+        if not seats:
             return super().dispatch_preprocess(hidden_states, routing_map, probs)
         self.hidden_shape = hidden_states.shape
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])

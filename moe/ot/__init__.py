@@ -1,6 +1,7 @@
 """Optimal transport: balanced, unbalanced, partial, quadratic, sparsity-constrained and sliced."""
 
 from moe.ot.conjugate import Projection, project_rows
+from moe.ot.continuation import Balance, balancing_potentials, summed_elements
 from moe.ot.costs import cosine, euclidean, negative_log_probabilities, negative_logits, spread, squared_euclidean
 from moe.ot.divergence import monge_gap, sinkhorn_divergence
 from moe.ot.exact import exact, partial
@@ -13,9 +14,11 @@ from moe.ot.sparsity_constrained import sparsity_constrained
 from moe.ot.two_stage import expert_potentials, fill_capacity
 
 __all__ = [
+    "Balance",
     "Plan",
     "Problem",
     "Projection",
+    "balancing_potentials",
     "capacity_problem",
     "cosine",
     "dropping_problem",
@@ -36,6 +39,7 @@ __all__ = [
     "sparsity_constrained",
     "spread",
     "squared_euclidean",
+    "summed_elements",
     "wasserstein_1d",
     "without_slack",
 ]

@@ -38,12 +38,18 @@ class BaseAssignmentRouter(PortableRouter):
         if self.topk > 1:
             raise ValueError(f"top_k: {self.topk} with router base, which assigns one expert to a token; choose 1")
 
-    def select(self, logits_TE: Tensor) -> Selection:
-        """See :class:`PortableRouter`."""
+    def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
+        """See :class:`PortableRouter`; in training the host waits, and then solves."""
         affinity_TE = logits_TE.detach()
-        expert_T = balanced_assignment(affinity_TE) if self.training and len(affinity_TE) else affinity_TE.argmax(dim=1)
+        expert_T = affinity_TE.argmax(dim=1)
+        if self.training and counted_T is not None:
+            expert_T[counted_T] = balanced_assignment(affinity_TE[counted_T])
+        elif self.training:
+            expert_T = balanced_assignment(affinity_TE)
         map_TE = map_of(expert_T[:, None], self.num_experts)
-        return Selection(logits_TE.softmax(dim=1) * map_TE, map_TE, self.unserved(map_TE))
+        if counted_T is not None:
+            map_TE = map_TE & counted_T[:, None]
+        return Selection(logits_TE.softmax(dim=1) * map_TE, map_TE, self.unserved(map_TE, counted_T))
 
 
 def balanced_assignment(affinity_TE: Tensor) -> Tensor:
@@ -53,12 +59,14 @@ def balanced_assignment(affinity_TE: Tensor) -> Tensor:
     token takes the mass of all empty seats and may use optional seats only.
 
     Args:
-        affinity_TE: affinity of each token to each expert, finite.
+        affinity_TE: affinity of each token to each expert, finite; T may be 0.
 
     Returns:
         The assignment of largest total affinity, int64 [T].
     """
     tokens, experts = affinity_TE.shape
+    if not tokens:
+        return affinity_TE.argmax(dim=1)
     full, rest = divmod(tokens, experts)
     cost = -affinity_TE.double().cpu()
     a, b = cost.new_ones(tokens), cost.new_full([experts], full)

@@ -4,6 +4,7 @@ Shape suffixes: T tokens, E experts.
 """
 
 import torch
+from torch import Tensor
 
 from moe.router.capacity import keep_largest, slots_per_expert
 from moe.router.portable import PortableRouter, Selection
@@ -20,9 +21,13 @@ class ExpertChoiceRouter(PortableRouter):
 
     cap = 1.0
 
-    def select(self, logits_TE: torch.Tensor) -> Selection:
+    def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         """See :class:`PortableRouter`."""
         probs_TE = logits_TE.softmax(dim=1)
-        slots = slots_per_expert(len(probs_TE) * self.topk, self.num_experts, 1.0)
-        map_TE = keep_largest(probs_TE.detach(), torch.ones_like(probs_TE, dtype=torch.bool), slots)
-        return Selection(probs_TE * map_TE, map_TE, self.unserved(map_TE))
+        if counted_T is None:
+            slots = slots_per_expert(len(probs_TE) * self.topk, self.num_experts, 1.0)
+            open_TE = torch.ones_like(probs_TE, dtype=torch.bool)
+        else:
+            slots, open_TE = self.slots(counted_T, 1.0), counted_T[:, None].expand_as(probs_TE)
+        map_TE = keep_largest(probs_TE.detach(), open_TE, slots)
+        return Selection(probs_TE * map_TE, map_TE, self.unserved(map_TE, counted_T))

@@ -1,6 +1,6 @@
 """The base of all routers: the gate on any device, padding, the losses of the gate and the report.
 
-Shape suffixes: T tokens without padding, E experts.
+Shape suffixes: T tokens, E experts.
 """
 
 import copy
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moe.dispatch.seats import seats_of
 from moe.repetition import repeats
+from moe.router.capacity import slots_of_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +28,14 @@ class Selection:
         map: bool [T, E], the choices.
         dropped: due choices that no expert took, int64 [].
         figures: further entries of the report.
+        distribution: probabilities of the experts by the gate alone, [T, E]; None: they have yet to be computed.
     """
 
     probs: Tensor
     map: Tensor
     dropped: Tensor
     figures: Mapping[str, Tensor] = field(default_factory=dict)
+    distribution: Tensor | None = None
 
 
 class PortableRouter(TopKRouter):
@@ -62,13 +65,17 @@ class PortableRouter(TopKRouter):
         self.config = config
         assert config.num_moe_experts is not None
         self.num_experts: int = config.num_moe_experts
-        self._last: tuple[Tensor, Selection] | None = None
+        self._last: tuple[Tensor, Tensor | None, Selection] | None = None
 
-    def select(self, logits_TE: Tensor) -> Selection:
+    def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         """Chooses the experts of each token; each kind of router implements it.
 
+        In training no number may be read from a device, nor a shape depend on one: that makes the host wait.
+
         Args:
-            logits_TE: the gate's logits, without padding; T may be 0.
+            logits_TE: the gate's logits; T may be 0.
+            counted_T: bool, false for padding, whose logits are 0 and whose gate values and choices must be; None:
+                there is none.
 
         Returns:
             The choices.
@@ -103,7 +110,8 @@ class PortableRouter(TopKRouter):
         """
         dtype = {"fp32": torch.float32, "fp64": torch.float64}.get(self.config.moe_router_dtype or "", input.dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
-        return torch.nn.functional.linear(input.to(dtype), self.weight.to(dtype), bias)
+        tokens_TD = input.to(dtype).flatten(0, -2)
+        return torch.nn.functional.linear(tokens_TD, self.weight.to(dtype), bias).unflatten(0, input.shape[:-1])
 
     def routing(self, logits: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Chooses experts.
@@ -118,23 +126,29 @@ class PortableRouter(TopKRouter):
         """
         logits = logits.reshape(-1, self.num_experts)
         if padding_mask is None:
-            selection = self._select(logits)
+            selection = self._select(logits, None)
             return selection.probs, selection.map
-        tokens_T = (~padding_mask.reshape(-1).bool()).nonzero()[:, 0]
-        selection = self._select(logits[tokens_T])
-        probs = torch.zeros_like(logits).index_copy(0, tokens_T, selection.probs)
-        chosen = torch.zeros_like(logits, dtype=torch.bool).index_copy(0, tokens_T, selection.map)
-        return probs, chosen
+        counted_T = ~padding_mask.reshape(-1).bool()
+        # So padding reaches no sum and no gradient.
+        selection = self._select(logits.where(counted_T[:, None], 0.0), counted_T)
+        return selection.probs, selection.map
 
     def report(self) -> Mapping[str, Tensor]:
         """See :class:`moe.router.protocol.Router`."""
         assert self._last is not None, "nothing was routed yet"
-        logits_TE, selection = self._last
-        tokens = len(logits_TE)
-        entropy = torch.special.entr(self.distribution(logits_TE)).sum() / max(tokens, 1)
+        logits_TE, counted_T, selection = self._last
+        distribution_TE = self.distribution(logits_TE) if selection.distribution is None else selection.distribution
+        entropies_TE = torch.special.entr(distribution_TE)
+        if counted_T is None:
+            due = logits_TE.new_full([], len(logits_TE) * self.topk, dtype=torch.int64)
+            entropy = entropies_TE.sum() / max(len(logits_TE), 1)
+        else:
+            tokens = counted_T.sum()
+            due = tokens * self.topk
+            entropy = (entropies_TE * counted_T[:, None]).sum() / tokens.clamp_min(1)
         return {
             "expert_tokens": selection.map.sum(dim=0),
-            "due_choices": logits_TE.new_tensor(tokens * self.topk, dtype=torch.int64),
+            "due_choices": due,
             "dropped_choices": selection.dropped,
             "entropy": entropy,
             **selection.figures,
@@ -162,9 +176,15 @@ class PortableRouter(TopKRouter):
         """Whether this is a training pass whose tokens have not been counted yet."""
         return self.learns and not repeats()
 
-    def unserved(self, map_TE: Tensor) -> Tensor:
+    def unserved(self, map_TE: Tensor, counted_T: Tensor | None) -> Tensor:
         """Due choices of the tokens that visit no expert, int64 []."""
-        return self.topk * (~map_TE.any(dim=1)).sum()
+        served = map_TE.any(dim=1).sum()
+        due = self.topk * (len(map_TE) if counted_T is None else counted_T.sum())
+        return torch.rsub(served, due, alpha=self.topk)
+
+    def slots(self, counted_T: Tensor, factor: float) -> Tensor:
+        """Largest number of choices that an expert takes of the tokens that are no padding, int64 []."""
+        return slots_of_tokens(counted_T.sum(), top_k=self.topk, num_experts=self.num_experts, factor=factor)
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """Sums over the data ranks, in place if there are several.
@@ -179,11 +199,11 @@ class PortableRouter(TopKRouter):
             torch.distributed.all_reduce(values, group=self.tp_dp_cp_group)
         return values
 
-    def _select(self, logits_TE: Tensor) -> Selection:
+    def _select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         if len(logits_TE):
-            logits_TE = self.apply_z_loss(logits_TE)
-        selection = self.select(logits_TE)
-        self._last = logits_TE.detach(), selection
+            logits_TE = self.apply_z_loss(logits_TE, None if counted_T is None else ~counted_T)
+        selection = self.select(logits_TE, counted_T)
+        self._last = logits_TE.detach(), counted_T, selection
         return selection
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

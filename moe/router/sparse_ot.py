@@ -11,12 +11,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from moe.config import SparseOTRouterConfig
-from moe.ot import expert_potentials, project_rows
-from moe.router.capacity import cut_by_margin, slots_per_expert
+from moe.ot import balancing_potentials, project_rows
+from moe.router.capacity import cut_best, cut_by_margin, map_of, slots_of_tokens, slots_per_expert
 from moe.router.portable import PortableRouter, Selection
-
-SMOOTH = 8
-"""Most experts that a token may spread over while potentials are sought; fewer make the objective less smooth."""
 
 
 class SparseOTRouter(PortableRouter):
@@ -24,10 +21,13 @@ class SparseOTRouter(PortableRouter):
 
     In training every micro batch is solved anew, without gradient, for the potentials at which the experts share the
     tokens' mass (top_k a token) evenly; the logits count in units of their standard deviation around each token's mean,
-    so that gamma keeps its meaning while they grow. A token visits the support of its row of the plan, at least top_k
-    experts. Experts that would take more than their capacity give up the choices that cost their tokens least, and the
-    tokens they leave go to the next best expert with room. So no token is dropped while its rank balances alone, and
-    none visits more experts than its candidates; a dual solution of the capacity problem ensures neither.
+    so that gamma keeps its meaning while they grow. A solve takes ``evaluations`` plans, whatever the tokens are, see
+    :func:`moe.ot.balancing_potentials`: no shape depends on a number on the device, and the host never waits for one.
+    What is missing from balance afterwards is the ``residual`` of the report, within the slack of the capacity as a
+    rule. A token visits the support of its row of the plan, at least top_k experts. Experts that would take more than
+    their capacity give up the choices that cost their tokens least, and the tokens they leave go to another expert with
+    room. So no token is dropped while its rank balances alone, and none visits more experts than its candidates; a dual
+    solution of the capacity problem ensures neither.
 
     Solves start from the potentials of the last optimiser step, never from those of another micro batch, so that a
     forward pass repeated for activation checkpointing routes alike. The moving average of the potentials routes at
@@ -36,9 +36,9 @@ class SparseOTRouter(PortableRouter):
     expert-choice, BASE and Sinkhorn routing.
 
     With ``potentials: global`` all data ranks share one set: a forward pass in training sends an all-reduce of two
-    float64, one of 1 + E floats per evaluation (``evaluations`` in the report, five to ten as a rule) and one of E
-    int64, and every rank must make as many passes. Capacity is then the expert's over all ranks, shared out by demand,
-    and a rank's last tokens may find no room.
+    float64, one for each evaluation (E * E floats; E in the last two) and one of E int64, and every rank must make as
+    many passes. Capacity is then the expert's over all ranks, shared out by demand, and a rank's last tokens may find
+    no room.
 
     With gate ``plan`` a token with one expert has the gate value top_k whatever its logits, without gradient; a gamma
     of 0.3 or more leaves few of those.
@@ -51,6 +51,7 @@ class SparseOTRouter(PortableRouter):
     average_scale: Tensor
     updates: Tensor
     sums: Tensor
+    one: Tensor
     hops: Tensor
 
     def __init__(
@@ -77,28 +78,29 @@ class SparseOTRouter(PortableRouter):
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         # Potentials, scale and number of the micro batches since the last update.
         self.register_buffer("sums", torch.zeros(self.num_experts + 2, dtype=torch.float64), persistent=False)
+        self.register_buffer("one", torch.ones(1, dtype=torch.float32), persistent=False)
         self.register_buffer("hops", zeros_E.clone(), persistent=False)
 
-    def select(self, logits_TE: Tensor) -> Selection:
+    def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         """See :class:`PortableRouter`."""
         centred_TE = logits_TE - logits_TE.mean(dim=1, keepdim=True)
-        counts = self.counts
-        with torch.no_grad():
-            if self.training:
-                scale, tokens = self._spread(centred_TE)
-                potentials_E, figures = self._solve(centred_TE, scale, tokens)
-                if counts and tokens:
-                    self.sums += torch.cat([potentials_E, torch.stack([scale, torch.ones_like(scale)])])
-            else:
-                scale, tokens = self.average_scale, len(logits_TE)
-                potentials_E, figures = self.average_potentials.double(), {}
-        bias_E = (potentials_E - self._router.hop_cost * self.hops).to(logits_TE.dtype)
-        scores_TE = centred_TE / scale.to(logits_TE.dtype) + bias_E
-        map_TE = self._choices(scores_TE.detach(), tokens)
-        probs_TE = self._gates(logits_TE, scores_TE, map_TE)
+        potentials_E, scale, figures = self.average_potentials, self.average_scale, {}
+        tokens = self._tokens(logits_TE, counted_T)
+        if self.training:
+            scale, tokens = self._spread(centred_TE.detach(), tokens)
+        scaled_TE = centred_TE / scale.to(logits_TE.dtype)
+        if self.training:
+            potentials_E, figures = self._solve(scaled_TE.detach(), tokens, counted_T)
+            self._remember(potentials_E, scale, tokens)
+        scores_TE = scaled_TE + self._less_hops(potentials_E).to(logits_TE.dtype)
+        map_TE = self._choices(scores_TE.detach(), tokens, counted_T)
+        distribution_TE = logits_TE.softmax(dim=1)
+        probs_TE = self._gates(distribution_TE, scores_TE, map_TE)
         if self._router.gate != "prob":
             map_TE = probs_TE.detach() > 0
-        return Selection(probs_TE, map_TE, self.unserved(map_TE), {"potentials": potentials_E.float(), **figures})
+        figures = {"potentials": potentials_E.float(), **figures}
+        dropped = self.unserved(map_TE, counted_T)
+        return Selection(probs_TE, map_TE, dropped, figures, distribution_TE.detach())
 
     def set_hops(self, hops_E: Tensor) -> None:
         """See :class:`moe.router.protocol.Router`."""
@@ -127,59 +129,94 @@ class SparseOTRouter(PortableRouter):
     def _is_global(self) -> bool:
         return self._router.potentials == "global"
 
-    def _spread(self, centred_TE: Tensor) -> tuple[Tensor, int]:
-        """Standard deviation of the logits and number of the tokens that are balanced together."""
-        tokens = centred_TE.new_tensor(len(centred_TE), dtype=torch.float64)
-        moments = torch.stack([centred_TE.square().sum(dtype=torch.float64), tokens])
-        if self._is_global:
-            moments = self.sum_over_ranks(moments)
-        variance = moments[0] / (moments[1] * self.num_experts).clamp_min(1)
-        return variance.sqrt().clamp_min(1e-6), int(moments[1])
+    def _tokens(self, logits_TE: Tensor, counted_T: Tensor | None) -> int | Tensor:
+        """Number of this rank's tokens: float64 [] where a device alone knows it."""
+        return len(logits_TE) if counted_T is None else counted_T.sum(dtype=torch.float64)
 
-    def _solve(self, centred_TE: Tensor, scale: Tensor, tokens: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        if not tokens:
-            return self.potentials.double(), {}
-        cost_TE = self._router.hop_cost * self.hops - centred_TE / scale
-        if not len(centred_TE):  # the other ranks wait for this one
-            cost_TE = cost_TE.new_zeros([1, self.num_experts])
-        plan = expert_potentials(
-            cost_TE.to(centred_TE.dtype),
-            self._masses(centred_TE) if len(centred_TE) else centred_TE.new_zeros(1),
-            centred_TE.new_full([self.num_experts], self.topk * tokens / self.num_experts),
-            k=min(max(SMOOTH, self._most_choices), self.num_experts),
+    def _spread(self, centred_TE: Tensor, tokens: int | Tensor) -> tuple[Tensor, int | Tensor]:
+        """Standard deviation of the logits and number of the tokens that are balanced together."""
+        if not isinstance(tokens, Tensor) and not self._is_global:
+            return centred_TE.std(correction=0).clamp_min(1e-6), tokens
+        norm = torch.linalg.vector_norm(centred_TE)
+        if self._is_global:
+            own = tokens if isinstance(tokens, Tensor) else norm.new_full([], tokens, dtype=torch.float64)
+            square, tokens = self.sum_over_ranks(torch.stack([norm.double().square(), own])).unbind()
+            norm = square.sqrt().to(norm.dtype)
+        assert isinstance(tokens, Tensor)
+        return (norm / (tokens * self.num_experts).clamp_min(1).sqrt().to(norm.dtype)).clamp_min(1e-6), tokens
+
+    @torch.no_grad()
+    def _solve(
+        self, scores_TE: Tensor, tokens: int | Tensor, counted_T: Tensor | None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        if not isinstance(tokens, Tensor) and not tokens:
+            return self.potentials, {}
+        potentials_E, residual = balancing_potentials(
+            scores_TE - self._router.hop_cost * self.hops if self._router.hop_cost else scores_TE,
+            self.potentials.to(scores_TE.dtype),
+            mass=self.topk,
             gamma=self._router.gamma,
-            warm_start=self.potentials.to(centred_TE.dtype),
+            evaluations=self._router.evaluations,
+            rows=tokens if isinstance(tokens, Tensor) else None,
+            counted_N=counted_T,
             reduce=self.sum_over_ranks if self._is_global else None,
         )
-        potentials_E = plan.potentials[1].double()
-        figures = {
-            "residual": plan.marginal_error,
-            "evaluations": plan.marginal_error.new_tensor(plan.evaluations).long(),
-        }
-        return potentials_E - potentials_E.mean(), figures
+        return potentials_E, {"residual": residual}
 
-    def _choices(self, scores_TE: Tensor, tokens: int) -> Tensor:
+    def _remember(self, potentials_E: Tensor, scale: Tensor, tokens: int | Tensor) -> None:
+        """Adds a micro batch to the sums of the step; one without tokens counts nothing."""
+        if not self.counts or not (isinstance(tokens, Tensor) or tokens):
+            return
+        found = torch.cat([potentials_E, scale[None], self.one])
+        self.sums += found * (tokens > 0) if isinstance(tokens, Tensor) else found
+
+    def _less_hops(self, potentials_E: Tensor) -> Tensor:
+        if not self._router.hop_cost:
+            return potentials_E
+        return potentials_E.double() - self._router.hop_cost * self.hops
+
+    def _choices(self, scores_TE: Tensor, tokens: int | Tensor, counted_T: Tensor | None) -> Tensor:
         """The support of each token's row, at least top_k, within the capacity of the experts."""
-        best = project_rows(scores_TE, self._masses(scores_TE), k=self._most_choices, gamma=self._router.gamma)
-        due_K = torch.arange(self._most_choices, device=scores_TE.device) < self.topk
-        map_TE = torch.zeros_like(scores_TE, dtype=torch.bool).scatter(1, best.indices, (best.values > 0) | due_K)
         factor = self._router.capacity_factor if self.training else self._router.inference_capacity_factor
+        shares = self.training and self._is_global
+        if self._most_choices == self.topk and factor is not None and not shares:
+            return cut_best(scores_TE, self._slots(tokens, factor), self.topk, counted_T)
+        map_TE = self._support(scores_TE)
+        if counted_T is not None:
+            map_TE = map_TE & counted_T[:, None]
         if factor is None:
             return map_TE
-        slots_E = torch.full_like(self.hops, slots_per_expert(tokens * self.topk, self.num_experts, factor)).long()
-        if self.training and self._is_global:
+        slots_E = self._slots(tokens, factor)
+        if shares:
             slots_E = self._own_share(slots_E, map_TE.sum(dim=0))
-        return cut_by_margin(scores_TE, map_TE, slots_E, self.topk)
+        return cut_by_margin(scores_TE, map_TE, slots_E, self.topk, counted_T)
 
-    def _own_share(self, slots_E: Tensor, demand_E: Tensor) -> Tensor:
+    def _support(self, scores_TE: Tensor) -> Tensor:
+        """The entries of :func:`moe.ot.project_rows` and each token's best top_k experts."""
+        most = self._most_choices
+        best_TK, expert_TK = scores_TE.topk(most, dim=1)
+        if most == self.topk:
+            return map_of(expert_TK, self.num_experts)
+        below_TK = best_TK - best_TK[:, :1]
+        ranks_K = torch.arange(1, most + 1, device=scores_TE.device, dtype=scores_TE.dtype)
+        chosen_TK = ranks_K * below_TK > below_TK.cumsum(dim=1) - self._router.gamma * self.topk
+        chosen_TK[:, : self.topk].fill_(True)
+        return torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, expert_TK, chosen_TK)
+
+    def _slots(self, tokens: int | Tensor, factor: float) -> int | Tensor:
+        if isinstance(tokens, Tensor):
+            return slots_of_tokens(tokens, top_k=self.topk, num_experts=self.num_experts, factor=factor)
+        return slots_per_expert(tokens * self.topk, self.num_experts, factor)
+
+    def _own_share(self, slots_E: int | Tensor, demand_E: Tensor) -> Tensor:
         """This rank's part of the slots of all ranks: in proportion to demand for a full expert, else above demand."""
         demand_of_all_E = self.sum_over_ranks(demand_E.clone())
         spare_E = (slots_E - demand_of_all_E).div(self.tp_dp_cp_group.size(), rounding_mode="floor")
         by_demand_E = demand_E * slots_E // demand_of_all_E.clamp_min(1)
         return torch.where(demand_of_all_E > slots_E, by_demand_E, demand_E + spare_E)
 
-    def _gates(self, logits_TE: Tensor, scores_TE: Tensor, map_TE: Tensor) -> Tensor:
-        probs_TE = logits_TE.softmax(dim=1) * map_TE
+    def _gates(self, distribution_TE: Tensor, scores_TE: Tensor, map_TE: Tensor) -> Tensor:
+        probs_TE = distribution_TE * map_TE
         if self._router.gate == "prob":
             return probs_TE
         mass = self.topk * self._router.gamma

@@ -7,6 +7,8 @@ import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.moe.moe_utils import (
     compute_routing_scores_for_aux_loss,
+    get_tokens_per_expert_and_token_count,
+    switch_load_balancing_loss_func,
     topk_routing_with_score_function,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -60,7 +62,7 @@ class PortableTopKRouter(PortableRouter):
             return logits_TE.softmax(dim=1)
         return torch.nn.functional.normalize(logits_TE.sigmoid(), p=1, dim=1)
 
-    def select(self, logits_TE: Tensor) -> Selection:
+    def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         """See :class:`PortableRouter`."""
         probs_TE, wanted_TE = topk_routing_with_score_function(
             logits_TE,
@@ -69,17 +71,18 @@ class PortableTopKRouter(PortableRouter):
             score_function=self._router.score,
             expert_bias=self.expert_bias,
         )
+        if counted_T is not None:
+            probs_TE, wanted_TE = probs_TE * counted_T[:, None], wanted_TE & counted_T[:, None]
         if self._router.bias_rate and self.counts:
             self.demand += wanted_TE.sum(dim=0)
         factor = self._router.capacity_factor
         if factor is None:
             map_TE, dropped = wanted_TE, wanted_TE.new_zeros([], dtype=torch.int64)
         else:
-            map_TE = self._within_capacity(probs_TE.detach(), wanted_TE, factor)
+            map_TE = self._within_capacity(probs_TE.detach(), wanted_TE, factor, counted_T)
             probs_TE, dropped = probs_TE * map_TE, (wanted_TE & ~map_TE).sum()
         if self.is_aux_loss_enabled() and self.learns and len(logits_TE):
-            fractions_TE, scores_TE = compute_routing_scores_for_aux_loss(logits_TE, self.topk, self._router.score)
-            probs_TE = self._apply_aux_loss(probs_TE, scores_TE, fractions_TE)
+            probs_TE = self._with_aux_loss(probs_TE, logits_TE, counted_T)
         return Selection(probs_TE, map_TE, dropped)
 
     @torch.no_grad()
@@ -96,8 +99,30 @@ class PortableTopKRouter(PortableRouter):
         if self._router.bias_rate:
             self.demand.zero_()
 
-    def _within_capacity(self, probs_TE: Tensor, wanted_TE: Tensor, factor: float) -> Tensor:
-        slots = slots_per_expert(len(wanted_TE) * self.topk, self.num_experts, factor)
+    def _within_capacity(self, probs_TE: Tensor, wanted_TE: Tensor, factor: float, counted_T: Tensor | None) -> Tensor:
+        if counted_T is None:
+            slots = slots_per_expert(len(wanted_TE) * self.topk, self.num_experts, factor)
+        else:
+            slots = self.slots(counted_T, factor)
         if self._router.drop_policy == "position":
             return keep_first(wanted_TE, slots)
         return keep_largest(probs_TE, wanted_TE, slots)
+
+    def _with_aux_loss(self, probs_TE: Tensor, logits_TE: Tensor, counted_T: Tensor | None) -> Tensor:
+        """The load-balancing loss of the tokens that are no padding; Megatron's own is NaN where all are padding."""
+        if counted_T is None:
+            chosen_TE, scores_TE = compute_routing_scores_for_aux_loss(logits_TE, self.topk, self._router.score)
+            return self._apply_aux_loss(probs_TE, scores_TE, chosen_TE)
+        chosen_TE, scores_TE = compute_routing_scores_for_aux_loss(
+            logits_TE, self.topk, self._router.score, padding_mask=~counted_T
+        )
+        chosen_E, _, tokens = get_tokens_per_expert_and_token_count(
+            chosen_TE, self.tp_cp_group, self.topk, with_padding_mask=True
+        )
+        coefficient = self.get_aux_loss_coeff("aux_loss")
+        loss = switch_load_balancing_loss_func(
+            scores_TE, chosen_E, tokens.clamp_min(1), self.topk, self.num_experts, coefficient
+        )
+        return self.attach_and_log_load_balancing_loss(
+            probs_TE, coefficient, loss, "load_balancing_loss", self.tp_cp_group
+        )

@@ -32,6 +32,7 @@ class Header(Section, frozen=True, strict=True):
         steps: Optimiser steps in the file.
         config_sha256: Hash of the traced configuration.
         torch: Version of torch that issued the collectives.
+        clock: Whose time the records tell: of the host, or of the device that computed.
     """
 
     format: Literal["flowfabric.collectives/1"]
@@ -42,6 +43,7 @@ class Header(Section, frozen=True, strict=True):
     steps: tuple[Count, ...]
     config_sha256: str | None
     torch: str | None
+    clock: Literal["host", "device"] = "host"
 
 
 class Record(Section, frozen=True, strict=True):

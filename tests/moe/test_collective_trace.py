@@ -72,6 +72,14 @@ def test_golden_written_and_computed_traces_satisfy_the_schema(tmp_path: Path) -
         assert satisfies_schema(path), path
 
 
+def test_a_header_may_say_that_its_times_are_those_of_a_device(tmp_path: Path) -> None:
+    header, records = read(GOLDEN)
+    assert header.clock == "host"
+    write(tmp_path / "device.jsonl", replace(header, clock="device"), records)
+    assert satisfies_schema(tmp_path / "device.jsonl")
+    assert read(tmp_path / "device.jsonl")[0].clock == "device"
+
+
 def test_nothing_half_written_stays_behind(tmp_path: Path) -> None:
     def failing() -> Any:
         yield from read(GOLDEN)[1][:2]
@@ -105,6 +113,7 @@ def without(number: int, field: str) -> Callable[[Lines], Lines]:
 MALFORMED: dict[str, tuple[Callable[[Lines], Lines], str]] = {
     "unknown version": (changed(1, format="flowfabric.collectives/2"), "line 1, format"),
     "unknown source": (changed(1, source="guessed"), "line 1, source"),
+    "unknown clock": (changed(1, clock="sundial"), "line 1, clock"),
     "no ranks": (changed(1, world_size=0), "line 1, world_size"),
     "missing header field": (without(1, "steps"), "line 1, steps"),
     "group beyond the world": (changed(1, groups={"data": [0, 2]}), "line 1, groups.data"),

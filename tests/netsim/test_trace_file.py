@@ -146,6 +146,14 @@ def test_a_sound_trace_passes(tmp_path):
     assert compare(sound().write(tmp_path / "trace.jsonl"), tmp_path) == 0
 
 
+def test_a_trace_may_tell_the_time_of_a_device(tmp_path):
+    trace = sound()
+    trace.header["clock"] = "device"
+    path = trace.write(tmp_path / "trace.jsonl")
+    assert compare(path, tmp_path) == 0
+    assert read_trace(path).header.clock == "device"
+
+
 def test_the_golden_trace_and_the_tests_own_satisfy_the_schema():
     schema = json.loads(Path("configs/schemas/collectives.schema.json").read_text())
     golden = Path("tests/files/collectives.jsonl")

@@ -20,6 +20,7 @@ from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
 from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.sampling.text import RULE, continue_texts, readable
+from trainer.trace.clock import clock_of
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
 
@@ -149,6 +150,7 @@ def _recorder(folder: Path, config: RunConfig, model: Network, launch: Launch) -
         config_sha256=config_digest(config),
         group_names=group_names(),
         blocks=list(model.blocks),
+        clock=clock_of(launch.device),
     )
 
 

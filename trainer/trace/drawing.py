@@ -18,6 +18,7 @@ from trainer.distributed.groups import Launch, group_names
 from trainer.flow.question import FromTokens, OfToken
 from trainer.model.network import Network
 from trainer.model.parallel.parameters import HoldsExperts
+from trainer.trace.clock import clock_of
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder
 from trainer.trace.routing import RoutingRecorder
@@ -53,6 +54,7 @@ class DrawingTrace:
             config_sha256=config_digest(config),
             group_names=group_names(),
             blocks=list(model.blocks),
+            clock=clock_of(launch.device),
         )
         self._routing: RoutingRecorder | None = None
         self._calls = 0

@@ -79,7 +79,7 @@ def _common_header(paths: Sequence[Path], headers: Sequence[TraceHeader]) -> Tra
     """The header that all files share but for their group tables."""
     first = headers[0]
     for path, header in zip(paths, headers, strict=True):
-        for field in ("source", "world_size", "ranks_per_node", "steps", "config_sha256", "torch"):
+        for field in ("source", "world_size", "ranks_per_node", "steps", "config_sha256", "torch", "clock"):
             own, other = getattr(header, field), getattr(first, field)
             if own != other:
                 raise FileError(path, f"line 1, {field}", f"differs from rank 0's {other} ({own})", REMEDY)

@@ -1,10 +1,9 @@
 """Recording the collectives that a rank issues during sampled steps."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
+from moe.collective_trace import CollectiveRecord, TraceHeader, read, write_lines
+from trainer.trace.clock import Clock, HostClock, Mark
 from trainer.trace.context import attach, position
 from trainer.trace.operation import NAMESPACES, WAITS, describe
 
@@ -24,10 +24,14 @@ class Recorder:
     cannot be seen in the call is seen in `Work.wait`, watched for the length of the step:
 
     - A synchronous call returns before the collective has ended and torch's wrapper then waits, so `t_done_ns` is
-      the end of that wait. It stays None where no Python code waits (C++ callers; NCCL calls that return no Work),
-      and with NCCL all times are the host's, not the network's.
+      the end of that wait, or of the call where it leaves nothing to wait for. It stays None where no Python code
+      waits (C++ callers).
     - send and recv carry no flag: one whose wait comes before the next record is written as synchronous.
+    - A call in a stream beside that of the compute is asynchronous whatever its flag: compute goes on until it waits
+      for that stream.
     - An async record whose wait is never seen counts as waited for by the end of its step.
+
+    The clock is asked for times when the step has ended, so that a device is never waited for within it.
 
     Args:
         path: the rank's own file (`record.rank_path`).
@@ -38,6 +42,7 @@ class Recorder:
             same meaning on every rank; unnamed groups keep torch's name. Groups that share a name and their ranks
             become one group of the trace.
         blocks: the model's blocks in order; the index becomes the record's layer.
+        clock: tells when the rank computes; None: the host's.
     """
 
     def __init__(
@@ -49,9 +54,11 @@ class Recorder:
         config_sha256: str | None = None,
         group_names: Mapping[str, str] | None = None,
         blocks: Sequence[nn.Module] = (),
+        clock: Clock | None = None,
     ) -> None:
         self.path = path
         self.steps = frozenset(steps)
+        self._clock = clock or HostClock()
         self.header = TraceHeader(
             source="recorded",
             world_size=dist.get_world_size(),
@@ -60,28 +67,35 @@ class Recorder:
             steps=(),
             config_sha256=config_sha256,
             torch=torch.__version__,
+            clock=self._clock.name,
         )
         self._rank = dist.get_rank()
         self._group_names = dict(group_names or {})
         self._blocks = blocks
         self._groups: dict[str, tuple[int, ...]] = {}
-        self._records: list[CollectiveRecord] = []
-        self._open: dict[int, _Open] = {}
-        self._clock = _Clock(step=-1)
+        self._lines: list[str] = []
+        self._written_steps: set[int] = set()
+        self._seq = 0
+        self._step = -1
         self._first_micro = self._micro = 0
+        self._drafts: list[_Draft] = []
+        self._open: dict[int, tuple[object, _Draft]] = {}  # holding the handle keeps its identity valid
+        self._resumed: Mark = None
+        self._compute: list[tuple[Mark, Mark]] = []
 
     def resume(self, step: int) -> None:
         """Take over what an earlier process of the same run recorded up to optimiser step `step`.
 
-        A file of another configuration, world size or torch version is left out: a trace speaks of one run only.
+        A file of another configuration, world size, clock or torch version is left out: a trace speaks of one run only.
         """
         if not self.path.exists():
             return
         header, records = read(self.path)
         if replace(header, groups={}, steps=()) == self.header:
             self._groups = dict(header.groups)
-            self._records = [record for record in records if record.step <= step]
-            if self._records:
+            kept = [record for record in records if record.step <= step]
+            if kept:
+                self._keep(kept)
                 self.write()
             else:
                 self.path.unlink()
@@ -96,30 +110,30 @@ class Recorder:
         return self._recording(step, micro) if step in self.steps else nullcontext()
 
     def write(self) -> None:
-        """Write all records so far to the rank's file, if there are any."""
+        """Write all records so far to the rank's file, if there are any; waits for a device to end its step."""
         self._close_step()
-        if self._records:
-            steps = tuple(sorted({record.step for record in self._records}))
-            write(self.path, replace(self.header, groups=self._groups, steps=steps), self._records)
+        if self._lines:
+            header = replace(self.header, groups=self._groups, steps=tuple(sorted(self._written_steps)))
+            write_lines(self.path, header, self._lines)
 
     @contextmanager
     def _recording(self, step: int, micro: int) -> Iterator[None]:
-        if step != self._clock.step:
+        if step != self._step:
             self._close_step()
-            self._clock = _Clock(step)
-            self._first_micro = micro
+            self._step, self._first_micro = step, micro
         self._micro = micro - self._first_micro
-        with attach(self._blocks), _watched_waits(self), _Interception(self):
+        with attach(self._blocks), _watched_waits(self), self._clock.watching(self), _Interception(self):
             torch.empty(0)  # torch imports its tracing machinery (a second) at the first call under a dispatch mode
-            self._clock.resume()
+            self._resumed = self._clock.mark()
             yield
-            self._clock.pause()
+            self._pause()
 
     def observe(self, function: Any, arguments: dict[str, Any]) -> Any:
         """Run one c10d call and record it."""
-        issued = self._clock.pause()
+        issued = self._pause()
         result = function(**arguments)
-        self._clock.resume()
+        ended = self._clock.mark_end()
+        self._resumed = self._clock.mark()
         call = describe(function.name(), arguments, result, self._rank)
         if call is None:
             return result
@@ -129,94 +143,132 @@ class Recorder:
                 f"group_names.{name}: stands for ranks {self._groups[name]} and {call.ranks} on rank {self._rank}; "
                 "give every process group that a rank takes part in a name of its own"
             )
+        beside = self._clock.beside()
         record = CollectiveRecord(
             rank=self._rank,
             seq=self._next_seq(),
-            step=self._clock.step,
+            step=self._step,
             micro=self._micro,
             phase=position.phase,
             group=name,
             size1=len(call.ranks) == 1,
-            asynchronous=call.asynchronous is not False,
-            gap_ns=self._clock.take_compute(),
-            t_issue_ns=self._clock.since_origin(issued),
+            asynchronous=call.asynchronous is not False or beside is not None,
             layer=position.layer,
             **call.fields,
         )
-        self._records.append(record)
+        draft = _Draft(record, issued, self._compute, beside, call.asynchronous is None)
+        self._compute = []
+        self._drafts.append(draft)
         if call.handle is not None:
-            self._open[id(call.handle)] = _Open(call.handle, len(self._records) - 1, call.asynchronous is None)
+            self._open[id(call.handle)] = call.handle, draft
+        elif call.asynchronous is False:
+            draft.done = ended
         return result
 
     def wait(self, handle: object, run: Any) -> Any:
         """Run one wait and note it in the record of the collective that it ends."""
-        self._clock.pause()
+        self._pause()
         result = run()
-        done = self._clock.resume()
-        opened = self._open.pop(id(handle), None)
-        if opened is not None:
-            record = replace(self._records[opened.index], t_done_ns=self._clock.since_origin(done))
-            if record.asynchronous:
-                immediate = opened.unflagged and opened.index == len(self._records) - 1
-                record = (
-                    replace(record, asynchronous=False) if immediate else replace(record, wait_seq=self._next_seq())
-                )
-            self._records[opened.index] = record
+        done = self._clock.mark_end()
+        self._resumed = self._clock.mark()
+        _, draft = self._open.pop(id(handle), (None, None))
+        if draft is not None:
+            draft.done = done
+            if self._clock.beside() is None:
+                if draft.unflagged and draft is self._drafts[-1] and draft.beside is None:
+                    draft.record = replace(draft.record, asynchronous=False)
+                draft.waited_before(self._next_seq())
         return result
 
+    def reached(self) -> int:
+        """How many collectives were issued so far in the step."""
+        return len(self._drafts)
+
+    @contextmanager
+    def joining(self, stream: Hashable, reached: int) -> Iterator[None]:
+        """Inside, compute is made to wait for what was issued in a stream beside it.
+
+        Args:
+            stream: which.
+            reached: only for the first so many of all collectives of the step.
+        """
+        awaited = [
+            draft for draft in self._drafts[:reached] if draft.beside == stream and draft.record.wait_seq is None
+        ]
+        if stream is None or not awaited:
+            yield
+            return
+        self._pause()
+        yield
+        self._resumed = self._clock.mark()
+        for draft in awaited:
+            draft.waited_before(self._next_seq())
+
+    def _pause(self) -> Mark:
+        """The program hands over to a collective or a wait."""
+        paused = self._clock.mark()
+        self._compute.append((self._resumed, paused))
+        return paused
+
     def _next_seq(self) -> int:
-        return self._records[-1].seq + 1 if self._records else 0
+        return self._seq + len(self._drafts)
 
     def _close_step(self) -> None:
-        """Let every collective that nobody was seen to wait for end with its step."""
-        for index in range(len(self._records) - 1, -1, -1):
-            record = self._records[index]
-            if record.step != self._clock.step:
-                break
-            if record.asynchronous and record.wait_seq is None:
-                self._records[index] = replace(record, wait_seq=self._next_seq())
+        """Let every collective that nobody was seen to wait for end with its step, and ask the clock for all times."""
+        if self._drafts:
+            for draft in self._drafts:
+                draft.waited_before(self._next_seq())
+            self._clock.settle()
+            self._keep([draft.timed(self._clock, self._drafts[0].issued) for draft in self._drafts])
+        self._clock.forget()
+        self._drafts, self._compute = [], []
         self._open.clear()
 
+    def _keep(self, records: Sequence[CollectiveRecord]) -> None:
+        """Takes finished records, as the lines that will be written."""
+        self._lines += [f"{record.to_json()}\n" for record in records]
+        self._written_steps |= {record.step for record in records}
+        self._seq = records[-1].seq + 1
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """A collective that was issued and not yet waited for; holding the handle keeps its identity valid."""
 
-    handle: object
-    index: int
+@dataclass(slots=True)
+class _Draft:
+    """A collective of the step that is being recorded.
+
+    Attributes:
+        record: what is known of it, without its times.
+        issued: when.
+        compute: since the collective before, from when to when.
+        beside: the stream that it was issued in, if compute went on in another.
+        unflagged: the call did not say whether it outlives itself.
+        done: when it was seen to end.
+    """
+
+    record: CollectiveRecord
+    issued: Mark
+    compute: list[tuple[Mark, Mark]]
+    beside: Hashable | None
     unflagged: bool
+    done: Mark | None = None
 
+    def waited_before(self, seq: int) -> None:
+        """Compute has waited for it before a record, if it does not wait at once and has not before."""
+        if self.record.asynchronous and self.record.wait_seq is None:
+            self.record = replace(self.record, wait_seq=seq)
 
-class _Clock:
-    """Time within one step, in ns, and how much of it went into compute since the last record ended."""
+    def timed(self, clock: Clock, origin: Mark) -> CollectiveRecord:
+        """The finished record.
 
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self._origin: int | None = None
-        self._resumed = 0
-        self._compute = 0
-
-    def resume(self) -> int:
-        """The program computes again."""
-        self._resumed = perf_counter_ns()
-        return self._resumed
-
-    def pause(self) -> int:
-        """The program hands over to a collective or a wait."""
-        now = perf_counter_ns()
-        self._compute += now - self._resumed
-        return now
-
-    def take_compute(self) -> int:
-        """Compute since the last call."""
-        compute, self._compute = self._compute, 0
-        return compute
-
-    def since_origin(self, now: int) -> int:
-        """Time since the first record of the step, which the first call sets."""
-        if self._origin is None:
-            self._origin = now
-        return now - self._origin
+        Args:
+            clock: has settled.
+            origin: when the first collective of the step was issued.
+        """
+        return replace(
+            self.record,
+            gap_ns=sum(clock.between_ns(resumed, paused) for resumed, paused in self.compute),
+            t_issue_ns=clock.between_ns(origin, self.issued),
+            t_done_ns=None if self.done is None else clock.between_ns(origin, self.done),
+        )
 
 
 class _Interception(TorchDispatchMode):
@@ -237,10 +289,12 @@ class _Interception(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace not in NAMESPACES:
             return func(*args, **kwargs)
-        arguments = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        # torch leaves out what equals its default
+        flags = {one.name: one.default_value for one in func._schema.arguments if one.name == "async_op"}
         if func.name() in WAITS:
             return self._recorder.wait(args[0], lambda: func(*args, **kwargs))
-        return self._recorder.observe(func, arguments)
+        return self._recorder.observe(func, flags | given)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch
 from trainer.model.build import expert_parameters, tokens_per_example
 from trainer.model.parallel.parameters import HoldsExperts
+from trainer.trace.clock import clock_of
 from trainer.trace.merging import Merging
 from trainer.trace.recorder import Recorder
 from trainer.trace.routing import RoutingRecorder, SegmentRecorder
@@ -44,6 +45,7 @@ class TraceSession:
             config_sha256=config_digest(config),
             group_names=engine.group_names,
             blocks=blocks,
+            clock=clock_of(launch.device),
         )
         self._routing = None
         if config.moe is not None:

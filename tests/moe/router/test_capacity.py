@@ -3,7 +3,15 @@ import itertools
 import pytest
 import torch
 
-from moe.router.capacity import cut_by_margin, keep_first, keep_largest, map_of, slots_per_expert
+from moe.router.capacity import (
+    cut_best,
+    cut_by_margin,
+    keep_first,
+    keep_largest,
+    map_of,
+    slots_of_tokens,
+    slots_per_expert,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +20,7 @@ from moe.router.capacity import cut_by_margin, keep_first, keep_largest, map_of,
 )
 def test_slots_are_the_multiple_of_the_mean_rounded_up(choices: int, experts: int, factor: float, slots: int) -> None:
     assert slots_per_expert(choices, experts, factor) == slots
+    assert slots_of_tokens(torch.tensor(choices), top_k=1, num_experts=experts, factor=factor).item() == slots
 
 
 def test_the_largest_stay_and_among_equals_the_first() -> None:
@@ -69,3 +78,48 @@ def test_choices_beyond_the_due_never_take_the_slot_of_one_that_is_due() -> None
     wanted = torch.tensor([[1, 1], [1, 0], [1, 0]], dtype=torch.bool)
     cut = cut_by_margin(scores, wanted, torch.tensor([1, 2]), 1)
     assert cut.int().tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("due", [1, 2])
+def test_where_nothing_is_over_the_cut_is_the_map_whatever_the_ties(due: int) -> None:
+    """Scores of few values, so that choices, margins and the costs of others are equal in most rows and columns."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(50):
+        scores = torch.randint(0, 3, [30, 6], generator=generator).float()
+        wanted = map_of(scores.topk(due + 1, dim=1).indices, 6)
+        best = map_of(scores.topk(due, dim=1).indices, 6)
+        for slots in (wanted.sum(dim=0), int(wanted.sum(dim=0).max())):
+            assert torch.equal(cut_by_margin(scores, wanted, slots, due), wanted)
+        assert torch.equal(cut_best(scores, int(best.sum(dim=0).max()), due), best)
+
+
+@pytest.mark.parametrize("due", [1, 2, 3])
+@pytest.mark.parametrize("slack", [1.0, 1.25])
+def test_nobody_is_without_an_expert_while_there_is_room_for_all(due: int, slack: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    for skew in (0.0, 3.0, 100.0):
+        scores = torch.randn(50, 7, generator=generator) + skew * torch.linspace(1, 0, 7)
+        slots = slots_per_expert(50 * due, 7, slack)
+        cut = cut_best(scores, slots, due)
+        assert cut.any(dim=1).all()
+        assert cut.sum(dim=0).max() <= slots
+        assert cut.sum(dim=1).max() <= due
+        assert cut.sum() >= 0.9 * 50 * due
+        wide = map_of(scores.topk(due + 2, dim=1).indices, 7)
+        assert cut_by_margin(scores, wide, slots, due).any(dim=1).all()
+
+
+def test_scarce_slots_serve_as_many_tokens_as_there_are_slots() -> None:
+    scores = torch.randn(40, 5, generator=torch.Generator().manual_seed(5))
+    cut = cut_by_margin(scores, map_of(scores.topk(2, dim=1).indices, 5), torch.tensor([1, 2, 0, 3, 4]), 2)
+    assert cut.sum(dim=0).tolist() == [1, 2, 0, 3, 4]
+
+
+def test_padding_takes_no_slot_and_changes_nobody_elses() -> None:
+    generator = torch.Generator().manual_seed(6)
+    scores, counted = torch.randn(60, 5, generator=generator), torch.rand(60, generator=generator) < 0.6
+    scores[:, 0] += 2
+    slots = slots_per_expert(int(counted.sum()), 5, 1.1)
+    padded, alone = cut_best(scores, slots, 1, counted), cut_best(scores[counted], slots, 1)
+    assert torch.equal(padded[counted], alone)
+    assert not padded[~counted].any()

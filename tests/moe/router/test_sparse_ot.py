@@ -47,7 +47,9 @@ def test_skewed_tokens_are_all_served_under_the_cap_at_the_affinity_of_the_exact
 def test_where_no_expert_is_full_the_gates_are_the_plan_of_the_transport_problem(gamma: float) -> None:
     router = build_router(SparseOTRouterConfig(gate="plan", gamma=gamma, candidates=EXPERTS, capacity_factor=8.0))
     tokens = skewed_tokens(256)
-    plan, chosen = router(tokens)
+    for _ in range(3):
+        plan, chosen = router(tokens)
+        router.update_bias()
     assert torch.equal(chosen, plan > 0)
     logits = logits_of(router, tokens)
     logits = logits - logits.mean(dim=1, keepdim=True)
@@ -55,7 +57,7 @@ def test_where_no_expert_is_full_the_gates_are_the_plan_of_the_transport_problem
     torch.testing.assert_close(plan.detach().double(), capped_simplex(scores, 1.0, gamma), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(plan.sum(dim=1), torch.ones(256))
     assert (plan.sum(dim=0) - 256 / EXPERTS).abs().max() <= 0.011 * 256 / EXPERTS
-    assert router.report()["residual"] <= 0.01
+    assert router.report()["residual"] <= 0.02
 
 
 @pytest.mark.parametrize("gate", ["plan", "straight_through"])
@@ -124,21 +126,32 @@ def test_a_token_visits_as_many_experts_as_it_is_due_and_no_more_than_its_candid
 def test_the_next_step_starts_from_the_last_ones_potentials() -> None:
     warm, tokens = build_router(SparseOTRouterConfig()), skewed_tokens(1024)
     warm(tokens)
-    cold = int(warm.report()["evaluations"])
+    cold = warm.report()
     warm(tokens)
-    assert int(warm.report()["evaluations"]) == cold  # within a step nothing is learnt
+    assert torch.equal(warm.report()["potentials"], cold["potentials"])  # within a step nothing is learnt
     warm.update_bias()
     warm(tokens)
-    assert int(warm.report()["evaluations"]) <= 2
-    evaluations = {"cold": 0, "warm": 0}
+    assert warm.report()["residual"] < 0.6 * cold["residual"]
+    residuals = {"cold": 0.0, "warm": 0.0}
     for step in range(1, 6):
         fresh = build_router(SparseOTRouterConfig())
         for name, router in (("cold", fresh), ("warm", warm)):
             router(skewed_tokens(1024, step))
-            evaluations[name] += int(router.report()["evaluations"])
+            residuals[name] += float(router.report()["residual"]) / 5
         torch.testing.assert_close(fresh.report()["potentials"], warm.report()["potentials"], atol=0.1, rtol=0)
         warm.update_bias()
-    assert evaluations["warm"] <= 0.75 * evaluations["cold"]
+    assert residuals["warm"] <= min(residuals["cold"], 0.05)
+
+
+def test_more_evaluations_come_nearer_to_balance_from_anywhere() -> None:
+    tokens, found = skewed_tokens(1024), []
+    for evaluations in (4, 6, 10):
+        router = build_router(SparseOTRouterConfig(evaluations=evaluations))
+        router.potentials.copy_(torch.randn(EXPERTS, generator=torch.Generator().manual_seed(0)))
+        router(tokens)
+        found.append(float(router.report()["residual"]))
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.01
 
 
 def test_inference_takes_the_best_experts_at_the_average_potentials() -> None:

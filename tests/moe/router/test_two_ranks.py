@@ -122,8 +122,8 @@ def test_global_capacity_is_that_of_all_ranks_and_a_rank_may_favour_an_expert(ra
 
 def test_what_global_potentials_send_is_known(ranks: list[dict[str, Any]]) -> None:
     for result in ranks:
-        evaluations = int(result["global"]["evaluations"])
-        assert result["global"]["sent"] == [(2, 8), *[(1 + EXPERTS, 4)] * evaluations, (EXPERTS, 8)]
+        evaluations = [(EXPERTS**2, 4)] * (GLOBAL.evaluations - 2) + [(EXPERTS, 4)] * 2
+        assert result["global"]["sent"] == [(2, 8), *evaluations, (EXPERTS, 8)]
         assert result["update sent"] == [(EXPERTS + 2, 8)]
 
 

@@ -64,7 +64,9 @@ def train(config: RunConfig, rank: int, world_size: int, resumes: Path | None) -
     config.run.dir.mkdir(exist_ok=True)
     layout = plan_layout(config, world_size)
     task, dataset = trainer.task.build(config), trainer.data.build(config.data)
-    assert _Training(config, layout, launch, task, dataset, [], resumes).run() is False
+    training = _Training(config, layout, launch, task, dataset, [], resumes)
+    assert training.run() is False
+    training.trace.finish()
 
 
 @pytest.fixture(scope="module")

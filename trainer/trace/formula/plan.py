@@ -6,6 +6,7 @@ import torch
 
 from moe.config import MoEConfig, SparseOTRouterConfig
 from moe.dispatch.messages import Borrowing
+from moe.ot import summed_elements
 from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
@@ -41,10 +42,6 @@ from trainer.trace.formula.training import TrainingStep
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
-
-EVALUATIONS = 8
-"""All-reduces of a solve for global potentials that a computed trace assumes. A solve takes five to ten as a rule; the
-tokens decide, so that no formula knows."""
 
 
 def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps: tuple[int, ...] = (1,)) -> TraceSpec:
@@ -273,9 +270,9 @@ def _tokens_of_a_loss(config: RunConfig, layout: Layout) -> int:
 
 
 def _router_sums(moe: MoEConfig) -> tuple[tuple[str, int], ...]:
-    """Spread of the logits, value and gradient of each evaluation, and the choices of each expert."""
+    """Spread of the logits, each evaluation of the potentials, and the choices of each expert."""
     match moe.router:
-        case SparseOTRouterConfig(potentials="global"):
-            evaluations = (("float32", 4 * (1 + moe.num_experts)),) * EVALUATIONS
-            return ("float64", 16), *evaluations, ("int64", 8 * moe.num_experts)
+        case SparseOTRouterConfig(potentials="global", evaluations=evaluations):
+            solve = (("float32", 4 * elements) for elements in summed_elements(moe.num_experts, evaluations))
+            return ("float64", 16), *solve, ("int64", 8 * moe.num_experts)
     return ()

@@ -30,7 +30,7 @@ LARGEST = 1.2
 def configuration(
     engine: dict[str, Any], *, tensor: int = 1, expert: int = 1, moe: bool = False, layers: int = 2
 ) -> RunConfig:
-    """A table whose rows neither two nor four ranks divide evenly, and engines' own buckets small beside the network."""
+    """A table whose rows neither two nor four ranks divide evenly; buckets of engines that are small beside it all."""
     bucket = {"bucket_elements": 1000} if engine.get("kind") != "fsdp" else {}
     return RunConfig.model_validate(
         {

@@ -1,0 +1,215 @@
+"""Clocks of a recorder: when the compute of a rank pauses and goes on, as the host or as its device counts time.
+
+A device works off what the host enqueued, later and in streams. There a mark is an event, and when it came to pass is
+asked once, after the step.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+import torch
+
+Mark = Any
+"""A place in the program, of which its clock knows when it came to pass."""
+
+
+class Joins(Protocol):
+    """Sees compute wait for a stream beside it."""
+
+    def reached(self) -> int:
+        """How many collectives were issued so far in the step."""
+        ...
+
+    def joining(self, stream: Hashable, reached: int) -> AbstractContextManager[None]:
+        """Inside, compute is made to wait for a stream.
+
+        Args:
+            stream: in which collectives were issued.
+            reached: only for the first so many of all collectives of the step.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """Time within one step. Nothing but :meth:`settle` waits.
+
+    Attributes:
+        name: as in the header of a trace.
+    """
+
+    name: str
+
+    def watching(self, joins: Joins) -> AbstractContextManager[None]:
+        """While entered, the stream that is in use at the beginning is that of the compute.
+
+        Args:
+            joins: sees it wait for another.
+        """
+        ...
+
+    def mark(self) -> Mark:
+        """This place among the compute."""
+        ...
+
+    def mark_end(self) -> Mark:
+        """This place in the stream in use, which has just been made to wait for a collective."""
+        ...
+
+    def beside(self) -> Hashable | None:
+        """The stream in use if it is another than that of the compute, which then goes on meanwhile; else None."""
+        ...
+
+    def settle(self) -> None:
+        """Waits until all marks have come to pass."""
+        ...
+
+    def between_ns(self, earlier: Mark, later: Mark) -> int:
+        """Time from one mark to another; 0 if they came to pass the other way round."""
+        ...
+
+    def forget(self) -> None:
+        """No mark so far is needed any more."""
+        ...
+
+
+class HostClock:
+    """The time of the host, where compute and collectives are done when their calls return, or a wait for them."""
+
+    name = "host"
+
+    def watching(self, joins: Joins) -> AbstractContextManager[None]:  # noqa: ARG002  a host has no streams
+        """Watches nothing."""
+        return nullcontext()
+
+    def mark(self) -> Mark:
+        """Now, in ns."""
+        return perf_counter_ns()
+
+    def mark_end(self) -> Mark:
+        """Now, in ns."""
+        return perf_counter_ns()
+
+    def beside(self) -> Hashable | None:
+        """None."""
+        return None
+
+    def settle(self) -> None:
+        """Nothing is outstanding."""
+
+    def between_ns(self, earlier: Mark, later: Mark) -> int:
+        """The difference."""
+        return max(0, later - earlier)
+
+    def forget(self) -> None:
+        """Marks are but numbers."""
+
+
+class DeviceClock:
+    """The time of a device, by events in its streams.
+
+    Compute waits for another stream by an event of that stream, or the host does for it; what happens in C++ alone is
+    not seen.
+
+    Args:
+        runtime: torch's module of the device, such as ``torch.cuda``: ``Event``, ``Stream``, ``current_stream`` and
+            ``synchronize``.
+    """
+
+    name = "device"
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        self._record = runtime.Event.record
+        self._events: list[Any] = []
+        self._used = 0
+        self._compute: Any = None
+        self._points: dict[int, tuple[Any, Any, int]] = {}
+
+    @contextmanager
+    def watching(self, joins: Joins) -> Iterator[None]:
+        """While entered, the stream that is in use at the beginning is that of the compute.
+
+        Args:
+            joins: sees it wait for another.
+        """
+        self._compute = self._runtime.current_stream()
+
+        def recorded(event: Any, stream: Any = None) -> AbstractContextManager[None]:
+            self._points[id(event)] = event, stream or self._runtime.current_stream(), joins.reached()
+            return nullcontext()
+
+        def held(event: Any) -> AbstractContextManager[None]:
+            _, stream, reached = self._points.get(id(event), (None, None, 0))
+            return joins.joining(stream, reached)
+
+        def waited(event: Any, stream: Any = None) -> AbstractContextManager[None]:
+            own = (stream or self._runtime.current_stream()) == self._compute
+            return held(event) if own else nullcontext()
+
+        def emptied(stream: Any) -> AbstractContextManager[None]:
+            return joins.joining(stream, joins.reached())
+
+        with (
+            _seen(self._runtime.Event, "record", recorded),
+            _seen(self._runtime.Event, "wait", waited),
+            _seen(self._runtime.Event, "synchronize", held),
+            _seen(self._runtime.Stream, "synchronize", emptied),
+        ):
+            yield
+
+    def mark(self) -> Mark:
+        """An event in the stream of the compute."""
+        return self._event(self._compute)
+
+    def mark_end(self) -> Mark:
+        """An event in the stream in use."""
+        return self._event(self._runtime.current_stream())
+
+    def beside(self) -> Hashable | None:
+        """The stream in use, if it is not that of the compute."""
+        in_use = self._runtime.current_stream()
+        return None if in_use == self._compute else in_use
+
+    def settle(self) -> None:
+        """The host waits for the device, the only time in a step."""
+        self._runtime.synchronize()
+
+    def between_ns(self, earlier: Mark, later: Mark) -> int:
+        """Events tell milliseconds."""
+        return max(0, round(earlier.elapsed_time(later) * 1e6))
+
+    def forget(self) -> None:
+        """The events are used again."""
+        self._used = 0
+        self._points.clear()
+
+    def _event(self, stream: Any) -> Any:
+        if self._used == len(self._events):
+            self._events.append(self._runtime.Event(enable_timing=True))
+        event = self._events[self._used]
+        self._used += 1
+        self._record(event, stream)
+        return event
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The clock that tells when a device computes."""
+    return HostClock() if device.type == "cpu" else DeviceClock(torch.get_device_module(device))
+
+
+@contextmanager
+def _seen(kind: Any, method: str, around: Callable[..., AbstractContextManager[None]]) -> Iterator[None]:
+    """While entered, a method of a class runs in a context that is made of its arguments."""
+    original = getattr(kind, method)
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        with around(*args, **kwargs):
+            return original(*args, **kwargs)
+
+    setattr(kind, method, seen)
+    try:
+        yield
+    finally:
+        setattr(kind, method, original)
