@@ -7,9 +7,9 @@ them alike (top-2, gates normalised over the chosen two, nobody dropped); their 
 first. Then they take turns within each round, in random order; a turn begins and ends at a barrier, and the slowest
 rank counts. Beside it stands the CPU time of all ranks, which hardly depends on who else uses the machine but leaves
 waiting out. All ranks keep memory that is freed, as the allocator of a GPU does: else a tensor above 32 MB, such as the
-gradient of a stack of experts, gets pages from the system each time, for which --fresh-pages leaves malloc as it is.
-Megatron-Core's all-gather dispatcher runs with its own sequential experts; it asks CUDA for a device,
-which is answered with the CPU here.
+gradient of a stack of experts, gets pages from the system each time; --fresh-pages leaves malloc as it is.
+Megatron-Core's all-gather dispatcher runs with its own sequential experts; it asks CUDA for a device, which is answered
+with the CPU here.
 """
 
 import argparse
