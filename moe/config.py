@@ -154,7 +154,7 @@ class MoEConfig(Section):
 
     @property
     def cap(self) -> float | None:
-        """Most that an expert takes of a rank's choices in training, as a multiple of its even share; None: no limit."""
+        """Most that an expert takes of a rank's choices in training, over its even share; None: there is no limit."""
         match self.router:
             case TopKRouterConfig():
                 return self.router.capacity_factor

@@ -150,9 +150,10 @@ class CoherentDispatcher:
             residents_N = self._visits(ranks_TK[:, :1]).sum(dim=0)
             counts = gather_counts(torch.cat([copies_N, residents_N, map_TE.sum(dim=0)]), self.group)
             choices_E = counts[:, 2 * self.group.size() :].sum(dim=0)
-            parts = counts.cpu().split([self.group.size()] * 2 + [map_TE.shape[1]], dim=1)
-            copies, rows_N = parts[0], parts[1].sum(dim=0).tolist()
-            num_pairs = int(parts[2][:, self._experts_here].sum())
+            copies, residents, choices = np.split(
+                counts.cpu().numpy(), [self.group.size(), 2 * self.group.size()], axis=1
+            )
+            rows_N, num_pairs = residents.sum(axis=0).tolist(), int(choices[:, self._experts_here].sum())
             route = Route(self.group, copies[self.rank].tolist(), copies[:, self.rank].tolist())
             order_C = places_of(visits_TN.T.reshape(-1), sum(route.sent)) % max(len(rows_TD), 1)
             arrived = MoveRows.apply(rows_TD, gates_TK, labels_TL, order_C, route)

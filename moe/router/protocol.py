@@ -15,9 +15,11 @@ class Router(Protocol):
 
     Attributes:
         weight: the gate's matrix, [E, D].
+        training: whether it routes for training.
     """
 
     weight: nn.Parameter
+    training: bool
 
     def report(self) -> Mapping[str, Tensor]:
         """Figures of the last forward pass, each a detached tensor on the router's device.

@@ -53,7 +53,9 @@ def test_places_and_counts_are_those_that_a_host_would_find(flags: list[bool], k
 @settings(max_examples=30, deadline=None)
 @given(table=st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=4))
 def test_chunks_column_by_column_and_back(table: list[list[int]]) -> None:
-    chunks = [(row, column) for row, counts in enumerate(table) for column, count in enumerate(counts) for _ in range(count)]
+    chunks = [
+        (row, column) for row, counts in enumerate(table) for column, count in enumerate(counts) for _ in range(count)
+    ]
     order = RowOrder.by_column(torch.tensor(table), len(chunks))
     rows = torch.tensor(chunks, dtype=torch.long).view(-1, 2)
     moved = order.of(rows)

@@ -212,7 +212,9 @@ LIMITED = {"dispatch": "capped", "router": {"kind": "sparse_ot"}}
 
 
 def test_capped_dispatch_does_not_migrate() -> None:
-    with pytest.raises(ValueError, match=r"^moe\.migration\.every: 5 .*; leave moe\.migration out, or use dispatch home"):
+    with pytest.raises(
+        ValueError, match=r"^moe\.migration\.every: 5 .*; leave moe\.migration out, or use dispatch home"
+    ):
         plan_layout(configuration(moe={**LIMITED, "migration": {"every": 5}}), 2)
 
 

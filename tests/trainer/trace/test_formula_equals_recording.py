@@ -332,8 +332,23 @@ def test_capped_dispatch_sends_the_same_to_the_last_split(
     _, recorded, _ = recordings(world_size)[name]
     _, records = computed(world_size, name)
     found = [
-        [(r.rank, r.step, r.micro, r.phase, r.layer, r.op, r.dtype, r.bytes_in, r.bytes_out, r.in_splits, r.out_splits)
-         for r in trace if r.group.startswith("expert") and r.layer is not None]
+        [
+            (
+                r.rank,
+                r.step,
+                r.micro,
+                r.phase,
+                r.layer,
+                r.op,
+                r.dtype,
+                r.bytes_in,
+                r.bytes_out,
+                r.in_splits,
+                r.out_splits,
+            )
+            for r in trace
+            if r.group.startswith("expert") and r.layer is not None
+        ]
         for trace in (recorded, records)
     ]
     assert found[0] == found[1]

@@ -70,7 +70,9 @@ def moved_and_straight(_rank: int, world_size: int) -> dict[str, Any]:
 
 def test_experts_that_move_change_nothing() -> None:
     ranks = run_ranks(moved_and_straight, 2)
-    straight, moved = ({key: value for of_rank in ranks for key, value in of_rank[name].items()} for name in ("straight", "moved"))
+    straight, moved = (
+        {key: value for of_rank in ranks for key, value in of_rank[name].items()} for name in ("straight", "moved")
+    )
     assert straight.keys() == moved.keys()
     for of_rank in ranks:
         for one, other in of_rank["losses"]:
