@@ -12,6 +12,7 @@ has to give to others. Trained logits are those of `configs/runs/digits_moe.yaml
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -74,7 +75,25 @@ KINDS: dict[str, Callable[[int, int], Batches]] = {
 
 
 def trained(experts: int, top_k: int, steps: int) -> Batches:
-    """The last two batches of a run on digits."""
+    """The last two batches of a run on digits, which has a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (Path(folder), experts, top_k, steps)
+        process = multiprocessing.get_context("spawn").Process(target=train, args=arguments)
+        process.start()
+        process.join()
+        first, second = torch.load(Path(folder) / "logits.pt")
+    return standardised(first), standardised(second)
+
+
+def train(folder: Path, experts: int, top_k: int, steps: int) -> None:
+    """Trains a network and keeps the logits of its last layer in the last two passes.
+
+    Args:
+        folder: of the run, and of ``logits.pt``.
+        experts: of each layer.
+        top_k: experts of a token.
+        steps: of the optimiser.
+    """
     from trainer.experiment.train import run
 
     kept: dict[int, list[Tensor]] = {}
@@ -85,12 +104,12 @@ def trained(experts: int, top_k: int, steps: int) -> Batches:
             kept[id(router)] = [*kept.get(id(router), [])[-1:], logits_TE.detach().clone()]
         return select(router, logits_TE, counted_T)
 
-    with tempfile.TemporaryDirectory() as folder, patch.object(SparseOTRouter, "select", recording):
-        settings = [f"run.dir={folder}/run", f"optim.steps={steps}", f"moe.num_experts={experts}", f"moe.top_k={top_k}"]
-        settings += ["parallel.expert=1", "evaluate.every=null", "sample.every=null", "trace.steps=[]"]
+    torch.set_num_threads(1)
+    settings = [f"run.dir={folder}/run", f"optim.steps={steps}", f"moe.num_experts={experts}", f"moe.top_k={top_k}"]
+    settings += ["parallel.expert=1", "evaluate.every=null", "sample.every=null", "trace.steps=[]"]
+    with patch.object(SparseOTRouter, "select", recording):
         run(CONFIG, [*settings, f"checkpoint.every={steps}", "observe.tensorboard=false"], None)
-    first, second = list(kept.values())[-1]
-    return standardised(first), standardised(second)
+    torch.save(list(kept.values())[-1], folder / "logits.pt")
 
 
 def imbalance(scores: Tensor, potentials: Tensor, top_k: int) -> float:
