@@ -199,7 +199,9 @@ class SparseOTRouter(PortableRouter):
             return map_of(expert_TK, self.num_experts)
         below_TK = best_TK - best_TK[:, :1]
         ranks_K = torch.arange(1, most + 1, device=scores_TE.device, dtype=scores_TE.dtype)
-        chosen_TK = ranks_K * below_TK > below_TK.cumsum(dim=1) - self._router.gamma * self.topk
+        # A product gives the running sums: those of floats are not reproducible on CUDA.
+        sums_TK = below_TK @ below_TK.new_ones([most, most]).triu_()
+        chosen_TK = ranks_K * below_TK > sums_TK - self._router.gamma * self.topk
         chosen_TK[:, : self.topk].fill_(True)
         return torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, expert_TK, chosen_TK)
 

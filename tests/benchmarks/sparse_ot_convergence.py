@@ -1,6 +1,6 @@
 """How near to balance a fixed number of evaluations comes, beside the solver with a tolerance.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.sparse_ot_convergence [--steps 200] [--out FILE]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.sparse_ot_convergence [--kinds KIND ..] [--steps 200] [--out FILE]
 
 A row for each kind of logits and size. Two batches of one router: the first is solved from zero (cold) and once more
 from what that gave, as the next optimiser step would; the second batch from there (warm). Imbalance is the largest
@@ -33,7 +33,7 @@ SIZES = (*SIZES, (16384, 256, 1), (16384, 256, 2), (16384, 256, 8))
 TRAINED = ((8, 1), (64, 2))
 """Experts and experts a token of networks that are trained."""
 GAMMA, CAPACITY, EVALUATIONS, WIDTH = 0.1, 1.25, (4, 5, 6, 8), 64
-CONFIG = "configs/runs/digits_moe.yaml"
+CONFIG = Path("configs/runs/digits_moe.yaml")
 
 Batches = tuple[Tensor, Tensor]
 
@@ -157,7 +157,10 @@ def rows(name: str, batches: Batches, top_k: int) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200, help="training steps; 0: no trained logits")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=[*KINDS, "trained"], default=[*KINDS, "trained"], help="of logits"
+    )
+    parser.add_argument("--steps", type=int, default=200, help="training steps of trained logits")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     given = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":
@@ -166,9 +169,10 @@ def main() -> None:
     cases = [
         (kind, lambda make=make, t=tokens, e=experts: make(t, e), top_k)
         for kind, make in KINDS.items()
+        if kind in given.kinds
         for tokens, experts, top_k in SIZES
     ]
-    if given.steps:
+    if "trained" in given.kinds:
         cases += [
             ("trained", lambda e=experts, k=top_k: trained(e, k, given.steps), top_k) for experts, top_k in TRAINED
         ]

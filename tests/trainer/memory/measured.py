@@ -31,7 +31,7 @@ class Zeros(Dataset):
     def get(self, ids: torch.Tensor) -> Batch:
         """Zeros and their labels."""
         x = torch.zeros(len(ids), *self.shape, dtype=torch.int64 if self.integer else torch.float32)
-        return Batch(x, None if self.integer else ids % self.num_classes, ids)
+        return Batch(x, ids % self.num_classes if self.num_classes else None, ids)
 
 
 @dataclass
