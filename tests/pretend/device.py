@@ -39,7 +39,7 @@ class PretendTensor(torch.Tensor):
     """
 
     on_cpu: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     def __new__(cls, real: Tensor) -> Self:
         """Puts a tensor of the CPU on the device, without a copy."""
@@ -117,7 +117,8 @@ class PretendTensor(torch.Tensor):
             copied = torch.nn.Parameter(copied, requires_grad=self.requires_grad)
         else:
             copied.requires_grad_(self.requires_grad)
-        copied.__dict__.update({name: value for name, value in self.__dict__.items() if name not in copied.__dict__})
+        for name in self.__dict__.keys() - copied.__dict__.keys():
+            setattr(copied, name, self.__dict__[name])
         memo[id(self)] = copied
         return copied
 

@@ -80,7 +80,7 @@ def use() -> None:
     """Has DeepSpeed and FSDP2 compute on the pretend device in this process."""
     register()
     set_accelerator(PretendAccelerator())
-    FSDPParam.reset_sharded_param = _reset_sharded_param
+    FSDPParam.reset_sharded_param = _reset_sharded_param  # pyright: ignore[reportAttributeAccessIssue]
     _fsdp_init._move_states_to_device = _move
 
 

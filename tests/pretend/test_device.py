@@ -174,8 +174,10 @@ def waiting() -> None:
         counts.repeat_interleave(counts, output_size=3)
         foreign.pin_memory().to(DEVICE, non_blocking=True)
         rows.to("cpu", non_blocking=True)
-        rows.topk(1), rows.sort(), counts.cumsum(0), rows.new_zeros(3), torch.full((2,), 1.0, device=DEVICE)
-        rows.scatter(1, counts[None] - 1, rows * 2.0)
+        rows.topk(1)
+        counts.cumsum(0).sort()
+        torch.full((2,), 1.0, device=DEVICE)
+        rows.new_zeros(3).scatter(0, counts - 1, rows[0] * 2.0)
 
     with Watch() as watch:
         quiet()
