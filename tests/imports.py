@@ -20,6 +20,7 @@ FLOORS = (
     ("observe", "sampling", "trace"),
     ("evaluation", "training"),
     ("task",),
+    ("memory",),
     ("experiment",),
     ("command",),
     ("__main__",),

@@ -27,7 +27,7 @@ class Router(Protocol):
             each token; ``dropped_choices`` int64 [], those of them that no expert took (where the router decides how
             many experts a token visits, top_k for each token that visits none); ``entropy`` float [], of the gate's
             distribution in nats, averaged over tokens; and further entries by kind of router, such as ``potentials``
-            float [E], ``residual`` float [] and ``evaluations`` int64 []. Padding is not counted.
+            float [E] and ``residual`` float []. Padding is not counted.
         """
         ...
 

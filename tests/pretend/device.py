@@ -1,7 +1,7 @@
 """The tensors of the pretend device, and its registration with torch."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Self
 
 import torch
@@ -62,6 +62,8 @@ class PretendTensor(torch.Tensor):
         """Computes an operation as the device would."""
         if any(issubclass(kind, Tensor) and kind not in _KNOWN for kind in types):
             return NotImplemented
+        if _is_composed(func):  # in inference mode torch does not take it apart by itself
+            return func.decompose(*args, **(kwargs or {}))
         return _compute(func, args, kwargs or {})
 
     @property
@@ -118,6 +120,12 @@ class PretendTensor(torch.Tensor):
         copied.__dict__.update({name: value for name, value in self.__dict__.items() if name not in copied.__dict__})
         memo[id(self)] = copied
         return copied
+
+
+@cache
+def _is_composed(func: Any) -> bool:
+    """Whether an operation consists of others, on any device."""
+    return func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
 
 
 _KNOWN = (torch.Tensor, torch.nn.Parameter, PretendTensor)

@@ -79,6 +79,18 @@ def training() -> None:
             assert of_device.cpu().equal(of_cpu), form
 
 
+def inference() -> None:
+    """Without gradients, and in inference mode, everything is as before."""
+    for without in (torch.no_grad, torch.inference_mode):
+        with without(), Watch() as watch:
+            rows = torch.tensor([[3.0, 1.0]]).to(DEVICE, non_blocking=True)
+            assert isinstance(rows, PretendTensor)
+            assert nn.functional.linear(rows, rows).tolist() == [[10.0]]
+            assert not isinstance(rows.cpu(), PretendTensor)
+            assert float(rows.sum()) == 4.0
+        assert watch.kinds() == {"to host": 2, "item": 1}
+
+
 def refusals() -> None:
     """What CUDA refuses raises, and what it takes does not."""
     rows, foreign = torch.ones(2, 3, device=DEVICE), torch.ones(2, 3)
@@ -203,7 +215,7 @@ def collectives() -> None:
     assert own.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("case", [factories, memory, training, refusals, generators, waiting])
+@pytest.mark.parametrize("case", [factories, memory, training, inference, refusals, generators, waiting])
 def test_the_device(case: Callable[[], None]) -> None:
     on_device(case, 1)
 

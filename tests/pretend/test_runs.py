@@ -36,6 +36,7 @@ CASES = {
         f"{network}, {dispatch}, {name}": Case(network, moe=MIXTURE | {"dispatch": dispatch}, engine=ENGINES[name])
         for network, dispatch, name in [
             ("gpt", "copies", "ZeRO 2"),
+            ("gpt", "capped", "ZeRO 1"),
             ("gpt", "coherent", "ZeRO 1"),
             ("dit", "home", "ZeRO 1"),
             ("dit", "copies", "ZeRO 0"),

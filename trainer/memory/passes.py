@@ -1,5 +1,7 @@
 """From a run to the memory of its passes."""
 
+import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,35 +14,59 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow.coupling import IndependentConfig
+from trainer.memory.ranks import even_routing, ranks_of
 from trainer.memory.recording import Recorder, Recording
 from trainer.model.block_transforms import prepare_blocks
-from trainer.model.build import meta_network
+from trainer.model.build import bare_network, tokens_per_example
+from trainer.model.network import Network
+from trainer.training.task import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def record(config: RunConfig, layout: Layout) -> Recording:
-    """Runs a micro batch forward and backward without values."""
+def record(config: RunConfig, layout: Layout, micro_batch: int) -> Recording:
+    """Runs a micro batch forward and backward without values.
+
+    Args:
+        config: the run.
+        layout: how its ranks share the network.
+        micro_batch: examples.
+    """
     task = trainer.task.build(_alone(config))
-    network = meta_network(config, layout.tensor_parallel)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _allocate(network, DTYPES[config.engine.precision])
-        if config.engine.activation_checkpointing:
-            prepare_blocks(network.blocks, config.engine)
-        recorder = Recorder(network, network.blocks)
-        recorder.storages.see([*network.parameters(), *network.buffers()])
+    shared = config.moe is not None or layout.tensor_parallel > 1
+    with ranks_of(layout) if shared else nullcontext():
+        network = bare_network(config, layout)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return _recorded(config, layout, micro_batch, network, task)
+
+
+def _recorded(config: RunConfig, layout: Layout, micro_batch: int, network: Network, task: Task[Any]) -> Recording:
+    _allocate(network, DTYPES[config.engine.precision])
+    if config.engine.activation_checkpointing:
+        prepare_blocks(network.blocks, config.engine)
+    recorder = Recorder(network, network.blocks)
+    recorder.storages.see([*network.parameters(), *network.buffers()])
+    recorder.take()
+    with even_routing(*_visits(config, layout, micro_batch)), recorder.recording():
+        (drawn,) = task.draw([_batch(config, micro_batch)], [torch.Generator().manual_seed(0)])
+        size = recorder.storages.held(leaf for leaf in tree_leaves(drawn) if isinstance(leaf, Tensor))
         recorder.take()
-        with recorder.recording():
-            (drawn,) = task.draw([_batch(config, layout.micro_batch)], [torch.Generator().manual_seed(0)])
-            (drawn,) = task.collect([drawn], None)
-            size = recorder.storages.held(leaf for leaf in tree_leaves(drawn) if isinstance(leaf, Tensor))
-            recorder.take()
-            computed = task.loss(network, drawn)
-            loss = computed.mean(None)
-            forward = recorder.take()
-            (loss / layout.accumulation).backward()
-            backward = recorder.take()
-    return Recording(size, forward, backward, recorder.kinds)
+        computed = task.loss(network, drawn)
+        loss = computed.mean(None)
+        forward = recorder.take()
+        (loss / layout.accumulation).backward()
+        backward = recorder.take()
+    return Recording(recorder.owned, size, forward, backward, recorder.kinds)
+
+
+def _visits(config: RunConfig, layout: Layout, micro_batch: int) -> tuple[int, int]:
+    """Choices of the tokens of a rank in a layer, and ranks that the tokens are sent to, by even chance."""
+    if config.moe is None:
+        return 0, 0
+    tokens, choices = micro_batch * tokens_per_example(config), config.moe.top_k
+    experts, ranks = config.moe.num_experts, layout.expert_parallel
+    unvisited = math.comb(experts - experts // ranks, choices) / math.comb(experts, choices)
+    return tokens * choices, round(tokens * ranks * (1 - unvisited))
 
 
 def _allocate(network: nn.Module, dtype: torch.dtype) -> None:

@@ -33,10 +33,12 @@ class StepMemory:
     Attributes:
         held: bytes by part between two steps.
         peaks: the largest moment of each phase, in the order of the phases.
+        snapshot: bytes of the host's memory that a checkpoint takes while it is written.
     """
 
     held: dict[Part, int]
     peaks: dict[str, Peak]
+    snapshot: int
 
     @property
     def peak(self) -> Peak:
@@ -68,7 +70,7 @@ def step_memory(recording: Recording, engine: EngineMemory, accumulation: int) -
     ledger.grow(engine.update())
     ledger.phase = "average"
     ledger.grow(engine.averaging())
-    return StepMemory(held, ledger.peaks)
+    return StepMemory(held, ledger.peaks, engine.snapshot())
 
 
 class _Ledger:

@@ -1,4 +1,4 @@
-"""From a configuration to the memory of its ranks."""
+"""From a configuration to what its engine holds."""
 
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
@@ -6,33 +6,90 @@ from trainer.config.run import RunConfig
 from trainer.memory.engine.fsdp import FSDPMemory, Unit
 from trainer.memory.engine.protocol import EngineMemory
 from trainer.memory.engine.zero import Partition, ZeroMemory
-from trainer.model.build import dense_parameters, meta_network
+from trainer.memory.engine.zero3 import Zero3Memory
+from trainer.memory.recording import Recording
 from trainer.trace.formula.protocol import ELEMENT_BYTES
 from trainer.trace.formula.reduction import optimizer_groups
 
 
-def engine_memory(config: RunConfig, layout: Layout) -> EngineMemory:
-    dense = dense_parameters(config, layout.tensor_parallel)
-    if isinstance(config.engine, FSDPConfig):
-        network = meta_network(config, layout.tensor_parallel)
-        inside = {id(parameter) for parameter in network.blocks.parameters()}
-        ranks = layout.data_parallel
+def engine_memory(
+    config: RunConfig, layout: Layout, recording: Recording, *, copies_input: bool = False
+) -> EngineMemory:
+    """What the engine of a run holds, on the rank that holds most.
+
+    Args:
+        config: the run.
+        layout: how it is laid out.
+        recording: of its passes.
+        copies_input: whether a reduction makes a copy of what it sums up, as gloo does under ZeRO 3.
+    """
+    engine, parameters, ranks = config.engine, recording.parameters, layout.data_parallel
+    element_bytes = ELEMENT_BYTES[engine.precision]
+    if isinstance(engine, FSDPConfig):
+        places = [*range(config.model.num_layers), "before"]
+        *blocks, root = (Unit([one.shape for one in parameters if one.place == place], ranks) for place in places)
         return FSDPMemory(
-            blocks=tuple(
-                Unit([tuple(parameter.shape) for parameter in block.parameters()], ranks) for block in network.blocks
-            ),
-            root=Unit([tuple(p.shape) for p in network.parameters() if id(p) not in inside], ranks),
-            element_bytes=ELEMENT_BYTES[config.engine.precision],
-            reshard_after_forward=config.engine.reshard_after_forward,
+            blocks=tuple(blocks),
+            root=root,
+            element_bytes=element_bytes,
+            reshard_after_forward=engine.reshard_after_forward,
         )
-    groups = optimizer_groups(dense, [])
-    partitions = tuple(Partition(group=group, num_ranks=layout.data_parallel) for group in groups)
-    ranks = (max(range(layout.data_parallel), key=lambda rank: sum(groups[0].sizes[i] for i in partitions[0].touched(rank))),)
+    sum_bytes = ELEMENT_BYTES["fp32"] if layout.accumulation > 1 else element_bytes
+    if engine.zero_stage == 3:
+        return Zero3Memory(
+            sizes=tuple(one.size for one in parameters),
+            events=(*recording.forward, *recording.backward),
+            num_ranks=ranks,
+            element_bytes=element_bytes,
+            sum_bytes=sum_bytes,
+            bucket_elements=engine.bucket_elements,
+            copies_input=copies_input,
+        )
+    partitions = _partitions(layout, recording)
     return ZeroMemory(
-        stage=config.engine.zero_stage,
+        stage=engine.zero_stage,
         partitions=partitions,
-        ranks=ranks,
-        owner=tuple((0, place) for place in range(len(dense))),
-        element_bytes=ELEMENT_BYTES[config.engine.precision],
-        bucket_elements=config.engine.bucket_elements,
+        ranks=_fullest(layout, partitions),
+        owner=_owner(recording, partitions),
+        element_bytes=element_bytes,
+        sum_bytes=sum_bytes,
+        bucket_elements=engine.bucket_elements,
+        overlaps=engine.precision == "bf16",
     )
+
+
+def _partitions(layout: Layout, recording: Recording) -> tuple[Partition, ...]:
+    dense, experts = ([one.size for one in recording.parameters if one.is_expert == are] for are in (False, True))
+    num_ranks = {"data": layout.data_parallel, "expert_data": layout.expert_data_parallel}
+    return tuple(
+        Partition(group=group, num_ranks=num_ranks[group.group]) for group in optimizer_groups(dense, experts)
+    )
+
+
+def _owner(recording: Recording, partitions: tuple[Partition, ...]) -> tuple[tuple[int, int], ...]:
+    """Partition of each parameter, and its index there."""
+    names = {
+        kind: iter(
+            [
+                (index, place)
+                for index, partition in enumerate(partitions)
+                if (partition.group.group == "expert_data") == kind
+                for place in range(len(partition.group.sizes))
+            ]
+        )
+        for kind in (False, True)
+    }
+    return tuple(next(names[one.is_expert]) for one in recording.parameters)
+
+
+def _fullest(layout: Layout, partitions: tuple[Partition, ...]) -> tuple[int, ...]:
+    """Number of the rank with the largest parameters in its parts, among those that share each partition."""
+
+    def numbers(rank: int) -> tuple[int, ...]:
+        return tuple(rank if one.group.group == "data" else rank // layout.expert_parallel for one in partitions)
+
+    def touched(rank: int) -> int:
+        shares = zip(partitions, numbers(rank), strict=True)
+        return sum(one.group.sizes[place] for one, number in shares for place in one.touched(number))
+
+    return numbers(max(range(layout.data_parallel), key=touched))

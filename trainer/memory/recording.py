@@ -1,15 +1,16 @@
 """The memory of one forward and backward pass, found by running it on tensors that hold no values."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.memory.storages import Storages
+from trainer.model.parallel.parameters import HoldsExperts
 
 Place = int | Literal["before", "after"]
 """A block of the network by its index, or what a pass computes before the first or behind the last."""
@@ -51,17 +52,39 @@ class Moment:
 Event = Change | Moment
 
 
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A parameter of a rank's network.
+
+    Attributes:
+        shape: on this rank.
+        place: block that it belongs to; "before" for none.
+        is_expert: whether it is a stack of experts.
+    """
+
+    shape: tuple[int, ...]
+    place: Place
+    is_expert: bool
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
 @dataclass(frozen=True)
 class Recording:
     """What happens in a micro batch, in order.
 
     Attributes:
+        parameters: of the network, in its order.
         drawn: bytes of what the loss is computed from, which are held before the pass and after it.
         forward: until the loss is there.
         backward: until the last gradient.
         kinds: of the storages that are no activations, by number.
     """
 
+    parameters: tuple[Owned, ...]
     drawn: int
     forward: tuple[Event, ...]
     backward: tuple[Event, ...]
@@ -91,6 +114,16 @@ class Recorder:
         }
         self._place: Place = "before"
 
+    @property
+    def owned(self) -> tuple[Owned, ...]:
+        """The parameters of the network."""
+        layers = [module for module in self._network.modules() if isinstance(module, HoldsExperts)]
+        stacks = {id(parameter) for layer in layers for parameter in layer.expert_stacks().values()}
+        return tuple(
+            Owned(tuple(parameter.shape), self._owners.get(number, "before"), id(parameter) in stacks)
+            for number, parameter in enumerate(self._network.parameters())
+        )
+
     @contextmanager
     def recording(self) -> Iterator[None]:
         """While entered, events are noted."""
@@ -115,6 +148,8 @@ class Recorder:
         self.events.append(Change(storage, size))
 
     def _note(self, kind: Any, module: nn.Module) -> None:
+        if isinstance(module, HoldsExperts):
+            self.kind = "dispatch" if kind == "enter" else None
         after = isinstance(self._place, int) or self._place == "after"
         self._place = self._places.setdefault(id(module), "after" if after else "before")
         own = tuple(self._numbers[id(parameter)] for parameter in module.parameters(recurse=False))

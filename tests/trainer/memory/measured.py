@@ -31,7 +31,7 @@ class Zeros(Dataset):
     def get(self, ids: torch.Tensor) -> Batch:
         """Zeros and their labels."""
         x = torch.zeros(len(ids), *self.shape, dtype=torch.int64 if self.integer else torch.float32)
-        return Batch(x, None if self.integer else ids % self.num_classes, ids)
+        return Batch(x, ids % self.num_classes if self.num_classes else None, ids)
 
 
 @dataclass
@@ -110,10 +110,13 @@ def measure(rank: int, world_size: int, config: RunConfig, *, mem_tracker: bool 
         watch.wrap(training.average, "update", "average")
         for step in range(1, STEPS):
             training._step(step)
+    parameters = {watch.storages.number(shard.tensor) for shard in training.engine.shards()}
+    pieces = training.engine.state()
+    masters = [piece.tensor for piece in pieces if watch.storages.number(piece.tensor) not in parameters]
     state = {
-        "parameters": watch.storages.held(shard.tensor for shard in training.engine.shards()),
-        "optimizer": watch.storages.held(piece.tensor for piece in training.engine.state() if piece.kind != "weight"),
-        "master": watch.storages.held(piece.tensor for piece in training.engine.state() if piece.kind == "weight"),
+        "parameters": sum(watch.storages.live[number] for number in parameters),
+        "optimizer": watch.storages.held(piece.tensor for piece in pieces if piece.kind != "weight"),
+        "master": watch.storages.held(masters) - watch.storages.held(p.tensor for p in pieces if p.kind != "weight"),
         "average": watch.storages.held(piece.tensor for piece in training.average.state()),
         "total": sum(watch.storages.live.values()),
     }

@@ -11,8 +11,12 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.memory.estimate import Estimator, without_estimate
+from trainer.memory.fit import fit
+from trainer.memory.table import memory_table
 from trainer.model.build import dense_parameters, expert_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
+from trainer.observe.units import scaled
 from trainer.sampling.reference import Reference, references_of
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
@@ -50,11 +54,42 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     console.print(_origin(checked.newest), soft_wrap=True)
     for line in [*checked.cautions, *(f"will be skipped: {fault}" for fault in checked.damaged)]:
         print(line, file=sys.stderr)
+    unknown = without_estimate(config, layout)
+    if unknown is None:
+        memory = Estimator().memory(config, layout)
+        console.print(memory_table(memory))
+        console.print(f"a checkpoint copies {scaled(memory.snapshot, 'B')} of a rank to the host")
+    else:
+        console.print(f"memory: not known ({unknown})", soft_wrap=True)
     missing = without_formula(config)
     if missing is None:
         console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
     else:
         console.print(f"collectives: not known ({missing})", soft_wrap=True)
+
+
+def propose_settings(config: RunConfig, world_size: int, limit: int) -> None:
+    """Prints the cheapest settings with which a rank fits into a memory.
+
+    Args:
+        config: the run.
+        world_size: its ranks.
+        limit: bytes of a rank.
+
+    Raises:
+        ValueError: nothing fits, or the memory of the run is not known.
+    """
+    layout = preflight(config, world_size, read_bytes=READ_BYTES).layout
+    found = fit(config, layout, limit)
+    peak = found.memory.peak
+    console = Console(highlight=False)
+    console.print(memory_table(found.memory))
+    settings = " ".join(found.overrides) or "the settings as they are"
+    console.print(
+        f"fits {scaled(limit, 'B')} with {scaled(peak.total, 'B')}, a step at {found.cost:.2f} times its arithmetic:",
+        soft_wrap=True,
+    )
+    console.print(settings, soft_wrap=True, markup=False)
 
 
 def _origin(begins: Path | None) -> str:

@@ -121,6 +121,17 @@ class Stage(ABC):
             ValueError: it is wrong.
         """
 
+    def propose(self, world_size: int, limit: int) -> None:
+        """Prints settings with which a rank that trains fits into a memory; one that does not train has none.
+
+        Args:
+            world_size: ranks that run it.
+            limit: bytes.
+
+        Raises:
+            ValueError: nothing fits.
+        """
+
     @abstractmethod
     def provenance(self) -> Provenance:
         """What it was made by and what it would be made by now; only of a finished stage.

@@ -73,6 +73,12 @@ class TrainStage(ConfiguredStage):
                 raise
             print(f"cannot be checked further before stage {missed.name} is finished")
 
+    def propose(self, world_size: int, limit: int) -> None:
+        """See the base class."""
+        from trainer.experiment.stage.description import propose_settings
+
+        propose_settings(self.config(), world_size, limit)
+
     def provenance(self) -> Provenance:
         """See the base class; the configuration of its last checkpoint is the record; a teacher decides, too."""
         from trainer.sampling.reference import pinned  # brings the networks, which only a finished stage needs

@@ -68,6 +68,10 @@ class FSDPMemory:
         """See the protocol."""
         return self._rows * FLOAT32
 
+    def snapshot(self) -> int:
+        """See the protocol."""
+        return 4 * self.average()
+
     def before(self, _micro: Micro, /) -> Iterator[Growth]:
         """See the protocol."""
         yield from ()

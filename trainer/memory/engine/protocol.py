@@ -81,3 +81,7 @@ class EngineMemory(Protocol):
     def average(self) -> int:
         """Bytes of the moving average."""
         ...
+
+    def snapshot(self) -> int:
+        """Bytes that a checkpoint copies to the host: float32 weights, both moments and the average."""
+        ...

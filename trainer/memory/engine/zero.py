@@ -4,7 +4,7 @@ Found by reading DeepSpeed 0.19.8, runtime/zero/stage_1_and_2.py and runtime/eng
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -12,6 +12,9 @@ from itertools import accumulate
 from trainer.memory.engine.protocol import Growth, Micro, Part
 from trainer.memory.recording import Moment
 from trainer.trace.formula.reduction import ParameterGroup
+
+_Name = tuple[int, int]
+"""Number of a partition, and of a parameter in it."""
 
 FLOAT32, FLOAT64 = 4, 8
 STAGE_0_ELEMENTS = 500_000_000
@@ -66,9 +69,10 @@ class ZeroMemory:
         partitions: of the optimiser's parameter groups; those of experts are over the ranks that hold copies.
         ranks: number of this rank among those that share each partition.
         owner: partition of each parameter of the network, and its index there.
-        element_bytes: of a parameter.
-        bucket_elements: DeepSpeed's reduce_bucket_size.
-        clips: whether gradients are clipped.
+        element_bytes: of a parameter and its gradient.
+        sum_bytes: of an element of the gradients of several micro batches.
+        bucket_elements: of one gradient reduction, in float32.
+        overlaps: whether gradients are reduced during the backward pass in stage 1, too.
     """
 
     stage: int
@@ -76,26 +80,31 @@ class ZeroMemory:
     ranks: tuple[int, ...]
     owner: tuple[tuple[int, int], ...]
     element_bytes: int
+    sum_bytes: int
     bucket_elements: int
-    _bucket: list[tuple[int, int]] = field(default_factory=list, init=False)
-    _bucket_held: bool = field(default=False, init=False)
-    _own_gradients: int = field(default=0, init=False)
-    _gradients: dict[tuple[int, int], int] = field(default_factory=dict, init=False)
+    overlaps: bool = False
+    _bucket: list[_Name] = field(default_factory=list, init=False)
+    _buffers: int = field(default=0, init=False)
+    _gradients: dict[_Name, int] = field(default_factory=dict, init=False)
+    _own_gradients: dict[int, int] = field(default_factory=dict, init=False)
     _kept: int = field(default=0, init=False)
 
     def held(self) -> Mapping[Part, int]:
         """See the protocol."""
-        if self.stage == 0:
-            whole = sum(sum(partition.group.sizes) for partition in self.partitions)
-            return {"parameters": whole * self.element_bytes, "optimizer": 2 * whole * FLOAT32}
         whole = sum(partition.whole for partition in self.partitions)
+        if self.stage == 0:
+            return {"parameters": self._elements * self.element_bytes, "optimizer": 2 * self._elements * FLOAT32}
         own = sum(partition.own for partition in self.partitions)
         return {"parameters": whole * self.element_bytes, "optimizer": 3 * own * FLOAT32}
 
     def average(self) -> int:
         """See the protocol."""
-        whole = sum(sum(partition.group.sizes) for partition in self.partitions)
-        return whole * FLOAT32
+        own = self._elements if self.stage == 0 else sum(partition.own for partition in self.partitions)
+        return own * FLOAT32
+
+    def snapshot(self) -> int:
+        """See the protocol."""
+        return 4 * self.average()
 
     def before(self, _micro: Micro, /) -> Iterator[Growth]:
         """See the protocol."""
@@ -105,40 +114,39 @@ class ZeroMemory:
         """See the protocol."""
         if moment.kind != "gradient":
             return
-        (number,) = moment.parameters
-        name = self.owner[number]
+        name = self.owner[moment.parameters[0]]
         yield Growth("gradients", size)
-        if self.stage > 0 and not self._bucket_held:
-            self._bucket_held = True
-            yield Growth("buffers", self._bucket_bytes)
-        if name in self._gradients:
-            yield Growth("gradients", -size)  # added to the one that is there
-        else:
-            self._gradients[name] = size
-        if self.stage == 2:
+        if self.stage > 0 and not self._buffers:
+            self._buffers = self._bucket_bytes * (2 if self.overlaps else 1)
+            yield Growth("buffers", self._buffers)
+        yield from self._add(name, size)
+        if self.stage == 2 or (self.overlaps and micro.last):
             yield from self._reduce(name)
 
     def after(self, micro: Micro, /) -> Iterator[Growth]:
         """See the protocol."""
-        if self.stage == 0:
-            if micro.last:
-                yield from self._reduced_whole()
+        if self.stage == 0 and micro.last:
+            yield from self._reduced_whole()
+        if self.stage == 0 or (self.stage == 1 and not micro.last):
             return
-        if self.stage == 1:
-            if not micro.last:
-                return
-            for index, partition in enumerate(self.partitions):
-                for place in range(len(partition.group.sizes)):
-                    if (index, place) in self._gradients:
-                        yield from self._reduce((index, place))
+        if not self.overlaps and self.stage == 1:
+            for name in self.owner:
+                if name in self._gradients:
+                    yield from self._reduce(name)
         yield from self._flush()
+        lingering = 0
+        if self._in_float32 and not all(map(self._is_own, self.owner)):
+            lingering = self._bucket_bytes  # sums that belong to other ranks lie there until the optimiser's step
         yield Growth("gradients", -sum(self._gradients.values()))
+        yield Growth("buffers", lingering - self._buffers)
         self._gradients.clear()
-        yield Growth("buffers", -self._bucket_bytes)
-        self._bucket_held = False
+        self._buffers = lingering
+        if self._is_compact:
+            return
         if self._kept:  # added to those of the micro batches before
-            yield Growth("gradients", -self._own_gradients)
-        self._kept, self._own_gradients = self._own_gradients, 0
+            yield Growth("gradients", -self._kept)
+        self._kept = sum(self._own_gradients.values())
+        self._own_gradients.clear()
 
     def update(self) -> Iterator[Growth]:
         """See the protocol."""
@@ -153,61 +161,110 @@ class ZeroMemory:
         largest = max((size for of_group in pieces for size in of_group), default=0) * FLOAT64
         yield Growth("buffers", largest)
         yield Growth("buffers", -largest)
-        kept = self._kept
         for index, partition in enumerate(self.partitions):
+            is_last = index == len(self.partitions) - 1
+            if is_last:
+                yield Growth("buffers", -self._buffers)
+                self._buffers = 0
+            if self._is_compact:
+                yield Growth("gradients", -self._own_gradients.pop(index, 0))
+                continue
             copied = partition.own * self.element_bytes * (len(pieces[index]) > 1)
             yield Growth("gradients", copied)
             if self.element_bytes < FLOAT32:
                 yield Growth("gradients", partition.own * FLOAT32)
                 yield Growth("gradients", -copied)
                 copied = partition.own * FLOAT32
-            if index == len(self.partitions) - 1:
-                yield Growth("gradients", -kept)
+            if is_last:
+                yield Growth("gradients", -self._kept)
+                self._kept = 0
             yield Growth("gradients", -copied)
-        self._kept = 0
 
     def averaging(self) -> Iterator[Growth]:
-        """See the protocol."""
-        if self.element_bytes < FLOAT32:
-            yield Growth("buffers", self.average())
-            yield Growth("buffers", -self.average())
+        """See the protocol; the average is updated in place."""
+        yield from ()
+
+    @property
+    def _elements(self) -> int:
+        return sum(sum(partition.group.sizes) for partition in self.partitions)
+
+    @property
+    def _is_compact(self) -> bool:
+        """Whether a rank's sums of gradients are kept in float32, of its own elements alone."""
+        return self.stage > 0 and self.element_bytes < self.sum_bytes
+
+    @property
+    def _in_float32(self) -> bool:
+        """Whether gradients are added up in float32 before they are reduced."""
+        return self._is_compact and self.stage == 1
+
+    @property
+    def _bucket_element_bytes(self) -> int:
+        return FLOAT32 if self._in_float32 else self.element_bytes
 
     @property
     def _bucket_bytes(self) -> int:
-        return self.bucket_elements * self.element_bytes
+        return self._bucket_size * self._bucket_element_bytes
 
-    def _size(self, name: tuple[int, int]) -> int:
+    @property
+    def _bucket_size(self) -> int:
+        return min(self.bucket_elements, self._elements)
+
+    def _size(self, name: _Name) -> int:
         index, place = name
         return self.partitions[index].group.sizes[place]
 
-    def _is_own(self, name: tuple[int, int]) -> bool:
+    def _is_own(self, name: _Name) -> bool:
         index, place = name
         return self.ranks[index] in self.partitions[index].owners(place)
 
-    def _reduce(self, name: tuple[int, int]) -> Iterator[Growth]:
+    def _add(self, name: _Name, size: int) -> Iterator[Growth]:
+        """Adds a gradient to the one that is there."""
+        if self._in_float32:
+            wide = self._size(name) * FLOAT32
+            yield Growth("gradients", wide)
+            yield Growth("gradients", -size)
+            size = wide
+        if name in self._gradients:
+            yield Growth("gradients", -size)
+        else:
+            self._gradients[name] = size
+
+    def _reduce(self, name: _Name) -> Iterator[Growth]:
         """A gradient goes into the bucket, which is reduced before where it has no room."""
         size = self._size(name)
-        if sum(map(self._size, self._bucket)) + size > self.bucket_elements:
+        if sum(map(self._size, self._bucket)) + size > self._bucket_size:
             yield from self._flush()
         self._bucket.append(name)
-        if size <= self.bucket_elements:
+        if size <= self._bucket_size:
             yield Growth("gradients", -self._gradients.pop(name))
 
     def _flush(self) -> Iterator[Growth]:
         """The bucket is reduced, and what belongs to this rank is copied out of it."""
+        own = [name for name in self._bucket if self._is_own(name)]
+        if self._is_compact:
+            yield from self._own_memory(own)
         for elements, slices in self._reductions():
-            copied = elements * self.element_bytes * (slices > 1)
+            copied = elements * self._bucket_element_bytes * (slices > 1)
+            wide = elements * FLOAT32 * (self._bucket_element_bytes < FLOAT32)
             yield Growth("buffers", copied)
-            yield Growth("buffers", -copied)
-        for name in self._bucket:
-            if self._is_own(name):
-                if not self._own_gradients:
-                    self._own_gradients = self._own_elements * self.element_bytes
-                    yield Growth("gradients", self._own_gradients)
-            elif self.stage == 1:
-                continue
+            yield Growth("buffers", wide)
+            yield Growth("buffers", -copied - wide)
+        if not self._is_compact:
+            yield from self._own_memory(own)
+        for name in self._bucket if self.stage == 2 else own:
             yield Growth("gradients", -self._gradients.pop(name, 0))
         self._bucket.clear()
+
+    def _own_memory(self, own: Sequence[_Name]) -> Iterator[Growth]:
+        """Where this rank's gradients are kept; in float32 exactly its elements, else its parameters whole."""
+        if self._is_compact:
+            for index in sorted({index for index, _ in own} - self._own_gradients.keys()):
+                self._own_gradients[index] = self.partitions[index].own * FLOAT32
+                yield Growth("gradients", self._own_gradients[index])
+        elif own and not self._own_gradients:
+            self._own_gradients[0] = self._own_elements * self.element_bytes
+            yield Growth("gradients", self._own_gradients[0])
 
     @property
     def _own_elements(self) -> int:
@@ -229,13 +286,14 @@ class ZeroMemory:
             own = slices.setdefault(partition.group.group, [])
             for rank in partition.owners(place):
                 elements = min(end, (rank + 1) * partition.own) - max(start, rank * partition.own)
-                if (partition.group.group, rank) == previous:
+                apart = self._is_compact and rank == self.ranks[index]
+                if (partition.group.group, rank) == previous and not apart:
                     own[-1] += elements
                 else:
                     own.append(elements)
                 previous = partition.group.group, rank
         for of_group in slices.values():
-            yield from _runs(of_group, self.bucket_elements)
+            yield from _runs(of_group, self._bucket_size)
 
     def _reduced_whole(self) -> Iterator[Growth]:
         for group in ("data", "expert_data"):

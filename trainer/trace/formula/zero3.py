@@ -61,7 +61,7 @@ class Zero3Traffic:
     def _collectives(self) -> dict[tuple[Phase, Place], list[Collective]]:
         """The collectives of a micro step where a pass issues them."""
         sent: dict[tuple[Phase, Place], list[Collective]] = defaultdict(list)
-        parameters = _Parameters(self.sizes, self.bucket_elements, [*self.walk.forward, *self.walk.backward])
+        parameters = GatheredParameters(self.sizes, self.bucket_elements, [*self.walk.forward, *self.walk.backward])
         bucket: list[int] = []
         phases: tuple[tuple[Phase, tuple[Use, ...]], ...] = (
             ("forward", self.walk.forward),
@@ -97,22 +97,33 @@ class Zero3Traffic:
         return sum(-(-self.sizes[number] // self.num_ranks) for number in numbers)
 
 
-class _Parameters:
-    """Which parameters are whole at a moment of a pass."""
+class GatheredParameters:
+    """Which parameters are whole at a moment of a pass.
+
+    Attributes:
+        whole: their numbers.
+    """
 
     def __init__(self, sizes: tuple[int, ...], ahead_elements: int, uses: list[Use]) -> None:
+        """Begins where none is.
+
+        Args:
+            sizes: elements of each parameter in the order of the network.
+            ahead_elements: of one gathering ahead.
+            uses: what happens in a pass forward and back, in order.
+        """
         self._sizes, self._ahead_elements = sizes, ahead_elements
         self._visits = [tuple(sorted(use.parameters)) for use in uses if use.kind == "enter"]
         self._queue = deque((number, visit) for visit, numbers in enumerate(self._visits) for number in numbers)
         self._last_visit: dict[int, int] = defaultdict(lambda: -1)
-        self._whole: set[int] = set()
+        self.whole: set[int] = set()
         self._visit = 0
 
     def fetch(self, needed: tuple[int, ...]) -> Iterator[list[int]]:
         """What is gathered together when a module starts: its own parameters, then those of the next ones."""
-        missing = [number for number in needed if number not in self._whole]
+        missing = [number for number in needed if number not in self.whole]
         if missing:
-            self._whole.update(missing)
+            self.whole.update(missing)
             yield missing
         not_fetched_ahead = sum(self._last_visit[number] < self._visit for number in needed)
         for _ in range(not_fetched_ahead):
@@ -122,8 +133,8 @@ class _Parameters:
         while self._queue and sum(self._sizes[number] for number in ahead) < self._ahead_elements:
             number, visit = self._queue.popleft()
             self._last_visit[number] = max(self._last_visit[number], visit)
-            if number not in self._whole:
-                self._whole.add(number)
+            if number not in self.whole:
+                self.whole.add(number)
                 ahead.append(number)
         if ahead:
             yield ahead
@@ -138,4 +149,4 @@ class _Parameters:
                 break
             kept.update(numbers)
             passed += sum(self._sizes[number] for number in numbers)
-        self._whole -= set(used) - kept
+        self.whole -= set(used) - kept

@@ -1,0 +1,81 @@
+"""One process in the place of all ranks, for passes whose values do not matter."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses import fake_tensor
+from torch.overrides import TorchFunctionMode
+
+from moe.dispatch.exchange import Splits
+from trainer.config.layout import Layout
+
+_MOST_KNOWN = 2**20
+"""Elements of a tensor whose values a `FakeTensorMode` still follows: the counts of rows of all ranks are known."""
+
+
+@contextmanager
+def ranks_of(layout: Layout) -> Iterator[None]:
+    """While entered, this process is the first rank of a layout, and what it sends reaches nobody.
+
+    Args:
+        layout: whose process groups there are.
+    """
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from trainer.distributed.groups import divide_ranks, unite_ranks
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=layout.world_size)
+    try:
+        divide_ranks(layout.expert_parallel, layout.tensor_parallel, layout.relay_ranks)
+        yield
+    finally:
+        unite_ranks()
+        dist.destroy_process_group()
+
+
+@contextmanager
+def even_routing(choices: int, copies: int) -> Iterator[None]:
+    """While entered, tokens without values are spread evenly over the experts, wherever the host asks for their numbers.
+
+    Args:
+        choices: of the tokens of a rank in a layer.
+        copies: of those tokens, one for each rank that holds any of a token's experts.
+    """
+
+    def gathered(counts_E: Tensor, group: dist.ProcessGroup) -> Tensor:
+        return torch.tensor([_even(choices, counts_E.numel())] * group.size())
+
+    def exchanged(counts_2N: Tensor, _group: dist.ProcessGroup) -> tuple[Splits, Splits]:
+        rows, labels = (_even(int(total), counts_2N.shape[1]) for total in (copies, choices))
+        return Splits(rows, labels), Splits(rows, labels)
+
+    def counted(sorted_keys: Tensor, number: int) -> Tensor:
+        return torch.tensor(_even(len(sorted_keys), number))
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", _MOST_KNOWN))
+        stack.enter_context(patch("moe.dispatch.serving.gather_counts", gathered))
+        stack.enter_context(patch("moe.dispatch.deduplicated.exchange_counts", exchanged))
+        stack.enter_context(patch("moe.dispatch.deduplicated.counts_of", counted))
+        stack.enter_context(_KnownNumbers())
+        yield
+
+
+class _KnownNumbers(TorchFunctionMode):
+    """Keeps the values of whole numbers that a tensor is filled with."""
+
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.full and isinstance(args[1], int) and len(args[0]) == 1:
+            return torch.tensor([args[1]] * args[0][0], dtype=kwargs.get("dtype"))
+        return func(*args, **kwargs)
+
+
+def _even(total: int, number: int) -> list[int]:
+    each, more = divmod(total, number)
+    return [each + (index < more) for index in range(number)]
