@@ -85,9 +85,11 @@ def _give_flat_memory(optimizer: Any) -> None:
 
 
 def _partition(initialisation: Any, parameter: Any) -> None:
-    """Cuts a parameter up for ZeRO 3."""
+    """Cuts a parameter up for ZeRO 3; its part has no memory until the buffer of all parts has."""
     initialisation._convert_to_deepspeed_param(parameter)
     parameter.partition()
+    part = parameter.ds_tensor
+    part.data = _placeholder(part.shape, part.dtype, part.device)
 
 
 def _placeholder_of_partitions(tensors: Sequence[Tensor]) -> Tensor:
