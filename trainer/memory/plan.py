@@ -61,9 +61,7 @@ def engine_memory(
 def _partitions(layout: Layout, recording: Recording) -> tuple[Partition, ...]:
     dense, experts = ([one.size for one in recording.parameters if one.is_expert == are] for are in (False, True))
     num_ranks = {"data": layout.data_parallel, "expert_data": layout.expert_data_parallel}
-    return tuple(
-        Partition(group=group, num_ranks=num_ranks[group.group]) for group in optimizer_groups(dense, experts)
-    )
+    return tuple(Partition(group=group, num_ranks=num_ranks[group.group]) for group in optimizer_groups(dense, experts))
 
 
 def _owner(recording: Recording, partitions: tuple[Partition, ...]) -> tuple[tuple[int, int], ...]:
