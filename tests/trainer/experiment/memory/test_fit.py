@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.trainer.memory.cases import document
+from tests.trainer.experiment.memory.cases import document
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
-from trainer.memory.estimate import Estimator
-from trainer.memory.fit import Settings, fit
+from trainer.experiment.memory.estimate import Estimator
+from trainer.experiment.memory.fit import Settings, fit
 
 RANKS = 4
 

@@ -3,11 +3,11 @@
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.memory.engine.fsdp import FSDPMemory, Unit
-from trainer.memory.engine.protocol import EngineMemory
-from trainer.memory.engine.zero import Partition, ZeroMemory
-from trainer.memory.engine.zero3 import Zero3Memory
-from trainer.memory.recording import Recording
+from trainer.experiment.memory.activation.recording import Recording
+from trainer.experiment.memory.engine.fsdp import FSDPMemory, Unit
+from trainer.experiment.memory.engine.protocol import EngineMemory
+from trainer.experiment.memory.engine.zero import Partition, ZeroMemory
+from trainer.experiment.memory.engine.zero3 import Zero3Memory
 from trainer.trace.formula.protocol import ELEMENT_BYTES
 from trainer.trace.formula.reduction import optimizer_groups
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.memory.estimate import Estimator
-from trainer.memory.peak import StepMemory
+from trainer.experiment.memory.estimate import Estimator
+from trainer.experiment.memory.peak import StepMemory
 from trainer.model.build import dense_parameters, expert_parameters, tokens_per_example
 from trainer.model.flops import training_flops
 from trainer.observe.units import scaled
