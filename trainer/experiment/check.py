@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.experiment.memory.sizes import parse_bytes
 from trainer.experiment.stage import check_stages, load_stages
-from trainer.memory.sizes import parse_bytes
 
 
 def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None = None) -> int:

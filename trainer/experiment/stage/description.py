@@ -11,9 +11,9 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.memory.estimate import Estimator, without_estimate
-from trainer.memory.fit import fit
-from trainer.memory.table import memory_table
+from trainer.experiment.memory.estimate import Estimator, without_estimate
+from trainer.experiment.memory.fit import fit
+from trainer.experiment.memory.table import memory_table
 from trainer.model.build import dense_parameters, expert_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.observe.units import scaled

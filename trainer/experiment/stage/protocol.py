@@ -122,7 +122,7 @@ class Stage(ABC):
         """
 
     def propose(self, world_size: int, limit: int) -> None:
-        """Prints settings with which a rank that trains fits into a memory; one that does not train has none.
+        """Prints settings with which a rank fits into a memory; the default is for a stage that trains nothing.
 
         Args:
             world_size: ranks that run it.
@@ -131,6 +131,7 @@ class Stage(ABC):
         Raises:
             ValueError: nothing fits.
         """
+        del world_size, limit
 
     @abstractmethod
     def provenance(self) -> Provenance:

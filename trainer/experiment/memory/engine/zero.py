@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
-from trainer.memory.engine.protocol import Growth, Micro, Part
-from trainer.memory.recording import Moment
+from trainer.experiment.memory.activation.recording import Moment
+from trainer.experiment.memory.engine.protocol import Growth, Micro, Part
 from trainer.trace.formula.reduction import ParameterGroup
 
 _Name = tuple[int, int]

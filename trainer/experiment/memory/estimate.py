@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
+from trainer.experiment.memory.activation.passes import record
+from trainer.experiment.memory.activation.recording import Change, Event, Recording
+from trainer.experiment.memory.peak import StepMemory, step_memory
+from trainer.experiment.memory.plan import engine_memory
 from trainer.flow.objective import ConsistencyDistillationConfig, OwnObjective, VelocityDistillationConfig
-from trainer.memory.passes import record
-from trainer.memory.peak import StepMemory, step_memory
-from trainer.memory.plan import engine_memory
-from trainer.memory.recording import Change, Event, Recording
 
 DISPATCHES = ("home", "capped", "copies")
 """Dispatch modes in which the rows of a rank are known where tokens are spread evenly."""

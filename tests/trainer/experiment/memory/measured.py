@@ -11,7 +11,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 import trainer.task
 from trainer.config.run import RunConfig
 from trainer.data import Batch, Dataset, Split
-from trainer.memory.storages import Storages
+from trainer.experiment.memory.activation.storages import Storages
 
 STEPS = 4
 """The last one is measured: by then AdamW has its moments, and ZeRO 3 knows in which order parameters are used."""

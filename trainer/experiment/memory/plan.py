@@ -3,11 +3,11 @@
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.memory.engine.fsdp import FSDPMemory, Unit
-from trainer.memory.engine.protocol import EngineMemory
-from trainer.memory.engine.zero import Partition, ZeroMemory
-from trainer.memory.engine.zero3 import Zero3Memory
-from trainer.memory.recording import Recording
+from trainer.experiment.memory.activation.recording import Recording
+from trainer.experiment.memory.engine.fsdp import FSDPMemory, Unit
+from trainer.experiment.memory.engine.protocol import EngineMemory
+from trainer.experiment.memory.engine.zero import Partition, ZeroMemory
+from trainer.experiment.memory.engine.zero3 import Zero3Memory
 from trainer.trace.formula.protocol import ELEMENT_BYTES
 from trainer.trace.formula.reduction import optimizer_groups
 
@@ -61,9 +61,7 @@ def engine_memory(
 def _partitions(layout: Layout, recording: Recording) -> tuple[Partition, ...]:
     dense, experts = ([one.size for one in recording.parameters if one.is_expert == are] for are in (False, True))
     num_ranks = {"data": layout.data_parallel, "expert_data": layout.expert_data_parallel}
-    return tuple(
-        Partition(group=group, num_ranks=num_ranks[group.group]) for group in optimizer_groups(dense, experts)
-    )
+    return tuple(Partition(group=group, num_ranks=num_ranks[group.group]) for group in optimizer_groups(dense, experts))
 
 
 def _owner(recording: Recording, partitions: tuple[Partition, ...]) -> tuple[tuple[int, int], ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, Protocol
 
-from trainer.memory.recording import Moment
+from trainer.experiment.memory.activation.recording import Moment
 
 Part = Literal["parameters", "gradients", "optimizer", "average", "activations", "dispatch", "buffers"]
 PARTS: tuple[Part, ...] = (

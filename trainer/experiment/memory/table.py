@@ -2,8 +2,8 @@
 
 from rich.table import Table
 
-from trainer.memory.engine.protocol import PARTS
-from trainer.memory.peak import StepMemory
+from trainer.experiment.memory.engine.protocol import PARTS
+from trainer.experiment.memory.peak import StepMemory
 from trainer.observe.units import scaled
 
 

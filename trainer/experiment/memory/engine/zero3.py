@@ -6,8 +6,8 @@ Found by reading DeepSpeed 0.19.8, runtime/zero/stage3.py, partition_parameters.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainer.memory.engine.protocol import Growth, Micro, Part
-from trainer.memory.recording import Event, Moment
+from trainer.experiment.memory.activation.recording import Event, Moment
+from trainer.experiment.memory.engine.protocol import Growth, Micro, Part
 from trainer.trace.formula.walk import Use
 from trainer.trace.formula.zero3 import GatheredParameters
 

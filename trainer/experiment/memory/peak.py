@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trainer.memory.engine.protocol import PARTS, EngineMemory, Growth, Micro, Part
-from trainer.memory.recording import Change, Event, Moment, Recording
+from trainer.experiment.memory.activation.recording import Change, Event, Moment, Recording
+from trainer.experiment.memory.engine.protocol import PARTS, EngineMemory, Growth, Micro, Part
 
 
 @dataclass(frozen=True)

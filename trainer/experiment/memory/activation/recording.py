@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.memory.storages import Storages
+from trainer.experiment.memory.activation.storages import Storages
 from trainer.model.parallel.parameters import HoldsExperts
 
 Place = int | Literal["before", "after"]
@@ -92,7 +92,7 @@ class Recording:
 
 
 class Recorder:
-    """Records a pass while it is entered; see :func:`trainer.memory.passes.record`."""
+    """Records a pass while it is entered; see :func:`trainer.experiment.memory.activation.passes.record`."""
 
     def __init__(self, network: nn.Module, blocks: nn.ModuleList) -> None:
         """Prepares the hooks.

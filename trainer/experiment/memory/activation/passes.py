@@ -13,9 +13,9 @@ import trainer.task
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
+from trainer.experiment.memory.activation.ranks import even_routing, ranks_of
+from trainer.experiment.memory.activation.recording import Recorder, Recording
 from trainer.flow.coupling import IndependentConfig
-from trainer.memory.ranks import even_routing, ranks_of
-from trainer.memory.recording import Recorder, Recording
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import bare_network, tokens_per_example
 from trainer.model.network import Network

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from tests.ranks import run_ranks
-from tests.trainer.memory.cases import document, legal
-from tests.trainer.memory.measured import Measured, measure
+from tests.trainer.experiment.memory.cases import document, legal
+from tests.trainer.experiment.memory.measured import Measured, measure
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.memory.passes import record
-from trainer.memory.peak import StepMemory, step_memory
-from trainer.memory.plan import engine_memory
+from trainer.experiment.memory.activation.passes import record
+from trainer.experiment.memory.peak import StepMemory, step_memory
+from trainer.experiment.memory.plan import engine_memory
 
 TOLERANCE = 0.03
 FEW: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.memory.estimate import Estimator
-from trainer.memory.peak import StepMemory
+from trainer.experiment.memory.estimate import Estimator
+from trainer.experiment.memory.peak import StepMemory
 from trainer.model.build import dense_parameters, expert_parameters, tokens_per_example
 from trainer.model.flops import training_flops
 from trainer.observe.units import scaled
@@ -79,9 +79,10 @@ class Settings:
                 replaced.append(f"engine.activation_checkpointing={recomputes}")
         if self.micro_batch != layout.micro_batch:
             replaced.append(f"optim.micro_batch={self.micro_batch}")
-        for name in ("expert", "tensor"):
-            if getattr(self, name) != getattr(config.parallel, name):
-                replaced.append(f"parallel.{name}={getattr(self, name)}")
+        if self.expert != config.parallel.expert:
+            replaced.append(f"parallel.expert={self.expert}")
+        if self.tensor != config.parallel.tensor:
+            replaced.append(f"parallel.tensor={self.tensor}")
         return replaced
 
 
@@ -170,7 +171,7 @@ class _Costs:
                 used += config.model.num_layers * config.moe.top_k * expert_parameters(config)
             flops = 6 * used * tokens_per_example(config)
         self._arithmetic = flops * config.optim.global_batch / world_size
-        self._traffic: dict[Settings, tuple[int, int]] = {}
+        self._traffic: dict[Settings, tuple[float, float]] = {}
 
     def key(self, settings: Settings, config: RunConfig, layout: Layout) -> tuple[float, ...]:
         """Sorts settings from the cheapest on."""
@@ -184,7 +185,7 @@ class _Costs:
         recomputed = RECOMPUTED * settings.activation_checkpointing
         return 1 + recomputed + OPERATIONS_PER_BYTE * sent / self._arithmetic
 
-    def _sent(self, settings: Settings, config: RunConfig, layout: Layout) -> int:
+    def _sent(self, settings: Settings, config: RunConfig, layout: Layout) -> float:
         """Bytes that a rank sends in a step; each further micro batch sends as much more as the second."""
         if without_formula(config) is not None:
             return 0
@@ -199,11 +200,14 @@ class _Costs:
         return first + (layout.accumulation - 1) * further
 
 
-def _sent_bytes(config: RunConfig, layout: Layout) -> int:
-    """Bytes of rank 0 in a step, by the formula of the traces; those that stay on it are not sent."""
+def _sent_bytes(config: RunConfig, layout: Layout) -> float:
+    """Bytes that rank 0 sends in a step in rings, by the formula of the traces; those that stay on it are not sent."""
     spec = trace_spec(config, layout, ranks_per_node=layout.world_size)
-    return sum(
-        int(collective.fields(0, ranks)["bytes_in"])
-        for collective in (operation.collective for operation in spec.program.operations())
-        if len(ranks := spec.groups[collective.group].of(0)) > 1
-    )
+    sent = 0.0
+    for operation in spec.program.operations():
+        ranks = spec.groups[operation.collective.group].of(0)
+        fields = operation.collective.fields(0, ranks)
+        whole = max(fields["bytes_in"], fields["bytes_out"])
+        times = 2 if operation.collective.op == "all_reduce" else 1
+        sent += times * whole * (len(ranks) - 1) / len(ranks)
+    return sent

@@ -40,7 +40,7 @@ def ranks_of(layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def even_routing(choices: int, copies: int) -> Iterator[None]:
-    """While entered, tokens without values are spread evenly over the experts, wherever the host asks for their numbers.
+    """While entered, tokens without values are spread evenly over experts wherever the host asks for numbers.
 
     Args:
         choices: of the tokens of a rank in a layer.

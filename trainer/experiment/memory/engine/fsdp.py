@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from trainer.memory.engine.protocol import Growth, Micro, Part
-from trainer.memory.recording import Moment
+from trainer.experiment.memory.activation.recording import Moment
+from trainer.experiment.memory.engine.protocol import Growth, Micro, Part
 
 FLOAT32 = 4
 Shapes = Sequence[tuple[int, ...]]

@@ -58,11 +58,7 @@ def legal(ranks: int) -> Iterator[tuple[str, dict[str, Any]]]:
             for precision in ("fp32", "bf16"):
                 if (mixture and engine in ("zero 3", "fsdp")) or (engine, precision) == ("zero 0", "bf16"):
                     continue
-                if (network, engine) == ("gpt", "zero 3"):
-                    choices = (False,)
-                else:
-                    choices = (False, True)
-                for recomputes in choices:
+                for recomputes in (False,) if (network, engine) == ("gpt", "zero 3") else (False, True):
                     name = f"{network}, {engine}, {precision}{', recomputed' * recomputes}"
                     expert = min(2, ranks) if mixture else 1
                     yield name, document(network, engine, precision, recomputes=recomputes, expert=expert)

@@ -1,0 +1,1 @@
+"""What passes keep and work with, found by running the network on tensors without values."""
