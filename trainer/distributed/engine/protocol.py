@@ -91,7 +91,7 @@ class Engine(Protocol):
         ...
 
     def shards(self) -> list[Shard]:
-        """What this rank stores of each parameter, in the order of the network."""
+        """What this rank stores of each dense parameter and each matrix of an expert, in the order of the network."""
         ...
 
     def evaluating(self) -> AbstractContextManager[None]:
@@ -144,10 +144,10 @@ class Engine(Protocol):
         ...
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
-        """Weight and optimiser state of one expert parameter, whole and in float32; collective over its replicas.
+        """Weight and optimiser state of one matrix of an expert, whole and in float32; collective over its copies.
 
         Returns:
-            ``weight``, ``exp_avg``, ``exp_avg_sq``, each in the parameter's shape.
+            ``weight``, ``exp_avg``, ``exp_avg_sq``, each in the shape of the matrix.
         """
         ...
 
