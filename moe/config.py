@@ -71,8 +71,9 @@ class SparseOTRouterConfig(Section):
     experts, in the last two of one an expert)."""
     evaluations: PositiveInt = 5
     """Transport plans that a solve computes in training, each a step towards balance: a fixed number, so that a device
-    need not be waited for. From the potentials of the step before, 5 come within about 1 % of balance or one token of
-    it, 8 within a third of that; fewer than 4 need more steps to find it at first."""
+    need not be waited for. From the potentials of the step before, 5 come
+    within about 1 % of balance or one token of it where logits are mild; with many experts and trained or clustered
+    logits an expert may stay far from its share, and 8 are needed (``residual`` in the report tells)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the moving average of the expert potentials that routes at inference without a solve."""
     hop_cost: float = Field(default=0.0, ge=0)
