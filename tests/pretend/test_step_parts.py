@@ -1,14 +1,15 @@
 """The parts of a step that talk to the host: they queue, and read where the host has waited anyway."""
 
-import time
 from collections.abc import Callable
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from moe.host_copies import to_device
+from tests.pretend import runtime
 from tests.pretend.process import on_device
 from tests.pretend.synchronisation import Watch
 from tests.ranks import run_ranks
@@ -53,18 +54,20 @@ def exchanged_on_the_device() -> Agreement:
 
 def own_work_on_the_device() -> None:
     """The seconds of a step are told in the next one, without a wait; the first has none."""
+    clock = [0.0]
+    runtime.time = SimpleNamespace(perf_counter=lambda: clock[0])  # pyright: ignore[reportAttributeAccessIssue]
     work = OwnWork(pretend())
     told = []
-    for seconds in (0.02, 0.0, 0.04):
+    for seconds in (2.0, 3.0, 5.0):
         with Watch() as watch:
             for _ in range(2):
                 with work.measured():
-                    time.sleep(seconds / 2)
+                    clock[0] += seconds
+                clock[0] += 100.0
             told.append(work.take())
         assert not watch.waits
         torch.ones((), device=pretend()).item()  # the norm
-    assert told[0] == 0.0
-    assert told[1] >= 0.02 > told[2]
+    assert told == pytest.approx([0.0, 4.0, 6.0])
 
 
 def copies() -> None:
