@@ -17,6 +17,7 @@ from torch import Tensor
 from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from moe.dispatch.context_coherent import Arrivals, CoherentDispatcher
 from moe.dispatch.residency import Residency
+from moe.dispatch.row_copies import RowCopies
 from moe.layer import PlacedMoELayer
 from moe.replica.slots import Slots
 from moe.router import PortableRouter
@@ -110,8 +111,9 @@ class CoherentMoELayer(PlacedMoELayer):
     def _feed(self, normal_RD: Tensor, arrivals: Arrivals) -> Tensor:
         """Sum over the experts of this rank for each row."""
         row_P, gate_P, counts = self.token_dispatcher.pairs(arrivals)
-        output_PD, _ = self.experts(normal_RD[row_P], counts, gate_P)
-        return torch.zeros_like(normal_RD).index_add_(0, row_P, output_PD)
+        pairs = RowCopies.of(row_P, len(normal_RD))
+        output_PD, _ = self.experts(pairs.spread(normal_RD), counts, gate_P)
+        return pairs.add(output_PD)
 
     def _balance(self, normal_TD: Tensor, arrivals: Arrivals) -> Tensor:
         """This rank's share of the loss of the Switch Transformer (its equation 4) over all tokens of the group.
@@ -122,8 +124,9 @@ class CoherentMoELayer(PlacedMoELayer):
         assert choices_E is not None
         shares_TE = self.router.distribution(self.router.gating(normal_TD))
         tokens = sum(arrivals.residency.rows)
-        scale = self._aux_loss * len(choices_E) * self.ep_group.size() / (tokens * max(1, int(choices_E.sum())))
-        return scale * (shares_TE.sum(dim=0) * choices_E).sum()
+        all_choices = choices_E.sum().clamp_min(1).double()
+        scale = self._aux_loss * len(choices_E) * self.ep_group.size() / (tokens * all_choices)
+        return scale.to(shares_TE.dtype) * (shares_TE.sum(dim=0) * choices_E).sum()
 
 
 def _refuse_dropping(config: MoEConfig) -> None:

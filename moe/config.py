@@ -71,7 +71,8 @@ class SparseOTRouterConfig(Section):
     experts, in the last two of one an expert)."""
     evaluations: PositiveInt = 5
     """Transport plans that a solve computes in training, each a step towards balance: a fixed number, so that a device
-    need not be waited for. 5 end within about 1 % of balance (8 within a tenth of that)."""
+    need not be waited for. From the potentials of the step before, 5 come within about 1 % of balance or one token of
+    it, 8 within a third of that; fewer than 4 need more steps to find it at first."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the moving average of the expert potentials that routes at inference without a solve."""
     hop_cost: float = Field(default=0.0, ge=0)
@@ -153,7 +154,7 @@ class MoEConfig(Section):
 
     @property
     def cap(self) -> float | None:
-        """Most that an expert takes of a rank's choices in training, as a multiple of its even share; None: no limit."""
+        """Most that an expert takes of a rank's choices in training, over its even share; None: there is no limit."""
         match self.router:
             case TopKRouterConfig():
                 return self.router.capacity_factor

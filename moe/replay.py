@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from moe.collective_trace import CollectiveRecord, TraceHeader
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
 from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
-from moe.expert_groups import EXPERT, PARTS, ExpertGroups, meaning
 from moe.dispatch.seats import seats_of
+from moe.expert_groups import EXPERT, PARTS, ExpertGroups, meaning
 from moe.placement.placement import Mode, Placement
 from moe.replica.dealing import served_choices
 from moe.replica.slots import Slots
@@ -109,9 +109,7 @@ def _rewrite(
     return _numbered(entries, records[-1].seq if records else 0)
 
 
-def _exchanges(
-    traffic: Traffic, sizes: Sizes, phase: str, layer: int, mode: Mode
-) -> list[tuple[int | None, Exchange]]:
+def _exchanges(traffic: Traffic, sizes: Sizes, phase: str, layer: int, mode: Mode) -> list[tuple[int | None, Exchange]]:
     """The collectives of one layer's pass, each with the block that it belongs to."""
     if isinstance(traffic, Visits):
         return [(layer, exchange) for exchange in PATTERNS[mode](traffic, sizes, phase)]

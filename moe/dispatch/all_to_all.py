@@ -6,7 +6,6 @@ N ranks of the expert-parallel group, S slots of a rank, P slots of the group.
 
 from collections.abc import Sequence
 
-import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -69,10 +68,10 @@ class HomeReturnDispatcher(MoETokenDispatcher):
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
         map_TP, counts = self.serving.agreed(routing_map)
         own = self.ep_group.rank()
-        self._sent = counts.host_NP[own].view(self.ep_size, -1).sum(dim=1).tolist()
+        self._sent = counts.on_host[own].view(self.ep_size, -1).sum(dim=1).tolist()
         arriving = slice(own * self.num_local_experts, (own + 1) * self.num_local_experts)
-        self._received = counts.host_NP[:, arriving].sum(dim=1).tolist()
-        self._counts_NS = counts.device_NP[:, arriving]
+        self._received = counts.on_host[:, arriving].sum(dim=1).tolist()
+        self._counts_NS = counts.on_device[:, arriving]
 
         choice_C = places_of(map_TP.T.reshape(-1), sum(self._sent))
         self._departure = RowCopies.of(choice_C % max(len(tokens_TD), 1), len(tokens_TD))

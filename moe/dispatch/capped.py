@@ -170,17 +170,17 @@ class _Plan:
         message: what goes to one rank.
         num_ranks: N.
         slots: slots of a rank, S.
-        choice_M: the choice token * E + expert in each row of the messages; T * E where there is none.
-        token_M: its token; T where there is none.
-        row_TK: rows of the choices of each token in the order of their slots; M where there are fewer than K.
+        choices: the choice token * E + expert in each row of the messages, int64 [M]; T * E where there is none.
+        tokens: its token, int64 [M]; T where there is none.
+        rows: rows of the choices of each token in the order of their slots, int64 [T, K]; M where there are fewer.
     """
 
     message: Message
     num_ranks: int
     slots: int
-    choice_M: Tensor
-    token_M: Tensor
-    row_TK: Tensor
+    choices: Tensor
+    tokens: Tensor
+    rows: Tensor
 
     @classmethod
     def of(cls, map_TE: Tensor, slots_E: Tensor, message: Message, slots: int, most_choices: int) -> "_Plan":
@@ -213,7 +213,7 @@ class _ToExperts(Function):
         ctx: Any, tokens_TD: Tensor, gates_TE: Tensor, plan: _Plan, group: dist.ProcessGroup
     ) -> tuple[Tensor, Tensor]:
         ctx.route, ctx.shape = (plan, group), gates_TE.shape
-        gates_M = torch.cat([gates_TE.reshape(-1), gates_TE.new_zeros(1)]).index_select(0, plan.choice_M)
+        gates_M = torch.cat([gates_TE.reshape(-1), gates_TE.new_zeros(1)]).index_select(0, plan.choices)
         message = _spread(tokens_TD, plan)
         _gate_places(message, plan, gates_TE.dtype).copy_(_bits(_seats(gates_M, plan), tokens_TD.dtype))
         arrived = _exchange(message, group)
@@ -230,7 +230,7 @@ class _ToExperts(Function):
         arrived = _exchange_with_zeros(message, group)
         gates_NQ = _gate_places(arrived[:-1], plan, gates_R.dtype).clone(memory_format=torch.contiguous_format)
         gates = gates_R.new_zeros(ctx.shape.numel() + 1)  # the last one takes those of empty seats
-        gates.scatter_(0, _seats(plan.choice_M, plan).reshape(-1), gates_NQ.view(gates_R.dtype).view(-1))
+        gates.scatter_(0, _seats(plan.choices, plan).reshape(-1), gates_NQ.view(gates_R.dtype).view(-1))
         return _added(arrived, plan), gates[:-1].view(ctx.shape), None, None
 
 
@@ -251,17 +251,17 @@ class _ToTokens(Function):
 
 def _spread(rows_TD: Tensor, plan: _Plan) -> Tensor:
     """Messages [M, D] with the rows of the tokens in their seats, zeros elsewhere."""
-    return torch.cat([rows_TD, rows_TD.new_zeros(1, rows_TD.shape[1])]).index_select(0, plan.token_M)
+    return torch.cat([rows_TD, rows_TD.new_zeros(1, rows_TD.shape[1])]).index_select(0, plan.tokens)
 
 
 def _added(rows: Tensor, plan: _Plan) -> Tensor:
     """Sum of the rows of each token, [T, D], out of messages and a row of zeros, [M + 1, D]."""
-    return torch.nn.functional.embedding_bag(plan.row_TK, rows, mode="sum")
+    return torch.nn.functional.embedding_bag(plan.rows, rows, mode="sum")
 
 
 def _packed(rows_RD: Tensor, plan: _Plan) -> Tensor:
     """Messages out of rows by slot, zeros in place of gate values, and one row of zeros: [M + 1, D]."""
-    packed = rows_RD.new_empty(len(plan.choice_M) + 1, rows_RD.shape[1])
+    packed = rows_RD.new_empty(len(plan.choices) + 1, rows_RD.shape[1])
     messages = packed[:-1].view(plan.num_ranks, plan.message.rows, rows_RD.shape[1])
     by_rank = _by_rank(rows_RD, plan)
     messages[:, : plan.message.seats].view(by_rank.shape).copy_(by_rank)

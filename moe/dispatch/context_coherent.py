@@ -52,6 +52,7 @@ from torch import Tensor
 
 from moe.dispatch.exchange import ExchangeRows, gather_counts
 from moe.dispatch.residency import Residency
+from moe.dispatch.row_copies import RowCopies, counts_of, places_of
 from moe.dispatch.row_messages import MoveRows, Route, exchange_rows, packed, unpacked
 
 FIXED_BYTES = 16_384
@@ -72,6 +73,7 @@ class Arrivals:
         residents: the rows of tokens that stay on this rank, in the order of their numbers, [T].
         residency: where the tokens are now.
         expert_choices: choices that fell on each logical expert, over all ranks, int64 [E]; None if not counted.
+        num_pairs: choices that fell on experts of this rank; None if not counted.
     """
 
     rows: Tensor
@@ -81,6 +83,7 @@ class Arrivals:
     residents: Tensor
     residency: Residency
     expert_choices: Tensor | None
+    num_pairs: int | None
 
 
 class CoherentDispatcher:
@@ -112,6 +115,7 @@ class CoherentDispatcher:
             slot_to_expert: logical expert of each slot, int [E].
         """
         self._slot_of_E = torch.as_tensor(slot_to_expert, dtype=torch.long).argsort()
+        self._experts_here = slot_to_expert.reshape(self.group.size(), -1)[self.rank].tolist()
 
     def move(
         self, rows_TD: Tensor, probs_TE: Tensor, map_TE: Tensor, most_choices: int, residency: Residency
@@ -133,6 +137,7 @@ class CoherentDispatcher:
         gates_TK, slots_TK = self._choices(probs_TE, map_TE, most_choices)
         labels_TL = torch.cat([residency.ids[:, None], slots_TK], dim=1)
         choices_E: Tensor | None = None
+        num_pairs: int | None = None
         if self.group.size() == 1:
             arrived, rows_N = (rows_TD, gates_TK, labels_TL), residency.rows
             choices_E = map_TE.sum(dim=0)
@@ -142,13 +147,15 @@ class CoherentDispatcher:
             ranks_TK = self._ranks(slots_TK)
             visits_TN = self._visits(ranks_TK)
             copies_N = visits_TN.sum(dim=0)
-            residents_N = torch.bincount(ranks_TK[:, 0], minlength=self.group.size())
+            residents_N = self._visits(ranks_TK[:, :1]).sum(dim=0)
             counts = gather_counts(torch.cat([copies_N, residents_N, map_TE.sum(dim=0)]), self.group)
-            copies_NN, residents_NN, choices_NE = counts.split([self.group.size()] * 2 + [map_TE.shape[1]], dim=1)
-            choices_E = choices_NE.sum(dim=0)
-            copies, rows_N = copies_NN.cpu(), residents_NN.sum(dim=0).tolist()
+            choices_E = counts[:, 2 * self.group.size() :].sum(dim=0)
+            copies, residents, choices = np.split(
+                counts.cpu().numpy(), [self.group.size(), 2 * self.group.size()], axis=1
+            )
+            rows_N, num_pairs = residents.sum(axis=0).tolist(), int(choices[:, self._experts_here].sum())
             route = Route(self.group, copies[self.rank].tolist(), copies[:, self.rank].tolist())
-            order_C = visits_TN.T.nonzero()[:, 1]
+            order_C = places_of(visits_TN.T.reshape(-1), sum(route.sent)) % max(len(rows_TD), 1)
             arrived = MoveRows.apply(rows_TD, gates_TK, labels_TL, order_C, route)
         rows_RD, gates_RK, labels_RL = arrived
         ids_R, slots_RK = labels_RL[:, 0], labels_RL[:, 1:]
@@ -156,7 +163,7 @@ class CoherentDispatcher:
         if most_choices == 1:  # no row is a copy that goes on
             ids_T, residents = ids_R.sort()
         else:
-            stays = (anchors_R == self.rank).nonzero()[:, 0]
+            stays = places_of(anchors_R == self.rank, rows_N[self.rank])
             ids_T, order_T = ids_R[stays].sort()
             residents = stays[order_T]
         return Arrivals(
@@ -167,6 +174,7 @@ class CoherentDispatcher:
             residents=residents,
             residency=residency.moved(ids_T, rows_N),
             expert_choices=choices_E,
+            num_pairs=num_pairs,
         )
 
     def pairs(self, arrivals: Arrivals) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,11 +188,12 @@ class CoherentDispatcher:
             the number of pairs of each slot, int64 [slots of this rank].
         """
         local_RK = arrivals.slots - self.rank * self.slots_per_rank
-        here_RK = (local_RK >= 0) & (local_RK < self.slots_per_rank)
-        row_P = here_RK.nonzero()[:, 0]
-        local_P, order_P = local_RK[here_RK].sort(stable=True)
-        counts = torch.bincount(local_P, minlength=self.slots_per_rank)
-        return row_P[order_P], arrivals.gates[here_RK][order_P], counts
+        here = ((local_RK >= 0) & (local_RK < self.slots_per_rank)).view(-1)
+        place_P = here.nonzero()[:, 0] if arrivals.num_pairs is None else places_of(here, arrivals.num_pairs)
+        local_P, order_P = local_RK.view(-1).index_select(0, place_P).sort(stable=True)
+        place_P = place_P.index_select(0, order_P)
+        gates_P = arrivals.gates.reshape(-1).index_select(0, place_P)
+        return place_P // local_RK.shape[1], gates_P, counts_of(local_P, self.slots_per_rank)
 
     def combine(self, fed_RD: Tensor, arrivals: Arrivals) -> Tensor:
         """Adds up the outputs of all experts of each token, on the rank where the token stays.
@@ -200,13 +209,18 @@ class CoherentDispatcher:
             return fed_RD[arrivals.residents]
         # Rows of one source arrive in the order in which the source holds them, so both ends can match them.
         abroad_R = arrivals.anchors != self.rank
-        anchors_C, order_C = arrivals.anchors[abroad_R].sort(stable=True)
-        sent = torch.bincount(anchors_C, minlength=self.group.size()).tolist()
+        abroad_C = places_of(abroad_R, len(fed_RD) - len(arrivals.residents))
+        anchors_C, order_C = arrivals.anchors.index_select(0, abroad_C).sort(stable=True)
         visits_RN = self._visits(self._ranks(arrivals.slots)) & ~abroad_R[:, None]
         visits_RN[:, self.rank] = False
-        received = visits_RN.sum(dim=0).tolist()
-        returned = ExchangeRows.apply(fed_RD[abroad_R][order_C], self.group, received, sent)
-        return fed_RD.index_add(0, visits_RN.T.nonzero()[:, 1], returned)[arrivals.residents]
+        sizes = torch.stack([counts_of(anchors_C, self.group.size()), visits_RN.sum(dim=0)])
+        sent, received = sizes.cpu().tolist()
+        leaving_CD = fed_RD.index_select(0, abroad_C.index_select(0, order_C))
+        returned = ExchangeRows.apply(leaving_CD, self.group, received, sent)
+        own_R = torch.arange(len(fed_RD), device=fed_RD.device)
+        targets = places_of(visits_RN.T.reshape(-1), sum(received)) % max(len(fed_RD), 1)
+        sums = RowCopies.of(torch.cat([own_R, targets]), len(fed_RD))
+        return sums.add(torch.cat([fed_RD, returned]))[arrivals.residents]
 
     def _choices(self, probs_TE: Tensor, map_TE: Tensor, most_choices: int) -> tuple[Tensor, Tensor]:
         """Gate values and slots, largest gate value first."""
@@ -252,4 +266,4 @@ class CoherentDispatcher:
         ranks_AK = self._ranks(everything[2][:, 1:])
         here = (ranks_AK == self.rank).any(dim=1).nonzero()[:, 0]
         rows, gates, labels = (part.index_select(0, here) for part in everything)
-        return (rows, gates, labels), torch.bincount(ranks_AK[:, 0], minlength=size).tolist()
+        return (rows, gates, labels), self._visits(ranks_AK[:, :1]).sum(dim=0).tolist()

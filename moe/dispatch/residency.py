@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from moe.dispatch.exchange import gather_counts
+from moe.dispatch.row_copies import counts_of
 from moe.dispatch.row_messages import MoveRows, Route, packed, unpacked
 
 # torch 2.13 deprecates the *_tensor names in favour of names that older releases lack.
@@ -106,7 +107,7 @@ def return_home(rows_TD: Tensor, residency: Residency) -> Tensor:
     if residency.group is None or residency.whole:
         return rows_TD
     home_T = residency.ids // residency.per_rank
-    counts_NN = gather_counts(torch.bincount(home_T, minlength=residency.num_ranks), residency.group).cpu()
+    counts_NN = gather_counts(counts_of(home_T, residency.num_ranks), residency.group).cpu()
     route = Route(residency.group, counts_NN[residency.rank].tolist(), counts_NN[:, residency.rank].tolist())
     order_C = torch.arange(len(rows_TD), device=rows_TD.device)
     no_gates_TK = rows_TD.new_empty(len(rows_TD), 0)
@@ -129,11 +130,9 @@ def gather_rows(rows_TD: Tensor, residency: Residency) -> Tensor:
         return rows_TD
     most = max(residency.rows)
     rows_RD, ids_R = _GatherRows.apply(rows_TD, residency.ids, most, residency.group)
-    valid = [torch.arange(rank * most, rank * most + rows) for rank, rows in enumerate(residency.rows)]
-    valid_A = torch.cat(valid).to(rows_TD.device)
-    source_A = valid_A.new_zeros(residency.num_ranks * residency.per_rank)
-    source_A[ids_R[valid_A]] = valid_A
-    return rows_RD[source_A]
+    source = ids_R.new_zeros(1 + residency.num_ranks * residency.per_rank)  # the first one takes what is no token
+    source.scatter_(0, ids_R + 1, torch.arange(len(ids_R), device=ids_R.device))
+    return rows_RD[source[1:]]
 
 
 def share_values(values_H: Tensor, residency: Residency) -> Tensor:
@@ -189,11 +188,11 @@ class _GatherRows(Function):
     def forward(ctx: Any, rows_TD: Tensor, ids_T: Tensor, most: int, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
         ctx.group, ctx.num_rows = group, len(rows_TD)
         no_gates = rows_TD.new_empty(len(rows_TD), 0)
-        message = packed(rows_TD, no_gates, ids_T[:, None])
+        message = packed(rows_TD, no_gates, ids_T[:, None] + 1)  # padding has number 0
         padded = message.new_zeros(most, message.shape[1])
         padded[: len(message)] = message
         rows_RD, _, ids_R1 = unpacked(gather_equal(padded, group), rows_TD.shape[1], 0, rows_TD.dtype, 1)
-        ids_R = ids_R1[:, 0]
+        ids_R = ids_R1[:, 0] - 1
         ctx.mark_non_differentiable(ids_R)
         return rows_RD, ids_R
 

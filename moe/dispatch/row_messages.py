@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from moe.dispatch.row_copies import RowCopies
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -68,9 +70,8 @@ class MoveRows(Function):
         message = exchange_rows(message, ctx.route.group, ctx.route.sent, ctx.route.received)
         rows_CD, gates_CK, _ = unpacked(message, rows_RD.shape[1], gates_RK.shape[1], gates_RK.dtype, 0)
         (order_C,) = ctx.saved_tensors
-        rows_TD = rows_CD.new_zeros(ctx.num_rows, rows_CD.shape[1]).index_add_(0, order_C, rows_CD)
-        gates_TK = gates_CK.new_zeros(ctx.num_rows, gates_CK.shape[1]).index_add_(0, order_C, gates_CK)
-        return rows_TD, gates_TK, None, None, None
+        copies = RowCopies.of(order_C, ctx.num_rows)
+        return copies.add(rows_CD), copies.add(gates_CK), None, None, None
 
 
 def packed(rows_TD: Tensor, gates_TK: Tensor, labels_TL: Tensor) -> Tensor:

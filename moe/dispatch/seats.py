@@ -21,7 +21,7 @@ def seats_of(tokens: int, *, top_k: int, num_experts: int, cap: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one rank sends another, all rows of the width of a token: a row for each seat, then rows full of gate values.
+    """What one rank sends another, in rows of the width of a token: one for each seat, then some full of gate values.
 
     Gate values behind the rows leave every row where a matrix product can read it. Rows on the way home have no gate
     values, but the same places, so that one index finds a row in every message.

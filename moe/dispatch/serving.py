@@ -23,12 +23,12 @@ class Counts:
     """Choices that each rank of the group sends to each slot.
 
     Attributes:
-        device_NP: int64 [N, P] where the tokens are.
-        host_NP: the same on the host.
+        on_device: int64 [N, P] where the tokens are.
+        on_host: the same on the host.
     """
 
-    device_NP: Tensor
-    host_NP: Tensor
+    on_device: Tensor
+    on_host: Tensor
 
 
 class Serving:

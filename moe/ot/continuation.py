@@ -12,9 +12,13 @@ from torch import Tensor
 
 _FIRST_TEMPERATURE = 0.5
 _FIRST_DAMPING, _LAST_DAMPING = 0.3, 0.02
+"""Multiples of the loads that are added to Newton's matrix. Less at first overshoots, more at last is slow."""
 _CORRECTIONS = 2
+"""Quadratic evaluations."""
 _UNIFORM = 1e-7
+"""Rows of the uniform plan that are added to the entropic ones."""
 _WIDTH = 8
+"""Entries among which a row's threshold is sought; four times its mass, where that is more."""
 
 
 class Balance(NamedTuple):
@@ -91,11 +95,13 @@ def balancing_potentials(
         scale = temperature / following
         potentials_M = torch.addmv(potentials_M, inverse_MM, missing_M, beta=scale, alpha=-scale)
     shares_W = numbers_W.reciprocal()
+    # A product gives the means of the first entries: running sums of floats are not reproducible on CUDA.
+    means_WW = shares_W.expand(width, width).triu()
     for _ in range(_corrections(evaluations)):
         priced_NM = potentials_M + scores_NM
         best_NW = priced_NM.topk(width, dim=1).values
         # Minus the thresholds. A threshold is the largest of these: each is that of a smaller set of entries.
-        raised_N1 = torch.addcdiv(shares_W, best_NW.cumsum(dim=1), numbers_W, value=-1 / spread).amin(1, keepdim=True)
+        raised_N1 = torch.addmm(shares_W, best_NW, means_WW, alpha=-1 / spread).amin(dim=1, keepdim=True)
         load_M = loads.of_columns(priced_NM.add_(raised_N1).relu_())
         missing_M = torch.rsub(load_M, 1.0, alpha=loads.unit / spread)
         potentials_M = torch.addmv(potentials_M, inverse_MM, missing_M, alpha=-temperatures[-1])

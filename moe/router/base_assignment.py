@@ -8,6 +8,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from moe.host_copies import to_device
 from moe.ot import exact
 from moe.router.capacity import map_of
 from moe.router.portable import PortableRouter, Selection
@@ -75,4 +76,4 @@ def balanced_assignment(affinity_TE: Tensor) -> Tensor:
         cost = torch.cat([torch.cat([cost, cost], dim=1), torch.cat([must, may], dim=1)])
         a, b = torch.cat([a, a.new_tensor([experts - rest])]), torch.cat([b, torch.ones_like(b)])
     plan = exact(cost, a, b).dense()[:tokens]
-    return (plan.argmax(dim=1) % experts).to(affinity_TE.device)
+    return to_device(plan.argmax(dim=1) % experts, affinity_TE.device)

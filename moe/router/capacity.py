@@ -140,16 +140,15 @@ def serve(keys_TE: Tensor, slots_E: Tensor | int, due: int, counted_T: Tensor | 
     tokens, experts = keys_TE.shape
     if counted_T is not None:
         keys_TE = keys_TE.masked_fill(~counted_T[:, None], -torch.inf)
-    listed = _largest(keys_TE, slots_E).topk(due, dim=1)
-    served_TK = listed.values > -torch.inf
-    # The last column is of the tokens that need no further expert or find none.
-    map_TF = served_TK.new_zeros([tokens, experts + 1]).scatter_(1, listed.indices, served_TK)
-    placed_TK = served_TK if counted_T is None else served_TK | ~counted_T[:, None]
-    placed_N = placed_TK.mT.flatten()  # the first experts of all tokens before any token's second
-    room_E = slots_E - map_TF[:, :experts].sum(dim=0)
-    seat_N = torch.searchsorted(room_E.cumsum(dim=0), (~placed_N).cumsum(dim=0)).masked_fill_(placed_N, experts)
-    map_TF.scatter_(1, seat_N.view(due, tokens).mT, True)
-    return map_TF[:, :experts]
+    listed = _largest(keys_TE, slots_E).mT.topk(due, dim=0)
+    served_KT = listed.values > -torch.inf
+    # The last row is of the choices that need no other slot or find none.
+    map_FT = served_KT.new_zeros([tokens, experts + 1]).mT.scatter_(0, listed.indices, served_KT)
+    room_E = slots_E - map_FT[:experts].sum(dim=1)
+    placed_KT = served_KT if counted_T is None else served_KT | ~counted_T
+    number_N = (~placed_KT).flatten().cumsum(dim=0)
+    seat_KT = torch.searchsorted(room_E.cumsum(dim=0), number_N).view(due, tokens).masked_fill_(placed_KT, experts)
+    return map_FT.scatter_(0, seat_KT, True)[:experts].mT.contiguous()
 
 
 def map_of(indices_TK: Tensor, num_experts: int) -> Tensor:

@@ -15,9 +15,11 @@ class Router(Protocol):
 
     Attributes:
         weight: the gate's matrix, [E, D].
+        training: whether it routes for training.
     """
 
     weight: nn.Parameter
+    training: bool
 
     def report(self) -> Mapping[str, Tensor]:
         """Figures of the last forward pass, each a detached tensor on the router's device.
@@ -27,7 +29,7 @@ class Router(Protocol):
             each token; ``dropped_choices`` int64 [], those of them that no expert took (where the router decides how
             many experts a token visits, top_k for each token that visits none); ``entropy`` float [], of the gate's
             distribution in nats, averaged over tokens; and further entries by kind of router, such as ``potentials``
-            float [E], ``residual`` float [] and ``evaluations`` int64 []. Padding is not counted.
+            float [E] and ``residual`` float []. Padding is not counted.
         """
         ...
 

@@ -192,11 +192,18 @@ class SparseOTRouter(PortableRouter):
         return cut_by_margin(scores_TE, map_TE, slots_E, self.topk, counted_T)
 
     def _support(self, scores_TE: Tensor) -> Tensor:
-        if self._most_choices == self.topk:
-            return map_of(scores_TE.topk(self.topk, dim=1).indices, self.num_experts)
-        best = project_rows(scores_TE, self._masses(scores_TE), k=self._most_choices, gamma=self._router.gamma)
-        due_K = torch.arange(self._most_choices, device=scores_TE.device) < self.topk
-        return torch.zeros_like(scores_TE, dtype=torch.bool).scatter(1, best.indices, (best.values > 0) | due_K)
+        """The entries of :func:`moe.ot.project_rows` and each token's best top_k experts."""
+        most = self._most_choices
+        best_TK, expert_TK = scores_TE.topk(most, dim=1)
+        if most == self.topk:
+            return map_of(expert_TK, self.num_experts)
+        below_TK = best_TK - best_TK[:, :1]
+        ranks_K = torch.arange(1, most + 1, device=scores_TE.device, dtype=scores_TE.dtype)
+        # A product gives the running sums: those of floats are not reproducible on CUDA.
+        sums_TK = below_TK @ below_TK.new_ones([most, most]).triu_()
+        chosen_TK = ranks_K * below_TK > sums_TK - self._router.gamma * self.topk
+        chosen_TK[:, : self.topk].fill_(True)
+        return torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, expert_TK, chosen_TK)
 
     def _slots(self, tokens: int | Tensor, factor: float) -> int | Tensor:
         if isinstance(tokens, Tensor):

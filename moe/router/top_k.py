@@ -3,6 +3,8 @@
 Shape suffixes: T tokens, E experts.
 """
 
+from typing import Any
+
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.moe.moe_utils import (
@@ -116,9 +118,10 @@ class PortableTopKRouter(PortableRouter):
         chosen_TE, scores_TE = compute_routing_scores_for_aux_loss(
             logits_TE, self.topk, self._router.score, padding_mask=~counted_T
         )
-        chosen_E, _, tokens = get_tokens_per_expert_and_token_count(
+        counts: Any = get_tokens_per_expert_and_token_count(
             chosen_TE, self.tp_cp_group, self.topk, with_padding_mask=True
         )
+        chosen_E, _, tokens = counts
         coefficient = self.get_aux_loss_coeff("aux_loss")
         loss = switch_load_balancing_loss_func(
             scores_TE, chosen_E, tokens.clamp_min(1), self.topk, self.num_experts, coefficient

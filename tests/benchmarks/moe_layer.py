@@ -1,16 +1,19 @@
 """Tokens a second through one mixture-of-experts layer, forward and backward, against DeepSpeed's and Megatron's own.
 
-python -m tests.benchmarks.moe_layer [--experts 8 64] [--out moe_layer.json]
+python -m tests.benchmarks.moe_layer [--experts 8 64] [--fresh-pages] [--out moe_layer.json]
 
 Ranks talk over gloo on this machine, one thread each. All layers hold the same weights, see the same tokens and route
 them alike (top-2, gates normalised over the chosen two, nobody dropped); their outputs and gradients are compared
 first. Then they take turns within each round, in random order; a turn begins and ends at a barrier, and the slowest
 rank counts. Beside it stands the CPU time of all ranks, which hardly depends on who else uses the machine but leaves
-waiting out. Megatron-Core's all-gather dispatcher runs with its own sequential experts; it asks CUDA for a device,
-which is answered with the CPU here.
+waiting out. All ranks keep memory that is freed, as the allocator of a GPU does: else a tensor above 32 MB, such as the
+gradient of a stack of experts, gets pages from the system each time; --fresh-pages leaves malloc as it is.
+Megatron-Core's all-gather dispatcher runs with its own sequential experts; it asks CUDA for a device, which is answered
+with the CPU here.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import time
@@ -42,10 +45,11 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--tokens", type=int, default=2048, help="tokens of a rank")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--fresh-pages", action="store_true", help="leave malloc as it is")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the figures go, as JSON")
     given = parser.parse_args()
     cases = [(experts, hidden) for experts in given.experts for hidden in given.hidden]
-    of_ranks = run_ranks(measure, given.ranks, cases, given.tokens, given.rounds)
+    of_ranks = run_ranks(measure, given.ranks, cases, given.tokens, given.rounds, given.fresh_pages)
     figures = [
         figure(experts, hidden, given.tokens * given.ranks, turns)
         for (experts, hidden), *turns in zip(cases, *of_ranks, strict=True)
@@ -100,7 +104,9 @@ def print_figure(shown: Mapping[str, Any]) -> None:
         print(f"    {name} / {faster}: {ratio:.3f} (median over rounds {by_round:.3f}, by CPU time {cpu:.3f})")
 
 
-def measure(rank: int, world_size: int, cases: Sequence[tuple[int, int]], tokens: int, rounds: int) -> list[Turns]:
+def measure(
+    rank: int, world_size: int, cases: Sequence[tuple[int, int]], tokens: int, rounds: int, fresh_pages: bool
+) -> list[Turns]:
     """Times every case on one rank.
 
     Args:
@@ -109,6 +115,7 @@ def measure(rank: int, world_size: int, cases: Sequence[tuple[int, int]], tokens
         cases: experts and model width.
         tokens: tokens of a rank.
         rounds: turns of each layer.
+        fresh_pages: whether freed memory may go back to the system.
 
     Returns:
         For each case, each layer's turns.
@@ -116,10 +123,20 @@ def measure(rank: int, world_size: int, cases: Sequence[tuple[int, int]], tokens
     import deepspeed
     from megatron.core import parallel_state
 
+    if not fresh_pages:
+        keep_freed_memory()
     torch.cuda.current_device = lambda: torch.device("cpu")  # pyright: ignore[reportAttributeAccessIssue]
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     parallel_state.initialize_model_parallel(expert_model_parallel_size=world_size)
     return [time_case(rank, world_size, *case, tokens, rounds) for case in cases]
+
+
+def keep_freed_memory() -> None:
+    """Tells the C library to map no memory of its own for large tensors and to give none back."""
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    library = ctypes.CDLL(None)
+    library.mallopt(mmap_max, 0)
+    library.mallopt(trim_threshold, 2**31 - 1)
 
 
 def time_case(rank: int, world_size: int, experts: int, hidden: int, tokens: int, rounds: int) -> Turns:

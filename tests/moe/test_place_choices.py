@@ -31,6 +31,7 @@ def test_the_objective_is_what_the_run_of_the_trace_sends(dispatch: str) -> None
 
 
 def test_traces_that_name_no_dispatch_mode_are_priced_as_most_systems_send() -> None:
+    assert choose_objective("auto", named("capped"), 4)[0] == "home"
     assert choose_objective("auto", named(None), 4)[0] == "copies"
     assert choose_objective("auto", named(None, top_k=1), 4)[0] == "home"
     mode, reason = choose_objective("auto", named(None, world_size=1), 4)

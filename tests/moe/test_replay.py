@@ -50,6 +50,8 @@ STACK = {
     "home, least loaded replicas": replicated(6, "home"),
     "copies, even replicas": replicated(7, "copies"),
     "copies, least loaded replicas": replicated(8, "copies"),
+    "capped": placement(None, "home"),
+    "capped, placed": placement(9, "home"),
 }
 """A stack of layers that drop tokens."""
 MODEL = {"home": placement(None, "home"), "coherent": placement(3, "coherent"), "copies": placement(4, "copies")}
@@ -70,6 +72,11 @@ PAIRS = [(kind, *pair) for kind, cases in KINDS.items() for pair in product(case
 def rule_of(name: str) -> Any:
     """How a case chooses among replicas."""
     return "least_loaded" if "least loaded" in name else "even"
+
+
+def mode_of(name: str, placed: Placement) -> Any:
+    """How tokens travel in a case; a placement is never made for capped dispatch."""
+    return "capped" if name.startswith("capped") else placed.dispatch
 
 
 def record_cases(rank: int, world_size: int, folder: str) -> None:
@@ -105,7 +112,7 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
         top_k=TOP_K,
         expert_hidden=EXPERT_HIDDEN,
         router=TopKRouterConfig(capacity_factor=1.2 if kind == "stack" else None),
-        dispatch=placed.dispatch,
+        dispatch=mode_of(folder.name, placed),
         replicas=rule_of(folder.name),
     )
     megatron = transformer_config(
@@ -142,6 +149,8 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
         expert_parallel=placed.num_ranks,
         expert_parameters=2 * WIDTH * EXPERT_HIDDEN,
         replicas=config.replicas,
+        cap=config.cap,
+        due_choices=config.top_k,
     )
     holders: list[Any] = list(layers)
     routing = RoutingRecorder(folder, holders, header, steps=STEPS, micro_batch=3)
@@ -187,7 +196,9 @@ def routing_of(folder: Path, kind: str) -> RoutingTrace:
 def test_a_replay_is_what_the_run_would_have_issued(recorded: Path, kind: str, source: str, target: str) -> None:
     wanted_header, wanted = collectives(recorded, kind, target)
     trace = collectives(recorded, kind, source)
-    header, replayed = replay(*trace, routing_of(recorded, kind), KINDS[kind][target], replicas=rule_of(target))
+    placed = KINDS[kind][target]
+    routing = routing_of(recorded, kind)
+    header, replayed = replay(*trace, routing, placed, mode_of(target, placed), rule_of(target))
     assert timeless(replayed) == timeless(wanted)
     assert header == replace(wanted_header, source="replayed")
 
@@ -218,6 +229,7 @@ def test_what_does_not_belong_together_is_refused(recorded: Path) -> None:
     routing = routing_of(recorded, "stack")
     other_world = replace(routing, header=routing.header.model_copy(update={"world_size": 8}))
     without_experts = replace(routing, header=routing.header.model_copy(update={"expert_parameters": None}))
+    without_limit = replace(routing, header=routing.header.model_copy(update={"cap": None}))
     other_group = Placement.contiguous(LAYERS, EXPERTS, 1, 4)
     home = STACK["home"]
     cases = [
@@ -228,6 +240,8 @@ def test_what_does_not_belong_together_is_refused(recorded: Path) -> None:
         (header, routing, Placement.contiguous(2, EXPERTS, 1, GROUP), None, "placement: has 2 layers"),
         (header, routing, home, "teleport", "dispatch: cannot be replayed (teleport)"),
         (header, routing, home, "coherent", "routing: header.key_value_width is missing"),
+        (header, without_limit, home, "capped", "routing: header.cap is missing"),
+        (header, routing, STACK["home, even replicas"], "capped", "placement: has replicas"),
         (header, without_experts, STACK["home, even replicas"], None, "routing: header.expert_parameters is missing"),
     ]
     for case_header, case_routing, placed, dispatch, message in cases:

@@ -1,7 +1,7 @@
 """The tensors of the pretend device, and its registration with torch."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Self
 
 import torch
@@ -39,7 +39,7 @@ class PretendTensor(torch.Tensor):
     """
 
     on_cpu: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     def __new__(cls, real: Tensor) -> Self:
         """Puts a tensor of the CPU on the device, without a copy."""
@@ -62,6 +62,8 @@ class PretendTensor(torch.Tensor):
         """Computes an operation as the device would."""
         if any(issubclass(kind, Tensor) and kind not in _KNOWN for kind in types):
             return NotImplemented
+        if _is_composed(func):  # in inference mode torch does not take it apart by itself
+            return func.decompose(*args, **(kwargs or {}))
         return _compute(func, args, kwargs or {})
 
     @property
@@ -115,9 +117,16 @@ class PretendTensor(torch.Tensor):
             copied = torch.nn.Parameter(copied, requires_grad=self.requires_grad)
         else:
             copied.requires_grad_(self.requires_grad)
-        copied.__dict__.update({name: value for name, value in self.__dict__.items() if name not in copied.__dict__})
+        for name in self.__dict__.keys() - copied.__dict__.keys():
+            setattr(copied, name, self.__dict__[name])
         memo[id(self)] = copied
         return copied
+
+
+@cache
+def _is_composed(func: Any) -> bool:
+    """Whether an operation consists of others, on any device."""
+    return func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
 
 
 _KNOWN = (torch.Tensor, torch.nn.Parameter, PretendTensor)

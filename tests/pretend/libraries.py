@@ -1,10 +1,13 @@
 """What DeepSpeed and FSDP2 must be told to compute on the pretend device."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from torch import Tensor, nn
+from torch.distributed.fsdp._fully_shard import _fsdp_init
 from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
 
 from tests.pretend.device import NAME, PretendTensor, register
@@ -77,7 +80,8 @@ def use() -> None:
     """Has DeepSpeed and FSDP2 compute on the pretend device in this process."""
     register()
     set_accelerator(PretendAccelerator())
-    FSDPParam.reset_sharded_param = _reset_sharded_param
+    FSDPParam.reset_sharded_param = _reset_sharded_param  # pyright: ignore[reportAttributeAccessIssue]
+    _fsdp_init._move_states_to_device = _move
 
 
 _of_torch = FSDPParam.reset_sharded_param
@@ -91,3 +95,12 @@ def _reset_sharded_param(parameter: Any) -> None:
         parameter._sharding_spec = parameter.sharded_param._spec
     else:
         _of_torch(parameter)
+
+
+def _move(parameters: Sequence[nn.Parameter], buffers: Sequence[Tensor], device: torch.device) -> None:
+    """FSDP2 sets the data of a tensor of the CPU to those on a device, which are of another class here."""
+    for tensor in (*parameters, *buffers):
+        if tensor.device.type not in ("meta", device.type):
+            moved = tensor.detach().to(device)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            torch.utils.swap_tensors(tensor, nn.Parameter(moved, tensor.requires_grad) if is_parameter else moved)

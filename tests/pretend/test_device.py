@@ -79,6 +79,18 @@ def training() -> None:
             assert of_device.cpu().equal(of_cpu), form
 
 
+def inference() -> None:
+    """Without gradients, and in inference mode, everything is as before."""
+    for without in (torch.no_grad, torch.inference_mode):
+        with without(), Watch() as watch:
+            rows = torch.tensor([[3.0, 1.0]]).to(DEVICE, non_blocking=True)
+            assert isinstance(rows, PretendTensor)
+            assert nn.functional.linear(rows, rows).tolist() == [[10.0]]
+            assert not isinstance(rows.cpu(), PretendTensor)
+            assert float(rows.sum()) == 4.0
+        assert watch.kinds() == {"to host": 2, "item": 1}
+
+
 def refusals() -> None:
     """What CUDA refuses raises, and what it takes does not."""
     rows, foreign = torch.ones(2, 3, device=DEVICE), torch.ones(2, 3)
@@ -162,8 +174,10 @@ def waiting() -> None:
         counts.repeat_interleave(counts, output_size=3)
         foreign.pin_memory().to(DEVICE, non_blocking=True)
         rows.to("cpu", non_blocking=True)
-        rows.topk(1), rows.sort(), counts.cumsum(0), rows.new_zeros(3), torch.full((2,), 1.0, device=DEVICE)
-        rows.scatter(1, counts[None] - 1, rows * 2.0)
+        rows.topk(1)
+        counts.cumsum(0).sort()
+        torch.full((2,), 1.0, device=DEVICE)
+        rows.new_zeros(3).scatter(0, counts - 1, rows[0] * 2.0)
 
     with Watch() as watch:
         quiet()
@@ -203,7 +217,7 @@ def collectives() -> None:
     assert own.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("case", [factories, memory, training, refusals, generators, waiting])
+@pytest.mark.parametrize("case", [factories, memory, training, inference, refusals, generators, waiting])
 def test_the_device(case: Callable[[], None]) -> None:
     on_device(case, 1)
 

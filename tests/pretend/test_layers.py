@@ -41,7 +41,6 @@ def test_a_layer_computes_on_the_device_what_it_computes_on_the_cpu(
         assert found.error < TOLERANCE
 
 
-@pytest.mark.xfail(reason="routers without waits and grouped products are under way")
 @pytest.mark.parametrize("router", ROUTERS)
 def test_the_host_hardly_waits_in_a_layer(dispatched: tuple[str, list[dict[str, Pass]]], router: str) -> None:
     dispatch, ranks = dispatched

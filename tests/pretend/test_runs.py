@@ -16,6 +16,7 @@ ENGINES = {
     "FSDP2": {"kind": "fsdp"},
 }
 MIXTURE = {"num_experts": 4, "top_k": 2, "expert_hidden": 32}
+CAPPED = {"router": {"kind": "sparse_ot"}}
 QUICK = {
     "dit": Case(),
     "FSDP2": Case(engine=ENGINES["FSDP2"]),
@@ -33,9 +34,14 @@ CASES = {
     "ZeRO 1, repeated": Case(engine={"activation_checkpointing": True}),
     "matched pairs": Case("mlp", more={"flow": {"coupling": {"kind": "gibbs_weighted"}}}),
     **{
-        f"{network}, {dispatch}, {name}": Case(network, moe=MIXTURE | {"dispatch": dispatch}, engine=ENGINES[name])
+        f"{network}, {dispatch}, {name}": Case(
+            network,
+            moe=MIXTURE | {"dispatch": dispatch} | (CAPPED if dispatch == "capped" else {}),
+            engine=ENGINES[name],
+        )
         for network, dispatch, name in [
             ("gpt", "copies", "ZeRO 2"),
+            ("gpt", "capped", "ZeRO 1"),
             ("gpt", "coherent", "ZeRO 1"),
             ("dit", "home", "ZeRO 1"),
             ("dit", "copies", "ZeRO 0"),
@@ -76,7 +82,8 @@ def check(case: str, runs: Runs) -> None:
         assert found.first["grad_norm"] == pytest.approx(expected.first["grad_norm"], rel=1e-4)
         assert found.last["loss"] == pytest.approx(expected.last["loss"], rel=1e-2)
         assert found.last.keys() == expected.last.keys()
-        own = {line: count for line, count in found.own.items() if not line.startswith(("moe/", "megatron/"))}
+        of_layers = () if "capped" in case else ("moe/", "megatron/")
+        own = {line: count for line, count in found.own.items() if not line.startswith(of_layers)}
         assert sum(own.values()) <= MOST_WAITS + waits_of_the_method(case), own
         assert not found.staged
 

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from moe.files import FileError
 from trainer.checkpoint.manifest import REMEDY
-from trainer.checkpoint.storage import READING_THREADS, SavedState, rank_path, tensor_of
+from trainer.checkpoint.storage import SavedState, rank_path
 from trainer.model.parallel.state import StatePiece
 
 
@@ -27,21 +28,19 @@ def fill(folder: Path, rank: int, pieces: Iterable[StatePiece]) -> None:
         FileError: a file is missing or malformed, or has other tensors than those of the pieces.
     """
     saved = SavedState(folder)
-    wanted: dict[str, list[_Wanted]] = defaultdict(list)
+    wanted: dict[tuple[str, str], list[_Wanted]] = defaultdict(list)
     for piece in pieces:
-        wanted[tensor_of(piece)].append(_Wanted(piece, piece.tensor.numel()))
+        wanted[piece.name, piece.kind].append(_Wanted(piece, piece.tensor.numel()))
     everything = [one for of_tensor in wanted.values() for one in of_tensor]
     own = rank_path(folder, rank)
     if own in saved.files:
         _count(_copied(saved, own, wanted))
     if any(one.left for one in everything):
-        others = [file for file in saved.files if file != own]
-        with ThreadPoolExecutor(READING_THREADS) as threads:
-            for copied in threads.map(lambda file: _copied(saved, file, wanted), others):
-                _count(copied)
+        for copied in saved.each(lambda file: _copied(saved, file, wanted) if file != own else []):
+            _count(copied)
     for one in everything:
         if one.left:
-            raise FileError(folder, tensor_of(one.piece), "is missing, or is not whole", REMEDY)
+            raise FileError(folder, f"{one.piece.name}:{one.piece.kind}", "is missing, or is not whole", REMEDY)
 
 
 @dataclass
@@ -52,17 +51,24 @@ class _Wanted:
     left: int
 
 
-def _copied(saved: SavedState, file: Path, wanted: Mapping[str, list[_Wanted]]) -> list[tuple[_Wanted, int]]:
+def _copied(
+    saved: SavedState, file: Path, wanted: Mapping[tuple[str, str], list[_Wanted]]
+) -> list[tuple[_Wanted, int]]:
     """Copies what a file has of the pieces that are not complete, and says how many elements of each that is."""
     copied = []
-    shapes, rectangles = saved.read(file, wanted.__contains__)
+    shapes, rectangles = saved.read(file, lambda name, kind: (name, kind) in wanted)
     for rectangle in rectangles:
-        for one in wanted[rectangle.tensor]:
+        for one in wanted[rectangle.name, rectangle.kind]:
             saved_shape, shape = shapes[one.piece.name], one.piece.shape
             if saved_shape != shape:
-                raise FileError(file, rectangle.tensor, f"has shape {saved_shape}, not {shape}", REMEDY)
-            if one.left:
-                copied.append((one, rectangle.copy_to(one.piece.offset, one.piece.tensor)))
+                raise FileError(
+                    file, f"{rectangle.name}:{rectangle.kind}", f"has shape {saved_shape}, not {shape}", REMEDY
+                )
+            common = rectangle.common(one.piece.offset, one.piece.tensor.shape) if one.left else None
+            if common is not None:
+                window, values = common
+                one.piece.tensor[window].copy_(torch.from_numpy(values))
+                copied.append((one, values.size))
     return copied
 
 

@@ -2,34 +2,45 @@
 
 state/
     index.json                   the format, and how many ranks have written
-    rank_00000.safetensors ...   the rectangles that a rank wrote, by ``name:kind[offset]``; the shapes of the whole
-                                 tensors are in its header
+    rank_00000.safetensors ...   the rectangles that a rank wrote, by ``name:kind,kind[offset]``: those of several kinds
+                                 in the same place stand behind each other; the shapes of the whole tensors are in
+                                 the header
 
-The first format, ``flowfabric.state/1``, listed the shape and the rectangles of every tensor in ``index.json``. It is
-read as well.
+The first format, ``flowfabric.state/1``, kept every kind by itself, as ``name:kind[offset]``, and listed the shape and
+the rectangles of every tensor in ``index.json``. It is read as well.
 """
 
+import gc
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moe.files import FileError, replacing
 from moe.validation.document import parse_json
 from trainer.checkpoint.manifest import REMEDY, FileRecord
-from trainer.checkpoint.tensor_file import StoredTensor, read_header, read_values, write_tensors
+from trainer.checkpoint.tensor_file import MappedFile, StoredTensor, read_header, write_tensors
 from trainer.model.parallel.state import StatePiece
 
 FORMAT, FIRST_FORMAT = "flowfabric.state/2", "flowfabric.state/1"
 INDEX = "index.json"
 _SHAPES = "shapes"
-READING_THREADS = 16
-_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+_READING_THREADS = 16
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+
+
+Read = TypeVar("Read")
+Values = NDArray[np.float32]
+Wanted = Callable[[str, str], bool]
+"""Whether the tensor of a parameter's name and a kind matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,37 +48,39 @@ class Rectangle:
     """A part of a tensor in a file.
 
     Attributes:
-        tensor: ``name:kind``.
+        name: of the parameter.
+        kind: of the tensor, as `StatePiece` has it.
         offset: of its first element in the tensor.
         file: that has it.
         stored: where it is in the file.
     """
 
-    tensor: str
+    name: str
+    kind: str
     offset: tuple[int, ...]
-    file: Path
+    file: MappedFile
     stored: StoredTensor
 
-    def copy_to(self, offset: Sequence[int], values: Tensor) -> int:
-        """Copies what it has in common with another rectangle of the same tensor.
+    def common(
+        self, offset: Sequence[int], sizes: Sequence[int]
+    ) -> tuple[tuple[slice, ...], NDArray[np.float32]] | None:
+        """What it has in common with another rectangle of the same tensor.
 
         Args:
             offset: of the other one.
-            values: of the other one, which are overwritten.
+            sizes: of the other one.
 
         Returns:
-            How many elements that is.
+            Where that is in the other one, and the values; None: nowhere.
         """
         source, target = [], []
-        for own, own_size, other, size in zip(self.offset, self.stored.shape, offset, values.shape, strict=True):
+        for own, own_size, other, size in zip(self.offset, self.stored.shape, offset, sizes, strict=True):
             first, end = max(own, other), min(own + own_size, other + size)
             if first >= end:
-                return 0
+                return None
             source.append(slice(first - own, end - own))
             target.append(slice(first - other, end - other))
-        window = values[tuple(target)]
-        window.copy_(read_values(self.file, self.stored)[tuple(source)])
-        return window.numel()
+        return tuple(target), self.file.values(self.stored)[(*source, ...)]
 
 
 def rank_path(folder: Path, rank: int) -> Path:
@@ -83,13 +96,13 @@ def write_pieces(folder: Path, rank: int, pieces: Sequence[StatePiece]) -> FileR
         rank: that writes.
         pieces: which no other rank writes; may be none.
     """
-    shapes = {piece.name: piece.shape for piece in pieces}
-    return write_tensors(
-        rank_path(folder, rank),
-        {f"{tensor_of(piece)}[{','.join(map(str, piece.offset))}]": tuple(piece.tensor.shape) for piece in pieces},
-        (piece.tensor for piece in pieces),
-        {_SHAPES: json.dumps(shapes, separators=(",", ":"))},
-    )
+    alike: dict[tuple[object, ...], list[StatePiece]] = defaultdict(list)
+    for piece in pieces:
+        alike[piece.name, piece.offset, piece.tensor.shape].append(piece)
+    stacks = {_key(stack): (len(stack), *stack[0].tensor.shape) for stack in alike.values()}
+    tensors = (piece.tensor for stack in alike.values() for piece in stack)
+    shapes = json.dumps({piece.name: piece.shape for piece in pieces}, separators=(",", ":"))
+    return write_tensors(rank_path(folder, rank), stacks, tensors, {_SHAPES: shapes})
 
 
 def write_index(folder: Path, num_ranks: int) -> None:
@@ -120,11 +133,16 @@ class SavedTensor:
         Raises:
             FileError: a part of it is missing.
         """
-        whole = torch.empty(self.shape)
-        found = sum(rectangle.copy_to((0,) * len(self.shape), whole) for rectangle in self.rectangles)
-        if found != whole.numel():
+        whole, found, start = np.empty(self.shape, np.float32), 0, (0,) * len(self.shape)
+        for rectangle in self.rectangles:
+            common = rectangle.common(start, self.shape)
+            if common is not None:
+                window, values = common
+                whole[window] = values
+                found += values.size
+        if found != whole.size:
             raise FileError(self.folder, self.name, "is not whole", REMEDY)
-        return whole
+        return torch.from_numpy(whole)
 
 
 class SavedState:
@@ -150,7 +168,7 @@ class SavedState:
             self._shapes: dict[str, tuple[int, ...]] | None = None
             if document["format"] == FIRST_FORMAT:
                 tensors: Mapping[str, Any] = document["tensors"]
-                self._shapes = {parameter_of(name): _sizes(tensor["shape"]) for name, tensor in tensors.items()}
+                self._shapes = {key.rpartition(":")[0]: _sizes(tensor["shape"]) for key, tensor in tensors.items()}
                 named = {Path(chunk["file"]).name for tensor in tensors.values() for chunk in tensor["chunks"]}
                 self.files = [folder / name for name in sorted(named)]
             elif document["format"] == FORMAT:
@@ -163,12 +181,12 @@ class SavedState:
         except (OSError, *_MALFORMED) as error:
             raise FileError(path, "index", f"cannot be read ({error})", REMEDY) from error
 
-    def read(self, file: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, tuple[int, ...]], list[Rectangle]]:
+    def read(self, file: Path, wanted: Wanted) -> tuple[dict[str, tuple[int, ...]], list[Rectangle]]:
         """What one of the files holds.
 
         Args:
             file: one of :attr:`files`.
-            wanted: which tensors matter, by ``name:kind``.
+            wanted: which tensors matter.
 
         Returns:
             The shapes of the whole parameters by name, and the rectangles of the tensors that matter.
@@ -176,18 +194,24 @@ class SavedState:
         Raises:
             FileError: the file is missing or malformed.
         """
-        header = read_header(file)
+        header, rectangles = read_header(file), []
         try:
             shapes = self._shapes
             if shapes is None:
                 shapes = {name: _sizes(shape) for name, shape in json.loads(header.metadata[_SHAPES]).items()}
-            rectangles = []
-            for key, stored in header.tensors.items():
-                tensor, _, offset = key.removesuffix("]").rpartition("[")
-                if wanted(tensor):
-                    rectangle = Rectangle(tensor, _sizes(offset.split(",") if offset else ()), file, stored)
-                    _check_inside(rectangle, shapes[parameter_of(tensor)])
-                    rectangles.append(rectangle)
+            for key, stack in header.tensors.items():
+                tensor, _, place = key.removesuffix("]").rpartition("[")
+                name, _, kinds = tensor.rpartition(":")
+                listed = kinds.split(",")
+                stacked = self._shapes is None
+                if stacked and len(listed) != stack.shape[0]:
+                    raise ValueError(f"{key} has {stack.shape[0]} kinds")
+                offset = _sizes(place.split(",")) if place else ()
+                for index, kind in enumerate(listed):
+                    if wanted(name, kind):
+                        stored = stack.row(index) if stacked else stack
+                        _check_inside(key, offset, stored.shape, shapes[name])
+                        rectangles.append(Rectangle(name, kind, offset, header.file, stored))
         except _MALFORMED as error:
             raise FileError(file, "header", f"cannot be read ({error})", REMEDY) from error
         return shapes, rectangles
@@ -199,39 +223,41 @@ class SavedState:
             FileError: a file is missing or malformed.
         """
         found: dict[str, SavedTensor] = {}
-        with ThreadPoolExecutor(READING_THREADS) as threads:
-            for shapes, rectangles in threads.map(lambda file: self.read(file, of_kind(kind)), self.files):
-                for rectangle in rectangles:
-                    name = parameter_of(rectangle.tensor)
-                    tensor = found.setdefault(name, SavedTensor(name, shapes[name], self._folder))
-                    if tensor.shape != shapes[name]:
-                        problem = f"has shape {shapes[name]} in {rectangle.file.name}, and {tensor.shape} elsewhere"
-                        raise FileError(self._folder, name, problem, REMEDY)
-                    tensor.rectangles.append(rectangle)
+        for shapes, rectangles in self.each(lambda file: self.read(file, lambda _, own: own == kind)):
+            for one in rectangles:
+                tensor = found.setdefault(one.name, SavedTensor(one.name, shapes[one.name], self._folder))
+                if tensor.shape != shapes[one.name]:
+                    problem = f"has shape {shapes[one.name]} in {one.file.path.name}, and {tensor.shape} elsewhere"
+                    raise FileError(self._folder, one.name, problem, REMEDY)
+                tensor.rectangles.append(one)
         return dict(sorted(found.items()))
 
+    def each(self, read: Callable[[Path], Read]) -> Iterator[Read]:
+        """Reads every file, several at a time.
 
-def of_kind(kind: str) -> Callable[[str], bool]:
-    """Whether a ``name:kind`` is of a kind."""
-    ending = f":{kind}"
-    return lambda tensor: tensor.endswith(ending)
+        Args:
+            read: returns what comes of a file.
+        """
+        searches = gc.isenabled()
+        gc.disable()  # millions of objects are made that all live: to search them for circles costs more than they do
+        try:
+            with ThreadPoolExecutor(_READING_THREADS) as threads:
+                yield from threads.map(read, self.files)
+        finally:
+            if searches:
+                gc.enable()
 
 
-def parameter_of(tensor: str) -> str:
-    """The name in a ``name:kind``."""
-    return tensor.rpartition(":")[0]
-
-
-def tensor_of(piece: StatePiece) -> str:
-    """The ``name:kind`` of a piece's tensor."""
-    return f"{piece.name}:{piece.kind}"
+def _key(stack: Sequence[StatePiece]) -> str:
+    first, kinds = stack[0], ",".join(piece.kind for piece in stack)
+    return f"{first.name}:{kinds}[{','.join(map(str, first.offset))}]"
 
 
 def _sizes(values: Iterable[Any]) -> tuple[int, ...]:
     return tuple(map(int, values))
 
 
-def _check_inside(rectangle: Rectangle, shape: tuple[int, ...]) -> None:
-    edges = zip(rectangle.offset, rectangle.stored.shape, shape, strict=True)
-    if any(first < 0 or first + size > whole for first, size, whole in edges):
-        raise ValueError(f"a rectangle lies outside {rectangle.tensor}")
+def _check_inside(key: str, offset: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> None:
+    for first, size, whole in zip(offset, sizes, shape, strict=True):
+        if first < 0 or first + size > whole:
+            raise ValueError(f"{key} lies outside its tensor")

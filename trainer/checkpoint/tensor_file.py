@@ -10,11 +10,13 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moe.files import FileError, replacing
@@ -38,16 +40,57 @@ class StoredTensor:
     shape: tuple[int, ...]
     first_byte: int
 
+    def row(self, index: int) -> "StoredTensor":
+        """The tensor at an index of the first dimension."""
+        _, *shape = self.shape
+        return StoredTensor(tuple(shape), self.first_byte + index * _ELEMENT_BYTES * math.prod(shape))
+
+
+class MappedFile:
+    """A file whose values are read from the disk as they are used.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens nothing yet.
+
+        Args:
+            path: of the file.
+        """
+        self.path = path
+
+    def values(self, stored: StoredTensor) -> NDArray[np.float32]:
+        """The values of a tensor of the file.
+
+        Raises:
+            FileError: the file is not there any more, or shorter than it was.
+        """
+        end = stored.first_byte + _ELEMENT_BYTES * math.prod(stored.shape)
+        try:
+            return self._content[stored.first_byte : end].view(np.float32).reshape(stored.shape)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise FileError(self.path, "values", f"cannot be read ({error})", REMEDY) from error
+
+    @cached_property
+    def _content(self) -> NDArray[np.uint8]:
+        # By torch: numpy's mapping would keep the file open, and a process may not open one for each of many ranks.
+        size = self.path.stat().st_size
+        return torch.from_file(str(self.path), shared=False, size=size, dtype=torch.uint8).numpy()
+
 
 @dataclass(frozen=True)
 class Header:
     """What a file says of itself.
 
     Attributes:
+        file: that says it.
         tensors: by name.
         metadata: further texts by key.
     """
 
+    file: MappedFile
     tensors: dict[str, StoredTensor]
     metadata: dict[str, str]
 
@@ -60,7 +103,8 @@ def write_tensors(
     Args:
         path: of the file.
         shapes: of the tensors by name.
-        tensors: float32, on any device, in the order of the shapes; each is asked for when the one before is written.
+        tensors: float32, on any device, in the order of the shapes, whole or in pieces of consecutive elements; each is
+            asked for when the one before is written.
         metadata: texts by key.
 
     Returns:
@@ -85,8 +129,15 @@ def write_tensors(
 
         write(_LENGTH.pack(len(text)))
         write(text)
+        left = 0
         for shape in shapes.values():
-            write(_values(next(coming), shape))
+            left += math.prod(shape)
+            while left > 0:
+                values = _values(next(coming))
+                left -= len(values)
+                write(values)
+                del values
+            assert left == 0
     return FileRecord(_LENGTH.size + len(text) + end, digest.hexdigest())
 
 
@@ -106,33 +157,19 @@ def read_header(path: Path) -> Header:
         first = _LENGTH.size + length
         metadata = document.pop("__metadata__", {})
         tensors = {name: _stored(name, entry, first, size) for name, entry in document.items()}
-        return Header(tensors, {str(key): str(text) for key, text in metadata.items()})
+        return Header(MappedFile(path), tensors, {str(key): str(text) for key, text in metadata.items()})
     except _MALFORMED as error:
         raise FileError(path, "header", f"cannot be read ({error})", REMEDY) from error
 
 
-def read_values(path: Path, stored: StoredTensor) -> Tensor:
-    """The values of a tensor of a file, which are read from the disk as they are used.
-
-    Raises:
-        FileError: the file is not there any more.
-    """
-    try:
-        values = np.memmap(path, "<f4", "c", stored.first_byte, stored.shape)
-    except (OSError, ValueError) as error:
-        raise FileError(path, "values", f"cannot be read ({error})", REMEDY) from error
-    return torch.from_numpy(values)
-
-
-def _values(tensor: Tensor, shape: tuple[int, ...]) -> memoryview:
-    assert tensor.shape == shape
+def _values(tensor: Tensor) -> memoryview:
     assert tensor.dtype == torch.float32
     return tensor.detach().cpu().contiguous().numpy().reshape(-1).data
 
 
 def _stored(name: str, entry: Mapping[str, Any], first: int, size: int) -> StoredTensor:
-    begin, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(length) for length in entry["shape"])
+    begin, end = map(int, entry["data_offsets"])
+    shape = tuple(map(int, entry["shape"]))
     if entry["dtype"] != "F32" or end - begin != _ELEMENT_BYTES * math.prod(shape):
         raise ValueError(f"{name} is no tensor of float32")
     if min(begin, *shape, 0) < 0 or first + end > size:

@@ -44,7 +44,9 @@ class Layout:
         """
         moe, placement = config.moe, None
         if moe is not None:
-            placement = Placement.contiguous(config.model.num_layers, moe.num_experts, 1, 1, dispatch=objective_of(moe.dispatch))
+            placement = Placement.contiguous(
+                config.model.num_layers, moe.num_experts, 1, 1, dispatch=objective_of(moe.dispatch)
+            )
         return cls(
             world_size=1,
             expert_parallel=1,

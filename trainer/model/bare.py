@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,8 @@ def bare_parameters() -> Iterator[None]:
             param = _like(param, torch.empty_like(param, device="meta"))
         registered(module, name, param)
 
-    nn.Module.register_parameter = register
-    try:
-        with NothingDrawn():
-            yield
-    finally:
-        nn.Module.register_parameter = registered
+    with patch.object(nn.Module, "register_parameter", register), NothingDrawn():
+        yield
 
 
 class NothingDrawn(TorchFunctionMode):

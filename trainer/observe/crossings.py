@@ -14,8 +14,9 @@ def crossing_rows(
 ) -> tuple[Tensor, Tensor]:
     """Counts the rows that one rank's tokens send to other nodes on their way to the experts of a layer.
 
-    home: a row a choice; capped: likewise, since empty seats carry nothing; copies: a row a rank that holds any of the token's experts; hierarchical: a row a node that
-    does; coherent: a row a rank, and the output of each of them but the anchor's, sent on to the anchor's rank.
+    home: a row a choice; capped: likewise, empty seats left out; copies: a row a rank that holds any of the token's
+    experts; hierarchical: a row a node that does; coherent: a row a rank, and the output of each of them but the
+    anchor's, sent on to the anchor's rank.
 
     Args:
         probs_TE: gate values; the largest chosen one is the anchor's.

@@ -64,11 +64,12 @@ class ExpertLoad:
         Returns:
             ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
             balanced, the number of experts is collapse. ``rank_load_max_over_mean``: the same of the rows that ranks
-            computed, which replicas level; empty seats of capped dispatch are left out. ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and
-            ``.max``: percentiles of the experts of one layer, over their mean. ``dropped_fraction``: due choices that
-            no expert took. ``crossnode_token_fraction``: rows that dispatch sends to another node, as a share of those
-            that it would send there if every expert of a token were alone on a node other than its own
-            (:func:`trainer.observe.crossings.crossing_rows`); it falls with the bytes between nodes.
+            computed, which replicas level; empty seats of capped dispatch are left out.
+            ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and ``.max``: percentiles of the experts of one layer,
+            over their mean. ``dropped_fraction``: due choices that no expert took. ``crossnode_token_fraction``: rows
+            that dispatch sends to another node, as a share of those that it would send there if every expert of a token
+            were alone on a node other than its own (:func:`trainer.observe.crossings.crossing_rows`); it falls with the
+            bytes between nodes.
             ``router_entropy``: of the gates' distribution in nats, 0 where every gate is sure.
             ``router_residual``, of routers that solve for balance: how far from it they stopped, over the mean load.
             Empty for a dense network.
@@ -156,7 +157,7 @@ class ExpertLoad:
         """Rows that cross to other nodes, from the choices of experts or, where they have replicas, of slots."""
         places = self._places_of(index, holder, chosen)
         here = dist.get_rank(holder.ep_group)
-        return crossing_rows(probs, chosen, places.ranks, places.nodes_N, here, self._dispatch)
+        return crossing_rows(probs, chosen, places.ranks, places.nodes, here, self._dispatch)
 
     def _places_of(self, index: int, holder: HoldsExperts, chosen: Tensor) -> "_Places":
         """Copied to the device once a placement."""
@@ -164,7 +165,7 @@ class ExpertLoad:
         by_slot = holder.served is not None
         if known is None or known.by_slot != by_slot or not np.array_equal(known.slot_to_expert, slots):
             known = _Places.of(slots, by_slot, dist.get_process_group_ranks(holder.ep_group), self._ranks_per_node)
-            known = replace(known, ranks=known.ranks.to(chosen.device), nodes_N=known.nodes_N.to(chosen.device))
+            known = replace(known, ranks=known.ranks.to(chosen.device), nodes=known.nodes.to(chosen.device))
             self._places[index] = known
         return known
 
@@ -183,13 +184,13 @@ class _Places:
         slot_to_expert: the placement.
         by_slot: whether ranks are those of slots, where experts have replicas, or those of logical experts.
         ranks: place of the rank of each of them among the ranks that share the experts.
-        nodes_N: node of each of those ranks.
+        nodes: node of each of those ranks, int64 [N].
     """
 
     slot_to_expert: NDArray[np.int64]
     by_slot: bool
     ranks: Tensor
-    nodes_N: Tensor
+    nodes: Tensor
 
     @classmethod
     def of(cls, slots: NDArray[np.int64], by_slot: bool, group: list[int], ranks_per_node: int) -> "_Places":

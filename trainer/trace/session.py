@@ -144,9 +144,7 @@ class TraceSession:
             self._merging.finish(stopped=stopped)
 
 
-def routing_header(
-    config: RunConfig, layout: Layout, *, element_bytes: int, evaluates: bool = False
-) -> RoutingHeader:
+def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, evaluates: bool = False) -> RoutingHeader:
     """What a routing trace says of the network with experts whose tokens it follows.
 
     Args:

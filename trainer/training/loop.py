@@ -30,6 +30,7 @@ from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
 from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.distributed.process.vigil import vigil_over_run
 from trainer.distributed.process.watchdog import watchdog
 from trainer.flow.coupling.gather import gathered
 from trainer.model.build import bare_network
@@ -87,12 +88,15 @@ def train(
     folder, limits = config.run.dir, config.guard
     with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
         try:
-            with joined(
-                launch,
-                expert_parallel=layout.expert_parallel,
-                tensor_parallel=layout.tensor_parallel,
-                relay_ranks=layout.relay_ranks,
-                timeout_s=limits.collective_timeout_s,
+            with (
+                joined(
+                    launch,
+                    expert_parallel=layout.expert_parallel,
+                    tensor_parallel=layout.tensor_parallel,
+                    relay_ranks=layout.relay_ranks,
+                    timeout_s=limits.collective_timeout_s,
+                ),
+                vigil_over_run(folder, launch.rank, limits.collective_timeout_s),
             ):
                 resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
                 if resumes is not None:

@@ -8,6 +8,7 @@ Shape suffixes: T tokens of a rank, E experts, D width, C experts of a rank, R r
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -40,6 +41,7 @@ PLAIN = ("plain", "plain, bf16")
 OTHERS = ("padded", "recomputed", "undefined for zeros", "real experts")
 WITH_OTHERS = ("top-3, tokens dropped", "sparse_ot, shared expert", "expert_choice")
 MODES = ("home", "capped")
+EMPTY = Visits.even(tokens=0, top_k=1, num_experts=EXPERTS, num_ranks=2)
 
 
 class OneAfterAnother(nn.Module):
@@ -169,7 +171,7 @@ def test_messages_are_as_described_whatever_the_routing() -> None:
             case = CASES[name]
             cap = case["router"].get("capacity_factor", 1.25)
             seats = seats_of(40, top_k=case["top_k"], num_experts=EXPERTS, cap=cap)
-            visits = Visits(*np.zeros((2, 2, 2), np.int64), np.zeros((2, 1), np.int64), seats=seats)
+            visits = replace(EMPTY, seats=seats)
             sizes = Sizes(WIDTH, 4, EXPERTS, "float32")
             exchanges = [one for phase in ("forward", "backward") for one in capped_exchanges(visits, sizes, phase)]
             rows = seats * EXPERTS // 2
@@ -178,9 +180,8 @@ def test_messages_are_as_described_whatever_the_routing() -> None:
 
 
 def test_seats_are_needed_to_describe_messages() -> None:
-    visits = Visits(*np.zeros((2, 2, 2), np.int64), np.zeros((2, 1), np.int64))
-    with pytest.raises(ValueError, match="^seats: are unknown"):
-        capped_exchanges(visits, Sizes(WIDTH, 4, EXPERTS, "float32"), "forward")
+    with pytest.raises(ValueError, match=r"^seats: are unknown"):
+        capped_exchanges(EMPTY, Sizes(WIDTH, 4, EXPERTS, "float32"), "forward")
 
 
 def replicated(_rank: int, world_size: int) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from moe.dispatch.row_copies import RowCopies
+from moe.dispatch.row_copies import RowCopies, RowOrder, counts_of, places_of
 
 
 @settings(max_examples=30, deadline=None)
@@ -40,3 +40,30 @@ def test_half_precision_sums_are_rounded_once() -> None:
     copies = RowCopies.of(torch.zeros(3, dtype=torch.long), num_rows=1)
     terms_CD = torch.tensor([[1.0], [2**-8], [2**-8]], dtype=torch.bfloat16)
     assert copies.add(terms_CD).item() == 1 + 2**-7
+
+
+@settings(max_examples=30, deadline=None)
+@given(flags=st.lists(st.booleans(), max_size=20), keys=st.lists(st.integers(0, 4), max_size=20))
+def test_places_and_counts_are_those_that_a_host_would_find(flags: list[bool], keys: list[int]) -> None:
+    places = [place for place, flag in enumerate(flags) if flag]
+    assert places_of(torch.tensor(flags, dtype=torch.bool), len(places)).tolist() == places
+    assert counts_of(torch.tensor(sorted(keys), dtype=torch.long), 5).tolist() == [keys.count(key) for key in range(5)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(table=st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_chunks_column_by_column_and_back(table: list[list[int]]) -> None:
+    chunks = [
+        (row, column) for row, counts in enumerate(table) for column, count in enumerate(counts) for _ in range(count)
+    ]
+    order = RowOrder.by_column(torch.tensor(table), len(chunks))
+    rows = torch.tensor(chunks, dtype=torch.long).view(-1, 2)
+    moved = order.of(rows)
+    assert [tuple(row) for row in moved.tolist()] == sorted(chunks, key=lambda chunk: (chunk[1], chunk[0]))
+    assert torch.equal(order.inverse.of(moved), rows)
+
+
+def test_gradients_of_an_order_are_exact() -> None:
+    order = RowOrder.by_column(torch.tensor([[2, 1], [0, 3]]), 6)
+    rows_RD = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(order.of, (rows_RD,))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moe.config import ExpertChoiceRouterConfig, SinkhornRouterConfig, SparseOTRouterConfig, TopKRouterConfig
-from tests.moe.router.counted import Counted
+from tests.moe.dispatch.counted import Counted
 from tests.moe.router.routers import build_router, skewed_tokens
 
 KINDS: dict[str, Any] = {
@@ -42,7 +42,9 @@ def test_the_host_never_waits_in_training(name: str, padded: bool) -> None:
     tokens = skewed_tokens(64)
     padding = torch.arange(64)[:, None] % 7 == 0 if padded else None
     step(router, tokens, padding)  # Megatron makes the scale of its losses once
-    assert not step(router, tokens, padding).waits
+    counted = step(router, tokens, padding)
+    assert not counted.waits
+    assert not counted.copies
 
 
 def test_the_host_never_waits_for_sparse_transport_at_inference() -> None:
@@ -51,6 +53,7 @@ def test_the_host_never_waits_for_sparse_transport_at_inference() -> None:
         with torch.no_grad(), Counted() as counted:
             router(skewed_tokens(64))
         assert not counted.waits
+        assert not counted.copies
 
 
 @pytest.mark.parametrize("tokens", [128, 1000])
@@ -64,21 +67,5 @@ def test_sparse_transport_takes_few_operations_whatever_the_tokens_are(tokens: i
             router.report()
         found.append(counted.operations)
         router.update_bias()
-    assert sum(found[0].values()) <= MOST
+    assert 0 < sum(found[0].values()) <= MOST
     assert all(other == found[0] for other in found)
-
-
-def test_what_the_counter_calls_waiting() -> None:
-    values = torch.arange(4.0)
-    for waits in (
-        lambda: values[values > 1],
-        lambda: values.tolist(),
-        lambda: values.cpu(),
-        lambda: bool((values > 1).all()),
-        lambda: (values > 1).nonzero(),
-        lambda: torch.tensor(1.0),
-        lambda: values.new_tensor(1.0),
-    ):
-        with Counted() as counted:
-            waits()
-        assert sum(counted.waits.values()) == 1

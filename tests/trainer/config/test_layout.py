@@ -191,6 +191,45 @@ def test_coherent_dispatch_is_for_language_models() -> None:
         assert layout.placement.dispatch == dispatch
 
 
+UNLIMITED = {
+    "top_k": ({}, r"router\.capacity_factor null sets no limit; set one"),
+    "sinkhorn": ({"router": {"kind": "sinkhorn"}}, r"router\.kind sinkhorn has no limit; use sparse_ot"),
+    "global potentials": (
+        {"router": {"kind": "sparse_ot", "potentials": "global"}},
+        r"router\.potentials global .*; use potentials rank",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNLIMITED)
+def test_capped_dispatch_needs_a_router_that_limits_an_expert(name: str) -> None:
+    moe, remedy = UNLIMITED[name]
+    with pytest.raises(ValueError, match=rf"^moe\.dispatch: capped .* moe\.{remedy}.*, or (use )?dispatch home$"):
+        plan_layout(configuration(moe={"dispatch": "capped", "router": {"kind": "top_k"}, **moe}), 2)
+
+
+LIMITED = {"dispatch": "capped", "router": {"kind": "sparse_ot"}}
+
+
+def test_capped_dispatch_does_not_migrate() -> None:
+    with pytest.raises(
+        ValueError, match=r"^moe\.migration\.every: 5 .*; leave moe\.migration out, or use dispatch home"
+    ):
+        plan_layout(configuration(moe={**LIMITED, "migration": {"every": 5}}), 2)
+
+
+def test_capped_dispatch_sends_the_same_under_any_placement(tmp_path: Path) -> None:
+    path = tmp_path / "placement.json"
+    random_placement(2).write(path)
+    config = configuration(moe={**LIMITED, "placement": path})
+    (line,) = cautions(config, plan_layout(config, 2))
+    assert line.startswith(f"moe.placement: {path} changes nothing in what capped dispatch sends")
+    assert line.endswith("or set moe.dispatch=home")
+    config = configuration(moe=LIMITED)
+    assert cautions(config, plan_layout(config, 2)) == []
+    assert "capped dispatch" in describe(config, plan_layout(config, 2))
+
+
 def test_tokens_that_are_dropped_are_welcome_elsewhere() -> None:
     for router in (DROPS, {"kind": "expert_choice"}):
         plan_layout(language_model(moe={"dispatch": "home", "router": router}), 2)

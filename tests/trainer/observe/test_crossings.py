@@ -38,10 +38,10 @@ def expert_ranks(request: pytest.FixtureRequest) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("home", range(RANKS))
-@pytest.mark.parametrize("mode", ["home", "copies"])
+@pytest.mark.parametrize("mode", ["home", "capped", "copies"])
 def test_home_return_rows_are_those_of_the_messages(mode: Mode, home: int, expert_ranks: torch.Tensor) -> None:
     visits = Visits.of([(home, ids(home))], expert_ranks.numpy(), RANKS)
-    rows = visits.choices if mode == "home" else visits.tokens
+    rows = visits.tokens if mode == "copies" else visits.choices
     away = NODES.numpy() != NODES[home].item()
     assert crossing(home, expert_ranks, mode) == (rows[home, away].sum(), visits.choices.sum())
 
@@ -68,7 +68,7 @@ def test_with_one_choice_all_modes_count_the_same() -> None:
     probs_TE = torch.rand([TOKENS, EXPERTS], generator=torch.Generator().manual_seed(3))
     map_TE = probs_TE == probs_TE.amax(dim=1, keepdim=True)
     expert_ranks = torch.arange(EXPERTS) // 2
-    modes: tuple[Mode, ...] = ("home", "copies", "hierarchical", "coherent")
+    modes: tuple[Mode, ...] = ("home", "capped", "copies", "hierarchical", "coherent")
     assert (
         len({tuple(map(float, crossing_rows(probs_TE, map_TE, expert_ranks, NODES, 1, mode))) for mode in modes}) == 1
     )

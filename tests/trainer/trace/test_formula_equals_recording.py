@@ -30,6 +30,8 @@ REPLICAS = "tests/files/replicas.json"
 """Two ranks of three slots: each has a replica of an expert of the other."""
 GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
 
+CAPPED = {"dispatch": "capped", "router": {"kind": "top_k", "capacity_factor": 1.25}}
+
 NODES = {"ranks": 4}
 """Experts that two nodes of two ranks share."""
 
@@ -43,6 +45,15 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 3, bf16": ({"zero_stage": 3, "precision": "bf16"}, 1, None, "dit"),
         "copies, top-1": ({}, 1, {"dispatch": "copies", "top_k": 1}, "dit"),
         "copies, every rank": ({"precision": "bf16"}, 1, {"dispatch": "copies", "top_k": 3}, "dit"),
+        "capped": ({}, 1, CAPPED, "dit"),
+        "capped, bf16, accumulation": ({"precision": "bf16"}, 2, CAPPED | {"top_k": 3}, "dit"),
+        "capped, computed twice": (
+            {"activation_checkpointing": True, "zero_stage": 2},
+            1,
+            CAPPED | {"router": {"kind": "sparse_ot"}},
+            "dit",
+        ),
+        "gpt, capped": ({}, 1, CAPPED | {"top_k": 1, "router": {"kind": "base"}}, "gpt"),
         "home, replicas": ({"zero_stage": 2}, 2, {"placement": REPLICAS}, "dit"),
         "home, least loaded replicas, computed twice": (
             {"activation_checkpointing": True, "precision": "bf16"},
@@ -113,6 +124,7 @@ CASES: dict[int, dict[str, Case]] = {
         "FSDP2, computed twice": ({"kind": "fsdp", "activation_checkpointing": True}, 1, None, "dit"),
         "FSDP2, blocks kept": ({"kind": "fsdp", "reshard_after_forward": False}, 2, None, "gpt"),
         "ZeRO 3, computed twice": ({**SMALL_ZERO_3, "activation_checkpointing": True}, 1, None, "dit"),
+        "capped, four ranks": ({}, 1, CAPPED | NODES, "dit"),
         "gpt, copies, every rank": ({}, 2, {"dispatch": "copies", "top_k": 3}, "gpt"),
         "hierarchical, top-1": ({}, 1, {"dispatch": "hierarchical", "top_k": 1, **NODES}, "dit"),
         "hierarchical, every node": (
@@ -141,6 +153,12 @@ FLAT = [
     pytest.param(world_size, name, marks=pytest.mark.slow if world_size == 4 else ())
     for world_size, cases in CASES.items()
     for name in cases
+]
+CAPPED_CASES = [
+    pytest.param(world_size, name, marks=pytest.mark.slow if world_size == 4 else ())
+    for world_size, cases in CASES.items()
+    for name in cases
+    if "capped" in name
 ]
 Recorded = tuple[TraceHeader, list[CollectiveRecord], bool]
 
@@ -305,6 +323,36 @@ def test_formula_and_recording_issue_the_same_collectives(
     assert steady or name in COHERENT, "sizes that tokens decide"
     assert header.groups == computed_header.groups
     assert list(without_sizes(recorded)) == list(without_sizes(records))
+
+
+@pytest.mark.parametrize(("world_size", "name"), CAPPED_CASES)
+def test_capped_dispatch_sends_the_same_to_the_last_split(
+    recordings: Callable[[int], dict[str, Recorded]], world_size: int, name: str
+) -> None:
+    _, recorded, _ = recordings(world_size)[name]
+    _, records = computed(world_size, name)
+    found = [
+        [
+            (
+                r.rank,
+                r.step,
+                r.micro,
+                r.phase,
+                r.layer,
+                r.op,
+                r.dtype,
+                r.bytes_in,
+                r.bytes_out,
+                r.in_splits,
+                r.out_splits,
+            )
+            for r in trace
+            if r.group.startswith("expert") and r.layer is not None
+        ]
+        for trace in (recorded, records)
+    ]
+    assert found[0] == found[1]
+    assert {op for *_, op, _, _, _, _, _ in found[0]} == {"all_to_all"}
 
 
 @pytest.mark.parametrize("name", [name for name in CASES[2] if "replicas" in name])

@@ -174,7 +174,9 @@ def _placement(config: RunConfig, ranks_per_node: int) -> Placement | None:
     path = config.moe.placement
     if path is None:
         nodes = expert_nodes(config, ranks_per_node)
-        return Placement.contiguous(num_layers, num_experts, nodes, ranks // nodes, dispatch=objective_of(config.moe.dispatch))
+        return Placement.contiguous(
+            num_layers, num_experts, nodes, ranks // nodes, dispatch=objective_of(config.moe.dispatch)
+        )
     placement = Placement.read(path)
     for field, value, wanted in (
         ("num_layers", placement.num_layers, num_layers),

@@ -65,10 +65,12 @@ def _placeholder_of_all(
     optimizer: Any,  # noqa: ARG001
     tensor_list: Sequence[Tensor],
     alignment: int,
-    use_cpu_data: bool = False,  # noqa: ARG001
+    use_cpu_data: bool = False,
     param_padding: Sequence[int] | None = None,
 ) -> Tensor:
     """Stands for the buffer of an optimiser group of ZeRO 1 or 2 while DeepSpeed makes its float32 part."""
+    if use_cpu_data:  # where DeepSpeed finds too little memory for the buffer on the device
+        tensor_list = [vars(tensor)["cpu_data"] for tensor in tensor_list]
     count = sum(tensor.numel() for tensor in tensor_list) + sum(param_padding or ())
     return _placeholder([-(-count // alignment) * alignment], tensor_list[0].dtype, tensor_list[0].device)
 
@@ -83,9 +85,11 @@ def _give_flat_memory(optimizer: Any) -> None:
 
 
 def _partition(initialisation: Any, parameter: Any) -> None:
-    """Cuts a parameter up for ZeRO 3."""
+    """Cuts a parameter up for ZeRO 3; its part has no memory until the buffer of all parts has."""
     initialisation._convert_to_deepspeed_param(parameter)
     parameter.partition()
+    part = parameter.ds_tensor
+    part.data = _placeholder(part.shape, part.dtype, part.device)
 
 
 def _placeholder_of_partitions(tensors: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,11 +57,10 @@ class FSDPEngine:
         self._micro = 0
         self.module = module
         bare = is_bare(module)
-        if not bare:
-            module.to(device)
+        module._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
         self._units = self._divided(config.engine)
         if bare:
-            module._apply(partial(_on, device))
+            module._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
         self._named = named_parameters(module)
         self._parts_group = parallel_state.get_tensor_model_parallel_group() if layout.tensor_parallel > 1 else None
         self._optimizer = torch.optim.AdamW(
@@ -203,11 +201,6 @@ class FSDPEngine:
             state["step"] = torch.zeros((), device=parameter.device)
             state.update({kind: torch.zeros_like(parameter, requires_grad=False) for kind in MOMENTS})
         return state
-
-
-def _on(device: torch.device, tensor: Tensor) -> Tensor:
-    """Memory for a tensor that has none, of this rank's rows alone; any other tensor moved."""
-    return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
 
 
 def _rows(tensor: Tensor) -> Tensor:

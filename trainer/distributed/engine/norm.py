@@ -10,7 +10,7 @@ def sum_of_squares(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
     """Adds up the squares of all elements, in as many operations for a thousand tensors as for one.
 
     Args:
-        tensors: any shapes and floating types, on one device; none: the sum is 0.
+        tensors: any shapes, of floating types no wider than that of the sum, on one device; none: the sum is 0.
         like: says type and device of the sum.
 
     Returns:

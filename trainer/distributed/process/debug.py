@@ -4,6 +4,7 @@ import faulthandler
 import os
 import sys
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 
 from moe.files import replacing
@@ -53,9 +54,18 @@ def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> 
     waited = ranks_that_waited(rank) if waited_in_vain(error) else None
     if waited is None:
         return
-    absent = sorted(set(range(world_size)) - waited)
-    missing = f"rank{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}, which came too late or not at all"
-    reason = f"waited too long in {last_collective()} for {missing if absent else 'others that waited as well'}"
+    reason = in_vain(last_collective(), set(range(world_size)) - waited)
     dump(folder, rank, reason, error)
     if rank == min(waited):
         print(f"rank {rank} {reason}; see {stacks}", file=sys.stderr, flush=True)
+
+
+def in_vain(collective: str, absent: Collection[int]) -> str:
+    """Why a rank gives up, in words.
+
+    Args:
+        collective: that it waited in, in words.
+        absent: the ranks that it waited for; none: all of them were there.
+    """
+    missing = f"rank{'s' * (len(absent) > 1)} {', '.join(map(str, sorted(absent)))}, which came too late or not at all"
+    return f"waited too long in {collective} for {missing if absent else 'others that waited as well'}"

@@ -14,8 +14,9 @@ class TokenTraffic:
 
     Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
     uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, elsewhere
-    where `Visits.even` is exact. Capped dispatch sends the same whatever the routing, to the last split. A router that decides itself how many experts a token visits, or that drops choices,
-    is taken at its top_k; in coherent dispatch tokens are taken to remain as many on each rank.
+    where `Visits.even` is exact. Capped dispatch sends the same whatever the routing, to the last split. A router that
+    decides itself how many experts a token visits, or that drops choices, is taken at its top_k; in coherent dispatch
+    tokens are taken to remain as many on each rank.
 
     Args:
         expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.

@@ -122,8 +122,10 @@ def memory(_rank: int, world_size: int) -> dict[str, tuple[int, int, int]]:
 
     divide_ranks(1, 1)
     found = {}
-    for name, settings in ENGINES.items():
-        config = configuration(settings, layers=12)
+    cases = {name: configuration(settings, layers=12) for name, settings in ENGINES.items()}
+    for name in ("ZeRO 0", "ZeRO 1, bf16", "ZeRO 2"):
+        cases[f"{name}, experts"] = configuration(ENGINES[name], layers=6, moe=True)
+    for name, config in cases.items():
         layout = plan_layout(config, world_size)
         with Allocations() as allocations:
             network = bare_network(config, layout)
@@ -143,6 +145,8 @@ def memory(_rank: int, world_size: int) -> dict[str, tuple[int, int, int]]:
 def test_a_start_takes_hardly_more_memory_than_stays(world_size: int) -> None:
     for found in run_ranks(memory, world_size):
         for name, (peak, kept, largest) in found.items():
+            share = peak / (kept + largest)
+            print(f"{name:<22} {world_size} ranks: {peak:>9} bytes at most, {kept:>9} stay: {share:.3f}")
             assert peak <= LARGEST * (kept + largest), name
         dense = found["ZeRO 0"][1]
         for name in ("ZeRO 3", "ZeRO 3, bf16", "FSDP", "FSDP, bf16"):
