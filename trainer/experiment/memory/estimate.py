@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
 from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
@@ -41,6 +43,10 @@ def without_estimate(config: RunConfig, layout: Layout) -> str | None:
     return None
 
 
+class UnknownMemory(ValueError):  # noqa: N818  it is what was found
+    """The memory of a run is not known before it runs; the message says why."""
+
+
 @dataclass
 class Estimator:
     """Estimates one run under several settings; passes that they share are recorded once."""
@@ -56,12 +62,16 @@ class Estimator:
             scaled: whether a pass may be put together from those of smaller micro batches, whose sizes grow evenly.
 
         Raises:
-            ValueError: it is not known.
+            UnknownMemory: it is not known.
         """
         missing = without_estimate(config, layout)
         if missing is not None:
-            raise ValueError(missing)
-        recording = self._scaled(config, layout) if scaled else self._recorded(config, layout, layout.micro_batch)
+            raise UnknownMemory(missing)
+        try:
+            recording = self._scaled(config, layout) if scaled else self._recorded(config, layout, layout.micro_batch)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            chosen = "the task" if config.flow is None else "flow.objective"
+            raise UnknownMemory(f"{chosen}: what it computes in a loss depends on values ({error})") from error
         return step_memory(recording, engine_memory(config, layout, recording), layout.accumulation)
 
     def _recorded(self, config: RunConfig, layout: Layout, micro_batch: int) -> Recording:

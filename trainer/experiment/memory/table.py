@@ -7,17 +7,26 @@ from trainer.experiment.memory.peak import StepMemory
 from trainer.observe.units import scaled
 
 
+def summary(memory: StepMemory) -> str:
+    """The peak of a rank in a line.
+
+    Args:
+        memory: of a step.
+    """
+    peak = memory.peak
+    return (
+        f"a rank needs {scaled(peak.total, 'B')} at most, in the {PHASES[peak.phase]}; "
+        f"a checkpoint copies {scaled(memory.snapshot, 'B')} of it to the host"
+    )
+
+
 def memory_table(memory: StepMemory) -> Table:
     """Bytes by part: between two steps, and at the largest moment of each phase.
 
     Args:
         memory: of a step.
     """
-    peak = memory.peak
-    table = Table(
-        title=f"memory of a rank, by formula: {scaled(peak.total, 'B')} at most, in the {PHASES[peak.phase]}",
-        title_justify="left",
-    )
+    table = Table(title="memory of a rank, by formula", title_justify="left")
     table.add_column("part")
     table.add_column("held", justify="right")
     for phase in memory.peaks:
@@ -35,5 +44,4 @@ PHASES = {
     "backward": "backward pass",
     "optimizer": "optimiser's step",
     "average": "update of the moving average",
-    "evaluation": "evaluation",
 }

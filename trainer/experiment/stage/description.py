@@ -11,9 +11,9 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.experiment.memory.estimate import Estimator, without_estimate
+from trainer.experiment.memory.estimate import Estimator, UnknownMemory
 from trainer.experiment.memory.fit import fit
-from trainer.experiment.memory.table import memory_table
+from trainer.experiment.memory.table import memory_table, summary
 from trainer.model.build import dense_parameters, expert_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.observe.units import scaled
@@ -54,13 +54,13 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     console.print(_origin(checked.newest), soft_wrap=True)
     for line in [*checked.cautions, *(f"will be skipped: {fault}" for fault in checked.damaged)]:
         print(line, file=sys.stderr)
-    unknown = without_estimate(config, layout)
-    if unknown is None:
+    try:
         memory = Estimator().memory(config, layout)
-        console.print(memory_table(memory))
-        console.print(f"a checkpoint copies {scaled(memory.snapshot, 'B')} of a rank to the host")
+    except UnknownMemory as error:
+        console.print(f"memory: not known ({error})", soft_wrap=True)
     else:
-        console.print(f"memory: not known ({unknown})", soft_wrap=True)
+        console.print(memory_table(memory))
+        console.print(summary(memory), soft_wrap=True)
     missing = without_formula(config)
     if missing is None:
         console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
