@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, write
 from moe.files import replacing
@@ -69,8 +70,14 @@ def measured(world_size: int, count: int, every: int) -> dict[str, float]:
 def records(rank: int, world_size: int, count: int, every: int) -> Iterator[CollectiveRecord]:
     """What a rank recorded in two steps."""
     for seq in range(count):
-        common = {"rank": rank, "seq": seq, "step": 5 + (seq >= count // 2), "micro": 0, "phase": "backward"}
-        times = {"gap_ns": 1000, "t_issue_ns": seq * 1000, "t_done_ns": seq * 1000 + 10}
+        common: dict[str, Any] = {
+            "rank": rank,
+            "seq": seq,
+            "step": 5 + (seq >= count // 2),
+            "micro": 0,
+            "phase": "backward",
+        }
+        times: dict[str, Any] = {"gap_ns": 1000, "t_issue_ns": seq * 1000, "t_done_ns": seq * 1000 + 10}
         if every and seq % every == 0:
             sent, got = (
                 tuple(1000 * (1 + (one * 7 + other * 3 + seq) % 50) for one, other in pairs)
@@ -79,12 +86,17 @@ def records(rank: int, world_size: int, count: int, every: int) -> Iterator[Coll
                     [(other, rank) for other in range(world_size)],
                 )
             )
-            splits = {"in_splits": sent, "out_splits": got, "bytes_in": sum(sent), "bytes_out": sum(got)}
+            splits: dict[str, Any] = {
+                "in_splits": sent,
+                "out_splits": got,
+                "bytes_in": sum(sent),
+                "bytes_out": sum(got),
+            }
             yield CollectiveRecord(
                 **common, **times, **splits, op="all_to_all", group="data", size1=False, dtype="bfloat16"
             )
         else:
-            size = {"bytes_in": 4_000_000, "bytes_out": 4_000_000}
+            size: dict[str, Any] = {"bytes_in": 4_000_000, "bytes_out": 4_000_000}
             yield CollectiveRecord(
                 **common, **times, **size, op="all_reduce", group="data", size1=False, dtype="bfloat16"
             )

@@ -143,7 +143,7 @@ def _memory() -> Iterator[Measure]:
     """What `check` tells of a run, against what the card's allocator saw."""
     from tests.gpu.runs import CASES, train
     from trainer.config.constraints.plan import plan_layout
-    from trainer.memory.estimate import Estimator
+    from trainer.experiment.memory.estimate import Estimator
 
     for name in ("dit, ZeRO 1", "dit, FSDP2", "dit, top_k, home"):
         import tempfile
@@ -151,7 +151,7 @@ def _memory() -> Iterator[Measure]:
 
         with tempfile.TemporaryDirectory() as folder:
             config = copy.deepcopy(CASES[name]).config(Path(folder))
-            told = Estimator().memory(config, plan_layout(config, 1)).peak
+            told = Estimator().memory(config, plan_layout(config, 1)).peak.total
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from moe.collective_trace import read
 from tests.ranks import run_ranks
 from tests.trainer.model.language_models import LENGTH, SIZES, mixture, window
 
@@ -54,7 +55,8 @@ def trained(rank: int, world_size: int, mode: str, top_k: int, dropout: float) -
             losses = model(tokens_BN[own], targets_BN[own])
             with phase("backward"):
                 losses.mean().backward()
-        records = recorder._records
+        recorder.write()
+        records = read(recorder.path)[1] if recorder.path.exists() else []
     gradients = {}
     for named in named_parameters(model):
         gradient = named.parameter.grad

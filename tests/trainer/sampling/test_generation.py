@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moe.collective_trace import read
 from tests.ranks import run_ranks
 from tests.trainer.model.language_models import SIZES, dense, mixture
 from trainer.model.gpt import GPT
@@ -156,7 +157,8 @@ def recorded(model: GPT, prompts: list[bytes]) -> dict[str, Any]:
         )
         with recorder.step(1):
             seen = observed(model, prompts, NUM_BYTES)
-        return {"seen": seen, "records": recorder._records}
+        recorder.write()
+        return {"seen": seen, "records": read(recorder.path)[1] if recorder.path.exists() else []}
 
 
 @pytest.fixture(scope="module")

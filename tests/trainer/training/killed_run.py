@@ -7,17 +7,19 @@ rank that draws pairs dies when half of its shard of number KILL_STEP is written
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors.torch import save, save_file
 from torch import Tensor
 
 from trainer.__main__ import main
 from trainer.checkpoint import storage
 from trainer.checkpoint.directory import step_of
+from trainer.checkpoint.manifest import FileRecord
+from trainer.checkpoint.tensor_file import write_tensors
 from trainer.sampling.pairs import run as pairs_run
 from trainer.training import loop
 
@@ -31,12 +33,17 @@ def dying_step(self: loop._Training, step: int) -> Any:
     return take_step(self, step)
 
 
-def dying_save(tensors: dict[str, Tensor], path: Path) -> None:
+def dying_save(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor], metadata: Mapping[str, str]
+) -> FileRecord:
     if step_of(path.parent.parent) == STEP and os.environ["RANK"] == RANK:
-        content = save(tensors)
-        path.write_bytes(content[: len(content) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-    save_file(tensors, path)
+        tensors = first_half(list(tensors))
+    return write_tensors(path, shapes, tensors, metadata)
+
+
+def first_half(tensors: list[Tensor]) -> Iterator[Tensor]:
+    yield from tensors[: len(tensors) // 2]
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def dying_shard(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
@@ -49,7 +56,7 @@ def dying_shard(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, s
 
 pairs_run.save_file = dying_shard
 if "KILL_SAVING" in os.environ:
-    storage.save_file = dying_save
+    storage.write_tensors = dying_save
 else:
     loop._Training._step = dying_step
 sys.exit(main())
