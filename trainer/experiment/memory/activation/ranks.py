@@ -72,7 +72,7 @@ def even_routing(choices: int, copies: int) -> Iterator[None]:
 class _KnownNumbers(TorchDispatchMode):
     """Keeps the values of whole numbers that a tensor is filled with."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten.full.default and kwargs.get("dtype") == torch.int64 and len(args[0]) == 1:
             return torch.tensor([args[1]] * args[0][0])
