@@ -20,7 +20,6 @@ FLOORS = (
     ("observe", "sampling", "trace"),
     ("evaluation", "training"),
     ("task",),
-    ("memory",),
     ("experiment",),
     ("command",),
     ("__main__",),

@@ -28,11 +28,11 @@ def _measured(rank: int, world_size: int, cases: dict[str, dict[str, Any]]) -> d
 def rows(ranks: int, only: str) -> list[dict[str, Any]]:
     """Told and measured bytes of each combination on so many ranks."""
     cases = {name: case for name, case in legal(ranks) if only in name}
+    peaks = {name: told(case, ranks).peak for name, case in cases.items()}
     found = run_ranks(_measured, ranks, cases)
     listed = []
-    for name, case in cases.items():
+    for name, peak in peaks.items():
         fullest = max((of_rank[name] for of_rank in found), key=lambda one: one.peak)
-        peak = told(case, ranks).peak
         assert fullest.mem_tracker is not None
         error = peak.total / fullest.mem_tracker - 1
         listed.append(

@@ -33,6 +33,6 @@ def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None =
         if stage.name:
             print(f"stage {stage.name} ({stage.verb}) in {stage.folder}")
         stage.describe(world_size, stages)
-        if limit is not None:
+        if limit is not None and not stage.awaited(stages):
             stage.propose(world_size, limit)
     return 0

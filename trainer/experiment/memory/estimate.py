@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-
 from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
@@ -69,9 +67,9 @@ class Estimator:
             raise UnknownMemory(missing)
         try:
             recording = self._scaled(config, layout) if scaled else self._recorded(config, layout, layout.micro_batch)
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            chosen = "the task" if config.flow is None else "flow.objective"
-            raise UnknownMemory(f"{chosen}: what it computes in a loss depends on values ({error})") from error
+        except RuntimeError as error:  # torch's, where an operation needs values; a user's own part may raise others
+            reason = str(error).partition("\n")[0]
+            raise UnknownMemory(f"a loss cannot be computed without values: {reason}") from error
         return step_memory(recording, engine_memory(config, layout, recording), layout.accumulation)
 
     def _recorded(self, config: RunConfig, layout: Layout, micro_batch: int) -> Recording:

@@ -1,5 +1,6 @@
 """One process in the place of all ranks, for passes whose values do not matter."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses import fake_tensor
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe.dispatch.exchange import Splits
 from trainer.config.layout import Layout
@@ -29,7 +30,9 @@ def ranks_of(layout: Layout) -> Iterator[None]:
 
     from trainer.distributed.groups import divide_ranks, unite_ranks
 
+    hook = sys.excepthook  # torch puts the number of the rank before every message from then on
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=layout.world_size)
+    sys.excepthook = hook
     try:
         divide_ranks(layout.expert_parallel, layout.tensor_parallel, layout.relay_ranks)
         yield
@@ -66,13 +69,13 @@ def even_routing(choices: int, copies: int) -> Iterator[None]:
         yield
 
 
-class _KnownNumbers(TorchFunctionMode):
+class _KnownNumbers(TorchDispatchMode):
     """Keeps the values of whole numbers that a tensor is filled with."""
 
-    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.full and isinstance(args[1], int) and len(args[0]) == 1:
-            return torch.tensor([args[1]] * args[0][0], dtype=kwargs.get("dtype"))
+        if func is torch.ops.aten.full.default and kwargs.get("dtype") == torch.int64 and len(args[0]) == 1:
+            return torch.tensor([args[1]] * args[0][0])
         return func(*args, **kwargs)
 
 
