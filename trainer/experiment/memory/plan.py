@@ -21,7 +21,7 @@ def engine_memory(
         config: the run.
         layout: how it is laid out.
         recording: of its passes.
-        copies_input: whether a reduction makes a copy of what it sums up, as gloo does under ZeRO 3.
+        copies_input: whether a reduction makes a copy of what it sums up, as gloo does under ZeRO 3 and FSDP.
     """
     engine, parameters, ranks = config.engine, recording.parameters, layout.data_parallel
     element_bytes = ELEMENT_BYTES[engine.precision]
@@ -33,6 +33,7 @@ def engine_memory(
             root=root,
             element_bytes=element_bytes,
             reshard_after_forward=engine.reshard_after_forward,
+            copies_input=copies_input,
         )
     sum_bytes = ELEMENT_BYTES["fp32"] if layout.accumulation > 1 else element_bytes
     if engine.zero_stage == 3:

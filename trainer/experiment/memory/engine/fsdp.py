@@ -46,12 +46,14 @@ class FSDPMemory:
         root: the parameters that belong to no block.
         element_bytes: of a gathered parameter and of its gradient before the ranks' are summed up.
         reshard_after_forward: whether blocks let go of their parameters after their forward pass.
+        copies_input: whether a reduction makes a copy of what it sums up, as gloo does.
     """
 
     blocks: tuple[Unit, ...]
     root: Unit
     element_bytes: int
     reshard_after_forward: bool = True
+    copies_input: bool = False
     _gathered: dict[int, int] = field(default_factory=dict, init=False)
     _in_flight: dict[int, int] = field(default_factory=dict, init=False)
     _forward_buffer: int = field(default=0, init=False)
@@ -201,6 +203,9 @@ class FSDPMemory:
         yield Growth("buffers", self._input)
         yield Growth("gradients", -gradients)
         yield Growth("gradients", unit.rows * FLOAT32)
+        copied = self._input * (self.copies_input and unit.num_ranks > 1)
+        yield Growth("buffers", copied)
+        yield Growth("buffers", -copied)
         if number == ROOT:
             self._unreduced.clear()
 
