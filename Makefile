@@ -37,8 +37,8 @@ DECODE := $(TORCHRUN) generate $(RUN)_gpt --prompts $(RUN)_gpt/prompts.txt --num
 
 demo: $(VENV)/.runtime
 	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed $(RUN)_gpt
-	@echo "1/10  train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
-	@$(PY) -m trainer check $(MIXTURE) run.dir=$(RUN) --world-size 2 > /dev/null
+	@echo "1/10  tell the memory of a rank; train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
+	@$(PY) -m trainer check $(MIXTURE) run.dir=$(RUN) --world-size 2 | sed -n '/^memory of a rank/,/^a rank needs/p'
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)
 	@echo "2/10  draw 16 images of each digit and judge them"
 	@$(PY) -m trainer sample $(RUN) --num 160 --guidance 1.5 --out $(RUN)/samples/demo.png --quality $(RUN)/quality.json
@@ -68,7 +68,7 @@ demo: $(VENV)/.runtime
 	@echo "9/10  compare four methods of flow matching on points in the plane, all at a time"
 	@$(PY) -m trainer compare $(METHODS:%=configs/methods/%.yaml) $(SHORTER) --seeds 1 --jobs 3 --num 500 --evaluations 1,2,4,16 --out $(RUN)/comparison
 	@echo "10/10  one page"
-	@$(PY) -m trainer report $(RUN) --quality $(RUN)/quality.json --steps $(RUN)/steps.json --drawing $(RUN)/drawing \
+	@$(PY) -m trainer report $(RUN) --memory --quality $(RUN)/quality.json --steps $(RUN)/steps.json --drawing $(RUN)/drawing \
 	  --placement $(RUN)/placement.json --price $(RUN)/price \
 	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --decoding $(RUN)_gpt/decoding \
 	  --other-simulation $(RUN)/netsim --comparison $(RUN)/comparison --out $(RUN)/report/index.html

@@ -37,6 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--routing-study", "JSON", "what tests.benchmarks.placement_aware_routing wrote: hop costs of the router"),
     ):
         parser.add_argument(option, type=Path, metavar=metavar, help=text)
+    parser.add_argument("--memory", action="store_true", help="tell the memory of a rank, by formula; some seconds")
     parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
 
 

@@ -10,6 +10,7 @@ class ReportRequest:
 
     Attributes:
         run_dir: folder of the run.
+        memory: whether the memory of a rank is told, by formula.
         quality: judgement that ``sample --quality`` wrote.
         steps: grids of times that ``steps`` wrote for the run.
         drawing: folder with collectives.jsonl of ``sample --trace`` and formula.jsonl of ``trace --sampling``.
@@ -27,6 +28,7 @@ class ReportRequest:
     """
 
     run_dir: Path
+    memory: bool = False
     quality: Path | None = None
     steps: Path | None = None
     drawing: Path | None = None

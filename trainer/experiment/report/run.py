@@ -15,6 +15,7 @@ from trainer.experiment.report.continuing import Continuations
 from trainer.experiment.report.decoding import decoding_part
 from trainer.experiment.report.fabric import fabric_part
 from trainer.experiment.report.few_calls import drawing_part, steps_part
+from trainer.experiment.report.memory import memory_part
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.placing import placement_part
 from trainer.experiment.report.request import ReportRequest
@@ -62,6 +63,8 @@ def run(request: ReportRequest) -> int:
 def _parts(request: ReportRequest) -> list[Part]:
     files = RunFiles(request.run_dir)
     parts = [training_part(files, request.quality), migration_part(files)]
+    if request.memory:
+        parts.append(memory_part(files))
     if request.steps is not None:
         parts.append(steps_part(files, request.steps))
     if request.drawing is not None:
