@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import AutoencoderConfig
-from trainer.model.initial import Constant, Initial, by_inputs
+from trainer.model.layer.initial import Constant, Initial, by_inputs
 from trainer.model.network import Network, NetworkSpec
 
 NORM_GROUPS = 8
@@ -50,7 +50,7 @@ class Autoencoder(Network):
         return cls(spec.config, shape=spec.image_shape)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`: every block starts as the identity."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`: every block starts as the identity."""
         layer, _, kind = name.rpartition(".")
         if kind == "bias" or layer.endswith(".second"):
             return Constant(0.0)

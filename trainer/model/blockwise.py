@@ -15,8 +15,8 @@ from trainer.flow.condition import Condition
 from trainer.flow.question import Approximation, Onward, Question, WithFeatures, WithProjection
 from trainer.flow.time.segments import segment_of, share_behind, start_of
 from trainer.model.dit import Block, FeedForward
-from trainer.model.initial import Initial, steered
 from trainer.model.layer.conditioning import modulate, steering, time_embedding
+from trainer.model.layer.initial import Initial, steered
 from trainer.model.layer.patches import PatchGrid, beside_context
 from trainer.model.layer.segments import Groups, SegmentLinear
 from trainer.model.network import Network, NetworkSpec
@@ -95,7 +95,7 @@ class Blockwise(Network):
         return nn.ModuleList([*self.trunk, *self.own_blocks, *self.residual])
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return steered(name, shape, at_zero=("unembed_patches", "residual_output"))
 
     def forward(

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trainer.config.model import BlockwiseMLPConfig
 from trainer.flow.condition import Condition
-from trainer.model.initial import Initial, Normal, by_inputs
+from trainer.model.layer.initial import Initial, Normal, by_inputs
 from trainer.model.layer.segments import Groups, SegmentLinear
 from trainer.model.network import Network, NetworkSpec
 
@@ -57,7 +57,7 @@ class BlockwiseMLP(Network):
         )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`: weights and biases as in a linear layer of torch."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`: weights and biases as in a linear layer of torch."""
         del shape
         layer = self.get_submodule(name.rpartition(".")[0])
         return by_inputs(layer.num_read) if isinstance(layer, SegmentLinear) else Normal(0.02)

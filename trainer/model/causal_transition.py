@@ -17,7 +17,6 @@ from trainer.flow.condition import Condition
 from trainer.flow.past import Past
 from trainer.flow.question import NextStates, NextToken, OfToken, Question
 from trainer.model.dit import Block, FeedForward
-from trainer.model.initial import Initial, steered
 from trainer.model.layer.conditioning import (
     modulate,
     steering,
@@ -26,6 +25,7 @@ from trainer.model.layer.conditioning import (
     with_waves,
 )
 from trainer.model.layer.flow_head import FlowHead
+from trainer.model.layer.initial import Initial, steered
 from trainer.model.layer.patches import PatchGrid
 from trainer.model.network import Network, NetworkSpec
 
@@ -93,7 +93,7 @@ class CausalTransition(Network):
         return cls(spec.config, shape=spec.state_shape, num_classes=spec.num_classes)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return steered(name, shape, embeddings=("embed_label", "embed_state"))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:

@@ -12,8 +12,8 @@ from torch.nn import functional
 from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTConfig
 from trainer.flow.condition import Condition
 from trainer.flow.past import KeysAndValues
-from trainer.model.initial import Initial, steered
 from trainer.model.layer.conditioning import modulate, steering, time_embedding
+from trainer.model.layer.initial import Initial, steered
 from trainer.model.layer.patches import PatchGrid, beside_context
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
@@ -79,7 +79,7 @@ class DiT(Network):
         )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return steered(name, shape, at_zero=("unembed_patches",))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

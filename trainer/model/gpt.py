@@ -17,8 +17,8 @@ from moe.host_copies import to_device
 from moe.random.keyed import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
 from trainer.config.network.gpt import BYTE_VALUES
-from trainer.model.initial import Constant, Initial, Normal
 from trainer.model.layer.attention import Attention, Context
+from trainer.model.layer.initial import Constant, Initial, Normal
 from trainer.model.layer.kv_cache import Window
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
@@ -86,7 +86,7 @@ class GPT(Network):
         return next((layer.ep_group for layer in layers if isinstance(layer, MovesTokens)), None)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`: the more layers, the less each adds to the stream."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`: the more layers, the less each adds to the stream."""
         del shape
         if name.endswith("norm.weight"):
             return Constant(1.0)

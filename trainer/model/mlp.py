@@ -14,8 +14,8 @@ from trainer.config.model import MLPConfig
 from trainer.config.network.mlp import INPUT_WAVES
 from trainer.flow.condition import Condition
 from trainer.model.dit import FeedForward
-from trainer.model.initial import Initial, steered
 from trainer.model.layer.conditioning import modulate, steering, time_embedding, with_waves
+from trainer.model.layer.initial import Initial, steered
 from trainer.model.network import Network, NetworkSpec
 
 
@@ -72,7 +72,7 @@ class MLP(Network):
         )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return steered(name, shape, at_zero=("unembed_values",))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

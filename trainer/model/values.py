@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moe.random.seed import derive_seed
-from trainer.model.initial import StatesInitial
+from trainer.model.layer.initial import StatesInitial
 from trainer.model.parallel.parameters import held_pieces
 from trainer.model.parallel.state import Shard, StatePiece
 from trainer.model.weight_files import Weights

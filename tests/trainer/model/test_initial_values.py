@@ -14,7 +14,7 @@ from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import NetworkConfig
 from trainer.config.run import RunConfig
 from trainer.model.build import bare_network, build_model, parameter_shapes
-from trainer.model.initial import Initial, Normal
+from trainer.model.layer.initial import Initial, Normal
 from trainer.model.network import NetworkSpec
 from trainer.model.parallel.parameters import held_pieces
 from trainer.model.values import DrawnValues, fill

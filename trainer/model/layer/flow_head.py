@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from trainer.config.network.head import HeadConfig
 from trainer.config.network.mlp import INPUT_WAVES
-from trainer.model.initial import Constant, Initial, xavier
 from trainer.model.layer.conditioning import with_waves
+from trainer.model.layer.initial import Constant, Initial, xavier
 
 
 class FlowHead(nn.Module):
@@ -37,7 +37,7 @@ class FlowHead(nn.Module):
         self.output = nn.Linear(config.hidden, values)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`: linear layers, the last of them zero."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`: linear layers, the last of them zero."""
         return Constant(0.0) if name.endswith("bias") or name.startswith("output") else xavier(shape)
 
     def forward(self, y: Tensor, s: Tensor, features: Tensor) -> Tensor:

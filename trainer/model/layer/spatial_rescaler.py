@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.model.initial import Constant, Initial, by_inputs
+from trainer.model.layer.initial import Constant, Initial, by_inputs
 
 
 class SpatialRescaler(nn.Conv2d):
@@ -27,7 +27,7 @@ class SpatialRescaler(nn.Conv2d):
         self.halvings = halvings
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.initial.StatesInitial`."""
+        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return Constant(0.0) if name == "bias" else by_inputs(math.prod(shape[1:]))
 
     def forward(self, input: Tensor) -> Tensor:
