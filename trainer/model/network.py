@@ -16,10 +16,11 @@ class Network(nn.Module):
     """What a run trains: a module with blocks. What it is called with is a matter of its task.
 
     Any module of torch with `blocks` will do, derived from this class or not. It is no protocol, since engines take
-    modules alone, and a protocol cannot derive from one. One that also is a
-    :class:`trainer.model.layer.initial.StatesInitial` is never whole in the memory of a rank that trains a part of it: its
-    constructor then sees parameters without memory, and its values are drawn one parameter at a time. Any other draws
-    its values itself.
+    modules alone, and a protocol cannot derive from one.
+
+    One that also is a :class:`trainer.model.layer.initial.StatesInitial` is never whole in the memory of a rank that
+    trains a part of it: its constructor then sees parameters without memory, and its values are drawn one parameter at
+    a time. Any other draws its values itself.
 
     Attributes:
         blocks: the layers of its traces, which engines compile, repeat and gather one by one.
