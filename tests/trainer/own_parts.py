@@ -67,6 +67,7 @@ class Weighted(Coupling):
     """The Gibbs weights of squared distances."""
 
     weighs = True
+    normal_source = True
 
     class Config(BaseModel):
         """Their scale."""

@@ -66,18 +66,6 @@ class Task(Protocol[D]):
     passes: int = 1
     cycle: int = 1
 
-    def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:  # noqa: ARG002
-        """Draws what a batch needs and nothing decides but its size, in the threads that read ahead.
-
-        Args:
-            batch: as it was read, on the CPU.
-            generator: of the draws for this alone; a CPU generator.
-
-        Returns:
-            The `x_0` of the batch that :meth:`draw` is given, on the CPU; None: the batch stays as it is.
-        """
-        return None
-
     @abstractmethod
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
@@ -94,6 +82,18 @@ class Task(Protocol[D]):
             What :meth:`collect` takes, for each.
         """
         ...
+
+    def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:  # noqa: ARG002
+        """Draws what a batch needs and nothing decides but its size, in the threads that read ahead.
+
+        Args:
+            batch: as it was read, on the CPU.
+            generator: of the draws for this alone; a CPU generator.
+
+        Returns:
+            The `x_0` of the batch that :meth:`draw` is given, on the CPU; None: the batch stays as it is.
+        """
+        return None
 
     def collect(self, drawn: Sequence[D], networks: Networks, ranks: dist.ProcessGroup | None = None) -> Sequence[D]:  # noqa: ARG002
         """Completes what was drawn by calls of the run's own network, once a cycle; collective.

@@ -92,8 +92,9 @@ def test_in_bf16_a_divided_run_is_as_near_to_that_of_one_rank_as_its_digits_are(
         for values, expected in zip(found, figures, strict=True):
             assert values == pytest.approx(expected, rel=3e-2)
         for parameter, value in weights.items():
-            rounding = (value - exact_weights[parameter]).abs().mean()
-            assert (found_weights[parameter] - value).abs().mean() <= 3 * rounding + 1e-6, parameter
+            # The median: AdamW makes a whole step of the rounding of a gradient that is nearly zero.
+            rounding = (value - exact_weights[parameter]).abs().median()
+            assert (found_weights[parameter] - value).abs().median() <= 3 * rounding + 1e-6, parameter
 
 
 @pytest.mark.parametrize("name", [name for name in DIVISIONS if "computed twice" in name])
