@@ -7,6 +7,7 @@ from moe.report.figures import STYLE, to_svg
 from moe.report.page import Figure, Section
 from trainer.config.constraints.plan import plan_layout
 from trainer.experiment.memory.engine.protocol import PARTS
+from trainer.experiment.memory.engine.protocol import Part as MemoryPart
 from trainer.experiment.memory.estimate import Estimator, UnknownMemory
 from trainer.experiment.memory.peak import StepMemory
 from trainer.experiment.memory.table import PHASES
@@ -14,7 +15,15 @@ from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles
 from trainer.observe.units import scaled
 
-_COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#f0e442", "#e69f00", "#d55e00", "#cc79a7", "#9aa5b1")
+_COLOURS: dict[MemoryPart, str] = {
+    "parameters": "#0072b2",
+    "gradients": "#56b4e9",
+    "optimizer": "#009e73",
+    "average": "#f0e442",
+    "activations": "#e69f00",
+    "dispatch": "#d55e00",
+    "buffers": "#9aa5b1",
+}
 _MEGABYTE = 1e6
 
 
@@ -63,9 +72,9 @@ def memory_bars(memory: StepMemory) -> str:
         axes = figure.add_subplot()
         names = list(columns)[::-1]
         before = [0.0] * len(names)
-        for part, colour in zip(parts, _COLOURS, strict=False):
+        for part in parts:
             sizes = [columns[name][part] / _MEGABYTE for name in names]
-            axes.barh(names, sizes, left=before, color=colour, height=0.62, label=part)
+            axes.barh(names, sizes, left=before, color=_COLOURS[part], height=0.62, label=part)
             before = [first + size for first, size in zip(before, sizes, strict=True)]
         for name, total in zip(names, before, strict=True):
             axes.annotate(
