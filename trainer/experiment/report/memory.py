@@ -66,7 +66,7 @@ def memory_bars(memory: StepMemory) -> str:
         SVG markup.
     """
     columns = {"between steps": memory.held, **{PHASES[phase]: one.parts for phase, one in memory.peaks.items()}}
-    parts = [part for part in PARTS if any(column[part] for column in columns.values())]
+    parts: list[MemoryPart] = [part for part in PARTS if any(column[part] for column in columns.values())]
     with mpl.rc_context(STYLE):
         figure = Plot(figsize=(11.0, 2.8), layout="constrained")
         axes = figure.add_subplot()
