@@ -69,11 +69,11 @@ class SparseOTRouterConfig(Section):
     potentials: Literal["rank", "global"] = "rank"
     """Balance each rank's tokens, or those of all ranks (an all-reduce for each evaluation: of one number for every two
     experts, in the last two of one an expert)."""
-    evaluations: PositiveInt = 6
+    evaluations: PositiveInt = 8
     """Transport plans that a solve computes in training, each a step towards balance: a fixed number, so that a device
-    need not be waited for. From the potentials of the step before, 6 come within about 1 % of balance or one token of
-    it where logits are mild, and within 8 % with 64 experts and trained logits, where 8 come within 1 %. ``residual``
-    in the report tells how near they came; ``python -m tests.benchmarks.sparse_ot_convergence`` has a table."""
+    need not be waited for. From the potentials of the step before, 8 come within about 1 % of balance with up to 256
+    experts and one or two choices; 5 are enough where logits are mild. ``residual`` in the report tells how near they
+    came; ``python -m tests.benchmarks.sparse_ot_convergence`` has a table."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the moving average of the expert potentials that routes at inference without a solve."""
     hop_cost: float = Field(default=0.0, ge=0)

@@ -103,3 +103,31 @@ def test_what_is_counted() -> None:
     assert counted.operations == {"add": 1, "gt": 2, "index": 1, "sum": 1, "_local_scalar_dense": 1}
     assert counted.waits == {"cpu": 1, "index": 1, "_local_scalar_dense": 1}
     assert counted.copies == 1
+
+
+def count_with_router(rank: int, world_size: int) -> dict[str, int]:
+    """Operations of a forward pass around the experts, those of a sparse-OT router included."""
+    from moe.layer import PlacedMoELayer, transformer_config
+    from trainer.distributed.groups import divide_ranks
+
+    divide_ranks(world_size, 1)
+    found = {}
+    for dispatch in ("home", "capped"):
+        config = MoEConfig(num_experts=64, top_k=2, expert_hidden=8, router={"kind": "sparse_ot"}, dispatch=dispatch)  # pyright: ignore[reportArgumentType]
+        megatron = transformer_config(
+            config, hidden=WIDTH, num_layers=1, num_heads=1, expert_parallel=world_size, dtype=torch.float32
+        )
+        layer: Any = PlacedMoELayer(config, megatron, layer=0, seed=7, slot_to_expert=np.arange(64))
+        layer.experts.forward = lambda rows, _counts, _gates: (rows, None)
+        tokens = torch.randn(512, 1, WIDTH, generator=torch.Generator().manual_seed(rank))
+        layer(tokens)
+        with Counted() as counted:
+            layer(tokens)
+        found[dispatch] = sum(counted.operations.values())
+    return found
+
+
+def test_router_and_dispatch_take_at_most_150_operations_a_layer() -> None:
+    for of_rank in run_ranks(count_with_router, 2):
+        assert max(of_rank.values()) <= 150, of_rank
+        assert min(of_rank.values()) > 50, "both are counted"

@@ -22,7 +22,7 @@ KINDS: dict[str, Any] = {
     "sparse_ot, straight through": SparseOTRouterConfig(gate="straight_through"),
     "sparse_ot, global": SparseOTRouterConfig(potentials="global", hop_cost=0.1),
 }
-MOST = 100
+MOST = 116
 """Operations of the sparse-OT router in training, its report included."""
 
 
