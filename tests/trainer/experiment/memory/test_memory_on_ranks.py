@@ -14,9 +14,12 @@ from trainer.experiment.memory.peak import StepMemory, step_memory
 from trainer.experiment.memory.plan import engine_memory
 
 TOLERANCE = 0.03
+QUICK: dict[str, dict[str, Any]] = {
+    "ZeRO 1": document("mlp", "zero 1", "fp32"),
+    "ZeRO 3": document("mlp", "zero 3", "fp32"),
+}
 FEW: dict[str, dict[str, Any]] = {
     "ZeRO 1, bf16, accumulation": document("dit", "zero 1", "bf16", micro_batch=4),
-    "ZeRO 3": document("mlp", "zero 3", "fp32"),
     "FSDP, bf16, recomputed": document("dit", "fsdp", "bf16", recomputes=True),
     "mixture, ZeRO 2": document("mixture home", "zero 2", "fp32", expert=2),
 }
@@ -48,8 +51,9 @@ def check(cases: dict[str, dict[str, Any]], ranks: int) -> None:
         assert held["optimizer"] == pytest.approx(state["optimizer"] + state["master"], rel=TOLERANCE), name
 
 
-def test_peak_and_state_are_told_before_the_start() -> None:
-    check(FEW, 2)
+@pytest.mark.parametrize("cases", [QUICK, pytest.param(FEW, marks=pytest.mark.slow)], ids=["quick", "few"])
+def test_peak_and_state_are_told_before_the_start(cases: dict[str, dict[str, Any]]) -> None:
+    check(cases, 2)
 
 
 @pytest.mark.slow
