@@ -1,7 +1,7 @@
 """The page beside averaged weights that says what they are."""
 
 from trainer.config.run import RunConfig
-from trainer.data.shard.class_names import numbered
+from trainer.data.shard.class_names import listed
 
 
 def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, weights: str, parts: int = 0) -> str:
@@ -31,7 +31,7 @@ def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, 
         else "next byte"
     )
     names = config.data.class_names
-    classes = f"| classes | {numbered(names)} |\n" if names else ""
+    classes = f"| classes | {listed(names)} |\n" if names else ""
     heads = "" if model.heads is None else f", {model.heads} heads"
     beside = (
         "\nWhat the routers have learned besides their weights is in `routers.safetensors`; `init_from` takes it from "

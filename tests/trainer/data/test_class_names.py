@@ -16,7 +16,7 @@ from trainer import data
 from trainer.checkpoint.model_card import model_card
 from trainer.config.run import RunConfig
 from trainer.data import PairIndex, PairsConfig, ShardsConfig, read_index, write_shards
-from trainer.data.shard.class_names import numbered
+from trainer.data.shard.class_names import listed
 from trainer.flow import Condition
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.headings import headings_above
@@ -108,11 +108,11 @@ def test_a_folder_without_names_is_the_one_that_it_was(tmp_path: Path) -> None:
     assert "class_names" not in shards(tmp_path / "s").model_dump()
 
 
-def test_the_model_card_numbers_them_and_shortens_a_long_list(tmp_path: Path) -> None:
+def test_the_model_card_lists_them_and_shortens_a_long_list(tmp_path: Path) -> None:
     config = run(data=shards(written(tmp_path / "s")).model_dump())
     card = model_card(config, 1, 100, routers=False, weights="ema.safetensors")
-    assert "| classes | 0 cat, 1 dog, 2 fox |\n" in card
-    assert numbered(tuple(f"n{number}" for number in range(1000))).endswith("18 n18, ..., 999 n999")
+    assert "| classes | 3 (cat, dog, fox) |\n" in card
+    assert listed(tuple(f"n{number}" for number in range(1000))).endswith("n18, ..., n999)")
 
 
 def test_headings_are_the_classes_of_columns() -> None:

@@ -25,13 +25,11 @@ def check_class_names(names: tuple[str, ...], num_classes: int) -> None:
         raise ValueError(f"class_names: {len(names)} names do not fit {num_classes} classes; name each class once")
 
 
-def numbered(names: tuple[str, ...]) -> str:
-    """The names of classes in one line, each behind its number; of many, the first and the last.
+def listed(names: tuple[str, ...]) -> str:
+    """How many classes there are, and their names in the order of their numbers; of many, the first and the last.
 
     Args:
         names: of the classes 0, 1, ...
     """
-    words = [f"{number} {name}" for number, name in enumerate(names)]
-    if len(words) > LISTED:
-        words = [*words[: LISTED - 1], "...", words[-1]]
-    return ", ".join(words)
+    shown = names if len(names) <= LISTED else (*names[: LISTED - 1], "...", names[-1])
+    return f"{len(names)} ({', '.join(shown)})"
