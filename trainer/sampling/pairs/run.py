@@ -73,7 +73,8 @@ def run(request: PairsRequest, out: Path) -> int:
     check_restorable(config, teacher.folder)
     index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():
-        if read_index(out, PairIndex) != index:
+        found = read_index(out, PairIndex)
+        if found.model_copy(update={"class_names": index.class_names}) != index:
             raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
     mark = _digest(index)
@@ -120,6 +121,7 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
             "shape": config.state_shape,
             "dtype": request.dtype,
             "num_classes": config.data.num_classes,
+            "class_names": config.data.class_names,
             "segments": request.segments,
             "nodes": request.node_times,
             "data_scale": config.flow.data_scale if request.cuts_paths and config.flow is not None else 1.0,
