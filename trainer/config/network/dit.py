@@ -47,6 +47,7 @@ class DiTConfig(NetworkConfig):
 
     takes_images = True
     reads_context = True
+    reads_captions = True
 
     @property
     def heads(self) -> int:
