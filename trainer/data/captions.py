@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError, replacing
@@ -25,17 +25,35 @@ REMEDY = "write the folder again (python -m trainer encode-captions)"
 
 
 class CaptionsIndex(Section):
-    """index.json of a folder of captions: ``captions.npy``, float16 [num_captions, width], and their texts."""
+    """index.json of a folder of captions: ``captions.npy``, float16 [num_captions, width], and their texts.
+
+    The vectors are those of the encoder, standardised: (vector - shift) / scale.
+    """
 
     format: Literal["flowfabric.captions/1"] = "flowfabric.captions/1"
     num_captions: PositiveInt
     """One for each example of a data set, that of example 0 first."""
     width: PositiveInt
     """Of the vector of a caption."""
+    shift: tuple[float, ...]
+    """Mean of each of the encoder's values over the captions."""
+    scale: tuple[PositiveFloat, ...]
+    """Standard deviation of each of them; 1 where it is 0."""
     encoder: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     """Digest of the text encoder's files."""
     texts: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     """Digest of the captions."""
+
+    @model_validator(mode="after")
+    def _statistics_fit_the_width(self) -> CaptionsIndex:
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if len(values) != self.width:
+                raise ValueError(f"{name}: {len(values)} values do not fit vectors of {self.width}; {REMEDY}")
+        return self
+
+    def standardised(self, vectors: Tensor) -> Tensor:
+        """Vectors float32 [N, width] of the encoder, as a network reads them."""
+        return (vectors - torch.tensor(self.shift)) / torch.tensor(self.scale)
 
     @property
     def digest(self) -> str:
