@@ -65,9 +65,7 @@ def differing(reports: Mapping[int, Report], subjects: Collection[str]) -> dict[
     """
     groups = {}
     for name in subjects:
-        leaders = {
-            report.origin.node: report.digests.get(name) for report in reports.values() if report.origin.leads
-        }
+        leaders = {report.origin.node: report.digests.get(name) for report in reports.values() if report.origin.leads}
         ranks_by_digest: dict[str, list[int]] = {}
         for rank, report in sorted(reports.items()):
             digest = report.digests.get(name) or leaders.get(report.origin.node)

@@ -14,15 +14,15 @@ from typing import Any
 import torch.distributed as dist
 
 from trainer.data.found_once import looking_up_by
-from trainer.distributed.consistency import Consistency
 from trainer.distributed.groups import TIMEOUT_S
+from trainer.distributed.start_store import StartStore
 
 PART_BYTES = 4 << 20
 """Of one entry of a store; more than 8 MiB is refused by torch's."""
 
 
 @contextmanager
-def first_rank_looks(ranks: Consistency) -> Iterator[None]:
+def first_rank_looks(ranks: StartStore) -> Iterator[None]:
     """While entered, each thing is looked up once: by rank 0, which tells the others through the launcher's store.
 
     With 512 ranks on one file system, 512 listings of a million pictures would keep it busy for minutes.
@@ -41,7 +41,7 @@ def first_rank_looks(ranks: Consistency) -> Iterator[None]:
         yield
 
 
-def shared(ranks: Consistency, key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
+def shared(ranks: StartStore, key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
     """Finds something on rank 0 and tells the others.
 
     Args:
@@ -95,7 +95,9 @@ def _check_equal(key: str, own: Any, found: Any) -> None:
     here, there = set(map(str, own)), set(map(str, found))
     first = min(here ^ there, default="their order")
     where = "only here" if first in here else "only on node 0"
-    raise ValueError(f"{key}: {len(own)} here and {len(found)} on node 0 ({first} {where}); give all nodes the same data")
+    raise ValueError(
+        f"{key}: {len(own)} here and {len(found)} on node 0 ({first} {where}); give all nodes the same data"
+    )
 
 
 def _write(store: dist.Store, key: str, answer: dict[str, Any]) -> None:
@@ -106,7 +108,7 @@ def _write(store: dist.Store, key: str, answer: dict[str, Any]) -> None:
     store.set(f"found/{key}", str(len(parts)))
 
 
-def _read(ranks: Consistency, key: str) -> bytes:
+def _read(ranks: StartStore, key: str) -> bytes:
     until = time.monotonic() + TIMEOUT_S
     parts = int(ranks.read(f"found/{key}", until))
     return zlib.decompress(b"".join(ranks.read(f"found/{key}/{number}", until) for number in range(parts)))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moe.files import FileError
-from trainer.distributed.consistency import ARRIVAL_S, PAUSE_S, Consistency
+from trainer.distributed.start_store import ARRIVAL_S, PAUSE_S, StartStore
 
 PATIENCE_S = 3.0
 """For a network file system to show a file that another node has just made."""
@@ -36,7 +36,7 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def one_folder(ranks: Consistency, folder: Path) -> Iterator[str | None]:
+def one_folder(ranks: StartStore, folder: Path) -> Iterator[str | None]:
     """Proves that a folder is the same on all nodes, by a file that rank 0 makes and that is gone afterwards.
 
     It is made in the nearest parent that is there, so that no folder is made for a run that is refused.
@@ -63,15 +63,16 @@ def one_folder(ranks: Consistency, folder: Path) -> Iterator[str | None]:
             told = {"folder": str(folder), "levels": levels, "name": Path(file.name).name, "place": ranks.place}
             ranks.store.set(f"{ranks.prefix}/folder", json.dumps(told))
             yield None
+            ranks.store.delete_key(f"{ranks.prefix}/folder")  # a store may outlive ranks that are started again
 
 
-def _objection(ranks: Consistency, folder: Path) -> str | None:
+def _objection(ranks: StartStore, folder: Path) -> str | None:
     told = json.loads(ranks.read(f"{ranks.prefix}/folder", time.monotonic() + ARRIVAL_S))
     if told["folder"] != str(folder):
         return None  # a difference of settings
     place = [folder.absolute(), *folder.absolute().parents][told["levels"]]
     until = time.monotonic() + PATIENCE_S
-    while not (place / told["name"]).exists():
+    while not os.path.lexists(place / told["name"]):
         if time.monotonic() > until:
             shared = "give a folder that all nodes share"
             return f"run.dir: {folder} is another folder on {ranks.place} than on {told['place']}; {shared}"
@@ -87,4 +88,3 @@ def _existing(folder: Path) -> Path:
     """The folder, or its nearest parent that is there, whatever it is."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-

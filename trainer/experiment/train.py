@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.distributed.consistency import Consistency, consistent_ranks
+from trainer.distributed.consistency import compare, consistent_ranks
 from trainer.distributed.first_rank import first_rank_looks
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.refusal import RanksMissing
 from trainer.distributed.run_folder import one_folder
+from trainer.distributed.start_store import StartStore
 from trainer.experiment.stage import Stage, check_read, chosen, load_stages, run_stages
 from trainer.training.facts import given
 from trainer.training.failure import RunFailed
@@ -31,7 +32,7 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
         RunFailed: the run cannot go on, or a rank did not come.
     """
     end_with_launcher()
-    ranks = Consistency(Launch.from_environment())
+    ranks = StartStore(Launch.from_environment())
     try:
         with consistent_ranks(ranks, path):
             stages = load_stages(path, overrides)
@@ -46,7 +47,7 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
         raise RunFailed(str(error)) from error
 
 
-def _compare_given(ranks: Consistency, stage: Stage, stages: Sequence[Stage]) -> None:
+def _compare_given(ranks: StartStore, stage: Stage, stages: Sequence[Stage]) -> None:
     document = {"stages": {one.name: one.document for one in stages}} if stage.name else stage.document
     with one_folder(ranks, stage.folder) as objection:
-        ranks.compare("given", given(document, ranks.launch), objection=objection)
+        compare(ranks, "given", given(document, ranks.launch), objection=objection)

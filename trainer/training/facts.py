@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from moe.files import FileError
 from trainer.checkpoint.intact import weights_file
 from trainer.config.run import RunConfig
@@ -52,7 +50,7 @@ def resolved(config: RunConfig, dataset: Dataset, launch: Launch) -> dict[str, S
         dataset: its data.
         launch: what the launcher said.
     """
-    examples = {f"number of {split} examples": len(dataset.indices(split)) for split in SPLITS}
+    examples = {f"number of {split.replace('_', '-')} examples": len(dataset.indices(split)) for split in SPLITS}
     return {
         "resolved settings": Subject(
             flat(config.model_dump(mode="json")), "give every node the same files beside the same settings"
@@ -99,20 +97,21 @@ def _code() -> Iterator[tuple[str, str]]:
 
 def _modules() -> Iterator[tuple[str, str]]:
     """The modules of the user's own that the configuration has brought: those that belong to nothing installed."""
-    installed = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    known = {*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"}
     for name, module in sorted(sys.modules.items()):
         path = Path(os.path.realpath(getattr(module, "__file__", None) or "/"))
-        foreign = path.suffix == ".py" and not {"site-packages", "dist-packages"}.intersection(path.parts)
-        if foreign and name.partition(".")[0] not in (*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"):
-            if not any(path.is_relative_to(prefix) for prefix in installed) and path.exists():
-                yield f"module {name}", _digest(path)
+        if path.suffix == ".py" and name.partition(".")[0] not in known and not _installed(path) and path.exists():
+            yield f"module {name}", _digest(path)
+
+
+def _installed(path: Path) -> bool:
+    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(map(path.is_relative_to, prefixes))
 
 
 def _files(config: RunConfig) -> Iterator[tuple[str, str]]:
     """The files that settings name, by the dotted key of the setting."""
     for key, value in flat(config.model_dump()).items():
-        if isinstance(value, BaseModel):
-            continue
         path = _file(key, value)
         if path is not None:
             yield f"the file of {key} ({path})", _digest(path)

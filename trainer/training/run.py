@@ -9,7 +9,7 @@ import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import step_of
 from trainer.config.run import RunConfig
-from trainer.distributed.consistency import compare_ranks
+from trainer.distributed.consistency import compare_for_good
 from trainer.distributed.groups import TIMEOUT_S, Launch
 from trainer.distributed.process.lock import locked
 from trainer.observe.protocol import Sink
@@ -37,7 +37,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
     checked = preflight(config, launch.world_size, ranks_per_node=launch.local_world_size)
     config = checked.config
     dataset = trainer.data.build(config.data, config.source)
-    compare_ranks("resolved", resolved(config, dataset, launch), patience_s=TIMEOUT_S)  # nodes may list data long
+    compare_for_good("resolved", resolved(config, dataset, launch), patience_s=TIMEOUT_S)  # nodes may list data long
     with ExitStack() as closing:
         claimed: list[Sink] = []
         if launch.rank == 0:
