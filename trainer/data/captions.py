@@ -110,7 +110,7 @@ class Captioned(Dataset):
     """
 
     def __init__(self, data: Dataset, config: CaptionsConfig) -> None:
-        index = found_once(f"{config.path}: captions", lambda: read_index(config.path, CaptionsIndex).model_dump())
+        index = found_once(f"{config.path}: captions", lambda: read_index(config.path, CaptionsIndex).model_dump(), config.path)
         index = CaptionsIndex.model_validate(index)
         if index.digest != config.digest:
             problem = f"is {index.digest} where the run has {config.digest}"

@@ -15,7 +15,7 @@ from moe.random.seed import derive_seed
 from moe.validation.section import Section
 from trainer.data.found_once import found_once
 from trainer.data.picture import read_picture
-from trainer.data.picture_names import names_digest, picture_names, sub_folders
+from trainer.data.picture_names import names_digest, picture_names, picture_probes, sub_folders
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 
 
@@ -65,7 +65,7 @@ class ImageFolderConfig(Section):
             return document
         path, classes = Path(document["path"]), document.get("classes")
         if classes is None:
-            classes = found_once(f"{path}: classes", lambda: sub_folders(path))
+            classes = found_once(f"{path}: classes", lambda: sub_folders(path), path)
         if document.get("digest") is not None or not isinstance(classes, list | tuple):
             return {**document, "classes": classes}
         names = picture_names(path, [str(name) for name in classes])
@@ -103,6 +103,7 @@ class ImageFolder(Dataset):
                 f"its {len(self._names)} pictures are not those of the run ({config.digest})",
                 "bring them back, or leave data.digest out to start another run",
             )
+        found_once(f"{config.path}: bytes of some pictures", lambda: picture_probes(config.path, self._names), config.path)
         if config.held_out >= len(self._names):
             problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"
             raise FileError(config.path, "data.held_out", problem, "hold out fewer")

@@ -102,6 +102,10 @@ def train(
                 if resumes is not None:
                     Manifest.read(resumes).check_identity(resumes, identity_of(config))
                     layout = resumed_layout(config, layout, resumes)
+                    if step_of(resumes) >= config.optim.steps:
+                        if launch.rank == 0:
+                            print(f"{folder}: finished at step {step_of(resumes)}; nothing to do", file=sys.stderr)
+                        return 0
                 training = _Training(config, layout, launch, task(), dataset, sinks(step_of(resumes)), resumes)
                 limit_collectives(limits.collective_timeout_s)
                 with training.stop.listening(), deterministic_operations(config.run.deterministic):
