@@ -13,6 +13,7 @@ from moe.files import FileError
 from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
 from trainer.command.encode import ENCODE
+from trainer.command.encode_text import ENCODE_TEXT
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
 from trainer.command.features import FEATURES
@@ -36,6 +37,7 @@ VERBS = (
     COMPARE,
     GENERATE,
     ENCODE,
+    ENCODE_TEXT,
     FEATURES,
     IMPORT_FEATURES,
     FIT_PATH,

@@ -173,7 +173,7 @@ class _Training:
             config.run.dir / "bad_samples.txt",
             started=self.started,
             num_examples=sum(
-                len(every.indices(split)) for every in (dataset, dataset.source) if every for split in SPLITS
+                every.count(split) for every in (dataset, dataset.source) if every for split in SPLITS
             ),
             max_bad_share=config.data_loading.max_bad_share,
         )
