@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe.files import FileError, lies_in, replacing
+from trainer.data.protocol import SPLITS
 from trainer.data.text.documents import DocumentReader, EncodedChunk
 from trainer.data.text.index import INDEX, TOKENIZER, TextIndex, token_type
 from trainer.data.text.inputs import Chunk, TextFile, chunks, listed_files
@@ -42,7 +43,7 @@ class EncodeTextRequest:
         end_token: text of the token behind every document; None: the tokenizer's usual one.
         field: key of the text in lines of JSON.
         endings: of the names of files in folders that are read; empty: all that are UTF-8.
-        held_out: share of the documents that are kept out of training, at least 0 and below 1.
+        held_out: share of the documents that are kept out of training, above 0 and below 1.
         shard_tokens: after which a shard ends.
         skip_bad_lines: whether lines of JSON that hold no text are left out.
         workers: processes that encode; None: one for each core that this process may use.
@@ -65,8 +66,8 @@ class EncodeTextRequest:
         Raises:
             ValueError: names option, value and remedy.
         """
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"--held-out: {self.held_out} is no share of the documents; use 0 or more and below 1")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"--held-out: {self.held_out} is no share of the documents; use for example 0.01")
         if self.shard_tokens < 1:
             raise ValueError(f"--shard-tokens: {self.shard_tokens} is less than 1; use for example 268435456")
         if self.workers is not None and self.workers < 1:
@@ -165,19 +166,21 @@ def _index(
     writer: ShardWriter, tokenizer: Tokenizer, end_token: int, content: bytes | None, made_by: dict[str, object]
 ) -> TextIndex:
     splits = writer.finish()
-    if not splits["train"].num_tokens:
-        raise ValueError(
-            f"--held-out: none of the {splits['held_out'].num_documents} documents are left to train on; give more "
-            "text, or a smaller share"
-        )
+    for split, remedy in (("train", "a smaller share"), ("held_out", "a larger share")):
+        if not splits[split].shards:
+            found = sum(splits[each].num_documents for each in SPLITS)
+            raise ValueError(
+                f"--held-out: the share {made_by['held_out']} of the {found} documents leaves none to the {split} "
+                f"split; give {remedy}, or text in more documents (lines of JSON, or files)"
+            )
     return TextIndex.model_validate(
         {
             "vocabulary": tokenizer.vocabulary,
             "dtype": token_type(tokenizer.vocabulary),
             "end_token": end_token,
             "tokenizer": None if content is None else sha256_of(content),
-            "train": splits["train"],
-            "held_out": splits["held_out"],
+            "train": splits["train"].split,
+            "held_out": splits["held_out"].split,
             "made_by": {**made_by, "left_out": writer.journal.left_out},
         }
     )

@@ -41,12 +41,12 @@ class TokenShard(Section):
 class TextSplit(Section):
     """The documents of one split, one behind the other, an end token behind each."""
 
-    num_documents: NonNegativeInt
-    num_bytes: NonNegativeInt
+    num_documents: PositiveInt
+    num_bytes: PositiveInt
     """Of the documents in UTF-8, without what stands between them."""
-    num_tokens: NonNegativeInt
+    num_tokens: PositiveInt
     """With the end tokens."""
-    shards: tuple[TokenShard, ...]
+    shards: Annotated[tuple[TokenShard, ...], Field(min_length=1)]
     """In their order; a document may begin in one and end in the next."""
 
     @model_validator(mode="after")
@@ -84,9 +84,8 @@ class TextIndex(Section):
 
     @property
     def bytes_per_token(self) -> float:
-        """Of the held-out documents, whose end tokens count as tokens; of all where none are held out."""
-        split = self.held_out if self.held_out.num_tokens else self.train
-        return split.num_bytes / split.num_tokens
+        """Of the held-out documents, whose end tokens count as tokens."""
+        return self.held_out.num_bytes / self.held_out.num_tokens
 
     @property
     def digest(self) -> str:

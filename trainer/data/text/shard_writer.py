@@ -35,6 +35,16 @@ class SplitState(Section):
     open_tokens: NonNegativeInt = 0
     """Of the shard behind them."""
 
+    @property
+    def split(self) -> TextSplit:
+        """What the index says of it once its last shard is complete and not empty."""
+        return TextSplit(
+            num_documents=self.num_documents,
+            num_bytes=self.num_bytes,
+            num_tokens=sum(shard.num_tokens for shard in self.shards),
+            shards=self.shards,
+        )
+
 
 class Journal(Section):
     """How far writing has come; what lies in the folder beyond it is written anew."""
@@ -137,11 +147,11 @@ class ShardWriter:
             temporary.write_text(self.journal.model_dump_json() + "\n", encoding="utf-8")
         self.noted = True
 
-    def finish(self) -> Mapping[Split, TextSplit]:
+    def finish(self) -> Mapping[Split, SplitState]:
         """Completes the last shards and says what both splits hold."""
         for split in SPLITS:
             self._complete(split)
-        return {split: _complete_split(state) for split, state in self._states.items()}
+        return self._states
 
     def close(self) -> None:
         """Closes the files as they are."""
@@ -202,15 +212,6 @@ def discard(folder: Path) -> None:
         path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _complete_split(state: SplitState) -> TextSplit:
-    return TextSplit(
-        num_documents=state.num_documents,
-        num_bytes=state.num_bytes,
-        num_tokens=sum(shard.num_tokens for shard in state.shards),
-        shards=state.shards,
-    )
 
 
 def _little_endian(tokens: NDArray[np.integer[Any]], dtype: np.dtype[Any]) -> memoryview:
