@@ -98,6 +98,7 @@ def run(request: EncodeTextRequest) -> int:
     made_by = {"field": request.field, "held_out": request.held_out, "num_files": len(files)}
     journal = read_journal(out, _digest(files, {**made_by, "end_token": end_token}, request.shard_tokens, content))
     made_by["skip_bad_lines"] = request.skip_bad_lines  # may be added later: it changes nothing that was written
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     writer = ShardWriter(out, token_type(tokenizer.vocabulary), request.shard_tokens, journal)
     begun = time.perf_counter()
     try:
@@ -116,7 +117,7 @@ def run(request: EncodeTextRequest) -> int:
     except ValueError as error:
         if not writer.noted and not lies_in(error, out):
             writer.close()
-            discard(out)
+            discard(out, made)
         raise
     finally:
         writer.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -206,12 +206,18 @@ class ShardWriter:
         return self._folder / f"{split}_{len(self._states[split].shards):05d}.bin{UNFINISHED}"
 
 
-def discard(folder: Path) -> None:
-    """Removes what an encoding has left in a folder that will not be finished, and the folder if it is empty then."""
+def discard(folder: Path, made: Sequence[Path]) -> None:
+    """Removes what an encoding has left in a folder that will not be finished.
+
+    Args:
+        folder: that it wrote to.
+        made: the folders that it made, the innermost first.
+    """
     for path in (*folder.glob("*.bin"), *folder.glob(f"*{UNFINISHED}"), folder / JOURNAL):
         path.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    for path in made:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _little_endian(tokens: NDArray[np.integer[Any]], dtype: np.dtype[Any]) -> memoryview:
