@@ -14,6 +14,7 @@ from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
 from trainer.command.encode import ENCODE
 from trainer.command.encode_captions import ENCODE_CAPTIONS
+from trainer.command.encode_text import ENCODE_TEXT
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
 from trainer.command.features import FEATURES
@@ -40,6 +41,7 @@ VERBS = (
     GENERATE,
     ENCODE,
     ENCODE_CAPTIONS,
+    ENCODE_TEXT,
     FEATURES,
     IMPORT_FEATURES,
     FIT_PATH,

@@ -9,6 +9,7 @@ from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card
 from trainer.config.file import load_config
+from trainer.data.text.index import TOKENIZER
 from trainer.model.pretrained import check_restorable
 from trainer.model.weight_files import WEIGHTS, copied, open_weights
 from trainer.model.weights import ROUTERS
@@ -35,7 +36,8 @@ def run(run_dir: Path, out: Path) -> int:
     with open_weights(folder / WEIGHTS) as weights:
         elements = sum(math.prod(weights.shape(name)) for name in weights.names)
     first, *parts = copied(folder / WEIGHTS, out / EXPORTED)
-    for name in ("config.yaml", *([ROUTERS] if config.moe else [])):
+    tokenizer = [TOKENIZER] if (folder / TOKENIZER).exists() else []
+    for name in ("config.yaml", *([ROUTERS] if config.moe else []), *tokenizer):
         with replacing(out / name) as temporary:
             shutil.copyfile(folder / name, temporary)
     routers = config.moe is not None

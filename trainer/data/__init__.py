@@ -17,9 +17,19 @@ from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
+from trainer.data.text.windows import Text, TextConfig
 from trainer.data.toy import Toy, ToyConfig
 
-AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig | ShardsConfig | ToyConfig | OwnDataset
+AnyConfig = (
+    DigitsConfig
+    | ImageFolderConfig
+    | PairsConfig
+    | PythonSourceConfig
+    | ShardsConfig
+    | TextConfig
+    | ToyConfig
+    | OwnDataset
+)
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
@@ -49,6 +59,8 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return PythonSource(config.context, config.held_out, config.max_bytes)
         case ShardsConfig():
             return Shards(config)
+        case TextConfig():
+            return Text(config)
         case ToyConfig():
             return Toy(config)
         case OwnDataset():
@@ -80,6 +92,8 @@ __all__ = [
     "ShardsConfig",
     "Sourced",
     "Split",
+    "Text",
+    "TextConfig",
     "TooManyBadExamples",
     "Toy",
     "ToyConfig",

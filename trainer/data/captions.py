@@ -110,8 +110,9 @@ class Captioned(Dataset):
     """
 
     def __init__(self, data: Dataset, config: CaptionsConfig) -> None:
-        index = found_once(f"{config.path}: captions", lambda: read_index(config.path, CaptionsIndex).model_dump(), config.path)
-        index = CaptionsIndex.model_validate(index)
+        path = config.path
+        known = found_once(f"{path}: captions", lambda: read_index(path, CaptionsIndex).model_dump(), path)
+        index = CaptionsIndex.model_validate(known)
         if index.digest != config.digest:
             problem = f"is {index.digest} where the run has {config.digest}"
             remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"

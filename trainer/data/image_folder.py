@@ -103,7 +103,8 @@ class ImageFolder(Dataset):
                 f"its {len(self._names)} pictures are not those of the run ({config.digest})",
                 "bring them back, or leave data.digest out to start another run",
             )
-        found_once(f"{config.path}: bytes of some pictures", lambda: picture_probes(config.path, self._names), config.path)
+        path, names = config.path, self._names
+        found_once(f"{path}: bytes of some pictures", lambda: picture_probes(path, names), path)
         if config.held_out >= len(self._names):
             problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"
             raise FileError(config.path, "data.held_out", problem, "hold out fewer")

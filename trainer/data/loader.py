@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moe.random.seed import derive_seed
+from trainer.data.keyed_order import keyed_order
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
 
 
@@ -94,7 +96,9 @@ class Loader:
     ) -> None:
         self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
         self._dataset = dataset
-        self._indices = dataset.indices(split)
+        self._keyed_order = dataset.keyed_order and split == "train"
+        self._indices = torch.empty(0, dtype=torch.int64) if self._keyed_order else dataset.indices(split)
+        self._length = dataset.count(split) if self._keyed_order else len(self._indices)
         self._global_batch = global_batch
         self._micro_batch = micro_batch
         self._rank = rank
@@ -148,13 +152,15 @@ class Loader:
                 batch = self._dataset.get(ids)
             except BadExamples as error:
                 self._bad.update(error.reasons)
-                check_bad_share(self._bad.values(), len(self._indices), self._max_bad_share)
+                check_bad_share(self._bad.values(), self._length, self._max_bad_share)
             else:
                 return replace(batch, replaced=tuple(bad[number] for number in due.tolist() if number in bad))
 
     def _stand_in(self, number: int, bad: Mapping[int, str]) -> int:
         if number not in bad:
             return number
+        if self._keyed_order:
+            return next(other % self._length for other in itertools.count(number) if other % self._length not in bad)
         place = int((self._indices == number).nonzero())
         following = self._indices.roll(-place - 1).tolist()
         return next(other for other in following if other not in bad)
@@ -163,11 +169,14 @@ class Loader:
         """Returns the ids at positions first to end of the stream, one piece for each epoch that they touch."""
         if self._endless:
             return [torch.arange(first, end)]
-        length = len(self._indices)
         pieces = []
         while first < end:
-            epoch, offset = divmod(first, length)
-            piece = self._order(epoch)[offset : offset + end - first]
+            epoch, offset = divmod(first, self._length)
+            if self._keyed_order:
+                places = torch.arange(offset, min(offset + end - first, self._length))
+                piece = keyed_order(places, self._length, key=derive_seed(self._seed, "epoch", epoch))
+            else:
+                piece = self._order(epoch)[offset : offset + end - first]
             pieces.append(piece)
             first += len(piece)
         return pieces

@@ -79,6 +79,8 @@ class Dataset(Protocol):
         shape: of an example: (C, H, W) of an image, (D,) of a vector, (N + 1,) of a window of text.
         endless: every number from 0 on is a training example, so that none comes twice; `indices` then knows the
             held-out part alone.
+        keyed_order: the training examples are those from 0 to `count("train")` - 1, too many to be listed; their
+            shuffled epochs are computed place by place, and nobody asks `indices` for them.
         source: examples of the same shape, of which each training example gets one as its source point, anew each time;
             None: the examples are pairs already, or what they are learned from has no such points.
     """
@@ -86,11 +88,16 @@ class Dataset(Protocol):
     num_classes: int
     shape: tuple[int, ...]
     endless: bool = False
+    keyed_order: bool = False
     source: Dataset | None = None
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""
         ...
+
+    def count(self, split: Split) -> int:
+        """Returns how many ids a split has."""
+        return len(self.indices(split))
 
     def data_points(self, split: Split) -> Tensor:
         """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one."""

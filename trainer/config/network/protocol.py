@@ -94,6 +94,11 @@ class NetworkConfig(Section):
         return 0
 
     @property
+    def token_bytes(self) -> int:
+        """Of a token that is sent to another rank as the number that it is."""
+        return 1
+
+    @property
     def keyed_dropout(self) -> bool:
         """Whether values are dropped by keys, for which the ranks that tokens move among tell each other seeds."""
         return False
