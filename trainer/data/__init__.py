@@ -9,7 +9,7 @@ from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.loader import Loader, accumulation_steps
 from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
-from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples
+from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples, Unreachable
 from trainer.data.python_source import PythonSource, PythonSourceConfig
 from trainer.data.shard.index import ShardIndex, read_index
 from trainer.data.shard.pair_index import PairIndex
@@ -17,8 +17,18 @@ from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
 from trainer.data.toy import Toy, ToyConfig
+from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
-AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig | ShardsConfig | ToyConfig | OwnDataset
+AnyConfig = (
+    DigitsConfig
+    | ImageFolderConfig
+    | PairsConfig
+    | PythonSourceConfig
+    | ShardsConfig
+    | ToyConfig
+    | WebDatasetConfig
+    | OwnDataset
+)
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
@@ -47,6 +57,8 @@ def build(config: AnyConfig, source: AnyConfig | None = None) -> Dataset:
             return Shards(config)
         case ToyConfig():
             return Toy(config)
+        case WebDatasetConfig():
+            return WebDataset(config)
         case OwnDataset():
             return build_own(config)
 
@@ -77,6 +89,9 @@ __all__ = [
     "TooManyBadExamples",
     "Toy",
     "ToyConfig",
+    "Unreachable",
+    "WebDataset",
+    "WebDatasetConfig",
     "accumulation_steps",
     "build",
     "first_data_points",

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -130,11 +130,11 @@ class ImageFolder(Dataset):
         return Batch(pixels, self._labels[indices] if self.num_classes else None, indices)
 
 
-def read_picture(path: Path, channels: int, size: int) -> NDArray[np.uint8]:
+def read_picture(file: Path | BinaryIO, channels: int, size: int) -> NDArray[np.uint8]:
     """Reads a picture, cuts it to its middle square and resizes that (bicubic, filtered where it shrinks).
 
     Args:
-        path: the file.
+        file: its path, or its content.
         channels: 1 for grey, 3 for red, green and blue.
         size: pixels a side.
 
@@ -148,7 +148,7 @@ def read_picture(path: Path, channels: int, size: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             if opened.mode.startswith(("I", "F")):
                 raise ValueError(f"has pixels of more than 8 bits ({opened.mode}), which have no agreed white")
             image = ImageOps.exif_transpose(opened)
