@@ -9,13 +9,14 @@ from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.loader import Loader, accumulation_steps
 from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
-from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples, Unreachable
+from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples
 from trainer.data.python_source import PythonSource, PythonSourceConfig
 from trainer.data.shard.index import ShardIndex, read_index
 from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
+from trainer.data.tar.files import Unreachable
 from trainer.data.toy import Toy, ToyConfig
 from trainer.data.webdataset import WebDataset, WebDatasetConfig
 

@@ -53,10 +53,6 @@ class TooManyBadExamples(RuntimeError):  # noqa: N818  it is what was found
     """More examples cannot be read than a run allows; the message is the one line that a person needs."""
 
 
-class Unreachable(RuntimeError):  # noqa: N818  it is what has happened
-    """A server of examples that does not answer; the message is the one line that a person needs."""
-
-
 class BadExamples(ValueError):  # noqa: N818  it is what was found
     """Examples that cannot be read; what does not leave them out ends with them as with any wrong input.
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from moe.files import FileError
-from trainer.data.protocol import Unreachable
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.2
@@ -22,6 +21,10 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 Found = TypeVar("Found")
+
+
+class Unreachable(RuntimeError):  # noqa: N818  it is what has happened
+    """A server of examples that does not answer; the message is the one line that a person needs."""
 
 
 class TarFile(Protocol):

@@ -14,10 +14,11 @@ def streamed_order(
     """Orders examples so that each rank reads a few tars from front to back, however many ranks there are.
 
     The tars are shuffled and laid end to end in a circle, which is cut at a random place and then into `streams` pieces
-    of equal length, wherever that falls, so that neighbours part from epoch to epoch. Inside a stream, runs of `shuffle` neighbours are shuffled among each other. A step takes as many examples
-    from each stream, and those of a stream lie side by side in the global batch: example j of the G of a step is one
-    of stream floor(j S / G). Ranks take consecutive parts of the global batch, so rank r of W reads the streams from
-    r S / W to (r + 1) S / W and nothing else, each of them step by step from its beginning to its end.
+    of equal length, wherever that falls, so that neighbours part from epoch to epoch. Inside a stream, runs of
+    `shuffle` neighbours are shuffled among each other. A step takes as many examples from each stream, and those of a
+    stream lie side by side in the global batch: example j of the G of a step is one of stream floor(j S / G). Ranks
+    take consecutive parts of the global batch, so rank r of W reads the streams from r S / W to (r + 1) S / W and
+    nothing else, each of them step by step from its beginning to its end.
 
     The number of streams is a setting and W does not enter, so the order depends on step, seed, data and settings
     alone. Where S is less than W, ranks share streams, and what they read anew for each run of neighbours overlaps;
