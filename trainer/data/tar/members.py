@@ -15,6 +15,8 @@ REGULAR = b"0\0007"
 """Type flags of files with content."""
 WITHOUT_CONTENT = b"123456"
 """Type flags of links, devices, folders and pipes, whose size says nothing."""
+MOST_BYTES, MOST_HEADER_BYTES = 1 << 60, 1 << 20
+"""Of a member, and of an extended header."""
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 Read = Callable[[int, int], bytes | memoryview]
@@ -74,6 +76,8 @@ def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = T
             data = offset + BLOCK
             if kind not in (b"L", b"K", b"x", b"g"):
                 break
+            if size > MOST_HEADER_BYTES:
+                raise TarDamage(f"has a header of {size:,} bytes at byte {offset:,}, which no name needs")
             content = bytes(read(data, data + size))
             if kind == b"L":
                 long_name = content.partition(b"\0")[0]
@@ -83,7 +87,7 @@ def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = T
         if kind == b"S" or any(key.startswith(b"GNU.sparse") for key in pax):
             raise TarDamage(f"holds a sparse file at byte {offset:,}, which no reader of WebDataset expects")
         if b"size" in pax:
-            size = int(pax[b"size"])
+            size = _checked(pax[b"size"].decode("ascii", "replace"), 10, offset)
         name = pax.get(b"path") or long_name or _name(header)
         regular = kind in REGULAR and not (kind == b"\0" and name.endswith(b"/"))
         if kind in WITHOUT_CONTENT or (kind in REGULAR and not regular):
@@ -111,10 +115,20 @@ def key_and_extension(name: str) -> tuple[str, str] | None:
 
 def _number(field: bytes, offset: int) -> int:
     """Octal digits, or a binary number whose first bit is set."""
+    if field[0] == 0x80:
+        return _checked(field[1:].hex(), 16, offset)
+    return _checked(field.strip(b"\0 ").decode("ascii", "replace") or "0", 8, offset)
+
+
+def _checked(digits: str, base: int, offset: int) -> int:
+    """A number of bytes that a file can have."""
     try:
-        return int.from_bytes(field[1:], "big") if field[0] == 0x80 else int(field.strip(b"\0 ") or b"0", 8)
+        size = int(digits, base)
     except ValueError:
-        raise TarDamage(f"has no header of a tar member at byte {offset:,}") from None
+        size = -1
+    if not 0 <= size <= MOST_BYTES:
+        raise TarDamage(f"has a header at byte {offset:,} with a size that is none ({digits[:20]})")
+    return size
 
 
 def _checksum_fits(header: bytes) -> bool:

@@ -17,6 +17,8 @@ from trainer.data.tar.members import Read, TarDamage
 LOCAL_BYTES, REMOTE_BYTES = 4 << 10, 1 << 20
 """Read at once, so that headers which lie close to each other take one request."""
 
+MOST_LABEL_BYTES = 16 << 20
+
 _LABEL = re.compile(r"([^:]+)(?::(.+))?")
 
 
@@ -110,6 +112,8 @@ def _label(example: TarExample, read: Read, label: str) -> tuple[int | str | Non
     place = example.members.get(extension)
     if place is None:
         return None, f"has no member {extension}, only {', '.join(sorted(example.members))}"
+    if place.size > MOST_LABEL_BYTES:
+        return None, f"{extension} has {place.size:,} bytes, too many for a label"
     content = bytes(read(place.offset, place.offset + place.size))
     try:
         value = _inside(json.loads(content), field) if field else content.decode().strip()
