@@ -17,7 +17,7 @@ from trainer.data.shard.index import INDEX, read_index
 EXAMPLES = "examples.npy"
 ROW = np.dtype([("start", "<i8"), ("end", "<i8"), ("check", "<u4"), ("label", "<i4")])
 """Of an example: the stretch of its tar, the CRC-32 of its headers, and its class, or -1 where it tells none."""
-REMEDY = "make the index again: python -m trainer index-tars PATH --out DIR"
+REMEDY = "make the index with: python -m trainer index-tars PATH --out DIR"
 
 
 class TarEntry(Section):
