@@ -7,7 +7,7 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,7 +17,6 @@ ATTEMPTS = 5
 FIRST_PAUSE_S = 0.2
 """Before a request that failed is made again; doubles each time."""
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 Found = TypeVar("Found")
@@ -158,18 +157,23 @@ def expand_braces(pattern: str) -> Iterator[str]:
     Args:
         pattern: any text; braces without a range or a comma stand for themselves.
     """
-    pieces: list[list[str]] = []
-    position = 0
-    for found in _BRACES.finditer(pattern):
-        choices = _choices(found[1])
-        if choices is not None:
-            pieces += [[pattern[position : found.start()]], choices]
-            position = found.end()
-    if not pieces:
-        yield pattern
-        return
-    for choice in product(*pieces, [pattern[position:]]):
-        yield from expand_braces("".join(choice))
+    depth, start, cuts = 0, 0, [0]
+    for place, letter in enumerate(pattern):
+        if letter == "{":
+            depth += 1
+            if depth == 1:
+                start, cuts = place, [place]
+        elif letter == "," and depth == 1:
+            cuts.append(place)
+        elif letter == "}" and depth > 0:
+            depth -= 1
+            choices = _choices(pattern, [*cuts, place]) if depth == 0 else []
+            if choices:
+                rests = list(expand_braces(pattern[place + 1 :]))
+                for choice, rest in product((inner for one in choices for inner in expand_braces(one)), rests):
+                    yield pattern[:start] + choice + rest
+                return
+    yield pattern
 
 
 def patiently(url: str, ask: Callable[[], Found]) -> Found:
@@ -200,10 +204,12 @@ def patiently(url: str, ask: Callable[[], Found]) -> Found:
     raise AssertionError
 
 
-def _choices(inside: str) -> list[str] | None:
-    bounds = _RANGE.fullmatch(inside)
-    if bounds is None:
-        return inside.split(",") if "," in inside else None
+def _choices(pattern: str, cuts: Sequence[int]) -> list[str]:
+    """What stands between the cuts of a pair of braces, or what its range counts; nothing where it is no choice."""
+    parts = [pattern[cut + 1 : following] for cut, following in pairwise(cuts)]
+    bounds = _RANGE.fullmatch(parts[0])
+    if len(parts) > 1 or bounds is None:
+        return parts if len(parts) > 1 else []
     first, last = int(bounds[1]), int(bounds[2])
     padded = any(bound != "0" and bound.startswith("0") for bound in bounds.groups())
     width = max(map(len, bounds.groups())) if padded else 0

@@ -66,7 +66,7 @@ def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = T
         while True:
             header = bytes(read(offset, offset + BLOCK))
             if len(header) < BLOCK:
-                raise TarDamage(f"is cut off: it ends at byte {offset + len(header):,} without the mark of a tar's end")
+                raise TarDamage(f"is cut off: it ends before byte {offset:,}, where a header or its end mark is due")
             if header[0] == 0 and not any(header):
                 return
             if verify and not _checksum_fits(header):
