@@ -18,10 +18,9 @@ from trainer.data.image_folder import read_picture
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 from trainer.data.shard_rows import SPLIT_SEED, check_same
 from trainer.data.tar.class_names import read_class_names
-from trainer.data.tar.files import find_tars, names_of
+from trainer.data.tar.files import find_tars, local_path, names_of
 from trainer.data.tar.index import TarIndex, read_tar_index
 from trainer.data.tar.order import streamed_order
-from trainer.data.tar.pieces import PIECE_BYTES
 from trainer.data.tar.reader import Example, TarReader, check_tars
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -66,6 +65,17 @@ class WebDatasetConfig(Section):
     def patterns(self) -> tuple[str, ...]:
         """Where the tars are, always as a list."""
         return (self.path,) if isinstance(self.path, str) else self.path
+
+    def caution(self, ranks: int) -> str | None:
+        """A line for a person whose ranks fetch the same bytes; None: each byte is fetched about once an epoch.
+
+        Args:
+            ranks: that share the data.
+        """
+        if ranks <= self.streams or all(local_path(pattern) is not None for pattern in self.patterns):
+            return None
+        times = -(-ranks // self.streams)
+        return f"data.streams: each byte is fetched up to {times} times an epoch by {ranks} ranks; set {ranks} or more"
 
     @model_validator(mode="after")
     def _names_fit_the_classes(self) -> WebDatasetConfig:
@@ -137,9 +147,7 @@ class WebDataset(Dataset):
         self._splits: dict[Split, Tensor] = {"train": shuffled[: -config.held_out], "held_out": held_out}
         self._dealt = np.ones(index.num_examples, np.bool_)
         self._dealt[held_out.numpy()] = False
-        mean_bytes = sum(tar.size for tar in index.tars) / index.num_examples
-        most = config.streams * (config.shuffle * mean_bytes + 3 * PIECE_BYTES)
-        self._reader = TarReader(config.index, index, urls, self._dealt, int(most))
+        self._reader = TarReader(config.index, index, urls, self._dealt, streams=config.streams, shuffle=config.shuffle)
 
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`."""

@@ -19,8 +19,9 @@ from PIL import Image
 from moe.files import FileError
 from tests.trainer.commands import refused
 from tests.trainer.data.tars import digit_tars, digits, encoded, tar_bytes
-from trainer import data
+from trainer import data, load_config
 from trainer.__main__ import main
+from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.data import BadExamples, Digits, Loader, Unreachable, WebDataset, WebDatasetConfig
 from trainer.data.loading import DataLoadingConfig
 from trainer.data.prefetcher import Prefetcher
@@ -355,6 +356,21 @@ def test_colours_sizes_and_middle_squares_are_those_of_image_folder(tmp_path: Pa
     assert torch.equal(ours.get(torch.arange(3)).x_1, folder.get(torch.arange(3)).x_1)
 
 
+def run_file(folder: Path, section: dict[str, Any]) -> Path:
+    path = folder / "run.yaml"
+    optim = {"steps": 1, "global_batch": 40}
+    path.write_text(json.dumps({"run": {"dir": str(folder / "run")}, "data": section, "model": {}, "optim": optim}))
+    return path
+
+
+def test_more_ranks_than_streams_are_told_what_they_fetch(tars: tuple[str, Path], remote: str, tmp_path: Path) -> None:
+    section = {"kind": "webdataset", "path": remote, "index": str(tars[1]), "size": 8, "held_out": 10, "streams": 8}
+    wanted = "data.streams: each byte is fetched up to 3 times an epoch by 20 ranks; set 20 or more"
+    for changes, told in (({}, True), ({"streams": 20}, False), ({"path": tars[0]}, False)):
+        config = load_config(run_file(tmp_path, {**section, **changes}))
+        assert (wanted in cautions(config, plan_layout(config, 20))) == told
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -371,17 +387,7 @@ def test_wrong_settings_are_refused(
 ) -> None:
     section = {"kind": "webdataset", "path": tars[0], "index": str(tars[1]), "size": 8, "held_out": 10, **changes}
     section = {name: value for name, value in section.items() if value is not None}
-    (tmp_path / "run.yaml").write_text(
-        json.dumps(
-            {
-                "run": {"dir": str(tmp_path / "run")},
-                "data": section,
-                "model": {},
-                "optim": {"steps": 1, "global_batch": 8},
-            }
-        )
-    )
-    line = refused(capsys, "train", tmp_path / "run.yaml")
+    line = refused(capsys, "train", run_file(tmp_path, section))
     assert "data." in line or "data: " in line
     assert words.format(path=tars[0]) in line
     assert not (tmp_path / "run").exists()

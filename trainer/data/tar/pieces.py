@@ -31,7 +31,8 @@ class Pieces:
 
     A piece holds the examples of a tar that begin in the same `PIECE_BYTES`. When one is asked for the first time, the
     next one is fetched as well, since streams run from front to back. A piece is dropped when as many of its examples
-    as a run deals out have been read, or when more than `most` are kept, the one that was used longest ago first.
+    as a run deals out have been read, when a stream has left it `behind`, or when more than `most` are kept, the one
+    that was used longest ago first.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Pieces:
         rows: NDArray[np.void],
         ends: NDArray[np.int64],
         dealt: NDArray[np.bool_],
+        *,
+        behind: int,
         most: int,
     ) -> None:
         """Prepares to read; nothing is fetched yet.
@@ -49,9 +52,11 @@ class Pieces:
             rows: start and end of each example in its tar.
             ends: number of the first example behind each tar.
             dealt: which examples come in epochs; others are fetched one by one.
+            behind: how many pieces before the newest one of a stream it may still come back to.
             most: pieces that are kept at most.
         """
-        self._open, self._rows, self._ends, self._dealt, self._most = open_tar, rows, ends, dealt, most
+        self._open, self._rows, self._ends, self._dealt = open_tar, rows, ends, dealt
+        self._behind, self._most = behind, most
         self._kept: OrderedDict[tuple[int, int], _Piece] = OrderedDict()
         self._lock = Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tars")
@@ -105,6 +110,7 @@ class Pieces:
         left = int(self._dealt[first + begin : first + end].sum())
         piece = _Piece(self._threads.submit(self._fetch, tar, low, high), low, left)
         self._kept[key] = piece
+        self._kept.pop((tar, part - self._behind - 1), None)
         return piece, (tar, int(starts[end]) // PIECE_BYTES) if end < len(starts) else None
 
     def _fetch(self, tar: int, start: int, end: int) -> bytes:

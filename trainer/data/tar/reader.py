@@ -45,7 +45,16 @@ class TarReader:
         ends: int64 [T] number of the first example behind each tar.
     """
 
-    def __init__(self, folder: Path, index: TarIndex, urls: Sequence[str], dealt: NDArray[np.bool_], most: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        index: TarIndex,
+        urls: Sequence[str],
+        dealt: NDArray[np.bool_],
+        *,
+        streams: int,
+        shuffle: int,
+    ) -> None:
         """Maps the index into memory; no tar is opened yet.
 
         Args:
@@ -53,7 +62,8 @@ class TarReader:
             index: what is in the folder.
             urls: of the tars, in the order of the index.
             dealt: [N] which examples come in epochs.
-            most: bytes of remote tars that are kept at most.
+            streams: places that an epoch is read at side by side.
+            shuffle: neighbours that come in any order.
 
         Raises:
             FileError: the rows of the index are missing or malformed.
@@ -64,7 +74,10 @@ class TarReader:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Streams come back to the same tars: those that are open are kept, as far as half of the limit goes.
         self._open = functools.lru_cache(maxsize=max(limit // 2, 1))(self._opened)
-        self._pieces = Pieces(self._open, self._rows, self.ends, dealt, max(most // PIECE_BYTES, THREADS))
+        # Pieces that neighbours in a stream may lie in, beside the one that they end in and the one fetched ahead.
+        span = -(-shuffle * sum(tar.size for tar in index.tars) // (index.num_examples * PIECE_BYTES))
+        most = max(streams * (span + 2), THREADS)
+        self._pieces = Pieces(self._open, self._rows, self.ends, dealt, behind=span + 1, most=most)
         self._told: set[tuple[int, int]] = set()
 
     def read(self, numbers: Sequence[int]) -> tuple[dict[int, Example], dict[int, str]]:
