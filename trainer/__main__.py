@@ -21,6 +21,7 @@ from trainer.command.features import FEATURES
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
+from trainer.command.index_tars import INDEX_TARS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
@@ -42,6 +43,7 @@ VERBS = (
     ENCODE,
     ENCODE_CAPTIONS,
     ENCODE_TEXT,
+    INDEX_TARS,
     FEATURES,
     IMPORT_FEATURES,
     FIT_PATH,

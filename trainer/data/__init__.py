@@ -17,8 +17,10 @@ from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
+from trainer.data.tar.files import Unreachable
 from trainer.data.text.windows import Text, TextConfig
 from trainer.data.toy import Toy, ToyConfig
+from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
 AnyConfig = (
     DigitsConfig
@@ -28,6 +30,7 @@ AnyConfig = (
     | ShardsConfig
     | TextConfig
     | ToyConfig
+    | WebDatasetConfig
     | OwnDataset
 )
 Config = Annotated[AnyConfig, KindOrClass()]
@@ -63,6 +66,8 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return Text(config)
         case ToyConfig():
             return Toy(config)
+        case WebDatasetConfig():
+            return WebDataset(config)
         case OwnDataset():
             return build_own(config)
 
@@ -97,6 +102,9 @@ __all__ = [
     "TooManyBadExamples",
     "Toy",
     "ToyConfig",
+    "Unreachable",
+    "WebDataset",
+    "WebDatasetConfig",
     "accumulation_steps",
     "build",
     "first_data_points",

@@ -128,6 +128,10 @@ class Captioned(Dataset):
         """See `Dataset.indices`; those of the data."""
         return self._data.indices(split)
 
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
+        """See `Dataset.order`; that of the data."""
+        return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
+
     def data_points(self, split: Split) -> Tensor:
         """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)

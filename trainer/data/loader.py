@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,7 +60,7 @@ class Loader:
     The epochs follow each other in one sequence of positions, so a batch may span two of them. Step s (from 0) takes
     positions s*G to (s+1)*G of a global batch of G, cut into micro batches numbered from 0; rank r of W takes the
     r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
-    An endless data set is dealt in the order of its numbers.
+    The order of an epoch is that of `Dataset.order`. An endless data set is dealt in the order of its numbers.
 
     In the place of an example that cannot be read stands the next one of its split (in the order of
     `Dataset.indices`, after the last the first) that can: the same on every rank and in every epoch.
@@ -97,6 +96,7 @@ class Loader:
         self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
         self._dataset = dataset
         self._keyed_order = dataset.keyed_order and split == "train"
+        self._split: Split = split
         self._indices = torch.empty(0, dtype=torch.int64) if self._keyed_order else dataset.indices(split)
         self._length = dataset.count(split) if self._keyed_order else len(self._indices)
         self._global_batch = global_batch
@@ -183,7 +183,7 @@ class Loader:
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
-            shuffle = np.random.default_rng([self._seed, epoch]).permutation(len(self._indices))
-            recent = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders = {**recent, epoch: self._indices[torch.from_numpy(shuffle)]}
+            order = self._dataset.order(self._split, seed=self._seed, epoch=epoch, global_batch=self._global_batch)
+            recent = {e: dealt for e, dealt in self._orders.items() if e == epoch - 1}
+            self._orders = {**recent, epoch: order}
         return self._orders[epoch]

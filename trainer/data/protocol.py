@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,6 +103,19 @@ class Dataset(Protocol):
     def data_points(self, split: Split) -> Tensor:
         """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one."""
         return self.indices(split)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:  # noqa: ARG002
+        """Returns the ids of a split in the order of an epoch, int64 [N]; by default shuffled as a whole.
+
+        Args:
+            split: which.
+            seed: of the shuffles.
+            epoch: from 0; the order of each is another.
+            global_batch: examples of a step over all ranks. Epochs follow each other without a gap, so that example k
+                of an epoch is number (epoch * N + k) % global_batch of its step.
+        """
+        ids = self.indices(split)
+        return ids[torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(ids)))]
 
     def get(self, indices: Tensor) -> Batch:
         """Reads examples; a function of their ids alone, and safe to call from several threads.

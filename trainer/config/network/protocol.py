@@ -57,7 +57,7 @@ class NetworkConfig(Section):
 
     network: ClassVar[Any] = None
     """From :class:`trainer.model.network.NetworkSpec` to the network, such as a classmethod `build` of its class."""
-    data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs")
+    data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs", "webdataset")
     """Kinds of data that it learns from; the first is that of a section without a kind."""
     sample_kinds: ClassVar[tuple[str, ...]] = ("images",)
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
