@@ -1,5 +1,7 @@
 """A network that makes features of examples."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -64,6 +66,11 @@ class Extractor:
         """
         parts = [self(part.to(self.device)).flatten(1).cpu() for part in examples.split(BATCH)]
         return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def together(self, batches: Sequence[Tensor]) -> Tensor:
+        """The features [N, ...] of batches of examples, each of a shape of its own, which go through at once."""
+        return self.network(torch.cat([self.prepare(batch) for batch in batches]))
 
     @torch.no_grad()
     def __call__(self, examples: Tensor) -> Tensor:
