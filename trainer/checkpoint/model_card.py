@@ -1,6 +1,7 @@
 """The page beside averaged weights that says what they are."""
 
 from trainer.config.run import RunConfig
+from trainer.data.shard.class_names import listed
 
 
 def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, weights: str, parts: int = 0) -> str:
@@ -29,6 +30,8 @@ def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, 
         if config.flow
         else "next byte"
     )
+    names = config.data.class_names
+    classes = f"| classes | {listed(names)} |\n" if names else ""
     heads = "" if model.heads is None else f", {model.heads} heads"
     beside = (
         "\nWhat the routers have learned besides their weights is in `routers.safetensors`; `init_from` takes it from "
@@ -53,7 +56,7 @@ The moving average (largest decay {config.optim.ema_decay:g}) of the weights of 
 | network | {model.kind}: {model.num_layers} layers of width {model.hidden}{heads}; {experts} |
 | learned | {method} |
 | data | {config.data.kind} |
-| batch | {config.optim.global_batch} examples a step |
+{classes}| batch | {config.optim.global_batch} examples a step |
 | weights | float32, {parameters:,} elements, in {inside} by the names of the parameters; expert ids are logical |
 
 `config.yaml` holds the whole configuration.

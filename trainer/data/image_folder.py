@@ -50,6 +50,11 @@ class ImageFolderConfig(Section):
         """The classes of the folder."""
         return len(self.classes)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes 0, 1, ...: those of their sub-folders."""
+        return self.classes
+
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
         """The section with what it leaves out taken from the names of the folder's pictures.

@@ -41,6 +41,21 @@ class Conditioning:
         """Images [N, C, H, W] that were drawn, with their visible pixels in their places."""
         return images if self.seen is None else self.seen.completed(images)
 
+    def headings(self, names: tuple[str, ...], columns: int) -> tuple[str, ...]:
+        """What stands above the columns of a grid.
+
+        Args:
+            names: of the classes 0, 1, ...; empty: they have none.
+            columns: images a row.
+
+        Returns:
+            The name of the class of each column; empty where there are no names, or a column has several classes.
+        """
+        of_columns = [set(self.labels[column::columns].tolist()) for column in range(columns)]
+        if not names or any(len(labels) != 1 for labels in of_columns):
+            return ()
+        return tuple(names[label] for labels in of_columns for label in labels)
+
     def pictures(self, images: Tensor, columns: int) -> Tensor:
         """What a grid shows, row by row.
 
