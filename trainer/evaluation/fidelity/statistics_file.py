@@ -14,6 +14,7 @@ tell then whether they are of the same network and how many examples they are of
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
@@ -121,6 +122,12 @@ class Statistics:
         if num is not None and header.num != num:
             raise FileError(path, "num", f"is {header.num} where {num} real examples are meant", other)
         return cls(gaussian, header.num, features, header.data, header.extractor)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _header(path: Path, array: NDArray[Any]) -> _Header:
