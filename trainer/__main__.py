@@ -16,6 +16,7 @@ from trainer.command.encode import ENCODE
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
 from trainer.command.features import FEATURES
+from trainer.command.fid import FID
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
@@ -33,6 +34,7 @@ VERBS = (
     SAMPLE,
     STEPS,
     EVALUATE,
+    FID,
     COMPARE,
     GENERATE,
     ENCODE,

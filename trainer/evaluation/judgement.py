@@ -153,7 +153,7 @@ def check_features(path: Path, run_dir: Path, statistics: Path | None = None) ->
 
 def _statistics(path: Path, extractor: Path) -> Statistics:
     num_features = math.prod(feature_shape(extractor))
-    return Statistics.read(path, num_features=num_features, extractor=file_digest(extractor), data=None, num=None)
+    return Statistics.read(path, num_features=num_features, extractor=file_digest(extractor))
 
 
 def write_judgement(

@@ -36,6 +36,16 @@ class Source(Protocol):
         ...
 
 
+class RealSource(Source, Protocol):
+    """The same of real examples.
+
+    Attributes:
+        digest: tells them from others, in hexadecimal.
+    """
+
+    digest: str
+
+
 class Block(NamedTuple):
     """Consecutive examples.
 

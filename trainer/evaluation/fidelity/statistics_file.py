@@ -35,6 +35,8 @@ FORMAT = "flowfabric.statistics/1"
 HEADER = "flowfabric"
 REMEDY = "name a file that is not there yet to have it written, or one with mu and sigma"
 
+ANEW = "delete it to have it computed anew, or name another file"
+
 
 class _Header(Section):
     format: str
@@ -78,18 +80,16 @@ class Statistics:
             np.savez(file, allow_pickle=False, **arrays, **{HEADER: np.array(json.dumps(header))})
 
     @classmethod
-    def read(cls, path: Path, *, num_features: int, extractor: str, data: str | None, num: int | None) -> Statistics:
+    def read(cls, path: Path, *, num_features: int, extractor: str) -> Statistics:
         """Reads a file for a comparison.
 
         Args:
             path: the file.
             num_features: of the network.
             extractor: SHA-256 of the file of the network.
-            data: digest of the real examples that are meant; None: any.
-            num: how many are meant; None: any number.
 
         Raises:
-            FileError: the file is malformed, or of another network, other data or another number of examples.
+            FileError: the file is malformed, or of another network.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -114,14 +114,25 @@ class Statistics:
         gaussian = Gaussian(found["mu"].astype(np.float64), found["sigma"].astype(np.float64))
         if header is None:
             return cls(gaussian, None, features, None, None)
-        other = "delete it to have it computed anew, or name another file"
         if header.extractor != extractor:
-            raise FileError(path, "extractor", f"is another network's ({header.extractor[:12]})", other)
-        if data is not None and header.data != data:
-            raise FileError(path, "data", f"are other real examples ({header.data[:12]})", other)
-        if num is not None and header.num != num:
-            raise FileError(path, "num", f"is {header.num} where {num} real examples are meant", other)
+            raise FileError(path, "extractor", f"is another network's ({header.extractor[:12]})", ANEW)
         return cls(gaussian, header.num, features, header.data, header.extractor)
+
+    def check_made_of(self, path: Path, *, data: str, num: int) -> None:
+        """Refuses statistics of other real examples than are meant.
+
+        Args:
+            path: the file that they are from.
+            data: digest of the examples.
+            num: how many.
+
+        Raises:
+            FileError: they are others.
+        """
+        if self.data is not None and self.data != data:
+            raise FileError(path, "data", f"are other real examples ({self.data[:12]})", ANEW)
+        if self.num is not None and self.num != num:
+            raise FileError(path, "num", f"is {self.num} where {num} real examples are meant", ANEW)
 
 
 def file_digest(path: Path) -> str:

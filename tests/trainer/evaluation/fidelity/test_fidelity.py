@@ -1,6 +1,7 @@
 """FID, precision and recall by blocks and on ranks: closed forms, scipy's matrix root and brute force as references."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,7 +166,8 @@ def statistics(**changes: object) -> Statistics:
     return Statistics(**(values | changes))  # pyright: ignore[reportArgumentType]
 
 
-TOLD = {"num_features": 4, "extractor": "of this", "data": "of these", "num": 9}
+TOLD: dict[str, Any] = {"num_features": 4, "extractor": "of this"}
+MADE_OF: dict[str, Any] = {"data": "of these", "num": 9}
 
 
 def test_statistics_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -176,6 +178,7 @@ def test_statistics_are_read_as_they_were_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(found.gaussian.covariance, written.gaussian.covariance)
     assert (found.num, found.data, found.extractor) == (9, "of these", "of this")
+    found.check_made_of(path, **MADE_OF)
     with np.load(path, allow_pickle=False) as arrays:  # as pytorch-fid reads them
         assert arrays["mu"].shape == (4,)
         assert arrays["sigma"].shape == (4, 4)
@@ -187,6 +190,7 @@ def test_published_statistics_have_a_mean_and_a_covariance_alone(tmp_path: Path)
     found = Statistics.read(tmp_path / "published.npz", **TOLD)
     np.testing.assert_array_equal(found.gaussian.covariance, gaussian.covariance)
     assert (found.num, found.features, found.data) == (None, None, None)
+    found.check_made_of(tmp_path / "published.npz", **MADE_OF)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,9 @@ def test_published_statistics_have_a_mean_and_a_covariance_alone(tmp_path: Path)
 def test_statistics_of_something_else_are_refused(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
     statistics().write(tmp_path / "file.npz")
     with pytest.raises(FileError) as refusal:
-        Statistics.read(tmp_path / "file.npz", **(TOLD | changes))  # pyright: ignore[reportArgumentType]
+        wanted = TOLD | MADE_OF | changes
+        found = Statistics.read(tmp_path / "file.npz", **{name: wanted[name] for name in TOLD})
+        found.check_made_of(tmp_path / "file.npz", **{name: wanted[name] for name in MADE_OF})
     assert str(refusal.value).startswith(f"{tmp_path / 'file.npz'}: {complaint}")
 
 
