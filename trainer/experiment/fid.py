@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 
 from moe.files import replacing
 from trainer.checkpoint.contents import identity_digest
+from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, data_ranks, joined
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.sets import FeatureSet, RealSource, Source, features_of
@@ -128,14 +127,16 @@ def run(request: FidRequest) -> int:
     if not request.of_run:
         check_extractor(request.features, (3, 1, 1))
         samples = Pictures(request.samples, request.num)
+        real = _Real.of(request, None)
         with joined(launch):
-            _compare(request, launch, samples, lambda: _pictures(request), {"pictures": str(request.samples)})
+            _compare(request, launch, samples, real, {"pictures": str(request.samples)})
         return 0
     _, config = restored_flow(request.samples)
     check_extractor(request.features, config.decoded_shape)
     classes = chosen_classes(config, request.classes)
     guidance = request.drawing.scale(config)
     chosen = request.sampler.resolved(request.samples, config, guidance)
+    real = _Real.of(request, config)
     with shared(request.samples, chosen) as ranks:
         flow = ranks.flow
         told = {
@@ -144,16 +145,51 @@ def run(request: FidRequest) -> int:
             "guidance": guidance,
             "seed": request.seed,
             "sampler": chosen.model_dump(mode="json"),
+            **({"classes": classes} if classes else {}),
         }
         samples = DrawnExamples(flow, chosen, _conditioning(request, flow, classes), guidance, request.seed)
-
-        def real() -> RealSource:
-            if request.real is not None:
-                return _pictures(request)
-            return TrainingExamples(flow.config, flow.parts.space, request.num_real, launch.device)
-
+        if isinstance(real.source, TrainingExamples):
+            real.source.decode_by(flow.parts.space, launch.device)
         _compare(request, launch, samples, real, told)
     return 0
+
+
+@dataclass(frozen=True)
+class _Real:
+    """The real examples.
+
+    Attributes:
+        digest: SHA-256 of the file of the network.
+        statistics: what is known of them; None: nothing yet.
+        source: where they are from; None: only their statistics are there.
+    """
+
+    digest: str
+    statistics: Statistics | None
+    source: RealSource | None
+
+    @classmethod
+    def of(cls, request: FidRequest, config: RunConfig | None) -> _Real:
+        """Opens what is compared with, and refuses statistics of something else.
+
+        Args:
+            request: what is compared.
+            config: the run that draws, whose training examples are meant unless others are named; None: none does.
+        """
+        digest, path = file_digest(request.features), request.statistics
+        statistics = None
+        if path is not None and path.exists():
+            width = math.prod(feature_shape(request.features))
+            statistics = Statistics.read(path, num_features=width, extractor=digest)
+        source: RealSource | None = None
+        if statistics is None or statistics.data is not None:  # published statistics do not say of what they are
+            if request.real is not None:
+                source = Pictures(request.real, request.num_real)
+            elif config is not None:
+                source = TrainingExamples(config, request.num_real)
+        if path is not None and statistics is not None and source is not None:
+            statistics.check_made_of(path, data=source.digest, num=source.num)
+        return cls(digest, statistics, source)
 
 
 def _conditioning(request: FidRequest, flow: TrainedFlow, classes: Sequence[int]) -> Conditioning:
@@ -165,16 +201,9 @@ def _conditioning(request: FidRequest, flow: TrainedFlow, classes: Sequence[int]
     return Conditioning(Condition(label=chosen[torch.arange(num) % len(chosen)]))
 
 
-def _pictures(request: FidRequest) -> RealSource:
-    assert request.real is not None
-    return Pictures(request.real, request.num_real)
-
-
-def _compare(
-    request: FidRequest, launch: Launch, samples: Source, open_real: Callable[[], RealSource], told: dict[str, Any]
-) -> None:
+def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, told: dict[str, Any]) -> None:
     """Reads both sets, prints the figures and writes them; collective."""
-    group = data_ranks()
+    group, path = data_ranks(), request.statistics
     extractor = read_extractor(request.features, launch.device)
     width = math.prod(feature_shape(request.features))
 
@@ -183,7 +212,18 @@ def _compare(
             sizes = {"size": request.batch, "kept": request.compared}
             return features_of(source, extractor, width, **sizes, group=group, progress=progress)
 
-    statistics, near = _real(request, launch, group, width, open_real, lambda source: read(source, "real examples"))
+    statistics, near = real.statistics, None
+    if statistics is None:
+        assert real.source is not None
+        found = read(real.source, "real examples")
+        ordered = None if path is None else found.in_order(group)
+        statistics, near = Statistics(found.gaussian, found.num, ordered, real.source.digest, real.digest), found.kept
+        if path is not None and launch.rank == 0:
+            statistics.write(path)
+            print(f"{path}: statistics of {found.num:,} real examples", flush=True)
+    elif statistics.features is not None:
+        own = statistics.features[: request.compared][group.rank() :: group.size()]
+        near = torch.from_numpy(own.copy()).to(launch.device)
     drawn = read(samples, "samples")
     shares = None if near is None else precision_recall(near, drawn.kept, group=group)
     if launch.rank > 0:
@@ -196,44 +236,11 @@ def _compare(
     }
     if shares is not None:
         figures |= {**shares._asdict(), "compared": request.compared}
-    figures |= {"features_sha256": file_digest(request.features), **told}
+    figures |= {"features_sha256": real.digest, **told}
     if request.out is not None:
         with replacing(request.out) as temporary:
             temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(_in_words(figures) if request.out is None else f"{request.out}: {_in_words(figures)}")
-
-
-def _real(
-    request: FidRequest,
-    launch: Launch,
-    group: dist.ProcessGroup,
-    width: int,
-    open_real: Callable[[], RealSource],
-    read: Callable[[Source], FeatureSet],
-) -> tuple[Statistics, Tensor | None]:
-    """Statistics of the real examples, from their file or from the examples, and this rank's share of the features
-    that precision and recall compare; None: there are none."""
-    digest, path = file_digest(request.features), request.statistics
-    there = [path is not None and path.exists()]
-    dist.broadcast_object_list(there)  # what one rank writes another must not read
-    if path is not None and there[0]:
-        statistics = Statistics.read(path, num_features=width, extractor=digest)
-        if statistics.data is not None and (request.of_run or request.real is not None):
-            source = open_real()
-            statistics.check_made_of(path, data=source.digest, num=source.num)
-        kept = statistics.features
-        if kept is None:
-            return statistics, None
-        own = torch.from_numpy(kept[: request.compared][group.rank() :: group.size()].copy())
-        return statistics, own.to(launch.device)
-    source = open_real()
-    found = read(source)
-    ordered = None if path is None else found.in_order(group)
-    statistics = Statistics(found.gaussian, found.num, ordered, source.digest, digest)
-    if path is not None and launch.rank == 0:
-        statistics.write(path)
-        print(f"{path}: statistics of {found.num:,} real examples")
-    return statistics, found.kept
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from moe.random.seed import derive_seed
 from trainer.config.run import RunConfig
 from trainer.data.image_folder import ENDINGS
 from trainer.flow.sampler import AnyConfig
-from trainer.flow.space import Space
+from trainer.flow.space import Identity, Space
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 
@@ -64,19 +64,18 @@ class DrawnExamples:
 class TrainingExamples:
     """The training examples of a run as they are compared with what it draws."""
 
-    def __init__(self, config: RunConfig, space: Space, num: int | None, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, num: int | None) -> None:
         """Opens the data.
 
         Args:
             config: the run.
-            space: of its states.
             num: how many, from the first; None: all, of endless data as many as `ENDLESS`.
-            device: where latents are decoded.
         """
         self._dataset = trainer.data.build(config.data)
         most = len(self._dataset.data_points("train")) if not self._dataset.endless else ENDLESS
         self._ids = trainer.data.first_data_points(self._dataset, "train", most if num is None else num)
-        self._space, self._device, self._seed = space, device, config.run.seed
+        self._space: Space = Identity()
+        self._device, self._seed = torch.device("cpu"), config.run.seed
         self.num, self.together = len(self._ids), False
         latent = config.flow.latent if config.flow is not None else None
         data = config.data.model_dump(mode="json")
@@ -84,6 +83,15 @@ class TrainingExamples:
             data.pop("path", None)  # the same data in another place
         written = {"data": data, "latent": latent and latent.model_dump(mode="json")}
         self.digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+
+    def decode_by(self, space: Space, device: torch.device) -> None:
+        """Says what examples that are latents are decoded by.
+
+        Args:
+            space: of the states of the run.
+            device: where it decodes.
+        """
+        self._space, self._device = space, device
 
     def read(self, numbers: Tensor) -> list[Tensor]:
         """See `Source.read`."""
