@@ -18,6 +18,7 @@ from trainer.command.encode_text import ENCODE_TEXT
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
 from trainer.command.features import FEATURES
+from trainer.command.fid import FID
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
@@ -38,6 +39,7 @@ VERBS = (
     SAMPLE,
     STEPS,
     EVALUATE,
+    FID,
     COMPARE,
     GENERATE,
     ENCODE,
