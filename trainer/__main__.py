@@ -19,6 +19,7 @@ from trainer.command.features import FEATURES
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
+from trainer.command.import_weights import IMPORT_WEIGHTS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
@@ -38,6 +39,7 @@ VERBS = (
     ENCODE,
     FEATURES,
     IMPORT_FEATURES,
+    IMPORT_WEIGHTS,
     FIT_PATH,
     PAIRS,
     EXPORT,

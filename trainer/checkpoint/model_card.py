@@ -3,7 +3,16 @@
 from trainer.config.run import RunConfig
 
 
-def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, weights: str, parts: int = 0) -> str:
+def model_card(
+    config: RunConfig,
+    step: int | None,
+    parameters: int,
+    *,
+    routers: bool,
+    weights: str,
+    parts: int = 0,
+    origin: str | None = None,
+) -> str:
     """Describes averaged weights to whoever finds them.
 
     Args:

@@ -16,14 +16,11 @@ from moe.dispatch.residency import Residency, collect_values, gather_equal, retu
 from moe.host_copies import to_device
 from moe.random.keyed import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
-from trainer.config.network.gpt import BYTE_VALUES
 from trainer.model.layer.attention import Attention, Context
 from trainer.model.layer.initial import Constant, Initial, Normal
 from trainer.model.layer.kv_cache import Window
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
-
-
 
 FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
 
@@ -70,11 +67,11 @@ class GPT(Network):
         super().__init__()
         self.context, self.dropout = config.context, config.dropout
         self.tied = config.tied
-        self.embed = (TiedEmbedding if config.tied else nn.Embedding)(BYTE_VALUES, config.hidden)
+        self.embed = (TiedEmbedding if config.tied else nn.Embedding)(config.vocabulary, config.hidden)
         self.blocks = nn.ModuleList(Block(config, layer, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_norm = norm_of(config)
         if not config.tied:
-            self.unembed = nn.Linear(config.hidden, BYTE_VALUES, bias=False)
+            self.unembed = nn.Linear(config.hidden, config.vocabulary, bias=False)
 
     @classmethod
     def build(cls, spec: NetworkSpec[GPTConfig]) -> Self:
@@ -123,7 +120,7 @@ class GPT(Network):
         context = Window(length, self._dropout_seeds(group, tokens_BN.device))
         rows_TD, residency = self.advance(self.embed(tokens_BN).flatten(0, 1), residency, context)
         if targets_BN is None:
-            return self.logits(return_home(rows_TD, residency)).view(*tokens_BN.shape, BYTE_VALUES)
+            return self.logits(return_home(rows_TD, residency)).unflatten(0, tokens_BN.shape)
         targets_T = share_values(targets_BN.flatten().to(torch.uint8), residency).long()
         losses_T = functional.cross_entropy(self.logits(rows_TD), targets_T, reduction="none")
         return collect_values(losses_T, residency).view(tokens_BN.shape)

@@ -25,7 +25,8 @@ from torch import Tensor
 from moe.dispatch.residency import Residency, gather_equal
 from moe.dispatch.row_messages import aligned
 from moe.random.keyed import fold_in, uniform
-from trainer.model.gpt import BYTE_VALUES, GPT
+from trainer.config.network.gpt import BYTE_VALUES
+from trainer.model.gpt import GPT
 from trainer.model.layer.kv_cache import Cache, Made, NextByte, Prompt
 
 Group = dist.ProcessGroup | None

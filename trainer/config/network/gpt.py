@@ -44,6 +44,8 @@ class GPTConfig(NetworkConfig):
     """Whether the matrix that embeds tokens also makes their logits."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each sublayer's output that is dropped while training."""
+    vocabulary: PositiveInt = BYTE_VALUES
+    """Tokens that there are; 256 for bytes."""
     context: PositiveInt = 256
     """Bytes of the longest sequence."""
     init_from: Path | None = None
@@ -52,6 +54,14 @@ class GPTConfig(NetworkConfig):
     data_kinds = ("python_source",)
     sample_kinds = ("text",)
     task_kinds = ("next_token",)
+    unseen_in_shapes = (
+        "num_heads",
+        "norm_epsilon",
+        "feed_forward",
+        "parallel_residual",
+        "rotary_base",
+        "rotary_share",
+    )
     flowless = "a gpt model predicts the next byte"
     moves_tokens = True
     no_compilation = "a gpt turns queries by complex numbers, for which there is no compiled code"
@@ -148,4 +158,4 @@ class GPTConfig(NetworkConfig):
         matrices = 3 if self.feed_forward == "swiglu" else 2
         feed_forward = matrices * width * self.inner if mixture is None else mixture
         attention = tokens * (2 * width + self.key_value_width) * width + 2 * tokens**2 * width
-        return self.num_layers * (attention + tokens * feed_forward) + tokens * width * BYTE_VALUES
+        return self.num_layers * (attention + tokens * feed_forward) + tokens * width * self.vocabulary
