@@ -76,11 +76,11 @@ def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32")
 
 def _source(run_dir: Path) -> _Source:
     exported = run_dir / EXPORTED
-    if not (run_dir / "checkpoints").is_dir() and (run_dir / "config.yaml").is_file():
-        if all(file.is_file() for file in files_of(exported)):
-            config = load_config(run_dir / "config.yaml")
-            check_weights(exported, parameter_shapes(config))
-            return _Source(config, exported, None)
+    whole = all(file.is_file() for file in (run_dir / "config.yaml", *files_of(exported)))
+    if whole and not (run_dir / "checkpoints").is_dir():
+        config = load_config(run_dir / "config.yaml")
+        check_weights(exported, parameter_shapes(config))
+        return _Source(config, exported, None)
     folder = newest_checkpoint(run_dir)
     config = load_config(folder / "config.yaml")
     check_restorable(config, folder)

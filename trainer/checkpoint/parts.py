@@ -37,7 +37,9 @@ def write_in_parts(
     """
     parts = _divided(shapes, dtype.itemsize)
     coming = iter(tensors)
-    paths = [path] if len(parts) == 1 else [path.with_name(part_of(path.name, i, len(parts))) for i in range(len(parts))]
+    paths = (
+        [path] if len(parts) == 1 else [path.with_name(part_of(path.name, i, len(parts))) for i in range(len(parts))]
+    )
     for file, part in zip(paths, parts, strict=True):
         _write(file, part, islice(coming, len(part)), dtype)
     if len(parts) == 1:

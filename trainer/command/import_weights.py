@@ -7,7 +7,9 @@ from trainer.command.verb import Verb
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="folder with config.json and safetensors, as save_pretrained wrote it")
+    parser.add_argument(
+        "folder", type=Path, help="folder with config.json and safetensors, as save_pretrained wrote it"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write to")
 
 
