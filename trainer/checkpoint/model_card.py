@@ -3,6 +3,7 @@
 from trainer.checkpoint.recipe.choice import recipe_for
 from trainer.checkpoint.recipe.page import page
 from trainer.config.run import RunConfig
+from trainer.data.shard.class_names import listed
 
 
 def model_card(
@@ -42,6 +43,8 @@ def model_card(
         if config.flow
         else "next byte"
     )
+    names = config.data.class_names
+    classes = f"| classes | {listed(names)} |\n" if names else ""
     heads = "" if model.heads is None else f", {model.heads} heads"
     beside = (
         "\nWhat the routers have learned besides their weights is in `routers.safetensors`; `init_from` takes it from "
@@ -59,7 +62,7 @@ def model_card(
 | network | {model.kind}: {model.num_layers} layers of width {model.hidden}{heads}; {experts} |
 | learned | {method} |
 | data | {config.data.kind} |
-| batch | {config.optim.global_batch} examples a step |
+{classes}| batch | {config.optim.global_batch} examples a step |
 | weights | float32, {parameters:,} elements, in {inside} by the names of the parameters; expert ids are logical |
 
 `config.yaml` holds the whole configuration.

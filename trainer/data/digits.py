@@ -37,6 +37,11 @@ class DigitsConfig(Section):
         """The digits 0 to 9."""
         return 10
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes 0, 1, ..."""
+        return tuple("0123456789")
+
 
 class Digits(Dataset):
     """The test part of the optical handwritten digits, 17 grey levels scaled to [-1, 1].

@@ -47,6 +47,11 @@ class PythonSourceConfig(Section):
         """Text has no labels."""
         return 0
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Text has no labels."""
+        return ()
+
     @model_validator(mode="after")
     def _each_part_holds_a_window(self) -> PythonSourceConfig:
         for field, size in (("held_out", self.held_out), ("max_bytes", self.max_bytes)):

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.found_once import found_once
 from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, check_shard
 from trainer.data.shard.index import ShardIndex, read_index
 from trainer.data.shard_rows import ShardRows, check_same
@@ -33,6 +34,8 @@ class ShardsConfig(Section):
     """Of an example; left out: what the index says."""
     num_classes: NonNegativeInt
     """Left out: what the index says."""
+    class_names: ClassNames = ()
+    """Of the classes 0, 1, ...; left out: what the index says."""
     digest: str
     """Of the index, so that a run goes on with the data it began with; left out: taken from it."""
 
@@ -58,8 +61,13 @@ class ShardsConfig(Section):
         if isinstance(held_out, int) and held_out >= index.num_examples:
             problem = f"{held_out} of {index.num_examples} examples leave none to train on"
             raise ValueError(f"held_out: {problem}; hold out fewer")
-        said = {"shape": index.shape, "num_classes": index.num_classes, "digest": index.digest}
-        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+        names = ("shape", "num_classes", "class_names", "digest")
+        return {**document, **{name: getattr(index, name) for name in names if document.get(name) is None}}
+
+    @model_validator(mode="after")
+    def _names_fit_the_classes(self) -> ShardsConfig:
+        check_class_names(self.class_names, self.num_classes)
+        return self
 
 
 class Shards(Dataset):

@@ -1,16 +1,18 @@
 """A picture of many images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe.files import replacing
+from trainer.sampling.headings import headings_above
 
 CELL_PIXELS = 64
 
 
-def image_grid(images: NDArray[np.floating], columns: int, path: Path) -> None:
+def image_grid(images: NDArray[np.floating], columns: int, path: Path, headings: Sequence[str] = ()) -> None:
     """Writes images as one PNG, row by row, with a white line between them.
 
     Small images are enlarged by a whole number, to 64 pixels a side, without smoothing.
@@ -19,6 +21,7 @@ def image_grid(images: NDArray[np.floating], columns: int, path: Path) -> None:
         images: [N, C, H, W], C = 1 (grey) or 3 (red, green, blue), N >= 1; -1 is black, 1 is full, beyond is clipped.
         columns: images a row, 1 or more.
         path: the file; its folder is made if missing.
+        headings: what stands above each column; empty: nothing.
 
     Raises:
         ValueError: if the shape or `columns` is another.
@@ -40,5 +43,8 @@ def image_grid(images: NDArray[np.floating], columns: int, path: Path) -> None:
     for number, cell in enumerate(cells):
         top, left = gap + number // columns * step_y, gap + number % columns * step_x
         canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    if headings:
+        above = headings_above(headings, step_x - gap, gap, canvas.shape[1])
+        canvas = np.concatenate([above[:, :, None].repeat(channels, axis=2), canvas])
     with replacing(path) as temporary:
         Image.fromarray(canvas.squeeze(2) if channels == 1 else canvas).save(temporary, format="PNG")

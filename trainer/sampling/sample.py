@@ -78,7 +78,8 @@ class Drawing:
             plot_points(config, examples, self.conditioning.labels, out, seed=self.seed)
         else:
             columns = config.data.num_classes if config.data.num_classes > 1 else math.isqrt(num - 1) + 1
-            image_grid(self.conditioning.pictures(examples, columns).numpy(), columns, out)
+            headings = self.conditioning.headings(config.data.class_names, columns)
+            image_grid(self.conditioning.pictures(examples, columns).numpy(), columns, out, headings)
         kind = "points" if isinstance(config.sample, PointSample) else "images"
         print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}")
 

@@ -48,6 +48,7 @@ class DiTConfig(NetworkConfig):
     takes_images = True
     unseen_in_shapes = ("num_heads", "feed_forward", "feed_forward_norm_epsilon", "waves")
     reads_context = True
+    reads_captions = True
 
     @property
     def heads(self) -> int:

@@ -12,6 +12,7 @@ from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
 from moe.validation.document import parse_json
 from moe.validation.section import Section
+from trainer.data.shard.class_names import ClassNames, check_class_names
 
 INDEX = "index.json"
 REMEDY = (
@@ -58,6 +59,8 @@ class ShardIndex(Section):
     """Of the data in every shard."""
     num_classes: NonNegativeInt
     """Labels are 0 to num_classes - 1; 0: there are none."""
+    class_names: ClassNames = ()
+    """Of the classes 0, 1, ...; left out: they have none."""
     shift: tuple[float, ...] | None = None
     """Mean of each channel."""
     scale: tuple[PositiveFloat, ...] | None = None
@@ -68,6 +71,7 @@ class ShardIndex(Section):
 
     @model_validator(mode="after")
     def _statistics_fit_the_shape(self) -> ShardIndex:
+        check_class_names(self.class_names, self.num_classes)
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if values is not None and len(values) != self.shape[0]:
                 raise ValueError(f"{name}: {len(values)} values do not fit the {self.shape[0]} channels; {REMEDY}")

@@ -22,6 +22,7 @@ def write_shards(
     examples: Iterable[Examples],
     *,
     num_classes: int = 0,
+    class_names: tuple[str, ...] = (),
     shard_examples: int = 4096,
     file_type: Literal["safetensors", "npz"] = "safetensors",
     standardise: bool = False,
@@ -35,6 +36,7 @@ def write_shards(
         folder: to write to; it must not hold an index yet.
         examples: pieces of any length, all of one shape and one type: float32, float16, or uint8 for 8-bit images.
         num_classes: labels are 0 to num_classes - 1; 0: there are none.
+        class_names: of the classes 0, 1, ...; empty: they have none.
         shard_examples: examples of each shard but the last.
         file_type: of the shards.
         standardise: whether readers see each channel with mean 0 and variance 1.
@@ -73,6 +75,7 @@ def write_shards(
             "shape": shape,
             "dtype": dtype,
             "num_classes": num_classes,
+            "class_names": class_names,
             "shift": shift,
             "scale": scale,
             "latents": latents and latents(),
