@@ -41,12 +41,9 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """From tokens [B, N, hidden] to what each reads from itself and those before it."""
         heads = self.query_key_value(tokens).unflatten(2, (-1, self.head_width))
-        query, key, value = heads.split([self.heads, self.shared, self.shared], dim=2)
-        query, key, value = (
-            self._rotated(query).transpose(1, 2),
-            self._rotated(key).transpose(1, 2),
-            value.transpose(1, 2),
-        )
+        to_turn, value = heads.split([self.heads + self.shared, self.shared], dim=2)
+        query, key = self._rotated(to_turn).split([self.heads, self.shared], dim=2)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         return self.projection(attended.transpose(1, 2).flatten(2))
 
@@ -55,7 +52,7 @@ class Attention(nn.Module):
         exponents = torch.arange(0, self.turned, 2, dtype=torch.float64) / self.turned
         angles = torch.arange(heads.shape[1])[:, None] * self.base**-exponents
         turns = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
-        pairs = torch.view_as_complex(heads[..., : self.turned].float().unflatten(3, (-1, 2)).contiguous())
+        pairs = torch.view_as_complex(heads[..., : self.turned].unflatten(3, (-1, 2)))
         return torch.cat([torch.view_as_real(pairs * turns[:, None]).flatten(3), heads[..., self.turned :]], dim=3)
 
 
