@@ -90,7 +90,9 @@ def _source(run_dir: Path) -> _Source:
 def _run_foreign(source: _Source, out: Path, to: str, dtype: torch.dtype) -> int:
     """Writes weights as another package names and orders them."""
     kind = FOREIGN[to]
-    document = {**kind.document(source.config), "torch_dtype": str(dtype).removeprefix("torch.")}
+    document = kind.document(source.config)
+    if "model_type" in document:
+        document["torch_dtype"] = str(dtype).removeprefix("torch.")
     entries = kind.entries(source.config)
     shapes = {name: shape for entry in entries for name, shape in entry.parts.items()}
     with open_weights(source.weights) as weights:

@@ -90,6 +90,10 @@ def _lacking(config: RunConfig) -> str | None:
         return "its last layer has outputs for the variance; `trainer.model.dit` builds it, from `config.yaml`"
     if config.context_channels:
         return f"it reads a context; `trainer.model.{model.kind}` builds it, and `trainer.flow.context` what it reads"
+    if config.caption_width:
+        return (
+            f"it reads captions; `trainer.model.{model.kind}` builds it, and `trainer.model.text_encoder` encodes them"
+        )
     return None if config.moe is None else _router_lacking(config.moe)
 
 

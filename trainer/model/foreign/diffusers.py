@@ -87,8 +87,9 @@ class DiffusersDiT(Foreign):
         expect(self.network, waves=(model.waves, "diffusers"))
         if not config.data.num_classes:
             raise ValueError(f"data: has no classes, which a {self.network} embeds; export without --to")
-        if config.context_channels:
-            raise ValueError(f"flow.context: a {self.network} reads none; export without --to")
+        if config.context_channels or config.caption_width:
+            field = "context" if config.context_channels else "captions"
+            raise ValueError(f"flow.{field}: a {self.network} reads none; export without --to")
         if config.flow is not None and config.flow.target.kind == "velocity_and_noise":
             raise ValueError(f"flow.target.kind: a {self.network} does not predict two fields; export without --to")
         channels, height, width = config.state_shape
