@@ -22,6 +22,7 @@ from trainer.command.fid import FID
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
+from trainer.command.import_weights import IMPORT_WEIGHTS
 from trainer.command.index_tars import INDEX_TARS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
@@ -48,6 +49,7 @@ VERBS = (
     INDEX_TARS,
     FEATURES,
     IMPORT_FEATURES,
+    IMPORT_WEIGHTS,
     FIT_PATH,
     PAIRS,
     EXPORT,

@@ -79,6 +79,8 @@ class NetworkConfig(Section):
     no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"
     no_division: ClassVar[str] = "cannot share the matrices of this network"
     """Said of ranks where `shared_widths` is empty."""
+    unseen_in_shapes: ClassVar[tuple[str, ...]] = ()
+    """Settings that decide what given weights compute, though the weights have the same shapes with others."""
     no_compilation: ClassVar[str | None] = None
     no_repetition_in_zero_3: ClassVar[str | None] = None
     """Why ZeRO stage 3 and activation checkpointing exclude each other."""
