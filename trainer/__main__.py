@@ -22,6 +22,7 @@ from trainer.command.import_features import IMPORT_FEATURES
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
+from trainer.command.shards import SHARDS
 from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
@@ -35,6 +36,7 @@ VERBS = (
     EVALUATE,
     COMPARE,
     GENERATE,
+    SHARDS,
     ENCODE,
     FEATURES,
     IMPORT_FEATURES,
