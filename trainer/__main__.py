@@ -13,6 +13,7 @@ from moe.files import FileError
 from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
 from trainer.command.encode import ENCODE
+from trainer.command.encode_captions import ENCODE_CAPTIONS
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
 from trainer.command.features import FEATURES
@@ -38,6 +39,7 @@ VERBS = (
     GENERATE,
     SHARDS,
     ENCODE,
+    ENCODE_CAPTIONS,
     FEATURES,
     IMPORT_FEATURES,
     FIT_PATH,

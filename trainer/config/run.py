@@ -63,6 +63,8 @@ class Flow(Section):
     their own; samples start at held-out ones. null: a standard normal, or where data of kind pairs begin."""
     context: trainer.flow.context.Config | None = None
     """What of an image the network is conditioned on besides its class; null: nothing."""
+    captions: trainer.data.CaptionsConfig | None = None
+    """What a frozen text encoder made of a caption of each example, which the network reads; null: it reads none."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
     time: trainer.flow.time.Config = trainer.flow.time.UniformConfig()
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
@@ -258,6 +260,11 @@ class RunConfig(Section):
             return 0
         made = isinstance(self.flow.context, trainer.flow.context.SemanticMapConfig)
         return self.state_shape[0] if made else self.context_shape[0]
+
+    @property
+    def caption_width(self) -> int:
+        """Width of the vectors of captions that the network reads; 0: it reads none."""
+        return 0 if self.flow is None or self.flow.captions is None else self.flow.captions.width
 
     @property
     def data_are_latents(self) -> bool:

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from moe.validation.own_class import KindOrClass, build_own
+from trainer.data.captions import Captioned, CaptionsConfig, read_texts
 from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
@@ -22,16 +23,19 @@ AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig 
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
-def build(config: AnyConfig, source: AnyConfig | None = None) -> Dataset:
+def build(config: AnyConfig, source: AnyConfig | None = None, captions: CaptionsConfig | None = None) -> Dataset:
     """Opens the data set that `config.kind` or `config.class` names.
 
     Args:
         config: which.
         source: where its source points are to come from, if from a data set of their own.
+        captions: of its examples, if they have some.
 
     Raises:
         ValueError: this machine does not have it, too little of it, or it is not what the configuration says.
     """
+    if captions is not None:
+        return Captioned(build(config, source), captions)
     if source is not None:
         return Sourced(build(config), build(source))
     match config:
@@ -56,6 +60,8 @@ __all__ = [
     "AnyConfig",
     "BadExamples",
     "Batch",
+    "Captioned",
+    "CaptionsConfig",
     "Config",
     "Dataset",
     "Digits",
@@ -82,6 +88,7 @@ __all__ = [
     "first_data_points",
     "in_shuffled_epochs",
     "read_index",
+    "read_texts",
     "source_points",
     "write_shards",
 ]

@@ -26,6 +26,7 @@ class Batch:
         ids: int64 [B] which examples of the data set these are.
         x_0: float32 as `x_1`, the source point that belongs to each data point; None for data that are no pairs.
         interval: float32 [B, 2] times at which each pair is at `x_0` and at `x_1`; None: 0 and 1.
+        captions: float32 [B, W], the vector of each example's caption; None for data without.
         replaced: of each example whose turn it was and that cannot be read: where it lies and what is wrong.
     """
 
@@ -34,7 +35,12 @@ class Batch:
     ids: Tensor
     x_0: Tensor | None = None
     interval: Tensor | None = None
+    captions: Tensor | None = None
     replaced: tuple[str, ...] = ()
+
+    def with_captions(self, captions: Tensor) -> Batch:
+        """Returns the same examples with their captions, float32 [B, W]."""
+        return replace(self, captions=captions)
 
     def to(self, device: torch.device) -> Batch:
         """Returns the same batch with what a network reads on `device`; the host does not wait for its copies."""
@@ -46,6 +52,7 @@ class Batch:
 
     def _with(self, copied: Callable[[Tensor], Tensor]) -> Batch:
         read = {"x_1": self.x_1, "labels": self.labels, "x_0": self.x_0, "interval": self.interval}
+        read["captions"] = self.captions
         return replace(self, **{name: copied(values) for name, values in read.items() if values is not None})
 
 

@@ -33,7 +33,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
     """
     checked = preflight(config, launch.world_size, ranks_per_node=launch.local_world_size)
     config = checked.config
-    dataset = trainer.data.build(config.data, config.source)
+    dataset = trainer.data.build(config.data, config.source, config.flow and config.flow.captions)
     with ExitStack() as closing:
         claimed: list[Sink] = []
         if launch.rank == 0:

@@ -72,6 +72,8 @@ class NetworkConfig(Section):
     """Whether its states are images [C, H, W], so that they may be latents."""
     reads_context: ClassVar[bool] = False
     """Whether it reads a context of the shape of an image beside the state."""
+    reads_captions: ClassVar[bool] = False
+    """Whether it reads vectors of captions beside the state."""
     moves_tokens: ClassVar[bool] = False
     """Whether its tokens may stay with their experts, on other ranks, from layer to layer."""
     no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"
