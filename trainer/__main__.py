@@ -27,6 +27,7 @@ from trainer.command.index_tars import INDEX_TARS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
+from trainer.command.shards import SHARDS
 from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
@@ -43,6 +44,7 @@ VERBS = (
     FID,
     COMPARE,
     GENERATE,
+    SHARDS,
     ENCODE,
     ENCODE_CAPTIONS,
     ENCODE_TEXT,

@@ -53,7 +53,7 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
         return Sourced(build(config), build(source))
     match config:
         case DigitsConfig():
-            return Digits(config.held_out, config.size)
+            return Digits(config.held_out, config.size, config.augment)
         case ImageFolderConfig():
             return ImageFolder(config)
         case PairsConfig():

@@ -117,7 +117,8 @@ class Captioned(Dataset):
             problem = f"is {index.digest} where the run has {config.digest}"
             remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"
             raise FileError(config.path / INDEX, "digest", problem, remedy)
-        self.num_classes, self.shape, self.source = data.num_classes, data.shape, data.source
+        self.num_classes, self.shape = data.num_classes, data.shape
+        self.source, self.augment = data.source, data.augment
         self._data, self._vectors = data, _vectors(config.path, index)
         needed = 1 + max(int(data.indices(split).max()) for split in ("train", "held_out"))
         if needed > index.num_captions:

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
 from moe.random.seed import derive_seed
 from moe.validation.section import Section
+from trainer.data.augmentation import Augment, check_augment
 from trainer.data.found_once import found_once
 from trainer.data.picture import read_picture
 from trainer.data.picture_names import names_digest, picture_names, picture_probes, sub_folders
@@ -33,8 +34,15 @@ class ImageFolderConfig(Section):
     """Pictures that are kept out of training."""
     classes: tuple[str, ...]
     """Sub-folders that are the classes 0, 1, ...; left out: all, in the order of their names. Empty: no labels."""
+    augment: Augment = None
+    """Flips and crops of the pictures that are trained on; null: none."""
     digest: str
     """Of the names of the pictures, so that a run goes on with the data it began with; left out: taken from them."""
+
+    @model_validator(mode="after")
+    def _can_be_augmented(self) -> ImageFolderConfig:
+        check_augment(self.augment, self.shape)
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,7 +99,7 @@ class ImageFolder(Dataset):
 
     def __init__(self, config: ImageFolderConfig) -> None:
         self.shape, self.num_classes = config.shape, config.num_classes
-        self._folder = config.path
+        self.augment, self._folder = config.augment, config.path
         try:
             self._names = picture_names(config.path, config.classes)
         except ValueError as error:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moe.random.seed import derive_seed
+from trainer.data.augmentation import augmented
 from trainer.data.keyed_order import keyed_order
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
 
@@ -65,7 +66,8 @@ class Loader:
     In the place of an example that cannot be read stands the next one of its split (in the order of
     `Dataset.indices`, after the last the first) that can: the same on every rank and in every epoch.
 
-    Source points of another data set come from a stream of their own, position by position.
+    Source points of another data set come from a stream of their own, position by position. Training examples are
+    augmented by their positions.
 
     Args:
         dataset: where the examples are, and its source points.
@@ -107,6 +109,7 @@ class Loader:
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
         self._orders: dict[int, Tensor] = {}
+        self._augment = dataset.augment if split == "train" else None
         self._source: Loader | None = None
         if dataset.source is not None:
             self._source = Loader(
@@ -139,6 +142,10 @@ class Loader:
         """
         first = step * self._global_batch + self.global_micro(local) * self._micro_batch
         batch = self._read(torch.cat(self._ids(first, first + self._micro_batch)))
+        if self._augment is not None:
+            positions = torch.arange(first, first + self._micro_batch)
+            images = augmented(self._augment, batch.x_1, batch.ids, positions, seed=self._seed)
+            batch = replace(batch, x_1=images)
         if self._source is None:
             return batch
         source = self._source.batch(step, local)

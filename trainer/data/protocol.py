@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moe.host_copies import to_device
+from trainer.data.augmentation import AugmentConfig
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -84,6 +85,7 @@ class Dataset(Protocol):
             shuffled epochs are computed place by place, and nobody asks `indices` for them.
         source: examples of the same shape, of which each training example gets one as its source point, anew each time;
             None: the examples are pairs already, or what they are learned from has no such points.
+        augment: what is done to each training example, anew each time that it is dealt; None: nothing.
     """
 
     num_classes: int
@@ -91,6 +93,7 @@ class Dataset(Protocol):
     endless: bool = False
     keyed_order: bool = False
     source: Dataset | None = None
+    augment: AugmentConfig | None = None
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""

@@ -19,7 +19,7 @@ class Sourced(Dataset):
     def __init__(self, data: Dataset, source: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
         self.keyed_order = data.keyed_order
-        self.source = source
+        self.source, self.augment = source, data.augment
         self._data = data
 
     def indices(self, split: Split) -> Tensor:
