@@ -18,10 +18,9 @@ from moe.files import FileError
 from moe.random.seed import derive_seed
 from moe.validation.section import Section
 from trainer.data.found_once import found_once
+from trainer.data.probe import probes
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 
-PROBES = 16
-"""Pictures whose bytes are compared between nodes that have folders of their own."""
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -104,7 +103,7 @@ class ImageFolder(Dataset):
                 f"its {len(self._names)} pictures are not those of the run ({config.digest})",
                 "bring them back, or leave data.digest out to start another run",
             )
-        found_once(f"{config.path}: bytes of some pictures", lambda: _probes(config.path, self._names), config.path)
+        found_once(f"{config.path}: bytes of some pictures", lambda: probes(config.path, self._names), config.path)
         if config.held_out >= len(self._names):
             problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"
             raise FileError(config.path, "data.held_out", problem, "hold out fewer")
@@ -209,18 +208,6 @@ def _below(folder: Path | str, prefix: str) -> Iterator[str]:
                 yield from _below(entry.path, f"{name}/")
             elif f".{entry.name.rpartition('.')[2].lower()}" in ENDINGS and entry.name[0] != "." and entry.is_file():
                 yield name
-
-
-def _probes(folder: Path, names: list[str]) -> list[str]:
-    """What a few pictures hold, by which two folders with the same names are told apart."""
-    probes = []
-    for name in names[:: max(1, len(names) // PROBES)]:
-        try:
-            with (folder / name).open("rb") as file:
-                probes.append(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}")
-        except OSError as error:
-            probes.append(f"{name} {error.strerror}")
-    return probes
 
 
 def _digest(names: list[str]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.found_once import found_once
+from trainer.data.probe import probes
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.file import Array, check_shard
 from trainer.data.shard.index import ShardIndex, read_index
@@ -107,9 +108,11 @@ class Shards(Dataset):
         return values, label
 
 
-def _check_shards(folder: Path, index: ShardIndex) -> None:
+def _check_shards(folder: Path, index: ShardIndex) -> list[str]:
+    """Refuses shards that are not what the index says, and looks at what they hold."""
     for number in range(len(index.shards)):
         check_shard(folder, number, index)
+    return probes(folder, [shard.file for shard in index.shards])
 
 
 def _by_channel(values: tuple[float, ...] | None, index: ShardIndex) -> Tensor | None:
