@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AliasChoices, Field, NonNegativeInt, PositiveInt, SerializeAsAny, TypeAdapter, WrapValidator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    TypeAdapter,
+    WrapValidator,
+    model_validator,
+)
 
 import trainer.data
 import trainer.flow.context

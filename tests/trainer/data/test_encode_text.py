@@ -144,7 +144,7 @@ def test_broken_off_anywhere_the_same_command_gives_the_same_bytes(
                 encoded(out, folder, shard_tokens=shard_tokens)
                 break
             except SystemExit:
-                every += 1  # noqa: PLW2901  progress each time, for the chunk that was not noted is taken again
+                every += 1
         assert contents(out) == contents(straight)
 
 

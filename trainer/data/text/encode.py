@@ -208,7 +208,7 @@ _own: tuple[DocumentReader, Tokenizer, int] | None = None
 
 
 def _prepare(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:
-    global _own  # noqa: PLW0603  a worker of a pool keeps its state in its module
+    global _own
     _own = reader, ByteTokenizer() if tokenizer is None else read_tokenizer(tokenizer), end_token
 
 
