@@ -3,9 +3,8 @@
     python -m tests.benchmarks.text_run [--megabytes 20] [--vocabulary 32000] [--steps 24] --out text.json
 
 The text is that of the Python sources of this installation. A tokenizer is trained on it on the spot. Printed are
-tokens a second of the encoder (bytes and tokens, one process and two), of the reader, and of the run. The exit code is 1
-unless both numbers of processes gave the same shards, and the run that was killed ended with the bytes of the one that
-was not.
+tokens a second of the encoder (bytes and tokens, one process and two), of the reader, and of the run. It ends with 1
+unless both numbers of processes gave the same shards and the run that was killed ended as the one that was not.
 """
 
 import argparse
