@@ -107,9 +107,7 @@ def run(request: GenerateRequest) -> int:
         model = restore(config, layout, folder).to(launch.device)
         recorder = None if request.record is None else _recorder(request.record, config, model, launch)
         with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
-            texts = continue_texts(
-                model, starts, num_tokens, tokenizer=tokenizer, temperature=temperature, seed=seed
-            )
+            texts = continue_texts(model, starts, num_tokens, tokenizer=tokenizer, temperature=temperature, seed=seed)
         if recorder is not None:
             recorder.write()
             dist.barrier()

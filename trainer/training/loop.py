@@ -177,9 +177,7 @@ class _Training:
         self.bad_examples = BadExampleList(
             config.run.dir / "bad_samples.txt",
             started=self.started,
-            num_examples=sum(
-                every.count(split) for every in (dataset, dataset.source) if every for split in SPLITS
-            ),
+            num_examples=sum(every.count(split) for every in (dataset, dataset.source) if every for split in SPLITS),
             max_bad_share=config.data_loading.max_bad_share,
         )
         self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
