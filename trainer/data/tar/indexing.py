@@ -196,31 +196,38 @@ class _Contents:
 
 
 def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: int, contents: _Contents) -> None:
-    """Scans tars, those first of which a scan is kept."""
+    """Scans all tars of which no scan is kept; those that are damaged are named when the others have been read."""
     for kept in _kept(out / SCANS, label, tars):
         contents.take(kept)
     left = [name for name in tars if name not in contents.rows]
+    damaged: dict[str, FileError] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (out / SCANS).open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as threads:
             if file.tell() == 0:
                 file.write(json.dumps({"label": label}) + "\n")
-            coming = [threads.submit(scan, tars[name], name, label) for name in left]
+            coming = {threads.submit(scan, tars[name], name, label): name for name in left}
             try:
                 for future in track(
                     as_completed(coming), "reading headers", len(coming), disable=not sys.stderr.isatty()
                 ):
-                    found = future.result()
+                    try:
+                        found = future.result()
+                    except FileError as error:
+                        damaged[coming[future]] = error
+                        continue
                     file.write(found.model_dump_json() + "\n")
                     file.flush()
                     contents.take(found)
-            except FileError as error:
-                kept = f"; the scans of {len(contents.rows)} sound tars are kept in {out}" if contents.rows else ""
-                raise FileError(error.file, error.field, error.problem, error.remedy + kept) from error
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
     except OSError as error:
         raise FileError(out, "output", f"cannot be written ({error.strerror})", "choose a writable path") from error
+    if damaged:
+        first = damaged[min(damaged)]
+        problem = first.problem + (f" (and {len(damaged) - 1} more tars are damaged)" if len(damaged) > 1 else "")
+        kept = f"; the scans of {len(contents.rows)} sound tars are kept in {out}" if contents.rows else ""
+        raise FileError(first.file, first.field, problem, first.remedy + kept) from first
 
 
 def _kept(path: Path, label: str | None, tars: Mapping[str, str]) -> Iterator[Scan]:

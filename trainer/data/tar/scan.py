@@ -81,6 +81,8 @@ def scan(url: str, name: str, label: str | None) -> Scan:
     except TarDamage as error:
         remedy = "fetch or write it again, or leave it out of the path"
         raise FileError(url, "tar", str(error), remedy) from error
+    except OSError as error:
+        raise FileError(url, "tar", f"cannot be read ({error.strerror})", "bring it back") from error
     return Scan(
         name=name,
         size=tar.size,
