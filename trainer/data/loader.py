@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from moe.random.seed import derive_seed
+from trainer.data.augmentation import augmented
+from trainer.data.keyed_order import keyed_order
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
 
 
@@ -63,7 +66,8 @@ class Loader:
     In the place of an example that cannot be read stands the next one of its split (in the order of
     `Dataset.indices`, after the last the first) that can: the same on every rank and in every epoch.
 
-    Source points of another data set come from a stream of their own, position by position.
+    Source points of another data set come from a stream of their own, position by position. Training examples are
+    augmented by their positions.
 
     Args:
         dataset: where the examples are, and its source points.
@@ -93,8 +97,10 @@ class Loader:
     ) -> None:
         self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
         self._dataset = dataset
+        self._keyed_order = dataset.keyed_order and split == "train"
         self._split: Split = split
-        self._indices = dataset.indices(split)
+        self._indices = torch.empty(0, dtype=torch.int64) if self._keyed_order else dataset.indices(split)
+        self._length = dataset.count(split) if self._keyed_order else len(self._indices)
         self._global_batch = global_batch
         self._micro_batch = micro_batch
         self._rank = rank
@@ -103,6 +109,7 @@ class Loader:
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
         self._orders: dict[int, Tensor] = {}
+        self._augment = dataset.augment if split == "train" else None
         self._source: Loader | None = None
         if dataset.source is not None:
             self._source = Loader(
@@ -135,6 +142,10 @@ class Loader:
         """
         first = step * self._global_batch + self.global_micro(local) * self._micro_batch
         batch = self._read(torch.cat(self._ids(first, first + self._micro_batch)))
+        if self._augment is not None:
+            positions = torch.arange(first, first + self._micro_batch)
+            images = augmented(self._augment, batch.x_1, batch.ids, positions, seed=self._seed)
+            batch = replace(batch, x_1=images)
         if self._source is None:
             return batch
         source = self._source.batch(step, local)
@@ -148,13 +159,15 @@ class Loader:
                 batch = self._dataset.get(ids)
             except BadExamples as error:
                 self._bad.update(error.reasons)
-                check_bad_share(self._bad.values(), len(self._indices), self._max_bad_share)
+                check_bad_share(self._bad.values(), self._length, self._max_bad_share)
             else:
                 return replace(batch, replaced=tuple(bad[number] for number in due.tolist() if number in bad))
 
     def _stand_in(self, number: int, bad: Mapping[int, str]) -> int:
         if number not in bad:
             return number
+        if self._keyed_order:
+            return next(other % self._length for other in itertools.count(number) if other % self._length not in bad)
         place = int((self._indices == number).nonzero())
         following = self._indices.roll(-place - 1).tolist()
         return next(other for other in following if other not in bad)
@@ -163,11 +176,14 @@ class Loader:
         """Returns the ids at positions first to end of the stream, one piece for each epoch that they touch."""
         if self._endless:
             return [torch.arange(first, end)]
-        length = len(self._indices)
         pieces = []
         while first < end:
-            epoch, offset = divmod(first, length)
-            piece = self._order(epoch)[offset : offset + end - first]
+            epoch, offset = divmod(first, self._length)
+            if self._keyed_order:
+                places = torch.arange(offset, min(offset + end - first, self._length))
+                piece = keyed_order(places, self._length, key=derive_seed(self._seed, "epoch", epoch))
+            else:
+                piece = self._order(epoch)[offset : offset + end - first]
             pieces.append(piece)
             first += len(piece)
         return pieces

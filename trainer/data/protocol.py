@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moe.host_copies import to_device
+from trainer.data.augmentation import AugmentConfig
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -26,6 +27,7 @@ class Batch:
         ids: int64 [B] which examples of the data set these are.
         x_0: float32 as `x_1`, the source point that belongs to each data point; None for data that are no pairs.
         interval: float32 [B, 2] times at which each pair is at `x_0` and at `x_1`; None: 0 and 1.
+        captions: float32 [B, W], the vector of each example's caption; None for data without.
         replaced: of each example whose turn it was and that cannot be read: where it lies and what is wrong.
     """
 
@@ -34,7 +36,12 @@ class Batch:
     ids: Tensor
     x_0: Tensor | None = None
     interval: Tensor | None = None
+    captions: Tensor | None = None
     replaced: tuple[str, ...] = ()
+
+    def with_captions(self, captions: Tensor) -> Batch:
+        """Returns the same examples with their captions, float32 [B, W]."""
+        return replace(self, captions=captions)
 
     def to(self, device: torch.device) -> Batch:
         """Returns the same batch with what a network reads on `device`; the host does not wait for its copies."""
@@ -46,6 +53,7 @@ class Batch:
 
     def _with(self, copied: Callable[[Tensor], Tensor]) -> Batch:
         read = {"x_1": self.x_1, "labels": self.labels, "x_0": self.x_0, "interval": self.interval}
+        read["captions"] = self.captions
         return replace(self, **{name: copied(values) for name, values in read.items() if values is not None})
 
 
@@ -73,18 +81,27 @@ class Dataset(Protocol):
         shape: of an example: (C, H, W) of an image, (D,) of a vector, (N + 1,) of a window of text.
         endless: every number from 0 on is a training example, so that none comes twice; `indices` then knows the
             held-out part alone.
+        keyed_order: the training examples are those from 0 to `count("train")` - 1, too many to be listed; their
+            shuffled epochs are computed place by place, and nobody asks `indices` for them.
         source: examples of the same shape, of which each training example gets one as its source point, anew each time;
             None: the examples are pairs already, or what they are learned from has no such points.
+        augment: what is done to each training example, anew each time that it is dealt; None: nothing.
     """
 
     num_classes: int
     shape: tuple[int, ...]
     endless: bool = False
+    keyed_order: bool = False
     source: Dataset | None = None
+    augment: AugmentConfig | None = None
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""
         ...
+
+    def count(self, split: Split) -> int:
+        """Returns how many ids a split has."""
+        return len(self.indices(split))
 
     def data_points(self, split: Split) -> Tensor:
         """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one."""

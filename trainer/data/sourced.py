@@ -18,12 +18,17 @@ class Sourced(Dataset):
 
     def __init__(self, data: Dataset, source: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
-        self.source = source
+        self.keyed_order = data.keyed_order
+        self.source, self.augment = source, data.augment
         self._data = data
 
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`; those of the data."""
         return self._data.indices(split)
+
+    def count(self, split: Split) -> int:
+        """See `Dataset.count`; those of the data."""
+        return self._data.count(split)
 
     def data_points(self, split: Split) -> Tensor:
         """See `Dataset.data_points`; those of the data."""

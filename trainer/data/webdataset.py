@@ -209,7 +209,7 @@ class WebDataset(Dataset):
         if content is None:
             has = ", ".join(example.members)
             raise ValueError(f"has no member {' or '.join(self._config.image)}, only {has}")
-        return read_picture(io.BytesIO(content), self.shape[0], self.shape[1])
+        return read_picture(io.BytesIO(content), *self.shape)
 
 
 def _check_images(image: Any, index: TarIndex) -> None:

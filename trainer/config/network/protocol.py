@@ -72,11 +72,15 @@ class NetworkConfig(Section):
     """Whether its states are images [C, H, W], so that they may be latents."""
     reads_context: ClassVar[bool] = False
     """Whether it reads a context of the shape of an image beside the state."""
+    reads_captions: ClassVar[bool] = False
+    """Whether it reads vectors of captions beside the state."""
     moves_tokens: ClassVar[bool] = False
     """Whether its tokens may stay with their experts, on other ranks, from layer to layer."""
     no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"
     no_division: ClassVar[str] = "cannot share the matrices of this network"
     """Said of ranks where `shared_widths` is empty."""
+    unseen_in_shapes: ClassVar[tuple[str, ...]] = ()
+    """Settings that decide what given weights compute, though the weights have the same shapes with others."""
     no_compilation: ClassVar[str | None] = None
     no_repetition_in_zero_3: ClassVar[str | None] = None
     """Why ZeRO stage 3 and activation checkpointing exclude each other."""
@@ -90,6 +94,11 @@ class NetworkConfig(Section):
     def key_value_width(self) -> int:
         """Elements of a token's keys and values in a layer that other tokens' ranks need; 0: none."""
         return 0
+
+    @property
+    def token_bytes(self) -> int:
+        """Of a token that is sent to another rank as the number that it is."""
+        return 1
 
     @property
     def keyed_dropout(self) -> bool:
