@@ -35,8 +35,8 @@ from torch import Tensor
 from tests.trainer.data.tars import tar_bytes
 from trainer.__main__ import main as trainer_main
 from trainer.data import Loader, WebDataset, WebDatasetConfig
-from trainer.data.image_folder import read_picture
 from trainer.data.loading import DataLoadingConfig
+from trainer.data.picture import read_picture
 from trainer.data.prefetcher import Prefetcher
 from trainer.data.tar.files import TarFile
 from trainer.data.tar.index import ROW
@@ -185,7 +185,7 @@ def _pipeline(tars: list[str], seed: int) -> Any:
 
 def _decoded(tars: list[str], size: int, seed: int) -> Any:
     def decode(sample: dict[str, Any]) -> tuple[Any, int]:
-        return read_picture(io.BytesIO(sample["jpg"]), 3, size), int(sample["cls"])
+        return read_picture(io.BytesIO(sample["jpg"]), 3, size, size), int(sample["cls"])
 
     return _pipeline(tars, seed).map(decode).batched(BATCH, collation_fn=_collated, partial=False)
 

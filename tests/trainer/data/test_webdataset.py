@@ -407,6 +407,14 @@ def test_digits_of_tars_are_the_digits(tars: tuple[str, Path]) -> None:
     torch.testing.assert_close(ours.x_1.add(1).mul(127.5), theirs.x_1.add(1).mul(8 * 15).round())
 
 
+def test_what_is_trained_on_is_augmented_alike_on_any_number_of_ranks(tars: tuple[str, Path]) -> None:
+    dataset = WebDataset(config(*tars, augment={"flip": 0.5, "crop": 2}))
+    one, two, plain = dealt(dataset, 1, 0, 3), dealt(dataset, 2, 0, 3), dealt(WebDataset(config(*tars)), 1, 0, 3)
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[2], plain[2])
+    assert not torch.equal(one[0], plain[0])
+
+
 def test_pax_headers_are_read_back_in_stretches(tmp_path: Path) -> None:
     long = [("k" * 150 + f"/ü{number}", members) for number, (_, members) in enumerate(digits(0, 9))]
     (tmp_path / "x.tar").write_bytes(tar_bytes(long, tarfile.PAX_FORMAT))

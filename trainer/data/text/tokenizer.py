@@ -68,7 +68,9 @@ class ByteTokenizer(Tokenizer):
     def end_token(self, name: str | None = None) -> int:
         """See `Tokenizer.end_token`."""
         if name is not None:
-            raise ValueError(f"--end-token: {name!r} is a token of a tokenizer, and bytes end with byte 0; leave it out")
+            raise ValueError(
+                f"--end-token: {name!r} is a token of a tokenizer, and bytes end with byte 0; leave it out"
+            )
         return 0
 
     def encode(self, text: bytes) -> list[int]:
