@@ -111,9 +111,15 @@ def _rows(section: dict[str, Any]) -> None:
 
 def _read_dataset(kind: str, folder: str) -> Any:
     section: dict[str, Any] = {"kind": kind, "path": folder, "held_out": 1}
-    if kind == "image_folder":
+    if kind in ("image_folder", "webdataset"):
         section["size"] = 4
+    if kind == "webdataset":
+        section["index"] = f"{folder}/index"
     return reading(lambda _: _rows(section))
+
+
+def _index_tars(_: Path) -> int:
+    return main(["index-tars", "tars", "--out", "made", "--workers", "1"])
 
 
 def _read_weights(file: Path) -> int:
@@ -293,6 +299,13 @@ def readers() -> Iterator[Reader]:
         _folder("pictures", sound_files.pictures),
         _read_dataset("image_folder", "pictures"),
     )
+    yield Reader(
+        "tars",
+        {"tars/index/index.json": "json", "tars/index/examples.npy": "npy", "tars/x.tar": "bytes"},
+        _folder("tars", sound_files.tars),
+        _read_dataset("webdataset", "tars"),
+    )
+    yield Reader("tars that get an index", {"tars/x.tar": "bytes"}, _folder("tars", sound_files.tars), _index_tars)
     yield Reader("features", {"features.safetensors": "safetensors"}, _write_features, reading(_read_features))
     yield Reader("weights", {"w.safetensors": "safetensors"}, _write_weights, _read_weights)
     yield Reader(
