@@ -18,11 +18,11 @@ from moe.files import replacing
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, data_ranks, joined
+from trainer.evaluation.fidelity.gaussian import gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.sets import FeatureSet, RealSource, Source, features_of
 from trainer.evaluation.fidelity.sources import DrawnExamples, Pictures, TrainingExamples
 from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
-from trainer.evaluation.frechet import gaussian_distance
 from trainer.flow import Condition
 from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
 from trainer.sampling.chosen import SamplerChoice

@@ -23,8 +23,6 @@ from trainer.model.layer.kv_cache import Window
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
 
-
-
 FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
 
 

@@ -98,8 +98,8 @@ def conditioning_for(
         classes: those that are drawn; empty: all.
 
     Returns:
-        The classes in turn (0 where there are none). Where the network reads a context, those of the first held-out images;
-        there may be fewer than `num`.
+        The classes in turn (0 where there are none). Where the network reads a context, those of the first held-out
+        images; there may be fewer than `num`.
     """
     if parts.context is None:
         chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))

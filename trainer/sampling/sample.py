@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -105,7 +105,7 @@ class DrawingRequest:
     classes: tuple[str, ...] = ()
     guidance: float | None = None
     seed: int = 0
-    sampler: SamplerChoice = SamplerChoice()
+    sampler: SamplerChoice = field(default_factory=SamplerChoice)
 
     def check(self) -> None:
         """Refuses numbers that are out of range.

@@ -146,4 +146,6 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
-        raise FileError(path, "picture", f"cannot be read ({reason})", "remove it, or restore it from a copy") from error
+        raise FileError(
+            path, "picture", f"cannot be read ({reason})", "remove it, or restore it from a copy"
+        ) from error

@@ -14,7 +14,6 @@ from moe.files import FileError
 from trainer.model.feature_extractor.file import FLOATING
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS
 
-
 _PICKLES = (b"PK\x03\x04", b"\x80")
 """What files begin with that ``torch.save`` wrote."""
 

@@ -1,4 +1,4 @@
-"""Inception in files: torchvision's own network as the reference, and the network of FID put together from its blocks."""
+"""Inception in files: torchvision's own network as the reference, and that of FID put together from its blocks."""
 
 from collections.abc import Callable
 from pathlib import Path
