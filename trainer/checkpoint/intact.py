@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from moe.files import FileError
 from trainer.checkpoint.directory import begun_steps, check_possible, complete_steps, step_folder
 from trainer.checkpoint.manifest import NAME, REMEDY, Manifest
-from trainer.model.weight_files import WEIGHTS, belongs_to
+from trainer.model.foreign import is_foreign
+from trainer.model.weight_files import EXPORTED, WEIGHTS, belongs_to, index_of
 from trainer.model.weights import ROUTERS
 
 R = TypeVar("R")
@@ -208,11 +209,18 @@ def weights_file(path: Path) -> Path:
     """The averaged weights that `model.init_from` names.
 
     Args:
-        path: an ``ema.safetensors``, its index where it is in parts, or the folder of a run, which stands for its
-            newest intact checkpoint.
+        path: an ``ema.safetensors``, its index where it is in parts, the folder of a run, which stands for its newest
+            intact checkpoint, or a folder that the export or the import-weights verb wrote.
 
     Raises:
-        FileError: the run has no intact checkpoint, or no file system can hold the path.
+        FileError: the run has no intact checkpoint, the weights have the names of another package, or no file system
+            can hold the path.
     """
     check_possible(path / "checkpoints")
-    return newest_checkpoint(path) / WEIGHTS if (path / "checkpoints").is_dir() else path
+    if (path / "checkpoints").is_dir():
+        return newest_checkpoint(path) / WEIGHTS
+    if is_foreign(path):
+        remedy = f"python -m trainer import-weights {path if path.is_dir() else path.parent} --out DIR, and give DIR"
+        raise FileError(path, "weights", "have the names of another package", remedy)
+    exported = path / EXPORTED
+    return exported if any(file.exists() for file in (exported, index_of(exported))) else path

@@ -14,6 +14,7 @@ from trainer.flow.condition import Condition
 from trainer.flow.past import KeysAndValues
 from trainer.model.layer.conditioning import (
     TIME_SCALE,
+    embedded_caption,
     known_label,
     modulate,
     steered_by,
@@ -46,6 +47,7 @@ class DiT(Network):
         num_fields: int = 1,
         context_channels: int = 0,
         read_context: nn.Module | None = None,
+        caption_width: int = 0,
     ) -> None:
         """Builds the network; see :meth:`initial` for its values.
 
@@ -57,6 +59,7 @@ class DiT(Network):
             num_fields: states that a prediction holds one behind the other.
             context_channels: channels of the condition's context, read beside those of the state.
             read_context: what the context goes through first, to those channels at the resolution of the state.
+            caption_width: of the vectors of captions that the condition holds; 0: it holds none.
         """
         super().__init__()
         channels, height, width = shape
@@ -68,6 +71,7 @@ class DiT(Network):
         self.of_diffusers, self.channels_out = config.waves == "diffusers", num_fields * channels
         self.embed_time = time_embedding(config.hidden, config.time_waves)
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
+        self.embed_caption = nn.Linear(caption_width, config.hidden) if caption_width else None
 
         def block(layer: int) -> Block:
             if layer and config.embeddings == "each_block":
@@ -94,6 +98,7 @@ class DiT(Network):
             num_fields=spec.num_fields,
             context_channels=spec.context_channels,
             read_context=spec.read_context,
+            caption_width=spec.caption_width,
         )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
@@ -107,7 +112,8 @@ class DiT(Network):
         Args:
             x_t: [B, C, H, W] states.
             t: [B] times in [0, 1].
-            condition: labels, `null_label` for none, or no labels at all; its context where the network reads one.
+            condition: labels, `null_label` for none, or no labels at all; its context and its captions where they are
+                read.
 
         Returns:
             float32 [B, num_fields C, H, W].
@@ -124,12 +130,13 @@ class DiT(Network):
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
         waves_BW = (timestep_waves(t) if self.of_diffusers else wave_embedding(TIME_SCALE * t, self.hidden)).to(dtype)
         label_B = known_label(self, t, condition.label)
-        steering_BD = steered_by(self, waves_BW, label_B)
+        caption_BD = embedded_caption(self.embed_caption, t, condition.caption)
+        steering_BD = steered_by(self, waves_BW, label_B, caption_BD)
         seen = beside_context(x_t, condition.context, self.read_context)
         tokens_BND = self.embed_patches(self.grid.patches(seen).to(dtype)) + self.positions.to(dtype)
         for block in self.blocks:
-            steered_alone = isinstance(block, SelfSteeredBlock)
-            tokens_BND = block(tokens_BND, waves_BW, label_B) if steered_alone else block(tokens_BND, steering_BD)
+            alone = isinstance(block, SelfSteeredBlock)
+            tokens_BND = block(tokens_BND, *((waves_BW, label_B, caption_BD) if alone else (steering_BD,)))
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
         return modulate(tokens_BND, shift, scale)
 
@@ -208,7 +215,7 @@ class SelfSteeredBlock(Block):
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, tokens_BND: Tensor, waves_BW: Tensor, label_B: Tensor
+        self, tokens_BND: Tensor, waves_BW: Tensor, label_B: Tensor, caption_BD: Tensor | None
     ) -> Tensor:
         """Computes the tokens after the block.
 
@@ -216,11 +223,12 @@ class SelfSteeredBlock(Block):
             tokens_BND: the tokens before it.
             waves_BW: cosines and sines of the time.
             label_B: int64, classes.
+            caption_BD: embedded captions; None: the network reads none.
 
         Returns:
             [B, N, D].
         """
-        return super().forward(tokens_BND, steered_by(self, waves_BW, label_B))
+        return super().forward(tokens_BND, steered_by(self, waves_BW, label_B, caption_BD))
 
 
 class FeedForward(nn.Sequential):

@@ -101,12 +101,16 @@ def conditioning_for(
         The classes in turn (0 where there are none). Where the network reads a context, those of the first held-out
         images; there may be fewer than `num`.
     """
+    captions = config.flow and config.flow.captions
+    if parts.context is None and captions is not None:
+        batch = _held_out(config, num)
+        label = torch.zeros(len(batch.x_1), dtype=torch.int64) if batch.labels is None else batch.labels
+        return Conditioning(Condition(label=label, caption=batch.captions))
     if parts.context is None:
         chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))
         label = chosen[torch.arange(num) % len(chosen)]
         return Conditioning(Condition(label=label), beginnings=_beginnings(config, num, seed))
-    dataset = trainer.data.build(config.data)
-    batch = dataset.get(trainer.data.first_data_points(dataset, "held_out", num))
+    batch = _held_out(config, num)
     images, labels = batch.x_1, batch.labels
     keys = [key & (2**63 - 1) for key in keys_of(torch.arange(len(images)), "context", seed=seed).tolist()]
     seen = [
@@ -119,8 +123,14 @@ def conditioning_for(
         hole=torch.cat([one.hole for one in seen]),
     )
     label = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
-    condition = Condition(label=label, context=together.context)
+    condition = Condition(label=label, context=together.context, caption=batch.captions)
     return Conditioning(condition, together, images, _beginnings(config, len(images), seed))
+
+
+def _held_out(config: RunConfig, num: int) -> trainer.data.Batch:
+    """The first held-out examples, at most so many."""
+    dataset = trainer.data.build(config.data, captions=config.flow and config.flow.captions)
+    return dataset.get(trainer.data.first_data_points(dataset, "held_out", num))
 
 
 def _beginnings(config: RunConfig, num: int, seed: int) -> Tensor | None:

@@ -60,9 +60,28 @@ class Embeddings(Protocol):
     embed_label: nn.Embedding
 
 
-def steered_by(embeddings: Embeddings, waves_BW: Tensor, label_B: Tensor) -> Tensor:
-    """The vector [B, D] that steers a block, from waves of the time and labels."""
-    return functional.silu(embeddings.embed_time(waves_BW) + embeddings.embed_label(label_B))
+def steered_by(embeddings: Embeddings, waves_BW: Tensor, label_B: Tensor, caption_BD: Tensor | None = None) -> Tensor:
+    """The vector [B, D] that steers a block, from waves of the time, labels and embedded captions."""
+    embedded_BD = embeddings.embed_time(waves_BW) + embeddings.embed_label(label_B)
+    return functional.silu(embedded_BD if caption_BD is None else embedded_BD + caption_BD)
+
+
+def embedded_caption(layer: nn.Linear | None, t: Tensor, caption: Tensor | None) -> Tensor | None:
+    """What captions add to the steering vector.
+
+    Args:
+        layer: from the vector of a caption to the width of the steering vector; None: the network reads no captions.
+        t: [B] times.
+        caption: float [B, W] vectors of captions, zeros for none; None: no example has a caption.
+
+    Returns:
+        [B, D], the layer's bias where there is no caption; None without a layer.
+    """
+    if layer is None:
+        return None
+    if caption is None:
+        caption = torch.zeros(len(t), layer.in_features, device=t.device)
+    return layer(caption.to(next(layer.parameters()).dtype))
 
 
 def time_embedding(width: int, waves: int | None = None) -> nn.Sequential:

@@ -59,6 +59,8 @@ def run(request: PairsRequest, out: Path) -> int:
     assert config.flow is not None
     if config.flow.context is not None:
         raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
+    if config.flow.captions is not None:
+        raise ValueError(f"run_dir: {request.run} has flow.captions, which no pair holds; give a run without")
     if config.flow.latent is not None and request.begins_at_data:
         raise ValueError(
             f"run_dir: {request.run} has a flow.latent, and latents of data are drawn anew at each step; begin at "
