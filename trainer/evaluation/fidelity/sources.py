@@ -18,7 +18,7 @@ import trainer.data
 from moe.files import FileError
 from moe.random.seed import derive_seed
 from trainer.config.run import RunConfig
-from trainer.data.image_folder import ENDINGS
+from trainer.data.picture_names import ENDINGS
 from trainer.flow.sampler import AnyConfig
 from trainer.flow.space import Identity, Space
 from trainer.sampling.conditioning import Conditioning
