@@ -17,6 +17,7 @@ from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.parts import write_in_parts
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
+from trainer.data.text.index import TOKENIZER
 from trainer.model.build import parameter_shapes
 from trainer.model.foreign import FOREIGN
 from trainer.model.foreign.document import NAME
@@ -63,7 +64,8 @@ def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32")
     config, folder = source.config, source.weights.parent
     elements = _elements(source.weights)
     first, *parts = copied(source.weights, out / EXPORTED)
-    for name in ("config.yaml", *([ROUTERS] if config.moe else [])):
+    tokenizer = [TOKENIZER] if (folder / TOKENIZER).exists() else []
+    for name in ("config.yaml", *([ROUTERS] if config.moe else []), *tokenizer):
         with replacing(out / name) as temporary:
             shutil.copyfile(folder / name, temporary)
     routers = config.moe is not None

@@ -42,6 +42,8 @@ def model_card(
         f"{config.flow.target.kind} target; time 0 is the source and time 1 the data"
         if config.flow
         else "next byte"
+        if getattr(config.data, "tokenizer", None) is None
+        else "next token of the tokenizer in `tokenizer.json`"
     )
     names = config.data.class_names
     classes = f"| classes | {listed(names)} |\n" if names else ""

@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
 from moe.random.seed import derive_seed
 from moe.validation.section import Section
+from trainer.data.augmentation import Augment, check_augment
 from trainer.data.found_once import found_once
 from trainer.data.picture import read_picture
-from trainer.data.picture_names import names_digest, picture_names, sub_folders
+from trainer.data.picture_names import names_digest, picture_names, picture_probes, sub_folders
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 
 
@@ -33,8 +34,15 @@ class ImageFolderConfig(Section):
     """Pictures that are kept out of training."""
     classes: tuple[str, ...]
     """Sub-folders that are the classes 0, 1, ...; left out: all, in the order of their names. Empty: no labels."""
+    augment: Augment = None
+    """Flips and crops of the pictures that are trained on; null: none."""
     digest: str
     """Of the names of the pictures, so that a run goes on with the data it began with; left out: taken from them."""
+
+    @model_validator(mode="after")
+    def _can_be_augmented(self) -> ImageFolderConfig:
+        check_augment(self.augment, self.shape)
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -65,7 +73,7 @@ class ImageFolderConfig(Section):
             return document
         path, classes = Path(document["path"]), document.get("classes")
         if classes is None:
-            classes = found_once(f"{path}: classes", lambda: sub_folders(path))
+            classes = found_once(f"{path}: classes", lambda: sub_folders(path), path)
         if document.get("digest") is not None or not isinstance(classes, list | tuple):
             return {**document, "classes": classes}
         names = picture_names(path, [str(name) for name in classes])
@@ -91,7 +99,7 @@ class ImageFolder(Dataset):
 
     def __init__(self, config: ImageFolderConfig) -> None:
         self.shape, self.num_classes = config.shape, config.num_classes
-        self._folder = config.path
+        self.augment, self._folder = config.augment, config.path
         try:
             self._names = picture_names(config.path, config.classes)
         except ValueError as error:
@@ -103,6 +111,8 @@ class ImageFolder(Dataset):
                 f"its {len(self._names)} pictures are not those of the run ({config.digest})",
                 "bring them back, or leave data.digest out to start another run",
             )
+        path, names = config.path, self._names
+        found_once(f"{path}: bytes of some pictures", lambda: picture_probes(path, names), path)
         if config.held_out >= len(self._names):
             problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"
             raise FileError(config.path, "data.held_out", problem, "hold out fewer")

@@ -9,6 +9,7 @@ from trainer.config.constraints.distillation import check_taught_by
 from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.build import inherited_shapes
 from trainer.model.feature_extractor.teacher import check_teacher
@@ -53,6 +54,7 @@ def preflight(
             package is not as the run needs it.
     """
     layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
+    check_writable(config.run.dir)
     config = pinned(config)
     match config.flow and config.flow.objective:
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):

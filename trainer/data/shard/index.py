@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -99,6 +99,11 @@ class ShardIndex(Section):
         """Puts the index into a folder whose shards are complete."""
         with replacing(folder / INDEX) as temporary:
             temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def index_schema() -> dict[str, Any]:
+    """configs/schemas/shards.schema.json: what an index may say, as far as JSON Schema can tell."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | ShardIndex.model_json_schema()
 
 
 Index = TypeVar("Index", bound=Section)

@@ -66,10 +66,10 @@ def write_shards(
         with replacing(folder / entry.file) as temporary:
             _save(temporary, arrays, file_type)
         entries.append(entry)
-        moments.append(_moments(data))
+        moments.append(moments_of(data))
     if not entries:
         raise ValueError("examples: there are none; give at least one")
-    shift, scale = _statistics(moments) if standardise else (None, None)
+    shift, scale = statistics_of(moments) if standardise else (None, None)
     index = ShardIndex.model_validate(
         {
             "shape": shape,
@@ -130,8 +130,15 @@ def _save(path: Path, arrays: dict[str, NDArray[Any]], file_type: str) -> None:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  the stubs take the keys for allow_pickle
 
 
-def _moments(data: NDArray[Any]) -> NDArray[np.float64]:
-    """Count, sum and sum of squares of each channel, [3, C], of what a reader sees before standardising."""
+def moments_of(data: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums over examples, from which :func:`statistics_of` makes a mean and a standard deviation.
+
+    Args:
+        data: [B, C, ...].
+
+    Returns:
+        Count, sum and sum of squares of each channel, [3, C], of what a reader sees before standardising.
+    """
     values = data.astype(np.float64)
     if data.dtype == np.uint8:
         values = values / 127.5 - 1
@@ -139,7 +146,12 @@ def _moments(data: NDArray[Any]) -> NDArray[np.float64]:
     return np.stack([np.full(len(values), values.shape[1]), values.sum(1), np.square(values).sum(1)])
 
 
-def _statistics(moments: list[NDArray[np.float64]]) -> tuple[list[float], list[float]]:
+def statistics_of(moments: list[NDArray[np.float64]]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel; 1 in the place of a standard deviation of 0.
+
+    Args:
+        moments: [3, C] of parts of the examples, from :func:`moments_of`.
+    """
     count, total, squares = np.sum(moments, axis=0)
     mean = total / count
     spread = np.sqrt((squares / count - mean**2).clip(min=0))
