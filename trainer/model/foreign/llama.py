@@ -39,6 +39,7 @@ class Llama(Foreign):
         document.expect_none(QUANTISED, remedy=UNQUANTISED)
         document.choice("hidden_act", {"silu": "swiglu"}, "silu")
         context = document.whole("max_position_embeddings", 2048)
+        vocabulary = document.whole("vocab_size", 32_000)
         model = {
             "kind": "gpt",
             "hidden": hidden,
@@ -46,7 +47,7 @@ class Llama(Foreign):
             "num_heads": heads,
             "num_kv_heads": document.whole("num_key_value_heads", heads),
             "feed_forward_hidden": document.whole("intermediate_size"),
-            "vocabulary": document.whole("vocab_size", 32_000),
+            "vocabulary": vocabulary,
             "context": context,
             "norm": "rms",
             "norm_epsilon": document.number("rms_norm_eps", 1e-6),
@@ -54,7 +55,7 @@ class Llama(Foreign):
             "rotary_base": rotary_base(document, "rope_theta"),
             "tied": document.flag("tie_word_embeddings", False),
         }
-        return {"model": model, "data": data_section(context)}
+        return {"model": model, "data": data_section(context, vocabulary)}
 
     def document(self, config: RunConfig) -> dict[str, Any]:
         """See :class:`Foreign`."""
