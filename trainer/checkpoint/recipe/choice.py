@@ -203,7 +203,10 @@ def _text_use(model: GPTConfig) -> list[str]:
         "",
         f"# A text, continued; tokens are {what}.",
         "generator = torch.Generator().manual_seed(0)",
-        f"text = continued(network, {prompt}, {TOKENS}, temperature={TEMPERATURE}, generator=generator)",
+        f"prompt = {prompt}",
+        "text = continued(",
+        f"    network, prompt, settings, num={TOKENS}, temperature={TEMPERATURE}, generator=generator",
+        ")",
         read,
     ]
 
