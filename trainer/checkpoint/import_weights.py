@@ -38,6 +38,8 @@ def run(folder: Path, out: Path) -> int:
     kind, document, path = found_in(folder)
     try:
         with open_weights(path) as weights:
+            shapes = [weights.shape(name) for name in weights.names]
+            document.largest = max([len(shapes), *(size for shape in shapes for size in shape)])
             config = _configuration(kind, document, weights, out)
             entries = kind.entries(config)
             assert {entry.name: entry.shape for entry in entries} == parameter_shapes(config)
