@@ -93,7 +93,9 @@ def newest_intact(root: Path, names: Iterable[str]) -> Path:
 
     folder, skipped = _newest(root, begun_steps(root), fault)
     if folder is None:
-        raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
+        raise FileError(
+            root, "checkpoint", "there is no complete checkpoint", "give the run.dir of a run that has saved one"
+        )
     _say(skipped)
     return folder
 
@@ -109,7 +111,7 @@ def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -
         skipped.append(damage)
     complete = complete_steps(root)
     if complete:
-        problem = f"none of {len(complete)} is whole (the newest: {skipped[0].removesuffix(f'; {REMEDY}')})"
+        problem = f"none of {len(complete)} is undamaged (the newest: {skipped[0].removesuffix(f'; {REMEDY}')})"
         remedy = f"restore one from a copy; or remove {root} to start anew, or give a new run.dir"
         raise FileError(root, "checkpoints", problem, remedy)
     return None, skipped
@@ -152,7 +154,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
     inside = sorted(str(root.parent) for root in run_dir.glob("*/checkpoints") if complete_steps(root))
     if inside and not complete_steps(run_dir / "checkpoints"):
         remedy = f"give a run inside that has one: {', '.join(inside)}"
-        raise FileError(run_dir / "checkpoints", "checkpoint", "there is no complete one", remedy)
+        raise FileError(run_dir / "checkpoints", "checkpoint", "there is no complete checkpoint", remedy)
     return newest_intact(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
 
 

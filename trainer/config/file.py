@@ -62,9 +62,11 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
             path, where, f"is not YAML ({getattr(error, 'problem', error)})", "correct the syntax"
         ) from error
     except ValueError as error:
-        raise FileError(path, "document", f"holds an impossible date ({error})", "quote it") from error
+        raise FileError(path, "document", f"contains an impossible date ({error})", "quote it") from error
     except MISTAGGED as error:
-        raise FileError(path, "document", "holds a value that is not what its tag says", "leave the tag out") from error
+        raise FileError(
+            path, "document", "contains a value that does not fit its YAML tag", "leave the tag out"
+        ) from error
     except RecursionError as error:
         raise FileError(path, "document", TOO_DEEP, "nest less") from error
     _check(path, "document", document)
@@ -125,13 +127,14 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
         override: ``dotted.key=value`` with the value in YAML.
 
     Raises:
-        FileError: it is no override, or the key lies in a value that is no section.
+        FileError: it is not dotted.key=value, or the key lies in a value that is not a section.
     """
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise FileError(path, override, "is no override", "write dotted.key=value, for example optim.steps=200")
+        raise FileError(path, override, "is not a setting", "write dotted.key=value, for example optim.steps=200")
     if key == "stages":
-        raise FileError(path, key, "are no setting", "write them in the file, and stages.NAME.key=value to change one")
+        remedy = "write them in the file; stages.NAME.key=value changes one"
+        raise FileError(path, key, "cannot be replaced as a whole", remedy)
     try:
         value = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, RecursionError, ValueError, *MISTAGGED) as error:
@@ -143,6 +146,6 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
         child = {} if node.get(section) is None else node[section]
         if not isinstance(child, dict):
             parent = ".".join(sections[:depth])
-            raise FileError(path, key, f"{parent} is no section ({child})", f"write {parent}=VALUE")
+            raise FileError(path, key, f"{parent} is not a section ({child})", f"write {parent}=VALUE")
         node[section] = node = dict(child)
     node[last] = value

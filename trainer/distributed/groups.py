@@ -46,7 +46,9 @@ class Launch:
         for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1")):
             text = os.environ.get(name, default)
             if not text.isdecimal():
-                raise ValueError(f"environment: {name} is no number ({text}); unset it, or start the run with torchrun")
+                raise ValueError(
+                    f"environment: {name} is not a number ({text}); unset it, or start the run with torchrun"
+                )
             values.append(int(text))
         launch = cls(*values)
         if launch.world_size > 1 and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():

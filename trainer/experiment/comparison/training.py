@@ -65,9 +65,7 @@ class Training:
                 raise Stopped
             if code:
                 what = f", stage {stage.name}," if stage.name else ""
-                raise RunFailed(
-                    f"{folder}{what} ended with {code}: {last_line(folder / LOG)}; {folder / LOG} tells more"
-                )
+                raise RunFailed(f"{folder}{what} ended with {code}: {last_line(folder / LOG)}; see {folder / LOG}")
 
     def _process(self, stage: Stage, arguments: list[str], log: Path, progress: Callable[[str], None]) -> int:
         program = tethered([sys.executable, *launched(self._ranks), *arguments])

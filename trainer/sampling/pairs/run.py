@@ -54,7 +54,7 @@ def run(request: PairsRequest, out: Path) -> int:
     teacher = Reference.of_run(ReferenceConfig(run=request.run))
     config = teacher.config
     if config.model.kind in FLOWLESS:
-        raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
+        raise ValueError(f"run_dir: {request.run} contains a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
     if config.flow.context is not None:
         raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
@@ -73,7 +73,7 @@ def run(request: PairsRequest, out: Path) -> int:
     index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():
         if read_index(out, PairIndex) != index:
-            raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
+            raise FileError(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
     mark = _digest(index)
     if launch.rank == 0:
