@@ -117,6 +117,16 @@ example:
 chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as ASTRA-sim reads them.
 """
 
+_KEYS = """\
+Lists every key of a scenario: what it takes, its default, its unit and what it means. One line a key where the output
+is piped, for grep. The same is on the page configs/README.md; editors complete keys from
+configs/schemas/scenario.schema.json, which the first line of each scenario in configs names.
+
+examples:
+  python -m netsim keys topology
+  python -m netsim keys transports.ethereal
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     """Answers wrong arguments with one line, like any other wrong input, instead of a usage text."""
@@ -202,6 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
     )
+    keys = verb("keys", "every key of a scenario: what it takes, its default and what it means", _KEYS, _keys)
+    keys.add_argument("prefix", nargs="?", metavar="PREFIX", help="show only the keys that begin so")
     return parser
 
 
@@ -309,6 +321,12 @@ def _export(arguments: argparse.Namespace) -> int:
     write_chakra(trace, folder)
     print(f"{len(trace.programs)} execution traces: {folder}")
     return DONE
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from netsim.keys.reference import run
+
+    return run(arguments.prefix)
 
 
 def _refuse_no_processes(jobs: int) -> None:

@@ -19,6 +19,7 @@ from trainer.command.features import FEATURES
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
+from trainer.command.keys import KEYS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
@@ -30,6 +31,7 @@ from trainer.training.failure import RunFailed
 VERBS = (
     TRAIN,
     CHECK,
+    KEYS,
     SAMPLE,
     STEPS,
     EVALUATE,
@@ -106,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m trainer",
         description="Train flow-matching, language and mixture-of-experts models on one or many nodes.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what and how to mend it), "
-        "75 told to stop by SIGTERM or SIGUSR2: saved, start it again to go on.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what is wrong and what to "
+        "write), 75 told to stop by SIGTERM or SIGUSR2: saved, start it again to go on.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
