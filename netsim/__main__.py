@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from netsim.errors import InputError
+from netsim.errors import InputError, listed, nearest
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
@@ -132,6 +133,10 @@ class _Parser(argparse.ArgumentParser):
     """Answers wrong arguments with one line, like any other wrong input, instead of a usage text."""
 
     def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if wrong is not None:
+            near = nearest(wrong[1], listed(wrong[2]))
+            message = f"{wrong[1]} is not a verb" + (f"; use {near}" if near else "")
         print(f"{self.prog}: command line: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(WRONG_INPUT)
 

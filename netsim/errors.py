@@ -62,7 +62,7 @@ def first_error(
     field = _field(first, content)
     problem, remedy = _explain(first, model)
     further = {_field(other, content): other["type"] == "missing" for other in findings}
-    del further[field]
+    further = {name: missing for name, missing in further.items() if not f"{field}.".startswith(f"{name}.")}
     if further:
         problem = f"{problem} ({_also(further)})"
     return InputError(file, f"{place}: {field}" if place else field, problem, remedy)
@@ -71,8 +71,8 @@ def first_error(
 def _also(further: Mapping[str, bool]) -> str:
     """Further fields that are wrong; the values say whether each is missing."""
     names = list(further)
-    rest = f" and {len(names) - _MOST_FIELDS} others" if len(names) > _MOST_FIELDS else ""
-    return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(names[:_MOST_FIELDS])}{rest}"
+    shown = names if len(names) <= _MOST_FIELDS + 1 else [*names[:_MOST_FIELDS], f"{len(names) - _MOST_FIELDS} others"]
+    return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(shown)}"
 
 
 _ABSENT = object()
@@ -128,7 +128,7 @@ def _explain(finding: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str]
 
 def _plain(message: str) -> str:
     """What pydantic says of a value, without what a person need not know."""
-    message = re.sub(r", unable to .*| or instance of .*| or object to .*", "", message)
+    message = re.sub(r", unable to .*|, got .*| or instance of .*| or object to .*", "", message)
     message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
     return message.replace("Input should be", "it must be").replace("Input", "it")
 

@@ -161,6 +161,8 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
             "is not a mapping of keys to values",
             "write keys and values, format: flowfabric.scenario/1 first",
         )
+    if "format" not in content and {"run", "model"} <= content.keys():
+        raise InputError(name, "file", "is a run configuration, not a scenario", "give it to python -m trainer")
     for override in overrides:
         content = _override(content, override)
     try:

@@ -69,6 +69,17 @@ def load_yaml(path: Path, content: str) -> object:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else "file"
-        raise InputError(path, line, f"is not YAML ({getattr(error, 'problem', error)})", "correct the line") from None
+        problem = _syntax(getattr(error, "problem", None) or str(error))
+        raise InputError(path, line, f"is not YAML ({problem})", "correct the line") from None
     check_document(path, document)
     return document
+
+
+def _syntax(problem: str) -> str:
+    """What PyYAML found, in the words of a person."""
+    if "'\\t'" in problem:
+        return "there is a tab; indent with spaces"
+    return {
+        "mapping values are not allowed here": "a colon is missing before this one, or the indentation is wrong",
+        "could not find expected ':'": "a key has no colon behind it",
+    }.get(problem, problem)

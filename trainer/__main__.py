@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
@@ -70,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
     """Wrong arguments are wrong input: one line, not a usage text."""
 
     def error(self, message: str) -> NoReturn:
-        _complain(f"{self.prog.removeprefix('python -m ')}: {message}; see {self.prog} --help")
+        _complain(f"{self.prog.removeprefix('python -m ')}: {_of_a_verb(message)}; see {self.prog} --help")
         raise SystemExit(2)
 
 
@@ -88,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") or "overrides" not in options for word in rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        dashed = [word.lstrip("-") for word in rest if "=" in word and "." in word.partition("=")[0]]
+        settings = f"; settings have no dashes: {' '.join(dashed)}" if dashed and "overrides" in options else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{settings}")
     if rest:
         options.overrides += rest  # argparse stops collecting overrides at the first option
     try:
@@ -108,6 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(f"trainer {options.verb.name}: {error}")
         return 1
+
+
+def _of_a_verb(message: str) -> str:
+    """A complaint about the verb that names the nearest one, in place of a list of all."""
+    wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose", message)
+    if wrong is None:
+        return message
+    from moe.validation.remedy import nearest  # brings pydantic, which help does without
+
+    near = nearest(wrong[1], (verb.name for verb in VERBS))
+    return f"{wrong[1]} is not a verb" + (f"; use {near}" if near else "")
 
 
 def _complain(line: str) -> None:

@@ -56,7 +56,7 @@ def first_complaint(
     details = [(_written(detail, document), detail) for detail in error.errors()]
     path, first = details[0]
     about_it = [detail for other, detail in details if other == path]
-    further = {other: detail["type"] == "missing" for other, detail in details if other != path}
+    further = {other: detail["type"] == "missing" for other, detail in details if path[: len(other)] != other}
     reason, way_out, cause = first["msg"], "", _cause(first)
     shown = f" ({first['input']!r})" if len(repr(first["input"])) <= 60 else ""
     match first["type"]:
@@ -88,7 +88,7 @@ def first_complaint(
 
 def _plain(message: str) -> str:
     """What pydantic says of a value, without what a person need not know."""
-    message = re.sub(r", unable to .*| or instance of .*| or object to .*| for <class .*", "", message)
+    message = re.sub(r", unable to .*|, got .*| or instance of .*| or object to .*| for <class .*", "", message)
     message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
     return message.replace("Input should be", "must be").replace("Input is", "is")
 
@@ -96,8 +96,8 @@ def _plain(message: str) -> str:
 def _also(further: dict[tuple[int | str, ...], bool]) -> str:
     """Further fields that are wrong; the values say whether each is missing."""
     names = [".".join(map(str, path)) for path in further]
-    rest = f" and {len(names) - _MOST_FIELDS} others" if len(names) > _MOST_FIELDS else ""
-    return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(names[:_MOST_FIELDS])}{rest}"
+    shown = names if len(names) <= _MOST_FIELDS + 1 else [*names[:_MOST_FIELDS], f"{len(names) - _MOST_FIELDS} others"]
+    return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(shown)}"
 
 
 def _written(detail: "ErrorDetails", document: Any) -> tuple[int | str, ...]:

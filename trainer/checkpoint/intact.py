@@ -174,6 +174,11 @@ def newest_checkpoint(run_dir: Path) -> Path:
         FileError: there is none.
     """
     check_possible(run_dir / "checkpoints")
+    if not run_dir.is_dir():
+        problem = "is a file" if run_dir.exists() else "does not exist"
+        raise FileError(run_dir, "run_dir", problem, "give the run.dir of a run that has saved a checkpoint")
+    if (run_dir / NAME).exists() and run_dir.parent.name == "checkpoints":
+        raise FileError(run_dir, "run_dir", "is a checkpoint", f"give the folder of its run, {run_dir.parents[1]}")
     inside = sorted(str(root.parent) for root in run_dir.glob("*/checkpoints") if complete_steps(root))
     if inside and not complete_steps(run_dir / "checkpoints"):
         remedy = f"give a run inside that has one: {', '.join(inside)}"

@@ -128,7 +128,7 @@ class _Walk:
         keys: list[Key] = []
         below: list[Group] = []
         for name, inner in node["properties"].items():
-            if name == "kind" and place and place[-1].is_kind:
+            if inner.get("deprecated") or (name == "kind" and place and place[-1].is_kind):
                 continue
             here = (*place, Part(name))
             listed = _items(self._reached(inner))

@@ -1,12 +1,12 @@
 """The reference of the keys on a terminal, or one line a key where its output is piped."""
 
 import json
-from pathlib import Path
 from typing import Any
 
+from trainer.config.shipped import SHIPPED
 from trainer.experiment.keys.table import chosen, show
 
-SCHEMA = Path(__file__).parents[3] / "configs" / "schemas" / "run.schema.json"
+SCHEMA = SHIPPED / "schemas" / "run.schema.json"
 
 
 def run(prefix: str | None) -> int:

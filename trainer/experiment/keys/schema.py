@@ -7,7 +7,7 @@ names say; a configuration with stages may leave to them what it likes.
 import re
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core.core_schema import ModelSchema
@@ -119,7 +119,15 @@ class _Generator(GenerateJsonSchema):
             unit = _unit(name, noted, meaning)
             if unit:
                 noted["x-unit"] = unit
+            for former in _former_names(field):
+                built["properties"][former] = {**noted, "description": f"Former name of {key}.", "deprecated": True}
         return built
+
+
+def _former_names(field: FieldInfo) -> list[str]:
+    """Other names that a file may use for a field, so that old ones are still read."""
+    alias = field.validation_alias
+    return [str(name) for name in alias.choices[1:]] if isinstance(alias, AliasChoices) else []
 
 
 def _filled(section: type[BaseModel], name: str) -> bool:

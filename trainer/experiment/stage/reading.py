@@ -74,8 +74,9 @@ def chosen(stages: Sequence[Stage], name: str | None) -> Stage:
     for stage in stages:
         if stage.name == (name or ""):
             return stage
-    known = ", ".join(stage.name for stage in stages if stage.name) or "none"
-    raise ValueError(f"--stage: there is no stage {name} in {stages[0].path} (there are {known}); name one of these")
+    known = [stage.name for stage in stages if stage.name]
+    remedy = f"use one of {', '.join(known)}" if known else "leave it out, for there are no stages"
+    raise ValueError(f"--stage: there is no stage {name} in {stages[0].path}; {remedy}")
 
 
 def _entries(path: Path, listed: Any) -> dict[str, tuple[str, dict[str, Any]]]:
