@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
 from trainer.command.import_weights import IMPORT_WEIGHTS
 from trainer.command.index_tars import INDEX_TARS
+from trainer.command.keys import KEYS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
@@ -38,6 +40,7 @@ from trainer.training.failure import RunFailed
 VERBS = (
     TRAIN,
     CHECK,
+    KEYS,
     SAMPLE,
     STEPS,
     EVALUATE,
@@ -68,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
     """Wrong arguments are wrong input: one line, not a usage text."""
 
     def error(self, message: str) -> NoReturn:
-        _complain(f"{self.prog.removeprefix('python -m ')}: {message}; see {self.prog} --help")
+        _complain(f"{self.prog.removeprefix('python -m ')}: {_of_a_verb(message)}; see {self.prog} --help")
         raise SystemExit(2)
 
 
@@ -86,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") or "overrides" not in options for word in rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        dashed = [word.lstrip("-") for word in rest if "=" in word and "." in word.partition("=")[0]]
+        settings = f"; settings have no dashes: {' '.join(dashed)}" if dashed and "overrides" in options else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{settings}")
     if rest:
         options.overrides += rest  # argparse stops collecting overrides at the first option
     try:
@@ -108,6 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _of_a_verb(message: str) -> str:
+    """A complaint about the verb that names the nearest one, in place of a list of all."""
+    wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose", message)
+    if wrong is None:
+        return message
+    from moe.validation.remedy import nearest  # brings pydantic, which help does without
+
+    near = nearest(wrong[1], (verb.name for verb in VERBS))
+    return f"{wrong[1]} is not a verb" + (f"; use {near}" if near else "")
+
+
 def _complain(line: str) -> None:
     """Prints a line once a node, on its first rank; the others wait, for torchrun ends all ranks when one ends."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -121,8 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m trainer",
         description="Train flow-matching, language and mixture-of-experts models on one or many nodes.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what and how to mend it), "
-        "75 told to stop by SIGTERM or SIGUSR2: saved, start it again to go on.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what is wrong and what to "
+        "write), 75 told to stop by SIGTERM or SIGUSR2: saved, start it again to go on.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:

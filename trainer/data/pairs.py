@@ -141,11 +141,11 @@ class PairsOfPoints(Dataset):
         row = {name: np.asarray(arrays[name].row(number)) for name in self._arrays}
         for name, values in row.items():
             if not np.isfinite(values).all():
-                raise ValueError(f"{name}: holds values that are not finite")
+                raise ValueError(f"{name}: contains values that are not finite")
         if self.num_classes and int(row["labels"]) not in range(self.num_classes):
-            raise ValueError(f"labels: {row['labels']} is none of the {self.num_classes} classes")
+            raise ValueError(f"labels: {row['labels']} is not one of the {self.num_classes} classes")
         if "interval" in row and not 0 <= row["interval"][0] < row["interval"][1] <= 1:
-            raise ValueError(f"interval: {row['interval'].tolist()} is no part of [0, 1]")
+            raise ValueError(f"interval: {row['interval'].tolist()} is not a part of [0, 1]")
         return row
 
 
@@ -164,5 +164,5 @@ def _check(path: Path, num_examples: int, index: PairIndex) -> None:
             raise FileError(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
         found, wanted = (arrays[name].shape, arrays[name].dtype), ((num_examples, *shape), dtype)
         if found != wanted:
-            problem = f"is {found[1]} {list(found[0])} where the index says {wanted[1]} {list(wanted[0])}"
+            problem = f"is {found[1]} {list(found[0])} but the index says {wanted[1]} {list(wanted[0])}"
             raise FileError(path, name, problem, REMEDY)

@@ -117,10 +117,10 @@ class Shards(Dataset):
     def _row(self, arrays: Mapping[str, Array], row: int) -> tuple[NDArray[Any], int]:
         values = arrays["data"].row(row)
         if not np.isfinite(values).all():
-            raise ValueError("data: holds values that are not finite")
+            raise ValueError("data: contains values that are not finite")
         label = int(arrays["labels"].row(row)) if self.num_classes else 0
         if label not in range(max(1, self.num_classes)):
-            raise ValueError(f"labels: {label} is none of the {self.num_classes} classes")
+            raise ValueError(f"labels: {label} is not one of the {self.num_classes} classes")
         return values, label
 
 

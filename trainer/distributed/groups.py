@@ -44,10 +44,21 @@ class Launch:
         values = []
         for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1")):
             text = os.environ.get(name, default)
-            if not text.isdecimal():
-                raise ValueError(f"environment: {name} is no number ({text}); unset it, or start the run with torchrun")
+            if not text.isdecimal() or (name.endswith("SIZE") and int(text) < 1):
+                wanted = f"a whole number of {1 if name.endswith('SIZE') else 0} or more"
+                raise ValueError(
+                    f"environment: {name} is not {wanted} ({text}); unset it, or start the run with torchrun"
+                )
             values.append(int(text))
         launch = cls(*values)
+        for name, rank, size in (
+            ("RANK", launch.rank, launch.world_size),
+            ("LOCAL_RANK", launch.local_rank, launch.local_world_size),
+        ):
+            if rank >= size and f"{name.removesuffix('RANK')}WORLD_SIZE" in os.environ:
+                raise ValueError(
+                    f"environment: {name} is {rank}, and ranks are 0 to {size - 1}; start the ranks with torchrun"
+                )
         if launch.world_size > 1 and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
             raise ValueError(
                 f"environment: WORLD_SIZE is {launch.world_size}, but RANK or MASTER_ADDR is not set; "

@@ -52,12 +52,12 @@ def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], la
         for number, stage in enumerate(stages, start=1):
             place = f"stage {number} of {len(stages)}, {stage.name}"
             if stage.finished:
-                _say(f"{place}: is finished", launch)
+                _say(f"{place}: already finished", launch)
                 continue
             if supervisor.told_to_stop:
-                _say(f"{place}: is not begun, for this was told to stop; start it again to go on", launch)
+                _say(f"{place}: not started, since the run was told to stop; start it again to go on", launch)
                 return EX_TEMPFAIL
-            _say(f"{place}: begins ({stage.verb})", launch)
+            _say(f"{place}: starts ({stage.verb})", launch)
             code = run_stage(supervisor, [str(path), *overrides], stage.name)
             if code:
                 return code

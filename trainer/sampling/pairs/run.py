@@ -55,7 +55,7 @@ def run(request: PairsRequest, out: Path) -> int:
     teacher = Reference.of_run(ReferenceConfig(run=request.run))
     config = teacher.config
     if config.model.kind in FLOWLESS:
-        raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
+        raise ValueError(f"run_dir: {request.run} contains a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
     if config.flow.context is not None:
         raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
@@ -77,7 +77,7 @@ def run(request: PairsRequest, out: Path) -> int:
     if (out / INDEX).exists():
         found = read_index(out, PairIndex)
         if found.model_copy(update={"class_names": index.class_names}) != index:
-            raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
+            raise FileError(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
     mark = _digest(index)
     if launch.rank == 0:
