@@ -12,9 +12,8 @@ import torch.distributed as dist
 
 from moe.dispatch.node_groups import divide_nodes, node_groups, unite_nodes
 from trainer.distributed.process.flights import record_flights
+from trainer.distributed.process.verdict import STAGE
 
-STAGE = "FLOWFABRIC_STAGE"
-"""Variable that names the stage whose ranks these are: stages of one start share torchrun's store."""
 TIMEOUT_S = 600.0
 """Of collectives outside a run, which has its own."""
 

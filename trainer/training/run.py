@@ -11,6 +11,7 @@ from trainer.checkpoint.directory import step_of
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.lock import locked
+from trainer.distributed.process.stop import StopRequest
 from trainer.observe.protocol import Sink
 from trainer.training.preflight import preflight
 from trainer.training.task import Task
@@ -34,7 +35,9 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
     checked = preflight(config, launch.world_size, ranks_per_node=launch.local_world_size)
     config = checked.config
     dataset = trainer.data.build(config.data, config.source)
+    stop = StopRequest()
     with ExitStack() as closing:
+        closing.callback(stop.end)  # last: files are closed before
         claimed: list[Sink] = []
         if launch.rank == 0:
             claimed = _claim(config, step_of(checked.newest), closing)
@@ -46,7 +49,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
             return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
 
         try:
-            return train(config, checked.layout, launch, lambda: task(config), dataset, sinks)
+            return train(config, checked.layout, launch, lambda: task(config), dataset, sinks, stop)
         except FileError:
             raise
         except ValueError as error:
