@@ -12,17 +12,23 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.distributed.process.attendance import Attendance, NotMet, this_node
 from trainer.distributed.process.interrupt import interruptible
 from trainer.distributed.process.launcher import PR_SET_PDEATHSIG
-from trainer.distributed.process.meeting import Host, Refused, hosted, listener
+from trainer.distributed.process.meeting import ENDS_ALL, Host, Refused, hosted, listener
 from trainer.distributed.process.stop import EX_TEMPFAIL, spoken
 from trainer.distributed.process.verdict import VARIABLE, read_verdict
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 WRONG_INPUT = 2
 LOOK_S = 0.3
 """Between two looks at what the ranks and the other nodes say."""
+LINGER_S = 10.0
+"""For the other nodes to end before node 0 takes the store from them, which they would complain of at length."""
 NOTHING = "nothing new was saved"
 
 
@@ -40,6 +46,7 @@ class _Node:
         self.options, self.command, self.verdict = options, command, verdict
         self.attendance: Attendance | None = None
         self._host: Host | None = None
+        self._store: object = None
         self._ended = threading.Event()
 
     def run(self) -> tuple[int, str]:
@@ -79,9 +86,13 @@ class _Node:
             code: its exit code.
             line: why.
         """
-        if self.attendance is not None and self.attendance.left is None:
-            self.attendance.leave(code, line)
+        if self.attendance is not None:
+            if self.attendance.left is None:
+                self.attendance.leave(code, line)
+            self.attendance.hang_up()
         if self._host is not None:
+            if code == 0 or code in ENDS_ALL:
+                self._host.linger(LINGER_S)
             self._host.close()
 
     def stopped(self, words: str, code: int) -> tuple[int, str]:
@@ -113,16 +124,20 @@ class _Node:
             return listener("127.0.0.1", 0)  # the meeting says what is wrong with the address
 
     def _torchrun(self, listening: socket.socket | None, port: int) -> tuple[int, str]:
+        quiet = "TORCH_CPP_LOG_LEVEL" not in os.environ
+        if quiet:
+            os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # the store warns at length when another agent is gone
         from torch.distributed import TCPStore, run
         from torch.distributed.elastic.multiprocessing.api import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.elastic.rendezvous.api import RendezvousError
 
+        if quiet:
+            del os.environ["TORCH_CPP_LOG_LEVEL"]  # is read once, and the ranks may warn
         options = self.options
-        _hush()
-        store = None
+        _hush(self.verdict)
         if listening is not None:
-            store = TCPStore(
+            self._store = TCPStore(
                 options.master, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
             )
         try:
@@ -141,8 +156,6 @@ class _Node:
             return read_verdict(self.verdict) or (1, f"{_blamed(error)}; the lines above tell more")
         except RendezvousError as error:
             return 1, f"node {options.node_rank} has lost the others ({error})"
-        finally:
-            del store
         return read_verdict(self.verdict) or (0, "")
 
     def _watch(self) -> None:
@@ -211,11 +224,12 @@ def _stand_alone() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _hush() -> None:
-    """Leaves one line of each error that torchrun reports, and none of its signals."""
+def _hush(verdict: Path) -> None:
+    """Leaves one line of each error that torchrun reports, none of its signals, and nothing once the ranks have spoken."""
     logger = logging.getLogger("torch.distributed.elastic")
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)
+    handler.addFilter(lambda _: read_verdict(verdict) is None)
     handler.setFormatter(_FirstLine("launch.sh: torchrun: %(message)s"))
     logger.handlers, logger.propagate = [handler], False
 
@@ -232,7 +246,7 @@ class _FirstLine(logging.Formatter):
         return super().format(logging.makeLogRecord({**record.__dict__, "exc_info": None})).splitlines()[0]
 
 
-def _blamed(error: "ChildFailedError") -> str:  # pyright: ignore[reportUndefinedVariable]  # noqa: F821
+def _blamed(error: "ChildFailedError") -> str:
     rank, failure = error.get_first_failure()
     code = failure.exitcode
     how = f"was killed by {spoken(-code)}" if code < 0 else f"ended with {code}"

@@ -102,6 +102,16 @@ class Host:
         self._thread = threading.Thread(target=self._serve, name="meeting", daemon=True)
         self._thread.start()
 
+    def linger(self, patience_s: float) -> None:
+        """Waits until all have hung up.
+
+        Args:
+            patience_s: seconds that it waits at most.
+        """
+        until = time.monotonic() + patience_s
+        while self._present and time.monotonic() < until:
+            time.sleep(0.05)
+
     def close(self) -> None:
         """Hangs up on everybody."""
         self._closed.set()
