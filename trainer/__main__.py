@@ -130,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m trainer",
         description="Train flow-matching, language and mixture-of-experts models on one or many nodes.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what and how to mend it), "
-        "75 told to stop by Ctrl-C, SIGTERM or SIGUSR2: saved, start it again to go on; 128 + N told so by signal N with "
-        "nothing to save (130 Ctrl-C, 143 SIGTERM). A second Ctrl-C ends at once.",
+        "75 told to stop by Ctrl-C, SIGTERM or SIGUSR2: saved, start it again to go on; "
+        "130 (Ctrl-C) or 143 (SIGTERM) told to stop with nothing to save. A second Ctrl-C ends at once.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:

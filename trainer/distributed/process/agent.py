@@ -1,4 +1,4 @@
-"""torchrun for one node, as docker/launch.sh starts it: the nodes meet before, and how it ended is one line and a code."""
+"""torchrun for one node, as docker/launch.sh starts it: the nodes meet before, and the end is one line and a code."""
 
 import argparse
 import ctypes
@@ -225,7 +225,7 @@ def _stand_alone() -> None:
 
 
 def _hush(verdict: Path) -> None:
-    """Leaves one line of each error that torchrun reports, none of its signals, and nothing once the ranks have spoken."""
+    """Leaves one line of each error of torchrun, none of its signals, and nothing once the ranks have spoken."""
     logger = logging.getLogger("torch.distributed.elastic")
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)

@@ -68,8 +68,10 @@ class Nodes:
         variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
         self.started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "trainer.distributed.process.agent", *words]
-                + ["--", str(self.folder / "rank.py"), str(self.folder)],
+                [
+                    *(sys.executable, "-m", "trainer.distributed.process.agent", *words),
+                    *("--", str(self.folder / "rank.py"), str(self.folder)),
+                ],
                 cwd=ROOT,
                 env={**os.environ, **variables, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
                 stderr=subprocess.PIPE,

@@ -99,9 +99,7 @@ def test_who_listens_goes_on_until_it_has_saved(tmp_path: Path) -> None:
     assert ended(process) == (75, "")
 
 
-@pytest.mark.parametrize(
-    ("second", "variables"), [(signal.SIGINT, {}), (signal.SIGTERM, {"TORCHELASTIC_RUN_ID": "x"})]
-)
+@pytest.mark.parametrize(("second", "variables"), [(signal.SIGINT, {}), (signal.SIGTERM, {"TORCHELASTIC_RUN_ID": "x"})])
 def test_a_second_press_ends_at_once_whoever_listens(
     tmp_path: Path, second: signal.Signals, variables: dict[str, str]
 ) -> None:
