@@ -116,6 +116,8 @@ from netsim.scenario import Scenario
 for name, model in ("scenario", Scenario), ("sweep", SweepConfig):
     text = json.dumps(model.schema(), indent=1) + "\n"
     pathlib.Path(f"configs/schemas/{name}.schema.json").write_text(text)
+from trainer.data.shard.index import index_schema
+pathlib.Path("configs/schemas/shards.schema.json").write_text(json.dumps(index_schema(), indent=1) + "\n")
 endef
 export WRITE_SCHEMAS
 

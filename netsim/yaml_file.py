@@ -7,6 +7,7 @@ import yaml
 
 from netsim.documents import TOO_DEEP, check_document
 from netsim.errors import InputError
+from netsim.shipped import located, nearest
 
 MISTAGGED = (AttributeError, KeyError, IndexError, TypeError)
 """What PyYAML raises besides its own errors where a value is not what its tag says, such as !!bool x."""
@@ -44,16 +45,19 @@ def load_yaml(path: Path, content: str) -> object:
     """What a YAML file contains.
 
     Args:
-        path: The file.
+        path: The file, or the name of one that comes with the package.
         content: What it should hold, for messages: "a scenario".
 
     Raises:
         InputError: It is missing, no text or no YAML, or a key occurs twice.
     """
+    folder = f"{content.split()[-1]}s"
+    path = located(path, folder)
     try:
         document = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(path, "file", f"cannot be read ({error.strerror})", f"give the path of {content}") from None
+        remedy = f"give the path of {content}, or the name of one in configs/{folder}: {nearest(path, folder)}"
+        raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
         raise InputError(path, "file", "is no text", f"give the path of {content} in YAML") from None
     except ValueError as error:

@@ -12,6 +12,7 @@ from moe.validation.complaint import first_complaint
 from moe.validation.document import TOO_DEEP, check_document
 from trainer.config.resolution import resolve, with_unresolved
 from trainer.config.run import RunConfig
+from trainer.config.shipped import located, nearest
 
 MISTAGGED = (AttributeError, KeyError, IndexError, TypeError)
 """What PyYAML raises besides its own errors where a value is not what its tag says, such as !!bool x."""
@@ -43,17 +44,19 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
     """Reads a YAML file of sections.
 
     Args:
-        path: YAML file.
-        examples: folder that a refusal names.
+        path: YAML file, or the name of one that comes with the package.
+        examples: folder where names are looked up first, and that a refusal names.
 
     Raises:
         FileError: the file is missing or malformed.
     """
+    folder = Path(examples).name
+    path = located(path, folder)
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        remedy = f"give a YAML file such as those in {examples}"
+        remedy = f"give a YAML file, or the name of one in {examples}: {nearest(path, folder)}"
         raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, TypeAdapter, WrapValidator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    TypeAdapter,
+    WrapValidator,
+    model_validator,
+)
 
 import trainer.data
 import trainer.flow.context
@@ -63,6 +72,8 @@ class Flow(Section):
     their own; samples start at held-out ones. null: a standard normal, or where data of kind pairs begin."""
     context: trainer.flow.context.Config | None = None
     """What of an image the network is conditioned on besides its class; null: nothing."""
+    captions: trainer.data.CaptionsConfig | None = None
+    """What a frozen text encoder made of a caption of each example, which the network reads; null: it reads none."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
     time: trainer.flow.time.Config = trainer.flow.time.UniformConfig()
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
@@ -96,10 +107,10 @@ class TextSample(Section):
     every: PositiveInt | None = None
     """Steps between two texts while training; null: none."""
     prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
-    num_bytes: PositiveInt = 100
-    """Bytes written after each prompt."""
+    num_tokens: PositiveInt = Field(default=100, validation_alias=AliasChoices("num_tokens", "num_bytes"))
+    """Tokens written after each prompt; without a tokenizer a token is a byte. Its former name is num_bytes."""
     temperature: float = Field(default=0.8, ge=0)
-    """What the logits are divided by before a byte is drawn; 0: always the likeliest byte."""
+    """What the logits are divided by before a token is drawn; 0: always the likeliest token."""
 
 
 class PointSample(Section):
@@ -172,7 +183,7 @@ class RunConfig(Section):
     task: TaskConfig
     """What the network learns."""
     flow: Flow | None = None
-    """Present with every model but two: a gpt predicts the next byte, an autoencoder what it was shown."""
+    """Present with every model but two: a gpt predicts the next token, an autoencoder what it was shown."""
     optim: OptimConfig
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
     parallel: ParallelConfig = ParallelConfig()
@@ -258,6 +269,11 @@ class RunConfig(Section):
             return 0
         made = isinstance(self.flow.context, trainer.flow.context.SemanticMapConfig)
         return self.state_shape[0] if made else self.context_shape[0]
+
+    @property
+    def caption_width(self) -> int:
+        """Width of the vectors of captions that the network reads; 0: it reads none."""
+        return 0 if self.flow is None or self.flow.captions is None else self.flow.captions.width
 
     @property
     def data_are_latents(self) -> bool:

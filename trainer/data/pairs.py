@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.found_once import found_once
 from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import read_index
 from trainer.data.shard.pair_index import PairIndex
@@ -38,6 +39,8 @@ class PairsConfig(Section):
     """Of a point; left out: what the index says."""
     num_classes: NonNegativeInt
     """Left out: what the index says."""
+    class_names: ClassNames = ()
+    """Of the classes 0, 1, ...; left out: what the index says."""
     segments: PositiveInt | None
     """Into how many equal parts paths were cut; left out: what the index says."""
     nodes: tuple[float, ...] | None = None
@@ -87,7 +90,12 @@ class PairsConfig(Section):
         if isinstance(held_out, int) and held_out >= index.num_examples:
             problem = f"{held_out} of {index.num_examples} pairs leave none to train on"
             raise ValueError(f"held_out: {problem}; hold out fewer")
-        return {**{name: getattr(index, name) for name in SAID}, **document}
+        return {**{name: getattr(index, name) for name in (*SAID, "class_names")}, **document}
+
+    @model_validator(mode="after")
+    def _names_fit_the_classes(self) -> PairsConfig:
+        check_class_names(self.class_names, self.num_classes)
+        return self
 
 
 class PairsOfPoints(Dataset):
@@ -103,7 +111,7 @@ class PairsOfPoints(Dataset):
     def __init__(self, config: PairsConfig) -> None:
         index = read_index(config.path, PairIndex)
         check_same(config.path, index, config, SAID)
-        found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index))
+        found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index), config.path)
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._arrays = index.arrays

@@ -54,6 +54,11 @@ class ToyConfig(Section):
         """The parts, if points are labelled."""
         return PARTS[self.name] if self.classes else 0
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Parts have no names."""
+        return ()
+
 
 class Toy(Dataset):
     """Points that are a function of (name, seed, id): part, place on the part, and Gaussian spread around it.

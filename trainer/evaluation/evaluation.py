@@ -246,14 +246,16 @@ def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:
     own, solver = flow.sample.sampler, Dopri5(TOLERANCE, TOLERANCE)
     if isinstance(own, SegmentedConfig):
         solver = Segmented(solver, own.segments)
-    dataset = trainer.data.build(config.data)
+    dataset = trainer.data.build(config.data, captions=config.flow and config.flow.captions)
     values = math.prod(config.state_shape)
     generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))
     found = []
     for rows in trainer.data.first_data_points(dataset, "held_out", num).split(TOGETHER):
         progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
         batch = dataset.get(rows)
-        condition = Condition(label=batch.labels, context=parts.context_of(batch.x_1, generator)).to(flow.device)
+        condition = Condition(batch.labels, parts.context_of(batch.x_1, generator), caption=batch.captions).to(
+            flow.device
+        )
         x_1 = parts.space.encode(batch.x_1, generator=generator).to(flow.device) * parts.data_scale
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
         field, ends = parts.field(flow.model, condition, 1.0), torch.tensor([0.0, 1.0])

@@ -241,6 +241,7 @@ def _network(
             mixture=mixture,
             context_channels=config.context_channels,
             read_context=_context_reader(config),
+            caption_width=config.caption_width,
             generator=generator,
         )
     )

@@ -15,6 +15,8 @@ from moe.files import FileError, replacing
 from moe.validation.document import parse_json
 from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
+_LONGEST_RECORD = 2**16
+
 
 @dataclass(frozen=True)
 class Record:
@@ -82,6 +84,21 @@ def read_metrics(path: Path) -> list[Record]:
         if later.step <= earlier.step:
             raise _refusal(path, number, "step", f"it does not follow step {earlier.step}", later.step)
     return records
+
+
+def last_step(path: Path) -> int:
+    """The last step that a metrics file tells of, which may be growing; 0 where it tells of none.
+
+    Args:
+        path: the file; its end alone is read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LONGEST_RECORD))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return 0
+    return _parse(path, len(lines), lines[-1].decode()).step if lines else 0
 
 
 def truncate_after(path: Path, step: int) -> None:

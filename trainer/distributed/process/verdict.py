@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moe.files import replacing
+from trainer.distributed.process.launcher import STAGE
 from trainer.distributed.process.stop import EX_TEMPFAIL
 
 VARIABLE = "FLOWFABRIC_VERDICT"
 """Names the file through which the ranks of a node tell their launcher."""
-STAGE = "FLOWFABRIC_STAGE"
-"""Variable that names the stage whose ranks these are: stages of one start share torchrun's store and its verdict."""
 
 
 class Verdict(NamedTuple):

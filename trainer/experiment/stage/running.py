@@ -7,8 +7,10 @@ from pathlib import Path
 
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.child import Stopped, Supervisor
+from trainer.distributed.process.launcher import STAGE
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
-from trainer.distributed.process.verdict import STAGE, conclude
+from trainer.distributed.process.verdict import conclude
+from trainer.distributed.run_folder import check_writable
 from trainer.experiment.stage.protocol import Stage
 from trainer.experiment.stage.provenance import check_provenance
 
@@ -21,9 +23,10 @@ def check_stages(stages: Sequence[Stage], world_size: int) -> None:
         world_size: ranks that run them.
 
     Raises:
-        ValueError: a stage is wrong, or is finished and was made by other settings.
+        ValueError: a stage is wrong, its folder cannot be written, or it is finished and was made by other settings.
     """
     for stage in stages:
+        check_writable(stage.folder)
         stage.check(world_size, stages)
     for stage in stages:
         if stage.finished:

@@ -25,6 +25,7 @@ from trainer.experiment.comparison.measurement import MeasurementSpec, measure_n
 from trainer.experiment.comparison.page import _reproduce
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
+from trainer.experiment.comparison.time_left import TimeLeft
 from trainer.experiment.comparison.training import LOG, Training, folder_of, last_line
 from trainer.experiment.stage import TrainStage, load_stages
 from trainer.observe.metrics import Record
@@ -97,7 +98,7 @@ def test_a_run_that_has_just_been_started_is_told_to_stop(tmp_path: Path, monkey
     path = written(tmp_path, "plain")
     (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
     with pytest.raises(Stopped):
-        Training(supervisor, ranks=1, jobs=1).run(method, path, tmp_path / "run", 3, lambda _: None)
+        Training(supervisor, 1, 1, TimeLeft([], 1)).run(method, path, tmp_path / "run", 3, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_the_processes_of_a_comparison_share_the_threads_of_the_machine(
     monkeypatch.setattr(training, "tethered", lambda _: printing)
     path = written(tmp_path, "plain")
     (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
-    Training(Supervisor(), ranks, jobs).run(method, path, tmp_path / "run", 3, lambda _: None)
+    Training(Supervisor(), ranks, jobs, TimeLeft([], jobs)).run(method, path, tmp_path / "run", 3, lambda _: None)
     assert last_line(tmp_path / "run" / LOG) == each
 
 
