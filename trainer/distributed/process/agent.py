@@ -18,7 +18,7 @@ from trainer.distributed.process.attendance import Attendance, NotMet, this_node
 from trainer.distributed.process.interrupt import interruptible
 from trainer.distributed.process.launcher import PR_SET_PDEATHSIG
 from trainer.distributed.process.meeting import ENDS_ALL, Host, Refused, hosted, listener
-from trainer.distributed.process.stop import EX_TEMPFAIL, spoken
+from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS, spoken
 from trainer.distributed.process.verdict import VARIABLE, read_verdict
 
 if TYPE_CHECKING:
@@ -141,21 +141,25 @@ class _Node:
                 options.master, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
             )
         try:
-            run.main(
-                [
-                    *("--nnodes", str(options.nodes), "--nproc-per-node", str(options.ranks_per_node)),
-                    *("--rdzv-backend", "c10d", "--rdzv-id", options.run_id),
-                    *("--rdzv-endpoint", f"{options.master}:{port}", "--rdzv-conf", "is_host=0"),
-                    *("--local-addr", options.local_addr, "--max-restarts", str(options.max_restarts)),
-                    *self.command,
-                ]
-            )
+            try:
+                run.main(
+                    [
+                        *("--nnodes", str(options.nodes), "--nproc-per-node", str(options.ranks_per_node)),
+                        *("--rdzv-backend", "c10d", "--rdzv-id", options.run_id),
+                        *("--rdzv-endpoint", f"{options.master}:{port}", "--rdzv-conf", "is_host=0"),
+                        *("--local-addr", options.local_addr, "--max-restarts", str(options.max_restarts)),
+                        *self.command,
+                    ]
+                )
+            finally:
+                for number in SIGNALS:  # the end is near; torchrun's handler would raise an error anywhere
+                    signal.signal(number, lambda *_: None)
         except SignalException as error:
             return self.stopped(f"told to stop by {spoken(error.sigval)}", 128 + error.sigval)
         except ChildFailedError as error:
             return read_verdict(self.verdict) or (1, f"{_blamed(error)}; the lines above tell more")
-        except RendezvousError as error:
-            return 1, f"node {options.node_rank} has lost the others ({error})"
+        except RendezvousError:
+            return 1, f"node {options.node_rank} has lost the others; start it again as soon as they are back"
         return read_verdict(self.verdict) or (0, "")
 
     def _watch(self) -> None:
