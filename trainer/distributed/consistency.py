@@ -8,7 +8,6 @@ import hashlib
 import json
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -159,7 +158,8 @@ def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Sub
     if not answer["refused"]:
         return
     if rank in answer["asked"]:
-        ranks.store.set(f"{key}/values/{rank}", _packed({name: subjects[name].values for name in answer["differs"]}))
+        values = {name: subjects[name].values for name in answer["differs"]}
+        ranks.store.set(f"{key}/values/{rank}", json.dumps(values, default=str))
     raise StartRefused(ranks.read(REFUSAL, until).decode())
 
 
@@ -174,7 +174,7 @@ def _judge(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subj
         return
     values: dict[int, Any] = {0: {name: subject.values for name, subject in subjects.items()}}
     until = time.monotonic() + LINGER_S
-    values |= {rank: _unpacked(ranks.read(f"{key}/values/{rank}", until)) for rank in asked if rank}
+    values |= {rank: json.loads(ranks.read(f"{key}/values/{rank}", until)) for rank in asked if rank}
     line = disagreement(reports, groups, values, {name: subject.remedy for name, subject in subjects.items()})
     ranks.refuse(line)
     raise StartRefused(line)
@@ -220,11 +220,3 @@ def _digest(values: Mapping[str, Any] | None) -> str | None:
     if values is None:
         return None
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _packed(values: Mapping[str, Any]) -> bytes:
-    return zlib.compress(json.dumps(values, default=str).encode())
-
-
-def _unpacked(content: bytes) -> dict[str, Any]:
-    return json.loads(zlib.decompress(content))
