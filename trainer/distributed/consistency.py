@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from trainer.distributed.difference import Origin, Report, differing, disagreement, missing
 from trainer.distributed.refusal import RanksMissing, StartRefused, located
-from trainer.distributed.start_store import ARRIVAL_S, LINGER_S, PAUSE_S, REFUSAL, StartStore
+from trainer.distributed.start_store import ARRIVAL_S, LINGER_S, MOST_PAUSE_S, PAUSE_S, REFUSAL, SILENT, StartStore
 
 REMINDER_S = 15.0
 """Between two lines that say for whom rank 0 waits."""
@@ -148,9 +148,9 @@ def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Sub
             ranks.store.set(f"{key}/{rank}", own.to_json())
             answer = json.loads(ranks.read(f"{key}/answer", until))
             break
-        except dist.DistNetworkError:  # it was the store of a stage that has just ended
+        except dist.DistNetworkError as error:  # it was the store of a stage that has just ended
             if time.monotonic() > until:
-                raise
+                raise RanksMissing(SILENT) from error
             ranks.reconnect()
             time.sleep(PAUSE_S)
     if "missing" in answer:
@@ -196,6 +196,8 @@ def _reports(ranks: StartStore, key: str, patience_s: float) -> dict[int, Report
             place = missing(waiting, ranks.launch.local_world_size)
             line = f"{place} did not come within {patience_s:g} s; look at what they wrote, and start all nodes again"
             ranks.store.set(f"{key}/answer", json.dumps({"missing": line}))
+            time.sleep(4 * MOST_PAUSE_S)  # all that have come read it
+            ranks.store.delete_key(f"{key}/answer")  # the store may outlive ranks that are started again
             raise RanksMissing(line)
         if now > max(reminded, last) + REMINDER_S:
             reminded = now
