@@ -36,6 +36,7 @@ class Sizes:
         gate_bytes: bytes of a gate value.
         key_value_bytes: bytes of a token's keys and values, for coherent dispatch; 0 where attention gathers none.
         expert_bytes: bytes of an expert's weights, for replicas.
+        target_bytes: bytes of a target, 1 or 4, for coherent dispatch.
     """
 
     hidden: int
@@ -45,6 +46,7 @@ class Sizes:
     gate_bytes: int = GATE_BYTES
     key_value_bytes: int = 0
     expert_bytes: int = 0
+    target_bytes: int = 1
 
     @property
     def row_bytes(self) -> int:
@@ -277,7 +279,7 @@ def capped_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]
         ValueError: the number of seats is unknown.
     """
     if visits.seats is None:
-        raise ValueError("seats: are unknown, and capped dispatch sends all of them; give a router with a limit")
+        raise ValueError("seats: are unknown, and capped dispatch needs their number; give a router with a limit")
     num_ranks = len(visits.choices)
     message = Message.of(
         slots=sizes.num_experts // num_ranks,

@@ -11,13 +11,14 @@ GAUGES = {
     ),
     "migration_regret": (
         "moe_migration_regret",
-        "What the traffic costs more than under a fresh placement, as a share, at the last look.",
+        "Excess cost of the traffic over that under a newly searched placement, as a share, at the last check.",
     ),
     "time.placement_success_s": (
         "moe_placement_last_success_timestamp_seconds",
         "Unix time at which experts last moved to a new placement; absent before.",
     ),
     "time.samples_per_s": ("trainer_samples_per_second", "Training examples per second over all ranks."),
+    "time.tokens_per_s": ("trainer_tokens_per_second", "Tokens of text per second over all ranks that are predicted."),
     "time.model_flops_per_s": (
         "trainer_model_flops_per_second",
         "Floating-point operations per second over all ranks that the model needs, by formula.",

@@ -11,14 +11,18 @@ import torch.distributed as dist
 from moe.collective_trace import rank_path
 from moe.files import FileError, replacing
 from moe.placement.placement import Placement
-from trainer.checkpoint.intact import newest_checkpoint
+from trainer.checkpoint.intact import with_newest
 from trainer.config.digest import config_digest
 from trainer.config.file import load_config
+from trainer.config.layout import Layout
 from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig, TextSample
+from trainer.data.text.run_tokenizer import run_tokenizer
+from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
-from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
+from trainer.model.pretrained import check_restorable, check_sharing, restored_layout
+from trainer.sampling.restored import restored_together
 from trainer.sampling.text import RULE, continue_texts, readable
 from trainer.trace.clock import clock_of
 from trainer.trace.merge import merge
@@ -33,17 +37,19 @@ class GenerateRequest:
         run_dir: folder of the run.
         prompt: what the text begins with.
         prompts: file with a prompt a line, in place of the one; all are continued at once.
-        num_bytes: bytes to write after each; None: the run's own number.
-        temperature: what logits are divided by before a byte is drawn; None: the run's own.
+        num_tokens: tokens to write after each; None: the run's own number.
+        num_bytes: the same, for a run whose tokens are bytes.
+        temperature: what logits are divided by before a token is drawn; None: the run's own.
         seed: of the draws.
         placement: where the experts live on the ranks; None: where the run had them.
         record: folder for the collectives that the ranks issue meanwhile, or None.
-        out: file for the bytes as they are, or None to print them.
+        out: file for the text as it is, or None to print it.
     """
 
     run_dir: Path
     prompt: str = "def "
     prompts: Path | None = None
+    num_tokens: int | None = None
     num_bytes: int | None = None
     temperature: float | None = None
     seed: int = 0
@@ -67,41 +73,53 @@ def run(request: GenerateRequest) -> int:
     """
     run_dir, seed = request.run_dir, request.seed
     launch = Launch.from_environment()
-    folder = newest_checkpoint(run_dir)
-    config = load_config(folder / "config.yaml")
-    if not (isinstance(config.model, GPTConfig) and isinstance(config.sample, TextSample)):
-        raise ValueError(
-            f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample verb"
-        )
-    num_bytes = config.sample.num_bytes if request.num_bytes is None else request.num_bytes
+
+    def read(folder: Path) -> tuple[RunConfig, Tokenizer, Layout]:
+        config = load_config(folder / "config.yaml")
+        if not (isinstance(config.model, GPTConfig) and isinstance(config.sample, TextSample)):
+            raise ValueError(
+                f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample "
+                "verb"
+            )
+        check_sharing(config, launch.world_size)
+        check_restorable(config, folder)
+        return config, run_tokenizer(config.data, folder), restored_layout(config, folder, launch.world_size)
+
+    def placed(layout: Layout) -> Layout:
+        if request.placement is None or layout.placement is None:
+            return layout
+        assert config.moe is not None
+        placement = _placement(request.placement, layout.placement)
+        return replace(layout, placement=placement, relay_ranks=placement.relay_ranks(config.moe.dispatch))
+
+    config, tokenizer, layout = with_newest(run_dir, read)
+    assert isinstance(config.model, GPTConfig)
+    assert isinstance(config.sample, TextSample)
+    option, num_tokens = _num_tokens(request, config.sample.num_tokens, tokenizer)
     temperature = config.sample.temperature if request.temperature is None else request.temperature
-    context, starts = config.model.context, _starts(request)
+    context, starts = config.model.context, _starts(request, tokenizer)
+    unit = "bytes" if isinstance(tokenizer, ByteTokenizer) else "tokens"
     for start in starts:
         if not 0 < len(start) < context:
-            raise ValueError(f"--prompt: {len(start)} bytes are no start of a text; give 1 to {context - 1}")
+            raise ValueError(f"--prompt: {len(start)} {unit} are no start of a text; give 1 to {context - 1}")
     longest = max(map(len, starts))
-    if not 0 < num_bytes <= context - longest:
+    if not 0 < num_tokens <= context - longest:
         raise ValueError(
-            f"--num-bytes: {num_bytes} after a prompt of {longest} is outside the network's context of {context}; "
+            f"{option}: {num_tokens} after a prompt of {longest} is outside the network's context of {context}; "
             f"use 1 to {context - longest}"
         )
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest bytes, 1 for all")
-    check_sharing(config, launch.world_size)
+        raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest {unit}, 1 for all")
     if request.record is not None and launch.world_size == 1:
         raise ValueError("--record: one rank sends nothing; start the ranks that share the experts with torchrun")
-    layout = restored_layout(config, folder, launch.world_size)
-    if request.placement is not None and layout.placement is not None:
-        assert config.moe is not None
-        placement = _placement(request.placement, layout.placement)
-        layout = replace(layout, placement=placement, relay_ranks=placement.relay_ranks(config.moe.dispatch))
-    check_restorable(config, folder)
+    layout = placed(layout)
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
-        model = restore(config, layout, folder).to(launch.device)
+        restored = restored_together(run_dir, launch, placed)
+        model, layout = restored.model.to(launch.device), restored.layout
         recorder = None if request.record is None else _recorder(request.record, config, model, launch)
         with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
-            texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
+            texts = continue_texts(model, starts, num_tokens, tokenizer=tokenizer, temperature=temperature, seed=seed)
         if recorder is not None:
             recorder.write()
             dist.barrier()
@@ -115,8 +133,27 @@ def run(request: GenerateRequest) -> int:
     return 0
 
 
-def _starts(request: GenerateRequest) -> list[bytes]:
-    """The prompts as bytes."""
+def _num_tokens(request: GenerateRequest, own: int, tokenizer: Tokenizer) -> tuple[str, int]:
+    """Tokens to write, and the option that says so."""
+    if request.num_bytes is None:
+        return "--num-tokens", own if request.num_tokens is None else request.num_tokens
+    if request.num_tokens is not None:
+        raise ValueError("--num-bytes: stands beside --num-tokens, which says the same; give one of them")
+    if not isinstance(tokenizer, ByteTokenizer):
+        raise ValueError("--num-bytes: the run writes tokens of a tokenizer, not bytes; use --num-tokens")
+    return "--num-bytes", request.num_bytes
+
+
+def _starts(request: GenerateRequest, tokenizer: Tokenizer) -> list[list[int]]:
+    """The prompts as tokens."""
+    try:
+        return [tokenizer.encode(prompt) for prompt in _prompts(request)]
+    except UnicodeDecodeError as error:
+        option = "--prompt" if request.prompts is None else f"--prompts: {request.prompts}"
+        raise ValueError(f"{option}: is not UTF-8, which the tokenizer reads; give text in UTF-8") from error
+
+
+def _prompts(request: GenerateRequest) -> list[bytes]:
     if request.prompts is None:
         return [request.prompt.encode(errors="surrogateescape")]
     try:

@@ -142,14 +142,14 @@ DROPS = {"kind": "top_k", "capacity_factor": 1.5}
 BAD_TEXT: dict[str, tuple[Document, str, str, str]] = {
     "graphs of rotations": ({"engine": {"compile": True}}, "engine.compile", "true", "a dit"),
     "windows longer than the model reads": ({"data": {"context": 65}}, "data.context", "65", "use at most 64"),
-    "prompt and text": ({"sample": {"every": 1, "prompts": ["def ", "x"]}}, "sample.num_bytes", "100", "at most 60"),
+    "prompt and text": ({"sample": {"every": 1, "prompts": ["def ", "x"]}}, "sample.num_tokens", "100", "at most 60"),
     "prompt of wide letters": (
-        {"sample": {"every": 1, "prompts": ["é" * 31], "num_bytes": 3}},
-        "sample.num_bytes",
+        {"sample": {"every": 1, "prompts": ["é" * 31], "num_tokens": 3}},
+        "sample.num_tokens",
         "62",
         "at most 2",
     ),
-    "prompt alone": ({"sample": {"every": 1, "prompts": ["a" * 64]}}, "sample.num_bytes", "64", "shorter"),
+    "prompt alone": ({"sample": {"every": 1, "prompts": ["a" * 64]}}, "sample.num_tokens", "64", "shorter"),
     "tokens that are dropped": (
         {"moe": {"dispatch": "coherent", "router": DROPS}},
         "moe.router.capacity_factor",
@@ -236,8 +236,8 @@ def test_tokens_that_are_dropped_are_welcome_elsewhere() -> None:
 
 
 def test_a_text_that_is_never_sampled_may_be_long() -> None:
-    plan_layout(language_model(sample={"every": None, "num_bytes": 1000}), 2)
-    plan_layout(language_model(sample={"every": 1, "num_bytes": 58, "prompts": ["import"]}), 2)
+    plan_layout(language_model(sample={"every": None, "num_tokens": 1000}), 2)
+    plan_layout(language_model(sample={"every": 1, "num_tokens": 58, "prompts": ["import"]}), 2)
 
 
 def test_an_adaptive_sampler_is_welcome_where_no_weights_are_shared() -> None:
@@ -399,9 +399,9 @@ MALFORMED: dict[str, tuple[Callable[[Document], str], str, str, str]] = {
     "negative expert": (with_layer_0([[0, 1, 2, 3], [4, 5, 6, -1]]), "rank_experts.0.1.3", "-1", "moe place"),
     "half an expert": (with_layer_0([[0, 1, 2, 3], [4, 5, 6, 7.5]]), "rank_experts.0.1.3", "7.5", "moe place"),
     "one rank in two groups": (changed(ep_ranks=[[0, 1], [1, 2]]), "ep_ranks", "two places", "moe place"),
-    "a model with other layers": (other(2, 8, 2, 1), "num_layers", "is 2 where the run has 3", "place this run"),
-    "a model with other experts": (other(3, 16, 2, 1), "num_experts", "is 16 where the run has 8", "place this run"),
-    "another group": (other(3, 8, 2, 2), "num_nodes x ranks_per_node", "is 4 where the run has 2", "place this run"),
+    "a model with other layers": (other(2, 8, 2, 1), "num_layers", "is 2 but the run has 3", "place this run"),
+    "a model with other experts": (other(3, 16, 2, 1), "num_experts", "is 16 but the run has 8", "place this run"),
+    "another group": (other(3, 8, 2, 2), "num_nodes x ranks_per_node", "is 4 but the run has 2", "place this run"),
 }
 
 
@@ -431,7 +431,11 @@ def test_a_placement_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("sections", "world_size", "sentence"),
     [
-        ({"parallel": {"tensor": 3}}, 4, "parallel.tensor: 3 does not divide the 4 ranks"),
+        (
+            {"parallel": {"tensor": 3}},
+            4,
+            "parallel.tensor: 3 needs a multiple of 3 ranks, and there are 4; use one of 1, 2, 4, or start 3 ranks",
+        ),
         ({"parallel": {"tensor": 8}}, 8, "do not divide model.num_heads 4"),
         ({"parallel": {"tensor": 2}, "moe": {"num_experts": 4, "expert_hidden": 8}}, 2, "to the experts 2 times"),
         ({"parallel": {"tensor": 2}, "model": {"feed_forward_hidden": 33}}, 2, "model.feed_forward_hidden 33"),

@@ -112,23 +112,23 @@ def test_never_resume_refuses_a_folder_with_checkpoints(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("changes", "overrides", "field", "values"),
     [
-        ({"engine.precision": None}, (), "engine.precision", "is None where this run has fp32"),
-        ({}, ("engine.precision=bf16",), "engine.precision", "is fp32 where this run has bf16"),
-        ({}, ("model.hidden=128",), "model.hidden", "is 64 where this run has 128"),
-        ({}, ("moe.num_experts=16",), "moe.num_experts", "is 8 where this run has 16"),
-        ({}, ("moe=null",), "moe.num_experts", "is 8 where this run has 0"),
-        ({}, ("data.size=16",), "data.size", "is 8 where this run has 16"),
+        ({"engine.precision": None}, (), "engine.precision", "is None but this run has fp32"),
+        ({}, ("engine.precision=bf16",), "engine.precision", "is fp32 but this run has bf16"),
+        ({}, ("model.hidden=128",), "model.hidden", "is 64 but this run has 128"),
+        ({}, ("moe.num_experts=16",), "moe.num_experts", "is 8 but this run has 16"),
+        ({}, ("moe=null",), "moe.num_experts", "is 8 but this run has 0"),
+        ({}, ("data.size=16",), "data.size", "is 8 but this run has 16"),
         (
             {},
             ("flow.path={kind: trigonometric}",),
             "flow.path",
-            "is {'kind': 'linear', 'sigma_min': 0.0} where this run has {'kind': 'trigonometric'}",
+            "is {'kind': 'linear', 'sigma_min': 0.0} but this run has {'kind': 'trigonometric'}",
         ),
         (
             {},
             ("flow.coupling={kind: knn}",),
             "flow.coupling",
-            "is {'kind': 'independent'} where this run has {'kind': 'knn', 'k': 4}",
+            "is {'kind': 'independent'} but this run has {'kind': 'knn', 'k': 4}",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_malformed_markers_alone_are_refused(marker: bytes, tmp_path: Path, caps
     (folder / "COMPLETE").write_bytes(marker)
     line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}")
     assert line.startswith(
-        f"{tmp_path / 'checkpoints'}: checkpoints: none of 1 is whole (the newest: {folder}/COMPLETE: "
+        f"{tmp_path / 'checkpoints'}: checkpoints: none of 1 is undamaged (the newest: {folder}/COMPLETE: "
     )
 
 
@@ -178,10 +178,10 @@ def test_a_run_whose_only_checkpoint_is_damaged_is_refused(
     (folder / "state").write_bytes(damage)
     before = contents(tmp_path)
     problem = (
-        "checksum: is not that of what was written" if len(damage) == 5 else "length: is 3 bytes where 5 were written"
+        "checksum: does not match what was saved" if len(damage) == 5 else "length: is 3 bytes and was saved with 5"
     )
     assert refused(capsys, verb, DIGITS, *ALONE, f"run.dir={tmp_path}") == (
-        f"{folder.parent}: checkpoints: none of 1 is whole (the newest: {folder}/state: {problem}); "
+        f"{folder.parent}: checkpoints: none of 1 is undamaged (the newest: {folder}/state: {problem}); "
         f"restore one from a copy; or remove {folder.parent} to start anew, or give a new run.dir"
     )
     assert contents(tmp_path) == before
@@ -192,7 +192,9 @@ def test_what_check_did_not_read_the_ranks_refuse(tmp_path: Path) -> None:
     (folder / "state").write_bytes(b"whole")
     result = command("train", DIGITS, *ALONE, f"run.dir={tmp_path}")
     assert result.returncode == 2
-    line = f"trainer train: {folder.parent}: checkpoints: none of 1 is whole (the newest: {folder}/state: checksum: "
+    line = (
+        f"trainer train: {folder.parent}: checkpoints: none of 1 is undamaged (the newest: {folder}/state: checksum: "
+    )
     assert result.stderr.startswith(line), result.stderr
     assert result.stderr.count("\n") == 1
     assert (folder / "state").read_bytes() == b"whole"
@@ -306,7 +308,7 @@ def test_sample_needs_a_complete_checkpoint(tmp_path: Path, capsys: pytest.Captu
     (checkpoint(tmp_path) / "COMPLETE").unlink()
     for run_dir in (tmp_path, tmp_path / "none"):
         line = refused(capsys, "sample", run_dir, "--out", tmp_path / "grid.png")
-        assert line.startswith(f"{run_dir / 'checkpoints'}: checkpoint: there is no complete one; ")
+        assert line.startswith(f"{run_dir / 'checkpoints'}: checkpoint: there is no complete checkpoint; ")
     checkpoint(tmp_path, 20)
     line = refused(capsys, "sample", tmp_path, "--out", tmp_path / "grid.png")
     assert line.startswith(f"{step_folder(tmp_path / 'checkpoints', 20) / 'config.yaml'}: file: cannot be read")

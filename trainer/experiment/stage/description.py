@@ -11,6 +11,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.data.shard.class_names import listed
 from trainer.experiment.memory.estimate import Estimator, UnknownMemory
 from trainer.experiment.memory.fit import fit
 from trainer.experiment.memory.table import memory_table, summary
@@ -43,6 +44,8 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     console.rule()
     console.print(describe(config, layout), soft_wrap=True)
     console.print(_parameters(config, layout), soft_wrap=True)
+    if config.data.class_names:
+        console.print(f"classes: {listed(config.data.class_names)}", soft_wrap=True, markup=False)
     replicas = _replicas(config, layout)
     if replicas is not None:
         console.print(replicas, soft_wrap=True)

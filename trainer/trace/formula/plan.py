@@ -178,7 +178,8 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
         ]
         if config.flow is not None:
             context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
-            inputs += [Condition(context=context, segment=0), *questions(config)]
+            caption = torch.empty(1, config.caption_width) if config.caption_width else None
+            inputs += [Condition(context=context, segment=0, caption=caption), *questions(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 
@@ -248,6 +249,7 @@ def _tokens(
         top_k=moe.top_k,
         most_choices=moe.most_choices,
         key_value_width=config.model.key_value_width,
+        target_bytes=config.model.token_bytes,
         dropout=config.model.keyed_dropout and not evaluates,
         router_sums=_router_sums(moe) if balances else (),
         tokens=tokens,
