@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from trainer.distributed.process.launcher import REFUSED, STAGE
+from trainer.distributed.process.launcher import STAGE
 
 AGENT = """
 import signal, subprocess, sys
@@ -28,11 +27,10 @@ print(code, *told)
         ({"TORCHELASTIC_RUN_ID": "run", STAGE: "teacher"}, False),
     ],
 )
-def test_only_a_rank_of_torchrun_ends_its_agent(variables: dict[str, str], told: bool, tmp_path: Path) -> None:
+def test_only_a_rank_of_torchrun_ends_its_agent(variables: dict[str, str], told: bool) -> None:
     inherited = {name: value for name, value in os.environ.items() if name not in ("TORCHELASTIC_RUN_ID", STAGE)}
-    environment = {**inherited, **variables, REFUSED: str(tmp_path / "refused")}
+    environment = {**inherited, **variables}
     agent = subprocess.run(
         [sys.executable, "-c", AGENT], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert agent.stdout.split() == ["2", *([str(int(signal.SIGTERM))] if told else [])]
-    assert (tmp_path / "refused").exists() is told
