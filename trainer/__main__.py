@@ -112,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         line = f"trainer {options.verb.name}: {located(error, getattr(options, 'config', None))}"
-        refuse(line)
         _complain(line)
+        refuse(line)  # ends the other ranks of the node, of which the first one speaks
         if isinstance(error, StartRefused):
             end_launcher()
         return WRONG_INPUT
