@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 WRONG_INPUT = 2
 LOOK_S = 0.3
 """Between two looks at what the ranks and the other nodes say."""
-LINGER_S = 10.0
-"""For the other nodes to end before node 0 takes the store from them, which they would complain of at length."""
+LINGER_S = 3.0
+"""For the other nodes to end before node 0 takes the store from them; torchrun there may wait for it in vain."""
 NOTHING = "nothing new was saved"
 
 
@@ -47,6 +47,7 @@ class _Node:
         self.attendance: Attendance | None = None
         self._host: Host | None = None
         self._store: object = None
+        self._kept: object = None
         self._ended = threading.Event()
 
     def run(self) -> tuple[int, str]:
@@ -155,6 +156,7 @@ class _Node:
                 for number in SIGNALS:  # the end is near; torchrun's handler would raise an error anywhere
                     signal.signal(number, lambda *_: None)
         except SignalException as error:
+            self._kept = error  # with the rendezvous: torch's timer in it cannot be collected by its own thread
             return self.stopped(f"told to stop by {spoken(error.sigval)}", 128 + error.sigval)
         except ChildFailedError as error:
             return read_verdict(self.verdict) or (1, f"{_blamed(error)}; the lines above tell more")
@@ -279,4 +281,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        ended_with = main()
+    except SystemExit as end:
+        ended_with = end.code if isinstance(end.code, int) else 1
+    sys.stderr.flush()
+    os._exit(ended_with)  # all is tidy but torch's threads, which complain of the interpreter's end
