@@ -142,6 +142,8 @@ read -r address interface <<<"$found"
 LOCAL_ADDR=$address
 nodes_here=1
 if ((NODES > 1)) && [[ $LOCAL_ADDR == 127.* ]]; then
+    [[ $MASTER_ADDR == 127.* || $MASTER_ADDR == localhost ]] ||
+        refuse "--master: $MASTER_ADDR is $LOCAL_ADDR here, where no other node reaches it; give an address between nodes"
     echo "launch.sh: node $NODE_RANK: a rehearsal, for $MASTER_ADDR is this machine: all $NODES nodes must be here" >&2
     nodes_here=$NODES
 fi
