@@ -10,7 +10,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,6 @@ LOOK_S = 0.3
 """Between two looks at what the ranks and the other nodes say."""
 LINGER_S = 3.0
 """For the other nodes to end before node 0 takes the store from them; torchrun there may wait for it in vain."""
-NOTHING = "nothing new was saved"
 
 
 class _Node:
@@ -108,7 +108,9 @@ class _Node:
             return said
         if self.attendance is not None and self.attendance.left is not None:
             return self._of_others()
-        return code, f"{words}; {NOTHING}"
+        nodes = self.options.nodes
+        again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
+        return code, f"{words}; nothing new was saved; {again} to go on"
 
     def _store_socket(self) -> socket.socket | None:
         """Where the agents' store listens: on one address, while torch's own stores listen on all of a machine."""
@@ -198,9 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = words.index("--") if "--" in words else len(words)
     options = _parser().parse_args(words[:own])
     _stand_alone()
-    with tempfile.TemporaryDirectory(prefix="flowfabric_") as folder:
-        verdict = Path(folder) / "verdict"
-        os.environ[VARIABLE] = str(verdict)
+    with _verdict() as verdict:
         node = _Node(options, words[own + 1 :], verdict)
 
         def stopped(words: str, number: int) -> None:
@@ -220,6 +220,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _say(line)
             node.leave(code, line)
             return code
+
+
+@contextmanager
+def _verdict() -> Iterator[Path]:
+    """The file for the verdict of the ranks: that of launch.sh, which outlives this process, or one of its own."""
+    with tempfile.TemporaryDirectory(prefix="flowfabric_") if VARIABLE not in os.environ else nullcontext("") as folder:
+        verdict = Path(os.environ.setdefault(VARIABLE, f"{folder}/verdict"))
+        verdict.unlink(missing_ok=True)  # of an earlier start
+        yield verdict
 
 
 def _stand_alone() -> None:
