@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from moe.files import FileError
 from moe.random.seed import derive_seed
-from trainer.data.protocol import SPLITS, Split
-from trainer.data.text.index import token_type
+from trainer.data.text.index import SPLITS, Split, token_type
 from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable
 from trainer.data.text.tokenizer import Tokenizer
 

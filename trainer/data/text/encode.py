@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe.files import FileError, lies_in, replacing
-from trainer.data.protocol import SPLITS
 from trainer.data.text.documents import DocumentReader, EncodedChunk
-from trainer.data.text.index import INDEX, TOKENIZER, TextIndex, token_type
+from trainer.data.text.index import INDEX, SPLITS, TOKENIZER, TextIndex, token_type
 from trainer.data.text.inputs import Chunk, TextFile, chunks, listed_files
 from trainer.data.text.progress import EncodingProgress
 from trainer.data.text.shard_writer import JOURNAL, ShardWriter, discard, read_journal
@@ -168,12 +167,12 @@ def _index(
     writer: ShardWriter, tokenizer: Tokenizer, end_token: int, content: bytes | None, made_by: dict[str, object]
 ) -> TextIndex:
     splits = writer.finish()
-    for split, remedy in (("train", "a smaller share"), ("held_out", "a larger share")):
+    for split in SPLITS:
         if not splits[split].shards:
             found = sum(splits[each].num_documents for each in SPLITS)
             raise ValueError(
                 f"--held-out: the share {made_by['held_out']} of the {found} documents leaves none to the {split} "
-                f"split; give {remedy}, or text in more documents (lines of JSON, or files)"
+                f"split; give {'a smaller' if split == 'train' else 'a larger'} share, or text in more documents (lines of JSON, or files)"
             )
     return TextIndex.model_validate(
         {

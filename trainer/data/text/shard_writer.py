@@ -15,9 +15,8 @@ from pydantic import NonNegativeInt
 from moe.files import FileError, replacing
 from moe.validation.document import parse_json
 from moe.validation.section import Section
-from trainer.data.protocol import SPLITS, Split
 from trainer.data.text.documents import EncodedChunk, SplitPart
-from trainer.data.text.index import NUMPY_TYPES, TextSplit, TokenShard, TokenType
+from trainer.data.text.index import NUMPY_TYPES, SPLITS, Split, TextSplit, TokenShard, TokenType
 from trainer.data.text.inputs import START, Place
 
 JOURNAL = "unfinished.json"
@@ -221,7 +220,7 @@ def discard(folder: Path, made: Sequence[Path]) -> None:
 
 
 def _little_endian(tokens: NDArray[np.integer[Any]], dtype: np.dtype[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(tokens, dtype)).cast("B")
+    return np.ascontiguousarray(tokens, dtype).data.cast("B")
 
 
 def _sha256(path: Path) -> str:
