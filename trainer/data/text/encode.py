@@ -170,9 +170,10 @@ def _index(
     for split in SPLITS:
         if not splits[split].shards:
             found = sum(splits[each].num_documents for each in SPLITS)
+            share = "smaller" if split == "train" else "larger"
             raise ValueError(
                 f"--held-out: the share {made_by['held_out']} of the {found} documents leaves none to the {split} "
-                f"split; give {'a smaller' if split == 'train' else 'a larger'} share, or text in more documents (lines of JSON, or files)"
+                f"split; give a {share} one, or text in more documents (files, or lines of JSON)"
             )
     return TextIndex.model_validate(
         {
