@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from trainer.data.text.inputs import chunks
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "chunks", lambda files, start: chunks(files, start, size=64))
+        patch.setattr(encode, "chunks", partial(chunks, size=64))
         return encoded(path / "out", stories(path / "in"), shard_tokens=150)
 
 
