@@ -79,7 +79,7 @@ def read_journal(folder: Path, made_by: str) -> Journal:
     remedy = f"delete {folder}, or give another --out"
     try:
         journal = Journal.model_validate(parse_json(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Journal(made_by=made_by)
     except (OSError, ValueError) as error:
         raise FileError(path, "journal", "cannot be read", remedy) from error
