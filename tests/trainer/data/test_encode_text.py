@@ -257,7 +257,7 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Captu
         (folder / "part0" / "0.txt",): "--held-out: the share 0.01 of the 1 documents leaves none to the",
         (folder, "--workers", 0): "--workers: 0 processes",
         (folder, "--out", tmp_path / "empty" / ".." / "broken.json"): "--out: cannot be written (File exists)",
-        (folder / "part0", "--out", folder / "part1"): "--out: holds other files, such as 1.txt",
+        (folder / "part0", "--held-out", 0.3, "--out", folder / "part1"): "--out: holds other files, such as 1.txt",
         (folder, "--document-end", "a\nb"): "--document-end: 'a\\nb' is more than a line",
         (folder, "--shard-tokens", 0): "--shard-tokens: 0",
         (folder, "--end-token", "</s>"): "--end-token: '</s>' is a token of a tokenizer",
