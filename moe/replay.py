@@ -280,12 +280,12 @@ def _sizes(
         ),
         _Requirement(
             (placement.num_layers, placement.num_experts) == (own.num_layers, own.num_experts),
-            f"placement: has {placement.num_layers} layers of {placement.num_experts} experts where the routing trace "
+            f"placement: has {placement.num_layers} layers of {placement.num_experts} experts but the routing trace "
             f"has {own.num_layers} of {own.num_experts}; place this run's own trace",
         ),
         _Requirement(
             own.expert_parallel in (None, placement.num_ranks),
-            f"placement: is made for groups of {placement.num_ranks} ranks where the run shares its experts among "
+            f"placement: is made for groups of {placement.num_ranks} ranks but the run shares its experts among "
             f"{own.expert_parallel}; place with nodes x ranks_per_node = {own.expert_parallel}",
         ),
     )

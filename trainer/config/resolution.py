@@ -84,6 +84,7 @@ PLACES: dict[Place, dict[str, type[BaseModel]]] = {
     ("data",): _by_kind(trainer.data.AnyConfig),
     ("flow", "source"): _by_kind(trainer.data.AnyConfig),
     ("flow", "latent"): {"": LatentsConfig},
+    ("flow", "captions"): {"": trainer.data.CaptionsConfig},
     ("flow", "path"): {"tabulated": trainer.flow.path.TabulatedConfig},
 }
 """The sections that a file may have to complete, by their kind."""

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from moe.validation.own_class import KindOrClass, build_own
+from trainer.data.captions import Captioned, CaptionsConfig, read_texts
 from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
@@ -16,8 +17,10 @@ from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
+from trainer.data.tar.files import Unreachable
 from trainer.data.text_windows import Text, TextConfig
 from trainer.data.toy import Toy, ToyConfig
+from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
 AnyConfig = (
     DigitsConfig
@@ -27,26 +30,30 @@ AnyConfig = (
     | ShardsConfig
     | TextConfig
     | ToyConfig
+    | WebDatasetConfig
     | OwnDataset
 )
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
-def build(config: AnyConfig, source: AnyConfig | None = None) -> Dataset:
+def build(config: AnyConfig, source: AnyConfig | None = None, captions: CaptionsConfig | None = None) -> Dataset:
     """Opens the data set that `config.kind` or `config.class` names.
 
     Args:
         config: which.
         source: where its source points are to come from, if from a data set of their own.
+        captions: of its examples, if they have some.
 
     Raises:
         ValueError: this machine does not have it, too little of it, or it is not what the configuration says.
     """
+    if captions is not None:
+        return Captioned(build(config, source), captions)
     if source is not None:
         return Sourced(build(config), build(source))
     match config:
         case DigitsConfig():
-            return Digits(config.held_out, config.size)
+            return Digits(config.held_out, config.size, config.augment)
         case ImageFolderConfig():
             return ImageFolder(config)
         case PairsConfig():
@@ -59,6 +66,8 @@ def build(config: AnyConfig, source: AnyConfig | None = None) -> Dataset:
             return Text(config)
         case ToyConfig():
             return Toy(config)
+        case WebDatasetConfig():
+            return WebDataset(config)
         case OwnDataset():
             return build_own(config)
 
@@ -68,6 +77,8 @@ __all__ = [
     "AnyConfig",
     "BadExamples",
     "Batch",
+    "Captioned",
+    "CaptionsConfig",
     "Config",
     "Dataset",
     "Digits",
@@ -91,11 +102,15 @@ __all__ = [
     "TooManyBadExamples",
     "Toy",
     "ToyConfig",
+    "Unreachable",
+    "WebDataset",
+    "WebDatasetConfig",
     "accumulation_steps",
     "build",
     "first_data_points",
     "in_shuffled_epochs",
     "read_index",
+    "read_texts",
     "source_points",
     "write_shards",
 ]

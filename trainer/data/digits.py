@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from moe.validation.section import Section
+from trainer.data.augmentation import Augment, AugmentConfig, check_augment
 from trainer.data.protocol import Batch, Dataset, Split
 
 NUM_DIGITS = 1797
@@ -21,11 +22,18 @@ class DigitsConfig(Section):
     Attributes:
         held_out: how many images are kept out of training.
         size: pixels a side; 16 and 32 repeat every pixel 2 and 4 times each way.
+        augment: flips and crops of the images that are trained on; null: none.
     """
 
     kind: Literal["digits"] = "digits"
     held_out: int = Field(default=360, ge=1, le=NUM_DIGITS - 1)
     size: Literal[8, 16, 32] = 8
+    augment: Augment = None
+
+    @model_validator(mode="after")
+    def _can_be_augmented(self) -> DigitsConfig:
+        check_augment(self.augment, self.shape)
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -36,6 +44,11 @@ class DigitsConfig(Section):
     def num_classes(self) -> int:
         """The digits 0 to 9."""
         return 10
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes 0, 1, ..."""
+        return tuple("0123456789")
 
 
 class Digits(Dataset):
@@ -49,18 +62,19 @@ class Digits(Dataset):
     Args:
         held_out: number of images kept out of training, 1 to 1796.
         size: 8, 16 or 32 pixels a side.
+        augment: what is done to those that are trained on; None: nothing.
     """
 
     num_classes = 10
 
-    def __init__(self, held_out: int, size: Literal[8, 16, 32]) -> None:
+    def __init__(self, held_out: int, size: Literal[8, 16, 32], augment: AugmentConfig | None = None) -> None:
         from sklearn.datasets import load_digits  # nearly a second to import, needed only here
 
         pixels, labels = load_digits(return_X_y=True)
         images = torch.from_numpy(pixels).to(torch.float32).div(8).sub(1).reshape(NUM_DIGITS, 1, 8, 8)
         self._images = images.repeat_interleave(size // 8, dim=2).repeat_interleave(size // 8, dim=3)
         self._labels = torch.from_numpy(labels).to(torch.int64)
-        self.shape = (1, size, size)
+        self.shape, self.augment = (1, size, size), augment
         shuffled = torch.randperm(NUM_DIGITS, generator=torch.Generator().manual_seed(SPLIT_SEED))
         self._splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
 

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from moe.random.seed import derive_seed
+from trainer.data.augmentation import augmented
 from trainer.data.keyed_order import keyed_order
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
 
@@ -51,7 +51,7 @@ def check_bad_share(bad: Collection[str], num_examples: int, max_bad_share: floa
     if len(bad) > max_bad_share * num_examples:
         raise TooManyBadExamples(
             f"data_loading.max_bad_share: {len(bad)} of {num_examples} examples cannot be read, more than "
-            f"{max_bad_share:g} of them, the last one {list(bad)[-1]}; mend or remove them, or allow more"
+            f"{max_bad_share:g} of them, the last one {list(bad)[-1]}; correct or remove them, or allow more"
         )
 
 
@@ -61,12 +61,13 @@ class Loader:
     The epochs follow each other in one sequence of positions, so a batch may span two of them. Step s (from 0) takes
     positions s*G to (s+1)*G of a global batch of G, cut into micro batches numbered from 0; rank r of W takes the
     r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
-    An endless data set is dealt in the order of its numbers.
+    The order of an epoch is that of `Dataset.order`. An endless data set is dealt in the order of its numbers.
 
     In the place of an example that cannot be read stands the next one of its split (in the order of
     `Dataset.indices`, after the last the first) that can: the same on every rank and in every epoch.
 
-    Source points of another data set come from a stream of their own, position by position.
+    Source points of another data set come from a stream of their own, position by position. Training examples are
+    augmented by their positions.
 
     Args:
         dataset: where the examples are, and its source points.
@@ -97,6 +98,7 @@ class Loader:
         self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
         self._dataset = dataset
         self._keyed_order = dataset.keyed_order and split == "train"
+        self._split: Split = split
         self._indices = torch.empty(0, dtype=torch.int64) if self._keyed_order else dataset.indices(split)
         self._length = dataset.count(split) if self._keyed_order else len(self._indices)
         self._global_batch = global_batch
@@ -107,6 +109,7 @@ class Loader:
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
         self._orders: dict[int, Tensor] = {}
+        self._augment = dataset.augment if split == "train" else None
         self._source: Loader | None = None
         if dataset.source is not None:
             self._source = Loader(
@@ -139,6 +142,10 @@ class Loader:
         """
         first = step * self._global_batch + self.global_micro(local) * self._micro_batch
         batch = self._read(torch.cat(self._ids(first, first + self._micro_batch)))
+        if self._augment is not None:
+            positions = torch.arange(first, first + self._micro_batch)
+            images = augmented(self._augment, batch.x_1, batch.ids, positions, seed=self._seed)
+            batch = replace(batch, x_1=images)
         if self._source is None:
             return batch
         source = self._source.batch(step, local)
@@ -183,7 +190,7 @@ class Loader:
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
-            shuffle = np.random.default_rng([self._seed, epoch]).permutation(len(self._indices))
-            recent = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders = {**recent, epoch: self._indices[torch.from_numpy(shuffle)]}
+            order = self._dataset.order(self._split, seed=self._seed, epoch=epoch, global_batch=self._global_batch)
+            recent = {e: dealt for e, dealt in self._orders.items() if e == epoch - 1}
+            self._orders = {**recent, epoch: order}
         return self._orders[epoch]

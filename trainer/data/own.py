@@ -13,7 +13,7 @@ class OwnDataset(OwnClass, frozen=True):
     """A class that keeps `trainer.data.Dataset`.
 
     Its settings have a field or a property ``shape`` and one ``num_classes``, since networks are planned, and refused,
-    before any data set is opened.
+    before any data set is opened. A field or a property ``class_names`` is shown where classes are.
     """
 
     protocol: ClassVar[str] = "trainer.data.Dataset"
@@ -28,6 +28,11 @@ class OwnDataset(OwnClass, frozen=True):
         """How many classes the labels name; 0 without labels."""
         return self.setting("num_classes")
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes 0, 1, ...; empty where the class gives none."""
+        return tuple(self.setting("class_names", ()))
+
     @model_validator(mode="after")
     def _tells_shape_and_classes(self) -> "OwnDataset":
         remedy = "give its Config a field or a property of that name"
@@ -40,7 +45,19 @@ class OwnDataset(OwnClass, frozen=True):
                 raise ValueError(
                     f"class: the settings of {self.class_path} have as {name} {value}, not {wanted}; {remedy}"
                 )
+        names = self.setting("class_names", ())
+        if not _are_names(names, self.num_classes):
+            raise ValueError(
+                f"class: the settings of {self.class_path} have as class_names {names}, not a name for each of "
+                f"{self.num_classes} classes; give so many, or none"
+            )
         return self
+
+
+def _are_names(value: Any, num_classes: int) -> bool:
+    """Whether a value gives each class a name, or none any."""
+    listed = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return listed and len(value) in (0, num_classes)
 
 
 def _is_shape(value: Any) -> bool:

@@ -9,13 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.found_once import found_once
+from trainer.data.probe import probes
 from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import read_index
 from trainer.data.shard.pair_index import PairIndex
@@ -38,6 +40,8 @@ class PairsConfig(Section):
     """Of a point; left out: what the index says."""
     num_classes: NonNegativeInt
     """Left out: what the index says."""
+    class_names: ClassNames = ()
+    """Of the classes 0, 1, ...; left out: what the index says."""
     segments: PositiveInt | None
     """Into how many equal parts paths were cut; left out: what the index says."""
     nodes: tuple[float, ...] | None = None
@@ -87,7 +91,12 @@ class PairsConfig(Section):
         if isinstance(held_out, int) and held_out >= index.num_examples:
             problem = f"{held_out} of {index.num_examples} pairs leave none to train on"
             raise ValueError(f"held_out: {problem}; hold out fewer")
-        return {**{name: getattr(index, name) for name in SAID}, **document}
+        return {**{name: getattr(index, name) for name in (*SAID, "class_names")}, **document}
+
+    @model_validator(mode="after")
+    def _names_fit_the_classes(self) -> PairsConfig:
+        check_class_names(self.class_names, self.num_classes)
+        return self
 
 
 class PairsOfPoints(Dataset):
@@ -103,7 +112,7 @@ class PairsOfPoints(Dataset):
     def __init__(self, config: PairsConfig) -> None:
         index = read_index(config.path, PairIndex)
         check_same(config.path, index, config, SAID)
-        found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index))
+        found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index), config.path)
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._arrays = index.arrays
@@ -132,17 +141,19 @@ class PairsOfPoints(Dataset):
         row = {name: np.asarray(arrays[name].row(number)) for name in self._arrays}
         for name, values in row.items():
             if not np.isfinite(values).all():
-                raise ValueError(f"{name}: holds values that are not finite")
+                raise ValueError(f"{name}: contains values that are not finite")
         if self.num_classes and int(row["labels"]) not in range(self.num_classes):
-            raise ValueError(f"labels: {row['labels']} is none of the {self.num_classes} classes")
+            raise ValueError(f"labels: {row['labels']} is not one of the {self.num_classes} classes")
         if "interval" in row and not 0 <= row["interval"][0] < row["interval"][1] <= 1:
-            raise ValueError(f"interval: {row['interval'].tolist()} is no part of [0, 1]")
+            raise ValueError(f"interval: {row['interval'].tolist()} is not a part of [0, 1]")
         return row
 
 
-def _check_shards(folder: Path, index: PairIndex) -> None:
+def _check_shards(folder: Path, index: PairIndex) -> list[str]:
+    """Refuses shards that are not what the index says, and looks at what they hold."""
     for entry in index.shards:
         _check(folder / entry.file, entry.num_examples, index)
+    return probes(folder, [entry.file for entry in index.shards])
 
 
 def _check(path: Path, num_examples: int, index: PairIndex) -> None:
@@ -153,5 +164,5 @@ def _check(path: Path, num_examples: int, index: PairIndex) -> None:
             raise FileError(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
         found, wanted = (arrays[name].shape, arrays[name].dtype), ((num_examples, *shape), dtype)
         if found != wanted:
-            problem = f"is {found[1]} {list(found[0])} where the index says {wanted[1]} {list(wanted[0])}"
+            problem = f"is {found[1]} {list(found[0])} but the index says {wanted[1]} {list(wanted[0])}"
             raise FileError(path, name, problem, REMEDY)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from moe.host_copies import to_device
+from trainer.data.augmentation import AugmentConfig
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -25,6 +27,7 @@ class Batch:
         ids: int64 [B] which examples of the data set these are.
         x_0: float32 as `x_1`, the source point that belongs to each data point; None for data that are no pairs.
         interval: float32 [B, 2] times at which each pair is at `x_0` and at `x_1`; None: 0 and 1.
+        captions: float32 [B, W], the vector of each example's caption; None for data without.
         replaced: of each example whose turn it was and that cannot be read: where it lies and what is wrong.
     """
 
@@ -33,7 +36,12 @@ class Batch:
     ids: Tensor
     x_0: Tensor | None = None
     interval: Tensor | None = None
+    captions: Tensor | None = None
     replaced: tuple[str, ...] = ()
+
+    def with_captions(self, captions: Tensor) -> Batch:
+        """Returns the same examples with their captions, float32 [B, W]."""
+        return replace(self, captions=captions)
 
     def to(self, device: torch.device) -> Batch:
         """Returns the same batch with what a network reads on `device`; the host does not wait for its copies."""
@@ -45,6 +53,7 @@ class Batch:
 
     def _with(self, copied: Callable[[Tensor], Tensor]) -> Batch:
         read = {"x_1": self.x_1, "labels": self.labels, "x_0": self.x_0, "interval": self.interval}
+        read["captions"] = self.captions
         return replace(self, **{name: copied(values) for name, values in read.items() if values is not None})
 
 
@@ -76,6 +85,7 @@ class Dataset(Protocol):
             shuffled epochs are computed place by place, and nobody asks `indices` for them.
         source: examples of the same shape, of which each training example gets one as its source point, anew each time;
             None: the examples are pairs already, or what they are learned from has no such points.
+        augment: what is done to each training example, anew each time that it is dealt; None: nothing.
     """
 
     num_classes: int
@@ -83,6 +93,7 @@ class Dataset(Protocol):
     endless: bool = False
     keyed_order: bool = False
     source: Dataset | None = None
+    augment: AugmentConfig | None = None
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""
@@ -95,6 +106,19 @@ class Dataset(Protocol):
     def data_points(self, split: Split) -> Tensor:
         """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one."""
         return self.indices(split)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:  # noqa: ARG002
+        """Returns the ids of a split in the order of an epoch, int64 [N]; by default shuffled as a whole.
+
+        Args:
+            split: which.
+            seed: of the shuffles.
+            epoch: from 0; the order of each is another.
+            global_batch: examples of a step over all ranks. Epochs follow each other without a gap, so that example k
+                of an epoch is number (epoch * N + k) % global_batch of its step.
+        """
+        ids = self.indices(split)
+        return ids[torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(ids)))]
 
     def get(self, indices: Tensor) -> Batch:
         """Reads examples; a function of their ids alone, and safe to call from several threads.

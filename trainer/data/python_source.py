@@ -48,6 +48,11 @@ class PythonSourceConfig(Section):
         return 0
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Text has no labels."""
+        return ()
+
+    @property
     def vocabulary(self) -> int:
         """Tokens are the values of a byte."""
         return 256

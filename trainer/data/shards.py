@@ -9,13 +9,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
+from trainer.data.augmentation import Augment, check_augment
 from trainer.data.found_once import found_once
+from trainer.data.probe import probes
 from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, check_shard
 from trainer.data.shard.index import ShardIndex, read_index
 from trainer.data.shard_rows import ShardRows, check_same
@@ -33,6 +36,10 @@ class ShardsConfig(Section):
     """Of an example; left out: what the index says."""
     num_classes: NonNegativeInt
     """Left out: what the index says."""
+    class_names: ClassNames = ()
+    """Of the classes 0, 1, ...; left out: what the index says."""
+    augment: Augment = None
+    """Flips and crops of the images that are trained on; null: none."""
     digest: str
     """Of the index, so that a run goes on with the data it began with; left out: taken from it."""
 
@@ -58,8 +65,16 @@ class ShardsConfig(Section):
         if isinstance(held_out, int) and held_out >= index.num_examples:
             problem = f"{held_out} of {index.num_examples} examples leave none to train on"
             raise ValueError(f"held_out: {problem}; hold out fewer")
-        said = {"shape": index.shape, "num_classes": index.num_classes, "digest": index.digest}
-        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+        if index.latents is not None and document.get("augment") is not None:
+            raise ValueError(f"augment: {'; '.join(_no_images(document['path']))}")
+        names = ("shape", "num_classes", "class_names", "digest")
+        return {**document, **{name: getattr(index, name) for name in names if document.get(name) is None}}
+
+    @model_validator(mode="after")
+    def _fits_the_examples(self) -> ShardsConfig:
+        check_class_names(self.class_names, self.num_classes)
+        check_augment(self.augment, self.shape)
+        return self
 
 
 class Shards(Dataset):
@@ -75,10 +90,12 @@ class Shards(Dataset):
     def __init__(self, config: ShardsConfig) -> None:
         index = read_index(config.path)
         check_same(config.path, index, config, ("digest", "shape", "num_classes"))
-        found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index))
+        found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index), config.path)
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
-        self._dtype = index.dtype
+        if index.latents is not None and config.augment is not None:
+            raise FileError(config.path, "data.augment", *_no_images(config.path))
+        self._dtype, self.augment = index.dtype, config.augment
         self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))
 
     def indices(self, split: Split) -> Tensor:
@@ -100,16 +117,24 @@ class Shards(Dataset):
     def _row(self, arrays: Mapping[str, Array], row: int) -> tuple[NDArray[Any], int]:
         values = arrays["data"].row(row)
         if not np.isfinite(values).all():
-            raise ValueError("data: holds values that are not finite")
+            raise ValueError("data: contains values that are not finite")
         label = int(arrays["labels"].row(row)) if self.num_classes else 0
         if label not in range(max(1, self.num_classes)):
-            raise ValueError(f"labels: {label} is none of the {self.num_classes} classes")
+            raise ValueError(f"labels: {label} is not one of the {self.num_classes} classes")
         return values, label
 
 
-def _check_shards(folder: Path, index: ShardIndex) -> None:
+def _no_images(folder: str | Path) -> tuple[str, str]:
+    """What is wrong with flips and crops of latents, and the remedy."""
+    problem = "is for images, and these examples are latents, which no flip or crop of an image commutes with"
+    return problem, f"leave it out, or learn from the images with flow.latent.path={folder}"
+
+
+def _check_shards(folder: Path, index: ShardIndex) -> list[str]:
+    """Refuses shards that are not what the index says, and looks at what they hold."""
     for number in range(len(index.shards)):
         check_shard(folder, number, index)
+    return probes(folder, [shard.file for shard in index.shards])
 
 
 def _by_channel(values: tuple[float, ...] | None, index: ShardIndex) -> Tensor | None:

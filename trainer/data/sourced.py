@@ -19,7 +19,7 @@ class Sourced(Dataset):
     def __init__(self, data: Dataset, source: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
         self.keyed_order = data.keyed_order
-        self.source = source
+        self.source, self.augment = source, data.augment
         self._data = data
 
     def indices(self, split: Split) -> Tensor:
@@ -33,6 +33,10 @@ class Sourced(Dataset):
     def data_points(self, split: Split) -> Tensor:
         """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
+        """See `Dataset.order`; that of the data."""
+        return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`; without source points, which are dealt to a place and not to an example."""

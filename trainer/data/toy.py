@@ -35,6 +35,7 @@ class ToyConfig(Section):
 
     kind: Literal["toy"] = "toy"
     name: Literal["moons", "rings", "spirals", "checkerboard", "eight_gaussians", "swiss_roll"] = "moons"
+    """Which of the sets."""
     num_examples: PositiveInt | None = None
     """Points to train on; null: a new one each time."""
     held_out: PositiveInt = 1000
@@ -53,6 +54,11 @@ class ToyConfig(Section):
     def num_classes(self) -> int:
         """The parts, if points are labelled."""
         return PARTS[self.name] if self.classes else 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Parts have no names."""
+        return ()
 
 
 class Toy(Dataset):

@@ -17,11 +17,13 @@ class Condition:
         label: int64 [B] classes; the number of classes stands for no class.
         context: [B, C', *rest] values that a network reads together with the state [B, C, *rest].
         segment: number of the segment of time that the whole batch is in, if a sampler sets it; None: the times decide.
+        caption: float [B, W] vectors of captions; zeros stand for no caption.
     """
 
     label: Tensor | None = None
     context: Tensor | None = None
     segment: int | None = None
+    caption: Tensor | None = None
 
     def rows(self, index: Tensor) -> Condition:
         """The conditions at the rows `index`, int64 [N]."""
@@ -33,11 +35,14 @@ class Condition:
 
     def beside(self, other: Condition) -> Condition:
         """These conditions followed by those of `other`, which uses the same fields."""
-        return Condition(_joined(self.label, other.label), _joined(self.context, other.context), self.segment)
+        pairs = ((self.label, other.label), (self.context, other.context), (self.caption, other.caption))
+        label, context, caption = (_joined(*pair) for pair in pairs)
+        return Condition(label, context, self.segment, caption)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        label, context = (None if value is None else change(value) for value in (self.label, self.context))
-        return Condition(label, context, self.segment)
+        fields = (self.label, self.context, self.caption)
+        label, context, caption = (None if value is None else change(value) for value in fields)
+        return Condition(label, context, self.segment, caption)
 
 
 UNCONDITIONAL = Condition()

@@ -4,7 +4,7 @@ Shape suffixes: B batch, N tokens (patches), D width.
 """
 
 from collections.abc import Callable
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,7 +12,16 @@ from torch.nn import functional
 from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTConfig
 from trainer.flow.condition import Condition
 from trainer.flow.past import KeysAndValues
-from trainer.model.layer.conditioning import modulate, steering, time_embedding
+from trainer.model.layer.conditioning import (
+    TIME_SCALE,
+    embedded_caption,
+    known_label,
+    modulate,
+    steered_by,
+    time_embedding,
+    wave_embedding,
+)
+from trainer.model.layer.diffusers_waves import place_waves, timestep_waves
 from trainer.model.layer.initial import Initial, steered
 from trainer.model.layer.patches import PatchGrid, beside_context
 from trainer.model.network import Network, NetworkSpec
@@ -38,6 +47,7 @@ class DiT(Network):
         num_fields: int = 1,
         context_channels: int = 0,
         read_context: nn.Module | None = None,
+        caption_width: int = 0,
     ) -> None:
         """Builds the network; see :meth:`initial` for its values.
 
@@ -49,6 +59,7 @@ class DiT(Network):
             num_fields: states that a prediction holds one behind the other.
             context_channels: channels of the condition's context, read beside those of the state.
             read_context: what the context goes through first, to those channels at the resolution of the state.
+            caption_width: of the vectors of captions that the condition holds; 0: it holds none.
         """
         super().__init__()
         channels, height, width = shape
@@ -57,12 +68,23 @@ class DiT(Network):
         area = config.patch_size**2
         self.read_context = read_context
         self.embed_patches = nn.Linear((channels + context_channels) * area, config.hidden)
-        self.embed_time = time_embedding(config.hidden)
+        self.of_diffusers, self.channels_out = config.waves == "diffusers", num_fields * channels
+        self.embed_time = time_embedding(config.hidden, config.time_waves)
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
-        self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
+        self.embed_caption = nn.Linear(caption_width, config.hidden) if caption_width else None
+
+        def block(layer: int) -> Block:
+            if layer and config.embeddings == "each_block":
+                return SelfSteeredBlock(config, feed_forward(layer), num_classes)
+            return Block(config, feed_forward(layer))
+
+        self.blocks = nn.ModuleList(map(block, range(config.num_layers)))
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
-        self.unembed_patches = nn.Linear(config.hidden, num_fields * channels * area)
-        self.register_buffer("positions", self.grid.positions(config.hidden), persistent=False)
+        outputs = (2 if config.predicts_variance else 1) * self.channels_out
+        self.unembed_patches = nn.Linear(config.hidden, outputs * area)
+        rows, columns = self.grid.rows, self.grid.columns
+        places = place_waves(rows, columns, config.hidden) if self.of_diffusers else self.grid.positions(config.hidden)
+        self.register_buffer("positions", places, persistent=False)
 
     @classmethod
     def build(cls, spec: NetworkSpec[DiTConfig]) -> Self:
@@ -72,15 +94,17 @@ class DiT(Network):
             config,
             shape=spec.image_shape,
             num_classes=spec.num_classes,
-            feed_forward=spec.mixture or (lambda _: FeedForward(config.hidden, config.inner)),
+            feed_forward=spec.mixture or (lambda _: FeedForward(config.hidden, config.inner, config.feed_forward)),
             num_fields=spec.num_fields,
             context_channels=spec.context_channels,
             read_context=spec.read_context,
+            caption_width=spec.caption_width,
         )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         """See :class:`trainer.model.layer.initial.StatesInitial`."""
-        return steered(name, shape, at_zero=("unembed_patches",))
+        tables = ("embed_label", *(f"blocks.{layer}.embed_label" for layer in range(len(self.blocks))))
+        return steered(name, shape, at_zero=("unembed_patches",), embeddings=tables)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predicts the target quantity.
@@ -88,12 +112,14 @@ class DiT(Network):
         Args:
             x_t: [B, C, H, W] states.
             t: [B] times in [0, 1].
-            condition: labels, `null_label` for none, or no labels at all; its context where the network reads one.
+            condition: labels, `null_label` for none, or no labels at all; its context and its captions where they are
+                read.
 
         Returns:
             float32 [B, num_fields C, H, W].
         """
-        return self.grid.images(self.unembed_patches(self.tokens(x_t, t, condition)).float())
+        predicted = self.grid.images(self.unembed_patches(self.tokens(x_t, t, condition)).float())
+        return predicted if predicted.shape[1] == self.channels_out else predicted[:, : self.channels_out]
 
     def tokens(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Computes the features of patches, which the prediction is made of; see :meth:`forward`.
@@ -102,11 +128,15 @@ class DiT(Network):
             [B, N, D].
         """
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
-        steering_BD = steering(self, t, condition.label, dtype)
+        waves_BW = (timestep_waves(t) if self.of_diffusers else wave_embedding(TIME_SCALE * t, self.hidden)).to(dtype)
+        label_B = known_label(self, t, condition.label)
+        caption_BD = embedded_caption(self.embed_caption, t, condition.caption)
+        steering_BD = steered_by(self, waves_BW, label_B, caption_BD)
         seen = beside_context(x_t, condition.context, self.read_context)
         tokens_BND = self.embed_patches(self.grid.patches(seen).to(dtype)) + self.positions.to(dtype)
         for block in self.blocks:
-            tokens_BND = block(tokens_BND, steering_BD)
+            alone = isinstance(block, SelfSteeredBlock)
+            tokens_BND = block(tokens_BND, *((waves_BW, label_B, caption_BD) if alone else (steering_BD,)))
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
         return modulate(tokens_BND, shift, scale)
 
@@ -127,6 +157,7 @@ class Block(nn.Module):
         self.projection: nn.Module = nn.Linear(config.hidden, config.hidden)
         self.modulation = nn.Linear(config.hidden, 6 * config.hidden)
         self.feed_forward = feed_forward
+        self.epsilon = config.feed_forward_norm_epsilon if isinstance(config, DiTConfig) else 1e-6
 
     def forward(
         self,
@@ -149,7 +180,7 @@ class Block(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(steering_BD)[:, None].chunk(6, dim=-1)
         attended = self._attention(modulate(tokens_BND, shift_1, scale_1), mask, past)
         tokens_BND = tokens_BND + gate_1 * functional.dropout(attended, self.dropout, self.training)
-        fed = self.feed_forward(modulate(tokens_BND, shift_2, scale_2))
+        fed = self.feed_forward(modulate(tokens_BND, shift_2, scale_2, self.epsilon))
         return tokens_BND + gate_2 * functional.dropout(fed, self.dropout, self.training)
 
     def _attention(self, tokens_BND: Tensor, mask: Tensor | None, past: KeysAndValues | None) -> Tensor:
@@ -168,12 +199,45 @@ class Block(nn.Module):
             self.feed_forward.divide(columns, rows)
 
 
+class SelfSteeredBlock(Block):
+    """A block with an embedding of time and class of its own."""
+
+    def __init__(self, config: DiTConfig, feed_forward: nn.Module, num_classes: int) -> None:
+        """Builds one block.
+
+        Args:
+            config: sizes.
+            feed_forward: the block's feed-forward layer.
+            num_classes: labels 0 to num_classes - 1, and one more for none.
+        """
+        super().__init__(config, feed_forward)
+        self.embed_time = time_embedding(config.hidden, config.time_waves)
+        self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, tokens_BND: Tensor, waves_BW: Tensor, label_B: Tensor, caption_BD: Tensor | None
+    ) -> Tensor:
+        """Computes the tokens after the block.
+
+        Args:
+            tokens_BND: the tokens before it.
+            waves_BW: cosines and sines of the time.
+            label_B: int64, classes.
+            caption_BD: embedded captions; None: the network reads none.
+
+        Returns:
+            [B, N, D].
+        """
+        return super().forward(tokens_BND, steered_by(self, waves_BW, label_B, caption_BD))
+
+
 class FeedForward(nn.Sequential):
     """The dense feed-forward layer of a transformer block."""
 
-    def __init__(self, hidden: int, inner: int) -> None:
-        """Builds two linear layers of widths hidden -> inner -> hidden around a GELU."""
-        super().__init__(nn.Linear(hidden, inner), nn.GELU(), nn.Linear(inner, hidden))
+    def __init__(self, hidden: int, inner: int, kind: Literal["gelu", "gelu_tanh"] = "gelu") -> None:
+        """Builds two linear layers of widths hidden -> inner -> hidden around a GELU, or its approximation by tanh."""
+        active = nn.GELU(approximate="tanh" if kind == "gelu_tanh" else "none")
+        super().__init__(nn.Linear(hidden, inner), active, nn.Linear(inner, hidden))
         self.inner = inner
 
     def divide(self, columns: Columns, rows: Rows) -> None:

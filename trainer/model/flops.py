@@ -43,7 +43,7 @@ def forward_multiply_adds(config: RunConfig) -> int | None:
     network = config.model.multiply_adds(
         config.state_shape, context_channels=config.context_channels, mixture=_mixture(config)
     )
-    return None if network is None else network + _context_reader(config)
+    return None if network is None else network + _context_reader(config) + _captions(config)
 
 
 def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[str, int]) -> int | None:
@@ -64,7 +64,12 @@ def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[s
         context_channels=config.context_channels,
         mixture=_mixture(config),
     )
-    return None if network is None else network + calls["network"] * _context_reader(config)
+    return None if network is None else network + calls["network"] * (_context_reader(config) + _captions(config))
+
+
+def _captions(config: RunConfig) -> int:
+    """Multiply-adds that bring the vector of a caption to the width of a token."""
+    return config.caption_width * getattr(config.model, "hidden", 0)
 
 
 def _head(config: RunConfig) -> int:

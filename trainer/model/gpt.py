@@ -5,7 +5,7 @@ Shape suffixes: B sequences of this rank, N positions, T rows on this rank, D wi
 
 import math
 from collections.abc import Callable
-from typing import Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ from trainer.model.layer.kv_cache import Window
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
 
-EPSILON = 1e-6
+FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class MovesTokens(Protocol):
 
 
 class GPT(Network):
-    """A pre-norm transformer without biases, whose tokens may move between ranks from layer to layer.
+    """A pre-norm transformer whose tokens may move between ranks from layer to layer.
 
     The residual stream is rows [T, D], and a :class:`moe.dispatch.residency.Residency` says which tokens they are.
     Feed-forward layers from the caller either take rows where they are (dense layers and home-return mixtures) or move
@@ -67,16 +67,18 @@ class GPT(Network):
         super().__init__()
         self.context, self.dropout, self.vocabulary = config.context, config.dropout, config.vocabulary
         self.token_dtype = torch.uint8 if config.token_bytes == 1 else torch.int32
-        self.embed = nn.Embedding(config.vocabulary, config.hidden)
+        self.tied = config.tied
+        self.embed = (TiedEmbedding if config.tied else nn.Embedding)(config.vocabulary, config.hidden)
         self.blocks = nn.ModuleList(Block(config, layer, feed_forward(layer)) for layer in range(config.num_layers))
-        self.final_norm = nn.RMSNorm(config.hidden, eps=EPSILON)
-        self.unembed = nn.Linear(config.hidden, config.vocabulary, bias=False)
+        self.final_norm = norm_of(config)
+        if not config.tied:
+            self.unembed = nn.Linear(config.hidden, config.vocabulary, bias=False)
 
     @classmethod
     def build(cls, spec: NetworkSpec[GPTConfig]) -> Self:
         """Builds the network of a run; without a mixture its feed-forward layers are dense."""
         config = spec.config
-        feed_forward = spec.mixture or (lambda _: FeedForward(config.hidden, config.inner))
+        feed_forward = spec.mixture or (lambda _: dense_feed_forward(config))
         return cls(config, feed_forward=feed_forward)
 
     @property
@@ -90,6 +92,8 @@ class GPT(Network):
         del shape
         if name.endswith("norm.weight"):
             return Constant(1.0)
+        if name.endswith("bias"):
+            return Constant(0.0)
         into_the_stream = name.endswith(("attention.projection.weight", "feed_forward.2.weight"))
         return Normal(0.02 / math.sqrt(2 * len(self.blocks)) if into_the_stream else 0.02)
 
@@ -139,7 +143,8 @@ class GPT(Network):
 
     def logits(self, rows_TD: Tensor) -> Tensor:
         """Logits [T, V] of the token behind each row, in float32 or float64."""
-        logits_TV = self.unembed(self.final_norm(rows_TD))
+        unembed = self.embed if self.tied else self.unembed
+        logits_TV = unembed(self.final_norm(rows_TD))
         return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
 
     def _dropout_seeds(self, group: dist.ProcessGroup | None, device: torch.device) -> Tensor | None:
@@ -163,20 +168,23 @@ class Block(nn.Module):
         """
         super().__init__()
         self.layer, self.dropout = layer, config.dropout
-        self.attention_norm = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.parallel_residual = config.parallel_residual
+        self.attention_norm = norm_of(config)
         self.attention = Attention(config, layer)
-        self.feed_forward_norm = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.feed_forward_norm = norm_of(config)
         self.feed_forward = feed_forward
         self._moves_tokens = isinstance(feed_forward, MovesTokens)
 
     def forward(self, rows_TD: Tensor, residency: Residency, context: Context) -> tuple[Tensor, Residency]:
         """Returns the rows after the block, and where they are."""
         attended_TD = self.attention(self.attention_norm(rows_TD), residency, context)
+        before_TD = rows_TD
         rows_TD = rows_TD + self._drop(attended_TD, 0, residency, context)
         if self._moves_tokens:
             rows_TD, fed_TD, residency = self.feed_forward(rows_TD, residency, self.feed_forward_norm)
         else:
-            fed_TD = self.feed_forward(self.feed_forward_norm(rows_TD)[None])[0]
+            read_TD = before_TD if self.parallel_residual else rows_TD
+            fed_TD = self.feed_forward(self.feed_forward_norm(read_TD)[None])[0]
         return rows_TD + self._drop(fed_TD, 1, residency, context), residency
 
     def divide(self, columns: Columns, rows: Rows) -> None:
@@ -193,13 +201,53 @@ class Block(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """The dense feed-forward layer of a block, without biases."""
+    """The dense feed-forward layer of a block.
 
-    def __init__(self, hidden: int, inner: int) -> None:
-        """Builds two linear layers of widths hidden -> inner -> hidden around a GELU."""
-        super().__init__(nn.Linear(hidden, inner, bias=False), nn.GELU(), nn.Linear(inner, hidden, bias=False))
-        self.inner = inner
+    Source of the gate: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
+    """
+
+    def __init__(self, hidden: int, inner: int, kind: FeedForwardKind = "gelu", *, bias: bool = False) -> None:
+        """Builds two linear layers of widths hidden -> inner -> hidden around an activation.
+
+        Args:
+            hidden: width of a token.
+            inner: width inside.
+            kind: swiglu: the first layer gives the gate and, behind it, what is gated.
+            bias: whether the layers have biases.
+        """
+        sections = (inner, inner) if kind == "swiglu" else (inner,)
+        active = Gated() if kind == "swiglu" else nn.GELU(approximate="tanh" if kind == "gelu_tanh" else "none")
+        super().__init__(nn.Linear(hidden, sum(sections), bias=bias), active, nn.Linear(inner, hidden, bias=bias))
+        self.sections = sections
 
     def divide(self, columns: Columns, rows: Rows) -> None:
         """Keeps this rank's share of the inner width, see :mod:`trainer.model.parallel.division`."""
-        self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])
+        self[0], self[2] = columns(self[0], self.sections), rows(self[2])
+
+
+class Gated(nn.Module):
+    """The second half of the values, times the SiLU of the first half."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """From [..., 2 inner] to [..., inner]."""
+        gate, gated = values.chunk(2, dim=-1)
+        return functional.silu(gate) * gated
+
+
+class TiedEmbedding(nn.Embedding):
+    """Vectors of tokens, and from vectors back to the logits of tokens; a module, so that engines gather its matrix."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """From tokens int64 [...] to [..., D], or from vectors [..., D] to logits [..., V]."""
+        return functional.linear(input, self.weight) if input.is_floating_point() else super().forward(input)
+
+
+def norm_of(config: GPTConfig) -> nn.Module:
+    """The norm of a network's settings."""
+    kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+    return kind(config.hidden, eps=config.norm_epsilon)
+
+
+def dense_feed_forward(config: GPTConfig) -> FeedForward:
+    """The dense feed-forward layer of a network's settings."""
+    return FeedForward(config.hidden, config.inner, config.feed_forward, bias=config.bias)

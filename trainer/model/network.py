@@ -42,6 +42,7 @@ class NetworkSpec(Generic[C]):
             None: the feed-forward layers are dense.
         context_channels: channels of the condition's context, read beside those of the state.
         read_context: what the context goes through first, to those channels at the resolution of the state.
+        caption_width: of the vectors of captions that the condition holds; 0: it holds none.
         generator: for a network that draws its initial weights itself; None: there is nothing to draw, since it says
             what its parameters begin with, or is built for their shapes alone.
     """
@@ -53,6 +54,7 @@ class NetworkSpec(Generic[C]):
     mixture: Callable[[int], nn.Module] | None = None
     context_channels: int = 0
     read_context: nn.Module | None = None
+    caption_width: int = 0
     generator: torch.Generator | None = None
 
     @property

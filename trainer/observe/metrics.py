@@ -15,6 +15,8 @@ from moe.files import FileError, replacing
 from moe.validation.document import parse_json
 from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
+_LONGEST_RECORD = 2**16
+
 
 @dataclass(frozen=True)
 class Record:
@@ -84,6 +86,21 @@ def read_metrics(path: Path) -> list[Record]:
     return records
 
 
+def last_step(path: Path) -> int:
+    """The last step that a metrics file tells of, which may be growing; 0 where it tells of none.
+
+    Args:
+        path: the file; its end alone is read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LONGEST_RECORD))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return 0
+    return _parse(path, len(lines), lines[-1].decode()).step if lines else 0
+
+
 def truncate_after(path: Path, step: int) -> None:
     """Cuts the file back to the steps up to and including `step`; a file that is not there is left so.
 
@@ -127,7 +144,7 @@ def _parse(path: Path, number: int, line: str) -> Record:
         raise _refusal(path, number, "record", "it is not an object", content)
     step = content.pop("step", None)
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise _refusal(path, number, "step", "it is not a whole number from 0", step)
+        raise _refusal(path, number, "step", "it is not a whole number of 0 or more", step)
     figures = dict(content)
     for group in MACHINE:
         words = figures.pop(group, {})
@@ -153,4 +170,4 @@ def _refusal(
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +43,28 @@ class Conditioning:
         """Images [N, C, H, W] that were drawn, with their visible pixels in their places."""
         return images if self.seen is None else self.seen.completed(images)
 
+    def columns(self) -> int:
+        """Images a row of a grid: one for each class where they come in turn, or else as many as there are rows."""
+        labels = self.labels.tolist()
+        turn = len(set(labels))
+        in_turn = all(label == labels[place % turn] for place, label in enumerate(labels))
+        return turn if turn > 1 and in_turn else math.isqrt(len(labels) - 1) + 1
+
+    def headings(self, names: tuple[str, ...], columns: int) -> tuple[str, ...]:
+        """What stands above the columns of a grid.
+
+        Args:
+            names: of the classes 0, 1, ...; empty: they have none.
+            columns: images a row.
+
+        Returns:
+            The name of the class of each column; empty where there are no names, or a column has several classes.
+        """
+        of_columns = [set(self.labels[column::columns].tolist()) for column in range(columns)]
+        if not names or any(len(labels) != 1 for labels in of_columns):
+            return ()
+        return tuple(names[label] for labels in of_columns for label in labels)
+
     def pictures(self, images: Tensor, columns: int) -> Tensor:
         """What a grid shows, row by row.
 
@@ -61,7 +85,9 @@ class Conditioning:
         return torch.cat([row for together in zip(*rows, strict=True) for row in together])
 
 
-def conditioning_for(config: RunConfig, parts: FlowParts, num: int, *, seed: int) -> Conditioning:
+def conditioning_for(
+    config: RunConfig, parts: FlowParts, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True
+) -> Conditioning:
     """Chooses the conditions of examples.
 
     Args:
@@ -69,16 +95,23 @@ def conditioning_for(config: RunConfig, parts: FlowParts, num: int, *, seed: int
         parts: of its flow; its context hides parts of images.
         num: examples.
         seed: with the number of an example, it decides what is hidden of an image.
+        classes: those that are drawn; empty: all.
+        shown: whether a person will see the examples beside what their paths begin at, which is then drawn too.
 
     Returns:
-        Classes in turn (0 where there are none). Where the network reads a context, those of the first held-out images;
-        there may be fewer than `num`.
+        The classes in turn (0 where there are none). Where the network reads a context, those of the first held-out
+        images; there may be fewer than `num`.
     """
+    captions = config.flow and config.flow.captions
+    if parts.context is None and captions is not None:
+        batch = _held_out(config, num)
+        label = torch.zeros(len(batch.x_1), dtype=torch.int64) if batch.labels is None else batch.labels
+        return Conditioning(Condition(label=label, caption=batch.captions))
     if parts.context is None:
-        label = torch.arange(num) % max(1, config.data.num_classes)
-        return Conditioning(Condition(label=label), beginnings=_beginnings(config, num, seed))
-    dataset = trainer.data.build(config.data)
-    batch = dataset.get(trainer.data.first_data_points(dataset, "held_out", num))
+        chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))
+        label = chosen[torch.arange(num) % len(chosen)]
+        return Conditioning(Condition(label=label), beginnings=_beginnings(config, num, seed) if shown else None)
+    batch = _held_out(config, num)
     images, labels = batch.x_1, batch.labels
     keys = [key & (2**63 - 1) for key in keys_of(torch.arange(len(images)), "context", seed=seed).tolist()]
     seen = [
@@ -91,8 +124,14 @@ def conditioning_for(config: RunConfig, parts: FlowParts, num: int, *, seed: int
         hole=torch.cat([one.hole for one in seen]),
     )
     label = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
-    condition = Condition(label=label, context=together.context)
+    condition = Condition(label=label, context=together.context, caption=batch.captions)
     return Conditioning(condition, together, images, _beginnings(config, len(images), seed))
+
+
+def _held_out(config: RunConfig, num: int) -> trainer.data.Batch:
+    """The first held-out examples, at most so many."""
+    dataset = trainer.data.build(config.data, captions=config.flow and config.flow.captions)
+    return dataset.get(trainer.data.first_data_points(dataset, "held_out", num))
 
 
 def _beginnings(config: RunConfig, num: int, seed: int) -> Tensor | None:

@@ -52,11 +52,14 @@ class FlowParts:
         Args:
             model: the network.
             condition: of the examples.
-            guidance: scale of classifier-free guidance, 0 or more. It leads away from no class, with the same context.
+            guidance: scale of classifier-free guidance, 0 or more. It leads away from no class and no
+                caption, with the same context.
         """
         unlabelled = condition
         if condition.label is not None:
             unlabelled = replace(condition, label=torch.full_like(condition.label, self.null_label))
+        if condition.caption is not None:
+            unlabelled = replace(unlabelled, caption=torch.zeros_like(condition.caption))
 
         if self.chain is not None:
             return CausalField(model, condition, unlabelled, guidance, self.chain)

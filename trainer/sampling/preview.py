@@ -36,7 +36,7 @@ def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
         return
     if isinstance(sample, ImageSample):
         images = conditioning.pictures(flow.decode(states, conditioning), columns)
-        image_grid(images.numpy(), columns, path)
+        image_grid(images.numpy(), columns, path, conditioning.headings(config.data.class_names, columns))
     else:
         plot_points(config, states, conditioning.labels, path, seed=seed)
 

@@ -1,26 +1,28 @@
 """The sample verb: a grid of images or a scatter plot of points."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
 
 from trainer.config.constraints.drawing import drawable
-from trainer.config.run import ImageSample, PointSample
-from trainer.flow.reference import ReferenceConfig
+from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import AnyConfig
+from trainer.sampling.chosen import SamplerChoice
+from trainer.sampling.classes import chosen_classes, names_or_numbers
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.preview import plot_points
-from trainer.sampling.reference import Reference
-from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
 from trainer.trace.drawing import DrawingTrace
+
+MOST = 80
+"""Images of a grid where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -77,60 +79,97 @@ class Drawing:
         if isinstance(config.sample, PointSample):
             plot_points(config, examples, self.conditioning.labels, out, seed=self.seed)
         else:
-            columns = config.data.num_classes if config.data.num_classes > 1 else math.isqrt(num - 1) + 1
-            image_grid(self.conditioning.pictures(examples, columns).numpy(), columns, out)
+            columns = self.conditioning.columns()
+            headings = self.conditioning.headings(names_or_numbers(config), columns)
+            image_grid(self.conditioning.pictures(examples, columns).numpy(), columns, out, headings)
         kind = "points" if isinstance(config.sample, PointSample) else "images"
         print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawingRequest:
+    """What is drawn of a run.
+
+    Attributes:
+        run_dir: folder of the run.
+        num: images or points; None: of each class as many images as the run's own grids show, but no more than 80 in
+            all, or 80 where there is one class; as many points as the run's own plots show.
+        classes: names or numbers of the classes that are drawn; empty: all.
+        guidance: scale of classifier-free guidance; None: the run's own.
+        seed: of the starting noise.
+        sampler: what draws.
+    """
+
+    run_dir: Path
+    num: int | None = None
+    classes: tuple[str, ...] = ()
+    guidance: float | None = None
+    seed: int = 0
+    sampler: SamplerChoice = field(default_factory=SamplerChoice)
+
+    def check(self) -> None:
+        """Refuses numbers that are out of range.
+
+        Raises:
+            ValueError: names the option and the remedy.
+        """
+        if self.num is not None and self.num < 1:
+            raise ValueError(f"--num: {self.num} is below 1; use 1 or more")
+        if self.guidance is not None and not 0 <= self.guidance < math.inf:
+            raise ValueError(
+                f"--guidance: {self.guidance} is not a number from 0; use 1 for none, 1.5 for sharper images"
+            )
+        if self.seed < 0:
+            raise ValueError(f"--seed: {self.seed} is below 0; use 0 or more")
+        self.sampler.check()
+
+    def scale(self, config: RunConfig) -> float:
+        """The scale of classifier-free guidance for a run."""
+        assert isinstance(config.sample, ImageSample | PointSample)
+        return config.sample.guidance if self.guidance is None else self.guidance
+
+    def number(self, config: RunConfig, classes: Sequence[int]) -> int:
+        """How many examples are drawn.
+
+        Args:
+            config: the run.
+            classes: those that are asked for; empty: all.
+        """
+        if self.num is not None:
+            return self.num
+        if isinstance(config.sample, PointSample):
+            return config.sample.num
+        count = len(classes) or max(1, config.data.num_classes)
+        if count == 1:
+            return MOST
+        assert isinstance(config.sample, ImageSample)
+        return min(count, MOST) * max(1, min(config.sample.per_class, MOST // count))
+
+
 @contextmanager
-def drawing(
-    run_dir: Path,
-    num: int,
-    guidance: float | None,
-    seed: int,
-    *,
-    steps: Path | None = None,
-    evaluations: int | None = None,
-) -> Iterator[Drawing]:
+def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     """Opens a run for drawing, on one process or on ranks that share its network as its own ranks did.
 
     Args:
-        run_dir: folder of the run.
-        num: images or points, a multiple of the number of classes.
-        guidance: scale of classifier-free guidance; None: the run's own.
-        seed: of the starting noise.
-        steps: file of searched grids, which Euler's method takes in place of the run's own sampler; None: that one.
-        evaluations: of the field, for which the file has a grid; None: the most.
+        request: what is drawn.
 
     Yields:
         The drawing; inside, process groups are joined.
 
     Raises:
-        ValueError: the run has no complete checkpoint or draws no picture, the ranks cannot share its network, `num`,
-            `guidance` or `seed` is out of range, or the grids are not those of the run and the guidance.
+        ValueError: the run has no complete checkpoint or draws no picture, the ranks cannot share its network, a number
+            is out of range, or the run has no such class or cannot be followed by such a sampler.
     """
+    request.check()
+    run_dir, seed = request.run_dir, request.seed
     _, config = restored_flow(run_dir)
     if not isinstance(config.sample, PointSample) and not drawable(config):
         raise ValueError(
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
         )
-    classes = max(1, config.data.num_classes)
-    if num < 1 and classes == 1:
-        raise ValueError(f"--num: {num} is below 1; use 1 or more")
-    if num < 1 or num % classes:
-        raise ValueError(
-            f"--num: {num} is no positive multiple of the {classes} classes; use {max(1, num // classes) * classes}"
-        )
-    if guidance is not None and not 0 <= guidance < math.inf:
-        raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
-    if seed < 0:
-        raise ValueError(f"--seed: {seed} is below 0; use 0 or more")
-    assert isinstance(config.sample, ImageSample | PointSample)
-    scale = config.sample.guidance if guidance is None else guidance
-    chosen = config.sample.sampler
-    if steps is not None:
-        chosen = sampler_of(config, steps, evaluations, guidance=scale)
-        check_made_of(steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
+    classes = chosen_classes(config, request.classes)
+    scale = request.scale(config)
+    chosen = request.sampler.resolved(run_dir, config, scale)
     with shared(run_dir, chosen) as ranks:
-        yield Drawing(ranks, chosen, ranks.flow.conditioning(num, seed=seed), scale, seed)
+        conditioning = ranks.flow.conditioning(request.number(config, classes), seed=seed, classes=classes)
+        yield Drawing(ranks, chosen, conditioning, scale, seed)

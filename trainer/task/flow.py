@@ -119,7 +119,13 @@ class FlowTask(Task[DrawnPoints]):
         return {} if line is None else {"effective_share": line}
 
     def _condition(self, batch: Batch, generator: torch.Generator) -> Condition:
-        return Condition(self._hide_labels(batch.labels, generator), self.parts.context_of(batch.x_1, generator))
+        labels, captions = batch.labels, batch.captions
+        if labels is not None or captions is not None:
+            drawn = torch.rand(len(batch.x_1), generator=generator) < self.label_dropout
+            hidden = to_device(drawn, batch.x_1.device)
+            labels = None if labels is None else labels.masked_fill(hidden, self.parts.null_label)
+            captions = None if captions is None else captions.masked_fill(hidden[:, None], 0.0)
+        return Condition(labels, self.parts.context_of(batch.x_1, generator), caption=captions)
 
     def _points(self, pairs: Pairs, interval: Tensor | None, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(pairs.x_1.shape[0], generator=generator, device=pairs.x_1.device)
@@ -131,9 +137,3 @@ class FlowTask(Task[DrawnPoints]):
         if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
             sample = sample._replace(keys=to_device(random_keys(len(t), generator), t.device))
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
-
-    def _hide_labels(self, labels: Tensor | None, generator: torch.Generator) -> Tensor | None:
-        if labels is None:
-            return None
-        hidden = torch.rand(labels.shape, generator=generator) < self.label_dropout
-        return labels.masked_fill(to_device(hidden, labels.device), self.parts.null_label)

@@ -21,8 +21,9 @@ NICENESS = 10
 class Merging:
     """Merges what the ranks recorded, in a process that ends with this one.
 
-    ``collectives.jsonl`` is the last file that it writes. So long as it is missing, the traces are not merged, and the
-    next start of the run merges them.
+    ``collectives.jsonl`` is the last file that it writes. So long as it is missing or holds other steps, the traces are
+    not merged, and the next start of the run merges them. What was merged of other steps before is kept in a folder
+    named after them, such as ``steps_00000017-00000019``.
     """
 
     def __init__(self, folder: Path, *, routing: bool) -> None:
@@ -33,7 +34,7 @@ class Merging:
             routing: whether they recorded the routing as well.
         """
         self._folder = folder
-        (folder / "collectives.jsonl").unlink(missing_ok=True)
+        _keep_former(folder)
         command = tethered([sys.executable, "-m", "trainer.trace.merging", str(folder), *["routing"] * routing])
         # Its own session: a signal to the run's ranks does not end it.
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -41,7 +42,7 @@ class Merging:
     @classmethod
     def outstanding(cls, folder: Path, *, routing: bool) -> "Merging | None":
         """Starts if an earlier process of the run left traces that are not merged; the arguments are the same."""
-        begun = rank_path(folder, 0).exists() and not (folder / "collectives.jsonl").exists()
+        begun = rank_path(folder, 0).exists() and _steps(folder / "collectives.jsonl") != _steps(rank_path(folder, 0))
         return cls(folder, routing=routing) if begun else None
 
     def finish(self, *, stopped: bool) -> None:
@@ -76,6 +77,28 @@ class Merging:
                 "give two or more steps in a row (trace.steps), not the first two",
                 file=sys.stderr,
             )
+
+
+def _steps(trace: Path) -> tuple[int, ...]:
+    """Optimiser steps that a trace holds; none where it is missing or damaged."""
+    try:
+        return read_header(trace).steps
+    except FileError:
+        return ()
+
+
+def _keep_former(folder: Path) -> None:
+    """Moves merged traces of other steps to a folder named after these; a trace of the same steps makes room."""
+    merged = folder / "collectives.jsonl"
+    former = _steps(merged)
+    if not former or former == _steps(rank_path(folder, 0)):
+        merged.unlink(missing_ok=True)
+        return
+    kept = folder / f"steps_{former[0]:08}-{former[-1]:08}"
+    kept.mkdir(exist_ok=True)
+    for file in (folder / "routing.npz", merged):  # the collectives last: until then the new traces are not merged
+        if file.exists():
+            file.replace(kept / file.name)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -98,9 +98,9 @@ BAD_OVERRIDES = {
     "impossible date": ("run.dir=2024-13-45", "run.dir", "2024-13-45", "quote"),
     "not YAML": ("run.dir=[a", "run.dir", "[a", "quote"),
     "key twice": ("moe={num_experts: 4, num_experts: 8}", "moe", "num_experts: 8", "quote"),
-    "no equals sign": ("optim.steps", "optim.steps", "no override", "dotted.key=value"),
-    "no key": ("=5", "=5", "no override", "dotted.key=value"),
-    "empty part of a key": ("optim..steps=5", "optim..steps=5", "no override", "dotted.key=value"),
+    "no equals sign": ("optim.steps", "optim.steps", "not a setting", "dotted.key=value"),
+    "no key": ("=5", "=5", "not a setting", "dotted.key=value"),
+    "empty part of a key": ("optim..steps=5", "optim..steps=5", "not a setting", "dotted.key=value"),
     "inside a scalar": ("model.hidden.x=1", "model.hidden.x", "16", "model.hidden=VALUE"),
     "inside a list": ("optim.betas.0=1", "optim.betas", "tuple", "use a list"),
     "rule over two fields": ("model.hidden=60", "model.hidden", "60", "choose 64"),
@@ -207,25 +207,23 @@ SAMPLERS = (
     "causal_transition"
 )
 MISTAKES = {
-    "sample.sampler.kind=eulr": f"sample.sampler.kind: 'eulr' is none of {SAMPLERS}; use euler",
-    "sample.sampler.kind=9": f"sample.sampler.kind: '9' is none of {SAMPLERS}; use one of them",
+    "sample.sampler.kind=eulr": f"sample.sampler.kind: 'eulr' is not one of {SAMPLERS}; use euler",
+    "sample.sampler.kind=9": f"sample.sampler.kind: '9' is not one of {SAMPLERS}; use one of them",
     "flow.coupling={kind: gibbs_weighted, epsilon: nan}": (
-        "flow.coupling.epsilon: Input should be greater than 0 ('nan'); use a number above 0, or auto"
+        "flow.coupling.epsilon: must be greater than 0 ('nan'); use a number above 0, or auto"
     ),
     "flow.context={a: 1}": "flow.context: has no kind ({'a': 1}); give flow.context={kind: inpainting, a: ...}",
     "flow.couplng={}": "flow.couplng: is not permitted here ({}); write coupling, or remove it",
     "flow.path.sigmamin=1": "flow.path.sigmamin: is not permitted here (1); write sigma_min, or remove it",
-    "flow.time={kind: clipped, margin: 0.5}": (
-        "flow.time.margin: Input should be less than 0.5 (0.5); use a number below 0.5"
-    ),
+    "flow.time={kind: clipped, margin: 0.5}": ("flow.time.margin: must be less than 0.5 (0.5); use a number below 0.5"),
     "optim.nonsense=1": "optim.nonsense: is not permitted here (1); correct its name or remove it",
-    "optim.steps=0": "optim.steps: Input should be greater than 0 (0); use 1 or more",
-    "optim.lr=0": "optim.lr: Input should be greater than 0 (0); use a number above 0",
-    "run.seed=-1": "run.seed: Input should be greater than or equal to 0 (-1); use 0 or more",
-    "run.resume=nevr": "run.resume: Input should be 'auto' or 'never' ('nevr'); use never",
-    "evaluate=7": "evaluate: is no section (7); use settings, such as {key: value}",
+    "optim.steps=0": "optim.steps: must be greater than 0 (0); use 1 or more",
+    "optim.lr=0": "optim.lr: must be greater than 0 (0); use a number above 0",
+    "run.seed=-1": "run.seed: must be greater than or equal to 0 (-1); use 0 or more",
+    "run.resume=nevr": "run.resume: must be 'auto' or 'never' ('nevr'); use never",
+    "evaluate=7": "evaluate: is not a section (7); use settings, such as {key: value}",
     f"model.hidden={2**64}": "model.hidden: the number has more than 64 bits; write a smaller one",
-    "stages=[]": "stages: are no setting; write them in the file, and stages.NAME.key=value to change one",
+    "stages=[]": "stages: cannot be replaced as a whole; write them in the file; stages.NAME.key=value changes one",
 }
 
 
@@ -300,8 +298,8 @@ BAD_FILES = {
         "steps is written twice",
         "syntax",
     ),
-    "section missing": (MINIMAL.replace("optim", "optimizer"), "optim", "missing (and 1 more)", "add it"),
-    "no model": (MINIMAL.replace("model:", "flow: null\nnetwork:"), "model", "missing (and 1 more)", "add it"),
+    "section missing": (MINIMAL.replace("optim", "optimizer"), "optim", "missing (also wrong: optimizer)", "add it"),
+    "no model": (MINIMAL.replace("model:", "flow: null\nnetwork:"), "model", "missing (also wrong: network)", "add it"),
     "a word for a model": ("model: gpt\n" + MINIMAL.replace("model: ", "network: "), "model", "gpt", "{key: value}"),
     "key missing": (MINIMAL.replace("steps: 10, ", ""), "optim.steps", "missing", "add it"),
     "list as a key": (MINIMAL + "[1, 2]: 3\n", "line 4", "unhashable", "syntax"),

@@ -315,7 +315,7 @@ def test_the_golden_folder_is_what_its_files_give(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_it_goes_on(tmp_path: Path) -> None:
-    path = json_lines(tmp_path / "in.jsonl", STORIES * 40_000)
+    path = json_lines(tmp_path / "in.jsonl", STORIES * 10_000)
     command = [sys.executable, "-m", "trainer", "encode-text", str(path), "--workers", "2", "--out"]
     tokenizer = ["--tokenizer", str(small_tokenizer(tmp_path / "tokenizer.json"))]
     program = [*command, str(tmp_path / "killed"), *tokenizer]

@@ -13,7 +13,7 @@ from tests.trainer.commands import refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
 from trainer.data import BadExamples, ImageFolder, ImageFolderConfig
-from trainer.data.image_folder import read_picture
+from trainer.data.picture import read_picture
 
 
 def config(path: Path, **changes: Any) -> ImageFolderConfig:
@@ -65,17 +65,17 @@ def test_a_picture_of_the_right_size_is_read_as_it_is(tmp_path: Path, channels: 
 
 def test_the_middle_square_is_what_is_seen(tmp_path: Path) -> None:
     pixels = picture(tmp_path / "wide.png", 0, (20, 8))
-    np.testing.assert_array_equal(read_picture(tmp_path / "wide.png", 3, 8), pixels[:, 6:14].transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_picture(tmp_path / "wide.png", 3, 8, 8), pixels[:, 6:14].transpose(2, 0, 1))
     pixels = picture(tmp_path / "tall.png", 1, (8, 14))
-    np.testing.assert_array_equal(read_picture(tmp_path / "tall.png", 3, 8), pixels[3:11].transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_picture(tmp_path / "tall.png", 3, 8, 8), pixels[3:11].transpose(2, 0, 1))
 
 
 def test_shrinking_keeps_the_mean_and_a_flat_picture_flat(tmp_path: Path) -> None:
     Image.new("RGB", (50, 40), (10, 200, 90)).save(tmp_path / "flat.png")
-    flat = read_picture(tmp_path / "flat.png", 3, 8)
+    flat = read_picture(tmp_path / "flat.png", 3, 8, 8)
     assert (flat == np.array([10, 200, 90]).reshape(3, 1, 1)).all()
     pixels = picture(tmp_path / "noise.png", 3, (64, 64))
-    small = read_picture(tmp_path / "noise.png", 3, 4)
+    small = read_picture(tmp_path / "noise.png", 3, 4, 4)
     np.testing.assert_allclose(small.mean((1, 2)), pixels.mean((0, 1)), atol=3)
     assert small.std() < pixels.std() / 4, "it is filtered, not sampled"
 
@@ -86,12 +86,12 @@ def test_turned_transparent_and_paletted_pictures(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     image.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "turned.png", 3, 8), pixels.transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_picture(tmp_path / "turned.png", 3, 8, 8), pixels.transpose(2, 0, 1))
     glass = np.dstack([pixels, np.zeros((8, 8), np.uint8)])
     Image.fromarray(glass).save(tmp_path / "glass.png")
-    assert (read_picture(tmp_path / "glass.png", 3, 8) == 255).all()
+    assert (read_picture(tmp_path / "glass.png", 3, 8, 8) == 255).all()
     Image.new("P", (8, 8), 3).save(tmp_path / "palette.gif")
-    assert read_picture(tmp_path / "palette.gif", 3, 8).shape == (3, 8, 8)
+    assert read_picture(tmp_path / "palette.gif", 3, 8, 8).shape == (3, 8, 8)
 
 
 def test_the_split_depends_on_names_alone_and_larger_ones_contain_smaller(tmp_path: Path) -> None:

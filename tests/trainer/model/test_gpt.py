@@ -17,7 +17,7 @@ from moe.random.keyed import fold_in, keyed_dropout, uniform
 from tests.trainer.model.language_models import SIZES, dense, window
 from trainer.config.model import GPTConfig
 from trainer.model.gpt import GPT, FeedForward
-from trainer.model.layer.attention import attend_last, attend_scattered, attend_whole, rotated
+from trainer.model.layer.attention import Rotary, attend_last, attend_scattered, attend_whole, rotated
 from trainer.model.values import initialised
 
 exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
@@ -93,13 +93,13 @@ def test_shared_key_value_heads_are_repeated_heads() -> None:
 def test_turned_products_depend_on_the_distance_alone(shift: int) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(5, 2, 8, dtype=torch.float64, generator=generator) for _ in range(2))
-    positions = torch.tensor([0, 3, 4, 9, 11])
+    positions, turns = torch.tensor([0, 3, 4, 9, 11]), Rotary(64, 8)
 
     def products(by: int) -> Tensor:
-        return torch.einsum("qhw,khw->hqk", rotated(query, positions + by, 64), rotated(key, positions + by, 64))
+        return torch.einsum("qhw,khw->hqk", rotated(query, positions + by, turns), rotated(key, positions + by, turns))
 
     exactly(products(0), products(shift))
-    assert not torch.allclose(products(0), torch.einsum("qhw,khw->hqk", query, rotated(key, positions, 64)))
+    assert not torch.allclose(products(0), torch.einsum("qhw,khw->hqk", query, rotated(key, positions, turns)))
 
 
 def test_turns_stay_exact_when_the_weights_are_cast() -> None:
@@ -108,7 +108,7 @@ def test_turns_stay_exact_when_the_weights_are_cast() -> None:
     assert model(window()[0]).dtype == torch.float32
     heads = torch.ones(1, 1, 8, dtype=torch.bfloat16)
     angle = torch.tensor(4095.0, dtype=torch.float64)
-    turned = rotated(heads, torch.tensor([4095]), 4096)[0, 0, 0]
+    turned = rotated(heads, torch.tensor([4095]), Rotary(4096, heads.shape[2]))[0, 0, 0]
     assert abs(float(turned) - float(angle.cos() - angle.sin())) < 2**-8
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moe.collective_trace import rank_path, write
+from moe.collective_trace import rank_path, read_header, write
 from moe.files import FileError
 from moe.routing_trace import RoutingTrace
 from tests.trainer.trace.test_merge import WORLD, edit, story
@@ -76,6 +76,32 @@ def test_the_next_start_merges_what_was_left(ended: str, tmp_path: Path, monkeyp
     assert (tmp_path / "collectives.jsonl").exists()
     assert RoutingTrace.read(tmp_path / "routing.npz").num_tokens == RoutingTrace.read(ROUTING).num_tokens
     assert Merging.outstanding(tmp_path, routing=True) is None
+
+
+def of_later_steps(folder: Path, by: int) -> None:
+    """Two ranks record other steps of the same run."""
+    headers, programs = story()
+    for rank in range(WORLD):
+        header = replace(headers[rank], steps=tuple(step + by for step in headers[rank].steps))
+        later = [replace(record, step=record.step + by) for record in programs[rank]]
+        write(rank_path(folder, rank), header, later)
+
+
+def test_traces_of_other_steps_are_kept(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    Merging(tmp_path, routing=True).finish(stopped=False)
+    names = ("collectives.jsonl", "routing.npz")
+    former = {name: (tmp_path / name).read_bytes() for name in names}
+    steps = read_header(tmp_path / "collectives.jsonl").steps
+    of_later_steps(tmp_path, by=100)
+    again = Merging.outstanding(tmp_path, routing=True)
+    assert again is not None, "what is merged holds other steps"
+    again.finish(stopped=False)
+    kept = tmp_path / f"steps_{steps[0]:08}-{steps[-1]:08}"
+    assert {name: (kept / name).read_bytes() for name in names} == former
+    assert read_header(tmp_path / "collectives.jsonl").steps == tuple(step + 100 for step in steps)
+    Merging(tmp_path, routing=True).finish(stopped=False)
+    assert [path.name for path in tmp_path.glob("steps_*")] == [kept.name], "the same steps make room"
 
 
 def test_nothing_is_begun_where_nothing_was_recorded(tmp_path: Path) -> None:

@@ -39,7 +39,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     pictures = folder(path / "images", per_class=12)
     for number in (2, 7):
         (pictures / "cat" / f"{number:03d}.png").write_text("no picture")
-    section = {"kind": "image_folder", "path": str(pictures), "size": 8, "channels": 1, "held_out": 4}
+    section = {
+        "kind": "image_folder",
+        "path": str(pictures),
+        "size": 8,
+        "channels": 1,
+        "held_out": 4,
+        "augment": {"flip": 0.5, "crop": 2},
+    }
     config = path / "run.yaml"
     config.write_text(json.dumps({"run": {"dir": "x"}, "data": section, "model": {}, "optim": {}}))
     straight = trained(path / "straight", str(config), *SETTINGS)

@@ -1,4 +1,4 @@
-"""Latents and contexts that the model or the data do not allow."""
+"""Latents, contexts and captions that the model or the data do not allow."""
 
 import math
 
@@ -34,6 +34,8 @@ def check_context(config: RunConfig) -> None:
         )
     if latent is not None and not config.model.takes_images:
         raise ValueError(f"flow.latent: latents are images, which an {config.model.kind} does not take; use a dit")
+    if config.flow.captions is not None:
+        _check_captions(config)
     if context is None:
         return
     if isinstance(config.data, PairsConfig) and config.data.parts is not None:
@@ -43,7 +45,7 @@ def check_context(config: RunConfig) -> None:
         )
     if not config.model.reads_context:
         raise ValueError(
-            f"flow.context.kind: {context.kind} tells of images, which an {config.model.kind} does not take; use a dit"
+            f"flow.context.kind: {context.kind} describes images, which an {config.model.kind} does not take; use a dit"
         )
     if config.data_are_latents or (pairs is not None and latent is not None):
         raise ValueError(
@@ -55,3 +57,13 @@ def check_context(config: RunConfig) -> None:
             f"flow.context.block: {context.block} does not divide images of {shape[1]} x {shape[2]} pixels; "
             f"use one of {divisors(math.gcd(*shape[1:]))}"
         )
+
+
+def _check_captions(config: RunConfig) -> None:
+    """Refuses captions that the network cannot read, or that the examples do not have."""
+    if not config.model.reads_captions:
+        raise ValueError(f"flow.captions: model.kind {config.model.kind} does not read captions; use dit")
+    if getattr(config.model, "embeddings", "shared") != "shared":
+        raise ValueError("model.embeddings: each_block does not go with flow.captions; use shared")
+    if isinstance(config.data, PairsConfig):
+        raise ValueError("flow.captions: pairs have no captions; give the images themselves as data")

@@ -25,7 +25,9 @@ class CausalTransitionConfig(NetworkConfig):
     hidden: PositiveInt = 64
     """Width of a token, a multiple of 4 x num_heads."""
     num_layers: PositiveInt = 3
+    """Blocks of attention and feed-forward layer."""
     num_heads: PositiveInt = 4
+    """Heads of attention."""
     feed_forward_hidden: PositiveInt | None = None
     """Width of the feed-forward layers; null: 4 x hidden."""
     head: HeadConfig = HeadConfig()
@@ -37,7 +39,7 @@ class CausalTransitionConfig(NetworkConfig):
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
-    data_kinds = ("digits", "toy", "image_folder", "shards")
+    data_kinds = ("digits", "toy", "image_folder", "shards", "webdataset")
     sample_kinds = ("images", "points")
     takes_images = True
     objective_kinds = ("causal_transition",)

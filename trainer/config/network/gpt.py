@@ -10,6 +10,7 @@ from trainer.config.network.protocol import Input, NetworkConfig
 from trainer.config.network.sizes import check_heads
 
 BYTE_VALUES = 256
+_PLAIN = {"feed_forward": "gelu", "bias": "false", "parallel_residual": "false"}
 
 
 class GPTConfig(NetworkConfig):
@@ -19,11 +20,30 @@ class GPTConfig(NetworkConfig):
     hidden: PositiveInt = 64
     """Width of a token, a multiple of 2 x num_heads."""
     num_layers: PositiveInt = 3
+    """Blocks of attention and feed-forward layer."""
     num_heads: PositiveInt = 4
+    """Heads of attention."""
     num_kv_heads: PositiveInt | None = None
     """Heads of keys and values, a divisor of num_heads that share them; null: as many as num_heads."""
     feed_forward_hidden: PositiveInt | None = None
     """Width of the dense feed-forward layers; null: 4 x hidden. Unused with a moe section."""
+    norm: Literal["rms", "layer"] = "rms"
+    """rms: values over their root mean square, times a scale; layer: LayerNorm, with a scale and a bias."""
+    norm_epsilon: float = Field(default=1e-6, gt=0, lt=1)
+    """What norms add to the mean square or the variance."""
+    feed_forward: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
+    """Of the dense feed-forward layers: a GELU, its approximation by tanh, or a product with a gate (SwiGLU), which
+    takes a third matrix."""
+    bias: bool = False
+    """Whether the linear layers of the blocks have biases."""
+    parallel_residual: bool = False
+    """Whether the feed-forward layer of a block reads what its attention reads, not what that gives."""
+    rotary_base: float = Field(default=10_000.0, gt=1, allow_inf_nan=False)
+    """Positions turn the i-th of n pairs of coordinates of a head by rotary_base^(-i / n) radians each."""
+    rotary_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the coordinates of a head, the first ones, that positions turn."""
+    tied: bool = False
+    """Whether the matrix that embeds tokens also makes their logits."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each sublayer's output that is dropped while training."""
     context: PositiveInt = 256
@@ -37,9 +57,16 @@ class GPTConfig(NetworkConfig):
     data_kinds = ("python_source", "text")
     sample_kinds = ("text",)
     task_kinds = ("next_token",)
+    unseen_in_shapes = (
+        "num_heads",
+        "norm_epsilon",
+        "feed_forward",
+        "parallel_residual",
+        "rotary_base",
+        "rotary_share",
+    )
     flowless = "a gpt model predicts the next token"
     moves_tokens = True
-    no_mixture = None
     no_compilation = "a gpt turns queries by complex numbers, for which there is no compiled code"
     no_repetition_in_zero_3 = "frees the weights of a gpt's norms, which that still needs"
 
@@ -64,6 +91,24 @@ class GPTConfig(NetworkConfig):
         return self.dropout > 0
 
     @property
+    def no_mixture(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `NetworkConfig.no_mixture`; experts are two matrices around a GELU, in a block of two steps."""
+        for name, value in (
+            ("feed_forward", self.feed_forward if self.feed_forward != "gelu" else None),
+            ("bias", self.bias or None),
+            ("parallel_residual", self.parallel_residual or None),
+        ):
+            if value is not None:
+                written = str(value).lower()
+                return f"model.{name} {written} is of dense layers alone; use {name}={_PLAIN[name]}, or leave moe out"
+        return None
+
+    @property
+    def rotary_width(self) -> int:
+        """Coordinates of a head that positions turn."""
+        return int(self.rotary_share * (self.hidden // self.num_heads))
+
+    @property
     def token_bytes(self) -> int:
         """See `NetworkConfig.token_bytes`."""
         return 1 if self.vocabulary <= BYTE_VALUES else 4
@@ -79,6 +124,13 @@ class GPTConfig(NetworkConfig):
         if self.num_heads % self.key_value_heads:
             raise ValueError(
                 f"num_kv_heads: {self.num_kv_heads} does not divide num_heads {self.num_heads}; choose a divisor"
+            )
+        if self.rotary_width % 2 or not self.rotary_width:
+            width = self.hidden // self.num_heads
+            fitting = max(2, 2 * (self.rotary_width // 2)) / width
+            raise ValueError(
+                f"rotary_share: {self.rotary_share:g} of {width} coordinates of a head are {self.rotary_width}, which "
+                f"are no pairs; use {fitting:g}"
             )
         return self
 
@@ -111,6 +163,7 @@ class GPTConfig(NetworkConfig):
         """See `NetworkConfig.multiply_adds`."""
         del context_channels
         tokens, width = self.tokens(state_shape), self.hidden
-        feed_forward = 2 * width * self.inner if mixture is None else mixture
+        matrices = 3 if self.feed_forward == "swiglu" else 2
+        feed_forward = matrices * width * self.inner if mixture is None else mixture
         attention = tokens * (2 * width + self.key_value_width) * width + 2 * tokens**2 * width
         return self.num_layers * (attention + tokens * feed_forward) + tokens * width * self.vocabulary

@@ -57,7 +57,7 @@ class NetworkConfig(Section):
 
     network: ClassVar[Any] = None
     """From :class:`trainer.model.network.NetworkSpec` to the network, such as a classmethod `build` of its class."""
-    data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs")
+    data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs", "webdataset")
     """Kinds of data that it learns from; the first is that of a section without a kind."""
     sample_kinds: ClassVar[tuple[str, ...]] = ("images",)
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
@@ -72,11 +72,15 @@ class NetworkConfig(Section):
     """Whether its states are images [C, H, W], so that they may be latents."""
     reads_context: ClassVar[bool] = False
     """Whether it reads a context of the shape of an image beside the state."""
+    reads_captions: ClassVar[bool] = False
+    """Whether it reads vectors of captions beside the state."""
     moves_tokens: ClassVar[bool] = False
     """Whether its tokens may stay with their experts, on other ranks, from layer to layer."""
     no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"
     no_division: ClassVar[str] = "cannot share the matrices of this network"
     """Said of ranks where `shared_widths` is empty."""
+    unseen_in_shapes: ClassVar[tuple[str, ...]] = ()
+    """Settings that decide what given weights compute, though the weights have the same shapes with others."""
     no_compilation: ClassVar[str | None] = None
     no_repetition_in_zero_3: ClassVar[str | None] = None
     """Why ZeRO stage 3 and activation checkpointing exclude each other."""

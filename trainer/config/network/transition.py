@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from moe.validation.section import Section
 from trainer.config.network.dit import DiTConfig
@@ -55,6 +55,12 @@ class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
     """A diffusion transformer with a head in the place of its last layer; a patch is a token."""
 
     kind: Literal["transition_dit"] = "transition_dit"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @model_validator(mode="after")
+    def _has_no_last_layer(self) -> "TransitionDiTConfig":
+        if self.predicts_variance:
+            raise ValueError("predicts_variance: true is of a last layer, and a head is in its place; use false")
+        return self
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class Array(Protocol):
         ...
 
 
-class _UnusableError(Exception):
+class UnusableError(Exception):
     """An array that is whole and cannot be used as it was saved."""
 
     def __init__(self, problem: str, remedy: str) -> None:
@@ -119,23 +119,37 @@ def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
             raise FileError(path, "labels", f"is {labels.dtype}, which counts nothing", f"use int64: {REMEDY}")
 
 
+def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
+    """Maps an array in numpy's own format into memory; it stays there when the file is closed.
+
+    Args:
+        file: positioned where the array begins.
+        name: of the array, for messages.
+
+    Raises:
+        UnusableError: it holds Python objects.
+        Exception: one of `moe.validation.array.UNREADABLE`; it is damaged.
+    """
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise UnusableError(f"{name} holds Python objects, which may run code", "save numbers alone")
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")  # pyright: ignore[reportArgumentType]
+
+
 def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED:
                 problem = f"{member.filename} is compressed, so that no row can be read alone"
-                raise _UnusableError(problem, "use numpy.savez")
+                raise UnusableError(problem, "use numpy.savez")
             file.seek(member.header_offset + 26)
             lengths = np.frombuffer(file.read(4), dtype="<u2")
             file.seek(int(lengths.sum()), 1)
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            if dtype.hasobject:
-                problem = f"{member.filename} holds Python objects, which may run code"
-                raise _UnusableError(problem, "save numbers alone")
-            values = np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
-            yield member.filename.removesuffix(".npy"), values
+            yield member.filename.removesuffix(".npy"), mapped_array(file, member.filename)
 
 
 @contextmanager
@@ -145,7 +159,7 @@ def _named(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(path, "shard", f"cannot be read ({reason})", f"bring it back, or {REMEDY}") from error
-    except _UnusableError as error:
+    except UnusableError as error:
         raise FileError(path, "shard", f"cannot be read ({error.problem})", error.remedy) from error
     except (SafetensorError, *UNREADABLE) as error:
         problem = " ".join(str(error).split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -12,6 +12,7 @@ from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
 from moe.validation.document import parse_json
 from moe.validation.section import Section
+from trainer.data.shard.class_names import ClassNames, check_class_names
 
 INDEX = "index.json"
 REMEDY = (
@@ -58,6 +59,8 @@ class ShardIndex(Section):
     """Of the data in every shard."""
     num_classes: NonNegativeInt
     """Labels are 0 to num_classes - 1; 0: there are none."""
+    class_names: ClassNames = ()
+    """Of the classes 0, 1, ...; left out: they have none."""
     shift: tuple[float, ...] | None = None
     """Mean of each channel."""
     scale: tuple[PositiveFloat, ...] | None = None
@@ -68,6 +71,7 @@ class ShardIndex(Section):
 
     @model_validator(mode="after")
     def _statistics_fit_the_shape(self) -> ShardIndex:
+        check_class_names(self.class_names, self.num_classes)
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if values is not None and len(values) != self.shape[0]:
                 raise ValueError(f"{name}: {len(values)} values do not fit the {self.shape[0]} channels; {REMEDY}")
@@ -95,6 +99,11 @@ class ShardIndex(Section):
         """Puts the index into a folder whose shards are complete."""
         with replacing(folder / INDEX) as temporary:
             temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def index_schema() -> dict[str, Any]:
+    """configs/schemas/shards.schema.json: what an index may say, as far as JSON Schema can tell."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | ShardIndex.model_json_schema()
 
 
 Index = TypeVar("Index", bound=Section)

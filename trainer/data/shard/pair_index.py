@@ -6,10 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from moe.files import replacing
 from moe.validation.section import Section
+from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.index import INDEX, ShardEntry
 
 
@@ -27,6 +28,8 @@ class PairIndex(Section):
     """Of both in every shard."""
     num_classes: NonNegativeInt
     """Labels are 0 to num_classes - 1; 0: there are none."""
+    class_names: ClassNames = ()
+    """Of the classes 0, 1, ...; left out: they have none."""
     segments: PositiveInt | None = None
     """Into how many equal parts paths were cut, of which each pair holds the ends of one; null: into none."""
     nodes: tuple[float, ...] | None = None
@@ -40,6 +43,11 @@ class PairIndex(Section):
     """What decides every value: the digest of the teacher's weights, its sampler and guidance, the seed; `source`: the
     configuration of the data set that paths begin at, where they do not begin at noise."""
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_fit_the_classes(self) -> PairIndex:
+        check_class_names(self.class_names, self.num_classes)
+        return self
 
     @property
     def num_examples(self) -> int:

@@ -22,6 +22,7 @@ def write_shards(
     examples: Iterable[Examples],
     *,
     num_classes: int = 0,
+    class_names: tuple[str, ...] = (),
     shard_examples: int = 4096,
     file_type: Literal["safetensors", "npz"] = "safetensors",
     standardise: bool = False,
@@ -35,6 +36,7 @@ def write_shards(
         folder: to write to; it must not hold an index yet.
         examples: pieces of any length, all of one shape and one type: float32, float16, or uint8 for 8-bit images.
         num_classes: labels are 0 to num_classes - 1; 0: there are none.
+        class_names: of the classes 0, 1, ...; empty: they have none.
         shard_examples: examples of each shard but the last.
         file_type: of the shards.
         standardise: whether readers see each channel with mean 0 and variance 1.
@@ -64,15 +66,16 @@ def write_shards(
         with replacing(folder / entry.file) as temporary:
             _save(temporary, arrays, file_type)
         entries.append(entry)
-        moments.append(_moments(data))
+        moments.append(moments_of(data))
     if not entries:
         raise ValueError("examples: there are none; give at least one")
-    shift, scale = _statistics(moments) if standardise else (None, None)
+    shift, scale = statistics_of(moments) if standardise else (None, None)
     index = ShardIndex.model_validate(
         {
             "shape": shape,
             "dtype": dtype,
             "num_classes": num_classes,
+            "class_names": class_names,
             "shift": shift,
             "scale": scale,
             "latents": latents and latents(),
@@ -127,8 +130,15 @@ def _save(path: Path, arrays: dict[str, NDArray[Any]], file_type: str) -> None:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  the stubs take the keys for allow_pickle
 
 
-def _moments(data: NDArray[Any]) -> NDArray[np.float64]:
-    """Count, sum and sum of squares of each channel, [3, C], of what a reader sees before standardising."""
+def moments_of(data: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums over examples, from which :func:`statistics_of` makes a mean and a standard deviation.
+
+    Args:
+        data: [B, C, ...].
+
+    Returns:
+        Count, sum and sum of squares of each channel, [3, C], of what a reader sees before standardising.
+    """
     values = data.astype(np.float64)
     if data.dtype == np.uint8:
         values = values / 127.5 - 1
@@ -136,7 +146,12 @@ def _moments(data: NDArray[Any]) -> NDArray[np.float64]:
     return np.stack([np.full(len(values), values.shape[1]), values.sum(1), np.square(values).sum(1)])
 
 
-def _statistics(moments: list[NDArray[np.float64]]) -> tuple[list[float], list[float]]:
+def statistics_of(moments: list[NDArray[np.float64]]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel; 1 in the place of a standard deviation of 0.
+
+    Args:
+        moments: [3, C] of parts of the examples, from :func:`moments_of`.
+    """
     count, total, squares = np.sum(moments, axis=0)
     mean = total / count
     spread = np.sqrt((squares / count - mean**2).clip(min=0))

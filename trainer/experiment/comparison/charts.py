@@ -190,22 +190,26 @@ def _last(group: Sequence[float], gap: float, low: float, high: float) -> float:
 def bars(comparison: Comparison) -> str:
     """Draws straightness, path energy and step time: a bar for each network, a dot for each seed.
 
+    Step time is left out where it is not compared.
+
     Returns:
         SVG markup.
     """
     entries = comparison.entries
-    panels = (
+    panels: list[tuple[str, Callable[[Sequence[float]], float], list[list[float]]]] = [
         ("straightness of the paths\n0: straight", fmean, [entry.path_figure("straightness") for entry in entries]),
         ("path energy\n|: what their ends need", fmean, [entry.path_figure("path_energy") for entry in entries]),
-        ("time of an optimiser step, ms", median, [entry.times() for entry in entries]),
-    )
+    ]
+    times = [comparison.step_times(entry) for entry in entries]
+    if any(times):
+        panels.append(("time of an optimiser step, ms", median, times))
     needed = [entry.path_figure("transport_cost") for entry in entries]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 1.0 + 0.34 * len(entries)), layout="constrained")
-        for axes, (title, middle, seeds) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+        for axes, (title, middle, seeds) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
             _panel(axes, middle, seeds)
             axes.set_title(title, loc="left", fontsize=10)
-        first, energy, _ = figure.axes
+        first, energy, *_ = figure.axes
         costs = [fmean(values) if values else math.nan for values in needed]
         energy.scatter(costs, range(len(entries)), marker="|", s=190, color=INK, linewidth=1.6, zorder=4)
         first.set_yticks(range(len(entries)), [entry.name for entry in entries])

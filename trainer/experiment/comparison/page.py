@@ -118,7 +118,8 @@ def _jobs(comparison: Comparison) -> str:
     if comparison.jobs == 1:
         return f"Steps were timed {ranks}, one run at a time."
     return (
-        f"Steps were timed {ranks}, {comparison.jobs} runs at a time, which slow each other: compare ratios, not times."
+        f"Times of steps are not compared: {comparison.jobs} runs were trained at a time, {ranks} each, and slowed "
+        "each other. Use --jobs 1 to compare them."
     )
 
 

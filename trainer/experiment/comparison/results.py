@@ -93,10 +93,6 @@ class Entry:
         """Median of a figure over the seeds."""
         return median(map(figure, self.outcomes))
 
-    def times(self) -> list[float]:
-        """Median time of an optimiser step with each seed, ms."""
-        return [1e3 * outcome.step_s for outcome in self.outcomes]
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -131,6 +127,10 @@ class Comparison:
     entries: tuple[Entry, ...]
     left_out: Mapping[str, str]
     fabric: Fabric | None = None
+
+    def step_times(self, entry: Entry) -> list[float]:
+        """Median time of an optimiser step with each seed, ms; none where several runs shared the cores."""
+        return [1e3 * outcome.step_s for outcome in entry.outcomes] if self.jobs == 1 else []
 
     @property
     def evaluations(self) -> list[int]:
@@ -194,7 +194,7 @@ class Comparison:
             if not read.floor or not read.evaluations:
                 raise KeyError("outcomes")
         except (KeyError, TypeError, IndexError) as error:
-            raise FileError(path, "document", f"lacks something ({error})", remedy) from error
+            raise FileError(path, "document", f"is incomplete ({error})", remedy) from error
         return read
 
     def write(self, path: Path) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import yaml
@@ -38,6 +37,7 @@ from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.request import CompareRequest
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
+from trainer.experiment.comparison.time_left import Piece, TimeLeft
 from trainer.experiment.comparison.training import Training, folder_of
 from trainer.experiment.stage import ConfiguredStage, difference
 from trainer.observe.metrics import read_metrics
@@ -135,35 +135,43 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
     kept = len(methods) * len(seeds) - len(work)
     if kept:
         print(f"{kept} runs are finished already", file=sys.stderr)
-    supervisor, failed, spent = Supervisor(SIGNALS), dict[str, str](), list[float]()
-    training = Training(supervisor, ranks, jobs)
+    supervisor, failed, finished = Supervisor(SIGNALS), dict[str, str](), list[str]()
+    pieces = [
+        Piece(method.name, seed, stage)
+        for method, seed in work
+        for stage in method.stages(folder_of(_trained(out, method), seed), seed)
+        if not stage.finished
+    ]
+    left = TimeLeft(pieces, jobs)
+    training = Training(supervisor, ranks, jobs, left)
 
     with Console(stderr=True).status("") as status:
 
         def train(method: Method, seed: int) -> None:
-            name, begun = f"{method.name}, seed {seed}", time.monotonic()
+            name, begun, config = f"{method.name}, seed {seed}", time.monotonic(), _trained(out, method)
+
+            def show(line: str) -> None:
+                status.update(f"{name}: {line}{_about(left.seconds())}")
+
             try:
-                config = _trained(out, method)
-                training.run(
-                    method, config, folder_of(config, seed), seed, lambda line: status.update(f"{name}: {line}")
-                )
+                training.run(method, config, folder_of(config, seed), seed, show)
             except RunFailed as error:
                 failed[method.name] = str(error)
+                left.dropped(method.name, seed)
                 return
-            spent.append(time.monotonic() - begun)
-            left = (len(work) - len(spent)) * fmean(spent) / jobs
-            ending = f"; about {duration(left)} left" if left else ""
-            print(
-                f"trained {len(spent)} of {len(work)}: {name}, {duration(spent[-1])}{ending}",
-                file=sys.stderr,
-                flush=True,
-            )
+            finished.append(name)
+            took, ending = duration(time.monotonic() - begun), _about(left.seconds())
+            print(f"trained {len(finished)} of {len(work)}: {name}, {took}{ending}", file=sys.stderr, flush=True)
 
         with supervisor.listening(), ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(train, *one) for one in work]
             for future in futures:
                 future.result()
     return failed
+
+
+def _about(seconds: float | None) -> str:
+    return f"; about {duration(seconds)} left" if seconds else ""
 
 
 def _measure(

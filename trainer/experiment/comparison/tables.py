@@ -77,7 +77,7 @@ def glance(comparison: Comparison) -> Table:
         Column("wrong class", _wrong_class, "{:.1%}".format),
         Column("straightness", _of_paths("straightness"), "{:.3f}".format),
         Column("path energy", _of_paths("path_energy"), "{:.2f}".format),
-        Column("step, ms", lambda entry: median(entry.times()), "{:.1f}".format),
+        Column("step, ms", lambda entry: _median(comparison.step_times(entry)), "{:.1f}".format),
     ]
     floor = f"{fmean(comparison.floor):.3f}"
     columns = [column for column in columns if any(column.figure(entry) is not None for entry in comparison.entries)]
@@ -95,6 +95,10 @@ def glance(comparison: Comparison) -> Table:
         f"medians of times. {_MARKED}{classes}{_unmoved(comparison)}",
         best={(row + 1, column) for row, column in best},
     )
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None
 
 
 def _unmoved(comparison: Comparison) -> str:

@@ -17,7 +17,7 @@ from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.distributed.process.tether import tethered
 from trainer.experiment.comparison.candidate import SECONDS
 from trainer.experiment.comparison.method import Method
-from trainer.experiment.stage import Stage
+from trainer.experiment.comparison.time_left import Piece, TimeLeft
 from trainer.training.failure import RunFailed
 
 LOG = "train.log"
@@ -31,10 +31,11 @@ class Training:
         supervisor: starts the processes.
         ranks: of each run, on this machine.
         jobs: runs that are trained at a time.
+        time_left: is told what is reached.
     """
 
-    def __init__(self, supervisor: Supervisor, ranks: int, jobs: int) -> None:
-        self._supervisor, self._ranks = supervisor, ranks
+    def __init__(self, supervisor: Supervisor, ranks: int, jobs: int, time_left: TimeLeft) -> None:
+        self._supervisor, self._ranks, self._time_left = supervisor, ranks, time_left
         self._threads = max(1, torch.get_num_threads() // (ranks * jobs))
 
     def run(self, method: Method, config: Path, folder: Path, seed: int, progress: Callable[[str], None]) -> None:
@@ -57,24 +58,29 @@ class Training:
         for stage in method.stages(folder, seed):
             if stage.finished:
                 continue
-            begun = time.monotonic()
-            code = self._process(stage, command(config, folder, seed, stage.name), folder / LOG, progress)
+            begun, piece = time.monotonic(), Piece(method.name, seed, stage)
+            arguments = command(config, folder, seed, stage.name)
+            code = self._process(piece, arguments, folder / LOG, progress)
             if not stage.trains:
                 _add_seconds(folder / SECONDS, stage.name, time.monotonic() - begun)
             if code == EX_TEMPFAIL or (self._supervisor.told_to_stop and code):
                 raise Stopped
             if code:
                 what = f", stage {stage.name}," if stage.name else ""
-                raise RunFailed(
-                    f"{folder}{what} ended with {code}: {last_line(folder / LOG)}; {folder / LOG} tells more"
-                )
+                raise RunFailed(f"{folder}{what} ended with {code}: {last_line(folder / LOG)}; see {folder / LOG}")
+            self._time_left.ended(piece)
 
-    def _process(self, stage: Stage, arguments: list[str], log: Path, progress: Callable[[str], None]) -> int:
-        program = tethered([sys.executable, *launched(self._ranks), *arguments])
-        named = {STAGE: stage.name} if stage.name else {}
+    def _process(self, piece: Piece, arguments: list[str], log: Path, progress: Callable[[str], None]) -> int:
+        program, name = tethered([sys.executable, *launched(self._ranks), *arguments]), piece.stage.name
+        named = {STAGE: name} if name else {}
         environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ, **named}
+
+        def told() -> None:
+            self._time_left.reached(piece)
+            progress(last_line(log))
+
         with log.open("ab") as output:
-            return self._supervisor.run(program, environment, output, meanwhile=lambda: progress(last_line(log)))
+            return self._supervisor.run(program, environment, output, meanwhile=told)
 
 
 def folder_of(config: Path, seed: int) -> Path:

@@ -41,6 +41,12 @@ class PairsStage(TaughtStage):
         return Cost(pairs=self.request().num)
 
     @property
+    def share_done(self) -> float:
+        """See the base class; by its shards."""
+        shards = -(-self.cost.pairs // self.request().shard_examples)
+        return len(list(self.folder.glob("shard_*.safetensors"))) / shards
+
+    @property
     def teacher(self) -> Path:
         """See the base class."""
         return self.request().run

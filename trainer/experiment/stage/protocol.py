@@ -147,6 +147,11 @@ class Stage(ABC):
         return Cost()
 
     @property
+    def share_done(self) -> float:
+        """How much of it is done, from 0 to 1, as far as its folder tells; the default only tells whether it is."""
+        return float(self.finished)
+
+    @property
     def teacher(self) -> Path | None:
         """Folder of the run whose network it uses; None: it uses none."""
         return None

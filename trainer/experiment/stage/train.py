@@ -11,6 +11,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage, awaits
 from trainer.experiment.stage.sections import filled, merged, placed
+from trainer.observe.metrics import last_step
 
 if TYPE_CHECKING:
     from trainer.training.task import Task
@@ -46,8 +47,13 @@ class TrainStage(ConfiguredStage):
 
     @property
     def cost(self) -> Cost:
-        """See the base class."""
-        return Cost(steps=self.config().optim.steps)
+        """See the base class; read as it was written, for what an earlier stage writes may not be there yet."""
+        return Cost(steps=self.document["optim"]["steps"])
+
+    @property
+    def share_done(self) -> float:
+        """See the base class; by the last step that its metrics tell of."""
+        return min(1.0, last_step(self.folder / "metrics.jsonl") / self.cost.steps)
 
     def run(self, launch: Launch) -> int:
         """See the base class."""

@@ -5,7 +5,7 @@ Q rows of the sequence that has most, 2 key and value.
 """
 
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,6 @@ from torch.nn import functional
 from moe.dispatch.residency import Residency
 from trainer.config.model import GPTConfig
 from trainer.model.parallel.division import Columns, Rows
-
-LARGEST_PERIOD = 10_000.0
 
 
 class Context(Protocol):
@@ -59,10 +57,11 @@ class Attention(nn.Module):
         """
         super().__init__()
         self.layer, self.queries_per_key = layer, config.num_heads // config.key_value_heads
-        self.head_width, self.longest = config.hidden // config.num_heads, config.context
+        self.head_width = config.hidden // config.num_heads
         self.projected = (config.num_heads + 2 * config.key_value_heads) * self.head_width
-        self.query_key_value: nn.Module = nn.Linear(config.hidden, self.projected, bias=False)
-        self.projection: nn.Module = nn.Linear(config.hidden, config.hidden, bias=False)
+        self.query_key_value: nn.Module = nn.Linear(config.hidden, self.projected, bias=config.bias)
+        self.projection: nn.Module = nn.Linear(config.hidden, config.hidden, bias=config.bias)
+        self.rotary = Rotary(config.context, config.rotary_width, config.rotary_base)
 
     def divide(self, columns: Columns, rows: Rows) -> None:
         """Keeps this rank's heads, see :mod:`trainer.model.parallel.division`."""
@@ -74,7 +73,7 @@ class Attention(nn.Module):
         heads = self.query_key_value(rows_TD).unflatten(1, (-1, self.head_width))
         queries, keys, values = self._shares(heads.shape[1])
         to_rotate, value = heads.split([queries + keys, values], dim=1)
-        query, key = rotated(to_rotate, context.positions(residency), self.longest).split([queries, keys], dim=1)
+        query, key = rotated(to_rotate, context.positions(residency), self.rotary).split([queries, keys], dim=1)
         attended = context.attend(self.layer, query, torch.stack([key, value], dim=1), residency)
         return self.projection(attended.flatten(1))
 
@@ -84,29 +83,44 @@ class Attention(nn.Module):
         return self.queries_per_key * keys, keys, keys
 
 
-def rotated(heads_THW: Tensor, positions_T: Tensor, longest: int) -> Tensor:
+class Rotary(NamedTuple):
+    """How positions turn heads.
+
+    Attributes:
+        longest: positions that there are.
+        width: coordinates of a head that are turned, the first ones; an even number.
+        base: the i-th of n pairs is turned by base^(-i / n) radians a position.
+    """
+
+    longest: int
+    width: int
+    base: float = 10_000.0
+
+
+def rotated(heads_THW: Tensor, positions_T: Tensor, rotary: Rotary) -> Tensor:
     """Turns each pair of neighbouring coordinates by an angle that grows with the position.
 
     Args:
         heads_THW: queries or keys.
-        positions_T: int64, below `longest`.
-        longest: positions that there are.
+        positions_T: int64, below `rotary.longest`.
+        rotary: how.
 
     Returns:
         [T, H, W]; a product of two rows depends on the difference of their positions alone.
     """
     dtype = torch.promote_types(heads_THW.dtype, torch.float32)
-    turns = _turns(longest, heads_THW.shape[2], heads_THW.device, dtype).index_select(0, positions_T)
-    pairs = torch.view_as_complex(heads_THW.to(dtype).unflatten(2, (-1, 2)))
-    return torch.view_as_real(pairs * turns[:, None]).flatten(2).to(heads_THW.dtype)
+    turns = _turns(rotary, heads_THW.device, dtype).index_select(0, positions_T)
+    pairs = torch.view_as_complex(heads_THW[..., : rotary.width].to(dtype).unflatten(2, (-1, 2)))
+    turned = torch.view_as_real(pairs * turns[:, None]).flatten(2).to(heads_THW.dtype)
+    return turned if turned.shape == heads_THW.shape else torch.cat([turned, heads_THW[..., rotary.width :]], dim=2)
 
 
 @lru_cache(maxsize=8)
-def _turns(longest: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Complex numbers of size 1 for each position and pair, [longest, W / 2]; a buffer would be cast with weights."""
+def _turns(rotary: Rotary, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Complex numbers of size 1 for each position and pair, [longest, pairs]; a buffer would be cast with weights."""
     with torch.inference_mode(False):
-        exponents = torch.arange(0, width, 2, device=device, dtype=torch.float64) / width
-        angles = torch.arange(longest, device=device)[:, None] * LARGEST_PERIOD**-exponents
+        exponents = torch.arange(0, rotary.width, 2, device=device, dtype=torch.float64) / rotary.width
+        angles = torch.arange(rotary.longest, device=device)[:, None] * rotary.base**-exponents
         return torch.polar(torch.ones_like(angles), angles).to(dtype.to_complex())
 
 

@@ -44,20 +44,59 @@ def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dty
     Returns:
         [B, D].
     """
-    if label is None:
-        label = torch.full(t.shape, network.null_label, device=t.device)
-    steering_BD = network.embed_time(wave_embedding(TIME_SCALE * t, network.hidden).to(dtype))
-    return functional.silu(steering_BD + network.embed_label(label))
+    waves_BW = wave_embedding(TIME_SCALE * t, network.hidden).to(dtype)
+    return steered_by(network, waves_BW, known_label(network, t, label))
 
 
-def time_embedding(width: int) -> nn.Sequential:
-    """What waves of the time go through."""
-    return nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+def known_label(network: Steered, t: Tensor, label: Tensor | None) -> Tensor:
+    """The label, or the one that stands for none; int64 [B]."""
+    return torch.full(t.shape, network.null_label, device=t.device) if label is None else label
 
 
-def modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+class Embeddings(Protocol):
+    """What embeds time and class; attributes as in :class:`Steered`."""
+
+    embed_time: nn.Sequential
+    embed_label: nn.Embedding
+
+
+def steered_by(embeddings: Embeddings, waves_BW: Tensor, label_B: Tensor, caption_BD: Tensor | None = None) -> Tensor:
+    """The vector [B, D] that steers a block, from waves of the time, labels and embedded captions."""
+    embedded_BD = embeddings.embed_time(waves_BW) + embeddings.embed_label(label_B)
+    return functional.silu(embedded_BD if caption_BD is None else embedded_BD + caption_BD)
+
+
+def embedded_caption(layer: nn.Linear | None, t: Tensor, caption: Tensor | None) -> Tensor | None:
+    """What captions add to the steering vector.
+
+    Args:
+        layer: from the vector of a caption to the width of the steering vector; None: the network reads no captions.
+        t: [B] times.
+        caption: float [B, W] vectors of captions, zeros for none; None: no example has a caption.
+
+    Returns:
+        [B, D], the layer's bias where there is no caption; None without a layer.
+    """
+    if layer is None:
+        return None
+    if caption is None:
+        caption = torch.zeros(len(t), layer.in_features, device=t.device)
+    return layer(caption.to(next(layer.parameters()).dtype))
+
+
+def time_embedding(width: int, waves: int | None = None) -> nn.Sequential:
+    """What waves of the time go through.
+
+    Args:
+        width: of what comes out.
+        waves: how many there are; None: as many as `width`.
+    """
+    return nn.Sequential(nn.Linear(waves or width, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def modulate(tokens_BND: Tensor, shift: Tensor, scale: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Normalises tokens [B, N, D], then scales by 1 + scale and shifts them; both [B, 1, D]."""
-    return functional.layer_norm(tokens_BND, tokens_BND.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    return functional.layer_norm(tokens_BND, tokens_BND.shape[-1:], eps=epsilon) * (1 + scale) + shift
 
 
 def with_waves(values: Tensor) -> Tensor:

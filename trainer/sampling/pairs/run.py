@@ -5,7 +5,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import nn
 
 from moe.files import FileError, replacing
 from trainer.config.constraints.drawing import check_drawn_by
@@ -23,6 +24,7 @@ from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.distributed.process.verdict import conclude
 from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import steps_file
 from trainer.model.pretrained import check_restorable
@@ -54,10 +56,12 @@ def run(request: PairsRequest, out: Path) -> int:
     teacher = Reference.of_run(ReferenceConfig(run=request.run))
     config = teacher.config
     if config.model.kind in FLOWLESS:
-        raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
+        raise ValueError(f"run_dir: {request.run} contains a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
     if config.flow.context is not None:
         raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
+    if config.flow.captions is not None:
+        raise ValueError(f"run_dir: {request.run} has flow.captions, which no pair holds; give a run without")
     if config.flow.latent is not None and request.begins_at_data:
         raise ValueError(
             f"run_dir: {request.run} has a flow.latent, and latents of data are drawn anew at each step; begin at "
@@ -72,8 +76,9 @@ def run(request: PairsRequest, out: Path) -> int:
     check_restorable(config, teacher.folder)
     index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():
-        if read_index(out, PairIndex) != index:
-            raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
+        found = read_index(out, PairIndex)
+        if found.model_copy(update={"class_names": index.class_names}) != index:
+            raise FileError(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
     mark = _digest(index)
     if launch.rank == 0:
@@ -85,11 +90,11 @@ def run(request: PairsRequest, out: Path) -> int:
         dist.broadcast_object_list(agreed)
         missing = [number for number, entry in enumerate(index.shards) if entry.file not in agreed[0]]
         own = missing[launch.rank :: launch.world_size]
-        drawing = PairDrawing(teacher.flow(launch.device))
-        with _told(launch, sum(index.shards[number].num_examples for number in own), out) as told:
+        flow = teacher.flow(launch.device)
+        drawing = PairDrawing(flow)
+        num = sum(index.shards[number].num_examples for number in own)
+        with suppress(_InterruptedShard), _interrupting(flow.model, stop), _told(launch, num, out) as told:
             for number in own:
-                if stop.made:
-                    break
                 first = number * request.shard_examples
                 numbers = torch.arange(first, first + index.shards[number].num_examples)
                 arrays = drawing.draw(request, numbers, told)
@@ -98,8 +103,7 @@ def run(request: PairsRequest, out: Path) -> int:
                 told(-1)
         dist.barrier()
         if not all((out / entry.file).exists() for entry in index.shards):
-            if launch.rank == 0:
-                print(stop.farewell(out, "its finished shards are kept"), file=sys.stderr, flush=True)
+            conclude(EX_TEMPFAIL, stop.farewell(out, "its finished shards are kept"))
             return EX_TEMPFAIL
         if launch.rank == 0:
             index.write(out)
@@ -119,6 +123,7 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
             "shape": config.state_shape,
             "dtype": request.dtype,
             "num_classes": config.data.num_classes,
+            "class_names": config.data.class_names,
             "segments": request.segments,
             "nodes": request.node_times,
             "data_scale": config.flow.data_scale if request.cuts_paths and config.flow is not None else 1.0,
@@ -158,6 +163,25 @@ def _done(out: Path, index: PairIndex, launch: Launch) -> int:
     if launch.rank == 0:
         print(f"{out}: {index.num_examples} pairs of shape {list(index.shape)}")
     return 0
+
+
+class _InterruptedShard(Exception):  # noqa: N818  it was asked for
+    """This process was told to stop while it drew a shard."""
+
+
+@contextmanager
+def _interrupting(model: nn.Module, stop: StopRequest) -> Iterator[None]:
+    """While entered, a request to stop ends what is drawn at the next call of the network."""
+
+    def check(*_: object) -> None:
+        if stop.made:
+            raise _InterruptedShard
+
+    hook = model.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

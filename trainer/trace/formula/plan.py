@@ -178,7 +178,8 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
         ]
         if config.flow is not None:
             context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
-            inputs += [Condition(context=context, segment=0), *questions(config)]
+            caption = torch.empty(1, config.caption_width) if config.caption_width else None
+            inputs += [Condition(context=context, segment=0, caption=caption), *questions(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 

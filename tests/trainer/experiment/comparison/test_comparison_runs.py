@@ -18,13 +18,14 @@ from tests.forked import ROOT
 from trainer.__main__ import main
 from trainer.data import ToyConfig
 from trainer.distributed.process.child import Stopped, Supervisor
-from trainer.distributed.process.stop import EX_TEMPFAIL
+from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.experiment.comparison import measurement, training
 from trainer.experiment.comparison.candidate import training_seconds
 from trainer.experiment.comparison.measurement import MeasurementSpec, measure_network
 from trainer.experiment.comparison.page import _reproduce
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
+from trainer.experiment.comparison.time_left import TimeLeft
 from trainer.experiment.comparison.training import LOG, Training, folder_of, last_line
 from trainer.experiment.stage import TrainStage, load_stages
 from trainer.observe.metrics import Record
@@ -40,7 +41,7 @@ import os, pathlib, signal, sys
 def told(number, _):
     pathlib.Path(sys.argv[1]).write_text(str(number))
     sys.exit(75)
-for number in (signal.SIGTERM, signal.SIGUSR2):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
     signal.signal(number, told)
 os.kill(os.getppid(), int(sys.argv[2]))
 signal.alarm(20)
@@ -52,7 +53,7 @@ signal.pause()
 @pytest.fixture
 def unharmed() -> Iterator[None]:
     """What a broken comparison lets through does not end the tests."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -65,7 +66,7 @@ def written(folder: Path, name: str, **sections: Any) -> Path:
 
 
 @pytest.mark.usefixtures("unharmed")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_comparison_that_is_told_to_stop_tells_its_run_and_wants_to_go_on(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +98,7 @@ def test_a_run_that_has_just_been_started_is_told_to_stop(tmp_path: Path, monkey
     path = written(tmp_path, "plain")
     (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
     with pytest.raises(Stopped):
-        Training(supervisor, ranks=1, jobs=1).run(method, path, tmp_path / "run", 3, lambda _: None)
+        Training(supervisor, 1, 1, TimeLeft([], 1)).run(method, path, tmp_path / "run", 3, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_the_processes_of_a_comparison_share_the_threads_of_the_machine(
     monkeypatch.setattr(training, "tethered", lambda _: printing)
     path = written(tmp_path, "plain")
     (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
-    Training(Supervisor(), ranks, jobs).run(method, path, tmp_path / "run", 3, lambda _: None)
+    Training(Supervisor(), ranks, jobs, TimeLeft([], jobs)).run(method, path, tmp_path / "run", 3, lambda _: None)
     assert last_line(tmp_path / "run" / LOG) == each
 
 

@@ -1,6 +1,8 @@
 """Pairs that a teacher draws: the same whoever draws them and however often it is interrupted."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
+from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.flow import Condition, sampler
 from trainer.sampling.pairs import run as pairs_run
 from trainer.sampling.pairs.drawing import PairDrawing
@@ -72,6 +75,25 @@ def test_a_killed_run_goes_on_where_it_was(
     assert "other pairs" in refused(capsys, *words(teacher, killed, "--guidance", "2"))
     (killed / "index.json").unlink()
     assert "belongs to other pairs" in refused(capsys, *words(teacher, killed, "--guidance", "2"))
+
+
+def test_a_stop_ends_the_shard_that_is_being_drawn(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = PairDrawing.draw
+
+    def stopped_in_the_second(self: PairDrawing, request: PairsRequest, numbers: torch.Tensor, told: Any) -> Any:
+        if numbers[0] == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return kept(self, request, numbers, told)
+
+    monkeypatch.setattr(PairDrawing, "draw", stopped_in_the_second)
+    assert main(words(teacher, tmp_path / "out")) == EX_TEMPFAIL
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["shard_00000.safetensors"]
+    monkeypatch.undo()
+    assert main(words(teacher, tmp_path / "out")) == 0
+    assert main(words(teacher, tmp_path / "whole")) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def draw_on_ranks(_rank: int, _world_size: int, teacher: str, out: str) -> int:

@@ -91,4 +91,5 @@ def _batch(config: RunConfig, size: int) -> Batch:
     integer = any(one.integer for one in config.model.inputs(config.state_shape))
     x_1 = torch.zeros(size, *config.data.shape, dtype=torch.int64 if integer else torch.float32)
     labels = torch.zeros(size, dtype=torch.int64) if config.data.num_classes else None
-    return Batch(x_1, labels, torch.zeros(size, dtype=torch.int64))
+    batch = Batch(x_1, labels, torch.zeros(size, dtype=torch.int64))
+    return batch.with_captions(torch.zeros(size, config.caption_width)) if config.caption_width else batch

@@ -1,0 +1,39 @@
+"""The configurations that come with the package, found by their names."""
+
+import difflib
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+SHIPPED = next((folder for name in ("flowfabric_configs", "configs") if (folder := _ROOT / name).is_dir()), _ROOT)
+"""Their folder: in a checkout ``configs``, in an installed package ``flowfabric_configs``."""
+
+
+def located(path: Path, folder: str) -> Path:
+    """The file that a path or a name stands for.
+
+    Args:
+        path: a file; a name such as ``digits_moe``; or a path that begins with ``configs/``, which an installed package
+            has elsewhere.
+        folder: of ``configs`` where a name is looked up first, such as ``runs``.
+
+    Returns:
+        The path itself where there is such a file, or where nothing of that name comes with the package.
+    """
+    if path.exists() or path.is_absolute():
+        return path
+    if path.parts[:1] == ("configs",):
+        shipped = SHIPPED.joinpath(*path.parts[1:])
+        return shipped if shipped.exists() else path
+    if len(path.parts) > 1:
+        return path
+    return next((file for file in _in_order(folder) if path.name in (file.stem, file.name)), path)
+
+
+def nearest(path: Path, folder: str) -> str:
+    """The names in a folder of ``configs`` that a path may have meant, as a list in words; all where none is near."""
+    names = sorted(file.stem for file in (SHIPPED / folder).glob("*.yaml"))
+    return ", ".join(difflib.get_close_matches(path.stem, names) or names)
+
+
+def _in_order(folder: str) -> list[Path]:
+    return sorted(SHIPPED.glob("*/*.yaml"), key=lambda file: (file.parent.name != folder, file))

@@ -1,0 +1,162 @@
+"""Captions of the examples of a data set, as vectors of a frozen text encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from moe.files import FileError, replacing
+from moe.validation.array import UNREADABLE, quietly
+from moe.validation.section import Section
+from trainer.data.found_once import found_once
+from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.shard.index import INDEX, read_index
+
+VECTORS, TEXTS = "captions.npy", "captions.jsonl"
+REMEDY = "write the folder again (python -m trainer encode-captions)"
+
+
+class CaptionsIndex(Section):
+    """index.json of a folder of captions: ``captions.npy``, float16 [num_captions, width], and their texts.
+
+    The vectors are those of the encoder, standardised: (vector - shift) / scale.
+    """
+
+    format: Literal["flowfabric.captions/1"] = "flowfabric.captions/1"
+    num_captions: PositiveInt
+    """One for each example of a data set, that of example 0 first."""
+    width: PositiveInt
+    """Of the vector of a caption."""
+    shift: tuple[float, ...]
+    """Mean of each of the encoder's values over the captions."""
+    scale: tuple[PositiveFloat, ...]
+    """Standard deviation of each of them; 1 where it is 0."""
+    encoder: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    """Digest of the text encoder's files."""
+    texts: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    """Digest of the captions."""
+
+    @model_validator(mode="after")
+    def _statistics_fit_the_width(self) -> CaptionsIndex:
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if len(values) != self.width:
+                raise ValueError(f"{name}: {len(values)} values do not fit vectors of {self.width}; {REMEDY}")
+        return self
+
+    def standardised(self, vectors: Tensor) -> Tensor:
+        """Vectors float32 [N, width] of the encoder, as a network reads them."""
+        return (vectors - torch.tensor(self.shift)) / torch.tensor(self.scale)
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the index says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def write(self, folder: Path) -> None:
+        """Puts the index into a folder whose other files are complete."""
+        with replacing(folder / INDEX) as temporary:
+            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+class CaptionsConfig(Section):
+    """The network reads a caption of each example, as the vector that a frozen text encoder made of it."""
+
+    path: Path
+    """A folder that the encode-captions verb wrote, with one caption for each example of the data."""
+    width: PositiveInt
+    """Of a vector; left out: what the index says."""
+    digest: str
+    """Of the index, so that a run goes on with the captions it began with; left out: taken from it."""
+
+    @classmethod
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what it leaves out taken from the index.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the index is missing or malformed.
+        """
+        if not isinstance(document.get("path"), str | Path):
+            return document
+        if all(document.get(name) is not None for name in ("width", "digest")):
+            return document
+        try:
+            index = read_index(Path(document["path"]), CaptionsIndex)
+        except FileError as error:
+            raise ValueError(f"path: {error}") from error
+        said = {"width": index.width, "digest": index.digest}
+        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+
+
+class Captioned(Dataset):
+    """A data set whose examples have captions.
+
+    Args:
+        data: the examples.
+        config: of the captions; row i is that of example i.
+
+    Raises:
+        FileError: the captions are no longer what the configuration says, or not as many as there are examples.
+    """
+
+    def __init__(self, data: Dataset, config: CaptionsConfig) -> None:
+        path = config.path
+        known = found_once(f"{path}: captions", lambda: read_index(path, CaptionsIndex).model_dump(), path)
+        index = CaptionsIndex.model_validate(known)
+        if index.digest != config.digest:
+            problem = f"is {index.digest} where the run has {config.digest}"
+            remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"
+            raise FileError(config.path / INDEX, "digest", problem, remedy)
+        self.num_classes, self.shape = data.num_classes, data.shape
+        self.source, self.augment = data.source, data.augment
+        self._data, self._vectors = data, _vectors(config.path, index)
+        needed = 1 + max(int(data.indices(split).max()) for split in ("train", "held_out"))
+        if needed > index.num_captions:
+            problem = f"is {index.num_captions} for {needed} examples"
+            raise FileError(config.path / INDEX, "num_captions", problem, "give each example of the data a caption")
+
+    def indices(self, split: Split) -> Tensor:
+        """See `Dataset.indices`; those of the data."""
+        return self._data.indices(split)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
+        """See `Dataset.order`; that of the data."""
+        return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
+
+    def data_points(self, split: Split) -> Tensor:
+        """See `Dataset.data_points`; those of the data."""
+        return self._data.data_points(split)
+
+    def get(self, indices: Tensor) -> Batch:
+        """See `Dataset.get`."""
+        vectors = torch.from_numpy(self._vectors[indices.numpy()].astype(np.float32))
+        return self._data.get(indices).with_captions(vectors)
+
+
+def read_texts(folder: Path) -> list[str]:
+    """The captions in a folder that the encode-captions verb wrote, that of example 0 first."""
+    with (folder / TEXTS).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _vectors(folder: Path, index: CaptionsIndex) -> NDArray[np.float16]:
+    path = folder / VECTORS
+    try:
+        with quietly():
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, *UNREADABLE) as error:
+        raise FileError(path, "captions", f"cannot be read ({' '.join(str(error).split())})", REMEDY) from error
+    if (vectors.shape, vectors.dtype.name) != ((index.num_captions, index.width), "float16"):
+        problem = f"is {vectors.dtype} {list(vectors.shape)} where the index says float16"
+        raise FileError(path, "captions", f"{problem} {[index.num_captions, index.width]}", REMEDY)
+    return vectors

@@ -1,0 +1,1 @@
+"""A user's files, written as a folder of shards."""

@@ -1,0 +1,165 @@
+"""Examples in an npz or npy file, whose rows are read where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError
+from moe.validation.array import UNREADABLE, quietly
+from trainer.data.conversion.source import Reading, Source, classes_of, listed, names_in
+from trainer.data.shard.file import UnusableError, mapped_array
+
+SAMPLED = 64
+"""Rows whose values enter the identity of a file."""
+FAR = 10.0
+"""From 0: no values of images that were scaled for a network."""
+WRITTEN_AS = {"float64": "float32", "float32": "float32", "float16": "float16", "uint8": "uint8"}
+LAYOUTS = "[N, D] vectors, [N, H, W] grey images or [N, C, H, W] images"
+
+
+class ArraySource(Source):
+    """Rows of an array, and their labels.
+
+    Args:
+        path: npz or npy file.
+        reading: how it is read.
+        scratch: folder on a disk with room, where compressed arrays are unpacked to; nothing stays there.
+
+    Raises:
+        ValueError: the file or the reading cannot be used; names field, value and remedy.
+    """
+
+    def __init__(self, path: Path, reading: Reading, scratch: Path) -> None:
+        if path.suffix == ".npz":
+            used = ("data_key", "labels_key", "no_labels", "channels_last", "class_names")
+            reading.check_only("an npz file", path, *used)
+            values, labels, self._field = _of_npz(path, reading, scratch)
+        else:
+            reading.check_only("an npy file", path, "labels", "no_labels", "channels_last", "class_names")
+            values, self._field = _array(path, "array"), "array"
+            labels = None if reading.labels is None or reading.no_labels else _array(reading.labels, "labels")
+        self._path = path
+        if len(values.shape) == 0 or len(values) == 0:
+            raise FileError(path, self._field, f"has shape {list(values.shape)}, which holds no example", "give some")
+        if values.dtype.name not in WRITTEN_AS:
+            remedy = "save float32 (or float16, float64), or uint8 for pixels from 0 to 255"
+            raise FileError(path, self._field, f"is {values.dtype}, which is no type of examples", remedy)
+        self._values = _in_layout(path, self._field, values, last=bool(reading.channels_last))
+        self.shape, self.dtype = self._values.shape[1:], WRITTEN_AS[values.dtype.name]
+        self.num_examples = len(values)
+        self._labels = None if labels is None else np.asarray(labels)
+        self.num_classes = 0
+        if self._labels is not None:
+            said = reading.labels_key or "labels"
+            self.num_classes = classes_of(reading.labels or path, said, self._labels, len(values))
+        self.class_names = names_in(reading.class_names, self.num_classes)
+        self.identity = self._identity()
+        reach = float(np.abs(self._values[:SAMPLED].astype(np.float64)).max())
+        if self.dtype != "uint8" and len(self.shape) == 3 and reach > FAR:
+            self.caution = (
+                f"{path}: {self._field}: has values as far as {reach:g} from 0, which runs see as they are; give "
+                "pixels as uint8, scale them to [-1, 1], or add --standardise"
+            )
+
+    def row(self, number: int) -> tuple[NDArray[Any], int]:
+        """See `Source`; one bad value makes the whole file wrong, as whoever wrote it did not mean it."""
+        values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
+        if not np.isfinite(values).all():
+            remedy = "mend or leave out such examples (numpy.isfinite)"
+            raise FileError(self._path, self._field, f"example {number} holds values that are not finite", remedy)
+        return values, 0 if self._labels is None else int(self._labels[number])
+
+    def _identity(self) -> str:
+        sample = np.linspace(0, self.num_examples - 1, min(SAMPLED, self.num_examples)).astype(int)
+        said = hashlib.sha256(f"{self._values.shape} {self._values.dtype.str}".encode())
+        for number in sample.tolist():
+            said.update(np.ascontiguousarray(self._values[number]).tobytes())
+        if self._labels is not None:
+            said.update(self._labels.astype(np.int64).tobytes())
+        return said.hexdigest()
+
+
+def _in_layout(path: Path, field: str, values: NDArray[Any], *, last: bool) -> NDArray[Any]:
+    """The array as [N, D] or [N, C, H, W]."""
+    shape = list(values.shape)
+    if last:
+        if values.ndim != 4:
+            raise FileError(path, field, f"has shape {shape}, not [N, H, W, C]", "leave --channels-last out")
+        return values.transpose(0, 3, 1, 2)
+    if values.ndim == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+        remedy = "add --channels-last, or save [N, C, H, W]"
+        raise FileError(path, field, f"has shape {shape}, whose last axis looks like channels", remedy)
+    if values.ndim == 3:
+        return values[:, None]
+    if values.ndim not in (2, 4) or min(shape) == 0:
+        raise FileError(path, field, f"has shape {shape}, which is none of examples", f"save {LAYOUTS}")
+    return values
+
+
+def _of_npz(path: Path, reading: Reading, scratch: Path) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
+    key = reading.data_key or "data"
+    with _blamed(path, "npz file"), zipfile.ZipFile(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        names = list(members)
+        if key not in members:
+            raise FileError(path, key, f"is missing (there are {listed(names)})", "name the array with --data-key")
+        values = _member(path, archive, members[key], scratch)
+        labels_key = reading.labels_key or "labels"
+        if reading.no_labels:
+            return values, None, key
+        if labels_key not in members:
+            others = [name for name in names if name != key]
+            if reading.labels_key is None and not others:
+                return values, None, key
+            problem = f"is missing (there are {listed(names)})"
+            raise FileError(path, labels_key, problem, "name it with --labels-key, or give --no-labels")
+        return values, _member(path, archive, members[labels_key], scratch), key
+
+
+def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path) -> NDArray[Any]:
+    """An array of an npz file: where it lies, or, if it is compressed, in a file that vanishes with the process."""
+    with _blamed(path, member.filename.removesuffix(".npy")):
+        if member.compress_type == zipfile.ZIP_STORED:
+            file: IO[bytes] = path.open("rb")
+            file.seek(member.header_offset + 26)
+            file.seek(int(np.frombuffer(file.read(4), dtype="<u2").sum()), 1)
+        else:
+            file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  the array keeps it open
+            with archive.open(member) as packed:
+                shutil.copyfileobj(packed, file, 1 << 20)
+            file.seek(0)
+        with file:
+            return mapped_array(file, path.name)
+
+
+def _array(path: Path, field: str) -> NDArray[Any]:
+    with _blamed(path, field), path.open("rb") as file:
+        return mapped_array(file, path.name)
+
+
+@contextmanager
+def _blamed(path: Path, field: str) -> Iterator[None]:
+    try:
+        with quietly():
+            yield
+    except FileError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(path, field, f"cannot be read ({reason})", "give a file that can be read") from error
+    except UnusableError as error:
+        raise FileError(path, field, f"cannot be read ({error.problem})", error.remedy) from error
+    except UNREADABLE as error:
+        problem = " ".join(str(error).split())
+        remedy = "save it again with numpy.savez or numpy.save"
+        raise FileError(path, field, f"cannot be read ({problem})", remedy) from error

@@ -1,0 +1,140 @@
+"""Examples in a folder that ``save_to_disk`` of the library `datasets` wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError
+from trainer.data.conversion.pictures import picture_row, picture_shape
+from trainer.data.conversion.source import Reading, Source, Unreadable, classes_of, listed
+
+SPLITS, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder looks like one of ``save_to_disk``."""
+    return any((path / name).is_file() for name in (SPLITS, STATE, INFO))
+
+
+class SavedDataset(Source):
+    """Pictures in a column of a saved data set, with the classes of another.
+
+    Only its tables are read: nothing that lies in the folder is run, and nothing is fetched.
+
+    Args:
+        path: the folder.
+        reading: how it is read; `size` must be given.
+
+    Raises:
+        ValueError: the folder or the reading cannot be used, or the package `datasets` is missing.
+    """
+
+    dtype = "uint8"
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        used = ("size", "channels", "split", "image_column", "label_column", "no_labels")
+        reading.check_only("a Hugging Face data set", path, *used)
+        rows, folder = _opened(path, reading.split)
+        self._path, self.num_examples = folder, len(rows)
+        if self.num_examples == 0:
+            raise FileError(folder, "rows", "there are none", "give a data set with examples")
+        self._image = _image_column(folder, rows, reading.image_column)
+        self._label = None if reading.no_labels else _label_column(folder, rows, reading.label_column)
+        self.num_classes, self.class_names, self._labels = 0, (), None
+        if self._label is not None:
+            self._labels = _labels(folder, rows, self._label)
+            self.num_classes = classes_of(folder, self._label, self._labels, self.num_examples)
+            names = getattr(rows.features[self._label], "names", None)
+            if names is not None and len(names) >= self.num_classes:
+                self.num_classes, self.class_names = len(names), tuple(names)
+        import datasets
+
+        self._rows = rows.select_columns([self._image]).cast_column(self._image, datasets.Image(decode=False))
+        self.shape = picture_shape(reading, path, lambda: self._file(0))
+        said = json.dumps([rows._fingerprint, self._image, self._label, self.num_examples])
+        self.identity = hashlib.sha256(said.encode()).hexdigest()
+
+    def row(self, number: int) -> tuple[NDArray[Any], int]:
+        """See `Source`."""
+        pixels = picture_row(self._file(number), f"{self._path}: row {number}", self.shape)
+        return pixels, 0 if self._labels is None else int(self._labels[number])
+
+    def _file(self, number: int) -> Path | io.BytesIO:
+        held = self._rows[number][self._image]
+        if held is None:
+            raise Unreadable(f"{self._path}: row {number}: {self._image} is empty")
+        return io.BytesIO(held["bytes"]) if held["bytes"] is not None else Path(held["path"])
+
+
+def _opened(path: Path, split: str | None) -> tuple[Any, Path]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(f"{path}: needs the package datasets; pip install 'flowfabric[hf]'") from error
+    folder = path
+    if (path / SPLITS).is_file():
+        try:
+            splits = json.loads((path / SPLITS).read_text(encoding="utf-8"))["splits"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FileError(path / SPLITS, "splits", "cannot be read", "save the data set again") from error
+        if split is None or split not in splits:
+            chosen = "is missing" if split is None else f"is none of the data set ({split})"
+            raise ValueError(f"--split: {chosen}; use one of {listed(splits)}")
+        folder = path / split
+    elif split is not None:
+        raise ValueError(f"--split: {path} holds no splits; leave it out")
+    try:
+        return datasets.Dataset.load_from_disk(str(folder.resolve())), folder
+    except Exception as error:  # of pyarrow and datasets, whose kinds are many
+        problem = " ".join(str(error).split())[:200]
+        raise FileError(folder, "data set", f"cannot be read ({problem})", "save it again with save_to_disk") from error
+
+
+def _image_column(folder: Path, rows: Any, wanted: str | None) -> str:
+    import datasets
+
+    pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if wanted is not None and wanted not in rows.features:
+        raise ValueError(f"--image-column: {wanted} is no column of {folder}; use one of {listed(pictures)}")
+    if wanted is not None and wanted not in pictures:
+        kind = rows.features[wanted]
+        raise ValueError(f"--image-column: {wanted} holds {kind}, not pictures; use one of {listed(pictures)}")
+    if not pictures:
+        remedy = "cast one to datasets.Image, or save its arrays with numpy and give the npz file"
+        raise FileError(folder, "columns", f"none holds pictures (there are {listed(list(rows.features))})", remedy)
+    if wanted is None and len(pictures) > 1:
+        raise ValueError(
+            f"--image-column: is missing where {len(pictures)} hold pictures; use one of {listed(pictures)}"
+        )
+    return wanted or pictures[0]
+
+
+def _label_column(folder: Path, rows: Any, wanted: str | None) -> str | None:
+    import datasets
+
+    classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    if wanted is not None and wanted not in rows.features:
+        raise ValueError(
+            f"--label-column: {wanted} is no column of {folder}; use one of {listed(classes or list(rows.features))}"
+        )
+    if wanted is None and len(classes) > 1:
+        problem = f"is missing where {len(classes)} hold classes"
+        raise ValueError(f"--label-column: {problem}; use one of {listed(classes)}, or --no-labels")
+    return wanted or next(iter(classes), "label" if "label" in rows.features else None)
+
+
+def _labels(folder: Path, rows: Any, column: str) -> NDArray[Any]:
+    values = rows.data.column(column).to_numpy()
+    if values.dtype.kind == "O":
+        remedy = f"make them classes (dataset.class_encode_column({column!r})), or give --no-labels"
+        raise FileError(folder, column, f"holds {rows.features[column]}, which names no class by number", remedy)
+    if rows._indices is not None:
+        values = values[rows._indices.column(0).to_numpy()]
+    return np.asarray(values)

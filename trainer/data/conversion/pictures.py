@@ -1,0 +1,95 @@
+"""Examples that are pictures: files in folders, or whatever else holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError
+from trainer.data.conversion.source import Reading, Source, Unreadable
+from trainer.data.picture import read_picture
+from trainer.data.picture_names import names_digest, picture_names, sub_folders
+
+
+class PictureFolder(Source):
+    """The pictures of a folder, whose sub-folders are the classes; without sub-folders there are none.
+
+    Args:
+        path: the folder.
+        reading: how it is read; `size` must be given.
+
+    Raises:
+        ValueError: the folder or the reading cannot be used.
+    """
+
+    dtype = "uint8"
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        reading.check_only("a folder of pictures", path, "size", "channels", "no_labels")
+        try:
+            found = sub_folders(path)
+            self._names = picture_names(path, () if reading.no_labels else found)
+        except ValueError as error:
+            problem, _, remedy = str(error).partition(": ")[2].partition("; ")
+            raise FileError(path, "pictures", problem.removeprefix(f"{path} "), remedy) from error
+        self.class_names = () if reading.no_labels else found
+        self.num_classes, self.num_examples, self._folder = len(self.class_names), len(self._names), path
+        self.shape = picture_shape(reading, path, lambda: path / self._names[0])
+        self._numbers = {name: number for number, name in enumerate(self.class_names)}
+        self.identity = names_digest(self._names)
+
+    def row(self, number: int) -> tuple[NDArray[Any], int]:
+        """See `Source`."""
+        path = self._folder / self._names[number]
+        return picture_row(path, path, self.shape), self._numbers.get(self._names[number].partition("/")[0], 0)
+
+
+def picture_shape(reading: Reading, source: Path, first: Callable[[], Path | IO[bytes]]) -> tuple[int, int, int]:
+    """(C, H, W) of pictures.
+
+    Args:
+        reading: how they are read.
+        source: where they are.
+        first: one of them, whose size is proposed if none is given.
+
+    Raises:
+        ValueError: none is given.
+    """
+    if reading.size is not None:
+        return reading.channels or 3, *reading.size
+    from PIL import Image
+
+    try:
+        with Image.open(first()) as picture:
+            width, height = picture.size
+        proposal = f"the first of {source} has {width} x {height} pixels, so for example --size {min(width, height)}"
+    except (OSError, ValueError, SyntaxError, EOFError):
+        proposal = "for example --size 64"
+    raise ValueError(f"--size: is missing, and pictures need one; {proposal}")
+
+
+def picture_row(picture: Path | IO[bytes], name: object, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Reads a picture.
+
+    Args:
+        picture: the file.
+        name: what it is called where it cannot be read.
+        shape: (C, H, W).
+
+    Returns:
+        uint8 [C, H, W].
+
+    Raises:
+        Unreadable: it cannot be read.
+    """
+    channels, height, width = shape
+    try:
+        return read_picture(picture, channels, height, width)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        remedy = "; save it with 8 bits a colour" if "more than 8 bits" in reason else ""
+        raise Unreadable(f"{name}: {reason}{remedy}") from error

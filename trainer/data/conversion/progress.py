@@ -1,0 +1,47 @@
+"""How far a conversion is, for a person at a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Tell(Protocol):
+    """Says that more examples are done."""
+
+    def __call__(self, num: int, *, kept: bool = False) -> None:
+        """Adds to what is done.
+
+        Args:
+            num: examples.
+            kept: whether an earlier start has done them, so that they say nothing about how long the others take.
+        """
+        ...
+
+
+@contextmanager
+def told(out: Path, num: int) -> Iterator[Tell]:
+    """Shows on a terminal how many examples are done and how long the others will take; elsewhere nothing.
+
+    Args:
+        out: what is written.
+        num: of all examples.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    shown = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    task = shown.add_task(str(out), total=num)
+    with shown:
+
+        def tell(num: int, *, kept: bool = False) -> None:
+            if kept:
+                shown.reset(task, total=shown.tasks[task].total, completed=int(shown.tasks[task].completed) + num)
+            else:
+                shown.advance(task, num)
+
+        yield tell

@@ -1,0 +1,219 @@
+"""The shards verb: a user's examples as a folder of shards, in an order drawn once; a later start goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError, lies_in
+from trainer.data.conversion.folder import ShardFolder
+from trainer.data.conversion.opening import open_source
+from trainer.data.conversion.progress import told
+from trainer.data.conversion.source import Reading, Source, Unreadable
+from trainer.data.shard.class_names import listed
+from trainer.data.shard.index import ShardIndex
+from trainer.data.shard.writer import moments_of, statistics_of
+
+SHARD_BYTES = 2**26
+CHUNK = 16
+"""Examples that a thread reads before another may have its turn."""
+MOST_BAD = 0.01
+"""Share of the examples that may be left out because they cannot be read."""
+
+
+@dataclass(frozen=True)
+class ShardsRequest:
+    """What a person asks for.
+
+    Attributes:
+        source: file or folder with the examples.
+        out: folder to write.
+        reading: how the source is read.
+        seed: of the order of the examples, 0 or more.
+        shard_examples: examples of each shard but the last; None: as many as 64 MiB hold.
+        standardise: whether readers see each channel with mean 0 and variance 1.
+        workers: threads that read examples, 1 or more; the bytes written do not depend on them.
+    """
+
+    source: Path
+    out: Path
+    reading: Reading
+    seed: int = 0
+    shard_examples: int | None = None
+    standardise: bool = False
+    workers: int = 1
+
+
+def run(request: ShardsRequest, stopped: Callable[[], bool]) -> bool:
+    """Writes the shards that are not there yet, and the index last.
+
+    Args:
+        request: what is asked for.
+        stopped: whether to stop at the end of the shard at hand.
+
+    Returns:
+        Whether all is written; otherwise the same request goes on from there.
+
+    Raises:
+        ValueError: the source or an option cannot be used, or too many examples cannot be read; what was written of
+            them is removed.
+    """
+    _check(request)
+    scratch = next(parent for parent in request.out.absolute().parents if parent.is_dir())
+    source = open_source(request.source, request.reading, scratch)
+    conversion = _Conversion(request, source)
+    if conversion.folder.index is None:
+        conversion.check_room(scratch)
+        try:
+            if not conversion.write(stopped):
+                return False
+        except ValueError as error:
+            if lies_in(error, request.source):  # a full disk is no reason to begin again
+                conversion.folder.remove()
+            raise
+    conversion.tell()
+    if source.caution is not None and not request.standardise:
+        print(source.caution, file=sys.stderr)
+    return True
+
+
+def _check(request: ShardsRequest) -> None:
+    for option, value, least in (
+        ("--seed", request.seed, 0),
+        ("--shard-examples", request.shard_examples, 1),
+        ("--workers", request.workers, 1),
+        ("--size", request.reading.size and min(request.reading.size), 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{option}: {value} is below {least}; use {least} or more")
+    out, source = request.out.resolve(), request.source.resolve()
+    if out == source or source in out.parents:
+        raise ValueError(f"--out: {request.out} lies in the source {request.source}; give a folder elsewhere")
+    if request.out.exists() and not request.out.is_dir():
+        raise ValueError(f"--out: {request.out} is a file; give a folder")
+
+
+class _Conversion:
+    """One source on its way into one folder."""
+
+    def __init__(self, request: ShardsRequest, source: Source) -> None:
+        self.request, self.source = request, source
+        example_bytes = math.prod(source.shape) * np.dtype(source.dtype).itemsize
+        per_shard = request.shard_examples or max(1, SHARD_BYTES // example_bytes)
+        self._bytes = example_bytes * source.num_examples
+        shape, seed = [source.shape, source.dtype, source.num_classes, source.class_names], request.seed
+        decides = json.dumps([source.identity, shape, seed, per_shard, request.standardise])
+        self.folder = ShardFolder(request.out, hashlib.sha256(decides.encode()).hexdigest()[:16])
+        order = np.random.default_rng(seed).permutation(source.num_examples)
+        self._parts = [order[first : first + per_shard] for first in range(0, len(order), per_shard)]
+        self._bad = 0
+
+    def check_room(self, disk: Path) -> None:
+        """Refuses what does not fit on the disk."""
+        free, needed = shutil.disk_usage(disk).free, self._bytes - self.folder.size_bytes()
+        if needed > free:
+            sizes = f"needs {needed / 1e9:,.1f} GB where {free / 1e9:,.1f} GB are free"
+            raise ValueError(f"--out: {self.request.out} {sizes}; give a folder on another disk, or a smaller --size")
+
+    def write(self, stopped: Callable[[], bool]) -> bool:
+        """Writes what is missing; whether all is there now."""
+        kept = self.folder.kept()
+        moments: list[NDArray[np.float64]] = []
+        counts: dict[int, int] = {}
+        with _threads(self.request.workers) as threads, told(self.request.out, self.source.num_examples) as tell:
+            for number, part in enumerate(self._parts):
+                if number in kept:
+                    counts[number] = kept[number]
+                    tell(len(part), kept=True)
+                    self._leave_out(len(part) - counts[number])
+                elif stopped():
+                    return False
+                else:
+                    data, labels = self._read(part, threads, tell)
+                    counts[number] = len(data)
+                    if len(data):
+                        self.folder.write(number, data, labels if self.source.num_classes else None)
+                if self.request.standardise and counts[number]:
+                    moments.append(moments_of(self.folder.data(number)))
+        if not any(counts.values()):
+            raise FileError(self.request.source, "examples", "none can be read", "look at the lines above")
+        shift, scale = statistics_of(moments) if self.request.standardise else (None, None)
+        self.folder.finish(
+            {
+                "shape": self.source.shape,
+                "dtype": self.source.dtype,
+                "num_classes": self.source.num_classes,
+                "class_names": self.source.class_names,
+                "shift": shift,
+                "scale": scale,
+            },
+            counts,
+        )
+        return True
+
+    def tell(self) -> None:
+        """Prints what is there and how to train on it."""
+        index, out = self.folder.index, self.request.out
+        assert isinstance(index, ShardIndex)
+        classes = "no classes"
+        if index.num_classes:
+            names = index.class_names
+            classes = f"classes: {listed(names)}" if names else f"{index.num_classes} classes without names"
+        held_out = max(1, index.num_examples // 10)
+        shards = f"{len(index.shards)} shard{'s' * (len(index.shards) > 1)}"
+        print(f"{out}: {index.num_examples} examples, {index.dtype} {list(index.shape)}, in {shards}; {classes}")
+        print(f'train on them with "data={{kind: shards, path: {out}, held_out: {held_out}}}"')
+
+    def _read(
+        self, part: NDArray[np.int64], threads: ThreadPoolExecutor, tell: Callable[..., None]
+    ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """The examples of a shard, without those that cannot be read."""
+        data = np.empty((len(part), *self.source.shape), self.source.dtype)
+        labels = np.empty(len(part), np.int64)
+        filled = 0
+        chunks = [part[first : first + CHUNK].tolist() for first in range(0, len(part), CHUNK)]
+        for rows in threads.map(self._rows, chunks):
+            for row in rows:
+                if isinstance(row, Unreadable):
+                    print(f"{row}; it is left out", file=sys.stderr)
+                    self._leave_out(1)
+                else:
+                    data[filled], labels[filled] = row
+                    filled += 1
+            tell(len(rows))
+        return data[:filled], labels[:filled]
+
+    def _rows(self, numbers: list[int]) -> list[tuple[NDArray[np.generic], int] | Unreadable]:
+        rows: list[tuple[NDArray[np.generic], int] | Unreadable] = []
+        for number in numbers:
+            try:
+                rows.append(self.source.row(number))
+            except Unreadable as error:
+                rows.append(error)
+        return rows
+
+    def _leave_out(self, num: int) -> None:
+        self._bad += num
+        if self._bad > max(1, MOST_BAD * self.source.num_examples):
+            problem = f"{self._bad} of {self.source.num_examples} cannot be read, the lines above say why"
+            raise FileError(self.request.source, "examples", problem, "mend or remove them")
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="shards")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -1,0 +1,160 @@
+"""What examples are taken from, and what a person asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read; what is None is not said.
+
+    Attributes:
+        data_key: array of an npz file that holds the examples; None: ``data``.
+        labels_key: array of an npz file that holds the labels; None: ``labels``.
+        no_labels: whether there are no labels, or none are to be taken.
+        labels: npy file with the labels of an npy file.
+        channels_last: whether images are [N, H, W, C].
+        class_names: text file with the name of a class in each line.
+        size: height and width of pictures.
+        channels: 1 makes pictures grey; None: 3, red, green and blue.
+        split: of a Hugging Face data set.
+        image_column: of a Hugging Face data set.
+        label_column: of a Hugging Face data set.
+    """
+
+    data_key: str | None = None
+    labels_key: str | None = None
+    no_labels: bool | None = None
+    labels: Path | None = None
+    channels_last: bool | None = None
+    class_names: Path | None = None
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def check_only(self, kind: str, path: Path, *used: str) -> None:
+        """Refuses what says nothing about a kind of source.
+
+        Args:
+            kind: of the source, in words.
+            path: of the source.
+            *used: names of what does.
+
+        Raises:
+            ValueError: something else is given.
+        """
+        for field in fields(self):
+            if field.name not in used and getattr(self, field.name) is not None:
+                option = f"--{field.name.replace('_', '-')}"
+                raise ValueError(f"{option}: says nothing about {path}, which is {kind}; leave it out")
+
+
+class Unreadable(ValueError):  # noqa: N818  it is what was found
+    """One example that cannot be read; the others can be written without it."""
+
+
+class Source(Protocol):
+    """Examples by their numbers.
+
+    Attributes:
+        shape: of an example.
+        dtype: float32, float16 or uint8.
+        num_examples: 1 or more.
+        num_classes: 0 without labels.
+        class_names: of the classes; empty where nobody has named them.
+        identity: of what the examples are made of; the same for the same examples, wherever they lie.
+        caution: a line about what is allowed and probably not meant; None: there is none.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    num_examples: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    identity: str
+    caution: str | None = None
+
+    def row(self, number: int) -> tuple[NDArray[Any], int]:
+        """Reads an example; safe to call from several threads.
+
+        Args:
+            number: 0 to num_examples - 1.
+
+        Returns:
+            [*shape] of the source's type, and its class, 0 without labels.
+
+        Raises:
+            Unreadable: it cannot be read.
+            FileError: the source as a whole cannot be used.
+        """
+        ...
+
+
+def classes_of(path: Path, field: str, labels: NDArray[Any], num_examples: int) -> int:
+    """How many classes labels name.
+
+    Args:
+        path: of the file that they are from.
+        field: what they are called there.
+        labels: one for each example.
+        num_examples: how many there are.
+
+    Raises:
+        FileError: they are not one integer from 0 on for each.
+    """
+    if labels.shape != (num_examples,):
+        remedy = "give one integer for each example"
+        raise FileError(path, field, f"has shape {list(labels.shape)} for {num_examples} examples", remedy)
+    if labels.dtype.kind not in "iu":
+        remedy = "save integers from 0 on (labels.astype(int)), or leave them out with --no-labels"
+        raise FileError(path, field, f"is {labels.dtype}, which names no class", remedy)
+    lowest = int(labels.min())
+    if lowest < 0:
+        first, negative = int(np.argmax(labels < 0)), int((labels < 0).sum())
+        problem = f"{negative} of {num_examples} labels are negative, the first at {first} ({int(labels[first])})"
+        raise FileError(path, field, problem, "number classes from 0 and leave out examples without one")
+    classes = int(labels.max()) + 1
+    if classes > max(1000, num_examples):
+        remedy = "number the classes 0, 1, 2, ... without gaps"
+        raise FileError(path, field, f"has a label {classes - 1} among {num_examples} examples", remedy)
+    return classes
+
+
+def names_in(path: Path | None, num_classes: int) -> tuple[str, ...]:
+    """The names of classes that a text file holds, one a line.
+
+    Args:
+        path: the file; None: there are none.
+        num_classes: how many classes there are.
+
+    Raises:
+        FileError: it cannot be read, or does not name each class.
+    """
+    if path is None:
+        return ()
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no text in UTF-8"
+        raise FileError(path, "class names", f"cannot be read ({reason})", "give a text with a name a line") from error
+    if len(names) != num_classes:
+        problem = f"{len(names)} names do not fit {num_classes} classes"
+        raise FileError(path, "class names", problem, "write the name of class 0, 1, ... in a line each")
+    return names
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in words, of many the first."""
+    shown = ", ".join(names[:10]) or "none"
+    return f"{shown}, ..." if len(names) > 10 else shown

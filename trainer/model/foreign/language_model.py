@@ -1,0 +1,40 @@
+"""What imported language models have in common: the data that their runs begin with, and who can be exported."""
+
+from typing import Any
+
+from trainer.config.model import GPTConfig
+from trainer.config.network.gpt import BYTE_VALUES
+from trainer.config.run import RunConfig
+
+LONGEST_WINDOW = 1024
+
+
+def data_section(context: int, vocabulary: int) -> dict[str, Any]:
+    """Data of a run to come, whose path a user's own take the place of; of bytes, some that need no download.
+
+    Args:
+        context: tokens of the longest sequence of the network.
+        vocabulary: tokens that it knows.
+    """
+    window = min(context, LONGEST_WINDOW)
+    if vocabulary == BYTE_VALUES:
+        return {"kind": "python_source", "context": window, "held_out": 100_000}
+    said_by_the_index = {"vocabulary": vocabulary, "bytes_per_token": 4.0, "digest": ""}
+    return {"kind": "text", "path": "data", "context": window, **said_by_the_index}
+
+
+def gpt_of(config: RunConfig, network: str) -> GPTConfig:
+    """The settings of a dense language model.
+
+    Args:
+        config: the run.
+        network: what it is to become.
+
+    Raises:
+        ValueError: its network is another.
+    """
+    if not isinstance(config.model, GPTConfig):
+        raise ValueError(f"--to: a {config.model.kind} network is no {network}; use --to diffusers for a dit")
+    if config.moe is not None:
+        raise ValueError(f"--to: a mixture of experts is no {network}; export a run without a moe section")
+    return config.model
