@@ -187,7 +187,7 @@ def test_a_folder_is_refused_where_it_is_not_what_the_run_began_with(folder: Pat
         Text(section)
     encoded(tmp_path / "other", stories(tmp_path / "in"), held_out=0.3)
     shutil.copy(tmp_path / "other" / "index.json", copy / "index.json")
-    with pytest.raises(FileError, match=r"data.digest: is .* where the index says"):
+    with pytest.raises(FileError, match=r"data.digest: is .* the index says"):
         Text(section)
     (copy / "index.json").write_text("{}")
     with pytest.raises(ValueError, match=r"path: .*index.json: .*write the folder again"):
