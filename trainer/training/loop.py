@@ -25,7 +25,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples, Unreachable
 from trainer.data.bad_examples import BadExampleList
-from trainer.data.text.run_tokenizer import tokenizer_file
+from trainer.data.run_tokenizer import tokenizer_file
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
