@@ -114,7 +114,8 @@ def _exchanges(traffic: Traffic, sizes: Sizes, phase: str, layer: int, mode: Mod
     if isinstance(traffic, Visits):
         return [(layer, exchange) for exchange in PATTERNS[mode](traffic, sizes, phase)]
     inside: list[tuple[int | None, Exchange]] = [(layer, one) for one in coherent_exchanges(traffic, sizes, phase)]
-    ends: list[tuple[int | None, Exchange]] = [(None, one) for one in end_exchanges(traffic, sizes, phase)] * traffic.is_last
+    at_end = end_exchanges(traffic, sizes, phase) if traffic.is_last else []
+    ends: list[tuple[int | None, Exchange]] = [(None, one) for one in at_end]
     return [*ends, *inside] if phase == "backward" else [*inside, *ends]
 
 

@@ -9,6 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from trainer.command.check import CHECK
@@ -33,7 +34,10 @@ from trainer.command.shards import SHARDS
 from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
+from trainer.distributed.process.interrupt import interruptible
 from trainer.distributed.process.launcher import end_launcher
+from trainer.distributed.process.stop import SIGNALS
+from trainer.distributed.process.verdict import VARIABLE, refuse, reported
 from trainer.distributed.refusal import StartRefused, located
 from trainer.training.failure import RunFailed
 
@@ -82,7 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program; None: the process's own.
 
     Returns:
-        0 done, 1 failed, 2 wrong input, 75 told to stop and saved.
+        0 done, 1 failed, 2 wrong input, 75 told to stop and saved. A rank whose launcher asks for a verdict returns 0
+        in place of 75, for torchrun would start the ranks of other nodes again.
+
+    Raises:
+        SystemExit: wrong arguments (2), or told to stop by signal N with nothing saved (128 + N).
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")  # one warning for each accelerator library that is absent
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's own calls
@@ -95,14 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         options.overrides += rest  # argparse stops collecting overrides at the first option
     try:
-        code = options.verb.run(options)
+        with interruptible(partial(_say_stopped, options.verb.name)):
+            code = reported(options.verb.run(options))
         if code == WRONG_INPUT:  # of a stage
             end_launcher()
         return code
     except ValueError as error:
         if options.debug:
             traceback.print_exc()
-        _complain(f"trainer {options.verb.name}: {located(error, getattr(options, 'config', None))}")
+        line = f"trainer {options.verb.name}: {located(error, getattr(options, 'config', None))}"
+        refuse(line)
+        _complain(line)
         if isinstance(error, StartRefused):
             end_launcher()
         return WRONG_INPUT
@@ -133,12 +144,24 @@ def _complain(line: str) -> None:
         time.sleep(PATIENCE_S)
 
 
+def _say_stopped(verb: str, words: str, number: int) -> None:
+    """Prints once that a command was told to stop; a launcher that asks for a verdict says so itself.
+
+    torchrun ends the ranks that are left by SIGTERM when one has failed, and that one has said why.
+    """
+    quiet = VARIABLE in os.environ or (number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ)
+    if os.environ.get("RANK", "0") == "0" and not quiet:
+        left = "nothing was saved" if verb == "train" else "it is not finished"
+        print(f"trainer {verb}: {words}; {left}", file=sys.stderr, flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m trainer",
         description="Train flow-matching, language and mixture-of-experts models on one or many nodes.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what is wrong and what to "
-        "write), 75 told to stop by SIGTERM or SIGUSR2: saved, start it again to go on.",
+        "write), 75 told to stop by Ctrl-C, SIGTERM or SIGUSR2: saved, start it again to go on; "
+        "130 (Ctrl-C) or 143 (SIGTERM) told to stop with nothing to save. A second Ctrl-C ends at once.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
@@ -147,4 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended_with = main()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # all is said: what comes now ends the process without words
+    sys.exit(ended_with)

@@ -15,6 +15,7 @@ from torch import Tensor
 from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.found_once import found_once
+from trainer.data.probe import probes
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, open_shard
@@ -148,9 +149,11 @@ class PairsOfPoints(Dataset):
         return row
 
 
-def _check_shards(folder: Path, index: PairIndex) -> None:
+def _check_shards(folder: Path, index: PairIndex) -> list[str]:
+    """Refuses shards that are not what the index says, and looks at what they hold."""
     for entry in index.shards:
         _check(folder / entry.file, entry.num_examples, index)
+    return probes(folder, [entry.file for entry in index.shards])
 
 
 def _check(path: Path, num_examples: int, index: PairIndex) -> None:

@@ -3,7 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,6 +13,8 @@ import torch.distributed as dist
 from moe.dispatch.node_groups import divide_nodes, node_groups, unite_nodes
 from trainer.distributed.process.flights import record_flights
 from trainer.distributed.process.launcher import STAGE
+from trainer.distributed.process.meeting import listener
+from trainer.distributed.process.verdict import VARIABLE
 
 TIMEOUT_S = 600.0
 """Of collectives outside a run, which has its own."""
@@ -124,8 +126,7 @@ def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
     """
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
-    store, _, _ = next(dist.rendezvous("env://", launch.rank, launch.world_size, timeout=timeout))
-    return _of_this_start(store)
+    return _of_this_start(_served(launch, timeout, wait_for_workers=True))
 
 
 def early_store(launch: Launch, timeout: timedelta) -> dist.Store:
@@ -137,12 +138,26 @@ def early_store(launch: Launch, timeout: timedelta) -> dist.Store:
     """
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
-    serves = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    return _of_this_start(_served(launch, timeout, wait_for_workers=False))
+
+
+def _served(launch: Launch, timeout: timedelta, *, wait_for_workers: bool) -> dist.Store:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(
-        address, port, launch.world_size, serves, timeout=timeout, wait_for_workers=False, multi_tenant=True
+    serves = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    listening = None
+    if serves and VARIABLE in os.environ:  # launch.sh has said which address; torch would listen on all of the machine
+        with suppress(OSError):  # this process serves it already, or torch says what is wrong
+            listening = listener(address, port).detach()
+    return dist.TCPStore(
+        address,
+        port,
+        launch.world_size,
+        serves,
+        timeout=timeout,
+        wait_for_workers=wait_for_workers,
+        multi_tenant=True,
+        master_listen_fd=listening,
     )
-    return _of_this_start(store)
 
 
 def _of_this_start(store: dist.Store) -> dist.Store:

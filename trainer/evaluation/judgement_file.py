@@ -12,6 +12,8 @@ DISTANCES = {
     "energy_distance": "energy distance",
     "frechet_distance": "Fréchet distance on values",
     "frechet_distance_on_features": "Fréchet distance on features",
+    "precision_on_features": "precision on features",
+    "recall_on_features": "recall on features",
 }
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.forked import command
-from tests.trainer.commands import ALONE, DIGITS, contents, refused
+from tests.trainer.commands import ALONE, DIGITS, contents, refused, trained
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.checkpoint.contents import division_of, identity_of
@@ -67,9 +68,10 @@ def locked(folder: Path) -> Iterator[None]:
 def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text("mine")
     before = contents(tmp_path)
-    for folder in ("run", "run/inner"):
-        line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path / folder}")
-        assert line.startswith(f"{tmp_path / folder}: run.dir: cannot be written ")
+    for verb, folder in product(("train", "check"), ("run", "run/inner")):
+        line = refused(capsys, verb, DIGITS, *ALONE, f"run.dir={tmp_path / folder}")
+        assert line.startswith(f"{tmp_path / folder}: run.dir: cannot be written (")
+        assert line.endswith("); choose another folder")
     assert contents(tmp_path) == before
 
 
@@ -205,6 +207,9 @@ def test_check_says_what_it_did_not_read_and_what_will_be_skipped(
     newest = checkpoint(tmp_path, 20, {"state": b"whose"})
     arguments = ["check", DIGITS, *ALONE, f"run.dir={tmp_path}"]
     assert main(arguments) == 0
+    assert "finished at step 20; nothing to do; every file of the checkpoint is as it was" in capsys.readouterr().out
+    arguments.append("optim.steps=21")
+    assert main(arguments) == 0
     assert "resumes after step 20; every file of the checkpoint is as it was written" in capsys.readouterr().out
     (newest / "state").write_bytes(b"whole")
     monkeypatch.setattr(description, "READ_BYTES", 1_000)
@@ -213,6 +218,16 @@ def test_check_says_what_it_did_not_read_and_what_will_be_skipped(
     assert "resumes after step 10; 0.1 GB of the checkpoint were not read" in said.out
     assert said.err.startswith(f"will be skipped: {newest}/state: checksum: ")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_is_left_as_it_is(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", DIGITS, *ALONE)
+    before = contents(run)
+    again = command("train", DIGITS, *ALONE, f"run.dir={run}")
+    assert again.returncode == 0
+    assert again.stderr == f"{run}: finished at step 1; nothing to do\n"
+    assert contents(run) == before
 
 
 def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:

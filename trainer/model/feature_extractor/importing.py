@@ -33,8 +33,9 @@ def import_extractor(
 ) -> None:
     """Writes a vision transformer, or Inception v3 up to its pooled features, as a feature extractor.
 
-    The settings after `out` are for transformers. If the image size gives another grid of patches than the weights were trained with, their position embeddings are
-    interpolated as in the published code of each model: bicubically, with antialiasing only if there are registers.
+    The settings after `out` are for transformers. If the image size gives another grid of patches than the weights were
+    trained with, their position embeddings are interpolated as in the published code of each model: bicubically, with
+    antialiasing only if there are registers.
 
     Args:
         path: safetensors file with the weights.

@@ -24,6 +24,7 @@ from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.distributed.process.verdict import conclude
 from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import steps_file
 from trainer.model.pretrained import check_restorable
@@ -102,8 +103,7 @@ def run(request: PairsRequest, out: Path) -> int:
                 told(-1)
         dist.barrier()
         if not all((out / entry.file).exists() for entry in index.shards):
-            if launch.rank == 0:
-                print(stop.farewell(out, "its finished shards are kept"), file=sys.stderr, flush=True)
+            conclude(EX_TEMPFAIL, stop.farewell(out, "its finished shards are kept"))
             return EX_TEMPFAIL
         if launch.rank == 0:
             index.write(out)
