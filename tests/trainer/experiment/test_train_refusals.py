@@ -284,8 +284,7 @@ def test_weights_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--num", 0), "--num: 0 is no positive multiple of the 10 classes; use 10"),
-        (("--num", 25), "--num: 25 is no positive multiple of the 10 classes; use 20"),
+        (("--num", 0), "--num: 0 is below 1; use 1 or more"),
         (("--num", -10), "--num: -10 "),
         (("--guidance", -1), "--guidance: -1.0 "),
         (("--guidance", "nan"), "--guidance: nan "),
