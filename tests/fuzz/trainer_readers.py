@@ -124,6 +124,10 @@ def _index_tars(_: Path) -> int:
     return main(["index-tars", "tars", "--out", "made", "--workers", "1"])
 
 
+def _write_foreign(kind: str) -> None:
+    write(Path(kind), kind)
+
+
 def _import_weights(kind: str, _: Path) -> int:
     return main(["import-weights", kind, "--out", "ours"])
 
@@ -317,7 +321,7 @@ def readers() -> Iterator[Reader]:
         yield Reader(
             f"weights of another package, {kind}",
             {f"{kind}/config.json": "json", f"{kind}/{weights}": "safetensors"},
-            partial(write, Path(kind), kind),
+            partial(_write_foreign, kind),
             partial(_import_weights, kind),
         )
     yield Reader("weights", {"w.safetensors": "safetensors"}, _write_weights, _read_weights)
