@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from moe.placement.placement import Placement
 from tests.fuzz import sound_files
 from tests.fuzz.mutations import Format
 from tests.fuzz.reader import Reader, all_of, copied, reading, words, written
+from tests.trainer.model.foreign_networks import FILES, write
 from trainer.__main__ import main
 from trainer.checkpoint.contents import packed, unpacked
 from trainer.checkpoint.redivision import fill
@@ -120,6 +122,10 @@ def _read_dataset(kind: str, folder: str) -> Any:
 
 def _index_tars(_: Path) -> int:
     return main(["index-tars", "tars", "--out", "made", "--workers", "1"])
+
+
+def _import_weights(kind: str, _: Path) -> int:
+    return main(["import-weights", kind, "--out", "ours"])
 
 
 def _read_weights(file: Path) -> int:
@@ -307,6 +313,13 @@ def readers() -> Iterator[Reader]:
     )
     yield Reader("tars that get an index", {"tars/x.tar": "bytes"}, _folder("tars", sound_files.tars), _index_tars)
     yield Reader("features", {"features.safetensors": "safetensors"}, _write_features, reading(_read_features))
+    for kind, weights in FILES.items():
+        yield Reader(
+            f"weights of another package, {kind}",
+            {f"{kind}/config.json": "json", f"{kind}/{weights}": "safetensors"},
+            partial(write, Path(kind), kind),
+            partial(_import_weights, kind),
+        )
     yield Reader("weights", {"w.safetensors": "safetensors"}, _write_weights, _read_weights)
     yield Reader(
         "weights in parts",
