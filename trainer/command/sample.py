@@ -19,6 +19,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", type=float, help="scale of classifier-free guidance (default: the run's sample.guidance)"
     )
+    parser.add_argument(
+        "--shape", metavar="H,W", help="height and width, of a run that learns several (default: its largest)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: 0)")
     parser.add_argument(
         "--steps",
@@ -68,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
         _check_unguided(options.steps)
     if options.features is not None:
         check_features(options.features, options.run_dir)
-    grids = {"steps": options.steps, "evaluations": options.evaluations}
+    grids = {"steps": options.steps, "evaluations": options.evaluations, "shape": options.shape}
     with drawing(options.run_dir, options.num, options.guidance, options.seed, **grids) as draws:
         examples = draws.examples(draws.guidance, options.trace)
         if examples is not None:

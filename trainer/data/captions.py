@@ -99,6 +99,7 @@ class Captioned(Dataset):
             remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"
             raise FileError(config.path / INDEX, "digest", problem, remedy)
         self.num_classes, self.shape, self.source = data.num_classes, data.shape, data.source
+        self.augment = data.augment
         self._data, self._vectors = data, _vectors(config.path, index)
         needed = 1 + max(int(data.indices(split).max()) for split in ("train", "held_out"))
         if needed > index.num_captions:
@@ -112,6 +113,10 @@ class Captioned(Dataset):
     def data_points(self, split: Split) -> Tensor:
         """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)
+
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """See `Dataset.groups`; those of the data."""
+        return self._data.groups(split)
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""

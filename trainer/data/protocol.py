@@ -77,7 +77,8 @@ class Dataset(Protocol):
 
     Attributes:
         num_classes: how many classes the labels name; 0 without labels.
-        shape: of an example: (C, H, W) of an image, (D,) of a vector, (N + 1,) of a window of text.
+        shape: of an example: (C, H, W) of an image, (D,) of a vector, (N + 1,) of a window of text. Where there are
+            several, the largest.
         endless: every number from 0 on is a training example, so that none comes twice; `indices` then knows the
             held-out part alone.
         source: examples of the same shape, of which each training example gets one as its source point, anew each time;
@@ -96,8 +97,15 @@ class Dataset(Protocol):
         ...
 
     def data_points(self, split: Split) -> Tensor:
-        """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one."""
+        """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one.
+
+        Where examples have several shapes, they are those of `shape`.
+        """
         return self.indices(split)
+
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """Returns the ids of a split, those of each shape together, since no batch holds examples of two shapes."""
+        return (self.indices(split),)
 
     def get(self, indices: Tensor) -> Batch:
         """Reads examples; a function of their ids alone, and safe to call from several threads.

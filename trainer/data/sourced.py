@@ -29,6 +29,10 @@ class Sourced(Dataset):
         """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)
 
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """See `Dataset.groups`; those of the data."""
+        return self._data.groups(split)
+
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`; without source points, which are dealt to a place and not to an example."""
         return self._data.get(indices)

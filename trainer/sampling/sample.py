@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
 
+from trainer.config.constraints.buckets import with_shape
 from trainer.config.constraints.drawing import drawable
 from trainer.config.run import ImageSample, PointSample
 from trainer.flow.reference import ReferenceConfig
@@ -84,6 +85,13 @@ class Drawing:
         print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}")
 
 
+def _sides(shape: str) -> tuple[int, int]:
+    height, _, width = shape.partition(",")
+    if not (height.strip().isdecimal() and width.strip().isdecimal()):
+        raise ValueError(f"--shape: {shape!r} is no height and width; use for example 32,48")
+    return int(height), int(width)
+
+
 @contextmanager
 def drawing(
     run_dir: Path,
@@ -93,6 +101,7 @@ def drawing(
     *,
     steps: Path | None = None,
     evaluations: int | None = None,
+    shape: str | None = None,
 ) -> Iterator[Drawing]:
     """Opens a run for drawing, on one process or on ranks that share its network as its own ranks did.
 
@@ -103,6 +112,7 @@ def drawing(
         seed: of the starting noise.
         steps: file of searched grids, which Euler's method takes in place of the run's own sampler; None: that one.
         evaluations: of the field, for which the file has a grid; None: the most.
+        shape: height and width of images with a comma between them, of a run that learns several; None: the largest.
 
     Yields:
         The drawing; inside, process groups are joined.
@@ -112,6 +122,8 @@ def drawing(
             `guidance` or `seed` is out of range, or the grids are not those of the run and the guidance.
     """
     _, config = restored_flow(run_dir)
+    if shape is not None:
+        config = with_shape(config, *_sides(shape))
     if not isinstance(config.sample, PointSample) and not drawable(config):
         raise ValueError(
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
@@ -134,4 +146,6 @@ def drawing(
         chosen = sampler_of(config, steps, evaluations, guidance=scale)
         check_made_of(steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
     with shared(run_dir, chosen) as ranks:
+        if shape is not None:
+            ranks = replace(ranks, flow=replace(ranks.flow, config=config))
         yield Drawing(ranks, chosen, ranks.flow.conditioning(num, seed=seed), scale, seed)
