@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -18,13 +18,14 @@ WIDEST = 2.0
 ORIENTATION, UPRIGHT = 0x0112, 4
 """Tag of the orientation of a photograph, and the last of those that leave its sides what they are."""
 
+Opening = Path | Callable[[], Path | IO[bytes]]
 Shape = tuple[PositiveInt, PositiveInt]
 Buckets = Annotated[tuple[Shape, ...] | None, Field(exclude_if=lambda buckets: buckets is None)]
 """(height, width) of each; None is not written: runs from before there were any keep their identity."""
 
 
 def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
-    """Shapes of about the same number of pixels, from upright 1 : 2 to lying 2 : 1.
+    """Shapes of about as many pixels as a square has, and no more, from upright 1 : 2 to lying 2 : 1.
 
     Args:
         num: how many at most, 1 or more.
@@ -35,9 +36,12 @@ def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
     """
     unit = max(1, size // 8)
     spread = [0.0] if num == 1 else [1 - 2 * number / (num - 1) for number in range(num)]
-    stretches = [WIDEST ** (one / 2) for one in spread]
-    sides = [(size * stretch, size / stretch) for stretch in stretches]
-    return tuple(dict.fromkeys((_whole(height, unit), _whole(width, unit)) for height, width in sides))
+    found: list[tuple[int, int]] = []
+    for one in spread:
+        longer = max(unit, round(size * WIDEST ** abs(one / 2) / unit) * unit)
+        shorter = max(unit, size * size // longer // unit * unit)
+        found.append((longer, shorter) if one > 0 else (shorter, longer))
+    return tuple(dict.fromkeys(found))
 
 
 def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
@@ -61,11 +65,6 @@ def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
             )
 
 
-def largest(shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """Of shapes (C, H, W) the one of most pixels, of equal ones the first."""
-    return max(shapes, key=math.prod)
-
-
 def side_of(buckets: Sequence[object]) -> int | None:
     """Pixels a side of a square that is as large as the largest shape; None: they are no shapes.
 
@@ -80,37 +79,33 @@ def side_of(buckets: Sequence[object]) -> int | None:
     return math.isqrt(max(areas)) if areas else None
 
 
-def nearest_buckets(paths: Sequence[Path], buckets: Sequence[tuple[int, int]]) -> list[int]:
+def nearest_buckets(files: Sequence[Opening], buckets: Sequence[tuple[int, int]]) -> list[int]:
     """Finds for each picture the shape whose proportions are nearest, so that least of it is cut away.
 
     Only the heads of the files are read.
 
     Args:
-        paths: of the pictures.
+        files: the pictures, or what gives the bytes of each.
         buckets: (height, width) of each shape.
 
     Returns:
         The number of a shape for each picture; what is no picture counts as a square, until it is its turn.
     """
     with ThreadPoolExecutor(THREADS) as threads:
-        found = np.array(list(threads.map(_log_proportion, paths)))
+        found = np.array(list(threads.map(_log_proportion, files)))
     wanted = np.log([height / width for height, width in buckets])
     return np.abs(np.nan_to_num(found)[:, None] - wanted).argmin(axis=1).tolist()
 
 
-def _log_proportion(path: Path) -> float:
+def _log_proportion(file: Opening) -> float:
     """Logarithm of height by width, as the picture stands upright."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(file() if callable(file) else file) as picture:
             width, height = picture.size
             if picture.getexif().get(ORIENTATION, 1) > UPRIGHT:
                 width, height = height, width
         return math.log(height / width)
     except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError):
         return math.nan
-
-
-def _whole(side: float, unit: int) -> int:
-    return max(unit, round(side / unit) * unit)

@@ -14,11 +14,12 @@ from moe.files import FileError
 from moe.random.seed import derive_seed
 from moe.validation.section import Section
 from trainer.data.augmentation import Augment, check_augment
-from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, largest, nearest_buckets, side_of
+from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, nearest_buckets, side_of
 from trainer.data.found_once import found_once
 from trainer.data.picture import read_picture
 from trainer.data.picture_names import names_digest, picture_names, sub_folders
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.shard.shapes import largest
 
 
 class ImageFolderConfig(Section):
@@ -78,6 +79,10 @@ class ImageFolderConfig(Section):
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image, known before the data set is loaded; of several, the largest."""
         return largest(self.shapes)
+
+    def of_shape(self, shape: tuple[int, ...]) -> ImageFolderConfig:
+        """The same pictures, all of one of their shapes (C, H, W)."""
+        return self.model_copy(update={"buckets": (shape[1:],)})
 
     @property
     def num_classes(self) -> int:

@@ -144,6 +144,7 @@ class DiT(Network):
         """The patches of states of a shape, and the waves of their places; made once for each shape."""
         rows, columns = (side // self.grid.size for side in x_t.shape[-2:])
         if (rows, columns) == (self.grid.rows, self.grid.columns):
+            assert isinstance(self.positions, Tensor)
             return self.grid, self.positions
         if (rows, columns) not in self._others:
             grid = PatchGrid(rows, columns, self.grid.size)

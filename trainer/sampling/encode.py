@@ -54,7 +54,7 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
             "autoencoder reads; give others, or train it on these"
         )
     if len(getattr(source, "shapes", ())) > 1:
-        raise ValueError("--data: its images have several shapes (data.buckets), and latents have one; leave them out")
+        raise ValueError("--data: its images have several shapes, and latents have one; give images of one shape")
     check_restorable(config, folder)
     if (out / INDEX).exists():
         raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")

@@ -1,10 +1,14 @@
 """Data of several shapes, and the runs that can learn from them."""
 
 from trainer.config.run import ImageSample, RunConfig
+from trainer.data import ImageFolderConfig, ShardsConfig
 from trainer.flow.coupling import IndependentConfig
 from trainer.flow.objective import RegressionConfig
 
-REMEDY = "leave data.buckets out, so that all pictures are squares"
+REMEDIES = {
+    "buckets": "leave data.buckets out, so that all pictures are squares",
+    "shapes": "write the shards again without --buckets",
+}
 
 
 def several_shapes(config: RunConfig) -> tuple[tuple[int, int, int], ...]:
@@ -34,7 +38,8 @@ def with_shape(config: RunConfig, height: int, width: int) -> RunConfig:
         raise ValueError(f"--shape: {height},{width} is no shape that {config.run.dir} learns; use {known or 'none'}")
     if not several_shapes(config):
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"buckets": ((height, width),)})})
+    assert isinstance(config.data, ImageFolderConfig | ShardsConfig)
+    return config.model_copy(update={"data": config.data.of_shape((shapes[0][0], height, width))})
 
 
 def check_buckets(config: RunConfig) -> None:
@@ -47,18 +52,20 @@ def check_buckets(config: RunConfig) -> None:
         ValueError: names field, value and remedy.
     """
     flow, shapes = config.flow, several_shapes(config)
-    if getattr(flow and flow.source, "buckets", None) is not None:
-        raise ValueError("flow.source.buckets: source points have one shape; leave them out")
+    name = "shapes" if isinstance(config.data, ShardsConfig) else "buckets"
+    remedy = REMEDIES[name]
+    if len(getattr(flow and flow.source, "shapes", ())) > 1:
+        raise ValueError("flow.source: source points have one shape, and these have several; give squares")
     if not shapes:
         return
     if config.model.kind != "dit" or flow is None:
         kind = config.model.kind
-        raise ValueError(f"data.buckets: a model of kind {kind} reads images of one shape; use dit, or {REMEDY}")
+        raise ValueError(f"data.{name}: a model of kind {kind} reads images of one shape; use dit, or {remedy}")
     for shape in shapes:
         try:
             config.model.check_states(shape)
         except ValueError as error:
-            raise ValueError(f"data.buckets: {list(shape[1:])}: {error}") from error
+            raise ValueError(f"data.{name}: {list(shape[1:])}: {error}") from error
     for field, value, fits in (
         ("flow.latent", "an autoencoder", flow.latent is None),
         ("flow.context", flow.context and flow.context.kind, flow.context is None),
@@ -70,5 +77,5 @@ def check_buckets(config: RunConfig) -> None:
         ("trace.steps", list(config.trace.steps), not config.trace.steps),
     ):
         if not fits:
-            problem = f"{value} goes with images of one shape, and data.buckets gives {len(shapes)}"
-            raise ValueError(f"{field}: {problem}; leave it out, or {REMEDY}")
+            problem = f"{value} goes with images of one shape, and data.{name} gives {len(shapes)}"
+            raise ValueError(f"{field}: {problem}; leave it out, or {remedy}")

@@ -55,7 +55,7 @@ class ArraySource(Source):
             remedy = "save float32 (or float16, float64), or uint8 for pixels from 0 to 255"
             raise FileError(path, self._field, f"is {values.dtype}, which is no type of examples", remedy)
         self._values = _in_layout(path, self._field, values, last=bool(reading.channels_last))
-        self.shape, self.dtype = self._values.shape[1:], WRITTEN_AS[values.dtype.name]
+        self.shapes, self.dtype = (self._values.shape[1:],), WRITTEN_AS[values.dtype.name]
         self.num_examples = len(values)
         self._labels = None if labels is None else np.asarray(labels)
         self.num_classes = 0
@@ -65,7 +65,7 @@ class ArraySource(Source):
         self.class_names = names_in(reading.class_names, self.num_classes)
         self.identity = self._identity()
         reach = float(np.abs(self._values[:SAMPLED].astype(np.float64)).max())
-        if self.dtype != "uint8" and len(self.shape) == 3 and reach > FAR:
+        if self.dtype != "uint8" and self._values.ndim == 4 and reach > FAR:
             self.caution = (
                 f"{path}: {self._field}: has values as far as {reach:g} from 0, which runs see as they are; give "
                 "pixels as uint8, scale them to [-1, 1], or add --standardise"

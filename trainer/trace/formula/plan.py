@@ -106,8 +106,8 @@ def without_formula(config: RunConfig) -> str | None:
     """
     if several_shapes(config):
         return (
-            "data.buckets: steps of several shapes send messages of several sizes, and none stands for the others; "
-            "leave them out"
+            "data: steps on images of several shapes send messages of several sizes, and none stands for the others; "
+            "give images of one shape"
         )
     remedy = "record such a run with trace.steps"
     if isinstance(config.task, OwnTask):
