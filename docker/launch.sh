@@ -143,6 +143,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores_per_rank > 0 ? cores_per_rank
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$GRACE
 # The agent's own store keeps the addresses of ranks that have died, and ranks started again would call them.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+FLOWFABRIC_REFUSED=$(mktemp -u) && export FLOWFABRIC_REFUSED # made by a rank whose start would be refused again
 
 child="" stops=0 interrupted=0
 tell_to_stop() {
@@ -186,6 +187,7 @@ for ((attempt = 0; ; attempt++)); do
         --rdzv-backend c10d --rdzv-id "$RUN_ID" --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT" \
         --rdzv-conf "is_host=$((NODE_RANK == 0))" --local-addr "$LOCAL_ADDR" --max-restarts "$MAX_RESTARTS" \
         -m trainer train "$@"
+    [[ ! -e $FLOWFABRIC_REFUSED ]] || { rm -f "$FLOWFABRIC_REFUSED" && exit "$WRONG_INPUT"; }
     ((status != 0)) || exit 0
     ((stops == told)) || status=$STOPPED
     ((attempt < RESTARTS)) && starts_again || exit "$status"

@@ -114,7 +114,7 @@ def _exchanges(traffic: Traffic, sizes: Sizes, phase: str, layer: int, mode: Mod
     if isinstance(traffic, Visits):
         return [(layer, exchange) for exchange in PATTERNS[mode](traffic, sizes, phase)]
     inside: list[tuple[int | None, Exchange]] = [(layer, one) for one in coherent_exchanges(traffic, sizes, phase)]
-    ends: list[tuple[int | None, Exchange]] = [(None, one) for one in end_exchanges(traffic, phase)] * traffic.is_last
+    ends: list[tuple[int | None, Exchange]] = [(None, one) for one in end_exchanges(traffic, sizes, phase)] * traffic.is_last
     return [*ends, *inside] if phase == "backward" else [*inside, *ends]
 
 
@@ -300,4 +300,5 @@ def _sizes(
         dtype=_DTYPES[own.element_bytes],
         key_value_bytes=(own.key_value_width or 0) * own.element_bytes,
         expert_bytes=(own.expert_parameters or 0) * own.element_bytes,
+        target_bytes=own.target_bytes or 1,
     )

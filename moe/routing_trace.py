@@ -37,6 +37,7 @@ class RoutingHeader(BaseModel):
         hidden: Width of a token, for replay.
         element_bytes: Bytes of one element of a token, for replay.
         key_value_width: Elements of a token's keys and values together, for replay in coherent dispatch.
+        target_bytes: Bytes of a target that ranks tell each other in coherent dispatch, 1 or 4; None: 1.
         moe_layers: Block index of each MoE layer, for replay.
         expert_parallel: Ranks of one expert-parallel group while recording.
         dispatch: Dispatch mode of the run that recorded the trace; None if it is unknown.
@@ -59,6 +60,7 @@ class RoutingHeader(BaseModel):
     hidden: _Positive | None = None
     element_bytes: _Positive | None = None
     key_value_width: _Positive | None = None
+    target_bytes: Literal[1, 4] | None = None
     moe_layers: tuple[Annotated[int, Field(ge=0, strict=True)], ...] | None = None
     expert_parallel: _Positive | None = None
     dispatch: Literal["coherent", "home", "copies", "hierarchical", "capped"] | None = None

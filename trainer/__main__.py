@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 import traceback
@@ -9,17 +10,20 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from moe.files import FileError
 from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
 from trainer.command.encode import ENCODE
 from trainer.command.encode_captions import ENCODE_CAPTIONS
+from trainer.command.encode_text import ENCODE_TEXT
 from trainer.command.evaluate import EVALUATE
 from trainer.command.export import EXPORT
 from trainer.command.features import FEATURES
+from trainer.command.fid import FID
 from trainer.command.fit_path import FIT_PATH
 from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
+from trainer.command.import_weights import IMPORT_WEIGHTS
+from trainer.command.index_tars import INDEX_TARS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
@@ -27,6 +31,8 @@ from trainer.command.shards import SHARDS
 from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
+from trainer.distributed.process.launcher import end_launcher
+from trainer.distributed.refusal import StartRefused, located
 from trainer.training.failure import RunFailed
 
 VERBS = (
@@ -35,13 +41,17 @@ VERBS = (
     SAMPLE,
     STEPS,
     EVALUATE,
+    FID,
     COMPARE,
     GENERATE,
     SHARDS,
     ENCODE,
     ENCODE_CAPTIONS,
+    ENCODE_TEXT,
+    INDEX_TARS,
     FEATURES,
     IMPORT_FEATURES,
+    IMPORT_WEIGHTS,
     FIT_PATH,
     PAIRS,
     EXPORT,
@@ -51,6 +61,7 @@ VERBS = (
 """Every verb, in the order of the help."""
 
 PATIENCE_S = 5.0
+WRONG_INPUT = 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,12 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         options.overrides += rest  # argparse stops collecting overrides at the first option
     try:
-        return options.verb.run(options)
+        code = options.verb.run(options)
+        if code == WRONG_INPUT:  # of a stage
+            end_launcher()
+        return code
     except ValueError as error:
         if options.debug:
             traceback.print_exc()
-        _complain(f"trainer {options.verb.name}: {_located(error, options)}")
-        return 2
+        _complain(f"trainer {options.verb.name}: {located(error, getattr(options, 'config', None))}")
+        if isinstance(error, StartRefused):
+            end_launcher()
+        return WRONG_INPUT
     except RunFailed as error:
         if options.debug:
             traceback.print_exc()
@@ -97,13 +113,8 @@ def _complain(line: str) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(line, file=sys.stderr)
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(WRONG_INPUT))
         time.sleep(PATIENCE_S)
-
-
-def _located(error: ValueError, options: argparse.Namespace) -> str:
-    text = " ".join(str(error).split())
-    named = isinstance(error, FileError) or text.startswith("--") or "config" not in options
-    return text if named else f"{options.config}: {text}"
 
 
 def _parser() -> argparse.ArgumentParser:

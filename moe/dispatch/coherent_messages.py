@@ -113,10 +113,11 @@ def coherent_exchanges(moves: Moves, sizes: Sizes, phase: str) -> list[Exchange]
     return [*[gathered] * (not moves.is_first), Exchange("all_gather", "int64", counts), rows, *copies]
 
 
-def end_exchanges(moves: Moves, phase: str) -> list[Exchange]:
+def end_exchanges(moves: Moves, sizes: Sizes, phase: str) -> list[Exchange]:
     """Exchanges after the last block in the forward pass and before it in the backward pass: targets and losses."""
     each = np.full_like(moves.rows, moves.tokens)
     losses = each * _LOSS_BYTES
     if phase == "backward":
         return [Exchange("all_gather", "float32", losses)]
-    return [Exchange("all_gather", "uint8", each), Exchange("reduce_scatter", "float32", losses)]
+    targets = Exchange("all_gather", "uint8" if sizes.target_bytes == 1 else "int32", each * sizes.target_bytes)
+    return [targets, Exchange("reduce_scatter", "float32", losses)]

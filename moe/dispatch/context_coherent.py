@@ -25,7 +25,7 @@ Attention, backward:
     reduce_scatter rows   W s N M in, W s M out
 Ends of a micro batch:
     all_gather   int64    8 a rank before block 0, only with dropout while training: a seed
-    all_gather   uint8    B T a rank after the last block: the targets
+    all_gather   uint8    B T a rank after the last block: the targets (int32, 4 B T, of more than 256 tokens)
     reduce_scatter float32  4 N B T in, 4 B T out: the loss of each token goes home
     all_gather   float32  4 B T a rank, first of the backward pass: the gradient of it
     or, for logits instead of losses,

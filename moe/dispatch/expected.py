@@ -53,7 +53,7 @@ def expected_exchanges(
             yield from ((layer, exchange) for exchange in exchanges)
         return
     moves = Moves.even(visits, tokens=tokens, top_k=most_choices, num_layers=len(layers))
-    ends = [(None, exchange) for exchange in end_exchanges(moves[-1], phase)]
+    ends = [(None, exchange) for exchange in end_exchanges(moves[-1], sizes, phase)]
     inside = [
         (layer, exchange)
         for layer, move in list(zip(layers, moves, strict=True))[order]

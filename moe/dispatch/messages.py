@@ -36,6 +36,7 @@ class Sizes:
         gate_bytes: bytes of a gate value.
         key_value_bytes: bytes of a token's keys and values, for coherent dispatch; 0 where attention gathers none.
         expert_bytes: bytes of an expert's weights, for replicas.
+        target_bytes: bytes of a target, 1 or 4, for coherent dispatch.
     """
 
     hidden: int
@@ -45,6 +46,7 @@ class Sizes:
     gate_bytes: int = GATE_BYTES
     key_value_bytes: int = 0
     expert_bytes: int = 0
+    target_bytes: int = 1
 
     @property
     def row_bytes(self) -> int:

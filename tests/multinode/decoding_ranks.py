@@ -37,7 +37,7 @@ class Case:
         num_kv_heads: heads of keys and values.
         num_experts: experts of a layer.
         sequences: texts that each rank writes at once.
-        num_bytes: bytes that each text is continued by in a round, at least 2.
+        num_tokens: tokens that each text is continued by in a round, at least 2.
         rounds: rounds, the modes in turn.
         weights: ema.safetensors of a trained run of these sizes, or None for initial weights.
     """
@@ -48,7 +48,7 @@ class Case:
     num_kv_heads: int = 2
     num_experts: int = 8
     sequences: int = 16
-    num_bytes: int = 24
+    num_tokens: int = 24
     rounds: int = 5
     weights: str | None = None
 
@@ -123,21 +123,21 @@ def main(folder: Path, case: Case) -> None:
         "DeepSpeed-MoE, capacity 1.25": network(lambda _: DeepSpeedFeedForward(case, world_size, drops=True)),
         "DeepSpeed-MoE, no drops": network(lambda _: DeepSpeedFeedForward(case, world_size, drops=False)),
     }
-    written: dict[str, list[bytes]] = {}
+    written: dict[str, list[list[int]]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     first: dict[str, list[float]] = {name: [] for name in models}
 
     @torch.inference_mode()
-    def timed(model: GPT, num_bytes: int) -> tuple[list[bytes], float]:
+    def timed(model: GPT, num_tokens: int) -> tuple[list[list[int]], float]:
         dist.barrier()
         begun = time.perf_counter()
-        texts = generate(model, prompts, num_bytes, temperature=0.0, generator=torch.Generator().manual_seed(SEED))
+        texts = generate(model, prompts, num_tokens, temperature=0.0, generator=torch.Generator().manual_seed(SEED))
         dist.barrier()
         return texts, time.perf_counter() - begun
 
     for turn in range(case.rounds + 1):
         for name, model in models.items():
-            written[name], whole = timed(model, case.num_bytes)
+            written[name], whole = timed(model, case.num_tokens)
             _, prompt = timed(model, 1)
             if turn:
                 seconds[name].append(whole)
@@ -145,14 +145,14 @@ def main(folder: Path, case: Case) -> None:
     same = torch.tensor(int(written["home"] == written["coherent, placed"] == written["coherent, contiguous"]))
     dist.all_reduce(same, op=dist.ReduceOp.MIN)
     if rank == 0:
-        tokens = world_size * case.sequences * case.num_bytes
+        tokens = world_size * case.sequences * case.num_tokens
         figures: dict[str, Any] = {
             "case": asdict(case),
             "tokens_per_s": {name: tokens / median(times) for name, times in seconds.items()},
             "range_tokens_per_s": {name: [tokens / max(s), tokens / min(s)] for name, s in seconds.items()},
             "prompts_ms": {name: 1e3 * median(times) for name, times in first.items()},
             "step_ms": {
-                name: 1e3 * (median(times) - median(first[name])) / (case.num_bytes - 1)
+                name: 1e3 * (median(times) - median(first[name])) / (case.num_tokens - 1)
                 for name, times in seconds.items()
             },
             "cross_rank_moves": fractions,

@@ -40,7 +40,7 @@ DENSE: dict[str, dict[str, Any]] = {
             "dropout": 0.1,
         },
         "data": {"context": 12},
-        "sample": {"every": STEPS, "prompts": ["def ", "a"], "num_bytes": 8},
+        "sample": {"every": STEPS, "prompts": ["def ", "a"], "num_tokens": 8},
     },
     "mlp": {
         "model": {"kind": "mlp", "hidden": 32, "num_layers": 2, "dropout": 0.1},

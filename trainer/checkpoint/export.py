@@ -1,46 +1,116 @@
 """The export verb."""
 
+import json
 import math
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from moe.files import replacing
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card
+from trainer.checkpoint.parts import write_in_parts
 from trainer.config.file import load_config
+from trainer.config.run import RunConfig
+from trainer.data.text.index import TOKENIZER
+from trainer.model.build import parameter_shapes
+from trainer.model.foreign import FOREIGN
+from trainer.model.foreign.document import NAME
+from trainer.model.foreign.entry import Entry
 from trainer.model.pretrained import check_restorable
-from trainer.model.weight_files import WEIGHTS, copied, open_weights
-from trainer.model.weights import ROUTERS
+from trainer.model.weight_files import EXPORTED, WEIGHTS, Weights, copied, files_of, open_weights
+from trainer.model.weights import ROUTERS, check_weights
 
-EXPORTED = "model.safetensors"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def run(run_dir: Path, out: Path) -> int:
+@dataclass(frozen=True)
+class _Source:
+    """Where weights come from: a configuration, their file, and the step of their checkpoint, None without one."""
+
+    config: RunConfig
+    weights: Path
+    step: int | None
+
+
+def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32") -> int:
     """Copies the averaged weights of a run to a folder that explains itself.
 
     Args:
-        run_dir: folder of the run.
+        run_dir: folder of the run, or one that this verb or the import-weights verb wrote.
         out: folder for the weights, the routers' state, the configuration and a model card.
+        to: name of the package whose form they take, see :data:`trainer.model.foreign.FOREIGN`; None: the own one.
+        dtype: of the values in that form.
 
     Returns:
         0.
 
     Raises:
-        ValueError: the run has no intact checkpoint, or the folder cannot be written.
+        ValueError: the run has no intact checkpoint, its network has no counterpart there, or the folder cannot be
+            written.
     """
-    folder = newest_checkpoint(run_dir)
-    config = load_config(folder / "config.yaml")
-    check_restorable(config, folder)
-    with open_weights(folder / WEIGHTS) as weights:
-        elements = sum(math.prod(weights.shape(name)) for name in weights.names)
-    first, *parts = copied(folder / WEIGHTS, out / EXPORTED)
-    for name in ("config.yaml", *([ROUTERS] if config.moe else [])):
+    if out.resolve() == run_dir.resolve():
+        raise ValueError(f"--out: {out} is the folder that is read; give another")
+    if to is None and dtype != "float32":
+        raise ValueError(f"--dtype: {dtype} goes with --to; a run starts from float32")
+    source = _source(run_dir)
+    if to is not None:
+        return _run_foreign(source, out, to, DTYPES[dtype])
+    config, folder = source.config, source.weights.parent
+    elements = _elements(source.weights)
+    first, *parts = copied(source.weights, out / EXPORTED)
+    tokenizer = [TOKENIZER] if (folder / TOKENIZER).exists() else []
+    for name in ("config.yaml", *([ROUTERS] if config.moe else []), *tokenizer):
         with replacing(out / name) as temporary:
             shutil.copyfile(folder / name, temporary)
     routers = config.moe is not None
-    card = model_card(config, step_of(folder), elements, routers=routers, weights=first.name, parts=len(parts))
+    card = model_card(config, source.step, elements, routers=routers, weights=first.name, parts=len(parts))
     with replacing(out / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
-    print(f"{out}: the averaged weights of step {step_of(folder)}")
+    print(f"{out}: the averaged weights of step {source.step}" if source.step is not None else f"{out}: the weights")
     return 0
+
+
+def _source(run_dir: Path) -> _Source:
+    exported = run_dir / EXPORTED
+    whole = all(file.is_file() for file in (run_dir / "config.yaml", *files_of(exported)))
+    if whole and not (run_dir / "checkpoints").is_dir():
+        config = load_config(run_dir / "config.yaml")
+        check_weights(exported, parameter_shapes(config))
+        return _Source(config, exported, None)
+    folder = newest_checkpoint(run_dir)
+    config = load_config(folder / "config.yaml")
+    check_restorable(config, folder)
+    return _Source(config, folder / WEIGHTS, step_of(folder))
+
+
+def _run_foreign(source: _Source, out: Path, to: str, dtype: torch.dtype) -> int:
+    """Writes weights as another package names and orders them."""
+    kind = FOREIGN[to]
+    document = kind.document(source.config)
+    if "model_type" in document:
+        document["torch_dtype"] = str(dtype).removeprefix("torch.")
+    entries = kind.entries(source.config)
+    shapes = {name: shape for entry in entries for name, shape in entry.parts.items()}
+    with open_weights(source.weights) as weights:
+        write_in_parts(out / kind.weights, shapes, _split(weights, entries), dtype)
+    with replacing(out / NAME) as temporary:
+        temporary.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"{out}: a {kind.network}, {sum(map(math.prod, shapes.values())):,} values")
+    return 0
+
+
+def _split(weights: Weights, entries: list[Entry]) -> Iterator[Tensor]:
+    """The tensors there, one after the other."""
+    for entry in entries:
+        yield from entry.split(weights.tensor(entry.name)).values()
+
+
+def _elements(path: Path) -> int:
+    with open_weights(path) as weights:
+        return sum(math.prod(weights.shape(name)) for name in weights.names)

@@ -10,14 +10,21 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from moe.files import FileError
 from trainer.checkpoint.directory import begun_steps, check_possible, complete_steps, step_folder
-from trainer.checkpoint.manifest import REMEDY, Manifest
-from trainer.model.weight_files import WEIGHTS, belongs_to
+from trainer.checkpoint.manifest import NAME, REMEDY, Manifest
+from trainer.model.foreign import is_foreign
+from trainer.model.weight_files import EXPORTED, WEIGHTS, belongs_to, index_of
 from trainer.model.weights import ROUTERS
+
+R = TypeVar("R")
+ATTEMPTS = 10
+"""Checkpoints that may be pruned by a run, one after the other, while another process wants to read one."""
 
 
 def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
@@ -91,11 +98,25 @@ def newest_intact(root: Path, names: Iterable[str]) -> Path:
     def fault(folder: Path) -> str | None:
         return _fault(folder, lambda name: any(belongs_to(name, whole) for whole in wanted), content=True)
 
-    folder, skipped = _newest(root, begun_steps(root), fault)
-    if folder is None:
-        raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
-    _say(skipped)
-    return folder
+    for _ in range(ATTEMPTS):
+        seen = begun_steps(root)
+        try:
+            folder, skipped = _newest(root, seen, fault)
+        except FileError:
+            if {*complete_steps(root)} <= {*seen}:
+                raise
+            continue  # the run has pruned all that were seen, and saved another
+        if folder is not None:
+            _say(skipped)
+            return folder
+        if not complete_steps(root):
+            break
+    raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
+
+
+def is_pruned(folder: Path) -> bool:
+    """Whether a folder that was a checkpoint is none any more."""
+    return not (folder / NAME).exists()
 
 
 def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -> tuple[Path | None, list[str]]:
@@ -106,10 +127,12 @@ def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -
         damage = fault(folder)
         if damage is None:
             return folder, skipped
-        skipped.append(damage)
+        if folder.exists():  # a run has pruned it otherwise, which is no damage
+            skipped.append(damage)
     complete = complete_steps(root)
     if complete:
-        problem = f"none of {len(complete)} is whole (the newest: {skipped[0].removesuffix(f'; {REMEDY}')})"
+        newest = skipped[0].removesuffix(f"; {REMEDY}") if skipped else "it was pruned meanwhile"
+        problem = f"none of {len(complete)} is whole (the newest: {newest})"
         remedy = f"restore one from a copy; or remove {root} to start anew, or give a new run.dir"
         raise FileError(root, "checkpoints", problem, remedy)
     return None, skipped
@@ -156,15 +179,48 @@ def newest_checkpoint(run_dir: Path) -> Path:
     return newest_intact(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
 
 
+def with_newest(run_dir: Path, use: Callable[[Path], R]) -> R:
+    """Reads the newest intact checkpoint of a run that may go on meanwhile.
+
+    A run that keeps few checkpoints deletes the oldest with each save. If it deletes the one that is being read, the
+    next newest is taken.
+
+    Args:
+        run_dir: folder of the run.
+        use: reads a checkpoint; it is called again with another one if the first was deleted.
+
+    Returns:
+        What `use` returned.
+
+    Raises:
+        FileError: there is no intact checkpoint.
+    """
+    for left in reversed(range(ATTEMPTS)):
+        folder = newest_checkpoint(run_dir)
+        try:
+            return use(folder)
+        except (OSError, ValueError, SafetensorError):
+            if not left or not is_pruned(folder):
+                raise
+    raise AssertionError
+
+
 def weights_file(path: Path) -> Path:
     """The averaged weights that `model.init_from` names.
 
     Args:
-        path: an ``ema.safetensors``, its index where it is in parts, or the folder of a run, which stands for its
-            newest intact checkpoint.
+        path: an ``ema.safetensors``, its index where it is in parts, the folder of a run, which stands for its newest
+            intact checkpoint, or a folder that the export or the import-weights verb wrote.
 
     Raises:
-        FileError: the run has no intact checkpoint, or no file system can hold the path.
+        FileError: the run has no intact checkpoint, the weights have the names of another package, or no file system
+            can hold the path.
     """
     check_possible(path / "checkpoints")
-    return newest_checkpoint(path) / WEIGHTS if (path / "checkpoints").is_dir() else path
+    if (path / "checkpoints").is_dir():
+        return newest_checkpoint(path) / WEIGHTS
+    if is_foreign(path):
+        remedy = f"python -m trainer import-weights {path if path.is_dir() else path.parent} --out DIR, and give DIR"
+        raise FileError(path, "weights", "have the names of another package", remedy)
+    exported = path / EXPORTED
+    return exported if any(file.exists() for file in (exported, index_of(exported))) else path

@@ -1,22 +1,35 @@
 """The page beside averaged weights that says what they are."""
 
+from trainer.checkpoint.recipe.choice import recipe_for
+from trainer.checkpoint.recipe.page import page
 from trainer.config.run import RunConfig
 from trainer.data.shard.class_names import listed
 
 
-def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, weights: str, parts: int = 0) -> str:
+def model_card(
+    config: RunConfig,
+    step: int | None,
+    parameters: int,
+    *,
+    routers: bool,
+    weights: str,
+    parts: int = 0,
+    origin: str | None = None,
+) -> str:
     """Describes averaged weights to whoever finds them.
 
     Args:
         config: the run.
-        step: optimiser steps done.
+        step: optimiser steps done; None: nobody knows.
         parameters: elements of all of them.
         routers: whether ``routers.safetensors`` lies beside the weights.
         weights: name of their file, or of their index.
         parts: files that the index names; 0: there is one file and no index.
+        origin: the network of another package that they are from; None: they were trained here.
 
     Returns:
-        Markdown: the same for the same run, wherever and whenever it is written.
+        Markdown: the same for the same run, wherever and whenever it is written. Its block of Python computes the same
+        as the network here, from the files beside it, with torch and safetensors alone.
     """
     model, moe = config.model, config.moe
     experts = (
@@ -29,6 +42,8 @@ def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, 
         f"{config.flow.target.kind} target; time 0 is the source and time 1 the data"
         if config.flow
         else "next byte"
+        if getattr(config.data, "tokenizer", None) is None
+        else "next token of the tokenizer in `tokenizer.json`"
     )
     names = config.data.class_names
     classes = f"| classes | {listed(names)} |\n" if names else ""
@@ -40,16 +55,9 @@ def model_card(config: RunConfig, step: int, parameters: int, *, routers: bool, 
         else ""
     )
     inside = f"`{weights}`" if not parts else f"the {parts} files that `{weights}` names,"
-    load = f'weights = load_file("{weights}")'
-    imports = ""
-    if parts:
-        imports = "import json\nfrom pathlib import Path\n\n"
-        load = f"""names = json.loads(Path("{weights}").read_text())["weight_map"].values()
-weights = {{name: tensor for file in set(names) for name, tensor in load_file(file).items()}}"""
     return f"""# {model.kind}, {parameters:,} parameters
 
-The moving average (largest decay {config.optim.ema_decay:g}) of the weights of a training run after {step} of
-{config.optim.steps} optimiser steps.
+{_history(config, step, origin)}
 
 | | |
 | --- | --- |
@@ -61,13 +69,35 @@ The moving average (largest decay {config.optim.ema_decay:g}) of the weights of 
 
 `config.yaml` holds the whole configuration.
 {beside}
-## Loading
-
-```python
-{imports}from safetensors.torch import load_file
-
-{load}
-```
-
+{_recipe(config, weights)}
 A run whose network has the same sizes starts from them with `model.init_from={weights}` and the folder before it.
+"""
+
+
+def _history(config: RunConfig, step: int | None, origin: str | None) -> str:
+    if origin is not None:
+        return f"The weights of a {origin}, under the names that they have here. `config.yaml` is of a run to come."
+    done = "" if step is None else f" after {step} of\n{config.optim.steps} optimiser steps"
+    return f"The moving average (largest decay {config.optim.ema_decay:g}) of the weights of a training run{done}."
+
+
+def _recipe(config: RunConfig, weights: str) -> str:
+    """How the network is rebuilt, or at least how the weights are read."""
+    recipe = recipe_for(config, weights)
+    notes = "".join(f"\n{note}\n" for note in recipe.notes)
+    if recipe.program:
+        return f"""## The network in plain PyTorch
+
+Run this page in this folder, with torch and safetensors alone.
+{notes}
+```python
+{recipe.program}```
+"""
+    return f"""## Loading
+{notes}
+```python
+{page(["weights"])}
+
+weights = read("{weights}")
+```
 """

@@ -34,6 +34,7 @@ from trainer.checkpoint.together import RankError, Result, together
 from trainer.checkpoint.writers import share
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.data.text.index import TOKENIZER
 from trainer.model.parallel.state import StatePiece
 from trainer.model.weight_files import WEIGHTS, belongs_to, index_of
 
@@ -79,6 +80,7 @@ class Checkpointer:
         average: Stateful,
         migration: Migrating | None = None,
         shared: Mapping[str, Resumable] | None = None,
+        tokenizer: bytes | None = None,
     ) -> None:
         """Makes a process group of its own, so that ranks can agree while training goes on; collective.
 
@@ -90,10 +92,11 @@ class Checkpointer:
             average: moving average of the weights.
             migration: what moves experts in the run, if anything does.
             shared: other parts of the loop that are saved, by name; what they know is the same on every rank.
+            tokenizer: content of the tokenizer.json that makes text of what the network writes; None: there is none.
         """
         self._root, self._config, self._layout = root, config, layout
         self._engine, self._average, self._migration = engine, average, migration
-        self._shared = shared or {}
+        self._shared, self._tokenizer = shared or {}, tokenizer
         group = dist.new_group(backend="gloo")
         assert isinstance(group, dist.ProcessGroup)
         self._group = group
@@ -179,6 +182,8 @@ class Checkpointer:
         _write_bytes(folder / "routers.safetensors", save(snapshot.routers))
         _write_bytes(folder / "config.yaml", self._config.to_yaml().encode())
         _write_bytes(folder / "README.md", card.encode())
+        if self._tokenizer is not None:
+            _write_bytes(folder / TOKENIZER, self._tokenizer)
         if snapshot.shared:
             _write_bytes(folder / "shared.pt", snapshot.shared)
         if snapshot.placement is not None:

@@ -7,14 +7,26 @@ from trainer.command.verb import Verb
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("run_dir", type=Path, help="folder of the run, or one that export or import-weights wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write to")
+    parser.add_argument(
+        "--to",
+        choices=("diffusers", "llama", "gpt-neox"),
+        help="write the names and the order of another package: a DiTTransformer2DModel of diffusers, or a "
+        "LlamaForCausalLM or GPTNeoXForCausalLM of transformers (default: those of this package)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="type of the values, with --to (default: float32)",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.checkpoint.export import run
 
-    return run(options.run_dir, options.out)
+    return run(options.run_dir, options.out, options.to, options.dtype)
 
 
 EXPORT = Verb(
@@ -23,5 +35,6 @@ EXPORT = Verb(
     "python -m trainer export runs/digits_moe --out digits_moe",
     _add_arguments,
     _run,
-    "The folder holds model.safetensors, from which model.init_from starts another run, and config.yaml.",
+    "The folder holds model.safetensors, from which model.init_from starts another run, config.yaml, and a README.md "
+    "with a page of plain PyTorch that computes the same without this package.",
 )

@@ -14,13 +14,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=Path, metavar="FILE", help="a prompt a line, all continued at once (in place of --prompt)"
     )
     parser.add_argument(
-        "--num-bytes", type=int, metavar="N", help="bytes to write after it (default: the run's sample.num_bytes)"
+        "--num-tokens", type=int, metavar="N", help="tokens to write after it (default: the run's sample.num_tokens)"
+    )
+    parser.add_argument(
+        "--num-bytes", type=int, metavar="N", help="the same, for a run without a tokenizer, whose tokens are bytes"
     )
     parser.add_argument(
         "--temperature",
         type=float,
         metavar="T",
-        help="0: always the likeliest byte, 1: bytes as likely as the network says (default: the run's "
+        help="0: always the likeliest token, 1: tokens as likely as the network says (default: the run's "
         "sample.temperature)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
@@ -34,7 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the collectives that the ranks issue meanwhile, their placement and the texts to this folder",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write prompt and text there, byte for byte (default: print them)"
+        "--out", type=Path, metavar="FILE", help="write prompt and text there as they are (default: print them)"
     )
 
 
@@ -47,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
 GENERATE = Verb(
     "generate",
     "continue a prompt with the averaged weights of a run's newest complete checkpoint",
-    "python -m trainer generate runs/gpt_moe --prompt 'def ' --num-bytes 200 --temperature 0.8",
+    "python -m trainer generate runs/gpt_moe --prompt 'def ' --num-tokens 200 --temperature 0.8",
     _add_arguments,
     _run,
     "Alone it holds every expert. Under torchrun the ranks share the experts as those of the run did, under its "

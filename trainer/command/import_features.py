@@ -1,16 +1,24 @@
-"""import-features: a feature extractor made of the published weights of a vision transformer."""
+"""import-features: a feature extractor made of published weights of a vision transformer or of Inception."""
 
 import argparse
 from pathlib import Path
 from typing import get_args
 
 from trainer.command.verb import Verb
-from trainer.model.feature_extractor.published import LAYOUTS, TokensTaken
+from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS, TokensTaken
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", type=Path, help="safetensors file with the published weights")
-    parser.add_argument("--layout", choices=list(LAYOUTS), required=True, help="how the tensors are named")
+    parser.add_argument(
+        "--layout",
+        choices=[*LAYOUTS, *INCEPTIONS],
+        required=True,
+        help="which network it is and how the tensors are named; inception-fid is the network that FID is defined by "
+        "(pytorch-fid's pt_inception-2015-12-05), with images prepared as pytorch-fid does, and "
+        "inception-fid-tensorflow the same with images prepared as the original code does, which papers on ImageNet "
+        "give; inception-torchvision is torchvision's inception_v3",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file to write")
     parser.add_argument(
         "--image-size",
@@ -58,11 +66,14 @@ def _run(options: argparse.Namespace) -> int:
 
 IMPORT_FEATURES = Verb(
     "import-features",
-    "make a feature extractor of the published weights of a vision transformer such as DINOv2",
-    "python -m trainer import-features vitb14.safetensors --layout dinov2 --image-size 224 --out teacher.safetensors",
+    "make a feature extractor of the published weights of a vision transformer such as DINOv2, or of the Inception of "
+    "FID",
+    "python -m trainer import-features pt_inception.safetensors --layout inception-fid --out inception.safetensors",
     _add_arguments,
     _run,
-    "A run aligns its features with those of the patches by flow.objective={kind: aligned, teacher: FILE}; choose an "
-    "--image-size with as many patches as the network has tokens. With --tokens class, sample --quality --features "
-    "FILE compares samples by the class token. Save weights of another format with safetensors.torch.save_file first.",
+    "The weights are a safetensors file; a pickle (.pth) is refused, with the command that converts it. fid, evaluate "
+    "and sample --quality compare samples with real examples by --features FILE: of Inception, the 2,048 features of "
+    "its last pool. A run aligns its features with those of the patches of a transformer by flow.objective={kind: "
+    "aligned, teacher: FILE}; choose an --image-size with as many patches as the network has tokens, and for "
+    "distances --tokens class.",
 )

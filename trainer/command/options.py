@@ -1,6 +1,6 @@
 """Options that several verbs have: how they are read, and what is refused before a verb begins."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from trainer.sampling.chosen import SamplerChoice
 
 R = TypeVar("R", bound="DataclassInstance")
 
@@ -26,6 +28,53 @@ def request_of(kind: type[R], options: Namespace, **changes: Any) -> R:
     """
     names = [field.name for field in fields(kind) if field.name not in changes]
     return kind(**{name: getattr(options, name) for name in names}, **changes)
+
+
+def add_drawing_options(parser: ArgumentParser) -> None:
+    """Adds what says how samples are drawn: guidance, seed, sampler and its steps."""
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        help="scale of classifier-free guidance (default: the run's sample.guidance); 1: none",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: 0)")
+    parser.add_argument(
+        "--sampler",
+        metavar="KIND",
+        help="draw by another sampler than the run's own: a kind such as heun or dopri5, or settings as in a "
+        "configuration, such as '{kind: heun, steps: 10}'; of a run that goes segment by segment, within each segment",
+    )
+    parser.add_argument(
+        "--steps",
+        type=_number_or_file,
+        metavar="N|JSON",
+        help="number of steps of the sampler from noise to sample, of all segments together (default: its own); or a "
+        "file of the steps verb, at whose times Euler's method draws in place of the run's own sampler",
+    )
+    parser.add_argument(
+        "--evaluations",
+        type=int,
+        metavar="N",
+        help="with a file of --steps: evaluations of the field, for which the file has times (default: the most)",
+    )
+
+
+def sampler_choice(options: Namespace) -> "SamplerChoice":
+    """What the options of :func:`add_drawing_options` say about the sampler.
+
+    Raises:
+        ValueError: they contradict each other, or a number is out of range.
+    """
+    from trainer.sampling.chosen import SamplerChoice
+
+    choice = SamplerChoice(options.sampler, options.steps, options.evaluations)
+    choice.check()
+    return choice
+
+
+def _number_or_file(text: str) -> int | Path:
+    """A number of steps where the text is one, otherwise the path of a file."""
+    return int(text) if text.lstrip("+-").isdecimal() else Path(text)
 
 
 def numbers_of_evaluations(listed: str) -> tuple[int, ...]:

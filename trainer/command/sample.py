@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from trainer.command.options import add_drawing_options, request_of, sampler_choice
 from trainer.command.verb import Verb
 
 
@@ -12,29 +13,29 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num",
         "--num-samples",
         type=int,
-        default=80,
-        help="images, the same number of each class (default: 80); torchrun lets the longer name alone pass",
+        help="images or points, the classes in turn (default: about 80 images, of each class as many; as many points as "
+        "the run's own pictures show); torchrun lets the longer name alone pass",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="grid of images, one column a class")
     parser.add_argument(
-        "--guidance", type=float, help="scale of classifier-free guidance (default: the run's sample.guidance)"
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="draw this class alone, by its name or its number; give it again, or several with commas between them, "
+        "for more (default: all)",
     )
     parser.add_argument(
         "--shape", metavar="H,W", help="height and width, of a run that learns several (default: its largest)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: 0)")
     parser.add_argument(
-        "--steps",
+        "--out",
         type=Path,
-        metavar="JSON",
-        help="draw by Euler's method at the times of this file of the steps verb (default: by the run's own sampler)",
+        required=True,
+        metavar="PNG",
+        help="grid of images, one column a class, at most 2,000 pixels wide; or a plot of points",
     )
-    parser.add_argument(
-        "--evaluations",
-        type=int,
-        metavar="N",
-        help="with --steps: evaluations of the field, for which the file has times (default: the most)",
-    )
+    add_drawing_options(parser)
     parser.add_argument(
         "--trace",
         type=Path,
@@ -52,8 +53,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--features",
         type=Path,
         metavar="FILE",
-        help="with --quality: also take the Fréchet distance on features, by the network in this safetensors file; "
-        "trainer.model.feature_extractor describes such a file, and python -m trainer features makes one",
+        help="with --quality: also take the Fréchet distance, precision and recall on features, by the network in this "
+        "safetensors file; import-features makes one of published weights (of Inception: FID), features a small one",
+    )
+    parser.add_argument(
+        "--statistics",
+        type=Path,
+        metavar="NPZ",
+        help="with --features: statistics of the real examples, as the fid verb writes them or pytorch-fid and "
+        "guided-diffusion publish them (default: of up to 10,000 training examples)",
     )
 
 
@@ -62,22 +70,23 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"--features: {options.features} would be used for nothing; give --quality too")
     if options.trace is not None and options.trace.exists() and not options.trace.is_dir():
         raise ValueError(f"--trace: {options.trace} is a file; name a folder")
-    if options.evaluations is not None and options.steps is None:
-        raise ValueError(f"--evaluations: {options.evaluations} chooses among the times of a file; give --steps too")
+    if options.statistics is not None and options.features is None:
+        raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
+    sampler = sampler_choice(options)
     from trainer.evaluation.judgement import check_features, write_judgement
-    from trainer.sampling.sample import drawing
+    from trainer.sampling.sample import DrawingRequest, drawing
 
-    if options.steps is not None and options.quality is not None:
+    if isinstance(options.steps, Path) and options.quality is not None:
         _check_unguided(options.steps)
     if options.features is not None:
-        check_features(options.features, options.run_dir)
-    grids = {"steps": options.steps, "evaluations": options.evaluations, "shape": options.shape}
-    with drawing(options.run_dir, options.num, options.guidance, options.seed, **grids) as draws:
+        check_features(options.features, options.run_dir, options.statistics)
+    request = request_of(DrawingRequest, options, classes=tuple(options.classes), sampler=sampler)
+    with drawing(request) as draws:
         examples = draws.examples(draws.guidance, options.trace)
         if examples is not None:
             draws.write(examples, options.out)
         if options.quality is not None:
-            write_judgement(draws, examples, options.features, options.quality)
+            write_judgement(draws, examples, options.features, options.quality, options.statistics)
     return 0
 
 
@@ -96,9 +105,10 @@ def _check_unguided(steps: Path) -> None:
 SAMPLE = Verb(
     "sample",
     "draw images from the averaged weights of a run's newest complete checkpoint, the classes in turn",
-    "python -m trainer sample runs/digits_moe --num 80 --out grid.png",
+    "python -m trainer sample runs/digits_moe --class 3,8 --steps 20 --out grid.png",
     _add_arguments,
     _run,
+    "A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
     "Alone it holds every expert. Under torchrun the ranks share the network as those of the run did, each draws "
     "a part of the images, and the first one writes.",
 )

@@ -46,7 +46,7 @@ def resolve(document: dict[str, Any]) -> Resolution:
         document = {**document, "flow": flow if latent is None else {**flow, "latent": latent}}
     for place, kinds in PLACES.items():
         document = _resolved_at(document, place, kinds, unresolved)
-    return Resolution(document, unresolved)
+    return Resolution(_with_vocabulary(document), unresolved)
 
 
 def with_unresolved(error: ValidationError, unresolved: Mapping[Place, ValueError]) -> ValidationError:
@@ -88,6 +88,16 @@ PLACES: dict[Place, dict[str, type[BaseModel]]] = {
     ("flow", "path"): {"tabulated": trainer.flow.path.TabulatedConfig},
 }
 """The sections that a file may have to complete, by their kind."""
+
+
+def _with_vocabulary(document: dict[str, Any]) -> dict[str, Any]:
+    """A document whose gpt, where it says nothing of its vocabulary, has that of the data."""
+    model, data = document.get("model"), document.get("data")
+    if _kind(model) != "gpt" or not isinstance(data, dict) or "vocabulary" not in data:
+        return document
+    if model.get("vocabulary") is not None:
+        return document
+    return {**document, "model": {**model, "vocabulary": data["vocabulary"]}}
 
 
 def _kind(section: Any) -> str:

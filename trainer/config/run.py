@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, TypeAdapter, WrapValidator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    TypeAdapter,
+    WrapValidator,
+    model_validator,
+)
 
 import trainer.data
 import trainer.flow.context
@@ -98,10 +107,10 @@ class TextSample(Section):
     every: PositiveInt | None = None
     """Steps between two texts while training; null: none."""
     prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
-    num_bytes: PositiveInt = 100
-    """Bytes written after each prompt."""
+    num_tokens: PositiveInt = Field(default=100, validation_alias=AliasChoices("num_tokens", "num_bytes"))
+    """Tokens written after each prompt; without a tokenizer a token is a byte. Its former name is num_bytes."""
     temperature: float = Field(default=0.8, ge=0)
-    """What the logits are divided by before a byte is drawn; 0: always the likeliest byte."""
+    """What the logits are divided by before a token is drawn; 0: always the likeliest token."""
 
 
 class PointSample(Section):
@@ -174,7 +183,7 @@ class RunConfig(Section):
     task: TaskConfig
     """What the network learns."""
     flow: Flow | None = None
-    """Present with every model but two: a gpt predicts the next byte, an autoencoder what it was shown."""
+    """Present with every model but two: a gpt predicts the next token, an autoencoder what it was shown."""
     optim: OptimConfig
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
     parallel: ParallelConfig = ParallelConfig()

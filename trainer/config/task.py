@@ -13,7 +13,7 @@ class FlowTaskConfig(Section):
 
 
 class NextTokenTaskConfig(Section):
-    """The next byte of a text."""
+    """The next token of a text."""
 
     kind: Literal["next_token"] = "next_token"
 

@@ -17,9 +17,22 @@ from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
+from trainer.data.tar.files import Unreachable
+from trainer.data.text.windows import Text, TextConfig
 from trainer.data.toy import Toy, ToyConfig
+from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
-AnyConfig = DigitsConfig | ImageFolderConfig | PairsConfig | PythonSourceConfig | ShardsConfig | ToyConfig | OwnDataset
+AnyConfig = (
+    DigitsConfig
+    | ImageFolderConfig
+    | PairsConfig
+    | PythonSourceConfig
+    | ShardsConfig
+    | TextConfig
+    | ToyConfig
+    | WebDatasetConfig
+    | OwnDataset
+)
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
@@ -49,8 +62,12 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return PythonSource(config.context, config.held_out, config.max_bytes)
         case ShardsConfig():
             return Shards(config)
+        case TextConfig():
+            return Text(config)
         case ToyConfig():
             return Toy(config)
+        case WebDatasetConfig():
+            return WebDataset(config)
         case OwnDataset():
             return build_own(config)
 
@@ -80,9 +97,14 @@ __all__ = [
     "ShardsConfig",
     "Sourced",
     "Split",
+    "Text",
+    "TextConfig",
     "TooManyBadExamples",
     "Toy",
     "ToyConfig",
+    "Unreachable",
+    "WebDataset",
+    "WebDatasetConfig",
     "accumulation_steps",
     "build",
     "first_data_points",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError, replacing
@@ -25,17 +25,35 @@ REMEDY = "write the folder again (python -m trainer encode-captions)"
 
 
 class CaptionsIndex(Section):
-    """index.json of a folder of captions: ``captions.npy``, float16 [num_captions, width], and their texts."""
+    """index.json of a folder of captions: ``captions.npy``, float16 [num_captions, width], and their texts.
+
+    The vectors are those of the encoder, standardised: (vector - shift) / scale.
+    """
 
     format: Literal["flowfabric.captions/1"] = "flowfabric.captions/1"
     num_captions: PositiveInt
     """One for each example of a data set, that of example 0 first."""
     width: PositiveInt
     """Of the vector of a caption."""
+    shift: tuple[float, ...]
+    """Mean of each of the encoder's values over the captions."""
+    scale: tuple[PositiveFloat, ...]
+    """Standard deviation of each of them; 1 where it is 0."""
     encoder: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     """Digest of the text encoder's files."""
     texts: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     """Digest of the captions."""
+
+    @model_validator(mode="after")
+    def _statistics_fit_the_width(self) -> CaptionsIndex:
+        for name, values in (("shift", self.shift), ("scale", self.scale)):
+            if len(values) != self.width:
+                raise ValueError(f"{name}: {len(values)} values do not fit vectors of {self.width}; {REMEDY}")
+        return self
+
+    def standardised(self, vectors: Tensor) -> Tensor:
+        """Vectors float32 [N, width] of the encoder, as a network reads them."""
+        return (vectors - torch.tensor(self.shift)) / torch.tensor(self.scale)
 
     @property
     def digest(self) -> str:
@@ -92,14 +110,15 @@ class Captioned(Dataset):
     """
 
     def __init__(self, data: Dataset, config: CaptionsConfig) -> None:
-        index = found_once(f"{config.path}: captions", lambda: read_index(config.path, CaptionsIndex).model_dump())
-        index = CaptionsIndex.model_validate(index)
+        path = config.path
+        known = found_once(f"{path}: captions", lambda: read_index(path, CaptionsIndex).model_dump(), path)
+        index = CaptionsIndex.model_validate(known)
         if index.digest != config.digest:
             problem = f"is {index.digest} where the run has {config.digest}"
             remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"
             raise FileError(config.path / INDEX, "digest", problem, remedy)
-        self.num_classes, self.shape, self.source = data.num_classes, data.shape, data.source
-        self.augment = data.augment
+        self.num_classes, self.shape = data.num_classes, data.shape
+        self.source, self.augment = data.source, data.augment
         self._data, self._vectors = data, _vectors(config.path, index)
         needed = 1 + max(int(data.indices(split).max()) for split in ("train", "held_out"))
         if needed > index.num_captions:
@@ -109,6 +128,10 @@ class Captioned(Dataset):
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`; those of the data."""
         return self._data.indices(split)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
+        """See `Dataset.order`; that of the data."""
+        return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
 
     def data_points(self, split: Split) -> Tensor:
         """See `Dataset.data_points`; those of the data."""

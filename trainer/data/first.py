@@ -20,7 +20,10 @@ def first_data_points(dataset: Dataset, split: Split, num: int) -> Tensor:
     Raises:
         ValueError: there are none.
     """
-    found = torch.arange(num) if dataset.endless and split == "train" else dataset.data_points(split)[:num]
+    if split == "train" and (dataset.endless or dataset.keyed_order):
+        found = torch.arange(num if dataset.endless else min(num, dataset.count(split)))
+    else:
+        found = dataset.data_points(split)[:num]
     if len(found) == 0:
         raise ValueError(
             f"data: no {split} example is a data point, all are parts of paths that end before; draw more pairs, "

@@ -5,40 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Protocol
 
 
 class Lookup(Protocol):
     """Looks something up, or takes it from whoever has."""
 
-    def __call__(self, key: str, find: Callable[[], Any], /) -> Any:
+    def __call__(self, key: str, find: Callable[[], Any], folder: Path | None, /) -> Any:
         """Returns what `find` returns somewhere, a value that JSON can hold; raises ValueError where it did.
 
         Args:
             key: what is looked up, the same on every rank.
             find: looks at the files.
+            folder: in which it looks, if it is one.
         """
         ...
 
 
-def _alone(_key: str, find: Callable[[], Any], /) -> Any:
+def _alone(_key: str, find: Callable[[], Any], _folder: Path | None, /) -> Any:
     return find()
 
 
 _lookup: ContextVar[Lookup] = ContextVar("lookup", default=_alone)
 
 
-def found_once(key: str, find: Callable[[], Any]) -> Any:
+def found_once(key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
     """Looks something up in the way that :func:`looking_up_by` has set; by default here and every time.
 
     Args:
         key: what is looked up, the same on every rank.
         find: looks at the files; a value that JSON can hold.
+        folder: in which it looks, if it is one: nodes that share it with rank 0 need not look themselves.
 
     Raises:
         ValueError: the files are not as they must be.
     """
-    return _lookup.get()(key, find)
+    return _lookup.get()(key, find, folder)
 
 
 @contextmanager

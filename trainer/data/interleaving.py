@@ -21,6 +21,14 @@ class Plan(Protocol):
         ...
 
 
+class Alone(Plan):
+    """There is one group."""
+
+    def place(self, step: int) -> tuple[int, int]:
+        """See `Plan`."""
+        return 0, step
+
+
 class Interleaved(Plan):
     """Groups take turns at random, each exactly as often as its size asks.
 

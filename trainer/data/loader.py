@@ -10,9 +10,9 @@ from torch import Tensor
 
 from moe.random.seed import derive_seed
 from trainer.data.augmentation import augmented
-from trainer.data.interleaving import Interleaved, OneByOne
+from trainer.data.interleaving import Alone, Interleaved, OneByOne, Plan
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
-from trainer.data.stream import Stream
+from trainer.data.stream import Stream, streams_of
 
 
 def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
@@ -61,7 +61,7 @@ class Loader:
     The epochs follow each other in one sequence of positions, so a batch may span two of them. Step s (from 0) takes
     positions s*G to (s+1)*G of a global batch of G, cut into micro batches numbered from 0; rank r of W takes the
     r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
-    An endless data set is dealt in the order of its numbers.
+    The order of an epoch is that of `Dataset.order`. An endless data set is dealt in the order of its numbers.
 
     Examples of several shapes are dealt shape by shape: all ranks see one shape at a step, in all micro batches, so
     that a step weighs its examples as any other does. Each shape then has a sequence of positions of its own, and the
@@ -102,21 +102,19 @@ class Loader:
     ) -> None:
         self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
         self._dataset = dataset
-        self._num_examples = len(dataset.indices(split))
         self._global_batch = global_batch
         self._micro_batch = micro_batch
         self._rank = rank
         self._seed = seed
-        self._endless = dataset.endless and split == "train"
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
         self._augment = dataset.augment if split == "train" else None
-        groups = [group for group in dataset.groups(split) if len(group)]
-        alone = len(groups) < 2
-        self._streams = [Stream(group, seed, None if alone else number) for number, group in enumerate(groups)]
-        sizes = [len(group) for group in groups]
-        self._pass = OneByOne(sizes or [1], global_batch)
-        self._plan = Interleaved(sizes, global_batch, seed) if split == "train" and not alone else self._pass
+        self._streams = streams_of(dataset, split, seed=seed, global_batch=global_batch)
+        lengths = [stream.length for stream in self._streams]
+        self._pass = OneByOne(lengths, global_batch)
+        self._plan: Plan = Alone()
+        if len(lengths) > 1:
+            self._plan = Interleaved(lengths, global_batch, seed) if split == "train" else self._pass
         self._source: Loader | None = None
         if dataset.source is not None:
             self._source = Loader(
@@ -147,14 +145,10 @@ class Loader:
         Raises:
             TooManyBadExamples: more examples are bad than may be.
         """
-        group, number = (0, step) if self._endless else self._plan.place(step)
+        group, number = self._plan.place(step)
         first = number * self._global_batch + self.global_micro(local) * self._micro_batch
         end = first + self._micro_batch
-        if self._endless:
-            batch = self._read(torch.arange(first, end), self._dataset.indices("train"))
-        else:
-            stream = self._streams[group]
-            batch = self._read(stream.ids(first, end), stream.members)
+        batch = self._read(self._streams[group].ids(first, end), self._streams[group])
         if self._augment is not None:
             images = augmented(self._augment, batch.x_1, batch.ids, torch.arange(first, end), seed=self._seed)
             batch = replace(batch, x_1=images)
@@ -181,31 +175,29 @@ class Loader:
         """
         group, number = self._pass.place(step)
         first = number * self._global_batch + self.global_micro(local) * self._micro_batch
-        sizes = [len(stream.members) for stream in self._streams]
-        before = sum(-(-size // self._micro_batch) for size in sizes[:group])
-        return before + first // self._micro_batch, min(self._micro_batch, max(0, sizes[group] - first))
+        lengths = [stream.length for stream in self._streams]
+        before = sum(-(-length // self._micro_batch) for length in lengths[:group])
+        return before + first // self._micro_batch, min(self._micro_batch, max(0, lengths[group] - first))
 
-    def _read(self, due: Tensor, members: Tensor) -> Batch:
+    def _read(self, due: Tensor, stream: Stream) -> Batch:
         while True:
             bad = dict(self._bad)
-            ids = torch.tensor([self._stand_in(number, bad, members) for number in due.tolist()]) if bad else due
+            ids = torch.tensor([self._stand_in(number, bad, stream) for number in due.tolist()]) if bad else due
             try:
                 batch = self._dataset.get(ids)
             except BadExamples as error:
                 self._bad.update(error.reasons)
-                check_bad_share(self._bad.values(), self._num_examples, self._max_bad_share)
+                check_bad_share(self._bad.values(), sum(one.length for one in self._streams), self._max_bad_share)
             else:
                 return replace(batch, replaced=tuple(bad[number] for number in due.tolist() if number in bad))
 
-    def _stand_in(self, number: int, bad: Mapping[int, str], members: Tensor) -> int:
+    def _stand_in(self, number: int, bad: Mapping[int, str], stream: Stream) -> int:
         if number not in bad:
             return number
-        place = int((members == number).nonzero())
-        following = members.roll(-place - 1).tolist()
-        good = next((other for other in following if other not in bad), None)
+        good = stream.stand_in(number, bad)
         if good is None:
             raise TooManyBadExamples(
-                f"data_loading.max_bad_share: all {len(members)} examples of one shape cannot be read, the last one "
+                f"data_loading.max_bad_share: all {stream.length} examples of one shape cannot be read, the last one "
                 f"{bad[number]}; mend or remove them"
             )
         return good

@@ -111,7 +111,7 @@ class PairsOfPoints(Dataset):
     def __init__(self, config: PairsConfig) -> None:
         index = read_index(config.path, PairIndex)
         check_same(config.path, index, config, SAID)
-        found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index))
+        found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index), config.path)
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._arrays = index.arrays

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +82,8 @@ class Dataset(Protocol):
             several, the largest.
         endless: every number from 0 on is a training example, so that none comes twice; `indices` then knows the
             held-out part alone.
+        keyed_order: the training examples are those from 0 to `count("train")` - 1, too many to be listed; their
+            shuffled epochs are computed place by place, and nobody asks `indices` for them.
         source: examples of the same shape, of which each training example gets one as its source point, anew each time;
             None: the examples are pairs already, or what they are learned from has no such points.
         augment: what is done to each training example, anew each time that it is dealt; None: nothing.
@@ -89,12 +92,17 @@ class Dataset(Protocol):
     num_classes: int
     shape: tuple[int, ...]
     endless: bool = False
+    keyed_order: bool = False
     source: Dataset | None = None
     augment: AugmentConfig | None = None
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""
         ...
+
+    def count(self, split: Split) -> int:
+        """Returns how many ids a split has."""
+        return len(self.indices(split))
 
     def data_points(self, split: Split) -> Tensor:
         """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one.
@@ -106,6 +114,19 @@ class Dataset(Protocol):
     def groups(self, split: Split) -> tuple[Tensor, ...]:
         """Returns the ids of a split, those of each shape together, since no batch holds examples of two shapes."""
         return (self.indices(split),)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:  # noqa: ARG002
+        """Returns the ids of a split in the order of an epoch, int64 [N]; by default shuffled as a whole.
+
+        Args:
+            split: which.
+            seed: of the shuffles.
+            epoch: from 0; the order of each is another.
+            global_batch: examples of a step over all ranks. Epochs follow each other without a gap, so that example k
+                of an epoch is number (epoch * N + k) % global_batch of its step.
+        """
+        ids = self.indices(split)
+        return ids[torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(ids)))]
 
     def get(self, indices: Tensor) -> Batch:
         """Reads examples; a function of their ids alone, and safe to call from several threads.

@@ -52,6 +52,16 @@ class PythonSourceConfig(Section):
         """Text has no labels."""
         return ()
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens are the values of a byte."""
+        return 256
+
+    @property
+    def bytes_per_token(self) -> float:
+        """A token is a byte."""
+        return 1.0
+
     @model_validator(mode="after")
     def _each_part_holds_a_window(self) -> PythonSourceConfig:
         for field, size in (("held_out", self.held_out), ("max_bytes", self.max_bytes)):

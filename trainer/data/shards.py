@@ -106,7 +106,7 @@ class Shards(Dataset):
     def __init__(self, config: ShardsConfig) -> None:
         index = read_index(config.path)
         check_same(config.path, index, config, ("digest", "shape", "num_classes"))
-        found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index))
+        found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index), config.path)
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._shapes = index.shapes

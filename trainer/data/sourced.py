@@ -18,12 +18,17 @@ class Sourced(Dataset):
 
     def __init__(self, data: Dataset, source: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
+        self.keyed_order = data.keyed_order
         self.source, self.augment = source, data.augment
         self._data = data
 
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`; those of the data."""
         return self._data.indices(split)
+
+    def count(self, split: Split) -> int:
+        """See `Dataset.count`; those of the data."""
+        return self._data.count(split)
 
     def data_points(self, split: Split) -> Tensor:
         """See `Dataset.data_points`; those of the data."""
@@ -32,6 +37,10 @@ class Sourced(Dataset):
     def groups(self, split: Split) -> tuple[Tensor, ...]:
         """See `Dataset.groups`; those of the data."""
         return self._data.groups(split)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
+        """See `Dataset.order`; that of the data."""
+        return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`; without source points, which are dealt to a place and not to an example."""

@@ -1,72 +1,103 @@
-"""Rank 0 looks at the files of a data set; the other ranks are told, before there are any process groups."""
+"""Rank 0 looks at the files of a data set; the other ranks are told, before there are any process groups.
+
+The first rank of each other node looks too where it has files of its own, and refuses them where they are not the same.
+"""
 
 import json
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from trainer.data.found_once import looking_up_by
-from trainer.distributed.groups import TIMEOUT_S, Launch, launch_store
+from trainer.distributed.groups import TIMEOUT_S
+from trainer.distributed.start_store import StartStore
 
 PART_BYTES = 4 << 20
 """Of one entry of a store; more than 8 MiB is refused by torch's."""
 
 
 @contextmanager
-def first_rank_looks(launch: Launch) -> Iterator[None]:
+def first_rank_looks(ranks: StartStore) -> Iterator[None]:
     """While entered, each thing is looked up once: by rank 0, which tells the others through the launcher's store.
 
     With 512 ranks on one file system, 512 listings of a million pictures would keep it busy for minutes.
 
     Args:
-        launch: what the launcher said; a process alone only remembers what it has found.
+        ranks: which rank this is; a process alone only remembers what it has found.
     """
     found: dict[str, Any] = {}
-    store: dist.Store | None = None  # kept until the end, for rank 0 may serve it
 
-    def lookup(key: str, find: Callable[[], Any], /) -> Any:
-        nonlocal store
-        if store is None and launch.world_size > 1:
-            store = launch_store(launch, timedelta(seconds=TIMEOUT_S))
+    def lookup(key: str, find: Callable[[], Any], folder: Path | None, /) -> Any:
         if key not in found:
-            found[key] = find() if store is None else shared(store, launch, key, find)
+            found[key] = find() if ranks.launch.world_size == 1 else shared(ranks, key, find, folder)
         return found[key]
 
     with looking_up_by(lookup):
         yield
 
 
-def shared(store: dist.Store, launch: Launch, key: str, find: Callable[[], Any]) -> Any:
+def shared(ranks: StartStore, key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
     """Finds something on rank 0 and tells the others.
 
     Args:
-        store: the ranks' own.
-        launch: which rank this is.
+        ranks: which rank this is.
         key: what is found, the same on every rank.
-        find: looks at the files, on rank 0 alone; a value that JSON can hold.
+        find: looks at the files; a value that JSON can hold.
+        folder: where it looks; a node that has the very folder of rank 0 need not look itself.
 
     Returns:
         The value, on every rank.
 
     Raises:
-        ValueError: `find` raised it on rank 0; the same words on every rank.
+        ValueError: `find` raised it on rank 0, the same words on every rank; or this node has other files.
     """
-    if launch.rank > 0:
-        answer = json.loads(_read(store, key))
+    if ranks.launch.rank > 0:
+        answer = json.loads(_read(ranks, key))
         if "problem" in answer:
             raise ValueError(answer["problem"])
+        if ranks.leads and ranks.node > 0 and not _same_folder(folder, answer["folder"]):
+            _check_equal(key, json.loads(json.dumps(find())), answer["found"])
         return answer["found"]
     try:
         value = find()
     except ValueError as error:
-        _write(store, key, {"problem": str(error)})
+        _write(ranks.store, key, {"problem": str(error)})
         raise
-    _write(store, key, {"found": value})
+    _write(ranks.store, key, {"found": value, "folder": _identity(folder)})
     return value
+
+
+def _identity(folder: Path | None) -> list[int] | None:
+    """What a folder has in common with itself on another node, and with no copy: its number and when it changed."""
+    if folder is None:
+        return None
+    status = folder.stat()
+    return [status.st_ino, status.st_ctime_ns, status.st_mtime_ns]
+
+
+def _same_folder(folder: Path | None, identity: list[int] | None) -> bool:
+    try:
+        return identity is not None and _identity(folder) == identity
+    except OSError:  # `find` will say what is wrong with it
+        return False
+
+
+def _check_equal(key: str, own: Any, found: Any) -> None:
+    if own == found:
+        return
+    if not isinstance(own, list) or not isinstance(found, list):
+        raise ValueError(f"{key} differ from those of node 0; give all nodes the same data")
+    here, there = set(map(str, own)), set(map(str, found))
+    first = min(here ^ there, default="their order")
+    where = "only here" if first in here else "only on node 0"
+    raise ValueError(
+        f"{key}: {len(own)} here and {len(found)} on node 0 ({first} {where}); give all nodes the same data"
+    )
 
 
 def _write(store: dist.Store, key: str, answer: dict[str, Any]) -> None:
@@ -77,6 +108,7 @@ def _write(store: dist.Store, key: str, answer: dict[str, Any]) -> None:
     store.set(f"found/{key}", str(len(parts)))
 
 
-def _read(store: dist.Store, key: str) -> bytes:
-    parts = int(store.get(f"found/{key}"))
-    return zlib.decompress(b"".join(store.get(f"found/{key}/{number}") for number in range(parts)))
+def _read(ranks: StartStore, key: str) -> bytes:
+    until = time.monotonic() + TIMEOUT_S
+    parts = int(ranks.read(f"found/{key}", until))
+    return zlib.decompress(b"".join(ranks.read(f"found/{key}/{number}", until) for number in range(parts)))

@@ -12,9 +12,8 @@ import torch.distributed as dist
 
 from moe.dispatch.node_groups import divide_nodes, node_groups, unite_nodes
 from trainer.distributed.process.flights import record_flights
+from trainer.distributed.process.launcher import STAGE
 
-STAGE = "FLOWFABRIC_STAGE"
-"""Variable that names the stage whose ranks these are: stages of one start share torchrun's store."""
 TIMEOUT_S = 600.0
 """Of collectives outside a run, which has its own."""
 
@@ -115,6 +114,27 @@ def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
     store, _, _ = next(dist.rendezvous("env://", launch.rank, launch.world_size, timeout=timeout))
+    return _of_this_start(store)
+
+
+def early_store(launch: Launch, timeout: timedelta) -> dist.Store:
+    """The same store, from which rank 0 does not wait until all ranks have connected: to tell which one is missing.
+
+    Args:
+        launch: what the launcher said.
+        timeout: of everything that waits for another rank, and of connecting to rank 0.
+    """
+    if "MASTER_ADDR" not in os.environ:
+        return dist.HashStore()
+    serves = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(
+        address, port, launch.world_size, serves, timeout=timeout, wait_for_workers=False, multi_tenant=True
+    )
+    return _of_this_start(store)
+
+
+def _of_this_start(store: dist.Store) -> dist.Store:
     if os.environ.get("GROUP_WORLD_SIZE") != "1":
         return store
     starts, stage = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ.get(STAGE, "")

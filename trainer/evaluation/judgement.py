@@ -1,7 +1,7 @@
 """All distances between samples and real examples, and between two sets of real examples."""
 
-import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,13 @@ from trainer.checkpoint.contents import identity_digest
 from trainer.distributed.groups import Launch
 from trainer.evaluation.accuracy import class_accuracy
 from trainer.evaluation.discrepancy import energy_distance, maximum_mean_discrepancy
-from trainer.evaluation.frechet import frechet_distance
-from trainer.evaluation.points import as_pair
+from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
+from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
+from trainer.evaluation.frechet import Gaussian, frechet_distance, gaussian_distance
+from trainer.evaluation.points import as_pair, as_points
 from trainer.evaluation.real import real_examples
 from trainer.model.feature_extractor.extractor import BATCH
-from trainer.model.feature_extractor.file import check_extractor, read_extractor
+from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
 from trainer.sampling.sample import Drawing
 from trainer.sampling.trained import restored_flow
 
@@ -83,8 +85,10 @@ def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: in
     return {f"{name}_{of}": value for of, figures in found.items() for name, value in figures.items()}
 
 
-def judge_features(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
-    """The Fréchet distance on features of samples that were drawn without guidance, and its floor.
+def judge_features(
+    samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int, statistics: Statistics | None = None
+) -> dict[str, float]:
+    """How near features of samples that were drawn without guidance come to those of real examples, and their floor.
 
     Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017,
     equation 6. The figure known as FID uses the features of one particular Inception network.
@@ -93,14 +97,26 @@ def judge_features(samples: NDArray[np.floating], real: NDArray[np.floating], *,
         samples: [N, F] features of samples, N >= 2.
         real: [M, F] features of real examples, M >= 4.
         seed: for the choice of examples that are compared for the floor.
+        statistics: of the real examples that the samples are compared with; None: those of `real`.
 
     Returns:
-        ``frechet_distance_on_features_unguided`` and ``frechet_distance_on_features_floor``.
+        ``frechet_distance_on_features``, ``precision_on_features`` and ``recall_on_features``, each with ``_unguided``
+        and with ``_floor``; precision and recall where every set has neighbours enough. Those of the floor are between
+        two sets of real examples.
     """
-    return {
-        "frechet_distance_on_features_unguided": frechet_distance(samples, real),
-        "frechet_distance_on_features_floor": frechet_distance(*parted(real, len(samples), seed=seed)),
+    as_samples, others = parted(real, len(samples), seed=seed)
+    against = Gaussian.of(as_points("real", real)) if statistics is None else statistics.gaussian
+    figures = {
+        "frechet_distance_on_features_unguided": gaussian_distance(Gaussian.of(as_points("samples", samples)), against),
+        "frechet_distance_on_features_floor": frechet_distance(as_samples, others),
     }
+    neighbours = real if statistics is None or statistics.features is None else statistics.features
+    pairs = {"unguided": (neighbours, samples), "floor": (others, as_samples)}
+    if min(len(points) for pair in pairs.values() for points in pair) > NEIGHBOURS:
+        for kind, pair in pairs.items():
+            found = precision_recall(*(torch.from_numpy(np.ascontiguousarray(points)).flatten(1) for points in pair))
+            figures |= {f"{name}_on_features_{kind}": value for name, value in found._asdict().items()}
+    return figures
 
 
 def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -119,20 +135,30 @@ def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[
     return real[order[:num]], real[order[num:]]
 
 
-def check_features(path: Path, run_dir: Path) -> None:
-    """Refuses a feature extractor that does not take what a run draws.
+def check_features(path: Path, run_dir: Path, statistics: Path | None = None) -> None:
+    """Refuses a feature extractor that does not take what a run draws, and statistics of other features.
 
     Args:
         path: the file of the extractor.
         run_dir: folder of the run.
+        statistics: file of statistics of real examples, or None.
 
     Raises:
-        FileError: the file is malformed, or takes examples of another shape.
+        FileError: a file is malformed, or the extractor takes examples of another shape.
     """
     check_extractor(path, restored_flow(run_dir)[1].decoded_shape)
+    if statistics is not None:
+        _statistics(statistics, path)
 
 
-def write_judgement(drawing: Drawing, examples: Tensor | None, features: Path | None, out: Path) -> None:
+def _statistics(path: Path, extractor: Path) -> Statistics:
+    num_features = math.prod(feature_shape(extractor))
+    return Statistics.read(path, num_features=num_features, extractor=file_digest(extractor))
+
+
+def write_judgement(
+    drawing: Drawing, examples: Tensor | None, features: Path | None, out: Path, statistics: Path | None = None
+) -> None:
     """Judges drawn examples against the data of their run, writes the figures as JSON and prints them; collective.
 
     Args:
@@ -140,6 +166,7 @@ def write_judgement(drawing: Drawing, examples: Tensor | None, features: Path | 
         examples: [N, *shape], drawn with its guidance; None on ranks that do not write.
         features: file of the network whose features are compared too, or None.
         out: JSON to write.
+        statistics: file of statistics of real examples, which take the place of those of the run's data, or None.
     """
     unguided = drawing.examples(1.0)
     if examples is None or unguided is None:
@@ -159,8 +186,9 @@ def write_judgement(drawing: Drawing, examples: Tensor | None, features: Path | 
         of_samples, of_real = (
             np.concatenate([extractor.features(part) for part in images.split(BATCH)]) for images in (unguided, real)
         )
-        figures |= judge_features(of_samples, of_real, seed=drawing.seed)
-        figures["features_sha256"] = hashlib.sha256(features.read_bytes()).hexdigest()
+        against = None if statistics is None else _statistics(statistics, features)
+        figures |= judge_features(of_samples, of_real, seed=drawing.seed, statistics=against)
+        figures["features_sha256"] = file_digest(features)
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(f"{out}: {_in_words(figures)}")

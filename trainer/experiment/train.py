@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.distributed.consistency import compare, consistent_ranks
 from trainer.distributed.first_rank import first_rank_looks
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher
-from trainer.experiment.stage import check_read, chosen, load_stages, run_stages
+from trainer.distributed.refusal import RanksMissing
+from trainer.distributed.run_folder import one_folder
+from trainer.distributed.start_store import StartStore
+from trainer.experiment.stage import Stage, check_read, chosen, load_stages, run_stages
+from trainer.training.facts import given
+from trainer.training.failure import RunFailed
 
 
 def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
@@ -21,15 +27,27 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
         0 if the run is done, 75 if it was told to stop, has saved and wants to be started again.
 
     Raises:
-        ValueError: the configuration, the run folder or a port cannot be used; nothing has been joined or written.
-        RunFailed: the run cannot go on.
+        ValueError: the configuration, the run folder or a port cannot be used, or the ranks were not started alike;
+            nothing has been joined or written.
+        RunFailed: the run cannot go on, or a rank did not come.
     """
     end_with_launcher()
-    launch = Launch.from_environment()
-    stages = load_stages(path, overrides)
-    if stages[0].name and only is None:
-        return run_stages(stages, path, overrides, launch)
-    stage = chosen(stages, only)
-    with first_rank_looks(launch):
-        check_read(stage, stages)
-        return stage.run(launch)
+    ranks = StartStore(Launch.from_environment())
+    try:
+        with consistent_ranks(ranks, path):
+            stages = load_stages(path, overrides)
+            if stages[0].name and only is None:  # its stages compare themselves
+                return run_stages(stages, path, overrides, ranks.launch)
+            stage = chosen(stages, only)
+            with first_rank_looks(ranks):
+                _compare_given(ranks, stage, stages)
+                check_read(stage, stages)
+                return stage.run(ranks.launch)
+    except RanksMissing as error:
+        raise RunFailed(str(error)) from error
+
+
+def _compare_given(ranks: StartStore, stage: Stage, stages: Sequence[Stage]) -> None:
+    document = {"stages": {one.name: one.document for one in stages}} if stage.name else stage.document
+    with one_folder(ranks, stage.folder) as objection:
+        compare(ranks, "given", given(document, ranks.launch), objection=objection)

@@ -130,13 +130,14 @@ class DiT(Network):
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
         waves_BW = (timestep_waves(t) if self.of_diffusers else wave_embedding(TIME_SCALE * t, self.hidden)).to(dtype)
         label_B = known_label(self, t, condition.label)
-        steering_BD = steered_by(self, waves_BW, label_B, embedded_caption(self.embed_caption, t, condition.caption))
+        caption_BD = embedded_caption(self.embed_caption, t, condition.caption)
+        steering_BD = steered_by(self, waves_BW, label_B, caption_BD)
         seen = beside_context(x_t, condition.context, self.read_context)
         grid, positions_ND = self._grid_of(x_t)
         tokens_BND = self.embed_patches(grid.patches(seen).to(dtype)) + positions_ND.to(dtype)
         for block in self.blocks:
-            steered_alone = isinstance(block, SelfSteeredBlock)
-            tokens_BND = block(tokens_BND, waves_BW, label_B) if steered_alone else block(tokens_BND, steering_BD)
+            alone = isinstance(block, SelfSteeredBlock)
+            tokens_BND = block(tokens_BND, *((waves_BW, label_B, caption_BD) if alone else (steering_BD,)))
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
         return modulate(tokens_BND, shift, scale)
 
@@ -234,7 +235,7 @@ class SelfSteeredBlock(Block):
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, tokens_BND: Tensor, waves_BW: Tensor, label_B: Tensor
+        self, tokens_BND: Tensor, waves_BW: Tensor, label_B: Tensor, caption_BD: Tensor | None
     ) -> Tensor:
         """Computes the tokens after the block.
 
@@ -242,11 +243,12 @@ class SelfSteeredBlock(Block):
             tokens_BND: the tokens before it.
             waves_BW: cosines and sines of the time.
             label_B: int64, classes.
+            caption_BD: embedded captions; None: the network reads none.
 
         Returns:
             [B, N, D].
         """
-        return super().forward(tokens_BND, steered_by(self, waves_BW, label_B))
+        return super().forward(tokens_BND, steered_by(self, waves_BW, label_B, caption_BD))
 
 
 class FeedForward(nn.Sequential):

@@ -1,6 +1,6 @@
-"""A causal language model over bytes.
+"""A causal language model over tokens.
 
-Shape suffixes: B sequences of this rank, N positions, T rows on this rank, D width, V byte values.
+Shape suffixes: B sequences of this rank, N positions, T rows on this rank, D width, V tokens of the vocabulary.
 """
 
 import math
@@ -16,14 +16,11 @@ from moe.dispatch.residency import Residency, collect_values, gather_equal, retu
 from moe.host_copies import to_device
 from moe.random.keyed import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
-from trainer.config.network.gpt import BYTE_VALUES
 from trainer.model.layer.attention import Attention, Context
 from trainer.model.layer.initial import Constant, Initial, Normal
 from trainer.model.layer.kv_cache import Window
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import Columns, Rows
-
-
 
 FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
 
@@ -68,13 +65,14 @@ class GPT(Network):
                 moves tokens.
         """
         super().__init__()
-        self.context, self.dropout = config.context, config.dropout
+        self.context, self.dropout, self.vocabulary = config.context, config.dropout, config.vocabulary
+        self.token_dtype = torch.uint8 if config.token_bytes == 1 else torch.int32
         self.tied = config.tied
-        self.embed = (TiedEmbedding if config.tied else nn.Embedding)(BYTE_VALUES, config.hidden)
+        self.embed = (TiedEmbedding if config.tied else nn.Embedding)(config.vocabulary, config.hidden)
         self.blocks = nn.ModuleList(Block(config, layer, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_norm = norm_of(config)
         if not config.tied:
-            self.unembed = nn.Linear(config.hidden, BYTE_VALUES, bias=False)
+            self.unembed = nn.Linear(config.hidden, config.vocabulary, bias=False)
 
     @classmethod
     def build(cls, spec: NetworkSpec[GPTConfig]) -> Self:
@@ -100,11 +98,11 @@ class GPT(Network):
         return Normal(0.02 / math.sqrt(2 * len(self.blocks)) if into_the_stream else 0.02)
 
     def forward(self, tokens_BN: Tensor, targets_BN: Tensor | None = None) -> Tensor:
-        """Predicts the byte behind each byte.
+        """Predicts the token behind each token.
 
         Args:
-            tokens_BN: int64 byte values.
-            targets_BN: the bytes behind them; None: ask for the prediction itself.
+            tokens_BN: int64 tokens, 0 to V - 1.
+            targets_BN: the tokens behind them; None: ask for the prediction itself.
 
         Returns:
             Logits [B, N, V], or with targets the cross entropy of each in nats, [B, N]; float32 (float64 if the
@@ -116,15 +114,15 @@ class GPT(Network):
         length = tokens_BN.shape[1]
         if length > self.context:
             raise ValueError(
-                f"tokens: {length} bytes exceed the model's context {self.context}; give at most that many"
+                f"tokens: {length} tokens exceed the model's context {self.context}; give at most that many"
             )
         group = self.group
         residency = Residency.home(tokens_BN.numel(), group, tokens_BN.device)
         context = Window(length, self._dropout_seeds(group, tokens_BN.device))
         rows_TD, residency = self.advance(self.embed(tokens_BN).flatten(0, 1), residency, context)
         if targets_BN is None:
-            return self.logits(return_home(rows_TD, residency)).view(*tokens_BN.shape, BYTE_VALUES)
-        targets_T = share_values(targets_BN.flatten().to(torch.uint8), residency).long()
+            return self.logits(return_home(rows_TD, residency)).view(*tokens_BN.shape, self.vocabulary)
+        targets_T = share_values(targets_BN.flatten().to(self.token_dtype), residency).long()
         losses_T = functional.cross_entropy(self.logits(rows_TD), targets_T, reduction="none")
         return collect_values(losses_T, residency).view(tokens_BN.shape)
 
@@ -144,7 +142,7 @@ class GPT(Network):
         return rows_TD, residency
 
     def logits(self, rows_TD: Tensor) -> Tensor:
-        """Logits [T, V] of the byte behind each row, in float32 or float64."""
+        """Logits [T, V] of the token behind each row, in float32 or float64."""
         unembed = self.embed if self.tied else self.unembed
         logits_TV = unembed(self.final_norm(rows_TD))
         return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))

@@ -62,7 +62,7 @@ class TextEncoder:
         self._tokenizer = _tokenizer(folder / TOKENIZER, settings)
         self._model = _model(folder).to(device or torch.device("cpu"))
         self._pools = settings.get("model_type") in POOLED
-        self.width = int(self._encoded([""] if self._pools else ["."]).shape[1])
+        self.width = int(self._encoded(["."]).shape[1])
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Encodes texts.

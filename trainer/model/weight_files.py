@@ -21,6 +21,7 @@ from moe.files import FileError, replacing
 from moe.validation.document import parse_json
 
 WEIGHTS = "ema.safetensors"
+EXPORTED = "model.safetensors"
 _INDEX = ".index.json"
 _REMEDY = "restore it from a copy, or give other weights"
 
@@ -104,6 +105,10 @@ class Weights:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, whose values are not read."""
         return tuple(self._file_of[name].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Type of the values of a tensor as safetensors calls it, such as F32 or BF16."""
+        return self._file_of[name].get_slice(name).get_dtype()
 
     def tensor(self, name: str) -> Tensor:
         """A tensor, on the CPU."""

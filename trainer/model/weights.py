@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moe.files import FileError
+from trainer.config.file import read_document
+from trainer.config.model import NetworkConfig
 from trainer.model.parallel.parameters import held_pieces
 from trainer.model.values import SavedValues, fill
 from trainer.model.weight_files import open_weights
@@ -37,6 +39,31 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
             raise FileError(path, name, "is missing", _REMEDY)
         if found[name] != shape:
             raise FileError(path, name, f"has shape {found[name]}, not {shape}", _REMEDY)
+
+
+def check_meaning(path: Path, model: NetworkConfig) -> None:
+    """Refuses weights that have the right shapes and were trained to compute something else.
+
+    Args:
+        path: of the weights; a configuration beside them says what they compute, one without it is let through.
+        model: settings of the network that is to begin with them.
+
+    Raises:
+        FileError: a setting differs.
+    """
+    beside = path.parent / "config.yaml"
+    if not beside.is_file():
+        return
+    written = read_document(beside).get("model")
+    if not isinstance(written, dict) or written.get("kind", model.kind) != model.kind:
+        return
+    for name in model.unseen_in_shapes:
+        own = getattr(model, name)
+        theirs = written.get(name, type(model).model_fields[name].default)
+        if theirs != own:
+            shown = str(theirs).lower() if isinstance(theirs, bool) else theirs
+            remedy = f"set model.{name}={shown}, or begin without model.init_from"
+            raise FileError(beside, f"model.{name}", f"is {shown}, and this run has {own}", remedy)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -115,7 +115,8 @@ class Dashboard(Sink):
         return self._curve("loss", [self._figure("grad_norm", "gradient {:.3g}"), self._figure("lr", "lr {:.1e}")])
 
     def _held_out(self) -> Text | None:
-        return self._curve("held_out_loss", [self._figure("held_out_bits_per_byte", "{:.3f} bits/byte")])
+        bits = self._figure("held_out_bits_per_byte", "{:.3f} bits/byte")
+        return self._curve("held_out_loss", [bits, self._figure("held_out_perplexity", "perplexity {:.1f}")])
 
     def _experts(self) -> Text | None:
         drops = self._figure("dropped_fraction", "{:.1%} dropped")
@@ -127,6 +128,7 @@ class Dashboard(Sink):
         if "time.samples_per_s" not in values:
             return None
         parts = [self._figure("time.samples_per_s", "{:,.0f} samples/s", _FIGURE)]
+        parts.append(self._figure("time.tokens_per_s", "{:,.0f} tokens/s"))
         if "time.model_flops_per_s" in values:
             parts.append(Text(scaled(values["time.model_flops_per_s"], "FLOP/s")))
         parts.append(self._figure("time.mfu", "MFU {:.1%}"))

@@ -18,6 +18,7 @@ GAUGES = {
         "Unix time at which experts last moved to a new placement; absent before.",
     ),
     "time.samples_per_s": ("trainer_samples_per_second", "Training examples per second over all ranks."),
+    "time.tokens_per_s": ("trainer_tokens_per_second", "Tokens of text per second over all ranks that are predicted."),
     "time.model_flops_per_s": (
         "trainer_model_flops_per_second",
         "Floating-point operations per second over all ranks that the model needs, by formula.",

@@ -1,5 +1,6 @@
 """How fast a run learns, and how much of its devices it uses."""
 
+from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig
 from trainer.model.flops import training_flops
 
@@ -15,6 +16,7 @@ class Speed:
             world_size: devices that share the work.
         """
         self._examples = config.optim.global_batch
+        self._tokens = config.model.tokens(config.state_shape) if isinstance(config.model, GPTConfig) else None
         of_example = training_flops(config)
         self._flops = None if of_example is None else self._examples * of_example
         peak = config.observe.peak_flops
@@ -24,11 +26,14 @@ class Speed:
         """Figures of a step.
 
         Returns:
-            ``time.step_s``; ``time.samples_per_s`` and ``time.model_flops_per_s`` over all ranks; with
+            ``time.step_s``; ``time.samples_per_s``, of text ``time.tokens_per_s``, and ``time.model_flops_per_s`` over
+            all ranks; with
             ``observe.peak_flops``, ``time.mfu``: model FLOP/s over the devices' peak (Chowdhery et al., "PaLM", 2022,
             appendix B). A network whose multiply-adds are not known has the first two alone.
         """
         figures = {"time.step_s": step_s, "time.samples_per_s": self._examples / step_s}
+        if self._tokens is not None:
+            figures["time.tokens_per_s"] = self._tokens * figures["time.samples_per_s"]
         if self._flops is None:
             return figures
         figures["time.model_flops_per_s"] = self._flops / step_s

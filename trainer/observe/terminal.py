@@ -19,7 +19,9 @@ SHOWN = {
     "held_out_bits_per_byte": "{:.3f} bits/byte",
     "grad_norm": "gradient {:.3g}",
     "lr": "lr {:.2e}",
+    "held_out_perplexity": "perplexity {:.1f}",
     "time.samples_per_s": "{:,.0f} samples/s",
+    "time.tokens_per_s": "{:,.0f} tokens/s",
     "expert_load_max_over_mean": "busiest expert {:.2f}x",
 }
 

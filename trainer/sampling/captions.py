@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.progress import track
 
 from moe.files import FileError, replacing
 from trainer.data import ImageFolderConfig
 from trainer.data.captions import TEXTS, VECTORS, CaptionsIndex
-from trainer.data.image_folder import pictures_of
+from trainer.data.picture_names import picture_names
 from trainer.data.shard.index import INDEX
 from trainer.distributed.groups import Launch
 from trainer.model.text_encoder import TOGETHER, TextEncoder
+
+SPREAD = 1e-6
+"""Standard deviation, relative to the mean, below which the values of all captions count as equal."""
 
 
 def run(source: Path, encoder_dir: Path, out: Path, field: str) -> int:
@@ -38,18 +42,27 @@ def run(source: Path, encoder_dir: Path, out: Path, field: str) -> int:
         raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
     texts = captions_of(source, field)
     encoder = TextEncoder(encoder_dir, Launch.from_environment().device)
-    with replacing(out / VECTORS) as temporary:
-        shape = (len(texts), encoder.width)
-        vectors = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-        chunks = range(0, len(texts), TOGETHER)
-        for first in track(chunks, "encoding", disable=not sys.stderr.isatty()):
-            vectors[first : first + TOGETHER] = encoder.encode(texts[first : first + TOGETHER]).half().numpy()
-        vectors.flush()
+    chunks = range(0, len(texts), TOGETHER)
+    encoded = [
+        encoder.encode(texts[first : first + TOGETHER])
+        for first in track(chunks, "encoding", disable=not sys.stderr.isatty())
+    ]
+    vectors = torch.cat(encoded)
+    std, mean = torch.std_mean(vectors.double(), 0, correction=0)
     lines = "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in texts)
     with replacing(out / TEXTS) as temporary:
         temporary.write_text(lines, encoding="utf-8")
-    digest = hashlib.sha256(lines.encode()).hexdigest()[:16]
-    CaptionsIndex(num_captions=len(texts), width=encoder.width, encoder=encoder.digest, texts=digest).write(out)
+    index = CaptionsIndex(
+        num_captions=len(texts),
+        width=encoder.width,
+        shift=tuple(mean.tolist()),
+        scale=tuple(std.where(std > SPREAD * (mean.abs() + 1), 1.0).tolist()),
+        encoder=encoder.digest,
+        texts=hashlib.sha256(lines.encode()).hexdigest()[:16],
+    )
+    with replacing(out / VECTORS) as temporary, temporary.open("wb") as file:
+        np.save(file, index.standardised(vectors).half().numpy(), allow_pickle=False)
+    index.write(out)
     print(f"{out}: {len(texts)} captions as vectors of {encoder.width}, by {encoder_dir}")
     return 0
 
@@ -73,7 +86,7 @@ def captions_of(source: Path, field: str) -> list[str]:
 def _beside_pictures(folder: Path) -> Iterator[str]:
     """The text files beside pictures, in the order in which data of kind image_folder number these."""
     settings = ImageFolderConfig.resolved({"path": folder})
-    for name in pictures_of(folder, settings["classes"]):
+    for name in picture_names(folder, settings["classes"]):
         path = (folder / name).with_suffix(".txt")
         text = " ".join(_read(path).split())
         if not text:
@@ -88,7 +101,8 @@ def _lines(path: Path, field: str) -> Iterator[str]:
             try:
                 text = json.loads(line)
             except ValueError as error:
-                raise FileError(path, f"line {number}", f"is not JSON ({error})", "give a JSON object a line") from error
+                remedy = "give a JSON object a line"
+                raise FileError(path, f"line {number}", f"is not JSON ({error})", remedy) from error
             if isinstance(text, dict):
                 if field not in text:
                     known = ", ".join(map(str, text)) or "nothing"
@@ -105,6 +119,7 @@ def _read(path: Path) -> str:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return content.decode("utf-8-sig")
     except (OSError, EOFError) as error:
-        raise FileError(path, "file", f"cannot be read ({getattr(error, 'strerror', None) or error})", remedy) from error
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
     except UnicodeDecodeError as error:
         raise FileError(path, "file", f"is not UTF-8 (byte {error.start})", remedy) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +43,13 @@ class Conditioning:
         """Images [N, C, H, W] that were drawn, with their visible pixels in their places."""
         return images if self.seen is None else self.seen.completed(images)
 
+    def columns(self) -> int:
+        """Images a row of a grid: one for each class where they come in turn, or else as many as there are rows."""
+        labels = self.labels.tolist()
+        turn = len(set(labels))
+        in_turn = all(label == labels[place % turn] for place, label in enumerate(labels))
+        return turn if turn > 1 and in_turn else math.isqrt(len(labels) - 1) + 1
+
     def headings(self, names: tuple[str, ...], columns: int) -> tuple[str, ...]:
         """What stands above the columns of a grid.
 
@@ -76,7 +85,9 @@ class Conditioning:
         return torch.cat([row for together in zip(*rows, strict=True) for row in together])
 
 
-def conditioning_for(config: RunConfig, parts: FlowParts, num: int, *, seed: int) -> Conditioning:
+def conditioning_for(
+    config: RunConfig, parts: FlowParts, num: int, *, seed: int, classes: Sequence[int] = ()
+) -> Conditioning:
     """Chooses the conditions of examples.
 
     Args:
@@ -84,9 +95,10 @@ def conditioning_for(config: RunConfig, parts: FlowParts, num: int, *, seed: int
         parts: of its flow; its context hides parts of images.
         num: examples.
         seed: with the number of an example, it decides what is hidden of an image.
+        classes: those that are drawn; empty: all.
 
     Returns:
-        Classes in turn (0 where there are none). Where the network reads a context, those of the first held-out images;
+        The classes in turn (0 where there are none). Where the network reads a context, those of the first held-out images;
         there may be fewer than `num`.
     """
     captions = config.flow and config.flow.captions
@@ -95,7 +107,8 @@ def conditioning_for(config: RunConfig, parts: FlowParts, num: int, *, seed: int
         label = torch.zeros(len(batch.x_1), dtype=torch.int64) if batch.labels is None else batch.labels
         return Conditioning(Condition(label=label, caption=batch.captions))
     if parts.context is None:
-        label = torch.arange(num) % max(1, config.data.num_classes)
+        chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))
+        label = chosen[torch.arange(num) % len(chosen)]
         return Conditioning(Condition(label=label), beginnings=_beginnings(config, num, seed))
     batch = _held_out(config, num)
     images, labels = batch.x_1, batch.labels

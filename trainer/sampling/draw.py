@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,9 +58,9 @@ class TrainedFlow:
         sample = self.sample.model_copy(update={"sampler": chosen})
         return replace(self, config=self.config.model_copy(update={"sample": sample}))
 
-    def conditioning(self, num: int, *, seed: int) -> Conditioning:
+    def conditioning(self, num: int, *, seed: int, classes: Sequence[int] = ()) -> Conditioning:
         """Conditions of examples: the classes in turn, or the contexts of held-out images; see `conditioning_for`."""
-        return conditioning_for(self.config, self.parts, num, seed=seed)
+        return conditioning_for(self.config, self.parts, num, seed=seed, classes=classes)
 
     def draw(
         self,

@@ -16,6 +16,8 @@ from trainer.config.digest import config_digest
 from trainer.config.file import load_config
 from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig, TextSample
+from trainer.data.text.run_tokenizer import run_tokenizer
+from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
 from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
@@ -33,17 +35,19 @@ class GenerateRequest:
         run_dir: folder of the run.
         prompt: what the text begins with.
         prompts: file with a prompt a line, in place of the one; all are continued at once.
-        num_bytes: bytes to write after each; None: the run's own number.
-        temperature: what logits are divided by before a byte is drawn; None: the run's own.
+        num_tokens: tokens to write after each; None: the run's own number.
+        num_bytes: the same, for a run whose tokens are bytes.
+        temperature: what logits are divided by before a token is drawn; None: the run's own.
         seed: of the draws.
         placement: where the experts live on the ranks; None: where the run had them.
         record: folder for the collectives that the ranks issue meanwhile, or None.
-        out: file for the bytes as they are, or None to print them.
+        out: file for the text as it is, or None to print it.
     """
 
     run_dir: Path
     prompt: str = "def "
     prompts: Path | None = None
+    num_tokens: int | None = None
     num_bytes: int | None = None
     temperature: float | None = None
     seed: int = 0
@@ -73,20 +77,22 @@ def run(request: GenerateRequest) -> int:
         raise ValueError(
             f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample verb"
         )
-    num_bytes = config.sample.num_bytes if request.num_bytes is None else request.num_bytes
+    tokenizer = run_tokenizer(config.data, folder)
+    option, num_tokens = _num_tokens(request, config.sample.num_tokens, tokenizer)
     temperature = config.sample.temperature if request.temperature is None else request.temperature
-    context, starts = config.model.context, _starts(request)
+    context, starts = config.model.context, _starts(request, tokenizer)
+    unit = "bytes" if isinstance(tokenizer, ByteTokenizer) else "tokens"
     for start in starts:
         if not 0 < len(start) < context:
-            raise ValueError(f"--prompt: {len(start)} bytes are no start of a text; give 1 to {context - 1}")
+            raise ValueError(f"--prompt: {len(start)} {unit} are no start of a text; give 1 to {context - 1}")
     longest = max(map(len, starts))
-    if not 0 < num_bytes <= context - longest:
+    if not 0 < num_tokens <= context - longest:
         raise ValueError(
-            f"--num-bytes: {num_bytes} after a prompt of {longest} is outside the network's context of {context}; "
+            f"{option}: {num_tokens} after a prompt of {longest} is outside the network's context of {context}; "
             f"use 1 to {context - longest}"
         )
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest bytes, 1 for all")
+        raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest {unit}, 1 for all")
     check_sharing(config, launch.world_size)
     if request.record is not None and launch.world_size == 1:
         raise ValueError("--record: one rank sends nothing; start the ranks that share the experts with torchrun")
@@ -101,7 +107,9 @@ def run(request: GenerateRequest) -> int:
         model = restore(config, layout, folder).to(launch.device)
         recorder = None if request.record is None else _recorder(request.record, config, model, launch)
         with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
-            texts = continue_texts(model, starts, num_bytes, temperature=temperature, seed=seed)
+            texts = continue_texts(
+                model, starts, num_tokens, tokenizer=tokenizer, temperature=temperature, seed=seed
+            )
         if recorder is not None:
             recorder.write()
             dist.barrier()
@@ -115,8 +123,27 @@ def run(request: GenerateRequest) -> int:
     return 0
 
 
-def _starts(request: GenerateRequest) -> list[bytes]:
-    """The prompts as bytes."""
+def _num_tokens(request: GenerateRequest, own: int, tokenizer: Tokenizer) -> tuple[str, int]:
+    """Tokens to write, and the option that says so."""
+    if request.num_bytes is None:
+        return "--num-tokens", own if request.num_tokens is None else request.num_tokens
+    if request.num_tokens is not None:
+        raise ValueError("--num-bytes: stands beside --num-tokens, which says the same; give one of them")
+    if not isinstance(tokenizer, ByteTokenizer):
+        raise ValueError("--num-bytes: the run writes tokens of a tokenizer, not bytes; use --num-tokens")
+    return "--num-bytes", request.num_bytes
+
+
+def _starts(request: GenerateRequest, tokenizer: Tokenizer) -> list[list[int]]:
+    """The prompts as tokens."""
+    try:
+        return [tokenizer.encode(prompt) for prompt in _prompts(request)]
+    except UnicodeDecodeError as error:
+        option = "--prompt" if request.prompts is None else f"--prompts: {request.prompts}"
+        raise ValueError(f"{option}: is not UTF-8, which the tokenizer reads; give text in UTF-8") from error
+
+
+def _prompts(request: GenerateRequest) -> list[bytes]:
     if request.prompts is None:
         return [request.prompt.encode(errors="surrogateescape")]
     try:

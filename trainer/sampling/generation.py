@@ -1,22 +1,22 @@
-"""Writing bytes behind prompts, one step a byte.
+"""Writing tokens behind prompts, one step a token.
 
 What a step costs in collectives, when tokens move among N ranks (context-coherent mode): each MoE layer's all-to-all
 (:mod:`moe.dispatch.context_coherent`), and one all-gather behind the last layer, of uint8, that makes the caches equal
 again before the next step:
     all_gather   uint8    M (W s + 4) + 8 S a rank: keys, values and sequence of every row that one of the blocks had on
-                          this rank (M: as many as the rank with most has, over all blocks), then sequence and byte of
-                          every token that was sampled here (S sequences in the group), padded
+                          this rank (M: as many as the rank with most has, over all blocks), then sequence and number
+                          of every token that was sampled here (S sequences in the group), padded
 No message tells sizes: each rank knows how many rows every rank had in every block. The prompt's forward pass gathers
-keys and values in every block, as training does, and its own last all-gather carries bytes alone. Two all-gathers come
-first: 24 bytes a rank (prompts, their length, a seed), then the prompts.
+keys and values in every block, as training does, and its own last all-gather carries tokens alone. Two all-gathers
+come first: 24 bytes a rank (prompts, their length, a seed), then the prompts, 1 byte a token or, of a vocabulary of more
+than 256, 4.
 A token begins a step on the rank where the one before it ended. With tokens at home, none of this is sent.
 
-Shape suffixes: T rows on this rank, S sequences of the group, V byte values; W s: bytes of a row's keys and values.
+Shape suffixes: T rows on this rank, S sequences of the group, V tokens of the vocabulary; W s: bytes of a row's keys and values.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import torch
 import torch.distributed as dist
@@ -25,100 +25,91 @@ from torch import Tensor
 from moe.dispatch.residency import Residency, gather_equal
 from moe.dispatch.row_messages import aligned
 from moe.random.keyed import fold_in, uniform
-from trainer.model.gpt import BYTE_VALUES, GPT
-from trainer.model.layer.kv_cache import Cache, Made, NextByte, Prompt
+from trainer.model.gpt import GPT
+from trainer.model.layer.kv_cache import Cache, Made, NextToken, Prompt
 
 Group = dist.ProcessGroup | None
 Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""From sequences int64 [T], their logits [T, V] and the number of the step to the next byte of each, int64 [T]."""
-
-
-@overload
-def generate(
-    model: GPT, prompts: Sequence[bytes], num_bytes: int, *, temperature: float = ..., generator: torch.Generator
-) -> list[bytes]: ...
-
-
-@overload
-def generate(
-    model: GPT, prompts: Tensor, num_bytes: int, *, temperature: float = ..., generator: torch.Generator
-) -> Tensor: ...
+"""From sequences int64 [T], their logits [T, V] and the number of the step to the next token of each, int64 [T]."""
 
 
 def generate(
     model: GPT,
-    prompts: Sequence[bytes] | Tensor,
-    num_bytes: int,
+    prompts: Sequence[Sequence[int]],
+    num_tokens: int,
     *,
     temperature: float = 1.0,
     generator: torch.Generator,
-) -> list[bytes] | Tensor:
+    vocabulary: int | None = None,
+) -> list[list[int]]:
     """Writes on behind prompts; collective over the ranks that share experts, each of which brings its own prompts.
 
-    What is drawn is a function of the rank's seed, the prompt's place and the byte's place, whichever rank draws it.
+    What is drawn is a function of the rank's seed, the prompt's place and the token's place, whichever rank draws it.
 
     Args:
         model: the network; used as in evaluation.
-        prompts: of this rank, possibly none; as texts of one byte or more, or int64 [B, N].
-        num_bytes: bytes to write, the same on every rank.
-        temperature: 0 takes the likeliest byte; 1 draws from the model; in between, and beyond, sharper or flatter.
+        prompts: of this rank, possibly none; each of one token or more. Bytes are tokens too.
+        num_tokens: tokens to write, the same on every rank.
+        temperature: 0 takes the likeliest token; 1 draws from the model; in between, and beyond, sharper or flatter.
         generator: where the rank's seed comes from.
+        vocabulary: only tokens below it are written; None: any that the network knows.
 
     Returns:
-        What was written, without the prompts, in their form: texts, or int64 [B, num_bytes] on the model's device.
+        What was written behind each, without the prompts.
 
     Raises:
         ValueError: a prompt is empty, it does not leave room in the model's context, or a number is out of range.
     """
-    texts = [bytes(row.tolist()) for row in prompts] if isinstance(prompts, Tensor) else list(prompts)
-    if num_bytes < 1:
-        raise ValueError(f"num_bytes: there is nothing to write ({num_bytes}); give 1 or more")
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens: there is nothing to write ({num_tokens}); give 1 or more")
     if temperature < 0:
         raise ValueError(f"temperature: is negative ({temperature}); give 0 or more")
-    longest = max(map(len, texts), default=1)
-    if not all(texts):
-        raise ValueError("prompts: one is empty (b''); give at least one byte")
-    if longest + num_bytes > model.context:
+    longest = max(map(len, prompts), default=1)
+    if not all(map(len, prompts)):
+        raise ValueError("prompts: one is empty; give at least one token")
+    if longest + num_tokens > model.context:
         raise ValueError(
-            f"num_bytes: {num_bytes} behind a prompt of {longest} exceed the model's context {model.context}; "
+            f"num_tokens: {num_tokens} behind a prompt of {longest} exceed the model's context {model.context}; "
             "shorten one of them"
         )
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
-    written, own = write_on(model, texts, num_bytes, seed, lambda keys_S: _sampler(temperature, keys_S))
-    return written[own] if isinstance(prompts, Tensor) else [bytes(row) for row in written[own].tolist()]
+    written, own = write_on(
+        model, prompts, num_tokens, seed, lambda keys_S: _sampler(temperature, keys_S, vocabulary or model.vocabulary)
+    )
+    return written[own].tolist()
 
 
 @torch.no_grad()
 def write_on(
-    model: GPT, prompts: list[bytes], num_bytes: int, seed: int, chooser: Callable[[Tensor], Choose]
+    model: GPT, prompts: Sequence[Sequence[int]], num_tokens: int, seed: int, chooser: Callable[[Tensor], Choose]
 ) -> tuple[Tensor, slice]:
-    """Generates with any rule that chooses a byte.
+    """Generates with any rule that chooses a token.
 
     Args:
         model: the network.
         prompts: of this rank.
-        num_bytes: bytes to write.
+        num_tokens: tokens to write.
         seed: of this rank.
         chooser: from a key of each sequence, int64 [S], to the rule.
 
     Returns:
-        The bytes of all sequences of the group, int64 [S, num_bytes], and which are this rank's.
+        The tokens of all sequences of the group, int64 [S, num_tokens], and which are this rank's.
     """
     training = model.training
     model.eval()
     try:
-        begun = _exchange_prompts(prompts, seed, model.group, model.embed.weight.device)
+        begun = _exchange_prompts(prompts, seed, model.token_dtype, model.group, model.embed.weight.device)
         choose = chooser(begun.keys)
-        cache = Cache(len(model.blocks), begun.longest + num_bytes)
-        written = begun.tokens.new_zeros(len(begun.lengths), num_bytes)
+        cache = Cache(len(model.blocks), begun.longest + num_tokens)
+        written = begun.tokens.new_zeros(len(begun.lengths), num_tokens)
         prompt = Prompt(begun.longest, cache)
         rows, residency = model.advance(model.embed(begun.tokens[begun.own].flatten()), begun.residency, prompt)
         sequences = residency.ids // begun.longest
         ends = (prompt.positions(residency) + 1 == begun.lengths[sequences]).nonzero()[:, 0]
         rows, sequences, made = rows[ends], sequences[ends], []
-        for step in range(num_bytes):
+        for step in range(num_tokens):
             if step:
-                following = NextByte(cache, begun.lengths + step - 1, begun.longest + step - 1)
+                following = NextToken(cache, begun.lengths + step - 1, begun.longest + step - 1)
                 rows, residency = model.advance(model.embed(written[sequences, step - 1]), residency, following)
                 sequences, made = residency.ids, following.made
             written[sequences, step] = choose(sequences, model.logits(rows), step)
@@ -131,7 +122,7 @@ def write_on(
 
 @dataclass(frozen=True, eq=False)
 class _Begun:
-    """The prompts of all ranks: bytes [S, longest], lengths and keys int64 [S]; which sequences are this rank's, how
+    """The prompts of all ranks: tokens [S, longest], lengths and keys int64 [S]; which sequences are this rank's, how
     many numbers of sequences a rank has, and where the tokens are, padding included."""
 
     tokens: Tensor
@@ -143,21 +134,24 @@ class _Begun:
     residency: Residency
 
 
-def _exchange_prompts(prompts: list[bytes], seed: int, group: Group, device: torch.device) -> _Begun:
+def _exchange_prompts(
+    prompts: Sequence[Sequence[int]], seed: int, dtype: torch.dtype, group: Group, device: torch.device
+) -> _Begun:
     sizes = torch.tensor([[len(prompts), max(map(len, prompts), default=1), seed]], device=device)
     sizes = _gathered(sizes, group)
     numbers, seeds = sizes[:, 0].tolist(), sizes[:, 2]
     most, longest = max(numbers), int(sizes[:, 1].max())
-    padded = torch.zeros(most, longest + 4, dtype=torch.uint8)
+    width = longest * dtype.itemsize
+    padded = torch.zeros(most, width + 4, dtype=torch.uint8)
     for row, prompt in zip(padded, prompts, strict=False):
-        row[: len(prompt)] = torch.frombuffer(bytearray(prompt), dtype=torch.uint8)
-        row[longest:] = torch.tensor([len(prompt)], dtype=torch.int32).view(torch.uint8)
+        row[: len(prompt) * dtype.itemsize] = torch.tensor(list(prompt), dtype=dtype).view(torch.uint8)
+        row[width:] = torch.tensor([len(prompt)], dtype=torch.int32).view(torch.uint8)
     padded = _gathered(padded.to(device), group)
     sequences = torch.arange(len(padded), device=device)
     first = 0 if group is None else dist.get_rank(group) * most
     return _Begun(
-        tokens=padded[:, :longest].long(),
-        lengths=_integers(padded[:, longest:])[:, 0],
+        tokens=aligned(padded[:, :width]).view(dtype).long(),
+        lengths=_integers(padded[:, width:])[:, 0],
         keys=fold_in(seeds[sequences // max(most, 1)], sequences % max(most, 1)),
         longest=longest,
         own=slice(first, first + len(prompts)),
@@ -173,26 +167,26 @@ def _exchange_prompts(prompts: list[bytes], seed: int, group: Group, device: tor
 
 
 def _synchronise(
-    cache: Cache, made: list[Made], bytes_S: Tensor, positions_S: Tensor, sequences_T: Tensor, group: Group
+    cache: Cache, made: list[Made], tokens_S: Tensor, positions_S: Tensor, sequences_T: Tensor, group: Group
 ) -> tuple[int, ...]:
-    """Makes caches and written bytes the same on every rank.
+    """Makes caches and written tokens the same on every rank.
 
     Args:
         cache: of this rank.
         made: what the blocks made here in this step.
-        bytes_S: the step's bytes; those of `sequences_T` are known.
+        tokens_S: the step's tokens; those of `sequences_T` are known.
         positions_S: where the step's keys and values belong.
-        sequences_T: whose bytes were chosen here.
+        sequences_T: whose tokens were chosen here.
         group: the ranks that tokens move among.
 
     Returns:
-        How many bytes were chosen on each rank.
+        How many tokens were chosen on each rank.
     """
     if group is None or group.size() == 1:
         return (len(sequences_T),)
-    device, size = bytes_S.device, group.size()
-    chosen = torch.full([len(bytes_S), 2], -1, dtype=torch.int32, device=device)
-    chosen[: len(sequences_T)] = torch.stack([sequences_T, bytes_S[sequences_T]], dim=1)
+    device, size = tokens_S.device, group.size()
+    chosen = torch.full([len(tokens_S), 2], -1, dtype=torch.int32, device=device)
+    chosen[: len(sequences_T)] = torch.stack([sequences_T, tokens_S[sequences_T]], dim=1)
     rows_by_rank = [sum(block.rows[rank] for block in made) for rank in range(size)]
     most = max(rows_by_rank)
     message = chosen.view(torch.uint8).flatten()
@@ -200,12 +194,12 @@ def _synchronise(
         own = torch.cat([_as_bytes(block) for block in made])
         message = torch.cat([own.flatten(), own.new_zeros((most - len(own)) * own.shape[1]), message])
     gathered = gather_equal(message, group).view(size, -1)
-    chosen = _integers(gathered[:, -8 * len(bytes_S) :]).view(size, -1, 2)
+    chosen = _integers(gathered[:, -8 * len(tokens_S) :]).view(size, -1, 2)
     valid = chosen[:, :, 0] >= 0
     sequences, values = chosen[valid].unbind(dim=1)
-    bytes_S[sequences] = values
+    tokens_S[sequences] = values
     if most:
-        rows = gathered[:, : -8 * len(bytes_S)].reshape(size, most, -1)
+        rows = gathered[:, : -8 * len(tokens_S)].reshape(size, most, -1)
         rows = torch.cat([part[:number] for part, number in zip(rows, rows_by_rank, strict=True)])
         numbers = [block.rows[rank] for rank in range(size) for block in made]
         layers = torch.arange(len(made)).repeat(size).repeat_interleave(torch.tensor(numbers)).to(device)
@@ -230,12 +224,13 @@ def _gathered(values: Tensor, group: Group) -> Tensor:
     return values if group is None else gather_equal(values, group)
 
 
-def _sampler(temperature: float, keys_S: Tensor) -> Choose:
+def _sampler(temperature: float, keys_S: Tensor, vocabulary: int) -> Choose:
     def choose(sequences_T: Tensor, logits_TV: Tensor, step: int) -> Tensor:
+        logits_TV = logits_TV[:, :vocabulary]
         if temperature == 0:
             return logits_TV.argmax(dim=1)
         heights_TV = (logits_TV.double() / temperature).softmax(dim=1).cumsum(dim=1)
         drawn_T = uniform(fold_in(keys_S[sequences_T], step))
-        return (heights_TV <= drawn_T[:, None]).sum(dim=1).clamp(max=BYTE_VALUES - 1)
+        return (heights_TV <= drawn_T[:, None]).sum(dim=1).clamp(max=vocabulary - 1)
 
     return choose

@@ -1,7 +1,7 @@
 """The sample verb: a grid of images or a scatter plot of points."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +11,19 @@ from torch import Tensor
 
 from trainer.config.constraints.buckets import with_shape
 from trainer.config.constraints.drawing import drawable
-from trainer.config.run import ImageSample, PointSample
-from trainer.flow.reference import ReferenceConfig
+from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import AnyConfig
+from trainer.sampling.chosen import SamplerChoice
+from trainer.sampling.classes import chosen_classes, names_or_numbers
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.preview import plot_points
-from trainer.sampling.reference import Reference
-from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
 from trainer.trace.drawing import DrawingTrace
+
+ABOUT = 80
+"""Images of a grid where nobody says how many."""
 
 
 @dataclass(frozen=True)
@@ -78,74 +80,114 @@ class Drawing:
         if isinstance(config.sample, PointSample):
             plot_points(config, examples, self.conditioning.labels, out, seed=self.seed)
         else:
-            columns = config.data.num_classes if config.data.num_classes > 1 else math.isqrt(num - 1) + 1
-            headings = self.conditioning.headings(config.data.class_names, columns)
+            columns = self.conditioning.columns()
+            headings = self.conditioning.headings(names_or_numbers(config), columns)
             image_grid(self.conditioning.pictures(examples, columns).numpy(), columns, out, headings)
         kind = "points" if isinstance(config.sample, PointSample) else "images"
         print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}")
 
 
-def _sides(shape: str) -> tuple[int, int]:
-    height, _, width = shape.partition(",")
-    if not (height.strip().isdecimal() and width.strip().isdecimal()):
-        raise ValueError(f"--shape: {shape!r} is no height and width; use for example 32,48")
-    return int(height), int(width)
+@dataclass(frozen=True, kw_only=True)
+class DrawingRequest:
+    """What is drawn of a run.
+
+    Attributes:
+        run_dir: folder of the run.
+        num: images or points; None: of images about 80, of each class as many; of points as many as the run's own
+            pictures show.
+        classes: names or numbers of the classes that are drawn; empty: all.
+        guidance: scale of classifier-free guidance; None: the run's own.
+        seed: of the starting noise.
+        sampler: what draws.
+        shape: height and width of images with a comma between them, of a run that learns several; None: the largest.
+    """
+
+    run_dir: Path
+    num: int | None = None
+    classes: tuple[str, ...] = ()
+    guidance: float | None = None
+    seed: int = 0
+    sampler: SamplerChoice = SamplerChoice()
+    shape: str | None = None
+
+    def check(self) -> None:
+        """Refuses numbers that are out of range.
+
+        Raises:
+            ValueError: names the option and the remedy.
+        """
+        if self.num is not None and self.num < 1:
+            raise ValueError(f"--num: {self.num} is below 1; use 1 or more")
+        if self.guidance is not None and not 0 <= self.guidance < math.inf:
+            raise ValueError(
+                f"--guidance: {self.guidance} is not a number from 0; use 1 for none, 1.5 for sharper images"
+            )
+        if self.seed < 0:
+            raise ValueError(f"--seed: {self.seed} is below 0; use 0 or more")
+        self.sampler.check()
+
+    def shaped(self, config: RunConfig) -> RunConfig:
+        """A run whose images have the shape that is asked for alone.
+
+        Args:
+            config: the run.
+
+        Raises:
+            ValueError: the run learns no such shape.
+        """
+        if self.shape is None:
+            return config
+        height, _, width = self.shape.partition(",")
+        if not (height.strip().isdecimal() and width.strip().isdecimal()):
+            raise ValueError(f"--shape: {self.shape!r} is no height and width; use for example 32,48")
+        return with_shape(config, int(height), int(width))
+
+    def scale(self, config: RunConfig) -> float:
+        """The scale of classifier-free guidance for a run."""
+        assert isinstance(config.sample, ImageSample | PointSample)
+        return config.sample.guidance if self.guidance is None else self.guidance
+
+    def number(self, config: RunConfig, classes: Sequence[int]) -> int:
+        """How many examples are drawn.
+
+        Args:
+            config: the run.
+            classes: those that are asked for; empty: all.
+        """
+        if self.num is not None:
+            return self.num
+        if isinstance(config.sample, PointSample):
+            return config.sample.num
+        count = len(classes) or max(1, config.data.num_classes)
+        return min(count, ABOUT) * max(1, ABOUT // count)
 
 
 @contextmanager
-def drawing(
-    run_dir: Path,
-    num: int,
-    guidance: float | None,
-    seed: int,
-    *,
-    steps: Path | None = None,
-    evaluations: int | None = None,
-    shape: str | None = None,
-) -> Iterator[Drawing]:
+def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     """Opens a run for drawing, on one process or on ranks that share its network as its own ranks did.
 
     Args:
-        run_dir: folder of the run.
-        num: images or points, a multiple of the number of classes.
-        guidance: scale of classifier-free guidance; None: the run's own.
-        seed: of the starting noise.
-        steps: file of searched grids, which Euler's method takes in place of the run's own sampler; None: that one.
-        evaluations: of the field, for which the file has a grid; None: the most.
-        shape: height and width of images with a comma between them, of a run that learns several; None: the largest.
+        request: what is drawn.
 
     Yields:
         The drawing; inside, process groups are joined.
 
     Raises:
-        ValueError: the run has no complete checkpoint or draws no picture, the ranks cannot share its network, `num`,
-            `guidance` or `seed` is out of range, or the grids are not those of the run and the guidance.
+        ValueError: the run has no complete checkpoint or draws no picture, the ranks cannot share its network, a number
+            is out of range, or the run has no such class or cannot be followed by such a sampler.
     """
-    _, config = restored_flow(run_dir)
-    if shape is not None:
-        config = with_shape(config, *_sides(shape))
+    request.check()
+    run_dir, seed = request.run_dir, request.seed
+    config = request.shaped(restored_flow(run_dir)[1])
     if not isinstance(config.sample, PointSample) and not drawable(config):
         raise ValueError(
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
         )
-    classes = max(1, config.data.num_classes)
-    if num < 1 and classes == 1:
-        raise ValueError(f"--num: {num} is below 1; use 1 or more")
-    if num < 1 or num % classes:
-        raise ValueError(
-            f"--num: {num} is no positive multiple of the {classes} classes; use {max(1, num // classes) * classes}"
-        )
-    if guidance is not None and not 0 <= guidance < math.inf:
-        raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
-    if seed < 0:
-        raise ValueError(f"--seed: {seed} is below 0; use 0 or more")
-    assert isinstance(config.sample, ImageSample | PointSample)
-    scale = config.sample.guidance if guidance is None else guidance
-    chosen = config.sample.sampler
-    if steps is not None:
-        chosen = sampler_of(config, steps, evaluations, guidance=scale)
-        check_made_of(steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
+    classes = chosen_classes(config, request.classes)
+    scale = request.scale(config)
+    chosen = request.sampler.resolved(run_dir, config, scale)
     with shared(run_dir, chosen) as ranks:
-        if shape is not None:
-            ranks = replace(ranks, flow=replace(ranks.flow, config=config))
-        yield Drawing(ranks, chosen, ranks.flow.conditioning(num, seed=seed), scale, seed)
+        flow = replace(ranks.flow, config=request.shaped(ranks.flow.config))
+        ranks = replace(ranks, flow=flow)
+        conditioning = flow.conditioning(request.number(config, classes), seed=seed, classes=classes)
+        yield Drawing(ranks, chosen, conditioning, scale, seed)

@@ -8,7 +8,9 @@ import torch.distributed as dist
 
 from moe.files import replacing
 from moe.random.seed import derive_seed
-from trainer.config.run import TextSample
+from trainer.config.run import RunConfig, TextSample
+from trainer.data.text.run_tokenizer import run_tokenizer
+from trainer.data.text.tokenizer import Tokenizer
 from trainer.model.gpt import GPT
 from trainer.model.network import Network
 from trainer.sampling.generation import generate
@@ -16,46 +18,60 @@ from trainer.sampling.generation import generate
 RULE = f"\n{'-' * 80}\n"
 
 
-def preview_texts(sample: TextSample, model: Network, path: Path, *, seed: int) -> None:
+def preview_texts(config: RunConfig, model: Network, path: Path, *, seed: int) -> None:
     """Continues the prompts of the section ``sample``; rank 0 writes the texts; collective.
 
     Args:
-        sample: prompts, length and temperature.
+        config: the run: its prompts, their length, temperature and tokenizer.
         model: a gpt, in evaluation mode.
         path: text file to write.
         seed: of the draws.
     """
-    prompts = [prompt.encode() for prompt in sample.prompts]
-    texts = continue_texts(model, prompts, sample.num_bytes, temperature=sample.temperature, seed=seed)
+    sample = config.sample
+    assert isinstance(sample, TextSample)
+    tokenizer = run_tokenizer(config.data)
+    prompts = [tokenizer.encode(prompt.encode()) for prompt in sample.prompts]
+    texts = continue_texts(
+        model, prompts, sample.num_tokens, tokenizer=tokenizer, temperature=sample.temperature, seed=seed
+    )
     if dist.get_rank() == 0:
         with replacing(path) as temporary:
             temporary.write_text(RULE.join(map(readable, texts)) + "\n", encoding="utf-8")
 
 
 def continue_texts(
-    model: Network, prompts: Sequence[bytes], num_bytes: int, *, temperature: float, seed: int
+    model: Network,
+    prompts: Sequence[Sequence[int]],
+    num_tokens: int,
+    *,
+    tokenizer: Tokenizer,
+    temperature: float,
+    seed: int,
 ) -> list[bytes]:
-    """Continues prompts byte by byte; collective over the ranks that share experts.
+    """Continues prompts token by token; collective over the ranks that share experts.
 
     The first rank of each such group brings all prompts, so that the draws do not depend on the number of ranks.
 
     Args:
         model: a gpt, in evaluation mode.
-        prompts: the same on every rank, at least one byte each.
-        num_bytes: bytes to write after each; the longest prompt and they fit the network's context.
-        temperature: what logits are divided by; 0: always the likeliest byte.
+        prompts: tokens, the same on every rank, at least one each.
+        num_tokens: tokens to write after each; the longest prompt and they fit the network's context.
+        tokenizer: makes text of tokens.
+        temperature: what logits are divided by; 0: always the likeliest token.
         seed: of the draws.
 
     Returns:
-        Each prompt with its continuation; nothing on the other ranks of a group.
+        Each prompt with its continuation, decoded together, in UTF-8; nothing on the other ranks of a group.
     """
     from megatron.core import parallel_state
 
     assert isinstance(model, GPT)
     own = list(prompts) if parallel_state.get_expert_model_parallel_rank() == 0 else []
     generator = torch.Generator().manual_seed(derive_seed(seed, "text"))
-    written = generate(model, own, num_bytes, temperature=temperature, generator=generator)
-    return [prompt + continuation for prompt, continuation in zip(own, written, strict=True)]
+    written = generate(
+        model, own, num_tokens, temperature=temperature, generator=generator, vocabulary=tokenizer.vocabulary
+    )
+    return [tokenizer.decode([*prompt, *continuation]) for prompt, continuation in zip(own, written, strict=True)]
 
 
 def readable(text: bytes) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trainer.data
-from trainer.checkpoint.intact import newest_checkpoint
+from trainer.checkpoint.intact import with_newest
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.drawing import check_drawn_together
 from trainer.config.file import load_config
@@ -19,6 +19,7 @@ from trainer.model.pretrained import check_restorable, check_sharing, restore, r
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.latent_space import check_latents
+from trainer.sampling.restored import restored_together
 
 
 def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
@@ -31,14 +32,18 @@ def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
         FileError: there is no checkpoint, or its configuration is malformed.
         ValueError: the run draws something else.
     """
-    folder = newest_checkpoint(run_dir)
+    return with_newest(run_dir, lambda folder: (folder, _config_of(run_dir, folder)))
+
+
+def _config_of(run_dir: Path, folder: Path) -> RunConfig:
+    """The configuration of a checkpoint of a run that draws images or points."""
     config = load_config(folder / "config.yaml")
     if not isinstance(config.sample, ImageSample | PointSample):
         verb = "generate" if isinstance(config.sample, TextSample) else "encode"
         raise ValueError(
             f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which draws no images; use the {verb} verb"
         )
-    return folder, config
+    return config
 
 
 def compared_with(config: RunConfig, data: trainer.data.AnyConfig | None) -> RunConfig:
@@ -100,21 +105,27 @@ def shared(run_dir: Path, chosen: sampler.AnyConfig) -> Iterator[SharedFlow]:
             or they cannot take the steps of the sampler together.
     """
     launch = Launch.from_environment()
-    folder, config = restored_flow(run_dir)
-    check_sharing(config, launch.world_size)
+
+    def checked(folder: Path) -> tuple[RunConfig, Layout]:
+        config = _config_of(run_dir, folder)
+        check_sharing(config, launch.world_size)
+        check_restorable(config, folder)
+        return config, restored_layout(config, folder, launch.world_size)
+
+    config, layout = with_newest(run_dir, checked)
     if launch.world_size > 1:
         check_drawn_together(config, chosen)
-    check_restorable(config, folder)
     check_latents(config)
-    layout = restored_layout(config, folder, launch.world_size)
     with joined(
         launch,
         expert_parallel=layout.expert_parallel,
         tensor_parallel=layout.tensor_parallel,
         relay_ranks=layout.relay_ranks,
     ):
-        model = restore(config, layout, folder).to(launch.device)
-        yield SharedFlow(TrainedFlow(config, FlowParts(config), model, folder.name), layout, launch)
+        found = restored_together(run_dir, launch)
+        model = found.model.to(launch.device)
+        flow = TrainedFlow(found.config, FlowParts(found.config), model, found.folder.name)
+        yield SharedFlow(flow, found.layout, launch)
 
 
 @contextmanager
@@ -132,11 +143,15 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
         ValueError: the run has no complete checkpoint or follows no flow, or its examples have another shape or other
             classes than the data.
     """
-    folder, config = restored_flow(run_dir)
-    check_restorable(config, folder)
+    def checked(folder: Path) -> RunConfig:
+        config = _config_of(run_dir, folder)
+        check_restorable(config, folder)
+        return config
+
+    config = with_newest(run_dir, checked)
     compared = compared_with(config, data)
     check_latents(config)
     launch = Launch.from_environment()
     with joined(launch):
-        model = restore(config, Layout.single(config), folder).to(launch.device)
-        yield TrainedFlow(compared, FlowParts(compared), model, folder.name)
+        folder, model = with_newest(run_dir, lambda folder: (folder, restore(config, Layout.single(config), folder)))
+        yield TrainedFlow(compared, FlowParts(compared), model.to(launch.device), folder.name)

@@ -29,7 +29,7 @@ class DrawnWindows(NamedTuple):
 
 
 class NextTokenTask(Task[DrawnWindows]):
-    """Each byte of a window but the first, predicted from those before it; an example's loss is its mean in nats."""
+    """Each token of a window but the first, predicted from those before it; an example's loss is its mean in nats."""
 
     def __init__(self, config: RunConfig) -> None:
         """Keeps the run, whose section ``sample`` has the prompts."""
@@ -49,12 +49,23 @@ class NextTokenTask(Task[DrawnWindows]):
         return LossTerms(model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]), terms={})
 
     def examine(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> Mapping[str, Tensor]:
-        """See `Task.examine`; a token is a byte, so its loss in bits compares with what a compressor needs."""
+        """See `Task.examine`; in bits for each byte of the text, the loss compares with what a compressor needs.
+
+        A token stands for as many bytes as the held-out documents have on average, so that the figure is that of their
+        whole text where all of them are examined. The cost of the end tokens is in it.
+        """
         loss = self.loss(model, drawn).per_example
-        return {"held_out_loss": loss, "held_out_bits_per_byte": loss.double() / math.log(2)}
+        bytes_per_token = getattr(self.config.data, "bytes_per_token", 1.0)
+        return {"held_out_loss": loss, "held_out_bits_per_byte": loss.double() / math.log(2) / bytes_per_token}
+
+    def summarise(self, figures: Mapping[str, float]) -> Mapping[str, float]:
+        """See `Task.summarise`; of a tokenizer's tokens, how many equally likely ones the network chooses among."""
+        if getattr(self.config.data, "tokenizer", None) is None:
+            return {}
+        return {"held_out_perplexity": math.exp(min(figures["held_out_loss"], 700.0))}
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
         """See `Task.show`; continued prompts, as the section ``sample`` says."""
         assert isinstance(self.config.sample, TextSample)
         with networks.average() as model:
-            preview_texts(self.config.sample, model, stem.with_suffix(".txt"), seed=seed)
+            preview_texts(self.config, model, stem.with_suffix(".txt"), seed=seed)

@@ -163,6 +163,7 @@ def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, eva
         hidden=config.model.hidden,
         element_bytes=element_bytes,
         key_value_width=config.model.key_value_width or None,
+        target_bytes=4 if config.model.token_bytes == 4 else None,
         moe_layers=tuple(range(config.model.num_layers)),
         expert_parallel=layout.expert_parallel,
         dispatch="home" if evaluates and config.moe.dispatch == "capped" else config.moe.dispatch,

@@ -23,8 +23,9 @@ from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples
+from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples, Unreachable
 from trainer.data.bad_examples import BadExampleList
+from trainer.data.text.run_tokenizer import tokenizer_file
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
@@ -83,7 +84,7 @@ def train(
 
     Raises:
         FileError: the run cannot go on from the checkpoint that is whole.
-        RunFailed: too many steps in a row had to be skipped, or too many examples are bad.
+        RunFailed: too many steps in a row had to be skipped, too many examples are bad, or they cannot be reached.
     """
     folder, limits = config.run.dir, config.guard
     with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
@@ -102,13 +103,17 @@ def train(
                 if resumes is not None:
                     Manifest.read(resumes).check_identity(resumes, identity_of(config))
                     layout = resumed_layout(config, layout, resumes)
+                    if step_of(resumes) >= config.optim.steps:
+                        if launch.rank == 0:
+                            print(f"{folder}: finished at step {step_of(resumes)}; nothing to do", file=sys.stderr)
+                        return 0
                 training = _Training(config, layout, launch, task(), dataset, sinks(step_of(resumes)), resumes)
                 limit_collectives(limits.collective_timeout_s)
                 with training.stop.listening(), deterministic_operations(config.run.deterministic):
                     stopped = training.run(watch.beat)
         except Exception as error:
             dump_failure(folder, launch.rank, launch.world_size, error)
-            if isinstance(error, TooManyBadExamples):
+            if isinstance(error, (TooManyBadExamples, Unreachable)):
                 raise RunFailed(str(error)) from error
             raise
     training.trace.finish(stopped=stopped or training.guard.failure is not None)
@@ -173,14 +178,23 @@ class _Training:
             config.run.dir / "bad_samples.txt",
             started=self.started,
             num_examples=sum(
-                len(every.indices(split)) for every in (dataset, dataset.source) if every for split in SPLITS
+                every.count(split) for every in (dataset, dataset.source) if every for split in SPLITS
             ),
             max_bad_share=config.data_loading.max_bad_share,
         )
         self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
         shared = {"guard": self.guard, "task": task}
         checkpoints = config.run.dir / "checkpoints"
-        self.checkpointer = Checkpointer(checkpoints, config, layout, self.engine, self.average, self.migration, shared)
+        self.checkpointer = Checkpointer(
+            checkpoints,
+            config,
+            layout,
+            self.engine,
+            self.average,
+            self.migration,
+            shared,
+            tokenizer_file(config.data) if launch.rank == 0 else None,
+        )
         if resumes is not None:
             load_checkpoint(resumes, config, layout, self.engine, self.average, self.migration, shared)
         self.trace = TraceSession(config, layout, launch, self.engine, self.started)

@@ -9,10 +9,11 @@ from trainer.config.constraints.distillation import check_taught_by
 from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.build import inherited_shapes
 from trainer.model.feature_extractor.teacher import check_teacher
-from trainer.model.weights import check_weights
+from trainer.model.weights import check_meaning, check_weights
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
 from trainer.sampling.reference import Reference, pinned
@@ -53,13 +54,16 @@ def preflight(
             package is not as the run needs it.
     """
     layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
+    check_writable(config.run.dir)
     config = pinned(config)
     match config.flow and config.flow.objective:
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
             check_taught_by(config, Reference.of_run(teacher).config, world_size)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
-        check_weights(weights_file(config.model.init_from), inherited_shapes(config))
+        weights = weights_file(config.model.init_from)
+        check_weights(weights, inherited_shapes(config))
+        check_meaning(weights, config.model)
     check_latents(config)
     check_teacher(config)
     if config.observe.wandb is not None:

@@ -9,9 +9,11 @@ import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.directory import step_of
 from trainer.config.run import RunConfig
-from trainer.distributed.groups import Launch
+from trainer.distributed.consistency import compare_for_good
+from trainer.distributed.groups import TIMEOUT_S, Launch
 from trainer.distributed.process.lock import locked
 from trainer.observe.protocol import Sink
+from trainer.training.facts import resolved
 from trainer.training.preflight import preflight
 from trainer.training.task import Task
 
@@ -28,12 +30,14 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
         0 if the run is done, 75 if it was told to stop, has saved and wants to be started again.
 
     Raises:
-        ValueError: the run, its folder or a port cannot be used; no process group has been joined.
+        ValueError: the run, its folder or a port cannot be used, or the ranks were not started alike; no process group
+            has been joined.
         RunFailed: the run cannot go on.
     """
     checked = preflight(config, launch.world_size, ranks_per_node=launch.local_world_size)
     config = checked.config
     dataset = trainer.data.build(config.data, config.source, config.flow and config.flow.captions)
+    compare_for_good("resolved", resolved(config, dataset, launch), patience_s=TIMEOUT_S)  # nodes may list data long
     with ExitStack() as closing:
         claimed: list[Sink] = []
         if launch.rank == 0:

@@ -130,6 +130,14 @@ class Task(Protocol[D]):
         """
         return {"held_out_loss": self.loss(model, drawn).per_example}
 
+    def summarise(self, figures: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG002
+        """Further figures of the held-out split that are made of its means.
+
+        Args:
+            figures: the means of what :meth:`examine` gave, by name.
+        """
+        return {}
+
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
         """Writes a picture of what has been learned, on rank 0; collective. The default writes none.
 

@@ -66,4 +66,5 @@ class HeldOut:
                 for name, values in task.examine(module, drawn).items():
                     examined.setdefault(name, []).append(values[own])
                 log_weights.append(None if drawn.log_weight is None else drawn.log_weight[own])
-        return {name: weighted_mean(values, log_weights) for name, values in examined.items()}
+        means = {name: weighted_mean(values, log_weights) for name, values in examined.items()}
+        return {**means, **task.summarise(means)}

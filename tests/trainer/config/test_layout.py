@@ -142,14 +142,14 @@ DROPS = {"kind": "top_k", "capacity_factor": 1.5}
 BAD_TEXT: dict[str, tuple[Document, str, str, str]] = {
     "graphs of rotations": ({"engine": {"compile": True}}, "engine.compile", "true", "a dit"),
     "windows longer than the model reads": ({"data": {"context": 65}}, "data.context", "65", "use at most 64"),
-    "prompt and text": ({"sample": {"every": 1, "prompts": ["def ", "x"]}}, "sample.num_bytes", "100", "at most 60"),
+    "prompt and text": ({"sample": {"every": 1, "prompts": ["def ", "x"]}}, "sample.num_tokens", "100", "at most 60"),
     "prompt of wide letters": (
-        {"sample": {"every": 1, "prompts": ["é" * 31], "num_bytes": 3}},
-        "sample.num_bytes",
+        {"sample": {"every": 1, "prompts": ["é" * 31], "num_tokens": 3}},
+        "sample.num_tokens",
         "62",
         "at most 2",
     ),
-    "prompt alone": ({"sample": {"every": 1, "prompts": ["a" * 64]}}, "sample.num_bytes", "64", "shorter"),
+    "prompt alone": ({"sample": {"every": 1, "prompts": ["a" * 64]}}, "sample.num_tokens", "64", "shorter"),
     "tokens that are dropped": (
         {"moe": {"dispatch": "coherent", "router": DROPS}},
         "moe.router.capacity_factor",
@@ -236,8 +236,8 @@ def test_tokens_that_are_dropped_are_welcome_elsewhere() -> None:
 
 
 def test_a_text_that_is_never_sampled_may_be_long() -> None:
-    plan_layout(language_model(sample={"every": None, "num_bytes": 1000}), 2)
-    plan_layout(language_model(sample={"every": 1, "num_bytes": 58, "prompts": ["import"]}), 2)
+    plan_layout(language_model(sample={"every": None, "num_tokens": 1000}), 2)
+    plan_layout(language_model(sample={"every": 1, "num_tokens": 58, "prompts": ["import"]}), 2)
 
 
 def test_an_adaptive_sampler_is_welcome_where_no_weights_are_shared() -> None:

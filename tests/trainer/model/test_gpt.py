@@ -176,7 +176,7 @@ def test_a_fresh_model_predicts_every_byte_alike() -> None:
 
 
 def test_too_long_a_sequence_is_refused_with_a_remedy() -> None:
-    with pytest.raises(ValueError, match="tokens: 17 bytes exceed the model's context 16; give at most that many"):
+    with pytest.raises(ValueError, match="tokens: 17 tokens exceed the model's context 16; give at most that many"):
         dense()(window(length=17)[0])
 
 

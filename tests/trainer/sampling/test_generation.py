@@ -17,7 +17,7 @@ from trainer.sampling.generation import generate, write_on
 
 WORLD_SIZES = (2, 4)
 PROMPTS = [b"def ", b"class Layer", b"x", b"import t", b"return"]
-NUM_BYTES = 4
+NUM_TOKENS = 4
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -31,7 +31,7 @@ def without_cache(model: GPT, prompt: bytes, written: bytes) -> Tensor:
         return torch.stack([model(text)[0, -1] for text in texts])
 
 
-def observed(model: GPT, prompts: list[bytes], num_bytes: int) -> dict[tuple[int, int], Tensor]:
+def observed(model: GPT, prompts: list[bytes], num_tokens: int) -> dict[tuple[int, int], Tensor]:
     """The logits from which every byte was chosen on this rank: always the likeliest one."""
     seen: dict[tuple[int, int], Tensor] = {}
 
@@ -43,38 +43,43 @@ def observed(model: GPT, prompts: list[bytes], num_bytes: int) -> dict[tuple[int
 
         return choose
 
-    write_on(model, prompts, num_bytes, 0, chooser)
+    write_on(model, prompts, num_tokens, 0, chooser)
     return seen
 
 
 def test_a_cache_changes_no_prediction() -> None:
     model = dense(context=24).train()
-    seen = observed(model, PROMPTS, NUM_BYTES)
-    written = generate(model, PROMPTS, NUM_BYTES, temperature=0, generator=seeded(0))
+    seen = observed(model, PROMPTS, NUM_TOKENS)
+    written = [bytes(text) for text in generate(model, PROMPTS, NUM_TOKENS, temperature=0, generator=seeded(0))]
     assert model.training, "left as it was"
     model.eval()
     for number, (prompt, text) in enumerate(zip(PROMPTS, written, strict=True)):
         expected = without_cache(model, prompt, text)
         assert expected.std() > 0.1
-        torch.testing.assert_close(torch.stack([seen[number, step] for step in range(NUM_BYTES)]), expected)
+        torch.testing.assert_close(torch.stack([seen[number, step] for step in range(NUM_TOKENS)]), expected)
         assert text == bytes(expected.argmax(dim=1).tolist())
 
 
 def test_what_is_written_does_not_depend_on_the_other_prompts() -> None:
     model = dense(context=24)
-    together = generate(model, PROMPTS, NUM_BYTES, generator=seeded(3))
-    assert generate(model, PROMPTS[:1], NUM_BYTES, generator=seeded(3)) == together[:1]
-    assert generate(model, PROMPTS[:1], NUM_BYTES, generator=seeded(4)) != together[:1]
-    assert generate(model, [], NUM_BYTES, generator=seeded(3)) == []
-    assert all(len(text) == NUM_BYTES for text in together)
+    together = generate(model, PROMPTS, NUM_TOKENS, generator=seeded(3))
+    assert generate(model, PROMPTS[:1], NUM_TOKENS, generator=seeded(3)) == together[:1]
+    assert generate(model, PROMPTS[:1], NUM_TOKENS, generator=seeded(4)) != together[:1]
+    assert generate(model, [], NUM_TOKENS, generator=seeded(3)) == []
+    assert all(len(text) == NUM_TOKENS for text in together)
 
 
-def test_tokens_come_back_as_tokens() -> None:
-    model = dense(context=24)
-    prompts = torch.tensor([list(b"abc"), list(b"def")])
-    written = generate(model, prompts, 5, generator=seeded(0))
-    assert written.shape == (2, 5)
-    assert [bytes(row.tolist()) for row in written] == generate(model, [b"abc", b"def"], 5, generator=seeded(0))
+def test_a_vocabulary_of_thousands_is_written_from_and_what_lies_beyond_the_tokenizer_is_not() -> None:
+    model = dense(context=24, vocabulary=1000)
+    prompts = [[999, 3, 500], [700]]
+    (coldest, _) = generate(model, prompts, 5, temperature=0, generator=seeded(0))
+    text = torch.tensor([prompts[0]])
+    for token in coldest:
+        expected = model(text)[0, -1]
+        assert int(expected.argmax()) == token
+        text = torch.cat([text, torch.tensor([[token]])], dim=1)
+    drawn = generate(model, prompts * 20, 10, temperature=3.0, generator=seeded(0), vocabulary=300)
+    assert max(map(max, drawn)) < 300 <= max(coldest)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -94,19 +99,19 @@ def test_bytes_are_drawn_from_the_models_distribution(temperature: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("prompts", "num_bytes", "temperature", "line"),
+    ("prompts", "num_tokens", "temperature", "line"),
     [
-        ([b"a", b""], 4, 1.0, "prompts: one is empty (b''); give at least one byte"),
-        ([b"a" * 20], 5, 1.0, "num_bytes: 5 behind a prompt of 20 exceed the model's context 24; shorten one of them"),
-        ([b"a"], 0, 1.0, "num_bytes: there is nothing to write (0); give 1 or more"),
+        ([b"a", b""], 4, 1.0, "prompts: one is empty; give at least one token"),
+        ([b"a" * 20], 5, 1.0, "num_tokens: 5 behind a prompt of 20 exceed the model's context 24; shorten one of them"),
+        ([b"a"], 0, 1.0, "num_tokens: there is nothing to write (0); give 1 or more"),
         ([b"a"], 4, -0.5, "temperature: is negative (-0.5); give 0 or more"),
     ],
 )
 def test_impossible_wishes_are_refused_with_a_remedy(
-    prompts: list[bytes], num_bytes: int, temperature: float, line: str
+    prompts: list[bytes], num_tokens: int, temperature: float, line: str
 ) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        generate(dense(context=24), prompts, num_bytes, temperature=temperature, generator=seeded(0))
+        generate(dense(context=24), prompts, num_tokens, temperature=temperature, generator=seeded(0))
     assert str(error.value) == line
 
 
@@ -130,11 +135,11 @@ def on_a_rank(rank: int, world_size: int) -> dict[tuple[str, int], dict[str, Any
         model = mixture(mode, top_k, world_size, torch.float32, context=24)
         found[mode, top_k] = {
             **recorded(model, prompts),
-            "drawn": generate(model, prompts, NUM_BYTES, generator=seeded(20 + rank)),
+            "drawn": generate(model, prompts, NUM_TOKENS, generator=seeded(20 + rank)),
         }
         if world_size == 1:
             model.eval()
-            likeliest = generate(model, prompts, NUM_BYTES, temperature=0, generator=seeded(0))
+            likeliest = [bytes(text) for text in generate(model, prompts, NUM_TOKENS, temperature=0, generator=seeded(0))]
             found[mode, top_k]["logits"] = {
                 prompt: without_cache(model, prompt, text) for prompt, text in zip(prompts, likeliest, strict=True)
             }
@@ -156,7 +161,7 @@ def recorded(model: GPT, prompts: list[bytes]) -> dict[str, Any]:
             blocks=list(model.blocks),
         )
         with recorder.step(1):
-            seen = observed(model, prompts, NUM_BYTES)
+            seen = observed(model, prompts, NUM_TOKENS)
         recorder.write()
         return {"seen": seen, "records": read(recorder.path)[1] if recorder.path.exists() else []}
 
@@ -172,10 +177,10 @@ def test_moving_tokens_predict_what_one_process_predicts(results: dict[int, Any]
     expected = results[1][0]["coherent", top_k]["logits"]
     most = max(len(own_prompts(rank, world_size)) for rank in range(world_size))
     merged = {key: row for result in results[world_size] for key, row in result["coherent", top_k]["seen"].items()}
-    assert len(merged) == len(PROMPTS) * NUM_BYTES
+    assert len(merged) == len(PROMPTS) * NUM_TOKENS
     for rank in range(world_size):
         for number, prompt in enumerate(own_prompts(rank, world_size)):
-            rows = torch.stack([merged[rank * most + number, step] for step in range(NUM_BYTES)])
+            rows = torch.stack([merged[rank * most + number, step] for step in range(NUM_TOKENS)])
             assert expected[prompt].std() > 0.2
             torch.testing.assert_close(rows, expected[prompt], rtol=1e-5, atol=1e-5)
     if world_size == 2:
@@ -209,8 +214,8 @@ def test_a_step_is_one_all_to_all_a_layer_and_one_all_gather(
     row = SIZES["hidden"] * element + 4 * top_k + 4 * (1 + top_k)
     most = max(len(own_prompts(rank, world_size)) for rank in range(world_size))
     by_rank = [steps(result["coherent", top_k]["records"]) for result in results[world_size]]
-    assert all(len(rank) == NUM_BYTES - 1 for rank in by_rank)
-    for step in range(NUM_BYTES - 1):
+    assert all(len(rank) == NUM_TOKENS - 1 for rank in by_rank)
+    for step in range(NUM_TOKENS - 1):
         for rank in by_rank:
             ops = [(record.layer, record.op) for record in rank[step]]
             assert ops == [
@@ -232,4 +237,4 @@ def test_a_step_is_one_all_to_all_a_layer_and_one_all_gather(
 def test_at_home_a_step_is_two_all_to_alls_a_layer(results: dict[int, Any]) -> None:
     for result in results[2]:
         floats = [r for r in result["home", 1]["records"] if r.op == "all_to_all" and r.dtype == "float32"]
-        assert len(floats) == NUM_BYTES * SIZES["num_layers"] * 2
+        assert len(floats) == NUM_TOKENS * SIZES["num_layers"] * 2

@@ -21,7 +21,7 @@ SETTINGS = (
     "optim={steps: 6, global_batch: 8, micro_batch: 2}",
     "checkpoint.every=3",
     "evaluate.every=2",
-    "sample={every: 3, prompts: ['def ', 'import '], num_bytes: 20}",
+    "sample={every: 3, prompts: ['def ', 'import '], num_tokens: 20}",
     "observe.log_every=1",
     "trace.steps=[2, 3, 5, 6]",
 )

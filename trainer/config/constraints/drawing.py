@@ -9,6 +9,7 @@ from trainer.config.constraints.pairing import check_source
 from trainer.config.model import GPTConfig
 from trainer.config.run import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
 from trainer.data import PairsConfig
+from trainer.data.text.run_tokenizer import run_tokenizer
 from trainer.flow import sampler
 from trainer.flow.composition import STEEP_END
 from trainer.flow.sampler.steps_file import StepsFile
@@ -41,11 +42,13 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
                 "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights "
                 "must take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
             )
-        case TextSample(every=int(), prompts=prompts, num_bytes=num_bytes), GPTConfig(context=context):
-            longest = max(len(prompt.encode()) for prompt in prompts)
-            if longest + num_bytes > context:
+        case TextSample(every=int(), prompts=prompts, num_tokens=num_tokens), GPTConfig(context=context):
+            tokenizer = run_tokenizer(config.data)
+            longest = max(len(tokenizer.encode(prompt.encode())) for prompt in prompts)
+            if longest + num_tokens > context:
                 raise ValueError(
-                    f"sample.num_bytes: {num_bytes} bytes after a prompt of {longest} exceed model.context {context}; "
+                    f"sample.num_tokens: {num_tokens} tokens after a prompt of {longest} exceed model.context "
+                    f"{context}; "
                     + (f"use at most {context - longest}" if longest < context else "use shorter sample.prompts")
                 )
 

@@ -2,7 +2,7 @@
 
 from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig
-from trainer.data import OwnDataset
+from trainer.data import OwnDataset, PythonSourceConfig, TextConfig
 
 
 def check_examples(config: RunConfig) -> None:
@@ -16,6 +16,13 @@ def check_examples(config: RunConfig) -> None:
     """
     shape, model = config.state_shape, config.model
     model.check_states(shape)
+    if isinstance(model, GPTConfig) and isinstance(config.data, PythonSourceConfig | TextConfig):
+        needed = config.data.vocabulary
+        if model.vocabulary < needed:
+            raise ValueError(
+                f"model.vocabulary: {model.vocabulary} is less than the {needed} tokens of the data; leave it out, or "
+                f"use {needed} or more"
+            )
     if not (isinstance(config.data, OwnDataset) and isinstance(model, GPTConfig)):
         return
     if len(shape) != 1 or shape[0] > model.context + 1:

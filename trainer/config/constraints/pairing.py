@@ -1,7 +1,7 @@
 """Data that are pairs already, and couplings that make or expect them."""
 
 from trainer.config.run import ImageSample, PointSample, RunConfig
-from trainer.data import OwnDataset, PairsConfig, PythonSourceConfig, ToyConfig
+from trainer.data import OwnDataset, PairsConfig, PythonSourceConfig, TextConfig, ToyConfig
 from trainer.flow.composition import follows_score, has_own_noise, kinds_without_noise, listed
 from trainer.flow.coupling import KNNConfig, OwnCoupling, PairedConfig
 from trainer.flow.time import StratifiedConfig
@@ -61,7 +61,7 @@ def check_source(config: RunConfig) -> None:
     if config.flow.source is None:
         return
     flow, source, data = config.flow, config.flow.source, config.data
-    if isinstance(source, PairsConfig | PythonSourceConfig):
+    if isinstance(source, PairsConfig | PythonSourceConfig | TextConfig):
         raise ValueError(f"flow.source.kind: {source.kind} data are no points to start at; use images or points")
     if isinstance(data, PairsConfig) and source.model_dump(mode="json") != data.source:
         begin = (

@@ -21,7 +21,7 @@ from trainer.config.constraints.profile import check_profile
 from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data import accumulation_steps
+from trainer.data import WebDatasetConfig, accumulation_steps
 
 
 def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Layout:
@@ -145,7 +145,8 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     Returns:
         At most one line for each such thing.
     """
-    lines = [line for line in (caution(config), stale_grids(config)) if line is not None]
+    streams = config.data.caution(layout.data_parallel) if isinstance(config.data, WebDatasetConfig) else None
+    lines = [line for line in (caution(config), stale_grids(config), streams) if line is not None]
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None:
         return lines

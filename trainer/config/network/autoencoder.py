@@ -27,7 +27,7 @@ class AutoencoderConfig(NetworkConfig):
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
-    data_kinds = ("digits", "image_folder", "shards")
+    data_kinds = ("digits", "image_folder", "shards", "webdataset")
     sample_kinds = ("reconstructions",)
     task_kinds = ("reconstruction",)
     takes_images = True

@@ -37,7 +37,7 @@ class CausalTransitionConfig(NetworkConfig):
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
-    data_kinds = ("digits", "toy", "image_folder", "shards")
+    data_kinds = ("digits", "toy", "image_folder", "shards", "webdataset")
     sample_kinds = ("images", "points")
     takes_images = True
     objective_kinds = ("causal_transition",)

@@ -31,7 +31,7 @@ class DiTConfig(NetworkConfig):
     """What the norm before a feed-forward layer adds to the variance."""
     waves: Literal["plain", "diffusers"] = "plain"
     """Cosines and sines that stand for time and place. diffusers: those of its DiTTransformer2DModel, 256 of the
-    timestep 999 (1 - t), and of the column before the row."""
+    timestep 1000 (1 - t) - 1, and of the column before the row."""
     embeddings: Literal["shared", "each_block"] = "shared"
     """Whether all blocks are steered by one embedding of time and class, or each by its own; the last layer is steered
     by that of the first block."""
@@ -46,6 +46,7 @@ class DiTConfig(NetworkConfig):
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
     takes_images = True
+    unseen_in_shapes = ("num_heads", "feed_forward", "feed_forward_norm_epsilon", "waves")
     reads_context = True
     reads_captions = True
 

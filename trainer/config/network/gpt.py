@@ -1,4 +1,4 @@
-"""Settings of a causal transformer over bytes."""
+"""Settings of a causal transformer over tokens of text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ _PLAIN = {"feed_forward": "gelu", "bias": "false", "parallel_residual": "false"}
 
 
 class GPTConfig(NetworkConfig):
-    """A causal transformer over bytes; with a ``moe`` section its feed-forward layers are mixtures of experts."""
+    """A causal transformer over tokens; with a ``moe`` section its feed-forward layers are mixtures of experts."""
 
     kind: Literal["gpt"] = "gpt"
     hidden: PositiveInt = 64
@@ -45,14 +45,25 @@ class GPTConfig(NetworkConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each sublayer's output that is dropped while training."""
     context: PositiveInt = 256
-    """Bytes of the longest sequence."""
+    """Tokens of the longest sequence."""
+    vocabulary: PositiveInt = BYTE_VALUES
+    """Tokens are 0 to vocabulary - 1: 256 for bytes. Left out with data of kind text: what the data say; a larger one,
+    such as the next multiple of 64, is allowed."""
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
-    data_kinds = ("python_source",)
+    data_kinds = ("python_source", "text")
     sample_kinds = ("text",)
     task_kinds = ("next_token",)
-    flowless = "a gpt model predicts the next byte"
+    unseen_in_shapes = (
+        "num_heads",
+        "norm_epsilon",
+        "feed_forward",
+        "parallel_residual",
+        "rotary_base",
+        "rotary_share",
+    )
+    flowless = "a gpt model predicts the next token"
     moves_tokens = True
     no_compilation = "a gpt turns queries by complex numbers, for which there is no compiled code"
     no_repetition_in_zero_3 = "frees the weights of a gpt's norms, which that still needs"
@@ -96,6 +107,11 @@ class GPTConfig(NetworkConfig):
         return int(self.rotary_share * (self.hidden // self.num_heads))
 
     @property
+    def token_bytes(self) -> int:
+        """See `NetworkConfig.token_bytes`."""
+        return 1 if self.vocabulary <= BYTE_VALUES else 4
+
+    @property
     def inner(self) -> int:
         """Width inside the dense feed-forward layers."""
         return self.feed_forward_hidden or 4 * self.hidden
@@ -122,7 +138,7 @@ class GPTConfig(NetworkConfig):
         return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """See `NetworkConfig.check_states`; windows of no more bytes than `context`, and one that is predicted."""
+        """See `NetworkConfig.check_states`; windows of no more tokens than `context`, and one that is predicted."""
         context = self.tokens(shape)
         if context > self.context:
             raise ValueError(
@@ -131,12 +147,12 @@ class GPTConfig(NetworkConfig):
             )
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:
-        """See `NetworkConfig.tokens`; the bytes that a window predicts."""
+        """See `NetworkConfig.tokens`; those that a window predicts."""
         (window,) = state_shape
         return window - 1
 
     def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
-        """See `NetworkConfig.inputs`; bytes, and those that follow them."""
+        """See `NetworkConfig.inputs`; tokens, and those that follow them."""
         return (Input((self.tokens(state_shape),), integer=True),) * 2
 
     def multiply_adds(
@@ -148,4 +164,4 @@ class GPTConfig(NetworkConfig):
         matrices = 3 if self.feed_forward == "swiglu" else 2
         feed_forward = matrices * width * self.inner if mixture is None else mixture
         attention = tokens * (2 * width + self.key_value_width) * width + 2 * tokens**2 * width
-        return self.num_layers * (attention + tokens * feed_forward) + tokens * width * BYTE_VALUES
+        return self.num_layers * (attention + tokens * feed_forward) + tokens * width * self.vocabulary

@@ -57,7 +57,7 @@ class NetworkConfig(Section):
 
     network: ClassVar[Any] = None
     """From :class:`trainer.model.network.NetworkSpec` to the network, such as a classmethod `build` of its class."""
-    data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs")
+    data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs", "webdataset")
     """Kinds of data that it learns from; the first is that of a section without a kind."""
     sample_kinds: ClassVar[tuple[str, ...]] = ("images",)
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
@@ -79,6 +79,8 @@ class NetworkConfig(Section):
     no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"
     no_division: ClassVar[str] = "cannot share the matrices of this network"
     """Said of ranks where `shared_widths` is empty."""
+    unseen_in_shapes: ClassVar[tuple[str, ...]] = ()
+    """Settings that decide what given weights compute, though the weights have the same shapes with others."""
     no_compilation: ClassVar[str | None] = None
     no_repetition_in_zero_3: ClassVar[str | None] = None
     """Why ZeRO stage 3 and activation checkpointing exclude each other."""
@@ -92,6 +94,11 @@ class NetworkConfig(Section):
     def key_value_width(self) -> int:
         """Elements of a token's keys and values in a layer that other tokens' ranks need; 0: none."""
         return 0
+
+    @property
+    def token_bytes(self) -> int:
+        """Of a token that is sent to another rank as the number that it is."""
+        return 1
 
     @property
     def keyed_dropout(self) -> bool:

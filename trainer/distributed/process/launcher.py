@@ -4,8 +4,13 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+STAGE = "FLOWFABRIC_STAGE"
+"""Variable that names the stage whose ranks these are: stages of one start share torchrun's store."""
+REFUSED = "FLOWFABRIC_REFUSED"
+"""Variable with the name of a file that a rank makes whose start is refused; launch.sh then does not start it again."""
 
 
 def end_with_launcher() -> None:
@@ -21,3 +26,17 @@ def end_with_launcher() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != agent:  # it was killed before the system was told
         os._exit(1)
+
+
+def end_launcher() -> None:
+    """Ends the torchrun agent that started this process, which would start refused ranks again as if they had failed.
+
+    An agent that gets SIGTERM ends its ranks and tries no restart; torchrun has no exit code by which a rank could ask
+    for that. A stage leaves it to the process that started it, which ends with the same exit code.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or STAGE in os.environ:
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this rank ends with an exit code of its own
+    if REFUSED in os.environ:
+        Path(os.environ[REFUSED]).touch()
+    os.kill(os.getppid(), signal.SIGTERM)

@@ -196,7 +196,7 @@ def bars(comparison: Comparison) -> str:
         SVG markup.
     """
     entries = comparison.entries
-    panels = [
+    panels: list[tuple[str, Callable[[Sequence[float]], float], list[list[float]]]] = [
         ("straightness of the paths\n0: straight", fmean, [entry.path_figure("straightness") for entry in entries]),
         ("path energy\n|: what their ends need", fmean, [entry.path_figure("path_energy") for entry in entries]),
     ]

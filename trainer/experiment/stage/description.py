@@ -54,7 +54,7 @@ def describe_run(config: RunConfig, world_size: int) -> None:
         console.print(teacher, soft_wrap=True)
     for reference in references_of(config).values():
         console.print(Reference.of_run(reference).describe(), soft_wrap=True)
-    console.print(_origin(checked.newest), soft_wrap=True)
+    console.print(_origin(checked.newest, config.optim.steps), soft_wrap=True)
     for line in [*checked.cautions, *(f"will be skipped: {fault}" for fault in checked.damaged)]:
         print(line, file=sys.stderr)
     try:
@@ -95,8 +95,8 @@ def propose_settings(config: RunConfig, world_size: int, limit: int) -> None:
     console.print(settings, soft_wrap=True, markup=False)
 
 
-def _origin(begins: Path | None) -> str:
-    """From which step the run goes on, and what of that checkpoint has not been read."""
+def _origin(begins: Path | None, steps: int) -> str:
+    """From which of its steps the run goes on, and what of that checkpoint has not been read."""
     if begins is None:
         return "starts at step 0"
     manifest = Manifest.read(begins)
@@ -106,6 +106,8 @@ def _origin(begins: Path | None) -> str:
         verified = (
             f"{unread / 1e9:,.1f} GB of the checkpoint were not read: their length is right, the ranks verify them"
         )
+    if manifest.step >= steps:
+        return f"finished at step {manifest.step}; nothing to do; {verified}"
     return f"resumes after step {manifest.step}; {verified}"
 
 

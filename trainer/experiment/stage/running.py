@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.distributed.groups import STAGE, Launch
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
+from trainer.distributed.run_folder import check_writable
 from trainer.experiment.stage.protocol import Stage
 from trainer.experiment.stage.provenance import check_provenance
 
@@ -20,9 +21,10 @@ def check_stages(stages: Sequence[Stage], world_size: int) -> None:
         world_size: ranks that run them.
 
     Raises:
-        ValueError: a stage is wrong, or is finished and was made by other settings.
+        ValueError: a stage is wrong, its folder cannot be written, or it is finished and was made by other settings.
     """
     for stage in stages:
+        check_writable(stage.folder)
         stage.check(world_size, stages)
     for stage in stages:
         if stage.finished:

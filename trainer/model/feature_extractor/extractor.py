@@ -1,10 +1,14 @@
 """A network that makes features of examples."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from trainer.model.feature_extractor.published import Resize
 
 BATCH = 128
 """Examples that go through the network at once."""
@@ -13,10 +17,15 @@ BATCH = 128
 class Extractor:
     """A network and the preparation of examples for it.
 
-    Images of another size are resized by bilinear interpolation with antialiasing
-    (``torch.nn.functional.interpolate`` with ``antialias``; Parmar, Zhang and Zhu, "On aliased resizing and surprising
-    subtleties in GAN evaluation", 2022, show why it matters). Grey images are repeated if the network takes several
-    channels. Values are neither clipped to the range of an image nor rounded to 8 bits.
+    Images of another size are resized by bilinear interpolation (Parmar, Zhang and Zhu, "On aliased resizing and
+    surprising subtleties in GAN evaluation", 2022, show why the way matters):
+
+    * ``antialiased``: ``torch.nn.functional.interpolate`` with ``antialias``;
+    * ``bilinear``: the same without it, as pytorch-fid does;
+    * ``tensorflow``: without it and with the corners of pixels, not their middles, over each other, as the first
+      version of TensorFlow did and the published figures of FID are computed.
+
+    Grey images are repeated if the network takes several channels.
 
     Args:
         network: in evaluation mode.
@@ -24,6 +33,9 @@ class Extractor:
         mean: subtracted from each channel, one value for all or one for each.
         std: each channel is divided by it after the mean is subtracted.
         device: where the network is.
+        resize: how images of another size are resized.
+        eight_bits: clip images to the range from -1 to 1 and round them to the 256 values of a file of pictures, before
+            anything else; otherwise they are taken as they are.
     """
 
     def __init__(
@@ -33,8 +45,13 @@ class Extractor:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
+        resize: Resize = "antialiased",
+        *,
+        eight_bits: bool = False,
     ) -> None:
-        self._network, self._shape, self._device = network, shape, device
+        self.network, self._shape, self.device = network, shape, device
+        self._resize: Resize = resize
+        self._eight_bits = eight_bits
         self._mean, self._std = (torch.tensor(values).view(-1, *(1,) * (len(shape) - 1)) for values in (mean, std))
 
     @torch.no_grad()
@@ -47,13 +64,18 @@ class Extractor:
         Returns:
             [N, F].
         """
-        parts = [self(part.to(self._device)).flatten(1).cpu() for part in examples.split(BATCH)]
+        parts = [self(part.to(self.device)).flatten(1).cpu() for part in examples.split(BATCH)]
         return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def together(self, batches: Sequence[Tensor]) -> Tensor:
+        """The features [N, ...] of batches of examples, each of a shape of its own, which go through at once."""
+        return self.network(torch.cat([self.prepare(batch) for batch in batches]))
 
     @torch.no_grad()
     def __call__(self, examples: Tensor) -> Tensor:
         """Returns the features of examples [N, ...] on the device of the network: [N, F], or [N, F, rows, columns]."""
-        return self._network(self.prepare(examples))
+        return self.network(self.prepare(examples))
 
     def prepare(self, examples: Tensor) -> Tensor:
         """Resizes examples, repeats grey channels and normalises, so that the network can take them.
@@ -65,8 +87,34 @@ class Extractor:
             float32 [N, *shape].
         """
         examples = examples.float()
+        if self._eight_bits:
+            examples = ((examples.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
         if len(self._shape) == 3:
-            if tuple(examples.shape[2:]) != self._shape[1:]:
-                examples = interpolate(examples, self._shape[1:], mode="bilinear", antialias=True)
-            examples = examples.expand(-1, self._shape[0], -1, -1)
+            examples = resized(examples, self._shape[1:], self._resize).expand(-1, self._shape[0], -1, -1)
         return (examples - self._mean.to(examples.device)) / self._std.to(examples.device)
+
+
+def resized(images: Tensor, size: tuple[int, ...], way: Resize) -> Tensor:
+    """Images of another size, by bilinear interpolation.
+
+    Args:
+        images: [N, C, H, W].
+        size: height and width, in pixels.
+        way: see :class:`Extractor`.
+
+    Returns:
+        [N, C, *size].
+    """
+    if tuple(images.shape[2:]) == size:
+        return images
+    if way != "tensorflow":
+        return interpolate(images, size, mode="bilinear", antialias=way == "antialiased")
+    for dimension, pixels in ((2, size[0]), (3, size[1])):
+        before = images.shape[dimension]
+        place = torch.arange(pixels, device=images.device) * (before / pixels)
+        low = place.long()
+        high = (low + 1).clamp(max=before - 1)
+        share = (place - low).to(images).view(-1, *(1,) * (3 - dimension))
+        one, other = (images.index_select(dimension, rows) for rows in (low, high))
+        images = one + share * (other - one)
+    return images

@@ -16,6 +16,7 @@ from moe.validation.complaint import first_complaint
 from moe.validation.section import Section
 from trainer.model.feature_extractor.extractor import Extractor
 from trainer.model.feature_extractor.layers import Layer, build_layers, describe_layers
+from trainer.model.feature_extractor.published import Resize
 
 KEY = "extractor"
 """The key of the metadata that holds the description."""
@@ -38,6 +39,10 @@ class Description(Section):
     """Subtracted from each channel, in units of the run's examples; the values of images lie from -1 to 1."""
     std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
     """Each channel is divided by it after the mean is subtracted."""
+    resize: Resize = "antialiased"
+    """How images of another size are resized."""
+    eight_bits: bool = False
+    """Whether images are first clipped and rounded to the 256 values of a file of pictures."""
     layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -57,6 +62,8 @@ def write_extractor(
     *,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
+    resize: Resize = "antialiased",
+    eight_bits: bool = False,
 ) -> None:
     """Writes a network as a feature extractor.
 
@@ -70,13 +77,18 @@ def write_extractor(
         shape: of one example, [C, H, W] of an image or [D] of a point.
         mean: subtracted from each channel, one value for all or one for each.
         std: each channel is divided by it after the mean is subtracted.
+        resize: how images of another size are resized, see :class:`Extractor`.
+        eight_bits: whether images are first clipped and rounded to the 256 values of a file of pictures.
 
     Raises:
         ValueError: a file cannot hold a module or a setting; the message names it.
         FileError: the network does not take examples of that shape, or a weight is not finite. No file is written.
     """
     description = Description.model_validate(
-        {"shape": tuple(shape), "mean": tuple(mean), "std": tuple(std), "layers": describe_layers(network)}
+        {
+            **{"shape": tuple(shape), "mean": tuple(mean), "std": tuple(std)},
+            **{"resize": resize, "eight_bits": eight_bits, "layers": describe_layers(network)},
+        }
     )
     tensors = {
         name: value.detach().cpu().contiguous().clone()
@@ -132,7 +144,15 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
     counters = {name: torch.tensor(0) for name in network.state_dict() if name.endswith(_COUNTER)}
     network.load_state_dict(tensors | counters, assign=True)
     device = torch.device("cpu") if device is None else device
-    return Extractor(network.to(device), description.shape, description.mean, description.std, device)
+    return Extractor(
+        network.to(device),
+        description.shape,
+        description.mean,
+        description.std,
+        device,
+        description.resize,
+        eight_bits=description.eight_bits,
+    )
 
 
 def feature_shape(path: Path) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Writes a feature extractor from the published weights of a vision transformer."""
+"""Writes a feature extractor from published weights of a vision transformer or of Inception v3."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from torch.nn.functional import interpolate
 
 from moe.files import FileError
 from trainer.model.feature_extractor.file import write_extractor
-from trainer.model.feature_extractor.published import LAYOUTS, PublishedLayout, TokensTaken
+from trainer.model.feature_extractor.inception import FEATURES, SIDE, Inception
+from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS, PublishedLayout, TokensTaken
 from trainer.model.feature_extractor.published_weights import PublishedWeights
 from trainer.model.feature_extractor.transformer import AttentionBlock, FirstToken, PatchMap, PatchTokens
 
@@ -30,14 +31,14 @@ def import_extractor(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> None:
-    """Writes a vision transformer as a feature extractor.
+    """Writes a vision transformer, or Inception v3 up to its pooled features, as a feature extractor.
 
-    If the image size gives another grid of patches than the weights were trained with, their position embeddings are
+    The settings after `out` are for transformers. If the image size gives another grid of patches than the weights were trained with, their position embeddings are
     interpolated as in the published code of each model: bicubically, with antialiasing only if there are registers.
 
     Args:
         path: safetensors file with the weights.
-        layout: a key of :data:`trainer.model.feature_extractor.published.LAYOUTS`.
+        layout: a key of :data:`trainer.model.feature_extractor.published.LAYOUTS`, or of ``INCEPTIONS`` beside it.
         out: safetensors file to write.
         image_size: height and width, or one number for both, that images are resized to, in pixels; multiples of the
             patch size. None: the size of the position embeddings.
@@ -51,10 +52,17 @@ def import_extractor(
         ValueError: an argument is wrong, or a size or a number of heads does not fit the weights.
         FileError: the file cannot be read, a tensor is missing, unknown or of another shape, or a value is not finite.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"--layout: {layout} is unknown; use {', '.join(LAYOUTS)}")
+    if layout not in (*LAYOUTS, *INCEPTIONS):
+        raise ValueError(f"--layout: {layout} is unknown; use {', '.join((*LAYOUTS, *INCEPTIONS))}")
     if out.resolve() == path.resolve():
         raise ValueError(f"--out: {out} is the file of the weights; give another")
+    if layout in INCEPTIONS:
+        given = {"--image-size": image_size, "--num-heads": num_heads, "--mean": mean, "--std": std}
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(f"{option}: {layout} has settings of its own; leave it out")
+        _import_inception(path, layout, out)
+        return
     names = LAYOUTS[layout]
     with PublishedWeights(path, layout) as weights:
         network, shape = _network(weights, names, image_size, tokens, num_heads)
@@ -64,6 +72,31 @@ def import_extractor(
     if min(std) <= 0:
         raise ValueError(f"--std: {min(std)} is no spread of a channel; give numbers above 0")
     write_extractor(network, out, shape, mean=[2 * value - 1 for value in mean], std=[2 * value for value in std])
+
+
+def _import_inception(path: Path, layout: str, out: Path) -> None:
+    """Writes Inception v3 as a feature extractor: from images of any size to the 2,048 features of its last pool."""
+    names = INCEPTIONS[layout]
+    with torch.device("meta"):
+        inception = Inception(names.pools)
+    with PublishedWeights(path, layout) as weights:
+        inception.fill(weights)
+        classifier = weights.optional("fc.weight", (None, FEATURES))
+        if classifier is not None and len(classifier) != names.num_classes:
+            problem = f"names {len(classifier)} classes, and the network of layout {layout} names {names.num_classes}"
+            fitting = [other for other, published in INCEPTIONS.items() if published.num_classes == len(classifier)]
+            remedy = f"use --layout {' or '.join(fitting)}" if fitting else "give the weights as published"
+            raise FileError(path, "fc.weight", problem, remedy)
+        weights.check_all_are_used(names.unused)
+    write_extractor(
+        inception.network,
+        out,
+        (3, SIDE, SIDE),
+        mean=[names.mean],
+        std=[names.std],
+        resize=names.resize,
+        eight_bits=True,
+    )
 
 
 def resized_positions(positions: Tensor, rows: int, columns: int, *, offset: float, antialias: bool) -> Tensor:

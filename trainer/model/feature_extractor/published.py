@@ -1,4 +1,4 @@
-"""Tensor names and settings of published vision transformers. Imports no torch."""
+"""Tensor names and settings of published networks. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from typing import Literal
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the red, green and blue channel of images with values from 0 to 1."""
+
+Resize = Literal["antialiased", "bilinear", "tensorflow"]
+"""How images of another size are resized, see :class:`trainer.model.feature_extractor.extractor.Extractor`."""
 
 TokensTaken = Literal["patches", "class", "mean"]
 """What becomes the features: the token of each patch, the class token, or the mean over the patches."""
@@ -117,3 +120,36 @@ LAYOUTS: Mapping[str, PublishedLayout] = {
 }
 """By name: the authors' files of DINOv2, whose names timm shares, and ``Dinov2Model`` and ``ViTModel`` of the package
 transformers."""
+
+
+@dataclass(frozen=True)
+class PublishedInception:
+    """An Inception v3 in a file with torchvision's names, and how images are prepared for it.
+
+    Attributes:
+        pools: ``torchvision`` or ``fid``, see :class:`trainer.model.feature_extractor.inception.Inception`.
+        num_classes: rows of the classifier, which the features do not need; it tells the two networks apart.
+        resize: how images of another size are brought to 299 pixels a side.
+        mean: subtracted from images from -1 to 1.
+        std: what they are divided by thereafter.
+        prefix: optional prefix of all names.
+        unused: prefixes of the names of tensors that features do not need.
+    """
+
+    pools: Literal["torchvision", "fid"]
+    num_classes: int
+    resize: Resize
+    mean: float = 0.0
+    std: float = 1.0
+    prefix: str = ""
+    unused: tuple[str, ...] = ("AuxLogits.", "fc.")
+
+
+INCEPTIONS: Mapping[str, PublishedInception] = {
+    "inception-torchvision": PublishedInception("torchvision", 1000, "antialiased"),
+    "inception-fid": PublishedInception("fid", 1008, "bilinear"),
+    "inception-fid-tensorflow": PublishedInception("fid", 1008, "tensorflow", mean=0.5 / 127.5, std=128 / 127.5),
+}
+"""By name: torchvision's ``inception_v3``; the network of FID that pytorch-fid publishes as
+``pt_inception-2015-12-05``, with images prepared as pytorch-fid does; and the same network with images prepared as in
+the graph of TensorFlow that it was taken from, whose figures papers on ImageNet give (pixels (p - 128) / 128)."""

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from moe.files import FileError
 from trainer.model.feature_extractor.file import FLOATING
-from trainer.model.feature_extractor.published import LAYOUTS
+from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS
+
+_PICKLES = (b"PK\x03\x04", b"\x80")
+"""What files begin with that ``torch.save`` wrote."""
 
 
 class PublishedWeights:
@@ -20,7 +23,7 @@ class PublishedWeights:
 
     Args:
         path: the file.
-        layout: a key of ``LAYOUTS``.
+        layout: a key of ``LAYOUTS`` or ``INCEPTIONS``.
 
     Raises:
         FileError: on entering, the file cannot be read.
@@ -34,9 +37,12 @@ class PublishedWeights:
             self._file: Any = self._closing.enter_context(safe_open(self.path, framework="pt"))
             names = list(self._file.keys())
         except (OSError, SafetensorError) as error:
+            if isinstance(error, SafetensorError) and _is_pickle(self.path):
+                problem = "is a pickle, which can run any code when it is read"
+                raise FileError(self.path, "weights", problem, f"convert it once: {_conversion(self.path)}") from error
             remedy = "give a file that safetensors.torch.save_file wrote"
             raise FileError(self.path, "weights", f"cannot be read ({error})", remedy) from error
-        prefix = LAYOUTS[self._layout].prefix
+        prefix = (LAYOUTS | INCEPTIONS)[self._layout].prefix
         self._found = {name.removeprefix(prefix): name for name in names}
         self._taken: set[str] = set()
         return self
@@ -57,7 +63,7 @@ class PublishedWeights:
             FileError: it is missing, or of another shape or type, or a value is not finite.
         """
         if name not in self._found:
-            others = ", ".join(other for other in LAYOUTS if other != self._layout)
+            others = ", ".join(other for other in (*LAYOUTS, *INCEPTIONS) if other != self._layout)
             remedy = f"give a whole file of layout {self._layout}, or another --layout ({others})"
             raise FileError(self.path, name, "is missing", remedy)
         part = self._file.get_slice(self._found[name])
@@ -67,7 +73,7 @@ class PublishedWeights:
         )
         if not fits:
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
-            remedy = f"give the weights of a vision transformer of layout {self._layout}"
+            remedy = f"give the weights of a network of layout {self._layout}"
             raise FileError(self.path, name, f"has shape {found} where [{wanted}] is needed", remedy)
         if part.get_dtype() not in FLOATING:
             raise FileError(self.path, name, f"is of type {part.get_dtype()}", f"use one of {', '.join(FLOATING)}")
@@ -99,6 +105,23 @@ class PublishedWeights:
     def check_all_are_used(self, unused: tuple[str, ...]) -> None:
         """Raises if a tensor was never read, unless its name has one of the prefixes `unused`."""
         for name in self._found:
-            if name not in self._taken and not name.startswith(unused):
-                problem = f"belongs to no part of a transformer of layout {self._layout}"
+            if name not in self._taken and not name.startswith(unused) and not name.endswith(".num_batches_tracked"):
+                problem = f"belongs to no part of a network of layout {self._layout}"
                 raise FileError(self.path, name, problem, "choose the --layout of the file, or a supported model")
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4).startswith(_PICKLES)
+
+
+def _conversion(path: Path) -> str:
+    """A command that writes the tensors of a pickle as safetensors, without running what else may be in it."""
+    load = f"torch.load({str(path)!r}, weights_only=True)"
+    target = path.with_name(f"{path.stem}{'-converted' * (path.suffix == '.safetensors')}.safetensors")
+    code = (
+        "import torch; from safetensors.torch import save_file; "
+        f"save_file({{name: value.contiguous() for name, value in {load}.items()}}, "
+        f"{str(target)!r})"
+    )
+    return f'python -c "{code}"'

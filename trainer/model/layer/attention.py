@@ -16,7 +16,6 @@ from trainer.config.model import GPTConfig
 from trainer.model.parallel.division import Columns, Rows
 
 
-
 class Context(Protocol):
     """The tokens that a row may attend to: those before it in its sequence, wherever they are."""
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from trainer.config.network.dit import DIFFUSERS_TIME_WAVES
 
 LARGEST_PERIOD = 10_000.0
-LAST_TIMESTEP = 999
-"""The timestep at the source, time 0; at the data, time 1, it is 0."""
+TIMESTEPS = 1000
+"""Of the diffusion, numbered from 0 beside the data. Timestep n is at t = 1 - (n + 1) / 1000, as in a path of kind
+diffusion_steps."""
 
 
 def timestep_waves(t: Tensor) -> Tensor:
-    """Cosines and sines of the timesteps 999 (1 - t) at frequencies from 1 to 1 / 10,000, both included.
+    """Cosines and sines of the timesteps 1000 (1 - t) - 1, at least 0, at 128 frequencies from 1 to 1 / 10,000.
 
     Args:
         t: [B] times in [0, 1]; in float64 a whole timestep is met exactly, in float32 to 1e-4 of one.
@@ -28,7 +29,8 @@ def timestep_waves(t: Tensor) -> Tensor:
     """
     half = DIFFUSERS_TIME_WAVES // 2
     exponents = -math.log(LARGEST_PERIOD) * torch.arange(half, device=t.device, dtype=torch.float32) / (half - 1)
-    angles = (LAST_TIMESTEP * (1 - t)).float()[:, None] * exponents.exp()
+    timesteps = (TIMESTEPS * (1 - t) - 1).clamp_min(0).float()
+    angles = timesteps[:, None] * exponents.exp()
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 

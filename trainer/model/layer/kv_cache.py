@@ -1,4 +1,4 @@
-"""What rows attend to: the window of one forward pass, or a cache that grows byte by byte.
+"""What rows attend to: the window of one forward pass, or a cache that grows token by token.
 
 Shape suffixes: as in :mod:`trainer.model.layer.attention`; A all tokens of the group.
 """
@@ -112,7 +112,7 @@ class Prompt(Window):
         """Describes the prompts.
 
         Args:
-            length: bytes of each, padding included. What stands at a position behind a prompt's end is overwritten
+            length: tokens of each, padding included. What stands at a position behind a prompt's end is overwritten
                 before anything attends to it.
             cache: still empty.
         """
@@ -128,7 +128,7 @@ class Prompt(Window):
         return self._attend_gathered(query_THW, gathered, residency)
 
 
-class NextByte(Context):
+class NextToken(Context):
     """One more token of each sequence, behind those in a cache; the number of a token is its sequence.
 
     Attributes:

@@ -255,6 +255,7 @@ def _tokens(
         top_k=moe.top_k,
         most_choices=moe.most_choices,
         key_value_width=config.model.key_value_width,
+        target_bytes=config.model.token_bytes,
         dropout=config.model.keyed_dropout and not evaluates,
         router_sums=_router_sums(moe) if balances else (),
         tokens=tokens,

@@ -26,6 +26,7 @@ class TokenTraffic:
         num_experts, top_k: experts of a layer and how many of them a token visits.
         most_choices: choices that a message of coherent dispatch has room for.
         key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
+        target_bytes: of a target that ranks tell each other in coherent dispatch, 1 or 4.
         dropout: whether ranks in coherent dispatch tell each other a seed.
         router_sums: element type and bytes of each all-reduce over the data ranks by which a router balances the
             tokens of a layer's forward pass.
@@ -45,6 +46,7 @@ class TokenTraffic:
     top_k: int
     most_choices: int = 0
     key_value_width: int = 0
+    target_bytes: int = 1
     dropout: bool = False
     router_sums: tuple[tuple[str, int], ...] = ()
     tokens: int
@@ -92,6 +94,7 @@ class TokenTraffic:
             dtype,
             key_value_bytes=keys_and_values,
             expert_bytes=self.expert_elements * element_bytes,
+            target_bytes=self.target_bytes,
         )
         return expected_exchanges(
             self.dispatch,

@@ -115,10 +115,13 @@ def interrupted(world_size: int, case: str) -> tuple[list[Any], list[Any]]:
 
 def write(run: Run) -> list[bytes]:
     """Text of the averaged weights, for which parts of the network are called by themselves."""
+    from trainer.data.text.tokenizer import ByteTokenizer
     from trainer.sampling.text import continue_texts
 
     with run.average.in_place():
-        return continue_texts(run.engine.module, [b"def", b"a"], 4, temperature=0.0, seed=0)
+        return continue_texts(
+            run.engine.module, [b"def", b"a"], 4, tokenizer=ByteTokenizer(), temperature=0.0, seed=0
+        )
 
 
 def moved(world_size: int) -> tuple[list[Any], list[Any], list[bytes]]:

@@ -253,7 +253,7 @@ REFUSED: dict[str, tuple[Change, dict[str, Any], str]] = {
     "a gated perceptron": (
         lambda w: w.update({"blocks.0.mlp.w12.weight": torch.ones(2)}),
         {},
-        "blocks.0.mlp.w12.weight: belongs to no part of a transformer of layout dinov2",
+        "blocks.0.mlp.w12.weight: belongs to no part of a network of layout dinov2",
     ),
 }
 
@@ -320,6 +320,8 @@ def test_the_weights_are_never_overwritten_and_a_pickle_is_never_read(tmp_path: 
     with pytest.raises(ValueError, match=r"^--out: .* is the file of the weights"):
         import_extractor(path, "dinov2", path)
     torch.save(dinov2_weights(), path)
-    for file in (path, tmp_path / "none", tmp_path):
+    with pytest.raises(FileError, match=r"is a pickle, which can run any code .*weights_only=True.*-converted"):
+        import_extractor(path, "dinov2", tmp_path / "out")
+    for file in (tmp_path / "none", tmp_path):
         with pytest.raises(FileError, match=r"weights: cannot be read .*; give a file that safetensors"):
             import_extractor(file, "dinov2", tmp_path / "features.safetensors")

@@ -94,7 +94,7 @@ def test_what_cannot_be_asked_is_refused(tmp_path, capsys, arguments, complaint)
 
 def test_a_model_without_a_flow_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "fit-path", GPT, "--out", tmp_path / "path")
-    assert line.endswith("model.kind: a gpt model predicts the next byte and follows no path; give a run with a flow")
+    assert line.endswith("model.kind: a gpt model predicts the next token and follows no path; give a run with a flow")
 
 
 def test_paths_between_data_sets_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

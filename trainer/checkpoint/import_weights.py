@@ -1,0 +1,96 @@
+"""The import-weights verb: a network of another package becomes the beginning of a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from moe.files import FileError, replacing
+from trainer.checkpoint.model_card import model_card
+from trainer.checkpoint.parts import write_in_parts
+from trainer.config.file import validated
+from trainer.config.run import RunConfig
+from trainer.model.build import parameter_shapes
+from trainer.model.foreign import Document, Foreign, found_in
+from trainer.model.foreign.entry import Entry, elements
+from trainer.model.weight_files import EXPORTED, Weights, open_weights
+
+_DAMAGED = "give the folder as its package wrote it"
+_PLAIN = ("F32", "BF16", "F16")
+
+
+def run(folder: Path, out: Path) -> int:
+    """Writes the weights of another package's network under the names that they have here.
+
+    Args:
+        folder: with config.json and safetensors.
+        out: folder for the weights in float32, a configuration of a run with the same network, and a model card.
+
+    Returns:
+        0.
+
+    Raises:
+        FileError: the network is not read here, has a setting without a counterpart, or is not whole.
+    """
+    kind, document, path = found_in(folder)
+    try:
+        with open_weights(path) as weights:
+            config = _configuration(kind, document, weights, out)
+            entries = kind.entries(config)
+            assert {entry.name: entry.shape for entry in entries} == parameter_shapes(config)
+            _check(path, kind, entries, weights)
+            tensors = (
+                entry.join({name: weights.tensor(name) for name in entry.parts}).float().contiguous()
+                for entry in entries
+            )
+            first, *parts = write_in_parts(out / EXPORTED, {entry.name: entry.shape for entry in entries}, tensors)
+    except (OSError, SafetensorError) as error:
+        raise FileError(path, "weights", f"cannot be read ({error})", _DAMAGED) from error
+    with replacing(out / "config.yaml") as temporary:
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    card = model_card(
+        config, None, elements(entries), routers=False, weights=first.name, parts=len(parts), origin=kind.network
+    )
+    with replacing(out / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    print(f"{out}: {elements(entries):,} parameters of a {kind.network}; its config.yaml is of a run with this network")
+    print(f"train on: python -m trainer train {out / 'config.yaml'} {_data(config)}")
+    return 0
+
+
+def _configuration(kind: Foreign, document: Document, weights: Weights, out: Path) -> RunConfig:
+    """A run that begins with the weights."""
+    sections = kind.sections(document, weights)
+    whole: Mapping[str, Any] = {
+        "run": {"dir": f"runs/{out.name}"},
+        **sections,
+        "model": {**sections["model"], "init_from": str(out)},
+        "optim": {"steps": 1000, "global_batch": 8, "lr": 1e-5, "warmup_steps": 100},
+    }
+    return validated(document.path, dict(whole))
+
+
+def _data(config: RunConfig) -> str:
+    """What a user has to replace of the data."""
+    if config.data.kind != "shards":
+        return "data=..."
+    shape = " x ".join(map(str, config.data.shape))
+    return f"'data={{kind: shards, path: YOURS, held_out: 100}}' (examples of {shape})"
+
+
+def _check(path: Path, kind: Foreign, entries: list[Entry], weights: Weights) -> None:
+    """Refuses weights in which a tensor is missing, has another shape or type, or has no place here."""
+    wanted = {name: shape for entry in entries for name, shape in entry.parts.items()}
+    names = {*weights.names}
+    for name, shape in wanted.items():
+        if name not in names:
+            raise FileError(path, name, f"is missing, which a {kind.network} of this config.json has", _DAMAGED)
+        if weights.shape(name) != shape:
+            raise FileError(path, name, f"has shape {weights.shape(name)}, not {shape} as config.json says", _DAMAGED)
+        if weights.dtype(name) not in _PLAIN:
+            problem = f"holds {weights.dtype(name)}"
+            raise FileError(path, name, problem, "give weights in float32, bfloat16 or float16, not quantised")
+    for name in sorted(names - wanted.keys()):
+        if not name.endswith(kind.buffers or ("\0",)):
+            raise FileError(path, name, f"has no place in a {kind.network} of this config.json", _DAMAGED)

@@ -1,0 +1,153 @@
+"""The index of WebDataset tars: what they hold and where, known before any of them is opened."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from moe.files import FileError, replacing
+from moe.validation.section import Section
+from trainer.data.shard.index import INDEX, read_index
+
+EXAMPLES = "examples.npy"
+ROW = np.dtype([("start", "<i8"), ("end", "<i8"), ("check", "<u4"), ("label", "<i4")])
+"""Of an example: the stretch of its tar, the CRC-32 of its headers, and its class, or -1 where it tells none."""
+REMEDY = "make the index with: python -m trainer index-tars PATH --out DIR"
+
+
+class TarEntry(Section):
+    """One tar."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Its path below the folder that holds all tars, wherever that lies."""
+    size: PositiveInt
+    """Bytes."""
+    num_examples: NonNegativeInt
+
+
+class MembersEntry(Section):
+    """Examples that have the same members."""
+
+    extensions: tuple[str, ...]
+    """What the members are, in the order of the alphabet."""
+    num_examples: PositiveInt
+    first: str
+    """The first of these examples: its tar and its key."""
+
+
+class TarIndex(Section):
+    """index.json, beside ``examples.npy`` with a row for each example, in the order of the tars."""
+
+    format: Literal["flowfabric.tars/1"] = "flowfabric.tars/1"
+    label: str | None
+    """Member that tells the class, such as ``cls`` or ``json:label``; None: there are no classes."""
+    num_classes: NonNegativeInt
+    """Labels are 0 to num_classes - 1; 0: there are none."""
+    class_names: tuple[str, ...] = ()
+    """Of the classes 0, 1, ...; empty: they have none."""
+    members: tuple[MembersEntry, ...]
+    examples_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of ``examples.npy``."""
+    tars: Annotated[tuple[TarEntry, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_fit_the_classes(self) -> TarIndex:
+        if self.class_names and len(self.class_names) != self.num_classes:
+            problem = f"{len(self.class_names)} names do not fit the {self.num_classes} classes"
+            raise ValueError(f"class_names: {problem}; {REMEDY}")
+        return self
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of all tars together."""
+        return sum(tar.num_examples for tar in self.tars)
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the index says, what is in ``examples.npy`` included."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def extensions(self) -> str:
+        """What the examples have as members, for messages."""
+        return "; ".join(f"{entry.num_examples:,} have {', '.join(entry.extensions)}" for entry in self.members)
+
+
+def read_tar_index(folder: Path) -> TarIndex:
+    """Reads the index of tars.
+
+    Args:
+        folder: that the index-tars verb wrote.
+
+    Raises:
+        FileError: it is missing or malformed.
+    """
+    try:
+        return read_index(folder, TarIndex)
+    except FileError as error:
+        raise FileError(error.file, error.field, error.problem, REMEDY) from error
+
+
+def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object]) -> TarIndex:
+    """Writes an index; index.json last.
+
+    Args:
+        folder: to write to.
+        rows: :data:`ROW` of each example.
+        said: the fields of :class:`TarIndex` but the sum of the rows.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    with replacing(folder / EXAMPLES) as temporary, temporary.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+    index = TarIndex.model_validate({**said, "examples_sha256": _sum(folder / EXAMPLES)})
+    with replacing(folder / INDEX) as temporary:
+        temporary.write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return index
+
+
+def open_examples(folder: Path, index: TarIndex) -> NDArray[np.void]:
+    """Maps the rows of an index into memory; the ranks of a node share it.
+
+    Args:
+        folder: of the index.
+        index: what is in the folder.
+
+    Returns:
+        :data:`ROW` [N].
+
+    Raises:
+        FileError: the file is missing or is not what the index says.
+    """
+    path = folder / EXAMPLES
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        problem = f"cannot be read ({' '.join(str(error).split())})"
+        raise FileError(path, "index", problem, f"bring it back, or {REMEDY}") from error
+    if rows.dtype != ROW or rows.shape != (index.num_examples,):
+        problem = f"holds {rows.dtype} {list(rows.shape)}, not a row for each of {index.num_examples} examples"
+        raise FileError(path, "index", problem, REMEDY)
+    return rows
+
+
+def check_examples(folder: Path, index: TarIndex) -> None:
+    """Reads all of ``examples.npy`` and compares it with what the index says.
+
+    Raises:
+        FileError: it is another one.
+    """
+    found = _sum(folder / EXAMPLES)
+    if found != index.examples_sha256:
+        problem = f"is not the one that the index was written with ({found[:16]}, not {index.examples_sha256[:16]})"
+        raise FileError(folder / EXAMPLES, "examples_sha256", problem, REMEDY)
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,223 @@
+"""The index-tars verb: reads the headers and labels of tars once, so that runs can read examples where they lie."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rich.progress import track
+
+from moe.files import FileError
+from trainer.data.shard.index import INDEX
+from trainer.data.tar.class_names import read_class_names
+from trainer.data.tar.files import find_tars, names_of, open_tar
+from trainer.data.tar.index import ROW, write_tar_index
+from trainer.data.tar.scan import Scan, label_parts, scan
+
+SCANS = "scans.jsonl"
+"""What is known of the tars until the index is written: the member that tells the class, then a scan a line."""
+MOST_CLASSES = 1_000_000
+
+
+def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | None, workers: int) -> int:
+    """Writes the index of tars. What was scanned before an interruption is not read again.
+
+    Args:
+        paths: see :func:`find_tars`.
+        out: folder to write.
+        label: member that tells the class, see :func:`scan`; None: there are no classes.
+        class_names: file with the name of a class in each line; None: named by the labels, if they are names.
+        workers: tars that are read at once.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: there are no tars, one is damaged, or the labels are none.
+    """
+    if (out / INDEX).exists():
+        raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
+    if label is not None:
+        label_parts(label)
+    if workers < 1:
+        raise ValueError(f"--workers: {workers} read nothing; give 1 or more")
+    given = () if class_names is None else read_class_names(class_names)
+    urls = find_tars(paths)
+    contents = _Contents(label)
+    there = out.exists()
+    names = names_of(urls)
+    try:
+        _scan_all(dict(zip(names, urls, strict=True)), out, label, workers, contents)
+        index = write_tar_index(out, *contents.finished(names, given))
+    finally:
+        if not contents.rows:
+            (out / SCANS).unlink(missing_ok=True)
+            if not there:
+                with suppress(OSError):
+                    out.rmdir()
+    (out / SCANS).unlink()
+    classes = f", {index.num_classes} classes" if index.num_classes else ""
+    print(f"{out}: {index.num_examples:,} examples in {len(index.tars):,} tars{classes}; {index.extensions()}")
+    if contents.unlabelled:
+        count = int(sum((rows["label"] < 0).sum() for rows in contents.rows.values()))
+        print(f"{count:,} tell no class and will count as bad examples; {contents.unlabelled[0]}", file=sys.stderr)
+    return 0
+
+
+@dataclass
+class _Contents:
+    """What scans have told, in little memory.
+
+    Attributes:
+        label: member that tells the class.
+        rows: by tar; labels that are names are numbered by `names` until all are known.
+        names: of classes, in the order of first sight.
+        number: the first label that is one.
+        unlabelled: why examples tell no class, of the first in each tar.
+    """
+
+    label: str | None
+    rows: dict[str, NDArray[np.void]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, Scan] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    number: int | None = None
+    unlabelled: list[str] = field(default_factory=list)
+
+    def take(self, found: Scan) -> None:
+        """Adds a scan."""
+        rows = np.zeros(len(found.starts), ROW)
+        rows["start"], rows["end"], rows["check"] = found.starts, found.ends, found.checks
+        rows["label"] = [self._numbered(label) for label in found.labels]
+        self.rows[found.name], self.sizes[found.name] = rows, found.size
+        self.kinds[found.name] = found.model_copy(update={"starts": (), "ends": (), "checks": (), "labels": ()})
+        if found.unlabelled is not None:
+            self.unlabelled.append(found.unlabelled)
+
+    def _numbered(self, label: int | str | None) -> int:
+        if label is None:
+            return -1
+        if isinstance(label, int):
+            self.number = label if self.number is None else self.number
+            return label
+        return self.names.setdefault(label, len(self.names))
+
+    def finished(self, tars: Sequence[str], given: tuple[str, ...]) -> tuple[NDArray[np.void], dict[str, object]]:
+        """All rows, in the order of the tars, and what the index says besides.
+
+        Args:
+            tars: their names.
+            given: names of the classes; empty: those that the labels are.
+
+        Raises:
+            ValueError: there are no examples, or their labels are no classes.
+        """
+        rows = np.concatenate([self.rows[tar] for tar in tars])
+        if not len(rows):
+            raise ValueError(f"path: the {len(tars)} tars hold no examples; name members KEY.EXTENSION")
+        members = self._members(tars)
+        num_classes, class_names = 0, ()
+        if self.label is not None:
+            num_classes, class_names = self._classes(rows, given)
+        elif given:
+            raise ValueError(f"class_names: {len(given)} names without labels; give the member that tells the class")
+        return rows, {
+            "label": self.label,
+            "num_classes": num_classes,
+            "class_names": class_names,
+            "members": members,
+            "tars": [{"name": tar, "size": self.sizes[tar], "num_examples": len(self.rows[tar])} for tar in tars],
+        }
+
+    def _classes(self, rows: NDArray[np.void], given: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+        """Number and names of the classes; renumbers labels that were names."""
+        labels = rows["label"]
+        if labels.max() < 0:
+            remedy = "give another --label (cls, EXTENSION, json:FIELD), or --label none"
+            raise ValueError(f"--label: no example tells a class by {self.label} ({self.unlabelled[0]}); {remedy}")
+        if self.names and self.number is not None:
+            problem = f"some labels are numbers ({self.number}), others names ({next(iter(self.names))})"
+            raise ValueError(f"--label: {problem}; make them all the same")
+        if self.names:
+            names = given or tuple(sorted(self.names))
+            unknown = [name for name in self.names if name not in set(names)]
+            if unknown:
+                raise ValueError(f"class_names: {unknown[0]} and {len(unknown) - 1} more are missing; add them")
+            places = {name: number for number, name in enumerate(names)}
+            numbers = np.array([*(places[name] for name in self.names), -1])  # label -1 is the last
+            labels[:] = numbers[labels]
+            return len(names), names
+        most = int(labels.max())
+        if given and most >= len(given):
+            raise ValueError(f"class_names: {len(given)} names do not reach class {most}; name all")
+        if most >= MOST_CLASSES:
+            raise ValueError(f"--label: {self.label} is as large as {most}, which is no class; give another member")
+        return len(given) or most + 1, given
+
+    def _members(self, tars: Sequence[str]) -> list[dict[str, object]]:
+        found: dict[tuple[str, ...], tuple[int, str]] = {}
+        for tar in tars:
+            for kind in self.kinds[tar].kinds:
+                count, first = found.get(kind.extensions, (0, f"{tar}: {kind.first}"))
+                found[kind.extensions] = count + kind.num_examples, first
+        return [
+            {"extensions": extensions, "num_examples": count, "first": first}
+            for extensions, (count, first) in sorted(found.items())
+        ]
+
+
+def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: int, contents: _Contents) -> None:
+    """Scans tars, those first of which a scan is kept."""
+    for kept in _kept(out / SCANS, label, tars):
+        contents.take(kept)
+    left = [name for name in tars if name not in contents.rows]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / SCANS).open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as threads:
+            if file.tell() == 0:
+                file.write(json.dumps({"label": label}) + "\n")
+            coming = [threads.submit(scan, tars[name], name, label) for name in left]
+            try:
+                for future in track(
+                    as_completed(coming), "reading headers", len(coming), disable=not sys.stderr.isatty()
+                ):
+                    found = future.result()
+                    file.write(found.model_dump_json() + "\n")
+                    file.flush()
+                    contents.take(found)
+            except FileError as error:
+                kept = f"; the scans of {len(contents.rows)} sound tars are kept in {out}" if contents.rows else ""
+                raise FileError(error.file, error.field, error.problem, error.remedy + kept) from error
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+    except OSError as error:
+        raise FileError(out, "output", f"cannot be written ({error.strerror})", "choose a writable path") from error
+
+
+def _kept(path: Path, label: str | None, tars: Mapping[str, str]) -> Iterator[Scan]:
+    """Scans of an earlier start that still hold: of the same label, and of tars of the same size."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        return
+    whole = [line for line in lines if line.endswith("\n")]
+    if not whole or whole[0] != json.dumps({"label": label}) + "\n":
+        path.unlink()
+        return
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    for line in whole[1:]:
+        try:
+            kept = Scan.model_validate_json(line)
+        except ValidationError:
+            continue
+        if kept.name in tars and open_tar(tars[kept.name]).size == kept.size:
+            yield kept

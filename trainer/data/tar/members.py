@@ -1,0 +1,167 @@
+"""The members of a tar file, walked header by header, and how they form examples.
+
+The format is that of POSIX.1-1988 (ustar) with the long names of GNU tar (typeflag L) and of POSIX.1-2001 (pax,
+typeflag x). Only headers are read; what lies between them is skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+BLOCK = 512
+REGULAR = b"0\0007"
+"""Type flags of files with content."""
+WITHOUT_CONTENT = b"123456"
+"""Type flags of links, devices, folders and pipes, whose size says nothing."""
+MOST_BYTES, MOST_HEADER_BYTES = 1 << 60, 1 << 20
+"""Of a member, and of an extended header."""
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+Read = Callable[[int, int], bytes | memoryview]
+"""Reads the bytes from one offset up to another; fewer where the file ends before."""
+
+_META = re.compile(r"__[^/]*__(/|$)")
+_PAX_RECORD = re.compile(rb"(\d+) ([^=]+)=")
+
+
+class TarDamage(ValueError):  # noqa: N818  it is what was found
+    """Bytes that are not those of a tar file; the message says where and what."""
+
+
+class Member(NamedTuple):
+    """A file in a tar.
+
+    Attributes:
+        name: its path.
+        start: offset of the first of its headers.
+        data: offset of its content.
+        size: bytes of its content.
+        regular: whether it is a file, not a folder or a link.
+    """
+
+    name: str
+    start: int
+    data: int
+    size: int
+    regular: bool
+
+
+def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = True) -> Iterator[Member]:
+    """The members of a tar, or of a stretch of one that begins with a header.
+
+    Args:
+        read: reads the file.
+        start: offset of the first header.
+        end: offset at which the stretch ends; None: the mark of the archive's end does, and must be there.
+        verify: whether the checksums of headers are computed.
+
+    Raises:
+        TarDamage: a header is none, or the file is cut off.
+    """
+    offset = start
+    while end is None or offset < end:
+        first, long_name, pax = offset, None, {}
+        while True:
+            header = bytes(read(offset, offset + BLOCK))
+            if len(header) < BLOCK:
+                raise TarDamage(f"is cut off: it ends before byte {offset:,}, where a header or its end mark is due")
+            if header[0] == 0 and not any(header):
+                return
+            if verify and not _checksum_fits(header):
+                raise TarDamage(f"has no header of a tar member at byte {offset:,}{_compression(header)}")
+            size = _number(header[124:136], offset)
+            kind = header[156:157]
+            data = offset + BLOCK
+            if kind not in (b"L", b"K", b"x", b"g"):
+                break
+            if size > MOST_HEADER_BYTES:
+                raise TarDamage(f"has a header of {size:,} bytes at byte {offset:,}, which no name needs")
+            content = bytes(read(data, data + size))
+            if kind == b"L":
+                long_name = content.partition(b"\0")[0]
+            elif kind == b"x":
+                pax = _pax(content, offset)
+            offset = data + _padded(size)
+        if kind == b"S" or any(key.startswith(b"GNU.sparse") for key in pax):
+            raise TarDamage(f"holds a sparse file at byte {offset:,}, which no reader of WebDataset expects")
+        if b"size" in pax:
+            size = _checked(pax[b"size"].decode("ascii", "replace"), 10, offset)
+        name = pax.get(b"path") or long_name or _name(header)
+        regular = kind in REGULAR and not (kind == b"\0" and name.endswith(b"/"))
+        if kind in WITHOUT_CONTENT or (kind in REGULAR and not regular):
+            size = 0
+        yield Member(name.decode("utf-8", "surrogateescape"), first, data, size, regular)
+        offset = data + _padded(size)
+
+
+def key_and_extension(name: str) -> tuple[str, str] | None:
+    """The key of the example that a member belongs to and what the member is of it, as WebDataset cuts names.
+
+    Args:
+        name: path in the tar.
+
+    Returns:
+        The path up to the first dot of its last part, and what follows that dot in lower case; None: the name has no
+        dot or begins with one, or is that of a note about the tar (``__name__``).
+    """
+    folder, slash, last = name.rpartition("/")
+    stem, dot, extension = last.partition(".")
+    if not (stem and dot) or _META.match(name):
+        return None
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def _number(field: bytes, offset: int) -> int:
+    """Octal digits, or a binary number whose first bit is set."""
+    if field[0] == 0x80:
+        return _checked(field[1:].hex(), 16, offset)
+    return _checked(field.strip(b"\0 ").decode("ascii", "replace") or "0", 8, offset)
+
+
+def _checked(digits: str, base: int, offset: int) -> int:
+    """A number of bytes that a file can have."""
+    try:
+        size = int(digits, base)
+    except ValueError:
+        size = -1
+    if not 0 <= size <= MOST_BYTES:
+        raise TarDamage(f"has a header at byte {offset:,} with a size that is none ({digits[:20]})")
+    return size
+
+
+def _checksum_fits(header: bytes) -> bool:
+    """Whether the sum of a header's bytes, the sum itself as blanks, is what the header says."""
+    try:
+        said = int(header[148:156].strip(b"\0 ") or b"0", 8)
+    except ValueError:
+        return False
+    return said == sum(header[:148]) + 8 * 32 + sum(header[156:])
+
+
+def _compression(header: bytes) -> str:
+    found = [name for magic, name in COMPRESSED.items() if header.startswith(magic)]
+    return f" ({found[0]} has compressed it, so that nothing in it can be found)" if found else ""
+
+
+def _name(header: bytes) -> bytes:
+    name = header[:100].partition(b"\0")[0]
+    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _pax(content: bytes, offset: int) -> dict[bytes, bytes]:
+    """Records ``LENGTH KEY=VALUE\\n``, where the length is that of the whole record."""
+    records: dict[bytes, bytes] = {}
+    while content:
+        found = _PAX_RECORD.match(content)
+        if found is None or not found.end() < int(found[1]) <= len(content):
+            raise TarDamage(f"has an extended header at byte {offset:,} that cannot be read")
+        records[found[2]] = content[found.end() : int(found[1]) - 1]
+        content = content[int(found[1]) :]
+    return records
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK

@@ -1,0 +1,1 @@
+"""A user's text as tokens in memory-mapped shards: reading it, encoding it, and windows of it."""

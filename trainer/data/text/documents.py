@@ -1,0 +1,199 @@
+"""From a chunk of files to the tokens of its documents, for the splits that these belong to."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.files import FileError
+from moe.random.seed import derive_seed
+from trainer.data.protocol import SPLITS, Split
+from trainer.data.text.index import token_type
+from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable
+from trainer.data.text.tokenizer import Tokenizer
+
+
+class Document(NamedTuple):
+    """A document, or a part of a long one.
+
+    Attributes:
+        text: UTF-8.
+        split: what it belongs to.
+        ends: whether its end is here.
+    """
+
+    text: bytes
+    split: Split
+    ends: bool
+
+
+@dataclass
+class SplitPart:
+    """What a chunk adds to a split.
+
+    Attributes:
+        tokens: with the end tokens.
+        num_documents: that end here.
+        num_bytes: of UTF-8.
+    """
+
+    tokens: NDArray[np.integer[Any]]
+    num_documents: int = 0
+    num_bytes: int = 0
+
+
+@dataclass
+class EncodedChunk:
+    """What becomes of a chunk.
+
+    Attributes:
+        splits: what it adds to each.
+        left_out: why each file or line that is no text was left out.
+    """
+
+    splits: Mapping[Split, SplitPart]
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DocumentReader:
+    """Finds the documents of files.
+
+    Attributes:
+        files: the files, in their order.
+        text_key: key of a JSON object that has the text of a document.
+        held_out_share: of the documents; a larger share contains a smaller one.
+        skips_bad_lines: whether lines that hold no document are left out; otherwise they are wrong input.
+    """
+
+    files: Sequence[TextFile]
+    text_key: str
+    held_out_share: float
+    skips_bad_lines: bool
+
+    def encode(self, chunk: Chunk, tokenizer: Tokenizer, end_token: int) -> EncodedChunk:
+        """Reads and encodes a chunk.
+
+        Args:
+            chunk: of the files.
+            tokenizer: makes tokens.
+            end_token: what stands behind every document.
+
+        Raises:
+            FileError: a file cannot be read, or is no text where it must be.
+        """
+        left_out: list[str] = []
+        documents = [document for piece in chunk.pieces for document in self._documents(piece, left_out)]
+        encoded = tokenizer.encode_documents([document.text for document in documents])
+        dtype = np.dtype(token_type(tokenizer.vocabulary))
+        end, empty = np.array([end_token], dtype), np.zeros(0, dtype)
+        splits: dict[Split, SplitPart] = {}
+        for split in SPLITS:
+            own = [(document, ids) for document, ids in zip(documents, encoded, strict=True) if document.split == split]
+            runs = [run for document, ids in own for run in ((ids, end) if document.ends else (ids,))]
+            splits[split] = SplitPart(
+                np.concatenate([empty, *runs]),
+                num_documents=sum(document.ends for document, _ in own),
+                num_bytes=sum(len(document.text) for document, _ in own),
+            )
+        return EncodedChunk(splits, left_out)
+
+    def split_of(self, *name: int | str) -> Split:
+        """Chooses the split of a document by its name alone: that of its file, and in lines of JSON the byte there."""
+        return "held_out" if derive_seed("held out", *name) < self.held_out_share * 2**63 else "train"
+
+    def _documents(self, piece: Piece, left_out: list[str]) -> Iterator[Document]:
+        file = self.files[piece.file]
+        if file.has_json_lines:
+            yield from self._json_documents(file, piece, left_out)
+            return
+        content = _content(file, piece)
+        problem = _no_text(content) if piece.is_text else "is not UTF-8, or holds NUL"
+        is_part = piece.is_text and piece.size < file.size
+        if problem is None:
+            if content:
+                yield Document(content, self.split_of(file.name), piece.ends)
+        elif file.must_be_text or is_part:
+            raise FileError(file.path, "text", problem, "give text in UTF-8, or leave the file out")
+        else:
+            left_out.append(f"{file.path}: {problem}")
+
+    def _json_documents(self, file: TextFile, piece: Piece, left_out: list[str]) -> Iterator[Document]:
+        first = piece.first
+        for line in io.BytesIO(_content(file, piece)):
+            try:
+                text = self._text(line)
+            except ValueError as error:
+                if not self.skips_bad_lines:
+                    remedy = "mend the line, or leave such lines out with --skip-bad-lines"
+                    raise FileError(file.path, f"line {_line_number(file, first)}", str(error), remedy) from error
+                left_out.append(f"{file.path}: the line at byte {first} {error}")
+            else:
+                if text:
+                    yield Document(text, self.split_of(file.name, first), ends=True)
+            first += len(line)
+
+    def _text(self, line: bytes) -> bytes:
+        if not line.strip():
+            return b""
+        try:
+            document = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"is not JSON ({error})") from error
+        if not isinstance(document, dict):
+            raise ValueError(f"is a {type(document).__name__}, not an object with the key {self.text_key}")
+        text = document.get(self.text_key)
+        if not isinstance(text, str):
+            found = f"as {self.text_key} a {type(text).__name__}" if self.text_key in document else _keys(document)
+            raise ValueError(f"has no text ({found}); give the key of the text with --field")
+        try:
+            content = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError("holds half a surrogate pair, which is no letter") from error
+        problem = _no_text(content)
+        if problem is not None:
+            raise ValueError(problem)
+        return content
+
+
+def _keys(document: Mapping[str, Any]) -> str:
+    return f"keys {', '.join(list(document)[:8])}" if document else "no keys"
+
+
+def _content(file: TextFile, piece: Piece) -> bytes:
+    if piece.content is not None:
+        return piece.content
+    try:
+        with file.path.open("rb") as stream:
+            stream.seek(piece.first)
+            content = stream.read(piece.size)
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if len(content) < piece.size:
+        raise FileError(file.path, "text", f"has become shorter than {file.size} bytes", "start anew when it rests")
+    return content
+
+
+def _no_text(content: bytes) -> str | None:
+    """Why bytes are no text; None: they are."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 (byte {error.start} is 0x{content[error.start]:02x})"
+    return "holds NUL, which no text does" if b"\0" in content else None
+
+
+def _line_number(file: TextFile, offset: int) -> int:
+    """The number of the line that begins at a byte, from 1."""
+    number = 1
+    with file.path.open("rb") as raw, file.opened(raw) as stream:
+        while offset > 0 and (part := stream.read(min(offset, 1 << 20))):
+            number += part.count(b"\n")
+            offset -= len(part)
+    return number

@@ -1,0 +1,260 @@
+"""The encode-text verb: a user's files as shards of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe.files import FileError, lies_in, replacing
+from trainer.data.protocol import SPLITS
+from trainer.data.text.documents import DocumentReader, EncodedChunk
+from trainer.data.text.index import INDEX, TOKENIZER, TextIndex, token_type
+from trainer.data.text.inputs import Chunk, TextFile, chunks, listed_files
+from trainer.data.text.progress import EncodingProgress
+from trainer.data.text.shard_writer import JOURNAL, ShardWriter, discard, read_journal
+from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer, sha256_of, tokenizer_content
+
+NOTED_EVERY_S = 5.0
+SHOWN_LEFT_OUT = 5
+STOPPED = 75
+"""Exit code of what was stopped, has kept its work, and goes on when it is started again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeTextRequest:
+    """What is encoded.
+
+    Attributes:
+        paths: files and folders.
+        out: folder to write.
+        tokenizer: a tokenizer.json; None: bytes.
+        end_token: text of the token behind every document; None: the tokenizer's usual one.
+        field: key of the text in lines of JSON.
+        endings: of the names of files in folders that are read; empty: all that are UTF-8.
+        held_out: share of the documents that are kept out of training, above 0 and below 1.
+        shard_tokens: after which a shard ends.
+        skip_bad_lines: whether lines of JSON that hold no text are left out.
+        workers: processes that encode; None: one for each core that this process may use.
+    """
+
+    paths: tuple[Path, ...]
+    out: Path
+    tokenizer: Path | None = None
+    end_token: str | None = None
+    field: str = "text"
+    endings: tuple[str, ...] = ()
+    held_out: float = 0.01
+    shard_tokens: int = 1 << 28
+    skip_bad_lines: bool = False
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range.
+
+        Raises:
+            ValueError: names option, value and remedy.
+        """
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"--held-out: {self.held_out} is no share of the documents; use for example 0.01")
+        if self.shard_tokens < 1:
+            raise ValueError(f"--shard-tokens: {self.shard_tokens} is less than 1; use for example 268435456")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers: {self.workers} processes encode nothing; use 1 or more")
+
+
+def run(request: EncodeTextRequest) -> int:
+    """Encodes files, from the beginning or from where an earlier start was broken off.
+
+    The shards are a function of the files and of the options but `workers`.
+
+    Args:
+        request: what is encoded.
+
+    Returns:
+        0, or 75 if it was interrupted: the same command goes on.
+
+    Raises:
+        ValueError: a file or an option is wrong; names it.
+    """
+    out = request.out
+    if (out / INDEX).exists():
+        raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
+    tokenizer, content = _tokenizer(request)
+    end_token = tokenizer.end_token(request.end_token)
+    files = listed_files(request.paths, request.endings, out)
+    reader = DocumentReader(files, request.field, request.held_out, request.skip_bad_lines)
+    made_by = {"field": request.field, "held_out": request.held_out, "num_files": len(files)}
+    journal = read_journal(out, _digest(files, {**made_by, "end_token": end_token}, request.shard_tokens, content))
+    made_by["skip_bad_lines"] = request.skip_bad_lines  # may be added later: it changes nothing that was written
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    writer = ShardWriter(out, token_type(tokenizer.vocabulary), request.shard_tokens, journal)
+    begun = time.perf_counter()
+    try:
+        left_out = _write(request, reader, writer, end_token)
+        index = _index(writer, tokenizer, end_token, content, made_by)
+    except KeyboardInterrupt:
+        writer.note()
+        print(f"{out}: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+        return STOPPED
+    except BrokenProcessPool as error:
+        writer.note()
+        problem = "a process was killed, perhaps for want of memory; the same command with fewer goes on"
+        raise ValueError(f"--workers: {problem}") from error
+    except OSError as error:
+        raise FileError(out, "output", f"cannot be written ({error.strerror})", "make room: the same command goes on") from error
+    except ValueError as error:
+        if not writer.noted and not lies_in(error, out):
+            writer.close()
+            discard(out, made)
+        raise
+    finally:
+        writer.close()
+    if content is not None:
+        with replacing(out / TOKENIZER) as temporary:
+            temporary.write_bytes(content)
+    index.write(out)
+    (out / JOURNAL).unlink(missing_ok=True)
+    _report(out, index, left_out, writer.journal.left_out, time.perf_counter() - begun)
+    return 0
+
+
+def _tokenizer(request: EncodeTextRequest) -> tuple[Tokenizer, bytes | None]:
+    if request.tokenizer is None:
+        return ByteTokenizer(), None
+    return read_tokenizer(request.tokenizer), tokenizer_content(request.tokenizer)
+
+
+def _digest(files: Sequence[TextFile], made_by: dict[str, object], shard_tokens: int, content: bytes | None) -> str:
+    """Of everything that decides the shards, as far as it is known before a file is read."""
+    tokenizer = None if content is None else sha256_of(content)
+    listed = [(file.name, file.size, file.changed_ns, file.must_be_text) for file in files]
+    said = json.dumps([listed, made_by, shard_tokens, tokenizer], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _write(request: EncodeTextRequest, reader: DocumentReader, writer: ShardWriter, end_token: int) -> list[str]:
+    """Encodes what is not yet written; returns why some of what was left out was."""
+    reasons: list[str] = []
+    noted = time.perf_counter()
+    workers = request.workers or len(os.sched_getaffinity(0))
+    with (
+        _encoded(reader, chunks(reader.files, writer.journal.place), request.tokenizer, end_token, workers) as encoded,
+        EncodingProgress([file.size for file in reader.files], writer.journal.file) as shown,
+    ):
+        for chunk, result in encoded:
+            writer.take(result, chunk.after)
+            reasons += result.left_out[: SHOWN_LEFT_OUT - len(reasons)]
+            shown.advance(chunk, sum(len(part.tokens) for part in result.splits.values()))
+            if time.perf_counter() - noted > NOTED_EVERY_S:
+                writer.note()
+                noted = time.perf_counter()
+    return reasons
+
+
+def _index(
+    writer: ShardWriter, tokenizer: Tokenizer, end_token: int, content: bytes | None, made_by: dict[str, object]
+) -> TextIndex:
+    splits = writer.finish()
+    for split, remedy in (("train", "a smaller share"), ("held_out", "a larger share")):
+        if not splits[split].shards:
+            found = sum(splits[each].num_documents for each in SPLITS)
+            raise ValueError(
+                f"--held-out: the share {made_by['held_out']} of the {found} documents leaves none to the {split} "
+                f"split; give {remedy}, or text in more documents (lines of JSON, or files)"
+            )
+    return TextIndex.model_validate(
+        {
+            "vocabulary": tokenizer.vocabulary,
+            "dtype": token_type(tokenizer.vocabulary),
+            "end_token": end_token,
+            "tokenizer": None if content is None else sha256_of(content),
+            "train": splits["train"].split,
+            "held_out": splits["held_out"].split,
+            "made_by": {**made_by, "left_out": writer.journal.left_out},
+        }
+    )
+
+
+def _report(out: Path, index: TextIndex, reasons: list[str], left_out: int, seconds: float) -> None:
+    for reason in reasons:
+        print(f"left out: {reason}", file=sys.stderr)
+    if left_out > len(reasons):
+        print(f"left out: {left_out} files or lines in all", file=sys.stderr)
+    train, held_out = index.train, index.held_out
+    tokens, size = train.num_tokens + held_out.num_tokens, train.num_bytes + held_out.num_bytes
+    print(
+        f"{out}: {tokens:,} tokens of a vocabulary of {index.vocabulary:,} ({index.dtype}) from {size:,} bytes in "
+        f"{train.num_documents + held_out.num_documents:,} documents, of which {held_out.num_documents:,} with "
+        f"{held_out.num_tokens:,} tokens are held out; {tokens / seconds:,.0f} tokens/s"
+    )
+    print(f"learn from it with data={{kind: text, path: {out}}}")
+
+
+# Processes that encode. Each makes its tokenizer once; the chunks come back in their order.
+
+_own: tuple[DocumentReader, Tokenizer, int] | None = None
+
+
+def _prepare(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:
+    global _own  # noqa: PLW0603  a worker of a pool keeps its state in its module
+    _own = reader, ByteTokenizer() if tokenizer is None else read_tokenizer(tokenizer), end_token
+
+
+def _prepare_worker(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one answers
+    _prepare(reader, tokenizer, end_token)
+
+
+def _encode(chunk: Chunk) -> EncodedChunk:
+    assert _own is not None
+    reader, tokenizer, end_token = _own
+    return reader.encode(chunk, tokenizer, end_token)
+
+
+def _ready() -> None:
+    """Does nothing; a pool that has run it has started its processes."""
+
+
+@contextmanager
+def _encoded(
+    reader: DocumentReader, coming: Iterator[Chunk], tokenizer: Path | None, end_token: int, workers: int
+) -> Iterator[Iterator[tuple[Chunk, EncodedChunk]]]:
+    """Encodes chunks in processes; no more of them are held than keep the processes busy."""
+    if workers == 1:
+        _prepare(reader, tokenizer, end_token)
+        yield ((chunk, _encode(chunk)) for chunk in coming)
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("fork"), _prepare_worker, (reader, tokenizer, end_token)
+    )
+    try:
+        pool.submit(_ready).result()  # before this process has threads, which a fork does not take along
+        yield _in_order(pool, coming, 2 * workers)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, coming: Iterator[Chunk], most: int
+) -> Iterator[tuple[Chunk, EncodedChunk]]:
+    waiting: deque[tuple[Chunk, Future[EncodedChunk]]] = deque()
+    for chunk in coming:
+        waiting.append((chunk, pool.submit(_encode, chunk)))
+        if len(waiting) > most:
+            first, encoded = waiting.popleft()
+            yield first, encoded.result()
+    while waiting:
+        first, encoded = waiting.popleft()
+        yield first, encoded.result()

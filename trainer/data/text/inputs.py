@@ -1,0 +1,246 @@
+"""The files that a user names: which of them are text, in which order, and how they are cut into chunks of work."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from moe.files import FileError
+from moe.random.seed import derive_seed
+
+JSON_LINES = (".jsonl", ".jsonl.gz")
+CHUNK_BYTES = 1 << 21
+"""Of text that one process encodes at a time, at least; no chunk of plain text is more than twice as long."""
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file to encode.
+
+    Attributes:
+        path: where it is.
+        name: that decides its place among the files and whether it is held out: its path below the folder above the
+            one that was named, or its own name; the same wherever the folder is.
+        size: in bytes.
+        changed_ns: when it was written last.
+        must_be_text: whether it is wrong input if it is no text; otherwise it is left out.
+    """
+
+    path: Path
+    name: str
+    size: int
+    changed_ns: int
+    must_be_text: bool
+
+    @property
+    def has_json_lines(self) -> bool:
+        """Whether every line is a JSON object."""
+        return self.name.endswith(JSON_LINES)
+
+    def opened(self, raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
+        """Its uncompressed content, from the file as it is on the disk."""
+        return gzip.GzipFile(fileobj=raw) if self.name.endswith(".jsonl.gz") else raw
+
+
+class Piece(NamedTuple):
+    """A part of a file: whole lines of JSON, a whole document, or a part of a long one.
+
+    Attributes:
+        file: number of the file.
+        first: where it begins in the uncompressed file, in bytes.
+        size: in bytes.
+        ends: whether what is behind it belongs to another document.
+        is_text: false for a long file that has been found to be no text.
+        content: its bytes where they were read already; None: the process that encodes it reads them.
+        read_bytes: of its file, as it is on the disk, once the piece is read; None: up to its end.
+    """
+
+    file: int
+    first: int
+    size: int
+    ends: bool
+    is_text: bool = True
+    content: bytes | None = None
+    read_bytes: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.first + self.size
+
+
+class Place(NamedTuple):
+    """How far the files have been read: the number of a file, and the byte in it at which reading goes on."""
+
+    file: int
+    offset: int
+
+
+class Chunk(NamedTuple):
+    """Work for one process.
+
+    Attributes:
+        pieces: in their order.
+        after: where the next chunk begins.
+    """
+
+    pieces: tuple[Piece, ...]
+    after: Place
+
+
+def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> list[TextFile]:
+    """Lists files, and those in folders and the folders in them, in an order that their names alone decide.
+
+    Hidden files and folders are left out, and links to folders are not followed.
+
+    Args:
+        paths: files and folders.
+        endings: of the names of files in folders that are read; empty: all that turn out to be UTF-8.
+        out: folder that will be written.
+
+    Raises:
+        FileError: a path cannot be read, a folder holds no such file, two files have one name, or `out` is among them.
+    """
+    found: dict[str, TextFile] = {}
+    for path in paths:
+        if out.resolve().is_relative_to(path.resolve()):
+            raise FileError(out, "--out", f"lies in {path}, whose files are read", "give a folder elsewhere")
+        listed = _in_folder(path, endings) if path.is_dir() else [_text_file(path, path.name, must_be_text=True)]
+        if not listed:
+            wanted = f"file that ends in {' or '.join(endings)}" if endings else "file"
+            raise FileError(path, "folder", f"holds no {wanted}", "give files of text, or other --ending")
+        for file in listed:
+            other = found.setdefault(file.name, file)
+            if other is not file:
+                problem = f"has the name {file.name}, as {other.path} has"
+                raise FileError(file.path, "file", problem, "give each once, or the folder that both are in")
+    return sorted(found.values(), key=lambda file: (derive_seed("file", file.name), file.name))
+
+
+def chunks(files: Sequence[TextFile], start: Place = Place(0, 0), *, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """Cuts files into chunks: the same, however often reading was broken off and taken up again.
+
+    Args:
+        files: in their order.
+        start: the first byte that is still to be encoded; the `after` of a chunk.
+        size: bytes of a chunk, at least.
+
+    Raises:
+        FileError: a file cannot be read.
+    """
+    pieces: list[Piece] = []
+    held = 0
+    for number in range(start.file, len(files)):
+        file = files[number]
+        try:
+            for piece in _pieces(file, number, start.offset if number == start.file else 0, size):
+                pieces.append(piece)
+                held += piece.size
+                if held >= size:
+                    is_read = piece.ends and not file.has_json_lines
+                    yield Chunk(tuple(pieces), Place(number + 1, 0) if is_read else Place(number, piece.end))
+                    pieces, held = [], 0
+        except (OSError, EOFError) as error:
+            raise unreadable(file, error) from error
+    if pieces:
+        yield Chunk(tuple(pieces), Place(len(files), 0))
+
+
+def unreadable(file: TextFile, error: Exception) -> FileError:
+    """A file that cannot be read, or whose compression is damaged."""
+    problem = getattr(error, "strerror", None) or str(error)
+    return FileError(file.path, "text", f"cannot be read ({problem})", "bring it back, or leave it out")
+
+
+def holds_text(file: TextFile) -> bool:
+    """Whether a whole file is UTF-8 without NUL; reads all of it, a part at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with file.path.open("rb") as stream:
+        try:
+            while part := stream.read(CHUNK_BYTES):
+                if b"\0" in part:
+                    return False
+                decoder.decode(part)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _in_folder(folder: Path, endings: Sequence[str]) -> list[TextFile]:
+    files = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.startswith(".") or (endings and not name.endswith(tuple(endings))):
+                continue
+            path = Path(parent) / name
+            if path.is_file():
+                below = (Path(folder.resolve().name) / path.relative_to(folder)).as_posix()
+                must = bool(endings) or name.endswith(JSON_LINES)
+                files.append(_text_file(path, below, must_be_text=must))
+    return files
+
+
+def _text_file(path: Path, name: str, *, must_be_text: bool) -> TextFile:
+    try:
+        status = path.stat()
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        remedy = "give files or folders that can be read"
+        raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+    return TextFile(path, name, status.st_size, status.st_mtime_ns, must_be_text)
+
+
+def _pieces(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piece]:
+    """A file from a byte on."""
+    if file.has_json_lines:
+        return _lines(file, number, offset, size)
+    if file.size > size:
+        return _parts(file, number, offset, size)
+    return iter((Piece(number, 0, file.size, ends=True),))
+
+
+def _lines(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piece]:
+    """Runs of whole lines; what is compressed is read here, for it can only be read in order."""
+    with file.path.open("rb") as compressed, file.opened(compressed) as stream:
+        stream.seek(offset)
+        while True:
+            content = read_bytes = None
+            if isinstance(stream, gzip.GzipFile):
+                content = stream.read(size) + stream.readline()
+                length, read_bytes = len(content), compressed.tell()
+            else:
+                stream.seek(min(size, max(0, file.size - offset)), os.SEEK_CUR)
+                stream.readline()
+                length = stream.tell() - offset
+            if not length:
+                return
+            yield Piece(number, offset, length, ends=True, content=content, read_bytes=read_bytes)
+            offset += length
+
+
+def _parts(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piece]:
+    """Parts of one long document, cut behind a line, or behind a letter where no line ends in the next `size` bytes."""
+    if not file.must_be_text and offset == 0 and not holds_text(file):
+        yield Piece(number, 0, 0, ends=True, is_text=False)
+        return
+    with file.path.open("rb") as stream:
+        while offset < file.size:
+            stream.seek(offset + size)
+            ahead = stream.read(size)
+            cut = ahead.find(b"\n") + 1 or next((k for k in range(4) if not _continues(ahead[k : k + 1])), 0)
+            end = min(offset + size + cut, file.size) if ahead else file.size
+            yield Piece(number, offset, end - offset, ends=end == file.size)
+            offset = end
+
+
+def _continues(byte: bytes) -> bool:
+    """Whether a byte is not the first of a letter."""
+    return bool(byte) and byte[0] & 0xC0 == 0x80

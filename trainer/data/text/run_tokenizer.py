@@ -1,0 +1,51 @@
+"""The tokenizer that the text of a run was encoded by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moe.files import FileError
+from trainer.data.text.index import TOKENIZER
+from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer, sha256_of, tokenizer_content
+from trainer.data.text.windows import TextConfig
+
+
+def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
+    """Makes tokens of prompts, and text of what a run writes.
+
+    Args:
+        data: section of the run; what is no `TextConfig` with a tokenizer is of bytes.
+        folder: with the run's tokenizer.json, such as a checkpoint; None: that of the data.
+
+    Raises:
+        FileError: the file is missing, or is not the one that the text was encoded by.
+        ValueError: the library is missing.
+    """
+    if not isinstance(data, TextConfig) or data.tokenizer is None:
+        return ByteTokenizer()
+    path = (data.path if folder is None else folder) / TOKENIZER
+    _same_content(data, path)
+    return read_tokenizer(path)
+
+
+def tokenizer_file(data: Any) -> bytes | None:
+    """The tokenizer.json that every checkpoint of a run keeps; None: the run learns no tokens of one.
+
+    Args:
+        data: section of the run.
+
+    Raises:
+        FileError: the file is missing, or is not the one that the text was encoded by.
+    """
+    if not isinstance(data, TextConfig) or data.tokenizer is None:
+        return None
+    return _same_content(data, data.path / TOKENIZER)
+
+
+def _same_content(data: TextConfig, path: Path) -> bytes:
+    content = tokenizer_content(path)
+    if sha256_of(content) != data.tokenizer:
+        remedy = "bring back the one that the text was encoded by"
+        raise FileError(path, "data.tokenizer", f"has another SHA-256 than {data.tokenizer}", remedy)
+    return content

@@ -1,0 +1,232 @@
+"""Tokens on their way into shards, and what is noted so that writing goes on after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt
+
+from moe.files import FileError, replacing
+from moe.validation.document import parse_json
+from moe.validation.section import Section
+from trainer.data.protocol import SPLITS, Split
+from trainer.data.text.documents import EncodedChunk, SplitPart
+from trainer.data.text.index import NUMPY_TYPES, TextSplit, TokenShard, TokenType
+from trainer.data.text.inputs import Place
+
+JOURNAL = "unfinished.json"
+UNFINISHED = ".unfinished"
+_READ_BYTES = 1 << 24
+
+
+class SplitState(Section):
+    """What has been written of a split."""
+
+    num_documents: NonNegativeInt = 0
+    num_bytes: NonNegativeInt = 0
+    shards: tuple[TokenShard, ...] = ()
+    """Those that are complete."""
+    open_tokens: NonNegativeInt = 0
+    """Of the shard behind them."""
+
+    @property
+    def split(self) -> TextSplit:
+        """What the index says of it once its last shard is complete and not empty."""
+        return TextSplit(
+            num_documents=self.num_documents,
+            num_bytes=self.num_bytes,
+            num_tokens=sum(shard.num_tokens for shard in self.shards),
+            shards=self.shards,
+        )
+
+
+class Journal(Section):
+    """How far writing has come; what lies in the folder beyond it is written anew."""
+
+    made_by: str
+    """Digest of the files and options, with which alone it may go on."""
+    file: NonNegativeInt = 0
+    offset: NonNegativeInt = 0
+    """The place in the files at which reading goes on."""
+    left_out: NonNegativeInt = 0
+    train: SplitState = SplitState()
+    held_out: SplitState = SplitState()
+
+    @property
+    def place(self) -> Place:
+        """Where reading goes on."""
+        return Place(self.file, self.offset)
+
+
+def read_journal(folder: Path, made_by: str) -> Journal:
+    """What is noted in a folder; where nothing is, the beginning.
+
+    Args:
+        folder: of the shards.
+        made_by: digest of the files and options.
+
+    Raises:
+        FileError: the note is damaged, or other files or options began the folder.
+    """
+    path = folder / JOURNAL
+    remedy = f"delete {folder}, or give another --out"
+    try:
+        journal = Journal.model_validate(parse_json(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Journal(made_by=made_by)
+    except (OSError, ValueError) as error:
+        raise FileError(path, "journal", "cannot be read", remedy) from error
+    if journal.made_by != made_by:
+        problem = "was begun with other files or options, so that it cannot be gone on with"
+        raise FileError(folder, "--out", problem, f"give those again, or {remedy}")
+    return journal
+
+
+class ShardWriter:
+    """Appends tokens to the shards of both splits.
+
+    Attributes:
+        journal: how far writing has come.
+        noted: whether there is a note from which a later start can go on.
+
+    Args:
+        folder: of the shards.
+        dtype: of the tokens.
+        shard_tokens: after which a shard ends, with the chunk that reaches them.
+        journal: how far writing has come.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, dtype: TokenType, shard_tokens: int, journal: Journal) -> None:
+        self.journal, self.noted = journal, journal.place > Place(0, 0)
+        self._folder, self._dtype, self._shard_tokens = folder, np.dtype(NUMPY_TYPES[dtype]), shard_tokens
+        self._states: dict[Split, SplitState] = {"train": journal.train, "held_out": journal.held_out}
+        self._files: dict[Split, BinaryIO] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in map(self._open_path, SPLITS):
+            completed = path.with_name(path.name.removesuffix(UNFINISHED))
+            if completed.exists():  # and nothing was noted before the crash
+                completed.replace(path)
+        known = {shard.file for state in self._states.values() for shard in state.shards}
+        for path in (*folder.glob("*.bin"), *folder.glob(f"*{UNFINISHED}")):
+            if path.name not in known and path not in map(self._open_path, SPLITS):
+                path.unlink()
+
+    def take(self, chunk: EncodedChunk, after: Place) -> None:
+        """Appends what a chunk became.
+
+        Args:
+            chunk: the next one.
+            after: where the chunk behind it begins.
+        """
+        for split, part in chunk.splits.items():
+            self._append(split, part)
+        self.journal = self.journal.model_copy(
+            update={
+                "file": after.file,
+                "offset": after.offset,
+                "left_out": self.journal.left_out + len(chunk.left_out),
+                **self._states,
+            }
+        )
+
+    def note(self) -> None:
+        """Writes down how far it has come, once that is on the disk."""
+        for stream in self._files.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+        with replacing(self._folder / JOURNAL) as temporary:
+            temporary.write_text(self.journal.model_dump_json() + "\n", encoding="utf-8")
+        self.noted = True
+
+    def finish(self) -> Mapping[Split, SplitState]:
+        """Completes the last shards and says what both splits hold."""
+        for split in SPLITS:
+            self._complete(split)
+        return self._states
+
+    def close(self) -> None:
+        """Closes the files as they are."""
+        for stream in self._files.values():
+            stream.close()
+        self._files = {}
+
+    def _append(self, split: Split, part: SplitPart) -> None:
+        state = self._states[split]
+        if len(part.tokens):
+            self._stream(split).write(_little_endian(part.tokens, self._dtype))
+        self._states[split] = state.model_copy(
+            update={
+                "num_documents": state.num_documents + part.num_documents,
+                "num_bytes": state.num_bytes + part.num_bytes,
+                "open_tokens": state.open_tokens + len(part.tokens),
+            }
+        )
+        if self._states[split].open_tokens >= self._shard_tokens:
+            self._complete(split)
+
+    def _stream(self, split: Split) -> BinaryIO:
+        """The file of the split's shard that is not complete, as long as the journal says."""
+        if split not in self._files:
+            path = self._open_path(split)
+            size = self._states[split].open_tokens * self._dtype.itemsize
+            if size and not (path.exists() and path.stat().st_size >= size):
+                problem = f"is missing, or has lost some of the {size} bytes that were written"
+                raise FileError(path, "shard", problem, f"delete {self._folder} and start anew")
+            stream = path.open("r+b" if size else "wb")
+            stream.truncate(size)
+            stream.seek(size)
+            self._files[split] = stream
+        return self._files[split]
+
+    def _complete(self, split: Split) -> None:
+        state = self._states[split]
+        if not state.open_tokens:
+            return
+        stream = self._stream(split)
+        stream.flush()
+        os.fsync(stream.fileno())
+        stream.close()
+        del self._files[split]
+        path = self._open_path(split)
+        name = path.name.removesuffix(UNFINISHED)
+        shard = TokenShard(file=name, num_tokens=state.open_tokens, sha256=_sha256(path))
+        path.rename(self._folder / name)
+        self._states[split] = state.model_copy(update={"shards": (*state.shards, shard), "open_tokens": 0})
+
+    def _open_path(self, split: Split) -> Path:
+        return self._folder / f"{split}_{len(self._states[split].shards):05d}.bin{UNFINISHED}"
+
+
+def discard(folder: Path, made: Sequence[Path]) -> None:
+    """Removes what an encoding has left in a folder that will not be finished.
+
+    Args:
+        folder: that it wrote to.
+        made: the folders that it made, the innermost first.
+    """
+    for path in (*folder.glob("*.bin"), *folder.glob(f"*{UNFINISHED}"), folder / JOURNAL):
+        path.unlink(missing_ok=True)
+    for path in made:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _little_endian(tokens: NDArray[np.integer[Any]], dtype: np.dtype[Any]) -> memoryview:
+    return memoryview(np.ascontiguousarray(tokens, dtype)).cast("B")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while part := stream.read(_READ_BYTES):
+            digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,202 @@
+"""Windows of the tokens of a folder that ``trainer encode-text`` wrote."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from moe.files import FileError
+from moe.validation.section import Section
+from trainer.data.found_once import found_once
+from trainer.data.protocol import SPLITS, Batch, Dataset, Split
+from trainer.data.shard_rows import check_same
+from trainer.data.text.index import NUMPY_TYPES, TOKENIZER, TextIndex, TextSplit, read_text_index
+from trainer.data.text.tokenizer import sha256_of, tokenizer_content
+
+OPEN_SHARDS = 4096
+
+
+class TextConfig(Section):
+    """Your own text: a folder that `python -m trainer encode-text` wrote; only its index is read at start."""
+
+    kind: Literal["text"]
+    path: Path
+    """The folder, with its index.json."""
+    context: PositiveInt = 256
+    """Tokens of a window that are predicted; the token before them is the first that is read."""
+    held_out: PositiveInt | None = None
+    """Tokens of the held-out documents at most on which the loss is taken; null: all."""
+    vocabulary: PositiveInt
+    """Tokens are 0 to vocabulary - 1. Left out: what the index says."""
+    bytes_per_token: PositiveFloat
+    """Of the held-out documents, so that losses are given in bits per byte. Left out: what the index says."""
+    tokenizer: str | None = None
+    """SHA-256 of the folder's tokenizer.json; null: tokens are bytes, or what the index says."""
+    digest: str
+    """Of the index, so that a run goes on with the data it began with. Left out: taken from it."""
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(context + 1,), known before the data set is opened."""
+        return (self.context + 1,)
+
+    @property
+    def num_classes(self) -> int:
+        """Text has no labels."""
+        return 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Text has no labels."""
+        return ()
+
+    @model_validator(mode="after")
+    def _a_window_is_held_out(self) -> TextConfig:
+        if self.held_out is not None and self.held_out <= self.context:
+            raise ValueError(
+                f"held_out: {self.held_out} tokens hold no window of context {self.context} and one; use at least "
+                f"{self.context + 1}"
+            )
+        return self
+
+    @classmethod
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what it leaves out taken from the index.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the index is missing or malformed, or a split is too short for a window.
+        """
+        if not isinstance(document.get("path"), str | Path):
+            return document
+        if all(document.get(name) is not None for name in ("vocabulary", "bytes_per_token", "digest")):
+            return document
+        try:
+            index = read_text_index(Path(document["path"]))
+        except FileError as error:
+            raise ValueError(f"path: {error}") from error
+        context = document.get("context", cls.model_fields["context"].default)
+        for split in SPLITS:
+            num_tokens = split_of(index, split).num_tokens
+            if isinstance(context, int) and num_tokens <= context:
+                remedy = {"train": "encode more text", "held_out": "encode more text with a larger --held-out"}[split]
+                raise ValueError(
+                    f"context: {context} is not below the {num_tokens} tokens of the {split} documents in "
+                    f"{document['path']}; use a shorter one, or {remedy}"
+                )
+        said = {
+            "vocabulary": index.vocabulary,
+            "bytes_per_token": index.bytes_per_token,
+            "tokenizer": index.tokenizer,
+            "digest": index.digest,
+        }
+        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+
+
+def split_of(index: TextIndex, split: Split) -> TextSplit:
+    """What an index says of a split."""
+    return index.train if split == "train" else index.held_out
+
+
+class Text(Dataset):
+    """Windows of tokens; each but the first of its split begins with the last token of the one before.
+
+    The documents of a split are packed one behind the other, so that a window may hold the ends of some and the
+    beginnings of others, with end tokens between them. Only what is read is brought into memory, by the operating
+    system; the processes of a machine share it.
+
+    Args:
+        config: which folder.
+
+    Raises:
+        FileError: the index is no longer what the configuration says, or a shard is not what the index says.
+    """
+
+    num_classes = 0
+    keyed_order = True
+
+    def __init__(self, config: TextConfig) -> None:
+        index = read_text_index(config.path)
+        check_same(config.path, index, config, ("digest", "vocabulary", "tokenizer"))
+        found_once(f"{config.path}: shards of {index.digest}", lambda: _check_files(config.path, index))
+        self.shape, self._context = config.shape, config.context
+        self._streams: dict[Split, _Stream] = {
+            split: _Stream(config.path, split_of(index, split), NUMPY_TYPES[index.dtype]) for split in SPLITS
+        }
+        lengths = {split: stream.num_tokens for split, stream in self._streams.items()}
+        if config.held_out is not None:
+            lengths["held_out"] = min(lengths["held_out"], config.held_out)
+        self._counts: dict[Split, int] = {split: (length - 1) // config.context for split, length in lengths.items()}
+        for split, count in self._counts.items():
+            if count < 1:
+                problem = f"is {config.context}, and the {split} documents have {lengths[split]} tokens"
+                raise FileError(config.path, "data.context", problem, "use a shorter context, or encode more text")
+
+    def count(self, split: Split) -> int:
+        """See `Dataset.count`."""
+        return self._counts[split]
+
+    def indices(self, split: Split) -> Tensor:
+        """See `Dataset.indices`; the held-out windows are numbered behind those of training."""
+        first = self._counts["train"] if split == "held_out" else 0
+        return torch.arange(first, first + self._counts[split])
+
+    def get(self, indices: Tensor) -> Batch:
+        """See `Dataset.get`."""
+        border = self._counts["train"]
+        windows = np.empty((len(indices), *self.shape), np.int64)
+        for window, number in zip(windows, indices.tolist(), strict=True):
+            split, own = ("train", number) if number < border else ("held_out", number - border)
+            self._streams[split].read(own * self._context, window)
+        return Batch(torch.from_numpy(windows), None, indices)
+
+
+class _Stream:
+    """The tokens of a split as if they were one file."""
+
+    def __init__(self, folder: Path, split: TextSplit, dtype: str) -> None:
+        self.num_tokens = split.num_tokens
+        self._paths = [folder / shard.file for shard in split.shards]
+        self._ends = np.cumsum([shard.num_tokens for shard in split.shards])
+        self._dtype = np.dtype(dtype)
+        self._open = functools.lru_cache(maxsize=OPEN_SHARDS)(self._mapped)
+
+    def read(self, first: int, window: NDArray[np.int64]) -> None:
+        """Fills a window with the tokens from `first` on."""
+        shard, filled = int(np.searchsorted(self._ends, first, side="right")), 0
+        while filled < len(window):
+            begun = int(self._ends[shard - 1]) if shard else 0
+            tokens = self._open(shard)[first + filled - begun :][: len(window) - filled]
+            window[filled : filled + len(tokens)] = tokens
+            filled += len(tokens)
+            shard += 1
+
+    def _mapped(self, shard: int) -> NDArray[Any]:
+        return np.memmap(self._paths[shard], self._dtype, "r").view(np.ndarray)
+
+
+def _check_files(folder: Path, index: TextIndex) -> None:
+    """Refuses files of other lengths than the index says, without reading them."""
+    remedy = "bring it back, or write the folder again (python -m trainer encode-text)"
+    itemsize = np.dtype(NUMPY_TYPES[index.dtype]).itemsize
+    for split in SPLITS:
+        for shard in split_of(index, split).shards:
+            path = folder / shard.file
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise FileError(path, "shard", f"cannot be read ({error.strerror})", remedy) from error
+            if size != shard.num_tokens * itemsize:
+                problem = f"has {size} bytes where the index says {shard.num_tokens} tokens of {itemsize} bytes"
+                raise FileError(path, "shard", problem, remedy)
+    if index.tokenizer is not None and sha256_of(tokenizer_content(folder / TOKENIZER)) != index.tokenizer:
+        raise FileError(folder / TOKENIZER, "tokenizer", "is not the one that the text was encoded by", remedy)

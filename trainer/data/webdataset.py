@@ -1,0 +1,234 @@
+"""Pictures in WebDataset tar files, local or reached through fsspec, read as a stream."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor
+
+from moe.files import FileError
+from moe.validation.section import Section
+from trainer.data.found_once import found_once
+from trainer.data.image_folder import read_picture
+from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.shard_rows import SPLIT_SEED, check_same
+from trainer.data.tar.class_names import read_class_names
+from trainer.data.tar.files import find_tars, local_path, names_of
+from trainer.data.tar.index import TarIndex, read_tar_index
+from trainer.data.tar.order import streamed_order
+from trainer.data.tar.reader import Example, TarReader, check_tars
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+
+
+class WebDatasetConfig(Section):
+    """Pictures in tars, cut to their middle square, made `size` pixels a side and scaled to [-1, 1].
+
+    The verb index-tars reads the tars once before the first run.
+    """
+
+    kind: Literal["webdataset"]
+    path: str | tuple[str, ...]
+    """Tars: a folder, a pattern such as ``train-{000000..000146}.tar``, URLs that fsspec reads, or a list of them."""
+    index: Path
+    """Folder that the index-tars verb wrote of them."""
+    size: PositiveInt
+    """Pixels a side."""
+    channels: Literal[1, 3] = 3
+    """1: grey, 3: red, green and blue."""
+    held_out: PositiveInt
+    """Examples that are kept out of training."""
+    image: Annotated[tuple[str, ...], Field(min_length=1)] = IMAGES
+    """Extensions of members that are the picture; the first that an example has is read."""
+    streams: PositiveInt = 64
+    """Places of the data set that a step reads side by side; with more ranks than that, bytes are read repeatedly."""
+    shuffle: PositiveInt = 64
+    """Neighbours in a stream that are shuffled among each other."""
+    num_classes: NonNegativeInt
+    """Left out: what the index says."""
+    class_names: tuple[str, ...]
+    """Names of the classes 0, 1, ..., or a text file with one a line; left out: what the index says."""
+    digest: str
+    """Of the index, so that a run goes on with the data it began with; left out: taken from it."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image, known before the data set is loaded."""
+        return self.channels, self.size, self.size
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Where the tars are, always as a list."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    def caution(self, ranks: int) -> str | None:
+        """A line for a person whose ranks fetch the same bytes; None: each byte is fetched about once an epoch.
+
+        Args:
+            ranks: that share the data.
+        """
+        if ranks <= self.streams or all(local_path(pattern) is not None for pattern in self.patterns):
+            return None
+        times = -(-ranks // self.streams)
+        return f"data.streams: each byte is fetched up to {times} times an epoch by {ranks} ranks; set {ranks} or more"
+
+    @model_validator(mode="after")
+    def _names_fit_the_classes(self) -> WebDatasetConfig:
+        if self.class_names and len(self.class_names) != self.num_classes:
+            problem = f"{len(self.class_names)} names do not fit the {self.num_classes} classes"
+            raise ValueError(f"class_names: {problem}; give as many, or none")
+        return self
+
+    @classmethod
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what it leaves out taken from the index.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the index is missing or malformed, holds no such pictures, or all examples are held out.
+        """
+        if isinstance(document.get("image"), str):
+            document = {**document, "image": tuple(name.strip(" .").lower() for name in document["image"].split(";"))}
+        if isinstance(document.get("class_names"), str | Path):
+            document = {**document, "class_names": read_class_names(Path(document["class_names"]))}
+        if all(document.get(name) is not None for name in ("num_classes", "class_names", "digest")):
+            return document
+        if not isinstance(document.get("index"), str | Path):
+            path = document.get("path", "PATH")
+            made = f"make it with: python -m trainer index-tars '{path}' --out DIR"
+            raise ValueError(f"index: is required but missing; {made}, and give DIR")
+        try:
+            index = read_tar_index(Path(document["index"]))
+        except FileError as error:
+            raise ValueError(f"index: {error}") from error
+        _check_images(document.get("image", IMAGES), index)
+        held_out = document.get("held_out")
+        if isinstance(held_out, int) and held_out >= index.num_examples:
+            problem = f"{held_out} of {index.num_examples} examples leave none to train on"
+            raise ValueError(f"held_out: {problem}; hold out fewer")
+        said = {"num_classes": index.num_classes, "class_names": index.class_names, "digest": index.digest}
+        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+
+
+class WebDataset(Dataset):
+    """Pictures in tars; the index says where each lies, so that a step reads its examples and no others.
+
+    An example is a row of the index. An epoch comes in an order in which each rank reads a few tars from front to back,
+    see :func:`streamed_order`. The held-out examples are the last of a fixed shuffle, so that a larger `held_out`
+    contains a smaller one; streams pass over them.
+
+    Args:
+        config: which tars.
+
+    Raises:
+        FileError: the index or a tar is no longer what the configuration says.
+        Unreachable: a server does not answer.
+    """
+
+    def __init__(self, config: WebDatasetConfig) -> None:
+        self.shape, self.num_classes = config.shape, config.num_classes
+        self._config = config
+        index = read_tar_index(config.index)
+        check_same(config.index, index, config, ("digest", "num_classes"))
+        if config.held_out >= index.num_examples:
+            problem = f"leaves none of its {index.num_examples} examples to train on ({config.held_out})"
+            raise FileError(config.index, "data.held_out", problem, "hold out fewer")
+        urls = _tars(config, index)
+        found_once(f"{config.index}: tars of {index.digest}", lambda: check_tars(config.index, index, urls))
+        shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        held_out = shuffled[-config.held_out :]
+        self._splits: dict[Split, Tensor] = {"train": shuffled[: -config.held_out], "held_out": held_out}
+        self._dealt = np.ones(index.num_examples, np.bool_)
+        self._dealt[held_out.numpy()] = False
+        self._reader = TarReader(config.index, index, urls, self._dealt, streams=config.streams, shuffle=config.shuffle)
+
+    def indices(self, split: Split) -> Tensor:
+        """See `Dataset.indices`."""
+        return self._splits[split]
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
+        """See `Dataset.order`; that of the training part is one of streams."""
+        if split == "held_out":
+            return super().order(split, seed=seed, epoch=epoch, global_batch=global_batch)
+        dealt_before = np.concatenate([[0], np.cumsum(self._dealt)])
+        order = streamed_order(
+            np.split(np.flatnonzero(self._dealt), dealt_before[self._reader.ends[:-1]]),
+            seed=seed,
+            epoch=epoch,
+            global_batch=global_batch,
+            streams=self._config.streams,
+            shuffle=self._config.shuffle,
+        )
+        return torch.from_numpy(order)
+
+    def read(self, indices: Tensor) -> list[Example]:
+        """Reads examples as they lie in their tars, all members of each.
+
+        Args:
+            indices: int64 [B] ids.
+
+        Raises:
+            BadExamples: some of them cannot be read; names each.
+            FileError: a tar is gone, or is not what the index says.
+            Unreachable: a server does not answer.
+        """
+        examples, reasons = self._reader.read(indices.tolist())
+        if reasons:
+            raise BadExamples(reasons)
+        return [examples[number] for number in indices.tolist()]
+
+    def get(self, indices: Tensor) -> Batch:
+        """See `Dataset.get`."""
+        examples, reasons = self._reader.read(indices.tolist())
+        labels = torch.from_numpy(self._reader.labels[indices.numpy()].astype(np.int64))
+        images = []
+        for number, label in zip(indices.tolist(), labels.tolist(), strict=True):
+            if number in reasons:
+                continue
+            try:
+                if self.num_classes and label < 0:
+                    raise ValueError("tells no class")
+                images.append(self._picture(examples[number]))
+            except (OSError, ValueError, SyntaxError, EOFError) as error:
+                problem = " ".join(str(error).split()) or type(error).__name__
+                reasons[number] = f"{self._reader.where(number)}: {examples[number].key}: {problem}"
+        if reasons:
+            raise BadExamples(reasons)
+        pixels = torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)
+        return Batch(pixels, labels if self.num_classes else None, indices)
+
+    def _picture(self, example: Example) -> Any:
+        content = next((example.members[name] for name in self._config.image if name in example.members), None)
+        if content is None:
+            has = ", ".join(example.members)
+            raise ValueError(f"has no member {' or '.join(self._config.image)}, only {has}")
+        return read_picture(io.BytesIO(content), *self.shape)
+
+
+def _check_images(image: Any, index: TarIndex) -> None:
+    """Refuses extensions that no example has."""
+    wanted = set(image) if isinstance(image, list | tuple) else set()
+    if wanted and not any(wanted & set(entry.extensions) for entry in index.members):
+        raise ValueError(f"image: no example has a member {', '.join(image)} ({index.extensions()}); give one of these")
+
+
+def _tars(config: WebDatasetConfig, index: TarIndex) -> list[str]:
+    """Where the tars of the index are."""
+    where = "::".join(config.patterns)
+    try:
+        urls: list[str] = found_once(f"{where}: tars", lambda: find_tars(config.patterns))
+    except ValueError as error:
+        raise FileError(where, "data.path", str(error).removeprefix("path: "), "") from error
+    names, known = names_of(urls), [tar.name for tar in index.tars]
+    if names != known:
+        problem = f"names {len(names)} tars, from {names[0]} to {names[-1]}, where the index {config.index} knows "
+        told = f"{len(known)}, from {known[0]} to {known[-1]}"
+        raise FileError(where, "data.path", problem + told, "correct data.path or data.index, or make another index")
+    return urls

@@ -1,0 +1,230 @@
+"""Whether the ranks of a run were started alike: compared through the launcher's store, before there are any groups.
+
+Every rank reports a digest of each subject. Rank 0 reads them; where some differ it asks one rank of each group of
+equal ones for the values. So W ranks write W small records, however much they differ, and each reads one answer.
+"""
+
+import hashlib
+import json
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from os import environ
+from pathlib import Path
+from socket import gethostname
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+
+from trainer.distributed.difference import Origin, Report, differing, disagreement, missing
+from trainer.distributed.refusal import RanksMissing, StartRefused, located
+from trainer.distributed.start_store import ARRIVAL_S, LINGER_S, PAUSE_S, REFUSAL, StartStore
+
+REMINDER_S = 15.0
+"""Between two lines that say for whom rank 0 waits."""
+GRACE_S = 1.0
+"""For others that object, too, once one does."""
+
+
+class Subject(NamedTuple):
+    """Something in which all ranks must be equal.
+
+    Attributes:
+        values: by name, such as the settings by dotted key; JSON can hold them. None: this rank does not know, and is
+            as the first rank of its node.
+        remedy: what a person can do where they differ.
+    """
+
+    values: Mapping[str, Any] | None
+    remedy: str
+
+
+def compare(
+    ranks: StartStore,
+    topic: str,
+    subjects: Mapping[str, Subject],
+    *,
+    objection: str | None = None,
+    patience_s: float = ARRIVAL_S,
+) -> None:
+    """Refuses the start on every rank where two ranks differ or one objects; collective.
+
+    Args:
+        ranks: their store.
+        topic: names this comparison, the same on every rank.
+        subjects: by name, the same on every rank, in the order in which differences are told.
+        objection: why this rank cannot go on, if it cannot.
+        patience_s: how long rank 0 waits after the last rank has come.
+
+    Raises:
+        StartRefused: the same on every rank; names what differs, the values and the ranks.
+        RanksMissing: a rank did not come.
+    """
+    if ranks.launch.world_size == 1:
+        if objection is not None:
+            raise StartRefused(objection)
+        return
+    digests = {name: _digest(subject.values) for name, subject in subjects.items()}
+    key, own = f"{ranks.prefix}/{topic}", Report(_origin(ranks), digests, objection)
+    if ranks.launch.rank == 0:
+        _judge(ranks, key, own, subjects, patience_s)
+    else:
+        _answer(ranks, key, own, subjects, patience_s)
+
+
+def told_to_all(ranks: StartStore, problem: str) -> str:
+    """Tells the other ranks, wherever they are in the start, why this one cannot go on.
+
+    Args:
+        ranks: their store.
+        problem: in one line.
+
+    Returns:
+        What all ranks say of it; the problem itself where rank 0 has not answered in time.
+    """
+    if ranks.launch.world_size == 1:
+        return problem
+    report = Report(_origin(ranks), {}, problem)
+    try:
+        if ranks.launch.rank > 0:
+            ranks.store.set(_objection_key(ranks.launch.rank), report.to_json())
+            return ranks.read(REFUSAL, time.monotonic() + LINGER_S / 2).decode()
+        line = disagreement({0: report})
+        ranks.refuse(line)
+        return line
+    except (dist.DistError, RanksMissing):
+        return problem
+
+
+_here: ContextVar[StartStore | None] = ContextVar("ranks", default=None)
+
+
+def compare_for_good(topic: str, subjects: Mapping[str, Subject], *, patience_s: float) -> None:
+    """The last comparison of a start, inside :func:`consistent_ranks`; elsewhere there is nothing to compare with.
+
+    Args:
+        topic: see :func:`compare`.
+        subjects: as there.
+        patience_s: as there.
+    """
+    ranks = _here.get()
+    if ranks is not None:
+        compare(ranks, topic, subjects, patience_s=patience_s)
+        ranks.agreed = True
+
+
+@contextmanager
+def consistent_ranks(ranks: StartStore, path: Path) -> Iterator[None]:
+    """While entered, wrong input on one rank ends all of them, until the last comparison is behind them.
+
+    Args:
+        ranks: their store.
+        path: the configuration.
+
+    Raises:
+        StartRefused: in the place of a ValueError from inside, where a launcher might start the ranks again.
+    """
+    token = _here.set(ranks)
+    try:
+        yield
+    except StartRefused:
+        raise
+    except ValueError as error:
+        alone = ranks.launch.world_size == 1 and "TORCHELASTIC_RUN_ID" not in environ
+        if ranks.agreed or alone:
+            raise
+        raise StartRefused(told_to_all(ranks, located(error, path))) from error
+    finally:
+        _here.reset(token)
+
+
+def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subject], patience_s: float) -> None:
+    """A rank other than 0 reports, gives values if it is asked for them, and is told."""
+    rank, until = ranks.launch.rank, time.monotonic() + 2 * patience_s
+    while True:
+        try:
+            ranks.store.set(f"{key}/{rank}", own.to_json())
+            answer = json.loads(ranks.read(f"{key}/answer", until))
+            break
+        except dist.DistNetworkError:  # it was the store of a stage that has just ended
+            if time.monotonic() > until:
+                raise
+            ranks.reconnect()
+            time.sleep(PAUSE_S)
+    if "missing" in answer:
+        raise RanksMissing(answer["missing"])
+    if not answer["refused"]:
+        return
+    if rank in answer["asked"]:
+        ranks.store.set(f"{key}/values/{rank}", _packed({name: subjects[name].values for name in answer["differs"]}))
+    raise StartRefused(ranks.read(REFUSAL, until).decode())
+
+
+def _judge(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subject], patience_s: float) -> None:
+    """Rank 0 reads the reports and answers them."""
+    reports = {0: own, **_reports(ranks, key, patience_s)}
+    groups = differing(reports, subjects)
+    refused = bool(groups) or any(report.objection is not None for report in reports.values())
+    asked = sorted({equal[0] for found in groups.values() for equal in found})
+    ranks.store.set(f"{key}/answer", json.dumps({"refused": refused, "differs": [*groups], "asked": asked}))
+    if not refused:
+        return
+    values: dict[int, Any] = {0: {name: subject.values for name, subject in subjects.items()}}
+    until = time.monotonic() + LINGER_S
+    values |= {rank: _unpacked(ranks.read(f"{key}/values/{rank}", until)) for rank in asked if rank}
+    line = disagreement(reports, groups, values, {name: subject.remedy for name, subject in subjects.items()})
+    ranks.refuse(line)
+    raise StartRefused(line)
+
+
+def _reports(ranks: StartStore, key: str, patience_s: float) -> dict[int, Report]:
+    """The reports of the other ranks; those that have come where one objects, for the rest may never come."""
+    waiting, reports = set(range(1, ranks.launch.world_size)), {}
+    last = reminded = time.monotonic()
+    while waiting:
+        came = {rank: text for rank in sorted(waiting) if (text := _report(ranks, key, rank)) is not None}
+        reports |= {rank: Report.from_json(text) for rank, text in came.items()}
+        waiting -= reports.keys()
+        now = time.monotonic()
+        last = now if came else last
+        if not waiting or (now > last + GRACE_S and any(report.objection for report in reports.values())):
+            break
+        if now > last + patience_s:
+            place = missing(waiting, ranks.launch.local_world_size)
+            line = f"{place} did not come within {patience_s:g} s; look at what they wrote, and start all nodes again"
+            ranks.store.set(f"{key}/answer", json.dumps({"missing": line}))
+            raise RanksMissing(line)
+        if now > max(reminded, last) + REMINDER_S:
+            reminded = now
+            print(f"waits for {missing(waiting, ranks.launch.local_world_size)}", file=sys.stderr, flush=True)
+        time.sleep(PAUSE_S)
+    return reports
+
+
+def _report(ranks: StartStore, key: str, rank: int) -> bytes | None:
+    return ranks.seen(f"{key}/{rank}") or ranks.seen(_objection_key(rank))
+
+
+def _objection_key(rank: int) -> str:
+    return f"start/objection/{rank}"
+
+
+def _origin(ranks: StartStore) -> Origin:
+    return Origin(ranks.node, gethostname(), ranks.leads)
+
+
+def _digest(values: Mapping[str, Any] | None) -> str | None:
+    if values is None:
+        return None
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _packed(values: Mapping[str, Any]) -> bytes:
+    return zlib.compress(json.dumps(values, default=str).encode())
+
+
+def _unpacked(content: bytes) -> dict[str, Any]:
+    return json.loads(zlib.decompress(content))

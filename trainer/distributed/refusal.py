@@ -1,0 +1,28 @@
+"""A start that every rank gives up, because what the ranks were given is wrong or differs."""
+
+from pathlib import Path
+
+from moe.files import FileError
+
+
+class StartRefused(ValueError):  # noqa: N818  it is what has happened
+    """Wrong input that all ranks have been told of; to start them again would change nothing.
+
+    The message is a whole line, which names what is wrong and where.
+    """
+
+
+class RanksMissing(RuntimeError):  # noqa: N818  it is what has happened
+    """Ranks that did not come, or did not answer in time; they may come when they are started again."""
+
+
+def located(error: ValueError, path: Path | None) -> str:
+    """What an error says in one line that names a file, or the option of the command line that is wrong.
+
+    Args:
+        error: what is wrong.
+        path: the configuration that it is about where it names neither; None: there is none.
+    """
+    text = " ".join(str(error).split())
+    named = isinstance(error, FileError | StartRefused) or text.startswith("--") or path is None
+    return text if named else f"{path}: {text}"

@@ -1,0 +1,90 @@
+"""The folder of a run before anything is written to it: can it be written, and is it one folder on all nodes?"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moe.files import FileError
+from trainer.distributed.start_store import ARRIVAL_S, PAUSE_S, StartStore
+
+PATIENCE_S = 3.0
+"""For a network file system to show a file that another node has just made."""
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder in which, or in whose nearest parent that is there, no file can be made. Leaves nothing behind.
+
+    Args:
+        folder: of a run.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    checkpoints = folder / "checkpoints"
+    for place in [_existing(folder), *([checkpoints] if checkpoints.is_dir() else [])]:
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            where = "" if place == folder.absolute() else f" in {place}"
+            problem = f"cannot be written ({error.strerror}{where})"
+            raise FileError(folder, "run.dir", problem, "choose another folder") from error
+
+
+@contextmanager
+def one_folder(ranks: StartStore, folder: Path) -> Iterator[str | None]:
+    """Proves that a folder is the same on all nodes, by a file that rank 0 makes and that is gone afterwards.
+
+    It is made in the nearest parent that is there, so that no folder is made for a run that is refused.
+
+    Args:
+        ranks: which rank this is.
+        folder: of the run.
+
+    Yields:
+        On the first rank of each other node: what is wrong; None: nothing is. Rank 0's file is there while entered.
+
+    Raises:
+        FileError: rank 0 cannot write there.
+    """
+    if ranks.nodes == 1 or not ranks.leads:
+        yield None
+    elif ranks.launch.rank > 0:
+        yield _objection(ranks, folder)
+    else:
+        check_writable(folder)
+        place = _existing(folder)
+        with tempfile.NamedTemporaryFile(prefix=".flowfabric_", dir=place) as file:
+            levels = len(folder.absolute().parts) - len(place.parts)
+            told = {"folder": str(folder), "levels": levels, "name": Path(file.name).name, "place": ranks.place}
+            ranks.store.set(f"{ranks.prefix}/folder", json.dumps(told))
+            yield None
+            ranks.store.delete_key(f"{ranks.prefix}/folder")  # a store may outlive ranks that are started again
+
+
+def _objection(ranks: StartStore, folder: Path) -> str | None:
+    told = json.loads(ranks.read(f"{ranks.prefix}/folder", time.monotonic() + ARRIVAL_S))
+    if told["folder"] != str(folder):
+        return None  # a difference of settings
+    place = [folder.absolute(), *folder.absolute().parents][told["levels"]]
+    until = time.monotonic() + PATIENCE_S
+    while not os.path.lexists(place / told["name"]):
+        if time.monotonic() > until:
+            shared = "give a folder that all nodes share"
+            return f"run.dir: {folder} is another folder on {ranks.place} than on {told['place']}; {shared}"
+        time.sleep(PAUSE_S)
+    try:
+        check_writable(folder)
+    except FileError as error:
+        return str(error)
+    return None
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or its nearest parent that is there, whatever it is."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if os.path.lexists(place))

@@ -1,0 +1,156 @@
+"""Statistics of real examples in a file, so that they are computed once.
+
+An npz file without Python objects:
+
+    mu          float64 [F], mean of the features
+    sigma       float64 [F, F], their covariance
+    features    float32 [M, F], those of the first M examples, for precision and recall
+    flowfabric  JSON: {"format": "flowfabric.statistics/1", "num": examples, "data": digest of the data,
+                "extractor": SHA-256 of the file of the network}
+
+The files that pytorch-fid and guided-diffusion publish have ``mu`` and ``sigma`` alone. They are read too; nobody can
+tell then whether they are of the same network and how many examples they are of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PositiveInt, ValidationError
+
+from moe.files import FileError, replacing
+from moe.validation.complaint import first_complaint
+from moe.validation.document import parse_json
+from moe.validation.section import Section
+from trainer.evaluation.frechet import Gaussian
+
+FORMAT = "flowfabric.statistics/1"
+HEADER = "flowfabric"
+REMEDY = "name a file that is not there yet to have it written, or one with mu and sigma"
+
+ANEW = "delete it to have it computed anew, or name another file"
+
+
+class _Header(Section):
+    format: str
+    num: PositiveInt
+    data: str
+    extractor: str
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What is known of the features of a set of examples.
+
+    Attributes:
+        gaussian: fitted to all of them.
+        num: how many they are; None: nobody knows.
+        features: float32 [M, F], those of the first of them; None: they are not there.
+        data: digest of the data; None: nobody knows.
+        extractor: SHA-256 of the file of the network; None: nobody knows.
+    """
+
+    gaussian: Gaussian
+    num: int | None
+    features: NDArray[np.float32] | None
+    data: str | None
+    extractor: str | None
+
+    def write(self, path: Path) -> None:
+        """Writes a file of one's own data and network.
+
+        Args:
+            path: its place.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        header = {"format": FORMAT, "num": self.num, "data": self.data, "extractor": self.extractor}
+        arrays: dict[str, Any] = {"mu": self.gaussian.mean, "sigma": self.gaussian.covariance}
+        if self.features is not None:
+            arrays["features"] = self.features
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays, **{HEADER: np.array(json.dumps(header))})
+
+    @classmethod
+    def read(cls, path: Path, *, num_features: int, extractor: str) -> Statistics:
+        """Reads a file for a comparison.
+
+        Args:
+            path: the file.
+            num_features: of the network.
+            extractor: SHA-256 of the file of the network.
+
+        Raises:
+            FileError: the file is malformed, or of another network.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in ("mu", "sigma", "features", HEADER) if name in arrays.files}
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            reason = " ".join(str(error).split())
+            raise FileError(path, "statistics", f"cannot be read ({reason})", REMEDY) from error
+        features = found.get("features")
+        for name, shape in (("mu", (num_features,)), ("sigma", (num_features,) * 2), ("features", None)):
+            if name not in found:
+                if name == "features":
+                    continue
+                raise FileError(path, name, "is missing", REMEDY)
+            values = found[name]
+            if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
+                raise FileError(path, name, "holds values that are no finite numbers", REMEDY)
+            wanted = (len(values), num_features) if shape is None else shape
+            if values.shape != wanted:
+                problem = f"has shape {values.shape} where the network gives {num_features} features"
+                raise FileError(path, name, problem, "give statistics of the same network")
+        header = None if HEADER not in found else _header(path, found[HEADER])
+        gaussian = Gaussian(found["mu"].astype(np.float64), found["sigma"].astype(np.float64))
+        if header is None:
+            return cls(gaussian, None, features, None, None)
+        if header.extractor != extractor:
+            raise FileError(path, "extractor", f"is another network's ({header.extractor[:12]})", ANEW)
+        return cls(gaussian, header.num, features, header.data, header.extractor)
+
+    def check_made_of(self, path: Path, *, data: str, num: int) -> None:
+        """Refuses statistics of other real examples than are meant.
+
+        Args:
+            path: the file that they are from.
+            data: digest of the examples.
+            num: how many.
+
+        Raises:
+            FileError: they are others.
+        """
+        if self.data is not None and self.data != data:
+            raise FileError(path, "data", f"are other real examples ({self.data[:12]})", ANEW)
+        if self.num is not None and self.num != num:
+            raise FileError(path, "num", f"is {self.num} where {num} real examples are meant", ANEW)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _header(path: Path, array: NDArray[Any]) -> _Header:
+    try:
+        document = parse_json(str(array))
+    except ValueError as error:
+        raise FileError(path, HEADER, f"is not JSON ({error})", REMEDY) from error
+    try:
+        header = _Header.model_validate(document)
+    except ValidationError as error:
+        complaint = first_complaint(error, document)
+        raise FileError(path, f"{HEADER}.{complaint.field}", complaint.problem, REMEDY) from error
+    if header.format != FORMAT:
+        raise FileError(path, f"{HEADER}.format", f"is {header.format}, and this version reads {FORMAT}", REMEDY)
+    return header

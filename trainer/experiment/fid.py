@@ -1,0 +1,265 @@
+"""The fid verb: how near the samples of a run, or the pictures in a folder, come to real examples."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from moe.files import replacing
+from trainer.checkpoint.contents import identity_digest
+from trainer.config.run import RunConfig
+from trainer.distributed.groups import Launch, data_ranks, joined
+from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
+from trainer.evaluation.fidelity.sets import FeatureSet, RealSource, Source, features_of
+from trainer.evaluation.fidelity.sources import DrawnExamples, Pictures, TrainingExamples
+from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
+from trainer.evaluation.frechet import gaussian_distance
+from trainer.flow import Condition
+from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
+from trainer.sampling.chosen import SamplerChoice
+from trainer.sampling.classes import chosen_classes
+from trainer.sampling.conditioning import Conditioning
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.sample import DrawingRequest
+from trainer.sampling.trained import restored_flow, shared
+
+FORMAT = "flowfabric.fid/1"
+CONVENTION = 50_000
+"""Samples whose figures papers give."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidRequest:
+    """What is compared with what.
+
+    Attributes:
+        samples: folder of a run, which draws, or of pictures.
+        features: file of the network whose features are compared.
+        real: folder of real pictures; None: the training examples of the run.
+        statistics: file of what is known of the real examples: read if it is there, written otherwise; or None.
+        num: samples; None: 50,000 of a run, all pictures of a folder.
+        num_real: real examples; None: all.
+        compared: examples of each set that precision and recall compare.
+        batch: examples that a rank draws or reads at once.
+        classes: names or numbers of the classes that are drawn; empty: all.
+        guidance: scale of classifier-free guidance; None: the run's own.
+        seed: of all draws.
+        sampler: what draws.
+        out: JSON to write, or None.
+    """
+
+    samples: Path
+    features: Path
+    real: Path | None = None
+    statistics: Path | None = None
+    num: int | None = None
+    num_real: int | None = None
+    compared: int = 10_000
+    batch: int = 64
+    classes: tuple[str, ...] = ()
+    guidance: float | None = None
+    seed: int = 0
+    sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    out: Path | None = None
+
+    @property
+    def of_run(self) -> bool:
+        """Whether a run draws the samples."""
+        return (self.samples / "checkpoints").is_dir()
+
+    @property
+    def drawing(self) -> DrawingRequest:
+        """What is drawn of the run."""
+        return DrawingRequest(
+            run_dir=self.samples,
+            num=self.num if self.num is not None else CONVENTION,
+            classes=self.classes,
+            guidance=self.guidance,
+            seed=self.seed,
+            sampler=self.sampler,
+        )
+
+    def check(self) -> None:
+        """Refuses numbers that are out of range and options that contradict each other.
+
+        Raises:
+            ValueError: names the option and the remedy.
+        """
+        for option, value, least in (
+            ("--num", self.num, 2),
+            ("--num-real", self.num_real, 2),
+            ("--compared", self.compared, NEIGHBOURS + 1),
+            ("--batch", self.batch, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{option}: {value} is below {least}; use {least} or more")
+        self.drawing.check()
+        if not self.of_run and self.real is None and (self.statistics is None or not self.statistics.exists()):
+            raise ValueError(
+                f"--real: what are the pictures in {self.samples} compared with? Give a folder of real pictures, or "
+                "--statistics with a file of them"
+            )
+
+
+def run(request: FidRequest) -> int:
+    """Compares two sets on this process, or on all ranks of a launch.
+
+    Args:
+        request: what is compared.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: an option is out of range, or a folder or file cannot be used.
+    """
+    request.check()
+    launch = Launch.from_environment()
+    if not request.of_run:
+        check_extractor(request.features, (3, 1, 1))
+        samples = Pictures(request.samples, request.num)
+        real = _Real.of(request, None)
+        with joined(launch):
+            _compare(request, launch, samples, real, {"pictures": str(request.samples)})
+        return 0
+    _, config = restored_flow(request.samples)
+    check_extractor(request.features, config.decoded_shape)
+    classes = chosen_classes(config, request.classes)
+    guidance = request.drawing.scale(config)
+    chosen = request.sampler.resolved(request.samples, config, guidance)
+    real = _Real.of(request, config)
+    with shared(request.samples, chosen) as ranks:
+        flow = ranks.flow
+        told = {
+            "checkpoint": flow.checkpoint,
+            "run_sha256": identity_digest(flow.config),
+            "guidance": guidance,
+            "seed": request.seed,
+            "sampler": chosen.model_dump(mode="json"),
+            **({"classes": classes} if classes else {}),
+        }
+        samples = DrawnExamples(flow, chosen, _conditioning(request, flow, classes), guidance, request.seed)
+        if isinstance(real.source, TrainingExamples):
+            real.source.decode_by(flow.parts.space, launch.device)
+        _compare(request, launch, samples, real, told)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Real:
+    """The real examples.
+
+    Attributes:
+        digest: SHA-256 of the file of the network.
+        statistics: what is known of them; None: nothing yet.
+        source: where they are from; None: only their statistics are there.
+    """
+
+    digest: str
+    statistics: Statistics | None
+    source: RealSource | None
+
+    @classmethod
+    def of(cls, request: FidRequest, config: RunConfig | None) -> _Real:
+        """Opens what is compared with, and refuses statistics of something else.
+
+        Args:
+            request: what is compared.
+            config: the run that draws, whose training examples are meant unless others are named; None: none does.
+        """
+        digest, path = file_digest(request.features), request.statistics
+        statistics = None
+        if path is not None and path.exists():
+            width = math.prod(feature_shape(request.features))
+            statistics = Statistics.read(path, num_features=width, extractor=digest)
+        source: RealSource | None = None
+        if statistics is None or statistics.data is not None:  # published statistics do not say of what they are
+            if request.real is not None:
+                source = Pictures(request.real, request.num_real)
+            elif config is not None:
+                source = TrainingExamples(config, request.num_real)
+        if path is not None and statistics is not None and source is not None:
+            statistics.check_made_of(path, data=source.digest, num=source.num)
+        return cls(digest, statistics, source)
+
+
+def _conditioning(request: FidRequest, flow: TrainedFlow, classes: Sequence[int]) -> Conditioning:
+    """The conditions of all samples; what paths begin at is read when they are drawn."""
+    num = request.drawing.number(flow.config, classes)
+    if flow.parts.context is not None:
+        return flow.conditioning(num, seed=request.seed)
+    chosen = torch.tensor(classes or range(max(1, flow.config.data.num_classes)))
+    return Conditioning(Condition(label=chosen[torch.arange(num) % len(chosen)]))
+
+
+def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, told: dict[str, Any]) -> None:
+    """Reads both sets, prints the figures and writes them; collective."""
+    group, path = data_ranks(), request.statistics
+    extractor = read_extractor(request.features, launch.device)
+    width = math.prod(feature_shape(request.features))
+
+    def read(source: Source, what: str) -> FeatureSet:
+        with _progress(launch, what, source.num) as progress:
+            sizes = {"size": request.batch, "kept": request.compared}
+            return features_of(source, extractor, width, **sizes, group=group, progress=progress)
+
+    statistics, near = real.statistics, None
+    if statistics is None:
+        assert real.source is not None
+        found = read(real.source, "real examples")
+        ordered = None if path is None else found.in_order(group)
+        statistics, near = Statistics(found.gaussian, found.num, ordered, real.source.digest, real.digest), found.kept
+        if path is not None and launch.rank == 0:
+            statistics.write(path)
+            print(f"{path}: statistics of {found.num:,} real examples", flush=True)
+    elif statistics.features is not None:
+        own = statistics.features[: request.compared][group.rank() :: group.size()]
+        near = torch.from_numpy(own.copy()).to(launch.device)
+    drawn = read(samples, "samples")
+    shares = None if near is None else precision_recall(near, drawn.kept, group=group)
+    if launch.rank > 0:
+        return
+    figures: dict[str, Any] = {
+        "format": FORMAT,
+        "num": drawn.num,
+        "num_real": statistics.num,
+        "fid": gaussian_distance(drawn.gaussian, statistics.gaussian),
+    }
+    if shares is not None:
+        figures |= {**shares._asdict(), "compared": request.compared}
+    figures |= {"features_sha256": real.digest, **told}
+    if request.out is not None:
+        with replacing(request.out) as temporary:
+            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(_in_words(figures) if request.out is None else f"{request.out}: {_in_words(figures)}")
+
+
+@contextmanager
+def _progress(launch: Launch, what: str, num: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal of the first rank."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=launch.rank > 0 or not console.is_terminal
+    ) as shown:
+        task = shown.add_task(what, total=num)
+        yield lambda done: shown.update(task, completed=done)
+
+
+def _in_words(figures: dict[str, Any]) -> str:
+    real = "real examples" if figures["num_real"] is None else f"{figures['num_real']:,} real examples"
+    line = f"FID {figures['fid']:.3f} of {figures['num']:,} samples and {real}"
+    if "precision" in figures:
+        line += f", precision {figures['precision']:.3f}, recall {figures['recall']:.3f}"
+    if figures["num"] < CONVENTION:
+        line += f" (papers draw {CONVENTION:,}; fewer give a larger FID)"
+    return line

@@ -1,0 +1,42 @@
+"""Networks of other packages: which there are, and the one that a folder holds."""
+
+from pathlib import Path
+
+from moe.files import FileError
+from trainer.model.foreign.diffusers import DiffusersDiT
+from trainer.model.foreign.document import NAME, Document
+from trainer.model.foreign.gpt_neox import GPTNeoX
+from trainer.model.foreign.llama import Llama
+from trainer.model.foreign.protocol import Foreign
+from trainer.model.weight_files import files_of
+
+FOREIGN: dict[str, Foreign] = {kind.name: kind for kind in (DiffusersDiT(), Llama(), GPTNeoX())}
+"""Every kind of network that weights come from and go to, by its name on the command line."""
+
+
+def found_in(folder: Path) -> tuple[Foreign, Document, Path]:
+    """The kind of network in a folder, its settings, and the file of its weights or of their index.
+
+    Args:
+        folder: with a config.json.
+
+    Raises:
+        FileError: the network is of no kind that is known, or its weights are no safetensors.
+    """
+    document = Document.read(folder)
+    for kind in FOREIGN.values():
+        if kind.recognises(document):
+            weights = folder / kind.weights
+            if not all(file.exists() for file in files_of(weights)):
+                remedy = "save them with save_pretrained(FOLDER, safe_serialization=True); other formats are not read"
+                raise FileError(weights, "weights", "are missing", remedy)
+            return kind, document, weights
+    named = document.values.get("_class_name") or document.values.get("model_type") or "nothing"
+    known = ", ".join(f"{kind.network} ({kind.name})" for kind in FOREIGN.values())
+    raise FileError(document.path, "network", f"is {named!r}, which is not read here", f"give one of {known}")
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path is that of a folder, or of a file in one, that another package has written."""
+    folder = path if path.is_dir() else path.parent
+    return (folder / NAME).is_file() and not (folder / "config.yaml").is_file()

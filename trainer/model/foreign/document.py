@@ -1,0 +1,134 @@
+"""The config.json of another package's network, and what of it has no counterpart here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moe.files import FileError
+from moe.validation.document import parse_json
+
+NAME = "config.json"
+_REMEDY = "give the folder as its package wrote it"
+
+
+class Document:
+    """Settings that are read key by key.
+
+    Attributes:
+        path: of the file.
+        values: what it holds.
+    """
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Takes what was read.
+
+        Args:
+            path: of the file.
+            values: what it holds.
+        """
+        self.path, self.values = path, values
+
+    @classmethod
+    def read(cls, folder: Path) -> "Document":
+        """Reads the file in a folder.
+
+        Raises:
+            FileError: it is missing or malformed.
+        """
+        path = folder / NAME
+        remedy = "give a folder that save_pretrained of diffusers or transformers wrote"
+        try:
+            values = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileError(path, "network", f"cannot be read ({error})", remedy) from error
+        if not isinstance(values, dict):
+            raise FileError(path, "network", "is no object of settings", remedy)
+        return cls(path, values)
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A number of 1 or more.
+
+        Args:
+            key: its name.
+            default: where it is missing or null; None: it has to be there.
+
+        Raises:
+            FileError: it is missing or no such number.
+        """
+        value = self.values.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise FileError(self.path, key, "is missing", _REMEDY)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise FileError(self.path, key, f"is no whole number from 1 ({value!r})", _REMEDY)
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A number; `default` where it is missing or null.
+
+        Raises:
+            FileError: it is no number.
+        """
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise FileError(self.path, key, f"is no number ({value!r})", _REMEDY)
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A truth value; `default` where it is missing or null.
+
+        Raises:
+            FileError: it is no truth value.
+        """
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise FileError(self.path, key, f"is neither true nor false ({value!r})", _REMEDY)
+        return value
+
+    def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
+        """What a word stands for here.
+
+        Args:
+            key: its name.
+            choices: from words to what they stand for.
+            default: the word where it is missing.
+
+        Raises:
+            FileError: it is another word.
+        """
+        value = self.values.get(key, default)
+        if value not in choices:
+            self.refuse(key, value, f"choose a network with one of {', '.join(choices)}")
+        return choices[value]
+
+    def expect(self, key: str, value: Any, remedy: str) -> None:
+        """Refuses a setting that has another value; one that is missing or null is let through.
+
+        Raises:
+            FileError: it has.
+        """
+        found = self.values.get(key)
+        if found is not None and found != value:
+            self.refuse(key, found, remedy)
+
+    def expect_none(self, *keys: str, remedy: str) -> None:
+        """Refuses settings that are there at all, unless they are null, false or empty.
+
+        Raises:
+            FileError: one is.
+        """
+        for key in keys:
+            if self.values.get(key):
+                self.refuse(key, self.values[key], remedy)
+
+    def refuse(self, key: str, value: Any, remedy: str) -> None:
+        """Refuses a setting.
+
+        Raises:
+            FileError: always.
+        """
+        raise FileError(self.path, key, f"is {value!r}, for which networks here have no counterpart", remedy)

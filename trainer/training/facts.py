@@ -1,0 +1,139 @@
+"""What decides the result of a run and must be equal on all its ranks: settings, packages, code, files and data."""
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from moe.files import FileError
+from trainer.checkpoint.intact import weights_file
+from trainer.config.run import RunConfig
+from trainer.data import SPLITS, Dataset
+from trainer.distributed.consistency import Subject
+from trainer.distributed.groups import Launch
+
+PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy")
+OWN_PACKAGES = ("trainer", "moe", "netsim")
+WHOLE_BYTES = 64 << 20
+"""Of a larger file, such as weights, the length and both ends are read."""
+END_BYTES = 1 << 20
+
+
+def given(document: Mapping[str, Any], launch: Launch) -> dict[str, Subject]:
+    """What is known before a data set is looked at.
+
+    Args:
+        document: the configuration with its overrides, defaults left out.
+        launch: what the launcher said.
+    """
+    packages = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    return {
+        "launch": Subject(
+            {"ranks per node (--nproc-per-node)": launch.local_world_size}, "start the same number on every node"
+        ),
+        "settings": Subject(flat(document), "start every node with the same configuration and the same overrides"),
+        "packages": Subject(packages, "install the same packages on every node"),
+        "code": Subject(_on_first_rank(launch, _code()), "bring the same code to every node"),
+    }
+
+
+def resolved(config: RunConfig, dataset: Dataset, launch: Launch) -> dict[str, Subject]:
+    """What is known once the files are read that the settings name.
+
+    Args:
+        config: the run, with every default and the digests of its references.
+        dataset: its data.
+        launch: what the launcher said.
+    """
+    examples = {f"number of {split.replace('_', '-')} examples": len(dataset.indices(split)) for split in SPLITS}
+    return {
+        "resolved settings": Subject(
+            flat(config.model_dump(mode="json")), "give every node the same files beside the same settings"
+        ),
+        "data": Subject(examples, "give all nodes the same data"),
+        "files": Subject(_on_first_rank(launch, _files(config)), "give every node the same file"),
+        "modules": Subject(_on_first_rank(launch, _modules()), "bring the same modules to every node"),
+    }
+
+
+def flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """The values of nested sections by dotted key.
+
+    Args:
+        value: the sections.
+        before: what each key begins with.
+    """
+    values: dict[str, Any] = {}
+    for key, inner in value.items():
+        values |= flat(inner, f"{before}{key}.") if isinstance(inner, dict) and inner else {f"{before}{key}": inner}
+    return values
+
+
+def _on_first_rank(launch: Launch, items: Iterator[tuple[str, str]]) -> dict[str, str] | None:
+    """Reads files once a node."""
+    return dict(items) if launch.local_rank == 0 else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _code() -> Iterator[tuple[str, str]]:
+    """Every source file of these packages, by its name from the package on."""
+    for name in OWN_PACKAGES:
+        found = find_spec(name)
+        for root in (found and found.submodule_search_locations) or ():
+            for path in sorted(Path(root).rglob("*.py")):
+                yield f"{name}/{path.relative_to(root)}", _digest(path)
+
+
+def _modules() -> Iterator[tuple[str, str]]:
+    """The modules of the user's own that the configuration has brought: those that belong to nothing installed."""
+    known = {*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"}
+    for name, module in sorted(sys.modules.items()):
+        path = Path(os.path.realpath(getattr(module, "__file__", None) or "/"))
+        if path.suffix == ".py" and name.partition(".")[0] not in known and not _installed(path) and path.exists():
+            yield f"module {name}", _digest(path)
+
+
+def _installed(path: Path) -> bool:
+    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(map(path.is_relative_to, prefixes))
+
+
+def _files(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """The files that settings name, by the dotted key of the setting."""
+    for key, value in flat(config.model_dump()).items():
+        path = _file(key, value)
+        if path is not None:
+            yield f"the file of {key} ({path})", _digest(path)
+
+
+def _file(key: str, value: Any) -> Path | None:
+    if not isinstance(value, Path):
+        return None
+    if key == "model.init_from":
+        try:
+            value = weights_file(value)
+        except FileError:  # the run goes on from a checkpoint and does not read it
+            return None
+    return value if value.is_file() else None
+
+
+def _digest(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE_BYTES:
+            return hashlib.sha256(file.read()).hexdigest()[:12]
+        ends = hashlib.sha256(f"{size} ".encode() + file.read(END_BYTES))
+        file.seek(-END_BYTES, os.SEEK_END)
+        ends.update(file.read(END_BYTES))
+        return ends.hexdigest()[:12]
