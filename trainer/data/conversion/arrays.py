@@ -73,7 +73,8 @@ class ArraySource(Source):
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
         """See `Source`; one bad value makes the whole file wrong, as whoever wrote it did not mean it."""
-        values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
+        with np.errstate(over="ignore"):  # what is beyond float32 is found below
+            values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
         if not np.isfinite(values).all():
             remedy = "mend or leave out such examples (numpy.isfinite)"
             raise FileError(self._path, self._field, f"example {number} holds values that are not finite", remedy)
