@@ -106,20 +106,9 @@ lint: $(VENV)/.dev
 audit: $(VENV)/.dev
 	@$(PY) -m pip_audit --skip-editable
 
+# JSON Schemas of run configurations, scenarios and sweeps, and configs/README.md, from the models that read the files.
 schemas: $(VENV)/.runtime
-	@$(PY) -c "$$WRITE_SCHEMAS"
-
-define WRITE_SCHEMAS
-import json, pathlib
-from netsim.grid.sweep_file import SweepConfig
-from netsim.scenario import Scenario
-for name, model in ("scenario", Scenario), ("sweep", SweepConfig):
-    text = json.dumps(model.schema(), indent=1) + "\n"
-    pathlib.Path(f"configs/schemas/{name}.schema.json").write_text(text)
-from trainer.data.shard.index import index_schema
-pathlib.Path("configs/schemas/shards.schema.json").write_text(json.dumps(index_schema(), indent=1) + "\n")
-endef
-export WRITE_SCHEMAS
+	@$(PY) -m tests.reference
 
 clean:
 	rm -rf $(VENV) runs .coverage* .pytest_cache .ruff_cache build *.egg-info

@@ -1,6 +1,7 @@
 """The verbs of moe; `python -m moe --help` lists them."""
 
 import argparse
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -47,6 +48,12 @@ _OPTIONS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose", message)
+        if wrong is not None:
+            from moe.validation.remedy import nearest  # brings pydantic, which help does without
+
+            near = nearest(wrong[1], (verb.name for verb in VERBS))
+            message = f"{wrong[1]} is not a verb" + (f"; use {near}" if near else "")
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}; see {self.prog} --help\n")
 
 

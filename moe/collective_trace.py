@@ -175,7 +175,7 @@ class _Lines:
             self.fail(number, "record", f"must be an object ({values!r:.40})")
         for key in values:
             if key not in checks:
-                self.fail(number, key, f"is no field of {FORMAT}", "remove it")
+                self.fail(number, key, f"is not a field of {FORMAT}", "remove it")
         for key, check in checks.items():
             if key not in values:
                 if key in optional:
@@ -229,7 +229,7 @@ def _contradictions(
         yield "group", f"is not in the header's groups ({record.group!r})"
         return
     if record.rank not in ranks:
-        yield "rank", f"is no member of group {record.group} ({record.rank})"
+        yield "rank", f"is not a member of group {record.group} ({record.rank})"
     if record.size1 != (len(ranks) == 1):
         yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
     if record.step not in steps:
@@ -256,7 +256,7 @@ def _contradictions(
         if (value is not None) != (record.op in ops):
             yield field, f"belongs to {' and '.join(ops)} and to no other op (op {record.op}, {field} {value})"
         elif value is not None and field != "tag" and value not in ranks:
-            yield field, f"is no member of group {record.group} ({value})"
+            yield field, f"is not a member of group {record.group} ({value})"
     if (record.wait_seq is not None) != record.asynchronous:
         yield "wait_seq", f"belongs to async records and to them alone (async {record.asynchronous})"
     elif record.wait_seq is not None and record.wait_seq <= record.seq:

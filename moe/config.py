@@ -37,7 +37,9 @@ class SinkhornRouterConfig(Section):
     epsilon: PositiveFloat = 0.1
     """Entropic regularisation, in standard deviations of the logits."""
     iterations: PositiveInt = 20
+    """Sinkhorn iterations of a plan."""
     z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the penalty on large logits (ST-MoE, equation 5)."""
 
 
 class BaseAssignmentRouterConfig(Section):
@@ -45,6 +47,7 @@ class BaseAssignmentRouterConfig(Section):
 
     kind: Literal["base"] = "base"
     z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the penalty on large logits (ST-MoE, equation 5)."""
 
 
 class ExpertChoiceRouterConfig(Section):
@@ -52,6 +55,7 @@ class ExpertChoiceRouterConfig(Section):
 
     kind: Literal["expert_choice"] = "expert_choice"
     z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the penalty on large logits (ST-MoE, equation 5)."""
 
 
 class SparseOTRouterConfig(Section):
@@ -84,6 +88,7 @@ class SparseOTRouterConfig(Section):
     inference_capacity_factor: Annotated[float, Field(ge=1)] | None = None
     """The same limit at inference, where the average potentials balance only roughly; null: no limit."""
     z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the penalty on large logits (ST-MoE, equation 5)."""
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> "SparseOTRouterConfig":
@@ -137,6 +142,7 @@ class MoEConfig(Section):
     shared_expert_hidden: PositiveInt | None = None
     """Width of a shared expert that every token visits too; null: none."""
     router: RouterConfig = TopKRouterConfig()
+    """How tokens are assigned to experts."""
     dispatch: Literal["home", "capped", "copies", "hierarchical", "coherent"] = "home"
     """home: a token returns to its rank after each layer; capped: likewise, in messages of one size that has room for
     as many tokens as the router lets an expert take, so that no rank counts or waits in training (at inference as

@@ -114,7 +114,8 @@ def _exchanges(traffic: Traffic, sizes: Sizes, phase: str, layer: int, mode: Mod
     if isinstance(traffic, Visits):
         return [(layer, exchange) for exchange in PATTERNS[mode](traffic, sizes, phase)]
     inside: list[tuple[int | None, Exchange]] = [(layer, one) for one in coherent_exchanges(traffic, sizes, phase)]
-    ends: list[tuple[int | None, Exchange]] = [(None, one) for one in end_exchanges(traffic, sizes, phase)] * traffic.is_last
+    at_end = end_exchanges(traffic, sizes, phase) if traffic.is_last else []
+    ends: list[tuple[int | None, Exchange]] = [(None, one) for one in at_end]
     return [*ends, *inside] if phase == "backward" else [*inside, *ends]
 
 
@@ -279,12 +280,12 @@ def _sizes(
         ),
         _Requirement(
             (placement.num_layers, placement.num_experts) == (own.num_layers, own.num_experts),
-            f"placement: has {placement.num_layers} layers of {placement.num_experts} experts where the routing trace "
+            f"placement: has {placement.num_layers} layers of {placement.num_experts} experts but the routing trace "
             f"has {own.num_layers} of {own.num_experts}; place this run's own trace",
         ),
         _Requirement(
             own.expert_parallel in (None, placement.num_ranks),
-            f"placement: is made for groups of {placement.num_ranks} ranks where the run shares its experts among "
+            f"placement: is made for groups of {placement.num_ranks} ranks but the run shares its experts among "
             f"{own.expert_parallel}; place with nodes x ranks_per_node = {own.expert_parallel}",
         ),
     )

@@ -108,7 +108,7 @@ class RoutingTrace:
             raise ValueError(f"expert_ids: shape {ids.shape} is not [tokens, {expected[0]}, {expected[1]}]")
         tokens = len(ids)
         if not tokens:
-            raise ValueError("expert_ids: holds no tokens (0)")
+            raise ValueError("expert_ids: contains no tokens (0)")
         _require_range("expert_ids", ids, DROPPED, header.num_experts, "num_experts")
         for name in ("source_rank", *_PER_TOKEN):
             array = getattr(self, name)
@@ -216,7 +216,7 @@ class RoutingTrace:
         except OSError as error:
             raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
         except UNREADABLE as error:
-            raise FileError(path, "file", "is no plain array (pickled, ragged or truncated)", remedy) from error
+            raise FileError(path, "file", "is not a plain array (pickled, ragged or truncated)", remedy) from error
         if not isinstance(ids, np.ndarray):
             raise FileError(path, "file", "holds several arrays", remedy)
         ids = ids[:, :, None] if ids.ndim == 2 else ids
@@ -265,7 +265,7 @@ def _load_members(path: Path) -> dict[str, NDArray]:
         try:
             archive = np.load(stream, allow_pickle=False)
         except (OSError, *UNREADABLE) as error:
-            problem = "is no whole .npz archive (truncated or another format)"
+            problem = "is not a complete .npz archive (truncated or another format)"
             raise FileError(path, "file", problem, record_again) from error
         if isinstance(archive, np.ndarray):
             raise FileError(path, "file", "holds a single array", "name it .npy and give --num-experts")
@@ -274,7 +274,7 @@ def _load_members(path: Path) -> dict[str, NDArray]:
                 raise FileError(path, name, "is missing", record_again)
         for name in archive.files:
             if name not in ("header", *ARRAYS):
-                raise FileError(path, name, "is no array of this format", f"keep only header, {', '.join(ARRAYS)}")
+                raise FileError(path, name, "is not an array of this format", f"keep only header, {', '.join(ARRAYS)}")
         return {name: _load_member(path, archive, name) for name in archive.files}
 
 
@@ -285,7 +285,7 @@ def _load_member(path: Path, archive: NpzFile, name: str) -> NDArray:
         remedy = "save rectangular arrays of numbers, no objects"
         raise FileError(path, name, "is pickled, ragged or damaged", remedy) from error
     if not isinstance(member, np.ndarray):
-        raise FileError(path, name, "is no array", "save it by numpy.savez")
+        raise FileError(path, name, "is not an array", "save it by numpy.savez")
     return member
 
 

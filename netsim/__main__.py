@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from netsim.errors import InputError
+from netsim.errors import InputError, listed, nearest
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
@@ -117,11 +118,25 @@ example:
 chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as ASTRA-sim reads them.
 """
 
+_KEYS = """\
+Lists every key of a scenario: what it takes, its default, its unit and what it means. One line a key where the output
+is piped, for grep. The same is on the page configs/README.md; editors complete keys from
+configs/schemas/scenario.schema.json, which the first line of each scenario in configs names.
+
+examples:
+  python -m netsim keys topology
+  python -m netsim keys transports.ethereal
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     """Answers wrong arguments with one line, like any other wrong input, instead of a usage text."""
 
     def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if wrong is not None:
+            near = nearest(wrong[1], listed(wrong[2]))
+            message = f"{wrong[1]} is not a verb" + (f"; use {near}" if near else "")
         print(f"{self.prog}: command line: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(WRONG_INPUT)
 
@@ -202,6 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
     )
+    keys = verb("keys", "every key of a scenario: what it takes, its default and what it means", _KEYS, _keys)
+    keys.add_argument("prefix", nargs="?", metavar="PREFIX", help="show only the keys that begin so")
     return parser
 
 
@@ -309,6 +326,12 @@ def _export(arguments: argparse.Namespace) -> int:
     write_chakra(trace, folder)
     print(f"{len(trace.programs)} execution traces: {folder}")
     return DONE
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from netsim.keys.reference import run
+
+    return run(arguments.prefix)
 
 
 def _refuse_no_processes(jobs: int) -> None:

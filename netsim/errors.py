@@ -1,5 +1,6 @@
 """The one kind of error a user can cause: it names the file, the field, the value and the remedy."""
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 _MOST_CHARACTERS, _ENDS = 1000, 200
 """Of a part of a message, and what is kept of each end of a longer one."""
+
+
+_MOST_FIELDS = 4
+"""Further wrong fields that a complaint names."""
 
 
 class InputError(ValueError):
@@ -54,14 +59,27 @@ def first_error(
     """
     findings = error.errors(include_url=False)
     first = findings[0]
-    field = ".".join(_field_path(first["loc"], content, first["type"] == "missing")) or "file"
+    field = _field(first, content)
     problem, remedy = _explain(first, model)
-    if len(findings) > 1:
-        remedy += f" (and {len(findings) - 1} more)"
+    further = {_field(other, content): other["type"] == "missing" for other in findings}
+    further = {name: missing for name, missing in further.items() if not f"{field}.".startswith(f"{name}.")}
+    if further:
+        problem = f"{problem} ({_also(further)})"
     return InputError(file, f"{place}: {field}" if place else field, problem, remedy)
 
 
+def _also(further: Mapping[str, bool]) -> str:
+    """Further fields that are wrong; the values say whether each is missing."""
+    names = list(further)
+    shown = names if len(names) <= _MOST_FIELDS + 1 else [*names[:_MOST_FIELDS], f"{len(names) - _MOST_FIELDS} others"]
+    return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(shown)}"
+
+
 _ABSENT = object()
+
+
+def _field(finding: "ErrorDetails", content: object) -> str:
+    return ".".join(_field_path(finding["loc"], content, finding["type"] == "missing")) or "file"
 
 
 def _field_path(location: Sequence[int | str], content: object, missing: bool) -> list[str]:
@@ -92,7 +110,7 @@ def _explain(finding: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str]
             *section, key = finding["loc"]
             near = nearest(key, keys_at(model, section))
             return (
-                f"is no known key ({value})",
+                f"is not a known key ({value})",
                 f"write {near}, or remove it" if near else "remove it or check its spelling",
             )
         case "value_error":
@@ -104,8 +122,15 @@ def _explain(finding: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str]
             near = nearest(finding["input"], listed(context["expected"]))
         case _:
             near = None
-    remedy = f"use {near}" if near else finding["msg"][0].lower() + finding["msg"][1:]
+    remedy = f"use {near}" if near else _plain(finding["msg"])
     return f"has a wrong value ({value})", remedy
+
+
+def _plain(message: str) -> str:
+    """What pydantic says of a value, without what a person need not know."""
+    message = re.sub(r", unable to .*|, got .*| or instance of .*| or object to .*", "", message)
+    message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
+    return message.replace("Input should be", "it must be").replace("Input", "it")
 
 
 def nearest(name: object, names: Iterable[str]) -> str | None:

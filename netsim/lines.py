@@ -27,9 +27,9 @@ def read_lines(path: Path, content: str) -> list[str]:
     except OSError as error:
         raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
-        raise InputError(path, "file", "is no text", remedy) from None
+        raise InputError(path, "file", "is not text", remedy) from None
     if "\0" in text:
-        raise InputError(path, "file", "is no text", remedy)
+        raise InputError(path, "file", "is not text", remedy)
     if not text.strip():
         raise InputError(path, "file", "is empty", remedy)
     return [line.removesuffix("\r") for line in text.split("\n")]
@@ -49,6 +49,6 @@ def whole_number(path: Path, field: str, text: str, least: int = 0) -> int:
     """
     if not _WHOLE.fullmatch(text) or not least <= int(text) < MOST:
         raise InputError(
-            path, field, f"is no whole number ({text!r:.40})", f"write digits, from {least} to below 2**62"
+            path, field, f"is not a whole number ({text!r:.40})", f"write digits, from {least} to below 2**62"
         )
     return int(text)

@@ -14,6 +14,7 @@ from netsim.congestion.window import NoneConfig
 from netsim.documents import check_document
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
 from netsim.errors import InputError, first_error
+from netsim.keys.schema import described
 from netsim.section import Section
 from netsim.topology.build import TopologyConfig
 from netsim.transport.config import TransportConfig
@@ -38,7 +39,13 @@ def _distinct_entries(value: object) -> object:
 
 
 class Job(Section, frozen=True):
-    """An entry of ``jobs``: a workload on some of the ranks. Its rank i is ranks[i]."""
+    """An entry of ``jobs``: a workload on some of the ranks. Its rank i is ranks[i].
+
+    Args:
+        workload: What the job sends.
+        ranks: The ranks of the fabric that it runs on; its own rank i is the i-th of them.
+        start: When it starts.
+    """
 
     workload: WorkloadConfig
     ranks: Annotated[tuple[Rank, ...], Field(min_length=1), BeforeValidator(_distinct_entries)]
@@ -128,8 +135,7 @@ class Scenario(Section, frozen=True):
     def schema(cls) -> dict[str, Any]:
         """configs/schemas/scenario.schema.json, as far as JSON Schema can say it."""
         one = {"oneOf": [{"required": ["workload"]}, {"required": ["jobs"]}]}
-        draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-        return draft | cls.model_json_schema(by_alias=True) | one
+        return described(cls) | one
 
     def resolved(self) -> dict[str, Any]:
         """The scenario with every default written out, as it can be read back."""
@@ -149,7 +155,14 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
     name = str(source) if isinstance(source, Path) else "scenario"
     content = load_yaml(source, "a scenario") if isinstance(source, Path) else source
     if not isinstance(content, Mapping):
-        raise InputError(name, "file", "holds no mapping", "write keys and values, format: flowfabric.scenario/1 first")
+        raise InputError(
+            name,
+            "file",
+            "is not a mapping of keys to values",
+            "write keys and values, format: flowfabric.scenario/1 first",
+        )
+    if "format" not in content and {"run", "model"} <= content.keys():
+        raise InputError(name, "file", "is a run configuration, not a scenario", "give it to python -m trainer")
     for override in overrides:
         content = _override(content, override)
     try:

@@ -1,7 +1,30 @@
 """What all sections of a scenario share: unknown keys are errors, nothing changes after reading."""
 
-from pydantic import BaseModel
+from typing import Any, get_args
+
+from pydantic import BaseModel, model_validator
 
 
 class Section(BaseModel, extra="forbid", frozen=True):
     """Base of every part of a scenario."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_is_a_number(cls, document: Any) -> Any:
+        """Pydantic takes true for 1, and YAML takes yes and on for true."""
+        for name, value in document.items() if isinstance(document, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and takes_numbers_alone(field.annotation):
+                raise ValueError(f"{name} is {str(value).lower()}, not a number; write a number")
+        return document
+
+
+def takes_numbers_alone(annotation: Any) -> bool:
+    """Whether a field of a type takes numbers, but neither true nor false.
+
+    Args:
+        annotation: The type.
+    """
+    parts = get_args(annotation) or (annotation,)
+    found = {inner for part in parts for inner in (get_args(part) or (part,))}
+    return bool(found & {int, float}) and bool not in found

@@ -28,7 +28,7 @@ def _parse(value: object, units: dict[str, int], quantity: str, example: str) ->
         raise ValueError(f"{quantity} is too large; write at most {MOST:,} {next(iter(units))}")
     exact = number * units[match[2]]
     if exact != int(exact):
-        raise ValueError(f"{quantity} is no whole number of {next(iter(units))}; {remedy}")
+        raise ValueError(f"{quantity} is not a whole number of {next(iter(units))}; {remedy}")
     return int(exact)
 
 
@@ -83,13 +83,20 @@ def format_time(time_ps: int) -> str:
     return _format(time_ps, _TIMES)
 
 
-def _typed(parse: Callable[[object], int], write: Callable[[int], str], pattern: str) -> tuple[object, ...]:
-    return BeforeValidator(parse), PlainSerializer(write), WithJsonSchema({"type": "string", "pattern": pattern})
+def _typed(
+    parse: Callable[[object], int], write: Callable[[int], str], units: dict[str, int], quantity: str, example: str
+) -> tuple[object, ...]:
+    schema = {
+        "type": "string",
+        "pattern": rf"^\s*[0-9.eE]+\s*({'|'.join(units)})\s*$",
+        "x-values": f"{quantity} such as {example}",
+    }
+    return BeforeValidator(parse), PlainSerializer(write), WithJsonSchema(schema)
 
 
-Rate = Annotated[int, *_typed(parse_rate, format_rate, r"^\s*[0-9.eE]+\s*(bps|kbps|Mbps|Gbps|Tbps)\s*$")]
-Size = Annotated[int, *_typed(parse_size, format_size, r"^\s*[0-9.eE]+\s*(B|KB|MB|GB|TB|KiB|MiB|GiB)\s*$")]
-Duration = Annotated[int, *_typed(parse_time, format_time, r"^\s*[0-9.eE]+\s*(ps|ns|us|ms|s)\s*$")]
+Rate = Annotated[int, *_typed(parse_rate, format_rate, _RATES, "rate", "100Gbps")]
+Size = Annotated[int, *_typed(parse_size, format_size, _SIZES, "size", "4000B")]
+Duration = Annotated[int, *_typed(parse_time, format_time, _TIMES, "duration", "500ns")]
 
 
 def service_ps(size_bytes: int, rate_bps: int) -> int:

@@ -59,16 +59,27 @@ def load_yaml(path: Path, content: str) -> object:
         remedy = f"give the path of {content}, or the name of one in configs/{folder}: {nearest(path, folder)}"
         raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
-        raise InputError(path, "file", "is no text", f"give the path of {content} in YAML") from None
+        raise InputError(path, "file", "is not text", f"give the path of {content} in YAML") from None
     except ValueError as error:
-        raise InputError(path, "file", f"holds an impossible date ({error})", "quote it") from None
+        raise InputError(path, "file", f"contains an impossible date ({error})", "quote it") from None
     except MISTAGGED:
-        raise InputError(path, "file", "holds a value that is not what its tag says", "leave the tag out") from None
+        raise InputError(path, "file", "contains a value that does not fit its YAML tag", "leave the tag out") from None
     except RecursionError:
         raise InputError(path, "file", TOO_DEEP, "nest less") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else "file"
-        raise InputError(path, line, f"is no YAML ({getattr(error, 'problem', error)})", "correct the line") from None
+        problem = _syntax(getattr(error, "problem", None) or str(error))
+        raise InputError(path, line, f"is not YAML ({problem})", "correct the line") from None
     check_document(path, document)
     return document
+
+
+def _syntax(problem: str) -> str:
+    """What PyYAML found, in the words of a person."""
+    if "'\\t'" in problem:
+        return "there is a tab; indent with spaces"
+    return {
+        "mapping values are not allowed here": "a colon is missing before this one, or the indentation is wrong",
+        "could not find expected ':'": "a key has no colon behind it",
+    }.get(problem, problem)

@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from trainer.command.check import CHECK
@@ -24,6 +26,7 @@ from trainer.command.generate import GENERATE
 from trainer.command.import_features import IMPORT_FEATURES
 from trainer.command.import_weights import IMPORT_WEIGHTS
 from trainer.command.index_tars import INDEX_TARS
+from trainer.command.keys import KEYS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
 from trainer.command.sample import SAMPLE
@@ -31,13 +34,17 @@ from trainer.command.shards import SHARDS
 from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
+from trainer.distributed.process.interrupt import interruptible
 from trainer.distributed.process.launcher import end_launcher
+from trainer.distributed.process.stop import SIGNALS
+from trainer.distributed.process.verdict import VARIABLE, refuse, reported
 from trainer.distributed.refusal import StartRefused, located
 from trainer.training.failure import RunFailed
 
 VERBS = (
     TRAIN,
     CHECK,
+    KEYS,
     SAMPLE,
     STEPS,
     EVALUATE,
@@ -68,7 +75,7 @@ class _Parser(argparse.ArgumentParser):
     """Wrong arguments are wrong input: one line, not a usage text."""
 
     def error(self, message: str) -> NoReturn:
-        _complain(f"{self.prog.removeprefix('python -m ')}: {message}; see {self.prog} --help")
+        _complain(f"{self.prog.removeprefix('python -m ')}: {_of_a_verb(message)}; see {self.prog} --help")
         raise SystemExit(2)
 
 
@@ -79,25 +86,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program; None: the process's own.
 
     Returns:
-        0 done, 1 failed, 2 wrong input, 75 told to stop and saved.
+        0 done, 1 failed, 2 wrong input, 75 told to stop and saved. A rank whose launcher asks for a verdict returns 0
+        in place of 75, for torchrun would start the ranks of other nodes again.
+
+    Raises:
+        SystemExit: wrong arguments (2), or told to stop by signal N with nothing saved (128 + N).
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")  # one warning for each accelerator library that is absent
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's own calls
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if any(word.startswith("-") or "overrides" not in options for word in rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        dashed = [word.lstrip("-") for word in rest if "=" in word and "." in word.partition("=")[0]]
+        settings = f"; settings have no dashes: {' '.join(dashed)}" if dashed and "overrides" in options else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{settings}")
     if rest:
         options.overrides += rest  # argparse stops collecting overrides at the first option
     try:
-        code = options.verb.run(options)
+        with interruptible(partial(_say_stopped, options.verb.name)):
+            code = reported(options.verb.run(options))
         if code == WRONG_INPUT:  # of a stage
             end_launcher()
         return code
     except ValueError as error:
         if options.debug:
             traceback.print_exc()
-        _complain(f"trainer {options.verb.name}: {located(error, getattr(options, 'config', None))}")
+        line = f"trainer {options.verb.name}: {located(error, getattr(options, 'config', None))}"
+        refuse(line)
+        _complain(line)
         if isinstance(error, StartRefused):
             end_launcher()
         return WRONG_INPUT
@@ -106,6 +122,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(f"trainer {options.verb.name}: {error}")
         return 1
+
+
+def _of_a_verb(message: str) -> str:
+    """A complaint about the verb that names the nearest one, in place of a list of all."""
+    wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose", message)
+    if wrong is None:
+        return message
+    from moe.validation.remedy import nearest  # brings pydantic, which help does without
+
+    near = nearest(wrong[1], (verb.name for verb in VERBS))
+    return f"{wrong[1]} is not a verb" + (f"; use {near}" if near else "")
 
 
 def _complain(line: str) -> None:
@@ -117,12 +144,24 @@ def _complain(line: str) -> None:
         time.sleep(PATIENCE_S)
 
 
+def _say_stopped(verb: str, words: str, number: int) -> None:
+    """Prints once that a command was told to stop; a launcher that asks for a verdict says so itself.
+
+    torchrun ends the ranks that are left by SIGTERM when one has failed, and that one has said why.
+    """
+    quiet = VARIABLE in os.environ or (number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ)
+    if os.environ.get("RANK", "0") == "0" and not quiet:
+        left = "nothing was saved" if verb == "train" else "it is not finished"
+        print(f"trainer {verb}: {words}; {left}", file=sys.stderr, flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m trainer",
         description="Train flow-matching, language and mixture-of-experts models on one or many nodes.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what and how to mend it), "
-        "75 told to stop by SIGTERM or SIGUSR2: saved, start it again to go on.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what is wrong and what to "
+        "write), 75 told to stop by Ctrl-C, SIGTERM or SIGUSR2: saved, start it again to go on; "
+        "130 (Ctrl-C) or 143 (SIGTERM) told to stop with nothing to save. A second Ctrl-C ends at once.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
@@ -131,4 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended_with = main()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # all is said: what comes now ends the process without words
+    sys.exit(ended_with)

@@ -67,7 +67,7 @@ def parse_cap(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise ValueError(
-            f"max_load: is no number ({text}); give a multiple of the mean such as 1.1, auto or none"
+            f"max_load: is not a number ({text}); give a multiple of the mean such as 1.1, auto or none"
         ) from None
 
 
@@ -89,7 +89,7 @@ def parse_flops(text: str) -> float:
     except ValueError:
         rate = 0.0
     if not rate:
-        raise ValueError(f"compute: is no rate above 0 ({text}); give one such as 200TFLOPs")
+        raise ValueError(f"compute: is not a rate above 0 ({text}); give one such as 200TFLOPs")
     return rate
 
 

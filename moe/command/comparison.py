@@ -58,7 +58,7 @@ def hold_out(path: Path, topology: Topology, current: Placement, placement: Plac
         present, expected = getattr(trace.header, field), getattr(placement, field)
         if present != expected:
             remedy = "give other tokens of the same model"
-            raise FileError(path, f"header.{field}", f"is {present} where the placed trace has {expected}", remedy)
+            raise FileError(path, f"header.{field}", f"is {present} but the placed trace has {expected}", remedy)
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
     try:
         before = evaluate_placement(statistics, topology, current, placement.dispatch)

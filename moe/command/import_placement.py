@@ -97,7 +97,7 @@ def _read_distribution(arguments: argparse.Namespace) -> "Imported":
 
     group = arguments.nodes, arguments.ranks_per_node
     if group.count(None) == 1:
-        raise ValueError("nodes: says nothing without --ranks-per-node, nor the other way; give both or none")
+        raise ValueError("nodes: is needed together with --ranks-per-node; give both or neither")
     return read_distribution(
         arguments.source,
         num_experts=arguments.num_experts,

@@ -151,6 +151,9 @@ def _run(arguments: argparse.Namespace) -> None:
     numbers_path = report_path.with_suffix(".report.json")
     if arguments.out.resolve() in (report_path.resolve(), numbers_path.resolve()):
         raise ValueError(f"report: is the same file as --out ({arguments.out}); choose another name for one of them")
+    for option, path in (("out", arguments.out), ("report", report_path)):
+        if path.is_dir():
+            raise ValueError(f"{option}: is a folder ({path}); name a file")
     if arguments.expert_parameters is not None and arguments.expert_parameters < 1:
         raise ValueError(f"expert_parameters: must be at least 1 ({arguments.expert_parameters}); count one expert's")
     with Progress("place") as progress:

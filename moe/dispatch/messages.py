@@ -279,7 +279,7 @@ def capped_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]
         ValueError: the number of seats is unknown.
     """
     if visits.seats is None:
-        raise ValueError("seats: are unknown, and capped dispatch sends all of them; give a router with a limit")
+        raise ValueError("seats: are unknown, and capped dispatch needs their number; give a router with a limit")
     num_ranks = len(visits.choices)
     message = Message.of(
         slots=sizes.num_experts // num_ranks,

@@ -57,10 +57,10 @@ def whole_numbers(path: Path, field: str, value: Any, shape: tuple[str, ...], re
     try:
         array = value.numpy() if hasattr(value, "numpy") else np.array(value)
     except (*UNREADABLE, RecursionError) as error:
-        raise FileError(path, field, f"is no rectangle of {wanted} ({_shown(value)})", remedy) from error
+        raise FileError(path, field, f"is not a rectangle of {wanted} ({_shown(value)})", remedy) from error
     fits = array.ndim >= len(shape) - 1 if shape[0] == "..." else array.ndim == len(shape)
     if not fits or not array.size or array.dtype.kind not in "iu" or array.dtype == np.uint64:
-        raise FileError(path, field, f"is no rectangle of {wanted} ({_shown(value)})", remedy)
+        raise FileError(path, field, f"is not a rectangle of {wanted} ({_shown(value)})", remedy)
     return array.astype(np.int64)
 
 
@@ -77,7 +77,7 @@ def section(path: Path, field: str, value: Any, remedy: str) -> Mapping[str, Any
         FileError: It is no mapping.
     """
     if not isinstance(value, Mapping):
-        raise FileError(path, field, f"is no mapping of names to values ({_shown(value)})", remedy)
+        raise FileError(path, field, f"is not a mapping of names to values ({_shown(value)})", remedy)
     return value
 
 
@@ -88,7 +88,7 @@ def _read_pt(path: Path, remedy: str) -> Any:
         try:
             return torch.load(stream, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever the damage leads to
-            problem = f"is no whole file of tensors and plain values ({type(error).__name__})"
+            problem = f"is not a complete file of tensors and plain values ({type(error).__name__})"
             raise FileError(path, "document", problem, remedy) from error
 
 

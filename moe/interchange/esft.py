@@ -87,7 +87,7 @@ def _data_sets(folder: Path) -> list[dict[int, Path]]:
     except OSError as error:
         raise FileError(folder, "folder", f"cannot be read ({error.strerror or error})", "check the path") from error
     if not found:
-        raise FileError(folder, "folder", "holds no expert_weights_LAYER.txt", "give the folder of ESFT's scores")
+        raise FileError(folder, "folder", "contains no expert_weights_LAYER.txt", "give the folder of ESFT's scores")
     return list(found.values())
 
 
@@ -98,11 +98,11 @@ def _read_file(path: Path, top_k: int) -> list[tuple[NDArray[np.int32], NDArray[
     except OSError as error:
         raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", f"is no text of numbers ({error.reason})", _REMEDY) from error
+        raise FileError(path, "file", f"is not a text of numbers ({error.reason})", _REMEDY) from error
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
     sequences = [_read_line(path, number, line, top_k) for number, line in lines if line]
     if not sequences:
-        raise FileError(path, "file", "holds no sequences", _REMEDY)
+        raise FileError(path, "file", "contains no sequences", _REMEDY)
     return sequences
 
 
@@ -120,7 +120,7 @@ def _read_line(path: Path, number: int, line: str, top_k: int) -> tuple[NDArray[
     try:
         gates = np.array([float(weight) for weight in weights.split("\t")], dtype=np.float32)
     except (ValueError, OverflowError) as error:
-        raise FileError(path, field, f"the weights are no numbers ({weights[:40]!r})", _REMEDY) from error
+        raise FileError(path, field, f"the weights are not numbers ({weights[:40]!r})", _REMEDY) from error
     if len(gates) != len(chosen):
         raise FileError(path, field, f"has {len(chosen)} ids and {len(gates)} weights", _REMEDY)
     if not np.isfinite(gates).all():

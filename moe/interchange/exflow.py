@@ -105,7 +105,7 @@ def _read_rows(path: Path, num_ranks: int) -> dict[int, int]:
     except OSError as error:
         raise FileError(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise FileError(path, "file", f"is no CSV text ({error})", _REMEDY) from error
+        raise FileError(path, "file", f"is not CSV text ({error})", _REMEDY) from error
     if not rows or rows[0] != _HEADER:
         header = ",".join(rows[0]) if rows else ""
         raise FileError(path, "line 1", f"is not Expert,Node ({header[:40]})", _REMEDY)

@@ -117,7 +117,7 @@ def _read_tokeniser(folder: Path) -> Callable[[str], list[int]]:
     if not folder.is_dir():
         raise FileError(folder, "folder", "is none", "give the folder of a model")
     if not any((folder / name).is_file() for name in _TOKENISERS):
-        problem = f"has no tokeniser ({', '.join(_TOKENISERS)}), and bytes are no tokens of this model"
+        problem = f"has no tokeniser ({', '.join(_TOKENISERS)}), and bytes are not the tokens of this model"
         raise FileError(folder, "tokeniser", problem, "save the model's own tokeniser there")
     try:
         transformers: Any = importlib.import_module("transformers")
@@ -161,7 +161,7 @@ def _tokenised(
         cut += len(tokens) > most and left > most
         tokens = tokens[: min(most, left)]
         if tokens and max(tokens) >= config.vocab_size:
-            problem = f"makes token {max(tokens)} where the model has {config.vocab_size}"
+            problem = f"makes token {max(tokens)} but the model has {config.vocab_size} tokens"
             raise FileError(folder, "tokeniser", problem, "save the model's own tokeniser there")
         if tokens:
             sequences.append(tokens)
@@ -189,7 +189,9 @@ def _route(
         ids, weights = choices.take(tokens.numel())
     except ValueError as error:
         kind = model.config.model_type
-        raise FileError(folder, "model_type", f"{kind}: {error}", "give a model that tells") from error
+        raise FileError(
+            folder, "model_type", f"{kind}: {error}", "give a model whose experts see the choices of tokens"
+        ) from error
     most = max(layer.shape[1] for layer in ids)
     real = present.flatten().bool()
 

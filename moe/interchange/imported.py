@@ -77,11 +77,13 @@ def import_trace(
     if num_experts is None:
         largest = int(expert_ids.max(initial=DROPPED))
         if not 0 <= largest < MOST_EXPERTS:
-            raise FileError(path, "expert ids", f"the largest is {largest}, which is no expert of a layer", remedy)
+            raise FileError(path, "expert ids", f"the largest is {largest}, which is not an expert of a layer", remedy)
         num_experts = largest + 1
         told.append(f"the number of experts is that of the largest id ({largest}), --num-experts sets another")
     if expert_ids.shape[2] > 1 and (np.diff(expert_ids, axis=2) >= 0).all():
-        told.append("choices stand in the order of ids, so that the strongest is unknown: no use in coherent dispatch")
+        told.append(
+            "choices are listed in the order of ids, so that the strongest is unknown: not usable for coherent dispatch"
+        )
     try:
         header = RoutingHeader(
             num_experts=num_experts,

@@ -21,7 +21,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         matched = _RANGE.fullmatch(part.strip())
         if matched is None:
-            raise ValueError(f"dense_layers: is no list of layers ({text[:40]}); write it as 0 or 0-2,5")
+            raise ValueError(f"dense_layers: is not a list of layers ({text[:40]}); write it as 0 or 0-2,5")
         first, last = int(matched[1]), int(matched[2] or matched[1])
         if last < first:
             raise ValueError(f"dense_layers: the range {part.strip()} runs backwards; write the smaller number first")

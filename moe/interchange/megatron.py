@@ -56,7 +56,7 @@ def read_trace(paths: Sequence[Path], *, num_experts: int | None = None) -> Impo
                 raise FileError(path, "rank", problem, "give one file a rank")
             by_step[record.step, record.rank][record.layer].append(record)
     if not by_step:
-        problem = f"holds no record of stage {_STAGE}{_told(left_out)}"
+        problem = f"contains no record of stage {_STAGE}{_told(left_out)}"
         raise FileError(paths[0], "file", problem, "record some steps")
     layers = sorted(next(iter(by_step.values())))
     top_k = next(iter(next(iter(by_step.values())).values()))[0].ids.shape[1]
@@ -120,7 +120,9 @@ def _checked(path: Path, field: str, record: Mapping[str, Any]) -> _Record:
     for name in ("rank", "step", "layer", "num_tokens", "topk"):
         value = record.get(name)
         if type(value) is not int or not 0 <= value < 2**31:
-            raise FileError(path, f"{field}: {name}", f"is no whole number from 0 on ({str(value)[:40]})", _REMEDY)
+            raise FileError(
+                path, f"{field}: {name}", f"is not a whole number of 0 or more ({str(value)[:40]})", _REMEDY
+            )
         values[name] = value
     shape = (values.pop("num_tokens"), values.pop("topk"))
     indices = record.get("top_indices")
@@ -131,7 +133,9 @@ def _checked(path: Path, field: str, record: Mapping[str, Any]) -> _Record:
     if ids_TK.shape != shape:
         raise FileError(path, field, f"is {ids_TK.shape} where num_tokens and topk are {shape}", _REMEDY)
     if ids_TK.min() < 0 or ids_TK.max() >= 2**31:
-        raise FileError(path, field, f"holds {ids_TK.min()} to {ids_TK.max()}, which are no experts", _REMEDY)
+        raise FileError(
+            path, field, f"holds {ids_TK.min()} to {ids_TK.max()}, which are not numbers of experts", _REMEDY
+        )
     return _Record(**values, ids=ids_TK.astype(np.int32))
 
 

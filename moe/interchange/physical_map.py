@@ -124,7 +124,7 @@ def mixture_rows(total: int, dense_layers: Sequence[int]) -> NDArray[np.int64]:
     """
     outside = next((layer for layer in dense_layers if not 0 <= layer < total), None)
     if outside is not None:
-        raise ValueError(f"dense_layers: {outside} is none of the {total} layers; count them from 0")
+        raise ValueError(f"dense_layers: {outside} is not one of the {total} layers; count them from 0")
     kept = np.setdiff1d(np.arange(total), np.array(dense_layers, dtype=np.int64))
     if not len(kept):
         raise ValueError(f"dense_layers: leaves none of the {total} layers; name those without experts only")
@@ -135,7 +135,7 @@ def _check_rows(path: Path, rows_LP: NDArray[np.int64], num_experts: int, slots:
     for layer, row in enumerate(rows_LP):
         outside = row[(row < 0) | (row >= num_experts)]
         if len(outside):
-            problem = f"expert {outside[0]} is none of the {num_experts} experts"
+            problem = f"expert {outside[0]} is not one of the {num_experts} experts"
             raise FileError(path, f"{FIELD}.{layer}", problem, "correct the map or --num-experts")
         if len(row) < num_experts or len(np.unique(row)) < num_experts:
             missing = np.setdiff1d(np.arange(len(row) + 1), row)[0]
@@ -147,6 +147,6 @@ def _check_rows(path: Path, rows_LP: NDArray[np.int64], num_experts: int, slots:
             raise FileError(
                 path,
                 f"{FIELD}.{layer}",
-                f"expert {by_rank[rank, slot]} is twice on rank {rank}, where its replica relieves nobody",
+                f"expert {by_rank[rank, slot]} is twice on rank {rank}, where its replica saves no load",
                 "put the replica on another rank",
             )

@@ -60,7 +60,7 @@ def read_distribution(
             raise FileError(
                 paths[0],
                 _COUNT,
-                f"has counts {list(counts_LE.shape)}, and no trace can be told from counts",
+                f"has counts {list(counts_LE.shape)}, from which no routing trace can be made",
                 "give --nodes and --ranks-per-node to get the placement that packs them, or record per token",
             )
         return _pack(paths[0], counts_LE, group, slots)
@@ -77,7 +77,7 @@ def _sum_counts(paths: Sequence[Path], documents: Sequence[Mapping[str, Any]]) -
             raise FileError(path, _COUNT, f"is missing where {paths[0]} has it", "give files of one kind")
         counts = whole_numbers(path, _COUNT, document[_COUNT], ("...", "layers", "experts"), _REMEDY)
         if counts.min() < 0 or counts.max() > _MOST:
-            raise FileError(path, _COUNT, f"holds {counts.min()} to {counts.max()}, which count nothing", _REMEDY)
+            raise FileError(path, _COUNT, f"holds {counts.min()} to {counts.max()}, which cannot be counts", _REMEDY)
         counts = counts.reshape(-1, *counts.shape[-2:]).sum(axis=0)
         if total is not None and total.shape != counts.shape:
             problem = f"is {list(counts.shape)} where {paths[0]} has {list(total.shape)}"
@@ -137,7 +137,7 @@ def _trace(
             chosen_TLK = _choices(path, field, record, logical_LP)
             tokens = len(chosen_TLK)
             if ids and ids[0].shape[1] != chosen_TLK.shape[1]:
-                problem = f"has {chosen_TLK.shape[1]} layers where the first has {ids[0].shape[1]}"
+                problem = f"has {chosen_TLK.shape[1]} layers but the first has {ids[0].shape[1]}"
                 raise FileError(path, field, problem, "give files of one model")
             ids.append(chosen_TLK)
             rank, step = (_whole(path, field, record, name) for name in ("rank", "forward_pass_id"))
@@ -149,7 +149,7 @@ def _trace(
     expert_ids_TLK = np.concatenate([_widened(one, most) for one in ids])
     used_L = (expert_ids_TLK != DROPPED).any(axis=(0, 2))
     if not used_L.any():
-        raise FileError(paths[0], _IDS, "holds no choice of an expert", "record some requests")
+        raise FileError(paths[0], _IDS, "contains no choice of an expert", "record some requests")
     used_K = (expert_ids_TLK != DROPPED).any(axis=(0, 1))
     source_rank = np.concatenate(source)
     return import_trace(
@@ -179,13 +179,13 @@ def _choices(
         raise FileError(path, field, f"has {len(ids_LTK)} layers where {_MAP} has {len(logical_LP)}", _REMEDY)
     outside = ids_LTK[(ids_LTK < DROPPED) | (ids_LTK >= limit)]
     if len(outside):
-        problem = f"{outside[0]} is none of the {limit} physical experts"
+        problem = f"{outside[0]} is not one of the {limit} physical experts"
         raise FileError(path, field, problem, "record with --disable-shared-experts-fusion")
     if logical_LP is not None:
         layer = np.arange(len(ids_LTK))[:, None, None]
         ids_LTK = np.where(ids_LTK == DROPPED, DROPPED, logical_LP[layer, ids_LTK])
     if ids_LTK.max() >= 2**31:
-        raise FileError(path, field, f"{ids_LTK.max()} is no expert", _REMEDY)
+        raise FileError(path, field, f"{ids_LTK.max()} is not an expert", _REMEDY)
     return ids_LTK.transpose(1, 0, 2).astype(np.int32)
 
 
@@ -201,7 +201,7 @@ def _requests(record: Mapping[str, Any], tokens: int) -> NDArray[np.int64]:
 def _whole(path: Path, field: str, record: Mapping[str, Any], name: str) -> int:
     value = record.get(name)
     if type(value) is not int or not 0 <= value < 2**31:
-        raise FileError(path, f"{field}.{name}", f"is no whole number from 0 on ({str(value)[:40]})", _REMEDY)
+        raise FileError(path, f"{field}.{name}", f"is not a whole number of 0 or more ({str(value)[:40]})", _REMEDY)
     return value
 
 

@@ -23,13 +23,13 @@ def read_texts(path: Path) -> list[str]:
     except OSError as error:
         raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", f"is no text in UTF-8 ({error.reason})", "convert it to UTF-8") from error
+        raise FileError(path, "file", f"is not UTF-8 text ({error.reason})", "convert it to UTF-8") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if path.suffix == ".jsonl":
         numbered = [(number, _text_of(path, number, line)) for number, line in numbered]
     texts = [text for _, text in numbered if text.strip()]
     if not texts:
-        raise FileError(path, "file", "holds no texts", "write one text a line")
+        raise FileError(path, "file", "contains no texts", "write one text a line")
     return texts
 
 
@@ -41,5 +41,5 @@ def _text_of(path: Path, number: int, line: str) -> str:
         raise FileError(path, f"line {number}", f"is not JSON ({error})", remedy) from error
     text = document.get("text") if isinstance(document, dict) else None
     if not isinstance(text, str):
-        raise FileError(path, f"line {number}: text", f"is no text ({line[:40]})", remedy)
+        raise FileError(path, f"line {number}: text", f"is not text ({line[:40]})", remedy)
     return text

@@ -324,4 +324,4 @@ def slots_per_rank(num_experts: int, num_ranks: int) -> int:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")

@@ -168,7 +168,7 @@ class Topology:
         except OSError as error:
             raise FileError(path, "cost", f"cannot be read ({error.strerror or error})", "check the path") from error
         except UNREADABLE as error:
-            raise FileError(path, "cost", "is no plain array of numbers", remedy) from error
+            raise FileError(path, "cost", "is not a plain array of numbers", remedy) from error
         try:
             return cls(num_nodes, ranks_per_node, matrix.astype(np.float64), "units of the cost matrix")
         except ValueError as error:

@@ -75,7 +75,7 @@ def simulate(trace: Path, scenario: Path, out: Path, *options: str) -> str:
     command = [sys.executable, "-m", "netsim", "compare", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["netsim ended without a word"]
+        lines = done.stderr.strip().splitlines() or ["netsim ended without a message"]
         said = lines[-1].removeprefix("netsim compare: ")
         raise ValueError(said) if done.returncode == 2 else RuntimeError(f"netsim compare failed: {said}")
     return done.stdout
@@ -98,7 +98,7 @@ def rates_of(path: Path, topology: dict[str, Any]) -> LinkRates | None:
         host, inside = (_number(topology[key], _BITS_PER_S) for key in ("host_rate", "intra_host_rate"))
         return LinkRates(inside, host / topology.get("ranks_per_host", 1), 2 * _number(topology["link_delay"], _PER_S))
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(path, "scenario.topology", f"holds no rates ({error})", "simulate it again") from error
+        raise FileError(path, "scenario.topology", f"contains no rates ({error})", "simulate it again") from error
 
 
 _PER_S = {unit: 1 / per_second for unit, per_second in _PER_SECOND.items()}

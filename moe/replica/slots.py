@@ -48,7 +48,7 @@ class Slots:
         """
         slots = np.asarray(slot_to_expert, dtype=np.int64)
         if len(slots) == num_experts and not np.array_equal(np.sort(slots), np.arange(num_experts)):
-            raise ValueError(f"slot_to_expert: is no order of {num_experts} experts ({slots}); name each once")
+            raise ValueError(f"slot_to_expert: is not an order of {num_experts} experts ({slots}); name each once")
         if len(slots) % num_ranks or not np.array_equal(np.unique(slots), np.arange(num_experts)):
             raise ValueError(
                 f"slot_to_expert: {len(slots)} slots of {num_ranks} ranks do not hold experts 0 to {num_experts - 1} "

@@ -202,7 +202,7 @@ def read_current(path: Path | None, placement: Placement) -> tuple[Placement, st
     for name in ("num_layers", "num_experts", "num_nodes", "ranks_per_node"):
         present, expected = getattr(current, name), getattr(placement, name)
         if present != expected:
-            raise FileError(path, name, f"is {present} where the new placement has {expected}", "give the one in use")
+            raise FileError(path, name, f"is {present} but the new placement has {expected}", "give the one in use")
     return current, "current"
 
 

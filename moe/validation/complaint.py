@@ -1,5 +1,6 @@
 """The first complaint of a refused document, in the words of a person."""
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -11,12 +12,16 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+_MOST_FIELDS = 4
+"""Further wrong fields that a complaint names."""
+
+
 class Complaint(NamedTuple):
     """What pydantic found wrong first.
 
     Attributes:
         field: Dotted path of the field.
-        problem: What is wrong, with the value; complaints about further fields are only counted.
+        problem: What is wrong, with the value; further fields that are wrong are named.
         remedy: What the user can do about it; empty where nobody knows.
         cause: What a check of ours raised; None: the check was one of pydantic's.
     """
@@ -51,7 +56,7 @@ def first_complaint(
     details = [(_written(detail, document), detail) for detail in error.errors()]
     path, first = details[0]
     about_it = [detail for other, detail in details if other == path]
-    further = len({other for other, _ in details}) - 1
+    further = {other: detail["type"] == "missing" for other, detail in details if path[: len(other)] != other}
     reason, way_out, cause = first["msg"], "", _cause(first)
     shown = f" ({first['input']!r})" if len(repr(first["input"])) <= 60 else ""
     match first["type"]:
@@ -66,19 +71,33 @@ def first_complaint(
         case "union_tag_invalid":
             path = (*path, "kind")
             known = first.get("ctx", {})
-            reason = f"{known['tag']!r} is none of {known['expected_tags'].replace(chr(39), '')}"
+            reason = f"{known['tag']!r} is not one of {known['expected_tags'].replace(chr(39), '')}"
         case "union_tag_not_found":
             reason = f"has no kind{shown}"
         case "model_type" | "model_attributes_type" | "dict_type" if path:
-            reason = f"is no section{shown}"
+            reason = f"is not a section{shown}"
         case _:
-            reason = f"{reason}{shown}"
+            reason = f"{_plain(reason)}{shown}"
     field = ".".join(str(part) for part in path)
     if not way_out and document is not None:
         way_out = remedy(about_it, field, model) or ""
     if further:
-        reason = f"{reason} (and {further} more)"
+        reason = f"{reason} ({_also(further)})"
     return Complaint(field or "document", reason, way_out, cause)
+
+
+def _plain(message: str) -> str:
+    """What pydantic says of a value, without what a person need not know."""
+    message = re.sub(r", unable to .*|, got .*| or instance of .*| or object to .*| for <class .*", "", message)
+    message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
+    return message.replace("Input should be", "must be").replace("Input is", "is")
+
+
+def _also(further: dict[tuple[int | str, ...], bool]) -> str:
+    """Further fields that are wrong; the values say whether each is missing."""
+    names = [".".join(map(str, path)) for path in further]
+    shown = names if len(names) <= _MOST_FIELDS + 1 else [*names[:_MOST_FIELDS], f"{len(names) - _MOST_FIELDS} others"]
+    return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(shown)}"
 
 
 def _written(detail: "ErrorDetails", document: Any) -> tuple[int | str, ...]:

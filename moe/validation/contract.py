@@ -21,7 +21,7 @@ def imported_class(path: str) -> type:
     """
     module_name, colon, class_name = path.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
-        raise ValueError(f"{path!r} names no class; write module:Class")
+        raise ValueError(f"{path!r} does not name a class; write module:Class")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -30,7 +30,7 @@ def imported_class(path: str) -> type:
     except Exception as error:  # whatever the code of a user's module leads to
         reason = " ".join(f"{type(error).__name__}: {error}".split()).replace("; ", ", ")
         raise ValueError(
-            f"{module_name} cannot be imported ({reason}); run where the module lies, or install it"
+            f"{module_name} cannot be imported ({reason}); run from the folder that contains it, or install it"
         ) from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):

@@ -10,7 +10,7 @@ MOST_VALUES = 1_000_000
 """Of a document whose parts stand in several places, each of them counted."""
 LARGEST = 2**63 - 1
 TOO_LARGE = "the number has more than 64 bits"
-TOO_DEEP = f"lists and sections lie more than {MOST_LEVELS} deep in each other"
+TOO_DEEP = f"lists and sections are nested more than {MOST_LEVELS} deep"
 _LONG = re.compile(r"\d{19}")
 
 
@@ -31,7 +31,7 @@ def check_document(document: Any) -> None:
         if len(path) > MOST_LEVELS:
             raise ValueError(f"{_head(path)}{TOO_DEEP}; nest less")
         if count > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES:,} values; write fewer")
+            raise ValueError(f"it contains more than {MOST_VALUES:,} values; write fewer")
         if isinstance(value, int) and not -LARGEST - 1 <= value <= LARGEST:
             raise ValueError(f"{_head(path)}{TOO_LARGE}; write a smaller one")
         waiting.extend((inner, (*path, key)) for key, inner in _inside(value))

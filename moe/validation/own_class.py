@@ -105,9 +105,9 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
         settings = {str(key): value for key, value in document.items() if key != "class"}
         path = document["class"]
         if "kind" in settings:
-            raise ValueError(f"class: {path} stands beside kind {settings['kind']}; remove one of the two")
+            raise ValueError(f"class: {path} is given beside kind {settings['kind']}; remove one of the two")
         if not isinstance(path, str):
-            raise ValueError(f"class: {path!r} names no class; write module:Class")
+            raise ValueError(f"class: {path!r} does not name a class; write module:Class")
         try:
             found = imported_class(path)
         except ValueError as error:

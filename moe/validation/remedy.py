@@ -1,5 +1,6 @@
 """What a user can write in place of a value that pydantic refused."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ _TYPES = {
     "tuple": "a list",
     "dict": "settings, such as {key: value}",
     "model": "settings, such as {key: value}",
+    "path": "a path",
 }
 """What is wanted, by the first word of the type of an error."""
 
@@ -60,6 +62,8 @@ def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | N
             given = first["input"] if isinstance(first["input"], dict) else {}
             settings = [f"kind: {kinds[0] if kinds else 'KIND'}", *(f"{key}: ..." for key in given)]
             return f"give {field}={{{', '.join(settings)}}}"
+    if first["type"] in ("float_parsing", "int_parsing") and re.fullmatch(r"-?\d+,\d+", str(first["input"])):
+        return f"use {str(first['input']).replace(',', '.')}, with a point"
     wanted = [phrase for phrase in map(_wanted, details) if phrase]
     return f"use {', or '.join(dict.fromkeys(wanted))}" if wanted else None
 

@@ -79,3 +79,24 @@ class Section(BaseModel):
     @classmethod
     def _kinds_follow_the_defaults(cls, document: Any) -> Any:
         return with_kinds(cls, document)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_is_a_number(cls, document: Any) -> Any:
+        """Pydantic takes true for 1, and YAML takes yes and on for true."""
+        for name, value in document.items() if isinstance(document, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and takes_numbers_alone(field.annotation):
+                raise ValueError(f"{name}: is {str(value).lower()}, not a number; write a number")
+        return document
+
+
+def takes_numbers_alone(annotation: Any) -> bool:
+    """Whether a field of a type takes numbers, but neither true nor false.
+
+    Args:
+        annotation: the type.
+    """
+    parts = get_args(annotation) or (annotation,)
+    found = {inner for part in parts for inner in (get_args(part) or (part,))}
+    return bool(found & {int, float}) and bool not in found

@@ -55,7 +55,15 @@ _QUADRATIC = ("ring", "direct")
 
 
 class Algorithms(Section, frozen=True):
-    """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice."""
+    """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice.
+
+    Args:
+        all_reduce: Of sums that every rank gets.
+        all_gather: Of parts that every rank gets.
+        reduce_scatter: Of sums of which every rank gets a part.
+        all_to_all: Of a part from each rank for each other.
+        broadcast: Of what one rank has and all others get.
+    """
 
     all_reduce: Literal[
         "ring", "tree", "double_tree", "recursive_doubling", "halving_doubling", "direct", "hierarchical"

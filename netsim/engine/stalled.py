@@ -14,7 +14,7 @@ def stalled(scene: Scene, waiting: list[int]) -> InputError:
     first = scene.tasks[waiting[0]]
     problem = f"{len(waiting)} messages never arrive, among them one of {first.bytes} B from rank {first.src} to rank"
     if scene.flow_control.kind == "pfc":
-        remedy = "links stop each other in a circle: change the topology or raise flow_control.pause_above"
+        remedy = "links pause each other in a circle: change the topology or raise flow_control.pause_above"
         return InputError("scenario", "flow_control", f"{problem} {first.dst}", remedy)
     if scene.recovery.kind != "none":
         remedy = "all links they would take are down for good: give the failure an until, or take another transport"

@@ -93,7 +93,7 @@ def _refuse_other_inputs(job: Job) -> None:
         raise InputError(job.source, "netsim", problem, "install the same version everywhere and sweep again")
     differing = sorted(set(job.identity.inputs) ^ set(here.inputs))
     if differing:
-        problem = "is not the file that it was when the sweep began, or where it runs"
+        problem = "is not the same file as when the sweep began"
         raise InputError(differing[0].path, "file", problem, "leave it alone, share it with all machines, sweep again")
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from netsim.errors import InputError, first_error
 from netsim.grid.identity import Identity, content_hash, identify
+from netsim.keys.schema import described
 from netsim.scenario import Scenario, read_scenario
 from netsim.section import Section
 from netsim.yaml_file import load_yaml
@@ -56,7 +57,7 @@ class SweepConfig(Section, frozen=True):
     def schema(cls) -> dict[str, Any]:
         """configs/schemas/sweep.schema.json, as far as JSON Schema can say it."""
         some = {"anyOf": [{"required": ["grid"]}, {"required": ["cells"]}]}
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | cls.model_json_schema() | some
+        return described(cls) | some
 
 
 class Cell(NamedTuple):
@@ -93,7 +94,12 @@ def read_sweep(path: Path) -> list[Cell]:
     """
     content = load_yaml(path, "a sweep")
     if not isinstance(content, Mapping):
-        raise InputError(path, "file", "holds no mapping", "write keys and values, format: flowfabric.sweep/1 first")
+        raise InputError(
+            path,
+            "file",
+            "is not a mapping of keys to values",
+            "write keys and values, format: flowfabric.sweep/1 first",
+        )
     try:
         config = SweepConfig.model_validate(content)
     except ValidationError as error:
@@ -117,7 +123,10 @@ def _scenario(source: str | dict[str, Any]) -> Mapping[str, Any]:
     content = load_yaml(Path(source), "a scenario")
     if not isinstance(content, Mapping):
         raise InputError(
-            source, "file", "holds no mapping", "write keys and values, format: flowfabric.scenario/1 first"
+            source,
+            "file",
+            "is not a mapping of keys to values",
+            "write keys and values, format: flowfabric.scenario/1 first",
         )
     return content
 

@@ -26,13 +26,13 @@ DegradedRate = Annotated[
     int,
     BeforeValidator(_rate_or_none),
     PlainSerializer(format_rate, return_type=str),
-    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "string"}]}),
+    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "string"}], "x-values": "0 | rate such as 25Gbps"}),
 ]
 NoticedAfter = Annotated[
     int,
     BeforeValidator(_time_or_never),
     PlainSerializer(lambda time: "never" if time == NEVER else format_time(time), return_type=str),
-    WithJsonSchema({"type": ["string", "null"]}),
+    WithJsonSchema({"type": ["string", "null"], "x-values": "duration such as 1ms | never"}),
 ]
 
 

@@ -108,13 +108,13 @@ def _load(path: Path) -> object:
     except OSError as error:
         raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
-        raise InputError(path, "file", "is no text", remedy) from None
+        raise InputError(path, "file", "is not text", remedy) from None
     except json.JSONDecodeError as error:
-        raise InputError(path, f"line {error.lineno}", f"is no JSON ({error.msg})", "correct the line") from None
+        raise InputError(path, f"line {error.lineno}", f"is not JSON ({error.msg})", "correct the line") from None
     except ValueError as error:
-        raise InputError(path, "file", f"is no JSON ({error})", remedy) from None
+        raise InputError(path, "file", f"is not JSON ({error})", remedy) from None
     if not isinstance(content, Mapping):
-        raise InputError(path, "file", "holds no JSON object", remedy)
+        raise InputError(path, "file", "is not a JSON object", remedy)
     return content
 
 

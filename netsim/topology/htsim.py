@@ -118,7 +118,7 @@ def _sections(path: Path) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
             continue
         name, place = words[0].lower(), f"line {number}: {words[0]:.40}"
         if name not in (*_HEADER, "tier", *_REQUIRED, *_DEFAULTS):
-            raise InputError(path, place, "is no known key", "remove it or check its spelling")
+            raise InputError(path, place, "is not a known key", "remove it or check its spelling")
         if len(words) != 2:
             raise InputError(path, place, f"has {len(words) - 1} values", "write one number behind it")
         value = whole_number(path, place, words[1], least=1 if name in _POSITIVE else 0)
@@ -141,7 +141,7 @@ def _tier(path: Path, number: int, values: Mapping[str, int], *, highest: bool) 
             raise InputError(path, f"tier {number}: {name}", "is missing", f"add {name} to the tier")
     for name in _UPWARD:
         if highest and name in values:
-            raise InputError(path, f"tier {number}: {name}", "belongs to no highest tier", "remove it")
+            raise InputError(path, f"tier {number}: {name}", "does not belong to the highest tier", "remove it")
     value = {**_DEFAULTS, **values}
     return Tier(
         radix_down=value["radix_down"],
@@ -161,7 +161,7 @@ def _shape(path: Path, hosts: int, hosts_per_pod: int, tiers: tuple[Tier, ...]) 
 
     def quotient(whole: int, part: int, field: str, what: str) -> int:
         if whole % part:
-            raise InputError(path, field, f"{what}: {whole} is no multiple of {part}", "correct one of the numbers")
+            raise InputError(path, field, f"{what}: {whole} is not a multiple of {part}", "correct one of the numbers")
         return whole // part
 
     def check_down(number: int, switches: int) -> None:
@@ -181,11 +181,15 @@ def _shape(path: Path, hosts: int, hosts_per_pod: int, tiers: tuple[Tier, ...]) 
         raise InputError(path, "podsize", f"makes {pods} pods, which two tiers do not connect", f"write {hosts}")
     leaves = quotient(hosts_per_pod, tiers[0].radix_down, "tier 0: radix_down", "the hosts of a pod do not fill leaves")
     check_down(1, leaves)
-    aggregations = quotient(tiers[0].radix_up, tiers[1].bundle, "tier 1: bundle", "ports up of a leaf are no bundles")
+    aggregations = quotient(
+        tiers[0].radix_up, tiers[1].bundle, "tier 1: bundle", "ports up of a leaf do not divide into bundles"
+    )
     cores = 0
     if len(tiers) == 3:
         check_down(2, pods)
-        bundles = quotient(tiers[1].radix_up, tiers[2].bundle, "tier 2: bundle", "ports up of tier 1 are no bundles")
+        bundles = quotient(
+            tiers[1].radix_up, tiers[2].bundle, "tier 2: bundle", "ports up of tier 1 do not divide into bundles"
+        )
         cores = aggregations * bundles
     for number, (below, above) in enumerate(pairwise(tiers)):
         down, up = below.radix_down * below.rate_bps, below.radix_up * above.rate_bps

@@ -20,6 +20,6 @@ Queue = Annotated[
     int | None,
     BeforeValidator(_room),
     PlainSerializer(lambda room: "unlimited" if room is None else format_size(room), return_type=str),
-    WithJsonSchema({"type": "string"}),
+    WithJsonSchema({"type": "string", "x-values": "size such as 800KB | unlimited"}),
 ]
 """Bytes of unfinished work that may wait in front of a link, None without limit; ``unlimited`` or a size."""

@@ -41,28 +41,46 @@ class PlainConfig(_Transport, frozen=True):
 
 
 class EcmpConfig(_Transport, frozen=True):
-    """See `netsim.transport.ecmp`."""
+    """See `netsim.transport.ecmp`.
+
+    Args:
+        hash: random: an ideal hash; crc32: of seed, source and destination, as switches compute it.
+    """
 
     kind: Literal["ecmp"]
     hash: Hash = "random"
 
 
 class SubflowsConfig(_Transport, frozen=True):
-    """See `netsim.transport.subflows`; ``mprdma-4`` for short."""
+    """See `netsim.transport.subflows`; ``mprdma-4`` for short.
+
+    Args:
+        count: Parts of a message, each on a path of its own.
+    """
 
     kind: Literal["subflows"]
     count: Annotated[int, Field(ge=1, le=256)] = 4
 
 
 class FlowletConfig(_Transport, frozen=True):
-    """See `netsim.transport.flowlet`."""
+    """See `netsim.transport.flowlet`.
+
+    Args:
+        gap: Shortest pause that begins a flowlet; about the largest difference of path delays.
+    """
 
     kind: Literal["flowlet"]
     gap: Duration = 10 * 10**6
 
 
 class RepsConfig(_Transport, frozen=True):
-    """See `netsim.transport.reps`."""
+    """See `netsim.transport.reps`.
+
+    Args:
+        cache: Entries of a flow's ring of paths.
+        freeze: How long a flow does not explore after a timeout.
+        mark_above: Queue above which packets are marked, unless the congestion control sets a threshold.
+    """
 
     kind: Literal["reps"]
     cache: Annotated[int, Field(ge=1, le=64)] = 8
@@ -71,7 +89,12 @@ class RepsConfig(_Transport, frozen=True):
 
 
 class DrillConfig(_Transport, frozen=True):
-    """See `netsim.transport.switched`."""
+    """See `netsim.transport.switched`.
+
+    Args:
+        d: Queues drawn for each packet, with repetition.
+        m: Queues remembered by each switch.
+    """
 
     kind: Literal["drill"]
     d: Annotated[int, Field(ge=1, le=64)] = 2
@@ -79,14 +102,29 @@ class DrillConfig(_Transport, frozen=True):
 
 
 class JsqConfig(_Transport, frozen=True):
-    """See `netsim.transport.switched`."""
+    """See `netsim.transport.switched`.
+
+    Args:
+        step: Queues are told apart in steps of so much work; 0: exactly.
+    """
 
     kind: Literal["jsq"]
     step: Duration = 0
 
 
 class EtherealConfig(_Transport, frozen=True):
-    """See `netsim.transport.ethereal`."""
+    """See `netsim.transport.ethereal`.
+
+    Args:
+        pieces: How flows are cut.
+        randomise: Shuffle the flows of a group and the order of its paths, as the authors do; false: both go by number,
+            and all hosts begin with the same path.
+        order: Order of flows released together in their host's ring. nic: by the scenario's nic; published: as the
+            authors' hosts open them, in shuffled order; staggered: by distance, so that hosts that start together send
+            to distinct hosts.
+        start_delay: Each flow joins its host's ring after a delay drawn up to this; 50 ns in the paper.
+        avoid: How long a path that has failed a flow is avoided.
+    """
 
     kind: Literal["ethereal"]
     pieces: Pieces = "equal"

@@ -22,10 +22,10 @@ def own_transport(path: str) -> Callable[..., Transport]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(
-            f"{module_name} cannot be imported ({error}); run where the module lies, or install it"
+            f"{module_name} cannot be imported ({error}); run from the folder that contains it, or install it"
         ) from None
     transport_class = getattr(module, class_name, None)
     if not isinstance(transport_class, type) or not issubclass(transport_class, Transport):
         remedy = "name a class that extends netsim.transport.Transport"
-        raise ValueError(f"{class_name} of {module_name} is no transport; {remedy}")
+        raise ValueError(f"{class_name} of {module_name} is not a transport; {remedy}")
     return transport_class

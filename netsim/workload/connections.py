@@ -91,7 +91,7 @@ def read_matrix(path: Path) -> Matrix:
         if words[0] in _COUNTS:
             if len(words) != 2 or words[0] in counts:
                 raise InputError(
-                    path, place, f"is no header line ({line!r:.40})", f"write {words[0]} once, then a number"
+                    path, place, f"is not a header line ({line!r:.40})", f"write {words[0]} once, then a number"
                 )
             counts[words[0]] = whole_number(path, f"{place}: {words[0]}", words[1])
         elif match := _ARROW.fullmatch(words[0]):
@@ -147,14 +147,14 @@ def _options(
             raise InputError(path, place, f"has an unknown word ({word!r:.40})", remedy)
     for name in ("id", "trigger", "send_done_trigger", "recv_done_trigger"):
         if options.get(name) == 0:
-            raise InputError(path, f"{place}: {name}", "is 0, which htsim keeps for none", "count from 1")
+            raise InputError(path, f"{place}: {name}", "is 0, which htsim reserves for no trigger", "count from 1")
     return options, given_flags
 
 
 def _start_ps(path: Path, field: str, text: str) -> int:
     """htsim reads a start as a decimal number of picoseconds."""
     if not _START.fullmatch(text) or Decimal(text) >= MOST or Decimal(text) != int(Decimal(text)):
-        problem = f"is no whole number of picoseconds ({text!r:.40})"
+        problem = f"is not a whole number of picoseconds ({text!r:.40})"
         raise InputError(path, field, problem, "write picoseconds, from 0 to below 2**62")
     return int(Decimal(text))
 
@@ -201,7 +201,7 @@ def _check(matrix: Matrix, counts: Mapping[str, int]) -> None:
         place = f"line {connection.line}"
         for field, node in (("src", connection.src), ("dst", connection.dst)):
             if node >= matrix.nodes:
-                problem = f"is no node ({node}, of {matrix.nodes})"
+                problem = f"is not a node ({node}, of {matrix.nodes})"
                 raise InputError(path, f"{place}: {field}", problem, f"write 0 to {matrix.nodes - 1}, or raise Nodes")
         triggers = (
             ("trigger", connection.trigger),

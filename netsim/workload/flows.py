@@ -83,7 +83,7 @@ def _flow(path: Path, number: int, header: Sequence[str], line: str) -> Flow:
 def _start_ps(path: Path, field: str, text: str) -> int:
     if not _START.fullmatch(text) or Decimal(text) * 1000 >= MOST:
         remedy = "write nanoseconds from 0 with at most three decimal places, below 2**62 ps"
-        raise InputError(path, field, f"is no time ({text!r:.40})", remedy)
+        raise InputError(path, field, f"is not a time ({text!r:.40})", remedy)
     return int(Decimal(text) * 1000)
 
 
@@ -114,7 +114,7 @@ class FlowsWorkload:
         """
         for line, column, rank in _ends(self.flows):
             if rank >= available:
-                problem = f"is no rank ({rank}, of {available})"
+                problem = f"is not a rank ({rank}, of {available})"
                 raise InputError(self._path, f"line {line}: {column}", problem, f"write 0 to {available - 1}")
         return available
 

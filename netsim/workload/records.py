@@ -98,7 +98,7 @@ def _parsed(path: Path, number: int, line: str, kind: type[Line]) -> Line:
         return kind.model_validate_json(line)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
-            raise InputError(path, f"line {number}", "is no JSON, or cut off", _REMEDY) from None
+            raise InputError(path, f"line {number}", "is not JSON, or cut off", _REMEDY) from None
         raise first_error(error, path, json.loads(line), kind, f"line {number}") from None
 
 
@@ -116,7 +116,7 @@ def _contradictions(header: Header, steps: frozenset[int], record: Record) -> It
         yield "group", f"is not in the header ({record.group})"
         return
     if record.rank not in ranks:
-        yield "rank", f"is no member of group {record.group} ({record.rank})"
+        yield "rank", f"is not a member of group {record.group} ({record.rank})"
     if record.size1 != (len(ranks) == 1):
         yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
     if record.step not in steps:
@@ -134,7 +134,7 @@ def _contradictions(header: Header, steps: frozenset[int], record: Record) -> It
         if (point is None) == (record.op in ops):
             yield field, f"belongs to {' and '.join(ops)} and to nothing else (op {record.op}, {field} {point})"
         elif point is not None and (point not in ranks or (field == "peer" and point == record.rank)):
-            yield field, f"is no other member of group {record.group} ({point})"
+            yield field, f"is not another member of group {record.group} ({point})"
     if record.asynchronous != (record.wait_seq is not None):
         yield "wait_seq", f"belongs to async records and to nothing else (async {record.asynchronous})"
     elif record.wait_seq is not None and record.wait_seq <= record.seq:
@@ -152,7 +152,7 @@ def read_trace(path: Path) -> Trace:
     except OSError as error:
         raise InputError(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from None
     except UnicodeDecodeError:
-        raise InputError(path, "file", "is no text", "give a collective trace in JSON lines") from None
+        raise InputError(path, "file", "is not text", "give a collective trace in JSON lines") from None
     if not text.endswith("\n"):
         raise InputError(path, "file", "is empty or its last line is cut off", _REMEDY)
     lines = text.split("\n")[:-1]

@@ -3,8 +3,8 @@
 python -m tests.benchmarks.webdataset_reader [--seeds 5] [--out FILE]
 
 Both read the same local tars in one process and do the same work: a shuffle over the same number of examples, the same
-decoder (Pillow, middle square, bicubic) to bytes, batches of 64 as float32 in [-1, 1] with labels. They take turns
-within each seed, in an order that changes. CPU time is what is compared, since other processes share the machine.
+decoder (Pillow, middle square, bicubic) to bytes, batches of 64 as float32 in [-1, 1] with labels. They take turns of
+a batch, so that whatever else runs on the machine slows both alike.
 
     ours         Loader over the data set, which reads each example where the index says that it lies
     webdataset   WebDataset(shardshuffle).shuffle(n).map(decode).batched(64), which walks each tar through tarfile
@@ -35,8 +35,8 @@ from torch import Tensor
 from tests.trainer.data.tars import tar_bytes
 from trainer.__main__ import main as trainer_main
 from trainer.data import Loader, WebDataset, WebDatasetConfig
-from trainer.data.image_folder import read_picture
 from trainer.data.loading import DataLoadingConfig
+from trainer.data.picture import read_picture
 from trainer.data.prefetcher import Prefetcher
 from trainer.data.tar.files import TarFile
 from trainer.data.tar.index import ROW
@@ -73,30 +73,27 @@ def _case(name: str, folder: Path, side: int, size: int, num: int, seeds: int) -
     section = {"kind": "webdataset", "path": str(folder), "index": str(index), "size": size, "held_out": BATCH}
     section |= {"streams": STREAMS, "shuffle": SHUFFLE}
     dataset = WebDataset(WebDatasetConfig.model_validate(WebDatasetConfig.resolved(section)))
-    contests: dict[str, dict[str, Callable[[int], int]]] = {
+    contests: dict[str, dict[str, Callable[[int], Iterator[int]]]] = {
         "whole": {
-            "ours": lambda seed: _count(_ours(dataset, seed, 0)),
-            "webdataset": lambda seed: _count(_theirs(tars, size, seed)),
+            "ours": lambda seed: _lengths(_ours(dataset, seed, 0)),
+            "webdataset": lambda seed: _lengths(_theirs(tars, size, seed)),
         },
         "reading alone": {
             "ours": lambda seed: _our_bytes(dataset, seed),
-            "webdataset": lambda seed: sum(1 for _ in _pipeline(tars, seed)),
+            "webdataset": lambda seed: (len(samples) for samples in _pipeline(tars, seed).batched(BATCH, list)),
         },
         "2 workers": {
-            "ours": lambda seed: _count(_ours(dataset, seed, 2)),
-            "webdataset": lambda seed: _count(_their_workers(tars, size, seed)),
+            "ours": lambda seed: _lengths(_ours(dataset, seed, 2)),
+            "webdataset": lambda seed: _lengths(_their_workers(tars, size, seed)),
         },
     }
     figures: dict[str, Any] = {}
     for contest, sides in contests.items():
         measured: dict[str, list[tuple[float, float]]] = {one: [] for one in sides}
         for seed in range(-1, seeds):  # the first round warms up
-            for one in sorted(sides, reverse=seed % 2 == 1):
-                cpu, wall = time.process_time(), time.perf_counter()
-                examples = sides[one](seed + 1)
-                spent = (time.process_time() - cpu) / examples, (time.perf_counter() - wall) / examples
-                if seed >= 0:
-                    measured[one].append(spent)
+            spent = _alternating({one: side(seed + 1) for one, side in sides.items()}, apart=contest == "2 workers")
+            for one in sides if seed >= 0 else ():
+                measured[one].append(spent[one])
         ratios = {
             clock: [theirs[place] / ours[place] for ours, theirs in zip(*(measured[one] for one in sides), strict=True)]
             for place, clock in enumerate(("cpu", "wall"))
@@ -143,8 +140,28 @@ def _write(folder: Path, side: int, num: int) -> list[str]:
     return paths
 
 
-def _count(batches: Iterator[tuple[Tensor, Tensor]]) -> int:
-    return sum(len(labels) for _, labels in batches)
+def _lengths(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[int]:
+    return (len(labels) for _, labels in batches)
+
+
+def _alternating(sides: dict[str, Iterator[int]], *, apart: bool) -> dict[str, tuple[float, float]]:
+    """CPU and wall seconds of an example on each side, in turns of a batch, or of an epoch if they read ahead."""
+    spent = {one: [0.0, 0.0, 0] for one in sides}
+    left = list(sides)
+    while left:
+        for one in list(left):
+            while one in left:
+                cpu, wall = time.process_time(), time.perf_counter()
+                length = next(sides[one], None)
+                spent[one][0] += time.process_time() - cpu
+                spent[one][1] += time.perf_counter() - wall
+                spent[one][2] += length or 0
+                if length is None:
+                    left.remove(one)
+                if not apart:
+                    break
+        left.reverse()
+    return {one: (cpu / examples, wall / examples) for one, (cpu, wall, examples) in spent.items()}
 
 
 def _ours(dataset: WebDataset, seed: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -156,9 +173,9 @@ def _ours(dataset: WebDataset, seed: int, workers: int) -> Iterator[tuple[Tensor
         yield batch.x_1, cast(Tensor, batch.labels)
 
 
-def _our_bytes(dataset: WebDataset, seed: int) -> int:
+def _our_bytes(dataset: WebDataset, seed: int) -> Iterator[int]:
     order = dataset.order("train", seed=seed, epoch=0, global_batch=BATCH)
-    return sum(len(dataset.read(ids)) for ids in order.split(BATCH))
+    return (len(dataset.read(ids)) for ids in order.split(BATCH))
 
 
 def _pipeline(tars: list[str], seed: int) -> Any:
@@ -168,7 +185,7 @@ def _pipeline(tars: list[str], seed: int) -> Any:
 
 def _decoded(tars: list[str], size: int, seed: int) -> Any:
     def decode(sample: dict[str, Any]) -> tuple[Any, int]:
-        return read_picture(io.BytesIO(sample["jpg"]), 3, size), int(sample["cls"])
+        return read_picture(io.BytesIO(sample["jpg"]), 3, size, size), int(sample["cls"])
 
     return _pipeline(tars, seed).map(decode).batched(BATCH, collation_fn=_collated, partial=False)
 

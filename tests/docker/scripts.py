@@ -16,13 +16,13 @@ OPTIONS = {"NODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "LOCAL_ADDR", "RA
 OPTIONS |= {"MAX_RESTARTS", "GRACE", "RESTART", "RESTARTS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"}
 
 
-def interpreter(folder: Path, check: str = "sys.exit(0)", torchrun: str = "sys.exit(0)") -> Path:
+def interpreter(folder: Path, check: str = "sys.exit(0)", agent: str = "sys.exit(0)") -> Path:
     """A stand-in for the interpreter: notes each start in `folder`/starts and behaves as it is told.
 
     Args:
         folder: where it is written.
-        check: body of ``-m trainer check``; ``starts`` is the number of starts of torchrun before it.
-        torchrun: body of ``-m torch.distributed.run``.
+        check: body of ``-m trainer check``; ``starts`` is the number of starts of the agent before it.
+        agent: body of what starts torchrun.
     """
     program = f"""\
     #!{sys.executable}
@@ -32,7 +32,7 @@ def interpreter(folder: Path, check: str = "sys.exit(0)", torchrun: str = "sys.e
     if words[0] == "-":
         os.execv(sys.executable, [sys.executable, *words])
     note = pathlib.Path({str(folder / "starts")!r})
-    starts = note.read_text().count("torch.distributed.run") if note.exists() else 0
+    starts = note.read_text().count("process.agent") if note.exists() else 0
     with note.open("a") as file:
         names = "OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
         names += ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE",)
@@ -40,7 +40,7 @@ def interpreter(folder: Path, check: str = "sys.exit(0)", torchrun: str = "sys.e
     if words[1] == "trainer":
         {check}
     else:
-        {torchrun}
+        {agent}
     """
     path = folder / "python"
     path.write_text(textwrap.dedent(program))

@@ -80,10 +80,11 @@ def test_the_configuration_fits_the_ranks(container: dict[str, Any], variables: 
 
 def test_exit_codes_are_those_of_the_launcher(job: dict[str, Any], container: dict[str, Any]) -> None:
     script = LAUNCH.read_text(encoding="utf-8")
-    stopped, wrong = (int(re.findall(rf"readonly {name}=(\d+)", script)[0]) for name in ("STOPPED", "WRONG_INPUT"))
+    names = ("STOPPED", "TERMINATED", "WRONG_INPUT")
+    stopped, terminated, wrong = (int(re.findall(rf"\b{name}=(\d+)", script)[0]) for name in names)
     rules = [rule for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
     actions = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules}
-    assert actions == {"FailJob": [wrong], "Ignore": [stopped]}
+    assert actions == {"FailJob": [wrong], "Ignore": [stopped, terminated]}
     assert {rule["onExitCodes"]["containerName"] for rule in rules} == {container["name"]}
     assert job["template"]["spec"]["restartPolicy"] == "Never", "which podFailurePolicy asks for"
 

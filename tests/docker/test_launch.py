@@ -15,7 +15,8 @@ import pytest
 from tests.docker.scripts import LAUNCH, OPTIONS, ROOT, SLURM, environment, interpreter, launch
 
 WAITS = "note.with_name('waits').touch(); time.sleep(50)"
-STOPS = f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); {WAITS}"
+STOPS = f"signal.signal(signal.SIGINT, lambda *_: sys.exit(75)); {WAITS}"
+"""Ends with 75 at SIGINT, and is killed by SIGTERM."""
 
 
 def starts(folder: Path) -> list[tuple[list[str], dict[str, str | None]]]:
@@ -30,13 +31,13 @@ def option(words: list[str], name: str) -> str:
 def test_one_node_listens_on_itself_alone(tmp_path: Path) -> None:
     result = launch(interpreter(tmp_path), "--ranks-per-node", "2", "a.yaml", "run.dir=x y")
     assert result.returncode == 0, result.stderr
-    (check, _), (torchrun, variables) = starts(tmp_path)
+    (check, _), (agent, variables) = starts(tmp_path)
     assert check == ["-m", "trainer", "check", "a.yaml", "run.dir=x y", "--world-size", "2"]
-    assert torchrun[-5:] == ["-m", "trainer", "train", "a.yaml", "run.dir=x y"]
-    assert option(torchrun, "--rdzv-endpoint") == "127.0.0.1:0"
-    assert option(torchrun, "--rdzv-conf") == "is_host=1"
-    assert option(torchrun, "--local-addr") == "127.0.0.1"
-    assert option(torchrun, "--max-restarts") == "3"
+    assert agent[-6:] == ["--", "-m", "trainer", "train", "a.yaml", "run.dir=x y"]
+    assert option(agent, "--nodes") == "1"
+    assert option(agent, "--master") == option(agent, "--local-addr") == "127.0.0.1"
+    assert option(agent, "--master-port") == "0"
+    assert option(agent, "--max-restarts") == "3"
     assert variables["GLOO_SOCKET_IFNAME"] == variables["NCCL_SOCKET_IFNAME"] == "lo"
     assert variables["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "120"
@@ -65,14 +66,15 @@ def test_the_second_of_two_nodes(tmp_path: Path, by: str) -> None:
         case _:
             result = launch(python, "a.yaml", **{**values, **threads})
     assert result.returncode == 0, result.stderr
-    (check, _), (torchrun, variables) = starts(tmp_path)
+    (check, _), (agent, variables) = starts(tmp_path)
     assert option(check, "--world-size") == "16"
-    assert option(torchrun, "--nnodes") == "2"
-    assert option(torchrun, "--nproc-per-node") == "8"
-    assert option(torchrun, "--rdzv-id") == "mine"
-    assert option(torchrun, "--rdzv-endpoint") == "10.0.0.1:29411"
-    assert option(torchrun, "--rdzv-conf") == "is_host=0"
-    assert option(torchrun, "--local-addr") == "10.0.0.2"
+    assert option(agent, "--nodes") == "2"
+    assert option(agent, "--node-rank") == "1"
+    assert option(agent, "--ranks-per-node") == "8"
+    assert option(agent, "--run-id") == "mine"
+    assert option(agent, "--master") == "10.0.0.1"
+    assert option(agent, "--master-port") == "29411"
+    assert option(agent, "--local-addr") == "10.0.0.2"
     assert variables["OMP_NUM_THREADS"] == "7"
     assert variables["GLOO_SOCKET_IFNAME"] == "e7"
 
@@ -85,9 +87,8 @@ def test_the_second_of_two_nodes(tmp_path: Path, by: str) -> None:
         (("--nodes=two", "a.yaml"), "--nodes: 'two'"),
         (("--nodes", "0", "a.yaml"), "--nodes: '0'"),
         (("--nodes", "1" * 30, "a.yaml"), "--nodes: '1111"),
-        (("--nodes", "2", "a.yaml"), "--master: 2 nodes need one"),
-        (("--nodes", "2", "--master", "127.0.0.1", "a.yaml"), "--master: 127.0.0.1"),
-        (("--node-rank", "1", "a.yaml"), "--node-rank: 1 is no node of 1"),
+        (("--nodes", "2", "a.yaml"), "--master: missing; give the address of node 0"),
+        (("--node-rank", "1", "a.yaml"), "--node-rank: 1 is too large"),
         (("--master", "256.0.0.1", "a.yaml"), "--master: 256.0.0.1 cannot be reached"),
         (("--ranks-per-node", "", "--grace", "0", "a.yaml"), "--grace: '0'"),
         (("--restart", "sometimes", "a.yaml"), "--restart: 'sometimes'"),
@@ -130,45 +131,68 @@ def test_help_names_every_option_and_variable() -> None:
 
 def test_exit_codes_are_passed_on(tmp_path: Path) -> None:
     assert launch(interpreter(tmp_path, check="sys.exit(2)"), "a.yaml").returncode == 2
-    assert len(starts(tmp_path)) == 1, "torchrun is not started"
-    assert launch(interpreter(tmp_path, torchrun="sys.exit(1)"), "a.yaml").returncode == 1
-    killed = interpreter(tmp_path, torchrun="os.kill(os.getpid(), signal.SIGKILL)")
+    assert len(starts(tmp_path)) == 1, "the agent is not started"
+    assert launch(interpreter(tmp_path, agent="sys.exit(1)"), "a.yaml").returncode == 1
+    killed = interpreter(tmp_path, agent="os.kill(os.getpid(), signal.SIGKILL)")
     assert launch(killed, "a.yaml").returncode == 128 + signal.SIGKILL
 
 
 @pytest.mark.parametrize(("restart", "ended"), [("failed", 0), ("always", 0), ("never", 1)])
 def test_what_failed_is_started_again_where_asked(tmp_path: Path, restart: str, ended: int) -> None:
-    python = interpreter(tmp_path, torchrun="sys.exit(starts < 1)")
+    python = interpreter(tmp_path, agent="sys.exit(starts < 1)")
     result = launch(python, "--restart", restart, "a.yaml")
     assert result.returncode == ended
     assert len(starts(tmp_path)) == 2 + (restart != "never"), "the check is made once"
 
 
 def test_it_is_started_again_so_many_times_at_most(tmp_path: Path) -> None:
-    python = interpreter(tmp_path, torchrun="sys.exit(1)")
+    python = interpreter(tmp_path, agent="sys.exit(1)")
     assert launch(python, "--restart", "failed", "--restarts", "1", "a.yaml").returncode == 1
     assert len(starts(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
-@pytest.mark.parametrize("restart", ["never", "failed"])
-def test_a_signal_reaches_torchrun_and_ends_with_75(tmp_path: Path, number: signal.Signals, restart: str) -> None:
-    process = started(tmp_path, "--restart", restart, torchrun=STOPS)
-    process.send_signal(number)
-    assert process.wait(20) == 75
+def test_wrong_input_is_never_started_again(tmp_path: Path) -> None:
+    assert launch(interpreter(tmp_path, agent="sys.exit(2)"), "--restart", "always", "a.yaml").returncode == 2
     assert len(starts(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("code", [75, 130, 143])
+def test_a_stop_on_another_node_is_no_failure(tmp_path: Path, code: int) -> None:
+    python = interpreter(tmp_path, agent=f"sys.exit({code})")
+    assert launch(python, "--restart", "failed", "a.yaml").returncode == code
+    assert len(starts(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_reaches_the_agent_whose_code_counts(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(tmp_path, "--restart", "failed", agent=STOPS)
+    process.send_signal(number)
+    assert process.wait(20) == (75 if number == signal.SIGINT else 143), "Ctrl-C stays itself, the others are SIGTERM"
+    assert len(starts(tmp_path)) == 2
+
+
+def test_a_rehearsal_on_one_machine_shares_its_cores(tmp_path: Path) -> None:
+    result = launch(interpreter(tmp_path), "--nodes", "2", "--node-rank", "1", "--master", "127.0.0.1", "a.yaml")
+    assert result.returncode == 0
+    assert result.stderr == (
+        "launch.sh: node 1: a rehearsal, for 127.0.0.1 is this machine: all 2 nodes must be here\n"
+    )
+    agent, variables = starts(tmp_path)[1]
+    assert option(agent, "--local-addr") == "127.0.0.1"
+    assert variables["GLOO_SOCKET_IFNAME"] == "lo"
+    assert variables["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_starts_again_where_always_is_asked(tmp_path: Path, number: signal.Signals) -> None:
-    process = started(tmp_path, "--restart", "always", torchrun=f"starts == 1 and sys.exit(0)\n        {STOPS}")
+    process = started(tmp_path, "--restart", "always", agent=f"starts == 1 and sys.exit(0)\n        {STOPS}")
     process.send_signal(number)
     assert process.wait(20) == (75 if number == signal.SIGINT else 0)
     assert len(starts(tmp_path)) == (2 if number == signal.SIGINT else 3)
 
 
 def test_a_run_that_ends_well_in_spite_of_the_signal_is_done(tmp_path: Path) -> None:
-    process = started(tmp_path, torchrun=f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); {WAITS}")
+    process = started(tmp_path, agent=f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); {WAITS}")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
 
@@ -176,7 +200,7 @@ def test_a_run_that_ends_well_in_spite_of_the_signal_is_done(tmp_path: Path) -> 
 def test_a_signal_while_checking_starts_nothing(tmp_path: Path) -> None:
     process = started(tmp_path, check=WAITS)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 75
+    assert process.wait(20) == 143
     assert len(starts(tmp_path)) == 1
 
 

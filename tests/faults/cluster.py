@@ -78,8 +78,8 @@ class Node:
         self._launcher.send_signal(signal.SIGTERM)
 
     def agent(self) -> int | None:
-        """Id of torchrun's process, None if there is none."""
-        found = [process.pid for process in self.processes() if "torch.distributed.run" in process.words]
+        """Id of the process of torchrun's agent, None if there is none."""
+        found = [process.pid for process in self.processes() if "trainer.distributed.process.agent" in process.words]
         return found[0] if found else None
 
     def ranks(self) -> dict[int, int]:

@@ -1,6 +1,8 @@
 """Sound files that no folder of the repository holds, made small: data sets, networks, checkpoints, requests."""
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch import nn
 
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingHeader, RoutingTrace
+from tests.trainer.data.tars import digits, tar_bytes
+from trainer.__main__ import main
 from trainer.checkpoint.contents import packed
 from trainer.checkpoint.directory import step_folder
 from trainer.checkpoint.manifest import Manifest, records
@@ -90,6 +94,14 @@ def pairs(folder: Path) -> None:
         shape=(2,), dtype="float32", num_classes=2, segments=2, made_by={"weights": "x", "sampler": {"kind": "euler"}},
         shards=(ShardEntry(file="p.safetensors", num_examples=8),),
     ).write(folder)  # fmt: skip
+
+
+def tars(folder: Path) -> None:
+    """Four digits in a tar, and its index."""
+    folder.mkdir()
+    (folder / "x.tar").write_bytes(tar_bytes(digits(0, 4)))
+    with redirect_stdout(io.StringIO()):
+        main(["index-tars", str(folder), "--out", str(folder / "index"), "--workers", "1"])
 
 
 def pictures(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from moe.placement.placement import Placement
 from tests.fuzz import sound_files
 from tests.fuzz.mutations import Format
 from tests.fuzz.reader import Reader, all_of, copied, reading, words, written
+from tests.trainer.model.foreign_networks import FILES, write
 from trainer.__main__ import main
 from trainer.checkpoint.contents import packed, unpacked
 from trainer.checkpoint.redivision import fill
@@ -120,9 +122,19 @@ def _read_source(path: Path) -> None:
 
 def _read_dataset(kind: str, folder: str) -> Any:
     section: dict[str, Any] = {"kind": kind, "path": folder, "held_out": 1}
-    if kind == "image_folder":
+    if kind in ("image_folder", "webdataset"):
         section["size"] = 4
+    if kind == "webdataset":
+        section["index"] = f"{folder}/index"
     return reading(lambda _: _rows(section))
+
+
+def _index_tars(_: Path) -> int:
+    return main(["index-tars", "tars", "--out", "made", "--workers", "1"])
+
+
+def _import_weights(kind: str, _: Path) -> int:
+    return main(["import-weights", kind, "--out", "ours"])
 
 
 def _read_weights(file: Path) -> int:
@@ -308,7 +320,21 @@ def readers() -> Iterator[Reader]:
         copied("tests/files/shards/source.npz", "tests/files/shards/names.txt"),
         reading(lambda _: _read_source(Path("source.npz"))),
     )
+    yield Reader(
+        "tars",
+        {"tars/index/index.json": "json", "tars/index/examples.npy": "npy", "tars/x.tar": "bytes"},
+        _folder("tars", sound_files.tars),
+        _read_dataset("webdataset", "tars"),
+    )
+    yield Reader("tars that get an index", {"tars/x.tar": "bytes"}, _folder("tars", sound_files.tars), _index_tars)
     yield Reader("features", {"features.safetensors": "safetensors"}, _write_features, reading(_read_features))
+    for kind, weights in FILES.items():
+        yield Reader(
+            f"weights of another package, {kind}",
+            {f"{kind}/config.json": "json", f"{kind}/{weights}": "safetensors"},
+            partial(write, Path(kind), kind),
+            partial(_import_weights, kind),
+        )
     yield Reader("weights", {"w.safetensors": "safetensors"}, _write_weights, _read_weights)
     yield Reader(
         "weights in parts",

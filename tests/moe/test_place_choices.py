@@ -44,10 +44,10 @@ def test_traces_that_name_no_dispatch_mode_are_priced_as_most_systems_send() -> 
 def test_caps_and_rates_are_read_or_refused() -> None:
     assert (parse_cap("1.15"), parse_cap("none")) == (1.15, None)
     assert (parse_flops("200TFLOPs"), parse_flops("1.5PFLOP")) == (2e14, 1.5e15)
-    with pytest.raises(ValueError, match=r"max_load: is no number \(much\); give"):
+    with pytest.raises(ValueError, match=r"max_load: is not a number \(much\); give"):
         parse_cap("much")
     for text in ("200", "0TFLOPs", "1.2.3TFLOPs", "TFLOPs"):
-        with pytest.raises(ValueError, match="compute: is no rate above 0"):
+        with pytest.raises(ValueError, match="compute: is not a rate above 0"):
             parse_flops(text)
 
 

@@ -135,7 +135,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str, str]] = {
     "weight is NaN": (with_entry("weights", np.nan), "weights", "1 entries are NaN"),
     "weights of others": ({"weights": np.zeros((48, 3))}, "weights", "(48, 3)"),
     "layers unnamed": (with_header(moe_layers=[1]), "header.moe_layers", "1 of 3"),
-    "extra array": ({"surprise": np.arange(3)}, "surprise", "no array of this format"),
+    "extra array": ({"surprise": np.arange(3)}, "surprise", "not an array of this format"),
     "pickled ids": ({"expert_ids": np.array([[[0]], [[1], [2]]], dtype=object)}, "expert_ids", "pickled"),
 }
 
@@ -158,12 +158,12 @@ def test_malformed_traces_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("cut.npz", GOLDEN.read_bytes()[:2000], "file: is no whole .npz archive"),
-        ("empty.npz", b"", "file: is no whole .npz archive"),
-        ("text.npz", b"hello, this is text", "file: is no whole .npz archive"),
+        ("cut.npz", GOLDEN.read_bytes()[:2000], "file: is not a complete .npz archive"),
+        ("empty.npz", b"", "file: is not a complete .npz archive"),
+        ("text.npz", b"hello, this is text", "file: is not a complete .npz archive"),
         ("bent.npz", GOLDEN.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPI"), "header: "),
-        ("cut.npy", b"\x93NUMPY\x01\x00", "file: is no plain array"),
-        ("text.npy", b"hello, this is text", "file: is no plain array"),
+        ("cut.npy", b"\x93NUMPY\x01\x00", "file: is not a plain array"),
+        ("text.npy", b"hello, this is text", "file: is not a plain array"),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(
@@ -181,11 +181,15 @@ def test_damaged_files_are_refused_in_one_line(
     ("array", "experts", "problem"),
     [
         (np.zeros((4, 3), int), None, "num_experts: is not in a .npy trace; give --num-experts"),
-        (np.zeros((4, 3), int), "0", "num_experts: Input should be greater than 0 (0); give a positive"),
+        (np.zeros((4, 3), int), "0", "num_experts: must be greater than 0 (0); give a positive"),
         (np.full((4, 3), 9), "8", "expert_ids: 12 entries lie outside"),
         (np.zeros(4, int), "8", "expert_ids: has shape (4,); save it"),
         (np.zeros((4, 3)), "8", "expert_ids: holds float64"),
-        (np.array([[1, 2], [1]], dtype=object), "8", "file: is no plain array (pickled, ragged or truncated); save it"),
+        (
+            np.array([[1, 2], [1]], dtype=object),
+            "8",
+            "file: is not a plain array (pickled, ragged or truncated); save it",
+        ),
     ],
 )
 def test_malformed_exflow_arrays_are_refused_in_one_line(
@@ -232,7 +236,7 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
         (["--held-out", "none.npz"], "moe place: none.npz: file: cannot be read (No such file or directory)"),
         (
             ["--held-out", str(GOLDEN)],
-            f"moe place: {GOLDEN}: header.num_layers: is 3 where the placed trace has 4; give",
+            f"moe place: {GOLDEN}: header.num_layers: is 3 but the placed trace has 4; give",
         ),
         (["--current", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
         (["--cost", "intra=0Gbps,inter=1Gbps"], "moe place: --cost: a rate of 0 moves nothing (intra=0Gbps"),
@@ -326,7 +330,7 @@ def test_placing_against_the_placement_in_use_says_what_moves(
     other = tmp_path / "other.json"
     Placement.contiguous(4, 8, 4, 1).write(other)
     line = refused([*place, "--current", str(other), "--out", str(tmp_path / "third.json")], capsys)
-    assert line == f"moe place: {other}: num_nodes: is 4 where the new placement has 2; give the one in use"
+    assert line == f"moe place: {other}: num_nodes: is 4 but the new placement has 2; give the one in use"
 
 
 def test_tokens_that_the_solver_did_not_see_stand_beside_its_own(

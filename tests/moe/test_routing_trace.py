@@ -148,7 +148,7 @@ def _npy(header: str, data: bytes = b"") -> bytes:
 )
 def test_a_header_that_nothing_fits_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "exflow.npy").write_bytes(content)
-    with pytest.raises(ValueError, match=r"exflow\.npy: file: is no plain array"):
+    with pytest.raises(ValueError, match=r"exflow\.npy: file: is not a plain array"):
         RoutingTrace.read(tmp_path / "exflow.npy", num_experts=8)
 
 

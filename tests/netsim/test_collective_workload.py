@@ -110,7 +110,7 @@ def test_a_matrix_that_is_not_there_or_no_text_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv: file: cannot be read"):
         read_matrix(tmp_path / "none.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is no text"):
+    with pytest.raises(InputError, match="is not text"):
         read_matrix(tmp_path / "binary.csv")
 
 

@@ -51,7 +51,7 @@ def test_flows_that_share_a_receiver_take_turns(tmp_path):
 def test_ranks_without_flows_stay_idle_and_absent_ranks_are_refused():
     flows = workload(FILES / "flows.csv")
     assert flows.size(9) == 9
-    with pytest.raises(InputError, match=r"line 4: src: is no rank \(3, of 3\); write 0 to 2"):
+    with pytest.raises(InputError, match=r"line 4: src: is not a rank \(3, of 3\); write 0 to 2"):
         flows.size(3)
 
 
@@ -59,8 +59,8 @@ def test_ranks_without_flows_stay_idle_and_absent_ranks_are_refused():
     ("content", "expected"),
     [
         ("", "file: is empty"),
-        (b"\xff\xfe\x00\x01", "file: is no text"),
-        (b"src,dst\0", "file: is no text"),
+        (b"\xff\xfe\x00\x01", "file: is not text"),
+        (b"src,dst\0", "file: is not text"),
         (HEADER, "file: lists no flows"),
         ("src,dst,bytes\n0,1,4\n", "line 1: column start_ns occurs 0 times"),
         ("src,src,dst,bytes,start_ns\n", "line 1: column src occurs 2 times"),
@@ -68,17 +68,17 @@ def test_ranks_without_flows_stay_idle_and_absent_ranks_are_refused():
         ("0,1,4000,0\n", "line 1: column src occurs 0 times"),
         (HEADER + "0,1,4000\n", "line 2: has 3 cells instead of 4"),
         (HEADER + "0,1,4000,0\n0,1,4000,0,9\n", "line 3: has 5 cells instead of 4"),
-        (HEADER + "-1,1,4000,0\n", "line 2: src: is no whole number ('-1')"),
-        (HEADER + "0,one,4000,0\n", "line 2: dst: is no whole number ('one')"),
+        (HEADER + "-1,1,4000,0\n", "line 2: src: is not a whole number ('-1')"),
+        (HEADER + "0,one,4000,0\n", "line 2: dst: is not a whole number ('one')"),
         (HEADER + "1,1,4000,0\n", "line 2: dst: is the sender itself (1)"),
-        (HEADER + "0,1,0,0\n", "line 2: bytes: is no whole number ('0')"),
-        (HEADER + "0,1,1.5,0\n", "line 2: bytes: is no whole number ('1.5')"),
-        (HEADER + "0,1,99999999999999999999,0\n", "line 2: bytes: is no whole number"),
-        (HEADER + "0,1,4000,nan\n", "line 2: start_ns: is no time ('nan')"),
-        (HEADER + "0,1,4000,-1\n", "line 2: start_ns: is no time ('-1')"),
-        (HEADER + "0,1,4000,0.0001\n", "line 2: start_ns: is no time ('0.0001')"),
-        (HEADER + "0,1,4000,9999999999999999\n", "line 2: start_ns: is no time"),
-        (HEADER + "0,1,4000,\n", "line 2: start_ns: is no time ('')"),
+        (HEADER + "0,1,0,0\n", "line 2: bytes: is not a whole number ('0')"),
+        (HEADER + "0,1,1.5,0\n", "line 2: bytes: is not a whole number ('1.5')"),
+        (HEADER + "0,1,99999999999999999999,0\n", "line 2: bytes: is not a whole number"),
+        (HEADER + "0,1,4000,nan\n", "line 2: start_ns: is not a time ('nan')"),
+        (HEADER + "0,1,4000,-1\n", "line 2: start_ns: is not a time ('-1')"),
+        (HEADER + "0,1,4000,0.0001\n", "line 2: start_ns: is not a time ('0.0001')"),
+        (HEADER + "0,1,4000,9999999999999999\n", "line 2: start_ns: is not a time"),
+        (HEADER + "0,1,4000,\n", "line 2: start_ns: is not a time ('')"),
     ],
 )
 def test_says_in_one_line_what_is_wrong(content, expected, tmp_path):

@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[Edit, str, str]] = {
     "no nodes": (setting(nodes=None), "nodes: is missing", "add it"),
     "no cables": (setting(links=None), "file: there must be either links or edges", "write exactly one"),
     "cables twice": (setting(edges=[]), "file: there must be either links or edges", "write exactly one"),
-    "unknown key": (setting("links", 4, cuont=2), "links.4.cuont: is no known key (2)", "write count, or remove it"),
+    "unknown key": (setting("links", 4, cuont=2), "links.4.cuont: is not a known key (2)", "write count, or remove it"),
     "directed": (setting(directed=True), "directed: has a wrong value (True)", "False"),
     "no host": (
         lambda content: [node.update(kind="switch") for node in content["nodes"]],
@@ -122,9 +122,9 @@ def test_malformed_files_are_refused_in_one_line(case: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b'{"nodes": [\n', "line 2: is no JSON"),
-        (b"[]", "file: holds no JSON object"),
-        (b"\xff\xfe{}", "file: is no text"),
+        (b'{"nodes": [\n', "line 2: is not JSON"),
+        (b"[]", "file: is not a JSON object"),
+        (b"\xff\xfe{}", "file: is not text"),
         (None, "file: cannot be read (No such file or directory)"),
     ],
 )

@@ -116,11 +116,15 @@ def test_the_resolved_scenario_can_be_read_again():
 
 
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no module": ({"class": "not_mine:Pinned"}, "transports.1: not_mine cannot be imported", "run where the module"),
+    "no module": (
+        {"class": "not_mine:Pinned"},
+        "transports.1: not_mine cannot be imported",
+        "run from the folder that contains it",
+    ),
     "module without its own": ({"class": "broken:Any"}, "transports.1: broken cannot be imported", "install"),
-    "no class": ({"class": "mine:Pined"}, "transports.1: Pined of mine is no transport", "name a class"),
-    "another class": ({"class": "mine:NoTransport"}, "transports.1: NoTransport of mine is no transport", "extends"),
-    "no class at all": ({"class": "mine:a_number"}, "transports.1: a_number of mine is no transport", "extends"),
+    "no class": ({"class": "mine:Pined"}, "transports.1: Pined of mine is not a transport", "name a class"),
+    "another class": ({"class": "mine:NoTransport"}, "transports.1: NoTransport of mine is not a transport", "extends"),
+    "no class at all": ({"class": "mine:a_number"}, "transports.1: a_number of mine is not a transport", "extends"),
     "no colon": ({"class": "mine.Pinned"}, "transports.1.class: has a wrong value ('mine.Pinned')", "pattern"),
     "unknown option": (
         {"class": "mine:Pinned", "options": {"paths": 1}},
@@ -129,10 +133,10 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "option without class": (
         {"kind": "ecmp", "options": {"path": 1}},
-        "transports.1.options: is no known key",
+        "transports.1.options: is not a known key",
         "remove",
     ),
-    "unknown key": ({"class": "mine:Pinned", "option": {}}, "transports.1.option: is no known key", "remove"),
+    "unknown key": ({"class": "mine:Pinned", "option": {}}, "transports.1.option: is not a known key", "remove"),
     "options that are none": (
         {"class": "mine:Pinned", "options": 3},
         "transports.1.options: has a wrong value (3)",

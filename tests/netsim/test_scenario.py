@@ -49,13 +49,13 @@ def test_the_schema_is_the_readers_own():
 
 
 WRONG: dict[str, tuple[str, str, str]] = {
-    "unknown key": ("color=red", "color: is no known key ('red')", "remove it"),
-    "unknown key below": ("topology.leafs=3", "topology.leafs: is no known key (3)", "remove it"),
+    "unknown key": ("color=red", "color: is not a known key ('red')", "remove it"),
+    "unknown key below": ("topology.leafs=3", "topology.leafs: is not a known key (3)", "remove it"),
     "other version": ("format=flowfabric.scenario/2", "format: ", "flowfabric.scenario/1"),
     "bare number for a rate": ("topology.host_rate=100", "topology.host_rate: a rate needs a unit (100)", "100Gbps"),
     "bare number for a size": ("packet.payload=4000", "packet.payload: a size needs a unit (4000)", "4000B"),
     "unknown unit": ("topology.link_delay=5min", "topology.link_delay: a time needs a unit ('5min')", "500ns"),
-    "part of a byte": ("packet.payload=0.5B", "packet.payload: a size is no whole number of B ('0.5B')", "4000B"),
+    "part of a byte": ("packet.payload=0.5B", "packet.payload: a size is not a whole number of B ('0.5B')", "4000B"),
     "a number beyond 64 bits": (
         f"topology.spines={2**64}",
         "topology.spines: the number has more than 64 bits",
@@ -138,11 +138,11 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "class that is not there": (
         "transports=[{class: 'no_such_module:Latin'}]",
         "transports.0: no_such_module cannot be imported",
-        "run where the module lies",
+        "run from the folder that contains it",
     ),
-    "class that is no transport": (
+    "class that is not a transport": (
         "transports=[{class: 'json:JSONDecoder'}]",
-        "transports.0: JSONDecoder of json is no transport",
+        "transports.0: JSONDecoder of json is not a transport",
         "extends netsim.transport.Transport",
     ),
     "transport twice": ("transports=[ecmp, ecmp]", "transports: 'ecmp' occurs twice", "give it a label"),
@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "congestion control": ("congestion.kind=bbr", "congestion", "'dctcp'"),
     "negative gain": ("congestion={kind: dctcp, gain: -1}", "congestion.gain: has a wrong value (-1)", "greater"),
     "recovery": ("recovery.kind=hope", "recovery", "'go_back_n'"),
-    "flow control": ("flow_control={kind: pfc, xoff: 1}", "flow_control.xoff: is no known key (1)", "remove it"),
+    "flow control": ("flow_control={kind: pfc, xoff: 1}", "flow_control.xoff: is not a known key (1)", "remove it"),
     "flow control that resumes late": (
         "flow_control={kind: pfc, pause_above: 1KB, resume_at: 2KB}",
         "flow_control: resume_at is not below pause_above",
@@ -185,10 +185,10 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "nowhere.jsonl: file: cannot be",
         "give",
     ),
-    "no override": ("seeds", "seeds: is not key=value", "write key=value"),
+    "not a setting": ("seeds", "seeds: is not key=value", "write key=value"),
     "override below a number": ("topology.leaves.x=1", "topology.leaves.x: nothing can be below 2", "existing"),
     "override beyond a list": ("transports.7=ecmp", "transports.7: no entry 7 in a list of 2", "count from 0"),
-    "override that is no YAML": ("seeds=[0", "seeds: the value is not valid YAML", "write key=value"),
+    "override that is not YAML": ("seeds=[0", "seeds: the value is not valid YAML", "write key=value"),
 }
 
 
@@ -212,12 +212,12 @@ def test_says_in_one_line_what_is_wrong(name, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "file: holds no mapping"),
-        ("- 1\n", "file: holds no mapping"),
-        ("seeds: [0\n", "is no YAML"),
-        ("\x00", "is no YAML"),
-        ("format: flowfabric.scenario/1\n", "topology: is missing; add it (and 2 more)"),
-        ("!!python/object/apply:os.system ['true']\n", "is no YAML"),
+        ("", "file: is not a mapping of keys to values"),
+        ("- 1\n", "file: is not a mapping of keys to values"),
+        ("seeds: [0\n", "is not YAML"),
+        ("\x00", "is not YAML"),
+        ("format: flowfabric.scenario/1\n", "topology: is missing (also missing: transports, seeds); add it"),
+        ("!!python/object/apply:os.system ['true']\n", "is not YAML"),
     ],
 )
 def test_refuses_files_that_are_no_scenarios(text, problem, tmp_path, capsys):
@@ -235,7 +235,7 @@ def test_a_missing_file_and_a_binary_one(tmp_path, capsys):
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
     assert main(["compare", str(binary), "--out", str(tmp_path / "out")]) == 2
-    assert "binary.yaml: file: is no text; " in capsys.readouterr().err
+    assert "binary.yaml: file: is not text; " in capsys.readouterr().err
 
 
 def test_overrides_reach_sections_that_are_absent_and_entries_of_lists():

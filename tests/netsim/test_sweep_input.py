@@ -18,14 +18,17 @@ from tests.netsim.sweeps import ALL_TO_ALL, SCENARIO, written
 
 MALFORMED = {
     "other format": ({"format": "flowfabric.sweep/2"}, "format: "),
-    "unknown key": ({"grids": {}}, "grids: is no known key"),
+    "unknown key": ({"grids": {}}, "grids: is not a known key"),
     "no scenario": ({"scenario": None}, "scenario: "),
     "absent scenario": ({"scenario": "no/such.yaml"}, "no/such.yaml: file: cannot be read"),
     "nothing varies": ({"grid": {}}, "nothing varies"),
     "no values": ({"grid": {"topology.spines": []}}, "grid.topology.spines: "),
     "values are no list": ({"grid": {"topology.spines": 4}}, "grid.topology.spines: "),
     "bad key": ({"grid": {"topology spines": [1]}}, "grid"),
-    "unknown field": ({"grid": {"topology.spins": [1, 2]}}, "cell topology.spins=1: topology.spins: is no known key"),
+    "unknown field": (
+        {"grid": {"topology.spins": [1, 2]}},
+        "cell topology.spins=1: topology.spins: is not a known key",
+    ),
     "wrong value": ({"grid": {"topology.spines": [2, 0]}}, "cell topology.spines=0: topology.spines: "),
     "bare number": ({"grid": {"packet.payload": ["1KB", 1000]}}, "cell packet.payload=1000: packet.payload: "),
     "same scenario": (
@@ -62,10 +65,10 @@ def test_wrong_sweeps_are_one_line_before_anything_runs(changes, expected, tmp_p
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[1, 2]", "file: holds no mapping"),
-        ("grid: [", "line 1: is no YAML"),
-        ("a: 1\nb: 2\na: 3\n", "line 3: is no YAML (the key a occurs twice)"),
-        ("\0", "is no YAML"),
+        ("[1, 2]", "file: is not a mapping of keys to values"),
+        ("grid: [", "line 1: is not YAML"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: is not YAML (the key a occurs twice)"),
+        ("\0", "is not YAML"),
     ],
 )
 def test_files_that_are_no_sweeps(text, expected, tmp_path):

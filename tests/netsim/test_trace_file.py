@@ -111,9 +111,9 @@ def test_says_in_one_line_what_is_wrong(name, tmp_path, capsys):
     [
         (b"", "file: is empty"),
         (b'{"format": "flowfabric.coll', "cut off"),
-        (b"\xff\xfe\n", "file: is no text"),
+        (b"\xff\xfe\n", "file: is not text"),
         (b"[1, 2]\n", "line 1: "),
-        (b"hello\n", "line 1: is no JSON"),
+        (b"hello\n", "line 1: is not JSON"),
         (None, "file: cannot be read"),
     ],
 )

@@ -99,6 +99,10 @@ def _run_foreign(source: _Source, out: Path, to: str, dtype: torch.dtype) -> int
     shapes = {name: shape for entry in entries for name, shape in entry.parts.items()}
     with open_weights(source.weights) as weights:
         write_in_parts(out / kind.weights, shapes, _split(weights, entries), dtype)
+    tokenizer = source.weights.with_name(TOKENIZER)
+    if tokenizer.is_file():
+        with replacing(out / TOKENIZER) as temporary:
+            shutil.copyfile(tokenizer, temporary)
     with replacing(out / NAME) as temporary:
         temporary.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(f"{out}: a {kind.network}, {sum(map(math.prod, shapes.values())):,} values")

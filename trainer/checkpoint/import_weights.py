@@ -1,6 +1,7 @@
 """The import-weights verb: a network of another package becomes the beginning of a run."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.parts import write_in_parts
 from trainer.config.file import validated
 from trainer.config.run import RunConfig
+from trainer.data.text.index import TOKENIZER
 from trainer.model.build import parameter_shapes
 from trainer.model.foreign import Document, Foreign, found_in
 from trainer.model.foreign.entry import Entry, elements
@@ -36,6 +38,8 @@ def run(folder: Path, out: Path) -> int:
     kind, document, path = found_in(folder)
     try:
         with open_weights(path) as weights:
+            shapes = [weights.shape(name) for name in weights.names]
+            document.largest = max([len(shapes), *(size for shape in shapes for size in shape)])
             config = _configuration(kind, document, weights, out)
             entries = kind.entries(config)
             assert {entry.name: entry.shape for entry in entries} == parameter_shapes(config)
@@ -55,7 +59,12 @@ def run(folder: Path, out: Path) -> int:
     with replacing(out / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     print(f"{out}: {elements(entries):,} parameters of a {kind.network}; its config.yaml is of a run with this network")
-    print(f"train on: python -m trainer train {out / 'config.yaml'} {_data(config)}")
+    tokenizer = folder / TOKENIZER
+    if tokenizer.is_file():
+        with replacing(out / TOKENIZER) as temporary:
+            shutil.copyfile(tokenizer, temporary)
+    for line in _next_steps(config, out):
+        print(line)
     return 0
 
 
@@ -71,12 +80,17 @@ def _configuration(kind: Foreign, document: Document, weights: Weights, out: Pat
     return validated(document.path, dict(whole))
 
 
-def _data(config: RunConfig) -> str:
-    """What a user has to replace of the data."""
-    if config.data.kind != "shards":
-        return "data=..."
-    shape = " x ".join(map(str, config.data.shape))
-    return f"'data={{kind: shards, path: YOURS, held_out: 100}}' (examples of {shape})"
+def _next_steps(config: RunConfig, out: Path) -> Iterator[str]:
+    """The commands that train on with a user's own data."""
+    data = ""
+    if config.data.kind == "shards":
+        shape = " x ".join(map(str, config.data.shape))
+        yield f"your data: shards of examples of {shape}, with labels below {config.data.num_classes}"
+        data = " 'data={kind: shards, path: YOURS, held_out: 100}'"
+    elif config.data.kind == "text":
+        yield f"your data: python -m trainer encode-text TEXTS --tokenizer {out / TOKENIZER} --out ENCODED"
+        data = " 'data={kind: text, path: ENCODED}'"
+    yield f"train on: python -m trainer train {out / 'config.yaml'}{data}"
 
 
 def _check(path: Path, kind: Foreign, entries: list[Entry], weights: Weights) -> None:

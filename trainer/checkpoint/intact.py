@@ -111,7 +111,9 @@ def newest_intact(root: Path, names: Iterable[str]) -> Path:
             return folder
         if not complete_steps(root):
             break
-    raise FileError(root, "checkpoint", "there is no complete one", "give the run.dir of a run that has saved one")
+    raise FileError(
+        root, "checkpoint", "there is no complete checkpoint", "give the run.dir of a run that has saved one"
+    )
 
 
 def is_pruned(folder: Path) -> bool:
@@ -132,7 +134,7 @@ def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -
     complete = complete_steps(root)
     if complete:
         newest = skipped[0].removesuffix(f"; {REMEDY}") if skipped else "it was pruned meanwhile"
-        problem = f"none of {len(complete)} is whole (the newest: {newest})"
+        problem = f"none of {len(complete)} is undamaged (the newest: {newest})"
         remedy = f"restore one from a copy; or remove {root} to start anew, or give a new run.dir"
         raise FileError(root, "checkpoints", problem, remedy)
     return None, skipped
@@ -172,10 +174,15 @@ def newest_checkpoint(run_dir: Path) -> Path:
         FileError: there is none.
     """
     check_possible(run_dir / "checkpoints")
+    if not run_dir.is_dir():
+        problem = "is a file" if run_dir.exists() else "does not exist"
+        raise FileError(run_dir, "run_dir", problem, "give the run.dir of a run that has saved a checkpoint")
+    if (run_dir / NAME).exists() and run_dir.parent.name == "checkpoints":
+        raise FileError(run_dir, "run_dir", "is a checkpoint", f"give the folder of its run, {run_dir.parents[1]}")
     inside = sorted(str(root.parent) for root in run_dir.glob("*/checkpoints") if complete_steps(root))
     if inside and not complete_steps(run_dir / "checkpoints"):
         remedy = f"give a run inside that has one: {', '.join(inside)}"
-        raise FileError(run_dir / "checkpoints", "checkpoint", "there is no complete one", remedy)
+        raise FileError(run_dir / "checkpoints", "checkpoint", "there is no complete checkpoint", remedy)
     return newest_intact(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
 
 

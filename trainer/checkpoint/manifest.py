@@ -66,7 +66,7 @@ class Manifest:
             if document["format"] != FORMAT:
                 raise FileError(path, "format", f"is {document['format']}, and this version reads {FORMAT}", REMEDY)
             if document.pop("sha256") != _digest(document):
-                raise FileError(path, "checksum", "is not that of what was written", REMEDY)
+                raise FileError(path, "checksum", "does not match what was saved", REMEDY)
             files = {name: FileRecord(**record) for name, record in document["files"].items()}
             return cls(
                 document["step"], document["updates"], dict(document["identity"]), dict(document["division"]), files
@@ -110,9 +110,9 @@ class Manifest:
             try:
                 size = path.stat().st_size
                 if size != record.size_bytes:
-                    raise FileError(path, "length", f"is {size} bytes where {record.size_bytes} were written", REMEDY)
+                    raise FileError(path, "length", f"is {size} bytes and was saved with {record.size_bytes}", REMEDY)
                 if content and _sha256(path) != record.sha256:
-                    raise FileError(path, "checksum", "is not that of what was written", REMEDY)
+                    raise FileError(path, "checksum", "does not match what was saved", REMEDY)
             except OSError as error:
                 raise FileError(path, "file", f"cannot be read ({error.strerror})", REMEDY) from error
 
@@ -131,7 +131,7 @@ class Manifest:
                 raise FileError(
                     folder / NAME,
                     name,
-                    f"is {self.identity[name]} where this run has {value}",
+                    f"is {self.identity[name]} but this run has {value}",
                     "continue with the former, or give another run.dir",
                 )
 

@@ -60,7 +60,7 @@ def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
     for field in ("num_layers", "num_experts"):
         own, wanted = getattr(saved, field), getattr(planned, field)
         if own != wanted:
-            raise FileError(path, field, f"is {own} where the run has {wanted}", REMEDY)
+            raise FileError(path, field, f"is {own} but the run has {wanted}", REMEDY)
     if saved.num_ranks != planned.num_ranks:
         return layout
     saved = with_homes_first(saved, path, config.moe.dispatch)

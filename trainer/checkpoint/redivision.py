@@ -40,7 +40,7 @@ def fill(folder: Path, rank: int, pieces: Iterable[StatePiece]) -> None:
             _count(copied)
     for one in everything:
         if one.left:
-            raise FileError(folder, f"{one.piece.name}:{one.piece.kind}", "is missing, or is not whole", REMEDY)
+            raise FileError(folder, f"{one.piece.name}:{one.piece.kind}", "is missing or incomplete", REMEDY)
 
 
 @dataclass

@@ -141,7 +141,7 @@ class SavedTensor:
                 whole[window] = values
                 found += values.size
         if found != whole.size:
-            raise FileError(self.folder, self.name, "is not whole", REMEDY)
+            raise FileError(self.folder, self.name, "is incomplete", REMEDY)
         return torch.from_numpy(whole)
 
 
@@ -174,7 +174,7 @@ class SavedState:
             elif document["format"] == FORMAT:
                 num_ranks = int(document["ranks"])
                 if num_ranks < 1 or not rank_path(folder, num_ranks - 1).exists():
-                    raise ValueError(f"the last of {num_ranks} files is not there")
+                    raise ValueError(f"the last of {num_ranks} files is missing")
                 self.files = [rank_path(folder, rank) for rank in range(num_ranks)]
             else:
                 raise ValueError(f"its format is {document['format']}, not {FORMAT} or {FIRST_FORMAT}")

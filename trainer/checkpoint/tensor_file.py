@@ -171,7 +171,7 @@ def _stored(name: str, entry: Mapping[str, Any], first: int, size: int) -> Store
     begin, end = map(int, entry["data_offsets"])
     shape = tuple(map(int, entry["shape"]))
     if entry["dtype"] != "F32" or end - begin != _ELEMENT_BYTES * math.prod(shape):
-        raise ValueError(f"{name} is no tensor of float32")
+        raise ValueError(f"{name} is not a float32 tensor")
     if min(begin, *shape, 0) < 0 or first + end > size:
         raise ValueError(f"{name} lies outside the file")
     return StoredTensor(shape, first + begin)

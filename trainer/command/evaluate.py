@@ -42,6 +42,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure Euler's method at the times of this file of the steps verb, made with --guidance 1, and all "
         "samplers at its numbers of evaluations",
     )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FILE",
+        help="also compare samples and data on the features of the network in this safetensors file: FID, precision "
+        "and recall; import-features makes one. For 50,000 samples and many ranks there is the verb fid",
+    )
+    parser.add_argument(
+        "--statistics",
+        type=Path,
+        metavar="NPZ",
+        help="with --features: statistics of the real examples, as the fid verb writes them or pytorch-fid and "
+        "guided-diffusion publish them (default: of up to 10,000 training examples)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="the figures")
     parser.add_argument(
         "--page",
@@ -54,6 +68,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})
+    if options.statistics is not None and options.features is None:
+        raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
     if options.likelihood:
         _check_likelihood(options)
     from trainer.experiment.evaluate import run
@@ -65,6 +81,8 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
         likelihood=options.likelihood,
         steps=options.steps,
+        features=options.features,
+        statistics=options.statistics,
     )
     return run(options.run_dir, spec, options.data_from, options.out, options.page)
 

@@ -27,7 +27,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--statistics",
         type=Path,
         metavar="NPZ",
-        help="mean and covariance of the real examples: read if the file is there, after a look at what it was made of, "
+        help="mean and covariance of the real examples: read if the file is there and of them, "
         "and written otherwise; files of pytorch-fid and guided-diffusion (mu, sigma) are read too",
     )
     parser.add_argument(

@@ -88,13 +88,15 @@ def numbers_of_evaluations(listed: str) -> tuple[int, ...]:
     """
     words = [word.strip().lstrip("0") for word in listed.split(",")]
     if not all(word.isdecimal() for word in words):
-        raise ValueError(f"--evaluations: {listed!r} is no list of numbers from 1; use for example 1,2,10")
+        raise ValueError(
+            f"--evaluations: {listed!r} is not a list of whole numbers of 1 or more; use for example 1,2,10"
+        )
     numbers: list[int] = []
     for number in (int(word[:100]) for word in words):
         if number > MOST_EVALUATIONS:
             raise ValueError(f"--evaluations: {number:.6g} is above {MOST_EVALUATIONS}; use {MOST_EVALUATIONS} or less")
         if number in numbers:
-            raise ValueError(f"--evaluations: {number} stands there twice; give each number once")
+            raise ValueError(f"--evaluations: {number} is given twice; give each number once")
         numbers.append(number)
     return tuple(numbers)
 

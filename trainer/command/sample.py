@@ -13,8 +13,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num",
         "--num-samples",
         type=int,
-        help="images or points, the classes in turn (default: about 80 images, of each class as many; as many points as "
-        "the run's own pictures show); torchrun lets the longer name alone pass",
+        help="images or points, the classes in turn (default: of each class as many as the run's own pictures show, of "
+        "images 80 at most); torchrun lets the longer name alone pass",
     )
     parser.add_argument(
         "--class",

@@ -14,6 +14,7 @@ class DeepSpeedConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What is sharded: 1 optimiser state, 2 and gradients, 3 and parameters. Experts: 0 to 2."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """What blocks compute in; bf16 keeps float32 master weights and moments."""
     activation_checkpointing: bool = False
     """Blocks keep their inputs alone and compute the rest again in the backward pass: less memory, more work."""
     compile: bool = False

@@ -54,25 +54,28 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
     path = located(path, folder)
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except OSError as error:
         remedy = f"give a YAML file, or the name of one in {examples}: {nearest(path, folder)}"
-        raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
+        raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+    except UnicodeDecodeError as error:
+        raise FileError(path, "file", "is not UTF-8 text", "give a YAML file, or save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "document"
         raise FileError(
-            path, where, f"is not YAML ({getattr(error, 'problem', error)})", "correct the syntax"
+            path, where, f"is not YAML ({_syntax(getattr(error, 'problem', None) or str(error))})", "correct the syntax"
         ) from error
     except ValueError as error:
-        raise FileError(path, "document", f"holds an impossible date ({error})", "quote it") from error
+        raise FileError(path, "document", f"contains an impossible date ({error})", "quote it") from error
     except MISTAGGED as error:
-        raise FileError(path, "document", "holds a value that is not what its tag says", "leave the tag out") from error
+        raise FileError(
+            path, "document", "contains a value that does not fit its YAML tag", "leave the tag out"
+        ) from error
     except RecursionError as error:
         raise FileError(path, "document", TOO_DEEP, "nest less") from error
     _check(path, "document", document)
     if not isinstance(document, dict):
-        problem = "is empty" if document is None else f"is a {type(document).__name__}"
+        problem = "is empty" if document is None else "is a list" if isinstance(document, list) else "is a single value"
         raise FileError(path, "document", problem, "write sections such as run, model, optim")
     return document
 
@@ -88,6 +91,10 @@ def validated(path: Path, document: dict[str, Any]) -> RunConfig:
         FileError: a key is unknown, a value is out of range, or, where all else is well, a file that a section names
             cannot be read; names file, field, value and remedy.
     """
+    kind = str(document.get("format", ""))
+    if kind.startswith(("flowfabric.scenario/", "flowfabric.sweep/")):
+        remedy = f"give it to python -m netsim {'sweep' if 'sweep' in kind else 'compare'}"
+        raise FileError(path, "format", f"{kind} is not a run configuration", remedy)
     complete, unresolved = resolve(document)
     try:
         return RunConfig.model_validate(complete)
@@ -95,6 +102,16 @@ def validated(path: Path, document: dict[str, Any]) -> RunConfig:
         complaint = first_complaint(with_unresolved(error, unresolved), document, RunConfig)
         remedy = complaint.remedy or "correct the value"
         raise FileError(path, complaint.field, complaint.problem, remedy) from complaint.cause or error
+
+
+def _syntax(problem: str) -> str:
+    """What PyYAML found, in the words of a person."""
+    if "'\\t'" in problem:
+        return "there is a tab; indent with spaces"
+    return {
+        "mapping values are not allowed here": "a colon is missing before this one, or the indentation is wrong",
+        "could not find expected ':'": "a key has no colon behind it",
+    }.get(problem, problem)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -128,13 +145,16 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
         override: ``dotted.key=value`` with the value in YAML.
 
     Raises:
-        FileError: it is no override, or the key lies in a value that is no section.
+        FileError: it is not dotted.key=value, or the key lies in a value that is not a section.
     """
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise FileError(path, override, "is no override", "write dotted.key=value, for example optim.steps=200")
+        raise FileError(
+            path, override, "is not a setting", "write dotted.key=value without spaces, for example optim.steps=200"
+        )
     if key == "stages":
-        raise FileError(path, key, "are no setting", "write them in the file, and stages.NAME.key=value to change one")
+        remedy = "write them in the file; stages.NAME.key=value changes one"
+        raise FileError(path, key, "cannot be replaced as a whole", remedy)
     try:
         value = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, RecursionError, ValueError, *MISTAGGED) as error:
@@ -146,6 +166,6 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
         child = {} if node.get(section) is None else node[section]
         if not isinstance(child, dict):
             parent = ".".join(sections[:depth])
-            raise FileError(path, key, f"{parent} is no section ({child})", f"write {parent}=VALUE")
+            raise FileError(path, key, f"{parent} is not a section ({child})", f"write {parent}=VALUE")
         node[section] = node = dict(child)
     node[last] = value

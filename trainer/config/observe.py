@@ -29,6 +29,7 @@ class WandbConfig(Section):
     """A run in Weights & Biases; needs the extra `flowfabric[wandb]`."""
 
     project: str = Field(min_length=1)
+    """Name of the project."""
     entity: str | None = None
     """User or team; null: the account's own."""
     name: str | None = None
@@ -43,6 +44,7 @@ class ObserveConfig(Section):
     log_every: PositiveInt = 10
     """Steps between two records."""
     tensorboard: bool = True
+    """Also write the figures for TensorBoard, to tensorboard/ in the run folder."""
     port: int | None = Field(default=None, ge=0, le=65535)
     """Port of the Prometheus page, 0 for any free one; null: none."""
     host: str = "127.0.0.1"

@@ -50,6 +50,7 @@ class Run(Section):
     dir: Path
     """Folder of the run; the same command again resumes from its newest complete checkpoint."""
     seed: NonNegativeInt = 0
+    """Of the first weights, the order of examples and all noise."""
     resume: Literal["auto", "never"] = "auto"
     """never: refuse a folder that already holds checkpoints."""
     allow_rng_loss: bool = False
@@ -75,10 +76,15 @@ class Flow(Section):
     captions: trainer.data.CaptionsConfig | None = None
     """What a frozen text encoder made of a caption of each example, which the network reads; null: it reads none."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
+    """Which source point is paired with which data point."""
     time: trainer.flow.time.Config = trainer.flow.time.UniformConfig()
+    """How the times of training examples are drawn."""
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
+    """The curve from the source point (t = 0) to the data point (t = 1)."""
     target: trainer.flow.target.Config = trainer.flow.target.VelocityConfig()
+    """What the network predicts at a state."""
     objective: trainer.flow.objective.Config = trainer.flow.objective.RegressionConfig()
+    """The loss that the network is trained with."""
 
 
 class Evaluate(Section):
@@ -95,9 +101,11 @@ class ImageSample(Section):
     every: PositiveInt | None = None
     """Steps between two grids while training; null: none."""
     per_class: PositiveInt = 8
+    """Images of each class in a grid."""
     guidance: float = Field(default=1.5, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.EulerConfig(steps=20)
+    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
 
 
 class TextSample(Section):
@@ -107,6 +115,7 @@ class TextSample(Section):
     every: PositiveInt | None = None
     """Steps between two texts while training; null: none."""
     prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
+    """What the texts begin with."""
     num_tokens: PositiveInt = Field(default=100, validation_alias=AliasChoices("num_tokens", "num_bytes"))
     """Tokens written after each prompt; without a tokenizer a token is a byte. Its former name is num_bytes."""
     temperature: float = Field(default=0.8, ge=0)
@@ -124,6 +133,7 @@ class PointSample(Section):
     guidance: float = Field(default=1.0, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
+    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
 
 
 class ReconstructionSample(Section):
@@ -176,23 +186,37 @@ class RunConfig(Section):
     """
 
     run: Run
+    """Folder, seed, and how the run resumes."""
     data: trainer.data.Config
+    """The examples that the network learns from."""
     data_loading: DataLoadingConfig = DataLoadingConfig()
+    """How examples are read ahead of the steps."""
     model: SerializeAsAny[Annotated[AnyNetworkConfig, Field(discriminator="kind"), WrapValidator(listed_or_own)]]
+    """The network."""
     moe: MoEConfig | None = None
+    """Experts in place of the network's feed-forward layers; null: none."""
     task: TaskConfig
     """What the network learns."""
     flow: Flow | None = None
     """Present with every model but two: a gpt predicts the next token, an autoencoder what it was shown."""
     optim: OptimConfig
+    """Optimiser, its schedule, and how many steps of how many examples."""
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
+    """What takes the optimiser steps and divides weights and optimiser state over the ranks."""
     parallel: ParallelConfig = ParallelConfig()
+    """How many ranks share experts or matrices."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """How often the run is saved."""
     evaluate: Evaluate = Evaluate()
+    """Loss on held-out examples while training."""
     sample: Annotated[ImageSample | TextSample | PointSample | ReconstructionSample, Field(discriminator="kind")]
+    """What is drawn while training, and how the sample verb draws."""
     trace: TraceConfig = TraceConfig()
+    """Steps whose collectives and routing are recorded, for simulation and placement."""
     observe: ObserveConfig = ObserveConfig()
+    """Where figures go besides metrics.jsonl."""
     guard: GuardConfig = GuardConfig()
+    """What is done about spikes of the loss, gradients that are not finite, hangs and slow ranks."""
 
     @model_validator(mode="before")
     @classmethod

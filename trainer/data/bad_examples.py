@@ -48,7 +48,7 @@ class BadExampleList:
         for reason in batch.replaced:
             if reason not in self._met and reason not in self._new:
                 self._new[reason] = step
-                print(f"{reason}; the next good example stands in for it", file=sys.stderr, flush=True)
+                print(f"{reason}; the next example that can be read takes its place", file=sys.stderr, flush=True)
         return batch
 
     def count(self) -> int:

@@ -17,7 +17,8 @@ from trainer.data.augmentation import Augment, check_augment
 from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, nearest_buckets, side_of
 from trainer.data.found_once import found_once
 from trainer.data.picture import read_picture
-from trainer.data.picture_names import names_digest, picture_names, picture_probes, sub_folders
+from trainer.data.picture_names import names_digest, picture_names, sub_folders
+from trainer.data.probe import probes
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 from trainer.data.shard.shapes import largest
 
@@ -146,8 +147,7 @@ class ImageFolder(Dataset):
                 f"its {len(self._names)} pictures are not those of the run ({config.digest})",
                 "bring them back, or leave data.digest out to start another run",
             )
-        path, names = config.path, self._names
-        found_once(f"{path}: bytes of some pictures", lambda: picture_probes(path, names), path)
+        found_once(f"{config.path}: bytes of some pictures", lambda: probes(config.path, self._names), config.path)
         if config.held_out >= len(self._names):
             problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"
             raise FileError(config.path, "data.held_out", problem, "hold out fewer")

@@ -1,7 +1,8 @@
 """Shuffles of any length of which each place is computed by itself, so that nothing has to hold them.
 
 A permutation of the numbers below a power of four is a Feistel network of keyed hashes; one of the numbers below any
-other length walks its cycles until it is back among those. On average fewer than four steps are taken.
+other length walks its cycles until it is back among those. On average fewer than four steps are taken. Networks of few
+bits favour some permutations, so that short shuffles are sorted by hashes instead.
 
 Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, sections 3 and 4.
 """
@@ -12,6 +13,8 @@ from torch import Tensor
 from moe.random.keyed import fold_in
 
 ROUNDS = 6
+SORTED = 1024
+"""Most numbers that are sorted."""
 
 
 def keyed_order(positions: Tensor, length: int, *, key: int) -> Tensor:
@@ -25,7 +28,9 @@ def keyed_order(positions: Tensor, length: int, *, key: int) -> Tensor:
     Returns:
         int64 [B], each at least 0 and below `length`; all positions together give every number once.
     """
-    half = max(1, ((length - 1).bit_length() + 1) // 2)
+    if length <= SORTED:
+        return fold_in(torch.tensor(key), torch.arange(length)).argsort()[positions]
+    half = ((length - 1).bit_length() + 1) // 2
     keys = fold_in(torch.tensor(key), torch.arange(ROUNDS))
     numbers = _permuted(positions, keys, half)
     while bool((outside := numbers >= length).any()):

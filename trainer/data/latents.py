@@ -60,7 +60,7 @@ def read_latents(folder: Path) -> tuple[ShardIndex, LatentsEntry]:
     """
     index = read_index(folder)
     if index.latents is None:
-        raise FileError(folder, "index", "is that of shards which are no latents", "give what the encode verb wrote")
+        raise FileError(folder, "index", "belongs to shards that are not latents", "give what the encode verb wrote")
     return index, index.latents
 
 

@@ -51,7 +51,7 @@ def check_bad_share(bad: Collection[str], num_examples: int, max_bad_share: floa
     if len(bad) > max_bad_share * num_examples:
         raise TooManyBadExamples(
             f"data_loading.max_bad_share: {len(bad)} of {num_examples} examples cannot be read, more than "
-            f"{max_bad_share:g} of them, the last one {list(bad)[-1]}; mend or remove them, or allow more"
+            f"{max_bad_share:g} of them, the last one {list(bad)[-1]}; correct or remove them, or allow more"
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.found_once import found_once
+from trainer.data.probe import probes
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, open_shard
@@ -140,17 +141,19 @@ class PairsOfPoints(Dataset):
         row = {name: np.asarray(arrays[name].row(number)) for name in self._arrays}
         for name, values in row.items():
             if not np.isfinite(values).all():
-                raise ValueError(f"{name}: holds values that are not finite")
+                raise ValueError(f"{name}: contains values that are not finite")
         if self.num_classes and int(row["labels"]) not in range(self.num_classes):
-            raise ValueError(f"labels: {row['labels']} is none of the {self.num_classes} classes")
+            raise ValueError(f"labels: {row['labels']} is not one of the {self.num_classes} classes")
         if "interval" in row and not 0 <= row["interval"][0] < row["interval"][1] <= 1:
-            raise ValueError(f"interval: {row['interval'].tolist()} is no part of [0, 1]")
+            raise ValueError(f"interval: {row['interval'].tolist()} is not a part of [0, 1]")
         return row
 
 
-def _check_shards(folder: Path, index: PairIndex) -> None:
+def _check_shards(folder: Path, index: PairIndex) -> list[str]:
+    """Refuses shards that are not what the index says, and looks at what they hold."""
     for entry in index.shards:
         _check(folder / entry.file, entry.num_examples, index)
+    return probes(folder, [entry.file for entry in index.shards])
 
 
 def _check(path: Path, num_examples: int, index: PairIndex) -> None:
@@ -161,5 +164,5 @@ def _check(path: Path, num_examples: int, index: PairIndex) -> None:
             raise FileError(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
         found, wanted = (arrays[name].shape, arrays[name].dtype), ((num_examples, *shape), dtype)
         if found != wanted:
-            problem = f"is {found[1]} {list(found[0])} where the index says {wanted[1]} {list(wanted[0])}"
+            problem = f"is {found[1]} {list(found[0])} but the index says {wanted[1]} {list(wanted[0])}"
             raise FileError(path, name, problem, REMEDY)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from trainer.data.found_once import found_once
 
-PROBES = 16
-"""Pictures whose bytes are compared between nodes that have folders of their own."""
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -72,23 +70,6 @@ def _below(folder: Path | str, prefix: str) -> Iterator[str]:
                 yield from _below(entry.path, f"{name}/")
             elif f".{entry.name.rpartition('.')[2].lower()}" in ENDINGS and entry.name[0] != "." and entry.is_file():
                 yield name
-
-
-def picture_probes(folder: Path, names: list[str]) -> list[str]:
-    """What a few pictures hold, by which two folders with the same names are told apart.
-
-    Args:
-        folder: of the pictures.
-        names: of all of them.
-    """
-    probes = []
-    for name in names[:: max(1, len(names) // PROBES)]:
-        try:
-            with (folder / name).open("rb") as file:
-                probes.append(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}")
-        except OSError as error:
-            probes.append(f"{name} {error.strerror}")
-    return probes
 
 
 def names_digest(names: list[str]) -> str:

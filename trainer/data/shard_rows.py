@@ -105,4 +105,4 @@ def check_same(folder: Path, index: object, config: object, names: tuple[str, ..
         found, wanted = getattr(index, name), getattr(config, name)
         if found != wanted:
             remedy = "bring the folder back, or leave the field out to start another run"
-            raise FileError(folder, f"data.{name}", f"is {wanted} where the index says {found}", remedy)
+            raise FileError(folder, f"data.{name}", f"is {wanted} but the index says {found}", remedy)

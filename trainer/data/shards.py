@@ -16,6 +16,7 @@ from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.augmentation import Augment, check_augment
 from trainer.data.found_once import found_once
+from trainer.data.probe import probes
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, check_shard
@@ -146,10 +147,10 @@ class Shards(Dataset):
     def _row(self, arrays: Mapping[str, Array], row: int) -> tuple[NDArray[Any], int]:
         values = arrays["data"].row(row)
         if not np.isfinite(values).all():
-            raise ValueError("data: holds values that are not finite")
+            raise ValueError("data: contains values that are not finite")
         label = int(arrays["labels"].row(row)) if self.num_classes else 0
         if label not in range(max(1, self.num_classes)):
-            raise ValueError(f"labels: {label} is none of the {self.num_classes} classes")
+            raise ValueError(f"labels: {label} is not one of the {self.num_classes} classes")
         return values, label
 
 
@@ -159,9 +160,11 @@ def _no_images(folder: str | Path) -> tuple[str, str]:
     return problem, f"leave it out, or learn from the images with flow.latent.path={folder}"
 
 
-def _check_shards(folder: Path, index: ShardIndex) -> None:
+def _check_shards(folder: Path, index: ShardIndex) -> list[str]:
+    """Refuses shards that are not what the index says, and looks at what they hold."""
     for number in range(len(index.shards)):
         check_shard(folder, number, index)
+    return probes(folder, [shard.file for shard in index.shards])
 
 
 def _by_channel(values: tuple[float, ...] | None, index: ShardIndex) -> Tensor | None:

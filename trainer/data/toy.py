@@ -35,6 +35,7 @@ class ToyConfig(Section):
 
     kind: Literal["toy"] = "toy"
     name: Literal["moons", "rings", "spirals", "checkerboard", "eight_gaussians", "swiss_roll"] = "moons"
+    """Which of the sets."""
     num_examples: PositiveInt | None = None
     """Points to train on; null: a new one each time."""
     held_out: PositiveInt = 1000

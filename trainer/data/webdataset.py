@@ -13,8 +13,9 @@ from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
+from trainer.data.augmentation import Augment, check_augment
 from trainer.data.found_once import found_once
-from trainer.data.image_folder import read_picture
+from trainer.data.picture import read_picture
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 from trainer.data.shard_rows import SPLIT_SEED, check_same
 from trainer.data.tar.class_names import read_class_names
@@ -49,6 +50,8 @@ class WebDatasetConfig(Section):
     """Places of the data set that a step reads side by side; with more ranks than that, bytes are read repeatedly."""
     shuffle: PositiveInt = 64
     """Neighbours in a stream that are shuffled among each other."""
+    augment: Augment = None
+    """Flips and crops of the pictures that are trained on; null: none."""
     num_classes: NonNegativeInt
     """Left out: what the index says."""
     class_names: tuple[str, ...]
@@ -76,6 +79,11 @@ class WebDatasetConfig(Section):
             return None
         times = -(-ranks // self.streams)
         return f"data.streams: each byte is fetched up to {times} times an epoch by {ranks} ranks; set {ranks} or more"
+
+    @model_validator(mode="after")
+    def _can_be_augmented(self) -> WebDatasetConfig:
+        check_augment(self.augment, self.shape)
+        return self
 
     @model_validator(mode="after")
     def _names_fit_the_classes(self) -> WebDatasetConfig:
@@ -134,14 +142,16 @@ class WebDataset(Dataset):
 
     def __init__(self, config: WebDatasetConfig) -> None:
         self.shape, self.num_classes = config.shape, config.num_classes
-        self._config = config
+        self._config, self.augment = config, config.augment
         index = read_tar_index(config.index)
         check_same(config.index, index, config, ("digest", "num_classes"))
         if config.held_out >= index.num_examples:
             problem = f"leaves none of its {index.num_examples} examples to train on ({config.held_out})"
             raise FileError(config.index, "data.held_out", problem, "hold out fewer")
         urls = _tars(config, index)
-        found_once(f"{config.index}: tars of {index.digest}", lambda: check_tars(config.index, index, urls))
+        # Nodes may have copies of local tars; those of a server are the same for all.
+        shared = config.index if all(local_path(url) is None for url in urls) else None
+        found_once(f"{config.index}: tars of {index.digest}", lambda: check_tars(config.index, index, urls), shared)
         shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
         held_out = shuffled[-config.held_out :]
         self._splits: dict[Split, Tensor] = {"train": shuffled[: -config.held_out], "held_out": held_out}

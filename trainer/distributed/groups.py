@@ -3,7 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,6 +13,8 @@ import torch.distributed as dist
 from moe.dispatch.node_groups import divide_nodes, node_groups, unite_nodes
 from trainer.distributed.process.flights import record_flights
 from trainer.distributed.process.launcher import STAGE
+from trainer.distributed.process.meeting import listener
+from trainer.distributed.process.verdict import VARIABLE
 
 TIMEOUT_S = 600.0
 """Of collectives outside a run, which has its own."""
@@ -44,10 +46,21 @@ class Launch:
         values = []
         for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1")):
             text = os.environ.get(name, default)
-            if not text.isdecimal():
-                raise ValueError(f"environment: {name} is no number ({text}); unset it, or start the run with torchrun")
+            if not text.isdecimal() or (name.endswith("SIZE") and int(text) < 1):
+                wanted = f"a whole number of {1 if name.endswith('SIZE') else 0} or more"
+                raise ValueError(
+                    f"environment: {name} is not {wanted} ({text}); unset it, or start the run with torchrun"
+                )
             values.append(int(text))
         launch = cls(*values)
+        for name, rank, size in (
+            ("RANK", launch.rank, launch.world_size),
+            ("LOCAL_RANK", launch.local_rank, launch.local_world_size),
+        ):
+            if rank >= size and f"{name.removesuffix('RANK')}WORLD_SIZE" in os.environ:
+                raise ValueError(
+                    f"environment: {name} is {rank}, and ranks are 0 to {size - 1}; start the ranks with torchrun"
+                )
         if launch.world_size > 1 and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
             raise ValueError(
                 f"environment: WORLD_SIZE is {launch.world_size}, but RANK or MASTER_ADDR is not set; "
@@ -113,8 +126,7 @@ def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
     """
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
-    store, _, _ = next(dist.rendezvous("env://", launch.rank, launch.world_size, timeout=timeout))
-    return _of_this_start(store)
+    return _of_this_start(_served(launch, timeout, wait_for_workers=True))
 
 
 def early_store(launch: Launch, timeout: timedelta) -> dist.Store:
@@ -126,12 +138,26 @@ def early_store(launch: Launch, timeout: timedelta) -> dist.Store:
     """
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
-    serves = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    return _of_this_start(_served(launch, timeout, wait_for_workers=False))
+
+
+def _served(launch: Launch, timeout: timedelta, *, wait_for_workers: bool) -> dist.Store:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(
-        address, port, launch.world_size, serves, timeout=timeout, wait_for_workers=False, multi_tenant=True
+    serves = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    listening = None
+    if serves and VARIABLE in os.environ:  # launch.sh has said which address; torch would listen on all of the machine
+        with suppress(OSError):  # this process serves it already, or torch says what is wrong
+            listening = listener(address, port).detach()
+    return dist.TCPStore(
+        address,
+        port,
+        launch.world_size,
+        serves,
+        timeout=timeout,
+        wait_for_workers=wait_for_workers,
+        multi_tenant=True,
+        master_listen_fd=listening,
     )
-    return _of_this_start(store)
 
 
 def _of_this_start(store: dist.Store) -> dist.Store:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import trainer.data
 from moe.random.seed import derive_seed
 from trainer.evaluation.accuracy import ClassJudge
+from trainer.evaluation.feature_judge import FeatureJudge
 from trainer.evaluation.judgement import distances, parted
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
 from trainer.evaluation.monge_gap import MongeGaps, measure_gaps
@@ -57,10 +58,11 @@ class Measured:
             where it has a head that is called by itself.
         multiply_adds: of those calls, without the decoding of latents; None: not known.
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
-        figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; if the
-            data have classes, also ``class_accuracy``: the share of samples drawn with the run's guidance that a
-            classifier fitted to the data assigns to the class that was asked for. Rows of searched grids have it only
-            where that guidance is none, for which the grids were searched.
+        figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; where a
+            network makes features of them, ``fid``, ``precision`` and ``recall`` on these; if the data have classes,
+            also ``class_accuracy``: the share of samples drawn with the run's guidance that a classifier fitted to the
+            data assigns to the class that was asked for. Rows of searched grids have it only where that guidance is
+            none, for which the grids were searched.
     """
 
     sampler: str
@@ -115,6 +117,8 @@ def evaluate(
     seed: int = 0,
     likelihood: int = 0,
     steps: Path | None = None,
+    features: Path | None = None,
+    statistics: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Measures a flow on this process alone.
@@ -133,6 +137,9 @@ def evaluate(
         likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
         steps: file of grids that were searched for this flow without guidance; they and all samplers are measured at
             the numbers of evaluations of the file too. None: there is none.
+        features: file of a network on whose features samples are compared too; None: there is none.
+        statistics: file of statistics of the real examples on those features, with which ``fid`` compares; None: those
+            of the real examples that all else is compared with.
         progress: called with a line of text about the progress.
     """
     conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
@@ -140,6 +147,10 @@ def evaluate(
     real, real_labels = real_examples(flow.config, flow.parts.space)
     data = real.numpy()
     judge = None if real_labels is None else ClassJudge(data, real_labels.numpy())
+    on_features = None
+    if features is not None:
+        progress(f"features of {len(data)} real examples")
+        on_features = FeatureJudge(features, data, flow.device, statistics)
 
     def trajectories(chosen: sampler.AnyConfig, scale: float, number: int) -> list[sampler.Trajectory]:
         parts = torch.arange(number).split(TOGETHER)
@@ -159,6 +170,8 @@ def evaluate(
         samples, calls = _ends(flow, conditioning, trajectories(chosen, 1.0, num))
         seconds = (time.perf_counter() - begun) / num
         figures = _distances(samples, data, seed)
+        if on_features is not None:
+            figures |= on_features.figures(samples)
         if judge is not None and (guidance == 1 or name != SEARCHED):
             guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
             figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
@@ -173,12 +186,15 @@ def evaluate(
         gaps = measure_gaps(
             flow.config, conditioning.labels[:followed], lambda chosen: _together(trajectories(chosen, 1.0, followed))
         )
+    floor = _distances(*parted(data, num, seed=seed), seed)
+    if on_features is not None:
+        floor |= on_features.floor(*parted(on_features.real, num, seed=seed))
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
         seed=seed,
         guidance=guidance,
-        floor=_distances(*parted(data, num, seed=seed), seed),
+        floor=floor,
         results=tuple(results),
         paths=paths,
         monge_gap=gaps,

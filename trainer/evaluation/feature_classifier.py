@@ -30,7 +30,7 @@ def run(source: trainer.data.AnyConfig, hidden: Sequence[int], seed: int, out: P
         ValueError: a width is below 1, or the data have no classes.
     """
     if not hidden or min(hidden) < 1:
-        raise ValueError(f"--hidden: {list(hidden)} are no widths from 1; use for example 64")
+        raise ValueError(f"--hidden: {list(hidden)} are not widths of 1 or more; use for example 64")
     if source.num_classes < 2:
         raise ValueError(
             f"data.kind: {source.kind} data have {source.num_classes} classes, and features are learned "

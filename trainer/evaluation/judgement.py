@@ -1,7 +1,6 @@
 """All distances between samples and real examples, and between two sets of real examples."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,13 @@ from trainer.checkpoint.contents import identity_digest
 from trainer.distributed.groups import Launch
 from trainer.evaluation.accuracy import class_accuracy
 from trainer.evaluation.discrepancy import energy_distance, maximum_mean_discrepancy
-from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
+from trainer.evaluation.feature_judge import feature_distance, read_statistics
 from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
-from trainer.evaluation.frechet import Gaussian, frechet_distance, gaussian_distance
-from trainer.evaluation.points import as_pair, as_points
+from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.points import as_pair
 from trainer.evaluation.real import real_examples
 from trainer.model.feature_extractor.extractor import BATCH
-from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
+from trainer.model.feature_extractor.file import check_extractor, read_extractor
 from trainer.sampling.sample import Drawing
 from trainer.sampling.trained import restored_flow
 
@@ -105,18 +104,11 @@ def judge_features(
         two sets of real examples.
     """
     as_samples, others = parted(real, len(samples), seed=seed)
-    against = Gaussian.of(as_points("real", real)) if statistics is None else statistics.gaussian
-    figures = {
-        "frechet_distance_on_features_unguided": gaussian_distance(Gaussian.of(as_points("samples", samples)), against),
-        "frechet_distance_on_features_floor": frechet_distance(as_samples, others),
+    found = {
+        "unguided": feature_distance(samples, real, statistics),
+        "floor": feature_distance(as_samples, others),
     }
-    neighbours = real if statistics is None or statistics.features is None else statistics.features
-    pairs = {"unguided": (neighbours, samples), "floor": (others, as_samples)}
-    if min(len(points) for pair in pairs.values() for points in pair) > NEIGHBOURS:
-        for kind, pair in pairs.items():
-            found = precision_recall(*(torch.from_numpy(np.ascontiguousarray(points)).flatten(1) for points in pair))
-            figures |= {f"{name}_on_features_{kind}": value for name, value in found._asdict().items()}
-    return figures
+    return {f"{name}_on_features_{of}": value for of, figures in found.items() for name, value in figures.items()}
 
 
 def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -148,12 +140,7 @@ def check_features(path: Path, run_dir: Path, statistics: Path | None = None) ->
     """
     check_extractor(path, restored_flow(run_dir)[1].decoded_shape)
     if statistics is not None:
-        _statistics(statistics, path)
-
-
-def _statistics(path: Path, extractor: Path) -> Statistics:
-    num_features = math.prod(feature_shape(extractor))
-    return Statistics.read(path, num_features=num_features, extractor=file_digest(extractor))
+        read_statistics(statistics, path)
 
 
 def write_judgement(
@@ -186,7 +173,7 @@ def write_judgement(
         of_samples, of_real = (
             np.concatenate([extractor.features(part) for part in images.split(BATCH)]) for images in (unguided, real)
         )
-        against = None if statistics is None else _statistics(statistics, features)
+        against = None if statistics is None else read_statistics(statistics, features)
         figures |= judge_features(of_samples, of_real, seed=drawing.seed, statistics=against)
         figures["features_sha256"] = file_digest(features)
     with replacing(out) as temporary:

@@ -12,6 +12,8 @@ DISTANCES = {
     "energy_distance": "energy distance",
     "frechet_distance": "Fréchet distance on values",
     "frechet_distance_on_features": "Fréchet distance on features",
+    "precision_on_features": "precision on features",
+    "recall_on_features": "recall on features",
 }
 
 
@@ -40,9 +42,9 @@ def read_judgement(path: Path, run_sha256: str | None = None) -> dict[str, float
         for name, default in (("class_accuracy", 0.0), ("frechet_distance_unguided", None))  # data may have no classes
     )
     if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
-        raise FileError(path, "class_accuracy", f"is no share between 0 and 1 ({accuracy})", remedy)
+        raise FileError(path, "class_accuracy", f"is not between 0 and 1 ({accuracy})", remedy)
     if not isinstance(distance, int | float) or not 0 <= distance < math.inf:
-        raise FileError(path, "frechet_distance_unguided", f"is no number from 0 ({distance})", remedy)
+        raise FileError(path, "frechet_distance_unguided", f"is not a number of 0 or more ({distance})", remedy)
     assert isinstance(figures, dict)
     figures.pop("features_sha256", None)  # identifies the extractor; it is no figure
     judged = figures.pop("run_sha256", None)
@@ -50,7 +52,7 @@ def read_judgement(path: Path, run_sha256: str | None = None) -> dict[str, float
         raise FileError(path, "run_sha256", f"is of another run's samples ({judged!s:.12})", remedy)
     for name, value in figures.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
-            raise FileError(path, name, f"is no number ({value})", remedy)
+            raise FileError(path, name, f"is not a number ({value})", remedy)
     return figures
 
 

@@ -44,6 +44,8 @@ class FlowMeasurement(Measurement):
             seed=spec.seed,
             likelihood=spec.likelihood,
             steps=spec.steps,
+            features=spec.features,
+            statistics=spec.statistics,
             progress=progress,
         )
         return cls(evaluation, flow.config)

@@ -14,6 +14,9 @@ from trainer.evaluation.evaluation import Evaluation, Measured
 from trainer.observe.units import scaled
 
 COLUMNS = {
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
     "frechet_distance": "Fréchet",
     "wasserstein_2": "W2",
     "sliced_wasserstein": "sliced",
@@ -22,6 +25,8 @@ COLUMNS = {
     "class_accuracy": "accuracy",
 }
 """Figures in the order of a table, and their headings."""
+SHARES = ("class_accuracy", "precision", "recall")
+"""Figures of which more is better, from 0 to 1."""
 PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
 LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))), ("#009e73", "D", (0, (1, 1))))
 FLOOR, GRID = "#5b6875", "#eef1f4"
@@ -105,7 +110,7 @@ def table(found: Evaluation) -> Block:
     ]
     stands_out = set()
     for column, name in enumerate(names, start=1 + len(costs)):
-        chosen = max if name == "class_accuracy" else min
+        chosen = max if name in SHARES else min
         values = [one.figures.get(name) for one in found.results]
         stands_out.add((1 + values.index(chosen(value for value in values if value is not None)), column))
     caption = (
@@ -113,6 +118,8 @@ def table(found: Evaluation) -> Block:
         "and the Fréchet distance are drawn below; sliced: the sliced 2-Wasserstein distance; energy and MMD "
         "(squared): without bias, they may be below 0; ms: wall time each."
     )
+    if "fid" in names:
+        caption += " FID: the Fréchet distance on features; precision and recall: of samples and real examples on them."
     if "class_accuracy" in names:
         caption += f" Accuracy is that of samples with guidance {found.guidance:g}; all else is without."
     return Table(("sampler", *costs, *(COLUMNS[name] for name in names), "ms"), rows, caption, best=stands_out)
@@ -138,7 +145,7 @@ def cell(name: str, value: float | None) -> str:
     """A figure as a table shows it; empty where there is none."""
     if value is None:
         return ""
-    return f"{value:.1%}" if name == "class_accuracy" else f"{round(value, 4) + 0.0:.4f}"
+    return f"{value:.1%}" if name in SHARES else f"{round(value, 4) + 0.0:.4f}"
 
 
 def _named(one: Measured) -> str:

@@ -19,7 +19,7 @@ def as_points(name: str, values: NDArray[np.floating]) -> NDArray[np.float64]:
         raise ValueError(f"{name}: shape {points.shape} holds fewer than two points; give [N, ...] with N >= 2")
     points = points.reshape(len(points), -1)
     if not np.isfinite(points).all():
-        raise ValueError(f"{name}: it holds values that are not finite; look at the samples before measuring them")
+        raise ValueError(f"{name}: it contains values that are not finite; look at the samples before measuring them")
     return points
 
 

@@ -12,6 +12,7 @@ import trainer.task
 from moe.files import replacing
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.evaluation.judgement import check_features
 from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
@@ -82,6 +83,8 @@ def measure_run(
     if spec.likelihood:
         _check_likelihood(config)
     compared_with(config, spec.data)
+    if spec.features is not None:
+        check_features(spec.features, run_dir, spec.statistics)
     if spec.steps is not None:
         sampler_of(config, spec.steps, guidance=1.0)
         check_made_of(spec.steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)

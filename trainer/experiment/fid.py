@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +18,14 @@ from moe.files import replacing
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, data_ranks, joined
+from trainer.evaluation.fidelity.gaussian import gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.sets import FeatureSet, RealSource, Source, features_of
 from trainer.evaluation.fidelity.sources import DrawnExamples, Pictures, TrainingExamples
 from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
-from trainer.evaluation.frechet import gaussian_distance
-from trainer.flow import Condition
 from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
 from trainer.sampling.chosen import SamplerChoice
 from trainer.sampling.classes import chosen_classes
-from trainer.sampling.conditioning import Conditioning
-from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.sample import DrawingRequest
 from trainer.sampling.trained import restored_flow, shared
 
@@ -147,7 +144,9 @@ def run(request: FidRequest) -> int:
             "sampler": chosen.model_dump(mode="json"),
             **({"classes": classes} if classes else {}),
         }
-        samples = DrawnExamples(flow, chosen, _conditioning(request, flow, classes), guidance, request.seed)
+        num = request.drawing.number(flow.config, classes)
+        conditioning = flow.conditioning(num, seed=request.seed, classes=classes, shown=False)
+        samples = DrawnExamples(flow, chosen, conditioning, guidance, request.seed)
         if isinstance(real.source, TrainingExamples):
             real.source.decode_by(flow.parts.space, launch.device)
         _compare(request, launch, samples, real, told)
@@ -190,15 +189,6 @@ class _Real:
         if path is not None and statistics is not None and source is not None:
             statistics.check_made_of(path, data=source.digest, num=source.num)
         return cls(digest, statistics, source)
-
-
-def _conditioning(request: FidRequest, flow: TrainedFlow, classes: Sequence[int]) -> Conditioning:
-    """The conditions of all samples; what paths begin at is read when they are drawn."""
-    num = request.drawing.number(flow.config, classes)
-    if flow.parts.context is not None:
-        return flow.conditioning(num, seed=request.seed)
-    chosen = torch.tensor(classes or range(max(1, flow.config.data.num_classes)))
-    return Conditioning(Condition(label=chosen[torch.arange(num) % len(chosen)]))
 
 
 def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, told: dict[str, Any]) -> None:

@@ -247,7 +247,7 @@ def _network(
     )
     if not isinstance(network, nn.Module) or not isinstance(getattr(network, "blocks", None), nn.ModuleList):
         raise ValueError(
-            f"model: {config.model.kind} builds a {type(network).__name__}, which is no torch module with `blocks`; "
+            f"model: {config.model.kind} builds a {type(network).__name__}, which is not a torch module with `blocks`; "
             "give it a torch.nn.ModuleList of its layers by that name"
         )
     return network

@@ -11,7 +11,7 @@ GAUGES = {
     ),
     "migration_regret": (
         "moe_migration_regret",
-        "What the traffic costs more than under a fresh placement, as a share, at the last look.",
+        "Excess cost of the traffic over that under a newly searched placement, as a share, at the last check.",
     ),
     "time.placement_success_s": (
         "moe_placement_last_success_timestamp_seconds",

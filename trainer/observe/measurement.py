@@ -25,6 +25,8 @@ class MeasurementSpec:
         data: the real examples; None: those of the run.
         steps: file of searched grids, which are measured too; None: there is none.
         checkpoint: name of the checkpoint that is measured.
+        features: file of a network on whose features samples are compared too; None: there is none.
+        statistics: file of statistics of the real examples on those features; None: of those that are compared.
     """
 
     evaluations: tuple[int, ...]
@@ -34,6 +36,8 @@ class MeasurementSpec:
     data: AnyConfig | None = None
     steps: Path | None = None
     checkpoint: str = ""
+    features: Path | None = None
+    statistics: Path | None = None
 
 
 class Measurement(Protocol):

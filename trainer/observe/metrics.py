@@ -144,7 +144,7 @@ def _parse(path: Path, number: int, line: str) -> Record:
         raise _refusal(path, number, "record", "it is not an object", content)
     step = content.pop("step", None)
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise _refusal(path, number, "step", "it is not a whole number from 0", step)
+        raise _refusal(path, number, "step", "it is not a whole number of 0 or more", step)
     figures = dict(content)
     for group in MACHINE:
         words = figures.pop(group, {})
@@ -170,4 +170,4 @@ def _refusal(
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")

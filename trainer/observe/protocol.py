@@ -38,9 +38,9 @@ class Sink(Protocol):
     since the run began; what a loss is made of, as `LossTerms.terms` names it; where pairs have weights,
     `effective_share` and, as `Tilt` in trainer/training/tilt.py says, `data_mean_tilt`, `data_variance_tilt`,
     `source_mean_tilt`, `source_variance_tilt`), or `time.` or `memory.` and a word
-    for what differs between two equal runs: `time.step_s`, `time.data_wait_s` (seconds a step), `time.samples_per_s`, `time.tokens_per_s` (of text),
-    `time.model_flops_per_s`, `time.mfu` (share of the devices' peak), `time.step_spread` (own work of the slowest
-    rank over the mean), `memory.peak_bytes` (largest of any rank).
+    for what differs between two equal runs: `time.step_s`, `time.data_wait_s` (seconds a step), `time.samples_per_s`,
+    `time.tokens_per_s` (of text), `time.model_flops_per_s`, `time.mfu` (share of the devices' peak),
+    `time.step_spread` (own work of the slowest rank over the mean), `memory.peak_bytes` (largest of any rank).
     """
 
     def stepped(self, step: int, seconds: float) -> None:

@@ -27,8 +27,8 @@ def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
     if not words:
         return ()
     count, names = config.data.num_classes, config.data.class_names
-    if config.flow is not None and config.flow.context is not None:
-        raise ValueError("--class: the run completes held-out images, which have their classes; leave it out")
+    if config.flow is not None and (config.flow.context is not None or config.flow.captions is not None):
+        raise ValueError("--class: the run draws for held-out examples, which have their classes; leave it out")
     if count == 0:
         raise ValueError("--class: the data of the run have no classes; leave it out")
     found: list[int] = []

@@ -86,7 +86,7 @@ class Conditioning:
 
 
 def conditioning_for(
-    config: RunConfig, parts: FlowParts, num: int, *, seed: int, classes: Sequence[int] = ()
+    config: RunConfig, parts: FlowParts, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True
 ) -> Conditioning:
     """Chooses the conditions of examples.
 
@@ -96,10 +96,11 @@ def conditioning_for(
         num: examples.
         seed: with the number of an example, it decides what is hidden of an image.
         classes: those that are drawn; empty: all.
+        shown: whether a person will see the examples beside what their paths begin at, which is then drawn too.
 
     Returns:
-        The classes in turn (0 where there are none). Where the network reads a context, those of the first held-out images;
-        there may be fewer than `num`.
+        The classes in turn (0 where there are none). Where the network reads a context, those of the first held-out
+        images; there may be fewer than `num`.
     """
     captions = config.flow and config.flow.captions
     if parts.context is None and captions is not None:
@@ -109,7 +110,7 @@ def conditioning_for(
     if parts.context is None:
         chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))
         label = chosen[torch.arange(num) % len(chosen)]
-        return Conditioning(Condition(label=label), beginnings=_beginnings(config, num, seed))
+        return Conditioning(Condition(label=label), beginnings=_beginnings(config, num, seed) if shown else None)
     batch = _held_out(config, num)
     images, labels = batch.x_1, batch.labels
     keys = [key & (2**63 - 1) for key in keys_of(torch.arange(len(images)), "context", seed=seed).tolist()]

@@ -58,9 +58,9 @@ class TrainedFlow:
         sample = self.sample.model_copy(update={"sampler": chosen})
         return replace(self, config=self.config.model_copy(update={"sample": sample}))
 
-    def conditioning(self, num: int, *, seed: int, classes: Sequence[int] = ()) -> Conditioning:
+    def conditioning(self, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True) -> Conditioning:
         """Conditions of examples: the classes in turn, or the contexts of held-out images; see `conditioning_for`."""
-        return conditioning_for(self.config, self.parts, num, seed=seed, classes=classes)
+        return conditioning_for(self.config, self.parts, num, seed=seed, classes=classes, shown=shown)
 
     def draw(
         self,

@@ -57,7 +57,7 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
         raise ValueError("--data: its images have several shapes, and latents have one; give images of one shape")
     check_restorable(config, folder)
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
+        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     dataset = trainer.data.build(source)
     launch = Launch.from_environment()
     with joined(launch, expert_parallel=1):

@@ -11,16 +11,18 @@ import torch.distributed as dist
 from moe.collective_trace import rank_path
 from moe.files import FileError, replacing
 from moe.placement.placement import Placement
-from trainer.checkpoint.intact import newest_checkpoint
+from trainer.checkpoint.intact import with_newest
 from trainer.config.digest import config_digest
 from trainer.config.file import load_config
+from trainer.config.layout import Layout
 from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig, TextSample
 from trainer.data.text.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
-from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
+from trainer.model.pretrained import check_restorable, check_sharing, restored_layout
+from trainer.sampling.restored import restored_together
 from trainer.sampling.text import RULE, continue_texts, readable
 from trainer.trace.clock import clock_of
 from trainer.trace.merge import merge
@@ -71,13 +73,28 @@ def run(request: GenerateRequest) -> int:
     """
     run_dir, seed = request.run_dir, request.seed
     launch = Launch.from_environment()
-    folder = newest_checkpoint(run_dir)
-    config = load_config(folder / "config.yaml")
-    if not (isinstance(config.model, GPTConfig) and isinstance(config.sample, TextSample)):
-        raise ValueError(
-            f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample verb"
-        )
-    tokenizer = run_tokenizer(config.data, folder)
+
+    def read(folder: Path) -> tuple[RunConfig, Tokenizer, Layout]:
+        config = load_config(folder / "config.yaml")
+        if not (isinstance(config.model, GPTConfig) and isinstance(config.sample, TextSample)):
+            raise ValueError(
+                f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample "
+                "verb"
+            )
+        check_sharing(config, launch.world_size)
+        check_restorable(config, folder)
+        return config, run_tokenizer(config.data, folder), restored_layout(config, folder, launch.world_size)
+
+    def placed(layout: Layout) -> Layout:
+        if request.placement is None or layout.placement is None:
+            return layout
+        assert config.moe is not None
+        placement = _placement(request.placement, layout.placement)
+        return replace(layout, placement=placement, relay_ranks=placement.relay_ranks(config.moe.dispatch))
+
+    config, tokenizer, layout = with_newest(run_dir, read)
+    assert isinstance(config.model, GPTConfig)
+    assert isinstance(config.sample, TextSample)
     option, num_tokens = _num_tokens(request, config.sample.num_tokens, tokenizer)
     temperature = config.sample.temperature if request.temperature is None else request.temperature
     context, starts = config.model.context, _starts(request, tokenizer)
@@ -93,23 +110,16 @@ def run(request: GenerateRequest) -> int:
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest {unit}, 1 for all")
-    check_sharing(config, launch.world_size)
     if request.record is not None and launch.world_size == 1:
         raise ValueError("--record: one rank sends nothing; start the ranks that share the experts with torchrun")
-    layout = restored_layout(config, folder, launch.world_size)
-    if request.placement is not None and layout.placement is not None:
-        assert config.moe is not None
-        placement = _placement(request.placement, layout.placement)
-        layout = replace(layout, placement=placement, relay_ranks=placement.relay_ranks(config.moe.dispatch))
-    check_restorable(config, folder)
+    layout = placed(layout)
     sizes = {"expert_parallel": layout.expert_parallel, "tensor_parallel": layout.tensor_parallel}
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
-        model = restore(config, layout, folder).to(launch.device)
+        restored = restored_together(run_dir, launch, placed)
+        model, layout = restored.model.to(launch.device), restored.layout
         recorder = None if request.record is None else _recorder(request.record, config, model, launch)
         with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
-            texts = continue_texts(
-                model, starts, num_tokens, tokenizer=tokenizer, temperature=temperature, seed=seed
-            )
+            texts = continue_texts(model, starts, num_tokens, tokenizer=tokenizer, temperature=temperature, seed=seed)
         if recorder is not None:
             recorder.write()
             dist.barrier()

@@ -8,11 +8,12 @@ again before the next step:
                           of every token that was sampled here (S sequences in the group), padded
 No message tells sizes: each rank knows how many rows every rank had in every block. The prompt's forward pass gathers
 keys and values in every block, as training does, and its own last all-gather carries tokens alone. Two all-gathers
-come first: 24 bytes a rank (prompts, their length, a seed), then the prompts, 1 byte a token or, of a vocabulary of more
-than 256, 4.
+come first: 24 bytes a rank (prompts, their length, a seed), then the prompts, 1 byte a token, or 4 where the vocabulary
+is larger than 256.
 A token begins a step on the rank where the one before it ended. With tokens at home, none of this is sent.
 
-Shape suffixes: T rows on this rank, S sequences of the group, V tokens of the vocabulary; W s: bytes of a row's keys and values.
+Shape suffixes: T rows on this rank, S sequences of the group, V tokens of the vocabulary; W s: bytes of a row's keys
+and values.
 """
 
 from collections.abc import Callable, Sequence

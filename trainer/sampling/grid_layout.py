@@ -80,9 +80,7 @@ def grid_layout(num: int, height: int, width: int, columns: int, heading: int = 
     return next((layout for layout in layouts if layout.fits), layouts[-1])
 
 
-def _layout(
-    num: int, height: int, width: int, columns: int, heading: int, enlarged: int, reduced: int
-) -> GridLayout:
+def _layout(num: int, height: int, width: int, columns: int, heading: int, enlarged: int, reduced: int) -> GridLayout:
     gap = max(1, enlarged // 4)
     height, width = (-(-pixels * enlarged // reduced) for pixels in (height, width))
     most = max(1, (MOST_PIXELS - gap) // (width + gap))

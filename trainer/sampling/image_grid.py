@@ -44,7 +44,7 @@ def image_grid(images: NDArray[np.floating], columns: int, path: Path, headings:
     for band in layout.bands:
         canvas = np.full((layout.band_height, layout.band_width, channels), 255, dtype=np.uint8)
         for row in range(layout.rows):
-            for place, cell in enumerate(cells[row * columns :][: columns][band.start : band.stop]):
+            for place, cell in enumerate(cells[row * columns :][:columns][band.start : band.stop]):
                 top = layout.gap + row * (layout.height + layout.gap)
                 left = layout.gap + place * (layout.width + layout.gap)
                 canvas[top : top + layout.height, left : left + layout.width] = _reduced(cell, layout.reduced)

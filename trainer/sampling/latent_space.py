@@ -137,7 +137,7 @@ def check_latents(config: RunConfig) -> None:
     index, _ = read_latents(latent.path)
     if index.digest != latent.digest:
         remedy = "bring the folder back, or leave the field out to start another run"
-        problem = f"is {latent.digest} where the index says {index.digest}"
+        problem = f"is {latent.digest} but the index says {index.digest}"
         raise FileError(latent.path, "flow.latent.digest", problem, remedy)
     autoencoder_config, entry = _autoencoder_config(latent)
     check_restorable(autoencoder_config, latent.path / entry.autoencoder)

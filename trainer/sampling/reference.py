@@ -62,7 +62,7 @@ class Reference:
             raise FileError(
                 reference.folder / WEIGHTS,
                 "digest",
-                f"is {reference.digest} where the run began with {config.digest}",
+                f"is {reference.digest} but the run began with {config.digest}",
                 "bring that checkpoint back, or start another run",
             )
         return reference

@@ -75,6 +75,4 @@ def restored_together(
             return restored
         if not any(gone for _, gone in problems):
             raise ValueError(next(told for told, _ in problems if told))
-    raise ValueError(
-        f"run_dir: {run_dir} deletes its checkpoints faster than they are read; raise its checkpoint.keep"
-    )
+    raise ValueError(f"run_dir: {run_dir} deletes its checkpoints faster than they are read; raise its checkpoint.keep")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +22,7 @@ from trainer.sampling.preview import plot_points
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
 from trainer.trace.drawing import DrawingTrace
 
-ABOUT = 80
+MOST = 80
 """Images of a grid where nobody says how many."""
 
 
@@ -93,8 +93,8 @@ class DrawingRequest:
 
     Attributes:
         run_dir: folder of the run.
-        num: images or points; None: of images about 80, of each class as many; of points as many as the run's own
-            pictures show.
+        num: images or points; None: of each class as many images as the run's own grids show, but no more than 80 in
+            all, or 80 where there is one class; as many points as the run's own plots show.
         classes: names or numbers of the classes that are drawn; empty: all.
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
@@ -107,7 +107,7 @@ class DrawingRequest:
     classes: tuple[str, ...] = ()
     guidance: float | None = None
     seed: int = 0
-    sampler: SamplerChoice = SamplerChoice()
+    sampler: SamplerChoice = field(default_factory=SamplerChoice)
     shape: str | None = None
 
     def check(self) -> None:
@@ -159,7 +159,10 @@ class DrawingRequest:
         if isinstance(config.sample, PointSample):
             return config.sample.num
         count = len(classes) or max(1, config.data.num_classes)
-        return min(count, ABOUT) * max(1, ABOUT // count)
+        if count == 1:
+            return MOST
+        assert isinstance(config.sample, ImageSample)
+        return min(count, MOST) * max(1, min(config.sample.per_class, MOST // count))
 
 
 @contextmanager

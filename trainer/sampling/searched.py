@@ -46,7 +46,8 @@ def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *,
     number = max(StepsFile.read(path).grids) if evaluations is None else evaluations
     if number < 1 or number % segments:
         least = max(1, number // segments) * segments
-        raise ValueError(f"--evaluations: {number} is no positive multiple of {segments} (segments); use {least}")
+        unfit = "is below 1" if number < 1 else f"does not divide among {segments} segments"
+        raise ValueError(f"--evaluations: {number} {unfit}; use {least}")
     chosen = euler_of(own, EulerConfig(steps=number // segments, times=path))
     check_drawn_by(config, chosen, guidance)
     return chosen

@@ -143,6 +143,7 @@ def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterato
         ValueError: the run has no complete checkpoint or follows no flow, or its examples have another shape or other
             classes than the data.
     """
+
     def checked(folder: Path) -> RunConfig:
         config = _config_of(run_dir, folder)
         check_restorable(config, folder)

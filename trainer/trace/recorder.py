@@ -140,7 +140,7 @@ class Recorder:
         name = self._group_names.get(call.group_name, call.group_name)
         if self._groups.setdefault(name, call.ranks) != call.ranks:
             raise ValueError(
-                f"group_names.{name}: stands for ranks {self._groups[name]} and {call.ranks} on rank {self._rank}; "
+                f"group_names.{name}: names ranks {self._groups[name]} and also {call.ranks} on rank {self._rank}; "
                 "give every process group that a rank takes part in a name of its own"
             )
         beside = self._clock.beside()

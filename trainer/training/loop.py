@@ -31,6 +31,7 @@ from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
 from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.distributed.process.verdict import conclude
 from trainer.distributed.process.vigil import vigil_over_run
 from trainer.distributed.process.watchdog import watchdog
 from trainer.flow.coupling.gather import gathered
@@ -68,6 +69,7 @@ def train(
     task: Callable[[], Task[Any]],
     dataset: Dataset,
     sinks: Callable[[int], list[Sink]],
+    stop: StopRequest,
 ) -> int:
     """Trains until the last step of the run, from its newest whole checkpoint if there is one.
 
@@ -78,6 +80,7 @@ def train(
         task: builds what the run learns, once the process groups exist.
         dataset: what the run learns from.
         sinks: opens what rank 0 sends figures to, from the step that the run goes on from; empty elsewhere.
+        stop: listens from the first step on.
 
     Returns:
         0, or 75 if the run was told to stop: it has saved and wants to be started again.
@@ -109,7 +112,9 @@ def train(
                         return 0
                 training = _Training(config, layout, launch, task(), dataset, sinks(step_of(resumes)), resumes)
                 limit_collectives(limits.collective_timeout_s)
-                with training.stop.listening(), deterministic_operations(config.run.deterministic):
+                training.stop = stop
+                stop.listen()  # a stop before that has nothing to save
+                with deterministic_operations(config.run.deterministic):
                     stopped = training.run(watch.beat)
         except Exception as error:
             dump_failure(folder, launch.rank, launch.world_size, error)
@@ -177,9 +182,7 @@ class _Training:
         self.bad_examples = BadExampleList(
             config.run.dir / "bad_samples.txt",
             started=self.started,
-            num_examples=sum(
-                every.count(split) for every in (dataset, dataset.source) if every for split in SPLITS
-            ),
+            num_examples=sum(every.count(split) for every in (dataset, dataset.source) if every for split in SPLITS),
             max_bad_share=config.data_loading.max_bad_share,
         )
         self.held_out = HeldOut(config, layout, launch.rank, dataset, self.bad_examples)
@@ -248,8 +251,9 @@ class _Training:
             if stops:
                 self.checkpointer.wait()
                 stopped = step < config.optim.steps
-                if stopped and self.launch.rank == 0:
-                    print(self.stop.farewell(config.run.dir, f"saved at step {step}"), file=sys.stderr, flush=True)
+                if stopped:
+                    nodes = self.launch.world_size // self.launch.local_world_size
+                    conclude(EX_TEMPFAIL, self.stop.farewell(config.run.dir, f"saved at step {step}", nodes))
                 return stopped
             beat()
         self.checkpointer.wait()

@@ -12,6 +12,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.consistency import compare_for_good
 from trainer.distributed.groups import TIMEOUT_S, Launch
 from trainer.distributed.process.lock import locked
+from trainer.distributed.process.stop import StopRequest
 from trainer.observe.protocol import Sink
 from trainer.training.facts import resolved
 from trainer.training.preflight import preflight
@@ -38,7 +39,9 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
     config = checked.config
     dataset = trainer.data.build(config.data, config.source, config.flow and config.flow.captions)
     compare_for_good("resolved", resolved(config, dataset, launch), patience_s=TIMEOUT_S)  # nodes may list data long
+    stop = StopRequest()
     with ExitStack() as closing:
+        closing.callback(stop.end)  # last: files are closed before
         claimed: list[Sink] = []
         if launch.rank == 0:
             claimed = _claim(config, step_of(checked.newest), closing)
@@ -50,7 +53,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
             return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
 
         try:
-            return train(config, checked.layout, launch, lambda: task(config), dataset, sinks)
+            return train(config, checked.layout, launch, lambda: task(config), dataset, sinks, stop)
         except FileError:
             raise
         except ValueError as error:

@@ -230,7 +230,7 @@ def require_sources(statistics: RoutingStatistics) -> NDArray[np.int64]:
         ValueError: The trace does not say on which rank of the group a token was."""
     if statistics.source_counts is None:
         raise ValueError(
-            "source_rank: the ranks that recorded the trace are no whole number of expert-parallel groups; "
+            "source_rank: the ranks that recorded the trace do not form complete expert-parallel groups; "
             "choose nodes * ranks_per_node that divides the trace's world_size, or objective coherent"
         )
     return statistics.source_counts

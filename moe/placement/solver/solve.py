@@ -80,7 +80,7 @@ def solve(
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: unknown ({objective}); choose from {', '.join(OBJECTIVES)}")
     if seed < 0:
-        raise ValueError(f"seed: must be at least 0 ({seed}); give a whole number from 0 on")
+        raise ValueError(f"seed: must be at least 0 ({seed}); give a whole number of 0 or more")
     fitting = SOLVERS[objective]
     least = slots_per_rank(statistics.num_experts, topology.num_ranks)
     if solver == "auto":

@@ -36,7 +36,7 @@ def dependencies(trace: RankTrace) -> Dependencies:
     for node in trace.nodes:
         for other in node.data:
             if other not in places:
-                problem = f"needs node {other}, which is not there"
+                problem = f"needs node {other}, which does not exist"
                 raise InputError(trace.path, f"node {node.id}: data_deps", problem, _REMEDY)
         data.append([places[other] for other in dict.fromkeys(node.data)])
         both.append([places[other] for other in dict.fromkeys((*node.data, *node.control)) if other in places])

@@ -68,7 +68,7 @@ def find_traces(path: Path) -> list[Path]:
             files_by_prefix.setdefault((match["form"], match["prefix"] or ""), {})[int(match["rank"])] = file
     forms = [form for form in ("et", "json") if any(key[0] == form for key in files_by_prefix)]
     if not forms:
-        raise InputError(path, "file", "no execution traces are there", "give a folder or prefix of NAME.RANK.et files")
+        raise InputError(path, "file", "contains no execution traces", "give a folder or prefix of NAME.RANK.et files")
     prefixes = sorted(prefix for form, prefix in files_by_prefix if form == forms[0])
     if len(prefixes) > 1:
         problem = f"holds {len(prefixes)} traces ({', '.join(prefixes)!r:.60})"
@@ -89,7 +89,7 @@ def read_rank(path: Path) -> RankTrace:
     """
     trace = _read_json(path) if path.suffix == ".json" else _read_messages(path)
     if not trace.nodes:
-        raise InputError(path, "file", "holds no nodes", _REMEDY)
+        raise InputError(path, "file", "contains no nodes", _REMEDY)
     seen: set[int] = set()
     for node in trace.nodes:
         if node.id in seen:
@@ -120,7 +120,7 @@ def _read_messages(path: Path) -> RankTrace:
             place = f"message {position}"
             nodes.append(read_node(message, earlier=earlier))
     except WireError as error:
-        raise InputError(path, place, f"is no execution trace, or damaged: {error}", _REMEDY) from None
+        raise InputError(path, place, f"is not an execution trace, or damaged: {error}", _REMEDY) from None
     return RankTrace(path, _groups(metadata or {}), nodes)
 
 
@@ -165,7 +165,7 @@ def read_json(path: Path) -> object:
     try:
         return parse_json(text)
     except ValueError:
-        raise InputError(path, "file", "is no JSON, or cut off", "correct it") from None
+        raise InputError(path, "file", "is not JSON, or cut off", "correct it") from None
 
 
 def read_groups(path: Path) -> dict[str, Sequence[int]]:
@@ -176,8 +176,8 @@ def read_groups(path: Path) -> dict[str, Sequence[int]]:
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(path, "file", "is no mapping", 'write {"0": [0, 1]}')
+        raise InputError(path, "file", "is not a mapping", 'write {"0": [0, 1]}')
     for name, ranks in content.items():
         if not isinstance(ranks, list) or any(type(rank) is not int or rank < 0 for rank in ranks):
-            raise InputError(path, f"{name:.40}", "is no list of ranks", "write ranks such as [0, 1]")
+            raise InputError(path, f"{name:.40}", "is not a list of ranks", "write ranks such as [0, 1]")
     return content

@@ -52,7 +52,7 @@ class Member(NamedTuple):
         if value is None:
             return None
         if not isinstance(value, int) or not 0 <= value < most:
-            raise self.refuse(name, f"is no number from 0 to {most - 1} ({value!r:.40})")
+            raise self.refuse(name, f"is not a number from 0 to {most - 1} ({value!r:.40})")
         return value
 
     def size(self) -> int:
@@ -97,22 +97,24 @@ def meeting(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> M
         problem = f"no file says which ranks are in group {group!r:.40}"
         raise member.refuse("pg_name", problem, "write workload.groups: a JSON file {name: [ranks]}")
     if rank not in groups[group]:
-        raise member.refuse("pg_name", f"rank {rank} is no member of group {group!r:.40}", "correct the group")
+        raise member.refuse("pg_name", f"rank {rank} is not a member of group {group!r:.40}", "correct the group")
     dimensions = node.attributes.get("involved_dim")
     if isinstance(dimensions, tuple) and not all(dimensions):
         remedy = "write the group as pg_name, and its ranks in workload.groups"
-        raise member.refuse("involved_dim", "names some dimensions of a network that is not there", remedy)
+        raise member.refuse("involved_dim", "names some dimensions of a network that does not exist", remedy)
     if node.type is NodeType.COMM_COLL_NODE:
         if node.collective is None:
             raise member.refuse("comm_type", "is missing")
         if not node.collective or node.collective in _UNSUPPORTED:
-            problem = f"is no collective that is simulated ({node.collective or node.attributes['comm_type']!r:.40})"
+            problem = (
+                f"is not a collective that can be simulated ({node.collective or node.attributes['comm_type']!r:.40})"
+            )
             raise member.refuse("comm_type", problem, f"use {', '.join((*_COLLECTIVES, 'barrier'))}")
         return Meeting(("group", group), groups[group], group)
     own, other = ("comm_src", "comm_dst") if node.type is NodeType.COMM_SEND_NODE else ("comm_dst", "comm_src")
     peer, tag = member.integer(other), node.attributes.get("comm_tag", 0)
     if peer is None or peer == rank or peer not in groups[group]:
-        raise member.refuse(other, f"is no other member of the group ({peer})", "write the rank of the peer")
+        raise member.refuse(other, f"is not another member of the group ({peer})", "write the rank of the peer")
     if member.integer(own) not in (None, rank):
         raise member.refuse(own, f"is not the rank of the file ({member.integer(own)})")
     src, dst = (rank, peer) if own == "comm_src" else (peer, rank)
@@ -189,7 +191,7 @@ def _broadcast(op: str, members: Sequence[Member], ranks: Sequence[int]) -> Oper
     _same(members, ranks, "comm_size")
     root = _same(members, ranks, ROOT)
     if root is not None and root not in ranks:
-        raise members[0].refuse(ROOT, f"is no member of the group ({root})")
+        raise members[0].refuse(ROOT, f"is not a member of the group ({root})")
     position = 0 if root is None else list(ranks).index(root)
     return Operation(op, len(members), blocks=(members[0].size(),), root=position)
 

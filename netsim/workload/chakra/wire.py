@@ -48,7 +48,7 @@ class Field(NamedTuple):
             WireError: The field is no VARINT.
         """
         if not isinstance(self.value, int):
-            raise WireError(f"field {self.number} is no integer")
+            raise WireError(f"field {self.number} is not an integer")
         return self.value
 
     def content(self) -> bytes:
@@ -58,7 +58,7 @@ class Field(NamedTuple):
             WireError: The field has no length.
         """
         if self.wire is not Wire.LENGTH or isinstance(self.value, int):
-            raise WireError(f"field {self.number} is no text and no message")
+            raise WireError(f"field {self.number} is neither text nor a message")
         return self.value
 
     def text(self) -> str:
@@ -70,7 +70,7 @@ class Field(NamedTuple):
         try:
             return self.content().decode("utf-8")
         except UnicodeDecodeError:
-            raise WireError(f"field {self.number} is no UTF-8 text") from None
+            raise WireError(f"field {self.number} is not UTF-8 text") from None
 
     def integers(self) -> Iterator[int]:
         """One VARINT, or as many as are packed into the content.

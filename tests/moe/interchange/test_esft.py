@@ -90,11 +90,11 @@ def test_real_routing_survives(tmp_path: Path) -> None:
         (1, "1\t2\t\t0.5\t0.5\n\n1\t2\t3\t\t1\t1\t1\n", "line 3: 3 ids are not 2 a token; give --top-k"),
         (1, "1\t2\t\t0.5\n", "line 1: has 2 ids and 1 weights"),
         (1, "1\t2\t\t0.5\tnan\n", "line 1: a weight is NaN"),
-        (1, "1\t2\t\t0.5\ty\n", "line 1: the weights are no numbers"),
-        (1, "", "holds no sequences"),
+        (1, "1\t2\t\t0.5\ty\n", "line 1: the weights are not numbers"),
+        (1, "", "contains no sequences"),
         (2, "1\t2\t\t0.5\t0.5\n1\t2\t\t0.5\t0.5\n", "has 2 sequences where expert_weights_1.txt has 1"),
         (2, "1\t2\t0\t3\t\t1\t1\t1\t1\n", "sequence 0: has 2 tokens where expert_weights_1.txt has 1"),
-        (2, "999999999\t2\t\t1\t1\n", "the largest is 999999999, which is no expert"),
+        (2, "999999999\t2\t\t1\t1\n", "the largest is 999999999, which is not an expert"),
     ],
 )
 def test_malformed_scores_are_refused_in_one_line(
@@ -109,7 +109,7 @@ def test_malformed_scores_are_refused_in_one_line(
 def test_folders_that_do_not_belong_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     out = ("--from", "esft", "--top-k", 2, "--out", tmp_path / "out.npz")
-    assert "holds no expert_weights_LAYER.txt" in refusal(capsys, "import", tmp_path / "empty", *out)
+    assert "contains no expert_weights_LAYER.txt" in refusal(capsys, "import", tmp_path / "empty", *out)
     for name, layer in (("a", 1), ("b", 2)):
         write_scores(tmp_path / name, *drawn(3, 1, 4, 2, seed=0), np.zeros(3, int), first_layer=layer)
     assert "layer" in refusal(capsys, "import", tmp_path / "a", tmp_path / "b", *out)

@@ -119,7 +119,7 @@ def test_malformed_files_are_refused_with_layer_gpu_and_count(text: str, problem
 
 def test_files_that_are_no_text_or_of_another_shape_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.csv").write_bytes(b"Expert,Node\n\xff\xfe,1\n")
-    with pytest.raises(ValueError, match=r"bytes\.csv: file: is no CSV text"):
+    with pytest.raises(ValueError, match=r"bytes\.csv: file: is not CSV text"):
         read_csv(tmp_path / "bytes.csv", 8, 1, 4)
     with pytest.raises(ValueError, match=r"none\.csv: file: cannot be read \(No such file or directory\); check"):
         read_csv(tmp_path / "none.csv", 8, 1, 4)

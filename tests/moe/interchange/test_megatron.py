@@ -80,7 +80,7 @@ def test_stages_other_than_before_dispatch_are_left_out_by_name(
     assert "2 tokens, 1 layers" in said
     assert "left out 1 records of stage post_dispatch" in said
     path.write_text(json.dumps(lines[1]))
-    assert "holds no record of stage pre_dispatch (1 records of stage post_dispatch)" in refusal(
+    assert "contains no record of stage pre_dispatch (1 records of stage post_dispatch)" in refusal(
         capsys, "import", path, *options
     )
 
@@ -89,11 +89,11 @@ def test_stages_other_than_before_dispatch_are_left_out_by_name(
     ("change", "told"),
     [
         ({"num_tokens": 3}, "line 1: top_indices: is (2, 2) where num_tokens and topk are (3, 2)"),
-        ({"top_indices": [[1], [2, 3]]}, "line 1: top_indices: is no rectangle"),
-        ({"top_indices": [[1, -1], [2, 3]]}, "holds -1 to 3, which are no experts"),
-        ({"rank": -1}, "line 1: rank: is no whole number from 0 on (-1)"),
-        ({"step": True}, "line 1: step: is no whole number"),
-        ({"layer": None}, "line 1: layer: is no whole number from 0 on (None)"),
+        ({"top_indices": [[1], [2, 3]]}, "line 1: top_indices: is not a rectangle"),
+        ({"top_indices": [[1, -1], [2, 3]]}, "holds -1 to 3, which are not numbers of experts"),
+        ({"rank": -1}, "line 1: rank: is not a whole number of 0 or more (-1)"),
+        ({"step": True}, "line 1: step: is not a whole number"),
+        ({"layer": None}, "line 1: layer: is not a whole number of 0 or more (None)"),
         ({"top_indices": [[1], [2]], "topk": 1}, "step 0, layer 1: topk is not 1"),
         ({"layer": 2}, "step 1: layer 0 is not in every step of every rank"),
         ({"num_tokens": 1, "top_indices": [[1, 2]]}, "step 0, layer 1: has tokens [2] where layer 0 has [1]"),

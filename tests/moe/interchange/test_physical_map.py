@@ -97,11 +97,11 @@ def test_the_example_of_vllm_is_read_as_its_other_tables_say(tmp_path: Path) -> 
         ("[[0, 1", "document: is not JSON"),
         ("{}", "physical_to_logical_map: is missing"),
         ('{"logical_count": [[1, 2]]}', "physical_to_logical_map: is missing (logical_count)"),
-        ("[]", "is no rectangle of whole numbers [layers, physical experts]"),
-        ("[[0, 1, 2, 3], [0, 1]]", "is no rectangle"),
-        ("[[0.5, 1, 2, 3]]", "is no rectangle"),
+        ("[]", "is not a rectangle of whole numbers [layers, physical experts]"),
+        ("[[0, 1, 2, 3], [0, 1]]", "is not a rectangle"),
+        ("[[0.5, 1, 2, 3]]", "is not a rectangle"),
         ("[[0, 1, 2]]", "3 physical experts do not divide among 4 ranks"),
-        ("[[0, 1, 2, -3]]", "expert -3 is none of the 3 experts"),
+        ("[[0, 1, 2, -3]]", "expert -3 is not one of the 3 experts"),
         ("[[0, 1, 2, 3], [0, 1, 2, 2]]", "physical_to_logical_map.1: expert 3 is in no slot"),
         ("[[0, 1, 2, 2, 1, 3, 0, 3]]", "physical_to_logical_map.0: expert 2 is twice on rank 1"),
         ("[[0, 1, 2, 9000000000000000000]]", "expert 3 is in no slot"),
@@ -123,7 +123,7 @@ def test_what_a_system_cannot_express_is_refused(tmp_path: Path, capsys: pytest.
     out = tmp_path / "out.json"
     assert "MoE layers alone" in refusal(capsys, "export", path, "--to", "vllm", out, "--dense-layers", "0")
     assert "--to: unknown format (tensorrt)" in refusal(capsys, "export", path, "--to", "tensorrt", out)
-    assert "--dense-layers: 7 is none of the 3" in refusal(
+    assert "--dense-layers: 7 is not one of the 3" in refusal(
         capsys, "export", path, "--to", "sglang", out, "--dense-layers", "7"
     )
     document = json.loads(path.read_text())

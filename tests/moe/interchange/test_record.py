@@ -222,11 +222,11 @@ def test_texts_are_lines_or_json_lines(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": " one\\ntwo"}\n\n{"text": ""}\n')
     assert read_texts(tmp_path / "texts.jsonl") == [" one\ntwo"]
     for content, told in (
-        (b"{}", "line 1: text: is no text"),
+        (b"{}", "line 1: text: is not text"),
         (b"{", "line 1: is not JSON"),
-        (b"\xff", "is no text in UTF-8"),
-        (b"\n", "holds no texts"),
-        (b"[1]", "line 1: text: is no text"),
+        (b"\xff", "is not UTF-8 text"),
+        (b"\n", "contains no texts"),
+        (b"[1]", "line 1: text: is not text"),
     ):
         (tmp_path / "texts.jsonl").write_bytes(content)
         with pytest.raises(ValueError, match=told):

@@ -44,7 +44,7 @@ def test_no_trace_is_made_of_counts(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "counts.json"
     path.write_text('{"logical_count": [[1, 2], [3, 4]]}')
     said = refusal(capsys, "import", path, *FORM, "--out", tmp_path / "routing.npz")
-    assert "logical_count: has counts [2, 2], and no trace can be told from counts; give --nodes" in said
+    assert "logical_count: has counts [2, 2], from which no routing trace can be made; give --nodes" in said
 
 
 def records(passes: list[np.ndarray], rank: int, prefill: bool = False) -> list[dict[str, Any]]:
@@ -122,18 +122,21 @@ def without(document: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("document", "told"),
     [
-        ([1], "document: is no mapping"),
+        ([1], "document: is not a mapping"),
         ({}, "records: holds neither logical_count nor records ()"),
         ({"records": []}, "records: holds neither"),
-        ({"records": [3]}, "records.0: is no mapping of names to values (3)"),
+        ({"records": [3]}, "records.0: is not a mapping of names to values (3)"),
         (without(sound(), "topk_ids_of_layer"), "records.0: has no topk_ids_of_layer; dump it in mode per_token"),
-        (without(sound(), "rank"), "records.0.rank: is no whole number from 0 on (None)"),
-        (without(sound(), "positions"), "records.0.positions: is no rectangle"),
+        (without(sound(), "rank"), "records.0.rank: is not a whole number of 0 or more (None)"),
+        (without(sound(), "positions"), "records.0.positions: is not a rectangle"),
         ({**sound(), "last_physical_to_logical_map": torch.zeros(2, 4).int()}, "has 1 layers where last_physical"),
-        ({**sound(), "last_physical_to_logical_map": torch.zeros(1, 3).int()}, "3 is none of the 3 physical experts"),
-        ({**sound(), "last_physical_to_logical_map": torch.zeros(1, 4)}, "last_physical_to_logical_map: is no rect"),
-        ({"logical_count": [[1, -1]]}, "logical_count: holds -1 to 1, which count nothing"),
-        ({"logical_count": [1, 2]}, "logical_count: is no rectangle of whole numbers [..., layers, experts]"),
+        (
+            {**sound(), "last_physical_to_logical_map": torch.zeros(1, 3).int()},
+            "3 is not one of the 3 physical experts",
+        ),
+        ({**sound(), "last_physical_to_logical_map": torch.zeros(1, 4)}, "last_physical_to_logical_map: is not a rect"),
+        ({"logical_count": [[1, -1]]}, "logical_count: holds -1 to 1, which cannot be counts"),
+        ({"logical_count": [1, 2]}, "logical_count: is not a rectangle of whole numbers [..., layers, experts]"),
         ({"logical_count": torch.zeros(2, 4).int()}, "logical_count: has counts [2, 4]"),
     ],
 )
@@ -157,7 +160,7 @@ def test_a_dump_that_would_run_code_is_refused(
     monkeypatch.chdir(tmp_path)
     torch.save({"records": Pickled()}, tmp_path / "dump.pt")
     said = refusal(capsys, "import", tmp_path / "dump.pt", *FORM, "--out", tmp_path / "out.npz")
-    assert "is no whole file of tensors and plain values (UnpicklingError)" in said
+    assert "is not a complete file of tensors and plain values (UnpicklingError)" in said
     assert not (tmp_path / "planted").exists()
 
 
@@ -172,4 +175,4 @@ def test_counts_of_nothing_and_slots_that_do_not_suffice_are_refused(
     assert "--slots-per-rank: 9 are not between 1 and 4" in refusal(
         capsys, "import", path, *FORM, *GROUP, "--slots-per-rank", 9, *out
     )
-    assert "--nodes: says nothing without" in refusal(capsys, "import", path, *FORM, "--nodes", 1, *out)
+    assert "--nodes: is needed together with" in refusal(capsys, "import", path, *FORM, "--nodes", 1, *out)

@@ -70,10 +70,10 @@ def test_other_costs_are_refused_with_the_known_ones(text: str) -> None:
         (np.eye(4) - 1, "negative"),
         (np.where(np.eye(4), 0, np.nan), "NaN"),
         (np.where(np.eye(4), 0, 1e200), r"holds 1e\+200"),
-        (np.ones((4, 4), complex), "is no plain array of numbers"),
-        (np.zeros((4, 4), [("a", "i4"), ("b", "f4")]), "is no plain array of numbers"),
-        (np.array([["a"] * 4] * 4), "is no plain array of numbers"),
-        (np.array([{}], dtype=object), "is no plain array of numbers"),
+        (np.ones((4, 4), complex), "is not a plain array of numbers"),
+        (np.zeros((4, 4), [("a", "i4"), ("b", "f4")]), "is not a plain array of numbers"),
+        (np.array([["a"] * 4] * 4), "is not a plain array of numbers"),
+        (np.array([{}], dtype=object), "is not a plain array of numbers"),
     ],
 )
 def test_matrices_that_are_no_cost_are_refused(matrix: np.ndarray, problem: str, tmp_path: Path) -> None:

@@ -92,5 +92,5 @@ def test_rates_are_those_of_the_hosts(tmp_path) -> None:
     assert rates is not None
     assert (rates.intra_bps, rates.inter_bps, rates.latency_s) == pytest.approx((3.6e12, 25e9, 1e-6))
     assert rates_of(tmp_path, {"kind": "graph"}) is None
-    with pytest.raises(FileError, match=r"scenario\.topology: holds no rates"):
+    with pytest.raises(FileError, match=r"scenario\.topology: contains no rates"):
         rates_of(tmp_path, topology | {"host_rate": "fast"})

@@ -60,7 +60,7 @@ def test_no_replicas_leave_every_slot_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("slots", "message"),
     [
-        ([0, 1, 2, 2], "slot_to_expert: is no order of 4 experts"),
+        ([0, 1, 2, 2], "slot_to_expert: is not an order of 4 experts"),
         ([0, 1, 2, 3, 0], "slot_to_expert: 5 slots of 2 ranks do not hold experts 0 to 3"),
         ([0, 1, 2, 0, 1, 2], "slot_to_expert: 6 slots of 2 ranks do not hold experts 0 to 3"),
         ([0, 1, 0, 2, 3, 1], "slot_to_expert: an expert is twice on one rank"),

@@ -216,23 +216,23 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         {"class": "not_mine:Thin"},
         "first.class",
         "not_mine cannot be imported (ModuleNotFoundError: No module named 'not_mine'); "
-        "run where the module lies, or install it",
+        "run from the folder that contains it, or install it",
     ),
     "module without its own": (
         {"class": "broken:Thin"},
         "first.class",
         "broken cannot be imported (ModuleNotFoundError: No module named 'a_module_that_is_not_there'); "
-        "run where the module lies, or install it",
+        "run from the folder that contains it, or install it",
     ),
     "no class": ({"class": "lenses:Thim"}, "first.class", "lenses has no class Thim; correct the name"),
     "no class at all": ({"class": "lenses:a_number"}, "first.class", "lenses has no class a_number; correct the name"),
-    "no colon": ({"class": "lenses.Thin"}, "first.class", "'lenses.Thin' names no class; write module:Class"),
-    "no text": ({"class": 3}, "first.class", "3 names no class; write module:Class"),
-    "nothing": ({"class": None}, "first.class", "None names no class; write module:Class"),
+    "no colon": ({"class": "lenses.Thin"}, "first.class", "'lenses.Thin' does not name a class; write module:Class"),
+    "no text": ({"class": 3}, "first.class", "3 does not name a class; write module:Class"),
+    "nothing": ({"class": None}, "first.class", "None does not name a class; write module:Class"),
     "kind beside class": (
         {"class": "lenses:Thin", "kind": "prism", "index": 1},
         "first.class",
-        "lenses:Thin stands beside kind prism; remove one of the two",
+        "lenses:Thin is given beside kind prism; remove one of the two",
     ),
     "method left open": (
         {"class": "lenses:Unwritten"},
@@ -271,19 +271,19 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "setting of another type": (
         {"class": "lenses:Thick", "index": 1, "layers": [1, "two"]},
         "first.layers.1",
-        "Input should be a valid integer, unable to parse string as an integer ('two'); use a whole number",
+        "must be an integer ('two'); use a whole number",
     ),
     "argument of another type": (
         {"class": "lenses:Thin", "index": "much"},
         "first.index",
-        "Input should be a valid number, unable to parse string as a number ('much'); use a number",
+        "must be a number ('much'); use a number",
     ),
     "value that is not offered": (
         {"class": "lenses:Thick", "index": 1, "glass": "crow"},
         "first.glass",
-        "Input should be 'crown' or 'flint' ('crow'); use crown",
+        "must be 'crown' or 'flint' ('crow'); use crown",
     ),
-    "kind that is misspelt": ({"kind": "prisn"}, "first.kind", "'prisn' is none of mirror, prism; use prism"),
+    "kind that is misspelt": ({"kind": "prisn"}, "first.kind", "'prisn' is not one of mirror, prism; use prism"),
 }
 
 

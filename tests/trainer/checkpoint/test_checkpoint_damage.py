@@ -77,7 +77,7 @@ def test_files_that_nobody_asks_for_may_be_damaged(tmp_path: Path) -> None:
     truncate(newest / "ranks/rank_00000.pt")
     assert newest_intact(tmp_path, ["ema.safetensors"]) == newest
     assert newest_apparently_intact(tmp_path, allow_rng_loss=True) == (newest, [])
-    with pytest.raises(FileError, match=r"none of 1 is whole \(the newest: .*rank_00000\.pt: length: is \d+ bytes"):
+    with pytest.raises(FileError, match=r"none of 1 is undamaged \(the newest: .*rank_00000\.pt: length: is \d+ bytes"):
         newest_apparently_intact(tmp_path, allow_rng_loss=False)
 
 
@@ -98,5 +98,5 @@ def test_a_save_that_did_not_end_is_no_checkpoint(tmp_path: Path) -> None:
     folder, skipped = newest_apparently_intact(tmp_path, allow_rng_loss=False)
     assert folder is None
     assert [line.split(": ")[1] for line in skipped] == ["marker"]
-    with pytest.raises(FileError, match="there is no complete one"):
+    with pytest.raises(FileError, match="there is no complete checkpoint"):
         newest_intact(tmp_path, FILES)

@@ -42,7 +42,7 @@ def test_a_checkpoint_without_a_fitting_placement_is_refused_where_experts_migra
         resumed_layout(config, layout, tmp_path)
     for field, sizes in (("num_layers", (3, EXPERTS)), ("num_experts", (LAYERS, 16))):
         Placement.contiguous(*sizes, 1, 2).write(tmp_path / "placement.json")
-        with pytest.raises(FileError, match=rf"placement\.json: {field}: is \d+ where the run has \d+; "):
+        with pytest.raises(FileError, match=rf"placement\.json: {field}: is \d+ but the run has \d+; "):
             resumed_layout(config, layout, tmp_path)
     Placement.contiguous(LAYERS, EXPERTS, 1, 4).write(tmp_path / "placement.json")
     assert resumed_layout(config, layout, tmp_path) == layout, "other ranks share the experts: they start as configured"

@@ -70,5 +70,5 @@ def test_damage_is_still_told_where_nothing_was_deleted(tmp_path: Path) -> None:
         newest_intact(tmp_path, FILES)
     shutil.rmtree(tmp_path / "step_00000010")
     assert complete_steps(tmp_path) == []
-    with pytest.raises(FileError, match="there is no complete one"):
+    with pytest.raises(FileError, match="there is no complete checkpoint"):
         newest_intact(tmp_path, FILES)

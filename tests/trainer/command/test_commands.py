@@ -128,7 +128,7 @@ def test_ranks_that_cannot_find_each_other_are_refused(capsys: pytest.CaptureFix
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "environment: WORLD_SIZE is 2" in refused(capsys, "train", DIGITS)
     monkeypatch.setenv("WORLD_SIZE", "two")
-    assert "environment: WORLD_SIZE is no number (two)" in refused(capsys, "train", DIGITS)
+    assert "environment: WORLD_SIZE is not a whole number of 1 or more (two)" in refused(capsys, "train", DIGITS)
     monkeypatch.delenv("WORLD_SIZE")
     assert Launch.from_environment() == Launch(0, 0, 1, 1)
 

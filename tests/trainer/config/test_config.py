@@ -7,6 +7,7 @@ import yaml
 
 from moe.config import TopKRouterConfig
 from moe.files import FileError
+from tests.trainer.data.texts import encoded, stories
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.config.constraints.plan import plan_layout
@@ -97,9 +98,9 @@ BAD_OVERRIDES = {
     "impossible date": ("run.dir=2024-13-45", "run.dir", "2024-13-45", "quote"),
     "not YAML": ("run.dir=[a", "run.dir", "[a", "quote"),
     "key twice": ("moe={num_experts: 4, num_experts: 8}", "moe", "num_experts: 8", "quote"),
-    "no equals sign": ("optim.steps", "optim.steps", "no override", "dotted.key=value"),
-    "no key": ("=5", "=5", "no override", "dotted.key=value"),
-    "empty part of a key": ("optim..steps=5", "optim..steps=5", "no override", "dotted.key=value"),
+    "no equals sign": ("optim.steps", "optim.steps", "not a setting", "dotted.key=value"),
+    "no key": ("=5", "=5", "not a setting", "dotted.key=value"),
+    "empty part of a key": ("optim..steps=5", "optim..steps=5", "not a setting", "dotted.key=value"),
     "inside a scalar": ("model.hidden.x=1", "model.hidden.x", "16", "model.hidden=VALUE"),
     "inside a list": ("optim.betas.0=1", "optim.betas", "tuple", "use a list"),
     "rule over two fields": ("model.hidden=60", "model.hidden", "60", "choose 64"),
@@ -206,25 +207,23 @@ SAMPLERS = (
     "causal_transition"
 )
 MISTAKES = {
-    "sample.sampler.kind=eulr": f"sample.sampler.kind: 'eulr' is none of {SAMPLERS}; use euler",
-    "sample.sampler.kind=9": f"sample.sampler.kind: '9' is none of {SAMPLERS}; use one of them",
+    "sample.sampler.kind=eulr": f"sample.sampler.kind: 'eulr' is not one of {SAMPLERS}; use euler",
+    "sample.sampler.kind=9": f"sample.sampler.kind: '9' is not one of {SAMPLERS}; use one of them",
     "flow.coupling={kind: gibbs_weighted, epsilon: nan}": (
-        "flow.coupling.epsilon: Input should be greater than 0 ('nan'); use a number above 0, or auto"
+        "flow.coupling.epsilon: must be greater than 0 ('nan'); use a number above 0, or auto"
     ),
     "flow.context={a: 1}": "flow.context: has no kind ({'a': 1}); give flow.context={kind: inpainting, a: ...}",
     "flow.couplng={}": "flow.couplng: is not permitted here ({}); write coupling, or remove it",
     "flow.path.sigmamin=1": "flow.path.sigmamin: is not permitted here (1); write sigma_min, or remove it",
-    "flow.time={kind: clipped, margin: 0.5}": (
-        "flow.time.margin: Input should be less than 0.5 (0.5); use a number below 0.5"
-    ),
+    "flow.time={kind: clipped, margin: 0.5}": ("flow.time.margin: must be less than 0.5 (0.5); use a number below 0.5"),
     "optim.nonsense=1": "optim.nonsense: is not permitted here (1); correct its name or remove it",
-    "optim.steps=0": "optim.steps: Input should be greater than 0 (0); use 1 or more",
-    "optim.lr=0": "optim.lr: Input should be greater than 0 (0); use a number above 0",
-    "run.seed=-1": "run.seed: Input should be greater than or equal to 0 (-1); use 0 or more",
-    "run.resume=nevr": "run.resume: Input should be 'auto' or 'never' ('nevr'); use never",
-    "evaluate=7": "evaluate: is no section (7); use settings, such as {key: value}",
+    "optim.steps=0": "optim.steps: must be greater than 0 (0); use 1 or more",
+    "optim.lr=0": "optim.lr: must be greater than 0 (0); use a number above 0",
+    "run.seed=-1": "run.seed: must be greater than or equal to 0 (-1); use 0 or more",
+    "run.resume=nevr": "run.resume: must be 'auto' or 'never' ('nevr'); use never",
+    "evaluate=7": "evaluate: is not a section (7); use settings, such as {key: value}",
     f"model.hidden={2**64}": "model.hidden: the number has more than 64 bits; write a smaller one",
-    "stages=[]": "stages: are no setting; write them in the file, and stages.NAME.key=value to change one",
+    "stages=[]": "stages: cannot be replaced as a whole; write them in the file; stages.NAME.key=value changes one",
 }
 
 
@@ -299,8 +298,8 @@ BAD_FILES = {
         "steps is written twice",
         "syntax",
     ),
-    "section missing": (MINIMAL.replace("optim", "optimizer"), "optim", "missing (and 1 more)", "add it"),
-    "no model": (MINIMAL.replace("model:", "flow: null\nnetwork:"), "model", "missing (and 1 more)", "add it"),
+    "section missing": (MINIMAL.replace("optim", "optimizer"), "optim", "missing (also wrong: optimizer)", "add it"),
+    "no model": (MINIMAL.replace("model:", "flow: null\nnetwork:"), "model", "missing (also wrong: network)", "add it"),
     "a word for a model": ("model: gpt\n" + MINIMAL.replace("model: ", "network: "), "model", "gpt", "{key: value}"),
     "key missing": (MINIMAL.replace("steps: 10, ", ""), "optim.steps", "missing", "add it"),
     "list as a key": (MINIMAL + "[1, 2]: 3\n", "line 4", "unhashable", "syntax"),
@@ -332,7 +331,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path, config_file: Path) -> None:
-    configs = [load_config(path) for path in sorted(RUNS.glob("*.yaml"))]
+    configs = [load_config(path, own_text(path, tmp_path)) for path in sorted(RUNS.glob("*.yaml"))]
     odd = ["run.dir='1e3'", "optim.lr=1e-05", "trace.steps=[1]", "model.init_from=null", "sample.sampler.kind=dopri5"]
     configs.append(load_config(config_file, odd))
     configs.append(load_config(config_file, ["model={kind: gpt}", "sample.prompts=['\"a: b\\n', '1e3']"]))
@@ -350,17 +349,26 @@ WORLD_SIZES = {
     "dit_moe_64.yaml": 64,
     "gpt_moe_512.yaml": 512,
     "gpt_moe.yaml": 2,
+    "gpt_text.yaml": 2,
     "toy.yaml": 1,
     "digits_autoencoder.yaml": 1,
 }
 
 
 @pytest.mark.parametrize("path", sorted(RUNS.glob("*.yaml")), ids=lambda path: path.name)
-def test_the_runs_that_we_ship_fit_their_ranks(path: Path) -> None:
-    layout = plan_layout(load_config(path), WORLD_SIZES[path.name])
+def test_the_runs_that_we_ship_fit_their_ranks(path: Path, tmp_path: Path) -> None:
+    config = load_config(path, own_text(path, tmp_path))
+    layout = plan_layout(config, WORLD_SIZES[path.name])
     assert layout.world_size == WORLD_SIZES[path.name]
     assert layout.world_size % layout.expert_parallel == 0
-    assert layout.micro_batch * layout.accumulation * layout.world_size == load_config(path).optim.global_batch
+    assert layout.micro_batch * layout.accumulation * layout.world_size == config.optim.global_batch
+
+
+def own_text(path: Path, folder: Path) -> list[str]:
+    """Overrides of a configuration that learns from a user's text, which is encoded here."""
+    if path.name != "gpt_text.yaml":
+        return []
+    return [f"data.path={encoded(folder / 'text', stories(folder / 'stories'))}"]
 
 
 def refusal(path: Path, *overrides: str) -> str:

@@ -399,9 +399,9 @@ MALFORMED: dict[str, tuple[Callable[[Document], str], str, str, str]] = {
     "negative expert": (with_layer_0([[0, 1, 2, 3], [4, 5, 6, -1]]), "rank_experts.0.1.3", "-1", "moe place"),
     "half an expert": (with_layer_0([[0, 1, 2, 3], [4, 5, 6, 7.5]]), "rank_experts.0.1.3", "7.5", "moe place"),
     "one rank in two groups": (changed(ep_ranks=[[0, 1], [1, 2]]), "ep_ranks", "two places", "moe place"),
-    "a model with other layers": (other(2, 8, 2, 1), "num_layers", "is 2 where the run has 3", "place this run"),
-    "a model with other experts": (other(3, 16, 2, 1), "num_experts", "is 16 where the run has 8", "place this run"),
-    "another group": (other(3, 8, 2, 2), "num_nodes x ranks_per_node", "is 4 where the run has 2", "place this run"),
+    "a model with other layers": (other(2, 8, 2, 1), "num_layers", "is 2 but the run has 3", "place this run"),
+    "a model with other experts": (other(3, 16, 2, 1), "num_experts", "is 16 but the run has 8", "place this run"),
+    "another group": (other(3, 8, 2, 2), "num_nodes x ranks_per_node", "is 4 but the run has 2", "place this run"),
 }
 
 
@@ -431,7 +431,11 @@ def test_a_placement_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("sections", "world_size", "sentence"),
     [
-        ({"parallel": {"tensor": 3}}, 4, "parallel.tensor: 3 does not divide the 4 ranks"),
+        (
+            {"parallel": {"tensor": 3}},
+            4,
+            "parallel.tensor: 3 needs a multiple of 3 ranks, and there are 4; use one of 1, 2, 4, or start 3 ranks",
+        ),
         ({"parallel": {"tensor": 8}}, 8, "do not divide model.num_heads 4"),
         ({"parallel": {"tensor": 2}, "moe": {"num_experts": 4, "expert_hidden": 8}}, 2, "to the experts 2 times"),
         ({"parallel": {"tensor": 2}, "model": {"feed_forward_hidden": 33}}, 2, "model.feed_forward_hidden 33"),

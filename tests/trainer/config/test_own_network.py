@@ -37,12 +37,12 @@ def test_it_is_built_with_the_shapes_that_are_known_before() -> None:
     [
         (f'{{class: "{CLASS}", hiden: 3}}', "model.hiden: is not permitted here (3); write hidden, or remove it"),
         (f'{{class: "{CLASS}", hidden: wide}}', "model.hidden: "),
-        (f'{{class: "{CLASS}", kind: mlp}}', f"model.class: {CLASS} stands beside kind mlp; remove one of the two"),
+        (f'{{class: "{CLASS}", kind: mlp}}', f"model.class: {CLASS} is given beside kind mlp; remove one of the two"),
         ('{class: "configs.examples.own_network:None"}', "has no class None; correct the name"),
         ('{class: "configs.examples.nowhere:Mine"}', "configs.examples.nowhere cannot be imported"),
         ('{class: "configs.examples.own_path:SlowStart"}', "has no settings of a network; give it an attribute Config"),
-        ("{class: [1]}", "model.class: [1] names no class; write module:Class"),
-        ("{class: null}", "model.class: None names no class; write module:Class"),
+        ("{class: [1]}", "model.class: [1] does not name a class; write module:Class"),
+        ("{class: null}", "model.class: None does not name a class; write module:Class"),
     ],
 )
 def test_what_is_no_network_is_refused(model: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,7 +195,7 @@ WRONG: dict[str, tuple[str, str]] = {
     ),
     "kind and class": (
         "flow.coupling.class=mine:Mine",
-        "flow.coupling.class: mine:Mine stands beside kind gibbs_weighted; remove one of the two",
+        "flow.coupling.class: mine:Mine is given beside kind gibbs_weighted; remove one of the two",
     ),
     "unknown setting": (
         f"flow.time={{class: '{MODULE}:Inner', margn: 0.1}}",
@@ -211,7 +211,7 @@ WRONG: dict[str, tuple[str, str]] = {
     ),
     "setting out of range": (
         f"flow.coupling={{class: '{MODULE}:Weighted', epsilon: 0}}",
-        "flow.coupling.epsilon: Input should be greater than 0 (0); use a number above 0",
+        "flow.coupling.epsilon: must be greater than 0 (0); use a number above 0",
     ),
     "examples of another shape": (
         f"data={{class: '{MODULE}:Rings', num_examples: 9, held_out: 9, shape: [1]}}",

@@ -144,7 +144,7 @@ def test_broken_off_anywhere_the_same_command_gives_the_same_bytes(
                 encoded(out, folder, shard_tokens=shard_tokens)
                 break
             except SystemExit:
-                every += 1  # noqa: PLW2901  progress each time, for the chunk that was not noted is taken again
+                every += 1
         assert contents(out) == contents(straight)
 
 
@@ -181,7 +181,9 @@ def test_tokens_take_the_narrowest_type(vocabulary: int, dtype: str) -> None:
     assert token_type(vocabulary) == dtype
 
 
-def test_what_is_no_text_in_a_folder_is_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_text_in_a_folder_is_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = stories(tmp_path / "in")
     (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\xff")
     (folder / "nul.txt").write_bytes(b"a\0b")
@@ -204,7 +206,8 @@ def test_bad_lines_are_refused_by_number_or_left_out(tmp_path: Path, capsys: pyt
     path = json_lines(tmp_path / "in.jsonl", STORIES)
     good = texts_of_bytes(encoded(tmp_path / "good", path))
     lines = path.read_bytes().splitlines(keepends=True)
-    bad = [b"{no json\n", b'{"body": 1}\n', b'[1]\n', b'{"text": 3}\n', b'{"text": "\\ud800"}\n', b'{"text": "a\\u0000"}\n']
+    bad = [b"{no json\n", b'{"body": 1}\n', b"[1]\n", b'{"text": 3}\n']
+    bad += [b'{"text": "\\ud800"}\n', b'{"text": "a\\u0000"}\n']
     for line in bad:
         path.write_bytes(b"".join([*lines[:7], line, *lines[7:]]))
         message = refused(capsys, "encode-text", path, "--out", tmp_path / "out", "--workers", 1)
@@ -267,14 +270,12 @@ def test_a_missing_library_is_named(
     assert "needs the package tokenizers; pip install 'flowfabric[hf]'" in message
 
 
-def test_what_other_files_or_options_began_is_not_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_other_files_or_options_began_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stories(tmp_path / "in")
     monkeypatch.setattr(encode_module, "NOTED_EVERY_S", -1.0)
     small_chunks(monkeypatch, 300)
 
-    def stopped(self: object, chunk: object, tokens: int) -> None:
+    def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

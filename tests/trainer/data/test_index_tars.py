@@ -71,6 +71,11 @@ def test_a_damaged_tar_is_named_and_the_others_are_not_read_again(
     bad, out = tmp_path / "tars" / "digits-002.tar", tmp_path / "index"
     sound = bad.read_bytes()
     bad.write_bytes(sound[:9000])
+    for number in (3, 4):
+        (tmp_path / "tars" / f"digits-00{number}.tar").write_bytes(b"")
+    line = refused(capsys, "index-tars", tmp_path / "tars", "--out", out)
+    assert "digits-002.tar: tar: is cut off: it ends before byte 9,216, where" in line
+    assert "is due (and 2 more tars are damaged); fetch" in line
     line = refused(capsys, "index-tars", pattern, "--out", out, "--workers", 1)
     assert line.startswith(f"{bad}: tar: is cut off: it ends before byte 9,216, where")
     assert line.endswith(f"leave it out of the path; the scans of 2 sound tars are kept in {out}")
@@ -78,7 +83,7 @@ def test_a_damaged_tar_is_named_and_the_others_are_not_read_again(
     scanned: list[str] = []
     monkeypatch.setattr(indexing, "scan", lambda *all_of_it: (scanned.append(all_of_it[1]), scan(*all_of_it))[1])
     assert main(["index-tars", pattern, "--out", str(out)]) == 0
-    assert scanned == ["digits-002.tar"]
+    assert scanned == ["digits-002.tar"], "the scans of a path with more tars count as well"
     assert sorted(path.name for path in out.iterdir()) == ["examples.npy", "index.json"]
 
 

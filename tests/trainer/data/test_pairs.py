@@ -148,9 +148,9 @@ def test_bad_rows_are_named_by_shard_and_row(tmp_path: Path) -> None:
     with pytest.raises(BadExamples) as caught:
         data.build(config(tmp_path / "p")).get(torch.arange(NUM))
     assert caught.value.reasons == {
-        15: f"{shard}:3: x_0: holds values that are not finite",
-        19: f"{shard}:7: labels: 5 is none of the 5 classes",
-        21: f"{shard}:9: interval: [0.5, 0.5] is no part of [0, 1]",
+        15: f"{shard}:3: x_0: contains values that are not finite",
+        19: f"{shard}:7: labels: 5 is not one of the 5 classes",
+        21: f"{shard}:9: interval: [0.5, 0.5] is not a part of [0, 1]",
     }
 
 
@@ -168,8 +168,8 @@ def test_a_run_goes_on_with_the_pairs_that_it_began_with(tmp_path: Path) -> None
     ("changed", "problem"),
     [
         ({"labels": None}, r"labels: is missing \(there are x_0, x_1\)"),
-        ({"x_0": np.zeros((12, 2), np.float32)}, r"x_0: is float32 \[12, 2\] where the index says float32 \[12, 3\]"),
-        ({"x_1": np.zeros((12, 3))}, r"x_1: is float64 \[12, 3\] where the index says float32"),
+        ({"x_0": np.zeros((12, 2), np.float32)}, r"x_0: is float32 \[12, 2\] but the index says float32 \[12, 3\]"),
+        ({"x_1": np.zeros((12, 3))}, r"x_1: is float64 \[12, 3\] but the index says float32"),
     ],
 )
 def test_a_shard_that_is_not_what_the_index_says_is_refused(tmp_path: Path, changed: Any, problem: str) -> None:

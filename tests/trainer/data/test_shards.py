@@ -136,8 +136,8 @@ def test_bad_rows_are_named_by_shard_and_row(tmp_path: Path) -> None:
         shards.get(torch.arange(50))
     assert caught.value.reasons.keys() == {23, 27, 31, *range(40, 50)}
     shard = tmp_path / "shard_00001.safetensors"
-    assert caught.value.reasons[23] == f"{shard}:3: data: holds values that are not finite"
-    assert caught.value.reasons[31] == f"{shard}:11: labels: 5 is none of the 5 classes"
+    assert caught.value.reasons[23] == f"{shard}:3: data: contains values that are not finite"
+    assert caught.value.reasons[31] == f"{shard}:11: labels: 5 is not one of the 5 classes"
     assert "shard_00002.safetensors" in caught.value.reasons[40]
 
 

@@ -3,6 +3,7 @@
 import io
 import itertools
 import tarfile
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def reader(content: bytes) -> Any:
     return lambda start, end: content[start:end]
 
 
-def archive(members: list[tuple[str, bytes, bytes]], tar_format: int) -> bytes:
+def archive(members: Sequence[tuple[bytes, str, bytes]], tar_format: int) -> bytes:
     """A tar of members with a type, a name and a content each."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tar_format) as tar:
@@ -69,11 +70,9 @@ dotted = st.text(alphabet="ab._/", min_size=1, max_size=10).filter(lambda name: 
 @settings(max_examples=100, deadline=None)
 def test_names_are_cut_as_webdataset_cuts_them(name: str) -> None:
     hidden = name.rpartition("/")[2].startswith(".")  # WebDataset takes d/.x for a member x of d/
-    expected = base_plus_ext(name)
-    if not hidden:
-        assert key_and_extension(name) == (None if expected[0] is None else (expected[0], expected[1].lower()))
-    else:
-        assert key_and_extension(name) is None
+    key, extension = base_plus_ext(name)
+    expected = None if key is None or extension is None or hidden else (key, extension.lower())
+    assert key_and_extension(name) == expected
 
 
 def test_files_and_folders_of_the_oldest_format() -> None:

@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-import webdataset
+import webdataset.compat
 from PIL import Image
 
 from moe.files import FileError
@@ -54,7 +54,7 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def dealt(dataset: WebDataset, world_size: int, first: int, end: int, workers: int = 0) -> list[torch.Tensor]:
     """Pixels, labels and ids of the global batches of some steps, from the ranks in their order."""
     micro_batch = 4 if world_size < 4 else 2
-    settings = {"global_batch": 16, "micro_batch": micro_batch, "seed": 5, "world_size": world_size}
+    settings: dict[str, Any] = {"global_batch": 16, "micro_batch": micro_batch, "seed": 5, "world_size": world_size}
     loading = DataLoadingConfig(prefetch=3 if workers else 0, workers=max(workers, 1))
     ranks = [Prefetcher(Loader(dataset, rank=rank, **settings), loading) for rank in range(world_size)]
     batches = [
@@ -78,7 +78,7 @@ def test_examples_are_those_that_webdataset_yields(tars: tuple[str, Path]) -> No
         (example.key, image.tobytes(), label, bytes(example.members["txt"]))
         for example, image, label in zip(dataset.read(ids), pixels, batch.labels.tolist(), strict=True)
     }
-    theirs = webdataset.WebDataset(pattern, shardshuffle=False, empty_check=False)
+    theirs = webdataset.compat.WebDataset(pattern, shardshuffle=False, empty_check=False)
     expected = {
         (one["__key__"], np.asarray(Image.open(io.BytesIO(one["png"]))).tobytes(), int(one["cls"]), one["txt"])
         for one in theirs
@@ -328,15 +328,20 @@ def test_a_tar_is_found_again_wherever_it_lies(tars: tuple[str, Path], tmp_path:
 
 
 def test_classes_from_json_with_names(tars: tuple[str, Path], tmp_path: Path) -> None:
-    plain = WebDataset(config(*tars)).get(torch.arange(120)).labels
+    def labels(found: WebDatasetConfig) -> list[int]:
+        told = WebDataset(found).get(torch.arange(120)).labels
+        assert told is not None
+        return told.tolist()
+
+    plain = labels(config(*tars))
     named = config(tars[0], indexed(tars[0], tmp_path / "names", "--label", "json:name"))
     assert named.class_names == tuple(f"digit {number}" for number in range(10))
-    assert torch.equal(WebDataset(named).get(torch.arange(120)).labels, plain)
+    assert labels(named) == plain
     (tmp_path / "names.txt").write_text("".join(f"digit {number}\n" for number in range(9, -1, -1)))
     backwards = indexed(
         tars[0], tmp_path / "back", "--label", "json:name", "--class-names", str(tmp_path / "names.txt")
     )
-    assert torch.equal(9 - WebDataset(config(tars[0], backwards)).get(torch.arange(120)).labels, plain)
+    assert [9 - label for label in labels(config(tars[0], backwards))] == plain
     numbered = config(*tars, class_names=str(tmp_path / "names.txt"))
     assert numbered.class_names[0] == "digit 9"
     none = config(tars[0], indexed(tars[0], tmp_path / "none", "--label", "none"))
@@ -400,6 +405,14 @@ def test_digits_of_tars_are_the_digits(tars: tuple[str, Path]) -> None:
     assert theirs.labels is not None
     assert torch.equal(ours.labels, theirs.labels)
     torch.testing.assert_close(ours.x_1.add(1).mul(127.5), theirs.x_1.add(1).mul(8 * 15).round())
+
+
+def test_what_is_trained_on_is_augmented_alike_on_any_number_of_ranks(tars: tuple[str, Path]) -> None:
+    dataset = WebDataset(config(*tars, augment={"flip": 0.5, "crop": 2}))
+    one, two, plain = dealt(dataset, 1, 0, 3), dealt(dataset, 2, 0, 3), dealt(WebDataset(config(*tars)), 1, 0, 3)
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[2], plain[2])
+    assert not torch.equal(one[0], plain[0])
 
 
 def test_pax_headers_are_read_back_in_stretches(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def open_folder(rank: int, world_size: int, path: str) -> list[str]:
     if rank:
         patched.setattr(image_folder, "_listed", never)
         patched.setattr(image_folder, "_sub_folders", never)
-        patched.setattr(image_folder, "_probes", never)
+        patched.setattr(image_folder, "probes", never)
     document = {"kind": "image_folder", "path": path, "size": 8, "held_out": 4}
     with first_rank_looks(StartStore(Launch(rank, rank, world_size, world_size), lambda: store)):
         images = ImageFolder(ImageFolderConfig.model_validate(ImageFolderConfig.resolved(document)))

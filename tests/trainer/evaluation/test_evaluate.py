@@ -80,10 +80,16 @@ def test_a_page_shows_every_figure_and_needs_nothing_else(
     [
         (["--seed", "-1"], "--seed: -1 is below 0; use 0 or more"),
         (["--num", "1"], "--num: 1 is below 2; use 2 or more"),
-        (["--evaluations", "1,0"], "--evaluations: '1,0' is no list of numbers from 1; use for example 1,2,10"),
-        (["--evaluations=-1"], "--evaluations: '-1' is no list of numbers from 1; use for example 1,2,10"),
+        (
+            ["--evaluations", "1,0"],
+            "--evaluations: '1,0' is not a list of whole numbers of 1 or more; use for example 1,2,10",
+        ),
+        (
+            ["--evaluations=-1"],
+            "--evaluations: '-1' is not a list of whole numbers of 1 or more; use for example 1,2,10",
+        ),
         (["--evaluations=1000000000000000000000"], "--evaluations: 1e+21 is above 10000; use 10000 or less"),
-        (["--evaluations", "4,2,4"], "--evaluations: 4 stands there twice; give each number once"),
+        (["--evaluations", "4,2,4"], "--evaluations: 4 is given twice; give each number once"),
         (["--likelihood", "41"], "--likelihood: 41 is more than the 40 held-out examples; use 40 or less"),
         (["--likelihood", "-1"], "--likelihood: -1 is below 0; use 0 or more"),
         (["--likelihood", "5"], "--likelihood: samples of RUN start at toy data, whose density nobody knows; leave it"),
@@ -132,10 +138,10 @@ def test_a_folder_of_runs_names_those_that_are_inside(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(capsys, "evaluate", run.parent, "--out", tmp_path / "figures.json")
-    problem = "checkpoint: there is no complete one; give a run inside that has one"
+    problem = "checkpoint: there is no complete checkpoint; give a run inside that has one"
     assert said == f"{run.parent / 'checkpoints'}: {problem}: {run}"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "evaluate", tmp_path, "--out", tmp_path / "figures.json")
-    assert said.startswith(f"{tmp_path / 'checkpoints'}: checkpoint: there is no complete one; give")
+    assert said.startswith(f"{tmp_path / 'checkpoints'}: checkpoint: there is no complete checkpoint; give")

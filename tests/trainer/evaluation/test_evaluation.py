@@ -11,12 +11,14 @@ import numpy as np
 import ot
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import trainer.data
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
+from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
+from trainer.evaluation.fidelity.precision_recall import precision_recall
 from trainer.evaluation.judgement import distances
 from trainer.evaluation.measurement import FlowMeasurement
 from trainer.evaluation.monge_gap import MongeGaps, Moved
@@ -25,6 +27,7 @@ from trainer.flow import Condition
 from trainer.flow.space import Identity
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.build import build_model
+from trainer.model.feature_extractor.file import read_extractor, write_extractor
 from trainer.model.mlp import MLP
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -228,3 +231,23 @@ def test_real_examples_of_an_endless_set_are_as_many_as_are_judged():
     assert real.shape == (10_000, 2)
     assert labels is None
     assert len(np.unique(real.numpy(), axis=0)) == 10_000
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_features_of_samples_are_compared_with_those_of_the_data(tmp_path: Path, published: bool) -> None:
+    """FID against statistics where there are some, precision and recall against the data; the floor is of the data."""
+    features, statistics = tmp_path / "features", tmp_path / "statistics.npz" if published else None
+    write_extractor(nn.Sequential(nn.Linear(2, 5), nn.Tanh()), features, (2,))
+    mean, covariance = np.full(5, 3.0), np.eye(5)
+    if statistics is not None:
+        np.savez(statistics, mu=mean, sigma=covariance)
+    config, found = measured(TOY, evaluations=(2,), seed=5, features=features, statistics=statistics)
+    data = real_examples(config, Identity())[0]
+    noise = source_samples(config, torch.arange(300), seed=5)  # an untrained network moves nothing
+    real, drawn = (read_extractor(features).features(points).astype(np.float64) for points in (data, noise))
+    against = Gaussian(mean, covariance) if published else Gaussian.of(real)
+    assert found.floor["fid"] < found.results[0].figures["fid"]
+    for one in found.results:
+        assert one.figures["fid"] == pytest.approx(gaussian_distance(Gaussian.of(drawn), against), rel=1e-5)
+        expected = precision_recall(torch.from_numpy(real), torch.from_numpy(drawn))
+        assert (one.figures["precision"], one.figures["recall"]) == pytest.approx(tuple(expected), abs=1 / 300)

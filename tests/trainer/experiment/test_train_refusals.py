@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.forked import command
-from tests.trainer.commands import ALONE, DIGITS, contents, refused
+from tests.trainer.commands import ALONE, DIGITS, contents, refused, trained
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.checkpoint.contents import division_of, identity_of
@@ -67,9 +68,10 @@ def locked(folder: Path) -> Iterator[None]:
 def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text("mine")
     before = contents(tmp_path)
-    for folder in ("run", "run/inner"):
-        line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path / folder}")
-        assert line.startswith(f"{tmp_path / folder}: run.dir: cannot be written ")
+    for verb, folder in product(("train", "check"), ("run", "run/inner")):
+        line = refused(capsys, verb, DIGITS, *ALONE, f"run.dir={tmp_path / folder}")
+        assert line.startswith(f"{tmp_path / folder}: run.dir: cannot be written (")
+        assert line.endswith("); choose another folder")
     assert contents(tmp_path) == before
 
 
@@ -110,23 +112,23 @@ def test_never_resume_refuses_a_folder_with_checkpoints(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("changes", "overrides", "field", "values"),
     [
-        ({"engine.precision": None}, (), "engine.precision", "is None where this run has fp32"),
-        ({}, ("engine.precision=bf16",), "engine.precision", "is fp32 where this run has bf16"),
-        ({}, ("model.hidden=128",), "model.hidden", "is 64 where this run has 128"),
-        ({}, ("moe.num_experts=16",), "moe.num_experts", "is 8 where this run has 16"),
-        ({}, ("moe=null",), "moe.num_experts", "is 8 where this run has 0"),
-        ({}, ("data.size=16",), "data.size", "is 8 where this run has 16"),
+        ({"engine.precision": None}, (), "engine.precision", "is None but this run has fp32"),
+        ({}, ("engine.precision=bf16",), "engine.precision", "is fp32 but this run has bf16"),
+        ({}, ("model.hidden=128",), "model.hidden", "is 64 but this run has 128"),
+        ({}, ("moe.num_experts=16",), "moe.num_experts", "is 8 but this run has 16"),
+        ({}, ("moe=null",), "moe.num_experts", "is 8 but this run has 0"),
+        ({}, ("data.size=16",), "data.size", "is 8 but this run has 16"),
         (
             {},
             ("flow.path={kind: trigonometric}",),
             "flow.path",
-            "is {'kind': 'linear', 'sigma_min': 0.0} where this run has {'kind': 'trigonometric'}",
+            "is {'kind': 'linear', 'sigma_min': 0.0} but this run has {'kind': 'trigonometric'}",
         ),
         (
             {},
             ("flow.coupling={kind: knn}",),
             "flow.coupling",
-            "is {'kind': 'independent'} where this run has {'kind': 'knn', 'k': 4}",
+            "is {'kind': 'independent'} but this run has {'kind': 'knn', 'k': 4}",
         ),
     ],
 )
@@ -164,7 +166,7 @@ def test_malformed_markers_alone_are_refused(marker: bytes, tmp_path: Path, caps
     (folder / "COMPLETE").write_bytes(marker)
     line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}")
     assert line.startswith(
-        f"{tmp_path / 'checkpoints'}: checkpoints: none of 1 is whole (the newest: {folder}/COMPLETE: "
+        f"{tmp_path / 'checkpoints'}: checkpoints: none of 1 is undamaged (the newest: {folder}/COMPLETE: "
     )
 
 
@@ -176,10 +178,10 @@ def test_a_run_whose_only_checkpoint_is_damaged_is_refused(
     (folder / "state").write_bytes(damage)
     before = contents(tmp_path)
     problem = (
-        "checksum: is not that of what was written" if len(damage) == 5 else "length: is 3 bytes where 5 were written"
+        "checksum: does not match what was saved" if len(damage) == 5 else "length: is 3 bytes and was saved with 5"
     )
     assert refused(capsys, verb, DIGITS, *ALONE, f"run.dir={tmp_path}") == (
-        f"{folder.parent}: checkpoints: none of 1 is whole (the newest: {folder}/state: {problem}); "
+        f"{folder.parent}: checkpoints: none of 1 is undamaged (the newest: {folder}/state: {problem}); "
         f"restore one from a copy; or remove {folder.parent} to start anew, or give a new run.dir"
     )
     assert contents(tmp_path) == before
@@ -190,7 +192,9 @@ def test_what_check_did_not_read_the_ranks_refuse(tmp_path: Path) -> None:
     (folder / "state").write_bytes(b"whole")
     result = command("train", DIGITS, *ALONE, f"run.dir={tmp_path}")
     assert result.returncode == 2
-    line = f"trainer train: {folder.parent}: checkpoints: none of 1 is whole (the newest: {folder}/state: checksum: "
+    line = (
+        f"trainer train: {folder.parent}: checkpoints: none of 1 is undamaged (the newest: {folder}/state: checksum: "
+    )
     assert result.stderr.startswith(line), result.stderr
     assert result.stderr.count("\n") == 1
     assert (folder / "state").read_bytes() == b"whole"
@@ -203,6 +207,9 @@ def test_check_says_what_it_did_not_read_and_what_will_be_skipped(
     newest = checkpoint(tmp_path, 20, {"state": b"whose"})
     arguments = ["check", DIGITS, *ALONE, f"run.dir={tmp_path}"]
     assert main(arguments) == 0
+    assert "finished at step 20; nothing to do; every file of the checkpoint is as it was" in capsys.readouterr().out
+    arguments.append("optim.steps=21")
+    assert main(arguments) == 0
     assert "resumes after step 20; every file of the checkpoint is as it was written" in capsys.readouterr().out
     (newest / "state").write_bytes(b"whole")
     monkeypatch.setattr(description, "READ_BYTES", 1_000)
@@ -211,6 +218,16 @@ def test_check_says_what_it_did_not_read_and_what_will_be_skipped(
     assert "resumes after step 10; 0.1 GB of the checkpoint were not read" in said.out
     assert said.err.startswith(f"will be skipped: {newest}/state: checksum: ")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_is_left_as_it_is(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", DIGITS, *ALONE)
+    before = contents(run)
+    again = command("train", DIGITS, *ALONE, f"run.dir={run}")
+    assert again.returncode == 0
+    assert again.stderr == f"{run}: finished at step 1; nothing to do\n"
+    assert contents(run) == before
 
 
 def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
@@ -291,7 +308,7 @@ def test_sample_needs_a_complete_checkpoint(tmp_path: Path, capsys: pytest.Captu
     (checkpoint(tmp_path) / "COMPLETE").unlink()
     for run_dir in (tmp_path, tmp_path / "none"):
         line = refused(capsys, "sample", run_dir, "--out", tmp_path / "grid.png")
-        assert line.startswith(f"{run_dir / 'checkpoints'}: checkpoint: there is no complete one; ")
+        assert line.startswith(f"{run_dir / 'checkpoints'}: checkpoint: there is no complete checkpoint; ")
     checkpoint(tmp_path, 20)
     line = refused(capsys, "sample", tmp_path, "--out", tmp_path / "grid.png")
     assert line.startswith(f"{step_folder(tmp_path / 'checkpoints', 20) / 'config.yaml'}: file: cannot be read")

@@ -238,7 +238,7 @@ def damaged(folder: Path, how: str) -> Path:
         ("other format", "format: is flowfabric.path/9"),
         ("no slopes", "slopes: is missing"),
         ("single precision", "weights: is torch.float32"),
-        ("not finite", "slopes: holds values that are not finite"),
+        ("not finite", "slopes: contains values that are not finite"),
         ("lengths", "slopes: has 100 times where weights has 101"),
         ("ends", "weights: begins and ends at"),
         ("backwards", "weights: turns back"),
@@ -259,7 +259,7 @@ def test_a_run_goes_on_only_along_its_own_path(tmp_path: Path) -> None:
     config = path.TabulatedConfig.model_validate(path.TabulatedConfig.resolved({"path": file}))
     assert isinstance(path.build(config), path.Affine)
     fit(Separation(FAR_APART, 1.0), knots=10).write(file)
-    with pytest.raises(FileError, match=r"digest: is .* where the file has"):
+    with pytest.raises(FileError, match=r"digest: is .* but the file has"):
         path.build(config)
 
 

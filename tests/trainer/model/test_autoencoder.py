@@ -147,10 +147,10 @@ def test_a_transformer_learns_from_latents_and_its_drawings_are_decoded(
 def test_what_encode_refuses(latents: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, shards = latents
     before = contents(shards)
-    assert "is there already" in refused(capsys, "encode", run, "--out", shards)
+    assert "already exists" in refused(capsys, "encode", run, "--out", shards)
     assert contents(shards) == before
     line = refused(capsys, "encode", run, "--data", DIGITS, "--out", tmp_path / "new")
     assert line.startswith("--data: examples of shape [1, 8, 8] are not the [1, 16, 16]")
-    assert "there is no complete one" in refused(capsys, "encode", tmp_path, "--out", tmp_path / "new")
+    assert "there is no complete checkpoint" in refused(capsys, "encode", tmp_path, "--out", tmp_path / "new")
     assert "use the encode verb" in refused(capsys, "sample", run, "--out", tmp_path / "grid.png")
     assert read_index(shards).num_examples == 1797

@@ -202,8 +202,15 @@ def test_a_run_starts_from_an_imported_folder_that_means_the_same(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("theirs"), "llama")
+    Path("theirs", "tokenizer.json").write_text("{}")
     assert main(["import-weights", "theirs", "--out", "ours"]) == 0
-    check = "check", "ours/config.yaml", "run.dir=run"
+    assert Path("ours", "tokenizer.json").read_text() == "{}"
+    train = "train on: python -m trainer train ours/config.yaml 'data={kind: text, path: ENCODED}'"
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "your data: python -m trainer encode-text TEXTS --tokenizer ours/tokenizer.json --out ENCODED",
+        train,
+    ]
+    check = "check", "ours/config.yaml", "run.dir=run", "data={kind: python_source, context: 64, held_out: 1000}"
     assert main([*check]) == 0
     assert main([*check, "model.init_from=ours/model.safetensors"]) == 0
     assert refused(capsys, *check, "model.init_from=theirs") == (

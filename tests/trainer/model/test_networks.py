@@ -175,5 +175,5 @@ def test_settings_that_lack_something_are_refused(settings: NetworkConfig, lacki
 
 
 def test_a_network_without_blocks_is_refused() -> None:
-    with pytest.raises(ValueError, match="model: shift builds a Linear, which is no torch module with `blocks`"):
+    with pytest.raises(ValueError, match="model: shift builds a Linear, which is not a torch module with `blocks`"):
         parameter_shapes(configuration(Blockless()))

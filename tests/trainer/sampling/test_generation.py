@@ -139,7 +139,8 @@ def on_a_rank(rank: int, world_size: int) -> dict[tuple[str, int], dict[str, Any
         }
         if world_size == 1:
             model.eval()
-            likeliest = [bytes(text) for text in generate(model, prompts, NUM_TOKENS, temperature=0, generator=seeded(0))]
+            coldest = generate(model, prompts, NUM_TOKENS, temperature=0, generator=seeded(0))
+            likeliest = [bytes(text) for text in coldest]
             found[mode, top_k]["logits"] = {
                 prompt: without_cache(model, prompt, text) for prompt, text in zip(prompts, likeliest, strict=True)
             }

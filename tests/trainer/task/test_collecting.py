@@ -111,8 +111,14 @@ def test_told_to_stop_within_a_cycle_it_saves_behind_the_cycle(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("setting", "line"),
     [
-        ("checkpoint.every=4", "checkpoint.every: 4 is no multiple of the 3 steps that share what the task collects"),
-        ("optim.steps=10", "optim.steps: 10 is no multiple of the 3 steps that share what the task collects; use 12"),
+        (
+            "checkpoint.every=4",
+            "checkpoint.every: 4 is not a multiple of the 3 steps that share what the task collects",
+        ),
+        (
+            "optim.steps=10",
+            "optim.steps: 10 is not a multiple of the 3 steps that share what the task collects; use 12",
+        ),
         ("task.pull=much", "task.pull: "),
         ("task.pul=1", "task.pul: "),
         (

@@ -165,13 +165,13 @@ def test_what_latents_do_not_go_with(folder: Path, tmp_path: Path, capsys: pytes
     assert "flow.latent.path" in line
     assert "cannot be read (No such file or directory)" in line
     line = refused(capsys, "check", config, latent, run, "flow.latent.digest=another")
-    assert "flow.latent.digest: is another where the index says" in line
+    assert "flow.latent.digest: is another but the index says" in line
     index = json.loads((folder / "index.json").read_text())
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "index.json").write_text(json.dumps({**index, "latents": None}))
     line = refused(capsys, "check", config, f"flow.latent.path={plain}", run)
-    assert "is that of shards which are no latents" in line
+    assert "belongs to shards that are not latents" in line
     (plain / "index.json").write_text(json.dumps({**index, "latents": {**index["latents"], "shift": [0.0]}}))
     assert "do not fit Gaussians over half of [8, 8, 8]" in refused(
         capsys, "check", config, f"flow.latent.path={plain}", run

@@ -24,7 +24,7 @@ STEPS = (3, 4)
 Case = tuple[dict[str, Any], int, dict[str, Any] | None, str]
 """Settings of the engine section, accumulation, settings of the moe section (None: dense), kind of model."""
 
-COHERENT = ("gpt, coherent, every rank", "gpt, coherent, computed twice")
+COHERENT = ("gpt, coherent, every rank", "gpt, coherent, computed twice", "gpt, coherent, 300 words")
 SMALL_ZERO_3 = {"zero_stage": 3, "bucket_elements": 900}
 REPLICAS = "tests/files/replicas.json"
 """Two ranks of three slots: each has a replica of an expert of the other."""
@@ -90,6 +90,7 @@ CASES: dict[int, dict[str, Case]] = {
             {"dispatch": "copies", "top_k": 3},
             "gpt",
         ),
+        "gpt, coherent, 300 words": ({}, 1, {"dispatch": "coherent", "top_k": 1}, "gpt, 300 words"),
         "ZeRO 3": ({"zero_stage": 3}, 1, None, "dit"),
         "ZeRO 3, small buckets, maps": (SMALL_ZERO_3, 1, None, "dit told of maps"),
         "ZeRO 3, small buckets, bf16, accumulation": ({**SMALL_ZERO_3, "precision": "bf16"}, 2, None, "gpt"),
@@ -165,10 +166,12 @@ Recorded = tuple[TraceHeader, list[CollectiveRecord], bool]
 
 def configuration(world_size: int, case: Case) -> RunConfig:
     engine, accumulation, moe, kind = case
-    window = {"context": 12} if kind == "gpt" else {}
+    window = {"context": 12} if kind.startswith("gpt") else {}
     adds = moe is not None and moe.get("dispatch") in ("copies", "hierarchical")
     dropout = 0.0 if adds else 0.1  # without it a block ends with a sum
-    model = {"dropout": dropout, **window} if kind == "gpt" else {}
+    model = {"dropout": dropout, **window} if kind.startswith("gpt") else {}
+    if kind == "gpt, 300 words":
+        model["vocabulary"] = 300
     layers: dict[str, Any] = {"num_layers": LAYERS}
     heads = {} if kind == "transition_mlp" else {"num_heads": 4}
     if kind.startswith("blockwise"):
@@ -199,7 +202,7 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         settings["sample"] = {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": "euler", "steps": 2}}}
     if kind == "blockwise, aligned":
         settings["flow"] = {"objective": {"kind": "aligned", "teacher": "unused"}}
-    if kind == "gpt":
+    if kind.startswith("gpt"):
         settings["data"] = {"kind": "python_source", **window}
     return RunConfig.model_validate(settings)
 

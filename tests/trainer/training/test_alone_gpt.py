@@ -124,7 +124,9 @@ def test_each_model_has_its_verb(
 ) -> None:
     line = refused(capsys, "sample", run, "--out", tmp_path / "grid.png")
     assert line == f"run_dir: {run} holds a model of kind gpt, which draws no images; use the generate verb"
-    assert f"{tmp_path}/checkpoints: checkpoint: there is no complete one" in refused(capsys, "generate", tmp_path)
+    assert f"{tmp_path}/checkpoints: checkpoint: there is no complete checkpoint" in refused(
+        capsys, "generate", tmp_path
+    )
     for name, value in (("RANK", 0), ("WORLD_SIZE", 3), ("MASTER_ADDR", "127.0.0.1")):
         monkeypatch.setenv(name, str(value))
     folder = tmp_path / "run" / "checkpoints" / "step_00000004"

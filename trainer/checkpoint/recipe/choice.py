@@ -1,7 +1,7 @@
 """Which page rebuilds the network of a run, with which settings, and how it is used."""
 
+import json
 from dataclasses import dataclass
-from pprint import pformat
 from typing import Any
 
 from moe.config import (
@@ -69,7 +69,11 @@ def recipe_for(config: RunConfig, weights: str) -> Recipe:
             raise AssertionError("a network without a page lacks something")
     if config.moe is not None:
         settings |= _mixture_settings(config.moe)
-    literal = pformat(settings, sort_dicts=False, width=100)
+    entries = (
+        f'    "{name}": {json.dumps(value) if isinstance(value, str) else value!r},\n'
+        for name, value in settings.items()
+    )
+    literal = f"{{\n{''.join(entries)}}}"
     read = f'weights = read("{weights}")'
     everything = f'weights | read("{ROUTERS}")' if config.moe is not None else "weights"
     lines = [f"settings = {literal}", read, f"network = load({built}, {everything})", *use]
@@ -203,7 +207,10 @@ def _text_use(model: GPTConfig) -> list[str]:
         "",
         f"# A text, continued; tokens are {what}.",
         "generator = torch.Generator().manual_seed(0)",
-        f"text = continued(network, {prompt}, {TOKENS}, temperature={TEMPERATURE}, generator=generator)",
+        f"prompt = {prompt}",
+        "text = continued(",
+        f"    network, prompt, settings, num={TOKENS}, temperature={TEMPERATURE}, generator=generator",
+        ")",
         read,
     ]
 

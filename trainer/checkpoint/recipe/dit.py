@@ -54,7 +54,7 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """From states [B, C, H, W], times [B] and labels [B] to predictions [B, fields C, H, W]."""
-        steered, p = steering(self, t, label), self.size
+        steered, p = steering(self.embed_time, self.embed_label, t, label), self.size
         squares = x.unflatten(3, (self.columns, p)).unflatten(2, (self.rows, p)).permute(0, 2, 4, 1, 3, 5)
         tokens = self.embed_patches(squares.flatten(3).flatten(1, 2)) + self.positions()
         for block in self.blocks:

@@ -19,9 +19,9 @@ def time_layers(hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
 
-def steering(network: nn.Module, t: Tensor, label: Tensor) -> Tensor:
-    """The vector [B, hidden] that steers every block, from times [B] and labels [B]."""
-    return functional.silu(network.embed_time(waves(1000.0 * t, network.hidden)) + network.embed_label(label))
+def steering(time: nn.Sequential, classes: nn.Embedding, t: Tensor, label: Tensor) -> Tensor:
+    """The vector [B, hidden] that steers every block, from times [B] and labels [B], by what embeds them."""
+    return functional.silu(time(waves(1000.0 * t, classes.embedding_dim)) + classes(label))
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor, epsilon: float = 1e-6) -> Tensor:

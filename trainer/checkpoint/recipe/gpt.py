@@ -77,7 +77,6 @@ class GPT(nn.Module):
     def __init__(self, settings: dict, feed_forward: type[nn.Module]) -> None:
         super().__init__()
         hidden, vocabulary = settings["hidden"], settings["vocabulary"]
-        self.context = settings["context"]
         self.embed = nn.Embedding(vocabulary, hidden)
         self.blocks = nn.ModuleList(Block(settings, feed_forward) for _ in range(settings["num_layers"]))
         self.final_norm = norm(settings)
@@ -99,11 +98,11 @@ def norm(settings: dict) -> nn.Module:
 
 @torch.no_grad()
 def continued(
-    network: nn.Module, tokens: Tensor, num: int, *, temperature: float, generator: torch.Generator
+    network: nn.Module, tokens: Tensor, settings: dict, *, num: int, temperature: float, generator: torch.Generator
 ) -> Tensor:
     """Writes on behind prompts of one length, int64 [B, N]; temperature 0 takes the likeliest token each time."""
     for _ in range(num):
-        logits = network(tokens[:, -network.context :])[:, -1]
+        logits = network(tokens[:, -settings["context"] :])[:, -1]
         if temperature == 0:
             following = logits.argmax(dim=1, keepdim=True)
         else:

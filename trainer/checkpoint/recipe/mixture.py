@@ -12,6 +12,10 @@ class Router(nn.Module):
     inference; ``sparse_ot`` the largest logits at the prices of the experts that training has found.
     """
 
+    expert_bias: Tensor
+    average_potentials: Tensor
+    average_scale: Tensor
+
     def __init__(self, settings: dict) -> None:
         super().__init__()
         self.settings, num_experts = settings, settings["num_experts"]
@@ -25,23 +29,21 @@ class Router(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """From tokens [T, hidden] to gate values [T, experts], zero for an expert that a token does not visit."""
         logits = functional.linear(tokens.float(), self.weight)
-        top_k, kind = self.settings["top_k"], self.settings["router"]
-        if kind == "sparse_ot":
+        settings, top_k = self.settings, self.settings["top_k"]
+        if settings["router"] == "sparse_ot":
             return logits.softmax(dim=1) * self._support(logits)
-        if kind != "top_k" or self.settings["score"] == "softmax":
-            values, experts = logits.softmax(dim=1).topk(top_k, dim=1) if kind == "top_k" else logits.topk(top_k, dim=1)
-            if kind != "top_k":
-                values = logits.softmax(dim=1).gather(1, experts)
-            elif self.settings["normalise_over"] == "selected":
-                values, experts = logits.topk(top_k, dim=1)
-                values = values.softmax(dim=1)
-            return torch.zeros_like(logits).scatter(1, experts, values)
-        scores = logits.sigmoid()
-        chosen = scores + self.expert_bias if self.settings["biased"] else scores
-        experts = chosen.topk(top_k, dim=1).indices
-        values = scores.gather(1, experts)
-        if top_k > 1:
-            values = values / (values.sum(dim=1, keepdim=True) + 1e-20)
+        if settings["router"] == "top_k" and settings["score"] == "sigmoid":
+            scores = logits.sigmoid()
+            experts = (scores + self.expert_bias if settings["biased"] else scores).topk(top_k, dim=1).indices
+            values = scores.gather(1, experts)
+            if top_k > 1:
+                values = values / (values.sum(dim=1, keepdim=True) + 1e-20)
+        elif settings["router"] == "top_k" and settings["normalise_over"] == "all":
+            values, experts = logits.softmax(dim=1).topk(top_k, dim=1)
+        else:
+            values, experts = logits.topk(top_k, dim=1)
+            of_all = settings["router"] != "top_k"
+            values = logits.softmax(dim=1).gather(1, experts) if of_all else values.softmax(dim=1)
         return torch.zeros_like(logits).scatter(1, experts, values)
 
     def _support(self, logits: Tensor) -> Tensor:

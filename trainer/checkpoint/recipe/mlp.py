@@ -36,7 +36,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """From states [B, P], times [B] and labels [B] to predictions [B, fields P]."""
-        steered = steering(self, t, label)
+        steered = steering(self.embed_time, self.embed_label, t, label)
         angles = (x[..., None] * self.frequencies).flatten(-2)
         tokens = self.embed_values(torch.cat([x, angles.sin(), angles.cos()], dim=-1))[:, None]
         for block in self.blocks:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = "trainer"
+_STANDARD = ("import json", "import math")
 _NOTE = re.compile(r"  # noqa.*$")
 
 
@@ -30,5 +31,6 @@ def page(modules: Iterable[str]) -> str:
                 case ast.ClassDef() | ast.FunctionDef():
                     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
                     definitions.append("\n".join(_NOTE.sub("", line) for line in lines[first - 1 : node.end_lineno]))
-    in_order = sorted(imports, key=lambda line: (line.split()[1].partition(".")[0] not in ("json", "math"), line))
-    return "\n".join(in_order) + "\n\n\n" + "\n\n\n".join(definitions) + "\n"
+    groups = ([line for line in imports if (line in _STANDARD) == standard] for standard in (True, False))
+    blocks = ("\n".join(sorted(group, key=lambda line: (line.startswith("from"), line))) for group in groups if group)
+    return "\n\n".join(blocks) + "\n\n\n" + "\n\n\n".join(definitions) + "\n"

@@ -69,9 +69,9 @@ def _check_nodes(config: RunConfig, segments: int) -> None:
     for number in range(1, segments):
         if min(abs(node - number / segments) for node in config.data.nodes) > SAME_TIME:
             raise ValueError(
-                f"model.segments: {segments} segments meet at {number / segments:.4g}, which is none of the nodes of "
-                f"the pairs in data.path ({', '.join(f'{node:.4g}' for node in config.data.nodes)}), and the field may "
-                "jump there; draw pairs at nodes that were searched with this teacher's own sampler"
+                f"model.segments: {segments} segments meet at {number / segments:.4g}, which is not one of the nodes "
+                f"of the pairs in data.path ({', '.join(f'{node:.4g}' for node in config.data.nodes)}), and the field "
+                "may jump there; draw pairs at nodes that were searched with this teacher's own sampler"
             )
 
 
@@ -83,7 +83,7 @@ def _check_objective(config: RunConfig) -> None:
     if (aligned or residual) and model is None:
         assert chosen is not None
         raise ValueError(
-            f"flow.objective.kind: {chosen.kind} is about the features of a trunk, which a {config.model.kind} model "
+            f"flow.objective.kind: {chosen.kind} needs the features of a trunk, which a {config.model.kind} model "
             "lacks; use model.kind=blockwise, or regression"
         )
     if model is None:

@@ -45,7 +45,7 @@ def check_context(config: RunConfig) -> None:
         )
     if not config.model.reads_context:
         raise ValueError(
-            f"flow.context.kind: {context.kind} tells of images, which an {config.model.kind} does not take; use a dit"
+            f"flow.context.kind: {context.kind} describes images, which an {config.model.kind} does not take; use a dit"
         )
     if config.data_are_latents or (pairs is not None and latent is not None):
         raise ValueError(

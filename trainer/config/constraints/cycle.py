@@ -29,6 +29,6 @@ def check_cycle(config: RunConfig, cycle: int | None = None) -> None:
     for name, steps in (("optim.steps", config.optim.steps), ("checkpoint.every", config.checkpoint.every)):
         if steps is not None and steps % cycle:
             raise ValueError(
-                f"{name}: {steps} is no multiple of the {cycle} steps that share what the task collects; use "
+                f"{name}: {steps} is not a multiple of the {cycle} steps that share what the task collects; use "
                 f"{-(-steps // cycle) * cycle}"
             )

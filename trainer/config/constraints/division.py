@@ -21,8 +21,8 @@ def check_tensor(config: RunConfig, world_size: int) -> None:
         return
     if world_size % tensor:
         raise ValueError(
-            f"parallel.tensor: {tensor} does not divide the {world_size} ranks; "
-            f"use one of {divisors(world_size)} or start a multiple of {tensor} ranks"
+            f"parallel.tensor: {tensor} needs a multiple of {tensor} ranks, and there {_count(world_size)}; "
+            f"{_divisor_remedy(world_size)}, or start {tensor} ranks or a multiple"
         )
     widths = config.model.shared_widths(mixture=config.moe is not None)
     if not widths:
@@ -55,8 +55,8 @@ def check_experts(config: RunConfig, world_size: int) -> None:
         raise ValueError(f"parallel.expert: {expert} ranks share experts that the model does not have; use 1")
     if world_size % expert:
         raise ValueError(
-            f"parallel.expert: {expert} does not divide the {world_size} ranks; "
-            f"use one of {divisors(world_size)} or start a multiple of {expert} ranks"
+            f"parallel.expert: {expert} needs a multiple of {expert} ranks, and there {_count(world_size)}; "
+            f"{_divisor_remedy(world_size)}, or start {expert} ranks or a multiple"
         )
     if config.moe is not None and config.moe.num_experts % expert:
         raise ValueError(
@@ -87,3 +87,11 @@ def expert_nodes(config: RunConfig, ranks_per_node: int) -> int:
             f"moe.dispatch hierarchical needs as many on each; use a multiple of {ranks_per_node}, or dispatch copies"
         )
     return expert // ranks_per_node
+
+
+def _count(world_size: int) -> str:
+    return "is one" if world_size == 1 else f"are {world_size}"
+
+
+def _divisor_remedy(world_size: int) -> str:
+    return "use 1" if world_size == 1 else f"use one of {divisors(world_size)}"

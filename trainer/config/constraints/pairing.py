@@ -62,7 +62,7 @@ def check_source(config: RunConfig) -> None:
         return
     flow, source, data = config.flow, config.flow.source, config.data
     if isinstance(source, PairsConfig | PythonSourceConfig | TextConfig):
-        raise ValueError(f"flow.source.kind: {source.kind} data are no points to start at; use images or points")
+        raise ValueError(f"flow.source.kind: {source.kind} data cannot be points to start at; use images or points")
     if isinstance(data, PairsConfig) and source.model_dump(mode="json") != data.source:
         begin = (
             "noise"

@@ -190,7 +190,7 @@ def _placement(config: RunConfig, ranks_per_node: int) -> Placement | None:
             raise FileError(
                 path,
                 field,
-                f"is {value} where the run has {wanted}",
+                f"is {value} but the run has {wanted}",
                 "place this run's own trace (python -m moe place)",
             )
     return with_homes_first(placement, path, config.moe.dispatch)

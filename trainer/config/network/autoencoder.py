@@ -20,6 +20,7 @@ class AutoencoderConfig(NetworkConfig):
     num_layers: PositiveInt = 4
     """Residual blocks, an even number: the first half encodes, the second decodes."""
     latent_channels: PositiveInt = 4
+    """Channels of a latent."""
     factor: Literal[1, 2, 4, 8, 16] = 2
     """Pixels a side of the image for one of the latents."""
     kl_weight: float = Field(default=1e-3, ge=0)
@@ -40,7 +41,7 @@ class AutoencoderConfig(NetworkConfig):
         if self.num_layers % 2:
             raise ValueError(f"num_layers: {self.num_layers} is odd, and half encode; use {self.num_layers + 1}")
         if self.hidden % 8:
-            raise ValueError(f"hidden: {self.hidden} is no multiple of 8; use {8 * (self.hidden // 8 + 1)}")
+            raise ValueError(f"hidden: {self.hidden} is not a multiple of 8; use {8 * (self.hidden // 8 + 1)}")
         return self
 
     def check_states(self, shape: tuple[int, ...]) -> None:

@@ -37,6 +37,7 @@ class BlockwiseConfig(SegmentNetworkConfig):
     hidden: PositiveInt = 64
     """Width of a token, a multiple of 4 x num_heads."""
     num_heads: PositiveInt = 4
+    """Heads of attention."""
     trunk_layers: NonNegativeInt = 4
     """Blocks that all segments share, and that make the features which steer the others; 0: time and class alone do."""
     segment_layers: PositiveInt = 1
@@ -100,7 +101,7 @@ class BlockwiseConfig(SegmentNetworkConfig):
         check_heads(self.hidden, self.num_heads, 4)
         for field, value in (("residual_layers", self.residual_layers), ("teacher_features", self.teacher_features)):
             if value and not self.trunk_layers:
-                raise ValueError(f"{field}: {value} is about the features of a trunk; use trunk_layers above 0")
+                raise ValueError(f"{field}: {value} needs the features of a trunk; use trunk_layers above 0")
         return self
 
     def check_states(self, shape: tuple[int, ...]) -> None:

@@ -25,7 +25,9 @@ class CausalTransitionConfig(NetworkConfig):
     hidden: PositiveInt = 64
     """Width of a token, a multiple of 4 x num_heads."""
     num_layers: PositiveInt = 3
+    """Blocks of attention and feed-forward layer."""
     num_heads: PositiveInt = 4
+    """Heads of attention."""
     feed_forward_hidden: PositiveInt | None = None
     """Width of the feed-forward layers; null: 4 x hidden."""
     head: HeadConfig = HeadConfig()

@@ -22,7 +22,9 @@ class DiTConfig(NetworkConfig):
     hidden: PositiveInt = 64
     """Width of a token, a multiple of 4 x num_heads."""
     num_layers: PositiveInt = 3
+    """Blocks of attention and feed-forward layer."""
     num_heads: PositiveInt = 4
+    """Heads of attention."""
     feed_forward_hidden: PositiveInt | None = None
     """Width of the dense feed-forward layers; null: 4 x hidden. Unused with a moe section."""
     feed_forward: Literal["gelu", "gelu_tanh"] = "gelu"

@@ -20,7 +20,9 @@ class GPTConfig(NetworkConfig):
     hidden: PositiveInt = 64
     """Width of a token, a multiple of 2 x num_heads."""
     num_layers: PositiveInt = 3
+    """Blocks of attention and feed-forward layer."""
     num_heads: PositiveInt = 4
+    """Heads of attention."""
     num_kv_heads: PositiveInt | None = None
     """Heads of keys and values, a divisor of num_heads that share them; null: as many as num_heads."""
     feed_forward_hidden: PositiveInt | None = None

@@ -25,7 +25,7 @@ def own_settings(document: dict[str, Any]) -> NetworkConfig:
     """
     path = document["class"]
     if "kind" in document:
-        raise ValueError(f"class: {path} stands beside kind {document['kind']}; remove one of the two")
+        raise ValueError(f"class: {path} is given beside kind {document['kind']}; remove one of the two")
     settings, model = {str(key): value for key, value in document.items() if key != "class"}, settings_class(path)
     try:
         return model.model_validate(settings)
@@ -46,7 +46,7 @@ def settings_class(path: Any) -> type[NetworkConfig]:
         ValueError: there is no such class, or it is no network.
     """
     if not isinstance(path, str):
-        raise ValueError(f"class: {path!r} names no class; write module:Class")
+        raise ValueError(f"class: {path!r} does not name a class; write module:Class")
     return _settings_class(path)
 
 

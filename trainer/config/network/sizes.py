@@ -17,7 +17,9 @@ def check_image(shape: tuple[int, ...], field: str, length: int, *, limit: int =
         ValueError: names field, value and remedy.
     """
     if len(shape) != 3:
-        raise ValueError(f"data.path: its examples have shape {list(shape)}, which is no image; {otherwise}")
+        raise ValueError(
+            f"data.path: its examples have shape {list(shape)}, which is not that of an image; {otherwise}"
+        )
     if shape[1] % length or shape[2] % length:
         pixels = " x ".join(map(str, sorted(set(shape[1:]))))
         raise ValueError(

@@ -6,9 +6,9 @@ import os
 import posixpath
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from moe.files import FileError
@@ -49,17 +49,18 @@ class LocalTar(TarFile):
     local = True
 
     def __init__(self, path: str) -> None:
-        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  closed when nobody reads it any more
-        self.size = os.fstat(self._file.fileno()).st_size
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)  # closed when nobody reads it any more
+        self.size = os.fstat(self._file).st_size
 
     def read(self, start: int, end: int) -> bytes:
         """See `TarFile.read`."""
-        return os.pread(self._file.fileno(), end - start, start)
+        return os.pread(self._file, end - start, start)
 
     def expect(self, start: int, end: int) -> None:
         """See `TarFile.expect`."""
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self._file, start, end - start, os.POSIX_FADV_WILLNEED)
 
 
 class RemoteTar(TarFile):

@@ -17,6 +17,8 @@ from trainer.data.shard.index import INDEX, read_index
 EXAMPLES = "examples.npy"
 ROW = np.dtype([("start", "<i8"), ("end", "<i8"), ("check", "<u4"), ("label", "<i4")])
 """Of an example: the stretch of its tar, the CRC-32 of its headers, and its class, or -1 where it tells none."""
+SHOWN = 5
+"""Sets of members that messages list."""
 REMEDY = "make the index with: python -m trainer index-tars PATH --out DIR"
 
 
@@ -74,7 +76,9 @@ class TarIndex(Section):
 
     def extensions(self) -> str:
         """What the examples have as members, for messages."""
-        return "; ".join(f"{entry.num_examples:,} have {', '.join(entry.extensions)}" for entry in self.members)
+        largest = sorted(self.members, key=lambda entry: -entry.num_examples)
+        told = [f"{entry.num_examples:,} have {', '.join(entry.extensions)}" for entry in largest[:SHOWN]]
+        return "; ".join(told + ["..."] * (len(largest) > SHOWN))
 
 
 def read_tar_index(folder: Path) -> TarIndex:
@@ -142,7 +146,11 @@ def check_examples(folder: Path, index: TarIndex) -> None:
     Raises:
         FileError: it is another one.
     """
-    found = _sum(folder / EXAMPLES)
+    try:
+        found = _sum(folder / EXAMPLES)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise FileError(folder / EXAMPLES, "index", problem, f"bring it back, or {REMEDY}") from error
     if found != index.examples_sha256:
         problem = f"is not the one that the index was written with ({found[:16]}, not {index.examples_sha256[:16]})"
         raise FileError(folder / EXAMPLES, "examples_sha256", problem, REMEDY)

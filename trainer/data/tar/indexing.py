@@ -25,6 +25,8 @@ from trainer.data.tar.scan import Scan, label_parts, scan
 SCANS = "scans.jsonl"
 """What is known of the tars until the index is written: the member that tells the class, then a scan a line."""
 MOST_CLASSES = 1_000_000
+MOST_KINDS = 1000
+"""Sets of members that examples have."""
 
 
 def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | None, workers: int) -> int:
@@ -57,6 +59,11 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
     try:
         _scan_all(dict(zip(names, urls, strict=True)), out, label, workers, contents)
         index = write_tar_index(out, *contents.finished(names, given))
+    except FileError:
+        raise  # what was scanned before a damaged tar stays
+    except ValueError:
+        contents.rows.clear()
+        raise
     finally:
         if not contents.rows:
             (out / SCANS).unlink(missing_ok=True)
@@ -101,6 +108,18 @@ class _Contents:
         self.kinds[found.name] = found.model_copy(update={"starts": (), "ends": (), "checks": (), "labels": ()})
         if found.unlabelled is not None:
             self.unlabelled.append(found.unlabelled)
+        if len(rows) and len(self.rows) == 1:
+            self.check()
+
+    def check(self) -> None:
+        """Refuses labels that nobody has, as soon as the first tar has been read.
+
+        Raises:
+            ValueError: no example tells a class.
+        """
+        if self.label is not None and max(rows["label"].max(initial=-1) for rows in self.rows.values()) < 0:
+            remedy = "give another --label (cls, EXTENSION, json:FIELD), or --label none"
+            raise ValueError(f"--label: no example tells a class by {self.label} ({self.unlabelled[0]}); {remedy}")
 
     def _numbered(self, label: int | str | None) -> int:
         if label is None:
@@ -140,9 +159,7 @@ class _Contents:
     def _classes(self, rows: NDArray[np.void], given: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
         """Number and names of the classes; renumbers labels that were names."""
         labels = rows["label"]
-        if labels.max() < 0:
-            remedy = "give another --label (cls, EXTENSION, json:FIELD), or --label none"
-            raise ValueError(f"--label: no example tells a class by {self.label} ({self.unlabelled[0]}); {remedy}")
+        self.check()
         if self.names and self.number is not None:
             problem = f"some labels are numbers ({self.number}), others names ({next(iter(self.names))})"
             raise ValueError(f"--label: {problem}; make them all the same")
@@ -168,6 +185,10 @@ class _Contents:
             for kind in self.kinds[tar].kinds:
                 count, first = found.get(kind.extensions, (0, f"{tar}: {kind.first}"))
                 found[kind.extensions] = count + kind.num_examples, first
+        if len(found) > MOST_KINDS:
+            problem = f"the examples have {len(found):,} different sets of members, such as those of "
+            told = " and ".join(first for _, first in list(found.values())[:2])
+            raise ValueError(f"path: {problem}{told}; what follows the first dot of a name must say what a member is")
         return [
             {"extensions": extensions, "num_examples": count, "first": first}
             for extensions, (count, first) in sorted(found.items())
@@ -175,31 +196,38 @@ class _Contents:
 
 
 def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: int, contents: _Contents) -> None:
-    """Scans tars, those first of which a scan is kept."""
+    """Scans all tars of which no scan is kept; those that are damaged are named when the others have been read."""
     for kept in _kept(out / SCANS, label, tars):
         contents.take(kept)
     left = [name for name in tars if name not in contents.rows]
+    damaged: dict[str, FileError] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (out / SCANS).open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as threads:
             if file.tell() == 0:
                 file.write(json.dumps({"label": label}) + "\n")
-            coming = [threads.submit(scan, tars[name], name, label) for name in left]
+            coming = {threads.submit(scan, tars[name], name, label): name for name in left}
             try:
                 for future in track(
                     as_completed(coming), "reading headers", len(coming), disable=not sys.stderr.isatty()
                 ):
-                    found = future.result()
+                    try:
+                        found = future.result()
+                    except FileError as error:
+                        damaged[coming[future]] = error
+                        continue
                     file.write(found.model_dump_json() + "\n")
                     file.flush()
                     contents.take(found)
-            except FileError as error:
-                kept = f"; the scans of {len(contents.rows)} sound tars are kept in {out}" if contents.rows else ""
-                raise FileError(error.file, error.field, error.problem, error.remedy + kept) from error
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
     except OSError as error:
         raise FileError(out, "output", f"cannot be written ({error.strerror})", "choose a writable path") from error
+    if damaged:
+        first = damaged[min(damaged)]
+        problem = first.problem + (f" (and {len(damaged) - 1} more tars are damaged)" if len(damaged) > 1 else "")
+        kept = f"; the scans of {len(contents.rows)} sound tars are kept in {out}" if contents.rows else ""
+        raise FileError(first.file, first.field, problem, first.remedy + kept) from first
 
 
 def _kept(path: Path, label: str | None, tars: Mapping[str, str]) -> Iterator[Scan]:

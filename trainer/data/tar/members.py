@@ -92,7 +92,7 @@ def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = T
         regular = kind in REGULAR and not (kind == b"\0" and name.endswith(b"/"))
         if kind in WITHOUT_CONTENT or (kind in REGULAR and not regular):
             size = 0
-        yield Member(name.decode("utf-8", "surrogateescape"), first, data, size, regular)
+        yield Member(name.decode("utf-8", "backslashreplace"), first, data, size, regular)
         offset = data + _padded(size)
 
 

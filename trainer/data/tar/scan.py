@@ -18,6 +18,8 @@ LOCAL_BYTES, REMOTE_BYTES = 4 << 10, 1 << 20
 """Read at once, so that headers which lie close to each other take one request."""
 
 MOST_LABEL_BYTES = 16 << 20
+MOST_SHOWN = 200
+"""Letters of a key, or of a wrong label, in messages."""
 
 _LABEL = re.compile(r"([^:]+)(?::(.+))?")
 
@@ -70,15 +72,17 @@ def scan(url: str, name: str, label: str | None) -> Scan:
                 raise TarDamage(f"is cut off: {example.key} ends at byte {example.end:,} of {tar.size:,}")
             examples.append(example)
             extensions = tuple(sorted(example.members))
-            count, first = kinds.get(extensions, (0, example.key))
+            count, first = kinds.get(extensions, (0, example.key[:MOST_SHOWN]))
             kinds[extensions] = count + 1, first
             if label is not None:
                 value, reason = _label(example, read, label)
                 labels.append(value)
-                unlabelled = unlabelled or (reason and f"{name}: {example.key}: {reason}")
+                unlabelled = unlabelled or (reason and f"{name}: {example.key[:MOST_SHOWN]}: {reason}")
     except TarDamage as error:
         remedy = "fetch or write it again, or leave it out of the path"
         raise FileError(url, "tar", str(error), remedy) from error
+    except OSError as error:
+        raise FileError(url, "tar", f"cannot be read ({error.strerror})", "bring it back") from error
     return Scan(
         name=name,
         size=tar.size,
@@ -111,14 +115,14 @@ def _label(example: TarExample, read: Read, label: str) -> tuple[int | str | Non
     extension, field = label_parts(label)
     place = example.members.get(extension)
     if place is None:
-        return None, f"has no member {extension}, only {', '.join(sorted(example.members))}"
+        return None, f"has no member {extension}, only {', '.join(sorted(example.members))[:MOST_SHOWN]}"
     if place.size > MOST_LABEL_BYTES:
         return None, f"{extension} has {place.size:,} bytes, too many for a label"
     content = bytes(read(place.offset, place.offset + place.size))
     try:
         value = _inside(json.loads(content), field) if field else content.decode().strip()
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:MOST_SHOWN]}"
         return None, f"{label} cannot be read ({reason})"
     number = value if isinstance(value, int) and not isinstance(value, bool) else None
     if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value):
@@ -127,7 +131,7 @@ def _label(example: TarExample, read: Read, label: str) -> tuple[int | str | Non
         return number, None
     if isinstance(value, str) and value and number is None:
         return value, None
-    return None, f"{label} is {value!r:.80}, neither a number from 0 nor a name"
+    return None, f"{label} is {value!r:.200}, neither a number from 0 nor a name"
 
 
 def _inside(document: Any, field: str) -> Any:

@@ -113,7 +113,8 @@ def run(request: EncodeTextRequest) -> int:
         problem = "a process was killed, perhaps for want of memory; the same command with fewer goes on"
         raise ValueError(f"--workers: {problem}") from error
     except OSError as error:
-        raise FileError(out, "output", f"cannot be written ({error.strerror})", "make room: the same command goes on") from error
+        problem = f"cannot be written ({error.strerror})"
+        raise FileError(out, "output", problem, "make room: the same command goes on") from error
     except ValueError as error:
         if not writer.noted and not lies_in(error, out):
             writer.close()
@@ -208,7 +209,7 @@ _own: tuple[DocumentReader, Tokenizer, int] | None = None
 
 
 def _prepare(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:
-    global _own  # noqa: PLW0603  a worker of a pool keeps its state in its module
+    global _own
     _own = reader, ByteTokenizer() if tokenizer is None else read_tokenizer(tokenizer), end_token
 
 
@@ -246,9 +247,7 @@ def _encoded(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_order(
-    pool: ProcessPoolExecutor, coming: Iterator[Chunk], most: int
-) -> Iterator[tuple[Chunk, EncodedChunk]]:
+def _in_order(pool: ProcessPoolExecutor, coming: Iterator[Chunk], most: int) -> Iterator[tuple[Chunk, EncodedChunk]]:
     waiting: deque[tuple[Chunk, Future[EncodedChunk]]] = deque()
     for chunk in coming:
         waiting.append((chunk, pool.submit(_encode, chunk)))

@@ -81,6 +81,9 @@ class Place(NamedTuple):
     offset: int
 
 
+START = Place(0, 0)
+
+
 class Chunk(NamedTuple):
     """Work for one process.
 
@@ -122,7 +125,7 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
     return sorted(found.values(), key=lambda file: (derive_seed("file", file.name), file.name))
 
 
-def chunks(files: Sequence[TextFile], start: Place = Place(0, 0), *, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
+def chunks(files: Sequence[TextFile], start: Place = START, *, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
     """Cuts files into chunks: the same, however often reading was broken off and taken up again.
 
     Args:

@@ -18,7 +18,7 @@ from moe.validation.section import Section
 from trainer.data.protocol import SPLITS, Split
 from trainer.data.text.documents import EncodedChunk, SplitPart
 from trainer.data.text.index import NUMPY_TYPES, TextSplit, TokenShard, TokenType
-from trainer.data.text.inputs import Place
+from trainer.data.text.inputs import START, Place
 
 JOURNAL = "unfinished.json"
 UNFINISHED = ".unfinished"
@@ -106,7 +106,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, dtype: TokenType, shard_tokens: int, journal: Journal) -> None:
-        self.journal, self.noted = journal, journal.place > Place(0, 0)
+        self.journal, self.noted = journal, journal.place > START
         self._folder, self._dtype, self._shard_tokens = folder, np.dtype(NUMPY_TYPES[dtype]), shard_tokens
         self._states: dict[Split, SplitState] = {"train": journal.train, "held_out": journal.held_out}
         self._files: dict[Split, BinaryIO] = {}

@@ -68,7 +68,8 @@ class ByteTokenizer(Tokenizer):
     def end_token(self, name: str | None = None) -> int:
         """See `Tokenizer.end_token`."""
         if name is not None:
-            raise ValueError(f"--end-token: {name!r} is a token of a tokenizer, and bytes end with byte 0; leave it out")
+            problem = f"{name!r} is a token of a tokenizer, and documents of bytes end with byte 0"
+            raise ValueError(f"--end-token: {problem}; leave it out")
         return 0
 
     def encode(self, text: bytes) -> list[int]:

@@ -91,7 +91,13 @@ class Supervisor:
             self._children.append(child)
         try:
             with self._lock:
-                process = subprocess.Popen(list(command), env=dict(environment), stdout=output, stderr=output)
+                process = subprocess.Popen(
+                    list(command),
+                    env=dict(environment),
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # Ctrl-C comes through this process alone, and once
+                )
                 child.process = process
                 while child.early:
                     process.send_signal(child.early.pop(0))

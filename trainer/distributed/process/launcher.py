@@ -4,13 +4,10 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 STAGE = "FLOWFABRIC_STAGE"
 """Variable that names the stage whose ranks these are: stages of one start share torchrun's store."""
-REFUSED = "FLOWFABRIC_REFUSED"
-"""Variable with the name of a file that a rank makes whose start is refused; launch.sh then does not start it again."""
 
 
 def end_with_launcher() -> None:
@@ -37,6 +34,4 @@ def end_launcher() -> None:
     if "TORCHELASTIC_RUN_ID" not in os.environ or STAGE in os.environ:
         return
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this rank ends with an exit code of its own
-    if REFUSED in os.environ:
-        Path(os.environ[REFUSED]).touch()
     os.kill(os.getppid(), signal.SIGTERM)

@@ -30,10 +30,12 @@ class Watchdog:
         rank: this process.
         timeout_s: longest time between two steps; None: no limit.
         waking: end of a pipe that carries the numbers of arriving signals; closed: the end of the watch.
+        next_in_line: end of another pipe that gets them as well; -1: there is none.
     """
 
-    def __init__(self, folder: Path, rank: int, timeout_s: float | None, waking: int) -> None:
+    def __init__(self, folder: Path, rank: int, timeout_s: float | None, waking: int, next_in_line: int = -1) -> None:
         self._folder, self._rank, self._timeout_s, self._waking = folder, rank, timeout_s, waking
+        self._next_in_line = next_in_line
         self._last = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -63,6 +65,8 @@ class Watchdog:
             numbers = os.read(self._waking, 1024)
             if not numbers:
                 return
+            if self._next_in_line != -1:
+                os.write(self._next_in_line, numbers)
             if signal.SIGUSR1 in numbers:
                 self._tell("asked by SIGUSR1")
             if any(number in numbers for number in SIGNALS):
@@ -93,7 +97,7 @@ def watchdog(folder: Path, rank: int, timeout_s: float | None) -> Iterator[Watch
         waking, arriving = os.pipe()
         os.set_blocking(arriving, False)
         wakeup_before = signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
-        watching = Watchdog(folder, rank, timeout_s, waking)
+        watching = Watchdog(folder, rank, timeout_s, waking, wakeup_before)
         try:
             yield watching
         finally:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.evaluation.frechet import Gaussian
+from trainer.evaluation.fidelity.gaussian import Gaussian
 
 LANES = 8
 """Sums that are kept apart until the end: block b is counted in sum b mod 8. Where the number of ranks divides it, each
@@ -39,9 +39,7 @@ class Moments:
             self._lanes[block % LANES] = extended.new_zeros(size, size)
         self._lanes[block % LANES].addmm_(extended.T, extended)
 
-    def fit(
-        self, features: int, device: torch.device, group: dist.ProcessGroup | None = None
-    ) -> tuple[Gaussian, int]:
+    def fit(self, features: int, device: torch.device, group: dist.ProcessGroup | None = None) -> tuple[Gaussian, int]:
         """The Gaussian of all that was counted, on every rank; collective.
 
         Args:

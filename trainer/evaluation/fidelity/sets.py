@@ -12,9 +12,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.evaluation.fidelity.gaussian import Gaussian
 from trainer.evaluation.fidelity.moments import Moments
 from trainer.evaluation.fidelity.precision_recall import parts_of_ranks
-from trainer.evaluation.frechet import Gaussian
 from trainer.model.feature_extractor.extractor import Extractor
 
 Group = dist.ProcessGroup | None

@@ -18,7 +18,7 @@ import trainer.data
 from moe.files import FileError
 from moe.random.seed import derive_seed
 from trainer.config.run import RunConfig
-from trainer.data.image_folder import ENDINGS
+from trainer.data.picture_names import ENDINGS
 from trainer.flow.sampler import AnyConfig
 from trainer.flow.space import Identity, Space
 from trainer.sampling.conditioning import Conditioning
@@ -146,4 +146,6 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
-        raise FileError(path, "picture", f"cannot be read ({reason})", "remove it, or restore it from a copy") from error
+        raise FileError(
+            path, "picture", f"cannot be read ({reason})", "remove it, or restore it from a copy"
+        ) from error

@@ -29,7 +29,7 @@ from moe.files import FileError, replacing
 from moe.validation.complaint import first_complaint
 from moe.validation.document import parse_json
 from moe.validation.section import Section
-from trainer.evaluation.frechet import Gaussian
+from trainer.evaluation.fidelity.gaussian import Gaussian
 
 FORMAT = "flowfabric.statistics/1"
 HEADER = "flowfabric"

@@ -74,7 +74,7 @@ class Measured:
             return cls(file.figures["fresh"], grids)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             remedy = "write it with python -m trainer steps"
-            raise FileError(path, "figures", f"lacks something ({error})", remedy) from error
+            raise FileError(path, "figures", f"is incomplete ({error})", remedy) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as they are written to JSON."""

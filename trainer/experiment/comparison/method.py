@@ -99,9 +99,11 @@ def read_base(path: Path, overrides: Sequence[str], folder: Path) -> Base:
         section = override.partition("=")[0].partition(".")[0]
         if section in ("flow", "stages"):
             remedy = "change it in the configuration of the method"
-            raise FileError(path, override, "is a matter of each method", remedy)
+            raise FileError(path, override, "belongs to each method of the comparison", remedy)
         if override.startswith("run.dir="):
-            raise FileError(path, override, "is the folder of no single run", "use --out")
+            raise FileError(
+                path, override, "cannot be set, since every run has its own folder below --out", "use --out"
+            )
         apply_override(path, document, override)
     document["flow"] = {key: value for key, value in (flow or {}).items() if key in TASK}
     document["run"] = {**(document.get("run") or {}), "dir": str(folder)}
@@ -127,7 +129,7 @@ def read_own(path: Path) -> dict[str, Any]:
     own = read_document(path)
     for name in ("run", "data", "model", "flow", "optim", "sample"):
         if not isinstance(own.get(name) or {}, dict):
-            raise FileError(path, name, f"is no section ({own[name]})", "write its settings under it")
+            raise FileError(path, name, f"is not a section ({own[name]})", "write its settings under it")
     stages_of(path, deepcopy({**own, "run": {"dir": "."}}))
     return own
 

@@ -82,12 +82,12 @@ def _check(method: Method, base: Base, others: Sequence[Method], ranks: int) -> 
     """Refuses a method that cannot be trained, whose samples begin elsewhere, or that equals another one."""
     for other in others:
         if _without_folder(other) == _without_folder(method):
-            raise ValueError(f"it is the same run as {other.name}: what it is made of is not in its flow or its stages")
+            raise ValueError(f"it is the same run as {other.name}: their flow and stages are equal")
     stages = method.stages(Path(method.document["run"]["dir"]), 0)
     first = stages[0]
     if not isinstance(first, ConfiguredStage):
         raise ValueError(
-            f"stages.{first.name}: the budget holds no training of its teacher; train one in a stage before it"
+            f"stages.{first.name}: the budget contains no training of its teacher; train one in a stage before it"
         )
     check_stages(stages, ranks)
     config = first.config()

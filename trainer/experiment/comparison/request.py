@@ -64,7 +64,7 @@ class CompareRequest:
         if self.fabric is not None and "topology" not in read_document(self.fabric, "configs/scenarios"):
             raise ValueError(f"--fabric: {self.fabric} has no topology; give one of configs/scenarios")
         if not 0 < self.teraflops < math.inf:
-            raise ValueError(f"--teraflops: {self.teraflops:g} is no rate; use what a rank sustains, such as 400")
+            raise ValueError(f"--teraflops: {self.teraflops:g} is not a rate; use what a rank sustains, such as 400")
 
     @property
     def priced_on(self) -> Fabric:

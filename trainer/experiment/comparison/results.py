@@ -194,7 +194,7 @@ class Comparison:
             if not read.floor or not read.evaluations:
                 raise KeyError("outcomes")
         except (KeyError, TypeError, IndexError) as error:
-            raise FileError(path, "document", f"lacks something ({error})", remedy) from error
+            raise FileError(path, "document", f"is incomplete ({error})", remedy) from error
         return read
 
     def write(self, path: Path) -> None:

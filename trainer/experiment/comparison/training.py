@@ -67,9 +67,7 @@ class Training:
                 raise Stopped
             if code:
                 what = f", stage {stage.name}," if stage.name else ""
-                raise RunFailed(
-                    f"{folder}{what} ended with {code}: {last_line(folder / LOG)}; {folder / LOG} tells more"
-                )
+                raise RunFailed(f"{folder}{what} ended with {code}: {last_line(folder / LOG)}; see {folder / LOG}")
             self._time_left.ended(piece)
 
     def _process(self, piece: Piece, arguments: list[str], log: Path, progress: Callable[[str], None]) -> int:

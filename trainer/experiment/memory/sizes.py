@@ -26,8 +26,8 @@ def parse_bytes(text: str, field: str) -> int:
     """
     found = _SIZE.fullmatch(text)
     if found is None or found[2] not in _UNITS:
-        raise ValueError(f"{field}: {text!r} is no size; use a number with a unit, such as 80GB or 64GiB")
+        raise ValueError(f"{field}: {text!r} is not a size; use a number with a unit, such as 80GB or 64GiB")
     size = math.floor(float(found[1]) * _UNITS[found[2]])
     if size < 1:
-        raise ValueError(f"{field}: {text!r} is no memory; use for example 80GB")
+        raise ValueError(f"{field}: {text!r} is not an amount of memory; use for example 80GB")
     return size

@@ -71,7 +71,7 @@ def _check(run: RunFiles, path: Path, placement: Placement, source: Path, trace:
         value, wanted = getattr(placement, field), getattr(trace.header, field)
         if value != wanted:
             raise FileError(
-                path, field, f"is {value} where the routing trace has {wanted}", "give the trace that was placed"
+                path, field, f"is {value} but the routing trace has {wanted}", "give the trace that was placed"
             )
     run.check_routing(source, trace)
     digest = digest_of(source)

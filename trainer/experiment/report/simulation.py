@@ -212,7 +212,7 @@ def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[S
     except OSError as error:
         raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", "is no text in UTF-8", _REMEDY) from error
+        raise FileError(path, "file", "is not UTF-8 text", _REMEDY) from error
     if not text.endswith("\n"):
         raise FileError(path, "file", "is empty or its last line is cut off", _REMEDY)
     names = list(SimulatedCollective.model_fields)
@@ -234,7 +234,7 @@ def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[S
             run = collective.transport, collective.seed
             if run not in counts:
                 raise FileError(
-                    path, f"{place}: transport", f"{run[0]} with seed {run[1]} is no run of results.json", _REMEDY
+                    path, f"{place}: transport", f"{run[0]} with seed {run[1]} is not a run of results.json", _REMEDY
                 )
             if collective.collective != counts[run]:
                 raise FileError(
@@ -246,7 +246,7 @@ def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[S
             counts[run] += 1
             yield collective
     except csv.Error as error:
-        raise FileError(path, f"line {rows.line_num}", f"is no line of a table ({error})", _REMEDY) from error
+        raise FileError(path, f"line {rows.line_num}", f"is not a line of the table ({error})", _REMEDY) from error
     most = max(counts.values())
     for (transport, seed), count in counts.items():
         if count < most:
@@ -254,4 +254,4 @@ def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[S
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")

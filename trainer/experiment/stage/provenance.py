@@ -25,7 +25,9 @@ def check_provenance(stage: Stage, stages: Sequence[Stage]) -> None:
     differing = difference(made, now)
     if differing is not None:
         name, was, wanted = differing
-        raise FileError(path, name, f"stage {stage.name} was made with {was}, and {wanted} is asked now", remedy)
+        raise FileError(
+            path, name, f"stage {stage.name} was made with {was}, and the configuration now asks for {wanted}", remedy
+        )
 
 
 def check_read(stage: Stage, stages: Sequence[Stage]) -> None:

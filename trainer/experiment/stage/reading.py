@@ -52,7 +52,7 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
         check_possible(Path(str(base)) / "checkpoints")
         return [TrainStage("", path, Path(str(base)), document)]
     if not isinstance(base, str):
-        raise FileError(path, "run.dir", f"is no folder ({base})", "name the folder of all stages")
+        raise FileError(path, "run.dir", f"is not a folder ({base})", "name the folder of all stages")
     entries = _entries(path, listed)
     for override in addressed:
         name, _, rest = override.removeprefix("stages.").partition(".")
@@ -74,29 +74,32 @@ def chosen(stages: Sequence[Stage], name: str | None) -> Stage:
     for stage in stages:
         if stage.name == (name or ""):
             return stage
-    known = ", ".join(stage.name for stage in stages if stage.name) or "none"
-    raise ValueError(f"--stage: there is no stage {name} in {stages[0].path} (there are {known}); name one of them")
+    known = [stage.name for stage in stages if stage.name]
+    remedy = f"use one of {', '.join(known)}" if known else "leave it out, for there are no stages"
+    raise ValueError(f"--stage: there is no stage {name} in {stages[0].path}; {remedy}")
 
 
 def _entries(path: Path, listed: Any) -> dict[str, tuple[str, dict[str, Any]]]:
     """Verb and settings of each stage by its name."""
     if not isinstance(listed, list) or not listed:
-        raise FileError(path, "stages", "is no list of stages", "write - {name: NAME, train: {...}} for each")
+        raise FileError(path, "stages", "is not a list of stages", "write - {name: NAME, train: {...}} for each")
     entries: dict[str, tuple[str, dict[str, Any]]] = {}
     for number, entry in enumerate(listed):
         where = f"stages.{number}"
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-            raise FileError(path, where, f"has no name that a folder can have ({name})", "write name: NAME")
+            raise FileError(
+                path, where, f"its name cannot be that of a folder ({name})", "write name: NAME, of letters and digits"
+            )
         if name in entries:
-            raise FileError(path, where, f"{name} stands there twice", "name each stage differently")
+            raise FileError(path, where, f"{name} is given twice", "name each stage differently")
         verbs = [key for key in entry if key != "name"]
         if len(verbs) != 1 or verbs[0] not in KINDS:
             *others, last = KINDS
-            remedy = f"give it either {', '.join(others)} or {last}"
-            raise FileError(path, where, f"says {verbs or 'nothing'} to do", remedy)
+            remedy = f"give it exactly one of {', '.join(others)} or {last}"
+            raise FileError(path, where, f"has {', '.join(map(str, verbs)) or 'no verb'}", remedy)
         settings = entry[verbs[0]] or {}
         if not isinstance(settings, dict):
-            raise FileError(path, where, f"{verbs[0]} is no section ({settings})", "write sections under it")
+            raise FileError(path, where, f"{verbs[0]} is not a section ({settings})", "write sections under it")
         entries[name] = verbs[0], settings
     return entries

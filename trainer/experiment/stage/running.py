@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.distributed.groups import STAGE, Launch
+from trainer.distributed.groups import Launch
 from trainer.distributed.process.child import Stopped, Supervisor
+from trainer.distributed.process.launcher import STAGE
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
+from trainer.distributed.process.verdict import conclude
 from trainer.distributed.run_folder import check_writable
 from trainer.experiment.stage.protocol import Stage
 from trainer.experiment.stage.provenance import check_provenance
@@ -52,12 +54,13 @@ def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], la
         for number, stage in enumerate(stages, start=1):
             place = f"stage {number} of {len(stages)}, {stage.name}"
             if stage.finished:
-                _say(f"{place}: is finished", launch)
+                _say(f"{place}: already finished", launch)
                 continue
             if supervisor.told_to_stop:
-                _say(f"{place}: is not begun, for this was told to stop; start it again to go on", launch)
+                line = f"{place}: not started, since the run was told to stop; start it again to go on"
+                conclude(EX_TEMPFAIL, line)
                 return EX_TEMPFAIL
-            _say(f"{place}: begins ({stage.verb})", launch)
+            _say(f"{place}: starts ({stage.verb})", launch)
             code = run_stage(supervisor, [str(path), *overrides], stage.name)
             if code:
                 return code
@@ -73,8 +76,8 @@ def run_stage(supervisor: Supervisor, arguments: Sequence[str], name: str) -> in
         name: of the stage.
 
     Returns:
-        Its exit code; 75 also if it was told to stop before it listened, or before it began: there was nothing to
-        save.
+        Its exit code; 75 also if this was told to stop before the stage began, 128 + the number of the signal if the
+        stage was told so before it had anything to save.
     """
     command = [sys.executable, "-m", "trainer", "train", *arguments, "--stage", name]
     try:
@@ -82,7 +85,7 @@ def run_stage(supervisor: Supervisor, arguments: Sequence[str], name: str) -> in
     except Stopped:
         return EX_TEMPFAIL
     if -code in supervisor.received.intersection(SIGNALS):
-        return EX_TEMPFAIL
+        return 128 - code
     return code if code >= 0 else 1
 
 

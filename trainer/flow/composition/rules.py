@@ -72,7 +72,7 @@ def _map_of_one_step(composition: Composition) -> str | None:
     match composition.objective:
         case objective.MongeMapConfig() | objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
             if not has_one_step_map(composition.path, composition.target):
-                return "it is about the map of one step, x_0 + v(x_0, 0), which is none to the data here"
+                return "it trains the map of one step, x_0 + v(x_0, 0), which does not lead to the data here"
     return None
 
 
@@ -215,8 +215,8 @@ def _open_at_the_source(composition: Composition) -> str | None:
         return None
     rest = "data" if end == "source" else "noise"
     return (
-        f"at t = 0, where samples begin, the state holds no {rest}, and this predicts the {end} alone: next to it an "
-        "error of the prediction is a thousand times larger in the velocity"
+        f"at t = 0, where samples begin, the state contains no {rest}, and this predicts the {end} alone: next to it "
+        "an error of the prediction is a thousand times larger in the velocity"
     )
 
 
@@ -224,7 +224,7 @@ def _open_at_the_data(composition: Composition) -> str | None:
     end, last = target.class_of(composition.target).end, built(composition.path).ends_as
     if not evaluates_at_the_data(composition.sampler) or end is None or end != last:
         return None
-    return "it evaluates the velocity at t = 1, where the state holds no source, and this predicts the data alone"
+    return "it evaluates the velocity at t = 1, where the state contains no source, and this predicts the data alone"
 
 
 STEEP_END = Rule(("sampler", "target", "path"), _open_at_the_data)

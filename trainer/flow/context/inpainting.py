@@ -20,6 +20,7 @@ class InpaintingConfig(Section):
 
     kind: Literal["inpainting"] = "inpainting"
     mask: MaskConfig = BoxesConfig()
+    """How the hidden pixels are chosen."""
 
 
 class Inpainting(Context):

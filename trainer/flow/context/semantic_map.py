@@ -19,6 +19,7 @@ class SemanticMapConfig(Section):
 
     kind: Literal["semantic_map"] = "semantic_map"
     levels: int = Field(default=3, ge=2)
+    """Levels of brightness that are told apart."""
     block: PositiveInt = 2
     """Side of a block in pixels; it divides the sides of the image."""
 

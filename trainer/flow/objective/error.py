@@ -25,6 +25,7 @@ class PseudoHuberConfig(Section):
 
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     scale: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    """Difference at which the error changes from quadratic to absolute."""
 
 
 Config = Annotated[SquaredConfig | PseudoHuberConfig, Field(discriminator="kind")]

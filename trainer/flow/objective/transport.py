@@ -29,6 +29,7 @@ class EntropicConfig(Section):
     epsilon: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     """Strength of the entropy, in units of the mean cost."""
     max_iterations: int = Field(default=1000, ge=1)
+    """Sinkhorn iterations after which a plan is used as it is."""
 
 
 Config = Annotated[ExactConfig | EntropicConfig, Field(discriminator="kind")]

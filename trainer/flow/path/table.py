@@ -82,7 +82,7 @@ def read_table(path: Path) -> PathTable:
         if dtype != torch.float64 or len(shape) != 2 or shape[1] != 2 or shape[0] < 2:
             raise FileError(path, name, f"is {dtype} of shape {list(shape)}, not float64 [K + 1, 2]", REMEDY)
         if not bool(arrays[name].isfinite().all()):
-            raise FileError(path, name, "holds values that are not finite", REMEDY)
+            raise FileError(path, name, "contains values that are not finite", REMEDY)
     table = PathTable(arrays["weights"], arrays["slopes"], header.get("made_by") or {})
     if table.weights.shape != table.slopes.shape:
         lengths = f"{len(table.slopes)} times where weights has {len(table.weights)}"

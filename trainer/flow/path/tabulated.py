@@ -67,6 +67,6 @@ def tabulated(config: TabulatedConfig) -> Tabulated:
     """
     table, current = read_table(config.path), digest(config.path)
     if current != config.digest:
-        problem = f"is {config.digest} where the file has {current}"
+        problem = f"is {config.digest} but the file has {current}"
         raise FileError(config.path, "digest", problem, "bring the file back, or leave the field out for another run")
     return Tabulated(table)

@@ -45,6 +45,7 @@ class DiffusionStepsConfig(Section):
 
     kind: Literal["diffusion_steps"] = "diffusion_steps"
     num_steps: PositiveInt = 1000
+    """Steps K of the diffusion."""
     beta_start: float = Field(default=1e-4, gt=0, lt=1)
     """Variance of the noise of the step next to the data."""
     beta_end: float = Field(default=0.02, gt=0, lt=1)

@@ -90,7 +90,9 @@ def check_times(times: Tensor) -> None:
         ValueError: if it has fewer than two times, or is not strictly monotonic and finite.
     """
     if times.ndim != 1 or len(times) < 2:
-        raise ValueError(f"times: shape {tuple(times.shape)} is no grid; give at least two times in one dimension")
+        raise ValueError(
+            f"times: shape {tuple(times.shape)} is not that of a grid; give at least two times in one dimension"
+        )
     steps = times.diff()
     if not (bool((steps > 0).all()) or bool((steps < 0).all())) or not bool(times.isfinite().all()):
         raise ValueError(f"times: {times.tolist()} is not strictly monotonic; sort the times and remove repeats")

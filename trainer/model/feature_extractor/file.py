@@ -115,10 +115,10 @@ def check_extractor(path: Path, shape: Sequence[int]) -> None:
     wanted, found = description.shape, tuple(shape)
     images = len(wanted) == len(found) == 3
     if not images and wanted != found:
-        raise FileError(path, "shape", f"is {list(wanted)} where the run has {list(found)}", "give one made for it")
+        raise FileError(path, "shape", f"is {list(wanted)} but the run has {list(found)}", "give one made for it")
     if images and found[0] not in (1, wanted[0]):
         raise FileError(
-            path, "shape", f"has {wanted[0]} channels where the run's images have {found[0]}", "give one made for them"
+            path, "shape", f"has {wanted[0]} channels but the run's images have {found[0]}", "give one made for them"
         )
 
 
@@ -140,7 +140,7 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     for name, value in tensors.items():
         if not bool(value.isfinite().all()):
-            raise FileError(path, name, "holds values that are not finite", _REMEDY)
+            raise FileError(path, name, "contains values that are not finite", _REMEDY)
     counters = {name: torch.tensor(0) for name in network.state_dict() if name.endswith(_COUNTER)}
     network.load_state_dict(tensors | counters, assign=True)
     device = torch.device("cpu") if device is None else device

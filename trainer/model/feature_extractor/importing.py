@@ -33,8 +33,9 @@ def import_extractor(
 ) -> None:
     """Writes a vision transformer, or Inception v3 up to its pooled features, as a feature extractor.
 
-    The settings after `out` are for transformers. If the image size gives another grid of patches than the weights were trained with, their position embeddings are
-    interpolated as in the published code of each model: bicubically, with antialiasing only if there are registers.
+    The settings after `out` are for transformers. If the image size gives another grid of patches than the weights were
+    trained with, their position embeddings are interpolated as in the published code of each model: bicubically, with
+    antialiasing only if there are registers.
 
     Args:
         path: safetensors file with the weights.
@@ -70,7 +71,7 @@ def import_extractor(
     mean = _of_channels("--mean", names.mean if mean is None else mean, shape[0])
     std = _of_channels("--std", names.std if std is None else std, shape[0])
     if min(std) <= 0:
-        raise ValueError(f"--std: {min(std)} is no spread of a channel; give numbers above 0")
+        raise ValueError(f"--std: {min(std)} is not a standard deviation; give numbers above 0")
     write_extractor(network, out, shape, mean=[2 * value - 1 for value in mean], std=[2 * value for value in std])
 
 
@@ -199,8 +200,8 @@ def _num_heads(num_heads: int | None, width: int) -> int:
     if num_heads is None:
         if width % HEAD_WIDTH:
             raise ValueError(
-                f"--num-heads: is needed because the width {width} is no multiple of {HEAD_WIDTH}; give the number of "
-                "heads that the weights were trained with"
+                f"--num-heads: is needed because the width {width} is not a multiple of {HEAD_WIDTH}; give the number "
+                "of heads that the weights were trained with"
             )
         return width // HEAD_WIDTH
     if num_heads < 1 or width % num_heads:
@@ -223,12 +224,12 @@ def _grid(
             raise FileError(path, names.positions, problem, "give --image-size HEIGHT WIDTH of the weights")
         return side, side
     if len(image_size) not in (1, 2):
-        raise ValueError(f"--image-size: {len(image_size)} numbers are no height and width; give 1 or 2")
+        raise ValueError(f"--image-size: {len(image_size)} numbers are not a height and a width; give 1 or 2")
     height, width = image_size if len(image_size) == 2 else (image_size[0], image_size[0])
     for pixels, size in ((height, patch[0]), (width, patch[1])):
         if pixels < 1 or pixels % size:
             near = max(size, round(pixels / size) * size)
-            raise ValueError(f"--image-size: {pixels} is no multiple of the {size} pixels of a patch; use {near}")
+            raise ValueError(f"--image-size: {pixels} is not a multiple of the {size} pixels of a patch; use {near}")
     rows, columns = height // patch[0], width // patch[1]
     if not square and rows * columns != num_positions:
         problem = f"has positions of {num_positions} patches, which form no square that could be interpolated"

@@ -132,11 +132,12 @@ class Inception:
         """Figure 6 of the paper: 7 x 7 as 1 x 7 and 7 x 1."""
         one, two = f"{name}.branch7x7", f"{name}.branch7x7dbl"
         flat, tall = (1, 7), (7, 1)
-        chain = {f"{two}_1": (inner, 1), f"{two}_2": (inner, tall), f"{two}_3": (inner, flat), f"{two}_4": (inner, tall)}
+        first = {f"{two}_1": (inner, 1), f"{two}_2": (inner, tall)}
+        last = {f"{two}_3": (inner, flat), f"{two}_4": (inner, tall), f"{two}_5": (192, flat)}
         return _side_by_side(
             self._chain(inputs, {f"{name}.branch1x1": (192, 1)}),
             self._chain(inputs, {f"{one}_1": (inner, 1), f"{one}_2": (inner, flat), f"{one}_3": (192, tall)}),
-            self._chain(inputs, {**chain, f"{two}_5": (192, flat)}),
+            self._chain(inputs, first | last),
             self._pooled(name, inputs, 192, self._mean()),
         )
 
@@ -155,9 +156,7 @@ class Inception:
         return _side_by_side(
             self._chain(inputs, {f"{name}.branch1x1": (320, 1)}),
             nn.Sequential(*self._chain(inputs, {f"{one}_1": (384, 1)}), self._cross(f"{one}_2")),
-            nn.Sequential(
-                *self._chain(inputs, {f"{two}_1": (448, 1), f"{two}_2": (384, 3)}), self._cross(f"{two}_3")
-            ),
+            nn.Sequential(*self._chain(inputs, {f"{two}_1": (448, 1), f"{two}_2": (384, 3)}), self._cross(f"{two}_3")),
             self._pooled(name, inputs, 192, pool),
         )
 

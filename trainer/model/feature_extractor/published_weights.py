@@ -79,7 +79,7 @@ class PublishedWeights:
             raise FileError(self.path, name, f"is of type {part.get_dtype()}", f"use one of {', '.join(FLOATING)}")
         value: Tensor = self._file.get_tensor(self._found[name]).float()
         if not bool(value.isfinite().all()):
-            raise FileError(self.path, name, "holds values that are not finite", "give the weights as published")
+            raise FileError(self.path, name, "contains values that are not finite", "give the weights as published")
         self._taken.add(name)
         return value
 

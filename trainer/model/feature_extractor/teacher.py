@@ -50,10 +50,10 @@ def check_teacher(config: RunConfig) -> None:
     shape = feature_shape(path)
     if shape[0] != wanted:
         remedy = f"set model.teacher_features={shape[0]}"
-        raise FileError(path, "layers", f"give {shape[0]} features where the run has {wanted}", remedy)
+        raise FileError(path, "layers", f"give {shape[0]} features but the run has {wanted}", remedy)
     tokens = tokens_per_example(config)
     if tokens_of(shape) not in (None, tokens):
-        problem = f"give features of {list(shape[1:])} places where the network has {tokens} tokens"
+        problem = f"give features of {list(shape[1:])} places but the network has {tokens} tokens"
         raise FileError(path, "layers", problem, "give one with a place for each token, or one vector for an example")
 
 

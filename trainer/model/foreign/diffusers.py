@@ -46,14 +46,14 @@ class DiffusersDiT(Foreign):
         document.expect("attention_bias", True, "give a network with biases in its attention")
         document.expect_none("norm_elementwise_affine", remedy="give a network whose norms have no weights")
         document.expect_none("upcast_attention", remedy="set it to false: attention here computes as the weights are")
-        heads, width = document.whole("num_attention_heads", 16), document.whole("attention_head_dim", 72)
-        channels, size = document.whole("in_channels", 4), document.whole("sample_size", 32)
-        outputs, layers = document.whole("out_channels", channels), document.whole("num_layers", 28)
+        heads, width = document.size("num_attention_heads", 16), document.size("attention_head_dim", 72)
+        channels, size = document.size("in_channels", 4), document.whole("sample_size", 32)
+        outputs, layers = document.size("out_channels", channels), document.size("num_layers", 28)
         if outputs not in (channels, 2 * channels):
             document.refuse("out_channels", outputs, f"give a network with {channels} or {2 * channels}")
         model = {
             "kind": "dit",
-            "patch_size": document.whole("patch_size", 2),
+            "patch_size": document.size("patch_size", 2),
             "hidden": heads * width,
             "num_layers": layers,
             "num_heads": heads,
@@ -71,7 +71,7 @@ class DiffusersDiT(Foreign):
             "path": "data",
             "held_out": 1,
             "shape": [channels, size, size],
-            "num_classes": document.whole("num_embeds_ada_norm", 1000),
+            "num_classes": document.size("num_embeds_ada_norm", 1000),
             "digest": "",
         }
         flow = {"path": {"kind": "diffusion_steps"}, "target": {"kind": "noise"}}

@@ -17,7 +17,10 @@ class Document:
     Attributes:
         path: of the file.
         values: what it holds.
+        largest: size that no width or number of layers exceeds, as far as it is known.
     """
+
+    largest: int | None = None
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         """Takes what was read.
@@ -44,6 +47,13 @@ class Document:
         if not isinstance(values, dict):
             raise FileError(path, "network", "is no object of settings", remedy)
         return cls(path, values)
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A width, a number of layers or another size that shapes of weights follow from; see :meth:`whole`."""
+        value = self.whole(key, default)
+        if self.largest is not None and value > self.largest:
+            raise FileError(self.path, key, f"is {value}, and the weights have no size above {self.largest}", _REMEDY)
+        return value
 
     def whole(self, key: str, default: int | None = None) -> int:
         """A number of 1 or more.
@@ -101,7 +111,7 @@ class Document:
             FileError: it is another word.
         """
         value = self.values.get(key, default)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             self.refuse(key, value, f"choose a network with one of {', '.join(choices)}")
         return choices[value]
 

@@ -42,13 +42,14 @@ class GPTNeoX(Foreign):
         document.expect("attention_bias", True, "give a network with biases in every linear layer")
         document.expect_none(QUANTISED, remedy=UNQUANTISED)
         context = document.whole("max_position_embeddings", 2048)
+        vocabulary = document.size("vocab_size", 50_432)
         model = {
             "kind": "gpt",
-            "hidden": document.whole("hidden_size"),
-            "num_layers": document.whole("num_hidden_layers"),
-            "num_heads": document.whole("num_attention_heads"),
-            "feed_forward_hidden": document.whole("intermediate_size"),
-            "vocabulary": document.whole("vocab_size", 50_432),
+            "hidden": document.size("hidden_size"),
+            "num_layers": document.size("num_hidden_layers"),
+            "num_heads": document.size("num_attention_heads"),
+            "feed_forward_hidden": document.size("intermediate_size"),
+            "vocabulary": vocabulary,
             "context": context,
             "norm": "layer",
             "norm_epsilon": document.number("layer_norm_eps", 1e-5),
@@ -59,7 +60,7 @@ class GPTNeoX(Foreign):
             "rotary_share": rotary_share(document, "rotary_pct", 0.25),
             "tied": document.flag("tie_word_embeddings", False),
         }
-        return {"model": model, "data": data_section(context)}
+        return {"model": model, "data": data_section(context, vocabulary)}
 
     def document(self, config: RunConfig) -> dict[str, Any]:
         """See :class:`Foreign`."""

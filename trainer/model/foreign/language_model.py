@@ -3,18 +3,24 @@
 from typing import Any
 
 from trainer.config.model import GPTConfig
+from trainer.config.network.gpt import BYTE_VALUES
 from trainer.config.run import RunConfig
 
 LONGEST_WINDOW = 1024
 
 
-def data_section(context: int) -> dict[str, Any]:
-    """Data that need no download, for a first run; a user's own take their place.
+def data_section(context: int, vocabulary: int) -> dict[str, Any]:
+    """Data of a run to come, whose path a user's own take the place of; of bytes, some that need no download.
 
     Args:
         context: tokens of the longest sequence of the network.
+        vocabulary: tokens that it knows.
     """
-    return {"kind": "python_source", "context": min(context, LONGEST_WINDOW), "held_out": 100_000}
+    window = min(context, LONGEST_WINDOW)
+    if vocabulary == BYTE_VALUES:
+        return {"kind": "python_source", "context": window, "held_out": 100_000}
+    said_by_the_index = {"vocabulary": vocabulary, "bytes_per_token": 4.0, "digest": ""}
+    return {"kind": "text", "path": "data", "context": window, **said_by_the_index}
 
 
 def gpt_of(config: RunConfig, network: str) -> GPTConfig:

@@ -32,21 +32,22 @@ class Llama(Foreign):
     def sections(self, document: Document, weights: Weights) -> dict[str, Any]:
         """See :class:`Foreign`."""
         del weights
-        hidden, heads = document.whole("hidden_size"), document.whole("num_attention_heads")
+        hidden, heads = document.size("hidden_size"), document.size("num_attention_heads")
         document.expect("head_dim", hidden // heads, f"give a network with heads of hidden_size / {heads}")
         document.expect_none("attention_bias", "mlp_bias", remedy="give a network without biases, or a GPT-NeoX")
         document.expect_none("sliding_window", remedy="give a network whose attention sees every token before")
         document.expect_none(QUANTISED, remedy=UNQUANTISED)
         document.choice("hidden_act", {"silu": "swiglu"}, "silu")
         context = document.whole("max_position_embeddings", 2048)
+        vocabulary = document.size("vocab_size", 32_000)
         model = {
             "kind": "gpt",
             "hidden": hidden,
-            "num_layers": document.whole("num_hidden_layers"),
+            "num_layers": document.size("num_hidden_layers"),
             "num_heads": heads,
-            "num_kv_heads": document.whole("num_key_value_heads", heads),
-            "feed_forward_hidden": document.whole("intermediate_size"),
-            "vocabulary": document.whole("vocab_size", 32_000),
+            "num_kv_heads": document.size("num_key_value_heads", heads),
+            "feed_forward_hidden": document.size("intermediate_size"),
+            "vocabulary": vocabulary,
             "context": context,
             "norm": "rms",
             "norm_epsilon": document.number("rms_norm_eps", 1e-6),
@@ -54,7 +55,7 @@ class Llama(Foreign):
             "rotary_base": rotary_base(document, "rope_theta"),
             "tied": document.flag("tie_word_embeddings", False),
         }
-        return {"model": model, "data": data_section(context)}
+        return {"model": model, "data": data_section(context, vocabulary)}
 
     def document(self, config: RunConfig) -> dict[str, Any]:
         """See :class:`Foreign`."""

@@ -54,14 +54,14 @@ def places_of(nodes: Sequence[float], grid: Tensor) -> tuple[int, ...]:
     for start, end in pairwise(nodes):
         if end - start < LEAST_INTERVAL:
             raise ValueError(
-                f"{start:g} and {end:g} are less than {LEAST_INTERVAL:g} apart, so that rounding spoils the difference "
-                "of their states; use fewer nodes"
+                f"{start:g} and {end:g} are less than {LEAST_INTERVAL:g} apart, so that rounding would spoil the "
+                "difference of their states; use fewer nodes"
             )
     distances = [(grid.double() - node).abs() for node in nodes]
     for node, distance in zip(nodes, distances, strict=True):
         if float(distance.min()) > SAME_TIME:
             raise ValueError(
-                f"{node:g} is no time of the sampler's grid of {len(grid) - 1} steps; use a sampler of finer steps, "
+                f"{node:g} is not a time of the sampler's grid of {len(grid) - 1} steps; use a sampler of finer steps, "
                 "such as {kind: euler, steps: 100}, and nodes among its times"
             )
     return tuple(int(distance.argmin()) for distance in distances)

@@ -27,6 +27,7 @@ class PairsRequest(Section):
     guidance: float = Field(default=1.0, ge=0)
     """Scale of classifier-free guidance; what is asked of the teacher is in the student without any."""
     seed: NonNegativeInt = 0
+    """Of all draws."""
     segments: PositiveInt | None = None
     """Cut time into so many parts, of which each pair holds the ends of one, from noised examples of the teacher's
     data; null: pairs are whole paths from noise, unless there are nodes."""

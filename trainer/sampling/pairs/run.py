@@ -24,6 +24,7 @@ from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.distributed.process.verdict import conclude
 from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import steps_file
 from trainer.model.pretrained import check_restorable
@@ -55,7 +56,7 @@ def run(request: PairsRequest, out: Path) -> int:
     teacher = Reference.of_run(ReferenceConfig(run=request.run))
     config = teacher.config
     if config.model.kind in FLOWLESS:
-        raise ValueError(f"run_dir: {request.run} holds a model of kind {config.model.kind}, which follows no flow")
+        raise ValueError(f"run_dir: {request.run} contains a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
     if config.flow.context is not None:
         raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
@@ -77,7 +78,7 @@ def run(request: PairsRequest, out: Path) -> int:
     if (out / INDEX).exists():
         found = read_index(out, PairIndex)
         if found.model_copy(update={"class_names": index.class_names}) != index:
-            raise FileError(out / INDEX, "output", "holds other pairs", "give another folder, or delete this one")
+            raise FileError(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
     mark = _digest(index)
     if launch.rank == 0:
@@ -102,8 +103,7 @@ def run(request: PairsRequest, out: Path) -> int:
                 told(-1)
         dist.barrier()
         if not all((out / entry.file).exists() for entry in index.shards):
-            if launch.rank == 0:
-                print(stop.farewell(out, "its finished shards are kept"), file=sys.stderr, flush=True)
+            conclude(EX_TEMPFAIL, stop.farewell(out, "its finished shards are kept"))
             return EX_TEMPFAIL
         if launch.rank == 0:
             index.write(out)

@@ -63,7 +63,9 @@ def fine_solution(field: Field, x_0: Tensor, *, nodes: int, segments: int = 1) -
         ValueError: the segments do not divide the nodes.
     """
     if nodes % segments:
-        raise ValueError(f"nodes: {nodes} is no multiple of the {segments} segments; use {-(-nodes // segments)} each")
+        raise ValueError(
+            f"nodes: {nodes} is not a multiple of the {segments} segments; use {-(-nodes // segments)} each"
+        )
     times = fine_times(nodes).to(x_0.device)
     states, velocities, current = [x_0], [], field
     for node in range(nodes):
@@ -130,5 +132,5 @@ def check_evaluations(evaluations: int, nodes: int, segments: int = 1) -> None:
         raise ValueError(f"evaluations: {evaluations} exceed the {nodes} nodes of the fine grid; use more nodes")
     if evaluations < 1 or evaluations % segments:
         least = max(1, evaluations // segments) * segments
-        what = "is below 1" if evaluations < 1 else f"is no multiple of the {segments} segments of the sampler"
+        what = "is below 1" if evaluations < 1 else f"is not a multiple of the {segments} segments of the sampler"
         raise ValueError(f"evaluations: {evaluations} {what}; use {least}")

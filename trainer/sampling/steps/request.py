@@ -29,13 +29,14 @@ class StepsRequest(Section):
     guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Scale of classifier-free guidance; null: that of the run."""
     seed: NonNegativeInt = 0
+    """Of the noises."""
 
     @field_validator("evaluations")
     @classmethod
     def _stand_there_once(cls, evaluations: tuple[int, ...]) -> tuple[int, ...]:
         for number in evaluations:
             if evaluations.count(number) > 1:
-                raise ValueError(f"{number} stands there twice; give each number once")
+                raise ValueError(f"{number} is given twice; give each number once")
         return tuple(sorted(evaluations))
 
     def nodes_for(self, segments: int) -> int:

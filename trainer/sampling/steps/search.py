@@ -59,7 +59,7 @@ def check_search(config: RunConfig, request: StepsRequest) -> None:
     nodes = request.nodes_for(segments)
     if nodes % segments:
         remedy = f"use {-(-nodes // segments) * segments}, or leave it out"
-        raise ValueError(f"nodes: {nodes} is no multiple of the {segments} segments of the run's sampler; {remedy}")
+        raise ValueError(f"nodes: {nodes} is not a multiple of the {segments} segments of the run's sampler; {remedy}")
     for evaluations in request.evaluations:
         check_evaluations(evaluations, nodes, segments)
     check_drawn_by(config, euler_of(own, EulerConfig()), request.guidance_for(config.sample))

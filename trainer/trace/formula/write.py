@@ -100,7 +100,7 @@ def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
         sampler = other.sampler
     guidance = config.sample.guidance if request.guidance is None else request.guidance
     if not 0 <= guidance < math.inf:
-        raise ValueError(f"--guidance: {guidance} is no scale from 0; use 1 for none, 1.5 for sharper images")
+        raise ValueError(f"--guidance: {guidance} is not a number of 0 or more; use 1 for none, 1.5 for sharper images")
     check_drawn_by(config, sampler, guidance)
     layout = plan_sampling(config, request.world_size, ranks_per_node=request.ranks_per_node)
     examples = request.examples

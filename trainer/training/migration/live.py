@@ -143,8 +143,8 @@ class LiveMigration:
         moved_mb = len(plan.moves) * self._expert_bytes / 1e6
         self._say(
             step,
-            f"{len(plan.moves)} experts moved ({moved_mb:.3g} MB a copy) at a regret of {self._trigger.regret:.1%}; "
-            f"placement version {self.version}",
+            f"{len(plan.moves)} experts moved ({moved_mb:.3g} MB a copy), since the traffic cost "
+            f"{self._trigger.regret:.1%} more than it would under the new placement; placement version {self.version}",
         )
 
     def _agreed(self, plan: MigrationPlan | None) -> bool:

@@ -125,8 +125,8 @@ def test_objectives_of_features_are_for_trunks() -> None:
 
 def test_settings_that_no_network_has() -> None:
     for settings, message in (
-        ({"trunk_layers": 0, "residual_layers": 1}, "residual_layers: 1 is about the features of a trunk"),
-        ({"trunk_layers": 0, "teacher_features": 8}, "teacher_features: 8 is about"),
+        ({"trunk_layers": 0, "residual_layers": 1}, "residual_layers: 1 needs the features of a trunk"),
+        ({"trunk_layers": 0, "teacher_features": 8}, "teacher_features: 8 needs the features"),
         ({"hidden": 12}, "hidden: 12"),
     ):
         with pytest.raises(ValueError, match=message):

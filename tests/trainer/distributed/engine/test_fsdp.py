@@ -119,9 +119,7 @@ def write(run: Run) -> list[bytes]:
     from trainer.sampling.text import continue_texts
 
     with run.average.in_place():
-        return continue_texts(
-            run.engine.module, [b"def", b"a"], 4, tokenizer=ByteTokenizer(), temperature=0.0, seed=0
-        )
+        return continue_texts(run.engine.module, [b"def", b"a"], 4, tokenizer=ByteTokenizer(), temperature=0.0, seed=0)
 
 
 def moved(world_size: int) -> tuple[list[Any], list[Any], list[bytes]]:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from moe.files import FileError
 from tests.ranks import run_ranks
+from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.sets import FeatureSet, blocks_of, features_of
 from trainer.evaluation.fidelity.statistics_file import Statistics
-from trainer.evaluation.frechet import Gaussian, gaussian_distance
 from trainer.model.feature_extractor.extractor import Extractor
 
 NUM, SIZE, WIDTH = 230, 16, 12
@@ -44,9 +44,7 @@ def network() -> Extractor:
 
 def read_set(rank: int, world_size: int, num: int, seed: int, kept: int = 100) -> FeatureSet:  # noqa: ARG001
     group = dist.group.WORLD if world_size > 1 else None
-    return features_of(
-        Points(num, seed, together=seed == 2), network(), WIDTH, size=SIZE, kept=kept, group=group
-    )
+    return features_of(Points(num, seed, together=seed == 2), network(), WIDTH, size=SIZE, kept=kept, group=group)
 
 
 def by_brute_force(real: NDArray[np.float64], samples: NDArray[np.float64], k: int) -> tuple[float, float]:
@@ -71,7 +69,7 @@ def test_moments_are_numpys_and_do_not_depend_on_blocks() -> None:
     assert seen.tolist() == list(range(NUM))
 
 
-def of_ranks(rank: int, world_size: int) -> tuple[NDArray[np.float64], NDArray[np.float64], object, tuple[float, float]]:
+def of_ranks(rank: int, world_size: int) -> tuple[Any, Any, Any, tuple[float, ...]]:
     real, samples = (read_set(rank, world_size, num, seed) for num, seed in ((NUM, 1), (190, 2)))
     group = dist.group.WORLD if world_size > 1 else None
     both = real.in_order(group), gaussian_distance(real.gaussian, samples.gaussian)
@@ -193,6 +191,11 @@ def test_published_statistics_have_a_mean_and_a_covariance_alone(tmp_path: Path)
     found.check_made_of(tmp_path / "published.npz", **MADE_OF)
 
 
+def read_checked(path: Path, wanted: dict[str, Any]) -> None:
+    found = Statistics.read(path, **{name: wanted[name] for name in TOLD})
+    found.check_made_of(path, **{name: wanted[name] for name in MADE_OF})
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -205,9 +208,7 @@ def test_published_statistics_have_a_mean_and_a_covariance_alone(tmp_path: Path)
 def test_statistics_of_something_else_are_refused(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
     statistics().write(tmp_path / "file.npz")
     with pytest.raises(FileError) as refusal:
-        wanted = TOLD | MADE_OF | changes
-        found = Statistics.read(tmp_path / "file.npz", **{name: wanted[name] for name in TOLD})
-        found.check_made_of(tmp_path / "file.npz", **{name: wanted[name] for name in MADE_OF})
+        read_checked(tmp_path / "file.npz", TOLD | MADE_OF | changes)
     assert str(refusal.value).startswith(f"{tmp_path / 'file.npz'}: {complaint}")
 
 
@@ -221,7 +222,7 @@ def test_statistics_of_something_else_are_refused(changes: dict[str, object], co
         ({"mu": np.zeros(4), "sigma": np.eye(4), "flowfabric": np.array("x")}, "flowfabric: is not JSON"),
     ],
 )
-def test_malformed_statistics_are_refused(arrays: dict[str, NDArray[np.float64]], complaint: str, tmp_path: Path) -> None:
+def test_malformed_statistics_are_refused(arrays: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "file.npz", **arrays)
     with pytest.raises(FileError) as refusal:
         Statistics.read(tmp_path / "file.npz", **TOLD)

@@ -95,7 +95,7 @@ def test_what_does_not_go_with_the_base_is_left_out(tmp_path: Path) -> None:
     assert "files in nowhere" in found.left_out["latents"]
     assert "flow.context: it solves another task" in found.left_out["told"]
     assert "flow.coupling.kind: paired takes each source point from the data" in found.left_out["paired"]
-    assert "stages.pairs: the budget holds no training of its teacher" in found.left_out["taught"]
+    assert "stages.pairs: the budget contains no training of its teacher" in found.left_out["taught"]
 
 
 def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,18 +114,18 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, capsy
     misspelt = written(tmp_path, "misspelt", flow={"couplng": {"kind": "knn"}})
     assert "misspelt.yaml: flow.couplng: is not permitted here" in line(base, misspelt)
     unknown = written(tmp_path, "unknown", flow={"coupling": {"kind": "knm"}})
-    assert "unknown.yaml: flow.coupling.kind: 'knm' is none of" in line(base, unknown)
+    assert "unknown.yaml: flow.coupling.kind: 'knm' is not one of" in line(base, unknown)
     assert "missing.yaml: file: cannot be read" in line(base, tmp_path / "missing.yaml")
-    assert "optim.steps: Input should be greater than 0 (0); use 1 or more" in line(base, "optim.steps=0")
-    assert "is a matter of each method" in line(base, "flow.data_scale=2")
-    assert "is the folder of no single run; use --out" in line(base, "run.dir=x")
+    assert "optim.steps: must be greater than 0 (0); use 1 or more" in line(base, "optim.steps=0")
+    assert "belongs to each method of the comparison" in line(base, "flow.data_scale=2")
+    assert "cannot be set, since every run has its own folder below --out; use --out" in line(base, "run.dir=x")
     assert "no method has that stage" in line(base, "stages.reflow.pairs.num=3")
     assert "--seeds: 0 is below 1" in line(base, "--seeds", "0")
-    assert "--evaluations: '0' is no list" in line(base, "--evaluations", "0")
+    assert "--evaluations: '0' is not a list" in line(base, "--evaluations", "0")
     assert "--evaluations: 10001 is above 10000; use 10000 or less" in line(base, "--evaluations", "10001")
     assert "--fabric-ranks: 0 is below 1" in line(base, "--fabric-ranks", "0")
     assert "--fabric-examples: 0 is below 1" in line(base, "--fabric-examples", "0")
-    assert "--teraflops: 0 is no rate" in line(base, "--teraflops", "0")
+    assert "--teraflops: 0 is not a rate" in line(base, "--teraflops", "0")
     assert "missing.yaml: file: cannot be read" in line(base, "--fabric", tmp_path / "missing.yaml")
     assert "base.yaml has no topology; give one of configs/scenarios" in line(base, "--fabric", base)
     assert "no method goes with" in line(written(tmp_path, "paired", flow={"coupling": {"kind": "paired"}}))
@@ -247,8 +247,8 @@ def test_what_is_written_is_read_back_and_stands_in_the_report(compared: Path, t
     [
         ("[", "cannot be read (it is not JSON)"),
         ("{}", "format: is not flowfabric.comparison/2 (None)"),
-        ('{"format": "flowfabric.comparison/1"}', "document: lacks something"),
-        ('{"format": "flowfabric.comparison/2"}', "document: lacks something"),
+        ('{"format": "flowfabric.comparison/1"}', "document: is incomplete"),
+        ('{"format": "flowfabric.comparison/2"}', "document: is incomplete"),
     ],
 )
 def test_what_is_no_comparison_is_refused(text: str, problem: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.forked import ROOT
 from trainer.__main__ import main
 from trainer.data import ToyConfig
 from trainer.distributed.process.child import Stopped, Supervisor
-from trainer.distributed.process.stop import EX_TEMPFAIL
+from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.experiment.comparison import measurement, training
 from trainer.experiment.comparison.candidate import training_seconds
 from trainer.experiment.comparison.measurement import MeasurementSpec, measure_network
@@ -41,7 +41,7 @@ import os, pathlib, signal, sys
 def told(number, _):
     pathlib.Path(sys.argv[1]).write_text(str(number))
     sys.exit(75)
-for number in (signal.SIGTERM, signal.SIGUSR2):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
     signal.signal(number, told)
 os.kill(os.getppid(), int(sys.argv[2]))
 signal.alarm(20)
@@ -53,7 +53,7 @@ signal.pause()
 @pytest.fixture
 def unharmed() -> Iterator[None]:
     """What a broken comparison lets through does not end the tests."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -66,7 +66,7 @@ def written(folder: Path, name: str, **sections: Any) -> Path:
 
 
 @pytest.mark.usefixtures("unharmed")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_comparison_that_is_told_to_stop_tells_its_run_and_wants_to_go_on(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,7 +108,7 @@ def test_experts_on_nodes_of_several_ranks_send_through_one_of_them(tmp_path: Pa
     assert CallPrices(fabric).of(run).sent_bytes > 0
     assert '"ranks_per_node":3' in simulations[0]
     scenario.unlink()
-    with pytest.raises(FileError, match="is not there; name a scenario of netsim with --fabric"):
+    with pytest.raises(FileError, match="does not exist; name a scenario of netsim with --fabric"):
         CallPrices(fabric).of(run)
 
 

@@ -233,7 +233,7 @@ def changed(change: Change) -> Results:
         ("", "document: is not JSON"),
         (json.dumps(results())[:-40], "document: is not JSON"),
         ("[]", "document: "),
-        (json.dumps(results()).replace("1200.0", "NaN"), "document: is not JSON (NaN is no number of JSON)"),
+        (json.dumps(results()).replace("1200.0", "NaN"), "document: is not JSON (NaN is not a number in JSON)"),
         (changed(lambda d: d.pop("format")), "format: "),
         (changed(lambda d: d.update(format="flowfabric.results/2")), "format: "),
         (changed(lambda d: d.update(scenario=None)), "scenario: "),
@@ -285,10 +285,10 @@ def cell(line: int, column: str, value: str) -> list[str]:
         (cell(6, "ranks", "0"), "line 6: ranks: "),
         (cell(7, "op", ""), "line 7: op: "),
         (cell(8, "layer", "-1"), "line 8: layer: "),
-        (cell(9, "transport", "drill"), "line 9: transport: drill with seed 0 is no run of results.json"),
-        (cell(9, "seed", "2"), "line 9: transport: ethereal with seed 2 is no run of results.json"),
+        (cell(9, "transport", "drill"), "line 9: transport: drill with seed 0 is not a run of results.json"),
+        (cell(9, "seed", "2"), "line 9: transport: ethereal with seed 2 is not a run of results.json"),
         (cell(10, "collective", "1"), "line 10: collective: is not the run's next, 2 (1)"),
-        (cell(11, "group", '"expert'), "line 13: is no line of a table"),
+        (cell(11, "group", '"expert'), "line 13: is not a line of the table"),
     ],
 )
 def test_malformed_collectives_are_one_line_and_status_2(lines, expected, run_dir, tmp_path, capsys):
@@ -303,7 +303,7 @@ def test_a_cut_off_table_and_one_that_is_no_text_are_one_line_and_status_2(run_d
     path.write_bytes(whole[:-1])
     assert "collectives.csv: file: is empty or its last line is cut off" in refused(capsys, run_dir, folder)
     path.write_bytes(b"\xff" + whole)
-    assert "collectives.csv: file: is no text in UTF-8" in refused(capsys, run_dir, folder)
+    assert "collectives.csv: file: is not UTF-8 text" in refused(capsys, run_dir, folder)
     path.unlink()
     path.mkdir()
     assert "collectives.csv: file: cannot be read (Is a directory)" in refused(capsys, run_dir, folder)

@@ -69,14 +69,14 @@ def test_finished_stages_are_found_finished_again(
 ) -> None:
     before = contents(finished)
     assert main(["train", str(file), f"run.dir={finished}"]) == 0
-    assert capsys.readouterr().err.count("is finished") == 2
+    assert capsys.readouterr().err.count("already finished") == 2
     assert contents(finished) == before
     assert main(["check", str(file), f"run.dir={finished}"]) == 0
     out = capsys.readouterr().out.replace("\n", " ")
     assert f"reference {finished}/teacher/checkpoints/step_00000004: mlp" in out
     assert "collectives: not known (flow.objective.kind: velocity_distillation calls the network several times" in out
     line = refused(capsys, "train", file, f"run.dir={finished}", "stages.student.flow.objective.step=0.02")
-    assert "flow.objective.step: stage student was made with 0.01, and 0.02 is asked now" in line
+    assert "flow.objective.step: stage student was made with 0.01, and the configuration now asks for 0.02" in line
 
 
 def test_killed_it_ends_as_undisturbed(file: Path, finished: Path, tmp_path: Path) -> None:

@@ -113,8 +113,8 @@ def test_a_new_kind_of_stage_is_one_class_and_one_line(
     assert main(["train", str(path), "--stage", "own"]) == 0
     assert (tmp_path / "run" / "own" / "note").read_text() == "hello"
     line = refused(capsys, "check", path, "stages.own.text=good-bye")
-    assert "note: text: stage own was made with hello, and good-bye is asked now" in line
-    assert "give it either train, pairs, fit-path, steps or note" in refused(
+    assert "note: text: stage own was made with hello, and the configuration now asks for good-bye" in line
+    assert "give it exactly one of train, pairs, fit-path, steps or note" in refused(
         capsys, "check", written(tmp_path, stages=[{"name": "own"}])
     )
 
@@ -149,13 +149,13 @@ def test_a_file_without_stages_is_one_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stages", "problem"),
     [
-        ([], "stages: is no list of stages"),
-        ([{"train": {}}], r"stages\.0: has no name"),
-        ([{"name": "../a", "train": {}}], r"stages\.0: has no name that a folder can have \(\.\./a\)"),
-        ([{"name": "a", "train": {}}, {"name": "a", "train": {}}], r"stages\.1: a stands there twice"),
-        ([{"name": "a"}], r"stages\.0: says nothing to do"),
-        ([{"name": "a", "train": {}, "pairs": {}}], r"stages\.0: says \['pairs', 'train'\] to do"),
-        ([{"name": "a", "train": 3}], r"stages\.0: train is no section"),
+        ([], "stages: is not a list of stages"),
+        ([{"train": {}}], r"stages\.0: its name cannot be"),
+        ([{"name": "../a", "train": {}}], r"stages\.0: its name cannot be that of a folder \(\.\./a\)"),
+        ([{"name": "a", "train": {}}, {"name": "a", "train": {}}], r"stages\.1: a is given twice"),
+        ([{"name": "a"}], r"stages\.0: has no verb"),
+        ([{"name": "a", "train": {}, "pairs": {}}], r"stages\.0: has pairs, train"),
+        ([{"name": "a", "train": 3}], r"stages\.0: train is not a section"),
     ],
 )
 def test_what_is_no_stage_is_refused(tmp_path: Path, stages: Any, problem: str) -> None:
@@ -169,7 +169,10 @@ def test_a_wrong_stage_is_refused_before_the_first_begins(tmp_path: Path, capsys
     assert "--stage: there is no stage x" in refused(capsys, "train", path, "--stage", "x")
     assert "stages.pairs.num: " in refused(capsys, "train", path, "stages.pairs.num=0")
     assert "stages.teacher: optim.lr: " in refused(capsys, "train", path, "optim.lr=-1")
-    for override, wrong in (("time={kind: grit}", "time.kind: 'grit' is none"), ("tyme=1", "tyme: is not permitted")):
+    for override, wrong in (
+        ("time={kind: grit}", "time.kind: 'grit' is not one of"),
+        ("tyme=1", "tyme: is not permitted"),
+    ):
         said = refused(capsys, "train", path, f"stages.reflow.flow.{override}")
         assert f"stages.reflow: flow.{wrong}" in said, "although it reads from stages that are to come"
     assert not (tmp_path / "run").exists()
@@ -190,13 +193,13 @@ def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> No
     path = written(tmp_path)
     first = forked(path)
     assert first.returncode == 0, first.stderr
-    assert "stage 3 of 3, reflow: begins" in first.stderr
+    assert "stage 3 of 3, reflow: starts" in first.stderr
     folder = tmp_path / "run"
     assert (folder / "reflow" / "checkpoints" / "step_00000003" / "COMPLETE").exists()
     before = contents(folder)
     again = forked(path)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("is finished") == 3
+    assert again.stderr.count("already finished") == 3
     assert contents(folder) == before
 
 
@@ -247,7 +250,7 @@ def test_a_finished_stage_of_other_settings_is_refused(
     before = contents(tmp_path)
     line = refused(capsys, "train", path, override)
     assert field in line
-    assert f"was made with {made}, and {asked} is asked now; give another run.dir, or delete" in line
+    assert f"was made with {made}, and the configuration now asks for {asked}; give another run.dir, or delete" in line
     assert contents(tmp_path) == before
 
 
@@ -283,7 +286,7 @@ def test_a_stage_alone_refuses_what_it_reads_from_as_all_would(
     for override in ("run.seed=7", "stages.pairs.guidance=3"):
         line = refused(capsys, "train", path, override, "--stage", "reflow")
         assert line == refused(capsys, "train", path, override)
-    assert "guidance: stage pairs was made with 1.0, and 3.0 is asked now" in line
+    assert "guidance: stage pairs was made with 1.0, and the configuration now asks for 3.0" in line
     assert contents(tmp_path) == before
     changed = load_stages(path, ["stages.reflow.optim.lr=0.5"])
     check_read(changed[2], changed)
@@ -307,7 +310,7 @@ def test_a_fitted_path_of_other_settings_is_refused(tmp_path: Path) -> None:
         ("flow.data_scale=0.5", r"flow\.data_scale", r"1\.0"),
     ]:
         now = override.partition("=")[2]
-        told = rf"path\.safetensors: {field}: stage path was made with {was}, and {now} is asked now"
+        told = rf"path\.safetensors: {field}: stage path was made with {was}, and the configuration now asks for {now}"
         with pytest.raises(FileError, match=told):
             check_stages(load_stages(path, [override]), 1)
     from_data = ["flow.source.kind=toy", "flow.source.name=moons", "flow.source.seed=1"]
@@ -338,7 +341,7 @@ def test_pairs_of_which_the_student_holds_out_all_are_refused_at_once(
     check_stages(load_stages(path, ["stages.pairs.num=5"]), 1)
 
 
-def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_is_told_to_stop_before_it_listens_has_saved_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     start = subprocess.Popen
 
     def told_while_starting(command: list[str], env: dict[str, str], **_: Any) -> Any:
@@ -350,7 +353,7 @@ def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         with Supervisor().listening() as supervisor:
-            assert running.run_stage(supervisor, ["stages.yaml"], "teacher") == EX_TEMPFAIL
+            assert running.run_stage(supervisor, ["stages.yaml"], "teacher") == 128 + signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -359,7 +362,7 @@ def test_a_stage_that_has_just_been_started_is_told_to_stop(monkeypatch: pytest.
     ("step", "said", "resumed_with"),
     [
         (2, "told to stop by SIGTERM; saved at step 2", "resumes after step 2"),
-        (3, "stage 2 of 2, second: is not begun, for this was told to stop", "first: is finished"),
+        (3, "stage 2 of 2, second: not started, since the run was told to stop", "first: already finished"),
     ],
 )
 def test_stages_that_are_told_to_stop_go_on_as_undisturbed_ones(

@@ -129,7 +129,7 @@ def test_a_finished_search_of_other_settings_is_refused(
 ) -> None:
     path = written(tmp_path)
     check_stages(finished(path), 1)
-    said = rf"steps\.json: {name}: stage steps was made with {made}, and {asked} is asked now"
+    said = rf"steps\.json: {name}: stage steps was made with {made}, and the configuration now asks for {asked}"
     with pytest.raises(FileError, match=said):
         check_stages(load_stages(path, [override]), 1)
 
@@ -151,7 +151,7 @@ def test_pairs_at_other_nodes_than_the_grid_of_now_are_refused(tmp_path: Path) -
     document = json.loads(file.read_text())
     document["grids"]["3"] = [0, 0.25, 0.6, 1]
     file.write_text(json.dumps(document))
-    with pytest.raises(FileError, match=r"stages\.pairs: .*grids\.3: 0\.25 is no time of the sampler's grid of 10"):
+    with pytest.raises(FileError, match=r"stages\.pairs: .*grids\.3: 0\.25 is not a time of the sampler's grid of 10"):
         check_stages(stages, 1)
 
 
@@ -170,7 +170,7 @@ def test_a_teacher_is_searched_and_straightened(tmp_path: Path) -> None:
     before = contents(run)
     again = forked(path)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("is finished") == len(STAGES)
+    assert again.stderr.count("already finished") == len(STAGES)
     assert contents(run) == before
     assert "search: stage steps was made with endpoint" in forked(path, "stages.steps.search=chord").stderr
 

@@ -211,15 +211,15 @@ def test_a_file_that_is_none_and_weights_that_are_no_numbers_are_refused(tmp_pat
     path.write_bytes(b"\x80\x04 not safetensors")
     refused_by(lambda: check_extractor(path, (1, 2, 2)), path, "features: cannot be read")
     save_file({**WEIGHTS, "1.bias": torch.tensor([1.0, float("nan")])}, path, metadata={KEY: described()})
-    refused_by(lambda: read_extractor(path), path, r"1\.bias: holds values that are not finite")
+    refused_by(lambda: read_extractor(path), path, r"1\.bias: contains values that are not finite")
 
 
 @pytest.mark.parametrize(
     ("shape", "run", "words"),
     [
-        ((3, 4, 4), (4, 8, 8), "has 3 channels where the run's images have 4"),
-        ((3, 4, 4), (2,), "where the run has [2]"),
-        ((2,), (3,), "where the run has [3]"),
+        ((3, 4, 4), (4, 8, 8), "has 3 channels but the run's images have 4"),
+        ((3, 4, 4), (2,), "but the run has [2]"),
+        ((2,), (3,), "but the run has [3]"),
     ],
 )
 def test_an_extractor_of_other_examples_is_refused(

@@ -72,7 +72,7 @@ def test_a_teacher_of_other_places_is_refused(
     flow = {"objective": {"kind": "aligned", "teacher": str(teacher)}}
     config.write_text(yaml.safe_dump({"run": {"dir": str(tmp_path / "run")}, "flow": flow, **DIGITS_OF_16_TOKENS}))
     line = refused(capsys, "check", config)
-    assert "features of [6, 6] places where the network has 16 tokens" in line
+    assert "features of [6, 6] places but the network has 16 tokens" in line
     config.write_text(config.read_text().replace(str(teacher), str(weights)))
     assert "metadata.extractor: is missing; " in refused(capsys, "check", config)
 
@@ -82,8 +82,8 @@ def test_a_teacher_of_other_places_is_refused(
     [
         (["--layout", "clip"], "--layout: invalid choice: 'clip'"),
         (["--layout", "transformers-vit"], "embeddings.patch_embeddings.projection.weight: is missing"),
-        (["--layout", "dinov2", "--image-size", "15"], "--image-size: 15 is no multiple of the 4 pixels"),
-        (["--layout", "dinov2", "--std", "-1"], "--std: -1.0 is no spread"),
+        (["--layout", "dinov2", "--image-size", "15"], "--image-size: 15 is not a multiple of the 4 pixels"),
+        (["--layout", "dinov2", "--std", "-1"], "--std: -1.0 is not a standard deviation"),
         (["--layout", "dinov2", "--tokens", "all"], "--tokens: invalid choice: 'all'"),
         ([], "--layout"),
     ],

@@ -249,7 +249,7 @@ REFUSED: dict[str, tuple[Change, dict[str, Any], str]] = {
         "pos_embed: has positions of 6 patches, which form no square that could be interpolated",
     ),
     "whole numbers": (lambda w: w.update(cls_token=torch.ones(1, 1, 64).int()), {}, "cls_token: is of type I32"),
-    "no number": (lambda w: w["cls_token"].fill_(float("nan")), {}, "cls_token: holds values that are not finite"),
+    "no number": (lambda w: w["cls_token"].fill_(float("nan")), {}, "cls_token: contains values that are not finite"),
     "a gated perceptron": (
         lambda w: w.update({"blocks.0.mlp.w12.weight": torch.ones(2)}),
         {},
@@ -292,15 +292,15 @@ def test_another_layout_is_refused_and_the_others_are_named(layout: str, tmp_pat
     ("settings", "words"),
     [
         ({"layout": "clip"}, "--layout: clip is unknown; use dinov2, transformers-dinov2, transformers-vit"),
-        ({"image_size": [13]}, "--image-size: 13 is no multiple of the 4 pixels of a patch; use 12"),
-        ({"image_size": [12, 1]}, "--image-size: 1 is no multiple of the 4 pixels of a patch; use 4"),
-        ({"image_size": [0]}, "--image-size: 0 is no multiple"),
+        ({"image_size": [13]}, "--image-size: 13 is not a multiple of the 4 pixels of a patch; use 12"),
+        ({"image_size": [12, 1]}, "--image-size: 1 is not a multiple of the 4 pixels of a patch; use 4"),
+        ({"image_size": [0]}, "--image-size: 0 is not a multiple"),
         ({"image_size": [4, 4, 4]}, "--image-size: 3 numbers"),
         ({"num_heads": 3}, "--num-heads: 3 heads do not divide the width 64"),
         ({"num_heads": 0}, "--num-heads: 0 heads"),
         ({"mean": [0.1, 0.2]}, "--mean: 2 values for 3 channels; give 1 or 3"),
         ({"mean": [float("nan")]}, "--mean: [nan] are not all finite"),
-        ({"std": [0.0]}, "--std: 0.0 is no spread"),
+        ({"std": [0.0]}, "--std: 0.0 is not a standard deviation"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], words: str, tmp_path: Path) -> None:

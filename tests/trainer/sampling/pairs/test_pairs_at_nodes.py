@@ -162,7 +162,7 @@ def test_a_file_of_steps_gives_the_nodes(teacher: Path, folder: Path, tmp_path: 
         capsys, *words(teacher, tmp_path / "q", *asked, "4")
     )
     said = refused(capsys, *words(teacher, tmp_path / "q", *asked, "2"))
-    assert "steps.json: grids.2: 0.07 is no time of the sampler's grid of 20 steps; use" in said
+    assert "steps.json: grids.2: 0.07 is not a time of the sampler's grid of 20 steps; use" in said
     said = refused(capsys, *words(teacher, tmp_path / "q", *asked, "3", "--guidance", "2"))
     assert "steps.json: guidance: is 1, and the teacher is followed with 2; use one guidance" in said
     with pytest.raises(FileError, match="write it with python -m trainer steps"):
@@ -179,7 +179,7 @@ def test_the_index_says_the_nodes_and_a_run_goes_on_with_them(folder: Path) -> N
     shard = load_file(folder / "shard_00000.safetensors")
     assert {float(time) for time in shard["interval"].flatten()} == {*index["nodes"]}
     changed = config.data.model_copy(update={"nodes": (0.0, 0.5, 1.0)})
-    with pytest.raises(FileError, match=r"data\.nodes: is \(0\.0, 0\.5, 1\.0\) where the index says"):
+    with pytest.raises(FileError, match=r"data\.nodes: is \(0\.0, 0\.5, 1\.0\) but the index says"):
         data.build(changed)
 
 
@@ -189,8 +189,8 @@ def test_the_index_says_the_nodes_and_a_run_goes_on_with_them(folder: Path) -> N
         ({"nodes": [0, 0.5, 1], "segments": 2}, "segments: 2 cut time into equal parts"),
         ({"nodes": [0, 0.5, 1], "dtype": "float16"}, "dtype: float16 is too coarse"),
         ({"nodes": [0, 0.5]}, r"nodes: \[0.0, 0.5\] does not lead from 0 to 1"),
-        ({"nodes": [0, 0.51, 1]}, r"nodes: 0.51 is no time of the sampler's grid of 20 steps"),
-        ({"nodes": [0, 0.5, 1], "sampler": {"kind": "dopri5"}}, r"nodes: 0.5 is no time .* of 1 steps"),
+        ({"nodes": [0, 0.51, 1]}, r"nodes: 0.51 is not a time of the sampler's grid of 20 steps"),
+        ({"nodes": [0, 0.5, 1], "sampler": {"kind": "dopri5"}}, r"nodes: 0.5 is not a time .* of 1 steps"),
         ({"nodes": [0, 0.5, 1], "evaluations": 2}, "evaluations: 2 go with a file"),
         ({"nodes": "steps.json"}, "evaluations: must be given"),
         ({"evaluations": 2}, "evaluations: 2 choose a grid"),
@@ -233,7 +233,7 @@ def test_blocks_of_a_segment_learn_chords_within_it(teacher: Path, tmp_path: Pat
         assert main(words(teacher, tmp_path / name, "--nodes", nodes)) == 0
     plan_layout(blockwise(tmp_path / "halves", 2), 1)
     with pytest.raises(
-        ValueError, match=r"model\.segments: 2 segments meet at 0\.5, which is none of the nodes .*0\.55"
+        ValueError, match=r"model\.segments: 2 segments meet at 0\.5, which is not one of the nodes .*0\.55"
     ):
         plan_layout(blockwise(tmp_path / "none", 2), 1)
 

@@ -154,8 +154,8 @@ def test_the_field_of_a_segment_is_made_anew_where_a_path_enters_it() -> None:
     [
         ((13, 12), "exceed the 12 nodes of the fine grid; use more nodes"),
         ((0, 12), "is below 1; use 1"),
-        ((2, 12, 3), "no multiple of the 3 segments of the sampler; use 3"),
-        ((7, 12, 3), "no multiple of the 3 segments of the sampler; use 6"),
+        ((2, 12, 3), "not a multiple of the 3 segments of the sampler; use 3"),
+        ((7, 12, 3), "not a multiple of the 3 segments of the sampler; use 6"),
     ],
 )
 def test_evaluations_without_a_grid_are_refused(arguments: tuple[int, ...], said: str) -> None:
@@ -164,7 +164,7 @@ def test_evaluations_without_a_grid_are_refused(arguments: tuple[int, ...], said
 
 
 def test_segments_that_do_not_divide_the_nodes_are_refused() -> None:
-    with pytest.raises(ValueError, match="nodes: 10 is no multiple of the 3 segments"):
+    with pytest.raises(ValueError, match="nodes: 10 is not a multiple of the 3 segments"):
         fine_solution(Jumping(3), torch.ones(1, 2), nodes=10, segments=3)
     with pytest.raises(ValueError, match="holds all edges of segments"):
         chord_grid(cost_matrix(solutions(Jumping(3), nodes=NODES, segments=3)), 2)

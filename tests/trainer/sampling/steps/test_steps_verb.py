@@ -172,7 +172,7 @@ def test_a_file_of_other_samples_is_refused(
     assert "has none for 3 evaluations; use one of 2, 4" in refused(
         capsys, *sample, "--steps", grids, "--evaluations", "3"
     )
-    assert "--evaluations: 0 is no positive" in refused(capsys, *sample, "--steps", grids, "--evaluations", "0")
+    assert "--evaluations: 0 is below 1" in refused(capsys, *sample, "--steps", grids, "--evaluations", "0")
     assert "give --steps too" in refused(capsys, *sample, "--evaluations", "4")
     assert "cannot be read" in refused(capsys, *sample, "--steps", tmp_path / "missing.json")
     pairs = ("pairs", run, "--num-pairs", "8", "--sampler", f"{{kind: euler, steps: 4, times: {others}}}", *out)
@@ -230,8 +230,8 @@ def test_segments_that_do_not_divide_are_refused_and_edges_are_held(
     )
     run = trained(tmp_path / "run", TOY, *TINY, *blockwise)
     out = ("--out", tmp_path / "steps.json")
-    assert "no multiple of the 3 segments" in refused(capsys, "steps", run, *FEW, *out)
-    assert "nodes: 10 is no multiple of the 3 segments of the run's sampler; use 12" in refused(
+    assert "not a multiple of the 3 segments" in refused(capsys, "steps", run, *FEW, *out)
+    assert "nodes: 10 is not a multiple of the 3 segments of the run's sampler; use 12" in refused(
         capsys, "steps", run, "--evaluations", "3", "--nodes", "10", *out
     )
     assert main(["steps", str(run), *FEW, "--evaluations", "3,6", "--out", str(tmp_path / "steps.json")]) == 0
@@ -242,6 +242,6 @@ def test_segments_that_do_not_divide_are_refused_and_edges_are_held(
     assert file.grids[3] == pytest.approx((0, 1 / 3, 2 / 3, 1))
     sample = ("sample", run, "--num", "8", "--steps", tmp_path / "steps.json", "--out", tmp_path / "drawn.png")
     assert main([str(word) for word in sample]) == 0
-    assert "no positive multiple of 3" in refused(capsys, *sample, "--evaluations", "4")
+    assert "4 does not divide among 3 segments; use 3" in refused(capsys, *sample, "--evaluations", "4")
     config = load_config(run / "config.yaml")
     plan_layout(config, 1)

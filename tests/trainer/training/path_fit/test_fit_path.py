@@ -59,7 +59,7 @@ def test_a_run_follows_the_file_and_refuses_another_in_its_place(
     assert (c.a.tolist(), c.b.tolist()) == ([1, 0], [0, 1])
     assert main(["check", str(config)]) == 0
     assert main(["fit-path", str(config), "--out", str(file), *FEW, "--seed", "5"]) == 0, "its path is not looked at"
-    with pytest.raises(ValueError, match=r"digest: is .* where the file has"):
+    with pytest.raises(ValueError, match=r"digest: is .* but the file has"):
         check_composition(loaded)
     file.write_bytes(file.read_bytes()[:100])
     line = refused(capsys, "check", config)
@@ -80,9 +80,9 @@ def test_points_are_what_paths_end_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--num-points", "1"), "--num-points: Input should be greater than or equal to 2"),
-        (("--least-price", "0"), "--least-price: Input should be greater than 0"),
-        (("--draws", "0"), "--draws: Input should be greater than 0"),
+        (("--num-points", "1"), "--num-points: must be greater than or equal to 2"),
+        (("--least-price", "0"), "--least-price: must be greater than 0"),
+        (("--draws", "0"), "--draws: must be greater than 0"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(tmp_path, capsys, arguments, complaint):
@@ -128,7 +128,7 @@ def test_a_stage_fits_and_the_next_one_follows(tmp_path: Path) -> None:
     assert following.config().flow.path.digest  # type: ignore[union-attr]
     again = command("train", str(config))
     assert again.returncode == 0
-    assert again.stderr.count("is finished") == 2
+    assert again.stderr.count("already finished") == 2
 
 
 def test_a_wrong_fit_stage_is_refused_before_anything_begins(

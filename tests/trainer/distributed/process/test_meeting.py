@@ -1,0 +1,219 @@
+"""The meeting of the nodes of a run: who is taken, who is refused, and who is told what."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+
+import pytest
+
+from trainer.distributed.process import meeting
+from trainer.distributed.process.attendance import Attendance, NotMet, this_node
+from trainer.distributed.process.meeting import Host, Member, Refused, hosted, listener
+
+SELF = "127.0.0.1"
+
+
+class Room:
+    """A meeting on this machine, and the nodes that have come."""
+
+    def __init__(self, nodes: int) -> None:
+        self.nodes, self.store = nodes, listener(SELF, 0)
+        with listener(SELF, 0) as free:
+            self.port = free.getsockname()[1]
+        self.hosts: list[Host] = []
+        self.come: list[Attendance] = []
+
+    def open(self) -> None:
+        self.hosts.append(hosted(self.member(0), SELF, self.port, self.store))
+
+    def member(self, number: int, **other: str | int) -> Member:
+        return replace(this_node(number, self.nodes, 1, "run"), **other)  # pyright: ignore[reportArgumentType]
+
+    def attendance(self, number: int, remind_s: float = 100.0, **other: str | int) -> Attendance:
+        self.come.append(Attendance(self.member(number, **other), SELF, self.port, remind_s))
+        return self.come[-1]
+
+    def meets(self, *nodes: int) -> list[Attendance]:
+        """Nodes that come at the same time."""
+        attending = [self.attendance(node) for node in nodes]
+        threads = [threading.Thread(target=one.meet, args=(20.0,)) for one in attending]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return attending
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Room]]:
+    monkeypatch.setattr(meeting, "PONG_S", 0.3)
+    rooms: list[Room] = []
+
+    def made(nodes: int) -> Room:
+        rooms.append(Room(nodes))
+        return rooms[-1]
+
+    yield made
+    for one in rooms:
+        for attendance in one.come:
+            attendance.hang_up()
+        for host in one.hosts:
+            host.close()
+        one.store.close()
+
+
+def test_all_nodes_meet_in_any_order_and_learn_the_store(room: Callable[[int], Room]) -> None:
+    here = room(4)
+    early = here.attendance(2)
+    waiting = threading.Thread(target=early.meet, args=(20.0,))
+    waiting.start()  # before node 0
+    here.open()
+    met = here.meets(3, 0, 1)
+    waiting.join()
+    assert {one.store_port for one in [*met, early]} == {here.store.getsockname()[1]}
+    assert all(one.absent == [] for one in met)
+
+
+def test_who_waits_says_for_whom(room: Callable[[int], Room], capsys: pytest.CaptureFixture[str]) -> None:
+    here = room(4)
+    alone = here.attendance(1, remind_s=0.2)
+    with pytest.raises(NotMet, match=f"node 1 has waited 1 s in vain for node 0 of 4, at {SELF}:{here.port}"):
+        alone.meet(1.0)
+    here.open()
+    zero = here.attendance(0)
+    waiting = threading.Thread(target=in_vain, args=(zero,))
+    waiting.start()
+    with pytest.raises(NotMet, match=r"for nodes 2 and 3 of 4$"):
+        alone.meet(1.5)
+    waiting.join()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"launch.sh: node 1 waits for node 0 of 4, at {SELF}:{here.port}"
+    assert lines[-1] == "launch.sh: node 1 waits for nodes 2 and 3 of 4"
+
+
+def in_vain(attendance: Attendance) -> None:
+    with suppress(NotMet):
+        attendance.meet(1.5)
+
+
+def test_a_number_is_given_once_while_its_node_answers(room: Callable[[int], Room]) -> None:
+    here = room(2)
+    here.open()
+    zero, one = here.meets(0, 1)
+    answering = threading.Thread(target=lambda: [one.hear(0.05) for _ in range(20)])
+    answering.start()
+    with pytest.raises(Refused, match=r"^--node-rank: node 1 is here already \(process \d+ on .*\); give each node"):
+        here.attendance(1).meet(5.0)
+    answering.join()
+    assert zero.absent == one.absent == []
+
+
+def test_a_node_that_has_died_without_a_word_is_replaced(room: Callable[[int], Room]) -> None:
+    here = room(2)
+    here.open()
+    with socket.create_connection((SELF, here.port)) as dead:  # its machine has lost power: nothing answers any more
+        dead.sendall(json.dumps(asdict(here.member(1))).encode() + b"\n")
+        time.sleep(0.1)
+        zero, one = here.meets(0, 1)
+        zero.hear(0.5)
+        assert one.absent == []
+
+
+def test_a_node_that_was_killed_may_come_again_at_once(room: Callable[[int], Room]) -> None:
+    here = room(2)
+    here.open()
+    zero, one = here.meets(0, 1)
+    one.hang_up()
+    zero.hear(2.0)
+    assert zero.absent == [1]
+    here.attendance(1).meet(5.0)
+    zero.hear(2.0)
+    assert zero.absent == []
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        ({"nodes": 3}, "--nodes: 3 here, but 2 on node 0; give all nodes the same"),
+        ({"ranks_per_node": 8}, "--ranks-per-node: 8 here, but 1 on node 0; give all nodes the same"),
+        ({"run_id": "other"}, "--run-id: other here, but run on node 0; give all nodes the same"),
+        ({"node": 2}, "--node-rank: 2 is not one of 0 to 1; correct it"),
+    ],
+)
+def test_a_node_of_another_run_is_refused(room: Callable[[int], Room], other: dict[str, str | int], line: str) -> None:
+    here = room(2)
+    here.open()
+    with pytest.raises(Refused) as refused:
+        here.attendance(1, **other).meet(5.0)
+    assert str(refused.value) == line
+    here.meets(0, 1)  # the right ones still meet
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"node": 1}\n', b"x" * 20000, b"\n"])
+def test_who_speaks_otherwise_is_cut_off(room: Callable[[int], Room], sent: bytes) -> None:
+    here = room(2)
+    here.open()
+    with socket.create_connection((SELF, here.port)) as stranger:
+        stranger.settimeout(5.0)
+        stranger.sendall(sent)
+        with suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+    here.meets(0, 1)
+
+
+def test_all_are_told_who_has_ended_the_run(room: Callable[[int], Room]) -> None:
+    here = room(3)
+    here.open()
+    zero, one, two = here.meets(0, 1, 2)
+    two.leave(143, "told to stop by SIGTERM; nothing new was saved")
+    for other in (zero, one):
+        other.hear(0.5)
+        assert other.left == (2, 143, "told to stop by SIGTERM; nothing new was saved")
+
+
+@pytest.mark.parametrize("code", [0, 1, 137])
+def test_a_node_that_is_done_or_has_failed_ends_no_other(room: Callable[[int], Room], code: int) -> None:
+    here = room(2)
+    here.open()
+    zero, one = here.meets(0, 1)
+    one.leave(code, "")
+    zero.hear(2.0)
+    assert zero.left is None
+    assert zero.absent == [1]
+
+
+def test_node_0_must_be_at_the_master_address(room: Callable[[int], Room]) -> None:
+    here = room(2)
+    with pytest.raises(Refused, match=r"^--master: 192\.0\.2\.1 is not an address of this machine, and node 0 must"):
+        hosted(here.member(0), "192.0.2.1", here.port, here.store)
+
+
+def test_a_port_in_use_is_told_from_a_node_0_that_is_here_already(room: Callable[[int], Room]) -> None:
+    here = room(2)
+    with listener(SELF, 0) as other:
+        port = other.getsockname()[1]
+        answering = threading.Thread(target=lambda: other.accept()[0].sendall(b"220 mail\r\n"))
+        answering.start()
+        with pytest.raises(Refused, match=rf"^--master-port: {port} on {SELF} is in use by another program; give"):
+            hosted(here.member(0), SELF, port, here.store)
+        answering.join()
+    here.open()
+    answering = threading.Thread(target=here.attendance(0).meet, args=(20.0,))
+    answering.start()
+    time.sleep(0.3)
+    with pytest.raises(Refused, match=r"^--node-rank: node 0 is here already"):
+        here.open()
+    with pytest.raises(Refused, match="in use by another run; give all nodes of this one another"):
+        hosted(here.member(0, run_id="mine"), SELF, here.port, here.store)
+    here.attendance(1).meet(5.0)
+    answering.join()
+
+
+def test_nothing_listens_beyond_the_address(room: Callable[[int], Room]) -> None:
+    here = room(2)
+    here.open()
+    assert here.hosts[0].listening.getsockname()[0] == here.store.getsockname()[0] == SELF

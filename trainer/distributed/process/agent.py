@@ -1,0 +1,282 @@
+"""torchrun for one node, as docker/launch.sh starts it: the nodes meet before, and the end is one line and a code."""
+
+import argparse
+import ctypes
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.distributed.process.attendance import Attendance, NotMet, this_node
+from trainer.distributed.process.interrupt import interruptible
+from trainer.distributed.process.launcher import PR_SET_PDEATHSIG
+from trainer.distributed.process.meeting import ENDS_ALL, Host, Refused, hosted, listener
+from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS, spoken
+from trainer.distributed.process.verdict import VARIABLE, read_verdict
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+WRONG_INPUT = 2
+LOOK_S = 0.3
+"""Between two looks at what the ranks and the other nodes say."""
+LINGER_S = 10.0
+"""For the other nodes to end before node 0 takes the store from them, which they would complain of at length."""
+NOTHING = "nothing new was saved"
+
+
+class _Node:
+    """This node's part of a run.
+
+    Attributes:
+        options: of the command line.
+        command: of each rank, as torchrun takes it.
+        verdict: file through which the ranks say how the run ended.
+        attendance: at the meeting of the nodes; None: there are no others.
+    """
+
+    def __init__(self, options: argparse.Namespace, command: Sequence[str], verdict: Path) -> None:
+        self.options, self.command, self.verdict = options, command, verdict
+        self.attendance: Attendance | None = None
+        self._host: Host | None = None
+        self._store: object = None
+        self._ended = threading.Event()
+
+    def run(self) -> tuple[int, str]:
+        """Meets the other nodes, starts torchrun, and stays with it.
+
+        Returns:
+            Exit code, and why; empty if there is nothing to say.
+
+        Raises:
+            Refused: the input is wrong.
+            NotMet: other nodes have not come.
+        """
+        options = self.options
+        store = self._store_socket()
+        port = store.getsockname()[1] if store is not None else 0
+        if options.nodes > 1:
+            own = this_node(options.node_rank, options.nodes, options.ranks_per_node, options.run_id)
+            if store is not None:
+                self._host = hosted(own, options.master, options.master_port, store)
+            self.attendance = Attendance(own, options.master, options.master_port)
+            self.attendance.meet()
+            if self.attendance.left is not None:
+                return self._of_others()
+            port = self.attendance.store_port
+        watching = threading.Thread(target=self._watch, name="watch", daemon=True)
+        watching.start()
+        try:
+            return self._torchrun(store, port)
+        finally:
+            self._ended.set()
+            watching.join()
+
+    def leave(self, code: int, line: str) -> None:
+        """Tells the other nodes how this one ended.
+
+        Args:
+            code: its exit code.
+            line: why.
+        """
+        if self.attendance is not None:
+            if self.attendance.left is None:
+                self.attendance.leave(code, line)
+            self.attendance.hang_up()
+        if self._host is not None:
+            if code == 0 or code in ENDS_ALL:
+                self._host.linger(LINGER_S)
+            self._host.close()
+
+    def stopped(self, words: str, code: int) -> tuple[int, str]:
+        """How this node ends that was told to stop: as its ranks say, or as another node does.
+
+        Args:
+            words: who told it.
+            code: that it ends with where nobody says more.
+        """
+        said = read_verdict(self.verdict)
+        if said is not None:
+            return said
+        if self.attendance is not None and self.attendance.left is not None:
+            return self._of_others()
+        return code, f"{words}; {NOTHING}"
+
+    def _store_socket(self) -> socket.socket | None:
+        """Where the agents' store listens: on one address, while torch's own stores listen on all of a machine."""
+        options = self.options
+        if options.node_rank > 0:
+            return None
+        try:
+            return listener(options.master, 0 if options.nodes > 1 else options.master_port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise Refused(f"--master-port: {options.master_port} is in use; give another, or none") from None
+            if options.nodes == 1:
+                raise Refused(f"--master: {options.master} cannot be used ({error.strerror}); leave it out") from None
+            return listener("127.0.0.1", 0)  # the meeting says what is wrong with the address
+
+    def _torchrun(self, listening: socket.socket | None, port: int) -> tuple[int, str]:
+        quiet = "TORCH_CPP_LOG_LEVEL" not in os.environ
+        if quiet:
+            os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # the store warns at length when another agent is gone
+        from torch.distributed import TCPStore, run
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous.api import RendezvousError
+
+        if quiet:
+            del os.environ["TORCH_CPP_LOG_LEVEL"]  # is read once, and the ranks may warn
+        options = self.options
+        _hush(self.verdict)
+        if listening is not None:
+            self._store = TCPStore(
+                options.master, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+            )
+        try:
+            try:
+                run.main(
+                    [
+                        *("--nnodes", str(options.nodes), "--nproc-per-node", str(options.ranks_per_node)),
+                        *("--rdzv-backend", "c10d", "--rdzv-id", options.run_id),
+                        *("--rdzv-endpoint", f"{options.master}:{port}", "--rdzv-conf", "is_host=0"),
+                        *("--local-addr", options.local_addr, "--max-restarts", str(options.max_restarts)),
+                        *self.command,
+                    ]
+                )
+            finally:
+                for number in SIGNALS:  # the end is near; torchrun's handler would raise an error anywhere
+                    signal.signal(number, lambda *_: None)
+        except SignalException as error:
+            return self.stopped(f"told to stop by {spoken(error.sigval)}", 128 + error.sigval)
+        except ChildFailedError as error:
+            return read_verdict(self.verdict) or (1, f"{_blamed(error)}; the lines above tell more")
+        except RendezvousError:
+            return 1, f"node {options.node_rank} has lost the others; start it again as soon as they are back"
+        return read_verdict(self.verdict) or (0, "")
+
+    def _watch(self) -> None:
+        """Stops torchrun where it would go on in vain: the ranks have refused the input, or another node has ended."""
+        while not self._ended.wait(0.0 if self.attendance is not None else LOOK_S):
+            if self.attendance is not None:
+                self.attendance.hear(LOOK_S)
+                self.attendance.remind()
+            said = read_verdict(self.verdict)
+            refused = said is not None and said.code == WRONG_INPUT
+            if refused or (self.attendance is not None and self.attendance.left is not None):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def _of_others(self) -> tuple[int, str]:
+        assert self.attendance is not None
+        assert self.attendance.left is not None
+        node, code, line = self.attendance.left
+        if code == EX_TEMPFAIL:  # it has saved, but the ranks here have not said so
+            code = 128 + signal.SIGTERM
+        return code, f"node {node} has ended: {line}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a node's part of a run.
+
+    Args:
+        arguments: of the command line; None: the process's own.
+
+    Returns:
+        0 done, 1 failed, 2 wrong input, 75 told to stop and saved, 128 + N told so by signal N with nothing saved.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own = words.index("--") if "--" in words else len(words)
+    options = _parser().parse_args(words[:own])
+    _stand_alone()
+    with tempfile.TemporaryDirectory(prefix="flowfabric_") as folder:
+        verdict = Path(folder) / "verdict"
+        os.environ[VARIABLE] = str(verdict)
+        node = _Node(options, words[own + 1 :], verdict)
+
+        def stopped(words: str, number: int) -> None:
+            code, line = node.stopped(words, 128 + number)
+            _say(line)
+            node.leave(code, line)
+
+        with interruptible(stopped):
+            try:
+                code, line = node.run()
+            except Refused as error:
+                code, line = WRONG_INPUT, str(error)
+                node.leave(0, "")  # the others go on without it
+            except NotMet as error:
+                code, line = 1, str(error)
+            if code != WRONG_INPUT or read_verdict(verdict) is None:  # the ranks have said that themselves
+                _say(line)
+            node.leave(code, line)
+            return code
+
+
+def _stand_alone() -> None:
+    """Lets Ctrl-C come through launch.sh alone, and ends with that on Linux, so that no run is left without it."""
+    if os.getpid() != os.getpgrp():
+        os.setsid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _hush(verdict: Path) -> None:
+    """Leaves one line of each error of torchrun, none of its signals, and nothing once the ranks have spoken."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    handler.addFilter(lambda _: read_verdict(verdict) is None)
+    handler.setFormatter(_FirstLine("launch.sh: torchrun: %(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+
+
+class _FirstLine(logging.Formatter):
+    """Formats a record as one line, without the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line.
+
+        Args:
+            record: what is said.
+        """
+        return super().format(logging.makeLogRecord({**record.__dict__, "exc_info": None})).splitlines()[0]
+
+
+def _blamed(error: "ChildFailedError") -> str:
+    rank, failure = error.get_first_failure()
+    code = failure.exitcode
+    how = f"was killed by {spoken(-code)}" if code < 0 else f"ended with {code}"
+    return f"rank {rank} {how}"
+
+
+def _say(line: str) -> None:
+    if line:
+        print(line if line.startswith("launch.sh: ") else f"launch.sh: {line}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    usage = "%(prog)s [OPTION VALUE ...] -- -m MODULE [ARGUMENT ...]"
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.distributed.process.agent", usage=usage, description=__doc__
+    )
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--node-rank", type=int, default=0)
+    parser.add_argument("--master", default="127.0.0.1", help="address of node 0")
+    parser.add_argument("--master-port", type=int, default=0, help="where the nodes meet on node 0; 0: any free one")
+    parser.add_argument("--local-addr", default="127.0.0.1", help="where the other nodes reach this one")
+    parser.add_argument("--ranks-per-node", type=int, default=1)
+    parser.add_argument("--run-id", default="flowfabric")
+    parser.add_argument("--max-restarts", type=int, default=3)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""A node's side of the meeting of nodes."""
+
+import json
+import os
+import select
+import socket
+import sys
+import time
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from trainer.distributed.process.meeting import LONGEST_LINE, Member, Refused, keep_alive
+
+PAUSE_S = 0.5
+"""Between two attempts to reach node 0."""
+REMIND_S = 30.0
+"""Between two lines that say for whom this node waits."""
+PATIENCE_S = 600.0
+"""For all nodes to come, as long as torchrun's own rendezvous has."""
+
+
+class Left(NamedTuple):
+    """A node that has left, and with it the run.
+
+    Attributes:
+        node: its number.
+        code: what it ended with.
+        line: why.
+    """
+
+    node: int
+    code: int
+    line: str
+
+
+class NotMet(Exception):  # noqa: N818  nobody is to blame
+    """Not all nodes have come; the text says which."""
+
+
+class Attendance:
+    """This node at the meeting.
+
+    Attributes:
+        absent: the nodes that are not there, as far as is known.
+        left: a node that has ended the run.
+        store_port: of the agents' store on node 0.
+    """
+
+    def __init__(self, own: Member, master: str, port: int, remind_s: float = REMIND_S) -> None:
+        """Reaches nobody yet.
+
+        Args:
+            own: this node.
+            master: address of node 0.
+            port: of the meeting there.
+            remind_s: seconds between two lines that say for whom this node waits.
+        """
+        self.absent: list[int] = [0]
+        self.left: Left | None = None
+        self.store_port = 0
+        self._own, self._master, self._port, self._remind_s = own, master, port, remind_s
+        self._connection: socket.socket | None = None
+        self._unread, self._goodbye, self._reminded = b"", False, time.monotonic()
+
+    def meet(self, patience_s: float = PATIENCE_S) -> None:
+        """Waits until all nodes are there.
+
+        Args:
+            patience_s: seconds that it waits at most.
+
+        Raises:
+            Refused: node 0 does not take this node.
+            NotMet: not all have come.
+        """
+        until = time.monotonic() + patience_s
+        while self.absent and self.left is None:
+            if time.monotonic() > until:
+                raise NotMet(f"node {self._own.node} has waited {patience_s:g} s in vain for {self._missing()}")
+            if self._connection is None:
+                self._connect()
+            if self._connection is None:
+                time.sleep(PAUSE_S)
+            else:
+                self.hear(PAUSE_S)
+            self.remind()
+
+    def hear(self, wait_s: float) -> None:
+        """Takes what node 0 says.
+
+        Args:
+            wait_s: seconds that it is waited for at most.
+
+        Raises:
+            Refused: node 0 does not take this node.
+        """
+        if self._connection is None:
+            time.sleep(wait_s)
+            return
+        ready, _, _ = select.select([self._connection], [], [], wait_s)
+        if not ready:
+            return
+        try:
+            heard = self._connection.recv(LONGEST_LINE)
+        except OSError:
+            heard = b""
+        if not heard:
+            self.hang_up()
+            self.absent = [0]
+            return
+        *lines, self._unread = (self._unread + heard).split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+
+    def remind(self) -> None:
+        """Says for whom this node waits, if it does and has not said so for a while."""
+        if not self.absent:
+            self._reminded = time.monotonic()
+        elif time.monotonic() >= self._reminded + self._remind_s:
+            self._reminded = time.monotonic()
+            print(f"launch.sh: node {self._own.node} waits for {self._missing()}", file=sys.stderr, flush=True)
+
+    def leave(self, code: int, line: str) -> None:
+        """Tells the others how this node has ended.
+
+        Args:
+            code: its exit code.
+            line: why.
+        """
+        if self._connection is None:
+            return
+        self._send({"leaves": code, "line": line[: LONGEST_LINE // 2]})
+        until = time.monotonic() + 2.0
+        while self._connection is not None and not self._goodbye and time.monotonic() < until:
+            self.hear(0.1)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Leaves without a word."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._unread = None, b""
+
+    def _connect(self) -> None:
+        try:
+            connection = socket.create_connection((self._master, self._port), timeout=5.0)
+        except OSError:
+            return
+        if connection.getsockname() == connection.getpeername():  # the system may connect a free port to itself
+            connection.close()
+            return
+        keep_alive(connection)
+        self._connection = connection
+        self._send(asdict(self._own))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"refused": str(line)}:
+                self.hang_up()
+                raise Refused(line)
+            case {"ping": _}:
+                self._send({"pong": True})
+            case {"absent": list(absent), "store_port": int(port)}:
+                self.absent, self.store_port = absent, port
+            case {"left": {"node": int(node), "code": int(code), "line": str(line)}}:
+                self.left = self.left or Left(node, code, line)
+            case _:
+                self._goodbye = "goodbye" in message
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._connection is not None
+        try:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self.hang_up()
+
+    def _missing(self) -> str:
+        nodes = f"{'node' if len(self.absent) == 1 else 'nodes'} {_listed(self.absent)} of {self._own.nodes}"
+        return nodes if self._connection is not None else f"{nodes}, at {self._master}:{self._port}"
+
+
+def this_node(node: int, nodes: int, ranks_per_node: int, run_id: str) -> Member:
+    """What this process says about itself.
+
+    Args:
+        node: its number.
+        nodes: of the run.
+        ranks_per_node: processes on each.
+        run_id: name of the run.
+    """
+    return Member(node, nodes, ranks_per_node, run_id, socket.gethostname(), os.getpid())
+
+
+def _listed(numbers: list[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}" if most else last

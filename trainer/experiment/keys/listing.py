@@ -1,0 +1,235 @@
+"""The keys that a JSON Schema of sections describes, in groups: one for each section, and one for each kind of it."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from trainer.experiment.keys.values import default_text, values_text
+
+Node = dict[str, Any]
+
+ENTRY = "N"
+"""Stands in a dotted key for the place in a list."""
+EITHER = " | "
+_OWN = "Your own class in place of a kind; the other keys are the settings of that class."
+
+
+class Key(NamedTuple):
+    """One key.
+
+    Attributes:
+        name: dotted, as in an override.
+        values: what it takes.
+        default: what it is where it is left out; "required" where there is none, empty where files say it.
+        unit: what its number counts; empty: nothing.
+        meaning: what it is for.
+    """
+
+    name: str
+    values: str
+    default: str
+    unit: str
+    meaning: str
+
+
+class Part(NamedTuple):
+    """A part of the place of a group: a key, or the kind that was chosen there."""
+
+    name: str
+    is_kind: bool = False
+
+
+class Group(NamedTuple):
+    """The keys of a section, or those that one kind of it adds.
+
+    Attributes:
+        place: from the top.
+        meaning: of the section or the kind.
+        keys: in the order of the schema; sections below it have groups of their own.
+    """
+
+    place: tuple[Part, ...]
+    meaning: str
+    keys: tuple[Key, ...]
+
+    @property
+    def condition(self) -> str:
+        """The kinds that lead to it, such as ``data.kind = shards``; empty: it is always there."""
+        kinds = [number for number, part in enumerate(self.place) if part.is_kind]
+        chosen = [f"{dotted((*self.place[:number], Part('kind')))} = {self.place[number].name}" for number in kinds]
+        return ", ".join(chosen)
+
+    @property
+    def title(self) -> str:
+        """Its dotted place, or the kinds that lead to it."""
+        if self.place and self.place[-1].is_kind:
+            return self.condition
+        return f"{dotted(self.place)} ({self.condition})" if self.condition else dotted(self.place)
+
+    def matches(self, prefix: tuple[str, ...], key: str = "") -> bool:
+        """Whether a dotted prefix, which may name kinds like keys and leave them out, leads to a key of this group.
+
+        Args:
+            prefix: its parts.
+            key: last part of the key's name; empty: whether it leads to the group itself.
+        """
+        return _leads(prefix, (*self.place, *([Part(key)] if key else [])))
+
+
+def groups(schema: Node, *, whole: bool = False) -> list[Group]:
+    """The groups of a schema, from the top down.
+
+    Args:
+        schema: the document.
+        whole: describe a section wherever it may stand, not only where it stands first.
+    """
+    above = {node.get("$ref", "").rpartition("/properties/")[0] for node in schema["properties"].values()}
+    return list(_Walk(schema, whole=whole).object(schema, (), schema.get("description", ""), tuple(above)))
+
+
+def dotted(place: tuple[Part, ...]) -> str:
+    """The key that a place is written as; kinds are not part of it."""
+    return ".".join(part.name for part in place if not part.is_kind)
+
+
+def _leads(prefix: tuple[str, ...], place: tuple[Part, ...]) -> bool:
+    if not prefix:
+        return True
+    if not place:
+        return False
+    first, *rest = place
+    named = prefix[0] in first.name.split(EITHER) or (first.name == ENTRY and prefix[0].isdigit())
+    if named and _leads(prefix[1:], tuple(rest)):
+        return True
+    return (first.is_kind or first.name == ENTRY) and _leads(prefix, tuple(rest))
+
+
+class _Walk:
+    """One walk over a schema.
+
+    Args:
+        schema: the document.
+        whole: as in :func:`groups`.
+    """
+
+    def __init__(self, schema: Node, *, whole: bool) -> None:
+        self._schema = schema
+        self._whole = whole
+        self._first: dict[str, str] = {}
+
+    def object(self, node: Node, place: tuple[Part, ...], meaning: str, above: tuple[str, ...]) -> Iterator[Group]:
+        """The group of a section, and those below it.
+
+        Args:
+            node: the section.
+            place: where it stands.
+            meaning: what it is for.
+            above: names of the sections that it stands in.
+        """
+        keys: list[Key] = []
+        below: list[Group] = []
+        for name, inner in node["properties"].items():
+            if inner.get("deprecated") or (name == "kind" and place and place[-1].is_kind):
+                continue
+            here = (*place, Part(name))
+            listed = _items(self._reached(inner))
+            target = inner if listed is None else listed
+            if listed is not None:
+                here = (*here, Part(ENTRY))
+            seen = {**self._deref(inner), **({"x-required": True} if name in node.get("required", ()) else {})}
+            told, default = seen.get("description", ""), default_text(seen)
+            kinds, section = self._kinds(target), self._section(target)
+            if kinds is None and section is None:
+                keys.append(Key(dotted(here), values_text(seen, self._deref), default, seen.get("x-unit", ""), told))
+                continue
+            identity = EITHER.join(kinds) if kinds else self._name(target)
+            if identity in above or (not self._whole and identity in self._first):
+                values = f"section, as {self._first.get(identity, 'this document')}"
+                keys.append(Key(dotted(here), values, default, "", told))
+                continue
+            self._first[identity] = Group(here, told, ()).title
+            if kinds is None:
+                assert section is not None
+                below += self.object(section, here, told, (*above, identity))
+                if default == "null":
+                    keys.append(Key(dotted(here), "section", default, "", told))
+                continue
+            choice = Key(f"{dotted(here)}.kind", EITHER.join(kinds.values()), default, "", told)
+            own = [Key(f"{dotted(here)}.class", "module:Class", "", "", _OWN)] if self._takes_class(target) else []
+            below.append(Group(here, told, (choice, *own)))
+            for reference, kind in kinds.items():
+                member = self._deref({"$ref": reference})
+                chosen = (*here, Part(kind, is_kind=True))
+                below += self.object(member, chosen, member.get("description", ""), (*above, identity))
+        if keys or not place or place[-1].is_kind:
+            yield Group(place, meaning, tuple(keys))
+        yield from below
+
+    def _kinds(self, node: Node) -> dict[str, str] | None:
+        """The names of the kinds of a section by the references to them; None: it has no kinds."""
+        reached = self._reached(node)
+        references = [one["$ref"] for one in (*reached.get("anyOf", ()), *reached.get("oneOf", ())) if "$ref" in one]
+        if "discriminator" in reached:
+            references = list(dict.fromkeys(reached["discriminator"]["mapping"].values()))
+        kinds = {reference: self._deref({"$ref": reference})["properties"].get("kind", {}) for reference in references}
+        if not kinds or not all(kinds.values()):
+            return None
+        return {
+            reference: EITHER.join(kind["enum"]) if "enum" in kind else kind["const"]
+            for reference, kind in kinds.items()
+        }
+
+    def _takes_class(self, node: Node) -> bool:
+        node = self._deref(node)
+        return "x-class" in node or any(self._takes_class(one) for one in node.get("anyOf", ()))
+
+    def _deref(self, node: Node) -> Node:
+        """What a node refers to, under what it says itself."""
+        while "$ref" in node:
+            target: Any = self._schema
+            for part in node["$ref"].removeprefix("#/").split("/"):
+                target = target[part]
+            node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+        return node
+
+    def _reached(self, node: Node) -> Node:
+        """A node without the choice of null, and of a class of a user's, in its place."""
+        node = self._deref(node)
+        if "x-class" in node:
+            return self._reached(node["else"])
+        for choices in (node.get("anyOf"), node.get("oneOf") if "discriminator" not in node else None):
+            others = [one for one in choices or () if one.get("type") != "null"]
+            if len(others) == 1:
+                return self._reached(others[0])
+            sections = [one for one in others if "discriminator" in one or self._section(one) is not None]
+            if len(sections) == 1:
+                return self._reached(sections[0])
+        return node
+
+    def _section(self, node: Node) -> Node | None:
+        reached = self._reached(node)
+        return reached if "properties" in reached and self._kinds(reached) is None else None
+
+    def _name(self, node: Node) -> str:
+        """What tells a section from others: its definition."""
+        if "$ref" in node and "properties" in self._deref(node):
+            name = node["$ref"]
+            target = self._deref({"$ref": name})
+            return name if "x-class" not in target else self._name(target["else"])
+        for choices in (node.get("anyOf", ()), node.get("oneOf", ())):
+            for one in choices:
+                if one.get("type") != "null" and self._section(one) is not None:
+                    return self._name(one)
+        if "x-class" in node:
+            return self._name(node["else"])
+        if "$ref" in node:
+            return self._name(self._deref(node))
+        return str(id(node))
+
+
+def _items(node: Node) -> Node | None:
+    """What the entries of a list are; None: it is no list, or one of values alone."""
+    items = node.get("items")
+    if not isinstance(items, dict):
+        return None
+    described = any(name in items for name in ("discriminator", "properties", "$ref", "anyOf", "oneOf"))
+    return items if described and "enum" not in items else None

@@ -1,0 +1,92 @@
+"""Groups of keys on a terminal, or one line a key where the output is piped."""
+
+import os
+import re
+import sys
+from difflib import get_close_matches
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from trainer.experiment.keys.listing import Group, Key, groups
+
+WIDEST = 120
+
+
+def chosen(schema: dict[str, Any], prefix: str | None, document: str) -> list[Group]:
+    """The groups of a schema whose keys begin with a prefix.
+
+    Args:
+        schema: the document.
+        prefix: dotted, may name a kind like a key; None: all.
+        document: what the schema describes, for a refusal.
+
+    Raises:
+        ValueError: no key begins so; names the nearest one.
+    """
+    if not prefix:
+        return groups(schema)
+    everything = groups(schema, whole=True)
+    parts = tuple(prefix.removesuffix(".").split("."))
+    found = [
+        Group(group.place, group.meaning, keys)
+        for group in everything
+        if (keys := tuple(key for key in group.keys if group.matches(parts, key.name.rpartition(".")[2])))
+        or (group.matches(parts) and not group.keys)
+    ]
+    if found:
+        return found
+    names = {".".join(part.name for part in group.place) for group in everything}
+    names |= {key.name for group in everything for key in group.keys}
+    near = get_close_matches(prefix, sorted(names), n=1)
+    remedy = f"use {near[0]}, or leave it out to see all" if near else "leave it out to see all"
+    raise ValueError(f"PREFIX: {prefix} is not a key of {document}; {remedy}")
+
+
+def show(found: list[Group], *, whole: bool) -> None:
+    """Prints groups of keys.
+
+    Args:
+        found: which.
+        whole: with all that is said of each key, not only the first sentence.
+    """
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        try:
+            print("\n".join(plain(group, key, whole=whole) for group in found for key in group.keys), flush=True)
+        except BrokenPipeError:  # the reader of the pipe has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    console.width = min(console.width, WIDEST)
+    for group in found:
+        title = Text(group.title or "top level", "bold")
+        console.print(Text.assemble("\n", title, "  ", (group.meaning if whole else _first(group.meaning), "dim")))
+        for key in group.keys:
+            shown = [(key.name, "cyan"), "  ", key.values, *([("  " + _default(key), "green")] if key.default else [])]
+            console.print(Padding(Text.assemble(*shown, *([f"  {key.unit}"] if key.unit else [])), (0, 0, 0, 2)))
+            if key.meaning:
+                console.print(Padding(Text(key.meaning if whole else _first(key.meaning), "dim"), (0, 0, 0, 6)))
+
+
+def plain(group: Group, key: Key, *, whole: bool) -> str:
+    """A key on one line.
+
+    Args:
+        group: that it belongs to.
+        key: which.
+        whole: with all that is said of it.
+    """
+    condition = f" ({group.condition})" if group.condition else ""
+    facts = ", ".join(part for part in (key.values, _default(key), key.unit) if part)
+    return f"{key.name}{condition}: {facts}. {key.meaning if whole else _first(key.meaning)}".strip()
+
+
+def _default(key: Key) -> str:
+    return key.default if key.default in ("", "required") else f"default {key.default}"
+
+
+def _first(meaning: str) -> str:
+    """The first sentence."""
+    return re.split(r"(?<=[.;])\s+(?=[A-Z])", meaning, maxsplit=1)[0]
