@@ -13,7 +13,7 @@ def _size(words: str) -> tuple[int, int]:
     """Reads ``64`` or ``48,64``."""
     numbers = words.split(",")
     if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"{words!r} is no size in pixels; use 64, or 48,64 (height, width)")
+        raise argparse.ArgumentTypeError(f"{words!r} is not a size in pixels; use 64, or 48,64 (height, width)")
     return int(numbers[0]), int(numbers[-1])
 
 
@@ -26,7 +26,7 @@ def _buckets(options: argparse.Namespace) -> tuple[tuple[int, int], ...] | int |
             raise ValueError(f"--buckets: {words[0]} is a number of shapes around --size; give both, 1 or more")
         return int(words[0])
     if not all("," in word for word in words):
-        raise ValueError(f"--buckets: {' '.join(words)} are no shapes; use for example 32,32 24,40 (height, width)")
+        raise ValueError(f"--buckets: {' '.join(words)} are not shapes; use for example 32,32 24,40 (height, width)")
     try:
         return tuple(_size(word) for word in words)
     except argparse.ArgumentTypeError as error:

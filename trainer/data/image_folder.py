@@ -56,7 +56,7 @@ class ImageFolderConfig(Section):
         buckets, size = document["buckets"], document.get("size")
         if isinstance(buckets, int) and not isinstance(buckets, bool) and isinstance(size, int) and size > 0:
             if buckets < 1:
-                raise ValueError(f"buckets: {buckets} shapes hold no picture; give 1 or more, or shapes")
+                raise ValueError(f"buckets: {buckets} is below 1; give a number of shapes from 1, or shapes")
             return {**document, "buckets": buckets_around(buckets, size)}
         if size is None and isinstance(buckets, list | tuple):
             return {**document, "size": side_of(buckets)}

@@ -46,19 +46,22 @@ class Interleaved(Plan):
         self._sizes, self._batch = tuple(sizes), batch
         key = torch.tensor(derive_seed(seed, "groups"))
         self._keys = [fold_in(key, group) for group in range(len(sizes))]
-        self._epochs: dict[int, list[tuple[int, int]]] = {}
+        self._epochs: dict[int, tuple[int, list[tuple[int, int]]]] = {}
 
     def place(self, step: int) -> tuple[int, int]:
         """See `Plan`."""
+        for first, order in self._epochs.values():
+            if first <= step < first + len(order):
+                return order[step - first]
         epoch = step * self._batch // sum(self._sizes)
         while self._before(epoch) > step:
             epoch -= 1
         while self._before(epoch + 1) <= step:
             epoch += 1
-        if epoch not in self._epochs:
-            recent = {e: order for e, order in self._epochs.items() if e == epoch - 1}
-            self._epochs = {**recent, epoch: self._order(epoch)}
-        return self._epochs[epoch][step - self._before(epoch)]
+        first, order = self._before(epoch), self._order(epoch)
+        recent = {e: known for e, known in self._epochs.items() if e == epoch - 1}
+        self._epochs = {**recent, epoch: (first, order)}
+        return order[step - first]
 
     def _before(self, epoch: int) -> int:
         """Steps of all groups before an epoch begins."""

@@ -139,7 +139,7 @@ class DrawingRequest:
             return config
         height, _, width = self.shape.partition(",")
         if not (height.strip().isdecimal() and width.strip().isdecimal()):
-            raise ValueError(f"--shape: {self.shape!r} is no height and width; use for example 32,48")
+            raise ValueError(f"--shape: {self.shape!r} is not a height and a width; use for example 32,48")
         return with_shape(config, int(height), int(width))
 
     def scale(self, config: RunConfig) -> float:

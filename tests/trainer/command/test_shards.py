@@ -202,19 +202,18 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
         (),
         "data: example 17 holds values that are not finite; mend or leave out such examples (numpy.isfinite)",
     ),
-    "a number": ({"data": np.float32(3)}, (), "data: has shape [], which holds no example; give some"),
-    "no example": ({"data": np.zeros((0, 3))}, (), "data: has shape [0, 3], which holds no example; give some"),
+    "a number": ({"data": np.float32(3)}, (), "data: has shape [], which holds no examples; give some"),
+    "no example": ({"data": np.zeros((0, 3))}, (), "data: has shape [0, 3], which holds no examples; give some"),
     "one axis": (
         {"data": np.zeros(5)},
         (),
-        "data: has shape [5], which is none of examples; save [N, D] vectors, [N, H, W] grey images or [N, C, H, W] "
-        "images",
+        "data: has shape [5], which is not a shape of examples; save [N, D] vectors, [N, H, W] grey images or "
+        "[N, C, H, W] images",
     ),
     "integers": (
         {"data": np.zeros((5, 3), int)},
         (),
-        "data: is int64, which is no type of examples; save float32 (or float16, float64), or uint8 for pixels from 0 "
-        "to 255",
+        "data: is int64, which is not read; save float32 (or float16, float64), or uint8 for pixels from 0 to 255",
     ),
     "channels last": (
         {"data": pixels(8, 8, 3)},
@@ -224,7 +223,7 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
     "labels of floats": (
         {"data": pixels(2), "labels": labels() * 1.0},
         (),
-        "labels: is float64, which names no class; save integers from 0 on (labels.astype(int)), or leave them out "
+        "labels: is float64, and classes are integers; save integers from 0 on (labels.astype(int)), or leave them out "
         "with --no-labels",
     ),
     "negative labels": (
@@ -251,13 +250,13 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
     "an option of pictures": (
         {"data": pixels(2)},
         ("--size", 8),
-        "--size: says nothing about {source}, which is an npz file; leave it out",
+        "--size: has no effect on {source}, which is an npz file; leave it out",
     ),
     "no threads": ({"data": pixels(2)}, ("--workers", 0), "--workers: 0 is below 1; use 1 or more"),
     "a size in words": (
         {"data": pixels(2)},
         ("--size", "big"),
-        "argument --size: 'big' is no size in pixels; use 64, or 48,64 (height, width); see python -m "
+        "argument --size: 'big' is not a size in pixels; use 64, or 48,64 (height, width); see python -m "
         "trainer shards --help",
     ),
     "nothing there": (
@@ -387,8 +386,8 @@ def test_pictures_of_several_shapes_go_to_shards_of_one_each_and_into_a_run(tmp_
     ("words", "line"),
     [
         (("--buckets", "3"), "--buckets: 3 is a number of shapes around --size; give both, 1 or more"),
-        (("--buckets", "9", "8"), "--buckets: 9 8 are no shapes; use for example 32,32 24,40 (height, width)"),
-        (("--buckets", "9,x"), "--buckets: '9,x' is no size in pixels; use 64, or 48,64 (height, width)"),
+        (("--buckets", "9", "8"), "--buckets: 9 8 are not shapes; use for example 32,32 24,40 (height, width)"),
+        (("--buckets", "9,x"), "--buckets: '9,x' is not a size in pixels; use 64, or 48,64 (height, width)"),
         (
             ("--buckets", "8,8", "9,9"),
             "--buckets: [8, 8] and [9, 9] have the same proportions; give each proportion once",

@@ -123,7 +123,7 @@ def test_a_number_of_buckets_is_written_out() -> None:
     assert ImageFolderConfig.model_validate(config.model_dump(mode="json")) == config
     assert "buckets" not in ImageFolderConfig.model_validate({**same, "size": 32}).model_dump()
     for buckets, line in (
-        (0, "buckets: 0 shapes hold no picture; give 1 or more, or shapes"),
+        (0, "buckets: 0 is below 1; give a number of shapes from 1, or shapes"),
         ([], "buckets: there are none; give shapes such as"),
         ([[8, 8], [16, 16]], r"buckets: \[8, 8\] and \[16, 16\] have the same proportions; give each proportion once"),
         ([[8, 8], [8, 8]], "have the same proportions"),
@@ -259,5 +259,5 @@ def test_what_knows_one_shape_alone_is_refused(sections: dict[str, Any], line: s
 def test_a_shape_is_chosen_among_those_of_the_run() -> None:
     assert run().state_shape == (3, 12, 6), "memory is that of the largest"
     assert with_shape(run(), 8, 8).state_shape == (3, 8, 8)
-    with pytest.raises(ValueError, match="--shape: 6,12 is no shape that r learns; use 8,8, 12,6"):
+    with pytest.raises(ValueError, match="--shape: 6,12 is not a shape that r learns; use 8,8, 12,6"):
         with_shape(run(), 6, 12)

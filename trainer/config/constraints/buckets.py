@@ -35,7 +35,9 @@ def with_shape(config: RunConfig, height: int, width: int) -> RunConfig:
     shapes = several_shapes(config) or (tuple(config.data.shape),)
     if (height, width) not in [shape[1:] for shape in shapes]:
         known = ", ".join(f"{shape[1]},{shape[2]}" for shape in shapes if len(shape) == 3)
-        raise ValueError(f"--shape: {height},{width} is no shape that {config.run.dir} learns; use {known or 'none'}")
+        raise ValueError(
+            f"--shape: {height},{width} is not a shape that {config.run.dir} learns; use {known or 'none'}"
+        )
     if not several_shapes(config):
         return config
     assert isinstance(config.data, ImageFolderConfig | ShardsConfig)

@@ -50,10 +50,10 @@ class ArraySource(Source):
             labels = None if reading.labels is None or reading.no_labels else _array(reading.labels, "labels")
         self._path = path
         if len(values.shape) == 0 or len(values) == 0:
-            raise FileError(path, self._field, f"has shape {list(values.shape)}, which holds no example", "give some")
+            raise FileError(path, self._field, f"has shape {list(values.shape)}, which holds no examples", "give some")
         if values.dtype.name not in WRITTEN_AS:
             remedy = "save float32 (or float16, float64), or uint8 for pixels from 0 to 255"
-            raise FileError(path, self._field, f"is {values.dtype}, which is no type of examples", remedy)
+            raise FileError(path, self._field, f"is {values.dtype}, which is not read", remedy)
         self._values = _in_layout(path, self._field, values, last=bool(reading.channels_last))
         self.shapes, self.dtype = (self._values.shape[1:],), WRITTEN_AS[values.dtype.name]
         self.num_examples = len(values)
@@ -103,7 +103,7 @@ def _in_layout(path: Path, field: str, values: NDArray[Any], *, last: bool) -> N
     if values.ndim == 3:
         return values[:, None]
     if values.ndim not in (2, 4) or min(shape) == 0:
-        raise FileError(path, field, f"has shape {shape}, which is none of examples", f"save {LAYOUTS}")
+        raise FileError(path, field, f"has shape {shape}, which is not a shape of examples", f"save {LAYOUTS}")
     return values
 
 

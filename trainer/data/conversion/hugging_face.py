@@ -93,7 +93,7 @@ def _opened(path: Path, split: str | None) -> tuple[Any, Path]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FileError(path / SPLITS, "splits", "cannot be read", "save the data set again") from error
         if split is None or split not in splits:
-            chosen = "is missing" if split is None else f"is none of the data set ({split})"
+            chosen = "is missing" if split is None else f"is not a split of the data set ({split})"
             raise ValueError(f"--split: {chosen}; use one of {listed(splits)}")
         folder = path / split
     elif split is not None:
@@ -110,7 +110,7 @@ def _image_column(folder: Path, rows: Any, wanted: str | None) -> str:
 
     pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     if wanted is not None and wanted not in rows.features:
-        raise ValueError(f"--image-column: {wanted} is no column of {folder}; use one of {listed(pictures)}")
+        raise ValueError(f"--image-column: {wanted} is not a column of {folder}; use one of {listed(pictures)}")
     if wanted is not None and wanted not in pictures:
         kind = rows.features[wanted]
         raise ValueError(f"--image-column: {wanted} holds {kind}, not pictures; use one of {listed(pictures)}")
@@ -130,7 +130,7 @@ def _label_column(folder: Path, rows: Any, wanted: str | None) -> str | None:
     classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
     if wanted is not None and wanted not in rows.features:
         raise ValueError(
-            f"--label-column: {wanted} is no column of {folder}; use one of {listed(classes or list(rows.features))}"
+            f"--label-column: {wanted} is not a column of {folder}; use one of {listed(classes or list(rows.features))}"
         )
     if wanted is None and len(classes) > 1:
         problem = f"is missing where {len(classes)} hold classes"
@@ -142,7 +142,7 @@ def _labels(folder: Path, rows: Any, column: str) -> NDArray[Any]:
     values = rows.data.column(column).to_numpy()
     if values.dtype.kind == "O":
         remedy = f"make them classes (dataset.class_encode_column({column!r})), or give --no-labels"
-        raise FileError(folder, column, f"holds {rows.features[column]}, which names no class by number", remedy)
+        raise FileError(folder, column, f"holds {rows.features[column]}, and classes are integers", remedy)
     if rows._indices is not None:
         values = values[rows._indices.column(0).to_numpy()]
     return np.asarray(values)

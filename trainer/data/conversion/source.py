@@ -46,7 +46,7 @@ class Reading:
     label_column: str | None = None
 
     def check_only(self, kind: str, path: Path, *used: str) -> None:
-        """Refuses what says nothing about a kind of source.
+        """Refuses what has no effect on a kind of source.
 
         Args:
             kind: of the source, in words.
@@ -59,7 +59,7 @@ class Reading:
         for field in fields(self):
             if field.name not in used and getattr(self, field.name) is not None:
                 option = f"--{field.name.replace('_', '-')}"
-                raise ValueError(f"{option}: says nothing about {path}, which is {kind}; leave it out")
+                raise ValueError(f"{option}: has no effect on {path}, which is {kind}; leave it out")
 
 
 class Unreadable(ValueError):  # noqa: N818  it is what was found
@@ -124,7 +124,7 @@ def classes_of(path: Path, field: str, labels: NDArray[Any], num_examples: int) 
         raise FileError(path, field, f"has shape {list(labels.shape)} for {num_examples} examples", remedy)
     if labels.dtype.kind not in "iu":
         remedy = "save integers from 0 on (labels.astype(int)), or leave them out with --no-labels"
-        raise FileError(path, field, f"is {labels.dtype}, which names no class", remedy)
+        raise FileError(path, field, f"is {labels.dtype}, and classes are integers", remedy)
     lowest = int(labels.min())
     if lowest < 0:
         first, negative = int(np.argmax(labels < 0)), int((labels < 0).sum())
