@@ -32,16 +32,17 @@ def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
         size: pixels a side of a square; sides are multiples of its eighth part.
 
     Returns:
-        Each (height, width) once, the tallest first.
+        (height, width) of each proportion once, the tallest first.
     """
     unit = max(1, size // 8)
     spread = [0.0] if num == 1 else [1 - 2 * number / (num - 1) for number in range(num)]
-    found: list[tuple[int, int]] = []
+    found: dict[float, tuple[int, int]] = {}
     for one in spread:
         longer = max(unit, round(size * WIDEST ** abs(one / 2) / unit) * unit)
         shorter = max(unit, size * size // longer // unit * unit)
-        found.append((longer, shorter) if one > 0 else (shorter, longer))
-    return tuple(dict.fromkeys(found))
+        height, width = (longer, shorter) if one > 0 else (shorter, longer)
+        found.setdefault(height / width, (height, width))
+    return tuple(found.values())
 
 
 def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
