@@ -23,6 +23,8 @@ from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.resolution import resolve
+from trainer.data.conversion.opening import open_source
+from trainer.data.conversion.source import Reading
 from trainer.evaluation.judgement_file import read_judgement
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.report.simulation import Simulation
@@ -109,6 +111,13 @@ def _rows(section: dict[str, Any]) -> None:
     dataset = trainer.data.build(TypeAdapter(trainer.data.Config).validate_python(resolution.document["data"]))
     for split in trainer.data.SPLITS:
         dataset.get(dataset.indices(split)[:64])
+
+
+def _read_source(path: Path) -> None:
+    """Reads every example of what the shards verb is given."""
+    source = open_source(path, Reading(class_names=Path("names.txt")), Path())
+    for number in range(source.num_examples):
+        source.row(number)
 
 
 def _read_dataset(kind: str, folder: str) -> Any:
@@ -308,6 +317,12 @@ def readers() -> Iterator[Reader]:
         {"pictures/a/0.png": "bytes", "pictures/a/1.jpg": "bytes", "pictures/b/0.bmp": "bytes"},
         _folder("pictures", sound_files.pictures),
         _read_dataset("image_folder", "pictures"),
+    )
+    yield Reader(
+        "arrays for shards",
+        {"source.npz": "npz", "names.txt": "bytes"},
+        copied("tests/files/shards/source.npz", "tests/files/shards/names.txt"),
+        reading(lambda _: _read_source(Path("source.npz"))),
     )
     yield Reader(
         "tars",
