@@ -145,7 +145,7 @@ def test_a_node_that_was_killed_may_come_again_at_once(room: Callable[[int], Roo
         ({"node": 2}, "--node-rank: 2 is not one of 0 to 1; correct it"),
     ],
 )
-def test_a_node_of_another_run_is_refused(room: Callable[[int], Room], other: dict[str, str | int], line: str) -> None:
+def test_a_node_of_another_run_is_refused(room: Callable[[int], Room], other: dict[str, Any], line: str) -> None:
     here = room(2)
     here.open()
     with pytest.raises(Refused) as refused:
